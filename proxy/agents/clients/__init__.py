@@ -1,0 +1,1 @@
+"""Language models behind one port: the OpenAI wire, any AutoGen client, and the offline demonstration."""

@@ -1,0 +1,126 @@
+"""What a team file may say: closed, frozen schemas of plain data.
+
+Names are checked here one by one; whether they exist (a handoff's target, a model, a tool) is checked by
+``agents.loading``, which also knows file and line.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+ClientTools = Literal["pass", "ignore"] | tuple[FunctionName, ...]
+"""Which of the caller's own tools an agent is offered: all, none, or those named."""
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Limits(_Closed):
+    """Bounds of one turn; counts, and seconds where the name says so."""
+
+    max_handoffs: Annotated[int, Field(ge=0, le=100)] = 10
+    """After so many, delegates are withheld and the active agent has to answer itself."""
+    max_model_calls: Annotated[int, Field(ge=1, le=1000)] = 25
+    max_tool_calls: Annotated[int, Field(ge=0, le=1000)] = 50
+    """After so many, further calls get a result that says so."""
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Completion tokens of the whole turn; when used up, the turn ends with ``length``."""
+    turn_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Overrides ``PROXY_TURN_TIME_LIMIT`` for this team."""
+
+
+class OpenAIModel(_Closed):
+    """A model that speaks the OpenAI wire."""
+
+    model: Annotated[str, StringConstraints(min_length=1)]
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://")] = "https://api.openai.com/v1"
+    api_key: SecretStr | None = None
+    headers: dict[str, SecretStr] = {}
+    parameters: dict[str, Any] = {}
+    """Sent with every request unless the agent or the caller says otherwise."""
+    extra_body: dict[str, Any] = {}
+    """Further keys for the body, for providers with fields of their own."""
+    expose: bool = False
+
+
+class ComponentModel(_Closed):
+    """Any AutoGen ``ChatCompletionClient`` component. Loading one executes the code it names."""
+
+    provider: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*$")]
+    config: dict[str, Any] = {}
+    expose: bool = False
+
+
+class DemoModel(_Closed):
+    """The offline demonstration."""
+
+    demo: Literal[True]
+
+
+ModelDefinition = OpenAIModel | ComponentModel | DemoModel
+
+
+class HandoffDefinition(_Closed):
+    """Whom an agent may hand over to, and when."""
+
+    to: Name
+    when: str = ""
+    """Told to the model as the description of the delegate tool."""
+    tool: FunctionName | None = None
+    """The delegate's name; ``transfer_to_<target in snake case>`` when unset."""
+
+    @property
+    def tool_name(self) -> str:
+        """The name under which the model sees the delegate."""
+        return self.tool or f"transfer_to_{snake_case(self.to)}"
+
+
+class AgentDefinition(_Closed):
+    """One agent of a team; its name is its key in the file."""
+
+    instructions: Annotated[str, StringConstraints(min_length=1)]
+    description: str = ""
+    model: Name = "default"
+    fallbacks: tuple[Name, ...] = ()
+    """Models asked in turn when the one before fails before it said anything."""
+    tools: tuple[str, ...] = ()
+    """Built-in names, or import paths of Python functions (``package.module:function``)."""
+    handoffs: tuple[HandoffDefinition, ...] = ()
+    client_tools: ClientTools | None = None
+    """Overrides the team's."""
+    parameters: dict[str, Any] = {}
+    max_parallel_tools: Annotated[int, Field(ge=1, le=64)] = 8
+    tool_call_timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
+
+
+class TeamDefinition(_Closed):
+    """Named agents, one of them the entry."""
+
+    description: str = ""
+    entry: Name
+    agents: dict[Name, AgentDefinition]
+    limits: Limits = Limits()
+    client_tools: ClientTools = "pass"
+    side_model: Name | None = None
+    """Answers titles and other side requests; the entry agent's model when unset."""
+    on_disconnect: Literal["cancel", "detach"] | None = None
+    """What happens to a turn whose client leaves; the setting when unset."""
+
+
+class TeamsFile(_Closed):
+    """A whole team file; a folder's files are merged into one."""
+
+    models: dict[Name, ModelDefinition] = {}
+    teams: dict[Name, TeamDefinition] = {}
+
+
+def snake_case(name: str) -> str:
+    """``IssuesAndRepairs`` → ``issues_and_repairs``; anything but letters, digits and ``_`` becomes ``_``."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return re.sub(r"[^a-z0-9_]+", "_", spaced.lower()).strip("_")

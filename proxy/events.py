@@ -1,0 +1,161 @@
+"""What happens during a turn: frozen values, in the order
+
+    Started (ModelCalled | ReasoningDelta | TextDelta | RefusalDelta | ToolStarted | ToolCompleted | ToolFailed
+             | Handoff | ClientToolCall | ClientToolArguments)* (Completed | Failed | Cancelled)
+
+``turns`` keeps that order and the pairs: every ToolStarted has exactly one ToolCompleted or ToolFailed before the
+closing event. Encoders are a ``match`` over all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from proxy.messages import FinishReason, Usage
+
+
+class Started(Struct, frozen=True, tag="started"):
+    """The turn began; ``agent`` has the floor."""
+
+    turn_id: str
+    agent: str
+
+
+class TextDelta(Struct, frozen=True, tag="text"):
+    """A piece of the answer. Never empty."""
+
+    text: str
+    logprobs: Any = None
+    """The wire's ``logprobs.content`` list for this piece, when asked for and given."""
+
+
+class ReasoningDelta(Struct, frozen=True, tag="reasoning"):
+    """A piece of what the model thinks aloud; not part of the answer."""
+
+    text: str
+
+
+class RefusalDelta(Struct, frozen=True, tag="refusal"):
+    """A piece of a refusal."""
+
+    text: str
+
+
+class ToolStarted(Struct, frozen=True, tag="tool_started"):
+    """A tool of the server runs. ``arguments`` is the JSON text as the model wrote it, cut to a short form."""
+
+    call_id: str
+    name: str
+    arguments: str
+    agent: str
+
+
+class ToolCompleted(Struct, frozen=True, tag="tool_completed"):
+    """It gave a result (cut to a short form here)."""
+
+    call_id: str
+    name: str
+    result: str
+    seconds: float
+
+
+class ToolFailed(Struct, frozen=True, tag="tool_failed"):
+    """It failed; ``error`` is what the model was told."""
+
+    call_id: str
+    name: str
+    error: str
+    seconds: float
+
+
+class Handoff(Struct, frozen=True, tag="handoff"):
+    """``source`` gave the floor to ``target``."""
+
+    source: str
+    target: str
+    reason: str = ""
+
+
+class ClientToolCall(Struct, frozen=True, tag="client_tool_call"):
+    """The agent calls a tool of the caller's: the first piece of call ``index`` (0, 1, … within the turn)."""
+
+    index: int
+    call_id: str
+    name: str
+
+
+class ClientToolArguments(Struct, frozen=True, tag="client_tool_arguments"):
+    """A further piece of the arguments of call ``index``."""
+
+    index: int
+    arguments: str
+
+
+class ModelCalled(Struct, frozen=True, tag="model_called"):
+    """A model call ended, well or not; ``usage`` is None when the model did not tell."""
+
+    agent: str
+    model: str
+    usage: Usage | None
+    seconds: float
+
+
+class Completed(Struct, frozen=True, tag="completed"):
+    """The turn is finished and stored; ``agent`` has the floor now."""
+
+    agent: str
+    finish_reason: FinishReason
+    usage: Usage
+
+
+class Failed(Struct, frozen=True, tag="failed"):
+    """The turn failed. ``code`` is stable, ``message`` a sentence for the caller, ``retry_after`` in seconds.
+
+    ``is_repeatable``: running the turn again does no harm (no tool with effects ran, and it may help).
+    """
+
+    code: str
+    message: str
+    usage: Usage
+    retry_after: float | None = None
+    is_repeatable: bool = False
+
+
+class Cancelled(Struct, frozen=True, tag="cancelled"):
+    """The turn was stopped from outside."""
+
+    reason: Literal["client_left", "requested", "shutting_down"]
+    agent: str
+    usage: Usage
+
+
+ClosingEvent = Completed | Failed | Cancelled
+Event = (
+    Started
+    | TextDelta
+    | ReasoningDelta
+    | RefusalDelta
+    | ToolStarted
+    | ToolCompleted
+    | ToolFailed
+    | Handoff
+    | ClientToolCall
+    | ClientToolArguments
+    | ModelCalled
+    | Completed
+    | Failed
+    | Cancelled
+)
+
+encode_events = msgspec.json.Encoder().encode
+decode_events = msgspec.json.Decoder(list[Event]).decode
+
+
+class Entry(Struct, frozen=True):
+    """An event and its position in the turn's log: 1, 2, 3 …"""
+
+    position: int
+    event: Event

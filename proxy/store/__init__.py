@@ -1,0 +1,1 @@
+"""The SQL store: conversations, turns and items as a tree."""

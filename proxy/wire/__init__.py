@@ -1,0 +1,1 @@
+"""The OpenAI wire, pure: JSON shapes, decoders, encoders and framing."""
