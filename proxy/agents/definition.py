@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-ClientTools = Literal["pass", "ignore"] | tuple[FunctionName, ...]
-"""Which of the caller's own tools an agent is offered: all, none, or those named."""
+ClientTools = Literal["auto", "pass", "ignore"] | tuple[FunctionName, ...]
+"""Which of the caller's own tools an agent is offered: ``auto`` (all, unless there are so many that they were not
+meant for a team, see ``PROXY_MAX_CLIENT_TOOLS``), all, none, or those named."""
 
 
 class _Closed(BaseModel):
@@ -106,7 +107,7 @@ class TeamDefinition(_Closed):
     entry: Name
     agents: dict[Name, AgentDefinition]
     limits: Limits = Limits()
-    client_tools: ClientTools = "pass"
+    client_tools: ClientTools = "auto"
     side_model: Name | None = None
     """Answers titles and other side requests; the entry agent's model when unset."""
     on_disconnect: Literal["cancel", "detach"] | None = None

@@ -1,0 +1,175 @@
+"""A turn under way: one task writes its log, any number of readers follow it.
+
+The log is kept whole until the turn is forgotten, because readers may join late or come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Sequence
+from typing import Literal
+
+from proxy.events import (
+    Cancelled,
+    ClientToolArguments,
+    Completed,
+    Entry,
+    Event,
+    Failed,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+)
+
+StopReason = Literal["client_left", "requested", "shutting_down"]
+HIGH_WATER = 1024 * 1024
+"""Characters that the writer may be ahead of the slowest reader."""
+
+
+class _Reader:
+    __slots__ = ("read", "wake")
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.wake: asyncio.Future[None] | None = None
+
+
+class LiveTurn:
+    """The log of one turn, its writer's task and its readers."""
+
+    def __init__(self, turn_id: str, *, conversation_id: str = "", high_water: int = HIGH_WATER) -> None:
+        self.turn_id = turn_id
+        self.conversation_id = conversation_id
+        self.stop_reason: StopReason | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._log: list[Event] = []
+        self._sizes: list[int] = []
+        self._size = 0
+        self._readers: set[_Reader] = set()
+        self._room: asyncio.Future[None] | None = None
+        self._high_water = high_water
+        self._is_stoppable = True
+
+    # --- the writer's side ---
+
+    def emit(self, event: Event) -> None:
+        """Append to the log and wake the readers."""
+        self._log.append(event)
+        if isinstance(event, TextDelta | ReasoningDelta | RefusalDelta):
+            self._size += len(event.text)
+        elif isinstance(event, ClientToolArguments):
+            self._size += len(event.arguments)
+        self._sizes.append(self._size)
+        for reader in self._readers:
+            if reader.wake is not None and not reader.wake.done():
+                reader.wake.set_result(None)
+
+    async def room(self) -> None:
+        """Wait while a reader is too far behind; a turn without readers never waits."""
+        while self._is_crowded():
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def _is_crowded(self) -> bool:
+        if not self._readers:
+            return False
+        slowest = min(reader.read for reader in self._readers)
+        read = self._sizes[slowest - 1] if slowest else 0
+        return self._size - read > self._high_water
+
+    def seal(self) -> None:
+        """From here on the turn can no longer be stopped: its end is being written."""
+        self._is_stoppable = False
+
+    # --- the readers' side ---
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the closing event is in the log."""
+        return bool(self._log) and isinstance(self._log[-1], Completed | Failed | Cancelled)
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """What was logged so far."""
+        return self._log
+
+    @property
+    def has_readers(self) -> bool:
+        """Whether anyone follows the turn."""
+        return bool(self._readers)
+
+    async def follow(self, after: int = 0) -> AsyncGenerator[Sequence[Entry], None]:
+        """Yield the entries after position ``after`` in batches, ending with the closing event's.
+
+        A batch is everything that was logged since the last one, so a slow reader gets fewer, larger batches. Close
+        the generator (``aclosing``) to stop reading early.
+        """
+        reader = _Reader()
+        reader.read = min(after, len(self._log))
+        self._readers.add(reader)
+        try:
+            while True:
+                if reader.read < len(self._log):
+                    start, reader.read = reader.read, len(self._log)
+                    batch = [Entry(start + 1 + i, event) for i, event in enumerate(self._log[start:])]
+                    yield batch
+                    self._make_room()
+                    if isinstance(batch[-1].event, Completed | Failed | Cancelled):
+                        return
+                elif self.is_finished:
+                    return
+                else:
+                    reader.wake = asyncio.get_running_loop().create_future()
+                    await reader.wake
+        finally:
+            self._readers.discard(reader)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        if self._room is not None and not self._room.done() and not self._is_crowded():
+            self._room.set_result(None)
+
+    def stop(self, reason: StopReason) -> bool:
+        """Ask the writer to stop; its closing event says why. False when it is too late for that."""
+        if not self._is_stoppable or self.task is None or self.task.done():
+            return False
+        self._is_stoppable = False
+        self.stop_reason = reason
+        self.task.cancel()
+        return True
+
+
+class LiveTurns:
+    """The turns of this process: those running, and the newest finished ones, for readers who come late."""
+
+    def __init__(self, *, keep_finished: int = 256) -> None:
+        self._running: dict[str, LiveTurn] = {}
+        self._finished: OrderedDict[str, LiveTurn] = OrderedDict()
+        self._keep_finished = keep_finished
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def add(self, live: LiveTurn) -> None:
+        """Keep a turn that is about to run."""
+        self._running[live.turn_id] = live
+
+    def retire(self, live: LiveTurn) -> None:
+        """The turn has finished: keep it among the newest, and forget the oldest."""
+        self._running.pop(live.turn_id, None)
+        self._finished[live.turn_id] = live
+        while len(self._finished) > self._keep_finished:
+            self._finished.popitem(last=False)
+
+    def forget(self, turn_id: str) -> None:
+        """Keep a finished turn no longer."""
+        self._finished.pop(turn_id, None)
+
+    def get(self, turn_id: str) -> LiveTurn | None:
+        """Return the turn, running or lately finished."""
+        return self._running.get(turn_id) or self._finished.get(turn_id)
+
+    def running(self) -> list[LiveTurn]:
+        """Return the turns under way."""
+        return list(self._running.values())

@@ -1,0 +1,194 @@
+"""Runs a team for one turn and keeps the order of events, closed tool calls and the time limit.
+
+A turn is answered by a ``Team``, which writes events to a ``Sink`` as they happen and leaves the messages it made on
+the ``Turn``. Whatever the team does, readers of the sink may rely on the order that ``proxy.events`` describes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from proxy.errors import InternalTurnError, ProxyError, TurnTimeout
+from proxy.events import (
+    Event,
+    ModelCalled,
+    Started,
+    ToolCompleted,
+    ToolFailed,
+    ToolStarted,
+)
+from proxy.messages import (
+    AssistantMessage,
+    DeveloperMessage,
+    FinishReason,
+    FunctionTool,
+    Item,
+    Parameters,
+    SystemMessage,
+    ToolChoice,
+    Usage,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Turn:
+    """One request to a team, and what became of it so far.
+
+    ``context`` is everything said before the team's own work of this turn, the input included, oldest first;
+    ``overlay`` are the client's system and developer messages, laid over the instructions of whichever agent is
+    active. The team keeps ``agent`` (who has the floor), ``items`` (what was made, in order), ``draft`` (text of a
+    reply that is still coming) and ``ran_effects`` (a tool that changes the world was started) up to date, so that a
+    turn that stops half-way can still be told truthfully.
+    """
+
+    id: str
+    conversation_id: str
+    caller: str
+    agent: str
+    context: Sequence[Item]
+    overlay: Sequence[SystemMessage | DeveloperMessage] = ()
+    parameters: Parameters = field(default_factory=Parameters)
+    client_tools: Sequence[FunctionTool] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+    items: list[Item] = field(default_factory=list)
+    draft: str = ""
+    ran_effects: bool = False
+
+    def said_so_far(self) -> list[Item]:
+        """The items, and the draft as one more if there is any."""
+        if not self.draft:
+            return list(self.items)
+        return [*self.items, Item(AssistantMessage(content=self.draft), agent=self.agent)]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A team came to an end of the turn; ``pending`` are ids of the caller's own tools, to be answered next."""
+
+    finish_reason: FinishReason
+    pending: tuple[str, ...] = ()
+
+
+class Sink(Protocol):
+    """Where a team writes what happens."""
+
+    def emit(self, event: Event) -> None:
+        """Take the event; never waits."""
+        ...
+
+    async def room(self) -> None:
+        """Return as soon as the slowest reader is near enough to take more."""
+        ...
+
+
+class Team(Protocol):
+    """Agents that answer together."""
+
+    @property
+    def name(self) -> str:
+        """The model id of the team."""
+        ...
+
+    @property
+    def entry(self) -> str:
+        """The agent that answers when nothing says otherwise."""
+        ...
+
+    @property
+    def agents(self) -> Collection[str]:
+        """The names of its agents."""
+        ...
+
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds for a whole turn, when the team has a limit of its own."""
+        ...
+
+    async def answer(self, turn: Turn, sink: Sink) -> Answered:
+        """Work until the turn has an answer.
+
+        Emits neither ``Started`` nor a closing event. When the task is cancelled, every connection that serves the
+        turn is closed before this returns.
+
+        Raises:
+            TurnFailed: The turn could not be finished.
+        """
+        ...
+
+
+class Recorder:
+    """Between a team and the sink: folds what it sees, and closes what the team leaves open."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._open: dict[str, ToolStarted] = {}
+        self._uses: dict[tuple[str, str], tuple[int, Usage]] = {}
+
+    @property
+    def usage(self) -> Usage:
+        """The sum over every model call so far, failed ones included."""
+        total = Usage()
+        for _, usage in self._uses.values():
+            total = total + usage
+        return total
+
+    @property
+    def uses(self) -> list[tuple[str, str, int, Usage]]:
+        """(agent, model, calls, usage) in the order of first use."""
+        return [(agent, model, calls, usage) for (agent, model), (calls, usage) in self._uses.items()]
+
+    def emit(self, event: Event) -> None:
+        """Fold and pass on."""
+        match event:
+            case ToolStarted():
+                self._open[event.call_id] = event
+            case ToolCompleted() | ToolFailed():
+                self._open.pop(event.call_id, None)
+            case ModelCalled():
+                calls, usage = self._uses.get((event.agent, event.model), (0, Usage()))
+                self._uses[event.agent, event.model] = (calls + 1, usage + (event.usage or Usage()))
+            case _:
+                pass
+        self._sink.emit(event)
+
+    async def room(self) -> None:
+        """As the sink's."""
+        await self._sink.room()
+
+    def close_open_calls(self) -> None:
+        """Let every call that is still open end as failed."""
+        for call in list(self._open.values()):
+            self.emit(ToolFailed(call.call_id, call.name, "the turn ended before the tool did", 0.0))
+
+
+async def run(team: Team, turn: Turn, recorder: Recorder, *, time_limit: float) -> Answered:
+    """Let the team answer within ``time_limit`` seconds; afterwards no call is open.
+
+    Raises:
+        TurnFailed: Whatever went wrong, as something a caller may be told.
+        CancelledError: The task was cancelled; the team has stopped.
+    """
+    recorder.emit(Started(turn.id, turn.agent))
+    try:
+        async with asyncio.timeout(time_limit) as limit:
+            return await team.answer(turn, recorder)
+    except TimeoutError:
+        if limit.expired():
+            raise TurnTimeout(time_limit) from None
+        logger.exception("turn failed", extra={"turn_id": turn.id})
+        raise InternalTurnError from None
+    except ProxyError:
+        raise
+    except Exception:
+        logger.exception("turn failed", extra={"turn_id": turn.id})
+        raise InternalTurnError from None
+    finally:
+        recorder.close_open_calls()
+
