@@ -1,4 +1,6 @@
-"""What happens during a turn: frozen values, in the order
+"""What happens during a turn, as frozen values.
+
+Their order is
 
     Started (ModelCalled | ReasoningDelta | TextDelta | RefusalDelta | ToolStarted | ToolCompleted | ToolFailed
              | Handoff | ClientToolCall | ClientToolArguments)* (Completed | Failed | Cancelled)
@@ -24,7 +26,7 @@ class Started(Struct, frozen=True, tag="started"):
     agent: str
 
 
-class TextDelta(Struct, frozen=True, tag="text"):
+class TextDelta(Struct, frozen=True, omit_defaults=True, tag="text"):
     """A piece of the answer. Never empty."""
 
     text: str
@@ -155,7 +157,7 @@ decode_events = msgspec.json.Decoder(list[Event]).decode
 
 
 class Entry(Struct, frozen=True):
-    """An event and its position in the turn's log: 1, 2, 3 …"""
+    """An event and its position (1, 2, 3 …) in the turn's log."""
 
     position: int
     event: Event

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, Self
 
 from proxy.events import (
     Cancelled,
@@ -27,12 +27,40 @@ HIGH_WATER = 1024 * 1024
 """Characters that the writer may be ahead of the slowest reader."""
 
 
-class _Reader:
-    __slots__ = ("read", "wake")
+class Follower:
+    """One reader of a turn. Use it in a ``with`` block; leaving it ends the reading."""
 
-    def __init__(self) -> None:
-        self.read = 0
-        self.wake: asyncio.Future[None] | None = None
+    __slots__ = ("_live", "_wake", "position")
+
+    def __init__(self, live: LiveTurn, after: int) -> None:
+        self.position = after
+        self._live = live
+        self._wake: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._live.enter(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.leave(self)
+
+    async def next(self) -> Sequence[Entry]:
+        """Return everything logged since the last call, waiting while there is nothing.
+
+        Empty only after ``wake``, or when the turn is finished and was read to its end.
+        """
+        log = self._live.events
+        self._live.make_room()
+        if self.position >= len(log) and not self._live.is_finished:
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+        start, self.position = self.position, len(log)
+        return [Entry(start + 1 + i, event) for i, event in enumerate(log[start:])]
+
+    def wake(self) -> None:
+        """Let a waiting ``next`` return."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
 
 
 class LiveTurn:
@@ -46,7 +74,7 @@ class LiveTurn:
         self._log: list[Event] = []
         self._sizes: list[int] = []
         self._size = 0
-        self._readers: set[_Reader] = set()
+        self._readers: set[Follower] = set()
         self._room: asyncio.Future[None] | None = None
         self._high_water = high_water
         self._is_stoppable = True
@@ -62,8 +90,7 @@ class LiveTurn:
             self._size += len(event.arguments)
         self._sizes.append(self._size)
         for reader in self._readers:
-            if reader.wake is not None and not reader.wake.done():
-                reader.wake.set_result(None)
+            reader.wake()
 
     async def room(self) -> None:
         """Wait while a reader is too far behind; a turn without readers never waits."""
@@ -74,7 +101,7 @@ class LiveTurn:
     def _is_crowded(self) -> bool:
         if not self._readers:
             return False
-        slowest = min(reader.read for reader in self._readers)
+        slowest = min(reader.position for reader in self._readers)
         read = self._sizes[slowest - 1] if slowest else 0
         return self._size - read > self._high_water
 
@@ -99,34 +126,21 @@ class LiveTurn:
         """Whether anyone follows the turn."""
         return bool(self._readers)
 
-    async def follow(self, after: int = 0) -> AsyncGenerator[Sequence[Entry], None]:
-        """Yield the entries after position ``after`` in batches, ending with the closing event's.
+    def follower(self, after: int = 0) -> Follower:
+        """Return a reader that begins behind position ``after``."""
+        return Follower(self, min(after, len(self._log)))
 
-        A batch is everything that was logged since the last one, so a slow reader gets fewer, larger batches. Close
-        the generator (``aclosing``) to stop reading early.
-        """
-        reader = _Reader()
-        reader.read = min(after, len(self._log))
+    def enter(self, reader: Follower) -> None:
+        """Count a reader in."""
         self._readers.add(reader)
-        try:
-            while True:
-                if reader.read < len(self._log):
-                    start, reader.read = reader.read, len(self._log)
-                    batch = [Entry(start + 1 + i, event) for i, event in enumerate(self._log[start:])]
-                    yield batch
-                    self._make_room()
-                    if isinstance(batch[-1].event, Completed | Failed | Cancelled):
-                        return
-                elif self.is_finished:
-                    return
-                else:
-                    reader.wake = asyncio.get_running_loop().create_future()
-                    await reader.wake
-        finally:
-            self._readers.discard(reader)
-            self._make_room()
 
-    def _make_room(self) -> None:
+    def leave(self, reader: Follower) -> None:
+        """Count a reader out."""
+        self._readers.discard(reader)
+        self.make_room()
+
+    def make_room(self) -> None:
+        """Let a waiting writer go on if the readers have caught up."""
         if self._room is not None and not self._room.done() and not self._is_crowded():
             self._room.set_result(None)
 

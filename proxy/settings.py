@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic.functional_validators import BeforeValidator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from proxy.errors import ConfigurationError
 
@@ -19,7 +19,9 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def _split(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    return (
+        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    )
 
 
 def _empty_is_unset(value: Any) -> Any:
@@ -33,7 +35,12 @@ class Settings(BaseSettings):
     """The settings, frozen. Field names are the variables in lower case without ``PROXY_``."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        env_ignore_empty=True,
     )
 
     host: Annotated[str, Field(validation_alias=AliasChoices("PROXY_HOST", "HOST"))] = "127.0.0.1"
@@ -43,7 +50,9 @@ class Settings(BaseSettings):
     teams: Annotated[Path | None, Field(validation_alias="PROXY_TEAMS")] = None
 
     openai_api_key: Annotated[SecretStr | None, Field(validation_alias="OPENAI_API_KEY")] = None
-    openai_base_url: Annotated[str, Field(pattern=r"^https?://", validation_alias="OPENAI_BASE_URL")] = "https://api.openai.com/v1"
+    openai_base_url: Annotated[str, Field(pattern=r"^https?://", validation_alias="OPENAI_BASE_URL")] = (
+        "https://api.openai.com/v1"
+    )
     openai_model: Annotated[str, Field(min_length=1, validation_alias="OPENAI_MODEL")] = "gpt-5-mini"
 
     log_level: Annotated[
@@ -64,13 +73,22 @@ class Settings(BaseSettings):
     max_answer_bytes: Annotated[Count, Field(validation_alias="PROXY_MAX_ANSWER_BYTES")] = 8 * 1024 * 1024
     max_tool_result_bytes: Annotated[Count, Field(validation_alias="PROXY_MAX_TOOL_RESULT_BYTES")] = 64 * 1024
 
+    max_client_tools: Annotated[Count, Field(validation_alias="PROXY_MAX_CLIENT_TOOLS")] = 32
+    stalled_client_timeout: Annotated[Seconds, Field(validation_alias="PROXY_STALLED_CLIENT_TIMEOUT")] = 60.0
+
     api_keys: Annotated[Names, Field(validation_alias="PROXY_API_KEYS", repr=False)] = ()
     allow_open: Annotated[bool, Field(validation_alias="PROXY_ALLOW_OPEN")] = False
-    conversation_headers: Annotated[Names, Field(validation_alias="PROXY_CONVERSATION_HEADERS")] = ("X-OpenWebUI-Chat-Id",)
+    conversation_headers: Annotated[Names, Field(validation_alias="PROXY_CONVERSATION_HEADERS")] = (
+        "X-OpenWebUI-Chat-Id",
+    )
     user_headers: Annotated[Names, Field(validation_alias="PROXY_USER_HEADERS")] = ("X-OpenWebUI-User-Id",)
     task_header: Annotated[str, Field(validation_alias="PROXY_TASK_HEADER")] = "X-Task"
-    on_disconnect: Annotated[Literal["cancel", "detach"], Field(validation_alias="PROXY_ON_DISCONNECT")] = "cancel"
-    retention_days: Annotated[Annotated[float, Field(gt=0)] | None, Field(validation_alias="PROXY_RETENTION_DAYS")] = None
+    on_disconnect: Annotated[Literal["cancel", "detach"], Field(validation_alias="PROXY_ON_DISCONNECT")] = (
+        "cancel"
+    )
+    retention_days: Annotated[
+        Annotated[float, Field(gt=0)] | None, Field(validation_alias="PROXY_RETENTION_DAYS")
+    ] = None
 
     @property
     def database(self) -> str:

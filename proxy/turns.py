@@ -58,14 +58,14 @@ class Turn:
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
     items: list[Item] = field(default_factory=list)
-    draft: str = ""
+    draft: list[str] = field(default_factory=list)
     ran_effects: bool = False
 
     def said_so_far(self) -> list[Item]:
         """The items, and the draft as one more if there is any."""
         if not self.draft:
             return list(self.items)
-        return [*self.items, Item(AssistantMessage(content=self.draft), agent=self.agent)]
+        return [*self.items, Item(AssistantMessage(content="".join(self.draft)), agent=self.agent)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,4 +191,3 @@ async def run(team: Team, turn: Turn, recorder: Recorder, *, time_limit: float) 
         raise InternalTurnError from None
     finally:
         recorder.close_open_calls()
-

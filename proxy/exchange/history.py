@@ -94,6 +94,7 @@ class TurnEnd:
     ``is_history`` ends become the conversation's head and can be found by ``fingerprint`` and ``last_answer``.
     ``items`` is what the agents produced, in order (for ends that are not history: what was said so far, for audit).
     ``pending`` are ids of the caller's tool calls that have to be answered next.
+    An end that is not history gives the turn's idempotency key back, so that asking again runs it anew.
     """
 
     turn: int
@@ -134,6 +135,9 @@ class ChainTurn:
     is_stored: bool
     items: Sequence[Item]
     pending: Sequence[str]
+    conversation_id: str = ""
+    end_user: str = ""
+    fingerprint: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

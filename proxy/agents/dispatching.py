@@ -1,0 +1,167 @@
+"""How a turn reaches the agent that has the floor: AutoGen's runtime, or a direct call.
+
+AutoGen is the dispatcher and nothing more: messages carry the turn's id alone, there is one stateless instance of one
+agent class per address, and nothing is published. Both dispatchers pass ``tests/contracts/test_dispatchers.py``, so
+that the one can be put in the place of the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from autogen_core import (
+    AgentId,
+    CancellationToken,
+    MessageContext,
+    RoutedAgent,
+    SingleThreadedAgentRuntime,
+    message_handler,
+)
+
+if TYPE_CHECKING:
+    from proxy.agents.speaker import Outcome
+
+Handler = Callable[[str], Awaitable["Outcome"]]
+"""Lets one agent speak in the turn with this id."""
+
+
+class Dispatcher(Protocol):
+    """Calls the handler at an address and gives its outcome back."""
+
+    async def start(self, handlers: Mapping[str, Handler]) -> None:
+        """Take the handlers by address; addresses are letters, digits, ``_``, ``-`` and ``.``."""
+        ...
+
+    async def dispatch(self, address: str, turn_id: str) -> Outcome:
+        """Run the handler for the turn.
+
+        An exception of the handler is raised here. When this task is cancelled, the handler is cancelled too and has
+        ended before this returns.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stop; running handlers have to be cancelled by their turns before."""
+        ...
+
+
+class DirectDispatcher:
+    """Calls handlers directly."""
+
+    def __init__(self) -> None:
+        self._handlers: Mapping[str, Handler] = {}
+
+    async def start(self, handlers: Mapping[str, Handler]) -> None:
+        """Take the handlers."""
+        self._handlers = handlers
+
+    async def dispatch(self, address: str, turn_id: str) -> Outcome:
+        """Await the handler."""
+        return await self._handlers[address](turn_id)
+
+    async def close(self) -> None:
+        """Nothing to stop."""
+
+
+@dataclass(frozen=True)
+class RunAgent:
+    """Asks an agent to speak in a turn."""
+
+    turn_id: str
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The agent ended, well or not; how is kept with the call, not in the message."""
+
+
+class _Call:
+    """One dispatch under way. Outcome and errors go this way, because the runtime logs what travels in messages."""
+
+    __slots__ = ("error", "handled", "outcome")
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+        self.error: Exception | None = None
+        self.handled = asyncio.Event()
+
+
+class _TeamAgent(RoutedAgent):
+    """The one agent class; an instance is an address and its handler."""
+
+    def __init__(self, handler: Handler, calls: Mapping[str, _Call]) -> None:
+        super().__init__("an agent of a team")
+        self._handler = handler
+        self._calls = calls
+
+    @message_handler
+    async def run_agent(self, message: RunAgent, ctx: MessageContext) -> Ran:
+        """Run the handler; its error is kept, so that none is raised into the runtime."""
+        task = asyncio.current_task()
+        assert task is not None
+        # Without this link nothing that the asker does stops the handler.
+        ctx.cancellation_token.link_future(task)
+        call = self._calls[message.turn_id]
+        try:
+            call.outcome = await self._handler(message.turn_id)
+        except asyncio.CancelledError:
+            if ctx.cancellation_token.is_cancelled():
+                raise
+            # A library's own CancelledError must not look as if the asker had gone.
+            call.error = RuntimeError("the handler was cancelled by something it called")
+        except Exception as error:  # noqa: BLE001 - handed to the asker, who raises it
+            call.error = error
+        finally:
+            call.handled.set()
+        return Ran()
+
+
+class AutoGenDispatcher:
+    """Sends direct messages through one ``SingleThreadedAgentRuntime``."""
+
+    def __init__(self) -> None:
+        self._runtime = SingleThreadedAgentRuntime(ignore_unhandled_exceptions=True)
+        self._calls: dict[str, _Call] = {}
+
+    async def start(self, handlers: Mapping[str, Handler]) -> None:
+        """Register one agent per address and start the runtime."""
+        for address, handler in handlers.items():
+            await _TeamAgent(handler, self._calls).register_instance(
+                self._runtime, AgentId(address, "shared"), skip_class_subscriptions=True
+            )
+        self._runtime.start()
+
+    async def dispatch(self, address: str, turn_id: str) -> Outcome:
+        """Send ``RunAgent`` and wait for the handler's end."""
+        call = self._calls[turn_id] = _Call()
+        token = CancellationToken()
+        sent = False
+        try:
+            sending = self._runtime.send_message(
+                RunAgent(turn_id), AgentId(address, "shared"), cancellation_token=token
+            )
+            sent = True
+            await sending
+        except asyncio.CancelledError:
+            token.cancel()
+            raise
+        finally:
+            if sent and token.is_cancelled():
+                await _settled(call.handled)
+            self._calls.pop(turn_id, None)
+        if call.error is not None:
+            raise call.error
+        assert call.outcome is not None
+        return call.outcome
+
+    async def close(self) -> None:
+        """Stop the runtime."""
+        await self._runtime.stop()
+
+
+async def _settled(handled: asyncio.Event) -> None:
+    """Wait for a cancelled handler's end, which closes its connections."""
+    await asyncio.shield(handled.wait())

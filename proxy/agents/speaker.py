@@ -1,0 +1,439 @@
+"""One agent with the floor: asks its model, runs its tools, and says how that ended.
+
+A speaker holds no state of any turn; everything about one is in the ``Floor`` it is given. One reply with several
+calls is dealt with by these rules:
+
+- every call gets exactly one answer, under an id of ours;
+- tools of the server run, several at once, before anything else;
+- a call of the caller's own tool leaves the turn waiting for its result;
+- one handoff takes effect, and none while the caller has to answer;
+- names that are not offered, and arguments that are not JSON, get an answer from which the model can mend them.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from proxy.agents.clients.port import (
+    CallPiece,
+    Finished,
+    Model,
+    ModelRequest,
+    ReasoningPiece,
+    RefusalPiece,
+    TextPiece,
+)
+from proxy.agents.definition import ClientTools, Limits
+from proxy.agents.transcript import assistant_message, messages_for
+from proxy.errors import ToolLoopLimitReached
+from proxy.events import (
+    ClientToolArguments,
+    ClientToolCall,
+    Handoff,
+    ModelCalled,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+    ToolCompleted,
+    ToolFailed,
+    ToolStarted,
+)
+from proxy.messages import (
+    AssistantMessage,
+    FinishReason,
+    FunctionCall,
+    FunctionTool,
+    Item,
+    NamedToolChoice,
+    Parameters,
+    ToolCall,
+    ToolChoice,
+    ToolMessage,
+    Usage,
+)
+from proxy.tools.calling import CallResult, PreparedCall, run_calls
+from proxy.tools.delegates import handoff_reason, handoff_result
+from proxy.tools.port import Tool, ToolContext
+from proxy.turns import Sink, Turn
+
+SHORT = 1000
+"""Characters of arguments and results that events carry; the whole goes to the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delegate:
+    """A way to hand over: the tool the model sees, and who gets the floor."""
+
+    spec: FunctionTool
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent ready to speak: its definition with every name resolved."""
+
+    name: str
+    instructions: str
+    model: Model
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    delegates: Mapping[str, Delegate] = field(default_factory=dict)
+    client_tools: ClientTools = "auto"
+    parameters: Parameters = field(default_factory=Parameters)
+    max_parallel_tools: int = 8
+    tool_call_timeout: float = 30.0
+
+
+@dataclass(slots=True)
+class Floor:
+    """A turn on its way through a team: what the speakers of one turn share."""
+
+    team: str
+    turn: Turn
+    sink: Sink
+    limits: Limits
+    data_dir: Path
+    max_tool_result_bytes: int = 64 * 1024
+    max_client_tools: int = 32
+    handoffs: int = 0
+    model_calls: int = 0
+    tool_calls: int = 0
+    client_calls: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Spoke:
+    """The agent gave the answer."""
+
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """Another agent has the floor."""
+
+    target: str
+
+
+@dataclass(frozen=True)
+class AwaitsClient:
+    """The caller has to run tools of its own; ``pending`` are the ids of the calls."""
+
+    pending: tuple[str, ...]
+
+
+Outcome = Spoke | HandedOver | AwaitsClient
+CallKind = Literal["server", "delegate", "client", "surplus", "unknown"]
+
+
+@dataclass(slots=True)
+class _Call:
+    id: str
+    name: str
+    kind: CallKind
+    client_index: int = -1
+    arguments: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Reply:
+    text: list[str] = field(default_factory=list)
+    refusal: list[str] = field(default_factory=list)
+    calls: list[_Call] = field(default_factory=list)
+    finish_reason: FinishReason = "stop"
+
+
+class Speaker:
+    """Lets one agent speak; one instance serves every turn."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self._server_specs = tuple(tool.spec for tool in agent.tools.values())
+        self._delegate_specs = tuple(delegate.spec for delegate in agent.delegates.values())
+
+    def offered(self, client_tools: Sequence[FunctionTool], most: int) -> Sequence[FunctionTool]:
+        """Return those of the caller's tools that this agent is shown."""
+        policy = self.agent.client_tools
+        if policy == "ignore" or (policy == "auto" and len(client_tools) > most):
+            return ()
+        if policy in ("pass", "auto"):
+            return client_tools
+        return [tool for tool in client_tools if tool.name in policy]
+
+    def collisions(self, client_tools: Sequence[FunctionTool], most: int) -> list[str]:
+        """Return the names of offered tools of the caller's that are taken by tools of the agent."""
+        return [
+            tool.name
+            for tool in self.offered(client_tools, most)
+            if tool.name in self.agent.tools or tool.name in self.agent.delegates
+        ]
+
+    async def speak(self, floor: Floor) -> Outcome:
+        """Speak until there is an answer, a handoff or a question to the caller.
+
+        Raises:
+            UpstreamFailed: The model did not answer.
+            ToolLoopLimitReached: The turn used up its model calls.
+        """
+        while True:
+            reply = await self._ask(floor)
+            if reply.calls and reply.finish_reason != "length":
+                outcome = await self._act(floor, reply)
+                if outcome is not None:
+                    return outcome
+                if self._is_used_up(floor):
+                    return Spoke("length")
+                continue
+            # At the length limit the last call may be cut, so none of the reply's calls is kept or run.
+            self._keep(floor, reply, [])
+            return Spoke(
+                reply.finish_reason if reply.finish_reason in ("length", "content_filter") else "stop"
+            )
+
+    # --- one model call ---
+
+    async def _ask(self, floor: Floor) -> _Reply:
+        if floor.model_calls >= floor.limits.max_model_calls:
+            raise ToolLoopLimitReached(floor.limits.max_model_calls)
+        floor.model_calls += 1
+        request = self._request(floor)
+        client_names = {tool.name for tool in self._client_tools(floor)}
+        delegates_open = floor.handoffs < floor.limits.max_handoffs
+        reply = _Reply()
+        answering: list[str] = []
+        usage: Usage | None = None
+        began = time.monotonic()
+        try:
+            async with self.agent.model.stream(request) as batches:
+                async for batch in batches:
+                    for delta in batch:
+                        if type(delta) is TextPiece:
+                            reply.text.append(delta.text)
+                            floor.turn.draft.append(delta.text)
+                            floor.sink.emit(TextDelta(delta.text, delta.logprobs))
+                        elif type(delta) is CallPiece:
+                            self._take_call_piece(floor, reply, delta, client_names, delegates_open)
+                        elif type(delta) is ReasoningPiece:
+                            floor.sink.emit(ReasoningDelta(delta.text))
+                        elif type(delta) is RefusalPiece:
+                            reply.refusal.append(delta.text)
+                            floor.sink.emit(RefusalDelta(delta.text))
+                        elif type(delta) is Finished:
+                            reply.finish_reason = delta.reason
+                            usage = delta.usage
+                    await floor.sink.room()
+        finally:
+            floor.completion_tokens += usage.completion if usage else 0
+            name = answering[-1] if answering else self.agent.model.name
+            floor.sink.emit(ModelCalled(self.agent.name, name, usage, time.monotonic() - began))
+        return reply
+
+    def _take_call_piece(
+        self, floor: Floor, reply: _Reply, piece: CallPiece, client_names: set[str], delegates_open: bool
+    ) -> None:
+        if piece.index == len(reply.calls):
+            name = piece.name or ""
+            kind = self._kind(name, client_names, delegates_open)
+            if kind == "client" and not floor.turn.parallel_tool_calls and _has_client_call(reply):
+                kind = "surplus"
+            call = _Call(_new_call_id(), name, kind)
+            reply.calls.append(call)
+            if kind == "client":
+                call.client_index = floor.client_calls
+                floor.client_calls += 1
+                floor.sink.emit(ClientToolCall(call.client_index, call.id, name))
+        call = reply.calls[piece.index]
+        if piece.arguments:
+            call.arguments.append(piece.arguments)
+            if call.kind == "client":
+                floor.sink.emit(ClientToolArguments(call.client_index, piece.arguments))
+
+    def _kind(self, name: str, client_names: set[str], delegates_open: bool) -> CallKind:
+        if name in self.agent.tools:
+            return "server"
+        if name in self.agent.delegates and delegates_open:
+            return "delegate"
+        return "client" if name in client_names else "unknown"
+
+    def _client_tools(self, floor: Floor) -> Sequence[FunctionTool]:
+        if floor.turn.tool_choice == "none":
+            return ()
+        return self.offered(floor.turn.client_tools, floor.max_client_tools)
+
+    def _request(self, floor: Floor) -> ModelRequest:
+        turn = floor.turn
+        client_tools = self._client_tools(floor)
+        delegates = self._delegate_specs if floor.handoffs < floor.limits.max_handoffs else ()
+        tools = (*self._server_specs, *delegates, *client_tools)
+        return ModelRequest(
+            messages=messages_for(self.agent.instructions, turn.overlay, turn.context, turn.items),
+            tools=tools,
+            tool_choice=_tool_choice(turn.tool_choice, client_tools),
+            parallel_tool_calls=False if tools and not turn.parallel_tool_calls else None,
+            parameters=_merged(self.agent.parameters, turn.parameters),
+            team=floor.team,
+            agent=self.agent.name,
+        )
+
+    # --- what a reply asks for ---
+
+    async def _act(self, floor: Floor, reply: _Reply) -> Outcome | None:
+        self._keep(floor, reply, reply.calls)
+        results = await self._run_server_calls(floor, reply.calls)
+        pending = tuple(call.id for call in reply.calls if call.kind == "client")
+        effective = None if pending else next((c for c in reply.calls if c.kind == "delegate"), None)
+        for call in reply.calls:
+            if call.kind != "client":
+                answer = results.get(call.id) or self._answer(call, effective, bool(pending))
+                floor.turn.items.append(
+                    Item(ToolMessage(call.id, answer), agent=self.agent.name, visible=False)
+                )
+        if pending:
+            return AwaitsClient(pending)
+        if effective is None:
+            return None
+        target = self.agent.delegates[effective.name].target
+        floor.handoffs += 1
+        floor.turn.agent = target
+        floor.sink.emit(Handoff(self.agent.name, target, handoff_reason("".join(effective.arguments))))
+        return HandedOver(target)
+
+    def _keep(self, floor: Floor, reply: _Reply, calls: Sequence[_Call]) -> None:
+        text = "".join(reply.text)
+        message: AssistantMessage = assistant_message(
+            text, "".join(reply.refusal), [_wire_call(c) for c in calls]
+        )
+        is_visible = bool(text or reply.refusal or not calls or any(c.kind == "client" for c in calls))
+        floor.turn.items.append(Item(message, agent=self.agent.name, visible=is_visible))
+        floor.turn.draft.clear()
+
+    def _answer(self, call: _Call, effective: _Call | None, client_is_asked: bool) -> str:
+        """The result of a call that is not run."""
+        if call is effective:
+            return handoff_result(self.agent.delegates[call.name].target)
+        if call.kind == "delegate":
+            if client_is_asked:
+                return "error: not transferred, because other calls of this reply have to be answered first"
+            return "error: not transferred, because only one transfer at a time is possible"
+        if call.kind == "surplus":
+            return "error: not executed, because only one call at a time is allowed"
+        if call.name in self.agent.delegates:
+            return "error: no further transfers in this turn; answer the user yourself"
+        return f"error: there is no tool named {_clean_name(call.name)!r}"
+
+    async def _run_server_calls(self, floor: Floor, calls: Sequence[_Call]) -> dict[str, str]:
+        runnable: list[tuple[_Call, PreparedCall]] = []
+        answers: dict[str, str] = {}
+        for index, call in enumerate(calls):
+            if call.kind != "server":
+                continue
+            if floor.tool_calls >= floor.limits.max_tool_calls:
+                answers[call.id] = "error: the limit of tool calls is reached; answer with what is known"
+                continue
+            floor.tool_calls += 1
+            runnable.append((call, self._prepare(floor, call, index)))
+        if not runnable:
+            return answers
+        floor.turn.ran_effects = floor.turn.ran_effects or any(c.tool.has_effects for _, c in runnable)
+
+        def started(at: int) -> None:
+            call, prepared = runnable[at]
+            shown = prepared.arguments[:SHORT]
+            floor.sink.emit(ToolStarted(call.id, call.name, shown, self.agent.name))
+
+        def done(at: int, result: CallResult) -> None:
+            call, _ = runnable[at]
+            shown = result.text[:SHORT]
+            if result.is_error:
+                floor.sink.emit(ToolFailed(call.id, call.name, shown, result.seconds))
+            else:
+                floor.sink.emit(ToolCompleted(call.id, call.name, shown, result.seconds))
+
+        results = await run_calls(
+            [prepared for _, prepared in runnable],
+            max_parallel=self.agent.max_parallel_tools,
+            on_started=started,
+            on_done=done,
+        )
+        answers.update((call.id, result.text) for (call, _), result in zip(runnable, results, strict=True))
+        return answers
+
+    def _prepare(self, floor: Floor, call: _Call, index: int) -> PreparedCall:
+        turn = floor.turn
+        context = ToolContext(
+            call_key=f"{turn.id}:{floor.model_calls}:{index}",
+            turn_id=turn.id,
+            conversation_id=turn.conversation_id,
+            caller=turn.caller,
+            agent=self.agent.name,
+            data_dir=floor.data_dir,
+        )
+        return PreparedCall(
+            tool=self.agent.tools[call.name],
+            arguments="".join(call.arguments),
+            context=context,
+            time_limit=self.agent.tool_call_timeout,
+            max_result_bytes=floor.max_tool_result_bytes,
+        )
+
+    def _is_used_up(self, floor: Floor) -> bool:
+        limit = floor.limits.max_output_tokens
+        return limit is not None and floor.completion_tokens >= limit
+
+
+def _has_client_call(reply: _Reply) -> bool:
+    return any(call.kind == "client" for call in reply.calls)
+
+
+def _tool_choice(wished: ToolChoice | None, client_tools: Sequence[FunctionTool]) -> ToolChoice | None:
+    """What the caller demands of its own tools; an agent that is not shown them is left free."""
+    if wished == "required" and client_tools:
+        return wished
+    if isinstance(wished, NamedToolChoice) and any(tool.name == wished.name for tool in client_tools):
+        return wished
+    return None
+
+
+def _merged(own: Parameters, wished: Parameters) -> Parameters:
+    """The agent's own parameters, with the caller's laid over them."""
+    if wished == _NOTHING:
+        return own
+    if own == _NOTHING:
+        return wished
+    changes = {
+        name: value for name in wished.__struct_fields__ if (value := getattr(wished, name)) is not None
+    }
+    return msgspec.structs.replace(own, **changes)
+
+
+_NOTHING = Parameters()
+
+
+def _wire_call(call: _Call) -> ToolCall:
+    """The call as it is kept: a name that every provider accepts, and arguments that are JSON.
+
+    What was wrong with it is told in its result; sending it back as it came makes some providers refuse the chain.
+    """
+    arguments = "".join(call.arguments) or "{}"
+    if call.kind != "client":
+        try:
+            msgspec.json.decode(arguments)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            arguments = "{}"
+    return ToolCall(call.id, FunctionCall(_clean_name(call.name), arguments))
+
+
+def _clean_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "unnamed"
+
+
+def _new_call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"

@@ -1,0 +1,129 @@
+"""A team: lets the agent with the floor speak, and the one it hands over to, until there is an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from proxy.agents.clients.port import Model
+from proxy.agents.definition import Limits
+from proxy.agents.dispatching import Dispatcher, Handler
+from proxy.agents.speaker import Agent, AwaitsClient, Floor, HandedOver, Outcome, Speaker, Spoke
+from proxy.errors import InvalidRequest
+from proxy.messages import FunctionTool
+from proxy.turns import Answered, Sink, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class TeamFacts:
+    """What a team is besides its agents."""
+
+    name: str
+    entry: str
+    description: str = ""
+    limits: Limits = field(default_factory=Limits)
+    on_disconnect: str | None = None
+    data_dir: Path = Path()
+    max_tool_result_bytes: int = 64 * 1024
+    max_client_tools: int = 32
+
+
+class AgentTeam:
+    """Implements ``turns.Team`` over a dispatcher that is shared by all teams of a configuration."""
+
+    def __init__(
+        self,
+        facts: TeamFacts,
+        agents: Sequence[Agent],
+        dispatcher: Dispatcher,
+        *,
+        side_model: Model | None = None,
+    ) -> None:
+        self.facts = facts
+        self.side_model = side_model
+        self._speakers = {agent.name: Speaker(agent) for agent in agents}
+        self._agents = {agent.name: agent for agent in agents}
+        self._dispatcher = dispatcher
+        self._floors: dict[str, Floor] = {}
+        self._addresses = {name: f"{facts.name}.{name}" for name in self._speakers}
+
+    @property
+    def name(self) -> str:
+        """The model id of the team."""
+        return self.facts.name
+
+    @property
+    def entry(self) -> str:
+        """The agent that answers when nothing says otherwise."""
+        return self.facts.entry
+
+    @property
+    def agents(self) -> Mapping[str, Agent]:
+        """The agents by name."""
+        return self._agents
+
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds for a whole turn, when the team has a limit of its own."""
+        return self.facts.limits.turn_seconds
+
+    @property
+    def running(self) -> int:
+        """How many turns the team is answering now."""
+        return len(self._floors)
+
+    def handlers(self) -> dict[str, Handler]:
+        """The team's agents for a dispatcher, by address."""
+        return {self._addresses[name]: self._handler(speaker) for name, speaker in self._speakers.items()}
+
+    def check_client_tools(self, tools: Sequence[FunctionTool]) -> None:
+        """Refuse tools of the caller's that an agent could not tell from its own.
+
+        Raises:
+            InvalidRequest: Naming the first such tool.
+        """
+        for speaker in self._speakers.values():
+            taken = speaker.collisions(tools, self.facts.max_client_tools)
+            if taken:
+                index = next(i for i, tool in enumerate(tools) if tool.name == taken[0])
+                raise InvalidRequest(
+                    f"Invalid 'tools[{index}].function.name': the team '{self.name}' has a tool named '{taken[0]}'.",
+                    param=f"tools[{index}].function.name",
+                    code="invalid_value",
+                )
+
+    def offers(self, tools: Sequence[FunctionTool]) -> bool:
+        """Whether any agent of the team is shown any of the caller's tools."""
+        return any(speaker.offered(tools, self.facts.max_client_tools) for speaker in self._speakers.values())
+
+    async def answer(self, turn: Turn, sink: Sink) -> Answered:
+        """Let agents speak until one has the answer; see ``turns.Team``."""
+        facts = self.facts
+        floor = Floor(
+            team=facts.name,
+            turn=turn,
+            sink=sink,
+            limits=facts.limits,
+            data_dir=facts.data_dir,
+            max_tool_result_bytes=facts.max_tool_result_bytes,
+            max_client_tools=facts.max_client_tools,
+        )
+        self._floors[turn.id] = floor
+        try:
+            while True:
+                match await self._dispatcher.dispatch(self._addresses[turn.agent], turn.id):
+                    case Spoke(finish_reason):
+                        return Answered(finish_reason)
+                    case AwaitsClient(pending):
+                        return Answered("tool_calls", pending)
+                    case HandedOver():
+                        continue
+        finally:
+            del self._floors[turn.id]
+
+    def _handler(self, speaker: Speaker) -> Handler:
+        async def speak(turn_id: str) -> Outcome:
+            return await speaker.speak(self._floors[turn_id])
+
+        return speak

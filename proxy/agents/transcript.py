@@ -1,0 +1,81 @@
+"""What an agent is shown: its instructions, then everything said, as a chain that every provider accepts.
+
+A chain is complete when every tool call has exactly one answer, right behind the message that made it. Turns that were
+stopped, and callers that did not run their tools, leave calls without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from proxy.messages import (
+    AssistantMessage,
+    DeveloperMessage,
+    FunctionMessage,
+    Item,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    text_of,
+)
+
+NOT_EXECUTED = "not executed: no result was given for this call"
+
+
+def messages_for(
+    instructions: str,
+    overlay: Sequence[SystemMessage | DeveloperMessage],
+    context: Iterable[Item],
+    items: Iterable[Item],
+) -> list[Message]:
+    """Return the whole chain: one system message (the instructions, then the client's own), then the rest.
+
+    One message, because several providers take no second one, and none but the first place.
+    """
+    told = "\n\n".join(text for text in (instructions, *map(text_of, overlay)) if text)
+    chain: list[Message] = [SystemMessage(content=told)] if told else []
+    chain.extend(item.message for item in context)
+    chain.extend(item.message for item in items)
+    return closed(chain)
+
+
+def closed(chain: list[Message]) -> list[Message]:
+    """Return the chain with an answer behind every call, and without answers to calls that nobody made.
+
+    The usual chain has none of these troubles and comes back as it is.
+    """
+    if not any(
+        isinstance(message, ToolMessage | FunctionMessage)
+        or (isinstance(message, AssistantMessage) and (message.tool_calls or message.function_call))
+        for message in chain
+    ):
+        return chain
+    mended: list[Message] = []
+    at = 0
+    while at < len(chain):
+        message = chain[at]
+        at += 1
+        if isinstance(message, ToolMessage):
+            continue
+        if not isinstance(message, AssistantMessage):
+            mended.append(message)
+            continue
+        answers: dict[str, ToolMessage] = {}
+        while at < len(chain) and isinstance(answer := chain[at], ToolMessage):
+            answers.setdefault(answer.tool_call_id, answer)
+            at += 1
+        mended.append(message)
+        mended.extend(
+            answers.get(call.id) or ToolMessage(call.id, NOT_EXECUTED) for call in message.tool_calls or ()
+        )
+    return mended
+
+
+def assistant_message(text: str, refusal: str, calls: Sequence[ToolCall]) -> AssistantMessage:
+    """Return one reply as a message; content is null when there are only calls or a refusal."""
+    return AssistantMessage(
+        content=text if text or not (calls or refusal) else None,
+        refusal=refusal or None,
+        tool_calls=list(calls) or None,
+    )

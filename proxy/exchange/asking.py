@@ -1,0 +1,58 @@
+"""What a client asks of the exchange, whatever door it came through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from proxy.messages import FunctionTool, Message, Parameters, ToolChoice
+
+IdSource = Literal["conversation-id", "frontend-header", "metadata"]
+Match = Literal[
+    "conversation-id",
+    "frontend-header",
+    "metadata",
+    "tool-calls",
+    "fingerprint",
+    "last-answer",
+    "agent-name",
+    "entry",
+    "side-request",
+]
+"""Which rule found the conversation and the agent, as told in ``X-Conversation-Match``."""
+DisconnectPolicy = Literal["cancel", "detach"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request to a team.
+
+    ``conversation_id`` is the client's, with where it was found; a ``frontend-header`` comes from programs that
+    always send their whole list, so that there a list without answers is a rewind and not an addition.
+    ``body_digest`` is equal for requests that ask for the same in the same place. ``options`` is kept with the turn,
+    to encode its answer again.
+    """
+
+    caller: str
+    model: str
+    messages: Sequence[Message]
+    end_user: str = ""
+    conversation_id: str | None = None
+    id_source: IdSource = "conversation-id"
+    parameters: Parameters = field(default_factory=Parameters)
+    tools: Sequence[FunctionTool] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+    is_stored: bool = True
+    is_listed: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    options: bytes = b""
+    body_digest: bytes | None = None
+    idempotency_key: str | None = None
+    is_retry: bool = False
+    is_side: bool = False
+    on_disconnect: DisconnectPolicy | None = None
+
+
+Clock = Callable[[], float]

@@ -1,0 +1,85 @@
+"""How a turn is written down when it ends, and read back when somebody asks for it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.errors import InternalTurnError
+from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, decode_events, encode_events
+from proxy.exchange.asking import Ask
+from proxy.exchange.fingerprints import last_answer_of
+from proxy.exchange.history import Begun, ModelUse, TurnEnd, TurnRecord, TurnStatus
+from proxy.exchange.recall import Recalled
+from proxy.live import LiveTurn
+from proxy.messages import Usage, text_of
+from proxy.turns import Answered, Recorder, Turn
+from proxy.wire.errors import failed_event
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What ties a running turn to the store; side requests have none."""
+
+    ask: Ask
+    begun: Begun
+    recalled: Recalled
+
+
+def end_of(
+    kept: Kept,
+    live: LiveTurn,
+    turn: Turn,
+    closing: ClosingEvent,
+    answered: Answered | None,
+    recorder: Recorder,
+    *,
+    now: float,
+) -> TurnEnd:
+    """Return what is to be stored. Only answers, and what was said before a requested stop, are history."""
+    items = turn.items if answered is not None else turn.said_so_far()
+    said = "".join(text_of(item.message) for item in items if item.visible)
+    was_stopped = isinstance(closing, Cancelled) and closing.reason == "requested"
+    is_history = answered is not None or (was_stopped and bool(said))
+    pending = answered.pending if answered is not None else ()
+    is_stored = kept.ask.is_stored
+    return TurnEnd(
+        turn=kept.begun.turn,
+        status=_status_of(closing),
+        is_history=is_history,
+        agent=turn.agent,
+        items=items if is_stored else (),
+        uses=[ModelUse(*use) for use in recorder.uses],
+        finished_at=now,
+        fingerprint=kept.recalled.transcript.answer(said, is_call=bool(pending)) if is_history else None,
+        last_answer=last_answer_of(kept.recalled.scope, said) if is_history else None,
+        pending=pending,
+        finish_reason=answered.finish_reason if answered is not None else None,
+        error_code=closing.code if isinstance(closing, Failed) else None,
+        journal=encode_events([*live.events, closing]) if is_stored else b"",
+    )
+
+
+def _status_of(closing: ClosingEvent) -> TurnStatus:
+    match closing:
+        case Completed():
+            return "completed"
+        case Failed():
+            return "failed"
+        case Cancelled():
+            return "cancelled"
+
+
+def replay(record: TurnRecord, live: LiveTurn) -> None:
+    """Fill the log of a turn that has ended from what was kept of it.
+
+    A turn whose worker died, and one that kept no content, is told as failed.
+    """
+    live.seal()
+    events = decode_events(record.journal) if record.journal else []
+    if not events:
+        usage = Usage()
+        for use in record.uses:
+            usage = usage + use.usage
+        events = [Started(record.id, record.agent), failed_event(InternalTurnError(), usage, True)]
+    for event in events:
+        live.emit(event)

@@ -1,0 +1,84 @@
+"""How a transcript is recognised: a rolling hash over what was said, in the eyes of a client.
+
+Only the text of users and assistants counts. White space does not, nor reasoning, tool traffic, and system messages
+(frontends put clocks into them). A fingerprint stands at every assistant message; it depends on the one before and on
+what was said since, so the fingerprints of a list are found in one pass, and a turn's own from its parent's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from hashlib import blake2b
+
+from proxy.messages import AssistantMessage, Message, UserMessage, text_of
+
+_SIZE = 16
+_WHITE = b" \t\n\r\x0b\x0c"
+# Some models think aloud inside of the text, and some clients cut that out before they send it back.
+_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL)
+
+
+def scope_of(caller: str, team: str, end_user: str) -> bytes:
+    """Return where a fingerprint chain begins: equal words of other callers, users or teams never meet."""
+    return _digest(b"scope", *(part.encode() for part in (caller, team, end_user)))
+
+
+def last_answer_of(scope: bytes, text: str) -> bytes | None:
+    """Return the mark of an assistant's text by itself, without what was said before; None for an empty one."""
+    said = _said(text, is_assistant=True)
+    return _digest(b"answer", scope, said) if said else None
+
+
+class Transcript:
+    """A transcript as it grows; ``start`` is a scope, or the fingerprint of a turn to go on from."""
+
+    __slots__ = ("_hash", "fingerprint")
+
+    def __init__(self, start: bytes) -> None:
+        self.fingerprint = start
+        self._hash = blake2b(start, digest_size=_SIZE)
+
+    def add(self, message: Message) -> bytes | None:
+        """Take a message; return the fingerprint if it is one at which one stands."""
+        if isinstance(message, UserMessage):
+            said = _said(text_of(message), is_assistant=False)
+            if said:
+                self._hash.update(b"u%d:" % len(said) + said)
+        elif isinstance(message, AssistantMessage):
+            return self.answer(text_of(message), is_call=bool(message.tool_calls or message.function_call))
+        return None
+
+    def answer(self, text: str, *, is_call: bool = False) -> bytes | None:
+        """Take an assistant's text; an empty one counts only if it is an answer and not the frame of a call."""
+        said = _said(text, is_assistant=True)
+        if not said and is_call:
+            return None
+        self._hash.update(b"a%d:" % len(said) + said)
+        self.fingerprint = self._hash.digest()
+        self._hash = blake2b(self.fingerprint, digest_size=_SIZE)
+        return self.fingerprint
+
+    def extend(self, messages: Iterable[Message]) -> None:
+        """Take messages in order."""
+        for message in messages:
+            self.add(message)
+
+
+def words_of(text: str) -> bytes:
+    """Return what counts of a user's text, for comparing two."""
+    return _said(text, is_assistant=False)
+
+
+def _said(text: str, *, is_assistant: bool) -> bytes:
+    if is_assistant and "<" in text:
+        text = _THINKING.sub("", text)
+    return text.encode("utf-8", "surrogatepass").translate(None, _WHITE)
+
+
+def _digest(kind: bytes, *parts: bytes) -> bytes:
+    digest = blake2b(digest_size=_SIZE, person=kind)
+    for part in parts:
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return digest.digest()

@@ -1,0 +1,358 @@
+"""Which conversation a request goes on with, from which of its turns, and which agent has the floor there.
+
+The rules, in order: an id that the client sent; the ids of tool calls it answers; the fingerprint of what it shows;
+the name on its last assistant message; the entry agent. A list that holds assistant messages is the truth about what
+was said: the stored tree only adds what a list cannot hold (who has the floor, transfers, the server's tool results).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proxy.errors import ConversationNotFound, InvalidRequest
+from proxy.exchange.asking import Ask, Match
+from proxy.exchange.fingerprints import Transcript, last_answer_of, scope_of, words_of
+from proxy.exchange.history import ChainTurn, Conversation, History, Place
+from proxy.messages import (
+    AssistantMessage,
+    DeveloperMessage,
+    Item,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    UserMessage,
+    text_of,
+)
+from proxy.turns import Team
+
+NEWEST = 512
+"""Boundaries of a list that are looked up at first; older ones only when none of these is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """Where a turn begins.
+
+    ``context`` is what the agents know before ``input``, the new part of what the client said. ``conversation_id`` is
+    None for a new conversation. ``transcript`` stands behind the input, ready for the answer.
+    """
+
+    conversation_id: str | None
+    match: Match
+    parent: int | None
+    agent: str
+    context: Sequence[Item]
+    input: Sequence[Item]
+    overlay: Sequence[SystemMessage | DeveloperMessage]
+    transcript: Transcript
+    scope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NotOfConversation:
+    """The list has nothing to do with the conversation that it names."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A point in stored history: a turn whose items are used, or only an agent."""
+
+    agent: str | None
+    place: Place | None = None
+    upto: int = 0
+    """So many messages of the list are held by the place's chain."""
+    is_last_answer: bool = False
+
+
+class Recall:
+    """Reads the history to answer these questions; writes nothing."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    async def recall(self, ask: Ask, team: Team) -> Recalled | NotOfConversation:
+        """Return where the asked turn begins.
+
+        Raises:
+            ConversationNotFound: The id names a conversation of another end user.
+            InvalidRequest: Tool results that nobody waits for, or not all that are waited for.
+        """
+        overlay = [m for m in ask.messages if isinstance(m, SystemMessage | DeveloperMessage)]
+        said = [m for m in ask.messages if not isinstance(m, SystemMessage | DeveloperMessage)]
+        reader = _Reading(self._history, ask, team, overlay, said)
+        if ask.conversation_id is not None:
+            return await reader.by_id(ask.conversation_id)
+        return await reader.by_list()
+
+
+class _Reading:
+    """One request being looked up."""
+
+    def __init__(
+        self,
+        history: History,
+        ask: Ask,
+        team: Team,
+        overlay: Sequence[SystemMessage | DeveloperMessage],
+        said: Sequence[Message],
+    ) -> None:
+        self._history = history
+        self._ask = ask
+        self._team = team
+        self._overlay = overlay
+        self._said = said
+        self._scope = scope_of(ask.caller, team.name, ask.end_user)
+        self._last = max((i for i, m in enumerate(said) if isinstance(m, AssistantMessage)), default=-1)
+
+    # --- the client named a conversation ---
+
+    async def by_id(self, conversation_id: str) -> Recalled | NotOfConversation:
+        match: Match = self._ask.id_source
+        known = await self._history.find_conversation(self._ask.caller, conversation_id)
+        if known is not None and known.end_user and self._ask.end_user not in ("", known.end_user):
+            raise ConversationNotFound(conversation_id)
+        resumed = await self._by_tool_calls(conversation_id, known)
+        if resumed is not None:
+            return resumed
+        if known is None or known.head is None:
+            return self._begin(conversation_id, match, self._named_agent())
+        if self._last < 0 and self._ask.id_source != "frontend-header":
+            chain = await self._history.chain(known.head)
+            return self._go_on(conversation_id, match, chain, self._said, shown=())
+        if self._last < 0:
+            return self._begin(conversation_id, match, None)
+        return await self._aligned(conversation_id, known)
+
+    async def _aligned(self, conversation_id: str, known: Conversation) -> Recalled | NotOfConversation:
+        found = await self._find(known)
+        if found is not None and found.place is not None:
+            return await self._from(found, conversation_id, self._ask.id_source)
+        if found is not None:
+            return self._begin(conversation_id, self._ask.id_source, found.agent)
+        assert known.head is not None
+        is_known, agent = _agent_by_user_words(await self._history.chain(known.head), self._said)
+        if not is_known:
+            return NotOfConversation()
+        return self._begin(conversation_id, self._ask.id_source, agent)
+
+    # --- the client sent only its list ---
+
+    async def by_list(self) -> Recalled:
+        resumed = await self._by_tool_calls(None, None)
+        if resumed is not None:
+            return resumed
+        found = await self._find(None) if self._last >= 0 else None
+        if found is not None:
+            match: Match = "last-answer" if found.is_last_answer else "fingerprint"
+            if found.place is not None:
+                return await self._from(found, found.place.conversation_id, match)
+            return self._begin(None, match, found.agent)
+        named = self._named_agent()
+        return self._begin(None, "agent-name" if named else "entry", named)
+
+    # --- tool results at the end ---
+
+    async def _by_tool_calls(
+        self, conversation_id: str | None, known: Conversation | None
+    ) -> Recalled | None:
+        fresh = self._said[self._last + 1 :]
+        answered = [m.tool_call_id for m in fresh if isinstance(m, ToolMessage)]
+        if not answered:
+            return None
+        waiting = dict(
+            reversed(
+                await self._history.find_pending(
+                    self._ask.caller, answered, conversation=known.key if known else None
+                )
+            )
+        )
+        chain = await self._history.chain(max(waiting.values())) if waiting else []
+        if not chain or not self._may_read(chain[-1]):
+            self._check_own_calls(answered)
+            return None
+        self._check_all_answered(answered, chain[-1])
+        return self._go_on(conversation_id or chain[-1].conversation_id, "tool-calls", chain, fresh, shown=())
+
+    def _may_read(self, turn: ChainTurn) -> bool:
+        return self._ask.end_user in ("", turn.end_user) or not turn.end_user
+
+    def _check_own_calls(self, answered: Sequence[str]) -> None:
+        """A list from elsewhere may answer calls that it holds itself; any other id is a mistake."""
+        frame = self._said[self._last] if self._last >= 0 else None
+        own = {call.id for call in (frame.tool_calls or ())} if isinstance(frame, AssistantMessage) else set()
+        for call_id in answered:
+            if call_id not in own:
+                raise InvalidRequest(
+                    f"No tool call with the id '{call_id[:64]}' is waiting for a result.", param="messages"
+                )
+
+    def _check_all_answered(self, answered: Sequence[str], turn: ChainTurn) -> None:
+        for call_id in answered:
+            if call_id not in turn.pending:
+                raise InvalidRequest(
+                    f"No tool call with the id '{call_id[:64]}' is waiting for a result.", param="messages"
+                )
+        missing = [call_id for call_id in turn.pending if call_id not in answered]
+        if missing:
+            raise InvalidRequest(
+                "Results are missing for these tool calls: " + ", ".join(missing) + ".", param="messages"
+            )
+
+    # --- looking up what the list shows ---
+
+    async def _find(self, known: Conversation | None) -> _Found | None:
+        place, at = await self._longest(self._boundaries(), known)
+        exact = self._trusted(place, at, known) if place is not None else None
+        if exact is not None and at == self._last:
+            return exact
+        trusted = exact.place if exact is not None else None
+        latest = await self._by_last_answer(known.key if known else trusted.conversation if trusted else None)
+        if latest is None:
+            return exact
+        if trusted is None:
+            return latest
+        # Older words were rewritten, the newest answer was not: who gave that one has the floor.
+        return _Found(latest.agent, trusted, at + 1)
+
+    def _trusted(self, place: Place, at: int, known: Conversation | None) -> _Found:
+        """Of several turns that look alike only the head of the named conversation is surely the one meant."""
+        if place.is_unique or (known is not None and place.turn == known.head):
+            return _Found(place.agent, place, at + 1)
+        return _Found(place.agent)
+
+    def _boundaries(self) -> list[tuple[int, bytes]]:
+        transcript = Transcript(self._scope)
+        found: list[tuple[int, bytes]] = []
+        for index, message in enumerate(self._said):
+            fingerprint = transcript.add(message)
+            if fingerprint is not None:
+                found.append((index, fingerprint))
+        return found
+
+    async def _longest(
+        self, boundaries: Sequence[tuple[int, bytes]], known: Conversation | None
+    ) -> tuple[Place | None, int]:
+        end = len(boundaries)
+        while end > 0:
+            chunk = boundaries[max(0, end - NEWEST) : end]
+            places = await self._history.find_places(
+                [fingerprint for _, fingerprint in chunk], conversation=known.key if known else None
+            )
+            by_fingerprint = {place.fingerprint: place for place in places}
+            for index, fingerprint in reversed(chunk):
+                if fingerprint in by_fingerprint:
+                    return by_fingerprint[fingerprint], index
+            end -= NEWEST
+        return None, -1
+
+    def _mark(self) -> bytes | None:
+        return last_answer_of(self._scope, text_of(self._said[self._last]))
+
+    async def _by_last_answer(self, conversation: int | None) -> _Found | None:
+        mark = self._mark()
+        place = await self._history.find_last_answer(mark, conversation=conversation) if mark else None
+        return _Found(place.agent, is_last_answer=True) if place else None
+
+    def _named_agent(self) -> str | None:
+        last = self._said[self._last] if self._last >= 0 else None
+        name = last.name if isinstance(last, AssistantMessage) else None
+        return name if name in self._team.agents else None
+
+    # --- putting it together ---
+
+    async def _from(self, found: _Found, conversation_id: str, match: Match) -> Recalled:
+        assert found.place is not None
+        chain = await self._history.chain(found.place.turn)
+        return self._go_on(
+            conversation_id,
+            match,
+            chain,
+            self._said[found.upto :],
+            shown=self._said[: found.upto],
+            agent=found.agent,
+        )
+
+    def _go_on(
+        self,
+        conversation_id: str,
+        match: Match,
+        chain: Sequence[ChainTurn],
+        fresh: Sequence[Message],
+        *,
+        shown: Sequence[Message],
+        agent: str | None = None,
+    ) -> Recalled:
+        """Begin behind the last turn of a chain; ``shown`` is what the client showed of it."""
+        last = chain[-1]
+        if shown and not all(turn.is_stored for turn in chain):
+            context = [Item(message) for message in shown]
+        else:
+            context = [item for turn in chain for item in turn.items]
+        transcript = _transcript_behind(chain, self._scope)
+        transcript.extend(fresh)
+        return self._recalled(
+            conversation_id, match, last.turn, agent or last.agent, context, fresh, transcript
+        )
+
+    def _begin(self, conversation_id: str | None, match: Match, agent: str | None) -> Recalled:
+        """Begin at the root, with all of the list as input."""
+        transcript = Transcript(self._scope)
+        transcript.extend(self._said)
+        return self._recalled(conversation_id, match, None, agent, [], self._said, transcript)
+
+    def _recalled(
+        self,
+        conversation_id: str | None,
+        match: Match,
+        parent: int | None,
+        agent: str | None,
+        context: Sequence[Item],
+        fresh: Sequence[Message],
+        transcript: Transcript,
+    ) -> Recalled:
+        return Recalled(
+            conversation_id=conversation_id,
+            match=match,
+            parent=parent,
+            agent=agent if agent is not None and agent in self._team.agents else self._team.entry,
+            context=context,
+            input=[Item(message) for message in fresh],
+            overlay=self._overlay,
+            transcript=transcript,
+            scope=self._scope,
+        )
+
+
+def _transcript_behind(chain: Sequence[ChainTurn], scope: bytes) -> Transcript:
+    """Return the transcript as it stands behind a chain, from the newest fingerprint on."""
+    known = max((i for i, turn in enumerate(chain) if turn.fingerprint is not None), default=-1)
+    start = chain[known].fingerprint if known >= 0 else None
+    transcript = Transcript(start or scope)
+    for turn in chain[known + 1 :]:
+        transcript.extend(item.message for item in turn.items if item.agent is None)
+    return transcript
+
+
+def _agent_by_user_words(chain: Sequence[ChainTurn], said: Sequence[Message]) -> tuple[bool, str | None]:
+    """Return whether the list begins as the chain does, and who had the floor behind the last turn they share.
+
+    Only the user's words are compared: this finds the point where a client changed or dropped an answer. The last
+    user message of the list is the one to be answered now; it is behind no turn.
+    """
+    shown = [words_of(text_of(m)) for m in said if isinstance(m, UserMessage)]
+    agent: str | None = None
+    at = 0
+    for turn in chain:
+        asked = [
+            words_of(text_of(item.message))
+            for item in turn.items
+            if item.agent is None and isinstance(item.message, UserMessage)
+        ]
+        if shown[at : at + len(asked)] != asked:
+            break
+        at += len(asked)
+        if at >= len(shown):
+            break
+        agent = turn.agent
+    return at > 0, agent

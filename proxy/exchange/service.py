@@ -1,0 +1,399 @@
+"""The exchange: opens turns, attaches to those that run or ran, and writes down how they end.
+
+A turn is acknowledged only after its end is stored: ``Completed`` enters the log behind the commit. A turn that is not
+stored ends as ``Failed``, whatever its agents said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.errors import (
+    CompletionNotFound,
+    IdempotencyConflict,
+    InternalTurnError,
+    ProxyError,
+    ShuttingDown,
+    StoreUnavailable,
+)
+from proxy.events import Cancelled, ClosingEvent, Completed
+from proxy.exchange.asking import Ask, Clock, DisconnectPolicy, Match
+from proxy.exchange.endings import Kept, end_of, replay
+from proxy.exchange.history import History, IdempotencyKeyTaken, NewTurn, TurnEnd, TurnRecord
+from proxy.exchange.recall import NotOfConversation, Recall, Recalled
+from proxy.exchange.workers import is_dead, new_worker, retire
+from proxy.live import LiveTurn, LiveTurns
+from proxy.messages import DeveloperMessage, FunctionTool, Item, SystemMessage
+from proxy.turns import Answered, Recorder, Team, Turn, run
+from proxy.wire.errors import failed_event
+
+logger = logging.getLogger(__name__)
+
+FOLLOW_INTERVAL = 0.25
+"""Seconds between two looks at a turn that another worker runs."""
+
+
+class ServedTeam(Team, Protocol):
+    """A team as the exchange needs it."""
+
+    @property
+    def on_disconnect(self) -> DisconnectPolicy | None:
+        """What happens to a turn whose client leaves, when the team says so."""
+        ...
+
+    @property
+    def side(self) -> Team:
+        """Answers side requests (titles, tags): one model, no tools, no state."""
+        ...
+
+    def check_client_tools(self, tools: tuple[FunctionTool, ...]) -> None:
+        """Refuse tools of the caller's whose names are taken, with ``InvalidRequest``."""
+        ...
+
+
+class Teams(Protocol):
+    """The teams that can be asked."""
+
+    def find(self, model: str) -> tuple[ServedTeam, bool]:
+        """Return the team with this model id, and whether the id is that of its side requests.
+
+        Raises:
+            ModelNotFound: There is none.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How turns are run; times in seconds."""
+
+    turn_time_limit: float = 600.0
+    on_disconnect: DisconnectPolicy = "cancel"
+    lease: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A turn to be read; ``is_replayed`` says that it was not begun by this request."""
+
+    live: LiveTurn
+    turn_id: str
+    created_at: float
+    conversation_id: str
+    match: Match
+    agent: str
+    on_disconnect: DisconnectPolicy
+    options: bytes
+    is_replayed: bool = False
+
+
+class Exchange:
+    """One per process."""
+
+    def __init__(self, teams: Teams, history: History, *, policy: Policy, clock: Clock) -> None:
+        self._teams = teams
+        self._history = history
+        self._policy = policy
+        self._clock = clock
+        self._recall = Recall(history)
+        self._lives = LiveTurns()
+        self._worker = new_worker()
+        self._heart: asyncio.Task[None] | None = None
+        self._is_closing = False
+
+    @property
+    def running(self) -> int:
+        """How many turns run in this process."""
+        return len(self._lives)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the server is about to stop."""
+        return self._is_closing
+
+    # --- life of the process ---
+
+    async def start(self) -> None:
+        """Mark turns that died with their worker as interrupted, and begin to renew leases."""
+        workers = await self._history.running_workers()
+        dead = [worker for worker in workers if is_dead(worker)]
+        count = await self._history.interrupt(now=self._clock(), dead_workers=dead)
+        if count:
+            logger.warning("turns were interrupted by the end of their worker", extra={"turns": count})
+        self._heart = asyncio.create_task(self._renew_leases(), name="leases")
+
+    async def close(self, *, grace: float) -> None:
+        """Take no new turns, let the running ones finish for ``grace`` seconds, then stop them and wait."""
+        self._is_closing = True
+        tasks = [live.task for live in self._lives.running() if live.task is not None]
+        if tasks and grace > 0:
+            await asyncio.wait(tasks, timeout=grace)
+        for live in self._lives.running():
+            live.stop("shutting_down")
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._heart is not None:
+            self._heart.cancel()
+            await asyncio.gather(self._heart, return_exceptions=True)
+        retire(self._worker)
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self._policy.lease / 3)
+            if not self._lives:
+                continue
+            try:
+                stopped = await self._history.renew(
+                    self._worker, lease_until=self._clock() + self._policy.lease
+                )
+            except StoreUnavailable:
+                logger.warning("leases could not be renewed")
+                continue
+            for turn_id in stopped:
+                live = self._lives.get(turn_id)
+                if live is not None:
+                    live.stop("requested")
+
+    # --- opening and attaching ---
+
+    async def open(self, ask: Ask) -> Opened:
+        """Begin a turn, or attach to the one that this request repeats.
+
+        Raises:
+            ModelNotFound: No such team.
+            InvalidRequest: The request does not fit the team or the conversation.
+            ConversationBusy: Another turn of the conversation is under way.
+            IdempotencyConflict: The key belongs to another body.
+            StoreUnavailable: The store did not answer.
+            ShuttingDown: No new turns are taken.
+        """
+        if self._is_closing:
+            raise ShuttingDown
+        team, is_side_model = self._teams.find(ask.model)
+        if ask.is_side or is_side_model:
+            return self._open_side(ask, team)
+        repeated = await self._repeated(ask)
+        if repeated is not None:
+            return repeated
+        team.check_client_tools(tuple(ask.tools))
+        recalled = await self._recall.recall(ask, team)
+        if isinstance(recalled, NotOfConversation):
+            return self._open_side(ask, team)
+        return await self._open_turn(ask, team, recalled)
+
+    async def attach(self, caller: str, turn_id: str) -> Opened:
+        """Return a turn of the caller's, running here, running elsewhere, or finished.
+
+        Raises:
+            CompletionNotFound: The caller has no such turn.
+        """
+        record = await self._history.turn(caller, turn_id)
+        if record is None:
+            raise CompletionNotFound(turn_id)
+        return self._attach(record)
+
+    async def cancel(self, caller: str, turn_id: str) -> TurnRecord:
+        """Stop a turn wherever it runs; what was said stays. Returns the turn as it stands afterwards.
+
+        Raises:
+            CompletionNotFound: The caller has no such turn.
+        """
+        record = await self._history.turn(caller, turn_id)
+        if record is None:
+            raise CompletionNotFound(turn_id)
+        live = self._lives.get(turn_id)
+        if live is not None and live.task is not None:
+            live.stop("requested")
+            await asyncio.wait([live.task])
+        elif record.status == "running":
+            await self._history.request_cancel(caller, turn_id)
+        return await self._history.turn(caller, turn_id) or record
+
+    def leave(self, opened: Opened) -> None:
+        """A reader has left: stop the turn if that is the policy and nobody else reads it."""
+        if opened.on_disconnect == "cancel" and not opened.live.has_readers:
+            opened.live.stop("client_left")
+
+    async def _repeated(self, ask: Ask) -> Opened | None:
+        record: TurnRecord | None = None
+        if ask.idempotency_key is not None:
+            record = await self._history.turn_by_idempotency_key(ask.caller, ask.idempotency_key)
+            if record is not None and record.body_digest != ask.body_digest:
+                raise IdempotencyConflict
+        elif ask.is_retry and ask.body_digest is not None:
+            since = self._clock() - self._policy.turn_time_limit
+            record = await self._history.turn_by_body(ask.caller, ask.body_digest, since=since)
+        return self._attach(record) if record is not None else None
+
+    def _attach(self, record: TurnRecord) -> Opened:
+        live = self._lives.get(record.id)
+        if live is None:
+            live = LiveTurn(record.id, conversation_id=record.conversation_id)
+            if record.status == "running":
+                live.task = asyncio.create_task(
+                    self._follow_elsewhere(record, live), name=f"follow {record.id}"
+                )
+            else:
+                replay(record, live)
+        return Opened(
+            live=live,
+            turn_id=record.id,
+            created_at=record.created_at,
+            conversation_id=record.conversation_id,
+            match="conversation-id",
+            agent=record.agent,
+            on_disconnect="detach",
+            options=record.options,
+            is_replayed=True,
+        )
+
+    async def _follow_elsewhere(self, record: TurnRecord, live: LiveTurn) -> None:
+        """Wait for the end of a turn that another worker runs, and log it then."""
+        live.seal()
+        current: TurnRecord | None = record
+        while current is not None and current.status == "running":
+            await asyncio.sleep(FOLLOW_INTERVAL)
+            try:
+                current = await self._history.turn(record.caller, record.id)
+            except StoreUnavailable:
+                continue
+        replay(current or record, live)
+
+    # --- running ---
+
+    def _open_side(self, ask: Ask, team: ServedTeam) -> Opened:
+        """Answer without conversation, team or lock; nothing is stored."""
+        turn_id = _new_turn_id()
+        overlay = [m for m in ask.messages if isinstance(m, SystemMessage | DeveloperMessage)]
+        said = [Item(m) for m in ask.messages if not isinstance(m, SystemMessage | DeveloperMessage)]
+        turn = Turn(
+            id=turn_id,
+            conversation_id="",
+            caller=ask.caller,
+            agent=team.side.entry,
+            context=said,
+            overlay=overlay,
+            parameters=ask.parameters,
+        )
+        live = LiveTurn(turn_id)
+        live.task = asyncio.create_task(self._answer(live, team.side, turn, None), name=turn_id)
+        self._lives.add(live)
+        return Opened(
+            live=live,
+            turn_id=turn_id,
+            created_at=self._clock(),
+            conversation_id=ask.conversation_id or "",
+            match="side-request",
+            agent=turn.agent,
+            on_disconnect="cancel",
+            options=ask.options,
+        )
+
+    async def _open_turn(self, ask: Ask, team: ServedTeam, recalled: Recalled) -> Opened:
+        now = self._clock()
+        turn_id = _new_turn_id()
+        conversation_id = recalled.conversation_id or f"conv_{secrets.token_hex(16)}"
+        new = NewTurn(
+            id=turn_id,
+            caller=ask.caller,
+            end_user=ask.end_user,
+            conversation_id=conversation_id,
+            team=team.name,
+            model=ask.model,
+            parent=recalled.parent,
+            agent=recalled.agent,
+            input=recalled.input,
+            is_stored=ask.is_stored,
+            is_listed=ask.is_listed,
+            metadata=ask.metadata,
+            options=ask.options,
+            worker=self._worker,
+            lease_until=now + self._policy.lease,
+            created_at=now,
+            idempotency_key=ask.idempotency_key,
+            body_digest=ask.body_digest,
+        )
+        try:
+            begun = await self._history.begin(new)
+        except IdempotencyKeyTaken:
+            repeated = await self._repeated(ask)
+            if repeated is None:
+                raise IdempotencyConflict from None
+            return repeated
+        turn = Turn(
+            id=turn_id,
+            conversation_id=conversation_id,
+            caller=ask.caller,
+            agent=recalled.agent,
+            context=[*recalled.context, *recalled.input],
+            overlay=recalled.overlay,
+            parameters=ask.parameters,
+            client_tools=ask.tools,
+            tool_choice=ask.tool_choice,
+            parallel_tool_calls=ask.parallel_tool_calls,
+        )
+        live = LiveTurn(turn_id, conversation_id=conversation_id)
+        kept = Kept(ask, begun, recalled)
+        live.task = asyncio.create_task(self._answer(live, team, turn, kept), name=turn_id)
+        self._lives.add(live)
+        return Opened(
+            live=live,
+            turn_id=turn_id,
+            created_at=now,
+            conversation_id=conversation_id,
+            match=recalled.match,
+            agent=recalled.agent,
+            on_disconnect=ask.on_disconnect or team.on_disconnect or self._policy.on_disconnect,
+            options=ask.options,
+        )
+
+    async def _answer(self, live: LiveTurn, team: Team, turn: Turn, kept: Kept | None) -> None:
+        """The turn's own task: let the team answer, store the end, and only then tell it."""
+        recorder = Recorder(live)
+        answered: Answered | None = None
+        closing: ClosingEvent
+        try:
+            answered = await run(
+                team, turn, recorder, time_limit=team.time_limit or self._policy.turn_time_limit
+            )
+            closing = Completed(turn.agent, answered.finish_reason, recorder.usage)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+            closing = Cancelled(live.stop_reason or "shutting_down", turn.agent, recorder.usage)
+        except ProxyError as error:
+            closing = failed_event(error, recorder.usage, turn.ran_effects)
+        live.seal()
+        try:
+            if kept is not None:
+                end = end_of(kept, live, turn, closing, answered, recorder, now=self._clock())
+                closing = await self._store(end, closing, recorder, turn)
+        finally:
+            live.emit(closing)
+            self._lives.retire(live)
+
+    async def _store(
+        self, end: TurnEnd, closing: ClosingEvent, recorder: Recorder, turn: Turn
+    ) -> ClosingEvent:
+        """Write the end; return what is to be told, which is not success when nothing was written."""
+        failure: ProxyError
+        try:
+            if await self._history.finish(end):
+                return closing
+            logger.error("a turn lost its lease before it ended", extra={"turn_id": turn.id})
+            failure = InternalTurnError()
+        except StoreUnavailable as error:
+            failure = error
+        except Exception:
+            logger.exception("the end of a turn could not be written", extra={"turn_id": turn.id})
+            failure = InternalTurnError()
+        return failed_event(failure, recorder.usage, turn.ran_effects)
+
+
+def _new_turn_id() -> str:
+    return f"chatcmpl-{secrets.token_hex(16)}"
