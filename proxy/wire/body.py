@@ -1,0 +1,196 @@
+"""The body of ``POST /chat/completions`` as types: names, types and ranges, and nothing that needs thought.
+
+msgspec decodes into ``ChatBody``; ``wire.explaining`` reads the same declarations to say what is wrong. Sources: the
+tables in OpenAI's published document; where its SDKs are wider, the SDKs. Every optional field may be null, which
+means that it was not set.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from proxy.messages import FunctionCall, Message, TextPart
+
+# \Z, not $: the latter lets a line break at the end pass.
+_Identifier = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+\Z")]
+_Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_Limit = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+_Penalty = Annotated[float, Meta(ge=-2, le=2)]
+
+# --- tools ---------------------------------------------------------------------------------------------------
+
+
+class FunctionBody(Struct, frozen=True):
+    """A function of the caller's."""
+
+    name: _Identifier
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionToolBody(Struct, frozen=True, tag="function", tag_field="type"):
+    """A function tool."""
+
+    function: FunctionBody
+
+
+class CustomToolBody(Struct, frozen=True, tag="custom", tag_field="type"):
+    """A custom tool; known, so that it can be refused by its name."""
+
+    custom: dict[str, Any]
+
+
+ToolBody = FunctionToolBody | CustomToolBody
+
+
+class NamedFunction(Struct, frozen=True):
+    """A function by its name."""
+
+    name: str
+
+
+class FunctionChoice(Struct, frozen=True, tag="function", tag_field="type"):
+    """The function that has to be called."""
+
+    function: NamedFunction
+
+
+class CustomChoice(Struct, frozen=True, tag="custom", tag_field="type"):
+    """The custom tool that has to be called."""
+
+    custom: NamedFunction
+
+
+class AllowedTools(Struct, frozen=True):
+    """Which of the tools may be used now."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[FunctionChoice | CustomChoice], Meta(min_length=1, max_length=128)]
+
+
+class AllowedToolsChoice(Struct, frozen=True, tag="allowed_tools", tag_field="type"):
+    """Only these tools may be called."""
+
+    allowed_tools: AllowedTools
+
+
+ToolChoiceBody = Literal["none", "auto", "required"] | FunctionChoice | CustomChoice | AllowedToolsChoice
+
+# --- the shape of the answer ---------------------------------------------------------------------------------
+
+
+class TextFormat(Struct, frozen=True, tag="text", tag_field="type"):
+    """Plain text, the default."""
+
+
+class JsonObjectFormat(Struct, frozen=True, tag="json_object", tag_field="type"):
+    """Any JSON object."""
+
+
+class JsonSchema(Struct, frozen=True, omit_defaults=True):
+    """A named schema for the answer."""
+
+    name: _Identifier
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Struct, frozen=True, tag="json_schema", tag_field="type"):
+    """JSON that obeys a schema."""
+
+    json_schema: JsonSchema
+
+
+class Prediction(Struct, frozen=True, tag="content", tag_field="type"):
+    """What the answer is expected to be."""
+
+    content: str | list[TextPart]
+
+
+class AudioOptions(Struct, frozen=True):
+    """How an answer is spoken; only means something with the audio modality."""
+
+    voice: Any = None
+    format: str | None = None
+
+
+class StreamOptions(Struct, frozen=True):
+    """What a stream carries beside the answer."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+# --- the whole -----------------------------------------------------------------------------------------------
+
+
+class ChatBody(Struct, frozen=True, kw_only=True):
+    """The body; unknown keys are skipped."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_completion_tokens: _Limit | None = None
+    max_tokens: _Limit | None = None
+    stop: str | Annotated[list[str], Meta(min_length=1, max_length=4)] | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    frequency_penalty: _Penalty | None = None
+    presence_penalty: _Penalty | None = None
+    seed: _Int64 | None = None
+    logit_bias: Annotated[dict[str, Annotated[int, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = (
+        None
+    )
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
+    tools: Annotated[list[ToolBody], Meta(max_length=128)] | None = None
+    tool_choice: ToolChoiceBody | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[FunctionBody], Meta(max_length=128)] | None = None
+    function_call: Literal["none", "auto"] | NamedFunction | None = None
+    store: bool | None = None
+    metadata: (
+        Annotated[
+            dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+            Meta(max_length=16),
+        ]
+        | None
+    ) = None
+    modalities: list[Literal["text", "audio"]] | None = None
+    audio: AudioOptions | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    prediction: Prediction | None = None
+    user: str | None = None
+    safety_identifier: Annotated[str, Meta(max_length=128)] | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    web_search_options: dict[str, Any] | None = None
+    moderation: dict[str, Any] | None = None
+    # Last, so that a mistake in a small field is found without converting the history first.
+    messages: Annotated[list[Message], Meta(min_length=1)]
+
+
+class ClosedChatBody(ChatBody, frozen=True, forbid_unknown_fields=True):
+    """The same, in which an unknown key is a mistake."""
+
+
+__all__ = [
+    "AllowedToolsChoice",
+    "ChatBody",
+    "ClosedChatBody",
+    "CustomChoice",
+    "CustomToolBody",
+    "FunctionBody",
+    "FunctionCall",
+    "FunctionChoice",
+    "NamedFunction",
+]

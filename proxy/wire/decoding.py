@@ -1,0 +1,187 @@
+"""The body of a chat completion request, decoded and checked.
+
+The fast path accepts, the slow path explains: msgspec decodes into types that state names and ranges; only when that
+fails is the body decoded again, plainly, to mend what the contract forgives (an integer sent as ``1.0``) or to say
+exactly what is wrong. Nothing but ``InvalidRequest`` is raised, whatever the bytes.
+
+Of keys that come twice the last one counts, as in the official API. A body with a NUL character in it is refused:
+not every database can keep one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct, inspect
+
+from proxy.errors import InvalidRequest
+from proxy.messages import FunctionTool, Message, Parameters, ToolChoice
+from proxy.wire.body import ChatBody, ClosedChatBody
+from proxy.wire.checking import checked
+from proxy.wire.explaining import alternatives, explain, locate
+from proxy.wire.honouring import check_combinations, parameters_of, tool_choice_of, tools_of
+
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")
+_HEADER_WORD = re.compile(r"[^A-Za-z0-9_.-]")
+_CONVERSATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_MENDS = 16
+_UNREADABLE = (
+    "We could not parse the JSON body of your request. The API expects a JSON object, but what was sent is not valid "
+    "JSON."
+)
+
+_decode_closed = msgspec.json.Decoder(ClosedChatBody).decode
+_decode_open = msgspec.json.Decoder(ChatBody).decode
+_decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_root = inspect.type_info(ChatBody)
+_known = frozenset(ChatBody.__struct_fields__)
+
+
+class ChatRequest(Struct, frozen=True, kw_only=True):
+    """What a caller asks for.
+
+    ``store`` is None when the caller did not say. ``ignored`` names the keys that were sent and have no effect, known
+    ones and others, fit for a header. With ``uses_functions`` the tools came as ``functions`` and the answer has to
+    speak of ``function_call``.
+    """
+
+    model: str
+    messages: list[Message]
+    stream: bool = False
+    include_usage: bool = False
+    parameters: Parameters = Parameters()
+    tools: tuple[FunctionTool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    uses_functions: bool = False
+    n: int = 1
+    store: bool | None = None
+    metadata: Mapping[str, str] = {}
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    service_tier: str | None = None
+    ignored: tuple[str, ...] = ()
+
+
+def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> ChatRequest:
+    """Return what the body asks for; with ``strict``, unknown top-level keys are mistakes.
+
+    Raises:
+        InvalidRequest: With the sentence, ``param`` and ``code`` of the contract.
+    """
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec does not look into what it skips
+        try:
+            decoded: ChatBody = _decode_closed(body)
+            unknown: tuple[str, ...] = ()
+        except msgspec.ValidationError:
+            decoded, unknown = _decode_slowly(body, strict=strict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequest(_UNREADABLE) from None
+    if b"\\u0000" in body and _NUL.search(body):
+        raise _nul_character(decoded)
+    check_combinations(decoded)
+    tools = tools_of(decoded)
+    choice, offered = tool_choice_of(decoded, tools)
+    return ChatRequest(
+        model=decoded.model,
+        messages=checked(decoded.messages, max_messages=max_messages),
+        stream=bool(decoded.stream),
+        include_usage=bool(decoded.stream_options and decoded.stream_options.include_usage),
+        parameters=parameters_of(decoded),
+        tools=offered,
+        tool_choice=choice,
+        # The old form has room for one call only.
+        parallel_tool_calls=False if decoded.functions else decoded.parallel_tool_calls,
+        uses_functions=bool(decoded.functions),
+        n=decoded.n or 1,
+        store=decoded.store,
+        metadata=decoded.metadata or {},
+        user=decoded.user,
+        safety_identifier=decoded.safety_identifier,
+        prompt_cache_key=decoded.prompt_cache_key,
+        service_tier=decoded.service_tier,
+        ignored=_ignored(decoded) + unknown,
+    )
+
+
+def conversation_id(value: str) -> str:
+    """Return a conversation's id as a caller may choose it: 1–128 of ``A–Z a–z 0–9 . _ : -``.
+
+    Raises:
+        InvalidRequest: Anything else; an empty value counts as absent and is not for here.
+    """
+    if _CONVERSATION_ID.fullmatch(value):
+        return value
+    raise InvalidRequest(
+        "Invalid 'X-Conversation-Id': expected 1 to 128 of the characters A-Z, a-z, 0-9, '.', '_', ':' and '-'.",
+        param="X-Conversation-Id",
+        code="invalid_value",
+    )
+
+
+# --- the slow path -------------------------------------------------------------------------------------------
+
+
+def _decode_slowly(body: bytes, *, strict: bool) -> tuple[ChatBody, tuple[str, ...]]:
+    """Decode a body that has unknown keys, something to mend, or something wrong."""
+    keys = _decode_keys(body)
+    unknown = tuple(key for key in keys if key not in _known)
+    if strict and unknown:
+        name = unknown[0][:100]
+        raise InvalidRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
+    try:
+        decoded = _decode_open(body)
+    except msgspec.ValidationError as error:
+        decoded = _decode_mending(body, str(error))
+    return decoded, tuple(_HEADER_WORD.sub("_", key[:64]) for key in unknown[:32])
+
+
+def _decode_mending(body: bytes, message: str) -> ChatBody:
+    try:
+        plain = msgspec.json.decode(body)
+    except msgspec.ValidationError as error:  # a number that no float or integer can hold
+        raise explain(_root, {}, str(error)) from None
+    for _ in range(_MENDS):
+        try:
+            return msgspec.convert(plain, ChatBody)
+        except msgspec.ValidationError as error:
+            message = str(error)
+        if not _mend_integers(plain, message):
+            break
+    raise explain(_root, plain, message)
+
+
+def _mend_integers(plain: Any, message: str) -> bool:
+    """Write an integer that came as ``1.0`` as one; False when that was not the mistake."""
+    place = locate(_root, plain, message)
+    if place is None or not isinstance(place.value, float) or not place.value.is_integer():
+        return False
+    if not any(isinstance(one, inspect.IntType) for one in alternatives(place.declared)):
+        return False
+    place.holder[place.key] = int(place.value)
+    return True
+
+
+def _nul_character(body: ChatBody) -> InvalidRequest:
+    for index, message in enumerate(body.messages):
+        if _NUL.search(msgspec.json.encode(message)):
+            return InvalidRequest(
+                f"Invalid 'messages[{index}]': it holds a NUL character.",
+                param=f"messages[{index}]",
+                code="invalid_value",
+            )
+    return InvalidRequest("The body of the request holds a NUL character.", code="invalid_value")
+
+
+def _ignored(body: ChatBody) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name in ("audio", "prediction", "prompt_cache_options", "prompt_cache_retention")
+        if getattr(body, name) is not None
+    )

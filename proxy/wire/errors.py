@@ -1,0 +1,207 @@
+"""How an error leaves: status, type and headers, for what is raised and for turns that ended badly.
+
+One table, keyed by code, so that a failure reads the same when it is raised before the first byte, written into a
+stream, or replayed from the store. Two questions decide whether a client runs the turn again:
+
+- *Can a repeat mend it?* Where it cannot (``is_hopeless``: our credentials, our set-up, a limit that the same turn
+  will reach again), ``x-should-retry: false`` is sent, because the official SDKs would repeat a 5xx twice.
+- *Would a repeat do harm?* Once a tool with effects has run (``Failed.is_repeatable`` is false although the code is
+  not hopeless), the same header is sent, and the type becomes ``invalid_request_error``: three of the clients that
+  were tried run the whole turn again on an error frame of type ``server_error``, none of them on this one.
+
+So ``server_error`` stands in a stream only while a repeat is harmless, and clients that read neither header nor type
+are left with the code, which never changes.
+"""
+
+from __future__ import annotations
+
+import math
+
+from msgspec import Struct
+
+from proxy.errors import (
+    BodyTooLarge,
+    ConversationBusy,
+    IdempotencyConflict,
+    InternalTurnError,
+    InvalidRequest,
+    NotFound,
+    ProxyError,
+    ShuttingDown,
+    StoreUnavailable,
+    TurnFailed,
+    Unauthorized,
+    UpstreamFailed,
+)
+from proxy.events import Cancelled, Failed
+from proxy.messages import Usage
+from proxy.wire.openai import ErrorBody, ErrorEnvelope, encode
+
+MAX_RETRY_AFTER = 3600
+_MAX_BYTES = 2000
+
+
+class Kind(Struct, frozen=True):
+    """How errors of one code leave."""
+
+    status: int
+    type: str
+    is_hopeless: bool = False
+    """Asking again changes nothing."""
+    retry_after: float | None = None
+    """Seconds, for errors that do not say it themselves."""
+    param: str | None = None
+
+
+_INTERNAL = Kind(500, "server_error")
+_KINDS: dict[str, Kind] = {
+    "invalid_api_key": Kind(401, "invalid_request_error"),
+    "model_not_found": Kind(404, "invalid_request_error"),
+    "conversation_busy": Kind(409, "invalid_request_error", retry_after=1),
+    "idempotency_key_conflict": Kind(409, "invalid_request_error", is_hopeless=True),
+    "turn_failed": _INTERNAL,
+    "internal_error": _INTERNAL,
+    "upstream_error": Kind(502, "upstream_error"),
+    "upstream_unreachable": Kind(502, "upstream_error"),
+    "upstream_timeout": Kind(504, "upstream_error"),
+    "upstream_auth_failed": Kind(502, "upstream_error", is_hopeless=True),
+    "upstream_model_not_found": Kind(502, "upstream_error", is_hopeless=True),
+    "upstream_bad_request": Kind(400, "invalid_request_error", is_hopeless=True),
+    "context_length_exceeded": Kind(400, "invalid_request_error", is_hopeless=True, param="messages"),
+    "content_filter": Kind(400, "invalid_request_error", is_hopeless=True),
+    "upstream_rate_limited": Kind(429, "rate_limit_error"),
+    "upstream_quota_exceeded": Kind(429, "upstream_error", is_hopeless=True),
+    "upstream_protocol_error": Kind(502, "upstream_error"),
+    "upstream_incomplete": Kind(502, "upstream_error"),
+    "upstream_too_much": Kind(502, "upstream_error"),
+    "upstream_circuit_open": Kind(503, "upstream_error", retry_after=10),
+    # The same turn would loop, or take as long, again.
+    "agent_error": Kind(502, "agent_error", is_hopeless=True),
+    "tool_loop_limit": Kind(502, "agent_error", is_hopeless=True),
+    "turn_timeout": Kind(504, "agent_error", is_hopeless=True),
+    "storage_unavailable": Kind(503, "server_error", retry_after=2),
+    "shutting_down": Kind(503, "server_error", retry_after=2),
+    # 409 would tell every SDK to repeat it.
+    "turn_cancelled": Kind(400, "invalid_request_error", is_hopeless=True),
+}
+
+
+class Problem(Struct, frozen=True):
+    """An error as it leaves."""
+
+    status: int
+    type: str
+    message: str
+    code: str | None = None
+    param: str | None = None
+    should_retry: bool | None = None
+    """None leaves it to the client's own rules."""
+    retry_after: float | None = None
+    headers: dict[str, str] = {}
+
+
+def problem_of(error: BaseException | Failed) -> Problem:
+    """Return how an error leaves. What was not raised on purpose is told without its internals."""
+    match error:
+        case Failed():
+            return _problem_of_failed(error)
+        case InvalidRequest():
+            return Problem(400, "invalid_request_error", error.message, error.code, error.param)
+        case BodyTooLarge():
+            return Problem(413, "server_error", error.message)
+        case Unauthorized():
+            challenge = {"WWW-Authenticate": "Bearer"}
+            return Problem(401, "invalid_request_error", error.message, error.code, headers=challenge)
+        case NotFound():
+            return Problem(404, "invalid_request_error", error.message, error.code)
+        case ConversationBusy() | IdempotencyConflict() | StoreUnavailable() | ShuttingDown() | TurnFailed():
+            return _problem_of_failed(failed_event(error, Usage(), ran_effects=False))
+        case _:
+            return problem_of(InternalTurnError())
+
+
+def _problem_of_failed(failed: Failed) -> Problem:
+    kind = _KINDS.get(failed.code, _INTERNAL)
+    did_harm = not failed.is_repeatable and not kind.is_hopeless
+    is_final = did_harm or kind.is_hopeless
+    return Problem(
+        status=kind.status,
+        type="invalid_request_error" if did_harm else kind.type,
+        message=failed.message,
+        code=failed.code,
+        param=kind.param,
+        # 4xx other than these are repeated by nobody, so that nothing need be said.
+        should_retry=False if is_final and (kind.status >= 500 or kind.status in (408, 409, 429)) else None,
+        retry_after=None if is_final and kind.status != 429 else failed.retry_after or kind.retry_after,
+    )
+
+
+def status_of(error: BaseException | Failed) -> int:
+    """Return the HTTP status."""
+    return problem_of(error).status
+
+
+def envelope(error: BaseException | Failed | Problem) -> bytes:
+    """Return the JSON body, at most 2 kB."""
+    problem = error if isinstance(error, Problem) else problem_of(error)
+    for limit in (1000, 100):
+        param = None if problem.param is None else _cut(problem.param, 100)
+        body = ErrorBody(_cut(problem.message, limit), problem.type, param, problem.code)
+        encoded = encode(ErrorEnvelope(body))
+        if len(encoded) <= _MAX_BYTES:
+            break
+    return encoded
+
+
+def headers_of(error: BaseException | Failed | Problem) -> dict[str, str]:
+    """Return the headers that belong to the error: when to come back, and whether to."""
+    problem = error if isinstance(error, Problem) else problem_of(error)
+    headers = dict(problem.headers)
+    if problem.should_retry is not None:
+        headers["x-should-retry"] = "true" if problem.should_retry else "false"
+    if problem.retry_after is not None and math.isfinite(problem.retry_after):
+        seconds = min(max(problem.retry_after, 0.001), MAX_RETRY_AFTER)
+        headers["Retry-After"] = str(math.ceil(seconds))
+        headers["retry-after-ms"] = str(math.ceil(seconds * 1000))
+    return headers
+
+
+def failed_event(error: BaseException, usage: Usage, *, ran_effects: bool) -> Failed:
+    """Return the event that ends a turn which an error stopped; ``ran_effects``: a tool with effects has run."""
+    if not isinstance(error, ProxyError) or error.code not in _KINDS:
+        error = InternalTurnError()
+    code = error.code or InternalTurnError.code
+    # A TLS error is a matter of set-up; other ways of being unreachable pass.
+    is_hopeless = _KINDS[code].is_hopeless or (isinstance(error, UpstreamFailed) and error.label == "tls")
+    return Failed(
+        code=code,
+        message=error.message,
+        usage=usage,
+        retry_after=getattr(error, "retry_after", None),
+        is_repeatable=not ran_effects and not is_hopeless,
+    )
+
+
+def failure_of(event: Cancelled, *, ran_tools: bool) -> Failed:
+    """Return a cancelled turn as the failure that those see who still ask for its answer.
+
+    ``ran_tools``: a tool has run; whether it had effects is not known here, so it counts as one that has.
+    """
+    if event.reason == "shutting_down":
+        return failed_event(ShuttingDown(), event.usage, ran_effects=ran_tools)
+    return Failed("turn_cancelled", "The turn was cancelled before it came to an answer.", event.usage)
+
+
+def invalid_url(method: str, path: str) -> Problem:
+    """There is nothing at this path."""
+    return Problem(404, "invalid_request_error", f"Invalid URL ({method} {_cut(path, 100)})")
+
+
+def method_not_allowed(method: str, path: str, *, allow: str) -> Problem:
+    """The path does not know this method; ``allow`` is the header with those that it knows."""
+    message = f"Not allowed to {method} on {_cut(path, 100)} (allowed: {allow})."
+    return Problem(405, "invalid_request_error", message, "method_not_supported", headers={"Allow": allow})
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

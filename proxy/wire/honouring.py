@@ -1,0 +1,212 @@
+"""What a decoded body asks for, in our own words; and what cannot be done as asked, refused.
+
+The verdicts of the contract, section 2: a parameter that would change the meaning of the answer if it were ignored
+is refused, never dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from proxy.errors import InvalidRequest
+from proxy.messages import FunctionTool, NamedToolChoice, Parameters, ToolChoice
+from proxy.wire.body import (
+    AllowedToolsChoice,
+    ChatBody,
+    CustomChoice,
+    CustomToolBody,
+    FunctionBody,
+    FunctionChoice,
+    NamedFunction,
+)
+from proxy.wire.explaining import clip, invalid_value, unsupported_parameter, unsupported_value
+
+SCHEMA_DEPTH = 64
+"""Levels that a schema of the caller's may be nested."""
+
+
+def check_combinations(body: ChatBody) -> None:
+    """Refuse what is not offered, and keys that exclude or need each other.
+
+    Raises:
+        InvalidRequest: The first of them.
+    """
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest(
+            "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
+        )
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        raise _excluded(
+            "max_tokens", "'max_tokens' and 'max_completion_tokens' cannot be set at the same time."
+        )
+    if body.functions and body.tools:
+        raise _excluded("functions", "'functions' and 'tools' cannot be set at the same time.")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise _excluded("top_logprobs", "'top_logprobs' is only allowed when 'logprobs' is true.")
+    if body.n is not None and body.n > 1:
+        raise unsupported_value("n", "'n' can only be 1: a team gives one answer.")
+    if body.logit_bias:
+        raise unsupported_parameter(
+            "logit_bias", "is not supported: the agents of a team share no tokenizer."
+        )
+    if body.modalities and "audio" in body.modalities:
+        raise unsupported_value("modalities", "'modalities' does not support 'audio' with this model.")
+    if body.web_search_options is not None:
+        raise unsupported_parameter("web_search_options", "is not supported with this model.")
+    if body.moderation is not None:
+        raise unsupported_parameter("moderation", "is not supported with this model.")
+    if body.response_format is not None:
+        _check_depth(body.response_format, "response_format.json_schema.schema")
+
+
+def _excluded(param: str, message: str) -> InvalidRequest:
+    return InvalidRequest(message, param=param, code="invalid_parameter_combination")
+
+
+def parameters_of(body: ChatBody) -> Parameters:
+    """What the caller wishes of the model. ``prediction`` is not handed on: it speaks of no one agent's answer."""
+    return Parameters(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        max_completion_tokens=body.max_completion_tokens,
+        max_tokens=body.max_tokens,
+        stop=body.stop,
+        seed=body.seed,
+        frequency_penalty=body.frequency_penalty,
+        presence_penalty=body.presence_penalty,
+        logprobs=body.logprobs,
+        top_logprobs=body.top_logprobs,
+        response_format=None if body.response_format is None else msgspec.to_builtins(body.response_format),
+        reasoning_effort=body.reasoning_effort,
+        verbosity=body.verbosity,
+        service_tier=body.service_tier,
+    )
+
+
+# --- tools ---------------------------------------------------------------------------------------------------
+
+
+def tools_of(body: ChatBody) -> tuple[FunctionTool, ...]:
+    """The caller's functions, each once.
+
+    Raises:
+        InvalidRequest: A custom tool, a bad schema, or one name for two different functions.
+    """
+    found: dict[str, FunctionTool] = {}
+    for index, tool in enumerate(body.tools or ()):
+        if isinstance(tool, CustomToolBody):
+            raise unsupported_value(
+                f"tools[{index}].type", f"'tools[{index}].type' does not support 'custom' with this model."
+            )
+        _add(found, tool.function, f"tools[{index}].function")
+    for index, function in enumerate(body.functions or ()):
+        _add(found, function, f"functions[{index}]")
+    return tuple(found.values())
+
+
+def _add(found: dict[str, FunctionTool], function: FunctionBody, place: str) -> None:
+    if function.parameters is not None:
+        _check_schema(function.name, function.parameters, f"{place}.parameters")
+    tool = FunctionTool(function.name, function.description, function.parameters, function.strict)
+    if found.setdefault(tool.name, tool) != tool:
+        raise invalid_value(
+            f"{place}.name", f"Invalid '{place}.name': '{tool.name}' names two different functions."
+        )
+
+
+def _check_schema(name: str, schema: dict[str, Any], place: str) -> None:
+    kind = schema.get("type", "object")
+    if kind != "object":
+        raise _bad_schema(
+            name, place, f"""schema must be of 'type: "object"', got 'type: "{clip(str(kind))}"'"""
+        )
+    if not isinstance(schema.get("properties", {}), dict):
+        raise _bad_schema(name, place, "'properties' must be an object")
+    required = schema.get("required") or []
+    if not isinstance(required, list) or not all(isinstance(one, str) for one in required):
+        raise _bad_schema(name, place, "'required' must be an array of strings")
+    _check_depth(schema, place)
+
+
+def _bad_schema(name: str, place: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Invalid schema for function '{name}': {reason}.", param=place, code="invalid_function_parameters"
+    )
+
+
+def _check_depth(schema: Any, place: str) -> None:
+    """Whoever encodes a schema again stands deeper on the stack than who decoded it: leave room."""
+    encoded = msgspec.json.encode(schema)
+    if (
+        encoded.count(b"{") + encoded.count(b"[") > SCHEMA_DEPTH
+        and _depth(msgspec.to_builtins(schema)) > SCHEMA_DEPTH
+    ):
+        raise invalid_value(place, f"Invalid '{place}': nested more than {SCHEMA_DEPTH} levels deep.")
+
+
+def _depth(value: Any) -> int:
+    deepest, waiting = 0, [(value, 1)]
+    while waiting:
+        inner, level = waiting.pop()
+        if isinstance(inner, dict | list):
+            deepest = max(deepest, level)
+            waiting.extend((one, level + 1) for one in (inner.values() if isinstance(inner, dict) else inner))
+    return deepest
+
+
+def tool_choice_of(
+    body: ChatBody, tools: Sequence[FunctionTool]
+) -> tuple[ToolChoice | None, tuple[FunctionTool, ...]]:
+    """How the caller wants its tools used, and those that may be used at all.
+
+    Raises:
+        InvalidRequest: A choice without tools, or of a tool that is not there.
+    """
+    key, choice = (
+        ("tool_choice", body.tool_choice)
+        if body.tool_choice is not None
+        else ("function_call", body.function_call)
+    )
+    offered = tuple(tools)
+    if choice is None:
+        return None, offered
+    if not tools:
+        # Some clients send an empty list and "auto" with it; that asks for nothing.
+        if choice in ("none", "auto") and (body.tools is not None or body.functions is not None):
+            return None, ()
+        wanted = "tools" if key == "tool_choice" else "functions"
+        raise InvalidRequest(f"'{key}' is only allowed when '{wanted}' are specified.", param=key)
+    match choice:
+        case FunctionChoice():
+            return _named(key, choice.function.name, offered), offered
+        case NamedFunction():
+            return _named(key, choice.name, offered), offered
+        case AllowedToolsChoice():
+            allowed = {_named(key, one.function.name, offered).name for one in _functions(choice)}
+            return choice.allowed_tools.mode, tuple(tool for tool in offered if tool.name in allowed)
+        case CustomChoice():
+            raise _custom_choice()
+        case _:
+            return choice, offered
+
+
+def _named(key: str, name: str, tools: Sequence[FunctionTool]) -> NamedToolChoice:
+    if any(tool.name == name for tool in tools):
+        return NamedToolChoice(name)
+    raise invalid_value(
+        key, f"Invalid value for '{key}': there is no function '{clip(name)}' among those offered."
+    )
+
+
+def _functions(choice: AllowedToolsChoice) -> list[FunctionChoice]:
+    found = [one for one in choice.allowed_tools.tools if isinstance(one, FunctionChoice)]
+    if len(found) < len(choice.allowed_tools.tools):
+        raise _custom_choice()
+    return found
+
+
+def _custom_choice() -> InvalidRequest:
+    return unsupported_value("tool_choice", "'tool_choice' does not support custom tools with this model.")
