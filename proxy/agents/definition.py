@@ -9,8 +9,19 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic_core import PydanticCustomError
 
+
+def _no_truth_value(value: Any) -> Any:
+    # pydantic takes true for 1, and in a file that is a slip.
+    if isinstance(value, bool):
+        raise PydanticCustomError("number_type", "Input should be a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_truth_value)]
+Real = Annotated[float, BeforeValidator(_no_truth_value)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 ClientTools = Literal["auto", "pass", "ignore"] | tuple[FunctionName, ...]
@@ -25,14 +36,14 @@ class _Closed(BaseModel):
 class Limits(_Closed):
     """Bounds of one turn; counts, and seconds where the name says so."""
 
-    max_handoffs: Annotated[int, Field(ge=0, le=100)] = 10
+    max_handoffs: Annotated[Whole, Field(ge=0, le=100)] = 10
     """After so many, delegates are withheld and the active agent has to answer itself."""
-    max_model_calls: Annotated[int, Field(ge=1, le=1000)] = 25
-    max_tool_calls: Annotated[int, Field(ge=0, le=1000)] = 50
+    max_model_calls: Annotated[Whole, Field(ge=1, le=1000)] = 25
+    max_tool_calls: Annotated[Whole, Field(ge=0, le=1000)] = 50
     """After so many, further calls get a result that says so."""
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_output_tokens: Annotated[Whole, Field(ge=1)] | None = None
     """Completion tokens of the whole turn; when used up, the turn ends with ``length``."""
-    turn_seconds: Annotated[float, Field(gt=0)] | None = None
+    turn_seconds: Annotated[Real, Field(gt=0, allow_inf_nan=False)] | None = None
     """Overrides ``PROXY_TURN_TIME_LIMIT`` for this team."""
 
 
@@ -96,8 +107,8 @@ class AgentDefinition(_Closed):
     client_tools: ClientTools | None = None
     """Overrides the team's."""
     parameters: dict[str, Any] = {}
-    max_parallel_tools: Annotated[int, Field(ge=1, le=64)] = 8
-    tool_call_timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    max_parallel_tools: Annotated[Whole, Field(ge=1, le=64)] = 8
+    tool_call_timeout: Annotated[Real, Field(gt=0, le=3600)] = 30.0
 
 
 class TeamDefinition(_Closed):

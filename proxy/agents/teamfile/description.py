@@ -1,0 +1,60 @@
+"""What team files hold, in lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from proxy.agents.definition import AgentDefinition, ComponentModel, DemoModel, ModelDefinition, TeamsFile
+from proxy.agents.teamfile.schema import mapping
+from proxy.agents.teamfile.source import Source
+
+
+def counted(source: Source) -> str:
+    """``1 team, 3 agents, 2 tools, 1 model``: what is written, right or wrong."""
+    agents = [
+        mapping(agent)
+        for team in mapping(source.value(("teams",))).values()
+        for agent in mapping(mapping(team).get("agents")).values()
+    ]
+    lists = [agent["tools"] for agent in agents if isinstance(agent.get("tools"), list)]
+    tools = {tool for tools in lists for tool in tools if isinstance(tool, str)}
+    counts = (
+        ("team", len(mapping(source.value(("teams",))))),
+        ("agent", len(agents)),
+        ("tool", len(tools)),
+        ("model", len({"default", *mapping(source.value(("models",)))})),
+    )
+    return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts)
+
+
+def described(definitions: TeamsFile) -> Iterator[str]:
+    """Yield a line for every model, team and agent."""
+    for name, model in definitions.models.items():
+        yield f"model {name}: {_model(model)}"
+    for name, team in definitions.teams.items():
+        yield f"team {name}"
+        for agent_name, agent in team.agents.items():
+            entry = " (entry)" if agent_name == team.entry else ""
+            yield f"  {agent_name}{entry}: {_agent(agent)}"
+
+
+def _model(model: ModelDefinition) -> str:
+    match model:
+        case DemoModel():
+            return "the offline demonstration"
+        case ComponentModel():
+            return f"AutoGen component {model.provider.rpartition('.')[2]}"
+        case _:
+            key = "with a key" if model.api_key else "without a key"
+            # The host only: an address may hold a password.
+            return f"{model.model} at {urlsplit(model.base_url).hostname}, {key}"
+
+
+def _agent(agent: AgentDefinition) -> str:
+    parts = [f"asks {', then '.join((agent.model, *agent.fallbacks))}"]
+    if agent.tools:
+        parts.append(f"uses {', '.join(agent.tools)}")
+    if agent.handoffs:
+        parts.append(f"hands over to {', '.join(handoff.to for handoff in agent.handoffs)}")
+    return "; ".join(parts)
