@@ -1,0 +1,58 @@
+"""The words of delegate tools."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.messages import FunctionTool
+from proxy.tools.delegates import delegate_spec, handoff_reason, handoff_result
+
+
+def test_a_delegate_takes_an_optional_reason_and_nothing_else() -> None:
+    assert delegate_spec(
+        "transfer_to_sales_agent", "SalesAgent", "For anything about buying."
+    ) == FunctionTool(
+        "transfer_to_sales_agent",
+        "Hand the conversation over to SalesAgent. For anything about buying.",
+        {
+            "type": "object",
+            "properties": {
+                "reason": {
+                    "type": "string",
+                    "description": "What SalesAgent needs to know: what is wanted, and what is done so far.",
+                }
+            },
+            "additionalProperties": False,
+        },
+    )
+
+
+def test_a_delegate_without_a_when_still_says_what_it_does() -> None:
+    assert delegate_spec("go", "B", "  ").description == "Hand the conversation over to B."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ('{"reason": " wants\\n a  refund "}', "wants a refund"),
+        ('{"reason": "' + "x" * 400 + '"}', "x" * 299 + "…"),
+        ('{"reason": "a\\ud800b\\u0000c"}', "a?b c"),
+        ('{"reason": 5}', ""),
+        ('{"because": "x"}', ""),
+        ('["reason"]', ""),
+        ('{"reason": "cut', ""),
+        ("", ""),
+        ("[" * 99_999, ""),
+    ],
+    ids=["spaces", "long", "unclean", "number", "other name", "list", "cut", "none", "deep"],
+)
+def test_the_reason_is_read_where_there_is_one(arguments: str, reason: str) -> None:
+    assert handoff_reason(arguments) == reason
+
+
+def test_the_result_of_a_handoff_tells_the_next_agent_what_to_do() -> None:
+    told = handoff_result("IssuesAndRepairsAgent")
+
+    assert told.startswith("You are IssuesAndRepairsAgent now")
+    assert "answer the user's last message yourself" in told
+    assert "transferred" not in told.lower()
