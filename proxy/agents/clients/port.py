@@ -2,13 +2,15 @@
 
 Every implementation passes the same contract tests (``tests/contracts/test_models.py``). What they promise:
 
-- ``stream`` is a context manager; leaving it in any way, cancellation included, closes the connection to the model
-  at once.
+- ``stream`` is a context manager; leaving it in any way, cancellation included, closes the connection to the
+  model at once.
 - It yields *batches*: all deltas of one network read together, so that they can become one write to the client.
 - The deltas of a whole answer end with exactly one ``Finished``. An answer that breaks off, or is not what the
   protocol says, raises an ``UpstreamFailed`` instead; a cut tool call is therefore never seen as a whole one.
-- Call pieces arrive ordered by ``index`` (0, 1, … without a gap); the first piece of a call carries its name. Ids are
-  the model's own and may be empty or repeated: who stores calls gives them ids of its own.
+- Call pieces arrive ordered by ``index`` (0, 1, … without a gap); the first piece of a call carries its name.
+  Ids are the model's own and may be empty or repeated: who stores calls gives them ids of its own.
+- An answer with calls finishes with ``tool_calls``, or, when a limit ended it after its last whole call, with
+  ``length`` or ``content_filter``.
 - Nothing but ``UpstreamFailed`` and ``CancelledError`` is raised.
 """
 
@@ -28,8 +30,8 @@ from proxy.messages import FinishReason, FunctionTool, Message, Parameters, Tool
 class ModelRequest:
     """What a model is asked.
 
-    ``messages`` is a complete chain in the order of the wire, the agent's instructions first. ``agent`` and ``team``
-    name who asks (the demonstration model plays by them; others ignore them).
+    ``messages`` is a complete chain in the order of the wire, the agent's instructions first. ``agent`` and
+    ``team`` name who asks (the demonstration model plays by them; others ignore them).
     """
 
     messages: Sequence[Message]
@@ -70,10 +72,14 @@ class CallPiece(Struct, frozen=True):
 
 
 class Finished(Struct, frozen=True):
-    """The answer is whole. ``usage`` is None when the model did not tell."""
+    """The answer is whole. ``usage`` is None when the model did not tell.
+
+    ``model`` is the name of the model that answered, when it is another than the one asked (a fallback).
+    """
 
     reason: FinishReason
     usage: Usage | None = None
+    model: str | None = None
 
 
 ModelDelta = TextPiece | ReasoningPiece | RefusalPiece | CallPiece | Finished

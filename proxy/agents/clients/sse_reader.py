@@ -1,0 +1,117 @@
+"""Splits a stream of bytes into server-sent events, however the network cut them.
+
+The rules are those of the HTML standard (section 9.2.6): lines end with CR LF, LF or CR, comments and unknown
+fields are skipped, a blank line ends an event. Only ``event`` and ``data`` are of use here; ``id`` and
+``retry`` are skipped.
+"""
+
+from __future__ import annotations
+
+from proxy.errors import UpstreamTooMuch
+
+Event = tuple[bytes, bytes]
+"""Name (empty for an ordinary event) and data. Data is not decoded, so a character may not be cut by a split."""
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class EventReader:
+    """Takes bytes as they come and gives whole events; holds one unfinished line and one unfinished event."""
+
+    def __init__(self, *, max_line_bytes: int = 1024 * 1024) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._tail = bytearray()
+        """The line under way. It is only looked at when its end comes, so a line that never ends costs no
+        more
+        than copying it once."""
+        self._name = b""
+        self._data: list[bytes] = []
+        self._further_bytes = 0
+        self._is_at_start = True
+        self._ended_with_cr = False
+
+    def feed(self, received: bytes) -> list[Event]:
+        """Return the events that these bytes complete, in order.
+
+        Raises:
+            UpstreamTooMuch: A line, or the data of one event, is over the limit.
+        """
+        if self._is_at_start:
+            received = self._without_mark(received)
+        if self._ended_with_cr and received:
+            self._ended_with_cr = False
+            # The LF of a CR LF that the network cut in two.
+            received = received.removeprefix(b"\n")
+        if b"\r" in received:
+            self._ended_with_cr = received.endswith(b"\r")
+            received = received.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines = received.split(b"\n")
+        if self._tail:
+            if len(lines) == 1:
+                self._keep(received)
+                return []
+            lines[0] = bytes(self._tail) + lines[0]
+            self._tail.clear()
+        if unfinished := lines.pop():
+            self._keep(unfinished)
+        return self._events(lines)
+
+    def end(self) -> list[Event]:
+        """Return what the stream held when it ended: at most one event that no blank line closed.
+
+        The standard drops such an event; some providers forget the last line ends.
+        """
+        self._ended_with_cr = False
+        lines = [bytes(self._tail), b""]
+        self._tail.clear()
+        return self._events(lines)
+
+    def _events(self, lines: list[bytes]) -> list[Event]:
+        events: list[Event] = []
+        limit = self._max_line_bytes
+        data = self._data
+        for line in lines:
+            if len(line) > limit:
+                raise UpstreamTooMuch("too_much")
+            if line.startswith(b"data: "):
+                self._add(line[6:])
+            elif line:
+                self._field(line)
+            elif data:
+                events.append((self._name, data[0] if len(data) == 1 else b"\n".join(data)))
+                data.clear()
+                self._further_bytes = 0
+                self._name = b""
+            else:
+                self._name = b""
+        return events
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._add(value)
+        elif name == b"event":
+            self._name = value
+
+    def _add(self, value: bytes) -> None:
+        if self._data:
+            self._further_bytes += len(value) + 1
+            if self._further_bytes > self._max_line_bytes:
+                raise UpstreamTooMuch("too_much")
+        self._data.append(value)
+
+    def _keep(self, unfinished: bytes) -> None:
+        self._tail += unfinished
+        if len(self._tail) > self._max_line_bytes:
+            raise UpstreamTooMuch("too_much")
+
+    def _without_mark(self, received: bytes) -> bytes:
+        """Take a byte order mark off, and hold its bytes back while they could still be one."""
+        start = bytes(self._tail) + received
+        self._tail.clear()
+        if len(start) < len(_BOM) and _BOM.startswith(start):
+            self._tail += start
+            return b""
+        self._is_at_start = False
+        return start.removeprefix(_BOM)

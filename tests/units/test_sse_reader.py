@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.agents.clients.sse_reader import Event, EventReader
+from proxy.errors import UpstreamTooMuch
+
+
+def read(*pieces: bytes, max_line_bytes: int = 1024) -> list[Event]:
+    reader = EventReader(max_line_bytes=max_line_bytes)
+    return [event for piece in pieces for event in reader.feed(piece)] + reader.end()
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        pytest.param(b"data: a\n\ndata: b\n\n", [(b"", b"a"), (b"", b"b")], id="two events"),
+        pytest.param(b"data: a\r\n\r\ndata: b\r\n\r\n", [(b"", b"a"), (b"", b"b")], id="CR LF"),
+        pytest.param(b"data: a\r\rdata: b\r\r", [(b"", b"a"), (b"", b"b")], id="CR alone"),
+        pytest.param(b"data: a\r\n\ndata: b\n\r\n", [(b"", b"a"), (b"", b"b")], id="line ends mixed"),
+        pytest.param(b"data:a\n\n", [(b"", b"a")], id="no space after data:"),
+        pytest.param(b"data:  a\n\n", [(b"", b" a")], id="only one space is taken off"),
+        pytest.param(b"data: a\ndata: b\n\n", [(b"", b"a\nb")], id="data of two lines"),
+        pytest.param(b"data\n\n", [(b"", b"")], id="data without a colon"),
+        pytest.param(b": ping\n\ndata: a\n\n: ping\ndata: b\n\n", [(b"", b"a"), (b"", b"b")], id="comments"),
+        pytest.param(b"event: error\ndata: a\n\ndata: b\n\n", [(b"error", b"a"), (b"", b"b")], id="a name"),
+        pytest.param(b"event: ping\n\ndata: a\n\n", [(b"", b"a")], id="a name without data is forgotten"),
+        pytest.param(b"id: 7\nretry: 10\nx: y\ndata: a\n\n", [(b"", b"a")], id="other fields"),
+        pytest.param(b"\xef\xbb\xbfdata: a\n\n", [(b"", b"a")], id="byte order mark"),
+        pytest.param(b"\n\n\ndata: a\n\n\n\n", [(b"", b"a")], id="more blank lines"),
+        pytest.param(b"data: a\n\ndata: b", [(b"", b"a"), (b"", b"b")], id="end without a line end"),
+        pytest.param(b"data: a\n", [(b"", b"a")], id="end without a blank line"),
+        pytest.param(b"", [], id="nothing"),
+        pytest.param("data: 🦤\n\n".encode(), [(b"", "🦤".encode())], id="long characters"),
+    ],
+)
+def test_events_are_read_however_the_bytes_are_split(stream: bytes, events: list[Event]) -> None:
+    whole = read(stream)
+    byte_by_byte = read(*(stream[i : i + 1] for i in range(len(stream))))
+
+    assert whole == events
+    assert byte_by_byte == events
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"data: ",
+                b"data:",
+                b"event: e",
+                b":",
+                b"\r",
+                b"\n",
+                b"\r\n",
+                b"\xef\xbb\xbf",
+                b"x",
+                b"\xf0\x9f\xa6\xa4",
+            ]
+        ),
+        max_size=30,
+    ),
+    st.data(),
+)
+def test_no_split_changes_what_is_read(tokens: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(tokens)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+
+    pieces = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+
+    assert read(*pieces) == read(stream)
+
+
+def test_an_event_is_given_as_soon_as_its_blank_line_is_there() -> None:
+    reader = EventReader()
+
+    assert reader.feed(b"data: a\n") == []
+    assert reader.feed(b"\ndata: b\r\n\r") == [(b"", b"a"), (b"", b"b")]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param([b"data: " + b"x" * 1024 + b"\n\n"], id="a line in one piece"),
+        pytest.param([b"data: ", b"x" * 600, b"x" * 600], id="a line that does not end"),
+        pytest.param([b"data: " + b"x" * 400 + b"\n"] * 4, id="an event of many lines"),
+    ],
+)
+def test_more_than_the_limit_is_refused(pieces: list[bytes]) -> None:
+    with pytest.raises(UpstreamTooMuch):
+        read(*pieces, max_line_bytes=1024)
+
+
+def test_a_line_up_to_the_limit_is_read() -> None:
+    assert read(b"data: " + b"x" * 1018 + b"\n\n") == [(b"", b"x" * 1018)]
+
+
+def seconds_for_a_line_of(pieces: int) -> float:
+    reader = EventReader(max_line_bytes=1 << 30)
+    reader.feed(b"data: ")
+    started = time.process_time()
+    for _ in range(pieces):
+        reader.feed(b"x" * 16)
+    assert len(reader.feed(b"\n\n")[0][1]) == pieces * 16
+    return time.process_time() - started
+
+
+def test_a_long_line_in_small_pieces_costs_time_in_proportion() -> None:
+    # Quadratic work would need a hundred times as long for ten times the pieces; the margin is for a busy machine.
+    short = min(seconds_for_a_line_of(20_000) for _ in range(3))
+
+    assert seconds_for_a_line_of(200_000) < 40 * short
