@@ -44,8 +44,9 @@ class BodyTooLarge(ProxyError):
 
     code = None
 
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"Maximum content size limit ({limit_bytes} bytes) exceeded.")
+    def __init__(self, limit_bytes: int, read_bytes: int | None = None) -> None:
+        read = "" if read_bytes is None else f" ({read_bytes} bytes read)"
+        super().__init__(f"Maximum content size limit ({limit_bytes}) exceeded{read}")
         self.limit_bytes = limit_bytes
 
 
@@ -61,7 +62,7 @@ class Unauthorized(ProxyError):
 class NotFound(ProxyError):
     """What was asked for does not exist, or is not the caller's."""
 
-    code = None
+    code: str | None = None
 
 
 class ModelNotFound(NotFound):

@@ -7,7 +7,6 @@ with ids that begin with ``TRANSLATED_ID``. A ``function`` message whose call is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -19,19 +18,17 @@ from proxy.messages import (
     DeveloperMessage,
     FunctionMessage,
     Message,
-    RefusalPart,
     SystemMessage,
     TextPart,
     ToolCall,
     ToolMessage,
     UserMessage,
 )
-from proxy.wire.explaining import missing, not_among, too_long
+from proxy.wire.refusals import empty, missing, not_among, too_long
 
 TRANSLATED_ID = "call_function_"
 """How the id of a translated ``function_call`` begins; the index of its message follows."""
 
-_KIND = {"text": TextPart, "refusal": RefusalPart}
 # Images and files are taken in tool results too, as editors send them; whether one can be used is for the model to say.
 _PARTS: dict[type[Any], tuple[str, ...]] = {
     SystemMessage: ("text",),
@@ -43,10 +40,11 @@ _PARTS: dict[type[Any], tuple[str, ...]] = {
 }
 
 
-def misplaced_tool_message(index: int) -> InvalidRequest:
-    """The error for a tool result that answers no call; for lists, and for results sent on their own."""
+def misplaced_result(index: int, role: str = "tool") -> InvalidRequest:
+    """The error for a result that answers no call; for lists, and for results sent on their own."""
+    calls = "tool_calls" if role == "tool" else "function_call"
     return InvalidRequest(
-        "Invalid parameter: messages with role 'tool' must be a response to a preceding message with 'tool_calls'.",
+        f"Invalid parameter: messages with role '{role}' must be a response to a preceding message with '{calls}'.",
         # With a dot, as the official API has it here and nowhere else.
         param=f"messages.[{index}].role",
     )
@@ -63,26 +61,30 @@ def checked(messages: list[Message], *, max_messages: int) -> list[Message]:
     """
     if len(messages) > max_messages:
         raise too_long("array", "messages", max_messages, len(messages))
-    changed: list[Message] | None = None
+    changed: dict[int, Message] = {}
     calls: list[str] | None = None  # ids waiting for their results; None before the first assistant message
     for index, message in enumerate(messages):
-        proper = message
-        content = message.content
-        if content.__class__ is not str:
-            proper = _with_content(message, index)
+        # Most messages are text and nothing else; with a thousand of them, each step here counts.
+        proper = message if message.content.__class__ is str else _with_content(message, index)
         kind = message.__class__
-        if kind is AssistantMessage:
-            proper = _with_calls(proper, index)  # type: ignore[arg-type]
+        if kind is UserMessage:
+            if calls:
+                calls = []
+        elif isinstance(proper, AssistantMessage):
+            if (
+                proper.tool_calls is not None
+                or proper.function_call is not None
+                or proper.content.__class__ is not str
+            ):
+                proper = _with_calls(proper, index)
             calls = [call.id for call in proper.tool_calls] if proper.tool_calls else []
         elif kind is ToolMessage or kind is FunctionMessage:
-            proper = _answered(proper, calls, messages, index)
+            proper = _answered(proper, calls, index)
         elif calls:
             calls = []
         if proper is not message:
-            if changed is None:
-                changed = list(messages)
             changed[index] = proper
-    return messages if changed is None else changed
+    return [changed.get(index, message) for index, message in enumerate(messages)] if changed else messages
 
 
 def _with_content(message: Message, index: int) -> Message:
@@ -91,52 +93,42 @@ def _with_content(message: Message, index: int) -> Message:
     No client was seen that leaves content out except on assistant messages, but several send null.
     """
     content = message.content
-    is_assistant = isinstance(message, AssistantMessage)
-    if isinstance(content, list):
-        if content or (is_assistant and message.tool_calls):  # type: ignore[union-attr]
-            return _with_parts(message, content, index)
-        raise InvalidRequest(
-            f"Invalid 'messages[{index}].content': empty array. Expected an array with minimum length 1, but got an "
-            "empty array instead.",
-            param=f"messages[{index}].content",
-            code="empty_array",
-        )
-    if is_assistant:
+    if content:
+        for place, part in enumerate(content):
+            if part.__class__ is not TextPart:
+                _check_part(message, part, f"messages[{index}].content[{place}].type")
+        return message
+    if isinstance(message, AssistantMessage):
         return message
     if content is UNSET:
         raise missing(f"messages[{index}].content")
-    return msgspec.structs.replace(message, content="")
+    if content is None:
+        return msgspec.structs.replace(message, content="")
+    raise empty("array", f"messages[{index}].content")
 
 
-def _with_parts(message: Message, content: Sequence[Any], index: int) -> Message:
-    if not content:
-        return msgspec.structs.replace(message, content=None)
+def _check_part(message: Message, part: Any, param: str) -> None:
     allowed = _PARTS[message.__class__]
-    for place, part in enumerate(content):
-        if part.__class__ is not TextPart:
-            kind = part.__struct_config__.tag
-            if kind not in allowed:
-                raise not_among(f"messages[{index}].content[{place}].type", kind, allowed)
-    return message
+    kind = part.__struct_config__.tag
+    if kind not in allowed:
+        raise not_among(param, kind, allowed)
 
 
 def _with_calls(message: AssistantMessage, index: int) -> AssistantMessage:
-    """``tool_calls`` is absent or has calls in it; something is said or called."""
-    if message.tool_calls:
-        return (
-            message if message.function_call is None else msgspec.structs.replace(message, function_call=None)
-        )
-    if message.function_call is not None:
-        call = ToolCall(id=f"{TRANSLATED_ID}{index}", function=message.function_call)
-        return msgspec.structs.replace(message, function_call=None, tool_calls=[call])
-    if message.tool_calls is not None:
-        message = msgspec.structs.replace(message, tool_calls=None)
-    if not isinstance(message.content, str | list) and message.refusal is None and message.audio is None:
-        return msgspec.structs.replace(message, content="")
-    return message
+    """``tool_calls`` is absent or holds calls, those of the old form too; content is null only beside something."""
+    calls = message.tool_calls or None
+    if calls is None and message.function_call is not None:
+        calls = [ToolCall(id=f"{TRANSLATED_ID}{index}", function=message.function_call)]
+    content = message.content
+    if not content and not isinstance(content, str):
+        is_silent = calls is None and message.refusal is None and message.audio is None
+        content = "" if is_silent else None
+    if calls is message.tool_calls and content is message.content and message.function_call is None:
+        return message
+    return msgspec.structs.replace(message, content=content, tool_calls=calls, function_call=None)
 
 
-def _answered(message: Message, calls: list[str] | None, messages: Sequence[Message], index: int) -> Message:
+def _answered(message: Message, calls: list[str] | None, index: int) -> Message:
     """A result takes the id of the call that it answers off ``calls``."""
     if calls is None:
         return message
@@ -145,4 +137,4 @@ def _answered(message: Message, calls: list[str] | None, messages: Sequence[Mess
         return message
     if isinstance(message, FunctionMessage) and calls and calls[0].startswith(TRANSLATED_ID):
         return ToolMessage(tool_call_id=calls.pop(0), content=message.content)
-    raise misplaced_tool_message(index)
+    raise misplaced_result(index, "tool" if isinstance(message, ToolMessage) else "function")

@@ -21,7 +21,7 @@ from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, Message, Parameters, ToolChoice
 from proxy.wire.body import ChatBody, ClosedChatBody
 from proxy.wire.checking import checked
-from proxy.wire.explaining import alternatives, explain, locate
+from proxy.wire.explaining import alternatives, explain, locate, out_of_range
 from proxy.wire.honouring import check_combinations, parameters_of, tool_choice_of, tools_of
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")
@@ -74,8 +74,6 @@ def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> Chat
         InvalidRequest: With the sentence, ``param`` and ``code`` of the contract.
     """
     try:
-        if not body.isascii():
-            body.decode()  # msgspec does not look into what it skips
         try:
             decoded: ChatBody = _decode_closed(body)
             unknown: tuple[str, ...] = ()
@@ -146,7 +144,7 @@ def _decode_mending(body: bytes, message: str) -> ChatBody:
     try:
         plain = msgspec.json.decode(body)
     except msgspec.ValidationError as error:  # a number that no float or integer can hold
-        raise explain(_root, {}, str(error)) from None
+        raise out_of_range(message if "out of range" in message else str(error)) from None
     for _ in range(_MENDS):
         try:
             return msgspec.convert(plain, ChatBody)

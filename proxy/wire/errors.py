@@ -81,6 +81,8 @@ _KINDS: dict[str, Kind] = {
     "turn_timeout": Kind(504, "agent_error", is_hopeless=True),
     "storage_unavailable": Kind(503, "server_error", retry_after=2),
     "shutting_down": Kind(503, "server_error", retry_after=2),
+    # Refused when the turn had begun; before it, an InvalidRequest says more.
+    "invalid_request": Kind(400, "invalid_request_error", is_hopeless=True),
     # 409 would tell every SDK to repeat it.
     "turn_cancelled": Kind(400, "invalid_request_error", is_hopeless=True),
 }
@@ -168,9 +170,9 @@ def headers_of(error: BaseException | Failed | Problem) -> dict[str, str]:
 
 def failed_event(error: BaseException, usage: Usage, *, ran_effects: bool) -> Failed:
     """Return the event that ends a turn which an error stopped; ``ran_effects``: a tool with effects has run."""
-    if not isinstance(error, ProxyError) or error.code not in _KINDS:
-        error = InternalTurnError()
-    code = error.code or InternalTurnError.code
+    code = "invalid_request" if isinstance(error, InvalidRequest) else getattr(error, "code", None)
+    if not isinstance(error, ProxyError) or code not in _KINDS:
+        error, code = InternalTurnError(), InternalTurnError.code
     # A TLS error is a matter of set-up; other ways of being unreachable pass.
     is_hopeless = _KINDS[code].is_hopeless or (isinstance(error, UpstreamFailed) and error.label == "tls")
     return Failed(

@@ -13,50 +13,12 @@ from typing import Any
 from msgspec import inspect
 
 from proxy.errors import InvalidRequest
-
-ECHO_LIMIT = 100
-"""Characters of a caller's input that an error repeats at most."""
+from proxy.wire.refusals import clip, empty, invalid_value, missing, not_among, too_long
 
 _PLACE = re.compile(r" - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
 _MISSING_FIELD = re.compile(r"^Object missing required field `([^`]+)`")
 _MISSING = object()
-
-
-def clip(text: str) -> str:
-    """Return the text, cut to what an error may repeat."""
-    return text if len(text) <= ECHO_LIMIT else f"{text[: ECHO_LIMIT - 1]}…"
-
-
-def missing(param: str) -> InvalidRequest:
-    """A required value is not there."""
-    return InvalidRequest(
-        f"Missing required parameter: '{clip(param)}'.", param=clip(param), code="missing_required_parameter"
-    )
-
-
-def unsupported_value(param: str, message: str) -> InvalidRequest:
-    """A known key has a value that is not offered here."""
-    return InvalidRequest(f"Unsupported value: {message}", param=clip(param), code="unsupported_value")
-
-
-def unsupported_parameter(param: str, reason: str) -> InvalidRequest:
-    """A known key that is not offered here."""
-    return InvalidRequest(
-        f"Unsupported parameter: '{clip(param)}' {reason}", param=clip(param), code="unsupported_parameter"
-    )
-
-
-def invalid_value(param: str, message: str) -> InvalidRequest:
-    """A value of the right type that cannot be taken."""
-    return InvalidRequest(message, param=clip(param), code="invalid_value")
-
-
-def not_among(param: str, value: object, supported: tuple[Any, ...]) -> InvalidRequest:
-    """A value is not one of a closed set."""
-    names = [f"'{name}'" for name in supported]
-    listed = " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])}, and {names[-1]}"
-    return invalid_value(param, f"Invalid value: '{clip(str(value))}'. Supported values are: {listed}.")
 
 
 # --- the place of a mistake ----------------------------------------------------------------------------------
@@ -152,12 +114,27 @@ def explain(root: inspect.Type, value: Any, message: str) -> InvalidRequest:
     return _mistake(place.declared, place.value, place.path) or _unexplained(message)
 
 
+def out_of_range(message: str) -> InvalidRequest:
+    """A number that neither an integer nor a float can hold; ``message`` says where."""
+    path = _path_of(message)
+    if path:
+        return invalid_value(path, f"Invalid value for '{clip(path)}': the number is out of range.")
+    return InvalidRequest(
+        "The body of the request holds a number that is out of range.", code="invalid_value"
+    )
+
+
 def _unexplained(message: str) -> InvalidRequest:
+    path = _path_of(message)
+    if path:
+        return invalid_value(path, f"Invalid value for '{clip(path)}'.")
+    return InvalidRequest("The body of the request does not have the expected form.")
+
+
+def _path_of(message: str) -> str:
+    """The path in a message, as far as it is certain; ``""`` when it is not."""
     found = _PLACE.search(message)
-    path = found["path"].lstrip(".") if found else ""
-    if not path:
-        return InvalidRequest("The body of the request does not have the expected form.")
-    return invalid_value(path, f"Invalid value for '{clip(path)}'.")
+    return found["path"].partition("[...]")[0].lstrip(".") if found else ""
 
 
 def _long_key(place: Place) -> InvalidRequest:
@@ -253,7 +230,7 @@ def _broken_rules(declared: inspect.Type, value: Any, path: str) -> Iterator[Inv
         case inspect.StrType():
             yield from _string_rules(declared, value, path)
         case inspect.ListType():
-            yield from _length_rules("array", "array", declared, len(value), path)
+            yield from _length_rules("array", declared, len(value), path)
         case inspect.DictType():
             yield from _size_rules(declared, len(value), path)
         case _:
@@ -281,7 +258,7 @@ def _outside(
 
 
 def _string_rules(declared: inspect.StrType, value: str, path: str) -> Iterator[InvalidRequest]:
-    yield from _length_rules("string", "string", declared, len(value), path)
+    yield from _length_rules("string", declared, len(value), path)
     if declared.pattern is not None and not re.search(declared.pattern, value):
         shown = declared.pattern.replace(r"\Z", "$")
         yield invalid_value(
@@ -292,29 +269,12 @@ def _string_rules(declared: inspect.StrType, value: str, path: str) -> Iterator[
 
 
 def _length_rules(
-    word: str, code: str, declared: inspect.StrType | inspect.ListType, length: int, path: str
+    word: str, declared: inspect.StrType | inspect.ListType, length: int, path: str
 ) -> Iterator[InvalidRequest]:
-    article = "an" if word == "array" else "a"
     if declared.min_length and length < declared.min_length:
-        yield InvalidRequest(
-            f"Invalid '{clip(path)}': empty {word}. Expected {article} {word} with minimum length "
-            f"{declared.min_length}, but got an empty {word} instead.",
-            param=clip(path),
-            code=f"empty_{code}",
-        )
+        yield empty(word, path)
     if declared.max_length is not None and length > declared.max_length:
         yield too_long(word, path, declared.max_length, length)
-
-
-def too_long(word: str, path: str, limit: int, length: int) -> InvalidRequest:
-    """An array or a string is longer than it may be."""
-    article = "an" if word == "array" else "a"
-    return InvalidRequest(
-        f"Invalid '{clip(path)}': {word} too long. Expected {article} {word} with maximum length {limit}, but got "
-        f"{article} {word} with length {length} instead.",
-        param=clip(path),
-        code=f"{word}_above_max_length",
-    )
 
 
 def _size_rules(declared: inspect.DictType, size: int, path: str) -> Iterator[InvalidRequest]:

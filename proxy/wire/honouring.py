@@ -22,7 +22,7 @@ from proxy.wire.body import (
     FunctionChoice,
     NamedFunction,
 )
-from proxy.wire.explaining import clip, invalid_value, unsupported_parameter, unsupported_value
+from proxy.wire.refusals import clip, invalid_value, unsupported_parameter, unsupported_value
 
 SCHEMA_DEPTH = 64
 """Levels that a schema of the caller's may be nested."""
@@ -139,11 +139,14 @@ def _bad_schema(name: str, place: str, reason: str) -> InvalidRequest:
 
 def _check_depth(schema: Any, place: str) -> None:
     """Whoever encodes a schema again stands deeper on the stack than who decoded it: leave room."""
-    encoded = msgspec.json.encode(schema)
-    if (
-        encoded.count(b"{") + encoded.count(b"[") > SCHEMA_DEPTH
-        and _depth(msgspec.to_builtins(schema)) > SCHEMA_DEPTH
-    ):
+    try:
+        encoded = msgspec.json.encode(schema)
+        # Counting brackets is quick, and most schemas have so few that they cannot be deep.
+        is_shallow = encoded.count(b"{") + encoded.count(b"[") <= SCHEMA_DEPTH
+        is_too_deep = not is_shallow and _depth(msgspec.to_builtins(schema)) > SCHEMA_DEPTH
+    except RecursionError:
+        is_too_deep = True
+    if is_too_deep:
         raise invalid_value(place, f"Invalid '{place}': nested more than {SCHEMA_DEPTH} levels deep.")
 
 
