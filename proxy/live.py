@@ -30,10 +30,12 @@ HIGH_WATER = 1024 * 1024
 class Follower:
     """One reader of a turn. Use it in a ``with`` block; leaving it ends the reading."""
 
-    __slots__ = ("_live", "_wake", "position")
+    __slots__ = ("_given", "_live", "_wake", "position")
 
     def __init__(self, live: LiveTurn, after: int) -> None:
         self.position = after
+        """Everything up to here was read and dealt with."""
+        self._given = after
         self._live = live
         self._wake: asyncio.Future[None] | None = None
 
@@ -50,11 +52,12 @@ class Follower:
         Empty only after ``wake``, or when the turn is finished and was read to its end.
         """
         log = self._live.events
+        self.position = self._given
         self._live.make_room()
-        if self.position >= len(log) and not self._live.is_finished:
+        if self._given >= len(log) and not self._live.is_finished:
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
-        start, self.position = self.position, len(log)
+        start, self._given = self._given, len(log)
         return [Entry(start + 1 + i, event) for i, event in enumerate(log[start:])]
 
     def wake(self) -> None:

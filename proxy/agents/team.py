@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from proxy.agents.clients.port import Model
 from proxy.agents.definition import Limits
@@ -23,7 +24,7 @@ class TeamFacts:
     entry: str
     description: str = ""
     limits: Limits = field(default_factory=Limits)
-    on_disconnect: str | None = None
+    on_disconnect: Literal["cancel", "detach"] | None = None
     data_dir: Path = Path()
     max_tool_result_bytes: int = 64 * 1024
     max_client_tools: int = 32
@@ -67,6 +68,11 @@ class AgentTeam:
     def time_limit(self) -> float | None:
         """Seconds for a whole turn, when the team has a limit of its own."""
         return self.facts.limits.turn_seconds
+
+    @property
+    def on_disconnect(self) -> Literal["cancel", "detach"] | None:
+        """What happens to a turn whose client leaves, when the team says so."""
+        return self.facts.on_disconnect
 
     @property
     def running(self) -> int:
@@ -127,3 +133,25 @@ class AgentTeam:
             return await speaker.speak(self._floors[turn_id])
 
         return speak
+
+
+class SideTeam:
+    """Answers side requests (titles, tags, summaries): one model, without instructions, tools or state."""
+
+    time_limit: float | None = None
+
+    def __init__(self, name: str, model: Model) -> None:
+        self.name = name
+        self.entry = "side"
+        self.agents = ("side",)
+        self._speaker = Speaker(Agent(name="side", instructions="", model=model, client_tools="ignore"))
+
+    async def answer(self, turn: Turn, sink: Sink) -> Answered:
+        """Ask the model once."""
+        limits = Limits(max_model_calls=1, max_handoffs=0, max_tool_calls=0)
+        floor = Floor(team=self.name, turn=turn, sink=sink, limits=limits, data_dir=Path())
+        match await self._speaker.speak(floor):
+            case Spoke(finish_reason):
+                return Answered(finish_reason)
+            case HandedOver() | AwaitsClient():
+                raise AssertionError("a side request has neither delegates nor tools")

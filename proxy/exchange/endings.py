@@ -13,6 +13,7 @@ from proxy.exchange.recall import Recalled
 from proxy.live import LiveTurn
 from proxy.messages import Usage, text_of
 from proxy.turns import Answered, Recorder, Turn
+from proxy.wire.answer import visible_text
 from proxy.wire.errors import failed_event
 
 
@@ -37,7 +38,7 @@ def end_of(
 ) -> TurnEnd:
     """Return what is to be stored. Only answers, and what was said before a requested stop, are history."""
     items = turn.items if answered is not None else turn.said_so_far()
-    said = "".join(text_of(item.message) for item in items if item.visible)
+    said = visible_text(live.events) or "".join(text_of(item.message) for item in items if item.visible)
     was_stopped = isinstance(closing, Cancelled) and closing.reason == "requested"
     is_history = answered is not None or (was_stopped and bool(said))
     pending = answered.pending if answered is not None else ()
@@ -80,6 +81,6 @@ def replay(record: TurnRecord, live: LiveTurn) -> None:
         usage = Usage()
         for use in record.uses:
             usage = usage + use.usage
-        events = [Started(record.id, record.agent), failed_event(InternalTurnError(), usage, True)]
+        events = [Started(record.id, record.agent), failed_event(InternalTurnError(), usage, ran_effects=True)]
     for event in events:
         live.emit(event)

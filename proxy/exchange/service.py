@@ -367,7 +367,7 @@ class Exchange:
             task.uncancel()
             closing = Cancelled(live.stop_reason or "shutting_down", turn.agent, recorder.usage)
         except ProxyError as error:
-            closing = failed_event(error, recorder.usage, turn.ran_effects)
+            closing = failed_event(error, recorder.usage, ran_effects=turn.ran_effects)
         live.seal()
         try:
             if kept is not None:
@@ -392,7 +392,7 @@ class Exchange:
         except Exception:
             logger.exception("the end of a turn could not be written", extra={"turn_id": turn.id})
             failure = InternalTurnError()
-        return failed_event(failure, recorder.usage, turn.ran_effects)
+        return failed_event(failure, recorder.usage, ran_effects=turn.ran_effects)
 
 
 def _new_turn_id() -> str:

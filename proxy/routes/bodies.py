@@ -1,0 +1,55 @@
+"""Reading what a client sends: the body under a limit, and the headers that say who and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.types import Receive, Scope
+
+from proxy.errors import BodyTooLarge
+
+
+class ClientLeft(Exception):
+    """The client went away before its request was whole."""
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """Return the headers by lower-case name; of a name that comes twice, the first counts."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        found.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+    return found
+
+
+def first_of(headers: dict[str, str], names: Iterable[str]) -> str:
+    """Return the first of these headers that is not empty, or ``""``."""
+    for name in names:
+        value = headers.get(name.lower(), "").strip()
+        if value:
+            return value
+    return ""
+
+
+async def read_body(receive: Receive, headers: dict[str, str], *, limit_bytes: int) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        BodyTooLarge: As soon as that is known, from the header or by counting.
+        ClientLeft: The client disconnected.
+    """
+    announced = headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit_bytes:
+        raise BodyTooLarge(limit_bytes)
+    message = await receive()
+    pieces: list[bytes] = []
+    size = 0
+    while message["type"] == "http.request":
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > limit_bytes:
+            raise BodyTooLarge(limit_bytes)
+        if not message.get("more_body", False):
+            return b"".join([*pieces, piece]) if pieces else piece
+        pieces.append(piece)
+        message = await receive()
+    raise ClientLeft

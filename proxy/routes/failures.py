@@ -1,0 +1,67 @@
+"""Every error as OpenAI's envelope: ours, the framework's, and those that nobody expected."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from proxy.errors import InternalTurnError, InvalidRequest, ProxyError
+from proxy.events import Failed
+from proxy.wire.errors import Problem, envelope, headers_of, invalid_url, method_not_allowed, problem_of
+
+logger = logging.getLogger(__name__)
+
+
+def install(app: FastAPI) -> None:
+    """Let the application answer every error in the envelope."""
+    app.add_exception_handler(ProxyError, _ours)
+    app.add_exception_handler(HTTPException, _framework)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def answer_of(error: BaseException | Failed | Problem) -> Response:
+    """Return the whole answer that tells an error."""
+    problem = error if isinstance(error, Problem) else problem_of(error)
+    return Response(
+        envelope(problem),
+        status_code=problem.status,
+        headers=headers_of(problem),
+        media_type="application/json",
+    )
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    if problem.status >= 500:
+        logger.warning("request failed", extra={"code": problem.code, "error": type(error).__name__})
+    return answer_of(problem)
+
+
+async def _framework(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    match error.status_code:
+        case 404:
+            return answer_of(invalid_url(request.method, path))
+        case 405:
+            allow = (error.headers or {}).get("Allow", "")
+            return answer_of(method_not_allowed(request.method, path, allow=allow))
+        case status:
+            return answer_of(Problem(status, "invalid_request_error", str(error.detail)))
+
+
+async def _validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"][1:]) or None
+    return answer_of(InvalidRequest(f"Invalid '{name}': {first['msg']}.", param=name, code="invalid_value"))
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    # The server logs the trace itself, because the framework raises the error again behind this answer.
+    return answer_of(InternalTurnError())

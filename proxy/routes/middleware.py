@@ -1,0 +1,65 @@
+"""Around every request: its id, the headers that every answer carries, and one log line.
+
+Pure ASGI: a middleware that reads or wraps bodies would hold streams back.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger("proxy.requests")
+
+API_VERSION = b"2020-10-01"
+"""What the official API sends as ``openai-version``."""
+
+
+class RequestContext:
+    """Gives each request an id (``scope["state"]["request_id"]``) and logs how it ended, without what was said."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = f"req_{secrets.token_hex(16)}"
+        facts = scope.setdefault("state", {})["facts"] = {"request_id": request_id}
+        scope["state"]["request_id"] = request_id
+        began = time.monotonic()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                took = int((time.monotonic() - began) * 1000)
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                    (b"openai-version", API_VERSION),
+                    (b"openai-processing-ms", b"%d" % took),
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            level = logging.INFO if status < 500 else logging.WARNING
+            if logger.isEnabledFor(level):
+                logger.log(
+                    level,
+                    "request",
+                    extra={
+                        **facts,
+                        "method": scope["method"],
+                        "path": scope["path"][:200],
+                        "status": status,
+                        "ms": round((time.monotonic() - began) * 1000, 1),
+                    },
+                )

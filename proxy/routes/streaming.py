@@ -1,0 +1,208 @@
+"""A turn written to a client: as a stream of frames, or as one answer at its end.
+
+Headers go out with the first thing that an agent does, so that a failure before it has its real status; when that
+takes long, they go out with a comment, which keeps connections and read time-outs alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from proxy.events import Cancelled, Completed, Entry, Failed, ModelCalled, Started
+from proxy.live import Follower, LiveTurn
+from proxy.routes.bodies import ClientLeft
+from proxy.routes.failures import answer_of
+from proxy.wire import sse
+from proxy.wire.completions import CompletionBuilder
+from proxy.wire.openai import encode
+
+Headers = list[tuple[bytes, bytes]]
+
+STREAM_HEADERS: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One request's end of the server."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+
+
+class Encoder(Protocol):
+    """Turns entries into the frames of a stream."""
+
+    def encode(self, entry: Entry) -> bytes:
+        """Return the frames of one entry, whole; often none."""
+        ...
+
+
+class _Watch:
+    """What can happen to a reader besides news of the turn: the client leaves, or time passes."""
+
+    def __init__(self, follower: Follower, receive: Receive, patience: Patience) -> None:
+        self._follower = follower
+        self._loop = asyncio.get_running_loop()
+        self._interval = patience.keep_alive
+        self._stall = patience.stall
+        self._task = asyncio.current_task()
+        self._quiet_since = self._loop.time()
+        self._sending_since: float | None = None
+        self._timer = self._loop.call_later(self._interval, self._tick)
+        self._left = self._loop.create_task(_departure(receive), name="client")
+        self._left.add_done_callback(lambda _: follower.wake())
+        self.is_stalled = False
+
+    def has_left(self) -> bool:
+        """Whether the client is gone."""
+        return self._left.done()
+
+    def is_quiet(self) -> bool:
+        """Whether nothing was sent for an interval."""
+        # A timer may fire a little early.
+        return self._loop.time() - self._quiet_since >= self._interval * 0.99
+
+    async def send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
+        """Send, noticing a client that does not take it."""
+        self._sending_since = self._quiet_since = self._loop.time()
+        await send({"type": "http.response.body", "body": body, "more_body": not is_last})
+        self._sending_since = None
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        if self._sending_since is not None and now - self._sending_since > self._stall:
+            self.is_stalled = True
+            if self._task is not None:
+                self._task.cancel()
+            return
+        due = self._quiet_since + self._interval
+        if now >= due:
+            self._follower.wake()
+            due = now + self._interval
+        if self._sending_since is not None:
+            due = min(due, self._sending_since + self._stall + 0.01)
+        self._timer = self._loop.call_later(max(due - now, 0.01), self._tick)
+
+    async def close(self) -> None:
+        """Stop watching."""
+        self._timer.cancel()
+        self._left.cancel()
+        await asyncio.gather(self._left, return_exceptions=True)
+
+
+async def _departure(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait, in seconds: for news before a comment is sent, and for a client to take what it is sent."""
+
+    keep_alive: float = 15.0
+    stall: float = 60.0
+
+
+async def stream(
+    live: LiveTurn,
+    encoder: Encoder,
+    headers: Headers,
+    connection: Connection,
+    patience: Patience,
+    *,
+    is_resumed: bool = False,
+) -> bool:
+    """Write the turn as a stream until its end; False when the client left before.
+
+    A turn that fails before its agents did anything is answered with the error's own status, unless the reader
+    ``is_resumed`` and had its headers already.
+    """
+    send = connection.send
+    async with _watched(live, connection, patience) as (follower, watch):
+        entries = await _opening(follower, watch)
+        if watch.has_left():
+            return False
+        failure = entries[-1].event if entries else None
+        if isinstance(failure, Failed) and not is_resumed and all(map(_is_preface, entries[:-1])):
+            await answer_of(failure)(connection.scope, connection.receive, send)
+            return True
+        await send({"type": "http.response.start", "status": 200, "headers": headers + STREAM_HEADERS})
+        while True:
+            is_last = bool(entries) and isinstance(entries[-1].event, Completed | Failed | Cancelled)
+            body = b"".join([encoder.encode(entry) for entry in entries])
+            if body or is_last:
+                await watch.send(send, body, is_last=is_last)
+            elif watch.is_quiet():
+                await watch.send(send, sse.PING)
+            if is_last:
+                return True
+            entries = await follower.next()
+            if watch.has_left():
+                return False
+
+
+async def answer(
+    live: LiveTurn, builder: CompletionBuilder, headers: Headers, connection: Connection, patience: Patience
+) -> bool:
+    """Write the turn as one JSON object at its end; False when the client left before."""
+    async with _watched(live, connection, patience) as (follower, watch):
+        while not live.is_finished or follower.position < len(live.events):
+            for entry in await follower.next():
+                builder.add(entry.event)
+            if watch.has_left():
+                return False
+    result = builder.answer()
+    if isinstance(result, Failed):
+        await answer_of(result)(connection.scope, connection.receive, connection.send)
+        return True
+    body = encode(result)
+    length = (b"content-length", b"%d" % len(body))
+    await connection.send(
+        {"type": "http.response.start", "status": 200, "headers": [*headers, *JSON_HEADERS, length]}
+    )
+    await connection.send({"type": "http.response.body", "body": body})
+    return True
+
+
+@asynccontextmanager
+async def _watched(
+    live: LiveTurn, connection: Connection, patience: Patience
+) -> AsyncIterator[tuple[Follower, _Watch]]:
+    """Follow a turn, and the client with it; a client that takes nothing any more counts as one that left."""
+    with live.follower() as follower:
+        watch = _Watch(follower, connection.receive, patience)
+        try:
+            yield follower, watch
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not watch.is_stalled or task is None:
+                raise
+            task.uncancel()
+            raise ClientLeft from None
+        finally:
+            await watch.close()
+
+
+async def _opening(follower: Follower, watch: _Watch) -> Sequence[Entry]:
+    """Return the first entries: as soon as an agent did something, or when that takes too long."""
+    entries: list[Entry] = []
+    while all(map(_is_preface, entries)) and not watch.is_quiet() and not watch.has_left():
+        entries.extend(await follower.next())
+    return entries
+
+
+def _is_preface(entry: Entry) -> bool:
+    """Whether a client has nothing from this yet, so that the turn may still fail with a status of its own."""
+    return isinstance(entry.event, Started | ModelCalled)
