@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from proxy.messages import FunctionCall, Message, TextPart
+from proxy.messages import Message, TextPart
 
 # \Z, not $: the latter lets a line break at the end pass.
 _Identifier = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+\Z")]
@@ -128,8 +128,8 @@ class StreamOptions(Struct, frozen=True):
 # --- the whole -----------------------------------------------------------------------------------------------
 
 
-class ChatBody(Struct, frozen=True, kw_only=True):
-    """The body; unknown keys are skipped."""
+class ChatBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body. An unknown key stops the decoding of the whole, so that somebody looks at it."""
 
     model: Annotated[str, Meta(min_length=1)]
     stream: bool | None = None
@@ -175,22 +175,5 @@ class ChatBody(Struct, frozen=True, kw_only=True):
     prompt_cache_retention: str | None = None
     web_search_options: dict[str, Any] | None = None
     moderation: dict[str, Any] | None = None
-    # Last, so that a mistake in a small field is found without converting the history first.
+    # Last, so that a mistake in a small field is found without decoding the history.
     messages: Annotated[list[Message], Meta(min_length=1)]
-
-
-class ClosedChatBody(ChatBody, frozen=True, forbid_unknown_fields=True):
-    """The same, in which an unknown key is a mistake."""
-
-
-__all__ = [
-    "AllowedToolsChoice",
-    "ChatBody",
-    "ClosedChatBody",
-    "CustomChoice",
-    "CustomToolBody",
-    "FunctionBody",
-    "FunctionCall",
-    "FunctionChoice",
-    "NamedFunction",
-]

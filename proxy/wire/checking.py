@@ -7,6 +7,7 @@ with ids that begin with ``TRANSLATED_ID``. A ``function`` message whose call is
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -62,14 +63,16 @@ def checked(messages: list[Message], *, max_messages: int) -> list[Message]:
     if len(messages) > max_messages:
         raise too_long("array", "messages", max_messages, len(messages))
     changed: dict[int, Message] = {}
-    calls: list[str] | None = None  # ids waiting for their results; None before the first assistant message
+    calls: dict[str, int] | None = (
+        None  # ids waiting for results, and how many; None before any assistant message
+    )
     for index, message in enumerate(messages):
         # Most messages are text and nothing else; with a thousand of them, each step here counts.
         proper = message if message.content.__class__ is str else _with_content(message, index)
         kind = message.__class__
         if kind is UserMessage:
             if calls:
-                calls = []
+                calls = {}
         elif isinstance(proper, AssistantMessage):
             if (
                 proper.tool_calls is not None
@@ -77,11 +80,11 @@ def checked(messages: list[Message], *, max_messages: int) -> list[Message]:
                 or proper.content.__class__ is not str
             ):
                 proper = _with_calls(proper, index)
-            calls = [call.id for call in proper.tool_calls] if proper.tool_calls else []
+            calls = dict(Counter(call.id for call in proper.tool_calls)) if proper.tool_calls else {}
         elif kind is ToolMessage or kind is FunctionMessage:
             proper = _answered(proper, calls, index)
         elif calls:
-            calls = []
+            calls = {}
         if proper is not message:
             changed[index] = proper
     return [changed.get(index, message) for index, message in enumerate(messages)] if changed else messages
@@ -128,13 +131,16 @@ def _with_calls(message: AssistantMessage, index: int) -> AssistantMessage:
     return msgspec.structs.replace(message, content=content, tool_calls=calls, function_call=None)
 
 
-def _answered(message: Message, calls: list[str] | None, index: int) -> Message:
+def _answered(message: Message, calls: dict[str, int] | None, index: int) -> Message:
     """A result takes the id of the call that it answers off ``calls``."""
     if calls is None:
         return message
-    if isinstance(message, ToolMessage) and message.tool_call_id in calls:
-        calls.remove(message.tool_call_id)
+    if isinstance(message, ToolMessage) and calls.get(message.tool_call_id):
+        calls[message.tool_call_id] -= 1
         return message
-    if isinstance(message, FunctionMessage) and calls and calls[0].startswith(TRANSLATED_ID):
-        return ToolMessage(tool_call_id=calls.pop(0), content=message.content)
+    if isinstance(message, FunctionMessage):
+        for call_id, count in calls.items():
+            if count and call_id.startswith(TRANSLATED_ID):
+                calls[call_id] = 0
+                return ToolMessage(tool_call_id=call_id, content=message.content)
     raise misplaced_result(index, "tool" if isinstance(message, ToolMessage) else "function")

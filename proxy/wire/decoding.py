@@ -10,34 +10,31 @@ not every database can keep one.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
-from msgspec import Struct, inspect
+from msgspec import Struct
 
 from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, Message, Parameters, ToolChoice
-from proxy.wire.body import ChatBody, ClosedChatBody
+from proxy.wire.body import ChatBody
 from proxy.wire.checking import checked
-from proxy.wire.explaining import alternatives, explain, locate, out_of_range
+from proxy.wire.fields import FIELDS
 from proxy.wire.honouring import check_combinations, parameters_of, tool_choice_of, tools_of
+from proxy.wire.refusals import clip, missing
 
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")
 _HEADER_WORD = re.compile(r"[^A-Za-z0-9_.-]")
 _CONVERSATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_MENDS = 16
+_MAX_IGNORED = 32
 _UNREADABLE = (
     "We could not parse the JSON body of your request. The API expects a JSON object, but what was sent is not valid "
     "JSON."
 )
 
-_decode_closed = msgspec.json.Decoder(ClosedChatBody).decode
-_decode_open = msgspec.json.Decoder(ChatBody).decode
+_decode_whole = msgspec.json.Decoder(ChatBody).decode
 _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_root = inspect.type_info(ChatBody)
-_known = frozenset(ChatBody.__struct_fields__)
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True):
@@ -75,13 +72,13 @@ def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> Chat
     """
     try:
         try:
-            decoded: ChatBody = _decode_closed(body)
+            decoded = _decode_whole(body)
             unknown: tuple[str, ...] = ()
         except msgspec.ValidationError:
             decoded, unknown = _decode_slowly(body, strict=strict)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest(_UNREADABLE) from None
-    if b"\\u0000" in body and _NUL.search(body):
+    if _holds_nul(body):
         raise _nul_character(decoded)
     check_combinations(decoded)
     tools = tools_of(decoded)
@@ -127,48 +124,29 @@ def conversation_id(value: str) -> str:
 
 
 def _decode_slowly(body: bytes, *, strict: bool) -> tuple[ChatBody, tuple[str, ...]]:
-    """Decode a body that has unknown keys, something to mend, or something wrong."""
+    """Decode a body that has unknown keys, something to mend, or something wrong: key by key, each on its own."""
     keys = _decode_keys(body)
-    unknown = tuple(key for key in keys if key not in _known)
+    unknown = list(itertools.islice((key for key in keys if key not in FIELDS), _MAX_IGNORED))
     if strict and unknown:
-        name = unknown[0][:100]
+        name = clip(unknown[0])
         raise InvalidRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
-    try:
-        decoded = _decode_open(body)
-    except msgspec.ValidationError as error:
-        decoded = _decode_mending(body, str(error))
-    return decoded, tuple(_HEADER_WORD.sub("_", key[:64]) for key in unknown[:32])
+    values = {}
+    for name, field in FIELDS.items():
+        if name in keys:
+            values[name] = field.decode(keys[name])
+        elif field.is_required:
+            raise missing(name)
+    return ChatBody(**values), tuple(_HEADER_WORD.sub("_", key[:64]) for key in unknown)
 
 
-def _decode_mending(body: bytes, message: str) -> ChatBody:
-    try:
-        plain = msgspec.json.decode(body)
-    except msgspec.ValidationError as error:  # a number that no float or integer can hold
-        raise out_of_range(message if "out of range" in message else str(error)) from None
-    for _ in range(_MENDS):
-        try:
-            return msgspec.convert(plain, ChatBody)
-        except msgspec.ValidationError as error:
-            message = str(error)
-        if not _mend_integers(plain, message):
-            break
-    raise explain(_root, plain, message)
-
-
-def _mend_integers(plain: Any, message: str) -> bool:
-    """Write an integer that came as ``1.0`` as one; False when that was not the mistake."""
-    place = locate(_root, plain, message)
-    if place is None or not isinstance(place.value, float) or not place.value.is_integer():
-        return False
-    if not any(isinstance(one, inspect.IntType) for one in alternatives(place.declared)):
-        return False
-    place.holder[place.key] = int(place.value)
-    return True
+def _holds_nul(text: bytes) -> bool:
+    """Whether JSON text has an escaped NUL character; what follows an escaped backslash is none."""
+    return b"\\u0000" in text and b"\\u0000" in text.replace(b"\\\\", b"")
 
 
 def _nul_character(body: ChatBody) -> InvalidRequest:
     for index, message in enumerate(body.messages):
-        if _NUL.search(msgspec.json.encode(message)):
+        if _holds_nul(msgspec.json.encode(message)):
             return InvalidRequest(
                 f"Invalid 'messages[{index}]': it holds a NUL character.",
                 param=f"messages[{index}]",

@@ -24,32 +24,29 @@ _MISSING = object()
 # --- the place of a mistake ----------------------------------------------------------------------------------
 
 
-class Place:
+class _Place:
     """A value inside another, its declared type, and the path in the words of ``param``."""
 
-    def __init__(self, declared: inspect.Type, value: Any) -> None:
+    def __init__(self, declared: inspect.Type, value: Any, path: str) -> None:
         self.declared = declared
         self.value = value
-        self.path = ""
-        self.holder: Any = None
-        self.key: Any = None
+        self.path = path
 
     def step(self, declared: inspect.Type, key: str | int) -> None:
         """Go one step down; what is not there has the value ``_MISSING``."""
         self.declared = declared
-        self.holder, self.key = self.value, key
         if isinstance(key, int):
             self.path += f"[{key}]"
             self.value = self.value[key]
         else:
-            self.path += f".{key}" if self.path else key
+            self.path += f".{key}"
             self.value = self.value.get(key, _MISSING)
 
 
-def locate(root: inspect.Type, value: Any, message: str) -> Place | None:
+def _locate(root: inspect.Type, value: Any, message: str, at: str) -> _Place | None:
     """Return the place that a message of msgspec means; None when it cannot be followed."""
     found = _PLACE.search(message)
-    place = Place(root, value)
+    place = _Place(root, value, at)
     for field, index, anything in _STEP.findall(found["path"] if found else ""):
         declared = _declared_for(place.declared, place.value)
         if field:
@@ -102,42 +99,26 @@ def _field_type(declared: inspect.Type, chosen: inspect.Type | None, field: str)
 # --- what is wrong there -------------------------------------------------------------------------------------
 
 
-def explain(root: inspect.Type, value: Any, message: str) -> InvalidRequest:
-    """Return the error for what msgspec refused, when ``message`` is what it said of the whole ``value``."""
-    place = locate(root, value, message)
+def explain(root: inspect.Type, value: Any, message: str, *, at: str) -> InvalidRequest:
+    """Return the error for what msgspec refused: ``message`` is what it said of ``value``, the value of key ``at``."""
+    place = _locate(root, value, message, at)
     if place is None:
-        return _unexplained(message)
+        return invalid_value(at, f"Invalid value for '{at}'.")
     if found := _MISSING_FIELD.match(message):
-        return missing(f"{place.path}.{found[1]}" if place.path else found[1])
+        return missing(f"{place.path}.{found[1]}")
     if "`key` in `" in message:
         return _long_key(place)
-    return _mistake(place.declared, place.value, place.path) or _unexplained(message)
-
-
-def out_of_range(message: str) -> InvalidRequest:
-    """A number that neither an integer nor a float can hold; ``message`` says where."""
-    path = _path_of(message)
-    if path:
-        return invalid_value(path, f"Invalid value for '{clip(path)}': the number is out of range.")
-    return InvalidRequest(
-        "The body of the request holds a number that is out of range.", code="invalid_value"
+    return _mistake(place.declared, place.value, place.path) or invalid_value(
+        at, f"Invalid value for '{at}'."
     )
 
 
-def _unexplained(message: str) -> InvalidRequest:
-    path = _path_of(message)
-    if path:
-        return invalid_value(path, f"Invalid value for '{clip(path)}'.")
-    return InvalidRequest("The body of the request does not have the expected form.")
+def out_of_range(at: str) -> InvalidRequest:
+    """A number that neither an integer nor a float can hold."""
+    return invalid_value(at, f"Invalid value for '{at}': a number is out of range.")
 
 
-def _path_of(message: str) -> str:
-    """The path in a message, as far as it is certain; ``""`` when it is not."""
-    found = _PLACE.search(message)
-    return found["path"].partition("[...]")[0].lstrip(".") if found else ""
-
-
-def _long_key(place: Place) -> InvalidRequest:
+def _long_key(place: _Place) -> InvalidRequest:
     return InvalidRequest(
         f"Invalid '{place.path}': a property name is too long.",
         param=place.path,

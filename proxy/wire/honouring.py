@@ -20,12 +20,15 @@ from proxy.wire.body import (
     CustomToolBody,
     FunctionBody,
     FunctionChoice,
+    JsonSchemaFormat,
     NamedFunction,
 )
 from proxy.wire.refusals import clip, invalid_value, unsupported_parameter, unsupported_value
 
 SCHEMA_DEPTH = 64
 """Levels that a schema of the caller's may be nested."""
+SCHEMA_SIZE = 5000
+"""Objects and arrays that one may have."""
 
 
 def check_combinations(body: ChatBody) -> None:
@@ -58,8 +61,11 @@ def check_combinations(body: ChatBody) -> None:
         raise unsupported_parameter("web_search_options", "is not supported with this model.")
     if body.moderation is not None:
         raise unsupported_parameter("moderation", "is not supported with this model.")
-    if body.response_format is not None:
-        _check_depth(body.response_format, "response_format.json_schema.schema")
+    if (
+        isinstance(body.response_format, JsonSchemaFormat)
+        and body.response_format.json_schema.schema is not None
+    ):
+        _check_depth(body.response_format.json_schema.schema, "response_format.json_schema.schema")
 
 
 def _excluded(param: str, message: str) -> InvalidRequest:
@@ -137,27 +143,34 @@ def _bad_schema(name: str, place: str, reason: str) -> InvalidRequest:
     )
 
 
-def _check_depth(schema: Any, place: str) -> None:
-    """Whoever encodes a schema again stands deeper on the stack than who decoded it: leave room."""
+def _check_depth(schema: dict[str, Any], place: str) -> None:
+    """Whoever encodes a schema again stands deeper on the stack than who decoded it: leave room.
+
+    Counting brackets is quick, and most schemas have so few that they cannot be deep.
+    """
     try:
         encoded = msgspec.json.encode(schema)
-        # Counting brackets is quick, and most schemas have so few that they cannot be deep.
-        is_shallow = encoded.count(b"{") + encoded.count(b"[") <= SCHEMA_DEPTH
-        is_too_deep = not is_shallow and _depth(msgspec.to_builtins(schema)) > SCHEMA_DEPTH
     except RecursionError:
-        is_too_deep = True
-    if is_too_deep:
+        raise invalid_value(
+            place, f"Invalid '{place}': nested more than {SCHEMA_DEPTH} levels deep."
+        ) from None
+    brackets = encoded.count(b"{") + encoded.count(b"[")
+    if brackets > SCHEMA_SIZE:
+        raise invalid_value(place, f"Invalid '{place}': more than {SCHEMA_SIZE} objects and arrays.")
+    if brackets > SCHEMA_DEPTH and _is_deeper(schema, SCHEMA_DEPTH):
         raise invalid_value(place, f"Invalid '{place}': nested more than {SCHEMA_DEPTH} levels deep.")
 
 
-def _depth(value: Any) -> int:
-    deepest, waiting = 0, [(value, 1)]
-    while waiting:
-        inner, level = waiting.pop()
-        if isinstance(inner, dict | list):
-            deepest = max(deepest, level)
-            waiting.extend((one, level + 1) for one in (inner.values() if isinstance(inner, dict) else inner))
-    return deepest
+def _is_deeper(value: dict[str, Any], levels: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(levels):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
 
 
 def tool_choice_of(
