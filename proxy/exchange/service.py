@@ -25,6 +25,7 @@ from proxy.exchange.asking import Ask, Clock, DisconnectPolicy, Match
 from proxy.exchange.endings import Kept, end_of, replay
 from proxy.exchange.history import History, IdempotencyKeyTaken, NewTurn, TurnEnd, TurnRecord
 from proxy.exchange.recall import NotOfConversation, Recall, Recalled
+from proxy.exchange.side import is_side_request
 from proxy.exchange.workers import is_dead, new_worker, retire
 from proxy.live import LiveTurn, LiveTurns
 from proxy.messages import DeveloperMessage, FunctionTool, Item, SystemMessage
@@ -129,17 +130,19 @@ class Exchange:
     async def close(self, *, grace: float) -> None:
         """Take no new turns, let the running ones finish for ``grace`` seconds, then stop them and wait."""
         self._is_closing = True
-        tasks = [live.task for live in self._lives.running() if live.task is not None]
-        if tasks and grace > 0:
+        if grace > 0 and (tasks := self._tasks()):
             await asyncio.wait(tasks, timeout=grace)
-        for live in self._lives.running():
-            live.stop("shutting_down")
-        if tasks:
+        while tasks := self._tasks():
+            for live in self._lives.running():
+                live.stop("shutting_down")
             await asyncio.wait(tasks)
         if self._heart is not None:
             self._heart.cancel()
             await asyncio.gather(self._heart, return_exceptions=True)
         retire(self._worker)
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [live.task for live in self._lives.running() if live.task is not None]
 
     async def _renew_leases(self) -> None:
         while True:
@@ -174,7 +177,7 @@ class Exchange:
         if self._is_closing:
             raise ShuttingDown
         team, is_side_model = self._teams.find(ask.model)
-        if ask.is_side or is_side_model:
+        if ask.is_side or is_side_model or is_side_request(ask.messages):
             return self._open_side(ask, team)
         repeated = await self._repeated(ask)
         if repeated is not None:

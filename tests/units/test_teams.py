@@ -31,7 +31,7 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.turns import Answered
-from tests.fakes.models import USAGE, ScriptedModel, calls, says
+from tests.fakes.models import USAGE, Reply, ScriptedModel, calls, says
 from tests.fakes.teams import SORRY, FixedTool, RememberingSink, agent, team_of, turn_of
 
 HELLO = UserMessage("hello")
@@ -188,7 +188,12 @@ async def test_a_wrong_call_is_answered_so_that_the_model_can_mend_it(
 
 async def test_a_reply_cut_at_the_length_limit_runs_nothing() -> None:
     shelf = FixedTool("shelf")
-    cut = [TextPiece("Let me"), CallPiece(0, name="shelf"), CallPiece(0, arguments='{"r'), Finished("length")]
+    cut: Reply = [
+        TextPiece("Let me"),
+        CallPiece(0, name="shelf"),
+        CallPiece(0, arguments='{"r'),
+        Finished("length"),
+    ]
     team = await team_of(agent("triage", ScriptedModel(cut), tools=[shelf]))
     turn = turn_of(HELLO, agent="triage")
 
