@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,9 @@ def _with_settings(command: Command) -> Command:
     for field in reversed(list(Settings.model_fields)):
         if field not in _SECRET:
             flag = f"--{field.replace('_', '-')}"
-            option = click.option(flag, field, default=None, metavar="VALUE", help=f"The same as {names[field]}.")
+            option = click.option(
+                flag, field, default=None, metavar="VALUE", help=f"The same as {names[field]}."
+            )
             command = option(command)
     return command
 

@@ -76,7 +76,9 @@ class Settings(BaseSettings):
     max_client_tools: Annotated[Count, Field(validation_alias="PROXY_MAX_CLIENT_TOOLS")] = 32
     stalled_client_timeout: Annotated[Seconds, Field(validation_alias="PROXY_STALLED_CLIENT_TIMEOUT")] = 60.0
 
-    api_keys: Annotated[Names, Field(validation_alias="PROXY_API_KEYS", repr=False)] = ()
+    api_keys: Annotated[
+        tuple[SecretStr, ...], NoDecode, BeforeValidator(_split), Field(validation_alias="PROXY_API_KEYS")
+    ] = ()
     allow_open: Annotated[bool, Field(validation_alias="PROXY_ALLOW_OPEN")] = False
     conversation_headers: Annotated[Names, Field(validation_alias="PROXY_CONVERSATION_HEADERS")] = (
         "X-OpenWebUI-Chat-Id",

@@ -208,7 +208,7 @@ class Speaker:
         client_names = {tool.name for tool in self._client_tools(floor)}
         delegates_open = floor.handoffs < floor.limits.max_handoffs
         reply = _Reply()
-        answering: list[str] = []
+        name = self.agent.model.name
         usage: Usage | None = None
         began = time.monotonic()
         try:
@@ -229,10 +229,10 @@ class Speaker:
                         elif type(delta) is Finished:
                             reply.finish_reason = delta.reason
                             usage = delta.usage
+                            name = delta.model or name
                     await floor.sink.room()
         finally:
             floor.completion_tokens += usage.completion if usage else 0
-            name = answering[-1] if answering else self.agent.model.name
             floor.sink.emit(ModelCalled(self.agent.name, name, usage, time.monotonic() - began))
         return reply
 

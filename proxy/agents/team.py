@@ -39,10 +39,10 @@ class AgentTeam:
         agents: Sequence[Agent],
         dispatcher: Dispatcher,
         *,
-        side_model: Model | None = None,
+        side_model: Model,
     ) -> None:
         self.facts = facts
-        self.side_model = side_model
+        self.side = SideTeam(facts.name, side_model)
         self._speakers = {agent.name: Speaker(agent) for agent in agents}
         self._agents = {agent.name: agent for agent in agents}
         self._dispatcher = dispatcher

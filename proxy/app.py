@@ -1,0 +1,174 @@
+"""Builds the application: the one place where concrete parts are chosen."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from proxy.agents.clients.demo import DemoModel
+from proxy.agents.clients.factory import build_models
+from proxy.agents.dispatching import AutoGenDispatcher, Dispatcher
+from proxy.agents.loading import (
+    BUNDLED,
+    LoadedTeams,
+    Report,
+    check_teams,
+    default_model,
+    load_teams,
+    python_tools,
+)
+from proxy.agents.registry import Registry
+from proxy.auth import Keys, check_exposure
+from proxy.errors import ConfigurationError
+from proxy.exchange.history import History
+from proxy.exchange.service import Exchange, Policy
+from proxy.routes import failures, health, models
+from proxy.routes.chat import ChatCompletions
+from proxy.routes.dependencies import ModelFacts, Services
+from proxy.routes.middleware import RequestContext
+from proxy.settings import Settings
+from proxy.store.conversations import open_history
+from proxy.store.migrating import migrate, prepare_database
+from proxy.tools.builtin import builtin_names, builtin_tools
+from proxy.tools.threads import ToolThreads
+
+VERSION = version("handoff-proxy")
+logger = logging.getLogger(__name__)
+
+
+def prepare(settings: Settings) -> None:
+    """Make ready what has to be there before the first request: the data folder and the database's schema.
+
+    Raises:
+        ConfigurationError: The server would be open to others, the folder cannot be made, or the schema of the
+            database does not fit this version.
+    """
+    check_exposure(settings.host, has_keys=bool(settings.api_keys), allow_open=settings.allow_open)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"PROXY_DATA_DIR: {settings.data_dir} cannot be made ({error.strerror})"
+        ) from None
+    prepare_database(settings.database)
+
+
+def migrate_database(settings: Settings) -> None:
+    """Bring the schema of the database to this version.
+
+    Raises:
+        ConfigurationError: The database was made by a newer version, or cannot be reached.
+    """
+    migrate(settings.database)
+
+
+def check_teams_at(settings: Settings) -> Report:
+    """Check the team files that the settings name, without serving."""
+    threads = ToolThreads()
+    try:
+        return check_teams(
+            settings.teams,
+            environment=os.environ,
+            default=default_model(settings),
+            known_tools=builtin_names(),
+            import_tool=python_tools(threads),
+        )
+    finally:
+        threads.close()
+
+
+def create_app(
+    settings: Settings, *, dispatcher: Dispatcher | None = None, demo_word_delay: float = 0.015
+) -> FastAPI:
+    """Return the application; team files are read here, connections are opened when it starts.
+
+    Raises:
+        ConfigurationError: A team file has mistakes.
+    """
+    threads = ToolThreads()
+    loaded = load_teams(
+        settings.teams,
+        environment=os.environ,
+        default=default_model(settings),
+        known_tools=builtin_names(),
+        import_tool=python_tools(threads),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.callback(threads.close)
+            history = open_history(settings.database)
+            stack.push_async_callback(history.close)
+            registry = _registry(
+                settings, loaded, threads, dispatcher or AutoGenDispatcher(), demo_word_delay
+            )
+            await registry.start()
+            stack.push_async_callback(registry.close)
+            services = await _services(settings, registry, history)
+            # After the grace time that the server gave them, turns have none left.
+            stack.push_async_callback(partial(services.exchange.close, grace=0))
+            app.state.services = services
+            yield
+
+    app = FastAPI(title="handoff-proxy", version=VERSION, lifespan=lifespan, redoc_url=None)
+    app.add_middleware(RequestContext)
+    failures.install(app)
+    app.router.routes.append(Route("/v1/chat/completions", ChatCompletions(), methods=["POST"]))
+    app.include_router(models.router)
+    app.include_router(health.router)
+    return app
+
+
+def _registry(
+    settings: Settings,
+    loaded: LoadedTeams,
+    threads: ToolThreads,
+    dispatcher: Dispatcher,
+    demo_word_delay: float,
+) -> Registry:
+    demo = partial(DemoModel, word_delay=demo_word_delay)
+    return Registry(
+        loaded.definitions,
+        models=build_models(loaded.definitions.models, settings, demo=lambda name, definition: demo()),
+        tools={**builtin_tools(threads), **loaded.tools},
+        dispatcher=dispatcher,
+        data_dir=settings.data_dir,
+        max_tool_result_bytes=settings.max_tool_result_bytes,
+        max_client_tools=settings.max_client_tools,
+    )
+
+
+async def _services(settings: Settings, registry: Registry, history: History) -> Services:
+    policy = Policy(turn_time_limit=settings.turn_time_limit, on_disconnect=settings.on_disconnect)
+    exchange = Exchange(registry, history, policy=policy, clock=time.time)
+    await exchange.start()
+    return Services(
+        settings=settings,
+        keys=Keys(key.get_secret_value() for key in settings.api_keys),
+        exchange=exchange,
+        history=history,
+        catalog=_Catalog(registry, created=int((settings.teams or BUNDLED).stat().st_mtime)),
+        version=VERSION,
+    )
+
+
+class _Catalog:
+    """The served model ids, as ``/v1/models`` tells them."""
+
+    def __init__(self, registry: Registry, *, created: int) -> None:
+        self._models = [
+            ModelFacts(id=name, created=created, owned_by="handoff-proxy") for name in registry.names
+        ]
+
+    def models(self) -> Sequence[ModelFacts]:
+        """Return them in the order of the team files."""
+        return self._models
