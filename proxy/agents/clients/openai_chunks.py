@@ -67,15 +67,11 @@ class AnswerReader:
         self._reason: str | None = None
         self._usage: Any = None
         self._has_choice = False
-        self._failure: UpstreamFailed | None = None
+        self.failure: UpstreamFailed | None = None
+        """To be raised after the deltas that came with it, so that what was said before is not lost."""
         self.has_said = False
         """Whether anything of the answer came, even if it is held back."""
         self.is_finished = False
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the next call raises, whatever comes."""
-        return self._failure is not None
 
     @property
     def has_reason(self) -> bool:
@@ -86,12 +82,10 @@ class AnswerReader:
         """Return the deltas of the events that these bytes complete; what follows ``[DONE]`` is dropped.
 
         Raises:
-            UpstreamFailed: The provider told of an error, or what came cannot be read. With deltas before it
-            in the
-                same bytes, it is raised by the next call.
+            UpstreamFailed: The provider told of an error, or what came cannot be read. If deltas came before
+            it, it
+                is kept as ``failure`` instead.
         """
-        if self._failure is not None:
-            raise self._failure
         deltas: list[ModelDelta] = []
         try:
             for name, data in self._events.feed(received):
@@ -101,8 +95,7 @@ class AnswerReader:
         except UpstreamFailed as failure:
             if not deltas:
                 raise
-            # What was said before it is not lost.
-            self._failure = failure
+            self.failure = failure
         return deltas
 
     def end(self) -> list[ModelDelta]:
@@ -111,8 +104,6 @@ class AnswerReader:
         Raises:
             UpstreamIncomplete: It ended without saying that the answer is finished.
         """
-        if self._failure is not None:
-            raise self._failure
         deltas: list[ModelDelta] = []
         try:
             for name, data in self._events.end():

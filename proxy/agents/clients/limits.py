@@ -1,0 +1,66 @@
+"""How long a model is waited for, and how much of its answer is read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """Bounds of one model call; times in seconds."""
+
+    connect: float = 5.0
+    """Name, connection and TLS."""
+    first_token: float = 60.0
+    """From asking to the first piece of an answer; comments and empty chunks do not count."""
+    idle: float = 60.0
+    """Between two reads after that."""
+    answer_bytes: int = 8 * 1024 * 1024
+    """Text, reasoning and arguments together, in characters; a whole JSON answer in bytes."""
+    line_bytes: int = 1024 * 1024
+    """One line of an event stream."""
+
+
+class Alarm:
+    """Wakes a reader that waits for too long.
+
+    One timer serves a whole stream: setting a later deadline only stores a number, where ``asyncio.timeout``
+    for every read would make and cancel a timer for each chunk.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wake = wake
+        self._deadline: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, deadline: float) -> None:
+        """Wake at ``deadline`` (the loop's clock) unless set again, paused or stopped before."""
+        self._deadline = deadline
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._ring)
+        elif deadline < self._timer.when():
+            self._timer.cancel()
+            self._timer = self._loop.call_at(deadline, self._ring)
+
+    def pause(self) -> None:
+        """Nobody waits now."""
+        self._deadline = None
+
+    def stop(self) -> None:
+        """Free the timer; the alarm is not used again."""
+        self._deadline = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        if self._loop.time() >= self._deadline:
+            self._wake()
+        else:
+            self._timer = self._loop.call_at(self._deadline, self._ring)
