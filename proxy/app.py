@@ -30,8 +30,8 @@ from proxy.auth import Keys, check_exposure
 from proxy.errors import ConfigurationError
 from proxy.exchange.history import History
 from proxy.exchange.service import Exchange, Policy
-from proxy.routes import failures, health, models
-from proxy.routes.chat import ChatCompletions
+from proxy.routes import failures, health, models, turns
+from proxy.routes.chat import ChatCompletions, ResumedStream
 from proxy.routes.dependencies import ModelFacts, Services
 from proxy.routes.middleware import RequestContext
 from proxy.settings import Settings
@@ -123,6 +123,10 @@ def create_app(
     app.add_middleware(RequestContext)
     failures.install(app)
     app.router.routes.append(Route("/v1/chat/completions", ChatCompletions(), methods=["POST"]))
+    app.router.routes.append(
+        Route("/v1/chat/completions/{completion_id}/stream", ResumedStream(), methods=["GET"])
+    )
+    app.include_router(turns.router)
     app.include_router(models.router)
     app.include_router(health.router)
     return app

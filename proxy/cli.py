@@ -85,3 +85,7 @@ class _complaints:  # noqa: N801 - reads as a word of the with statement
         if isinstance(error, ConfigurationError):
             click.echo(error.message, err=True)
             sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

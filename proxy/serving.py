@@ -15,7 +15,7 @@ LATEST = 10.0
 """Seconds behind the grace time after which connections that still are open are cut."""
 
 
-class _Server(uvicorn.Server):
+class ProxyServer(uvicorn.Server):
     """Tells the turns to end when the server is asked to stop; uvicorn alone would wait for them, and then cut them."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -30,7 +30,7 @@ class _Server(uvicorn.Server):
 
 def serve_forever(app: FastAPI, settings: Settings) -> None:
     """Serve until a signal ends it."""
-    _Server(server_config(app, settings)).run()
+    ProxyServer(server_config(app, settings)).run()
 
 
 def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.Config:

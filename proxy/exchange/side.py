@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from proxy.messages import AssistantMessage, DeveloperMessage, Message, SystemMessage, UserMessage, text_of
 
+
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
     """Words that mark a side request, and where they stand; ``holds`` may come anywhere behind."""
 

@@ -1,4 +1,4 @@
-"""``POST /v1/chat/completions``: a request to a team, and its answer.
+"""``POST /v1/chat/completions``: a request to a team, and its answer, once or again.
 
 A plain ASGI endpoint: the framework's validation and its streaming response cost more than the whole turn.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from hashlib import blake2b
 
 import msgspec
+from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import InvalidRequest
@@ -16,6 +17,7 @@ from proxy.exchange.service import Opened
 from proxy.routes.bodies import ClientLeft, first_of, headers_of, read_body
 from proxy.routes.dependencies import Services, services_of
 from proxy.routes.streaming import Connection, Headers, Patience, answer, stream
+from proxy.wire import sse
 from proxy.wire.completions import (
     AnswerOptions,
     ChunkEncoder,
@@ -41,25 +43,58 @@ class ChatCompletions:
             ask = _ask(services, caller, headers, body, request)
             scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
             opened = await services.exchange.open(ask)
-            await _write(services, opened, request, connection)
+            await _write(services, opened, connection, is_stream=request.stream, ignored=request.ignored)
         except ClientLeft:
             scope["state"]["facts"].update(outcome="client_disconnect")
 
 
-async def _write(services: Services, opened: Opened, request: ChatRequest, connection: Connection) -> None:
-    connection.scope["state"]["facts"].update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
+class ResumedStream:
+    """``GET /v1/chat/completions/{id}/stream``: the rest of a stream, live or finished.
+
+    ``Last-Event-ID`` (or ``?starting_after=``) names the last frame that the client saw; without, all of it comes.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        services = services_of(scope)
+        headers = headers_of(scope)
+        caller = services.keys.caller(headers.get("authorization"))
+        query = QueryParams(scope["query_string"])
+        seen = headers.get("last-event-id", "").strip()
+        param = "Last-Event-ID" if seen else "starting_after"
+        seen = seen or query.get("starting_after", "").strip()
+        after = sse.position(seen, param=param) if seen else sse.START
+        opened = await services.exchange.attach(caller, scope["path_params"]["completion_id"])
+        connection = Connection(scope, receive, send)
+        await _write(services, opened, connection, is_stream=True, after=after)
+
+
+async def _write(
+    services: Services,
+    opened: Opened,
+    connection: Connection,
+    *,
+    is_stream: bool,
+    ignored: tuple[str, ...] = (),
+    after: sse.Position | None = None,
+) -> None:
+    facts = connection.scope["state"]["facts"]
+    facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
     options = options_of(opened)
-    headers = answer_headers(opened, request.ignored)
+    headers = answer_headers(opened, ignored)
     patience = Patience(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
     took_all = False
     try:
-        if request.stream:
-            took_all = await stream(opened.live, ChunkEncoder(options), headers, connection, patience)
+        if is_stream:
+            encoder = ChunkEncoder(options, after=after or sse.START)
+            took_all = await stream(
+                opened.live, encoder, headers, connection, patience, is_resumed=after is not None
+            )
         else:
             took_all = await answer(opened.live, CompletionBuilder(options), headers, connection, patience)
     finally:
         if not took_all:
-            connection.scope["state"]["facts"].update(outcome="client_disconnect")
+            facts.update(outcome="client_disconnect")
             services.exchange.leave(opened)
 
 

@@ -1,0 +1,170 @@
+"""The proxy on a port: in the test's own loop, or as a process of its own that can be restarted or killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from openai import AsyncOpenAI
+
+from proxy.app import create_app, prepare
+from proxy.routes.dependencies import Services
+from proxy.serving import ProxyServer, server_config
+from proxy.settings import Settings
+
+TEAM_FILE = """\
+models:
+  default: {{model: test-model, base_url: "{upstream}", api_key: upstream-key}}
+teams:
+  shop:
+    entry: triage
+    agents:
+      triage:
+        instructions: You are triage.
+        handoffs:
+          - {{to: sales, when: the user wants to buy, tool: transfer_to_sales}}
+          - {{to: repairs, when: something is broken, tool: transfer_to_repairs}}
+      sales:
+        instructions: You are sales.
+        tools: [execute_order]
+        handoffs: [{{to: triage, when: anything else, tool: transfer_back_to_triage}}]
+      repairs:
+        instructions: You are repairs.
+        tools: [look_up_item, execute_refund]
+        handoffs: [{{to: triage, when: anything else, tool: transfer_back_to_triage}}]
+"""
+"""A team like the bundled one, but with short names and a model at ``upstream``."""
+
+
+@dataclass
+class Served:
+    """A running proxy."""
+
+    url: str
+    app: FastAPI | None = None
+    clients: list[AsyncOpenAI] = field(default_factory=list)
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.url}/v1"
+
+    @property
+    def services(self) -> Services:
+        assert self.app is not None
+        services: Services = self.app.state.services
+        return services
+
+    def client(self, key: str = "test-key", **options: Any) -> AsyncOpenAI:
+        """The official SDK, without its own retries unless a test asks for them."""
+        client = AsyncOpenAI(
+            base_url=self.base_url, api_key=key, **{"max_retries": 0, "timeout": 20, **options}
+        )
+        self.clients.append(client)
+        return client
+
+    async def close_clients(self) -> None:
+        for client in self.clients:
+            await client.close()
+
+
+def settings_for(folder: Path, upstream: str | None, **changes: Any) -> Settings:
+    """Settings of a test; with ``upstream``, the team file of this module."""
+    if upstream is not None and "teams" not in changes:
+        teams = folder / "teams.yaml"
+        teams.write_text(TEAM_FILE.format(upstream=upstream))
+        changes["teams"] = teams
+    return Settings(_env_file=None, data_dir=folder / "data", **changes)
+
+
+@asynccontextmanager
+async def serve(folder: Path, upstream: str | None = None, **changes: Any) -> AsyncIterator[Served]:
+    """Serve on a free port in this loop; the demonstration answers when there is no upstream."""
+    settings = settings_for(folder, upstream, **changes)
+    await asyncio.to_thread(prepare, settings)
+    app = create_app(settings, demo_word_delay=0)
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    server = ProxyServer(server_config(app, settings))
+    running = asyncio.create_task(server.serve(sockets=[listening]))
+    while not server.started and not running.done():
+        await asyncio.sleep(0.005)
+    served = Served(f"http://127.0.0.1:{listening.getsockname()[1]}", app)
+    try:
+        yield served
+    finally:
+        await served.close_clients()
+        server.should_exit = True
+        await running
+
+
+@asynccontextmanager
+async def serve_process(
+    folder: Path, upstream: str | None = None, *, environment: Mapping[str, str] | None = None, port: int = 0
+) -> AsyncIterator[tuple[Served, asyncio.subprocess.Process]]:
+    """Serve as ``handoff-proxy serve`` does, in a process of its own; SIGTERM ends it."""
+    given = {
+        "PATH": os.environ["PATH"],
+        "PROXY_DATA_DIR": str(folder / "data"),
+        "PROXY_SHUTDOWN_GRACE": "1",
+        **(environment or {}),
+    }
+    if upstream is not None:
+        (folder / "teams.yaml").write_text(TEAM_FILE.format(upstream=upstream))
+        given["PROXY_TEAMS"] = str(folder / "teams.yaml")
+    port = port or free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "proxy.cli", "serve", "--port", str(port),
+        cwd=folder,
+        env={**given, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    log: list[bytes] = []
+    reading = asyncio.create_task(_read(process, log))
+    served = Served(f"http://127.0.0.1:{port}")
+    try:
+        await _until_ready(served, process, log)
+        yield served, process
+    finally:
+        await served.close_clients()
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
+        await reading
+
+
+async def _read(process: asyncio.subprocess.Process, log: list[bytes]) -> None:
+    assert process.stderr is not None
+    async for line in process.stderr:
+        log.append(line)
+
+
+async def _until_ready(served: Served, process: asyncio.subprocess.Process, log: list[bytes]) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, int(port))
+            except ConnectionRefusedError:
+                if process.returncode is not None:
+                    raise AssertionError(b"".join(log).decode()) from None
+                await asyncio.sleep(0.02)
+                continue
+            writer.close()
+            await writer.wait_closed()
+            return
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
