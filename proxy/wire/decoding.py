@@ -4,7 +4,8 @@ The fast path accepts, the slow path explains: msgspec decodes into types that s
 fails is the body decoded again, plainly, to mend what the contract forgives (an integer sent as ``1.0``) or to say
 exactly what is wrong. Nothing but ``InvalidRequest`` is raised, whatever the bytes.
 
-Of keys that come twice the last one counts, as in the official API. A body with a NUL character in it is refused:
+Of keys that come twice the last one counts. What is skipped (unknown keys inside of messages and tools) is only read
+as far as JSON is told from no JSON. A body with a NUL character in it is refused:
 not every database can keep one.
 """
 
@@ -105,8 +106,10 @@ def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> Chat
     )
 
 
-def conversation_id(value: str) -> str:
+def conversation_id(value: str, *, param: str = "X-Conversation-Id") -> str:
     """Return a conversation's id as a caller may choose it: 1–128 of ``A–Z a–z 0–9 . _ : -``.
+
+    ``param`` names where it was given, for the error.
 
     Raises:
         InvalidRequest: Anything else; an empty value counts as absent and is not for here.
@@ -114,8 +117,8 @@ def conversation_id(value: str) -> str:
     if _CONVERSATION_ID.fullmatch(value):
         return value
     raise InvalidRequest(
-        "Invalid 'X-Conversation-Id': expected 1 to 128 of the characters A-Z, a-z, 0-9, '.', '_', ':' and '-'.",
-        param="X-Conversation-Id",
+        f"Invalid '{param}': expected 1 to 128 of the characters A-Z, a-z, 0-9, '.', '_', ':' and '-'.",
+        param=param,
         code="invalid_value",
     )
 
@@ -136,7 +139,7 @@ def _decode_slowly(body: bytes, *, strict: bool) -> tuple[ChatBody, tuple[str, .
             values[name] = field.decode(keys[name])
         elif field.is_required:
             raise missing(name)
-    return ChatBody(**values), tuple(_HEADER_WORD.sub("_", key[:64]) for key in unknown)
+    return ChatBody(**values), tuple(_HEADER_WORD.sub("_", key[:64]) or "_" for key in unknown)
 
 
 def _holds_nul(text: bytes) -> bool:

@@ -206,4 +206,5 @@ def method_not_allowed(method: str, path: str, *, allow: str) -> Problem:
 
 
 def _cut(text: str, limit: int) -> str:
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair, as from a path, cannot leave
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
