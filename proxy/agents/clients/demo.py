@@ -15,7 +15,8 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from proxy.agents.clients.demo_script import ANY, SIDE, Reply, Script, bundled_scripts, situation_of
+from proxy.agents.clients.demo_script import ANY, SIDE, Reply, Script, bundled_scripts
+from proxy.agents.clients.demo_situation import situation_of
 from proxy.agents.clients.port import CallPiece, Finished, ModelDelta, ModelRequest, TextPiece
 from proxy.messages import AssistantMessage, FinishReason, Parameters, ToolCall, Usage, text_of
 
@@ -38,7 +39,7 @@ class DemoModel:
         self._word_delay = word_delay
         self._scripts = {**bundled_scripts(), **(scripts or {})}
         logger.warning(
-            "no language model is set up, a scripted demonstration answers; "
+            "a scripted demonstration answers in place of a language model; "
             "set OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL for a real one"
         )
 
