@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -36,7 +37,7 @@ from proxy.routes.dependencies import ModelFacts, Services
 from proxy.routes.middleware import RequestContext
 from proxy.settings import Settings
 from proxy.store.conversations import open_history
-from proxy.store.migrating import migrate, prepare_database
+from proxy.store.migrating import migrate, prepare_schema
 from proxy.tools.builtin import builtin_names, builtin_tools
 from proxy.tools.threads import ToolThreads
 
@@ -58,7 +59,7 @@ def prepare(settings: Settings) -> None:
         raise ConfigurationError(
             f"PROXY_DATA_DIR: {settings.data_dir} cannot be made ({error.strerror})"
         ) from None
-    prepare_database(settings.database)
+    asyncio.run(prepare_schema(settings.database))
 
 
 def migrate_database(settings: Settings) -> None:
@@ -67,7 +68,7 @@ def migrate_database(settings: Settings) -> None:
     Raises:
         ConfigurationError: The database was made by a newer version, or cannot be reached.
     """
-    migrate(settings.database)
+    asyncio.run(migrate(settings.database))
 
 
 def check_teams_at(settings: Settings) -> Report:
