@@ -104,12 +104,10 @@ class ChunkEncoder:
             and entry.position > self._after[0]
         ):
             # The hot path: one frame, of which only the text is new.
-            return b"id: %d\ndata: %b%b%b" % (
-                entry.position,
-                self._text_head,
-                encode(self._joints.join(event.text)),
-                self._text_tail,
-            )
+            text = encode(self._joints.join(event.text))
+            if not text.isascii():
+                text = sse.one_line(text)
+            return b"id: %d\ndata: %b%b%b" % (entry.position, self._text_head, text, self._text_tail)
         frames = self._frames(event)
         written = [
             sse.frame(data, entry.position, part)

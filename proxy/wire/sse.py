@@ -22,8 +22,26 @@ START: Position = (0, 0)
 _POSITION = re.compile(r"(\d{1,12})(?:\.(\d{1,4}))?", re.ASCII)
 
 
+# Readers built on Python's splitlines (httpx, requests) end a line at these too.
+_SEPARATORS = (
+    ("\u2028".encode(), b"\\u2028"),
+    ("\u2029".encode(), b"\\u2029"),
+    ("\u0085".encode(), b"\\u0085"),
+)
+
+
+def one_line(data: bytes) -> bytes:
+    """Return JSON text without anything that a reader could take for the end of a line."""
+    for separator, escaped in _SEPARATORS:
+        if separator in data:
+            data = data.replace(separator, escaped)
+    return data
+
+
 def frame(data: bytes, position: int, part: int = 0) -> bytes:
-    """Return one event; ``data`` is one line."""
+    """Return one event; ``data`` is JSON text."""
+    if not data.isascii():
+        data = one_line(data)
     if part:
         return b"id: %d.%d\ndata: %b\n\n" % (position, part, data)
     return b"id: %d\ndata: %b\n\n" % (position, data)
