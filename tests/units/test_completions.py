@@ -589,7 +589,7 @@ def test_a_resumed_stream_goes_on_exactly_after_what_was_seen(
     events: list[Event], options: AnswerOptions, fails: bool
 ) -> None:
     if fails:
-        events: list[Event] = [*events[:-1], Failed("upstream_error", "It failed.", USAGE)]
+        events = [*events[:-1], Failed("upstream_error", "It failed.", USAGE)]
     whole = frames(stream(*events, options=options))
 
     for number, (seen, _) in enumerate(whole, 1):
