@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.agents.clients.sse_reader import Event, EventReader
-from proxy.errors import UpstreamTooMuch
 
 
 def read(*pieces: bytes, max_line_bytes: int = 1024) -> list[Event]:
@@ -90,9 +89,13 @@ def test_an_event_is_given_as_soon_as_its_blank_line_is_there() -> None:
         pytest.param([b"data: " + b"x" * 400 + b"\n"] * 4, id="an event of many lines"),
     ],
 )
-def test_more_than_the_limit_is_refused(pieces: list[bytes]) -> None:
-    with pytest.raises(UpstreamTooMuch):
-        read(*pieces, max_line_bytes=1024)
+def test_nothing_is_read_behind_what_is_over_the_limit(pieces: list[bytes]) -> None:
+    reader = EventReader(max_line_bytes=1024)
+
+    events = [event for piece in (b"data: a\n\n", *pieces, b"data: b\n\n") for event in reader.feed(piece)]
+
+    assert events == [(b"", b"a")]
+    assert reader.is_over_limit
 
 
 def test_a_line_up_to_the_limit_is_read() -> None:

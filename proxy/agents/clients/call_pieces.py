@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from proxy.agents.clients.port import CallPiece
+from proxy.agents.clients.texts import without_nul
 from proxy.errors import UpstreamIncomplete, UpstreamProtocolError, UpstreamTooMuch
 
 MAX_CALLS = 256
@@ -224,8 +225,3 @@ def _content(function: FunctionDelta | None) -> tuple[str, str]:
         # Some send the arguments as the object itself.
         arguments = msgspec.json.encode(arguments).decode()
     return name if isinstance(name, str) else "", without_nul(arguments or "")
-
-
-def without_nul(text: str) -> str:
-    """Replace NUL, which PostgreSQL cannot store."""
-    return text.replace("\x00", "\ufffd") if "\x00" in text else text

@@ -23,7 +23,6 @@ import msgspec
 from autogen_core import EVENT_LOGGER_NAME, FunctionCall
 from autogen_core.models import ChatCompletionClient, CreateResult
 
-from proxy.agents.clients.call_pieces import without_nul
 from proxy.agents.clients.component_failures import failure_of
 from proxy.agents.clients.component_messages import (
     Family,
@@ -37,6 +36,7 @@ from proxy.agents.clients.component_thought import ThoughtSplitter
 from proxy.agents.clients.limits import ModelLimits
 from proxy.agents.clients.openai_chunks import clean_usage
 from proxy.agents.clients.port import CallPiece, Finished, ModelDelta, ModelRequest, ReasoningPiece, TextPiece
+from proxy.agents.clients.texts import clean
 from proxy.agents.definition import ComponentModel
 from proxy.errors import (
     ConfigurationError,
@@ -249,19 +249,19 @@ class _Answer:
         calls = result.content if isinstance(result.content, list) else []
         if isinstance(result.content, str) and not self._has_said and not deltas:
             if result.thought:
-                deltas.append(ReasoningPiece(without_nul(result.thought)))
+                deltas.append(ReasoningPiece(clean(result.thought)))
             if result.content:
-                deltas.append(TextPiece(without_nul(result.content)))
+                deltas.append(TextPiece(clean(result.content)))
             elif result.finish_reason == "unknown" and not deltas:
                 raise UpstreamIncomplete("incomplete", is_retryable=True)
         elif calls and result.thought and not self._has_said and not deltas:
-            deltas.append(ReasoningPiece(without_nul(result.thought)))
+            deltas.append(ReasoningPiece(clean(result.thought)))
         for index, call in enumerate(calls):
             if not call.name:
                 raise UpstreamProtocolError("protocol")
             if _is_cut(call, result.finish_reason):
                 raise UpstreamIncomplete("incomplete", is_retryable=True)
-            deltas.append(CallPiece(index, without_nul(call.arguments), call.name, call.id or None))
+            deltas.append(CallPiece(index, clean(call.arguments), call.name, call.id or None))
         reason = _REASONS.get(result.finish_reason, "stop")
         if calls and reason not in ("length", "content_filter"):
             reason = "tool_calls"

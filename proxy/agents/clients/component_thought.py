@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.agents.clients.call_pieces import without_nul
 from proxy.agents.clients.port import ModelDelta, ReasoningPiece, TextPiece
+from proxy.agents.clients.texts import clean
 
 
 class ThoughtSplitter:
@@ -15,7 +15,7 @@ class ThoughtSplitter:
 
     def read(self, piece: str) -> list[ModelDelta]:
         """Return what the piece says, and thinks."""
-        text = self._held + without_nul(piece)
+        text = self._held + clean(piece)
         self._held = ""
         if self._state == "start":
             if len(text) < len("<think>") and "<think>".startswith(text):

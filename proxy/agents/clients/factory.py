@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from proxy.agents.clients.circuit import Circuit
 from proxy.agents.clients.limits import ModelLimits
-from proxy.agents.clients.openai_wire import HttpSession, OpenAIWireModel
+from proxy.agents.clients.openai_wire import OpenAIWireModel
 from proxy.agents.clients.port import Model
+from proxy.agents.clients.provider_http import HttpSession
 from proxy.agents.clients.retrying import AttemptingModel, Candidate, RetryPolicy
 from proxy.agents.definition import ComponentModel, DemoModel, ModelDefinition, OpenAIModel
 from proxy.errors import ConfigurationError

@@ -12,10 +12,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from proxy.agents.clients.call_pieces import CallAssembler, CallDelta, Ending, without_nul
+from proxy.agents.clients.call_pieces import CallAssembler, CallDelta, Ending
 from proxy.agents.clients.port import Finished, ModelDelta, ReasoningPiece, RefusalPiece, TextPiece
 from proxy.agents.clients.refusals import error_event
 from proxy.agents.clients.sse_reader import EventReader
+from proxy.agents.clients.texts import clean, without_nul
 from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamTooMuch
 from proxy.messages import FinishReason, Usage
 
@@ -91,7 +92,9 @@ class AnswerReader:
             for name, data in self._events.feed(received):
                 self._event(name, data, deltas)
                 if self.is_finished:
-                    break
+                    return deltas
+            if self._events.is_over_limit:
+                raise UpstreamTooMuch("too_much")
         except UpstreamFailed as failure:
             if not deltas:
                 raise
@@ -273,7 +276,6 @@ def _decoded(data: bytes) -> _Chunk:
     # msgspec refuses raw control characters, NaN and half surrogate pairs; some models produce them.
     try:
         loose = json.loads(data, strict=False, parse_constant=lambda _: None)
-        text = json.dumps(loose, ensure_ascii=False)
-        return _decode(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+        return _decode(clean(json.dumps(loose, ensure_ascii=False)))
     except (ValueError, RecursionError):
         raise UpstreamProtocolError("protocol") from None

@@ -9,19 +9,25 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
 import aiohttp
-from aiohttp import http_exceptions
 from yarl import URL
 
 from proxy.agents.clients.limits import Alarm, ModelLimits
 from proxy.agents.clients.openai_chunks import AnswerReader
 from proxy.agents.clients.openai_request import body_of, headers_of
 from proxy.agents.clients.port import ModelDelta, ModelRequest
+from proxy.agents.clients.provider_http import (
+    TRANSPORT_ERRORS,
+    HttpSession,
+    abort,
+    error_body,
+    unreachable,
+    watch,
+)
 from proxy.agents.clients.refusals import refusal
 from proxy.agents.definition import OpenAIModel
 from proxy.errors import (
@@ -30,46 +36,15 @@ from proxy.errors import (
     UpstreamProtocolError,
     UpstreamTimeout,
     UpstreamTooMuch,
-    UpstreamUnreachable,
 )
 
 logger = logging.getLogger(__name__)
 
-_ERROR_BODY_BYTES = 64 * 1024
 _LARGE_BODY_BYTES = 1024 * 1024
-_FOR_ERROR_BODY = 2.0
 _AFTER_REASON = 2.0
 """Seconds that a finished answer waits for its usage, and for the end of its stream."""
 _FOR_REUSE = 0.05
 """Seconds that a read answer waits for the end of its body, so that the connection can be used again."""
-_TRANSPORT_ERRORS = (aiohttp.ClientError, http_exceptions.HttpProcessingError, OSError, RuntimeError)
-"""What aiohttp raises when a connection fails. It has a bare ``RuntimeError`` for a read after the loss."""
-
-
-class HttpSession:
-    """The connections of one process, opened when they are first needed."""
-
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
-
-    def get(self) -> aiohttp.ClientSession:
-        """Return the session; must be called inside the loop that it is for."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                # How many calls run at once is decided where turns are admitted, not by a queue down here.
-                connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-                timeout=aiohttp.ClientTimeout(total=None),
-            )
-        return self._session
-
-    async def close(self) -> None:
-        """Close every connection; ``get`` opens anew."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
 
 
 class OpenAIWireModel:
@@ -134,9 +109,9 @@ class OpenAIWireModel:
             )
             if response.status < 300:
                 return response, b""
-            return response, await _error_body(response)
-        except _TRANSPORT_ERRORS as error:
-            raise _unreachable(error) from None
+            return response, await error_body(response)
+        except TRANSPORT_ERRORS as error:
+            raise unreachable(error) from None
 
 
 class _Answer:
@@ -152,6 +127,7 @@ class _Answer:
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._give_up)
         self._response: aiohttp.ClientResponse | None = None
+        self._broken: UpstreamFailed | None = None
         self._is_whole = False
         self._has_received = False
 
@@ -162,18 +138,19 @@ class _Answer:
                 response = self._response = await self._model.ask(self._request)
         except TimeoutError:
             if self._response is not None:
-                _abort(self._response)
+                abort(self._response)
             raise UpstreamTimeout("timeout_first") from None
         encoding = response.headers.get("content-encoding", "identity")
         kind = response.content_type
         if encoding.lower() != "identity":
-            _abort(response)
+            abort(response)
             raise UpstreamProtocolError("protocol")
         if kind == "text/html":
             # The page of a gateway whose provider is gone.
-            _abort(response)
+            abort(response)
             raise UpstreamFailed("status_5xx", is_retryable=True)
         self._is_whole = kind == "application/json" or kind.endswith("+json")
+        self._end_watch = watch(response, self._wake)
         return self
 
     def __aiter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
@@ -203,34 +180,49 @@ class _Answer:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._alarm.stop()
+        self._end_watch()
         response = self._response
-        if response is None or response.connection is None:
+        assert response is not None
+        if response.connection is None:
             return
         try:
             if kind is None and self._reader.is_finished:
                 async with asyncio.timeout(_FOR_REUSE):
                     await response.content.wait_eof()
-        except (TimeoutError, *_TRANSPORT_ERRORS):
+        except (TimeoutError, *TRANSPORT_ERRORS):
             pass
         finally:
-            _abort(response)
+            abort(response)
 
     async def _more(self) -> bytes:
         """Return what came since the last read, b"" at the end."""
         assert self._response is not None
+        if self._broken is not None:
+            return self._end_of_broken()
         self._alarm.set(self._deadline())
         try:
             return await self._response.content.readany()
-        except UpstreamTimeout:
-            if self._reader.has_reason:
-                return b""
-            raise
-        except _TRANSPORT_ERRORS:
-            if self._reader.has_reason:
-                return b""
-            raise UpstreamFailed("broken", is_retryable=True) from None
+        except UpstreamTimeout as failure:
+            self._broken = failure
+        except TRANSPORT_ERRORS:
+            self._broken = UpstreamFailed("broken", is_retryable=True)
         finally:
             self._alarm.pause()
+        return self._unread() or self._end_of_broken()
+
+    def _end_of_broken(self) -> bytes:
+        assert self._broken is not None
+        if self._reader.has_reason:
+            # The answer itself is whole.
+            return b""
+        raise self._broken from None
+
+    def _unread(self) -> bytes:
+        """Return what came before the connection broke; aiohttp keeps it behind the exception."""
+        assert self._response is not None
+        content = self._response.content
+        content.set_exception(None)  # type: ignore[arg-type]
+        return content.read_nowait()
 
     async def _whole(self) -> bytes:
         body = bytearray()
@@ -241,6 +233,12 @@ class _Answer:
         if not body:
             raise UpstreamFailed("status_5xx", is_retryable=True)
         return bytes(body)
+
+    def _wake(self) -> None:
+        assert self._response is not None
+        content = self._response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError())
 
     def _deadline(self) -> float:
         reader = self._reader
@@ -265,42 +263,3 @@ def _accepted(response: aiohttp.ClientResponse, error_body: bytes) -> aiohttp.Cl
     if response.status >= 300:
         raise refusal(response.status, error_body, response.headers)
     return response
-
-
-async def _error_body(response: aiohttp.ClientResponse) -> bytes:
-    """Return what can be had of it; the status alone says the most."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_FOR_ERROR_BODY):
-            while len(body) < _ERROR_BODY_BYTES and (received := await response.content.readany()):
-                body += received
-    except (TimeoutError, *_TRANSPORT_ERRORS):
-        pass
-    finally:
-        _abort(response)
-    return bytes(body[:_ERROR_BODY_BYTES])
-
-
-def _abort(response: aiohttp.ClientResponse) -> None:
-    """Let go of the connection at once; one that was read to its end has been given back already."""
-    connection = response.connection
-    if connection is not None and connection.transport is not None:
-        # Closing would wait for the other side of TLS to agree.
-        connection.transport.abort()
-    response.close()
-
-
-def _unreachable(error: Exception) -> UpstreamFailed:
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            return UpstreamUnreachable("dns", is_retryable=True)
-        case aiohttp.ClientSSLError() | ssl.SSLError():
-            return UpstreamUnreachable("tls")
-        case aiohttp.ConnectionTimeoutError():
-            return UpstreamUnreachable("connect_timeout", is_retryable=True)
-        case aiohttp.ClientConnectorError():
-            return UpstreamUnreachable("refused", is_retryable=True)
-        case aiohttp.InvalidURL():
-            return UpstreamUnreachable("refused")
-        case _:
-            return UpstreamUnreachable("broken", is_retryable=True)

@@ -7,8 +7,6 @@ fields are skipped, a blank line ends an event. Only ``event`` and ``data`` are 
 
 from __future__ import annotations
 
-from proxy.errors import UpstreamTooMuch
-
 Event = tuple[bytes, bytes]
 """Name (empty for an ordinary event) and data. Data is not decoded, so a character may not be cut by a split."""
 
@@ -29,13 +27,11 @@ class EventReader:
         self._further_bytes = 0
         self._is_at_start = True
         self._ended_with_cr = False
+        self.is_over_limit = False
+        """Whether a line, or the data of one event, was too long; nothing is read from there on."""
 
     def feed(self, received: bytes) -> list[Event]:
-        """Return the events that these bytes complete, in order.
-
-        Raises:
-            UpstreamTooMuch: A line, or the data of one event, is over the limit.
-        """
+        """Return the events that these bytes complete, in order."""
         if self._is_at_start:
             received = self._without_mark(received)
         if self._ended_with_cr and received:
@@ -52,9 +48,11 @@ class EventReader:
                 return []
             lines[0] = bytes(self._tail) + lines[0]
             self._tail.clear()
-        if unfinished := lines.pop():
+        unfinished = lines.pop()
+        events = self._events(lines)
+        if unfinished:
             self._keep(unfinished)
-        return self._events(lines)
+        return events
 
     def end(self) -> list[Event]:
         """Return what the stream held when it ended: at most one event that no blank line closed.
@@ -72,7 +70,9 @@ class EventReader:
         data = self._data
         for line in lines:
             if len(line) > limit:
-                raise UpstreamTooMuch("too_much")
+                self.is_over_limit = True
+            if self.is_over_limit:
+                break
             if line.startswith(b"data: "):
                 self._add(line[6:])
             elif line:
@@ -97,14 +97,14 @@ class EventReader:
     def _add(self, value: bytes) -> None:
         if self._data:
             self._further_bytes += len(value) + 1
-            if self._further_bytes > self._max_line_bytes:
-                raise UpstreamTooMuch("too_much")
+            self.is_over_limit = self._further_bytes > self._max_line_bytes
         self._data.append(value)
 
     def _keep(self, unfinished: bytes) -> None:
-        self._tail += unfinished
-        if len(self._tail) > self._max_line_bytes:
-            raise UpstreamTooMuch("too_much")
+        if len(self._tail) + len(unfinished) > self._max_line_bytes:
+            self.is_over_limit = True
+        if not self.is_over_limit:
+            self._tail += unfinished
 
     def _without_mark(self, received: bytes) -> bytes:
         """Take a byte order mark off, and hold its bytes back while they could still be one."""
