@@ -1,0 +1,113 @@
+"""How turns are begun: a group of them by four statements, whatever its size.
+
+Nothing is raised in the usual course of things. A turn whose place is taken is passed over by the database and
+missing in what was begun; it is then tried alone, where the reason is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, select, update
+
+from proxy.errors import ConversationBusy
+from proxy.exchange.history import Begun, IdempotencyKeyTaken
+from proxy.store.dialects import IS_RUNNING, insert_into, listed
+from proxy.store.tables import conversations, items, turns
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Begin:
+    """A turn to begin, as rows. Those of ``input`` have no turn yet."""
+
+    conversation: dict[str, Any]
+    turn: dict[str, Any]
+    input: Sequence[dict[str, Any]]
+
+
+class Beginnings:
+    """Begins turns in the words of one dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        add = insert_into(dialect, conversations)
+        self._ensure_conversation = add.on_conflict_do_update(
+            index_elements=["caller", "id"],
+            set_={"end_user": add.excluded.end_user},
+            where=and_(conversations.c.end_user == "", add.excluded.end_user != ""),
+        )
+        conversation = (
+            select(conversations.c.key)
+            .where(
+                conversations.c.caller == bindparam("of_caller"),
+                conversations.c.id == bindparam("of_conversation"),
+            )
+            .scalar_subquery()
+        )
+        self._add_turn = (
+            insert_into(dialect, turns).values(conversation=conversation).on_conflict_do_nothing()
+        )
+        ids = listed(dialect, "ids")
+        self._begun = select(turns.c.id, turns.c.key, turns.c.conversation, turns.c.worker).where(
+            turns.c.id.in_(select(ids.c.value)), IS_RUNNING
+        )
+        self._add_items = insert_into(dialect, items).on_conflict_do_nothing()
+        self._interrupt = (
+            update(turns)
+            .where(turns.c.conversation == conversation, IS_RUNNING, turns.c.lease_until < bindparam("now"))
+            .values(status="interrupted", idempotency_key=None, finished_at=bindparam("now"))
+        )
+        self._with_key = select(turns.c.id).where(
+            turns.c.caller == bindparam("of_caller"), turns.c.idempotency_key == bindparam("of_key")
+        )
+
+    def together(self, connection: Connection, begins: Sequence[Begin]) -> dict[Begin, Begun]:
+        """Begin the turns that can be begun as things stand.
+
+        A turn that is there already under this id, running for this worker, counts as begun: the answer to its
+        commit was lost.
+        """
+        # Every worker writes in the same order, so that no two wait for each other.
+        begins = sorted(begins, key=lambda begin: (begin.turn["of_caller"], begin.turn["of_conversation"]))
+        connection.execute(self._ensure_conversation, [begin.conversation for begin in begins])
+        connection.execute(self._add_turn, [begin.turn for begin in begins])
+        found = {
+            (row.id, row.worker): Begun(row.key, row.conversation)
+            for row in connection.execute(self._begun, {"ids": [begin.turn["id"] for begin in begins]})
+        }
+        begun: dict[Begin, Begun] = {}
+        said: list[dict[str, Any]] = []
+        for begin in begins:
+            if (place := found.get((begin.turn["id"], begin.turn["worker"]))) is not None:
+                begun[begin] = place
+                said += (
+                    {"turn": place.turn, "position": position} | row
+                    for position, row in enumerate(begin.input)
+                )
+        if said:
+            connection.execute(self._add_items, said)
+        return begun
+
+    def alone(self, connection: Connection, begin: Begin) -> Begun:
+        """Begin a turn, in the place of one whose lease ran out if need be.
+
+        Raises:
+            ConversationBusy: Another turn of the conversation is running; nothing may be committed.
+            IdempotencyKeyTaken: Another turn of the caller's has the key; nothing may be committed.
+        """
+        turn = begin.turn
+        self._refuse_taken_key(connection, turn)
+        connection.execute(self._interrupt, turn | {"now": turn["created_at"]})
+        begun = self.together(connection, [begin]).get(begin)
+        if begun is None:
+            # Another worker may have been quicker after we looked.
+            self._refuse_taken_key(connection, turn)
+            raise ConversationBusy
+        return begun
+
+    def _refuse_taken_key(self, connection: Connection, turn: dict[str, Any]) -> None:
+        if (key := turn["idempotency_key"]) is not None:
+            taken_by = connection.scalar(self._with_key, {"of_caller": turn["caller"], "of_key": key})
+            if taken_by not in (None, turn["id"]):
+                raise IdempotencyKeyTaken

@@ -1,0 +1,145 @@
+"""``History`` in a SQL database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+from proxy.errors import StoreUnavailable
+from proxy.exchange.history import Begun, ChainTurn, Conversation, NewTurn, Place, TurnEnd, TurnRecord
+from proxy.store import rows
+from proxy.store.beginning import Begin
+from proxy.store.database import Database, open_database
+from proxy.store.ending import Finish
+from proxy.store.leases import Leases
+from proxy.store.reading import Reading
+from proxy.store.writer import Writer
+from proxy.store.writing import Call, Writing
+
+TIME_LIMIT = 10.0
+READY_WITHIN = 2.0
+# From here on compressing takes long enough to be felt by everyone else.
+_LARGE_BYTES = 256 * 1024
+
+
+class SqlHistory:
+    """See ``History``. Made in the event loop that uses it; ``time_limit`` (seconds) is how long a call waits for a
+    database that is locked or gone.
+    """
+
+    def __init__(self, database: Database, *, time_limit: float = TIME_LIMIT) -> None:
+        self._database = database
+        self._writer = Writer(database, Writing(database.dialect), time_limit=time_limit)
+        self._reading = Reading(database.dialect)
+        self._leases = Leases(database.dialect)
+        self._large_ends: set[asyncio.Task[bool]] = set()
+
+    async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._reading.conversation(on, caller, conversation_id))
+
+    async def begin(self, turn: NewTurn) -> Begun:
+        """See ``History``. A cancelled call leaves no running turn behind."""
+        said = rows.item_rows(turn.input, is_input=True) if turn.is_stored else []
+        return cast(
+            Begun, await self._writer.write(Begin(rows.conversation_row(turn), rows.turn_row(turn), said))
+        )
+
+    async def finish(self, end: TurnEnd) -> bool:
+        """See ``History``. A cancelled call is done all the same; a turn whose end is refused does not run on."""
+        if len(end.journal) < _LARGE_BYTES:
+            return await self._finish(end, rows.pack(end.journal))
+        task = asyncio.create_task(self._finish_large(end), name="large end of a turn")
+        self._large_ends.add(task)
+        task.add_done_callback(self._large_ends.discard)
+        return await asyncio.shield(task)
+
+    async def chain(self, turn: int) -> Sequence[ChainTurn]:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._reading.chain(on, turn))
+
+    async def find_places(
+        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
+    ) -> Sequence[Place]:
+        """See ``History``."""
+        if not fingerprints:
+            return []
+        return await self._database.read(lambda on: self._reading.places(on, fingerprints, conversation))
+
+    async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> Place | None:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._reading.last_answer(on, digest, conversation))
+
+    async def find_pending(
+        self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
+    ) -> Sequence[tuple[str, int]]:
+        """See ``History``. Of one id, the newest hundred are told."""
+        if not call_ids:
+            return []
+        return await self._database.read(lambda on: self._reading.pending(on, caller, call_ids, conversation))
+
+    async def turn(self, caller: str, turn_id: str) -> TurnRecord | None:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._reading.by_id(on, caller, turn_id))
+
+    async def turn_by_idempotency_key(self, caller: str, key: str) -> TurnRecord | None:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._reading.by_idempotency_key(on, caller, key))
+
+    async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._reading.by_body(on, caller, digest, since))
+
+    async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
+        """See ``History``."""
+        call = Call(lambda on: self._leases.renew(on, worker, lease_until))
+        return cast(Sequence[str], await self._writer.write(call))
+
+    async def request_cancel(self, caller: str, turn_id: str) -> bool:
+        """See ``History``."""
+        return cast(
+            bool, await self._writer.write(Call(lambda on: self._leases.request_cancel(on, caller, turn_id)))
+        )
+
+    async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
+        """See ``History``."""
+        return cast(
+            int, await self._writer.write(Call(lambda on: self._leases.interrupt(on, now, dead_workers)))
+        )
+
+    async def running_workers(self) -> Sequence[str]:
+        """See ``History``."""
+        return await self._database.read(self._reading.running_workers)
+
+    async def is_ready(self) -> bool:
+        """Whether the database takes a write within two seconds: reading goes on where writing does not."""
+        try:
+            async with asyncio.timeout(READY_WITHIN):
+                await self._writer.write(Call(self._reading.ask))
+        except (StoreUnavailable, TimeoutError):
+            return False
+        return True
+
+    async def close(self) -> None:
+        """See ``History``."""
+        if self._large_ends:
+            await asyncio.wait(self._large_ends)
+        await self._writer.close()
+        await self._database.close()
+
+    async def _finish_large(self, end: TurnEnd) -> bool:
+        return await self._finish(end, await asyncio.to_thread(rows.pack, end.journal))
+
+    async def _finish(self, end: TurnEnd, journal: bytes | None) -> bool:
+        finish = Finish(end, rows.item_rows(end.items, is_input=False), journal)
+        return cast(bool, await self._writer.write(finish))
+
+
+def open_history(url: str, *, time_limit: float = TIME_LIMIT) -> SqlHistory:
+    """Return the history in the database at the URL, whose schema is as it should be (see ``migrating``).
+
+    Raises:
+        ConfigurationError: The URL cannot be used.
+    """
+    return SqlHistory(open_database(url, time_limit=time_limit), time_limit=time_limit)

@@ -1,0 +1,274 @@
+"""``History`` in memory: for tests, and for programs that embed the proxy and keep nothing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from proxy.errors import ConversationBusy
+from proxy.exchange.history import (
+    Begun,
+    ChainTurn,
+    Conversation,
+    IdempotencyKeyTaken,
+    NewTurn,
+    Place,
+    TurnEnd,
+    TurnRecord,
+)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A turn: its record, and what is not told in a record."""
+
+    record: TurnRecord
+    conversation: Conversation
+    end: TurnEnd | None = None
+    is_to_stop: bool = False
+
+
+class MemoryHistory:
+    """See ``History``. Nothing outlives the object."""
+
+    def __init__(self) -> None:
+        self._conversations: dict[tuple[str, str], Conversation] = {}
+        self._turns: dict[int, _Kept] = {}
+        self._keys = itertools.count(1)
+
+    async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
+        """See ``History``."""
+        return self._conversations.get((caller, conversation_id))
+
+    async def begin(self, turn: NewTurn) -> Begun:
+        """See ``History``."""
+        if turn.idempotency_key is not None and self._by_key(turn.caller, turn.idempotency_key):
+            raise IdempotencyKeyTaken
+        place = (turn.caller, turn.conversation_id)
+        known = self._conversations.get(place)
+        for kept in self._running(lambda kept: known is not None and kept.conversation.key == known.key):
+            if kept.record.lease_until >= turn.created_at:
+                raise ConversationBusy
+            self._interrupt(kept, turn.created_at)
+        if known is None:
+            known = Conversation(
+                next(self._keys),
+                turn.conversation_id,
+                turn.caller,
+                turn.end_user,
+                turn.team,
+                None,
+                turn.created_at,
+            )
+        elif not known.end_user:
+            known = replace(known, end_user=turn.end_user)
+        self._conversations[place] = known
+        key = next(self._keys)
+        self._turns[key] = _Kept(_running_record(key, turn), known)
+        return Begun(key, known.key)
+
+    async def finish(self, end: TurnEnd) -> bool:
+        """See ``History``."""
+        kept = self._turns.get(end.turn)
+        if kept is None:
+            return False
+        if kept.record.status != "running":
+            return kept.end is not None and _is_same(kept.end, end)
+        kept.end = end
+        kept.record = _ended_record(kept.record, end)
+        if end.is_history:
+            place = (kept.record.caller, kept.record.conversation_id)
+            self._conversations[place] = replace(self._conversations[place], head=end.turn)
+        return True
+
+    async def chain(self, turn: int) -> Sequence[ChainTurn]:
+        """See ``History``."""
+        chain: list[ChainTurn] = []
+        key: int | None = turn
+        while key is not None and (kept := self._turns.get(key)) is not None:
+            record = kept.record
+            chain.append(
+                ChainTurn(
+                    turn=key,
+                    agent=record.agent,
+                    is_stored=record.is_stored,
+                    items=[*record.input, *record.items],
+                    pending=kept.end.pending if kept.end else (),
+                    conversation_id=record.conversation_id,
+                    end_user=record.end_user,
+                    fingerprint=kept.end.fingerprint if kept.end and kept.end.is_history else None,
+                )
+            )
+            key = record.parent
+        return chain[::-1]
+
+    async def find_places(
+        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
+    ) -> Sequence[Place]:
+        """See ``History``."""
+        found = (self._newest(partial(_has_fingerprint, one), conversation) for one in set(fingerprints))
+        return [place for place in found if place is not None]
+
+    async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> Place | None:
+        """See ``History``."""
+        return self._newest(lambda end: end.last_answer == digest, conversation)
+
+    async def find_pending(
+        self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
+    ) -> Sequence[tuple[str, int]]:
+        """See ``History``."""
+        return [
+            (call_id, key)
+            for key, kept in reversed(self._turns.items())
+            if kept.end is not None
+            and kept.record.caller == caller
+            and conversation in (None, kept.conversation.key)
+            for call_id in dict.fromkeys(kept.end.pending)
+            if call_id in call_ids
+        ]
+
+    async def turn(self, caller: str, turn_id: str) -> TurnRecord | None:
+        """See ``History``."""
+        return self._last(lambda record: record.caller == caller and record.id == turn_id)
+
+    async def turn_by_idempotency_key(self, caller: str, key: str) -> TurnRecord | None:
+        """See ``History``."""
+        return self._by_key(caller, key)
+
+    async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
+        """See ``History``."""
+        return self._last(
+            lambda record: (
+                record.caller == caller
+                and record.body_digest == digest
+                and record.created_at >= since
+                and record.status in ("running", "completed")
+            )
+        )
+
+    async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
+        """See ``History``."""
+        ours = list(self._running(lambda kept: kept.record.worker == worker))
+        for kept in ours:
+            kept.record = replace(kept.record, lease_until=lease_until)
+        return [kept.record.id for kept in ours if kept.is_to_stop]
+
+    async def request_cancel(self, caller: str, turn_id: str) -> bool:
+        """See ``History``."""
+        found = list(self._running(lambda kept: (kept.record.caller, kept.record.id) == (caller, turn_id)))
+        for kept in found:
+            kept.is_to_stop = True
+        return bool(found)
+
+    async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
+        """See ``History``."""
+        lost = list(self._running(lambda kept: _is_lost(kept.record, now, dead_workers)))
+        for kept in lost:
+            self._interrupt(kept, now)
+        return len(lost)
+
+    async def running_workers(self) -> Sequence[str]:
+        """See ``History``."""
+        return list({kept.record.worker for kept in self._running(lambda _: True)})
+
+    async def is_ready(self) -> bool:
+        """See ``History``."""
+        return True
+
+    async def close(self) -> None:
+        """See ``History``."""
+
+    def _running(self, is_wanted: Callable[[_Kept], bool]) -> Iterator[_Kept]:
+        return (kept for kept in self._turns.values() if kept.record.status == "running" and is_wanted(kept))
+
+    def _interrupt(self, kept: _Kept, now: float) -> None:
+        kept.record = replace(kept.record, status="interrupted", finished_at=now, idempotency_key=None)
+
+    def _last(self, is_wanted: Callable[[TurnRecord], bool]) -> TurnRecord | None:
+        return next((kept.record for kept in reversed(self._turns.values()) if is_wanted(kept.record)), None)
+
+    def _by_key(self, caller: str, key: str) -> TurnRecord | None:
+        return self._last(lambda record: record.caller == caller and record.idempotency_key == key)
+
+    def _newest(self, is_wanted: Callable[[TurnEnd], bool], conversation: int | None) -> Place | None:
+        found = [
+            (kept, kept.end)
+            for kept in self._turns.values()
+            if kept.end is not None
+            and kept.end.is_history
+            and conversation in (None, kept.conversation.key)
+            and is_wanted(kept.end)
+        ]
+        if not found:
+            return None
+        kept, end = found[-1]
+        return Place(
+            turn=end.turn,
+            conversation=kept.conversation.key,
+            conversation_id=kept.conversation.id,
+            agent=end.agent,
+            fingerprint=end.fingerprint or b"",
+            is_unique=len(found) == 1,
+        )
+
+
+def _running_record(key: int, turn: NewTurn) -> TurnRecord:
+    return TurnRecord(
+        turn=key,
+        id=turn.id,
+        caller=turn.caller,
+        end_user=turn.end_user,
+        conversation_id=turn.conversation_id,
+        team=turn.team,
+        model=turn.model,
+        parent=turn.parent,
+        status="running",
+        is_history=False,
+        agent=turn.agent,
+        is_stored=turn.is_stored,
+        is_listed=turn.is_listed,
+        metadata=dict(turn.metadata) if turn.is_stored else {},
+        options=turn.options,
+        worker=turn.worker,
+        lease_until=turn.lease_until,
+        created_at=turn.created_at,
+        finished_at=None,
+        finish_reason=None,
+        error_code=None,
+        body_digest=turn.body_digest,
+        idempotency_key=turn.idempotency_key,
+        input=list(turn.input) if turn.is_stored else [],
+        items=[],
+        uses=[],
+        journal=b"",
+    )
+
+
+def _ended_record(record: TurnRecord, end: TurnEnd) -> TurnRecord:
+    return replace(
+        record,
+        status=end.status,
+        is_history=end.is_history,
+        agent=end.agent,
+        items=list(end.items) if record.is_stored else [],
+        uses=list(end.uses),
+        finished_at=end.finished_at,
+        finish_reason=end.finish_reason,
+        error_code=end.error_code,
+        journal=end.journal if record.is_stored else b"",
+        idempotency_key=record.idempotency_key if end.is_history else None,
+    )
+
+
+def _has_fingerprint(fingerprint: bytes, end: TurnEnd) -> bool:
+    return end.fingerprint == fingerprint
+
+
+def _is_same(one: TurnEnd, other: TurnEnd) -> bool:
+    return (one.status, one.finished_at) == (other.status, other.finished_at)
+
+
+def _is_lost(record: TurnRecord, now: float, dead_workers: Collection[str]) -> bool:
+    return record.lease_until < now or record.worker in dead_workers

@@ -1,0 +1,198 @@
+"""The tables, the same on SQLite and PostgreSQL.
+
+A changed table comes with a migration; a test compares the two. Keys (``key``, ``turn``, ``conversation``) are the
+store's own and give the order; ids are public. Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+def storable(words: str) -> str:
+    """Return the text as both databases take it: PostgreSQL refuses NUL, and no encoding has lone surrogates."""
+    if "\0" in words:
+        words = words.replace("\0", "\ufffd")
+    if words.isascii():
+        return words
+    return words.encode("utf-8", "replace").decode()
+
+
+def indexable(name: str) -> str:
+    """Return the text, or a digest when it is too long for an index of PostgreSQL (2,704 bytes for the whole row)."""
+    name = storable(name)
+    return name if len(name) <= 256 else f"blake2b:{blake2b(name.encode(), digest_size=32).hexdigest()}"
+
+
+class Words(TypeDecorator[str]):
+    """Text from outside, made storable on its way in."""
+
+    impl = Text
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Return the function that every value goes through."""
+        # Not process_bind_param: this is called for some twenty values of every turn.
+        return lambda value: value if value is None else storable(value)
+
+
+class Name(Words):
+    """Text from outside that is looked up."""
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Return the function that every value goes through."""
+        return lambda value: value if value is None else indexable(value)
+
+
+class Digest(TypeDecorator[bytes]):
+    """A digest, kept as hexadecimal text so that lists of them fit into one parameter on both databases."""
+
+    impl = String
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Return the function that every value goes through."""
+        return lambda value: value if value is None else value.hex()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> bytes | None:
+        """Return the digest."""
+        return value if value is None else bytes.fromhex(value)
+
+
+# SQLite numbers rows by itself only in a column whose type is INTEGER.
+_Key = BigInteger().with_variant(Integer, "sqlite")
+_Json = JSON().with_variant(JSONB(), "postgresql")
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("key", _Key, primary_key=True),
+    Column("id", Name, nullable=False),
+    Column("caller", Name, nullable=False),
+    Column("end_user", Words, nullable=False),
+    Column("team", Words, nullable=False),
+    Column("head", _Key),
+    Column("metadata", _Json, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("caller", "id"),
+    # Keys give the order, so the key of a deleted row is never used again.
+    sqlite_autoincrement=True,
+)
+
+# ``head`` and ``parent`` are no foreign keys: whole conversations are deleted at once, and checking each of their
+# turns for children would make that slow.
+turns = Table(
+    "turns",
+    metadata,
+    Column("key", _Key, primary_key=True),
+    Column("id", Name, nullable=False),
+    Column("conversation", _Key, ForeignKey("conversations.key", ondelete="CASCADE"), nullable=False),
+    Column("parent", _Key),
+    Column("caller", Name, nullable=False),
+    Column("end_user", Words, nullable=False),
+    Column("team", Words, nullable=False),
+    Column("model", Words, nullable=False),
+    Column("status", String, nullable=False),
+    Column("is_history", Boolean, nullable=False),
+    Column("agent", Words, nullable=False),
+    Column("is_stored", Boolean, nullable=False),
+    Column("is_listed", Boolean, nullable=False),
+    Column("metadata", _Json, nullable=False),
+    Column("options", LargeBinary, nullable=False),
+    Column("worker", Words, nullable=False),
+    Column("lease_until", Double, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False, server_default=false()),
+    Column("created_at", Double, nullable=False),
+    Column("finished_at", Double),
+    Column("finish_reason", String),
+    Column("error_code", Words),
+    Column("fingerprint", Digest),
+    Column("last_answer", Digest),
+    Column("idempotency_key", Name),
+    Column("body_digest", Digest),
+    Column("inputs", Integer, nullable=False, doc="how many items are input"),
+    Column("pending", Words, doc="JSON list of call ids"),
+    Column("uses", Words, doc="JSON list: what the agents used of the models"),
+    Column("journal", LargeBinary),
+    UniqueConstraint("id"),
+    UniqueConstraint("caller", "idempotency_key"),
+    sqlite_autoincrement=True,
+)
+
+
+def _index(name: str, *columns: Column[Any], where: str | None = None, unique: bool = False) -> None:
+    condition = None if where is None else text(where)
+    Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+
+
+_of = turns.c
+_index("ix_turns_running", _of.conversation, where="status = 'running'", unique=True)
+_index("ix_turns_worker", _of.worker, where="status = 'running'")
+_index("ix_turns_fingerprint", _of.fingerprint, _of.key, where="fingerprint IS NOT NULL")
+_index("ix_turns_last_answer", _of.last_answer, _of.key, where="last_answer IS NOT NULL")
+_index("ix_turns_conversation_fingerprint", _of.conversation, _of.fingerprint, _of.key)
+_index(
+    "ix_turns_conversation_last_answer",
+    _of.conversation,
+    _of.last_answer,
+    _of.key,
+    where="last_answer IS NOT NULL",
+)
+_index("ix_turns_body_digest", _of.caller, _of.body_digest, _of.key, where="body_digest IS NOT NULL")
+_index("ix_turns_listed", _of.caller, _of.key, where="is_listed")
+
+items = Table(
+    "items",
+    metadata,
+    Column("turn", _Key, ForeignKey("turns.key", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("is_input", Boolean, nullable=False),
+    Column("agent", Words),
+    Column("visible", Boolean, nullable=False),
+    Column("message", Text, nullable=False, doc="JSON in the words of the OpenAI wire"),
+)
+
+pending_calls = Table(
+    "pending_calls",
+    metadata,
+    Column("caller", Name, primary_key=True),
+    Column("call_id", Name, primary_key=True),
+    Column("turn", _Key, ForeignKey("turns.key", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("conversation", _Key, nullable=False),
+    Index("ix_pending_calls_turn", "turn"),
+    Index("ix_pending_calls_conversation", "conversation", "call_id", "turn"),
+)
