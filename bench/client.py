@@ -1,0 +1,139 @@
+"""A client that costs little: it writes a rendered request, counts the words that come, and sees the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bench.scripts import WORD
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+class WrongAnswer(Exception):
+    """What came is not what was asked for, so that nothing measured with it would mean anything."""
+
+
+def request(
+    model: str, messages: Messages, *, stream: bool, headers: Mapping[str, str] | None = None
+) -> bytes:
+    """Return a whole request."""
+    body = json.dumps(
+        {"model": model, "messages": messages, "stream": stream}, separators=(",", ":")
+    ).encode()
+    more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+        f"accept: */*\r\nauthorization: Bearer bench\r\n{more}content-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+@dataclass(slots=True)
+class Answer:
+    """What was received; times are of ``time.perf_counter``."""
+
+    words: int = 0
+    asked_at: float = 0.0
+    first_word_at: float = 0.0
+    head: bytes = b""
+
+
+class Connection(asyncio.Protocol):
+    """A connection that stays open; one request at a time."""
+
+    def __init__(self) -> None:
+        self.answer = Answer()
+        self.first_word = asyncio.Event()
+        self._transport: asyncio.Transport
+        self._done: asyncio.Future[Answer] | None = None
+        self._left: int | None = None
+        self._tail = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(f"the connection was closed after {self.answer}")
+
+    def send(self, asked: bytes) -> asyncio.Future[Answer]:
+        """Send a request; the future is done at the end of its answer."""
+        self.answer = Answer(asked_at=time.perf_counter())
+        self.first_word.clear()
+        self._left, self._tail = None, b""
+        self._done = asyncio.get_running_loop().create_future()
+        self._transport.write(asked)
+        return self._done
+
+    async def ask(self, asked: bytes, words: int) -> Answer:
+        """Send a request and return its answer, which has to hold so many words.
+
+        Raises:
+            WrongAnswer: It was another one.
+        """
+        answer = await self.send(asked)
+        if answer.words != words:
+            raise WrongAnswer(f"{words} words expected, got {answer}")
+        return answer
+
+    def close(self) -> None:
+        """Leave, whatever is under way."""
+        self._done = None
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        answer = self.answer
+        if not answer.head:
+            data = self._begin(data)
+        # A word may be cut in two: the end of what came before is looked at again.
+        seen = self._tail + data
+        count = seen.count(WORD) - self._tail.count(WORD)
+        if count:
+            if not answer.words:
+                answer.first_word_at = time.perf_counter()
+                self.first_word.set()
+            answer.words += count
+        self._tail = seen[-5:]
+        if self._left is not None:
+            self._left -= len(data)
+        if self._left == 0 if self._left is not None else self._tail == b"0\r\n\r\n":
+            self._end()
+
+    def _begin(self, data: bytes) -> bytes:
+        head, separator, body = data.partition(b"\r\n\r\n")
+        if not separator or not head.startswith(b"HTTP/1.1 200"):
+            self._fail(data[:2000].decode(errors="replace"))
+        self.answer.head = head
+        for line in head.lower().split(b"\r\n"):
+            if line.startswith(b"content-length:"):
+                self._left = int(line.partition(b":")[2])
+        return body
+
+    def _end(self) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_result(self.answer)
+
+    def _fail(self, reason: str) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(WrongAnswer(reason))
+
+
+@asynccontextmanager
+async def connections(port: int, count: int) -> AsyncIterator[list[Connection]]:
+    """Open so many connections, and close them."""
+    loop = asyncio.get_running_loop()
+    opened: list[Connection] = []
+    try:
+        for _ in range(count):
+            _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
+            opened.append(connection)
+        yield opened
+    finally:
+        for connection in opened:
+            connection.close()

@@ -1,0 +1,268 @@
+"""What is measured, one function for each figure or group of figures.
+
+Each drives the servers in turn with the same requests and returns one value for each of them. CPU is what the
+server's process used between two marks, divided by what was done between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import statistics
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.client import Connection, Messages, connections, request
+from bench.processes import Field, Served
+from bench.scripts import HANDOFF, SCRIPTS
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One row of the table; a value is None where the server has no such thing."""
+
+    name: str
+    unit: str
+    floor: float | None
+    first_written: float | None
+    proxy: float | None
+    goal: float
+
+    @classmethod
+    def of(cls, name: str, unit: str, values: Iterable[float], *, goal: float) -> Figure:
+        """Make a row of the values of ``Field.servers``."""
+        floor, first_written, proxy = values
+        return cls(name, unit, floor, first_written, proxy, goal)
+
+
+Measure = Callable[[Field], Awaitable[list[Figure]]]
+
+
+async def chunks_singly(field: Field) -> list[Figure]:
+    """CPU of a chunk that arrives alone, on ten streams of 50 chunks a second."""
+    costs = [await _cost_of_chunks(server, "single", streams=10) for server in field.servers]
+    return [Figure.of("chunk arriving singly", "µs CPU", costs, goal=75)]
+
+
+async def chunks_in_bursts(field: Field) -> list[Figure]:
+    """CPU of a chunk among twenty that arrive together, on four streams of 50 bursts a second."""
+    costs = [await _cost_of_chunks(server, "bursts", streams=4) for server in field.servers]
+    return [Figure.of("chunk in bursts", "µs CPU", costs, goal=10)]
+
+
+async def _cost_of_chunks(server: Served, model: str, *, streams: int) -> float:
+    """Measure from where every stream is under way to where none has ended, so that requests do not count."""
+    script = SCRIPTS[model]
+    writes = script.chunks // script.per_write
+    lasting = writes * script.pause
+    async with connections(server.port, streams) as clients:
+        answers = []
+        for client in clients:
+            answers.append(client.send(request(model, _greeting(), stream=True)))
+            # So that the chunks of two streams seldom come at the same time.
+            await asyncio.sleep(script.pause * 1.1)
+        await asyncio.sleep(lasting * 0.1)
+        words, cpu = _words(clients), server.cpu_seconds()
+        await asyncio.sleep(lasting * 0.7)
+        cost = (server.cpu_seconds() - cpu) / (_words(clients) - words)
+        for answer in answers:
+            assert (await answer).words == script.chunks, "words were lost"
+    return cost * 1e6
+
+
+def _words(clients: Sequence[Connection]) -> int:
+    return sum(client.answer.words for client in clients)
+
+
+async def plain_requests(field: Field) -> list[Figure]:
+    """CPU of a request that is answered at once with one JSON object; at this server, a stored turn."""
+    costs = []
+    for server in field.servers:
+
+        async def ask(client: Connection) -> None:
+            asked = request("plain", _greeting(), stream=False)
+            await client.ask(asked, SCRIPTS["plain"].chunks)
+
+        costs.append(await _cost_of_each(server, ask, count=480, at_once=8))
+    return [Figure.of("plain request", "µs CPU", (cost * 1e6 for cost in costs), goal=1000)]
+
+
+async def handoff_turns(field: Field) -> list[Figure]:
+    """CPU of a turn in which one agent hands over to another, which says 40 chunks.
+
+    At the other two the client makes both calls itself.
+    """
+
+    async def two_calls(client: Connection) -> None:
+        for model in HANDOFF:
+            await client.ask(request(model, _greeting(), stream=True), SCRIPTS[model].chunks)
+
+    async def one_turn(client: Connection) -> None:
+        await client.ask(request("handoff", _greeting(), stream=True), SCRIPTS["talking"].chunks)
+
+    costs = [
+        await _cost_of_each(server, one_turn if server is field.proxy else two_calls, count=64, at_once=8)
+        for server in field.servers
+    ]
+    return [Figure.of("handoff turn, 40 chunks", "ms CPU", (cost * 1e3 for cost in costs), goal=4.5)]
+
+
+async def long_histories(field: Field) -> list[Figure]:
+    """CPU of a request that shows 1,000 messages: a conversation that the server has, and one that is new to it."""
+    new = [await _cost_of_lists(server, [_messages(999)] * 24) for server in field.servers]
+    async with connections(field.proxy.port, 1) as (client,):
+        said = await _grown_conversation(client, 998)
+    known = await _cost_of_lists(field.proxy, _continuations(said, 24))
+    return [
+        Figure.of("1,000 messages, known", "ms CPU", (*new[:2], known), goal=5),
+        Figure.of("1,000 messages, new", "ms CPU", new, goal=5),
+    ]
+
+
+async def _cost_of_lists(server: Served, lists: Sequence[Messages]) -> float:
+    """``lists`` are asked in order, each behind a greeting of its own when it is new."""
+    waiting = iter(lists)
+
+    async def ask(client: Connection) -> None:
+        shown = next(waiting)
+        if shown[0]["content"] == "":
+            shown = [*_greeting(), *shown[1:]]
+        await client.ask(request("history", shown, stream=False), SCRIPTS["history"].chunks)
+
+    return await _cost_of_each(server, ask, count=len(lists) - 4, at_once=1, warm_up=4) * 1e3
+
+
+async def _grown_conversation(client: Connection, length: int) -> list[dict[str, str]]:
+    """Have a conversation of so many messages (an even number), turn by turn, and return it."""
+    said = _greeting()
+    headers = {"x-conversation-id": f"bench-{next(_numbers)}"}
+    shown = said
+    while True:
+        await client.ask(request("history", shown, stream=False, headers=headers), SCRIPTS["history"].chunks)
+        said = [*said, {"role": "assistant", "content": _answer_text()}]
+        if len(said) >= length:
+            return said
+        shown = [{"role": "user", "content": _question(len(said))}]
+        said = [*said, *shown]
+
+
+def _continuations(said: list[dict[str, str]], count: int) -> list[Messages]:
+    lists: list[Messages] = []
+    for _ in range(count):
+        said = [*said, {"role": "user", "content": _question(len(said))}]
+        lists.append(said)
+        said = [*said, {"role": "assistant", "content": _answer_text()}]
+    return lists
+
+
+async def first_token(field: Field) -> list[Figure]:
+    """Time that a server adds between the request and the first word, one request after the other."""
+    direct = await _times_to_first_word(field.upstream)
+    added = [await _times_to_first_word(server) for server in field.servers]
+    base = statistics.median(direct)
+    medians = [(statistics.median(times) - base) * 1e3 for times in added]
+    late = [(_percentile(times, 0.99) - base) * 1e3 for times in added]
+    return [
+        Figure.of("added time to first token, median", "ms", medians, goal=1),
+        Figure.of("added time to first token, p99", "ms", late, goal=1),
+    ]
+
+
+async def _times_to_first_word(server: Served, count: int = 300) -> list[float]:
+    times = []
+    async with connections(server.port, 1) as (client,):
+        for number in range(count + 20):
+            answer = await client.ask(request("first", _greeting(), stream=True), SCRIPTS["first"].chunks)
+            if number >= 20:
+                times.append(answer.first_word_at - answer.asked_at)
+    return times
+
+
+async def waiting_streams(field: Field) -> list[Figure]:
+    """Memory that a stream holds while nothing comes, by the growth from 200 streams to 1,000."""
+    sizes = [await _memory_of_a_stream(server) for server in field.servers]
+    return [Figure.of("memory of a waiting stream", "KiB", sizes, goal=40)]
+
+
+async def _memory_of_a_stream(server: Served, few: int = 200, many: int = 1000) -> float:
+    async with connections(server.port, many) as clients:
+        resident = 0
+        for number, client in enumerate(clients):
+            if number == few:
+                await asyncio.sleep(0.2)
+                resident = server.resident_bytes()
+            # Its end is waited for by nobody: it does not come.
+            client.send(request("waiting", _greeting(), stream=True))
+            await client.first_word.wait()
+        await asyncio.sleep(0.2)
+        growth = server.resident_bytes() - resident
+    await asyncio.sleep(0.5)
+    return growth / (many - few) / 1024
+
+
+async def _cost_of_each(
+    server: Served,
+    ask: Callable[[Connection], Awaitable[None]],
+    *,
+    count: int,
+    at_once: int,
+    warm_up: int = 8,
+) -> float:
+    """Return the CPU seconds of one ``ask``, when ``at_once`` connections ask one after the other."""
+    async with connections(server.port, at_once) as clients:
+
+        async def go_on(client: Connection, times: int) -> None:
+            for _ in range(times):
+                await ask(client)
+
+        await asyncio.gather(*(go_on(client, warm_up // at_once) for client in clients))
+        cpu = server.cpu_seconds()
+        await asyncio.gather(*(go_on(client, count // at_once) for client in clients))
+        return (server.cpu_seconds() - cpu) / count
+
+
+def _greeting() -> list[dict[str, str]]:
+    """What begins a conversation that nobody had before."""
+    return [
+        {
+            "role": "user",
+            "content": f"Hello, I am visitor {next(_numbers)} and I would like to know something.",
+        }
+    ]
+
+
+def _question(number: int) -> str:
+    return f"And what about number {number}? I have thought about it for quite a while and am still not sure."
+
+
+def _answer_text() -> str:
+    return "".join(" word" for _ in range(SCRIPTS["history"].chunks))
+
+
+def _messages(count: int) -> list[dict[str, str]]:
+    """So many messages; the first one stands for a greeting that differs each time."""
+    answer = {"role": "assistant", "content": _answer_text()}
+    return [
+        {"role": "user", "content": ""},
+        *(
+            answer if number % 2 else {"role": "user", "content": _question(number)}
+            for number in range(1, count)
+        ),
+    ]
+
+
+def _percentile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[int(len(values) * share)]
+
+
+MEASURES: dict[str, Measure] = {
+    "single": chunks_singly,
+    "bursts": chunks_in_bursts,
+    "plain": plain_requests,
+    "handoff": handoff_turns,
+    "history": long_histories,
+    "first-token": first_token,
+    "memory": waiting_streams,
+}

@@ -1,0 +1,177 @@
+"""The processes of a run: started, measured from outside, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.scripts import TRANSFER
+
+ROOT = Path(__file__).parent.parent
+
+_TEAM_FILE = """\
+models:
+{models}
+teams:
+{teams}
+  handoff:
+    entry: greeter
+    agents:
+      greeter:
+        model: transferring
+        instructions: You greet people, find out what they want, and direct them to who can help.
+        handoffs: [{{to: talker, when: the user wants to talk, tool: {transfer}}}]
+      talker:
+        model: talking
+        instructions: You talk with people.
+        handoffs: [{{to: greeter, when: the user wants anything else, tool: transfer_back}}]
+"""
+_MODEL = '  {name}: {{model: {name}, base_url: "http://127.0.0.1:{port}/v1", api_key: bench}}'
+_TEAM = "  {name}: {{entry: helper, agents: {{helper: {{model: {name}, instructions: You help people.}}}}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A process that answers on a port."""
+
+    name: str
+    port: int
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """What the process has used so far, user and system, all threads."""
+        # The clock of another process (clock_getcpuclockid(3) makes its number so); /proc counts in hundredths.
+        return time.clock_gettime((~self.pid << 3) | 2)
+
+    def resident_bytes(self) -> int:
+        """How much memory the process holds."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Everything that is measured, and what it is measured against."""
+
+    upstream: Served
+    floor: Served
+    first_written: Served
+    proxy: Served
+
+    @property
+    def servers(self) -> tuple[Served, Served, Served]:
+        """Those that are compared."""
+        return self.floor, self.first_written, self.proxy
+
+
+@asynccontextmanager
+async def field(folder: Path, models: Sequence[str]) -> AsyncIterator[Field]:
+    """Start everything; ``folder`` takes the data, the team file and the logs."""
+    _allow_many_files()
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            name: str, command: Sequence[str], port: int, environment: Mapping[str, str]
+        ) -> Served:
+            return await stack.enter_async_context(_process(name, command, port, environment, folder))
+
+        ports = _free_ports(4)
+        upstream = await start("upstream", ["bench.upstream", str(ports[0])], ports[0], {})
+        floor = await start("floor", ["bench.floor", str(ports[1]), str(ports[0])], ports[1], {})
+        first_written = await start(
+            "first written", ["bench.first_written", str(ports[2]), str(ports[0])], ports[2], {}
+        )
+        (folder / "teams.yaml").write_text(team_file(models, ports[0]))
+        proxy = await start(
+            "handoff-proxy",
+            ["proxy.cli", "serve", "--port", str(ports[3])],
+            ports[3],
+            {"PROXY_DATA_DIR": str(folder / "data"), "PROXY_TEAMS": str(folder / "teams.yaml")},
+        )
+        yield Field(upstream, floor, first_written, proxy)
+
+
+def team_file(models: Sequence[str], upstream_port: int) -> str:
+    """A team of one agent for each model of the upstream, and one of two that hands over."""
+    return _TEAM_FILE.format(
+        models="\n".join(_MODEL.format(name=name, port=upstream_port) for name in models),
+        teams="\n".join(_TEAM.format(name=name) for name in models),
+        transfer=TRANSFER,
+    )
+
+
+@asynccontextmanager
+async def _process(
+    name: str, command: Sequence[str], port: int, environment: Mapping[str, str], folder: Path
+) -> AsyncIterator[Served]:
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *command,
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        await _until_ready(process, port, log)
+        yield Served(name, port, process.pid)
+    finally:
+        await _end(process)
+
+
+async def _until_ready(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                if process.returncode is not None:
+                    raise RuntimeError(_end_of(log)) from None
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text()[-2000:]
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(5):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _free_ports(count: int) -> list[int]:
+    listening = [socket.socket() for _ in range(count)]
+    try:
+        for one in listening:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in listening]
+    finally:
+        for one in listening:
+            one.close()
+
+
+def _allow_many_files() -> None:
+    """Every waiting stream is two sockets of a server."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,0 +1,61 @@
+"""The figures as a table for people, or as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.measures import Figure
+
+_HEAD = ("", "floor", "first-written", "handoff-proxy", "× floor", "goal")
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """Return the table as Markdown."""
+    rows = [_HEAD, *(_row(figure) for figure in figures)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    lines = ["| " + " | ".join(_cells(row, widths)) + " |" for row in rows]
+    rule = (
+        "|" + "|".join("-" * (width + 1) + ("-" if at == 0 else ":") for at, width in enumerate(widths)) + "|"
+    )
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def write_json(figures: Sequence[Figure], path: Path) -> None:
+    """Write the figures with the number of cores they were measured on."""
+    path.write_text(
+        json.dumps({"cores": os.cpu_count(), "figures": [asdict(figure) for figure in figures]}, indent=2)
+        + "\n"
+    )
+
+
+def _row(figure: Figure) -> tuple[str, ...]:
+    ratio = figure.proxy / figure.floor if figure.proxy is not None and figure.floor else None
+    return (
+        f"{figure.name} ({figure.unit})",
+        _number(figure.floor),
+        _number(figure.first_written),
+        _number(figure.proxy),
+        _number(ratio),
+        f"≤ {figure.goal:g}",
+    )
+
+
+def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    first, *others = (
+        cell.ljust(width) if at == 0 else cell.rjust(width)
+        for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+    )
+    return [first, *others]
+
+
+def _number(value: float | None) -> str:
+    """Return it with as many places as it deserves."""
+    if value is None:
+        return "–"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
