@@ -36,7 +36,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
 
 from tests.fakes.replies import (
     JSON,
@@ -91,6 +94,8 @@ class Received:
     """1, 2, …"""
     method: str
     path: str
+    query: str
+    """The raw query string."""
     headers: dict[str, str]
     """With lower-case names."""
     body: Any
@@ -163,6 +168,7 @@ class FakeUpstream:
             number=len(self.requests) + 1,
             method=request.method,
             path=request.path,
+            query=request.query_string,
             headers={name.lower(): value for name, value in request.headers.items()},
             body=body,
             connection=self._web.connection_of(request),
@@ -210,6 +216,18 @@ class _Server(web.Server):
 
     def connection_of(self, request: web.BaseRequest) -> Connection:
         return self._standing[request.protocol][0]
+
+    def _make_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        # A provider takes whole histories; the library's limit is 1 MiB.
+        loop = asyncio.get_running_loop()
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=1 << 30)
 
     def abort(self) -> None:
         for _, transport in self._standing.values():

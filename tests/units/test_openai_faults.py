@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import aiohttp
 import pytest
@@ -44,13 +44,6 @@ PROTOCOL = (UpstreamProtocolError, "protocol", False)
 INCOMPLETE = (UpstreamIncomplete, "incomplete", True)
 
 Expected = tuple[type[UpstreamFailed], str, bool]
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[HttpSession]:
-    session = HttpSession()
-    yield session
-    await session.close()
 
 
 def model_at(base_url: str, session: HttpSession, limits: ModelLimits = SHORT) -> OpenAIWireModel:
@@ -261,8 +254,8 @@ def cases(*tables: list[tuple[str, Reply, Expected]]) -> list[object]:
 
 
 @pytest.mark.parametrize(("reply", "expected"), cases(STATUSES, BEFORE_AN_ANSWER))
-async def test_a_fault_before_any_output(session: HttpSession, reply: Reply, expected: Expected) -> None:
-    answer, upstream = await answer_to(session, reply)
+async def test_a_fault_before_any_output(http_session: HttpSession, reply: Reply, expected: Expected) -> None:
+    answer, upstream = await answer_to(http_session, reply)
 
     assert failed(answer) == expected
     assert answer.deltas == []
@@ -271,15 +264,15 @@ async def test_a_fault_before_any_output(session: HttpSession, reply: Reply, exp
 
 @pytest.mark.parametrize(("reply", "expected"), cases(IN_THE_MIDDLE))
 async def test_a_fault_in_the_middle_loses_nothing_of_what_was_said(
-    session: HttpSession, reply: Reply, expected: Expected
+    http_session: HttpSession, reply: Reply, expected: Expected
 ) -> None:
-    answer, _ = await answer_to(session, reply)
+    answer, _ = await answer_to(http_session, reply)
 
     assert failed(answer) == expected
     assert answer.text.startswith("Hel")
 
 
-async def test_bad_chunk_framing_in_the_middle(session: HttpSession) -> None:
+async def test_bad_chunk_framing_in_the_middle(http_session: HttpSession) -> None:
     first = b"data: " + json.dumps(SAID).encode() + b"\n\n"
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     was_read = asyncio.Event()
@@ -289,13 +282,13 @@ async def test_bad_chunk_framing_in_the_middle(session: HttpSession) -> None:
         was_read.set()
 
     async with FakeUpstream(reply) as upstream:
-        answer = await ask(model_at(upstream.base_url, session), after_batch=go_on)
+        answer = await ask(model_at(upstream.base_url, http_session), after_batch=go_on)
 
     assert failed(answer) == BROKEN
     assert answer.text == "Hello"
 
 
-async def test_what_came_before_a_loss_is_told_even_to_a_slow_reader(session: HttpSession) -> None:
+async def test_what_came_before_a_loss_is_told_even_to_a_slow_reader(http_session: HttpSession) -> None:
     was_read = asyncio.Event()
     reply = events(SAID, was_read, chunk({"content": ", you"}), Stop.CUT)
 
@@ -307,15 +300,17 @@ async def test_what_came_before_a_loss_is_told_even_to_a_slow_reader(session: Ht
             for _ in range(20):
                 await asyncio.sleep(0)
 
-        answer = await ask(model_at(upstream.base_url, session), after_batch=dawdle)
+        answer = await ask(model_at(upstream.base_url, http_session), after_batch=dawdle)
 
     assert failed(answer) == BROKEN
     assert answer.text == "Hello, you"
 
 
 @pytest.mark.parametrize(("reply", "expected"), cases(CUT_CALLS))
-async def test_a_cut_call_is_never_finished(session: HttpSession, reply: Reply, expected: Expected) -> None:
-    answer, _ = await answer_to(session, reply)
+async def test_a_cut_call_is_never_finished(
+    http_session: HttpSession, reply: Reply, expected: Expected
+) -> None:
+    answer, _ = await answer_to(http_session, reply)
 
     assert failed(answer) == expected
 
@@ -336,19 +331,19 @@ async def test_a_cut_call_is_never_finished(session: HttpSession, reply: Reply, 
     ],
 )
 async def test_retry_after_is_read_and_bounded(
-    session: HttpSession, headers: dict[str, str], seconds: float | None
+    http_session: HttpSession, headers: dict[str, str], seconds: float | None
 ) -> None:
-    answer, _ = await answer_to(session, error(429, headers=headers))
+    answer, _ = await answer_to(http_session, error(429, headers=headers))
 
     assert answer.failure is not None
     assert answer.failure.retry_after == seconds
 
 
-async def test_a_refused_connection_is_unreachable(session: HttpSession) -> None:
+async def test_a_refused_connection_is_unreachable(http_session: HttpSession) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
-    answer = await ask(model_at(f"http://127.0.0.1:{port}/v1", session))
+    answer = await ask(model_at(f"http://127.0.0.1:{port}/v1", http_session))
 
     assert failed(answer) == (UpstreamUnreachable, "refused", True)
 
@@ -379,9 +374,9 @@ async def test_a_name_that_does_not_resolve_is_unreachable() -> None:
     assert failed(answer) == (UpstreamUnreachable, "dns", True)
 
 
-async def test_a_server_without_tls_is_not_asked_again(session: HttpSession) -> None:
+async def test_a_server_without_tls_is_not_asked_again(http_session: HttpSession) -> None:
     async with FakeUpstream() as upstream:
-        answer = await ask(model_at(upstream.base_url.replace("http:", "https:"), session))
+        answer = await ask(model_at(upstream.base_url.replace("http:", "https:"), http_session))
 
     assert failed(answer) == (UpstreamUnreachable, "tls", False)
 
@@ -398,7 +393,9 @@ def swallowing_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-async def test_swallowed_packets_end_at_the_connect_limit(session: HttpSession, swallowing_port: int) -> None:
-    answer = await ask(model_at(f"http://127.0.0.1:{swallowing_port}/v1", session))
+async def test_swallowed_packets_end_at_the_connect_limit(
+    http_session: HttpSession, swallowing_port: int
+) -> None:
+    answer = await ask(model_at(f"http://127.0.0.1:{swallowing_port}/v1", http_session))
 
     assert failed(answer) == (UpstreamUnreachable, "connect_timeout", True)

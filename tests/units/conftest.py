@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.agents.clients.provider_http import HttpSession
+
+
+@pytest.fixture
+async def http_session() -> AsyncIterator[HttpSession]:
+    """The connections of models that speak the OpenAI wire."""
+    session = HttpSession()
+    yield session
+    await session.close()
