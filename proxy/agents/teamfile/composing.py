@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from yaml.nodes import Node
 
-MAX_NODES = 50_000
+MAX_NODES = 20_000
 MAX_DEPTH = 40
 
 
@@ -72,9 +72,7 @@ def compose(text: str) -> Node | None:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        raise Unreadable(_in_plain_words(error), *where) from None
+        raise _unreadable(error, text) from None
     except yaml.reader.ReaderError as error:
         line, column = line_and_column(text, int(error.position))
         raise Unreadable(
@@ -129,19 +127,25 @@ def line_and_column(text: str, position: int) -> tuple[int, int]:
     return text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
 
 
+_UNCLOSED_QUOTE = "unexpected end of stream"
 _PLAIN_WORDS = (
     ("but found another document", "a team file is one YAML document; a second one begins here"),
     ("undefined alias", "no anchor has the name of this alias; text that begins with '*' needs quotes"),
     ("duplicate anchor", "this anchor has the name of another one"),
     ("tag handle", "text that begins with '!' needs quotes"),
-    (r"'\\t'", "a tab cannot indent; use spaces"),
+    (repr("\t"), "a tab cannot indent; use spaces"),
     ("cannot start any token", "text that begins with this character needs quotes"),
     ("mapping values are not allowed", "a ':' is not expected here; text that holds ': ' needs quotes"),
     ("could not find expected ':'", "expected 'key: value' in the line before this one"),
+    (
+        "expected the node content",
+        "a value is expected here; text that begins with this character needs quotes",
+    ),
+    ("<document start>", "this does not fit the indentation or the quotes of what stands before it"),
     ("<block end>", "this does not fit the indentation or the quotes of what stands before it"),
-    ("',' or ']'", "a list that begins with '[' is not closed by ']'"),
-    ("',' or '}'", "a mapping that begins with '{' is not closed by '}'"),
-    ("unexpected end of stream", "a quoted text is not closed"),
+    ("',' or ']'", "expected ',' or ']' here; the list begins in line {line}"),
+    ("',' or '}'", "expected ',' or '}' here; the mapping begins in line {line}"),
+    (_UNCLOSED_QUOTE, "a quoted text is not closed"),
     (
         "unknown escape character",
         "in double quotes a '\\' begins an escape, and this is none; use single quotes",
@@ -149,11 +153,25 @@ _PLAIN_WORDS = (
 )
 
 
-def _in_plain_words(error: yaml.MarkedYAMLError) -> str:
+def _unreadable(error: yaml.MarkedYAMLError, text: str) -> Unreadable:
+    context, mark = error.context_mark, error.problem_mark or error.context_mark
+    if mark is None:
+        return Unreadable(_in_plain_words(error, 0))
+    line = context.line + 1 if context else mark.line + 1
+    if context and _UNCLOSED_QUOTE in (error.problem or ""):
+        return Unreadable(_in_plain_words(error, line), line, context.column + 1)
+    if text[mark.index - 1 : mark.index + 1] == "${":
+        what = "not valid YAML: between brackets or braces, ${NAME} needs quotes"
+    else:
+        what = _in_plain_words(error, line)
+    return Unreadable(what, mark.line + 1, mark.column + 1)
+
+
+def _in_plain_words(error: yaml.MarkedYAMLError, line: int) -> str:
     told = f"{error.context} {error.problem}"
     for part, words in _PLAIN_WORDS:
         if part in told:
-            return f"not valid YAML: {words}"
+            return f"not valid YAML: {words.replace('{line}', str(line))}"
     # What PyYAML quotes may come out of the file, where a secret may stand in the wrong place.
     unquoted = re.sub(r"\s*\b(?:but )?(?:found )?(['\"]).*\1", "", error.problem or "")
     return f"not valid YAML: {unquoted.rstrip(' ,;:') or 'this cannot be read'}"

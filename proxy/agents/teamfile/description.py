@@ -39,6 +39,18 @@ def described(definitions: TeamsFile) -> Iterator[str]:
             yield f"  {agent_name}{entry}: {_agent(agent)}"
 
 
+def models_in_use(definitions: TeamsFile) -> dict[str, str]:
+    """Return every model that a team may ask, described, by name."""
+    names = [
+        name
+        for team in definitions.teams.values()
+        for agent in team.agents.values()
+        for name in (agent.model, *agent.fallbacks)
+    ]
+    names += [team.side_model for team in definitions.teams.values() if team.side_model is not None]
+    return {name: _model(definitions.models[name]) for name in dict.fromkeys(names)}
+
+
 def _model(model: ModelDefinition) -> str:
     match model:
         case DemoModel():

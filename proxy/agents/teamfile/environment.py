@@ -32,7 +32,7 @@ def substitute(text: str, environment: Mapping[str, str]) -> Substituted | None:
     if "${" not in text:
         return None
     pieces: list[str] = []
-    unset: list[str] = []
+    unset: dict[str, None] = {}
     has_malformed = False
     end = 0
     for match in _REFERENCE.finditer(text):
@@ -47,8 +47,8 @@ def substitute(text: str, environment: Mapping[str, str]) -> Substituted | None:
             pieces.append(environment.get(name) or default)
         elif name in environment:
             pieces.append(environment[name])
-        elif name not in unset:
-            unset.append(name)
+        else:
+            unset[name] = None
     if unset or has_malformed:
         return Substituted(text, tuple(unset), has_malformed)
     pieces.append(text[end:])

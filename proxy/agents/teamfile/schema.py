@@ -75,7 +75,7 @@ def validated(source: Source) -> TeamsFile:
     for name, value in mapping(source.value(("models",))).items():
         path: Path = ("models", name)
         model = _valid(source, path, _model_class(value))
-        if model is not None and _is_name(source, path):
+        if _is_name(source, path) and model is not None:
             models[name] = model
         for key in ("parameters", "extra_body"):
             check_body(source, (*path, key))
@@ -83,7 +83,7 @@ def validated(source: Source) -> TeamsFile:
     for name in mapping(source.value(("teams",))):
         path = ("teams", name)
         team = _valid(source, path, TeamDefinition)
-        if team is not None and _is_name(source, path):
+        if _is_name(source, path) and team is not None:
             teams[name] = team
         for agent in mapping(source.value((*path, "agents"))):
             check_body(source, (*path, "agents", agent, "parameters"))

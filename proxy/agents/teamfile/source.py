@@ -22,10 +22,11 @@ from proxy.agents.teamfile.composing import (
     plain_value,
     scalar,
 )
-from proxy.agents.teamfile.environment import substitute
+from proxy.agents.teamfile.environment import Substituted, substitute
 from proxy.agents.teamfile.mistakes import Mistakes, Path, Place, quoted
 
 MAX_BYTES = 1024 * 1024
+_MOST_TOLD = 20
 
 _CORE = "tag:yaml.org,2002:"
 _SCALARS = frozenset(_CORE + name for name in ("str", "int", "float", "bool", "null", "merge"))
@@ -119,7 +120,8 @@ def read_source(
         if root is None or (isinstance(root, ScalarNode) and not root.value):
             raise Unreadable("the file is empty", 1, 1)
         if not isinstance(root, MappingNode):
-            raise Unreadable("wanted a mapping with 'teams' and 'models'", 1, 1)
+            mark = root.start_mark
+            raise Unreadable("wanted a mapping with 'teams' and 'models'", mark.line + 1, mark.column + 1)
         reader = _Reader(str(file), text, environment, Source(mistakes), is_free)
         return reader.read(root)
     except Unreadable as error:
@@ -160,6 +162,10 @@ class _Reader:
         self._is_free = is_free
         self._read = 0
         self._open: set[int] = set()
+        # By node or text, so that a long text costs its length once, however many aliases repeat it.
+        self._substituted: dict[int, Substituted | None] = {}
+        self._encodable: set[int] = set()
+        self._refused: set[int] = set()
 
     def read(self, root: MappingNode) -> Source:
         self._source.values[()] = self._place(root)
@@ -167,7 +173,7 @@ class _Reader:
         return self._source
 
     def _value(self, node: Node, path: Path) -> Any:
-        self._spend(node)
+        self._spend()
         if len(path) > MAX_DEPTH:
             raise self._unreadable(node, f"nested more than {MAX_DEPTH} levels deep")
         self._source.values[path] = self._place(node)
@@ -206,12 +212,12 @@ class _Reader:
                 seen[key.value] = key
                 yield key, value
         for other in merged:
-            self._spend(other)
+            self._spend()
             if not isinstance(other, MappingNode):
                 self._add(other, path, "'<<' merges a mapping, or a list of mappings")
                 continue
             for key, value in self._pairs(other, path):
-                self._spend(key)
+                self._spend()
                 if key.value not in seen:
                     seen[key.value] = key
                     yield key, value
@@ -231,37 +237,43 @@ class _Reader:
                 return scalar(node.tag, node.value)
             except ValueError:
                 return self._break(path, "is not a number or truth value that can be used; text needs quotes")
-        found = substitute(node.value, self._environment)
+        if id(node) not in self._substituted:
+            self._substituted[id(node)] = substitute(node.value, self._environment)
+        found = self._substituted[id(node)]
         if found is None:
             text = node.value
         elif found.unset or found.has_malformed:
-            self._refuse_reference(node, path, found.unset)
+            if id(node) not in self._refused:
+                self._refuse_reference(node, path, found.unset)
+            self._refused.add(id(node))
+            self._source.broken.add(path)
             return node.value
         else:
             self._source.substituted[path] = node.value
             text = found.text
-            if found.is_reference and node.style is None and self._is_free(path):
-                return plain_value(text)
         self._is_text(node, text, path)
-        return text
+        is_open = found is not None and found.is_reference and node.style is None and self._is_free(path)
+        return plain_value(text) if is_open else text
 
     def _refuse_reference(self, node: ScalarNode, path: Path, unset: tuple[str, ...]) -> None:
-        for name in unset:
+        for name in unset[:_MOST_TOLD]:
             what = f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
             self._source.mistakes.add(self._place(node, f"${{{name}}}"), path, what)
         if not unset:
             what = "'${' begins a variable, as in ${NAME} or ${NAME:-default}; for the two characters write '$${'"
             self._source.mistakes.add(self._place(node, "${"), path, what)
-        self._source.broken.add(path)
 
     def _is_text(self, node: Node, text: str, path: Path) -> bool:
         """Whether ``text`` can be written as UTF-8: escapes and variables may hold half characters."""
+        if id(text) in self._encodable:
+            return True
         try:
             text.encode()
         except UnicodeEncodeError:
             self._source.values.setdefault(path, self._place(node))
             self._break(path, "holds something that is not Unicode text")
             return False
+        self._encodable.add(id(text))
         return True
 
     def _break(self, path: Path, what: str) -> None:
@@ -271,10 +283,10 @@ class _Reader:
     def _add(self, node: Node, path: Path, what: str) -> None:
         self._source.mistakes.add(self._place(node), path, what)
 
-    def _spend(self, node: Node) -> None:
+    def _spend(self) -> None:
         self._read += 1
         if self._read > MAX_NODES:
-            raise self._unreadable(node, f"more than {MAX_NODES:,} values when its aliases are followed")
+            raise Unreadable(f"more than {MAX_NODES:,} values when its aliases are followed")
 
     def _unreadable(self, node: Node, what: str) -> Unreadable:
         place = self._place(node)

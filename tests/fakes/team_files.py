@@ -1,0 +1,69 @@
+"""Team files written for a test and loaded as the server would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from proxy.agents.definition import DemoModel, ModelDefinition, OpenAIModel
+from proxy.agents.loading import CheckComponent, LoadedTeams, Report, check_teams, load_teams, python_tools
+from proxy.errors import TeamFileError
+from proxy.tools.builtin import builtin_names
+from proxy.tools.threads import ToolThreads
+
+DEMO = DemoModel(demo=True)
+OPENAI = OpenAIModel(model="gpt-test", api_key=SecretStr("the-servers-key"))
+
+
+def write(folder: Path, text: str, name: str = "team.yaml") -> Path:
+    """Write a file and return its path."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load(
+    path: Path | None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    default: ModelDefinition = DEMO,
+    check_component: CheckComponent | None = None,
+) -> LoadedTeams:
+    """Load with the built-in tools and with real imports."""
+    return load_teams(
+        path,
+        environment=environment or {},
+        default=default,
+        known_tools=builtin_names(),
+        import_tool=python_tools(ToolThreads()),
+        check_component=check_component,
+    )
+
+
+def check(path: Path | None, *, environment: Mapping[str, str] | None = None) -> Report:
+    """Check as ``handoff-proxy check`` does."""
+    return check_teams(
+        path,
+        environment=environment or {},
+        default=DEMO,
+        known_tools=builtin_names(),
+        import_tool=python_tools(ToolThreads()),
+    )
+
+
+def problems(
+    path: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    check_component: CheckComponent | None = None,
+) -> list[str]:
+    """Load files with mistakes and return their lines, without the folder in which the files are."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        load(path, environment=environment, check_component=check_component)
+    except TeamFileError as error:
+        return [line.replace(f"{folder}/", "").replace(str(folder), "FOLDER") for line in error.problems]
+    return []
