@@ -51,6 +51,10 @@ class ServedTeam(Team, Protocol):
         """Answers side requests (titles, tags): one model, no tools, no state."""
         ...
 
+    def offers(self, tools: tuple[FunctionTool, ...]) -> bool:
+        """Whether any agent is shown any of the caller's tools."""
+        ...
+
     def check_client_tools(self, tools: tuple[FunctionTool, ...]) -> None:
         """Refuse tools of the caller's whose names are taken, with ``InvalidRequest``."""
         ...
@@ -90,6 +94,8 @@ class Opened:
     on_disconnect: DisconnectPolicy
     options: bytes
     is_replayed: bool = False
+    ignored: tuple[str, ...] = ()
+    """What was asked for and has no effect on this team."""
 
 
 class Exchange:
@@ -352,6 +358,7 @@ class Exchange:
             agent=recalled.agent,
             on_disconnect=ask.on_disconnect or team.on_disconnect or self._policy.on_disconnect,
             options=ask.options,
+            ignored=() if not ask.tools or team.offers(tuple(ask.tools)) else ("tools",),
         )
 
     async def _answer(self, live: LiveTurn, team: Team, turn: Turn, kept: Kept | None) -> None:

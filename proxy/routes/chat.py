@@ -5,6 +5,7 @@ A plain ASGI endpoint: the framework's validation and its streaming response cos
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -75,13 +76,13 @@ async def _write(
     connection: Connection,
     *,
     is_stream: bool,
-    ignored: tuple[str, ...] = (),
+    ignored: Sequence[str] = (),
     after: sse.Position | None = None,
 ) -> None:
     facts = connection.scope["state"]["facts"]
     facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
     options = options_of(opened)
-    headers = answer_headers(opened, ignored)
+    headers = answer_headers(opened, [*ignored, *opened.ignored])
     patience = Patience(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
     took_all = False
     try:
@@ -104,7 +105,7 @@ def options_of(opened: Opened) -> AnswerOptions:
     return msgspec.structs.replace(options, id=opened.turn_id, created=int(opened.created_at))
 
 
-def answer_headers(opened: Opened, ignored: tuple[str, ...]) -> Headers:
+def answer_headers(opened: Opened, ignored: Sequence[str]) -> Headers:
     """Return the headers of our own that tell what the answer belongs to."""
     headers = [(b"x-conversation-match", opened.match.encode())]
     if opened.conversation_id:

@@ -2,96 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from openai.types.chat import ChatCompletion
 
+from tests.behaviour.asking import (
+    HIDDEN,
+    Caller,
+    Messages,
+    agent_of,
+    assistant,
+    shape_of,
+    sold,
+    user,
+)
 from tests.fakes.upstream import FakeUpstream, calls, text
-from tests.serving import Served, serve
-
-Messages = list[dict[str, Any]]
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as made:
-        yield made
-
-
-@pytest.fixture
-async def served(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Served]:
-    async with serve(tmp_path, upstream.base_url) as made:
-        yield made
-
-
-def user(content: Any) -> dict[str, Any]:
-    return {"role": "user", "content": content}
-
-
-def assistant(content: Any, **more: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": content, **more}
-
-
-class Caller:
-    """Asks the shop, and keeps the headers of the last answer."""
-
-    def __init__(self, served: Served, key: str = "test-key") -> None:
-        self._client = served.client(key)
-        self.match = ""
-        self.conversation = ""
-
-    async def ask(self, messages: Messages, *, headers: dict[str, str] | None = None, **more: Any) -> str:
-        return (await self.completion(messages, headers=headers, **more)).choices[0].message.content or ""
-
-    async def completion(
-        self, messages: Messages, *, headers: dict[str, str] | None = None, **more: Any
-    ) -> ChatCompletion:
-        raw = await self._client.chat.completions.with_raw_response.create(
-            model=more.pop("model", "shop"),
-            messages=messages,
-            extra_headers=headers,
-            **more,  # type: ignore[arg-type]
-        )
-        self.match = raw.headers["x-conversation-match"]
-        self.conversation = raw.headers.get("x-conversation-id", "")
-        answer: ChatCompletion = raw.parse()
-        return answer
-
-
-def agent_of(upstream: FakeUpstream, number: int = -1) -> str:
-    """Which agent the model was asked as."""
-    system: str = upstream.requests[number].body["messages"][0]["content"]
-    return system.split(".")[0].removeprefix("You are ")
-
-
-def shape_of(upstream: FakeUpstream, number: int = -1) -> list[str]:
-    """What the model was shown, one word a message."""
-    words = []
-    for message in upstream.requests[number].body["messages"]:
-        if message.get("tool_calls"):
-            words.append("calls:" + ",".join(call["function"]["name"] for call in message["tool_calls"]))
-        elif message["role"] == "tool":
-            words.append("result")
-        elif message["role"] == "system":
-            words.append("system")
-        else:
-            words.append(f"{message['role']}:{message['content']}")
-    return words
-
-
-async def sold(caller: Caller, upstream: FakeUpstream, **more: Any) -> Messages:
-    """A first turn that triage hands over to sales; return what a stateless client has then."""
-    upstream.reply(calls(("transfer_to_sales", {"reason": "wants a rocket"})), text("What colour?"))
-    messages = [user("I want a rocket")]
-    answer = await caller.ask(messages, **more)
-    return [*messages, assistant(answer)]
-
-
-HIDDEN = ["system", "user:I want a rocket", "calls:transfer_to_sales", "result", "assistant:What colour?"]
+from tests.serving import Served
 
 
 async def test_a_stateless_follow_up_reaches_the_agent_that_asked(
