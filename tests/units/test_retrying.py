@@ -1,0 +1,405 @@
+"""Attempts, fallbacks and the rest that a failing provider is given."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import pytest
+
+from proxy.agents.clients.circuit import Circuit
+from proxy.agents.clients.factory import Models
+from proxy.agents.clients.port import Finished, ModelRequest, TextPiece
+from proxy.agents.clients.retrying import AttemptingModel, Candidate, RetryPolicy
+from proxy.agents.definition import DemoModel, ModelDefinition, OpenAIModel
+from proxy.errors import (
+    ConfigurationError,
+    ContentFiltered,
+    ContextLengthExceeded,
+    UpstreamAuthFailed,
+    UpstreamBadRequest,
+    UpstreamCircuitOpen,
+    UpstreamFailed,
+    UpstreamIncomplete,
+    UpstreamRateLimited,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from proxy.messages import Usage
+from tests.fakes.asking import Answer, ask
+from tests.fakes.models import Reply, ScriptedModel, says
+from tests.fakes.upstream import FakeUpstream, cut, error, text
+
+DOWN = UpstreamFailed("status_5xx", is_retryable=True)
+REFUSED = UpstreamUnreachable("refused", is_retryable=True)
+USED = Usage(1, 2)
+
+
+class Bench:
+    """A chain of scripted models, with what happened around it."""
+
+    def __init__(self, *scripts: Sequence[Reply | UpstreamFailed], draw: float = 0.5) -> None:
+        self.slept: list[float] = []
+        self.outcomes: list[tuple[str, str]] = []
+        self.models = [
+            ScriptedModel(*([step] if isinstance(step, UpstreamFailed) else step for step in script))
+            for script in scripts
+        ]
+        for number, model in enumerate(self.models):
+            model.name = f"model-{number}"
+        self.policy = RetryPolicy(
+            sleep=self._sleep,
+            draw=lambda: draw,
+            observe=lambda model, outcome: self.outcomes.append((model, outcome)),
+        )
+        self.chain = AttemptingModel([Candidate(model, Circuit()) for model in self.models], self.policy)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+    async def ask(self) -> Answer:
+        answer = await ask(self.chain)
+        assert all(model.open == 0 for model in self.models), "every block was left"
+        return answer
+
+
+async def test_a_good_answer_passes_unchanged() -> None:
+    bench = Bench([says("Hello you", usage=USED)])
+
+    answer = await bench.ask()
+
+    assert answer.batches == [[TextPiece("Hello ")], [TextPiece("you")], [Finished("stop", USED)]]
+    assert (bench.slept, bench.outcomes) == ([], [("model-0", "ok")])
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(DOWN, id="5xx"),
+        pytest.param(REFUSED, id="refused"),
+        pytest.param(UpstreamFailed("broken", is_retryable=True), id="broken"),
+        pytest.param(UpstreamIncomplete("incomplete", is_retryable=True), id="incomplete"),
+        pytest.param(UpstreamRateLimited("rate_limited", is_retryable=True), id="429 without Retry-After"),
+    ],
+)
+async def test_what_may_pass_is_tried_again_before_anything_was_said(failure: UpstreamFailed) -> None:
+    bench = Bench([failure, failure, says("Hello")])
+
+    answer = await bench.ask()
+
+    assert (answer.text, answer.failure) == ("Hello", None)
+    assert bench.slept == [0.5, 1.0]
+    assert bench.outcomes == [("model-0", failure.label)] * 2 + [("model-0", "ok")]
+
+
+async def test_after_three_attempts_the_failure_is_told() -> None:
+    bench = Bench([DOWN, DOWN, DOWN])
+
+    answer = await bench.ask()
+
+    assert answer.failure is DOWN
+    assert len(bench.models[0].requests) == 3
+
+
+@pytest.mark.parametrize(("draw", "slept"), [(0.0, [0.375, 0.75]), (1.0, [0.625, 1.25])])
+async def test_waits_are_spread(draw: float, slept: list[float]) -> None:
+    bench = Bench([DOWN, DOWN, DOWN], draw=draw)
+
+    await bench.ask()
+
+    assert bench.slept == slept
+
+
+@pytest.mark.parametrize(
+    ("wished", "slept"),
+    [
+        pytest.param(2.0, [2.0, 2.0], id="short: waited out"),
+        pytest.param(5.0, [5.0, 5.0], id="at the limit: waited out"),
+        pytest.param(0.0, [0.5, 1.0], id="none at all: the usual wait"),
+        pytest.param(5.1, [], id="long: handed on at once"),
+        pytest.param(3600.0, [], id="an hour: handed on at once"),
+    ],
+)
+async def test_retry_after_decides_about_the_wait(wished: float, slept: list[float]) -> None:
+    limited = UpstreamRateLimited("rate_limited", is_retryable=True, retry_after=wished)
+    bench = Bench([limited] * 3)
+
+    answer = await bench.ask()
+
+    assert answer.failure is limited
+    assert bench.slept == slept
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        UpstreamAuthFailed("auth"),
+        UpstreamBadRequest("bad_request"),
+        ContextLengthExceeded("context_length"),
+        UpstreamTimeout("timeout_first"),
+    ],
+    ids=lambda failure: failure.label,
+)
+async def test_what_stays_is_not_tried_again(failure: UpstreamFailed) -> None:
+    bench = Bench([failure])
+
+    answer = await bench.ask()
+
+    assert answer.failure is failure
+    assert bench.slept == []
+
+
+async def test_nothing_is_tried_again_once_something_was_said() -> None:
+    bench = Bench([[TextPiece("Hel"), DOWN]], [says("Never")])
+
+    answer = await bench.ask()
+
+    assert (answer.text, answer.failure) == ("Hel", DOWN)
+    assert bench.models[1].requests == []
+
+
+async def test_a_model_that_says_nothing_is_tried_no_further() -> None:
+    bench = Bench([[]], [says("Hello")])
+
+    assert (await bench.ask()).text == "Hello"
+    assert bench.outcomes == [("model-0", "incomplete"), ("model-1", "ok")]
+
+
+async def test_the_next_model_answers_and_is_named() -> None:
+    bench = Bench([DOWN, DOWN, DOWN], [UpstreamAuthFailed("auth")], [says("Hello", usage=USED)])
+
+    answer = await bench.ask()
+
+    assert answer.text == "Hello"
+    assert answer.end == Finished("stop", USED, model="model-2")
+    assert bench.chain.name == "model-0"
+
+
+async def test_when_all_fail_the_first_failure_is_told() -> None:
+    limited = UpstreamRateLimited("rate_limited", is_retryable=True, retry_after=60)
+    bench = Bench([limited], [UpstreamAuthFailed("auth")])
+
+    assert (await bench.ask()).failure is limited
+
+
+async def test_a_filtered_request_goes_to_nobody_else() -> None:
+    filtered = ContentFiltered("content_filter")
+    bench = Bench([filtered], [says("Sure!")])
+
+    assert (await bench.ask()).failure is filtered
+    assert bench.models[1].requests == []
+
+
+async def test_cancelling_a_wait_ends_the_attempts() -> None:
+    waiting = asyncio.Event()
+
+    async def wait(seconds: float) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    model = ScriptedModel([DOWN], says("Never"))
+    chain = AttemptingModel([Candidate(model, Circuit())], RetryPolicy(sleep=wait))
+    asking = asyncio.create_task(ask(chain))
+    await waiting.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+
+    assert asking.cancelled()
+    assert len(model.requests) == 1
+
+
+async def test_a_failed_attempt_is_logged_with_facts_only(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench([DOWN, says("Hello")])
+
+    with caplog.at_level(logging.INFO):
+        await bench.ask()
+
+    (record,) = caplog.records
+    assert record.getMessage() == "model call failed"
+    assert (record.__dict__["model"], record.__dict__["outcome"], record.__dict__["attempt"]) == (
+        "model-0",
+        "status_5xx",
+        1,
+    )
+
+
+# --- the circuit ---------------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def worn_out(clock: Clock, failures: int = 10) -> Circuit:
+    circuit = Circuit(clock=clock)
+    for _ in range(failures):
+        circuit.admit()
+        circuit.failed(REFUSED)
+    return circuit
+
+
+def test_after_many_failures_nothing_is_let_through() -> None:
+    clock = Clock()
+    circuit = worn_out(clock)
+
+    clock.now += 4
+    with pytest.raises(UpstreamCircuitOpen) as refused:
+        circuit.admit()
+
+    assert refused.value.retry_after == 6.0
+    assert (refused.value.label, refused.value.is_retryable) == ("circuit_open", False)
+
+
+def test_one_failure_less_changes_nothing() -> None:
+    worn_out(Clock(), failures=9).admit()
+
+
+@pytest.mark.parametrize("answer", [None, UpstreamAuthFailed("auth"), UpstreamRateLimited("rate_limited")])
+def test_any_answer_starts_the_count_anew(answer: UpstreamFailed | None) -> None:
+    circuit = worn_out(Clock(), failures=9)
+
+    circuit.answered() if answer is None else circuit.failed(answer)
+    circuit.failed(REFUSED)
+
+    circuit.admit()
+
+
+def test_after_the_rest_one_attempt_finds_out() -> None:
+    clock = Clock()
+    circuit = worn_out(clock)
+    clock.now += 10
+
+    circuit.admit()
+    with pytest.raises(UpstreamCircuitOpen):
+        circuit.admit()
+    circuit.answered()
+
+    circuit.admit()
+    circuit.admit()
+
+
+def test_a_failed_trial_begins_another_rest() -> None:
+    clock = Clock()
+    circuit = worn_out(clock)
+    clock.now += 10
+    circuit.admit()
+    circuit.failed(REFUSED)
+
+    clock.now += 9
+    with pytest.raises(UpstreamCircuitOpen):
+        circuit.admit()
+    clock.now += 1
+    circuit.admit()
+
+
+def test_an_abandoned_trial_leaves_room_for_another() -> None:
+    clock = Clock()
+    circuit = worn_out(clock)
+    clock.now += 10
+    circuit.admit()
+    circuit.abandoned()
+
+    circuit.admit()
+
+
+async def test_an_open_circuit_costs_no_attempt_and_leads_to_the_fallback() -> None:
+    first, second = ScriptedModel(), ScriptedModel(says("Hello"))
+    chain = AttemptingModel([Candidate(first, worn_out(Clock())), Candidate(second, Circuit())])
+
+    assert (await ask(chain)).text == "Hello"
+    assert first.requests == []
+
+
+async def test_a_circuit_that_opens_between_attempts_leaves_the_real_failure() -> None:
+    bench = Bench([DOWN, DOWN, DOWN])
+    chain = AttemptingModel([Candidate(bench.models[0], worn_out(Clock(), failures=8))], bench.policy)
+
+    assert (await ask(chain)).failure is DOWN
+    assert bench.outcomes == [("model-0", "status_5xx")] * 2 + [("model-0", "circuit_open")]
+
+
+async def test_leaving_in_a_trial_lets_the_next_one_try() -> None:
+    clock = Clock()
+    circuit = worn_out(clock)
+    clock.now += 10
+    was_asked = asyncio.Event()
+
+    def never(request: ModelRequest) -> Reply:
+        was_asked.set()
+        return [asyncio.Event()]
+
+    chain = AttemptingModel([Candidate(ScriptedModel(choose=never), circuit)])
+    asking = asyncio.create_task(ask(chain))
+    await was_asked.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+
+    circuit.admit()
+
+
+# --- the models of a configuration ---------------------------------------------------------------------------
+
+
+async def no_wait(seconds: float) -> None:
+    await asyncio.sleep(0)
+
+
+def no_demo(name: str, definition: DemoModel) -> ScriptedModel:
+    return ScriptedModel(says(f"I am {name}."))
+
+
+async def test_models_of_a_file_are_asked_over_the_wire_with_fallbacks() -> None:
+    async with FakeUpstream(cut(), error(503), text("Hello"), error(401)) as upstream:
+        definitions: dict[str, ModelDefinition] = {
+            "good": OpenAIModel(model="gpt", base_url=upstream.base_url),
+            "toy": DemoModel(demo=True),
+        }
+        models = Models(definitions, demo=no_demo, policy=RetryPolicy(sleep=no_wait))
+
+        again = await ask(models.model_for("good"))
+        fallen_back = await ask(models.model_for("good", ["toy"]))
+        await models.close()
+
+    assert again.end == Finished("stop", Usage(11, 7))
+    assert fallen_back.text == "I am toy."
+    assert fallen_back.end is not None
+    assert fallen_back.end.model == "scripted"
+
+
+async def test_models_at_one_provider_share_its_circuit() -> None:
+    async with FakeUpstream(error(500)) as upstream:
+        definitions = {
+            name: OpenAIModel(model=name, base_url=upstream.base_url + slash)
+            for name, slash in (("one", ""), ("two", "/"))
+        }
+        models = Models(
+            definitions,
+            demo=no_demo,
+            policy=RetryPolicy(attempts=1),
+            make_circuit=lambda: Circuit(failures=1),
+        )
+
+        await ask(models.model_for("one"))
+        second = await ask(models.model_for("two"))
+        await models.close()
+
+    assert isinstance(second.failure, UpstreamCircuitOpen)
+    assert len(upstream.requests) == 1
+
+
+def test_an_unknown_model_is_a_mistake_of_the_configuration() -> None:
+    models = Models({"toy": DemoModel(demo=True)}, demo=no_demo)
+
+    with pytest.raises(ConfigurationError, match="'teh'"):
+        models.model_for("toy", ["teh"])
+
+
+def test_the_same_chain_is_made_once() -> None:
+    models = Models({"toy": DemoModel(demo=True)}, demo=no_demo)
+
+    assert models.model_for("toy") is models.model_for("toy", ["toy"])
