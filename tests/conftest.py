@@ -10,10 +10,13 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 
 from proxy.store.migrating import migrate
@@ -22,18 +25,23 @@ SERVER = os.environ.get("HANDOFF_TEST_POSTGRES") or "postgresql://postgres@127.0
 BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
 
-def on_server(*statements: str) -> None:
-    """Run the statements on the PostgreSQL server of the tests."""
+def apart(work: Coroutine[Any, Any, object]) -> None:
+    """Run the work in a thread: a fixture may be asked for while an event loop runs in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()
+
+
+def on_server(statement: str, *, url: str = SERVER) -> None:
+    """Run the statement on the PostgreSQL server of the tests."""
 
     async def run() -> None:
-        connection = await asyncpg.connect(SERVER, timeout=5)
+        connection = await asyncpg.connect(url, timeout=5)
         try:
-            for statement in statements:
-                await connection.execute(statement)
+            await connection.execute(statement)
         finally:
             await connection.close()
 
-    asyncio.run(run())
+    apart(run())
 
 
 @pytest.fixture(scope="session")
@@ -47,44 +55,51 @@ def postgres_server() -> None:
         pytest.skip(reason)
 
 
-def _in_database(name: str) -> str:
-    return SERVER.rpartition("/")[0] + f"/{name}"
-
-
-def _new_name() -> str:
-    return f"handoff_test_{secrets.token_hex(6)}"
+@contextmanager
+def new_database() -> Iterator[str]:
+    """A database on the server, for as long as the block runs; gives its URL."""
+    name = f"handoff_test_{secrets.token_hex(6)}"
+    on_server(f"CREATE DATABASE {name}")
+    try:
+        yield f"{SERVER.rpartition('/')[0]}/{name}"
+    finally:
+        on_server(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
 def migrated_postgres(postgres_server: None) -> Iterator[str]:
-    """The name of a migrated database to copy from."""
-    name = _new_name()
-    on_server(f"CREATE DATABASE {name}")
-    asyncio.run(migrate(_in_database(name)))
-    yield name
-    on_server(f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database() as url:
+        apart(migrate(url))
+        yield url
 
 
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated file to copy."""
     file = tmp_path_factory.mktemp("migrated") / "store.sqlite"
-    asyncio.run(migrate(f"sqlite:///{file}"))
+    apart(migrate(f"sqlite:///{file}"))
     return file
 
 
+@pytest.fixture
+def sqlite_database(migrated_sqlite: Path, tmp_path: Path) -> str:
+    """The URL of a migrated database of the test's own."""
+    file = tmp_path / "store.sqlite"
+    shutil.copy(migrated_sqlite, file)
+    return f"sqlite:///{file}"
+
+
+@pytest.fixture
+def postgresql_database(migrated_postgres: str) -> str:
+    """The URL of a migrated database without rows: making one for each test takes half a second."""
+    on_server("DELETE FROM conversations", url=migrated_postgres)
+    return migrated_postgres
+
+
 @pytest.fixture(params=BOTH)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def database(request: pytest.FixtureRequest) -> str:
     """The URL of a migrated database of the test's own, on each of the two."""
-    if request.param == "sqlite":
-        file = tmp_path / "store.sqlite"
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), file)
-        yield f"sqlite:///{file}"
-        return
-    name = _new_name()
-    on_server(f"CREATE DATABASE {name} TEMPLATE {request.getfixturevalue('migrated_postgres')}")
-    yield _in_database(name)
-    on_server(f"DROP DATABASE {name} WITH (FORCE)")
+    return str(request.getfixturevalue(f"{request.param}_database"))
 
 
 @pytest.fixture(params=BOTH)
@@ -94,7 +109,5 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[s
         yield f"sqlite:///{tmp_path / 'folder' / 'store.sqlite'}"
         return
     request.getfixturevalue("postgres_server")
-    name = _new_name()
-    on_server(f"CREATE DATABASE {name}")
-    yield _in_database(name)
-    on_server(f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database() as url:
+        yield url

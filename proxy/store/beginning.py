@@ -98,7 +98,9 @@ class Beginnings:
         """
         turn = begin.turn
         self._refuse_taken_key(connection, turn)
-        connection.execute(self._interrupt, turn | {"now": turn["created_at"]})
+        # Only what the statement names: SQLAlchemy sets every column that it finds a value for.
+        place = {name: turn[name] for name in ("of_caller", "of_conversation")}
+        connection.execute(self._interrupt, place | {"now": turn["created_at"]})
         begun = self.together(connection, [begin]).get(begin)
         if begun is None:
             # Another worker may have been quicker after we looked.

@@ -78,8 +78,8 @@ def end_row(end: TurnEnd) -> dict[str, Any]:
         "error_code": end.error_code,
         "fingerprint": end.fingerprint if end.is_history else None,
         "last_answer": end.last_answer if end.is_history else None,
-        "pending": _encode(end.pending).decode() if end.pending else None,
-        "uses": _encode(end.uses).decode() if end.uses else None,
+        "pending": _to_json(end.pending) if end.pending else None,
+        "uses": _to_json(end.uses) if end.uses else None,
     }
 
 
@@ -90,20 +90,10 @@ def item_rows(items: Iterable[Item], *, is_input: bool) -> list[dict[str, Any]]:
             "is_input": is_input,
             "agent": item.agent,
             "visible": item.visible,
-            "message": encode_message(item.message),
+            "message": _to_json(item.message),
         }
         for item in items
     ]
-
-
-def encode_message(message: Message) -> str:
-    """Return the message as JSON text."""
-    try:
-        return _encode(message).decode()
-    except UnicodeEncodeError:
-        # A tool may return text with half of a surrogate pair; no encoding has it.
-        whole = json.dumps(msgspec.to_builtins(message), ensure_ascii=False)
-        return whole.encode("utf-8", "replace").decode()
 
 
 def pack(journal: bytes) -> bytes | None:
@@ -184,6 +174,15 @@ def to_record(row: Row[Any], items: Sequence[Row[Any]]) -> TurnRecord:
         uses=_decode_uses(row.uses) if row.uses else [],
         journal=unpack(row.journal),
     )
+
+
+def _to_json(value: object) -> str:
+    try:
+        return _encode(value).decode()
+    except UnicodeEncodeError:
+        # A tool may return text with half of a surrogate pair; no encoding has it.
+        whole = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        return whole.encode("utf-8", "replace").decode()
 
 
 def _said(row: Row[Any]) -> Item:

@@ -1,0 +1,49 @@
+"""Turns to put into a history, with as little said as a test needs."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from proxy.exchange.history import NewTurn, TurnEnd
+from proxy.messages import AssistantMessage, Item, UserMessage
+
+_numbers = itertools.count(1)
+
+
+def new_turn(conversation: str = "conv_a", **changes: Any) -> NewTurn:
+    """A turn of alice's that worker w1 runs from second 100 to 130."""
+    given: dict[str, Any] = {
+        "id": f"chatcmpl-{next(_numbers)}",
+        "caller": "alice",
+        "end_user": "",
+        "conversation_id": conversation,
+        "team": "acme",
+        "model": "acme-support",
+        "parent": None,
+        "agent": "triage",
+        "input": [Item(UserMessage("Hi."))],
+        "is_stored": True,
+        "is_listed": False,
+        "metadata": {},
+        "options": b"{}",
+        "worker": "w1",
+        "lease_until": 130.0,
+        "created_at": 100.0,
+    }
+    return NewTurn(**given | changes)
+
+
+def the_end(turn: int, **changes: Any) -> TurnEnd:
+    """The turn completed in second 110 with one answer of sales'."""
+    given: dict[str, Any] = {
+        "turn": turn,
+        "status": "completed",
+        "is_history": True,
+        "agent": "sales",
+        "items": [Item(AssistantMessage("Hello!"), "sales")],
+        "uses": [],
+        "finished_at": 110.0,
+        "finish_reason": "stop",
+    }
+    return TurnEnd(**given | changes)
