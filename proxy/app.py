@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from proxy.agents.loading import (
     python_tools,
 )
 from proxy.agents.registry import Registry
+from proxy.agents.teamfile.description import models_in_use
 from proxy.auth import Keys, check_exposure
 from proxy.errors import ConfigurationError
 from proxy.exchange.history import History
@@ -71,13 +72,13 @@ def migrate_database(settings: Settings) -> None:
     asyncio.run(migrate(settings.database))
 
 
-def check_teams_at(settings: Settings) -> Report:
-    """Check the team files that the settings name, without serving."""
+def check_teams_at(settings: Settings, *, environment: Mapping[str, str] = os.environ) -> Report:
+    """Check the team files that the settings name, without serving; they may name variables of ``environment``."""
     threads = ToolThreads()
     try:
         return check_teams(
             settings.teams,
-            environment=os.environ,
+            environment=environment,
             default=default_model(settings),
             known_tools=builtin_names(),
             import_tool=python_tools(threads),
@@ -87,9 +88,15 @@ def check_teams_at(settings: Settings) -> Report:
 
 
 def create_app(
-    settings: Settings, *, dispatcher: Dispatcher | None = None, demo_word_delay: float = 0.015
+    settings: Settings,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    dispatcher: Dispatcher | None = None,
+    demo_word_delay: float = 0.015,
 ) -> FastAPI:
     """Return the application; team files are read here, connections are opened when it starts.
+
+    ``app.state.teams`` and ``app.state.models`` tell what is served: names, and models in use by name.
 
     Raises:
         ConfigurationError: A team file has mistakes.
@@ -97,11 +104,13 @@ def create_app(
     threads = ToolThreads()
     loaded = load_teams(
         settings.teams,
-        environment=os.environ,
+        environment=environment,
         default=default_model(settings),
         known_tools=builtin_names(),
         import_tool=python_tools(threads),
     )
+    for notice in loaded.notices:
+        logger.warning("a team file may not say what is meant", extra={"notice": notice})
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -121,6 +130,8 @@ def create_app(
             yield
 
     app = FastAPI(title="handoff-proxy", version=VERSION, lifespan=lifespan, redoc_url=None)
+    app.state.teams = list(loaded.definitions.teams)
+    app.state.models = models_in_use(loaded.definitions)
     app.add_middleware(RequestContext)
     failures.install(app)
     app.router.routes.append(Route("/v1/chat/completions", ChatCompletions(), methods=["POST"]))
@@ -141,9 +152,11 @@ def _registry(
     demo_word_delay: float,
 ) -> Registry:
     demo = partial(DemoModel, word_delay=demo_word_delay)
+    in_use = models_in_use(loaded.definitions)
+    definitions = {name: model for name, model in loaded.definitions.models.items() if name in in_use}
     return Registry(
         loaded.definitions,
-        models=build_models(loaded.definitions.models, settings, demo=lambda name, definition: demo()),
+        models=build_models(definitions, settings, demo=lambda name, definition: demo()),
         tools={**builtin_tools(threads), **loaded.tools},
         dispatcher=dispatcher,
         data_dir=settings.data_dir,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +14,10 @@ import click
 from proxy.app import VERSION, check_teams_at, create_app, migrate_database, prepare
 from proxy.errors import ConfigurationError
 from proxy.serving import serve_forever
-from proxy.settings import Settings, load_settings, variables
+from proxy.settings import Settings, environment, flag_of, form_of, load_settings, misspelt, variables_of
 from proxy.telemetry import configure_logging
+
+logger = logging.getLogger(__name__)
 
 _SECRET = ("openai_api_key", "api_keys", "database_url")
 """Not taken as flags: everyone on the machine can read the flags of a process."""
@@ -21,54 +25,80 @@ _SECRET = ("openai_api_key", "api_keys", "database_url")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _with_settings(command: Command) -> Command:
-    """Give a command a flag for every setting that is no secret; unset flags leave the environment's word."""
-    names = {field: variable for variable, field in reversed(list(variables().items()))}
-    for field in reversed(list(Settings.model_fields)):
-        if field not in _SECRET:
-            flag = f"--{field.replace('_', '-')}"
-            option = click.option(
-                flag, field, default=None, metavar="VALUE", help=f"The same as {names[field]}."
-            )
-            command = option(command)
-    return command
+def _flags(*names: str) -> Callable[[Command], Command]:
+    """Give a command a flag for each of these settings; flags that are not given leave the environment's word."""
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            field = Settings.model_fields[name]
+            meaning = (field.description or "").removesuffix(".")
+            command = click.option(
+                flag_of(name),
+                name,
+                metavar="VALUE",
+                help=f"{meaning}: {form_of(field)} [{variables_of(field)[0]}]",
+            )(command)
+        return command
+
+    return decorate
 
 
-@click.group(help=__doc__)
-@click.version_option(VERSION, prog_name="handoff-proxy")
+@click.group()
+@click.version_option(VERSION, prog_name="handoff-proxy", message="%(prog)s %(version)s")
 def main() -> None:
-    """Group the commands."""
+    """Serve teams of agents as models of an OpenAI-compatible chat completions API."""
 
 
 @main.command()
-@_with_settings
+@_flags(*(name for name in Settings.model_fields if name not in _SECRET))
 def serve(**flags: Any) -> None:
-    """Serve the teams; settings come from flags, the environment and .env, in this order."""
+    """Serve the teams.
+
+    Settings come from flags, the environment and .env, in this order. Keys and the database's URL have no flags, since
+    everyone on the machine can read those of a process: set OPENAI_API_KEY, PROXY_API_KEYS and PROXY_DATABASE_URL.
+    """
     with _complaints():
         settings = load_settings(**flags)
         configure_logging(settings.log_level)
+        variables = environment()
+        for sentence in misspelt(variables):
+            logger.warning(sentence)
         prepare(settings)
-        app = create_app(settings)
-    serve_forever(app, settings)
+        app = create_app(settings, environment=variables)
+        serve_forever(app, settings, on_started=partial(_announce, app.state.teams, app.state.models))
+
+
+def _announce(teams: Sequence[str], models: Mapping[str, str], url: str) -> None:
+    """Tell what is served where: as facts in the log, and for people on standard output."""
+    logger.info("serving", extra={"url": f"{url}/v1", "teams": teams, "models": models, "version": VERSION})
+    click.echo(f"handoff-proxy {VERSION} listens on {url}/v1")
+    click.echo(f"  teams: {', '.join(teams)}")
+    for name, model in models.items():
+        click.echo(f"  model {name}: {model}")
 
 
 @main.command()
-@_with_settings
+@_flags("data_dir")
 def migrate(**flags: Any) -> None:
-    """Bring the database to this version's schema."""
+    """Bring the database to this version's schema.
+
+    The database is the one of PROXY_DATABASE_URL, or the SQLite file in the data folder.
+    """
     with _complaints():
-        settings = load_settings(**flags)
-        migrate_database(settings)
+        migrate_database(load_settings(**flags))
     click.echo("The database is up to date.")
 
 
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 def check(path: Path | None) -> None:
-    """Check a team file, or a folder of them, without serving; PROXY_TEAMS or the bundled team when not given."""
+    """Check a team file, or a folder of them, without serving.
+
+    Without PATH, those of PROXY_TEAMS or the bundled team. Ends with 0 when they can be served, and with 1 when they
+    have mistakes: one line for each, with file and line.
+    """
     with _complaints():
-        settings = load_settings(teams=path)
-        report = check_teams_at(settings)
+        report = check_teams_at(load_settings(teams=path), environment=environment())
     for line in (*report.problems, *report.notices, *report.summary):
         click.echo(line)
     if report.problems:

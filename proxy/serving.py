@@ -1,36 +1,162 @@
-"""Runs the application under uvicorn, and stops it so that no stream is simply cut."""
+"""Runs the application under uvicorn, and stops it so that no stream is simply cut.
+
+The application's own start and end happen around uvicorn's, not inside of it: what goes wrong there is raised to
+whoever serves, instead of being logged as a trace.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
+import os
+import signal
 import socket
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from proxy.errors import ConfigurationError
+from proxy.exchange.service import Exchange
 from proxy.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 LATEST = 10.0
 """Seconds behind the grace time after which connections that still are open are cut."""
 
 
 class ProxyServer(uvicorn.Server):
-    """Tells the turns to end when the server is asked to stop; uvicorn alone would wait for them, and then cut them."""
+    """Tells the turns to end when the server is asked to stop; uvicorn alone would wait for them, and then cut them.
+
+    ``on_started`` is called when connections are accepted.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, on_started: Callable[[], None] | None = None) -> None:
+        super().__init__(config)
+        assert isinstance(config.app, FastAPI)
+        self._app = config.app
+        self._on_started = on_started
+        self._hurry = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, serve until a signal, end the application."""
+        self._loop = asyncio.get_running_loop()
+        async with self._app.router.lifespan_context(self._app):
+            await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        if self._on_started is not None:
+            self._on_started()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop, and at a second Ctrl-C stop at once.
+
+        Unlike uvicorn's own, this does not let the signal end the process afterwards: to be stopped is no failure.
+        """
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._hurry.set)
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let turns finish within the grace time, end the others properly."""
-        application = self.config.loaded_app
-        while not isinstance(application, FastAPI):
-            application = application.app
-        services = application.state.services
-        grace = services.settings.shutdown_grace
-        await asyncio.gather(services.exchange.close(grace=grace), super().shutdown(sockets))
+        services = self._app.state.services
+        exchange: Exchange = services.exchange
+        logger.info("stopping", extra={"running_turns": exchange.running})
+        await asyncio.gather(
+            self._close(exchange, grace=services.settings.shutdown_grace), super().shutdown(sockets)
+        )
+        logger.info("stopped")
+
+    async def _close(self, exchange: Exchange, *, grace: float) -> None:
+        closing = asyncio.create_task(exchange.close(grace=grace), name="closing")
+        hurried = asyncio.create_task(self._hurry.wait(), name="hurry")
+        await asyncio.wait([closing, hurried], return_when=asyncio.FIRST_COMPLETED)
+        if not closing.done():
+            await exchange.close(grace=0)
+        hurried.cancel()
+        await closing
 
 
-def serve_forever(app: FastAPI, settings: Settings) -> None:
-    """Serve until a signal ends it."""
-    ProxyServer(server_config(app, settings)).run()
+def serve_forever(
+    app: FastAPI, settings: Settings, *, on_started: Callable[[str], None] | None = None
+) -> None:
+    """Serve until a signal ends it; ``on_started`` is told the URL.
+
+    Raises:
+        ConfigurationError: The address cannot be listened on, or the application not be started as it is set up.
+    """
+    sockets = listen(settings.host, settings.port)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{sockets[0].getsockname()[1]}"
+    server = ProxyServer(
+        server_config(app, settings), on_started=None if on_started is None else lambda: on_started(url)
+    )
+    try:
+        server.run(sockets)
+    finally:
+        for listening in sockets:
+            listening.close()
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Return a bound socket for every address of the host, all with the same port.
+
+    Raises:
+        ConfigurationError: There is none that could be bound.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError):
+        raise ConfigurationError(f"PROXY_HOST: no address is known for {host}") from None
+    sockets: list[socket.socket] = []
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        try:
+            sockets.append(_bound(family, kind, protocol, (address[0], port, *address[2:])))
+        except OSError as error:
+            # A host may have an address of a family that this machine does not use.
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                for bound in sockets:
+                    bound.close()
+                raise _refused(host, port, error) from None
+            continue
+        port = sockets[0].getsockname()[1]
+    if not sockets:
+        raise ConfigurationError(f"PROXY_HOST: {host} is no address of this machine")
+    return sockets
+
+
+def _bound(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+    bound = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _refused(host: str, port: int, error: OSError) -> ConfigurationError:
+    match error.errno:
+        case errno.EADDRINUSE:
+            reason = "is in use by another program; stop that one, or choose another port"
+        case errno.EACCES | errno.EPERM:
+            reason = "may not be used by this user; choose one above 1023"
+        case _:
+            reason = f"cannot be listened on ({error.strerror})"
+    return ConfigurationError(f"PROXY_PORT: port {port} of {host} {reason}")
 
 
 def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.Config:
@@ -42,6 +168,7 @@ def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.C
         "access_log": False,
         "server_header": False,
         "ws": "none",
+        "lifespan": "off",
         "h11_max_incomplete_event_size": 64 * 1024,
         "timeout_keep_alive": 75,
         "timeout_graceful_shutdown": int(settings.shutdown_grace + LATEST),

@@ -5,8 +5,13 @@ from __future__ import annotations
 import logging
 import logging.config
 
-# These log every message, URL or statement they handle; at INFO that is what people wrote.
-_TALKATIVE = ("autogen_core", "autogen_core.events", "aiosqlite", "httpx", "httpcore", "openai", "alembic")
+from pythonjsonlogger.core import RESERVED_ATTRS
+
+# These log every message, URL or statement they handle, or what is told by ours already.
+_TALKATIVE = (
+    "aiosqlite", "alembic", "asyncio", "autogen_core", "autogen_core.events", "httpcore", "httpx", "openai",
+    "sqlalchemy", "uvicorn.error",
+)  # fmt: skip
 
 
 def configure_logging(level: str) -> None:
@@ -20,6 +25,8 @@ def configure_logging(level: str) -> None:
                     "()": "pythonjsonlogger.json.JsonFormatter",
                     "format": "%(asctime)s %(levelname)s %(name)s %(message)s",
                     "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+                    # uvicorn adds its messages once more, coloured.
+                    "reserved_attrs": [*RESERVED_ATTRS, "color_message"],
                 }
             },
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},

@@ -19,7 +19,7 @@ from openai import AsyncOpenAI
 from proxy.app import create_app, prepare
 from proxy.routes.dependencies import Services
 from proxy.serving import ProxyServer, server_config
-from proxy.settings import Settings
+from proxy.settings import Settings, load_settings
 
 TEAM_FILE = """\
 models:
@@ -82,7 +82,7 @@ def settings_for(folder: Path, upstream: str | None, **changes: Any) -> Settings
         teams = folder / "teams.yaml"
         teams.write_text(TEAM_FILE.format(upstream=upstream))
         changes["teams"] = teams
-    return Settings(_env_file=None, data_dir=folder / "data", **changes)
+    return load_settings(env_file=None, data_dir=folder / "data", **changes)
 
 
 @asynccontextmanager
@@ -93,10 +93,11 @@ async def serve(folder: Path, upstream: str | None = None, **changes: Any) -> As
     app = create_app(settings, demo_word_delay=0)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    server = ProxyServer(server_config(app, settings))
+    started = asyncio.Event()
+    server = ProxyServer(server_config(app, settings), on_started=started.set)
     running = asyncio.create_task(server.serve(sockets=[listening]))
-    while not server.started and not running.done():
-        await asyncio.sleep(0.005)
+    running.add_done_callback(lambda _: started.set())
+    await started.wait()
     served = Served(f"http://127.0.0.1:{listening.getsockname()[1]}", app)
     try:
         yield served
