@@ -9,7 +9,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 
 # These log every message, URL or statement they handle, or what is told by ours already.
 _TALKATIVE = (
-    "aiosqlite", "alembic", "asyncio", "autogen_core", "autogen_core.events", "httpcore", "httpx", "openai",
+    "alembic", "asyncio", "autogen_core", "autogen_core.events", "httpcore", "httpx", "openai",
     "sqlalchemy", "uvicorn.error",
 )  # fmt: skip
 
