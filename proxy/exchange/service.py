@@ -79,6 +79,9 @@ class Policy:
     turn_time_limit: float = 600.0
     on_disconnect: DisconnectPolicy = "cancel"
     lease: float = 15.0
+    """How long a conversation stays locked by a worker that is gone."""
+    heartbeat: float = 2.0
+    """How often leases are renewed, and cancellations asked for elsewhere are noticed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,10 @@ class Exchange:
         """How many turns run in this process."""
         return len(self._lives)
 
+    def running_turns(self) -> list[str]:
+        """Return the ids of the turns that run in this process."""
+        return [live.turn_id for live in self._lives.running()]
+
     @property
     def is_closing(self) -> bool:
         """Whether the server is about to stop."""
@@ -152,7 +159,7 @@ class Exchange:
 
     async def _renew_leases(self) -> None:
         while True:
-            await asyncio.sleep(self._policy.lease / 3)
+            await asyncio.sleep(self._policy.heartbeat)
             if not self._lives:
                 continue
             try:

@@ -352,8 +352,8 @@ async def test_a_turn_that_nobody_reads_can_be_stopped_from_another_connection(
     async with Wire(served) as wire:
         asking = asyncio.create_task(wire.ask(idempotency_key="k1"))
         asked = await upstream.received(1)
-        running = served.services.exchange._lives.running()
-        await wire.http.post(f"/chat/completions/{running[0].turn_id}/cancel")
+        (turn_id,) = served.services.exchange.running_turns()
+        await wire.http.post(f"/chat/completions/{turn_id}/cancel")
         await asked.closed(within=1)
 
         assert (await asking).status_code == 200
