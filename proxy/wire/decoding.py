@@ -72,16 +72,14 @@ def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> Chat
         InvalidRequest: With the sentence, ``param`` and ``code`` of the contract.
     """
     try:
-        try:
-            decoded = _decode_whole(body)
-            unknown: tuple[str, ...] = ()
-        except msgspec.ValidationError:
-            decoded, unknown = _decode_slowly(body, strict=strict)
+        decoded, unknown = _decode(body, strict=strict)
+        check_combinations(decoded)
+        return _request(decoded, unknown, max_messages=max_messages)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest(_UNREADABLE) from None
-    if _holds_nul(body):
-        raise _nul_character(decoded)
-    check_combinations(decoded)
+
+
+def _request(decoded: ChatBody, unknown: tuple[str, ...], *, max_messages: int) -> ChatRequest:
     tools = tools_of(decoded)
     choice, offered = tool_choice_of(decoded, tools)
     return ChatRequest(
@@ -123,7 +121,18 @@ def conversation_id(value: str, *, param: str = "X-Conversation-Id") -> str:
     )
 
 
-# --- the slow path -------------------------------------------------------------------------------------------
+# --- bytes to values -----------------------------------------------------------------------------------------
+
+
+def _decode(body: bytes, *, strict: bool) -> tuple[ChatBody, tuple[str, ...]]:
+    unknown: tuple[str, ...] = ()
+    try:
+        decoded = _decode_whole(body)
+    except msgspec.ValidationError:
+        decoded, unknown = _decode_slowly(body, strict=strict)
+    if _holds_nul(body):
+        raise _nul_character(decoded)
+    return decoded, unknown
 
 
 def _decode_slowly(body: bytes, *, strict: bool) -> tuple[ChatBody, tuple[str, ...]]:

@@ -285,10 +285,13 @@ def test_an_answer_neither_begins_nor_ends_with_a_joint() -> None:
 def test_logprobs_stand_in_the_chunk_of_their_tokens() -> None:
     options = AnswerOptions(id="c", created=1, model="m", logprobs=True)
     token = {"token": "Hi", "logprob": -0.1, "bytes": [72, 105], "top_logprobs": []}
-    data = stream(STARTED, TextDelta("Hi", [token]), TextDelta("!"), DONE, options=options)
+    data = stream(
+        STARTED, TextDelta("Hi", [token]), TextDelta("Hi", [token]), TextDelta("!"), DONE, options=options
+    )
 
     assert [json.loads(text)["choices"][0]["logprobs"] for _, text in frames(data)[:-1]] == [
         {"content": [], "refusal": None},
+        {"content": [token], "refusal": None},
         {"content": [token], "refusal": None},
         None,
         None,
@@ -472,6 +475,16 @@ def test_a_caller_of_functions_is_answered_in_the_old_form() -> None:
         "function_call",
         "[DONE]",
     ]
+
+
+def test_the_old_form_tells_only_the_first_of_several_calls() -> None:
+    one: list[Event] = [ClientToolCall(0, "call_a", "f"), ClientToolArguments(0, "{}")]
+    two: list[Event] = [*one, ClientToolCall(1, "call_b", "g"), ClientToolArguments(1, "[]"), CALLS_DONE]
+
+    assert deltas(stream(STARTED, *two, options=OLD_FORM)) == deltas(
+        stream(STARTED, *one, CALLS_DONE, options=OLD_FORM)
+    )
+    assert message_of(*two, options=OLD_FORM)["function_call"] == {"name": "f", "arguments": "{}"}
 
 
 def test_tier_and_fingerprint_are_told_when_they_are_set() -> None:

@@ -734,7 +734,11 @@ def test_a_result_out_of_place_is_refused(messages: list[dict[str, Any]], place:
 
 
 def test_a_function_result_out_of_place_is_refused() -> None:
-    message, param, _ = refusal(body(CALLING, {"role": "function", "name": "f", "content": "x"}))
+    called = {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}
+    answer = {"role": "function", "name": "f", "content": "x"}
+
+    assert refusal(body(called, answer, answer))[1] == "messages.[2].role"
+    message, param, _ = refusal(body(CALLING, answer))
 
     assert (message.split(" must")[0], param) == (
         "Invalid parameter: messages with role 'function'",
@@ -771,6 +775,24 @@ def test_a_schema_nested_too_deep_is_refused(levels: int, place: str) -> None:
     assert message.endswith("nested more than 64 levels deep.")
     assert (param or "").startswith(place)
     assert code == "invalid_value"
+
+
+def test_at_the_edge_of_what_can_be_read_a_schema_is_refused_too() -> None:
+    for levels in range(880, 1000):
+        schema = '{"a":' * levels + "1" + "}" * levels
+        tools = f'"tools":[{{"type":"function","function":{{"name":"f","parameters":{schema}}}}}]'
+        assert refusal((body()[:-1].decode() + "," + tools + "}").encode())[0]
+
+
+def test_a_schema_with_too_many_parts_is_refused() -> None:
+    schema = {"type": "object", "properties": {f"p{i}": {} for i in range(5000)}}
+
+    assert refusal(body(tools=[{"type": "function", "function": {"name": "f", "parameters": schema}}]))[
+        :2
+    ] == (
+        "Invalid 'tools[0].function.parameters': more than 5000 objects and arrays.",
+        "tools[0].function.parameters",
+    )
 
 
 def test_a_schema_may_be_wide_and_a_little_deep() -> None:

@@ -175,6 +175,10 @@ def test_after_a_tool_with_effects_no_client_is_led_to_repeat_the_turn(error: Ex
     assert (problem.status, problem.code, problem.message) == (status_of(error), failed.code, str(error))
 
 
+def test_who_is_told_not_to_come_back_is_not_told_when() -> None:
+    assert headers_of(failed_event(StoreUnavailable(), Usage(), ran_effects=True)) == NEVER
+
+
 @pytest.mark.parametrize("error", TURN_ERRORS, ids=lambda error: type(error).__name__)
 def test_a_failure_that_a_repeat_cannot_mend_is_not_called_repeatable(error: Exception) -> None:
     failed = failed_event(error, Usage(), ran_effects=False)
