@@ -31,8 +31,9 @@ from proxy.tools.functions import function_tool, load_function
 from proxy.tools.port import Tool
 from proxy.tools.threads import ToolThreads
 
-CheckComponent = Callable[[ComponentModel], object]
-"""Raises ``ConfigurationError``, without values of the config, for a component that cannot be used."""
+CheckComponent = Callable[[str, ComponentModel], object]
+"""Raises ``ConfigurationError``, without values of the config, for a component that cannot be used. It is given the
+model's name."""
 
 BUNDLED = Path(__file__).parent / "bundled" / "acme-support.yaml"
 DEFAULT_MODEL = "default"
@@ -197,10 +198,13 @@ def _resolve(
 def _check_components(source: Source, definitions: TeamsFile, check: CheckComponent | None) -> None:
     for name, model in definitions.models.items():
         if check is not None and isinstance(model, ComponentModel):
+            path = ("models", name, "provider")
             try:
-                check(model)
+                check(name, model)
             except ConfigurationError as error:
-                source.wrong(("models", name, "provider"), error.message)
+                # A name out of a variable is told by its variable only.
+                hidden = "the component that it names cannot be used"
+                source.wrong(path, hidden if path in source.substituted else error.message)
 
 
 def _is_exposed(model: ModelDefinition) -> bool:

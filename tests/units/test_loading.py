@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from proxy.agents.clients.component import ComponentChatModel
 from proxy.agents.definition import (
     AgentDefinition,
     ComponentModel,
@@ -254,6 +255,16 @@ def test_a_function_in_a_module_beside_the_file_becomes_a_tool(write: Write) -> 
     assert tools["shop_tools_beside:find"].spec.description == "Find it."
 
 
+def test_a_module_that_is_nearly_one_beside_the_file_is_suggested(write: Write) -> None:
+    write("def find(name: str) -> str: ...\n", "shop_tools_near.py")
+    path = write(SHOP.replace("Be kind.", "Be kind., tools: ['shop_tool_near:find']"))
+
+    assert problems(path) == [
+        "team.yaml:6:47: teams.shop.agents.Clerk.tools[0]: there is no module 'shop_tool_near'; "
+        "did you mean 'shop_tools_near'?"
+    ]
+
+
 def test_a_module_that_ends_the_process_when_imported_is_a_mistake_like_any_other(write: Write) -> None:
     write("import sys\nsys.exit('no')\n", "shop_tools_leaving.py")
     path = write(SHOP.replace("Be kind.", "Be kind., tools: ['shop_tools_leaving:find']"))
@@ -264,13 +275,29 @@ def test_a_module_that_ends_the_process_when_imported_is_a_mistake_like_any_othe
 
 
 def test_a_component_that_cannot_be_used_is_told_at_its_provider(write: Write) -> None:
-    def check_component(model: ComponentModel) -> None:
-        raise ConfigurationError("there is no class 'Client' in 'some.package'")
+    def check_component(name: str, model: ComponentModel) -> None:
+        raise ConfigurationError(f"model '{name}': there is no {model.provider}")
 
-    path = write("models: {m: {provider: some.package.Client}}" + SHOP)
+    path = write("models: {m: {provider: some.Client}, n: {provider: '${PROVIDER}'}}" + SHOP)
 
-    assert problems(path, check_component=check_component) == [
-        "team.yaml:1:24: models.m.provider: there is no class 'Client' in 'some.package'"
+    assert problems(path, environment={"PROVIDER": "hunter2"}, check_component=check_component) == [
+        "team.yaml:1:24: models.m.provider: model 'm': there is no some.Client",
+        "team.yaml:1:52: models.n.provider: the component that it names cannot be used",
+    ]
+
+
+def test_a_real_component_is_loaded_to_check_it(write: Write) -> None:
+    client = "autogen_ext.models.openai.OpenAIChatCompletionClient"
+    path = write(
+        f"models: {{good: {{provider: {client}, config: {{model: gpt-4o, api_key: hunter2}}}},\n"
+        f"bad: {{provider: {client}, config: {{api_key: [hunter2]}}}},\nworse: {{provider: no.such.Client}}}}{SHOP}"
+    )
+
+    assert problems(path, check_component=ComponentChatModel.load) == [
+        f"team.yaml:2:17: models.bad.provider: model 'bad': the component {client} cannot be made from its config "
+        "(ValidationError)",
+        "team.yaml:3:19: models.worse.provider: model 'worse': the component no.such.Client cannot be imported "
+        "(no is not installed)",
     ]
 
 

@@ -142,7 +142,9 @@ def _check_tool(source: Source, path: Path, tool: str, around: Surroundings) -> 
     reason = (
         "the function that it names cannot be used" if path in source.substituted else around.refused[tool]
     )
-    source.wrong(path, reason)
+    module = tool.partition(":")[0]
+    near = nearest(module, sorted(file.stem for file in around.folder.glob("*.py")))
+    source.wrong(path, reason, wrong=module, right=(near,) if near and near != module else ())
     return None
 
 

@@ -1,0 +1,39 @@
+"""The catalogue of a small library, as tools."""
+
+import json
+from typing import Annotated
+
+from proxy.errors import ToolError
+from proxy.tools.functions import without_effects
+from proxy.tools.port import ToolContext
+
+BOOKS = {
+    "b1": "The Left Hand of Darkness",
+    "b2": "The Dispossessed",
+    "b3": "Moby-Dick",
+}
+
+
+@without_effects
+def find_book(title: Annotated[str, "Words of the title, in any order."]) -> list[dict[str, str]]:
+    """Find books by words of their title; the list is empty when there is none."""
+    words = title.casefold().split()
+    return [
+        {"book_id": book_id, "title": name}
+        for book_id, name in BOOKS.items()
+        if all(word in name.casefold() for word in words)
+    ]
+
+
+def reserve_book(
+    book_id: str, days: Annotated[int, "How many days to keep it."], context: ToolContext
+) -> str:
+    """Reserve a book for the visitor."""
+    if book_id not in BOOKS:
+        raise ToolError(f"there is no book {book_id}; find it first")
+    kept = context.data_dir / "reservations.json"
+    reservations = json.loads(kept.read_text()) if kept.exists() else {}
+    # The same call may come again after a failure, and then has the same key.
+    reservations[context.call_key] = {"book": book_id, "days": days, "for": context.caller}
+    kept.write_text(json.dumps(reservations))
+    return f"{BOOKS[book_id]} is kept for {days} days."

@@ -1,0 +1,146 @@
+"""docs/teams.md tells the truth: its files load, its commands print what it shows, its tables have every key."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from proxy.agents.clients.component import ComponentChatModel
+from proxy.agents.definition import (
+    AgentDefinition,
+    ComponentModel,
+    DemoModel,
+    HandoffDefinition,
+    Limits,
+    OpenAIModel,
+    TeamDefinition,
+)
+from proxy.agents.teamfile.composing import MAX_DEPTH, MAX_NODES
+from proxy.agents.teamfile.source import MAX_BYTES
+from proxy.errors import ConfigurationError
+from proxy.messages import Parameters
+from tests.fakes.team_files import load, write
+
+ROOT = Path(__file__).parents[2]
+DOC = (ROOT / "docs" / "teams.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
+YAML = [text for language, text in BLOCKS if language == "yaml"]
+CONSOLE = [text for language, text in BLOCKS if language == "console"]
+VARIABLES = {"OPENAI_API_KEY": "sk-example", "ELSEWHERE_KEY": "e", "AZURE_KEY": "a", "LIBRARY_KEY": "l"}
+TABLES = {
+    "A model that speaks OpenAI's wire": OpenAIModel,
+    "A model that is an AutoGen component": ComponentModel,
+    "A model that is the demonstration": DemoModel,
+    "A team": TeamDefinition,
+    "A team's limits": Limits,
+    "An agent": AgentDefinition,
+    "A handoff": HandoffDefinition,
+}
+
+
+def named(text: str) -> str:
+    first = text.partition("\n")[0]
+    return first.removeprefix("# ") if first.startswith("# ") else " ".join(yaml.safe_load(text))
+
+
+def load_unless_not_installed(name: str, model: ComponentModel) -> None:
+    """Make the component, as far as it can be made without the packages that the page names."""
+    try:
+        ComponentChatModel.load(name, model)
+    except ConfigurationError as error:
+        missing = re.search(r"\((\w+)[.\w]* is not installed\)$", error.message)
+        if missing is None or f"`{missing[1]}-" not in DOC:
+            raise
+
+
+@pytest.mark.parametrize("text", [text for text in YAML if "mistakes.yaml" not in text], ids=named)
+def test_every_file_shown_loads(text: str, tmp_path: Path) -> None:
+    (tmp_path / "library_tools.py").symlink_to(ROOT / "docs/examples/three-agents/library_tools.py")
+    write(tmp_path, text, "shown.yaml")
+    if "teams" not in yaml.safe_load(text):
+        write(tmp_path, "teams: {t: {entry: A, agents: {A: {instructions: Hi.}}}}", "team.yaml")
+
+    loaded = load(tmp_path, environment=VARIABLES, check_component=load_unless_not_installed)
+
+    assert loaded.notices == ()
+    shown = yaml.safe_load(text)
+    assert shown.get("teams", {}).keys() <= loaded.definitions.teams.keys()
+    assert shown.get("models", {}).keys() <= loaded.definitions.models.keys()
+
+
+@pytest.mark.parametrize("text", [text for text in YAML if text.startswith("# docs/")], ids=named)
+def test_files_are_shown_as_they_are(text: str) -> None:
+    assert (ROOT / named(text)).read_text(encoding="utf-8") == text
+
+
+def test_the_tools_are_shown_as_they_are() -> None:
+    shown = [text for language, text in BLOCKS if language == "python"]
+
+    assert shown == [(ROOT / "docs/examples/three-agents/library_tools.py").read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("text", CONSOLE, ids=lambda text: text.partition("\n")[0])
+def test_the_command_prints_what_is_shown(text: str, tmp_path: Path) -> None:
+    command, _, shown = text.removeprefix("$ ").partition("\n")
+    words = shlex.split(command)
+    variables = dict(word.split("=", 1) for word in words if "=" in word)
+    arguments = words[words.index("handoff-proxy") + 1 :]
+    # Not the repository's root, where a .env may change what is printed.
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    ran = subprocess.run(
+        [sys.executable, "-m", "proxy.cli", *arguments],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **variables},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+    assert (ran.stdout, ran.stderr) == (shown, "")
+    assert ran.returncode == (1 if "mistakes" in command else 0)
+
+
+@pytest.mark.parametrize(("heading", "schema"), TABLES.items(), ids=TABLES)
+def test_every_key_is_in_its_table_with_its_default(heading: str, schema: type[BaseModel]) -> None:
+    section = DOC.partition(f"### {heading}\n")[2].partition("\n#")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", section, re.MULTILINE))
+
+    assert rows.keys() == schema.model_fields.keys()
+    for key, field in schema.model_fields.items():
+        if field.default is PydanticUndefined:
+            assert rows[key] == "required"
+        elif isinstance(field.default, bool):
+            assert rows[key] == f"`{str(field.default).lower()}`"
+        elif isinstance(field.default, int | float):
+            assert rows[key] == f"{field.default:g}"
+
+
+def test_every_parameter_is_named() -> None:
+    row = re.search(r"^\| `parameters` \| none \| (`temp.+) \|$", DOC, re.MULTILINE)
+
+    assert row is not None
+    assert tuple(re.findall(r"`(\w+)`", row[1])) == Parameters.__struct_fields__
+
+
+def test_the_bounds_of_a_file_are_told() -> None:
+    assert MAX_BYTES == 1024 * 1024
+    assert f"{MAX_NODES:,} values (its aliases followed) and {MAX_DEPTH} levels" in DOC
+
+
+def test_links_within_the_page_and_to_others_lead_somewhere() -> None:
+    headings = re.findall(r"^##+ (.+)$", DOC, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\(([^)]+)\)", DOC)
+
+    assert links
+    assert {link[1:] for link in links if link.startswith("#")} <= anchors
+    assert all((ROOT / "docs" / link).exists() for link in links if not link.startswith("#"))
