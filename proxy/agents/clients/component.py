@@ -19,11 +19,11 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from types import TracebackType
 from typing import Any
 
-import msgspec
-from autogen_core import EVENT_LOGGER_NAME, FunctionCall
-from autogen_core.models import ChatCompletionClient, CreateResult
+from autogen_core import EVENT_LOGGER_NAME
+from autogen_core.models import ChatCompletionClient
 
 from proxy.agents.clients.component_failures import failure_of
+from proxy.agents.clients.component_http import close_responses, let_read, note_responses, take_hold
 from proxy.agents.clients.component_messages import (
     Family,
     component_tool_choice,
@@ -32,34 +32,24 @@ from proxy.agents.clients.component_messages import (
     llm_messages,
     tool_schema,
 )
+from proxy.agents.clients.component_result import rest_of
 from proxy.agents.clients.component_thought import ThoughtSplitter
 from proxy.agents.clients.limits import ModelLimits
-from proxy.agents.clients.openai_chunks import clean_usage
-from proxy.agents.clients.port import CallPiece, Finished, ModelDelta, ModelRequest, ReasoningPiece, TextPiece
-from proxy.agents.clients.texts import clean
+from proxy.agents.clients.port import CallPiece, ModelDelta, ModelRequest
 from proxy.agents.definition import ComponentModel
 from proxy.errors import (
     ConfigurationError,
     UpstreamBadRequest,
     UpstreamFailed,
     UpstreamIncomplete,
-    UpstreamProtocolError,
     UpstreamTimeout,
     UpstreamTooMuch,
 )
-from proxy.messages import FinishReason
 
 logger = logging.getLogger(__name__)
 
 _TO_LEAVE = 1.0
 """Seconds that a client has to stop when it is told to."""
-_REASONS: dict[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "content_filter": "content_filter",
-    "function_calls": "tool_calls",
-    "unknown": "stop",
-}
 _OWN_RETRIES = ("OpenAIChatCompletionClient", "AnthropicChatCompletionClient", "BedrockChatCompletionClient")
 
 
@@ -72,6 +62,7 @@ class ComponentChatModel:
         self._client = client
         self._limits = limits or ModelLimits()
         self._family = _family(client)
+        take_hold(client)
         self._extra: dict[str, Any] = {}
         if "include_usage" in inspect.signature(client.create_stream).parameters:
             self._extra["include_usage"] = True
@@ -193,7 +184,11 @@ class _Answer:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task is not None and not self._task.done():
+        assert self._task is not None
+        try:
+            if not self._task.done():
+                await let_read()
+        finally:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=_TO_LEAVE)
 
@@ -209,6 +204,7 @@ class _Answer:
             raise UpstreamTimeout("timeout_idle" if self._has_said else "timeout_first") from None
 
     async def _read(self) -> None:
+        responses = note_responses()
         try:
             arguments = await self._model.arguments(self._request)
             async with aclosing(self._model._client.create_stream(**arguments)) as pieces:
@@ -216,7 +212,9 @@ class _Answer:
                     if isinstance(piece, str):
                         self._take(self._thought.read(piece))
                     else:
-                        self._take(self._finish(piece))
+                        self._take(self._thought.end())
+                        reports_usage = "include_usage" in self._model._extra
+                        self._take(rest_of(piece, has_said=self._has_said, reports_usage=reports_usage))
                         self._is_finished = True
                         break
             if not self._is_finished:
@@ -231,6 +229,7 @@ class _Answer:
             if not self._is_finished and self._failure is None:
                 self._failure = UpstreamFailed("broken", is_retryable=True)
             self._news.set()
+            await close_responses(responses)
 
     def _take(self, deltas: Sequence[ModelDelta]) -> None:
         for delta in deltas:
@@ -243,49 +242,6 @@ class _Answer:
             self._has_said = True
             self._deltas.extend(deltas)
             self._news.set()
-
-    def _finish(self, result: CreateResult) -> list[ModelDelta]:
-        deltas = self._thought.end()
-        calls = result.content if isinstance(result.content, list) else []
-        if isinstance(result.content, str) and not self._has_said and not deltas:
-            if result.thought:
-                deltas.append(ReasoningPiece(clean(result.thought)))
-            if result.content:
-                deltas.append(TextPiece(clean(result.content)))
-            elif result.finish_reason == "unknown" and not deltas:
-                raise UpstreamIncomplete("incomplete", is_retryable=True)
-        elif calls and result.thought and not self._has_said and not deltas:
-            deltas.append(ReasoningPiece(clean(result.thought)))
-        for index, call in enumerate(calls):
-            if not call.name:
-                raise UpstreamProtocolError("protocol")
-            if _is_cut(call, result.finish_reason):
-                raise UpstreamIncomplete("incomplete", is_retryable=True)
-            deltas.append(CallPiece(index, clean(call.arguments), call.name, call.id or None))
-        reason = _REASONS.get(result.finish_reason, "stop")
-        if calls and reason not in ("length", "content_filter"):
-            reason = "tool_calls"
-        elif not calls and reason == "tool_calls":
-            reason = "stop"
-        told = result.usage
-        usage = clean_usage(
-            {"prompt_tokens": told.prompt_tokens, "completion_tokens": told.completion_tokens}
-        )
-        # Clients that were told nothing report zeros.
-        deltas.append(Finished(reason, usage if usage is not None and usage.total else None))
-        return deltas
-
-
-def _is_cut(call: FunctionCall, reason: str) -> bool:
-    if reason not in ("unknown", "length", "content_filter"):
-        return False
-    if not call.arguments:
-        return reason != "unknown"
-    try:
-        msgspec.json.decode(call.arguments)
-    except (ValueError, RecursionError):
-        return True
-    return False
 
 
 def _family(client: ChatCompletionClient) -> Family:
