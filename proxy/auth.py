@@ -10,13 +10,12 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable
 from hashlib import sha256
+from ipaddress import ip_address
 
 from proxy.errors import ConfigurationError, Unauthorized
 
 ANYONE = "anyone"
 """The caller of an open server who sends no key."""
-
-_LOOPBACK = ("localhost", "::1", "[::1]")
 
 
 class Keys:
@@ -53,12 +52,20 @@ def check_exposure(host: str, *, has_keys: bool, allow_open: bool) -> None:
     Raises:
         ConfigurationError: Saying what to set.
     """
-    if has_keys or allow_open or host in _LOOPBACK or host.startswith("127."):
+    if has_keys or allow_open or _is_this_machine(host):
         return
     raise ConfigurationError(
         f"PROXY_HOST: {host} can be reached from other machines, and no keys are set. "
         "Set PROXY_API_KEYS (keys separated by commas), or PROXY_ALLOW_OPEN=true to serve everyone."
     )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        # Of other names nobody knows where they lead.
+        return host == "localhost"
 
 
 def _digest(key: str) -> bytes:

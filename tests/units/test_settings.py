@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from proxy.cli import main
+from proxy.errors import ConfigurationError
+from proxy.settings import Settings, environment, form_of, load_settings, misspelt, variables_of
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
+EXAMPLE = Path(__file__).parents[2] / ".env.example"
+FIELDS = Settings.model_fields
+VARIABLES = [name for field in FIELDS.values() for name in variables_of(field)]
+SECRETS = {"OPENAI_API_KEY", "PROXY_API_KEYS", "PROXY_DATABASE_URL"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own variables do not count, nor a .env of the working copy."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def load(**overrides: Any) -> Settings:
+    return load_settings(env_file=None, **overrides)
+
+
+def complaint(**overrides: Any) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load(**overrides)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__, "a trace would show the value"
+    return caught.value.message
+
+
+# --- defaults ------------------------------------------------------------------------------------------------
+
+
+def test_without_anything_set_the_defaults_hold() -> None:
+    settings = load()
+
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.data_dir == Path("./data")
+    assert settings.database == f"sqlite:///{Path('./data/handoff-proxy.sqlite').resolve()}"
+    assert settings.teams is None
+    assert (settings.openai_api_key, settings.openai_base_url) == (None, "https://api.openai.com/v1")
+    assert settings.log_level == "INFO"
+    assert settings.connect_timeout == 5
+    assert settings.first_token_timeout == 60
+    assert settings.idle_timeout == 60
+    assert settings.turn_time_limit == 600
+    assert settings.shutdown_grace == 10
+    assert settings.max_body_bytes == 4 * 1024 * 1024
+    assert settings.api_keys == ()
+    assert settings.allow_open is False
+    assert settings.conversation_headers == ("X-OpenWebUI-Chat-Id",)
+    assert settings.task_header == "X-Task"
+    assert settings.on_disconnect == "cancel"
+    assert settings.retention_days is None
+
+
+def test_every_default_is_of_the_form_that_it_is_documented_with() -> None:
+    given = {name: field.default for name, field in FIELDS.items() if field.default not in (None, ())}
+
+    assert load(**given) == load()
+
+
+def test_settings_do_not_change() -> None:
+    settings = load()
+
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.port = 1
+
+
+# --- where values come from ----------------------------------------------------------------------------------
+
+
+def test_flags_win_over_the_environment_which_wins_over_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / ".env"
+    file.write_text("PROXY_HOST=127.0.0.2\nPROXY_PORT=2\nLOG_LEVEL=error\n")
+    monkeypatch.setenv("PROXY_HOST", "127.0.0.3")
+    monkeypatch.setenv("PROXY_PORT", "3")
+
+    settings = load_settings(env_file=file, port="4")
+
+    assert (settings.log_level, settings.host, settings.port) == ("ERROR", "127.0.0.3", 4)
+
+
+def test_the_file_in_the_working_folder_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PROXY_PORT=81\n")
+    monkeypatch.chdir(tmp_path)
+
+    assert load_settings().port == 81
+    assert load_settings(env_file=None).port == 8000
+
+
+@pytest.mark.parametrize(("short", "own"), [("HOST", "PROXY_HOST"), ("PORT", "PROXY_PORT")])
+def test_platforms_may_set_host_and_port_by_their_usual_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, short: str, own: str
+) -> None:
+    def found() -> str:
+        settings = load_settings(env_file=tmp_path / ".env")
+        return str({"HOST": settings.host, "PORT": settings.port}[short])
+
+    (tmp_path / ".env").write_text(f"{own}=1\n")
+    monkeypatch.setenv(short, "2")
+    assert found() == "2"
+
+    monkeypatch.setenv(own, "3")
+    assert found() == "3"
+
+    monkeypatch.setenv(own, "")
+    assert found() == "2"
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "TEAMS", "API_KEYS", "DATA_DIR", "proxy_host", "host"])
+def test_variables_of_other_names_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setenv(name, "elsewhere")
+    (tmp_path / ".env").write_text(f"{name}=elsewhere\n")
+
+    assert load_settings(env_file=tmp_path / ".env") == load()
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_an_empty_value_counts_as_unset(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "")
+    (tmp_path / ".env").write_text(f"{variable}=\n")
+
+    assert load_settings(env_file=tmp_path / ".env") == load()
+
+
+def test_an_empty_flag_counts_as_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROXY_HOST", "127.0.0.9")
+
+    assert load(host="", port=None).host == "127.0.0.9"
+
+
+def test_team_files_see_the_file_under_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("AZURE_KEY=from-the-file\nREGION=west\nUNSET\n")
+    monkeypatch.setenv("AZURE_KEY", "from-the-environment")
+
+    variables = environment(tmp_path / ".env")
+
+    assert variables["AZURE_KEY"] == "from-the-environment"
+    assert variables["REGION"] == "west"
+    assert "UNSET" not in variables
+
+
+def test_a_file_that_is_no_text_stops_the_start(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes(b"PROXY_PORT=\xff\xfe\n")
+
+    with pytest.raises(ConfigurationError, match=r"\.env: cannot be read \(it is not UTF-8\)$"):
+        load_settings(env_file=file)
+
+
+def test_a_misspelt_variable_is_told_with_the_name_that_was_meant() -> None:
+    told = misspelt({"PROXY_DATADIR": "x", "PROXY_PORT": "1", "PROXY_COLOUR": "green", "DATA_DIR": "y"})
+
+    assert told == ["PROXY_DATADIR is not a setting, did you mean PROXY_DATA_DIR?"]
+
+
+# --- values --------------------------------------------------------------------------------------------------
+
+SECONDS = ["0", "-1", "soon", "inf", "nan", "5s"]
+COUNTS = ["0", "-1", "1.5", "many", "4MiB"]
+BAD = {
+    "PROXY_HOST": ["http://127.0.0.1", "two hosts", " "],
+    "HOST": ["http://127.0.0.1"],
+    "PROXY_PORT": ["eighty", "-1", "65536", "80.5", "tcp://10.0.0.7:80"],
+    "PORT": ["eighty"],
+    "PROXY_DATABASE_URL": ["secret.sqlite", "mysql://me:secret@host/name", "postgresql:secret", "sqlite://"],
+    "OPENAI_API_KEY": ["sk secret", "sk-sécret", "sk-secret\n"],
+    "OPENAI_BASE_URL": ["api.openai.com/v1", "ftp://host/v1", "https://", "http:// host"],
+    "OPENAI_MODEL": [" "],
+    "LOG_LEVEL": ["loud", "10", "WARN"],
+    "PROXY_CONNECT_TIMEOUT": SECONDS,
+    "PROXY_FIRST_TOKEN_TIMEOUT": SECONDS,
+    "PROXY_IDLE_TIMEOUT": SECONDS,
+    "PROXY_TURN_TIME_LIMIT": SECONDS,
+    "PROXY_SHUTDOWN_GRACE": ["-1", "soon", "inf", "nan"],
+    "PROXY_KEEP_ALIVE_INTERVAL": SECONDS,
+    "PROXY_STALLED_CLIENT_TIMEOUT": SECONDS,
+    "PROXY_MAX_BODY_BYTES": COUNTS,
+    "PROXY_MAX_MESSAGES": COUNTS,
+    "PROXY_MAX_ANSWER_BYTES": COUNTS,
+    "PROXY_MAX_TOOL_RESULT_BYTES": COUNTS,
+    "PROXY_MAX_CLIENT_TOOLS": COUNTS,
+    "PROXY_API_KEYS": [",", " , ", "key-a,sécret", "key-a,my secret"],
+    "PROXY_ALLOW_OPEN": ["maybe", "2"],
+    "PROXY_CONVERSATION_HEADERS": ["X-Chat Id", "X-Chat:1"],
+    "PROXY_USER_HEADERS": ["X User"],
+    "PROXY_TASK_HEADER": ["X Task", "X-Task:"],
+    "PROXY_ON_DISCONNECT": ["stop", "Cancel"],
+    "PROXY_RETENTION_DAYS": ["0", "-1", "forever", "inf"],
+}
+ANYTHING_GOES = {"PROXY_DATA_DIR", "PROXY_TEAMS"}
+
+
+def test_bad_values_are_known_for_every_variable() -> None:
+    assert set(BAD) | ANYTHING_GOES == set(VARIABLES)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [pytest.param(name, value, id=f"{name}={value!r}") for name, values in BAD.items() for value in values],
+)
+def test_a_bad_value_is_told_by_its_variable_and_the_wanted_form_and_never_repeated(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    field = next(field for field in FIELDS.values() if variable in variables_of(field))
+    monkeypatch.setenv(variable, value)
+
+    assert complaint() == f"{variable}: should be {form_of(field)}"
+
+
+def test_a_bad_flag_is_told_as_the_flag() -> None:
+    assert complaint(port="eighty") == "--port: should be a whole number from 0 to 65535"
+    assert complaint(turn_time_limit="0") == "--turn-time-limit: should be a number of seconds above 0"
+
+
+def test_all_bad_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROXY_PORT", "eighty")
+    monkeypatch.setenv("PROXY_CONVERSATION_HEADERS", "A B,C D")
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+
+    assert complaint().splitlines() == [
+        "PROXY_PORT: should be a whole number from 0 to 65535",
+        "LOG_LEVEL: should be DEBUG, INFO, WARNING, ERROR or CRITICAL",
+        "PROXY_CONVERSATION_HEADERS: should be names of headers, separated by commas",
+    ]
+
+
+def test_a_bad_value_of_the_file_is_told_by_its_variable(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PORT=eighty\n")
+
+    with pytest.raises(ConfigurationError, match=r"^PORT: should be a whole number from 0 to 65535$"):
+        load_settings(env_file=tmp_path / ".env")
+
+
+def test_lists_are_separated_by_commas_and_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROXY_API_KEYS", " key-a, key-b ,,")
+    monkeypatch.setenv("PROXY_CONVERSATION_HEADERS", "X-Chat, X-Thread")
+    monkeypatch.setenv("PROXY_USER_HEADERS", ",")
+
+    settings = load()
+
+    assert [key.get_secret_value() for key in settings.api_keys] == ["key-a", "key-b"]
+    assert settings.conversation_headers == ("X-Chat", "X-Thread")
+    assert settings.user_headers == ()
+
+
+def test_words_may_be_written_in_small_letters_where_that_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    monkeypatch.setenv("PROXY_ALLOW_OPEN", "True")
+
+    assert (load().log_level, load().allow_open) == ("DEBUG", True)
+
+
+def test_a_path_may_begin_at_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/coyote")
+
+    assert load(data_dir="~/data", teams="~/teams").data_dir == Path("/home/coyote/data")
+    assert load(data_dir="~/data", teams="~/teams").teams == Path("/home/coyote/teams")
+
+
+def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql://proxy:hunter2@db/handoff"
+    settings = load(openai_api_key="sk-hunter2", api_keys="key-hunter2", database_url=url)
+
+    assert "hunter2" not in f"{settings!r} {settings}"
+    assert settings.openai_api_key == SecretStr("sk-hunter2")
+    assert settings.database == url
+
+
+# --- the documents -------------------------------------------------------------------------------------------
+
+
+def rows() -> Iterator[list[str]]:
+    """The cells of every row of the document that describes a variable."""
+    for line in DOCUMENT.read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if len(cells) == 4 and re.match(r"`[A-Z_]+`", cells[0]):
+            yield cells
+
+
+def told(default: Any) -> str:
+    """A default, as the document writes it."""
+    match default:
+        case None | ():
+            return "unset"
+        case bool():
+            return f"`{str(default).lower()}`"
+        case float():
+            return f"`{default:g}`"
+        case tuple():
+            return f"`{','.join(default)}`"
+        case Path():
+            return f"`./{default}`"
+        case _:
+            return f"`{default}`"
+
+
+def test_the_document_describes_every_variable_and_no_other() -> None:
+    described = [name for cells in rows() for name in re.findall(r"`([A-Z_]+)`", cells[0])]
+
+    assert sorted(described) == sorted(VARIABLES)
+
+
+def test_the_document_names_defaults_and_forms_as_they_are() -> None:
+    described = {re.findall(r"`([A-Z_]+)`", cells[0])[0]: (cells[1], cells[2]) for cells in rows()}
+
+    assert described == {
+        variables_of(field)[0]: (told(field.default), form_of(field)) for field in FIELDS.values()
+    }
+
+
+def test_everything_that_limits_time_is_in_seconds() -> None:
+    of_time = [name for name in FIELDS if re.search(r"timeout|limit$|interval|grace", name)]
+
+    assert len(of_time) == 7
+    assert all("seconds" in form_of(FIELDS[name]) for name in of_time)
+
+
+def test_serve_has_a_flag_for_everything_but_secrets() -> None:
+    command = main.commands["serve"]
+    flags = {option: parameter for parameter in command.params for option in parameter.opts}
+
+    wanted = {
+        f"--{name.replace('_', '-')}": field
+        for name, field in FIELDS.items()
+        if variables_of(field)[0] not in SECRETS
+    }
+    assert flags.keys() - {"--help"} == wanted.keys()
+    for flag, field in wanted.items():
+        option = flags[flag]
+        assert isinstance(option, click.Option)
+        assert option.help is not None
+        assert option.help.endswith(f": {form_of(field)} [{variables_of(field)[0]}]")
+
+
+def test_the_document_says_which_secrets_have_no_flags() -> None:
+    assert re.search(
+        "`OPENAI_API_KEY`, `PROXY_API_KEYS` and `PROXY_DATABASE_URL` have no flags",
+        DOCUMENT.read_text("utf-8"),
+    )
+    assert {
+        variables_of(field)[0] for field in FIELDS.values() if "Secret" in str(field.annotation)
+    } == SECRETS
+
+
+def test_the_example_file_names_every_variable_and_sets_none() -> None:
+    named = re.findall(r"^# ?([A-Z_]+)=", EXAMPLE.read_text("utf-8"), re.MULTILINE)
+
+    assert sorted(named) == sorted(variables_of(field)[0] for field in FIELDS.values())
+    assert load_settings(env_file=EXAMPLE) == load()
+
+
+def test_the_example_file_can_be_used_as_it_stands_when_its_lines_are_made_to_count(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text(re.sub(r"^# ?([A-Z_]+=)", r"\1", EXAMPLE.read_text("utf-8"), flags=re.MULTILINE))
+
+    settings = load_settings(env_file=file)
+
+    assert settings.model_fields_set == set(FIELDS)
