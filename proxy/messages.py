@@ -155,9 +155,7 @@ class FunctionMessage(Struct, frozen=True, omit_defaults=True, tag="function", t
     content: Content = UNSET
 
 
-Message = (
-    SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage
-)
+Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage
 
 
 def text_of(message: Message) -> str:
@@ -190,6 +188,41 @@ class Item(Struct, frozen=True, omit_defaults=True):
     message: Message
     agent: str | None = None
     visible: bool = True
+
+
+class ForeignItem(Struct, frozen=True):
+    """An item of a kind that agents are not shown (reasoning, hosted tools): kept and given back as it came."""
+
+    body: dict[str, Any]
+
+
+class OpenCalls:
+    """The calls of the newest assistant message that have no result yet, message by message.
+
+    Messages in a row that hold nothing but calls count as one; anything else but results closes what is open.
+    """
+
+    __slots__ = ("_goes_on", "ids")
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self._goes_on = False
+
+    def take(self, message: Message) -> None:
+        """Take the next message; instructions change nothing."""
+        match message:
+            case AssistantMessage():
+                calls = [call.id for call in message.tool_calls or ()]
+                self.ids = [*self.ids, *calls] if self._goes_on and not text_of(message) else calls
+                self._goes_on = bool(calls)
+            case ToolMessage():
+                self.ids = [call_id for call_id in self.ids if call_id != message.tool_call_id]
+                self._goes_on = False
+            case UserMessage() | FunctionMessage():
+                self.ids = []
+                self._goes_on = False
+            case SystemMessage() | DeveloperMessage():
+                pass
 
 
 class Usage(Struct, frozen=True, omit_defaults=True):

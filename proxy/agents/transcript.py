@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from proxy.messages import (
     AssistantMessage,
+    CustomToolCall,
     DeveloperMessage,
     FunctionMessage,
     Item,
@@ -29,13 +32,18 @@ def messages_for(
     context: Iterable[Item],
     items: Iterable[Item],
 ) -> list[Message]:
-    """Return the whole chain: one system message (the instructions, then the client's own), then the rest.
+    """Return the whole chain: one system message, then the rest.
 
-    One message, because several providers take no second one, and none but the first place.
+    One message, because several providers take no second one, and none but the first place. It holds the agent's
+    instructions, those that the conversation keeps, and the client's of this turn, in this order.
     """
-    told = "\n\n".join(text for text in (instructions, *map(text_of, overlay)) if text)
+    said = [item.message for item in context]
+    kept = [message for message in said if isinstance(message, SystemMessage | DeveloperMessage)]
+    if kept:
+        said = [message for message in said if not isinstance(message, SystemMessage | DeveloperMessage)]
+    told = "\n\n".join(text for text in (instructions, *map(text_of, kept), *map(text_of, overlay)) if text)
     chain: list[Message] = [SystemMessage(content=told)] if told else []
-    chain.extend(item.message for item in context)
+    chain.extend(said)
     chain.extend(item.message for item in items)
     return closed(chain)
 
@@ -61,6 +69,10 @@ def closed(chain: list[Message]) -> list[Message]:
         if not isinstance(message, AssistantMessage):
             mended.append(message)
             continue
+        while message.tool_calls and at < len(chain) and (further := _further_calls(chain[at])):
+            # Calls that were kept one by one were made at once; apart, only the last of them would have its answer.
+            message = msgspec.structs.replace(message, tool_calls=[*message.tool_calls, *further])
+            at += 1
         answers: dict[str, ToolMessage] = {}
         while at < len(chain) and isinstance(answer := chain[at], ToolMessage):
             answers.setdefault(answer.tool_call_id, answer)
@@ -70,6 +82,11 @@ def closed(chain: list[Message]) -> list[Message]:
             answers.get(call.id) or ToolMessage(call.id, NOT_EXECUTED) for call in message.tool_calls or ()
         )
     return mended
+
+
+def _further_calls(message: Message) -> list[ToolCall | CustomToolCall] | None:
+    """The calls of a message that holds nothing else."""
+    return message.tool_calls if isinstance(message, AssistantMessage) and not text_of(message) else None
 
 
 def assistant_message(text: str, refusal: str, calls: Sequence[ToolCall]) -> AssistantMessage:

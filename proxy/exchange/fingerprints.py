@@ -8,9 +8,10 @@ what was said since, so the fingerprints of a list are found in one pass, and a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
+from proxy.exchange.history import ChainTurn
 from proxy.messages import AssistantMessage, Message, UserMessage, text_of
 
 _SIZE = 16
@@ -63,6 +64,26 @@ class Transcript:
         """Take messages in order."""
         for message in messages:
             self.add(message)
+
+
+def fingerprint_behind(chain: Sequence[ChainTurn], said: Iterable[Message]) -> bytes | None:
+    """Return the fingerprint of what was said behind a chain, if it ends with an answer.
+
+    None also when no turn of the chain has one to go on from: then neither the team nor the end user is known yet.
+    """
+    known = max((i for i, turn in enumerate(chain) if turn.fingerprint is not None), default=-1)
+    start = chain[known].fingerprint if known >= 0 else None
+    if start is None:
+        return None
+    transcript = Transcript(start)
+    for turn in chain[known + 1 :]:
+        transcript.extend(item.message for item in turn.items if item.agent is None)
+    fingerprint: bytes | None = None
+    for message in said:
+        found = transcript.add(message)
+        if found is not None or isinstance(message, UserMessage):
+            fingerprint = found
+    return fingerprint
 
 
 def words_of(text: str) -> bytes:

@@ -1,21 +1,25 @@
 """What was kept, to be looked at and looked after: stored completions, conversations and their items.
 
 Beside ``History``, which serves turns, this is the rest of the store: nothing here is on the path of a turn. The
-same promises hold: a method is one transaction, ``caller`` is in every query, ``StoreUnavailable`` is all that
-escapes. Times are seconds since the epoch.
+same promises hold (every implementation passes ``tests/contracts/test_library.py``): a method is one transaction,
+``caller`` is in every query, ``StoreUnavailable`` is all that escapes. Times are seconds since the epoch.
+
+An ``end_user`` narrows a list to what is that person's or nobody's; ``""`` sees all of the caller's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
 from proxy.exchange.history import Conversation, TurnRecord
-from proxy.messages import Item
+from proxy.messages import ForeignItem, Item, Message
 
 Order = Literal["asc", "desc"]
 Entry = TypeVar("Entry")
+Rest = Callable[[Message], Message | None]
+"""What is left of a message when a part of it is deleted; None when that was all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +32,16 @@ class Page(Generic[Entry]):
 
 @dataclass(frozen=True, slots=True)
 class KeptItem:
-    """An item of a conversation where it stands: the public id of its turn, and its position in it (0, 1, …)."""
+    """An item of a conversation where it stands: the public id of its turn, and its position in it (0, 1, …).
+
+    Positions stay what they are when others are deleted. ``pending`` are the ids of the calls for which the turn
+    asked the caller; the other calls of its agents are for the server's own tools.
+    """
 
     turn_id: str
     position: int
-    item: Item
+    item: Item | ForeignItem
+    pending: Sequence[str] = ()
 
 
 class Library(Protocol):
@@ -49,8 +58,12 @@ class Library(Protocol):
         order: Order,
         model: str | None,
         metadata: Mapping[str, str],
-    ) -> Page[TurnRecord]:
-        """Return stored completions by time; ``after`` is a completion's id. All of ``metadata`` has to match."""
+        end_user: str = "",
+    ) -> Page[TurnRecord] | None:
+        """Return stored completions by time, without their items. All of ``metadata`` has to match.
+
+        ``after`` is a completion's id, perhaps of one that was deleted since; None when there never was one.
+        """
         ...
 
     async def update_completion(
@@ -60,21 +73,33 @@ class Library(Protocol):
         ...
 
     async def delete_completion(self, caller: str, completion_id: str) -> bool:
-        """Forget the stored completion (what was asked, the journal, metadata); its conversation keeps its items."""
+        """Forget the stored completion (journal, options, metadata, keys); False when there is none.
+
+        Its conversation keeps its items, but nobody finds the turn by its id any more.
+        """
         ...
 
     # --- conversations ---
 
     async def create_conversation(
-        self, caller: str, conversation_id: str, *, metadata: Mapping[str, str], items: Sequence[Item], now: float
+        self,
+        caller: str,
+        conversation_id: str,
+        *,
+        metadata: Mapping[str, str],
+        items: Sequence[Item | ForeignItem],
+        now: float,
     ) -> Conversation:
-        """Make a conversation, perhaps with items; its team is that of the first turn."""
+        """Make a conversation, perhaps with items; its team is that of the first turn.
+
+        The id has to be new.
+        """
         ...
 
     async def list_conversations(
-        self, caller: str, *, after: str | None, limit: int, order: Order
-    ) -> Page[Conversation]:
-        """Return the caller's conversations, by when they were made."""
+        self, caller: str, *, after: str | None, limit: int, order: Order, end_user: str = ""
+    ) -> Page[Conversation] | None:
+        """Return the caller's conversations, by when they were made; None when there is no ``after``."""
         ...
 
     async def update_conversation(
@@ -83,8 +108,8 @@ class Library(Protocol):
         """Replace the metadata; None when there is no such conversation."""
         ...
 
-    async def delete_conversation(self, caller: str, conversation_id: str) -> bool:
-        """Delete the conversation and everything in it.
+    async def delete_conversation(self, caller: str, conversation_id: str, *, now: float) -> bool:
+        """Delete the conversation and everything in it; False when there is none.
 
         Raises:
             ConversationBusy: A turn of it is running.
@@ -95,18 +120,35 @@ class Library(Protocol):
         """Return everything said on the way to the head, oldest first, hidden items too; None when there is none."""
         ...
 
+    async def turn_ids(self, caller: str, conversation_id: str) -> Sequence[str]:
+        """Return the ids of all turns on the way to the head, oldest first, also of those without items."""
+        ...
+
     async def add_items(
-        self, caller: str, conversation_id: str, items: Sequence[Item], *, now: float
+        self, caller: str, conversation_id: str, items: Sequence[Item | ForeignItem], *, now: float
     ) -> Sequence[KeptItem] | None:
-        """Append items behind the head; None when there is no such conversation.
+        """Append items behind the head, as a turn of their own; None when there is no such conversation.
+
+        Without items, nothing is appended.
 
         Raises:
             ConversationBusy: A turn of it is running.
         """
         ...
 
-    async def delete_item(self, caller: str, conversation_id: str, turn_id: str, position: int) -> bool:
-        """Delete one item; False when there is none.
+    async def delete_item(
+        self,
+        caller: str,
+        conversation_id: str,
+        turn_id: str,
+        position: int,
+        *,
+        now: float,
+        rest: Rest | None = None,
+    ) -> bool:
+        """Delete one item, or leave the rest of it; False when there is none.
+
+        When an agent said it, the turn's answer can no longer be asked for by its id, unless it is a stored completion.
 
         Raises:
             ConversationBusy: A turn of the conversation is running.
@@ -116,5 +158,8 @@ class Library(Protocol):
     # --- retention ---
 
     async def remove_older(self, before: float) -> int:
-        """Delete conversations in which nothing happened since ``before``; return how many."""
+        """Delete conversations in which nothing happened since ``before``; return how many.
+
+        Works in many short transactions, so that turns go on meanwhile. Several workers may do it at once.
+        """
         ...
