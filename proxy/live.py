@@ -69,9 +69,17 @@ class Follower:
 class LiveTurn:
     """The log of one turn, its writer's task and its readers."""
 
-    def __init__(self, turn_id: str, *, conversation_id: str = "", high_water: int = HIGH_WATER) -> None:
+    def __init__(
+        self,
+        turn_id: str,
+        *,
+        conversation_id: str = "",
+        stops_when_left: bool = False,
+        high_water: int = HIGH_WATER,
+    ) -> None:
         self.turn_id = turn_id
         self.conversation_id = conversation_id
+        self.stops_when_left = stops_when_left
         self.stop_reason: StopReason | None = None
         self.task: asyncio.Task[None] | None = None
         self._log: list[Event] = []
@@ -146,6 +154,15 @@ class LiveTurn:
         """Let a waiting writer go on if the readers have caught up."""
         if self._room is not None and not self._room.done() and not self._is_crowded():
             self._room.set_result(None)
+
+    def left(self, *, grace: float = 0.0) -> None:
+        """A reader has gone. If the turn stops when it is left, it does ``grace`` seconds later, unless others read."""
+        if not self.stops_when_left or self._readers:
+            return
+        if grace > 0 and not self.is_finished:
+            asyncio.get_running_loop().call_later(grace, self.left)
+        else:
+            self.stop("client_left")
 
     def stop(self, reason: StopReason) -> bool:
         """Ask the writer to stop; its closing event says why. False when it is too late for that."""

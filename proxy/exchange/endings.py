@@ -81,6 +81,9 @@ def replay(record: TurnRecord, live: LiveTurn) -> None:
         usage = Usage()
         for use in record.uses:
             usage = usage + use.usage
-        events = [Started(record.id, record.agent), failed_event(InternalTurnError(), usage, ran_effects=True)]
+        events = [
+            Started(record.id, record.agent),
+            failed_event(InternalTurnError(), usage, ran_effects=True),
+        ]
     for event in events:
         live.emit(event)

@@ -94,7 +94,6 @@ class Opened:
     conversation_id: str
     match: Match
     agent: str
-    on_disconnect: DisconnectPolicy
     options: bytes
     is_replayed: bool = False
     ignored: tuple[str, ...] = ()
@@ -229,11 +228,6 @@ class Exchange:
             await self._history.request_cancel(caller, turn_id)
         return await self._history.turn(caller, turn_id) or record
 
-    def leave(self, opened: Opened) -> None:
-        """A reader has left: stop the turn if that is the policy and nobody else reads it."""
-        if opened.on_disconnect == "cancel" and not opened.live.has_readers:
-            opened.live.stop("client_left")
-
     async def _repeated(self, ask: Ask) -> Opened | None:
         record: TurnRecord | None = None
         if ask.idempotency_key is not None:
@@ -262,7 +256,6 @@ class Exchange:
             conversation_id=record.conversation_id,
             match="conversation-id",
             agent=record.agent,
-            on_disconnect="detach",
             options=record.options,
             is_replayed=True,
         )
@@ -295,7 +288,7 @@ class Exchange:
             overlay=overlay,
             parameters=ask.parameters,
         )
-        live = LiveTurn(turn_id)
+        live = LiveTurn(turn_id, stops_when_left=True)
         live.task = asyncio.create_task(self._answer(live, team.side, turn, None), name=turn_id)
         self._lives.add(live)
         return Opened(
@@ -305,7 +298,6 @@ class Exchange:
             conversation_id=ask.conversation_id or "",
             match="side-request",
             agent=turn.agent,
-            on_disconnect="cancel",
             options=ask.options,
         )
 
@@ -352,7 +344,8 @@ class Exchange:
             tool_choice=ask.tool_choice,
             parallel_tool_calls=ask.parallel_tool_calls,
         )
-        live = LiveTurn(turn_id, conversation_id=conversation_id)
+        policy = ask.on_disconnect or team.on_disconnect or self._policy.on_disconnect
+        live = LiveTurn(turn_id, conversation_id=conversation_id, stops_when_left=policy == "cancel")
         kept = Kept(ask, begun, recalled)
         live.task = asyncio.create_task(self._answer(live, team, turn, kept), name=turn_id)
         self._lives.add(live)
@@ -363,7 +356,6 @@ class Exchange:
             conversation_id=conversation_id,
             match=recalled.match,
             agent=recalled.agent,
-            on_disconnect=ask.on_disconnect or team.on_disconnect or self._policy.on_disconnect,
             options=ask.options,
             ignored=() if not ask.tools or team.offers(tuple(ask.tools)) else ("tools",),
         )

@@ -28,6 +28,9 @@ from proxy.wire.completions import (
 )
 from proxy.wire.decoding import ChatRequest, conversation_id, decode_chat
 
+RETRY_GRACE = 0.6
+"""Seconds that a turn goes on when its client left before its answer had begun."""
+
 
 class ChatCompletions:
     """The endpoint."""
@@ -96,7 +99,9 @@ async def _write(
     finally:
         if not took_all:
             facts.update(outcome="client_disconnect")
-            services.exchange.leave(opened)
+            # The official SDKs repeat a request whose answer had not begun, half a second after they gave it up.
+            # That repeat attaches to the turn, instead of running its tools again, if the turn is still there.
+            opened.live.left(grace=0.0 if "status" in facts else RETRY_GRACE)
 
 
 def options_of(opened: Opened) -> AnswerOptions:

@@ -29,7 +29,8 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         request_id = f"req_{secrets.token_hex(16)}"
-        facts = scope.setdefault("state", {})["facts"] = {"request_id": request_id}
+        facts: dict[str, object] = {"request_id": request_id}
+        scope.setdefault("state", {})["facts"] = facts
         scope["state"]["request_id"] = request_id
         began = time.monotonic()
         status = 0
@@ -37,7 +38,7 @@ class RequestContext:
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = facts["status"] = message["status"]
                 took = int((time.monotonic() - began) * 1000)
                 message["headers"] = [
                     *message.get("headers", ()),
@@ -59,7 +60,6 @@ class RequestContext:
                         **facts,
                         "method": scope["method"],
                         "path": scope["path"][:200],
-                        "status": status,
                         "ms": round((time.monotonic() - began) * 1000, 1),
                     },
                 )

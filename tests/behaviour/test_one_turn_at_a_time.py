@@ -429,3 +429,21 @@ async def test_a_side_request_before_the_main_turn_leaves_the_new_chat_alone(
     await sold(caller, upstream, headers={"X-OpenWebUI-Chat-Id": "chat-1"})
 
     assert shape_of(upstream)[:2] == ["system", "user:I want a rocket"]
+
+
+async def test_an_sdk_whose_patience_ends_repeats_itself_without_running_tools_again(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    go = asyncio.Event()
+    upstream.reply(
+        calls(("transfer_to_sales", {})),
+        calls(("execute_order", {"product": "Rocket", "price": 10})),
+        text("Ordered").held(go),
+    )
+    asking = asyncio.create_task(Caller(served, max_retries=2, timeout=0.5).completion(HELLO))
+    await upstream.received(3)
+    await asyncio.sleep(0.7)  # the SDK's own time limit, and a part of its pause
+    go.set()
+
+    assert (await asking).choices[0].message.content == "Ordered"
+    assert len(upstream.requests) == 3
