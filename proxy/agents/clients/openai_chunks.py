@@ -83,13 +83,15 @@ class AnswerReader:
         """Return the deltas of the events that these bytes complete; what follows ``[DONE]`` is dropped.
 
         Raises:
-            UpstreamFailed: The provider told of an error, or what came cannot be read. If deltas came before
-            it, it
+            UpstreamFailed: The provider told of an error, or what came cannot be read. With deltas before it, it
                 is kept as ``failure`` instead.
         """
         deltas: list[ModelDelta] = []
         try:
             for name, data in self._events.feed(received):
+                if not name and data[:1] == b"{":
+                    self._chunk(_decoded(data), deltas)
+                    continue
                 self._event(name, data, deltas)
                 if self.is_finished:
                     return deltas
@@ -173,7 +175,7 @@ class AnswerReader:
                 deltas.append(ReasoningPiece(self._bounded(reasoning)))
             content = delta.content
             if content:
-                if isinstance(content, str):
+                if type(content) is str:
                     logprobs = choice.logprobs
                     deltas.append(TextPiece(self._bounded(content), logprobs and _token_list(logprobs)))
                 elif isinstance(content, list):
@@ -181,10 +183,11 @@ class AnswerReader:
             if delta.refusal and isinstance(delta.refusal, str):
                 deltas.append(RefusalPiece(self._bounded(delta.refusal)))
             if delta.tool_calls:
+                self.has_said = True
                 for call in delta.tool_calls:
                     self._count(call)
                     deltas.extend(self._calls.add(call))
-            if len(deltas) > size or delta.tool_calls:
+            if len(deltas) > size:
                 self.has_said = True
         if choice.usage:
             self._usage = choice.usage

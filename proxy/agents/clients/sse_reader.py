@@ -19,9 +19,7 @@ class EventReader:
     def __init__(self, *, max_line_bytes: int = 1024 * 1024) -> None:
         self._max_line_bytes = max_line_bytes
         self._tail = bytearray()
-        """The line under way. It is only looked at when its end comes, so a line that never ends costs no
-        more
-        than copying it once."""
+        """The line under way, looked at when its end comes: one that never ends is copied once and no more."""
         self._name = b""
         self._data: list[bytes] = []
         self._further_bytes = 0
@@ -32,6 +30,8 @@ class EventReader:
 
     def feed(self, received: bytes) -> list[Event]:
         """Return the events that these bytes complete, in order."""
+        if self.is_over_limit:
+            return []
         if self._is_at_start:
             received = self._without_mark(received)
         if self._ended_with_cr and received:
@@ -41,18 +41,13 @@ class EventReader:
         if b"\r" in received:
             self._ended_with_cr = received.endswith(b"\r")
             received = received.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        lines = received.split(b"\n")
         if self._tail:
-            if len(lines) == 1:
+            if b"\n" not in received:
                 self._keep(received)
                 return []
-            lines[0] = bytes(self._tail) + lines[0]
+            received = bytes(self._tail) + received
             self._tail.clear()
-        unfinished = lines.pop()
-        events = self._events(lines)
-        if unfinished:
-            self._keep(unfinished)
-        return events
+        return self._events(received)
 
     def end(self) -> list[Event]:
         """Return what the stream held when it ended: at most one event that no blank line closed.
@@ -60,22 +55,37 @@ class EventReader:
         The standard drops such an event; some providers forget the last line ends.
         """
         self._ended_with_cr = False
-        lines = [bytes(self._tail), b""]
+        line = bytes(self._tail)
         self._tail.clear()
-        return self._events(lines)
-
-    def _events(self, lines: list[bytes]) -> list[Event]:
         events: list[Event] = []
-        limit = self._max_line_bytes
+        self._lines([line, b""], events)
+        return events
+
+    def _events(self, received: bytes) -> list[Event]:
+        """Read what holds at least one line end, and keep the line that has none."""
+        events: list[Event] = []
+        end = received.rfind(b"\n\n") + 2
+        is_between = not (self._data or self._name)
+        if received.startswith(b"data: ") and is_between and 1 < end <= self._max_line_bytes:
+            # Nearly every event is one line of data and a blank one; then the split alone does the work.
+            payloads = received[6 : end - 2].split(b"\n\ndata: ")
+            if received.count(b"\n", 0, end) == 2 * len(payloads):
+                events = [(b"", payload) for payload in payloads]
+                received = received[end:]
+        lines = received.split(b"\n")
+        unfinished = lines.pop()
+        self._lines(lines, events)
+        self._keep(unfinished)
+        return events
+
+    def _lines(self, lines: list[bytes], events: list[Event]) -> None:
         data = self._data
         for line in lines:
-            if len(line) > limit:
+            if len(line) > self._max_line_bytes:
                 self.is_over_limit = True
             if self.is_over_limit:
                 break
-            if line.startswith(b"data: "):
-                self._add(line[6:])
-            elif line:
+            if line:
                 self._field(line)
             elif data:
                 events.append((self._name, data[0] if len(data) == 1 else b"\n".join(data)))
@@ -84,7 +94,6 @@ class EventReader:
                 self._name = b""
             else:
                 self._name = b""
-        return events
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
