@@ -247,6 +247,15 @@ class ToolLoopLimitReached(AgentFailed):
         self.limit = limit
 
 
+class AnswerNotInForm(AgentFailed):
+    """The answer is not what ``response_format`` asks for; free text in its place would be a lie."""
+
+    code = "response_format_not_met"
+
+    def __init__(self) -> None:
+        super().__init__("The agents did not answer in the form that 'response_format' asks for.")
+
+
 class TurnTimeout(AgentFailed):
     """The whole turn took longer than its limit."""
 

@@ -33,7 +33,7 @@ from proxy.agents.clients.port import (
 )
 from proxy.agents.definition import ClientTools, Limits
 from proxy.agents.transcript import assistant_message, messages_for
-from proxy.errors import ToolLoopLimitReached
+from proxy.errors import AnswerNotInForm, ToolLoopLimitReached
 from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
@@ -63,6 +63,7 @@ from proxy.tools.calling import CallResult, PreparedCall, run_calls
 from proxy.tools.delegates import handoff_reason, handoff_result
 from proxy.tools.port import Tool, ToolContext
 from proxy.turns import Sink, Turn
+from proxy.wire.structured import AnswerForm
 
 SHORT = 1000
 """Characters of arguments and results that events carry; the whole goes to the model."""
@@ -107,6 +108,8 @@ class Floor:
     tool_calls: int = 0
     client_calls: int = 0
     completion_tokens: int = 0
+    form: AnswerForm | None = None
+    """What the answer has to be, when the caller asks for structured output."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,7 @@ class Speaker:
                 if self._is_used_up(floor):
                     return Spoke("length")
                 continue
+            self._check_form(floor, reply)
             # At the length limit the last call may be cut, so none of the reply's calls is kept or run.
             self._keep(floor, reply, [])
             return Spoke(
@@ -208,6 +212,8 @@ class Speaker:
         client_names = {tool.name for tool in self._client_tools(floor)}
         delegates_open = floor.handoffs < floor.limits.max_handoffs
         reply = _Reply()
+        # In a structured answer, words beside a call would spoil the JSON: they wait until it is clear what they are.
+        held: list[TextPiece] | None = [] if floor.form is not None and request.tools else None
         name = self.agent.model.name
         usage: Usage | None = None
         began = time.monotonic()
@@ -217,6 +223,9 @@ class Speaker:
                     for delta in batch:
                         if type(delta) is TextPiece:
                             reply.text.append(delta.text)
+                            if held is not None:
+                                held.append(delta)
+                                continue
                             floor.turn.draft.append(delta.text)
                             floor.sink.emit(TextDelta(delta.text, delta.logprobs))
                         elif type(delta) is CallPiece:
@@ -234,7 +243,22 @@ class Speaker:
         finally:
             floor.completion_tokens += usage.completion if usage else 0
             floor.sink.emit(ModelCalled(self.agent.name, name, usage, time.monotonic() - began))
+        if held is not None and reply.calls:
+            reply.text.clear()
+        elif held:
+            self._release(floor, held)
         return reply
+
+    def _release(self, floor: Floor, held: Sequence[TextPiece]) -> None:
+        for piece in held:
+            floor.turn.draft.append(piece.text)
+            floor.sink.emit(TextDelta(piece.text, piece.logprobs))
+
+    def _check_form(self, floor: Floor, reply: _Reply) -> None:
+        """A whole answer has to be what the caller asked for; one that was cut says so by its finish reason."""
+        is_whole = reply.finish_reason in ("stop", "tool_calls") and not reply.refusal
+        if floor.form is not None and is_whole and not floor.form.is_met_by("".join(reply.text)):
+            raise AnswerNotInForm
 
     def _take_call_piece(
         self, floor: Floor, reply: _Reply, piece: CallPiece, client_names: set[str], delegates_open: bool

@@ -14,6 +14,7 @@ from proxy.agents.speaker import Agent, AwaitsClient, Floor, HandedOver, Outcome
 from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool
 from proxy.turns import Answered, Sink, Turn
+from proxy.wire.structured import answer_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ class AgentTeam:
             data_dir=facts.data_dir,
             max_tool_result_bytes=facts.max_tool_result_bytes,
             max_client_tools=facts.max_client_tools,
+            form=answer_form(turn.parameters.response_format),
         )
         self._floors[turn.id] = floor
         try:

@@ -31,6 +31,7 @@ from proxy.live import LiveTurn, LiveTurns
 from proxy.messages import DeveloperMessage, FunctionTool, Item, SystemMessage
 from proxy.turns import Answered, Recorder, Team, Turn, run
 from proxy.wire.errors import failed_event
+from proxy.wire.structured import answer_form
 
 logger = logging.getLogger(__name__)
 
@@ -195,6 +196,7 @@ class Exchange:
         if repeated is not None:
             return repeated
         team.check_client_tools(tuple(ask.tools))
+        answer_form(ask.parameters.response_format)
         recalled = await self._recall.recall(ask, team)
         if isinstance(recalled, NotOfConversation):
             return self._open_side(ask, team)

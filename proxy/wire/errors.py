@@ -78,6 +78,7 @@ _KINDS: dict[str, Kind] = {
     # The same turn would loop, or take as long, again.
     "agent_error": Kind(502, "agent_error", is_hopeless=True),
     "tool_loop_limit": Kind(502, "agent_error", is_hopeless=True),
+    "response_format_not_met": Kind(502, "agent_error"),
     "turn_timeout": Kind(504, "agent_error", is_hopeless=True),
     "storage_unavailable": Kind(503, "server_error", retry_after=2),
     "shutting_down": Kind(503, "server_error", retry_after=2),

@@ -10,7 +10,7 @@ import pytest
 from proxy.agents.clients.port import CallPiece, Finished, TextPiece
 from proxy.agents.definition import Limits
 from proxy.agents.transcript import NOT_EXECUTED
-from proxy.errors import InvalidRequest, ToolLoopLimitReached, UpstreamIncomplete
+from proxy.errors import AnswerNotInForm, InvalidRequest, ToolLoopLimitReached, UpstreamIncomplete
 from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
@@ -26,6 +26,7 @@ from proxy.messages import (
     FunctionTool,
     Message,
     NamedToolChoice,
+    Parameters,
     SystemMessage,
     ToolMessage,
     UserMessage,
@@ -347,3 +348,38 @@ async def test_the_turn_ends_with_length_when_its_tokens_are_used_up() -> None:
 
     assert await team.answer(turn_of(HELLO, agent="triage"), RememberingSink()) == Answered("length")
     assert len(model.requests) == 3
+
+
+JSON_FORM = {
+    "type": "json_schema",
+    "json_schema": {"name": "price", "schema": {"type": "object", "required": ["price"]}},
+}
+
+
+async def test_a_structured_answer_is_not_spoiled_by_words_beside_a_call() -> None:
+    triage = ScriptedModel(calls(("transfer_to_sales", "{}"), text="One moment."))
+    sales, sink = ScriptedModel(says('{"price": 10}')), RememberingSink()
+    team = await team_of(agent("triage", triage, hands_to=["sales"]), agent("sales", sales))
+    turn = turn_of(HELLO, agent="triage")
+    turn.parameters = Parameters(response_format=JSON_FORM)
+
+    assert await team.answer(turn, sink) == Answered("stop")
+    assert "".join(e.text for e in sink.events if isinstance(e, TextDelta)) == '{"price": 10}'
+
+
+@pytest.mark.parametrize("said", ["Ten dollars", '{"cost": 10}', '```json\n{"price": 10}\n```', ""])
+async def test_free_text_never_leaves_as_a_structured_answer(said: str) -> None:
+    team = await team_of(agent("triage", ScriptedModel(says(said))))
+    turn = turn_of(HELLO, agent="triage")
+    turn.parameters = Parameters(response_format=JSON_FORM)
+
+    with pytest.raises(AnswerNotInForm):
+        await team.answer(turn, RememberingSink())
+
+
+async def test_a_structured_answer_that_was_cut_says_so_by_its_finish_reason() -> None:
+    team = await team_of(agent("triage", ScriptedModel(says('{"pri', reason="length"))))
+    turn = turn_of(HELLO, agent="triage")
+    turn.parameters = Parameters(response_format=JSON_FORM)
+
+    assert await team.answer(turn, RememberingSink()) == Answered("length")
