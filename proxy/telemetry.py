@@ -16,6 +16,7 @@ _TALKATIVE = (
 
 def configure_logging(level: str) -> None:
     """Set up logging for the whole process."""
+    quiet = level if level in ("ERROR", "CRITICAL") else "WARNING"
     logging.config.dictConfig(
         {
             "version": 1,
@@ -23,8 +24,9 @@ def configure_logging(level: str) -> None:
             "formatters": {
                 "json": {
                     "()": "pythonjsonlogger.json.JsonFormatter",
-                    "format": "%(asctime)s %(levelname)s %(name)s %(message)s",
-                    "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+                    "format": "%(time)s %(levelname)s %(name)s %(message)s",
+                    "rename_fields": {"levelname": "level", "name": "logger"},
+                    "timestamp": "time",
                     # uvicorn adds its messages once more, coloured.
                     "reserved_attrs": [*RESERVED_ATTRS, "color_message"],
                 }
@@ -32,7 +34,7 @@ def configure_logging(level: str) -> None:
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
             "root": {"handlers": ["stderr"], "level": level},
             "loggers": {
-                **{name: {"level": "WARNING"} for name in _TALKATIVE},
+                **{name: {"level": quiet} for name in _TALKATIVE},
                 "uvicorn.access": {"handlers": [], "propagate": False},
             },
         }

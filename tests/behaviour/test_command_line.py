@@ -1,0 +1,417 @@
+"""``handoff-proxy`` from outside: what it prints, how it ends, what it logs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from click.testing import CliRunner, Result
+from openai import APIError, AsyncOpenAI
+
+from proxy.app import VERSION
+from proxy.cli import main
+from proxy.settings import Settings, variables_of
+from tests.command import Command, command
+from tests.fakes.upstream import FakeUpstream, calls, error, text
+from tests.serving import TEAM_FILE
+
+TEAM = """\
+teams:
+  library:
+    entry: Librarian
+    agents:
+      Librarian:
+        instructions: You work in a library.
+"""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """Run a command in this process, in an empty folder and with no settings but those given."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    for field in Settings.model_fields.values():
+        for name in variables_of(field):
+            monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments: str, **environment: str) -> Result:
+        return CliRunner().invoke(main, arguments, env=environment)
+
+    yield invoke
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def refusal(result: Result) -> list[str]:
+    """What a command said that has to be mended, and nothing else."""
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    return result.stderr.splitlines()
+
+
+# --- version and help ----------------------------------------------------------------------------------------
+
+
+def test_the_version_is_that_of_the_distribution(run: Any) -> None:
+    result = run("--version")
+
+    assert (result.exit_code, result.output) == (0, f"handoff-proxy {VERSION}\n")
+
+
+def test_help_names_the_commands_and_their_flags(run: Any) -> None:
+    assert {"serve", "migrate", "check"} <= set(run("--help").output.split())
+    shown = " ".join(run("serve", "--help").output.split())
+    assert (
+        "--port VALUE Port to listen on; 0 takes a free one: a whole number from 0 to 65535 [PROXY_PORT]"
+        in shown
+    )
+
+
+def test_an_unknown_flag_is_told_with_the_one_that_was_meant(run: Any) -> None:
+    result = run("serve", "--prot", "80")
+
+    assert result.exit_code == 2
+    assert "No such option '--prot'" in result.stderr
+    assert "--port" in result.stderr
+
+
+# --- check ---------------------------------------------------------------------------------------------------
+
+
+def test_a_good_team_file_is_described(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "library.yaml").write_text(TEAM)
+
+    result = run("check", "library.yaml")
+
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "1 team, 1 agent, 0 tools, 1 model",
+        "model default: the offline demonstration",
+        "team library",
+        "  Librarian (entry): asks default",
+    ]
+    assert result.stderr == ""
+    assert list(tmp_path.iterdir()) == [tmp_path / "library.yaml"], "to check leaves nothing behind"
+
+
+def test_a_bad_team_file_is_told_line_by_line(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "library.yaml").write_text(
+        TEAM.replace("entry: Librarian", "entry: Librarain\n    colour: red")
+    )
+
+    result = run("check", "library.yaml")
+
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("library.yaml:3:12: teams.library.entry: ")
+    assert "Librarian" in lines[0]
+    assert lines[1].startswith("library.yaml:4:5: teams.library: unknown key 'colour'")
+    assert result.stderr == ""
+
+
+def test_a_team_file_that_is_not_there_is_told(run: Any) -> None:
+    result = run("check", "nowhere.yaml")
+
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[0] == "nowhere.yaml: cannot be read: No such file or directory"
+
+
+def test_without_a_path_the_teams_of_the_settings_are_checked(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "library.yaml").write_text(TEAM)
+
+    assert "team library" in run("check", PROXY_TEAMS="library.yaml").stdout
+    assert "team acme-support" in run("check").stdout
+
+
+def test_team_files_may_name_variables_of_the_env_file(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "library.yaml").write_text(TEAM.replace("You work in a library.", "${GREETING}"))
+
+    assert run("check", "library.yaml").exit_code == 1
+    (tmp_path / ".env").write_text("GREETING=Hello\n")
+    assert run("check", "library.yaml").exit_code == 0
+
+
+# --- what stops the start ------------------------------------------------------------------------------------
+
+
+def test_bad_settings_stop_the_start_with_a_line_each(run: Any) -> None:
+    result = run("serve", "--turn-time-limit", "long", PROXY_PORT="eighty", PROXY_API_KEYS="my secret")
+
+    assert refusal(result) == [
+        "PROXY_PORT: should be a whole number from 0 to 65535",
+        "--turn-time-limit: should be a number of seconds above 0",
+        "PROXY_API_KEYS: should be keys of visible ASCII characters, separated by commas",
+    ]
+
+
+def test_other_machines_are_not_served_without_keys(run: Any, tmp_path: Path) -> None:
+    lines = refusal(run("serve", "--host", "0.0.0.0"))
+
+    assert lines == [
+        "PROXY_HOST: 0.0.0.0 can be reached from other machines, and no keys are set. "
+        "Set PROXY_API_KEYS (keys separated by commas), or PROXY_ALLOW_OPEN=true to serve everyone."
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_team_files_stop_the_start_with_their_lines(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "library.yaml").write_text(TEAM.replace("entry: Librarian", "entry: Librarain"))
+
+    lines = refusal(run("serve", "--teams", "library.yaml", "--port", "0"))
+
+    assert len(lines) == 1
+    assert lines[0].startswith("library.yaml:3:12: teams.library.entry: ")
+
+
+def test_a_data_folder_that_cannot_be_made_stops_the_start(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+
+    assert refusal(run("serve", "--data-dir", "taken/data")) == [
+        "PROXY_DATA_DIR: taken/data cannot be made (Not a directory)"
+    ]
+
+
+def test_a_database_url_that_cannot_be_used_stops_the_start_and_is_not_repeated(run: Any) -> None:
+    lines = refusal(run("serve", PROXY_DATABASE_URL="postgresql://me:hunter2@host:port/name"))
+
+    assert len(lines) == 1
+    assert "hunter2" not in lines[0]
+    assert "postgresql://user:password@host:5432/name" in lines[0]
+
+
+async def test_a_port_in_use_is_told_in_a_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with command("serve", "--port", str(port), folder=tmp_path) as serving:
+            assert await serving.ended() == 2
+
+    assert serving.err.lines[-1] == (
+        f"PROXY_PORT: port {port} of 127.0.0.1 is in use by another program; "
+        "stop that one, or choose another port"
+    )
+    assert "Traceback" not in serving.err.text
+
+
+async def test_a_component_that_cannot_be_loaded_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "teams.yaml").write_text(
+        "models: {default: {provider: autogen_ext.models.nowhere.Client, config: {api_key: hunter2}}}\n"
+        + TEAM
+    )
+    async with command("serve", "--port", "0", "--teams", "teams.yaml", folder=tmp_path) as serving:
+        assert await serving.ended() == 2
+
+    assert "autogen_ext.models.nowhere.Client" in serving.err.lines[-1]
+    assert "Traceback" not in serving.err.text
+    assert "hunter2" not in serving.err.text
+
+
+# --- migrate -------------------------------------------------------------------------------------------------
+
+
+def test_the_database_is_made_and_brought_up_to_date(run: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        result = run("migrate", "--data-dir", "kept")
+        assert (result.exit_code, result.output) == (0, "The database is up to date.\n")
+
+    with sqlite3.connect(tmp_path / "kept" / "handoff-proxy.sqlite") as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    database.close()
+    assert {"conversations", "turns", "items", "alembic_version"} <= tables
+
+
+@pytest.mark.parametrize("arguments", [["migrate"], ["serve", "--port", "0"]], ids=" ".join)
+def test_a_database_of_a_newer_version_is_left_alone(run: Any, tmp_path: Path, arguments: list[str]) -> None:
+    run("migrate", "--data-dir", "data")
+    database = sqlite3.connect(tmp_path / "data" / "handoff-proxy.sqlite")
+    with database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+
+    lines = refusal(run(*arguments))
+
+    assert len(lines) == 1
+    assert "newer version" in lines[0]
+
+
+# --- serving -------------------------------------------------------------------------------------------------
+
+
+async def test_the_first_lines_tell_people_what_is_served_where_and_the_log_tells_it_in_facts(
+    tmp_path: Path,
+) -> None:
+    async with command("serve", "--port", "0", folder=tmp_path) as serving:
+        url = await serving.url()
+        async with AsyncOpenAI(base_url=url, api_key="any") as client:
+            assert [model.id async for model in client.models.list()] == ["acme-support"]
+        serving.signal(signal.SIGTERM)
+        assert await serving.ended() == 0
+
+    assert serving.out.lines == [
+        f"handoff-proxy {VERSION} listens on {url}",
+        "  teams: acme-support",
+        "  model default: the offline demonstration",
+    ]
+    (line,) = [line for line in serving.log if line["message"] == "serving"]
+    assert line["level"] == "INFO"
+    assert (line["url"], line["teams"], line["version"]) == (url, ["acme-support"], VERSION)
+    assert line["models"] == {"default": "the offline demonstration"}
+    assert {"time", "level", "logger", "message"} <= set.intersection(*(set(line) for line in serving.log))
+    assert "color_message" not in serving.err.text
+    assert any("OPENAI_API_KEY" in line["message"] for line in serving.log), "how to set a real model"
+
+
+async def test_a_real_model_is_told_by_its_name_and_host_and_the_demonstration_is_not_mentioned(
+    tmp_path: Path,
+) -> None:
+    environment = {
+        "OPENAI_API_KEY": "sk-hunter2",
+        "OPENAI_MODEL": "big-one",
+        "OPENAI_BASE_URL": "http://user:hunter2@127.0.0.1:9/v1",
+    }
+    async with command("serve", "--port=0", folder=tmp_path, environment=environment) as serving:
+        await serving.url()
+        serving.signal(signal.SIGINT)
+        assert await serving.ended() == 0
+
+    assert "  model default: big-one at 127.0.0.1, with a key" in serving.out.lines
+    assert "hunter2" not in serving.out.text + serving.err.text
+    assert "demonstration" not in serving.out.text + serving.err.text
+
+
+async def test_a_misspelt_variable_is_told_in_the_log(tmp_path: Path) -> None:
+    environment = {"PROXY_TURN_TIMELIMIT": "hunter2"}
+    async with command("serve", "--port=0", folder=tmp_path, environment=environment) as serving:
+        await serving.url()
+
+    warnings = [line["message"] for line in serving.log if line["level"] == "WARNING"]
+    assert "PROXY_TURN_TIMELIMIT is not a setting, did you mean PROXY_TURN_TIME_LIMIT?" in warnings
+    assert "hunter2" not in serving.err.text
+
+
+# --- stopping ------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def streaming(serving: Command) -> AsyncIterator[aiohttp.StreamReader]:
+    """A streamed turn, read until the first words are there."""
+    body = {"model": "shop", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{await serving.url()}/chat/completions", json=body) as response,
+    ):
+        assert response.status == 200
+        line = b""
+        while b"One" not in line:
+            line = await response.content.readline()
+            assert line, "the stream ended"
+        yield response.content
+
+
+async def rest_of(stream: aiohttp.StreamReader) -> list[Any]:
+    """The remaining frames, the last of them ``[DONE]``."""
+    lines = (await stream.read()).decode().splitlines()
+    frames = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+    assert frames.pop() == "[DONE]"
+    return [json.loads(frame) for frame in frames]
+
+
+def shop(folder: Path, upstream: FakeUpstream, grace: str) -> Any:
+    (folder / "teams.yaml").write_text(TEAM_FILE.format(upstream=upstream.base_url))
+    return command("serve", "--port=0", "--teams=teams.yaml", f"--shutdown-grace={grace}", folder=folder)
+
+
+async def test_a_running_turn_gets_its_time_to_finish(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+    reply = text("One two", chunks=2).held(go_on, after=2)
+    async with FakeUpstream(reply) as upstream, shop(tmp_path, upstream, grace="20") as serving:
+        async with streaming(serving) as stream:
+            serving.signal(signal.SIGTERM)
+            await serving.err.line('"stopping"')
+            go_on.set()
+            frames = await rest_of(stream)
+        assert await serving.ended() == 0
+
+    assert frames[-1]["choices"][0]["finish_reason"] == "stop"
+    (stopping,) = [line for line in serving.log if line["message"] == "stopping"]
+    assert stopping["running_turns"] == 1
+
+
+async def test_a_turn_that_does_not_finish_in_time_ends_with_an_error_and_not_with_a_cut(
+    tmp_path: Path,
+) -> None:
+    reply = text("One two", chunks=2).hang(after=2)
+    async with FakeUpstream(reply) as upstream, shop(tmp_path, upstream, grace="0.2") as serving:
+        async with streaming(serving) as stream:
+            serving.signal(signal.SIGTERM)
+            frames = await rest_of(stream)
+        await upstream.requests[0].closed()
+        assert await serving.ended() == 0
+
+    assert frames[-1]["error"]["code"] == "shutting_down"
+    assert not any(choice["finish_reason"] for frame in frames[:-1] for choice in frame["choices"])
+    assert "Traceback" not in serving.err.text
+
+
+async def test_a_second_interrupt_waits_no_longer(tmp_path: Path) -> None:
+    reply = text("One two", chunks=2).hang(after=2)
+    async with FakeUpstream(reply) as upstream, shop(tmp_path, upstream, grace="600") as serving:
+        async with streaming(serving) as stream:
+            serving.signal(signal.SIGINT)
+            await serving.err.line('"stopping"')
+            serving.signal(signal.SIGINT)
+            frames = await rest_of(stream)
+        assert await serving.ended() == 0
+
+    assert frames[-1]["error"]["code"] == "shutting_down"
+
+
+# --- what is never logged ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+async def test_what_people_wrote_and_keys_are_not_in_the_log(tmp_path: Path, level: str) -> None:
+    (tmp_path / "data").mkdir()
+    environment = {"LOG_LEVEL": level, "PROXY_API_KEYS": "sk-marker", "PROXY_TEAMS": "teams.yaml"}
+    order = calls(("execute_order", {"product": "a marker", "price": "$1.00"}))
+    bad_order = calls(("execute_order", {"product": "a marker", "price": "marker"}))
+    handoff = calls(("transfer_to_sales", {"reason": "a marker"}))
+    replies = [handoff, order, bad_order, text("Your marker is on its way."), error(400, message="a marker")]
+    async with FakeUpstream(*replies) as upstream:
+        file = TEAM_FILE.format(upstream=upstream.base_url).replace("upstream-key", "upstream-marker")
+        (tmp_path / "teams.yaml").write_text(file)
+        async with command("serve", "--port=0", folder=tmp_path, environment=environment) as serving:
+            url = await serving.url()
+            async with AsyncOpenAI(base_url=url, api_key="sk-marker", max_retries=0) as client:
+                for expected in ("Your marker is on its way.", None):
+                    said: Any = [{"role": "user", "content": "I want a marker"}]
+                    asking = client.chat.completions.create(
+                        model="shop", messages=said, metadata={"marker": "marker"}, user="user-marker"
+                    )
+                    if expected is None:
+                        with pytest.raises(APIError):
+                            await asking
+                    else:
+                        assert (await asking).choices[0].message.content == expected
+            async with AsyncOpenAI(base_url=url, api_key="wrong-marker", max_retries=0) as stranger:
+                with pytest.raises(APIError, match="Incorrect API key"):
+                    await stranger.models.list()
+            async with aiohttp.ClientSession(headers={"authorization": "Bearer sk-marker"}) as session:
+                for body in ('{"marker', '{"model": "shop", "messages": ["marker"]}'):
+                    answer = await session.post(f"{url}/chat/completions?q=marker", data=body)
+                    assert answer.status == 400
+            serving.signal(signal.SIGTERM)
+            assert await serving.ended() == 0
+
+    assert len([line for line in serving.log if line["message"] == "request"]) == 5
+    assert [line for line in serving.err.lines if "marker" in line.lower()] == []

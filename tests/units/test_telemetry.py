@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from proxy.telemetry import configure_logging
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_a_line_is_one_object_with_the_facts_beside_the_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO")
+    logging.getLogger("proxy.x").info("turn\nfinished", extra={"turn_id": "t1", "color_message": "\033[1mx"})
+
+    lines = capsys.readouterr().err.splitlines()
+
+    assert len(lines) == 1
+    line = json.loads(lines[0])
+    assert next(iter(line)) == "time"
+    assert abs(datetime.fromisoformat(line.pop("time")) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert line == {"level": "INFO", "logger": "proxy.x", "message": "turn\nfinished", "turn_id": "t1"}
+
+
+def test_a_trace_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO")
+    try:
+        raise ValueError("out of rockets")
+    except ValueError:
+        logging.getLogger("proxy.x").exception("turn failed")
+
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+    assert line["exc_info"].endswith("ValueError: out of rockets")
+
+
+@pytest.mark.parametrize(
+    ("level", "heard"),
+    [
+        ("DEBUG", ["ours debug", "ours warning", "theirs warning", "theirs error"]),
+        ("WARNING", ["ours warning", "theirs warning", "theirs error"]),
+        ("ERROR", ["theirs error"]),
+    ],
+)
+def test_libraries_that_log_what_passes_through_them_are_heard_from_warnings_on(
+    capsys: pytest.CaptureFixture[str], level: str, heard: list[str]
+) -> None:
+    configure_logging(level)
+    ours, theirs = logging.getLogger("proxy.x"), logging.getLogger("autogen_core.events")
+
+    ours.debug("ours debug")
+    theirs.info("theirs info")
+    ours.warning("ours warning")
+    theirs.warning("theirs warning")
+    theirs.error("theirs error")
+
+    assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == heard
