@@ -11,6 +11,7 @@ closing event. Encoders are a ``match`` over all of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -152,12 +153,35 @@ Event = (
     | Cancelled
 )
 
-encode_events = msgspec.json.Encoder().encode
-decode_events = msgspec.json.Decoder(list[Event]).decode
-
 
 class Entry(Struct, frozen=True):
-    """An event and its position (1, 2, 3 …) in the turn's log."""
+    """An event, its position (1, 2, 3 …) in the turn's log, and when it was logged (seconds since the epoch)."""
 
     position: int
     event: Event
+    time: float = 0.0
+
+
+class Journal(Struct, frozen=True):
+    """A turn's log as it is kept: its events, and when each came, in milliseconds after ``began``."""
+
+    began: float
+    after_ms: list[int]
+    events: list[Event]
+
+    def entries(self) -> list[Entry]:
+        """Return the log as its readers see it."""
+        return [
+            Entry(position, event, self.began + after / 1000)
+            for position, (event, after) in enumerate(zip(self.events, self.after_ms, strict=True), 1)
+        ]
+
+
+_encode_journal = msgspec.json.Encoder().encode
+decode_journal = msgspec.json.Decoder(Journal).decode
+
+
+def encode_journal(events: Sequence[Event], times: Sequence[float]) -> bytes:
+    """Return the log of a turn for keeping; ``times`` are those of the events."""
+    began = times[0] if times else 0.0
+    return _encode_journal(Journal(began, [round((time - began) * 1000) for time in times], list(events)))

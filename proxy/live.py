@@ -6,6 +6,7 @@ The log is kept whole until the turn is forgotten, because readers may join late
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal, Self
@@ -58,7 +59,8 @@ class Follower:
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
         start, self._given = self._given, len(log)
-        return [Entry(start + 1 + i, event) for i, event in enumerate(log[start:])]
+        times = self._live.times
+        return [Entry(at + 1, log[at], times[at]) for at in range(start, self._given)]
 
     def wake(self) -> None:
         """Let a waiting ``next`` return."""
@@ -83,6 +85,7 @@ class LiveTurn:
         self.stop_reason: StopReason | None = None
         self.task: asyncio.Task[None] | None = None
         self._log: list[Event] = []
+        self._times: list[float] = []
         self._sizes: list[int] = []
         self._size = 0
         self._readers: set[Follower] = set()
@@ -92,9 +95,10 @@ class LiveTurn:
 
     # --- the writer's side ---
 
-    def emit(self, event: Event) -> None:
-        """Append to the log and wake the readers."""
+    def emit(self, event: Event, *, at: float | None = None) -> None:
+        """Append to the log and wake the readers; ``at`` is when it happened, if not now."""
         self._log.append(event)
+        self._times.append(time.time() if at is None else at)
         if isinstance(event, TextDelta | ReasoningDelta | RefusalDelta):
             self._size += len(event.text)
         elif isinstance(event, ClientToolArguments):
@@ -131,6 +135,11 @@ class LiveTurn:
     def events(self) -> Sequence[Event]:
         """What was logged so far."""
         return self._log
+
+    @property
+    def times(self) -> Sequence[float]:
+        """When each of the events was logged, in seconds since the epoch."""
+        return self._times
 
     @property
     def has_readers(self) -> bool:

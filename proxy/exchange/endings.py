@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.errors import InternalTurnError
-from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, decode_events, encode_events
+from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, decode_journal, encode_journal
 from proxy.exchange.asking import Ask
 from proxy.exchange.fingerprints import last_answer_of
 from proxy.exchange.history import Begun, ModelUse, TurnEnd, TurnRecord, TurnStatus
@@ -56,7 +56,7 @@ def end_of(
         pending=pending,
         finish_reason=answered.finish_reason if answered is not None else None,
         error_code=closing.code if isinstance(closing, Failed) else None,
-        journal=encode_events([*live.events, closing]) if is_stored else b"",
+        journal=encode_journal([*live.events, closing], [*live.times, now]) if is_stored else b"",
     )
 
 
@@ -76,14 +76,15 @@ def replay(record: TurnRecord, live: LiveTurn) -> None:
     A turn whose worker died, and one that kept no content, is told as failed.
     """
     live.seal()
-    events = decode_events(record.journal) if record.journal else []
-    if not events:
-        usage = Usage()
-        for use in record.uses:
-            usage = usage + use.usage
-        events = [
-            Started(record.id, record.agent),
-            failed_event(InternalTurnError(), usage, ran_effects=True),
-        ]
-    for event in events:
-        live.emit(event)
+    if record.journal:
+        for entry in decode_journal(record.journal).entries():
+            live.emit(entry.event, at=entry.time)
+        return
+    usage = Usage()
+    for use in record.uses:
+        usage = usage + use.usage
+    live.emit(Started(record.id, record.agent), at=record.created_at)
+    live.emit(
+        failed_event(InternalTurnError(), usage, ran_effects=True),
+        at=record.finished_at or record.created_at,
+    )
