@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from proxy.errors import ConversationBusy
 from proxy.exchange.history import Begun, IdempotencyKeyTaken
@@ -31,11 +31,17 @@ class Beginnings:
     """Begins turns in the words of one dialect."""
 
     def __init__(self, dialect: str) -> None:
-        add = insert_into(dialect, conversations)
-        self._ensure_conversation = add.on_conflict_do_update(
-            index_elements=["caller", "id"],
-            set_={"end_user": add.excluded.end_user},
-            where=and_(conversations.c.end_user == "", add.excluded.end_user != ""),
+        # An existing conversation is not touched: its row would stay locked for a turn that has to wait for the end
+        # of another, and that end moves the conversation's head.
+        self._add_conversation = insert_into(dialect, conversations).on_conflict_do_nothing()
+        self._name_end_user = (
+            update(conversations)
+            .where(
+                conversations.c.caller == bindparam("of_caller"),
+                conversations.c.id == bindparam("of_conversation"),
+            )
+            .where(conversations.c.end_user == "")
+            .values(end_user=bindparam("named"))
         )
         conversation = (
             select(conversations.c.key)
@@ -68,9 +74,11 @@ class Beginnings:
         A turn that is there already under this id, running for this worker, counts as begun: the answer to its
         commit was lost.
         """
-        # Every worker writes in the same order, so that no two wait for each other.
+        # In the same order everywhere, so that no two workers wait for each other.
         begins = sorted(begins, key=lambda begin: (begin.turn["of_caller"], begin.turn["of_conversation"]))
-        connection.execute(self._ensure_conversation, [begin.conversation for begin in begins])
+        connection.execute(self._add_conversation, [begin.conversation for begin in begins])
+        if named := [_named(begin.turn) for begin in begins if begin.turn["end_user"]]:
+            connection.execute(self._name_end_user, named)
         connection.execute(self._add_turn, [begin.turn for begin in begins])
         found = {
             (row.id, row.worker): Begun(row.key, row.conversation)
@@ -113,3 +121,7 @@ class Beginnings:
             taken_by = connection.scalar(self._with_key, {"of_caller": turn["caller"], "of_key": key})
             if taken_by not in (None, turn["id"]):
                 raise IdempotencyKeyTaken
+
+
+def _named(turn: dict[str, Any]) -> dict[str, Any]:
+    return {name: turn[name] for name in ("of_caller", "of_conversation")} | {"named": turn["end_user"]}

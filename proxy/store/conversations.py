@@ -13,6 +13,7 @@ from proxy.store.beginning import Begin
 from proxy.store.database import Database, open_database
 from proxy.store.ending import Finish
 from proxy.store.leases import Leases
+from proxy.store.library import SqlLibrary
 from proxy.store.reading import Reading
 from proxy.store.writer import Writer
 from proxy.store.writing import Call, Writing
@@ -25,7 +26,7 @@ _LARGE_BYTES = 256 * 1024
 
 class SqlHistory:
     """See ``History``. Made in the event loop that uses it; ``time_limit`` (seconds) is how long a call waits for a
-    database that is locked or gone.
+    database that is locked or gone. ``library`` looks after what is kept in the same database.
     """
 
     def __init__(self, database: Database, *, time_limit: float = TIME_LIMIT) -> None:
@@ -33,6 +34,7 @@ class SqlHistory:
         self._writer = Writer(database, Writing(database.dialect), time_limit=time_limit)
         self._reading = Reading(database.dialect)
         self._leases = Leases(database.dialect)
+        self.library = SqlLibrary(database, self._writer)
         self._large_ends: set[asyncio.Task[bool]] = set()
 
     async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:

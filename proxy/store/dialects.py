@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import ARRAY, JSON, FromClause, Table, Text, bindparam, func, literal_column
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    Table,
+    Text,
+    bindparam,
+    func,
+    literal_column,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from proxy.store.tables import turns
@@ -33,3 +44,10 @@ def listed(dialect: str, name: str) -> FromClause:
         return func.json_each(bindparam(name, type_=JSON)).table_valued("value", name=name)
     words = func.unnest(bindparam(name, type_=ARRAY(Text)))
     return words.table_valued("value").render_derived(name=name)
+
+
+def list_of(dialect: str, column: ColumnElement[int]) -> ColumnElement[list[int]]:
+    """Return the aggregate of the column's values as a list, in no certain order; maybe None when there are none."""
+    if dialect == "sqlite":
+        return func.json_group_array(column, type_=JSON)
+    return func.array_agg(column, type_=ARRAY(BigInteger))

@@ -41,7 +41,7 @@ class Endings:
         self._ending = (
             select(of.key, of.conversation, of.caller, of.status, of.finished_at, of.is_stored, of.inputs)
             .where(turns.c.key.in_(select(cast(keys.c.value, BigInteger))))
-            # Every worker locks in the same order, so that no two wait for each other.
+            # In the same order everywhere, so that no two workers wait for each other.
             .order_by(turns.c.key)
             .with_for_update()
         )

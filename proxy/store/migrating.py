@@ -34,14 +34,13 @@ SchemaState = Literal["empty", "behind", "current", "too_new"]
 TIME_LIMIT = 60.0
 _PAUSE = 0.1
 # Any number will do, as long as it stays the same.
-_ADVISORY_LOCK = 4_872_301_966
+ADVISORY_LOCK = 4_872_301_966
 # Alembic keeps the migration under way in module globals.
 _one_at_a_time = threading.Lock()
 
 
-def migrations_folder() -> Path:
+def migrations_folder(package: Path = Path(proxy.__file__).parent) -> Path:
     """Return where the migrations are: inside the package when installed, beside it in a working copy."""
-    package = Path(proxy.__file__).parent
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"
 
@@ -116,7 +115,7 @@ def _state(connection: Connection, config: Config) -> SchemaState:
 def _upgrade(connection: Connection, config: Config) -> tuple[str | None, str]:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET LOCAL lock_timeout = '60s'"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
     state = _state(connection, config)
     if state == "too_new":
         raise _too_new()

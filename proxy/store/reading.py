@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, literal_column, select
 
 from proxy.exchange.history import ChainTurn, Conversation, Place, TurnRecord
 from proxy.messages import Item
 from proxy.store import rows
-from proxy.store.dialects import IS_RUNNING, listed
+from proxy.store.dialects import IS_RUNNING, list_of, listed
 from proxy.store.tables import conversations, indexable, items, pending_calls, turns
 
 PENDING_PER_ID = 100
@@ -89,7 +89,8 @@ class Reading:
             self._pending[conversation is not None],
             {"caller": caller, "wanted": list(wanted)} | _within(conversation),
         )
-        return [(wanted[row.call_id], row.turn) for row in found]
+        pairs = [(wanted[call_id], turn) for call_id, waiting in found for turn in waiting or ()]
+        return sorted(pairs, key=lambda pair: -pair[1])
 
     def by_id(self, connection: Connection, caller: str, turn_id: str) -> TurnRecord | None:
         """Return the turn, or None."""
@@ -133,28 +134,29 @@ def _conditions(of: Any, *conditions: ColumnElement[bool], is_within: bool) -> l
     return [*conditions, of.conversation == bindparam("conversation")] if is_within else [*conditions]
 
 
+def _conversation_id() -> ColumnElement[str]:
+    # Not a join: whatever a database believes of the sizes of its tables, it cannot begin with all conversations.
+    return (
+        select(conversations.c.id)
+        .where(conversations.c.key == turns.c.conversation)
+        .scalar_subquery()
+        .label("conversation_id")
+    )
+
+
 def _chain() -> Select[Any]:
-    told = [
-        turns.c[name]
-        for name in (
-            "key",
-            "parent",
-            "conversation",
-            "agent",
-            "is_stored",
-            "pending",
-            "end_user",
-            "fingerprint",
-        )
-    ]
+    turn = turns.c
+    told = (
+        *(turn.key, turn.parent, turn.agent, turn.is_stored, turn.pending, turn.end_user, turn.fingerprint),
+        _conversation_id(),
+    )
     chain = select(*told).where(turns.c.key == bindparam("turn")).cte("chain", recursive=True)
     chain = chain.union_all(select(*told).join(chain, turns.c.key == chain.c.parent))
     of = chain.c
     return (
         select(of.key, items.c.message, items.c.agent, items.c.visible)
-        .add_columns(of.agent, of.is_stored, of.pending, conversations.c.id, of.end_user, of.fingerprint)
-        .join_from(chain, conversations, conversations.c.key == chain.c.conversation)
-        .outerjoin(items, items.c.turn == chain.c.key)
+        .add_columns(of.agent, of.is_stored, of.pending, of.conversation_id, of.end_user, of.fingerprint)
+        .outerjoin_from(chain, items, items.c.turn == chain.c.key)
         .order_by(chain.c.key, items.c.position)
     )
 
@@ -162,7 +164,7 @@ def _chain() -> Select[Any]:
 def _place(is_unique: ColumnElement[bool]) -> Select[Any]:
     """Select the fields of ``Place`` in its order."""
     return select(
-        turns.c.key, turns.c.conversation, conversations.c.id, turns.c.agent, turns.c.fingerprint, is_unique
+        turns.c.key, turns.c.conversation, _conversation_id(), turns.c.agent, turns.c.fingerprint, is_unique
     )
 
 
@@ -183,11 +185,7 @@ def _places(dialect: str, *, is_within: bool) -> Select[Any]:
         .limit(1)
         .scalar_subquery()
     )
-    return _place(other_key.is_(None)).select_from(
-        wanted.join(turns, turns.c.key == newest_key).join(
-            conversations, conversations.c.key == turns.c.conversation
-        )
-    )
+    return _place(other_key.is_(None)).select_from(wanted.join(turns, turns.c.key == newest_key))
 
 
 def _last_answer(*, is_within: bool) -> Select[Any]:
@@ -201,7 +199,6 @@ def _last_answer(*, is_within: bool) -> Select[Any]:
     )
     return (
         _place(other_key.is_(None))
-        .join(conversations, conversations.c.key == turns.c.conversation)
         .where(turns.c.last_answer == bindparam("digest", type_=turns.c.last_answer.type))
         .where(*_conditions(turns.c, is_within=is_within))
         .order_by(turns.c.key.desc())
@@ -210,29 +207,21 @@ def _last_answer(*, is_within: bool) -> Select[Any]:
 
 
 def _pending(dialect: str, *, is_within: bool) -> Select[Any]:
-    wanted, newer = listed(dialect, "wanted"), pending_calls.alias("newer")
-    caller = bindparam("caller", type_=pending_calls.c.caller.type)
-    oldest_told = (
-        select(newer.c.turn)
+    # One row for each call id, with a list of turns: a subselect that no plan can turn into a scan of all calls.
+    wanted, call = listed(dialect, "wanted"), pending_calls.c
+    newest = (
+        select(call.turn)
         .where(
             *_conditions(
-                newer.c, newer.c.caller == caller, newer.c.call_id == wanted.c.value, is_within=is_within
+                call,
+                call.caller == bindparam("caller", type_=call.caller.type),
+                call.call_id == wanted.c.value,
+                is_within=is_within,
             )
         )
-        .order_by(newer.c.turn.desc())
-        .limit(1)
-        .offset(PENDING_PER_ID - 1)
-        .scalar_subquery()
+        .order_by(call.turn.desc())
+        .limit(PENDING_PER_ID)
+        .correlate(wanted)
+        .subquery("newest")
     )
-    known = _conditions(
-        pending_calls.c,
-        pending_calls.c.caller == caller,
-        pending_calls.c.call_id == wanted.c.value,
-        pending_calls.c.turn >= func.coalesce(oldest_told, 0),
-        is_within=is_within,
-    )
-    return (
-        select(pending_calls.c.call_id, pending_calls.c.turn)
-        .select_from(wanted.join(pending_calls, and_(*known)))
-        .order_by(pending_calls.c.turn.desc())
-    )
+    return select(wanted.c.value, select(list_of(dialect, newest.c.turn)).scalar_subquery())

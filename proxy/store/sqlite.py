@@ -156,13 +156,20 @@ class _Threads:
                     result = work(connection)
             except BaseException as raised:  # noqa: BLE001 - it is raised where it is waited for
                 error = unavailability(raised) or raised
-            if isinstance(error, Unavailable) and connection is not None:
+            # One that is well is kept: opening another needs room on a disk that may be full.
+            if connection is not None and _is_stuck(connection):
                 connection.close()
                 connection = None
         # The loop is closed when the program did not wait for its work.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(_settle, future, result, error)
         return connection
+
+
+def _is_stuck(connection: Connection) -> bool:
+    """Whether the transaction could not even be rolled back."""
+    driver = connection.connection.driver_connection
+    return driver is None or bool(driver.in_transaction)
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

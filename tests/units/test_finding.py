@@ -1,0 +1,136 @@
+"""What finding costs: it does not grow with the number of turns that look alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, event, text
+
+from proxy.store.conversations import open_history
+from proxy.store.database import open_database
+from proxy.store.reading import PENDING_PER_ID, Reading
+from tests.fakes.history import new_turn, the_end
+
+ALIKE = 5_000
+
+Find = Callable[[Reading, Connection, int], Any]
+WAYS: dict[str, Find] = {
+    "fingerprints": lambda reading, on, _: reading.places(on, [b"f", b"other"], None),
+    "fingerprints of a conversation": lambda reading, on, conversation: reading.places(
+        on, [b"f", b"other"], conversation
+    ),
+    "last answer": lambda reading, on, _: reading.last_answer(on, b"a", None),
+    "last answer of a conversation": lambda reading, on, conversation: reading.last_answer(
+        on, b"a", conversation
+    ),
+    "body": lambda reading, on, _: reading.by_body(on, "alice", b"d", 0.0),
+}
+
+
+async def fill(url: str) -> int:
+    """Put thousands of turns that look alike into one conversation and return its key."""
+    history = open_history(url)
+    begun = await history.begin(new_turn("conv_a", body_digest=b"d"))
+    await history.finish(the_end(begun.turn, fingerprint=b"f", last_answer=b"a", pending=["call_0"]))
+    await history.close()
+
+    def copy(on: Connection) -> None:
+        kept = [
+            column["name"]
+            for column in on.dialect.get_columns(on, "turns")
+            if column["name"] not in ("key", "id")
+        ]
+        names = ", ".join(kept)
+        numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ALIKE - 1})"
+        on.execute(
+            text(f"INSERT INTO turns (id, {names}) {numbers} SELECT 'copy' || i, {names} FROM turns, n")
+        )
+        on.execute(
+            text(
+                "INSERT INTO pending_calls SELECT caller, 'call_0', key, conversation FROM turns WHERE id LIKE 'copy%'"
+            )
+        )
+        on.execute(text("ANALYZE"))
+
+    database = open_database(url, time_limit=30.0)
+    await database.write(copy)
+    await database.close()
+    return begun.conversation
+
+
+def work_on_sqlite(on: Connection, find: Callable[[], object]) -> int:
+    """How many instructions of its machine SQLite needs."""
+    driver = on.connection.driver_connection
+    assert driver is not None
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    driver.set_progress_handler(count, 1)
+    find()
+    driver.set_progress_handler(None, 1)
+    return steps
+
+
+def work_on_postgres(on: Connection, find: Callable[[], object]) -> int:
+    """How many rows PostgreSQL reads in tables and indexes."""
+    asked: list[tuple[str, Any]] = []
+    listener = lambda *given: asked.append((given[2], given[3]))  # noqa: E731
+    event.listen(on, "before_cursor_execute", listener)
+    find()
+    event.remove(on, "before_cursor_execute", listener)
+    total = 0
+    for statement, parameters in asked:
+        plan = on.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalar_one()
+        total += rows_read((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
+    return total
+
+
+def rows_read(node: dict[str, Any]) -> int:
+    own = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+    return int(own if "Scan" in node["Node Type"] else 0) + sum(map(rows_read, node.get("Plans", [])))
+
+
+async def cost(url: str, find: Find, conversation: int) -> int:
+    database = open_database(url, time_limit=30.0)
+    measure = work_on_sqlite if database.dialect == "sqlite" else work_on_postgres
+    reading = Reading(database.dialect)
+
+    def work(on: Connection) -> int:
+        assert find(reading, on, conversation)
+        return measure(on, lambda: find(reading, on, conversation))
+
+    try:
+        return await database.read(work)
+    finally:
+        await database.close()
+
+
+async def test_finding_among_five_thousand_that_look_alike_reads_a_handful(database: str) -> None:
+    conversation = await fill(database)
+    most = 400 if database.startswith("sqlite") else 20
+
+    costs = {way: await cost(database, find, conversation) for way, find in WAYS.items()}
+
+    assert {way: cost for way, cost in costs.items() if cost > most} == {}
+
+
+async def test_of_a_call_id_that_is_used_again_and_again_the_newest_are_told(database: str) -> None:
+    conversation = await fill(database)
+    history = open_history(database)
+
+    everywhere = await history.find_pending("alice", ["call_0"])
+    within = await history.find_pending("alice", ["call_0"], conversation=conversation)
+    await history.close()
+
+    assert len(everywhere) == PENDING_PER_ID
+    assert everywhere == within == sorted(everywhere, key=lambda found: -found[1])
+    most = 4_000 if database.startswith("sqlite") else 3 * PENDING_PER_ID + 20
+    assert (
+        await cost(database, lambda reading, on, _: reading.pending(on, "alice", ["call_0"], None), 0) < most
+    )

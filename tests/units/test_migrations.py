@@ -1,0 +1,270 @@
+"""The schema: brought to head under a lock, compared with the tables, left alone when something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, text
+
+from proxy.errors import ConfigurationError, SchemaTooNew
+from proxy.store.conversations import open_history
+from proxy.store.database import open_database
+from proxy.store.migrating import ADVISORY_LOCK, migrate, migrations_folder, prepare_schema, schema_state
+from proxy.store.tables import metadata
+from tests.fakes.history import new_turn, the_end
+
+HEAD = str(ScriptDirectory(str(migrations_folder())).get_current_head())
+
+BROKEN = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "next"
+down_revision = "HEAD"
+
+
+def upgrade() -> None:
+    op.create_table("half_done", sa.Column("key", sa.Integer(), primary_key=True))
+    op.execute("INSERT INTO no_such_table VALUES (1)")
+"""
+
+
+GOOD = BROKEN.replace("half_done", "more").replace("no_such_table", "more")
+
+REBUILDING = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "next"
+down_revision = "HEAD"
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("conversations", recreate="auto") as table:
+        table.add_column(sa.Column("note", sa.Text(), server_default=""))
+        table.alter_column("team", nullable=True)
+"""
+
+
+@asynccontextmanager
+async def held(url: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Hold the lock of a migration for as long as the block runs, or until released."""
+    if url.startswith("sqlite"):
+        file = Path(url.removeprefix("sqlite:///"))
+        file.parent.mkdir()
+        connection = sqlite3.connect(file, isolation_level=None)
+        connection.execute("BEGIN EXCLUSIVE")
+
+        async def release() -> None:
+            connection.execute("ROLLBACK")
+
+        yield release
+        connection.close()
+        return
+    other = await asyncpg.connect(url)
+    await other.execute("SELECT pg_advisory_lock($1)", ADVISORY_LOCK)
+    yield lambda: other.execute("SELECT pg_advisory_unlock_all()")
+    await other.close()
+
+
+async def asked(url: str, question: Any) -> Any:
+    database = open_database(url, time_limit=5.0)
+    try:
+        return await database.write(question)
+    finally:
+        await database.close()
+
+
+def with_migration(folder: Path, source: str) -> Path:
+    """A copy of the migrations with one more."""
+    copy = folder / "migrations"
+    shutil.copytree(migrations_folder(), copy, dirs_exist_ok=True)
+    (copy / "versions" / "9999_next.py").write_text(source.replace("HEAD", HEAD))
+    return copy
+
+
+async def test_an_empty_database_is_brought_to_head(empty_database: str) -> None:
+    assert await schema_state(empty_database) == "empty"
+
+    assert await migrate(empty_database) == (None, HEAD)
+
+    assert await schema_state(empty_database) == "current"
+    assert await migrate(empty_database) == (HEAD, HEAD)
+
+
+async def test_the_migrated_schema_is_what_the_tables_say(empty_database: str) -> None:
+    await migrate(empty_database)
+
+    def differences(connection: Connection) -> list[Any]:
+        return list(
+            compare_metadata(
+                MigrationContext.configure(connection, opts={"compare_server_default": True}), metadata
+            )
+        )
+
+    assert await asked(empty_database, differences) == []
+
+
+async def test_the_comparison_sees_a_difference(empty_database: str) -> None:
+    await migrate(empty_database)
+
+    def without_an_index(connection: Connection) -> list[Any]:
+        connection.execute(text("DROP INDEX ix_turns_running"))
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+    assert [difference[0] for difference in await asked(empty_database, without_an_index)] == ["add_index"]
+
+
+async def test_partial_indexes_have_their_conditions(database: str) -> None:
+    """The comparison does not look at them, and one running turn per conversation hangs on one."""
+
+    def definitions(connection: Connection) -> dict[str, str]:
+        indexes = inspect(connection).get_indexes("turns")
+        name = connection.dialect.name
+        return {
+            str(index["name"]): str(index["dialect_options"][f"{name}_where"])
+            for index in indexes
+            if f"{name}_where" in index.get("dialect_options", {})
+        }
+
+    found = await asked(database, definitions)
+    assert "status" in found["ix_turns_running"]
+    assert "running" in found["ix_turns_running"]
+    assert set(found) == {
+        "ix_turns_running",
+        "ix_turns_worker",
+        "ix_turns_fingerprint",
+        "ix_turns_last_answer",
+        "ix_turns_conversation_last_answer",
+        "ix_turns_body_digest",
+        "ix_turns_listed",
+    }
+
+
+async def test_a_failed_migration_leaves_nothing_behind_and_can_be_tried_again(
+    empty_database: str, tmp_path: Path
+) -> None:
+    await migrate(empty_database)
+    folder = with_migration(tmp_path, BROKEN)
+
+    with pytest.raises(Exception, match="no_such_table"):
+        await migrate(empty_database, folder=folder)
+
+    assert await schema_state(empty_database) == "current"
+    assert await schema_state(empty_database, folder=folder) == "behind"
+    assert not await asked(empty_database, lambda connection: inspect(connection).has_table("half_done"))
+    with_migration(tmp_path, BROKEN.replace("no_such_table VALUES (1)", "half_done VALUES (1)"))
+    assert await migrate(empty_database, folder=folder) == (HEAD, "next")
+
+
+async def test_a_database_of_a_newer_version_is_refused(empty_database: str, tmp_path: Path) -> None:
+    await migrate(empty_database, folder=with_migration(tmp_path, GOOD))
+
+    assert await schema_state(empty_database) == "too_new"
+    with pytest.raises(SchemaTooNew, match="newer version"):
+        await migrate(empty_database)
+    with pytest.raises(SchemaTooNew, match="newer version"):
+        await prepare_schema(empty_database)
+
+
+async def test_rebuilding_a_table_keeps_what_belongs_to_its_rows(empty_database: str, tmp_path: Path) -> None:
+    await migrate(empty_database)
+    history = open_history(empty_database)
+    begun = await history.begin(new_turn("conv_a"))
+    await history.finish(the_end(begun.turn))
+    before = await history.chain(begun.turn)
+    await history.close()
+
+    await migrate(empty_database, folder=with_migration(tmp_path, REBUILDING))
+
+    history = open_history(empty_database)
+    assert await history.chain(begun.turn) == before
+    await history.close()
+
+
+async def test_a_migration_that_would_orphan_rows_is_refused(tmp_path: Path, sqlite_database: str) -> None:
+    history = open_history(sqlite_database)
+    await history.begin(new_turn("conv_a"))
+    await history.close()
+    folder = with_migration(
+        tmp_path,
+        GOOD.replace(
+            'op.create_table("more"', 'op.execute("DELETE FROM conversations")\n    op.create_table("more"'
+        ),
+    )
+
+    with pytest.raises(ConfigurationError, match="belong to nothing"):
+        await migrate(sqlite_database, folder=folder)
+
+    assert await schema_state(sqlite_database) == "current"
+    history = open_history(sqlite_database)
+    assert await history.find_conversation("alice", "conv_a") is not None
+    await history.close()
+
+
+async def test_workers_that_start_at_once_migrate_once(empty_database: str) -> None:
+    program = (
+        "import asyncio; from proxy.store.migrating import migrate\n"
+        f"print(asyncio.run(migrate({empty_database!r}))[0])"
+    )
+    workers = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=PIPE, stderr=PIPE)
+        for _ in range(3)
+    ]
+    said = [await worker.communicate() for worker in workers]
+
+    assert [worker.returncode for worker in workers] == [0, 0, 0], said
+    assert sorted(out.decode().strip() for out, _ in said) == [HEAD, HEAD, "None"]
+    assert await schema_state(empty_database) == "current"
+
+
+async def test_a_migration_waits_for_the_one_under_way(empty_database: str) -> None:
+    """Here another connection holds what a migration holds."""
+    async with held(empty_database) as release:
+        waiting = asyncio.create_task(migrate(empty_database))
+        done, _ = await asyncio.wait([waiting], timeout=0.3)
+        assert not done
+        await release()
+
+    assert await waiting == (None, HEAD)
+
+
+async def test_a_database_that_is_not_there_stops_the_start_with_a_sentence() -> None:
+    with pytest.raises(ConfigurationError, match="/name cannot be used") as raised:
+        await prepare_schema("postgresql://someone:secret@127.0.0.1:1/name", time_limit=0.2)
+    assert "secret" not in str(raised.value)
+
+
+def test_the_migrations_are_found_in_a_working_copy_and_in_a_wheel(tmp_path: Path) -> None:
+    assert (migrations_folder() / "versions").is_dir()
+    package = tmp_path / "proxy"
+    package.mkdir()
+    assert migrations_folder(package) == tmp_path / "migrations"
+    (package / "migrations").mkdir()
+    assert migrations_folder(package) == package / "migrations"
+
+
+async def test_postgresql_is_not_migrated_by_the_start_but_must_be_current(empty_database: str) -> None:
+    if empty_database.startswith("sqlite"):
+        await prepare_schema(empty_database)
+        assert await schema_state(empty_database) == "current"
+        return
+
+    with pytest.raises(ConfigurationError, match="run `handoff-proxy migrate`"):
+        await prepare_schema(empty_database)
+    assert await schema_state(empty_database) == "empty"
+    await migrate(empty_database)
+    await prepare_schema(empty_database)

@@ -1,0 +1,355 @@
+"""The writer: many in one commit, one bad among many, a database that is locked, gone, or lies about a commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from proxy.errors import ConversationBusy, StoreUnavailable
+from proxy.exchange.history import Begun
+from proxy.store.conversations import SqlHistory
+from proxy.store.database import Database, open_database
+from proxy.store.faults import Unavailable
+from tests.fakes.history import new_turn, the_end
+
+
+class Faulty:
+    """A database that does as the test says before or after it wrote."""
+
+    def __init__(self, behind: Database) -> None:
+        self.behind = behind
+        self.dialect = behind.dialect
+        self.commits = 0
+        self.before: list[Exception] = []
+        self.after: list[Exception] = []
+        self.then_before: list[Exception] = []
+        self.is_asked = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def read(self, work: Callable[[Connection], Any]) -> Any:
+        return await self.behind.read(work)
+
+    async def write(self, work: Callable[[Connection], Any]) -> Any:
+        self.is_asked = True
+        await self.gate.wait()
+        if self.before:
+            raise self.before.pop(0)
+        given = await self.behind.write(work)
+        self.commits += 1
+        if self.after:
+            self.before = self.then_before
+            raise self.after.pop(0)
+        return given
+
+    async def close(self) -> None:
+        await self.behind.close()
+
+
+def gone(times: int) -> list[Exception]:
+    return [Unavailable("gone") for _ in range(times)]
+
+
+LOST_ANSWER = Unavailable("connection lost in commit", is_in_doubt=True)
+
+
+@pytest.fixture
+async def faulty(database: str) -> Faulty:
+    return Faulty(open_database(database, time_limit=5.0))
+
+
+@pytest.fixture
+async def history(faulty: Faulty) -> AsyncIterator[SqlHistory]:
+    history = SqlHistory(faulty, time_limit=5.0)
+    yield history
+    await history.close()
+
+
+@pytest.fixture
+async def hasty(faulty: Faulty) -> AsyncIterator[SqlHistory]:
+    """A history that waits for a quarter of a second only."""
+    history = SqlHistory(faulty, time_limit=0.25)
+    yield history
+    await history.close()
+
+
+async def test_what_waits_is_committed_together(faulty: Faulty, history: SqlHistory) -> None:
+    begun = await asyncio.gather(*(history.begin(new_turn(f"conv_{n}")) for n in range(50)))
+
+    assert faulty.commits == 1
+    assert all(await asyncio.gather(*(history.finish(the_end(turn.turn)) for turn in begun)))
+    assert faulty.commits == 2
+
+
+async def test_what_comes_while_a_commit_is_under_way_gathers_for_the_next(
+    faulty: Faulty, history: SqlHistory
+) -> None:
+    faulty.gate.clear()
+    first = asyncio.create_task(history.begin(new_turn("conv_first")))
+    while not faulty.is_asked:
+        await asyncio.sleep(0)
+    others = [asyncio.create_task(history.begin(new_turn(f"conv_{n}"))) for n in range(50)]
+    faulty.gate.set()
+
+    await asyncio.gather(first, *others)
+
+    assert faulty.commits == 2
+
+
+async def test_nobody_is_told_before_the_commit(faulty: Faulty, history: SqlHistory) -> None:
+    faulty.gate.clear()
+    begin = asyncio.create_task(history.begin(new_turn()))
+    done, _ = await asyncio.wait([begin], timeout=0.1)
+    assert not done
+
+    faulty.gate.set()
+
+    assert isinstance(await begin, Begun)
+
+
+async def test_who_begins_behind_an_end_in_the_same_group_finds_the_conversation_free(
+    history: SqlHistory,
+) -> None:
+    first = await history.begin(new_turn("conv_a"))
+
+    begun, is_done = await asyncio.gather(
+        history.begin(new_turn("conv_a")), history.finish(the_end(first.turn))
+    )
+
+    assert is_done
+    assert begun.conversation == first.conversation
+
+
+async def test_a_bad_one_does_not_fail_the_rest(
+    history: SqlHistory, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad, also_good = await asyncio.gather(
+        history.begin(new_turn("conv_a")),
+        history.begin(new_turn("conv_b", parent=2**70)),
+        history.begin(new_turn("conv_c")),
+        return_exceptions=True,
+    )
+
+    assert isinstance(good, Begun)
+    assert isinstance(bad, StoreUnavailable)
+    assert isinstance(also_good, Begun)
+    assert await history.find_conversation("alice", "conv_b") is None
+    assert "a write failed" in caplog.messages
+
+
+# --- a commit whose outcome is not known ----------------------------------------------------------------------
+
+
+async def test_a_begin_that_was_done_but_reported_as_failed_is_there_once(
+    faulty: Faulty, history: SqlHistory
+) -> None:
+    faulty.after = [LOST_ANSWER]
+
+    begun = await history.begin(new_turn("conv_a", id="chatcmpl-1", idempotency_key="k"))
+
+    assert faulty.commits == 2
+    record = await history.turn("alice", "chatcmpl-1")
+    assert record is not None
+    assert (record.turn, record.status, len(record.input)) == (begun.turn, "running", 1)
+
+
+async def test_an_end_that_was_done_but_reported_as_failed_is_there_once(
+    faulty: Faulty, history: SqlHistory
+) -> None:
+    begun = await history.begin(new_turn("conv_a"))
+    faulty.after = [LOST_ANSWER]
+
+    assert await history.finish(the_end(begun.turn, pending=["call_1"]))
+
+    assert faulty.commits == 3
+    (turn,) = await history.chain(begun.turn)
+    assert len(turn.items) == 2
+    assert await history.find_pending("alice", ["call_1"]) == [("call_1", begun.turn)]
+
+
+async def test_a_begin_in_doubt_that_was_given_up_does_not_keep_its_conversation(
+    faulty: Faulty, hasty: SqlHistory
+) -> None:
+    faulty.after = [LOST_ANSWER]
+    faulty.then_before = gone(5)
+
+    with pytest.raises(StoreUnavailable):
+        await hasty.begin(new_turn("conv_a", id="chatcmpl-1"))
+
+    await until_it_works(lambda: hasty.begin(new_turn("conv_a")))
+    record = await hasty.turn("alice", "chatcmpl-1")
+    assert record is not None
+    assert (record.status, record.error_code) == ("failed", "abandoned")
+
+
+# --- a database that is not there -----------------------------------------------------------------------------
+
+
+async def test_what_cannot_be_written_now_is_written_a_little_later(
+    faulty: Faulty, history: SqlHistory
+) -> None:
+    faulty.before = gone(3)
+
+    begun = await history.begin(new_turn())
+
+    assert await history.finish(the_end(begun.turn))
+
+
+async def test_a_begin_is_refused_when_the_database_is_gone_for_long(
+    faulty: Faulty, hasty: SqlHistory
+) -> None:
+    faulty.before = gone(1000)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+
+    with pytest.raises(StoreUnavailable):
+        await hasty.begin(new_turn("conv_a", id="chatcmpl-1"))
+
+    assert loop.time() - started < 2.0
+    assert not await hasty.is_ready()
+    faulty.before = []
+    await until_it_works(lambda: hasty.begin(new_turn("conv_a")))
+    assert await hasty.is_ready()
+    assert await hasty.turn("alice", "chatcmpl-1") is None
+
+
+async def test_a_refused_end_is_not_stored_and_does_not_keep_the_conversation(
+    faulty: Faulty, hasty: SqlHistory
+) -> None:
+    begun = await hasty.begin(new_turn("conv_a", id="chatcmpl-1"))
+    faulty.before = gone(1000)
+
+    with pytest.raises(StoreUnavailable):
+        await hasty.finish(the_end(begun.turn, fingerprint=b"f"))
+
+    faulty.before = []
+    await until_it_works(lambda: hasty.begin(new_turn("conv_a")))
+    record = await hasty.turn("alice", "chatcmpl-1")
+    assert record is not None
+    assert (record.status, record.error_code, record.items) == ("failed", "storage_unavailable", [])
+    assert await hasty.find_places([b"f"]) == []
+
+
+async def test_nobody_waits_for_a_full_disk(faulty: Faulty, history: SqlHistory) -> None:
+    begun = await history.begin(new_turn("conv_a"))
+    faulty.before = [Unavailable("SQLITE_FULL", is_lasting=True)]
+
+    with pytest.raises(StoreUnavailable):
+        await history.begin(new_turn("conv_b"))
+
+    assert await history.finish(the_end(begun.turn))
+
+
+async def test_a_database_that_hangs_is_not_waited_for(faulty: Faulty, hasty: SqlHistory) -> None:
+    faulty.gate.clear()
+
+    with pytest.raises(StoreUnavailable):
+        await hasty.begin(new_turn("conv_a", id="chatcmpl-1"))
+
+    faulty.gate.set()
+    await until_it_works(lambda: hasty.begin(new_turn("conv_a")))
+    record = await hasty.turn("alice", "chatcmpl-1")
+    assert record is None or record.status == "failed"
+
+
+# --- waiters that go away -------------------------------------------------------------------------------------
+
+
+async def test_a_begin_cancelled_under_way_leaves_the_conversation_free(
+    faulty: Faulty, history: SqlHistory
+) -> None:
+    faulty.gate.clear()
+    begin = asyncio.create_task(history.begin(new_turn("conv_a", id="chatcmpl-1")))
+    while not faulty.is_asked:
+        await asyncio.sleep(0)
+    begin.cancel()
+    await asyncio.wait([begin])
+    faulty.gate.set()
+
+    await history.begin(new_turn("conv_a"))
+
+    record = await history.turn("alice", "chatcmpl-1")
+    assert record is not None
+    assert (record.status, record.error_code) == ("failed", "abandoned")
+
+
+async def test_a_begin_cancelled_before_its_turn_came_is_never_written(
+    faulty: Faulty, history: SqlHistory
+) -> None:
+    faulty.gate.clear()
+    first = asyncio.create_task(history.begin(new_turn("conv_first")))
+    while not faulty.is_asked:
+        await asyncio.sleep(0)
+    begin = asyncio.create_task(history.begin(new_turn("conv_a", id="chatcmpl-1")))
+    await asyncio.sleep(0)
+    begin.cancel()
+    faulty.gate.set()
+    await first
+
+    await history.begin(new_turn("conv_a"))
+
+    assert await history.turn("alice", "chatcmpl-1") is None
+
+
+@pytest.mark.parametrize("journal", [b"[]", b"[" + b" " * 500_000 + b"]"], ids=["short", "long"])
+async def test_an_end_whose_waiter_is_cancelled_is_written(
+    faulty: Faulty, history: SqlHistory, journal: bytes
+) -> None:
+    begun = await history.begin(new_turn(id="chatcmpl-1"))
+    faulty.gate.clear()
+    finish = asyncio.create_task(history.finish(the_end(begun.turn, journal=journal)))
+    await asyncio.sleep(0)
+    finish.cancel()
+    await asyncio.wait([finish])
+    faulty.gate.set()
+
+    await history.begin(new_turn("conv_other"))
+    while (record := await history.turn("alice", "chatcmpl-1")) is not None and record.status == "running":
+        await asyncio.sleep(0)
+
+    assert record is not None
+    assert record.status == "completed"
+
+
+async def test_closing_writes_what_was_handed_in_and_takes_no_more(faulty: Faulty, database: str) -> None:
+    history = SqlHistory(faulty, time_limit=5.0)
+    faulty.gate.clear()
+    begins = [asyncio.create_task(history.begin(new_turn(f"conv_{n}"))) for n in range(3)]
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(history.close())
+    await asyncio.sleep(0)
+    faulty.gate.set()
+
+    assert len(await asyncio.gather(*begins)) == 3
+    await closing
+    with pytest.raises(StoreUnavailable):
+        await history.begin(new_turn("conv_late"))
+
+
+async def test_closing_does_not_wait_for_a_database_that_is_gone(faulty: Faulty) -> None:
+    history = SqlHistory(faulty, time_limit=0.25)
+    begun = await history.begin(new_turn("conv_a"))
+    faulty.before = gone(1000)
+    finish = asyncio.create_task(history.finish(the_end(begun.turn)))
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(5):
+        await history.close()
+
+    with pytest.raises(StoreUnavailable):
+        await finish
+
+
+async def until_it_works(begin: Callable[[], Awaitable[Begun]]) -> None:
+    """Begin as a client does: again a little later when it is told to."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await begin()
+                return
+            except (StoreUnavailable, ConversationBusy):
+                await asyncio.sleep(0.01)
