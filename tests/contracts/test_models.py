@@ -45,7 +45,7 @@ from proxy.messages import (
     UserMessage,
 )
 from tests.fakes.asking import HELLO, WITH_TOOLS, ask
-from tests.fakes.upstream import FakeUpstream, Reply, calls, chunk, cut, error, events, hang, text
+from tests.fakes.upstream import FakeUpstream, Reply, calls, chunk, cut, error, events, hang, raw, text
 
 KEY = "sk-operator"
 SHORT = ModelLimits(connect=1, first_token=0.3, idle=0.3)
@@ -254,6 +254,7 @@ FAULTS: list[tuple[str, Reply, type[UpstreamFailed], str]] = [
     ("429", error(429, headers={"retry-after": "7"}), UpstreamRateLimited, "rate_limited"),
     ("no credit", error(429, code="insufficient_quota"), UpstreamQuotaExceeded, "quota"),
     ("503", error(503), UpstreamFailed, "status_5xx"),
+    ("a redirect", raw(status=307, headers={"location": "/v1/elsewhere"}), UpstreamFailed, "protocol"),
     ("cut before the headers", cut(), UpstreamFailed, "broken"),
     ("cut in the text", text("Hello").cut(after=2), UpstreamFailed, "broken"),
     ("ended in the text", text("Hello").end(after=2), UpstreamIncomplete, "incomplete"),
