@@ -90,10 +90,7 @@ class Library(Protocol):
         items: Sequence[Item | ForeignItem],
         now: float,
     ) -> Conversation:
-        """Make a conversation, perhaps with items; its team is that of the first turn.
-
-        The id has to be new.
-        """
+        """Make a conversation under a new id, perhaps with items; it belongs to no team."""
         ...
 
     async def list_conversations(

@@ -18,43 +18,56 @@ from proxy.exchange.history import (
     TurnEnd,
     TurnRecord,
 )
+from proxy.messages import ForeignItem, Item
 
 
 @dataclass(slots=True)
-class _Kept:
+class Kept:
     """A turn: its record, and what is not told in a record."""
 
     record: TurnRecord
     conversation: Conversation
+    inputs: int
+    """How many items were input."""
     end: TurnEnd | None = None
     is_to_stop: bool = False
+    placed: dict[int, Item | ForeignItem] | None = None
+    """The items by position, once that is not simply their order."""
+
+    def items(self) -> dict[int, Item | ForeignItem]:
+        """The items by position."""
+        if self.placed is not None:
+            return dict(self.placed)
+        return dict(enumerate([*self.record.input, *self.record.items]))
 
 
 class MemoryHistory:
-    """See ``History``. Nothing outlives the object."""
+    """See ``History``. Nothing outlives the object; ``conversations`` and ``turns`` are for a ``MemoryLibrary``."""
 
     def __init__(self) -> None:
-        self._conversations: dict[tuple[str, str], Conversation] = {}
-        self._turns: dict[int, _Kept] = {}
+        self.conversations: dict[tuple[str, str], Conversation] = {}
+        self.turns: dict[int, Kept] = {}
         self._keys = itertools.count(1)
+
+    def next_key(self) -> int:
+        """Return a key that is greater than all before."""
+        return next(self._keys)
 
     async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
         """See ``History``."""
-        return self._conversations.get((caller, conversation_id))
+        return self.conversations.get((caller, conversation_id))
 
     async def begin(self, turn: NewTurn) -> Begun:
         """See ``History``."""
         if turn.idempotency_key is not None and self._by_key(turn.caller, turn.idempotency_key):
             raise IdempotencyKeyTaken
         place = (turn.caller, turn.conversation_id)
-        known = self._conversations.get(place)
-        for kept in self._running(lambda kept: known is not None and kept.conversation.key == known.key):
-            if kept.record.lease_until >= turn.created_at:
-                raise ConversationBusy
-            self._interrupt(kept, turn.created_at)
+        known = self.conversations.get(place)
+        if known is not None and self.is_busy(known.key, turn.created_at):
+            raise ConversationBusy
         if known is None:
             known = Conversation(
-                next(self._keys),
+                self.next_key(),
                 turn.conversation_id,
                 turn.caller,
                 turn.end_user,
@@ -64,14 +77,22 @@ class MemoryHistory:
             )
         elif not known.end_user:
             known = replace(known, end_user=turn.end_user)
-        self._conversations[place] = known
-        key = next(self._keys)
-        self._turns[key] = _Kept(_running_record(key, turn), known)
+        self.conversations[place] = known
+        key = self.next_key()
+        self.turns[key] = Kept(_running_record(key, turn), known, len(turn.input))
         return Begun(key, known.key)
+
+    def is_busy(self, conversation: int, now: float) -> bool:
+        """Whether a turn of the conversation is running; one whose lease ran out is interrupted."""
+        for kept in list(self._running(lambda kept: kept.conversation.key == conversation)):
+            if kept.record.lease_until >= now:
+                return True
+            self._interrupt(kept, now)
+        return False
 
     async def finish(self, end: TurnEnd) -> bool:
         """See ``History``."""
-        kept = self._turns.get(end.turn)
+        kept = self.turns.get(end.turn)
         if kept is None:
             return False
         if kept.record.status != "running":
@@ -80,14 +101,14 @@ class MemoryHistory:
         kept.record = _ended_record(kept.record, end)
         if end.is_history:
             place = (kept.record.caller, kept.record.conversation_id)
-            self._conversations[place] = replace(self._conversations[place], head=end.turn)
+            self.conversations[place] = replace(self.conversations[place], head=end.turn)
         return True
 
     async def chain(self, turn: int) -> Sequence[ChainTurn]:
         """See ``History``."""
         chain: list[ChainTurn] = []
         key: int | None = turn
-        while key is not None and (kept := self._turns.get(key)) is not None:
+        while key is not None and (kept := self.turns.get(key)) is not None:
             record = kept.record
             chain.append(
                 ChainTurn(
@@ -121,9 +142,9 @@ class MemoryHistory:
         """See ``History``."""
         return [
             (call_id, key)
-            for key, kept in reversed(self._turns.items())
+            for key, kept in reversed(self.turns.items())
             if kept.end is not None
-            and kept.record.caller == caller
+            and kept.conversation.caller == caller
             and conversation in (None, kept.conversation.key)
             for call_id in dict.fromkeys(kept.end.pending)
             if call_id in call_ids
@@ -180,14 +201,14 @@ class MemoryHistory:
     async def close(self) -> None:
         """See ``History``."""
 
-    def _running(self, is_wanted: Callable[[_Kept], bool]) -> Iterator[_Kept]:
-        return (kept for kept in self._turns.values() if kept.record.status == "running" and is_wanted(kept))
+    def _running(self, is_wanted: Callable[[Kept], bool]) -> Iterator[Kept]:
+        return (kept for kept in self.turns.values() if kept.record.status == "running" and is_wanted(kept))
 
-    def _interrupt(self, kept: _Kept, now: float) -> None:
+    def _interrupt(self, kept: Kept, now: float) -> None:
         kept.record = replace(kept.record, status="interrupted", finished_at=now, idempotency_key=None)
 
     def _last(self, is_wanted: Callable[[TurnRecord], bool]) -> TurnRecord | None:
-        return next((kept.record for kept in reversed(self._turns.values()) if is_wanted(kept.record)), None)
+        return next((kept.record for kept in reversed(self.turns.values()) if is_wanted(kept.record)), None)
 
     def _by_key(self, caller: str, key: str) -> TurnRecord | None:
         return self._last(lambda record: record.caller == caller and record.idempotency_key == key)
@@ -195,7 +216,7 @@ class MemoryHistory:
     def _newest(self, is_wanted: Callable[[TurnEnd], bool], conversation: int | None) -> Place | None:
         found = [
             (kept, kept.end)
-            for kept in self._turns.values()
+            for kept in self.turns.values()
             if kept.end is not None
             and kept.end.is_history
             and conversation in (None, kept.conversation.key)

@@ -109,10 +109,12 @@ conversations = Table(
     Column("metadata", _Json, nullable=False),
     Column("created_at", Double, nullable=False),
     UniqueConstraint("caller", "id"),
+    Index("ix_conversations_caller_key", "caller", "key"),
     # Keys give the order, so the key of a deleted row is never used again.
     sqlite_autoincrement=True,
 )
 
+# ``caller`` is who may ask for the turn by its id; nobody ("") when it is only a part of its conversation.
 # ``head`` and ``parent`` are no foreign keys: whole conversations are deleted at once, and checking each of their
 # turns for children would make that slow.
 turns = Table(
@@ -184,6 +186,15 @@ items = Table(
     Column("agent", Words),
     Column("visible", Boolean, nullable=False),
     Column("message", Text, nullable=False, doc="JSON in the words of the OpenAI wire"),
+)
+
+foreign_items = Table(
+    "foreign_items",
+    metadata,
+    Column("turn", _Key, ForeignKey("turns.key", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    # Not one that the turn has in ``items``.
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("body", Text, nullable=False, doc="JSON as it came"),
 )
 
 pending_calls = Table(

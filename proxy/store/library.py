@@ -1,0 +1,240 @@
+"""``Library`` in a SQL database."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar, cast
+
+from sqlalchemy import Connection
+
+from proxy.errors import ConversationBusy
+from proxy.exchange.fingerprints import fingerprint_behind
+from proxy.exchange.history import ChainTurn, Conversation, TurnRecord
+from proxy.exchange.library import KeptItem, Order, Page, Rest
+from proxy.messages import ForeignItem, Item, OpenCalls
+from proxy.store.completions import Completions
+from proxy.store.database import Database
+from proxy.store.keeping import Addition, Done, Keeping
+from proxy.store.reading import Reading
+from proxy.store.retention import Old, Retention, batches
+from proxy.store.writer import Writer
+from proxy.store.writing import Call
+
+R = TypeVar("R")
+
+ATTEMPTS = 5
+"""How often items are appended anew when the conversation went on meanwhile."""
+
+
+class SqlLibrary:
+    """See ``Library``. Shares the database and the writer of a ``SqlHistory``, which closes them."""
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self._database = database
+        self._writer = writer
+        self._reading = Reading(database.dialect)
+        self._completions = Completions(database.dialect)
+        self._keeping = Keeping(database.dialect)
+        self._retention = Retention(database.dialect)
+
+    # --- stored completions ---
+
+    async def list_completions(
+        self,
+        caller: str,
+        *,
+        after: str | None,
+        limit: int,
+        order: Order,
+        model: str | None,
+        metadata: Mapping[str, str],
+        end_user: str = "",
+    ) -> Page[TurnRecord] | None:
+        """See ``Library``."""
+        return await self._database.read(
+            lambda on: self._completions.page(
+                on,
+                caller,
+                after=after,
+                limit=limit,
+                order=order,
+                model=model,
+                metadata=metadata,
+                end_user=end_user,
+            )
+        )
+
+    async def update_completion(
+        self, caller: str, completion_id: str, metadata: Mapping[str, str]
+    ) -> TurnRecord | None:
+        """See ``Library``."""
+        return await self._write(lambda on: self._completions.update(on, caller, completion_id, metadata))
+
+    async def delete_completion(self, caller: str, completion_id: str) -> bool:
+        """See ``Library``."""
+        done = await self._change(
+            lambda on: "done" if self._completions.delete(on, caller, completion_id) else "missing"
+        )
+        return done == "done"
+
+    # --- conversations ---
+
+    async def create_conversation(
+        self,
+        caller: str,
+        conversation_id: str,
+        *,
+        metadata: Mapping[str, str],
+        items: Sequence[Item | ForeignItem],
+        now: float,
+    ) -> Conversation:
+        """See ``Library``."""
+        first = _addition(None, [], items)
+        return await self._write(
+            lambda on: self._keeping.create(on, caller, conversation_id, metadata, first, now)
+        )
+
+    async def list_conversations(
+        self, caller: str, *, after: str | None, limit: int, order: Order, end_user: str = ""
+    ) -> Page[Conversation] | None:
+        """See ``Library``."""
+        return await self._database.read(
+            lambda on: self._keeping.page(
+                on, caller, after=after, limit=limit, order=order, end_user=end_user
+            )
+        )
+
+    async def update_conversation(
+        self, caller: str, conversation_id: str, metadata: Mapping[str, str]
+    ) -> Conversation | None:
+        """See ``Library``."""
+        return await self._write(lambda on: self._keeping.update(on, caller, conversation_id, metadata))
+
+    async def delete_conversation(self, caller: str, conversation_id: str, *, now: float) -> bool:
+        """See ``Library``."""
+        return await self._is_done(lambda on: self._keeping.delete(on, caller, conversation_id, now))
+
+    async def items(self, caller: str, conversation_id: str) -> Sequence[KeptItem] | None:
+        """See ``Library``."""
+        return await self._database.read(lambda on: self._keeping.items(on, caller, conversation_id))
+
+    async def turn_ids(self, caller: str, conversation_id: str) -> Sequence[str]:
+        """See ``Library``."""
+        return await self._database.read(lambda on: self._keeping.turn_ids(on, caller, conversation_id))
+
+    async def add_items(
+        self, caller: str, conversation_id: str, items: Sequence[Item | ForeignItem], *, now: float
+    ) -> Sequence[KeptItem] | None:
+        """See ``Library``."""
+        for _ in range(ATTEMPTS):
+            # Long conversations are read where that holds nobody up, and only the end is compared under the lock.
+            conversation, chain = await self._database.read(
+                lambda on: self._end_of(on, caller, conversation_id)
+            )
+            if conversation is None:
+                return None
+            if not items:
+                return []
+            new = _addition(conversation.head, chain, items)
+            match await self._append(caller, conversation_id, new, now):
+                case "done":
+                    return [
+                        KeptItem(new.turn_id, position, item, new.pending)
+                        for position, item in enumerate(items)
+                    ]
+                case "missing":
+                    return None
+                case "busy":
+                    raise ConversationBusy
+                case "moved":
+                    continue
+        raise ConversationBusy
+
+    async def delete_item(
+        self,
+        caller: str,
+        conversation_id: str,
+        turn_id: str,
+        position: int,
+        *,
+        now: float,
+        rest: Rest | None = None,
+    ) -> bool:
+        """See ``Library``."""
+        if turn_id not in await self.turn_ids(caller, conversation_id):
+            return False
+        return await self._is_done(
+            lambda on: self._keeping.delete_item(on, caller, turn_id, position, rest, now)
+        )
+
+    # --- retention ---
+
+    async def remove_older(self, before: float) -> int:
+        """See ``Library``."""
+        removed = 0
+        last: int | None = 0
+        while last is not None:
+            old, last = await self._next_old(before, last)
+            for keys in batches(old):
+                removed += await self._delete_old(before, keys)
+        return removed
+
+    async def _append(self, caller: str, conversation_id: str, new: Addition, now: float) -> Done:
+        return await self._change(lambda on: self._keeping.add(on, caller, conversation_id, new, now))
+
+    async def _next_old(self, before: float, after: int) -> tuple[Sequence[Old], int | None]:
+        return await self._database.read(lambda on: self._retention.find(on, before, after))
+
+    async def _delete_old(self, before: float, keys: Sequence[int]) -> int:
+        return await self._write(lambda on: self._retention.delete(on, before, keys))
+
+    def _end_of(
+        self, connection: Connection, caller: str, conversation_id: str
+    ) -> tuple[Conversation | None, Sequence[ChainTurn]]:
+        conversation = self._reading.conversation(connection, caller, conversation_id)
+        if conversation is None or conversation.head is None:
+            return conversation, []
+        return conversation, self._reading.chain(connection, conversation.head)
+
+    async def _write(self, function: Callable[[Connection], R]) -> R:
+        return cast(R, await self._writer.write(Call(function)))
+
+    async def _is_done(self, function: Callable[[Connection], Done]) -> bool:
+        done = await self._change(function)
+        if done == "busy":
+            raise ConversationBusy
+        return done == "done"
+
+    async def _change(self, function: Callable[[Connection], Done]) -> Done:
+        """Run a change that refuses by what it returns: an error would undo what others write in the group.
+
+        The writer runs it again when it does not know whether it was committed; what is missing then was deleted by
+        the first run.
+        """
+        was_done = False
+
+        def change(connection: Connection) -> Done:
+            nonlocal was_done
+            done = function(connection)
+            if done == "missing" and was_done:
+                return "done"
+            was_done = was_done or done == "done"
+            return done
+
+        return await self._write(change)
+
+
+def _addition(head: int | None, chain: Sequence[ChainTurn], items: Sequence[Item | ForeignItem]) -> Addition:
+    said = [item.message for item in items if isinstance(item, Item)]
+    calls = OpenCalls()
+    for message in [item.message for turn in chain for item in turn.items] + said:
+        calls.take(message)
+    return Addition(
+        turn_id=f"items_{secrets.token_hex(16)}",
+        head=head,
+        agent=chain[-1].agent if chain else "",
+        items=items,
+        fingerprint=fingerprint_behind(chain, said),
+        pending=calls.ids,
+    )
