@@ -11,12 +11,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
+from proxy.agents.clients.circuit import Circuit
 from proxy.agents.clients.component import ComponentChatModel
 from proxy.agents.clients.demo import DemoModel
 from proxy.agents.clients.limits import ModelLimits
 from proxy.agents.clients.openai_wire import OpenAIWireModel
 from proxy.agents.clients.port import CallPiece, Finished, Model, ModelRequest, TextPiece
 from proxy.agents.clients.provider_http import HttpSession
+from proxy.agents.clients.retrying import AttemptingModel, Candidate, RetryPolicy
 from proxy.agents.definition import ComponentModel, OpenAIModel
 from proxy.errors import (
     ContextLengthExceeded,
@@ -64,6 +66,12 @@ async def wire_model(base_url: str, limits: ModelLimits) -> AsyncIterator[Model]
 
 
 @asynccontextmanager
+async def chain(base_url: str, limits: ModelLimits) -> AsyncIterator[Model]:
+    async with wire_model(base_url, limits) as model:
+        yield AttemptingModel([Candidate(model, Circuit())], RetryPolicy(attempts=1))
+
+
+@asynccontextmanager
 async def component_model(base_url: str, limits: ModelLimits) -> AsyncIterator[Model]:
     definition = ComponentModel(
         provider="autogen_ext.models.openai.OpenAIChatCompletionClient",
@@ -81,7 +89,11 @@ async def demo_model(base_url: str, limits: ModelLimits) -> AsyncIterator[Model]
     await model.close()
 
 
-PROVIDED = [pytest.param(wire_model, id="openai wire"), pytest.param(component_model, id="autogen component")]
+PROVIDED = [
+    pytest.param(wire_model, id="openai wire"),
+    pytest.param(chain, id="chain of attempts"),
+    pytest.param(component_model, id="autogen component"),
+]
 MODELS = [*PROVIDED, pytest.param(demo_model, id="demo")]
 ANY_REQUEST = ModelRequest(messages=HELLO.messages, team="acme-support", agent="TriageAgent")
 

@@ -151,6 +151,16 @@ async def test_the_key_is_in_its_header_only(http_session: HttpSession) -> None:
     assert sent.path == "/v1/chat/completions"
 
 
+async def test_headers_of_the_definition_replace_ours(http_session: HttpSession) -> None:
+    headers = {"Authorization": "", "api-key": "sk-operator", "User-Agent": "ours/1"}
+    async with FakeUpstream(text("Hello")) as upstream:
+        await ask(model_at(upstream, http_session, api_key="sk-unused", headers=headers))
+
+    sent = upstream.requests[0].headers
+    assert "authorization" not in sent
+    assert (sent["api-key"], sent["user-agent"]) == ("sk-operator", "ours/1")
+
+
 async def test_a_query_of_the_base_url_stays(http_session: HttpSession) -> None:
     async with FakeUpstream(text("Hello")) as upstream:
         definition = OpenAIModel(model="m", base_url=f"{upstream.base_url}/?api-version=1")

@@ -48,7 +48,7 @@ def body_of(definition: OpenAIModel, request: ModelRequest, *, with_usage: bool)
 
 
 def headers_of(definition: OpenAIModel) -> dict[str, str]:
-    """Return the headers of every request; those of the definition replace ours.
+    """Return the headers of every request; those of the definition replace ours, and empty ones take them off.
 
     Raises:
         ConfigurationError: A value cannot be a header; the sentence names it without its value.
@@ -66,7 +66,7 @@ def headers_of(definition: OpenAIModel) -> dict[str, str]:
     for name, secret in definition.headers.items():
         headers[name.lower()] = secret.get_secret_value().strip()
     _check(definition.model, headers)
-    return headers
+    return {name: value for name, value in headers.items() if value}
 
 
 def wire_tool(tool: FunctionTool) -> dict[str, Any]:
