@@ -138,6 +138,7 @@ def create_app(
     app.router.routes.append(
         Route("/v1/chat/completions/{completion_id}/stream", ResumedStream(), methods=["GET"])
     )
+    app.router.routes.append(Route("/v1/turns/{turn_id}/events", turns.TurnEvents(), methods=["GET"]))
     app.include_router(turns.router)
     app.include_router(models.router)
     app.include_router(health.router)

@@ -29,11 +29,15 @@ HIGH_WATER = 1024 * 1024
 
 
 class Follower:
-    """One reader of a turn. Use it in a ``with`` block; leaving it ends the reading."""
+    """One reader of a turn. Use it in a ``with`` block; leaving it ends the reading.
 
-    __slots__ = ("_given", "_live", "_wake", "position")
+    An observer only looks on: the turn neither waits for it nor lives for it.
+    """
 
-    def __init__(self, live: LiveTurn, after: int) -> None:
+    __slots__ = ("_given", "_live", "_wake", "is_observer", "position")
+
+    def __init__(self, live: LiveTurn, after: int, *, is_observer: bool) -> None:
+        self.is_observer = is_observer
         self.position = after
         """Everything up to here was read and dealt with."""
         self._given = after
@@ -98,7 +102,7 @@ class LiveTurn:
     def emit(self, event: Event, *, at: float | None = None) -> None:
         """Append to the log and wake the readers; ``at`` is when it happened, if not now."""
         self._log.append(event)
-        self._times.append(time.time() if at is None else at)
+        self._times.append(round(time.time(), 3) if at is None else at)
         if isinstance(event, TextDelta | ReasoningDelta | RefusalDelta):
             self._size += len(event.text)
         elif isinstance(event, ClientToolArguments):
@@ -114,9 +118,9 @@ class LiveTurn:
             await self._room
 
     def _is_crowded(self) -> bool:
-        if not self._readers:
+        if not self.has_readers:
             return False
-        slowest = min(reader.position for reader in self._readers)
+        slowest = min(reader.position for reader in self._readers if not reader.is_observer)
         read = self._sizes[slowest - 1] if slowest else 0
         return self._size - read > self._high_water
 
@@ -138,17 +142,17 @@ class LiveTurn:
 
     @property
     def times(self) -> Sequence[float]:
-        """When each of the events was logged, in seconds since the epoch."""
+        """When each of the events was logged, in seconds since the epoch, to the millisecond."""
         return self._times
 
     @property
     def has_readers(self) -> bool:
-        """Whether anyone follows the turn."""
-        return bool(self._readers)
+        """Whether anyone but observers follows the turn."""
+        return any(not reader.is_observer for reader in self._readers)
 
-    def follower(self, after: int = 0) -> Follower:
+    def follower(self, after: int = 0, *, is_observer: bool = False) -> Follower:
         """Return a reader that begins behind position ``after``."""
-        return Follower(self, min(after, len(self._log)))
+        return Follower(self, min(after, len(self._log)), is_observer=is_observer)
 
     def enter(self, reader: Follower) -> None:
         """Count a reader in."""
@@ -166,7 +170,7 @@ class LiveTurn:
 
     def left(self, *, grace: float = 0.0) -> None:
         """A reader has gone. If the turn stops when it is left, it does ``grace`` seconds later, unless others read."""
-        if not self.stops_when_left or self._readers:
+        if not self.stops_when_left or self.has_readers:
             return
         if grace > 0 and not self.is_finished:
             asyncio.get_running_loop().call_later(grace, self.left)

@@ -380,12 +380,13 @@ class Exchange:
         except ProxyError as error:
             closing = failed_event(error, recorder.usage, ran_effects=turn.ran_effects)
         live.seal()
+        now = round(self._clock(), 3)
         try:
             if kept is not None:
-                end = end_of(kept, live, turn, closing, answered, recorder, now=self._clock())
+                end = end_of(kept, live, turn, closing, answered, recorder, now=now)
                 closing = await self._store(end, closing, recorder, turn)
         finally:
-            live.emit(closing)
+            live.emit(closing, at=now)
             self._lives.retire(live)
 
     async def _store(

@@ -18,6 +18,7 @@ from proxy.exchange.service import Opened
 from proxy.routes.bodies import ClientLeft, first_of, headers_of, read_body
 from proxy.routes.dependencies import Services, services_of
 from proxy.routes.streaming import Connection, Headers, Patience, answer, stream
+from proxy.routes.turns import last_seen
 from proxy.wire import sse
 from proxy.wire.completions import (
     AnswerOptions,
@@ -63,11 +64,7 @@ class ResumedStream:
         services = services_of(scope)
         headers = headers_of(scope)
         caller = services.keys.caller(headers.get("authorization"))
-        query = QueryParams(scope["query_string"])
-        seen = headers.get("last-event-id", "").strip()
-        param = "Last-Event-ID" if seen else "starting_after"
-        seen = seen or query.get("starting_after", "").strip()
-        after = sse.position(seen, param=param) if seen else sse.START
+        after = last_seen(headers, QueryParams(scope["query_string"]))
         opened = await services.exchange.attach(caller, scope["path_params"]["completion_id"])
         connection = Connection(scope, receive, send)
         await _write(services, opened, connection, is_stream=True, after=after)

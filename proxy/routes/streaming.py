@@ -123,14 +123,15 @@ async def stream(
     patience: Patience,
     *,
     is_resumed: bool = False,
+    is_observer: bool = False,
 ) -> bool:
     """Write the turn as a stream until its end; False when the client left before.
 
     A turn that fails before its agents did anything is answered with the error's own status, unless the reader
-    ``is_resumed`` and had its headers already.
+    ``is_resumed`` and had its headers already. An observer looks on: the turn does not live for it.
     """
     send = connection.send
-    async with _watched(live, connection, patience) as (follower, watch):
+    async with _watched(live, connection, patience, is_observer=is_observer) as (follower, watch):
         entries = await _opening(follower, watch)
         if watch.has_left():
             return False
@@ -178,10 +179,10 @@ async def answer(
 
 @asynccontextmanager
 async def _watched(
-    live: LiveTurn, connection: Connection, patience: Patience
+    live: LiveTurn, connection: Connection, patience: Patience, *, is_observer: bool = False
 ) -> AsyncIterator[tuple[Follower, _Watch]]:
     """Follow a turn, and the client with it; a client that takes nothing any more counts as one that left."""
-    with live.follower() as follower:
+    with live.follower(is_observer=is_observer) as follower:
         watch = _Watch(follower, connection.receive, patience)
         try:
             yield follower, watch

@@ -1,17 +1,29 @@
-"""What can be done with a turn from outside: stop it."""
+"""Turns from outside: how one stands, everything that happens in it, and stopping it."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
+from starlette.datastructures import QueryParams
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from proxy.routes.dependencies import CallerDep, ServicesDep
-from proxy.wire.openai import encode
+from proxy.errors import CompletionNotFound
+from proxy.exchange.history import TurnRecord
+from proxy.messages import Usage
+from proxy.routes.bodies import headers_of
+from proxy.routes.dependencies import CallerDep, ServicesDep, services_of
+from proxy.routes.streaming import Connection, Patience, stream
+from proxy.wire import sse
+from proxy.wire.feed import FeedEncoder, feed_types
+from proxy.wire.openai import encode, usage_body
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["turns"])
 
 
 @router.post("/v1/chat/completions/{completion_id}/cancel")
+@router.post("/v1/turns/{completion_id}/cancel")
 async def cancel(completion_id: str, services: ServicesDep, caller: CallerDep) -> Response:
     """Stop a turn wherever it runs; its stream ends properly, and what was said stays as history.
 
@@ -25,3 +37,79 @@ async def cancel(completion_id: str, services: ServicesDep, caller: CallerDep) -
         "cancelled": record.status == "cancelled",
     }
     return Response(encode(body), media_type="application/json")
+
+
+@router.get("/v1/turns/{turn_id}")
+async def retrieve_turn(turn_id: str, services: ServicesDep, caller: CallerDep) -> Response:
+    """Return how a turn stands: its state, who has the floor, usage per agent and model, and when it was what."""
+    record = await services.history.turn(caller, turn_id)
+    if record is None:
+        raise CompletionNotFound(turn_id)
+    return Response(encode(_body(record)), media_type="application/json")
+
+
+class TurnEvents:
+    """``GET /v1/turns/{id}/events``: the events of a turn, live or replayed.
+
+    ``Last-Event-ID`` (or ``?starting_after=``) names the last frame that the reader saw, ``?types=`` the types it
+    wants. Reading does not keep a turn alive that its client has left.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        services = services_of(scope)
+        headers = headers_of(scope)
+        caller = services.keys.caller(headers.get("authorization"))
+        query = QueryParams(scope["query_string"])
+        after = last_seen(headers, query)
+        types = feed_types(query.get("types", ""))
+        opened = await services.exchange.attach(caller, scope["path_params"]["turn_id"])
+        encoder = FeedEncoder(opened.turn_id, types=types, after=after)
+        settings = services.settings
+        await stream(
+            opened.live,
+            encoder,
+            [(b"x-conversation-id", opened.conversation_id.encode())],
+            Connection(scope, receive, send),
+            Patience(settings.keep_alive_interval, settings.stalled_client_timeout),
+            is_resumed=True,
+            is_observer=True,
+        )
+
+
+def last_seen(headers: dict[str, str], query: QueryParams) -> sse.Position:
+    """Return the position that a reader says it has seen last.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    header = headers.get("last-event-id", "").strip()
+    if header:
+        return sse.position(header)
+    named = query.get("starting_after", "").strip()
+    return sse.position(named, param="starting_after") if named else sse.START
+
+
+def _body(record: TurnRecord) -> dict[str, Any]:
+    total = Usage()
+    for use in record.uses:
+        total = total + use.usage
+    return {
+        "id": record.id,
+        "object": "turn",
+        "status": record.status,
+        "conversation_id": record.conversation_id,
+        "team": record.team,
+        "model": record.model,
+        "agent": record.agent,
+        "created_at": round(record.created_at, 3),
+        "finished_at": None if record.finished_at is None else round(record.finished_at, 3),
+        "seconds": None if record.finished_at is None else round(record.finished_at - record.created_at, 3),
+        "finish_reason": record.finish_reason,
+        "error_code": record.error_code,
+        "usage": usage_body(total),
+        "usage_by_agent": [
+            {"agent": use.agent, "model": use.model, "calls": use.calls, "usage": usage_body(use.usage)}
+            for use in record.uses
+        ],
+    }

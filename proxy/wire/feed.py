@@ -1,0 +1,194 @@
+"""Events of a turn as JSON of our own: for programs that want to see everything, not only the answer.
+
+One frame::
+
+    {"position": 7, "part": 0, "type": "tool.completed", "time": 1795458009.123, "turn_id": "chatcmpl-…",
+     "agent": "sales", "data": {"call_id": "call_…", "name": "execute_order", "result": "…", "seconds": 0.012}}
+
+``position`` counts the events of the turn from 1; ``part`` tells frames of the same event apart. ``time`` is in
+seconds since the epoch. ``agent`` is who had the floor. Types and their data are described in ``docs/events.md``; new
+types and new keys may come, known ones stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, Literal, get_args
+
+from msgspec import Struct
+
+from proxy.errors import InvalidRequest
+from proxy.events import (
+    Cancelled,
+    ClientToolArguments,
+    ClientToolCall,
+    Completed,
+    Entry,
+    Failed,
+    Handoff,
+    ModelCalled,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolCompleted,
+    ToolFailed,
+    ToolStarted,
+)
+from proxy.messages import Usage
+from proxy.wire import sse
+from proxy.wire.answer import Joints
+from proxy.wire.openai import encode, usage_body
+
+FrameType = Literal[
+    "turn.started",
+    "agent.speaking",
+    "reasoning.delta",
+    "text.delta",
+    "refusal.delta",
+    "tool.started",
+    "tool.completed",
+    "tool.failed",
+    "handoff",
+    "client_tool.requested",
+    "client_tool.arguments",
+    "usage",
+    "turn.completed",
+    "turn.failed",
+    "turn.cancelled",
+]
+TYPES: Collection[str] = frozenset(get_args(FrameType))
+
+
+class FeedFrame(Struct, frozen=True):
+    """One frame of the feed."""
+
+    position: int
+    part: int
+    type: FrameType
+    time: float
+    turn_id: str
+    agent: str
+    data: dict[str, Any]
+
+
+class Feed:
+    """Turns a turn's entries into frames; it has to be given every entry from the first."""
+
+    def __init__(self, turn_id: str) -> None:
+        self._turn_id = turn_id
+        self._agent = ""
+        self._speaking = ""
+        self._joints = Joints()
+
+    def frames(self, entry: Entry) -> list[FeedFrame]:
+        """Return the frames of one entry; never none."""
+        return [
+            FeedFrame(entry.position, part, kind, round(entry.time, 3), self._turn_id, self._agent, data)
+            for part, (kind, data) in enumerate(self._told(entry))
+        ]
+
+    def _told(self, entry: Entry) -> Iterator[tuple[FrameType, dict[str, Any]]]:
+        event = entry.event
+        match event:
+            case TextDelta():
+                yield from self._speaks()
+                yield "text.delta", {"text": self._joints.join(event.text)}
+            case ReasoningDelta():
+                yield from self._speaks()
+                yield "reasoning.delta", {"text": event.text}
+            case RefusalDelta():
+                yield from self._speaks()
+                yield "refusal.delta", {"text": event.text}
+            case Started():
+                self._agent = event.agent
+                yield "turn.started", {}
+            case ToolStarted():
+                yield "tool.started", _named(event, arguments=event.arguments)
+            case ToolCompleted():
+                yield "tool.completed", _named(event, result=event.result, seconds=_seconds(event.seconds))
+            case ToolFailed():
+                yield "tool.failed", _named(event, error=event.error, seconds=_seconds(event.seconds))
+            case Handoff():
+                self._joints.pause()
+                yield "handoff", {"from": event.source, "to": event.target, "reason": event.reason}
+                self._agent = event.target
+            case ClientToolCall():
+                yield "client_tool.requested", {"index": event.index, **_named(event)}
+            case ClientToolArguments():
+                yield "client_tool.arguments", {"index": event.index, "arguments": event.arguments}
+            case ModelCalled():
+                self._joints.pause()
+                usage = usage_body(event.usage) if event.usage else None
+                yield "usage", {"model": event.model, "usage": usage, "seconds": _seconds(event.seconds)}
+            case Completed():
+                yield "turn.completed", {"finish_reason": event.finish_reason, "usage": _total(event.usage)}
+            case Failed():
+                yield (
+                    "turn.failed",
+                    {
+                        "code": event.code,
+                        "message": event.message,
+                        "is_repeatable": event.is_repeatable,
+                        "usage": _total(event.usage),
+                    },
+                )
+            case Cancelled():
+                yield "turn.cancelled", {"reason": event.reason, "usage": _total(event.usage)}
+
+    def _speaks(self) -> Iterator[tuple[FrameType, dict[str, Any]]]:
+        if self._speaking != self._agent:
+            self._speaking = self._agent
+            yield "agent.speaking", {}
+
+
+class FeedEncoder:
+    """The feed as server-sent events: unnamed ones, so that every reader's ``onmessage`` gets them.
+
+    ``types`` chooses what is sent (all, when empty); ``after`` is the last position that the reader saw.
+    """
+
+    def __init__(
+        self, turn_id: str, *, types: Collection[str] = (), after: sse.Position = sse.START, prefix: str = ""
+    ) -> None:
+        self._feed = Feed(turn_id)
+        self._types = types
+        self._after = after
+        self._prefix = prefix.encode()
+
+    def encode(self, entry: Entry) -> bytes:
+        """Return the frames of one entry that were asked for."""
+        return b"".join(
+            b"id: %b%d.%d\ndata: %b\n\n"
+            % (self._prefix, frame.position, frame.part, sse.one_line(encode(frame)))
+            for frame in self._feed.frames(entry)
+            if (not self._types or frame.type in self._types) and (frame.position, frame.part) > self._after
+        )
+
+
+def feed_types(value: str) -> frozenset[str]:
+    """Return the types that a query names, separated by commas.
+
+    Raises:
+        InvalidRequest: One of them is none.
+    """
+    named = frozenset(name.strip() for name in value.split(",") if name.strip())
+    for name in sorted(named - frozenset(TYPES)):
+        raise InvalidRequest(
+            f"Invalid value: '{name[:64]}'. Supported values are: {', '.join(get_args(FrameType))}.",
+            param="types",
+            code="invalid_value",
+        )
+    return named
+
+
+def _named(event: ToolStarted | ToolCompleted | ToolFailed | ClientToolCall, **more: Any) -> dict[str, Any]:
+    return {"call_id": event.call_id, "name": event.name, **more}
+
+
+def _seconds(seconds: float) -> float:
+    return round(seconds, 3)
+
+
+def _total(usage: Usage) -> Any:
+    return usage_body(usage)
