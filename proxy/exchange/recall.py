@@ -117,12 +117,17 @@ class _Reading:
             return resumed
         if known is None or known.head is None:
             return self._begin(conversation_id, match, self._named_agent())
-        if self._last < 0 and self._ask.id_source != "frontend-header":
-            chain = await self._history.chain(known.head)
-            return self._go_on(conversation_id, match, chain, self._said, shown=())
-        if self._last < 0:
+        if self._last >= 0:
+            return await self._aligned(conversation_id, known)
+        chain = await self._history.chain(known.head)
+        if self._ask.id_source == "frontend-header" or self._is_first_again(chain[0]):
             return self._begin(conversation_id, match, None)
-        return await self._aligned(conversation_id, known)
+        return self._go_on(conversation_id, match, chain, self._said, shown=())
+
+    def _is_first_again(self, first: ChainTurn) -> bool:
+        """Whether the list is, word for word, what the conversation began with: its first answer is wanted anew."""
+        began = [item.message for item in first.items if item.agent is None]
+        return bool(began) and [_words(m) for m in began] == [_words(m) for m in self._said]
 
     async def _aligned(self, conversation_id: str, known: Conversation) -> Recalled | NotOfConversation:
         found = await self._find(known)
@@ -322,6 +327,10 @@ class _Reading:
             transcript=transcript,
             scope=self._scope,
         )
+
+
+def _words(message: Message) -> tuple[str, bytes]:
+    return type(message).__name__, words_of(text_of(message))
 
 
 def _transcript_behind(chain: Sequence[ChainTurn], scope: bytes) -> Transcript:

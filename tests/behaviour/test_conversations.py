@@ -81,7 +81,9 @@ async def test_an_edit_answers_with_the_agent_of_that_point_and_begins_a_branch(
     assert shape_of(upstream) == [*HIDDEN, "user:Red, please"]
 
 
-@pytest.mark.parametrize("headers", [None, {"X-OpenWebUI-Chat-Id": "chat-1"}])
+@pytest.mark.parametrize(
+    "headers", [None, {"X-Conversation-Id": "chat-1"}, {"X-OpenWebUI-Chat-Id": "chat-1"}]
+)
 async def test_the_first_answer_can_be_regenerated(
     served: Served, upstream: FakeUpstream, headers: dict[str, str] | None
 ) -> None:
