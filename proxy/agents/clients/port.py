@@ -43,26 +43,27 @@ class ModelRequest:
     agent: str = ""
 
 
-class TextPiece(Struct, frozen=True):
+# Pieces come by the thousand and refer to nothing that could refer back: the collector need not look at them.
+class TextPiece(Struct, frozen=True, gc=False):
     """A piece of the answer's text; never empty."""
 
     text: str
     logprobs: Any = None
 
 
-class ReasoningPiece(Struct, frozen=True):
+class ReasoningPiece(Struct, frozen=True, gc=False):
     """A piece of the model's reasoning; never empty."""
 
     text: str
 
 
-class RefusalPiece(Struct, frozen=True):
+class RefusalPiece(Struct, frozen=True, gc=False):
     """A piece of a refusal; never empty."""
 
     text: str
 
 
-class CallPiece(Struct, frozen=True):
+class CallPiece(Struct, frozen=True, gc=False):
     """A piece of tool call ``index``. ``name`` is set in the first piece of a call only."""
 
     index: int
