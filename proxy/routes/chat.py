@@ -6,18 +6,26 @@ A plain ASGI endpoint: the framework's validation and its streaming response cos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import blake2b
 
 import msgspec
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
-from proxy.errors import InvalidRequest
-from proxy.exchange.asking import Ask, DisconnectPolicy, IdSource
+from proxy.exchange.asking import Ask
 from proxy.exchange.service import Opened
+from proxy.routes.asked import (
+    answer_headers,
+    body_digest,
+    client_left,
+    idempotency_key,
+    is_retry,
+    is_side_task,
+    named_conversation,
+    on_disconnect,
+)
 from proxy.routes.bodies import ClientLeft, first_of, headers_of, read_body
 from proxy.routes.dependencies import Services, services_of
-from proxy.routes.streaming import Connection, Headers, Patience, answer, stream
+from proxy.routes.streaming import Connection, Patience, answer, stream
 from proxy.routes.turns import last_seen
 from proxy.wire import sse
 from proxy.wire.completions import (
@@ -27,10 +35,7 @@ from proxy.wire.completions import (
     decode_options,
     encode_options,
 )
-from proxy.wire.decoding import ChatRequest, conversation_id, decode_chat
-
-RETRY_GRACE = 0.6
-"""Seconds that a turn goes on when its client left before its answer had begun."""
+from proxy.wire.decoding import ChatRequest, decode_chat
 
 
 class ChatCompletions:
@@ -95,10 +100,7 @@ async def _write(
             took_all = await answer(opened.live, CompletionBuilder(options), headers, connection, patience)
     finally:
         if not took_all:
-            facts.update(outcome="client_disconnect")
-            # The official SDKs repeat a request whose answer had not begun, half a second after they gave it up.
-            # That repeat attaches to the turn, instead of running its tools again, if the turn is still there.
-            opened.live.left(grace=0.0 if "status" in facts else RETRY_GRACE)
+            client_left(opened.live, facts)
 
 
 def options_of(opened: Opened) -> AnswerOptions:
@@ -107,21 +109,9 @@ def options_of(opened: Opened) -> AnswerOptions:
     return msgspec.structs.replace(options, id=opened.turn_id, created=int(opened.created_at))
 
 
-def answer_headers(opened: Opened, ignored: Sequence[str]) -> Headers:
-    """Return the headers of our own that tell what the answer belongs to."""
-    headers = [(b"x-conversation-match", opened.match.encode())]
-    if opened.conversation_id:
-        headers.append((b"x-conversation-id", opened.conversation_id.encode()))
-    if ignored:
-        headers.append((b"x-ignored-parameters", ", ".join(ignored).encode("latin-1", "replace")))
-    if opened.is_replayed:
-        headers.append((b"idempotency-replayed", b"true"))
-    return headers
-
-
 def _ask(services: Services, caller: str, headers: dict[str, str], body: bytes, request: ChatRequest) -> Ask:
     settings = services.settings
-    named, source = _conversation(headers, settings.conversation_headers, request)
+    named, source = named_conversation(headers, settings.conversation_headers, request.metadata)
     end_user = request.safety_identifier or request.user or first_of(headers, settings.user_headers)
     options = AnswerOptions(
         id="",
@@ -147,60 +137,9 @@ def _ask(services: Services, caller: str, headers: dict[str, str], body: bytes, 
         is_listed=request.store is True,
         metadata=request.metadata,
         options=encode_options(options),
-        body_digest=_digest(body, named or "", end_user),
-        idempotency_key=_idempotency_key(headers),
-        is_retry=headers.get("x-stainless-retry-count", "0").strip() not in ("", "0"),
-        is_side=bool(headers.get(settings.task_header.lower(), "").strip()),
-        on_disconnect=_on_disconnect(headers),
+        body_digest=body_digest(body, named or "", end_user),
+        idempotency_key=idempotency_key(headers),
+        is_retry=is_retry(headers),
+        is_side=is_side_task(headers, settings),
+        on_disconnect=on_disconnect(headers),
     )
-
-
-def _conversation(
-    headers: dict[str, str], frontend_headers: tuple[str, ...], request: ChatRequest
-) -> tuple[str | None, IdSource]:
-    """Return the conversation that the client names, and where it does; an empty value is none."""
-    own = headers.get("x-conversation-id", "").strip()
-    if own:
-        return conversation_id(own), "conversation-id"
-    frontend = first_of(headers, frontend_headers)
-    if frontend:
-        return conversation_id(frontend), "frontend-header"
-    named = request.metadata.get("conversation_id", "").strip()
-    if named:
-        return conversation_id(named), "metadata"
-    return None, "conversation-id"
-
-
-def _idempotency_key(headers: dict[str, str]) -> str | None:
-    key = headers.get("idempotency-key", "").strip()
-    if len(key) > 255:
-        raise InvalidRequest(
-            "Invalid 'Idempotency-Key': expected at most 255 characters.",
-            param="Idempotency-Key",
-            code="string_above_max_length",
-        )
-    return key or None
-
-
-def _on_disconnect(headers: dict[str, str]) -> DisconnectPolicy | None:
-    match headers.get("x-on-disconnect", "").strip().lower():
-        case "":
-            return None
-        case "cancel":
-            return "cancel"
-        case "detach":
-            return "detach"
-        case _:
-            raise InvalidRequest(
-                "Invalid 'X-On-Disconnect': expected 'cancel' or 'detach'.",
-                param="X-On-Disconnect",
-                code="invalid_value",
-            )
-
-
-def _digest(body: bytes, *places: str) -> bytes:
-    """Return what requests have in common that ask for the same, in the same place, for the same person."""
-    digest = blake2b(body, digest_size=16)
-    for place in places:
-        digest.update(b"|" + place.encode("utf-8", "surrogateescape"))
-    return digest.digest()
