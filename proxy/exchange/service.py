@@ -113,6 +113,7 @@ class Exchange:
         self._lives = LiveTurns()
         self._worker = new_worker()
         self._heart: asyncio.Task[None] | None = None
+        self._following: set[asyncio.Task[None]] = set()
         self._is_closing = False
 
     @property
@@ -149,9 +150,10 @@ class Exchange:
             for live in self._lives.running():
                 live.stop("shutting_down")
             await asyncio.wait(tasks)
-        if self._heart is not None:
-            self._heart.cancel()
-            await asyncio.gather(self._heart, return_exceptions=True)
+        waiting = [*self._following, *([self._heart] if self._heart is not None else [])]
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
         retire(self._worker)
 
     def _tasks(self) -> list[asyncio.Task[None]]:
