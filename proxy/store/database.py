@@ -27,6 +27,13 @@ _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
+# What PostgreSQL's own programs call it, and what the driver does.
+_PARAMETERS = {
+    "sslmode": "ssl",
+    "host": "host",
+    "port": "port",
+    "prepared_statement_cache_size": "prepared_statement_cache_size",
+}
 _WANTED = "it should look like sqlite:///folder/file.sqlite or postgresql://user:password@host:5432/name"
 
 
@@ -82,9 +89,12 @@ def database_url(given: str) -> URL:
         return url.set(drivername=driver)
     if not url.database:
         raise ConfigurationError(f"the database URL names no database: {_WANTED}")
-    # asyncpg's word for libpq's sslmode.
-    query = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
-    return url.set(drivername=driver, query=query)
+    if unknown := sorted(url.query.keys() - _PARAMETERS.keys()):
+        raise ConfigurationError(
+            f"the database URL has a parameter that is not supported: {', '.join(unknown)}"
+            f" (supported: {', '.join(_PARAMETERS)})"
+        )
+    return url.set(drivername=driver, query={_PARAMETERS[name]: value for name, value in url.query.items()})
 
 
 def open_database(given: str, *, time_limit: float) -> Database:

@@ -46,7 +46,7 @@ def listed(dialect: str, name: str) -> FromClause:
     return words.table_valued("value").render_derived(name=name)
 
 
-def list_of(dialect: str, column: ColumnElement[int]) -> ColumnElement[list[int]]:
+def list_of(dialect: str, column: ColumnElement[int]) -> ColumnElement[Any]:
     """Return the aggregate of the column's values as a list, in no certain order; maybe None when there are none."""
     if dialect == "sqlite":
         return func.json_group_array(column, type_=JSON)

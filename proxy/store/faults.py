@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 
 from sqlalchemy.exc import DBAPIError, InterfaceError
+
+from proxy.errors import StoreUnavailable
+
+logger = logging.getLogger(__name__)
 
 # Result codes of SQLite (sqlite.org/rescode.html); the low byte is the kind.
 _SQLITE_PASSING = {
@@ -76,6 +81,20 @@ def unavailability(error: BaseException) -> Unavailable | None:
         error.connection_invalidated or isinstance(error, InterfaceError)
     )
     return _judge(name, is_passing=is_gone or isinstance(cause, OSError | EOFError), is_lasting=False)
+
+
+def cause_of(error: BaseException) -> str:
+    """Return what went wrong in a word for the log: a driver's own sentences may repeat what people wrote."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return (
+        getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None) or type(cause).__name__
+    )
+
+
+def refused_read(error: Exception) -> StoreUnavailable:
+    """Log that one statement failed, which is a defect of ours, and return what the asker is told."""
+    logger.error("a read failed", extra={"cause": cause_of(error)})
+    return StoreUnavailable()
 
 
 def _judge(name: str, *, is_passing: bool, is_lasting: bool) -> Unavailable | None:

@@ -8,11 +8,12 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from proxy.errors import StoreUnavailable
 from proxy.store.dialects import decode_json, encode_json
-from proxy.store.faults import unavailability
+from proxy.store.faults import refused_read, unavailability
 
 R = TypeVar("R")
 
@@ -25,6 +26,8 @@ def postgres_engine(url: URL, *, time_limit: float) -> AsyncEngine:
     """Return an engine that waits for connections no longer than the time limit (seconds)."""
     return create_async_engine(
         url,
+        # Errors go to the log, what people wrote does not.
+        hide_parameters=True,
         pool_size=READERS,
         max_overflow=MORE_READERS,
         pool_timeout=time_limit,
@@ -42,6 +45,10 @@ class PostgresDatabase:
     def __init__(self, url: URL, *, time_limit: float) -> None:
         self._time_limit = time_limit
         self._engine = postgres_engine(url, time_limit=time_limit)
+        # All statements of one piece of work see one state.
+        self._reading = self._engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
         self._writing: AsyncConnection | None = None
 
     async def read(self, work: Callable[[Connection], R]) -> R:
@@ -51,10 +58,10 @@ class PostgresDatabase:
                 while True:
                     try:
                         return await self._read_once(work)
-                    except Exception as error:
+                    except (SQLAlchemyError, OSError) as error:
                         fault = unavailability(error)
                         if fault is None:
-                            raise
+                            raise refused_read(error) from None
                         if fault.is_lasting:
                             raise StoreUnavailable from error
                     await asyncio.sleep(_PAUSE)
@@ -62,7 +69,7 @@ class PostgresDatabase:
             raise StoreUnavailable from None
 
     async def _read_once(self, work: Callable[[Connection], R]) -> R:
-        async with self._engine.connect() as connection:
+        async with self._reading.connect() as connection:
             return await connection.run_sync(work)
 
     async def write(self, work: Callable[[Connection], R]) -> R:

@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.store.dialects import decode_json, encode_json
-from proxy.store.faults import Unavailable, unavailability
+from proxy.store.faults import Unavailable, refused_read, unavailability
 
 R = TypeVar("R")
 _Job = tuple[Callable[[Connection], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
@@ -35,6 +36,8 @@ def sqlite_engine(url: URL, *, begin: str, pragmas: dict[str, object]) -> Engine
     engine = create_engine(
         url,
         poolclass=NullPool,
+        # Errors go to the log, what people wrote does not.
+        hide_parameters=True,
         json_serializer=encode_json,
         json_deserializer=decode_json,
         # None: the driver begins nothing by itself, and DDL is part of a transaction.
@@ -78,10 +81,9 @@ class SqliteDatabase:
         make_file(url)
         self._time_limit = time_limit
         pragmas: dict[str, object] = {"foreign_keys": "ON", "synchronous": "FULL"}
+        written = pragmas | {"journal_mode": "WAL", "journal_size_limit": 64 * 1024 * 1024}
         self._writer = _Threads(
-            sqlite_engine(url, begin="BEGIN IMMEDIATE", pragmas={"journal_mode": "WAL"} | pragmas),
-            1,
-            "store writes",
+            sqlite_engine(url, begin="BEGIN IMMEDIATE", pragmas=written), 1, "store writes"
         )
         self._readers = _Threads(sqlite_engine(url, begin="BEGIN", pragmas=pragmas), READERS, "store reads")
 
@@ -95,6 +97,8 @@ class SqliteDatabase:
                     except Unavailable as error:
                         if error.is_lasting:
                             raise StoreUnavailable from error
+                    except SQLAlchemyError as error:
+                        raise refused_read(error) from None
                     await asyncio.sleep(_PAUSE)
         except TimeoutError:
             raise StoreUnavailable from None

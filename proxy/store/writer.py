@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.errors import ProxyError, StoreUnavailable
 from proxy.exchange.history import IdempotencyKeyTaken
 from proxy.store.beginning import Begin
 from proxy.store.ending import Close, Finish
-from proxy.store.faults import Unavailable
+from proxy.store.faults import Unavailable, cause_of
 from proxy.store.writing import Lost, Work, Writing
 
 logger = logging.getLogger(__name__)
@@ -173,8 +174,8 @@ class Writer:
             raise
         except Lost as error:
             lost = error.members
-        except Exception:
-            logger.exception("a group of writes failed, each is tried alone", extra={"size": len(group)})
+        except Exception as error:  # noqa: BLE001 - the one that is at fault is told and logged alone
+            logger.warning("a group of writes failed", extra={"size": len(group), "cause": cause_of(error)})
             lost = frozenset(works)
         else:
             for waiting in group:
@@ -195,6 +196,11 @@ class Writer:
             raise
         except (ProxyError, IdempotencyKeyTaken) as refusal:
             waiting.refuse(refusal)
+        except SQLAlchemyError as error:
+            logger.error(
+                "a write failed", extra={"work": type(waiting.work).__name__, "cause": cause_of(error)}
+            )
+            self._give_up(waiting)
         except Exception:
             logger.exception("a write failed", extra={"work": type(waiting.work).__name__})
             self._give_up(waiting)

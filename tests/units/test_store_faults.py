@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import sys
 from asyncio.subprocess import PIPE
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import asyncpg  # type: ignore[import-untyped]
 import pytest
+from sqlalchemy import text
 
 from proxy.errors import ConfigurationError, StoreUnavailable
+from proxy.messages import Item, UserMessage
 from proxy.store.conversations import SqlHistory, open_history
-from proxy.store.database import database_url
+from proxy.store.database import database_url, open_database
 from tests.fakes.history import new_turn, the_end
 from tests.fakes.relay import relayed
 
@@ -205,6 +208,29 @@ async def test_a_disk_that_is_full_refuses_writes_and_goes_on_reading(sqlite_dat
     assert out.decode().splitlines() == ["refused", "refused", "reads 1 []", "works None"], err.decode()
 
 
+async def test_an_error_of_ours_is_told_as_unavailable_and_logs_nothing_that_was_said(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoil = open_database(database, time_limit=5.0)
+    await spoil.write(lambda on: on.execute(text("ALTER TABLE items RENAME TO elsewhere")))
+    await spoil.close()
+    async with opened(database, time_limit=1.0) as history:
+        with pytest.raises(StoreUnavailable):
+            await history.begin(
+                new_turn("conv_a", input=[Item(UserMessage("my secret"))], end_user="my secret")
+            )
+        with pytest.raises(StoreUnavailable):
+            await history.chain(1)
+        await history.begin(new_turn("conv_b", input=[]))
+    restore = open_database(database, time_limit=5.0)
+    await restore.write(lambda on: on.execute(text("ALTER TABLE elsewhere RENAME TO items")))
+    await restore.close()
+
+    assert {"a write failed", "a read failed"} <= set(caplog.messages)
+    formatter = logging.Formatter("%(message)s %(cause)s", defaults={"cause": ""})
+    assert "my secret" not in "".join(map(formatter.format, caplog.records))
+
+
 # --- where the database is ------------------------------------------------------------------------------------
 
 
@@ -237,6 +263,7 @@ def test_what_psql_calls_sslmode_is_handed_on() -> None:
         "sqlite://",
         "sqlite:///:memory:",
         "sqlite:///file?mode=secret",
+        "postgresql://u:secret@h/name?sslrootcert=secret",
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_without_its_secrets(given: str) -> None:
