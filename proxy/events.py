@@ -97,13 +97,17 @@ class ClientToolArguments(Struct, frozen=True, tag="client_tool_arguments"):
     arguments: str
 
 
-class ModelCalled(Struct, frozen=True, tag="model_called"):
-    """A model call ended, well or not; ``usage`` is None when the model did not tell."""
+class ModelCalled(Struct, frozen=True, tag="model_called", omit_defaults=True):
+    """A model call ended, well or not; ``usage`` is None when the model did not tell.
+
+    ``cost`` is None when there is no usage, or no price for the model.
+    """
 
     agent: str
     model: str
     usage: Usage | None
     seconds: float
+    cost: float | None = None
 
 
 class Completed(Struct, frozen=True, tag="completed"):

@@ -284,6 +284,11 @@ ToolChoice = ToolChoiceMode | NamedToolChoice
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 
 
+EventsMode = Literal["none", "extension", "reasoning", "all"]
+"""What an answer tells beside the answer: nothing, what happened as objects under ``handoff``, as text in
+``reasoning_content`` (with what the models thought aloud), or both."""
+
+
 class Parameters(Struct, frozen=True, omit_defaults=True):
     """What a caller wishes of the model that answers, in the words of the wire; None means not wished.
 

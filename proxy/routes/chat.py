@@ -28,9 +28,9 @@ from proxy.routes.dependencies import Services, services_of
 from proxy.routes.streaming import Connection, Patience, answer, stream
 from proxy.routes.turns import last_seen
 from proxy.wire import sse
+from proxy.wire.chunks import ChunkEncoder
 from proxy.wire.completions import (
     AnswerOptions,
-    ChunkEncoder,
     CompletionBuilder,
     decode_options,
     encode_options,

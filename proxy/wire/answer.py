@@ -21,6 +21,11 @@ class Joints:
         self._tail = ""
         self._is_joint = False
 
+    @property
+    def has_text(self) -> bool:
+        """Whether anything was said."""
+        return bool(self._tail)
+
     def pause(self) -> None:
         """A model call ended, or the floor went to another agent."""
         self._is_joint = True

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from proxy.messages import FinishReason, FunctionCall, ToolCall, Usage
+from proxy.wire.extension import Summary
 
 encode = msgspec.json.Encoder().encode
 
@@ -69,6 +70,8 @@ class AnswerMessage(Struct, frozen=True, kw_only=True):
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: str | None = None
+    reasoning_content: str | UnsetType = UNSET
+    """Not of the official API; servers of reasoning models and frontends agree on it."""
     annotations: list[Any] = []
     tool_calls: list[ToolCall] | UnsetType = UNSET
     function_call: FunctionCall | UnsetType = UNSET
@@ -94,6 +97,8 @@ class Completion(Struct, frozen=True, kw_only=True):
     usage: UsageBody
     service_tier: str | UnsetType = UNSET
     system_fingerprint: str | UnsetType = UNSET
+    handoff: Summary | UnsetType = UNSET
+    """Ours; see ``wire.extension``."""
 
 
 # --- pieces of a stream --------------------------------------------------------------------------------------
@@ -134,6 +139,7 @@ class Delta(Struct, frozen=True, omit_defaults=True):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType | None = UNSET
     refusal: str | UnsetType | None = UNSET
+    reasoning_content: str | UnsetType = UNSET
     tool_calls: list[FirstCallPiece | CallPiece] | UnsetType = UNSET
     function_call: CallStart | CallMore | UnsetType = UNSET
 

@@ -36,9 +36,9 @@ from proxy.events import (
 from proxy.messages import Usage
 from proxy.wire import sse
 from proxy.wire.answer import visible_text
+from proxy.wire.chunks import ChunkEncoder
 from proxy.wire.completions import (
     AnswerOptions,
-    ChunkEncoder,
     CompletionBuilder,
     completion,
     decode_options,
