@@ -11,7 +11,6 @@ not every database can keep one.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping
 
@@ -22,20 +21,16 @@ from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, Message, Parameters, ToolChoice
 from proxy.wire.body import ChatBody
 from proxy.wire.checking import checked
-from proxy.wire.fields import FIELDS
+from proxy.wire.fields import BodyDecoder, holds_nul
 from proxy.wire.honouring import check_combinations, parameters_of, tool_choice_of, tools_of
-from proxy.wire.refusals import clip, missing
 
-_HEADER_WORD = re.compile(r"[^A-Za-z0-9_.-]")
 _CONVERSATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_MAX_IGNORED = 32
-_UNREADABLE = (
+UNREADABLE = (
     "We could not parse the JSON body of your request. The API expects a JSON object, but what was sent is not valid "
     "JSON."
 )
 
-_decode_whole = msgspec.json.Decoder(ChatBody).decode
-_decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decoder = BodyDecoder(ChatBody)
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True):
@@ -76,7 +71,7 @@ def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> Chat
         check_combinations(decoded)
         return _request(decoded, unknown, max_messages=max_messages)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidRequest(_UNREADABLE) from None
+        raise InvalidRequest(UNREADABLE) from None
 
 
 def _request(decoded: ChatBody, unknown: tuple[str, ...], *, max_messages: int) -> ChatRequest:
@@ -125,40 +120,15 @@ def conversation_id(value: str, *, param: str = "X-Conversation-Id") -> str:
 
 
 def _decode(body: bytes, *, strict: bool) -> tuple[ChatBody, tuple[str, ...]]:
-    unknown: tuple[str, ...] = ()
-    try:
-        decoded = _decode_whole(body)
-    except msgspec.ValidationError:
-        decoded, unknown = _decode_slowly(body, strict=strict)
-    if _holds_nul(body):
+    decoded, unknown = _decoder.decode(body, strict=strict)
+    if holds_nul(body):
         raise _nul_character(decoded)
     return decoded, unknown
 
 
-def _decode_slowly(body: bytes, *, strict: bool) -> tuple[ChatBody, tuple[str, ...]]:
-    """Decode a body that has unknown keys, something to mend, or something wrong: key by key, each on its own."""
-    keys = _decode_keys(body)
-    unknown = list(itertools.islice((key for key in keys if key not in FIELDS), _MAX_IGNORED))
-    if strict and unknown:
-        name = clip(unknown[0])
-        raise InvalidRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
-    values = {}
-    for name, field in FIELDS.items():
-        if name in keys:
-            values[name] = field.decode(keys[name])
-        elif field.is_required:
-            raise missing(name)
-    return ChatBody(**values), tuple(_HEADER_WORD.sub("_", key[:64]) or "_" for key in unknown)
-
-
-def _holds_nul(text: bytes) -> bool:
-    """Whether JSON text has an escaped NUL character; what follows an escaped backslash is none."""
-    return b"\\u0000" in text and b"\\u0000" in text.replace(b"\\\\", b"")
-
-
 def _nul_character(body: ChatBody) -> InvalidRequest:
     for index, message in enumerate(body.messages):
-        if _holds_nul(msgspec.json.encode(message)):
+        if holds_nul(msgspec.json.encode(message)):
             return InvalidRequest(
                 f"Invalid 'messages[{index}]': it holds a NUL character.",
                 param=f"messages[{index}]",

@@ -1,18 +1,27 @@
-"""The keys of the body one by one: for bodies that could not be decoded whole.
+"""The body of a request as a type: decoded whole, or key by key where that fails.
 
-Each key is decoded from its own text, so that whatever else the body holds costs nothing, however large it is.
+Each key is then decoded from its own text, so that whatever else the body holds costs nothing, however large it is.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 import typing
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
-from msgspec import inspect
+from msgspec import Struct, inspect
 
-from proxy.wire.body import ChatBody
+from proxy.errors import InvalidRequest
 from proxy.wire.explaining import alternatives, explain, out_of_range
+from proxy.wire.refusals import clip, missing
+
+Body = TypeVar("Body", bound=Struct)
+
+_HEADER_WORD = re.compile(r"[^A-Za-z0-9_.-]")
+_MAX_IGNORED = 32
+_decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Field:
@@ -60,12 +69,46 @@ def _with_integers(declared: inspect.Type, value: Any) -> Any:
     return value
 
 
-def _fields() -> dict[str, Field]:
-    annotations = typing.get_type_hints(ChatBody, include_extras=True)
-    declared = inspect.type_info(ChatBody)
-    assert isinstance(declared, inspect.StructType)
-    return {one.name: Field(one.name, annotations[one.name], one) for one in declared.fields}
+class BodyDecoder(Generic[Body]):
+    """Decodes bodies of one type, which has to forbid unknown keys."""
+
+    def __init__(self, body: type[Body]) -> None:
+        annotations = typing.get_type_hints(body, include_extras=True)
+        declared = inspect.type_info(body)
+        assert isinstance(declared, inspect.StructType)
+        self.fields = {one.name: Field(one.name, annotations[one.name], one) for one in declared.fields}
+        """Every known key, in the order of their declaration."""
+        self._body = body
+        self._decode_whole = msgspec.json.Decoder(body).decode
+
+    def decode(self, text: bytes, *, strict: bool) -> tuple[Body, tuple[str, ...]]:
+        """Return the body, and the unknown keys in it, fit for a header; with ``strict``, those are mistakes.
+
+        Raises:
+            InvalidRequest: A key is missing or not of its type.
+            msgspec.DecodeError: It is no JSON object.
+        """
+        try:
+            return self._decode_whole(text), ()
+        except msgspec.ValidationError:
+            return self._decode_slowly(text, strict=strict)
+
+    def _decode_slowly(self, text: bytes, *, strict: bool) -> tuple[Body, tuple[str, ...]]:
+        """Decode a body that has unknown keys, something to mend, or something wrong: key by key, each on its own."""
+        keys = _decode_keys(text)
+        unknown = list(itertools.islice((key for key in keys if key not in self.fields), _MAX_IGNORED))
+        if strict and unknown:
+            name = clip(unknown[0])
+            raise InvalidRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
+        values = {}
+        for name, field in self.fields.items():
+            if name in keys:
+                values[name] = field.decode(keys[name])
+            elif field.is_required:
+                raise missing(name)
+        return self._body(**values), tuple(_HEADER_WORD.sub("_", key[:64]) or "_" for key in unknown)
 
 
-FIELDS = _fields()
-"""Every known key, in the order of their declaration."""
+def holds_nul(text: bytes) -> bool:
+    """Whether JSON text has an escaped NUL character; what follows an escaped backslash is none."""
+    return b"\\u0000" in text and b"\\u0000" in text.replace(b"\\\\", b"")

@@ -33,14 +33,16 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
+from proxy.wire.body import ChatBody
 from proxy.wire.decoding import ChatRequest, conversation_id, decode_chat
-from proxy.wire.fields import FIELDS
+from proxy.wire.fields import BodyDecoder
 
 USER = {"role": "user", "content": "Hi"}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "done"}
 TOOL = {"type": "function", "function": {"name": "f"}}
+FIELDS = BodyDecoder(ChatBody).fields
 
 
 def body(*messages: Any, **keys: Any) -> bytes:
