@@ -33,6 +33,7 @@ from proxy.errors import ConfigurationError
 from proxy.exchange.history import History
 from proxy.exchange.service import Exchange, Policy
 from proxy.routes import failures, health, models, turns
+from proxy.routes.application import Application
 from proxy.routes.chat import ChatCompletions, ResumedStream
 from proxy.routes.dependencies import ModelFacts, Services
 from proxy.routes.middleware import RequestContext
@@ -129,12 +130,15 @@ def create_app(
             app.state.services = services
             yield
 
-    app = FastAPI(title="handoff-proxy", version=VERSION, lifespan=lifespan, redoc_url=None)
+    app = Application(
+        around=[RequestContext], title="handoff-proxy", version=VERSION, lifespan=lifespan, redoc_url=None
+    )
     app.state.teams = list(loaded.definitions.teams)
     app.state.models = models_in_use(loaded.definitions)
-    app.add_middleware(RequestContext)
     failures.install(app)
-    app.router.routes.append(Route("/v1/chat/completions", ChatCompletions(), methods=["POST"]))
+    chat = ChatCompletions()
+    app.shorten("POST", "/v1/chat/completions", chat)
+    app.router.routes.append(Route("/v1/chat/completions", chat, methods=["POST"]))
     app.router.routes.append(
         Route("/v1/chat/completions/{completion_id}/stream", ResumedStream(), methods=["GET"])
     )

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import InternalTurnError, InvalidRequest, ProxyError
 from proxy.events import Failed
@@ -35,7 +36,31 @@ def answer_of(error: BaseException | Failed | Problem) -> Response:
     )
 
 
+def guarded(endpoint: ASGIApp) -> ASGIApp:
+    """Return an endpoint of plain ASGI whose errors are answered as they would be inside of the framework."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        facts = scope["state"]["facts"]
+        try:
+            await endpoint(scope, receive, send)
+        except ProxyError as error:
+            if "status" in facts:
+                raise
+            await _told(error)(scope, receive, send)
+        except Exception:
+            if "status" not in facts:
+                await answer_of(InternalTurnError())(scope, receive, send)
+            # The server logs the trace.
+            raise
+
+    return serve
+
+
 async def _ours(request: Request, error: Exception) -> Response:
+    return _told(error)
+
+
+def _told(error: Exception) -> Response:
     problem = problem_of(error)
     if problem.status >= 500:
         logger.warning("request failed", extra={"code": problem.code, "error": type(error).__name__})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,7 +36,8 @@ class RequestContext:
         began = time.monotonic()
         status = 0
 
-        async def send_with_headers(message: Message) -> None:
+        # Not a coroutine of its own: it is in the way of every chunk.
+        def send_with_headers(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = facts["status"] = message["status"]
@@ -46,7 +48,7 @@ class RequestContext:
                     (b"openai-version", API_VERSION),
                     (b"openai-processing-ms", b"%d" % took),
                 ]
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, send_with_headers)
