@@ -41,7 +41,7 @@ class KeptItem:
     turn_id: str
     position: int
     item: Item | ForeignItem
-    pending: Sequence[str] = ()
+    pending: tuple[str, ...] = ()
 
 
 class Library(Protocol):

@@ -43,7 +43,7 @@ class Addition:
     agent: str
     items: Sequence[Item | ForeignItem]
     fingerprint: bytes | None
-    pending: Sequence[str]
+    pending: tuple[str, ...]
 
 
 class Keeping:
@@ -89,19 +89,19 @@ class Keeping:
         """Return a part of the list; None when no conversation has the id ``after``."""
         query, of = self._of_caller, conversations.c
         if after is not None:
-            row = connection.execute(self._by_id, {"caller": caller, "id": after}).first()
+            row = connection.execute(self._by_id, {"of_caller": caller, "of_id": after}).first()
             if row is None:
                 return None
             query = query.where(of.key > row.key if order == "asc" else of.key < row.key)
         if end_user:
             query = query.where(visible_to(of.end_user, end_user))
         query = query.order_by(of.key if order == "asc" else of.key.desc()).limit(limit + 1)
-        found = connection.execute(query, {"caller": caller}).all()
+        found = connection.execute(query, {"of_caller": caller}).all()
         return Page([rows.to_conversation(row) for row in found[:limit]], has_more=len(found) > limit)
 
     def items(self, connection: Connection, caller: str, conversation_id: str) -> list[KeptItem] | None:
         """Return the items on the way to the head, or None."""
-        given = {"caller": caller, "id": conversation_id}
+        given = {"of_caller": caller, "of_id": conversation_id}
         if connection.execute(self._by_id, given).first() is None:
             return None
         found = [((row.key, row.position), _kept(row)) for row in connection.execute(self._items, given)]
@@ -114,7 +114,7 @@ class Keeping:
 
     def turn_ids(self, connection: Connection, caller: str, conversation_id: str) -> list[str]:
         """Return the ids of the turns on the way to the head."""
-        return list(connection.scalars(self._turn_ids, {"caller": caller, "id": conversation_id}))
+        return list(connection.scalars(self._turn_ids, {"of_caller": caller, "of_id": conversation_id}))
 
     # --- changing ---
 
@@ -132,20 +132,20 @@ class Keeping:
         connection.execute(self._make, [row | {"metadata": storable_pairs(metadata)}])
         if first.items:
             self.add(connection, caller, conversation_id, first, now)
-        made = connection.execute(self._by_id, {"caller": caller, "id": conversation_id}).one()
+        made = connection.execute(self._by_id, {"of_caller": caller, "of_id": conversation_id}).one()
         return rows.to_conversation(made)
 
     def update(
         self, connection: Connection, caller: str, conversation_id: str, metadata: Mapping[str, str]
     ) -> Conversation | None:
         """Replace the metadata; return the conversation, or None."""
-        row = connection.execute(self._by_id, {"caller": caller, "id": conversation_id}).first()
+        row = connection.execute(self._by_id, {"of_caller": caller, "of_id": conversation_id}).first()
         if row is None:
             return None
         pairs = storable_pairs(metadata)
         connection.execute(update(conversations).where(conversations.c.key == row.key).values(metadata=pairs))
         return rows.to_conversation(
-            connection.execute(self._by_id, {"caller": caller, "id": conversation_id}).one()
+            connection.execute(self._by_id, {"of_caller": caller, "of_id": conversation_id}).one()
         )
 
     def delete(self, connection: Connection, caller: str, conversation_id: str, now: float) -> Done:
@@ -212,7 +212,7 @@ class Keeping:
 
     def _lock(self, connection: Connection, caller: str, conversation_id: str, now: float) -> Row[Any] | None:
         """Return the conversation, which nobody else changes any more, and without a turn whose lease ran out."""
-        given = {"caller": caller, "id": conversation_id}
+        given = {"of_caller": caller, "of_id": conversation_id}
         connection.execute(self._interrupt, given | {"now": now})
         return connection.execute(self._locked, given).first()
 
@@ -247,7 +247,7 @@ class Keeping:
 
 
 def _is(column: ColumnElement[Any]) -> ColumnElement[bool]:
-    return column == bindparam(column.key, type_=column.type)
+    return column == bindparam(f"of_{column.key}", type_=column.type)
 
 
 def _path(head: Any) -> CTE:
@@ -285,10 +285,10 @@ def _turn_row(conversation: Row[Any], new: Addition, now: float) -> dict[str, An
 
 def _kept(row: Row[Any]) -> KeptItem:
     item = rows.to_item(row.message, row.agent, row.visible)
-    return KeptItem(row.id, row.position, item, rows.to_names(row.pending))
+    return KeptItem(row.id, row.position, item, tuple(rows.to_names(row.pending)))
 
 
 def _foreign(row: Row[Any]) -> KeptItem:
     return KeptItem(
-        row.id, row.position, ForeignItem(msgspec.json.decode(row.body)), rows.to_names(row.pending)
+        row.id, row.position, ForeignItem(msgspec.json.decode(row.body)), tuple(rows.to_names(row.pending))
     )

@@ -236,5 +236,5 @@ def _addition(head: int | None, chain: Sequence[ChainTurn], items: Sequence[Item
         agent=chain[-1].agent if chain else "",
         items=items,
         fingerprint=fingerprint_behind(chain, said),
-        pending=calls.ids,
+        pending=tuple(calls.ids),
     )

@@ -188,7 +188,7 @@ class MemoryLibrary:
         _forget(kept)
         kept.inputs = len(items)
         _place(kept, dict(enumerate(items)))
-        return [KeptItem(turn_id, position, item, end.pending) for position, item in enumerate(items)]
+        return [KeptItem(turn_id, position, item, tuple(calls.ids)) for position, item in enumerate(items)]
 
     async def delete_item(
         self,
