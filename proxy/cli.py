@@ -13,7 +13,7 @@ import click
 
 from proxy.app import VERSION, check_teams_at, create_app, migrate_database, prepare
 from proxy.errors import ConfigurationError
-from proxy.serving import serve_forever
+from proxy.serving import bound_sockets, serve_forever, url_of
 from proxy.settings import Settings, environment, flag_of, form_of, load_settings, misspelt, variables_of
 from proxy.telemetry import configure_logging
 
@@ -63,9 +63,13 @@ def serve(**flags: Any) -> None:
         variables = environment()
         for sentence in misspelt(variables):
             logger.warning(sentence)
-        prepare(settings)
-        app = create_app(settings, environment=variables)
-        serve_forever(app, settings, on_started=partial(_announce, app.state.teams, app.state.models))
+        # A port in use is told before the database is brought to another schema under a server that runs.
+        with bound_sockets(settings.host, settings.port) as sockets:
+            prepare(settings)
+            app = create_app(settings, environment=variables)
+            url = url_of(settings.host, sockets)
+            announce = partial(_announce, app.state.teams, app.state.models, url)
+            serve_forever(app, settings, sockets, on_started=announce)
 
 
 def _announce(teams: Sequence[str], models: Mapping[str, str], url: str) -> None:

@@ -12,7 +12,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -87,32 +88,42 @@ class ProxyServer(uvicorn.Server):
 
 
 def serve_forever(
-    app: FastAPI, settings: Settings, *, on_started: Callable[[str], None] | None = None
+    app: FastAPI,
+    settings: Settings,
+    sockets: list[socket.socket],
+    *,
+    on_started: Callable[[], None] | None = None,
 ) -> None:
-    """Serve until a signal ends it; ``on_started`` is told the URL.
+    """Serve on bound sockets until a signal ends it.
 
     Raises:
-        ConfigurationError: The address cannot be listened on, or the application not be started as it is set up.
+        ConfigurationError: The application cannot be started as it is set up.
     """
-    sockets = listen(settings.host, settings.port)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{sockets[0].getsockname()[1]}"
-    server = ProxyServer(
-        server_config(app, settings), on_started=None if on_started is None else lambda: on_started(url)
-    )
-    try:
-        server.run(sockets)
-    finally:
-        for listening in sockets:
-            listening.close()
+    ProxyServer(server_config(app, settings), on_started=on_started).run(sockets)
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
-    """Return a bound socket for every address of the host, all with the same port.
+def url_of(host: str, sockets: Sequence[socket.socket]) -> str:
+    """Return where a client finds what is served on the sockets of a host."""
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}:{sockets[0].getsockname()[1]}"
+
+
+@contextmanager
+def bound_sockets(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Give a bound socket for every address of the host, all with the same port; nobody can connect to them yet.
 
     Raises:
         ConfigurationError: There is none that could be bound.
     """
+    sockets = _bind(host, port)
+    try:
+        yield sockets
+    finally:
+        for bound in sockets:
+            bound.close()
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):

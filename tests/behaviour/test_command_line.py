@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import socket
 import sqlite3
@@ -201,6 +202,7 @@ async def test_a_port_in_use_is_told_in_a_sentence(tmp_path: Path) -> None:
         "stop that one, or choose another port"
     )
     assert "Traceback" not in serving.err.text
+    assert not os.listdir(tmp_path), "the database of whoever has the port was not touched"
 
 
 async def test_a_component_that_cannot_be_loaded_is_told_in_a_sentence(tmp_path: Path) -> None:
@@ -408,8 +410,8 @@ async def test_what_people_wrote_and_keys_are_not_in_the_log(tmp_path: Path, lev
                     await stranger.models.list()
             async with aiohttp.ClientSession(headers={"authorization": "Bearer sk-marker"}) as session:
                 for body in ('{"marker', '{"model": "shop", "messages": ["marker"]}'):
-                    answer = await session.post(f"{url}/chat/completions?q=marker", data=body)
-                    assert answer.status == 400
+                    async with session.post(f"{url}/chat/completions?q=marker", data=body) as answer:
+                        assert answer.status == 400
             serving.signal(signal.SIGTERM)
             assert await serving.ended() == 0
 
