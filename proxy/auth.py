@@ -46,6 +46,14 @@ class Keys:
         return _name(digest) if key else ANYONE
 
 
+def pseudonym(caller: str, name: str) -> str:
+    """Return what a provider is told in place of a name that a caller gave to a person or a thing of its own.
+
+    Always the same for the same name of the same caller, and nothing that could be read back.
+    """
+    return sha256(f"{caller}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def check_exposure(host: str, *, has_keys: bool, allow_open: bool) -> None:
     """Refuse to serve anyone but this machine without keys, unless the operator asked for just that.
 

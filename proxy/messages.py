@@ -310,6 +310,8 @@ class Parameters(Struct, frozen=True, omit_defaults=True):
     verbosity: str | None = None
     service_tier: str | None = None
     prediction: dict[str, Any] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
 
 
 encode_item = msgspec.json.Encoder().encode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -18,8 +18,12 @@ _TWINS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_t
 """Two names for one wish: the API refuses both together, so the one asked for now takes the other's place."""
 
 
-def body_of(definition: OpenAIModel, request: ModelRequest, *, with_usage: bool) -> bytes:
-    """Return the body of a streamed request.
+DISPENSABLE = ("stream_options", "safety_identifier", "prompt_cache_key")
+"""Fields that change nothing in the answer; not every provider knows them."""
+
+
+def body_of(definition: OpenAIModel, request: ModelRequest, *, without: Collection[str] = ()) -> bytes:
+    """Return the body of a streamed request, ``without`` fields that the provider refuses.
 
     What the request wishes wins over the definition's parameters, and ``extra_body`` over both.
 
@@ -32,8 +36,8 @@ def body_of(definition: OpenAIModel, request: ModelRequest, *, with_usage: bool)
         body.pop(_TWINS.get(name, name), None)
         body[name] = value
     body["stream_options"] = {"include_usage": True}
-    if not with_usage:
-        del body["stream_options"]
+    for name in without:
+        body.pop(name, None)
     body.update(definition.extra_body)
     body["model"] = definition.model
     body["messages"] = request.messages

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
@@ -18,7 +18,7 @@ from yarl import URL
 
 from proxy.agents.clients.limits import Alarm, ModelLimits
 from proxy.agents.clients.openai_chunks import AnswerReader
-from proxy.agents.clients.openai_request import body_of, headers_of
+from proxy.agents.clients.openai_request import DISPENSABLE, body_of, headers_of
 from proxy.agents.clients.port import ModelDelta, ModelRequest
 from proxy.agents.clients.provider_http import (
     TRANSPORT_ERRORS,
@@ -63,7 +63,8 @@ class OpenAIWireModel:
         self._limits = limits or ModelLimits()
         self._headers = headers_of(definition)
         self._url = _completions_url(definition.base_url)
-        self._takes_stream_options = True
+        self._refused: frozenset[str] = frozenset()
+        """Fields that the provider does not know."""
 
     @property
     def name(self) -> str:
@@ -85,17 +86,22 @@ class OpenAIWireModel:
         Raises:
             UpstreamFailed: There is none.
         """
-        if self._takes_stream_options:
-            response, error_body = await self._post(request, with_usage=True)
-            if response.status not in (400, 422) or b"stream_options" not in error_body:
-                return _accepted(response, error_body)
-            self._takes_stream_options = False
-            logger.info("provider refuses stream_options, usage stays unknown", extra={"model": self.name})
-        return _accepted(*await self._post(request, with_usage=False))
+        while True:
+            # Calls at the same time learn of a refusal each by themselves.
+            without = self._refused
+            response, told = await self._post(request, without)
+            refused = {name for name in DISPENSABLE if name.encode() in told} - without
+            if response.status not in (400, 422) or not refused:
+                return _accepted(response, told)
+            self._refused |= refused
+            facts = {"model": self.name, "fields": sorted(refused)}
+            logger.info("provider refuses fields that it can do without", extra=facts)
 
-    async def _post(self, request: ModelRequest, *, with_usage: bool) -> tuple[aiohttp.ClientResponse, bytes]:
+    async def _post(
+        self, request: ModelRequest, without: Collection[str]
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
         try:
-            body = body_of(self._definition, request, with_usage=with_usage)
+            body = body_of(self._definition, request, without=without)
         except (ValueError, TypeError):
             raise UpstreamBadRequest("bad_request") from None
         try:
