@@ -1,0 +1,273 @@
+"""The way out for tools: which addresses may be asked, and what becomes of bad answers."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from proxy.errors import ToolError
+from proxy.tools.egress import Egress, Service, ServiceFailed
+from tests.fakes.services import FakeServices, Handler
+
+REFUSED = "the test is set to an address that tools may not ask"
+UNREACHED = "the test could not be reached"
+ELSEWHERE = "https://service.example"
+
+
+@pytest.fixture
+async def services() -> AsyncIterator[FakeServices]:
+    async with FakeServices() as made:
+        yield made
+
+
+def resolving(*addresses: str) -> Any:
+    async def resolve(host: str) -> Sequence[str]:
+        return addresses
+
+    return resolve
+
+
+async def complaint(egress: Egress, base: str) -> str:
+    with pytest.raises(ServiceFailed) as raised:
+        await egress.get(Service("the test", base), "/thing", {}, dict)
+    assert isinstance(raised.value, ToolError)
+    return raised.value.message
+
+
+async def json_thing(request: web.Request) -> web.Response:
+    return web.json_response({"host": request.host, "q": request.query.get("q")})
+
+
+# --- which addresses ---
+
+SPELLINGS_OF_LOOPBACK = [
+    "2130706433", "0x7f000001", "0X7F.0.0.1", "0x7f.1", "017700000001", "0177.0.0.1", "127.1", "127.0.1",
+    "0", "0x", "127.0.0.1.5", "name.127", "1.2.3.0x4",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", SPELLINGS_OF_LOOPBACK)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_numbers_in_the_place_of_a_name_are_refused(scheme: str, host: str) -> None:
+    assert await complaint(Egress(resolve=resolving("127.0.0.1")), f"{scheme}://{host}") == REFUSED
+
+
+NOT_PUBLIC = [
+    "127.0.0.1", "127.255.255.254", "0.0.0.0", "10.0.0.1", "172.16.5.4", "192.168.1.1", "169.254.169.254",
+    "169.254.1.1", "168.63.129.16", "100.64.0.1", "100.100.100.200", "192.0.0.192", "192.0.2.1", "198.18.0.1",
+    "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1",
+    "::ffff:a9fe:a9fe", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::10.0.0.1", "2002:7f00:1::",
+    "2002:c0a8:101::1", "2001:0:4136:e378:8000:63bf:80ff:fffe", "fe80::1", "fe80::1%eth0", "fc00::1",
+    "fd00:ec2::254", "ff02::1", "2001:db8::1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", NOT_PUBLIC)
+async def test_a_name_that_leads_to_an_address_of_no_public_network_is_refused(address: str) -> None:
+    assert await complaint(Egress(resolve=resolving(address)), ELSEWHERE) == REFUSED
+    assert await complaint(Egress(resolve=resolving("93.184.215.14", address)), ELSEWHERE) == REFUSED
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "[fd00:ec2::254]",
+        "[fe80::1]",
+        "[::ffff:169.254.169.254]",
+        "0.0.0.0",
+        "100.100.100.200",
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_metadata_and_link_local_addresses_are_refused_even_when_they_are_set(
+    scheme: str, host: str
+) -> None:
+    assert await complaint(Egress(), f"{scheme}://{host}") == REFUSED
+
+
+@pytest.mark.parametrize("address", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"])
+async def test_without_tls_only_own_addresses_are_asked(address: str) -> None:
+    assert await complaint(Egress(resolve=resolving(address)), "http://service.example") == REFUSED
+    literal = f"[{address}]" if ":" in address else address
+    assert await complaint(Egress(), f"http://{literal}") == REFUSED
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "ftp://service.example",
+        "file:///etc/passwd",
+        "https://user:secret@service.example",
+        "https://",
+        "https://[",
+    ],
+)
+async def test_what_is_no_plain_web_address_is_refused(base: str) -> None:
+    assert await complaint(Egress(resolve=resolving("93.184.215.14")), base) == REFUSED
+
+
+async def test_a_service_of_the_operators_own_network_is_asked_by_its_name(services: FakeServices) -> None:
+    services.answer("/thing", json_thing)
+    asked: list[str] = []
+
+    async def resolve(host: str) -> Sequence[str]:
+        asked.append(host)
+        return ["127.0.0.1"]
+
+    port = services.url.rpartition(":")[2]
+    service = Service("the test", f"http://searxng:{port}/")
+
+    answer = await Egress(resolve=resolve).get(service, "/thing", {"q": "a b&c"}, dict)
+
+    assert answer == {"host": f"searxng:{port}", "q": "a b&c"}
+    # Once: a second look could give another address.
+    assert asked == ["searxng"]
+    assert services.headers[0]["user-agent"].startswith("Mozilla/5.0 (compatible; handoff-proxy/")
+
+
+async def test_a_name_that_leads_nowhere_is_told() -> None:
+    async def resolve(host: str) -> Sequence[str]:
+        raise OSError("no such name")
+
+    assert await complaint(Egress(resolve=resolve), ELSEWHERE) == UNREACHED
+    assert await complaint(Egress(resolve=resolving()), ELSEWHERE) == REFUSED
+
+
+async def test_a_port_that_nobody_listens_on_is_told(services: FakeServices) -> None:
+    url = services.url
+    await services.__aexit__(None, None, None)
+    await services.__aenter__()
+
+    assert await complaint(Egress(), url) == UNREACHED
+
+
+# --- what comes back ---
+
+
+def giving(
+    body: bytes | str, *, status: int = 200, kind: str = "application/json", **headers: str
+) -> Handler:
+    async def answer(request: web.Request) -> web.Response:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        content = body.encode() if isinstance(body, str) else body
+        return web.Response(body=content, status=status, headers={"Content-Type": kind, **given})
+
+    return answer
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(request)
+    while True:
+        await response.write(b" " * 65536)
+
+
+async def slow(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(request)
+    await response.write(b"{")
+    await asyncio.Event().wait()
+    return response
+
+
+async def silent(request: web.Request) -> web.StreamResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+BAD_ANSWERS: dict[str, tuple[Handler, str]] = {
+    "redirect-to-private": (
+        giving("{}", status=302, Location="http://169.254.169.254/latest/meta-data/"),
+        "the test wants to send us elsewhere, which tools do not follow",
+    ),
+    "redirect-to-itself": (
+        giving("{}", status=307, Location="/thing"),
+        "the test wants to send us elsewhere, which tools do not follow",
+    ),
+    "rate-limit": (
+        giving("{}", status=429),
+        "the test asks for a pause; try again in a few minutes",
+    ),
+    "error": (giving('{"secret": 1}', status=503), "the test answered with an error (status 503)"),
+    "no-content": (giving("", status=204), "the test answered with an error (status 204)"),
+    "a-page": (giving("<html>", kind="text/html"), "the test did not answer with JSON"),
+    "compressed": (
+        giving(gzip.compress(b" " * 10_000_000), Content_Encoding="gzip"),
+        "the test did not answer with JSON",
+    ),
+    "half-an-object": (giving('{"a": '), "the test sent an answer that could not be read"),
+    "another-shape": (giving("[1]"), "the test sent an answer that could not be read"),
+    "not-utf-8": (giving(b'{"a": "\xff"}'), "the test sent an answer that could not be read"),
+    "nested-deeply": (giving("[" * 200_000), "the test sent an answer that could not be read"),
+    "huge": (giving(b" " * 300_001), "the test sent more than 300000 bytes"),
+    "endless": (endless, "the test sent more than 300000 bytes"),
+    "slow": (slow, "the test did not answer within 0.3 seconds"),
+    "silent": (silent, "the test did not answer within 0.3 seconds"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ANSWERS)
+async def test_a_bad_answer_is_told_in_a_sentence_of_ours(services: FakeServices, name: str) -> None:
+    handler, expected = BAD_ANSWERS[name]
+    services.answer("/thing", handler)
+
+    assert await complaint(Egress(time_limit=0.3, max_bytes=300_000), services.url) == expected
+    assert len(services.asked) == 1
+
+
+async def test_something_that_speaks_no_http_is_told() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 smtp.example ESMTP\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        assert await complaint(Egress(), f"http://127.0.0.1:{port}") == UNREACHED
+
+
+# --- answers that are kept ---
+
+
+async def test_an_answer_is_kept_as_long_as_it_is_good(services: FakeServices) -> None:
+    services.answer("/thing", json_thing)
+    now = 0.0
+    egress = Egress(clock=lambda: now)
+    service = Service("the test", services.url)
+
+    async def ask(q: str) -> None:
+        assert (await egress.get(service, "/thing", {"q": q}, dict, keep_seconds=60))["q"] == q
+
+    await ask("a")
+    await ask("a")
+    assert len(services.asked) == 1
+
+    await ask("b")
+    assert len(services.asked) == 2
+
+    now = 60.0
+    await ask("a")
+    assert len(services.asked) == 3
+
+
+async def test_errors_are_not_kept_and_neither_are_answers_without_number(services: FakeServices) -> None:
+    egress = Egress()
+    service = Service("the test", services.url)
+    services.answer("/thing", giving("{}", status=500))
+    with pytest.raises(ServiceFailed):
+        await egress.get(service, "/thing", {}, dict, keep_seconds=60)
+    services.answer("/thing", json_thing)
+
+    for number in range(300):
+        await egress.get(service, "/thing", {"q": str(number)}, dict, keep_seconds=60)
+    await egress.get(service, "/thing", {"q": "299"}, dict, keep_seconds=60)
+    await egress.get(service, "/thing", {"q": "0"}, dict, keep_seconds=60)
+
+    assert len(services.asked) == 1 + 300 + 1
