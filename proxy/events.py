@@ -187,5 +187,6 @@ decode_journal = msgspec.json.Decoder(Journal).decode
 
 def encode_journal(events: Sequence[Event], times: Sequence[float]) -> bytes:
     """Return the log of a turn for keeping; ``times`` are those of the events."""
-    began = times[0] if times else 0.0
+    # Live and replayed, an event came at the same millisecond.
+    began = round(times[0], 3) if times else 0.0
     return _encode_journal(Journal(began, [round((time - began) * 1000) for time in times], list(events)))

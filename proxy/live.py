@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from typing import Literal, Self
 
 from proxy.events import (
-    Cancelled,
     ClientToolArguments,
-    Completed,
+    ClosingEvent,
     Entry,
     Event,
-    Failed,
     ReasoningDelta,
     RefusalDelta,
     TextDelta,
@@ -56,15 +54,14 @@ class Follower:
 
         Empty only after ``wake``, or when the turn is finished and was read to its end.
         """
-        log = self._live.events
+        log = self._live.entries
         self.position = self._given
         self._live.make_room()
         if self._given >= len(log) and not self._live.is_finished:
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
         start, self._given = self._given, len(log)
-        times = self._live.times
-        return [Entry(at + 1, log[at], times[at]) for at in range(start, self._given)]
+        return log[start:]
 
     def wake(self) -> None:
         """Let a waiting ``next`` return."""
@@ -88,8 +85,7 @@ class LiveTurn:
         self.stops_when_left = stops_when_left
         self.stop_reason: StopReason | None = None
         self.task: asyncio.Task[None] | None = None
-        self._log: list[Event] = []
-        self._times: list[float] = []
+        self._log: list[Entry] = []
         self._sizes: list[int] = []
         self._size = 0
         self._readers: set[Follower] = set()
@@ -101,12 +97,14 @@ class LiveTurn:
 
     def emit(self, event: Event, *, at: float | None = None) -> None:
         """Append to the log and wake the readers; ``at`` is when it happened, if not now."""
-        self._log.append(event)
-        self._times.append(round(time.time(), 3) if at is None else at)
-        if isinstance(event, TextDelta | ReasoningDelta | RefusalDelta):
-            self._size += len(event.text)
-        elif isinstance(event, ClientToolArguments):
-            self._size += len(event.arguments)
+        self._log.append(Entry(len(self._log) + 1, event, time.time() if at is None else at))
+        match event:
+            case TextDelta() | ReasoningDelta() | RefusalDelta():
+                self._size += len(event.text)
+            case ClientToolArguments():
+                self._size += len(event.arguments)
+            case _:
+                pass
         self._sizes.append(self._size)
         for reader in self._readers:
             reader.wake()
@@ -118,7 +116,8 @@ class LiveTurn:
             await self._room
 
     def _is_crowded(self) -> bool:
-        if not self.has_readers:
+        # Nobody can be further behind than all that was said: so it is for nearly every turn.
+        if self._size <= self._high_water or not self.has_readers:
             return False
         slowest = min(reader.position for reader in self._readers if not reader.is_observer)
         read = self._sizes[slowest - 1] if slowest else 0
@@ -133,17 +132,12 @@ class LiveTurn:
     @property
     def is_finished(self) -> bool:
         """Whether the closing event is in the log."""
-        return bool(self._log) and isinstance(self._log[-1], Completed | Failed | Cancelled)
+        return bool(self._log) and isinstance(self._log[-1].event, ClosingEvent)
 
     @property
-    def events(self) -> Sequence[Event]:
-        """What was logged so far."""
+    def entries(self) -> Sequence[Entry]:
+        """What was logged so far; it grows."""
         return self._log
-
-    @property
-    def times(self) -> Sequence[float]:
-        """When each of the events was logged, in seconds since the epoch, to the millisecond."""
-        return self._times
 
     @property
     def has_readers(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from proxy.events import (
     Event,
     ModelCalled,
     Started,
+    TextDelta,
     ToolCompleted,
     ToolFailed,
     ToolStarted,
@@ -83,7 +84,7 @@ class Sink(Protocol):
         """Take the event; never waits."""
         ...
 
-    async def room(self) -> None:
+    def room(self) -> Awaitable[None]:
         """Return as soon as the slowest reader is near enough to take more."""
         ...
 
@@ -147,6 +148,9 @@ class Recorder:
     def emit(self, event: Event) -> None:
         """Fold and pass on."""
         match event:
+            case TextDelta():
+                # Nearly every event; the rest is looked at for the few others.
+                pass
             case ToolStarted():
                 self._open[event.call_id] = event
             case ToolCompleted() | ToolFailed():
@@ -158,9 +162,9 @@ class Recorder:
                 pass
         self._sink.emit(event)
 
-    async def room(self) -> None:
+    def room(self) -> Awaitable[None]:
         """As the sink's."""
-        await self._sink.room()
+        return self._sink.room()
 
     def close_open_calls(self) -> None:
         """Let every call that is still open end as failed."""

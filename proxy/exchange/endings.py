@@ -38,7 +38,8 @@ def end_of(
 ) -> TurnEnd:
     """Return what is to be stored. Only answers, and what was said before a requested stop, are history."""
     items = turn.items if answered is not None else turn.said_so_far()
-    said = visible_text(live.events) or "".join(text_of(item.message) for item in items if item.visible)
+    events = [entry.event for entry in live.entries]
+    said = visible_text(events) or "".join(text_of(item.message) for item in items if item.visible)
     was_stopped = isinstance(closing, Cancelled) and closing.reason == "requested"
     is_history = answered is not None or (was_stopped and bool(said))
     pending = answered.pending if answered is not None else ()
@@ -56,7 +57,9 @@ def end_of(
         pending=pending,
         finish_reason=answered.finish_reason if answered is not None else None,
         error_code=closing.code if isinstance(closing, Failed) else None,
-        journal=encode_journal([*live.events, closing], [*live.times, now]) if is_stored else b"",
+        journal=encode_journal([*events, closing], [*(entry.time for entry in live.entries), now])
+        if is_stored
+        else b"",
     )
 
 

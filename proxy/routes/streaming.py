@@ -14,7 +14,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from proxy.events import Cancelled, Completed, Entry, Failed, ModelCalled, Started
+from proxy.events import ClosingEvent, Entry, Failed, ModelCalled, Started
 from proxy.live import Follower, LiveTurn
 from proxy.routes.bodies import ClientLeft
 from proxy.routes.failures import answer_of
@@ -141,8 +141,8 @@ async def stream(
             return True
         await send({"type": "http.response.start", "status": 200, "headers": headers + STREAM_HEADERS})
         while True:
-            is_last = bool(entries) and isinstance(entries[-1].event, Completed | Failed | Cancelled)
-            body = b"".join([encoder.encode(entry) for entry in entries])
+            is_last = bool(entries) and isinstance(entries[-1].event, ClosingEvent)
+            body = b"".join(map(encoder.encode, entries))
             if body or is_last:
                 await watch.send(send, body, is_last=is_last)
             elif watch.is_quiet():
@@ -159,7 +159,7 @@ async def answer(
 ) -> bool:
     """Write the turn as one JSON object at its end; False when the client left before."""
     async with _watched(live, connection, patience) as (follower, watch):
-        while not live.is_finished or follower.position < len(live.events):
+        while not live.is_finished or follower.position < len(live.entries):
             for entry in await follower.next():
                 builder.add(entry.event)
             if watch.has_left():

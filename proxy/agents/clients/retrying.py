@@ -19,6 +19,7 @@ import msgspec
 
 from proxy.agents.clients.circuit import Circuit
 from proxy.agents.clients.port import Finished, Model, ModelDelta, ModelRequest
+from proxy.agents.definition import Price
 from proxy.errors import ContentFiltered, UpstreamCircuitOpen, UpstreamFailed, UpstreamIncomplete
 
 logger = logging.getLogger(__name__)
@@ -30,10 +31,11 @@ _FIRST_PAUSE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model and the health of its provider."""
+    """A model, the health of its provider, and what it costs."""
 
     model: Model
     circuit: Circuit
+    price: Price | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,8 @@ class AttemptingModel:
     """The first of several models that answers.
 
     Entering its block waits for the first batch, so that whatever fails before it can be tried again. When
-    another than the first model answered, ``Finished.model`` tells its name. If all fail, the first one's
-    failure is raised: it is the model that the agent is meant to have.
+    another than the first model answered, ``Finished.model`` tells its name, and ``Finished.cost`` what its answer
+    cost. If all fail, the first one's failure is raised: it is the model that the agent is meant to have.
     """
 
     def __init__(self, candidates: Sequence[Candidate], policy: RetryPolicy | None = None) -> None:
@@ -88,6 +90,7 @@ class _Attempts:
         self._first: Sequence[ModelDelta] | None = None
         self._fallback: str | None = None
         """The name of the model that answers, when it is not the first."""
+        self._price: Price | None = None
 
     async def __aenter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
         first_failure: UpstreamFailed | None = None
@@ -102,6 +105,7 @@ class _Attempts:
             else:
                 if candidate is not self._candidates[0]:
                     self._fallback = candidate.model.name
+                self._price = candidate.price
                 return self
         assert first_failure is not None
         raise first_failure
@@ -109,12 +113,21 @@ class _Attempts:
     def __aiter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
         return self
 
-    async def __anext__(self) -> Sequence[ModelDelta]:
+    def __anext__(self) -> Awaitable[Sequence[ModelDelta]]:
+        if self._first is None and self._fallback is None:
+            # Nearly every batch: nothing of ours is between it and the reader.
+            return anext(self._batches)
+        return self._noted_batch()
+
+    async def _noted_batch(self) -> Sequence[ModelDelta]:
         batch, self._first = self._first, None
         if batch is None:
             batch = await anext(self._batches)
-        if self._fallback is not None and batch and isinstance(last := batch[-1], Finished):
-            return [*batch[:-1], msgspec.structs.replace(last, model=last.model or self._fallback)]
+        if batch and isinstance(last := batch[-1], Finished):
+            cost = (
+                self._price.cost(last.usage) if self._price is not None and last.usage is not None else None
+            )
+            return [*batch[:-1], msgspec.structs.replace(last, model=last.model or self._fallback, cost=cost)]
         return batch
 
     async def __aexit__(
