@@ -65,7 +65,7 @@ def check_combinations(body: ChatBody) -> None:
         isinstance(body.response_format, JsonSchemaFormat)
         and body.response_format.json_schema.schema is not None
     ):
-        _check_depth(body.response_format.json_schema.schema, "response_format.json_schema.schema")
+        check_depth(body.response_format.json_schema.schema, "response_format.json_schema.schema")
 
 
 def _excluded(param: str, message: str) -> InvalidRequest:
@@ -107,13 +107,18 @@ def tools_of(body: ChatBody) -> tuple[FunctionTool, ...]:
             raise unsupported_value(
                 f"tools[{index}].type", f"'tools[{index}].type' does not support 'custom' with this model."
             )
-        _add(found, tool.function, f"tools[{index}].function")
+        add_tool(found, tool.function, f"tools[{index}].function")
     for index, function in enumerate(body.functions or ()):
-        _add(found, function, f"functions[{index}]")
+        add_tool(found, function, f"functions[{index}]")
     return tuple(found.values())
 
 
-def _add(found: dict[str, FunctionTool], function: FunctionBody, place: str) -> None:
+def add_tool(found: dict[str, FunctionTool], function: FunctionBody, place: str) -> None:
+    """Add a function to those found; ``place`` is where it was.
+
+    Raises:
+        InvalidRequest: A bad schema, or a name that another function has.
+    """
     if function.parameters is not None:
         _check_schema(function.name, function.parameters, f"{place}.parameters")
     tool = FunctionTool(function.name, function.description, function.parameters, function.strict)
@@ -134,7 +139,7 @@ def _check_schema(name: str, schema: dict[str, Any], place: str) -> None:
     required = schema.get("required") or []
     if not isinstance(required, list) or not all(isinstance(one, str) for one in required):
         raise _bad_schema(name, place, "'required' must be an array of strings")
-    _check_depth(schema, place)
+    check_depth(schema, place)
 
 
 def _bad_schema(name: str, place: str, reason: str) -> InvalidRequest:
@@ -143,8 +148,10 @@ def _bad_schema(name: str, place: str, reason: str) -> InvalidRequest:
     )
 
 
-def _check_depth(schema: dict[str, Any], place: str) -> None:
-    """Whoever encodes a schema again stands deeper on the stack than who decoded it: leave room.
+def check_depth(schema: dict[str, Any], place: str) -> None:
+    """Refuse a schema that is nested too deep or too large.
+
+    Whoever encodes a schema again stands deeper on the stack than who decoded it: leave room.
 
     Counting brackets is quick, and most schemas have so few that they cannot be deep.
     """
@@ -197,11 +204,11 @@ def tool_choice_of(
         raise InvalidRequest(f"'{key}' is only allowed when '{wanted}' are specified.", param=key)
     match choice:
         case FunctionChoice():
-            return _named(key, choice.function.name, offered), offered
+            return named_choice(key, choice.function.name, offered), offered
         case NamedFunction():
-            return _named(key, choice.name, offered), offered
+            return named_choice(key, choice.name, offered), offered
         case AllowedToolsChoice():
-            allowed = {_named(key, one.function.name, offered).name for one in _functions(choice)}
+            allowed = {named_choice(key, one.function.name, offered).name for one in _functions(choice)}
             return choice.allowed_tools.mode, tuple(tool for tool in offered if tool.name in allowed)
         case CustomChoice():
             raise _custom_choice()
@@ -209,7 +216,8 @@ def tool_choice_of(
             return choice, offered
 
 
-def _named(key: str, name: str, tools: Sequence[FunctionTool]) -> NamedToolChoice:
+def named_choice(key: str, name: str, tools: Sequence[FunctionTool]) -> NamedToolChoice:
+    """Return the choice of one function, which has to be among those offered."""
     if any(tool.name == name for tool in tools):
         return NamedToolChoice(name)
     raise invalid_value(
