@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, and_, bindparam, or_, select, update
 
 from proxy.errors import ConversationBusy
 from proxy.exchange.history import Begun, IdempotencyKeyTaken
@@ -61,10 +61,19 @@ class Beginnings:
         self._add_items = insert_into(dialect, items).on_conflict_do_nothing()
         self._interrupt = (
             update(turns)
-            .where(turns.c.conversation == conversation, IS_RUNNING, turns.c.lease_until < bindparam("now"))
+            .where(
+                or_(
+                    turns.c.conversation == conversation,
+                    and_(
+                        turns.c.caller == bindparam("of_caller"),
+                        turns.c.idempotency_key == bindparam("of_key"),
+                    ),
+                )
+            )
+            .where(IS_RUNNING, turns.c.lease_until < bindparam("now"))
             .values(status="interrupted", idempotency_key=None, finished_at=bindparam("now"))
         )
-        self._with_key = select(turns.c.id).where(
+        self._has_key = select(turns.c.key).where(
             turns.c.caller == bindparam("of_caller"), turns.c.idempotency_key == bindparam("of_key")
         )
 
@@ -98,29 +107,32 @@ class Beginnings:
         return begun
 
     def alone(self, connection: Connection, begin: Begin) -> Begun:
-        """Begin a turn, in the place of one whose lease ran out if need be.
+        """Begin a turn; where one whose lease ran out has the conversation or the key, it gives them up.
 
         Raises:
             ConversationBusy: Another turn of the conversation is running; nothing may be committed.
             IdempotencyKeyTaken: Another turn of the caller's has the key; nothing may be committed.
         """
         turn = begin.turn
-        self._refuse_taken_key(connection, turn)
         # Only what the statement names: SQLAlchemy sets every column that it finds a value for.
-        place = {name: turn[name] for name in ("of_caller", "of_conversation")}
-        connection.execute(self._interrupt, place | {"now": turn["created_at"]})
+        of_caller, of_key = turn["of_caller"], turn["idempotency_key"]
+        connection.execute(
+            self._interrupt,
+            {
+                "of_caller": of_caller,
+                "of_conversation": turn["of_conversation"],
+                "of_key": of_key,
+                "now": turn["created_at"],
+            },
+        )
         begun = self.together(connection, [begin]).get(begin)
-        if begun is None:
-            # Another worker may have been quicker after we looked.
-            self._refuse_taken_key(connection, turn)
-            raise ConversationBusy
-        return begun
-
-    def _refuse_taken_key(self, connection: Connection, turn: dict[str, Any]) -> None:
-        if (key := turn["idempotency_key"]) is not None:
-            taken_by = connection.scalar(self._with_key, {"of_caller": turn["caller"], "of_key": key})
-            if taken_by not in (None, turn["id"]):
-                raise IdempotencyKeyTaken
+        if begun is not None:
+            return begun
+        if of_key is not None and connection.scalar(
+            self._has_key, {"of_caller": of_caller, "of_key": of_key}
+        ):
+            raise IdempotencyKeyTaken
+        raise ConversationBusy
 
 
 def _named(turn: dict[str, Any]) -> dict[str, Any]:

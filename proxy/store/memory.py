@@ -59,8 +59,12 @@ class MemoryHistory:
 
     async def begin(self, turn: NewTurn) -> Begun:
         """See ``History``."""
-        if turn.idempotency_key is not None and self._by_key(turn.caller, turn.idempotency_key):
-            raise IdempotencyKeyTaken
+        if turn.idempotency_key is not None:
+            holder = self._by_key(turn.caller, turn.idempotency_key)
+            if holder is not None and (holder.status != "running" or holder.lease_until >= turn.created_at):
+                raise IdempotencyKeyTaken
+            if holder is not None:
+                self._interrupt(self.turns[holder.turn], turn.created_at)
         place = (turn.caller, turn.conversation_id)
         known = self.conversations.get(place)
         if known is not None and self.is_busy(known.key, turn.created_at):

@@ -248,6 +248,20 @@ async def test_an_end_that_is_not_history_gives_the_key_back(history: History, s
     await history.begin(new_turn("conv_a", idempotency_key="k"))
 
 
+@pytest.mark.parametrize("conversation", ["conv_a", "conv_b"])
+async def test_a_turn_whose_lease_ran_out_gives_its_key_up(history: History, conversation: str) -> None:
+    lost = await history.begin(new_turn("conv_a", lease_until=130.0, idempotency_key="k"))
+
+    begun = await history.begin(
+        new_turn(conversation, created_at=131.0, lease_until=160.0, idempotency_key="k")
+    )
+
+    record = await history.turn_by_idempotency_key("alice", "k")
+    assert record is not None
+    assert record.turn == begun.turn
+    assert not await history.finish(the_end(lost.turn))
+
+
 async def test_history_keeps_its_key(history: History) -> None:
     begun = await history.begin(new_turn("conv_a", idempotency_key="k"))
     await history.finish(the_end(begun.turn))
@@ -387,6 +401,20 @@ async def test_the_same_end_handed_in_twice_at_once_is_written_once(history: His
     assert list(await asyncio.gather(history.finish(end), history.finish(end))) == [True, True]
 
     assert [turn.items for turn in await history.chain(begun.turn)] == [[WHO, ANSWER]]
+
+
+async def test_of_two_ends_handed_in_at_once_one_is_written(history: History) -> None:
+    begun = await history.begin(new_turn(id="chatcmpl-1"))
+
+    told = await asyncio.gather(
+        history.finish(the_end(begun.turn, items=[])),
+        history.finish(the_end(begun.turn, status="failed", is_history=False)),
+    )
+
+    assert sorted(told) == [False, True]
+    record = await history.turn("alice", "chatcmpl-1")
+    assert record is not None
+    assert record.status == ("completed" if told[0] else "failed")
 
 
 async def test_who_lost_the_lease_cannot_end_the_turn(history: History) -> None:

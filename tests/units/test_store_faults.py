@@ -33,11 +33,12 @@ async def opened(url: str, *, time_limit: float = 10.0) -> AsyncIterator[SqlHist
 
 
 @asynccontextmanager
-async def locked(url: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+async def locked(url: str, *, by: str | None = None) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Hold a lock that keeps everyone from writing, until released or for as long as the block runs."""
     if url.startswith("sqlite"):
         connection = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
         connection.execute("BEGIN IMMEDIATE")
+        connection.execute(by or "SELECT 1")
 
         async def release() -> None:
             connection.execute("COMMIT")
@@ -48,7 +49,7 @@ async def locked(url: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     other = await asyncpg.connect(url)
     transaction = other.transaction()
     await transaction.start()
-    await other.execute("LOCK TABLE conversations, turns IN EXCLUSIVE MODE")
+    await other.execute(by or "LOCK TABLE conversations, turns IN EXCLUSIVE MODE")
     yield transaction.commit
     await other.close()
 
@@ -63,6 +64,22 @@ async def test_a_turn_waits_for_a_locked_database(database: str) -> None:
 
         begun = await begin
         assert await history.finish(the_end(begun.turn))
+
+
+async def test_an_end_that_waits_while_another_worker_interrupts_the_turn_is_refused(database: str) -> None:
+    interrupt = "UPDATE turns SET status = 'interrupted', finished_at = 200.0"
+    async with opened(database) as history:
+        begun = await history.begin(new_turn("conv_a", id="chatcmpl-1"))
+        async with locked(database, by=interrupt) as release:
+            finish = asyncio.create_task(history.finish(the_end(begun.turn)))
+            done, _ = await asyncio.wait([finish], timeout=0.3)
+            assert not done
+            await release()
+
+        assert not await finish
+        record = await history.turn("alice", "chatcmpl-1")
+        assert record is not None
+        assert (record.status, record.items) == ("interrupted", [])
 
 
 async def test_a_database_locked_for_long_is_told_and_used_again_when_free(database: str) -> None:
