@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from proxy.errors import ConfigurationError
+from proxy.messages import EventsMode
 
 ENV_FILE = ".env"
 """Read from the working folder when it is there."""
@@ -69,6 +70,18 @@ Keys = Annotated[
     BeforeValidator(_split),
     Field(min_length=1),
     Form("keys of visible ASCII characters, separated by commas"),
+]
+Origins = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^(\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^\s/]+)$")], ...],
+    NoDecode,
+    BeforeValidator(_split),
+    Form("origins like https://chat.example.com, or *, separated by commas"),
+]
+HostNames = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[^\s/:]+$")], ...],
+    NoDecode,
+    BeforeValidator(_split),
+    Form("names of hosts without port, separated by commas"),
 ]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
@@ -194,6 +207,31 @@ class Settings(BaseSettings):
         Form("true or false"),
         _setting("Serve other machines without keys.", "PROXY_ALLOW_OPEN"),
     ] = False
+    cors_origins: Annotated[
+        Origins,
+        _setting("Origins of web pages that may call, beside those of this machine.", "PROXY_CORS_ORIGINS"),
+    ] = ()
+    allowed_hosts: Annotated[
+        HostNames,
+        _setting("Names under which this machine is called, beside its own.", "PROXY_ALLOWED_HOSTS"),
+    ] = ()
+
+    handoff_events: Annotated[
+        EventsMode,
+        Form("none, extension, reasoning or all"),
+        _setting("What answers tell of the team's work, beside the answer.", "PROXY_HANDOFF_EVENTS"),
+    ] = "all"
+    handoff_details: Annotated[
+        bool,
+        Form("true or false"),
+        _setting("Tell what agents and tools wrote, too.", "PROXY_HANDOFF_DETAILS"),
+    ] = True
+    status_lines: Annotated[
+        Literal["auto", "always", "never"],
+        Form("auto, always or never"),
+        _setting("Tell Open WebUI's status line, too.", "PROXY_STATUS_LINES"),
+    ] = "auto"
+
     conversation_headers: Annotated[
         HeaderNames,
         _setting("Headers in which frontends name a conversation.", "PROXY_CONVERSATION_HEADERS"),

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from proxy.messages import EventsMode, Usage
+
 
 def _no_truth_value(value: Any) -> Any:
     # pydantic takes true for 1, and in a file that is a slip.
@@ -47,6 +49,25 @@ class Limits(_Closed):
     """Overrides ``PROXY_TURN_TIME_LIMIT`` for this team."""
 
 
+class Price(_Closed):
+    """What a model costs for each million tokens, in the operator's currency."""
+
+    prompt: Annotated[Real, Field(ge=0, allow_inf_nan=False)]
+    completion: Annotated[Real, Field(ge=0, allow_inf_nan=False)]
+    cached: Annotated[Real, Field(ge=0, allow_inf_nan=False)] | None = None
+    """For tokens of the prompt that the provider had in its cache; ``prompt`` when unset."""
+
+    def cost(self, usage: Usage) -> float:
+        """Return what so many tokens cost."""
+        cached = self.prompt if self.cached is None else self.cached
+        prompt = (usage.prompt - usage.cached) * self.prompt + usage.cached * cached
+        return (prompt + usage.completion * self.completion) / 1_000_000
+
+
+ContextLength = Annotated[Whole, Field(ge=1)]
+"""Tokens that a model can read at once, told in ``/v1/models``."""
+
+
 class OpenAIModel(_Closed):
     """A model that speaks the OpenAI wire."""
 
@@ -58,6 +79,8 @@ class OpenAIModel(_Closed):
     """Sent with every request unless the agent or the caller says otherwise."""
     extra_body: dict[str, Any] = {}
     """Further keys for the body, for providers with fields of their own."""
+    price: Price | None = None
+    context_length: ContextLength | None = None
     expose: bool = False
 
 
@@ -66,6 +89,8 @@ class ComponentModel(_Closed):
 
     provider: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*$")]
     config: dict[str, Any] = {}
+    price: Price | None = None
+    context_length: ContextLength | None = None
     expose: bool = False
 
 
@@ -123,6 +148,8 @@ class TeamDefinition(_Closed):
     """Answers titles and other side requests; the entry agent's model when unset."""
     on_disconnect: Literal["cancel", "detach"] | None = None
     """What happens to a turn whose client leaves; the setting when unset."""
+    events: EventsMode | None = None
+    """What answers tell beside the answer, when the request does not say it; the setting when unset."""
 
 
 class TeamsFile(_Closed):

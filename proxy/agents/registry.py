@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +20,7 @@ from proxy.tools.delegates import delegate_spec
 from proxy.tools.port import Tool
 
 SIDE = "/side"
-"""Behind a team's name, the model id for titles, tags and other side requests."""
+"""Behind a model id, that for titles, tags and other side requests."""
 
 
 class ModelSource(Protocol):
@@ -55,11 +56,16 @@ class Registry:
         self._max_tool_result_bytes = max_tool_result_bytes
         self._max_client_tools = max_client_tools
         self._teams = {name: self._team(name, team) for name, team in definitions.teams.items()}
+        self._alone = {
+            f"{name}/{agent}": self._one_agent(name, agent, team)
+            for name, team in definitions.teams.items()
+            for agent in team.agents
+        }
 
     async def start(self) -> None:
         """Make every agent reachable."""
         handlers: dict[str, Handler] = {}
-        for team in self._teams.values():
+        for team in (*self._teams.values(), *self._alone.values()):
             handlers.update(team.handlers())
         await self._dispatcher.start(handlers)
 
@@ -76,20 +82,40 @@ class Registry:
     def find(self, model: str) -> tuple[AgentTeam, bool]:
         """Return the team with this model id, and whether the id is that of its side requests.
 
+        ``team/agent`` is a team of that agent alone: it has the floor, and nobody to hand it to.
+
         Raises:
             ModelNotFound: There is none.
         """
         if model in self._teams:
             return self._teams[model], False
+        # First, so that an agent with the name 'side' does not take its team's place for side requests.
         name = model.removesuffix(SIDE)
-        if name != model and name in self._teams:
-            return self._teams[name], True
+        if name != model and (team := self._teams.get(name) or self._alone.get(name)):
+            return team, True
+        if model in self._alone:
+            return self._alone[model], False
         raise ModelNotFound(model)
 
     def _team(self, name: str, definition: TeamDefinition) -> AgentTeam:
-        facts = TeamFacts(
+        facts = self._facts(name, definition.entry, definition)
+        agents = [self._agent(agent, definition.agents[agent], definition) for agent in definition.agents]
+        return AgentTeam(facts, agents, self._dispatcher, side_model=self._side_model(definition))
+
+    def _one_agent(self, team: str, name: str, definition: TeamDefinition) -> AgentTeam:
+        facts = dataclasses.replace(
+            self._facts(f"{team}/{name}", name, definition),
+            part_of=team,
+            description=definition.agents[name].description,
+        )
+        agent = self._agent(name, definition.agents[name], definition)
+        alone = dataclasses.replace(agent, delegates={})
+        return AgentTeam(facts, [alone], self._dispatcher, side_model=self._side_model(definition))
+
+    def _facts(self, name: str, entry: str, definition: TeamDefinition) -> TeamFacts:
+        return TeamFacts(
             name=name,
-            entry=definition.entry,
+            entry=entry,
             description=definition.description,
             limits=definition.limits,
             on_disconnect=definition.on_disconnect,
@@ -97,9 +123,9 @@ class Registry:
             max_tool_result_bytes=self._max_tool_result_bytes,
             max_client_tools=self._max_client_tools,
         )
-        agents = [self._agent(agent, definition.agents[agent], definition) for agent in definition.agents]
-        side_model = definition.side_model or definition.agents[definition.entry].model
-        return AgentTeam(facts, agents, self._dispatcher, side_model=self._models.model_for(side_model))
+
+    def _side_model(self, definition: TeamDefinition) -> Model:
+        return self._models.model_for(definition.side_model or definition.agents[definition.entry].model)
 
     def _agent(self, name: str, definition: AgentDefinition, team: TeamDefinition) -> Agent:
         client_tools = definition.client_tools if definition.client_tools is not None else team.client_tools

@@ -216,6 +216,7 @@ class Speaker:
         held: list[TextPiece] | None = [] if floor.form is not None and request.tools else None
         name = self.agent.model.name
         usage: Usage | None = None
+        cost: float | None = None
         began = time.monotonic()
         try:
             async with self.agent.model.stream(request) as batches:
@@ -237,12 +238,12 @@ class Speaker:
                             floor.sink.emit(RefusalDelta(delta.text))
                         elif type(delta) is Finished:
                             reply.finish_reason = delta.reason
-                            usage = delta.usage
+                            usage, cost = delta.usage, delta.cost
                             name = delta.model or name
                     await floor.sink.room()
         finally:
             floor.completion_tokens += usage.completion if usage else 0
-            floor.sink.emit(ModelCalled(self.agent.name, name, usage, time.monotonic() - began))
+            floor.sink.emit(ModelCalled(self.agent.name, name, usage, time.monotonic() - began, cost))
         if held is not None and reply.calls:
             reply.text.clear()
         elif held:

@@ -23,6 +23,8 @@ class TeamFacts:
 
     name: str
     entry: str
+    part_of: str = ""
+    """The whole team, when this is one agent of it that is asked alone."""
     description: str = ""
     limits: Limits = field(default_factory=Limits)
     on_disconnect: Literal["cancel", "detach"] | None = None
@@ -48,7 +50,11 @@ class AgentTeam:
         self._agents = {agent.name: agent for agent in agents}
         self._dispatcher = dispatcher
         self._floors: dict[str, Floor] = {}
-        self._addresses = {name: f"{facts.name}.{name}" for name in self._speakers}
+        # No name begins with '_', so that an agent alone has an address of its own.
+        self._addresses = {
+            name: f"_{facts.part_of}.{name}" if facts.part_of else f"{facts.name}.{name}"
+            for name in self._speakers
+        }
 
     @property
     def name(self) -> str:
@@ -108,7 +114,7 @@ class AgentTeam:
         """Let agents speak until one has the answer; see ``turns.Team``."""
         facts = self.facts
         floor = Floor(
-            team=facts.name,
+            team=facts.part_of or facts.name,
             turn=turn,
             sink=sink,
             limits=facts.limits,

@@ -9,6 +9,7 @@ from proxy.errors import InvalidRequest
 from proxy.exchange.asking import DisconnectPolicy, IdSource
 from proxy.exchange.service import Opened
 from proxy.live import LiveTurn
+from proxy.messages import EventsMode
 from proxy.routes.bodies import first_of
 from proxy.routes.streaming import Headers
 from proxy.settings import Settings
@@ -71,6 +72,28 @@ def on_disconnect(headers: dict[str, str]) -> DisconnectPolicy | None:
                 param="X-On-Disconnect",
                 code="invalid_value",
             )
+
+
+def told_events(headers: dict[str, str]) -> EventsMode | None:
+    """Return what the answer is to tell beside the answer, if the request says it."""
+    match headers.get("x-handoff-events", "").strip().lower():
+        case "":
+            return None
+        case "none" | "extension" | "reasoning" | "all" as mode:
+            return mode
+        case _:
+            raise InvalidRequest(
+                "Invalid 'X-Handoff-Events': expected 'none', 'extension', 'reasoning' or 'all'.",
+                param="X-Handoff-Events",
+                code="invalid_value",
+            )
+
+
+def wants_status(headers: dict[str, str], settings: Settings) -> bool:
+    """Whether the answer is to tell Open WebUI's status line."""
+    if settings.status_lines != "auto":
+        return settings.status_lines == "always"
+    return any(name.startswith("x-openwebui-") and value.strip() for name, value in headers.items())
 
 
 def body_digest(body: bytes, *places: str) -> bytes:

@@ -22,6 +22,8 @@ from proxy.routes.asked import (
     is_side_task,
     named_conversation,
     on_disconnect,
+    told_events,
+    wants_status,
 )
 from proxy.routes.bodies import ClientLeft, first_of, headers_of, read_body
 from proxy.routes.dependencies import Services, services_of
@@ -106,7 +108,9 @@ async def _write(
 def options_of(opened: Opened) -> AnswerOptions:
     """Return what the encoders need, with the id and the time that the turn has."""
     options = decode_options(opened.options)
-    return msgspec.structs.replace(options, id=opened.turn_id, created=int(opened.created_at))
+    # Side requests are answered by one model; of a team there is nothing to tell.
+    events = options.events if opened.match != "side-request" else "none"
+    return msgspec.structs.replace(options, id=opened.turn_id, created=int(opened.created_at), events=events)
 
 
 def _ask(services: Services, caller: str, headers: dict[str, str], body: bytes, request: ChatRequest) -> Ask:
@@ -121,6 +125,9 @@ def _ask(services: Services, caller: str, headers: dict[str, str], body: bytes, 
         uses_functions=request.uses_functions,
         logprobs=bool(request.parameters.logprobs),
         service_tier="default" if request.service_tier else None,
+        events=told_events(headers) or services.events_of(request.model),
+        hides_details=not settings.handoff_details,
+        has_status=wants_status(headers, settings),
     )
     return Ask(
         caller=caller,

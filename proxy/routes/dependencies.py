@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
@@ -10,9 +11,24 @@ from fastapi import Depends, Request
 from starlette.types import Scope
 
 from proxy.auth import Keys
+from proxy.exchange.asking import Clock
 from proxy.exchange.history import History
+from proxy.exchange.library import Library
 from proxy.exchange.service import Exchange
+from proxy.messages import EventsMode
 from proxy.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTeam:
+    """What a team is, for those who choose among models. Tools are those of the server."""
+
+    agents: Sequence[str]
+    entry: str
+    tools: Sequence[str]
+    takes_client_tools: bool
+    events: EventsMode | None
+    """What its answers tell beside the answer, when the team has a word of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +38,23 @@ class ModelFacts:
     id: str
     created: int
     owned_by: str
+    name: str = ""
+    """For people."""
     description: str = ""
+    context_length: int | None = None
+    """Tokens that it can read; None when that is not known."""
+    team: ListedTeam | None = None
 
 
 class Catalog(Protocol):
     """What can be asked for by name."""
 
     def models(self) -> Sequence[ModelFacts]:
-        """Return every model id, in the order of the team files."""
+        """Return the model ids to choose from: the teams in the order of their files, then what else there is."""
+        ...
+
+    def find(self, model: str) -> ModelFacts | None:
+        """Return the model with this id, listed or not."""
         ...
 
 
@@ -41,8 +66,16 @@ class Services:
     keys: Keys
     exchange: Exchange
     history: History
+    library: Library
     catalog: Catalog
     version: str
+    clock: Clock = time.time
+
+    def events_of(self, model: str) -> EventsMode:
+        """Return what answers of this model tell beside the answer, where the request does not say it."""
+        facts = self.catalog.find(model)
+        events = facts.team.events if facts is not None and facts.team is not None else None
+        return events or self.settings.handoff_events
 
 
 def services_of(scope: Scope) -> Services:

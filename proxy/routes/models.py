@@ -3,32 +3,69 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from msgspec import UNSET
+from starlette.requests import Request
 from starlette.responses import Response
 
 from proxy.errors import ModelNotFound
-from proxy.routes.dependencies import CallerDep, ModelFacts, ServicesDep
+from proxy.messages import EventsMode
+from proxy.routes.asked import told_events
+from proxy.routes.bodies import headers_of
+from proxy.routes.dependencies import CallerDep, ListedTeam, ModelFacts, Services, ServicesDep
+from proxy.wire.extension import Capabilities, TeamBody
 from proxy.wire.openai import ModelBody, ModelList, encode
 
 router = APIRouter(tags=["models"])
 
 
 @router.get("/v1/models")
-async def list_models(services: ServicesDep, caller: CallerDep) -> Response:
-    """List the teams, in the order of the team files."""
-    return _json(ModelList(data=[_body(facts) for facts in services.catalog.models()]))
+async def list_models(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
+    """List the models: teams, in the order of the team files, and behind them what else can be asked."""
+    wished = told_events(headers_of(request.scope))
+    return _json(ModelList(data=[_body(facts, wished, services) for facts in services.catalog.models()]))
 
 
 @router.get("/v1/models/{model:path}")
-async def retrieve_model(model: str, services: ServicesDep, caller: CallerDep) -> Response:
-    """Return one team; ids may hold slashes."""
-    for facts in services.catalog.models():
-        if facts.id == model:
-            return _json(_body(facts))
-    raise ModelNotFound(model)
+async def retrieve_model(model: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
+    """Return one model; ids may hold slashes."""
+    facts = services.catalog.find(model)
+    if facts is None:
+        raise ModelNotFound(model)
+    return _json(_body(facts, told_events(headers_of(request.scope)), services))
 
 
-def _body(facts: ModelFacts) -> ModelBody:
-    return ModelBody(id=facts.id, created=facts.created, owned_by=facts.owned_by)
+def _body(facts: ModelFacts, wished: EventsMode | None, services: Services) -> ModelBody:
+    """Return the model, with as much of the extension as its answers would have."""
+    told = wished or services.events_of(facts.id)
+    body = ModelBody(id=facts.id, created=facts.created, owned_by=facts.owned_by)
+    if told == "none":
+        return body
+    length = UNSET if facts.context_length is None else facts.context_length
+    has_objects = facts.team is not None and told in ("extension", "all")
+    return ModelBody(
+        id=facts.id,
+        created=facts.created,
+        owned_by=facts.owned_by,
+        name=facts.name or UNSET,
+        context_length=length,
+        max_model_len=length,
+        handoff=_team(facts.team, facts.description) if facts.team is not None and has_objects else UNSET,
+    )
+
+
+def _team(team: ListedTeam, description: str) -> TeamBody:
+    return TeamBody(
+        agents=team.agents,
+        entry=team.entry,
+        tools=team.tools,
+        capabilities=Capabilities(
+            streaming=True,
+            handoffs=len(team.agents) > 1,
+            server_tools=bool(team.tools),
+            client_tools=team.takes_client_tools,
+        ),
+        description=description or UNSET,
+    )
 
 
 def _json(body: ModelBody | ModelList) -> Response:

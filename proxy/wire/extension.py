@@ -8,6 +8,7 @@ keys may come, known ones stay.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
@@ -90,6 +91,25 @@ class StatusEvent(Struct, frozen=True, kw_only=True):
 
     type: Literal["status"] = "status"
     data: StatusData
+
+
+class Capabilities(Struct, frozen=True):
+    """What can be had of a model beyond text."""
+
+    streaming: bool
+    handoffs: bool
+    server_tools: bool
+    client_tools: bool
+
+
+class TeamBody(Struct, frozen=True, omit_defaults=True):
+    """The object of a model that is a team, or one agent of a team. Tools are the server's own."""
+
+    agents: Sequence[str]
+    entry: str
+    tools: Sequence[str]
+    capabilities: Capabilities
+    description: str | UnsetType = UNSET
 
 
 class Note(Struct, frozen=True):

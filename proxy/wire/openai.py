@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from proxy.messages import FinishReason, FunctionCall, ToolCall, Usage
-from proxy.wire.extension import Summary
+from proxy.wire.extension import Summary, TeamBody
 
 encode = msgspec.json.Encoder().encode
 
@@ -148,12 +148,17 @@ class Delta(Struct, frozen=True, omit_defaults=True):
 
 
 class ModelBody(Struct, frozen=True, kw_only=True):
-    """A model as it is listed; ``created`` has to be the same at each request."""
+    """A model as it is listed; ``created`` has to be the same at each request. What follows it is not official."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    name: str | UnsetType = UNSET
+    context_length: int | UnsetType = UNSET
+    max_model_len: int | UnsetType = UNSET
+    """The same in the words of another server; clients look for either."""
+    handoff: TeamBody | UnsetType = UNSET
 
 
 class ModelList(Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from proxy.agents.definition import (
     HandoffDefinition,
     Limits,
     OpenAIModel,
+    Price,
     TeamDefinition,
 )
 from proxy.agents.teamfile.composing import MAX_DEPTH, MAX_NODES
@@ -40,6 +41,7 @@ TABLES = {
     "A model that speaks OpenAI's wire": OpenAIModel,
     "A model that is an AutoGen component": ComponentModel,
     "A model that is the demonstration": DemoModel,
+    "A model's price": Price,
     "A team": TeamDefinition,
     "A team's limits": Limits,
     "An agent": AgentDefinition,

@@ -12,7 +12,7 @@ from proxy.agents.clients.circuit import Circuit
 from proxy.agents.clients.factory import Models
 from proxy.agents.clients.port import Finished, ModelRequest, TextPiece
 from proxy.agents.clients.retrying import AttemptingModel, Candidate, RetryPolicy
-from proxy.agents.definition import DemoModel, ModelDefinition, OpenAIModel
+from proxy.agents.definition import DemoModel, ModelDefinition, OpenAIModel, Price
 from proxy.errors import (
     ConfigurationError,
     ContentFiltered,
@@ -39,7 +39,12 @@ USED = Usage(1, 2)
 class Bench:
     """A chain of scripted models, with what happened around it."""
 
-    def __init__(self, *scripts: Sequence[Reply | UpstreamFailed], draw: float = 0.5) -> None:
+    def __init__(
+        self,
+        *scripts: Sequence[Reply | UpstreamFailed],
+        draw: float = 0.5,
+        prices: Sequence[Price | None] = (None, None, None),
+    ) -> None:
         self.slept: list[float] = []
         self.outcomes: list[tuple[str, str]] = []
         self.models = [
@@ -53,7 +58,8 @@ class Bench:
             draw=lambda: draw,
             observe=lambda model, outcome: self.outcomes.append((model, outcome)),
         )
-        self.chain = AttemptingModel([Candidate(model, Circuit()) for model in self.models], self.policy)
+        candidates = [Candidate(model, Circuit(), prices[i]) for i, model in enumerate(self.models)]
+        self.chain = AttemptingModel(candidates, self.policy)
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -71,6 +77,25 @@ async def test_a_good_answer_passes_unchanged() -> None:
 
     assert answer.batches == [[TextPiece("Hello ")], [TextPiece("you")], [Finished("stop", USED)]]
     assert (bench.slept, bench.outcomes) == ([], [("model-0", "ok")])
+
+
+async def test_the_cost_is_that_of_the_model_that_answered() -> None:
+    usage = Usage(prompt=1_000_000, completion=500_000, cached=400_000)
+    dear, cheap = Price(prompt=30, completion=60), Price(prompt=1, completion=4, cached=0.5)
+
+    first = await Bench([says("Hello", usage=usage)], [], prices=[dear, cheap]).ask()
+    second = await Bench([DOWN] * 3, [says("Hello", usage=usage)], prices=[dear, cheap]).ask()
+
+    assert first.deltas[-1] == Finished("stop", usage, cost=60.0)
+    assert second.deltas[-1] == Finished("stop", usage, "model-1", cost=0.6 + 0.2 + 2.0)
+
+
+@pytest.mark.parametrize("price", [None, Price(prompt=1, completion=1)], ids=["no price", "no usage"])
+async def test_what_is_not_known_costs_nothing_that_is_told(price: Price | None) -> None:
+    answer = await Bench([says("Hello", usage=None if price else USED)], prices=[price]).ask()
+
+    assert isinstance(finished := answer.deltas[-1], Finished)
+    assert finished.cost is None
 
 
 @pytest.mark.parametrize(

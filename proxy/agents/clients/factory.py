@@ -11,7 +11,7 @@ from proxy.agents.clients.openai_wire import OpenAIWireModel
 from proxy.agents.clients.port import Model
 from proxy.agents.clients.provider_http import HttpSession
 from proxy.agents.clients.retrying import AttemptingModel, Candidate, RetryPolicy
-from proxy.agents.definition import ComponentModel, DemoModel, ModelDefinition, OpenAIModel
+from proxy.agents.definition import ComponentModel, DemoModel, ModelDefinition, OpenAIModel, Price
 from proxy.errors import ConfigurationError
 from proxy.settings import Settings
 
@@ -42,7 +42,9 @@ class Models:
         self._demo = demo
         circuits: dict[str, Circuit] = defaultdict(make_circuit)
         self._candidates = {
-            name: Candidate(self._made(name, definition), circuits[_provider(name, definition)])
+            name: Candidate(
+                self._made(name, definition), circuits[_provider(name, definition)], _price(definition)
+            )
             for name, definition in definitions.items()
         }
         self._chains: dict[tuple[str, ...], Model] = {}
@@ -101,6 +103,10 @@ def build_models(
     )
     policy = RetryPolicy() if observe is None else RetryPolicy(observe=observe)
     return Models(definitions, demo=demo, limits=limits, policy=policy)
+
+
+def _price(definition: ModelDefinition) -> Price | None:
+    return None if isinstance(definition, DemoModel) else definition.price
 
 
 def _provider(name: str, definition: ModelDefinition) -> str:

@@ -75,12 +75,14 @@ class CallPiece(Struct, frozen=True, gc=False):
 class Finished(Struct, frozen=True):
     """The answer is whole. ``usage`` is None when the model did not tell.
 
-    ``model`` is the name of the model that answered, when it is another than the one asked (a fallback).
+    ``model`` is the name of the model that answered, when it is another than the one asked (a fallback). ``cost`` is
+    that of ``usage``, where the operator gave a price.
     """
 
     reason: FinishReason
     usage: Usage | None = None
     model: str | None = None
+    cost: float | None = None
 
 
 ModelDelta = TextPiece | ReasoningPiece | RefusalPiece | CallPiece | Finished

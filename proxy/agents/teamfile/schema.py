@@ -17,6 +17,7 @@ from proxy.agents.definition import (
     ModelDefinition,
     Name,
     OpenAIModel,
+    Price,
     TeamDefinition,
     TeamsFile,
 )
@@ -35,6 +36,7 @@ _OWNERS: tuple[tuple[type[BaseModel], str], ...] = (
     (Limits, "a team's limits"),
     (OpenAIModel, "a model with 'model'"),
     (ComponentModel, "a model with 'provider'"),
+    (Price, "a model's price"),
 )
 _WANTED_BY_KEY = {
     "base_url": "wanted a URL that begins with http:// or https://",
@@ -200,6 +202,8 @@ def _schema_at(schema: type[BaseModel], path: Path) -> type[BaseModel]:
     match path:
         case ("limits",):
             return Limits
+        case ("price",):
+            return Price
         case ("agents", _):
             return AgentDefinition
         case ("agents", _, "handoffs", _):

@@ -1,0 +1,83 @@
+"""What can be asked for by name, gathered from the team files: teams, and their agents one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from proxy.agents.definition import AgentDefinition, DemoModel, ModelDefinition, TeamDefinition, TeamsFile
+from proxy.agents.registry import SIDE, Registry
+from proxy.messages import EventsMode
+from proxy.routes.dependencies import ListedTeam, ModelFacts
+
+OWNER = "handoff-proxy"
+
+
+class TeamCatalog:
+    """The served model ids, as ``/v1/models`` tells them; those for side requests are found and not listed."""
+
+    def __init__(self, definitions: TeamsFile, registry: Registry, *, created: int) -> None:
+        self._created = created
+        self._models = definitions.models
+        teams = definitions.teams.items()
+        found = [self._team(name, team, registry) for name, team in teams]
+        for name, team in teams:
+            found += [self._agent(name, agent, team, registry) for agent in team.agents if agent != SIDE[1:]]
+        self._listed = found
+        self._found = {facts.id: facts for facts in found}
+        self._found.update((facts.id + SIDE, self._side(facts)) for facts in found)
+
+    def models(self) -> Sequence[ModelFacts]:
+        """Return the teams in the order of the team files, and behind them the agents."""
+        return self._listed
+
+    def find(self, model: str) -> ModelFacts | None:
+        """Return the model with this id, listed or not."""
+        return self._found.get(model)
+
+    def _team(self, name: str, team: TeamDefinition, registry: Registry) -> ModelFacts:
+        return ModelFacts(
+            id=name,
+            created=self._created,
+            owned_by=OWNER,
+            name=name,
+            description=team.description,
+            context_length=_shortest(team.agents.values(), self._models),
+            team=_listed(name, team.events, registry),
+        )
+
+    def _agent(self, team_name: str, name: str, team: TeamDefinition, registry: Registry) -> ModelFacts:
+        agent = team.agents[name]
+        model = f"{team_name}/{name}"
+        return ModelFacts(
+            id=model,
+            created=self._created,
+            owned_by=OWNER,
+            name=f"{name} ({team_name})",
+            description=agent.description,
+            context_length=_shortest([agent], self._models),
+            team=_listed(model, team.events, registry),
+        )
+
+    def _side(self, facts: ModelFacts) -> ModelFacts:
+        return ModelFacts(id=facts.id + SIDE, created=self._created, owned_by=OWNER, name=facts.id + SIDE)
+
+
+def _listed(model: str, events: EventsMode | None, registry: Registry) -> ListedTeam:
+    """Return what the team of a model id is made of, its tools under the names that models see."""
+    team, _ = registry.find(model)
+    agents = team.agents.values()
+    return ListedTeam(
+        agents=list(team.agents),
+        entry=team.entry,
+        tools=list(dict.fromkeys(tool for agent in agents for tool in agent.tools)),
+        takes_client_tools=any(agent.client_tools not in ("ignore", ()) for agent in agents),
+        events=events,
+    )
+
+
+def _shortest(agents: Iterable[AgentDefinition], models: Mapping[str, ModelDefinition]) -> int | None:
+    """Return how many tokens all of the agents' models can read, where that is known of every one."""
+    asked = [models[name] for agent in agents for name in (agent.model, *agent.fallbacks)]
+    lengths = [None if isinstance(model, DemoModel) else model.context_length for model in asked]
+    known = [length for length in lengths if length is not None]
+    return min(known) if len(known) == len(lengths) else None
