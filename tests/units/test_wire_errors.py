@@ -12,6 +12,7 @@ import pytest
 
 from proxy import errors
 from proxy.errors import (
+    AnswerNotInForm,
     BodyTooLarge,
     CompletionNotFound,
     ConfigurationError,
@@ -97,6 +98,7 @@ CATALOGUE: list[tuple[Exception, int, str, str | None, str | None, dict[str, str
     (UpstreamCircuitOpen(retry_after=3), 503, "upstream_error", "upstream_circuit_open", None, after(3)),
     (UpstreamCircuitOpen(), 503, "upstream_error", "upstream_circuit_open", None, after(10)),
     (ToolLoopLimitReached(25), 502, "agent_error", "tool_loop_limit", None, NEVER),
+    (AnswerNotInForm(), 502, "agent_error", "response_format_not_met", None, {}),
     (TurnTimeout(600), 504, "agent_error", "turn_timeout", None, NEVER),
     (InternalTurnError(), 500, "server_error", "internal_error", None, {}),
     (StoreUnavailable(), 503, "server_error", "storage_unavailable", None, after(2)),
