@@ -58,6 +58,8 @@ class Turn:
     client_tools: Sequence[FunctionTool] = ()
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
+    max_tool_calls: int | None = None
+    """Calls of the server's own tools that the caller allows; None leaves it to the team."""
     items: list[Item] = field(default_factory=list)
     draft: list[str] = field(default_factory=list)
     ran_effects: bool = False

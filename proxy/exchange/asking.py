@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from proxy.exchange.results import ListName
 from proxy.messages import FunctionTool, Message, Parameters, ToolChoice
 
 IdSource = Literal["conversation-id", "frontend-header", "metadata"]
 Match = Literal[
+    "previous-response",
     "conversation-id",
     "frontend-header",
     "metadata",
@@ -53,6 +55,22 @@ class Ask:
     is_retry: bool = False
     is_side: bool = False
     on_disconnect: DisconnectPolicy | None = None
+    parent: str | None = None
+    """The public id of the turn to go on from, whatever was said since."""
+    is_addition: bool = False
+    """All of the messages are new, answers among them too; nothing that was said before is shown."""
+    must_exist: bool = False
+    """The conversation is not made on first use."""
+    instructions: str | None = None
+    """Laid over the agents' own for this turn only."""
+    keeps_instructions: bool = False
+    """System and developer messages belong to what was said: they are kept, and laid over later turns as well."""
+    in_background: bool = False
+    """Nobody waits for the answer; it will be asked for by the turn's id."""
+    max_tool_calls: int | None = None
+    """Calls of the server's tools in this turn, if fewer than the team allows."""
+    list_name: ListName = "messages"
+    """What the caller calls its list, for errors."""
 
 
 Clock = Callable[[], float]

@@ -1,8 +1,9 @@
 """Which conversation a request goes on with, from which of its turns, and which agent has the floor there.
 
-The rules, in order: an id that the client sent; the ids of tool calls it answers; the fingerprint of what it shows;
-the name on its last assistant message; the entry agent. A list that holds assistant messages is the truth about what
-was said: the stored tree only adds what a list cannot hold (who has the floor, transfers, the server's tool results).
+The rules, in order: the turn that the client names; the conversation that it names; the ids of tool calls it answers;
+the fingerprint of what it shows; the name on its last assistant message; the entry agent. A list that holds assistant
+messages is the truth about what was said: the stored tree only adds what a list cannot hold (who has the floor,
+transfers, the server's tool results).
 """
 
 from __future__ import annotations
@@ -10,21 +11,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.errors import ConversationNotFound, InvalidRequest
+from proxy.errors import ConversationBusy, ConversationNotFound, InvalidRequest
 from proxy.exchange.asking import Ask, Match
 from proxy.exchange.fingerprints import Transcript, last_answer_of, scope_of, words_of
 from proxy.exchange.history import ChainTurn, Conversation, History, Place
+from proxy.exchange.results import answered_in, called_in, check_calls, check_results
 from proxy.messages import (
     AssistantMessage,
     DeveloperMessage,
     Item,
     Message,
     SystemMessage,
-    ToolMessage,
     UserMessage,
     text_of,
 )
 from proxy.turns import Team
+from proxy.wire.responses.ids import response_id
 
 NEWEST = 512
 """Boundaries of a list that are looked up at first; older ones only when none of these is known."""
@@ -34,8 +36,9 @@ NEWEST = 512
 class Recalled:
     """Where a turn begins.
 
-    ``context`` is what the agents know before ``input``, the new part of what the client said. ``conversation_id`` is
-    None for a new conversation. ``transcript`` stands behind the input, ready for the answer.
+    ``context`` is what the agents know before ``input``, the new part of what the client said, and holds no
+    instructions; those that the client wants to stay are in ``input``. ``conversation_id`` is None for a new
+    conversation. ``transcript`` stands behind the input, ready for the answer.
     """
 
     conversation_id: str | None
@@ -47,6 +50,11 @@ class Recalled:
     overlay: Sequence[SystemMessage | DeveloperMessage]
     transcript: Transcript
     scope: bytes
+
+    @property
+    def said(self) -> Sequence[Item]:
+        """The input without instructions."""
+        return [item for item in self.input if not _instructs(item)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +83,16 @@ class Recall:
         """Return where the asked turn begins.
 
         Raises:
-            ConversationNotFound: The id names a conversation of another end user.
-            InvalidRequest: Tool results that nobody waits for, or not all that are waited for.
+            ConversationNotFound: The id names a conversation of another end user, or none where one has to be.
+            ConversationBusy: The turn to go on from is still under way.
+            InvalidRequest: Tool results that nobody waits for, or not all that are waited for; or no such turn to
+                go on from.
         """
         overlay = [m for m in ask.messages if isinstance(m, SystemMessage | DeveloperMessage)]
         said = [m for m in ask.messages if not isinstance(m, SystemMessage | DeveloperMessage)]
         reader = _Reading(self._history, ask, team, overlay, said)
+        if ask.parent is not None:
+            return await reader.by_parent(ask.parent)
         if ask.conversation_id is not None:
             return await reader.by_id(ask.conversation_id)
         return await reader.by_list()
@@ -105,6 +117,22 @@ class _Reading:
         self._scope = scope_of(ask.caller, team.name, ask.end_user)
         self._last = max((i for i, m in enumerate(said) if isinstance(m, AssistantMessage)), default=-1)
 
+    # --- the client named a turn ---
+
+    async def by_parent(self, turn_id: str) -> Recalled:
+        record = await self._history.turn(self._ask.caller, turn_id)
+        if record is None or not record.is_stored:
+            raise _no_parent(turn_id)
+        if record.status == "running":
+            raise ConversationBusy
+        chain = await self._history.chain(record.turn) if record.is_history else ()
+        if not chain or not self._may_read(chain[-1]):
+            raise _no_parent(turn_id)
+        answered, pending = answered_in(self._said), chain[-1].pending
+        check_calls(answered, {*pending, *called_in(self._said)}, self._ask.list_name)
+        check_results(pending, answered, self._ask.list_name)
+        return self._go_on(record.conversation_id, "previous-response", chain, self._said, shown=())
+
     # --- the client named a conversation ---
 
     async def by_id(self, conversation_id: str) -> Recalled | NotOfConversation:
@@ -112,11 +140,16 @@ class _Reading:
         known = await self._history.find_conversation(self._ask.caller, conversation_id)
         if known is not None and known.end_user and self._ask.end_user not in ("", known.end_user):
             raise ConversationNotFound(conversation_id)
+        if known is None and self._ask.must_exist:
+            raise ConversationNotFound(conversation_id)
         resumed = await self._by_tool_calls(conversation_id, known)
         if resumed is not None:
             return resumed
         if known is None or known.head is None:
             return self._begin(conversation_id, match, self._named_agent())
+        if self._ask.is_addition:
+            chain = await self._history.chain(known.head)
+            return self._go_on(conversation_id, match, chain, self._said, shown=())
         if self._last >= 0:
             return await self._aligned(conversation_id, known)
         chain = await self._history.chain(known.head)
@@ -126,7 +159,7 @@ class _Reading:
 
     def _is_first_again(self, first: ChainTurn) -> bool:
         """Whether the list is, word for word, what the conversation began with: its first answer is wanted anew."""
-        began = [item.message for item in first.items if item.agent is None]
+        began = [item.message for item in first.items if item.agent is None and not _instructs(item)]
         return bool(began) and [_words(m) for m in began] == [_words(m) for m in self._said]
 
     async def _aligned(self, conversation_id: str, known: Conversation) -> Recalled | NotOfConversation:
@@ -162,7 +195,7 @@ class _Reading:
         self, conversation_id: str | None, known: Conversation | None
     ) -> Recalled | None:
         fresh = self._said[self._last + 1 :]
-        answered = [m.tool_call_id for m in fresh if isinstance(m, ToolMessage)]
+        answered = answered_in(fresh)
         if not answered:
             return None
         waiting = dict(
@@ -174,35 +207,16 @@ class _Reading:
         )
         chain = await self._history.chain(max(waiting.values())) if waiting else []
         if not chain or not self._may_read(chain[-1]):
-            self._check_own_calls(answered)
+            # A list from elsewhere may answer calls that it holds itself; any other id is a mistake.
+            own = called_in(self._said[self._last :]) if self._last >= 0 else set()
+            check_calls(answered, own, self._ask.list_name)
             return None
-        self._check_all_answered(answered, chain[-1])
+        check_calls(answered, chain[-1].pending, self._ask.list_name)
+        check_results(chain[-1].pending, answered, self._ask.list_name)
         return self._go_on(conversation_id or chain[-1].conversation_id, "tool-calls", chain, fresh, shown=())
 
     def _may_read(self, turn: ChainTurn) -> bool:
         return self._ask.end_user in ("", turn.end_user) or not turn.end_user
-
-    def _check_own_calls(self, answered: Sequence[str]) -> None:
-        """A list from elsewhere may answer calls that it holds itself; any other id is a mistake."""
-        frame = self._said[self._last] if self._last >= 0 else None
-        own = {call.id for call in (frame.tool_calls or ())} if isinstance(frame, AssistantMessage) else set()
-        for call_id in answered:
-            if call_id not in own:
-                raise InvalidRequest(
-                    f"No tool call with the id '{call_id[:64]}' is waiting for a result.", param="messages"
-                )
-
-    def _check_all_answered(self, answered: Sequence[str], turn: ChainTurn) -> None:
-        for call_id in answered:
-            if call_id not in turn.pending:
-                raise InvalidRequest(
-                    f"No tool call with the id '{call_id[:64]}' is waiting for a result.", param="messages"
-                )
-        missing = [call_id for call_id in turn.pending if call_id not in answered]
-        if missing:
-            raise InvalidRequest(
-                "Results are missing for these tool calls: " + ", ".join(missing) + ".", param="messages"
-            )
 
     # --- looking up what the list shows ---
 
@@ -293,11 +307,11 @@ class _Reading:
         if shown and not all(turn.is_stored for turn in chain):
             context = [Item(message) for message in shown]
         else:
-            context = [item for turn in chain for item in turn.items]
+            context = [item for turn in chain for item in turn.items if not _instructs(item)]
         transcript = _transcript_behind(chain, self._scope)
         transcript.extend(fresh)
         return self._recalled(
-            conversation_id, match, last.turn, agent or last.agent, context, fresh, transcript
+            conversation_id, match, last.turn, agent or last.agent, context, fresh, transcript, chain
         )
 
     def _begin(self, conversation_id: str | None, match: Match, agent: str | None) -> Recalled:
@@ -315,18 +329,52 @@ class _Reading:
         context: Sequence[Item],
         fresh: Sequence[Message],
         transcript: Transcript,
+        chain: Sequence[ChainTurn] = (),
     ) -> Recalled:
+        kept = [one for turn in chain for item in turn.items if (one := _instruction(item)) is not None]
+        new = [message for message in self._overlay if message not in kept]
+        # A list that shows what was said shows its instructions too.
+        told = self._overlay if self._last >= 0 and not self._adds else [*kept, *new]
+        own = self._ask.instructions
         return Recalled(
             conversation_id=conversation_id,
             match=match,
             parent=parent,
             agent=agent if agent is not None and agent in self._team.agents else self._team.entry,
             context=context,
-            input=[Item(message) for message in fresh],
-            overlay=self._overlay,
+            input=self._input(fresh, new if self._ask.keeps_instructions else ()),
+            overlay=[*([SystemMessage(content=own)] if own else ()), *told],
             transcript=transcript,
             scope=self._scope,
         )
+
+    def _input(self, fresh: Sequence[Message], instructions: Sequence[Message]) -> list[Item]:
+        """What is kept of the list, in its order."""
+        if not instructions:
+            return [Item(message) for message in fresh]
+        kept = {id(message) for message in (*fresh, *instructions)}
+        return [Item(message) for message in self._ask.messages if id(message) in kept]
+
+    @property
+    def _adds(self) -> bool:
+        return self._ask.is_addition or self._ask.parent is not None
+
+
+def _instructs(item: Item) -> bool:
+    return _instruction(item) is not None
+
+
+def _instruction(item: Item) -> SystemMessage | DeveloperMessage | None:
+    """Return the item's message if it is one that instructs."""
+    return item.message if isinstance(item.message, SystemMessage | DeveloperMessage) else None
+
+
+def _no_parent(turn_id: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Previous response with id '{response_id(turn_id)[:128]}' not found.",
+        param="previous_response_id",
+        code="previous_response_not_found",
+    )
 
 
 def _words(message: Message) -> tuple[str, bytes]:

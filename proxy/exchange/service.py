@@ -16,6 +16,7 @@ from proxy.errors import (
     CompletionNotFound,
     IdempotencyConflict,
     InternalTurnError,
+    InvalidRequest,
     ProxyError,
     ShuttingDown,
     StoreUnavailable,
@@ -192,7 +193,7 @@ class Exchange:
         if self._is_closing:
             raise ShuttingDown
         team, is_side_model = self._teams.find(ask.model)
-        if ask.is_side or is_side_model or is_side_request(ask.messages):
+        if ask.is_side or is_side_model or (_may_be_side(ask) and is_side_request(ask.messages)):
             return self._open_side(ask, team)
         repeated = await self._repeated(ask)
         if repeated is not None:
@@ -280,8 +281,16 @@ class Exchange:
 
     def _open_side(self, ask: Ask, team: ServedTeam) -> Opened:
         """Answer without conversation, team or lock; nothing is stored."""
+        if ask.in_background:
+            raise InvalidRequest(
+                "Invalid 'background': a side request is not stored, so its answer could not be asked for later.",
+                param="background",
+                code="unsupported_value",
+            )
         turn_id = _new_turn_id()
         overlay = [m for m in ask.messages if isinstance(m, SystemMessage | DeveloperMessage)]
+        if ask.instructions:
+            overlay.insert(0, SystemMessage(content=ask.instructions))
         said = [Item(m) for m in ask.messages if not isinstance(m, SystemMessage | DeveloperMessage)]
         turn = Turn(
             id=turn_id,
@@ -341,12 +350,13 @@ class Exchange:
             conversation_id=conversation_id,
             caller=ask.caller,
             agent=recalled.agent,
-            context=[*recalled.context, *recalled.input],
+            context=[*recalled.context, *recalled.said],
             overlay=recalled.overlay,
             parameters=ask.parameters,
             client_tools=ask.tools,
             tool_choice=ask.tool_choice,
             parallel_tool_calls=ask.parallel_tool_calls,
+            max_tool_calls=ask.max_tool_calls,
         )
         policy = ask.on_disconnect or team.on_disconnect or self._policy.on_disconnect
         live = LiveTurn(turn_id, conversation_id=conversation_id, stops_when_left=policy == "cancel")
@@ -407,6 +417,11 @@ class Exchange:
             logger.exception("the end of a turn could not be written", extra={"turn_id": turn.id})
             failure = InternalTurnError()
         return failed_event(failure, recorder.usage, ran_effects=turn.ran_effects)
+
+
+def _may_be_side(ask: Ask) -> bool:
+    """Whether the words of a request may mark it; one that says where it belongs does not mean that."""
+    return ask.parent is None and not ask.is_addition and not ask.in_background
 
 
 def _new_turn_id() -> str:

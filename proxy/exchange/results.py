@@ -1,0 +1,61 @@
+"""Results of the caller's own tools: every call that waits has one, and every result has a call.
+
+The two halves of the official API say it in words of their own; ``list_name`` tells which half asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
+
+from proxy.errors import InvalidRequest
+from proxy.messages import AssistantMessage, Message, ToolMessage
+
+ListName = Literal["messages", "input"]
+
+
+def answered_in(messages: Iterable[Message]) -> list[str]:
+    """Return the ids of the calls that have a result in a list."""
+    return [message.tool_call_id for message in messages if isinstance(message, ToolMessage)]
+
+
+def called_in(messages: Iterable[Message]) -> set[str]:
+    """Return the ids of the calls that a list holds itself."""
+    return {
+        call.id
+        for message in messages
+        if isinstance(message, AssistantMessage)
+        for call in message.tool_calls or ()
+    }
+
+
+def check_calls(answered: Iterable[str], known: Collection[str], list_name: ListName) -> None:
+    """Refuse results of calls that nobody made.
+
+    Raises:
+        InvalidRequest: Naming the first.
+    """
+    for call_id in answered:
+        if call_id not in known:
+            if list_name == "input":
+                sentence = f"No tool call found for function call output with call_id {call_id[:64]}."
+            else:
+                sentence = f"No tool call with the id '{call_id[:64]}' is waiting for a result."
+            raise InvalidRequest(sentence, param=list_name)
+
+
+def check_results(pending: Sequence[str], answered: Collection[str], list_name: ListName) -> None:
+    """Refuse to go on while calls wait for results.
+
+    Raises:
+        InvalidRequest: Naming all of them.
+    """
+    missing = [call_id for call_id in pending if call_id not in answered]
+    if not missing:
+        return
+    if list_name == "input":
+        calls = "call" if len(missing) == 1 else "calls"
+        sentence = f"No tool output found for function {calls} {', '.join(missing)}."
+    else:
+        sentence = "Results are missing for these tool calls: " + ", ".join(missing) + "."
+    raise InvalidRequest(sentence, param=list_name)
