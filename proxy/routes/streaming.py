@@ -19,7 +19,6 @@ from proxy.live import Follower, LiveTurn
 from proxy.routes.bodies import ClientLeft
 from proxy.routes.failures import answer_of
 from proxy.wire import sse
-from proxy.wire.completions import CompletionBuilder
 from proxy.wire.openai import encode
 
 Headers = list[tuple[bytes, bytes]]
@@ -46,6 +45,18 @@ class Encoder(Protocol):
 
     def encode(self, entry: Entry) -> bytes:
         """Return the frames of one entry, whole; often none."""
+        ...
+
+
+class Builder(Protocol):
+    """Gathers entries into one answer."""
+
+    def take(self, entry: Entry) -> None:
+        """Take the next entry."""
+        ...
+
+    def answer(self) -> object:
+        """Return what is to be sent as JSON, or a ``Failed``; only after the closing event."""
         ...
 
 
@@ -155,13 +166,13 @@ async def stream(
 
 
 async def answer(
-    live: LiveTurn, builder: CompletionBuilder, headers: Headers, connection: Connection, patience: Patience
+    live: LiveTurn, builder: Builder, headers: Headers, connection: Connection, patience: Patience
 ) -> bool:
     """Write the turn as one JSON object at its end; False when the client left before."""
     async with _watched(live, connection, patience) as (follower, watch):
         while not live.is_finished or follower.position < len(live.entries):
             for entry in await follower.next():
-                builder.add(entry.event)
+                builder.take(entry)
             if watch.has_left():
                 return False
     result = builder.answer()

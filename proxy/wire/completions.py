@@ -13,6 +13,7 @@ from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
     Completed,
+    Entry,
     Event,
     Failed,
     Handoff,
@@ -89,6 +90,10 @@ class CompletionBuilder:
         self._calls: dict[int, tuple[str, str, list[str]]] = {}
         self._ran_tools = False
         self._answer: Completion | Failed | None = None
+
+    def take(self, entry: Entry) -> None:
+        """Take the next entry of a log."""
+        self.add(entry.event)
 
     def add(self, event: Event) -> None:
         """Take the next event."""

@@ -47,6 +47,13 @@ def frame(data: bytes, position: int, part: int = 0) -> bytes:
     return b"id: %d\ndata: %b\n\n" % (position, data)
 
 
+def named(kind: str, data: bytes) -> bytes:
+    """Return one event with a name and without an id; ``data`` is JSON text."""
+    if not data.isascii():
+        data = one_line(data)
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
+
+
 def position(value: str, *, param: str = "Last-Event-ID") -> Position:
     """Return the position that a client says it has seen last.
 
