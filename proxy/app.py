@@ -36,9 +36,11 @@ from proxy.exchange.history import History
 from proxy.exchange.service import Exchange, Policy
 from proxy.routes import failures, health, models, turns
 from proxy.routes.application import Application
+from proxy.routes.browsers import Browsers, Visitors
 from proxy.routes.chat import ChatCompletions, ResumedStream
 from proxy.routes.dependencies import Catalog, Services
 from proxy.routes.middleware import RequestContext
+from proxy.routes.paths import Paths
 from proxy.settings import Settings
 from proxy.store.conversations import open_history
 from proxy.store.migrating import migrate, prepare_schema
@@ -136,7 +138,12 @@ def create_app(
             yield
 
     app = Application(
-        around=[RequestContext], title="handoff-proxy", version=VERSION, lifespan=lifespan, redoc_url=None
+        around=[RequestContext, partial(Browsers, visitors=Visitors.of(settings)), Paths],
+        title="handoff-proxy",
+        version=VERSION,
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.teams = list(loaded.definitions.teams)
     app.state.models = models_in_use(loaded.definitions)

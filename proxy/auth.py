@@ -60,7 +60,7 @@ def check_exposure(host: str, *, has_keys: bool, allow_open: bool) -> None:
     Raises:
         ConfigurationError: Saying what to set.
     """
-    if has_keys or allow_open or _is_this_machine(host):
+    if has_keys or allow_open or is_this_machine(host):
         return
     raise ConfigurationError(
         f"PROXY_HOST: {host} can be reached from other machines, and no keys are set. "
@@ -68,7 +68,8 @@ def check_exposure(host: str, *, has_keys: bool, allow_open: bool) -> None:
     )
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Whether an address or a name of a host is surely of the machine itself."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

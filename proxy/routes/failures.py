@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import InternalTurnError, InvalidRequest, ProxyError
 from proxy.events import Failed
+from proxy.routes.paths import allowed_methods
 from proxy.wire.errors import Problem, envelope, headers_of, invalid_url, method_not_allowed, problem_of
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,10 @@ async def _framework(request: Request, error: Exception) -> Response:
         case 404:
             return answer_of(invalid_url(request.method, path))
         case 405:
-            allow = (error.headers or {}).get("Allow", "")
+            # The framework names the methods of the one route that it found, and a path may have several.
+            allow = allowed_methods(request.app.routes, request.scope)
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers={"Allow": allow})
             return answer_of(method_not_allowed(request.method, path, allow=allow))
         case status:
             return answer_of(Problem(status, "invalid_request_error", str(error.detail)))

@@ -47,6 +47,7 @@ class RequestContext:
                     (b"x-request-id", request_id.encode()),
                     (b"openai-version", API_VERSION),
                     (b"openai-processing-ms", b"%d" % took),
+                    (b"vary", b"Origin"),
                 ]
             return send(message)
 

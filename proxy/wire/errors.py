@@ -206,6 +206,18 @@ def method_not_allowed(method: str, path: str, *, allow: str) -> Problem:
     return Problem(405, "invalid_request_error", message, "method_not_supported", headers={"Allow": allow})
 
 
+def forbidden_origin(origin: str) -> Problem:
+    """A page of this origin asks, and it may not."""
+    message = f"Pages of '{_cut(origin, 100)}' may not call this server; PROXY_CORS_ORIGINS lets them in."
+    return Problem(403, "invalid_request_error", message, "origin_not_allowed")
+
+
+def forbidden_host(name: str) -> Problem:
+    """The server is called by a name that may be anybody's."""
+    message = f"This server is not called '{_cut(name, 100)}'; PROXY_ALLOWED_HOSTS gives it names."
+    return Problem(403, "invalid_request_error", message, "host_not_allowed")
+
+
 def _cut(text: str, limit: int) -> str:
     text = text.encode("utf-8", "replace").decode()  # half a surrogate pair, as from a path, cannot leave
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
