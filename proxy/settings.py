@@ -57,6 +57,11 @@ def _secret(pattern: re.Pattern[str]) -> AfterValidator:
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Form("a number of seconds above 0")]
 Count = Annotated[int, Field(ge=1), Form("a whole number from 1 up")]
 Place = Annotated[Path, AfterValidator(Path.expanduser), Form("a path")]
+ServiceUrl = Annotated[
+    str,
+    Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$"),
+    Form("an address like https://host/path, without user, password or query"),
+]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"), Form("the name of a header")]
 HeaderNames = Annotated[
     tuple[HeaderName, ...],
@@ -247,6 +252,20 @@ class Settings(BaseSettings):
         Form("cancel or detach"),
         _setting("What happens to a turn whose client leaves.", "PROXY_ON_DISCONNECT"),
     ] = "cancel"
+    weather_url: Annotated[
+        ServiceUrl, _setting("Where get_weather asks for forecasts.", "PROXY_WEATHER_URL")
+    ] = "https://api.open-meteo.com"
+    geocoding_url: Annotated[
+        ServiceUrl, _setting("Where get_weather looks up places.", "PROXY_GEOCODING_URL")
+    ] = "https://geocoding-api.open-meteo.com"
+    stock_url: Annotated[ServiceUrl, _setting("Where get_stock_price asks.", "PROXY_STOCK_URL")] = (
+        "https://query1.finance.yahoo.com"
+    )
+    searxng_url: Annotated[
+        ServiceUrl | None,
+        Form("an address like https://host/path, without user, password or query"),
+        _setting("The SearXNG server that search_web asks.", "PROXY_SEARXNG_URL"),
+    ] = None
     retention_days: Annotated[
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
         Form("a number of days above 0"),

@@ -2,22 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from proxy.settings import Settings
 from proxy.tools.acme import execute_order, execute_refund, look_up_item
+from proxy.tools.calculator import calculate
+from proxy.tools.clock import Clock
+from proxy.tools.egress import Egress
 from proxy.tools.functions import function_tool
 from proxy.tools.port import Tool
+from proxy.tools.sales import query_sales
+from proxy.tools.search import WebSearch
+from proxy.tools.stocks import STOCK_URL, Stocks
 from proxy.tools.threads import ToolThreads
+from proxy.tools.weather import GEOCODING_URL, WEATHER_URL, Weather
 
-_FUNCTIONS: tuple[Callable[..., Any], ...] = (execute_order, look_up_item, execute_refund)
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the tools find their services: in public, unless set otherwise."""
+
+    weather: str = WEATHER_URL
+    geocoding: str = GEOCODING_URL
+    stocks: str = STOCK_URL
+    searxng: str | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Addresses:
+        """Return those of the settings."""
+        return cls(
+            weather=settings.weather_url,
+            geocoding=settings.geocoding_url,
+            stocks=settings.stock_url,
+            searxng=settings.searxng_url,
+        )
 
 
 def builtin_names() -> frozenset[str]:
     """Return the names."""
-    return frozenset(function.__name__ for function in _FUNCTIONS)
+    threads = ToolThreads()
+    try:
+        return frozenset(function.__name__ for function in _functions(threads, Addresses(), Egress()))
+    finally:
+        threads.close()
 
 
-def builtin_tools(threads: ToolThreads) -> Mapping[str, Tool]:
-    """Make all of them, by name; their functions run in ``threads``."""
-    return {function.__name__: function_tool(function, threads) for function in _FUNCTIONS}
+def builtin_tools(
+    threads: ToolThreads, addresses: Addresses | None = None, egress: Egress | None = None
+) -> Mapping[str, Tool]:
+    """Make all of them, by name; those that block run in ``threads``."""
+    functions = _functions(threads, addresses or Addresses(), egress or Egress())
+    return {function.__name__: function_tool(function, threads) for function in functions}
+
+
+def _functions(threads: ToolThreads, addresses: Addresses, egress: Egress) -> Sequence[Callable[..., Any]]:
+    return (
+        calculate,
+        Clock().get_time,
+        Weather(egress, geocoding=addresses.geocoding, forecast=addresses.weather).get_weather,
+        WebSearch(egress, threads, searxng=addresses.searxng).search_web,
+        Stocks(egress, url=addresses.stocks).get_stock_price,
+        query_sales,
+        execute_order,
+        look_up_item,
+        execute_refund,
+    )

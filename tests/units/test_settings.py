@@ -178,6 +178,14 @@ def test_a_misspelt_variable_is_told_with_the_name_that_was_meant() -> None:
 
 SECONDS = ["0", "-1", "soon", "inf", "nan", "5s"]
 COUNTS = ["0", "-1", "1.5", "many", "4MiB"]
+BAD_SERVICES = [
+    "example.com",
+    "ftp://a",
+    "https://",
+    "https://me:secret@a",
+    "https://a/b?key=1",
+    "https://a /b",
+]
 BAD = {
     "PROXY_HOST": ["http://127.0.0.1", "two hosts", " "],
     "HOST": ["http://127.0.0.1"],
@@ -211,6 +219,10 @@ BAD = {
     "PROXY_USER_HEADERS": ["X User"],
     "PROXY_TASK_HEADER": ["X Task", "X-Task:"],
     "PROXY_ON_DISCONNECT": ["stop", "Cancel"],
+    "PROXY_WEATHER_URL": BAD_SERVICES,
+    "PROXY_GEOCODING_URL": BAD_SERVICES,
+    "PROXY_STOCK_URL": BAD_SERVICES,
+    "PROXY_SEARXNG_URL": BAD_SERVICES,
     "PROXY_RETENTION_DAYS": ["0", "-1", "forever", "inf"],
 }
 ANYTHING_GOES = {"PROXY_DATA_DIR", "PROXY_TEAMS"}

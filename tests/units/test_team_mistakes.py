@@ -45,7 +45,8 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_files_and_lines(tmp_path:
     assert problems(tmp_path) == [
         "a.yaml:6:23: teams.shop.agents.A.instructions: wanted text, found a number; put it in quotes",
         "a.yaml:7:17: teams.shop.agents.A.tools[0]: unknown tool 'nope'; a function of your own is written "
-        "package.module:function; there are 'execute_order', 'execute_refund', 'look_up_item'",
+        "package.module:function; there are 'calculate', 'execute_order', 'execute_refund', 'get_stock_price', "
+        "'get_time', 'get_weather', 'look_up_item', 'query_sales', 'search_web'",
         "a.yaml:8:16: teams.shop.agents.A.model: wanted text, found a number; put it in quotes",
         "b.yaml:3:12: teams.b.entry: unknown agent 'X'; there is 'A'",
         "b.yaml:7:1: unknown key 'modles'; did you mean 'models'?",

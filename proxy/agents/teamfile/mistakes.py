@@ -79,7 +79,7 @@ def _hint(wrong: str, right: Sequence[str]) -> str:
     near = nearest(wrong, right) if wrong else None
     if near is not None and near != wrong:
         return f"; did you mean {quoted(near)}?"
-    if 0 < len(right) <= 8:
+    if 0 < len(right) <= 12:
         return f"; there {'is' if len(right) == 1 else 'are'} {', '.join(quoted(name) for name in right)}"
     return ""
 

@@ -1,0 +1,92 @@
+"""The tool get_time."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.errors import ToolError
+from proxy.tools.clock import Clock
+
+WINTER = datetime(2026, 1, 15, 23, 30, 5, tzinfo=UTC)
+SUMMER = datetime(2026, 7, 15, 23, 30, 5, tzinfo=UTC)
+
+
+def told(place: str, now: datetime = WINTER) -> str:
+    answer = Clock(lambda: now).get_time(place)
+    return (
+        f"{answer['timezone']} {answer['weekday']} {answer['date']} {answer['time']} {answer['utc_offset']}"
+    )
+
+
+def test_without_a_zone_it_is_utc() -> None:
+    assert Clock(lambda: WINTER).get_time() == {
+        "timezone": "UTC",
+        "date": "2026-01-15",
+        "weekday": "Thursday",
+        "time": "23:30:05",
+        "utc_offset": "+00:00",
+    }
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("Asia/Tokyo", "Asia/Tokyo Friday 2026-01-16 08:30:05 +09:00"),
+        ("europe/paris", "Europe/Paris Friday 2026-01-16 00:30:05 +01:00"),
+        ("Tokyo", "Asia/Tokyo Friday 2026-01-16 08:30:05 +09:00"),
+        (" new  york ", "America/New_York Thursday 2026-01-15 18:30:05 -05:00"),
+        ("New_York", "America/New_York Thursday 2026-01-15 18:30:05 -05:00"),
+        ("San Francisco", "America/Los_Angeles Thursday 2026-01-15 15:30:05 -08:00"),
+        ("St. Petersburg", "Europe/Moscow Friday 2026-01-16 02:30:05 +03:00"),
+        ("Paris, France", "Europe/Paris Friday 2026-01-16 00:30:05 +01:00"),
+        ("München", "Europe/Berlin Friday 2026-01-16 00:30:05 +01:00"),
+        ("Kathmandu", "Asia/Kathmandu Friday 2026-01-16 05:15:05 +05:45"),
+        ("gmt", "GMT Thursday 2026-01-15 23:30:05 +00:00"),
+        ("UTC+5:30", "UTC+05:30 Friday 2026-01-16 05:00:05 +05:30"),
+        ("-0330", "UTC-03:30 Thursday 2026-01-15 20:00:05 -03:30"),
+        ("GMT-3", "UTC-03:00 Thursday 2026-01-15 20:30:05 -03:00"),
+    ],
+)
+def test_zones_are_found_by_name_city_or_offset(place: str, expected: str) -> None:
+    assert told(place) == expected
+
+
+def test_summer_time_counts() -> None:
+    assert told("Berlin") == "Europe/Berlin Friday 2026-01-16 00:30:05 +01:00"
+    assert told("Berlin", SUMMER) == "Europe/Berlin Thursday 2026-07-16 01:30:05 +02:00"
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("Tokio", "there is no time zone 'Tokio'; did you mean Asia/Tokyo?"),
+        ("Europe/Pariss", "there is no time zone 'Europe/Pariss'; did you mean Europe/Paris?"),
+        ("", "there is no time zone ''; give an IANA name, as Europe/Paris, or a large city"),
+        (
+            "Narnia-on-Sea",
+            "there is no time zone 'Narnia-on-Sea'; give an IANA name, as Europe/Paris, or a large city",
+        ),
+        (
+            "../../etc/passwd",
+            "there is no time zone '../../etc/passwd'; give an IANA name, as Europe/Paris, or a large city",
+        ),
+        ("UTC+15", "an offset from UTC is at most 14 hours"),
+        ("+1:75", "an offset from UTC is at most 14 hours"),
+    ],
+)
+def test_an_unknown_zone_is_told_with_the_nearest_name(place: str, message: str) -> None:
+    with pytest.raises(ToolError) as raised:
+        told(place)
+
+    assert raised.value.message == message
+
+
+@given(st.text(max_size=100))
+def test_no_text_breaks_it(place: str) -> None:
+    with suppress(ToolError):
+        told(place)
