@@ -36,15 +36,13 @@ from proxy.exchange.history import History
 from proxy.exchange.service import Exchange, Policy
 from proxy.routes import failures, health, models, turns
 from proxy.routes.application import Application
-from proxy.routes.browsers import Browsers, Visitors
 from proxy.routes.chat import ChatCompletions, ResumedStream
 from proxy.routes.dependencies import Catalog, Services
 from proxy.routes.middleware import RequestContext
-from proxy.routes.paths import Paths
 from proxy.settings import Settings
 from proxy.store.conversations import open_history
 from proxy.store.migrating import migrate, prepare_schema
-from proxy.tools.builtin import builtin_names, builtin_tools
+from proxy.tools.builtin import Addresses, builtin_names, builtin_tools
 from proxy.tools.threads import ToolThreads
 
 VERSION = version("handoff-proxy")
@@ -138,12 +136,7 @@ def create_app(
             yield
 
     app = Application(
-        around=[RequestContext, partial(Browsers, visitors=Visitors.of(settings)), Paths],
-        title="handoff-proxy",
-        version=VERSION,
-        lifespan=lifespan,
-        redoc_url=None,
-        redirect_slashes=False,
+        around=[RequestContext], title="handoff-proxy", version=VERSION, lifespan=lifespan, redoc_url=None
     )
     app.state.teams = list(loaded.definitions.teams)
     app.state.models = models_in_use(loaded.definitions)
@@ -174,7 +167,7 @@ def _registry(
     return Registry(
         loaded.definitions,
         models=build_models(definitions, settings, demo=lambda name, definition: demo()),
-        tools={**builtin_tools(threads), **loaded.tools},
+        tools={**builtin_tools(threads, Addresses.of(settings)), **loaded.tools},
         dispatcher=dispatcher,
         data_dir=settings.data_dir,
         max_tool_result_bytes=settings.max_tool_result_bytes,
