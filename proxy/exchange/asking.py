@@ -46,6 +46,8 @@ class Ask:
     tools: Sequence[FunctionTool] = ()
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
+    uses_functions: bool = False
+    """The tools came in the deprecated form; so will the result of a call, without the call's id."""
     is_stored: bool = True
     is_listed: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)

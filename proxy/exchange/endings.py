@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.errors import InternalTurnError
 from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, decode_journal, encode_journal
 from proxy.exchange.asking import Ask
 from proxy.exchange.fingerprints import last_answer_of
+from proxy.exchange.function_calls import call_of
 from proxy.exchange.history import Begun, ModelUse, TurnEnd, TurnRecord, TurnStatus
 from proxy.exchange.recall import Recalled
 from proxy.live import LiveTurn
-from proxy.messages import Usage, text_of
+from proxy.messages import Item, Usage, text_of
 from proxy.turns import Answered, Recorder, Turn
 from proxy.wire.answer import visible_text
 from proxy.wire.errors import failed_event
@@ -44,6 +46,7 @@ def end_of(
     is_history = answered is not None or (was_stopped and bool(said))
     pending = answered.pending if answered is not None else ()
     is_stored = kept.ask.is_stored
+    mark = _mark(kept, items, pending, said) if is_history else None
     return TurnEnd(
         turn=kept.begun.turn,
         status=_status_of(closing),
@@ -53,7 +56,7 @@ def end_of(
         uses=[ModelUse(*use) for use in recorder.uses],
         finished_at=now,
         fingerprint=kept.recalled.transcript.answer(said, is_call=bool(pending)) if is_history else None,
-        last_answer=last_answer_of(kept.recalled.scope, said) if is_history else None,
+        last_answer=mark,
         pending=pending,
         finish_reason=answered.finish_reason if answered is not None else None,
         error_code=closing.code if isinstance(closing, Failed) else None,
@@ -61,6 +64,14 @@ def end_of(
         if is_stored
         else b"",
     )
+
+
+def _mark(kept: Kept, items: Sequence[Item], pending: Sequence[str], said: str) -> bytes | None:
+    """Return what finds the turn by its answer alone, or by its call when that has no id for the client."""
+    call = call_of(items, pending) if kept.ask.uses_functions else None
+    if call is not None:
+        return kept.recalled.transcript.call(call.function)
+    return last_answer_of(kept.recalled.scope, said)
 
 
 def _status_of(closing: ClosingEvent) -> TurnStatus:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from proxy.exchange.history import ChainTurn
-from proxy.messages import AssistantMessage, Message, UserMessage, text_of
+from proxy.messages import AssistantMessage, FunctionCall, Message, ToolMessage, UserMessage, text_of
 
 _SIZE = 16
 _WHITE = b" \t\n\r\x0b\x0c"
@@ -34,11 +34,12 @@ def last_answer_of(scope: bytes, text: str) -> bytes | None:
 class Transcript:
     """A transcript as it grows; ``start`` is a scope, or the fingerprint of a turn to go on from."""
 
-    __slots__ = ("_hash", "fingerprint")
+    __slots__ = ("_hash", "_results", "fingerprint")
 
     def __init__(self, start: bytes) -> None:
         self.fingerprint = start
         self._hash = blake2b(start, digest_size=_SIZE)
+        self._results = 0
 
     def add(self, message: Message) -> bytes | None:
         """Take a message; return the fingerprint if it is one at which one stands."""
@@ -46,6 +47,8 @@ class Transcript:
             said = _said(text_of(message), is_assistant=False)
             if said:
                 self._hash.update(b"u%d:" % len(said) + said)
+        elif isinstance(message, ToolMessage):
+            self._results += 1
         elif isinstance(message, AssistantMessage):
             return self.answer(text_of(message), is_call=bool(message.tool_calls or message.function_call))
         return None
@@ -58,7 +61,16 @@ class Transcript:
         self._hash.update(b"a%d:" % len(said) + said)
         self.fingerprint = self._hash.digest()
         self._hash = blake2b(self.fingerprint, digest_size=_SIZE)
+        self._results = 0
         return self.fingerprint
+
+    def call(self, call: FunctionCall) -> bytes:
+        """Return the mark of a call made here, for calls without ids; it changes nothing.
+
+        The same call may be made again behind its first result, so results count in it.
+        """
+        said = _said(call.arguments, is_assistant=False)
+        return _digest(b"call", self._hash.digest(), b"%d" % self._results, call.name.encode(), said)
 
     def extend(self, messages: Iterable[Message]) -> None:
         """Take messages in order."""

@@ -14,6 +14,13 @@ from dataclasses import dataclass
 from proxy.errors import ConversationBusy, ConversationNotFound, InvalidRequest
 from proxy.exchange.asking import Ask, Match
 from proxy.exchange.fingerprints import Transcript, last_answer_of, scope_of, words_of
+from proxy.exchange.function_calls import (
+    answers,
+    as_result_of,
+    is_function_result,
+    shown_call,
+    waiting_call,
+)
 from proxy.exchange.history import ChainTurn, Conversation, History, Place
 from proxy.exchange.results import answered_in, called_in, check_calls, check_results
 from proxy.messages import (
@@ -22,10 +29,12 @@ from proxy.messages import (
     Item,
     Message,
     SystemMessage,
+    ToolCall,
     UserMessage,
     text_of,
 )
 from proxy.turns import Team
+from proxy.wire.checking import misplaced_result
 from proxy.wire.responses.ids import response_id
 
 NEWEST = 512
@@ -142,7 +151,7 @@ class _Reading:
             raise ConversationNotFound(conversation_id)
         if known is None and self._ask.must_exist:
             raise ConversationNotFound(conversation_id)
-        resumed = await self._by_tool_calls(conversation_id, known)
+        resumed = await self._by_results(conversation_id, known)
         if resumed is not None:
             return resumed
         if known is None or known.head is None:
@@ -177,7 +186,7 @@ class _Reading:
     # --- the client sent only its list ---
 
     async def by_list(self) -> Recalled:
-        resumed = await self._by_tool_calls(None, None)
+        resumed = await self._by_results(None, None)
         if resumed is not None:
             return resumed
         found = await self._find(None) if self._last >= 0 else None
@@ -189,15 +198,62 @@ class _Reading:
         named = self._named_agent()
         return self._begin(None, "agent-name" if named else "entry", named)
 
-    # --- tool results at the end ---
+    # --- results of the caller's tools at the end ---
+
+    async def _by_results(self, conversation_id: str | None, known: Conversation | None) -> Recalled | None:
+        fresh = self._said[self._last + 1 :]
+        if any(is_function_result(message) for message in fresh):
+            return await self._by_function_call(conversation_id, known, fresh)
+        answered = answered_in(fresh)
+        return await self._by_tool_calls(conversation_id, known, fresh, answered) if answered else None
+
+    async def _by_function_call(
+        self, conversation_id: str | None, known: Conversation | None, fresh: Sequence[Message]
+    ) -> Recalled | None:
+        """Resume the turn that made the call which the list shows, or else the conversation's last."""
+        results = [message for message in fresh if is_function_result(message)]
+        call = shown_call(self._said[self._last]) if self._last >= 0 else None
+        place = await self._place_of_call(call, known) if call is not None else None
+        if place is not None and self._trusted(place, self._last, known).place is None:
+            return self._begin(conversation_id, "last-answer", place.agent)
+        turn = place.turn if place is not None else known.head if known is not None else None
+        chain = await self._history.chain(turn) if turn is not None else []
+        waiting = waiting_call(chain[-1]) if chain and self._may_read(chain[-1]) else None
+        if waiting is not None and len(results) == 1 and answers(results[0], waiting, call):
+            fresh = [as_result_of(waiting, message) for message in fresh]
+            return self._resumed(conversation_id, chain, fresh)
+        if call is None:
+            raise misplaced_result(self._ask.messages.index(results[0]), "function")
+        # Of a turn that kept no content the agent is known; else the list is from elsewhere and answers its own call.
+        return self._resumed(conversation_id, chain, fresh) if place is not None else None
+
+    async def _place_of_call(self, call: ToolCall, known: Conversation | None) -> Place | None:
+        transcript = Transcript(self._scope)
+        transcript.extend(self._said[: self._last])
+        mark = transcript.call(call.function)
+        return await self._history.find_last_answer(mark, conversation=known.key if known else None)
+
+    def _resumed(
+        self, conversation_id: str | None, chain: Sequence[ChainTurn], fresh: Sequence[Message]
+    ) -> Recalled:
+        """Go on with a turn that waits for results."""
+        shown = self._said[: self._last + 1]
+        if not shown and not chain[-1].is_stored:
+            raise InvalidRequest(
+                "Nothing was kept of the calls that these are the results of: send the whole list of messages.",
+                param=self._ask.list_name,
+            )
+        return self._go_on(
+            conversation_id or chain[-1].conversation_id, "tool-calls", chain, fresh, shown=shown
+        )
 
     async def _by_tool_calls(
-        self, conversation_id: str | None, known: Conversation | None
+        self,
+        conversation_id: str | None,
+        known: Conversation | None,
+        fresh: Sequence[Message],
+        answered: Sequence[str],
     ) -> Recalled | None:
-        fresh = self._said[self._last + 1 :]
-        answered = answered_in(fresh)
-        if not answered:
-            return None
         waiting = dict(
             reversed(
                 await self._history.find_pending(
@@ -213,7 +269,7 @@ class _Reading:
             return None
         check_calls(answered, chain[-1].pending, self._ask.list_name)
         check_results(chain[-1].pending, answered, self._ask.list_name)
-        return self._go_on(conversation_id or chain[-1].conversation_id, "tool-calls", chain, fresh, shown=())
+        return self._resumed(conversation_id, chain, fresh)
 
     def _may_read(self, turn: ChainTurn) -> bool:
         return self._ask.end_user in ("", turn.end_user) or not turn.end_user

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
+import msgspec
+
+from proxy.auth import pseudonym
 from proxy.errors import InvalidRequest
 from proxy.exchange.asking import DisconnectPolicy, IdSource
 from proxy.exchange.service import Opened
 from proxy.live import LiveTurn
-from proxy.messages import EventsMode
+from proxy.messages import EventsMode, Parameters
 from proxy.routes.bodies import first_of
 from proxy.routes.streaming import Headers
 from proxy.settings import Settings
@@ -94,6 +97,19 @@ def wants_status(headers: dict[str, str], settings: Settings) -> bool:
     if settings.status_lines != "auto":
         return settings.status_lines == "always"
     return any(name.startswith("x-openwebui-") and value.strip() for name, value in headers.items())
+
+
+def with_pseudonyms(
+    parameters: Parameters, caller: str, *, safety_identifier: str | None, prompt_cache_key: str | None
+) -> Parameters:
+    """Return the wishes with what the request says about its person and its cache, as the provider is told it."""
+    if not safety_identifier and not prompt_cache_key:
+        return parameters
+    return msgspec.structs.replace(
+        parameters,
+        safety_identifier=pseudonym(caller, safety_identifier) if safety_identifier else None,
+        prompt_cache_key=pseudonym(caller, prompt_cache_key) if prompt_cache_key else None,
+    )
 
 
 def body_digest(body: bytes, *places: str) -> bytes:

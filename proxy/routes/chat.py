@@ -24,6 +24,7 @@ from proxy.routes.asked import (
     on_disconnect,
     told_events,
     wants_status,
+    with_pseudonyms,
 )
 from proxy.routes.bodies import ClientLeft, first_of, headers_of, read_body
 from proxy.routes.dependencies import Services, services_of
@@ -136,11 +137,17 @@ def _ask(services: Services, caller: str, headers: dict[str, str], body: bytes, 
         end_user=end_user,
         conversation_id=named,
         id_source=source,
-        parameters=request.parameters,
+        parameters=with_pseudonyms(
+            request.parameters,
+            caller,
+            safety_identifier=request.safety_identifier,
+            prompt_cache_key=request.prompt_cache_key,
+        ),
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls is not False,
         is_stored=request.store is not False,
+        uses_functions=request.uses_functions,
         is_listed=request.store is True,
         metadata=request.metadata,
         options=encode_options(options),

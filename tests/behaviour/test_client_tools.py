@@ -217,3 +217,28 @@ async def test_one_caller_cannot_answer_the_calls_of_another(served: Served, ups
 
     with pytest.raises(openai.BadRequestError):
         await Caller(served, "key-two").ask([result(call_ids(completion)[0], "rain")], tools=[WEATHER])
+
+
+async def test_where_no_content_is_kept_the_list_is_what_the_agent_sees(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    caller = Caller(served)
+    upstream.reply(calls(("transfer_to_repairs", {})), calls(("weather", {"city": "Bonn"})), text("Rain"))
+    completion = await caller.completion(ASKED, tools=[WEATHER], store=False)
+    answered = [*ASKED, echoed(completion), result(call_ids(completion)[0], "rain")]
+
+    assert await caller.ask(answered, tools=[WEATHER], store=False) == "Rain"
+    assert agent_of(upstream) == "repairs"
+    assert shape_of(upstream)[1:] == ["user:What is the weather in Bonn?", "calls:weather", "result"]
+
+
+async def test_results_alone_are_refused_where_no_content_is_kept(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    caller, headers = Caller(served), {"X-Conversation-Id": "chat-1"}
+    upstream.reply(calls(("weather", {"city": "Bonn"})))
+    completion = await caller.completion(ASKED, tools=[WEATHER], headers=headers, store=False)
+
+    with pytest.raises(openai.BadRequestError) as refused:
+        await caller.ask([result(call_ids(completion)[0], "rain")], tools=[WEATHER], headers=headers)
+    assert "send the whole list" in refused.value.message
