@@ -32,15 +32,15 @@ from proxy.agents.teamfile.description import models_in_use
 from proxy.auth import Keys, check_exposure
 from proxy.catalog import TeamCatalog
 from proxy.errors import ConfigurationError
-from proxy.exchange.history import History
+from proxy.exchange.retention import keep_to_retention
 from proxy.exchange.service import Exchange, Policy
-from proxy.routes import failures, health, models, turns
+from proxy.routes import conversations, failures, health, models, stored, turns
 from proxy.routes.application import Application
 from proxy.routes.chat import ChatCompletions, ResumedStream
 from proxy.routes.dependencies import Catalog, Services
 from proxy.routes.middleware import RequestContext
 from proxy.settings import Settings
-from proxy.store.conversations import open_history
+from proxy.store.conversations import SqlHistory, open_history
 from proxy.store.migrating import migrate, prepare_schema
 from proxy.tools.builtin import Addresses, builtin_names, builtin_tools
 from proxy.tools.threads import ToolThreads
@@ -130,6 +130,9 @@ def create_app(
                 loaded.definitions, registry, created=_written_at(settings.teams or BUNDLED)
             )
             services = await _services(settings, registry, history, catalog)
+            if settings.retention_days is not None:
+                retention = keep_to_retention(history.library, days=settings.retention_days, clock=time.time)
+                stack.push_async_callback(_stop, asyncio.create_task(retention, name="retention"))
             # After the grace time that the server gave them, turns have none left.
             stack.push_async_callback(partial(services.exchange.close, grace=0))
             app.state.services = services
@@ -148,6 +151,8 @@ def create_app(
         Route("/v1/chat/completions/{completion_id}/stream", ResumedStream(), methods=["GET"])
     )
     app.router.routes.append(Route("/v1/turns/{turn_id}/events", turns.TurnEvents(), methods=["GET"]))
+    app.include_router(stored.router)
+    app.include_router(conversations.router)
     app.include_router(turns.router)
     app.include_router(models.router)
     app.include_router(health.router)
@@ -175,7 +180,12 @@ def _registry(
     )
 
 
-async def _services(settings: Settings, registry: Registry, history: History, catalog: Catalog) -> Services:
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _services(settings: Settings, registry: Registry, history: SqlHistory, catalog: Catalog) -> Services:
     policy = Policy(turn_time_limit=settings.turn_time_limit, on_disconnect=settings.on_disconnect)
     exchange = Exchange(registry, history, policy=policy, clock=time.time)
     await exchange.start()
@@ -184,6 +194,7 @@ async def _services(settings: Settings, registry: Registry, history: History, ca
         keys=Keys(key.get_secret_value() for key in settings.api_keys),
         exchange=exchange,
         history=history,
+        library=history.library,
         catalog=catalog,
         version=VERSION,
     )

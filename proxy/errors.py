@@ -88,6 +88,13 @@ class CompletionNotFound(NotFound):
         super().__init__(f"Chat completion with id '{completion_id[:128]}' not found.")
 
 
+class ItemNotFound(NotFound):
+    """The conversation has no item with this id."""
+
+    def __init__(self, item_id: str) -> None:
+        super().__init__(f"Item with id '{item_id[:128]}' not found.")
+
+
 class ConversationBusy(ProxyError):
     """Another turn of the conversation is under way; asking again a little later works."""
 

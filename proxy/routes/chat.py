@@ -39,6 +39,7 @@ from proxy.wire.completions import (
     encode_options,
 )
 from proxy.wire.decoding import ChatRequest, decode_chat
+from proxy.wire.stored import asked_with
 
 
 class ChatCompletions:
@@ -150,7 +151,7 @@ def _ask(services: Services, caller: str, headers: dict[str, str], body: bytes, 
         uses_functions=request.uses_functions,
         is_listed=request.store is True,
         metadata=request.metadata,
-        options=encode_options(options),
+        options=encode_options(asked_with(options, request.messages) if request.store else options),
         body_digest=body_digest(body, named or "", end_user),
         idempotency_key=idempotency_key(headers),
         is_retry=is_retry(headers),

@@ -13,6 +13,7 @@ from starlette.types import Scope
 from proxy.auth import Keys
 from proxy.exchange.asking import Clock
 from proxy.exchange.history import History
+from proxy.exchange.library import Library
 from proxy.exchange.service import Exchange
 from proxy.messages import EventsMode
 from proxy.settings import Settings
@@ -65,6 +66,7 @@ class Services:
     keys: Keys
     exchange: Exchange
     history: History
+    library: Library
     catalog: Catalog
     version: str
     clock: Clock = time.time

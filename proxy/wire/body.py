@@ -18,6 +18,9 @@ _Identifier = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-zA-
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Limit = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+]
 
 # --- tools ---------------------------------------------------------------------------------------------------
 
@@ -155,13 +158,7 @@ class ChatBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     functions: Annotated[list[FunctionBody], Meta(max_length=128)] | None = None
     function_call: Literal["none", "auto"] | NamedFunction | None = None
     store: bool | None = None
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
-            Meta(max_length=16),
-        ]
-        | None
-    ) = None
+    metadata: Metadata | None = None
     modalities: list[Literal["text", "audio"]] | None = None
     audio: AudioOptions | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None

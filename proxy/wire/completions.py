@@ -26,7 +26,7 @@ from proxy.events import (
     ToolFailed,
     ToolStarted,
 )
-from proxy.messages import EventsMode, FinishReason, FunctionCall, ToolCall
+from proxy.messages import EventsMode, FinishReason, FunctionCall, Message, ToolCall
 from proxy.wire.answer import Joints
 from proxy.wire.errors import failure_of
 from proxy.wire.extension import Narrator
@@ -58,6 +58,10 @@ class AnswerOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What models and tools wrote is kept out of that."""
     has_status: bool = False
     """Open WebUI's status line is told too."""
+    sent: int = 0
+    """How many messages the request had; told of stored completions only, like the next."""
+    instructions: list[tuple[int, Message]] = []
+    """Those of them that are instructions, with their places: a conversation does not keep them."""
 
 
 encode_options = msgspec.json.Encoder().encode

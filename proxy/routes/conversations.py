@@ -1,0 +1,202 @@
+"""Conversations and their items: made, read, added to and deleted as with the official API."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from functools import partial
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from proxy.errors import ConversationNotFound, ItemNotFound
+from proxy.exchange.history import Conversation
+from proxy.exchange.library import KeptItem
+from proxy.messages import Item, OpenCalls
+from proxy.routes.dependencies import CallerDep, Services, ServicesDep
+from proxy.routes.keeping import BodyDep, EndUserDep, json_answer, may_see
+from proxy.wire.conversations import (
+    NEW_CONVERSATION,
+    NEW_ITEMS,
+    NEW_METADATA,
+    WireItem,
+    conversation_body,
+    items_of,
+    list_body,
+    part_of,
+    rest_of,
+)
+from proxy.wire.item_input import decode_items
+from proxy.wire.objects import read_object
+from proxy.wire.queries import HIDDEN_ITEMS, included, list_query, unknown_after
+
+router = APIRouter(tags=["conversations"])
+
+
+@router.post("/v1/conversations")
+async def create(services: ServicesDep, caller: CallerDep, body: BodyDep) -> Response:
+    """Make a conversation, perhaps with items."""
+    wanted = read_object(NEW_CONVERSATION, body)
+    made = await services.library.create_conversation(
+        caller,
+        f"conv_{secrets.token_hex(16)}",
+        metadata=wanted.metadata or {},
+        items=decode_items(wanted.items or [], OpenCalls()),
+        now=services.clock(),
+    )
+    return _answer(made)
+
+
+@router.get("/v1/conversations")
+async def list_conversations(
+    request: Request, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
+) -> Response:
+    """List the caller's conversations, the newest first; the official API has no such list."""
+    query = list_query(request.query_params.multi_items(), order="desc")
+    page = await services.library.list_conversations(
+        caller, after=query.after, limit=query.limit, order=query.order, end_user=end_user
+    )
+    if page is None:
+        raise unknown_after(query.after)
+    data = [conversation_body(one.id, one.created_at, one.metadata) for one in page.data]
+    return json_answer(list_body(data, has_more=page.has_more))
+
+
+@router.get("/v1/conversations/{conversation_id}")
+async def retrieve(
+    conversation_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
+) -> Response:
+    """Return a conversation."""
+    return _answer(await _find(services, caller, end_user, conversation_id))
+
+
+@router.post("/v1/conversations/{conversation_id}")
+async def update(
+    conversation_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep, body: BodyDep
+) -> Response:
+    """Replace the metadata of a conversation."""
+    await _find(services, caller, end_user, conversation_id)
+    metadata = read_object(NEW_METADATA, body).metadata or {}
+    changed = await services.library.update_conversation(caller, conversation_id, metadata)
+    if changed is None:
+        raise ConversationNotFound(conversation_id)
+    return _answer(changed)
+
+
+@router.delete("/v1/conversations/{conversation_id}")
+async def delete(
+    conversation_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
+) -> Response:
+    """Delete a conversation and everything in it, stored completions too."""
+    await _find(services, caller, end_user, conversation_id)
+    if not await services.library.delete_conversation(caller, conversation_id, now=services.clock()):
+        raise ConversationNotFound(conversation_id)
+    return json_answer({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
+
+
+@router.post("/v1/conversations/{conversation_id}/items")
+async def add_items(
+    conversation_id: str,
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    end_user: EndUserDep,
+    body: BodyDep,
+) -> Response:
+    """Append items to a conversation."""
+    included(request.query_params.multi_items())
+    await _find(services, caller, end_user, conversation_id)
+    calls = OpenCalls()
+    for kept in await _kept(services, caller, conversation_id):
+        if isinstance(kept.item, Item):
+            calls.take(kept.item.message)
+    items = decode_items(read_object(NEW_ITEMS, body).items, calls)
+    added = await services.library.add_items(caller, conversation_id, items, now=services.clock())
+    if added is None:
+        raise ConversationNotFound(conversation_id)
+    return json_answer(list_body([item.body for item in _wired(added)], has_more=False))
+
+
+@router.get("/v1/conversations/{conversation_id}/items")
+async def list_items(
+    conversation_id: str, request: Request, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
+) -> Response:
+    """List the transcript, the newest first; ``include[]=handoff.hidden_items`` adds what only the agents see."""
+    pairs = request.query_params.multi_items()
+    query = list_query(pairs, order="desc")
+    with_hidden = HIDDEN_ITEMS in included(pairs)
+    await _find(services, caller, end_user, conversation_id)
+    items = _wired(await _kept(services, caller, conversation_id))
+    found = part_of(items, query, with_hidden=with_hidden)
+    if found is None:
+        turn_ids = await services.library.turn_ids(caller, conversation_id)
+        found = part_of(items, query, with_hidden=with_hidden, turn_ids=turn_ids)
+    if found is None:
+        raise unknown_after(query.after)
+    part, has_more = found
+    return json_answer(list_body([item.body for item in part], has_more=has_more))
+
+
+@router.get("/v1/conversations/{conversation_id}/items/{item_id}")
+async def retrieve_item(
+    conversation_id: str,
+    item_id: str,
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    end_user: EndUserDep,
+) -> Response:
+    """Return an item; to name a hidden one is to ask for it."""
+    included(request.query_params.multi_items())
+    await _find(services, caller, end_user, conversation_id)
+    return json_answer((await _item(services, caller, conversation_id, item_id)).body)
+
+
+@router.delete("/v1/conversations/{conversation_id}/items/{item_id}")
+async def delete_item(
+    conversation_id: str, item_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
+) -> Response:
+    """Delete an item; the answer is its conversation."""
+    conversation = await _find(services, caller, end_user, conversation_id)
+    item = await _item(services, caller, conversation_id, item_id)
+    is_deleted = await services.library.delete_item(
+        caller,
+        conversation_id,
+        item.turn_id,
+        item.position,
+        now=services.clock(),
+        rest=partial(rest_of, call_id=item.call_id),
+    )
+    if not is_deleted:
+        raise ItemNotFound(item_id)
+    return _answer(conversation)
+
+
+async def _find(services: Services, caller: str, end_user: str, conversation_id: str) -> Conversation:
+    known = await services.history.find_conversation(caller, conversation_id)
+    if known is None or not may_see(end_user, known.end_user):
+        raise ConversationNotFound(conversation_id)
+    return known
+
+
+async def _kept(services: Services, caller: str, conversation_id: str) -> Sequence[KeptItem]:
+    items = await services.library.items(caller, conversation_id)
+    if items is None:
+        raise ConversationNotFound(conversation_id)
+    return items
+
+
+async def _item(services: Services, caller: str, conversation_id: str, item_id: str) -> WireItem:
+    for item in _wired(await _kept(services, caller, conversation_id)):
+        if item.id == item_id:
+            return item
+    raise ItemNotFound(item_id)
+
+
+def _wired(kept: Sequence[KeptItem]) -> list[WireItem]:
+    return [item for one in kept for item in items_of(one.turn_id, one.position, one.item, one.pending)]
+
+
+def _answer(conversation: Conversation) -> Response:
+    body = conversation_body(conversation.id, conversation.created_at, conversation.metadata)
+    return json_answer(body, conversation_id=conversation.id)
