@@ -117,6 +117,8 @@ async def test_curl_is_answered(words: list[str], served: Served) -> None:
         text = await response.text()
 
     assert response.status == 200, text
+    if headers.get("x-handoff-events") == "none":
+        assert '"handoff"' not in text
     if "-N" in words:
         assert text.endswith("data: [DONE]\n\n")
         assert "rocket-powered unicycle" in "".join(
@@ -145,6 +147,12 @@ def test_every_variable_that_is_named_exists() -> None:
     known = {name for field in Settings.model_fields.values() for name in variables_of(field)}
 
     assert set(re.findall(r"\bPROXY_[A-Z_]+", page)) <= known
+
+
+def test_the_index_lists_every_document() -> None:
+    listed = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "README.md").read_text("utf-8")))
+
+    assert listed == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
 
 
 def anchors(page: Path) -> set[str]:
