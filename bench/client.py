@@ -28,7 +28,7 @@ def request(
     ).encode()
     more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
         f"accept: */*\r\nauthorization: Bearer bench\r\n{more}content-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
