@@ -1,4 +1,7 @@
-"""README.md is run: its Python as it stands, its curl commands, its team, and what it shows as output."""
+"""README.md is run: its Python as it stands, its curl commands, its team, and what it shows as output.
+
+So is the Python of ``docs/conversations.md``.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of README.md, with the one behind it when that shows its output."""
+    """A fenced block of a page, with the one behind it when that shows its output."""
 
     language: str
     text: str
@@ -36,8 +39,8 @@ class Block:
     output: str | None
 
 
-def blocks(language: str) -> list[Block]:
-    page = (ROOT / "README.md").read_text("utf-8")
+def blocks(language: str, name: str = "README.md") -> list[Block]:
+    page = (ROOT / name).read_text("utf-8")
     found = [
         (match, page[: match.start()].count("\n") + 1)
         for match in re.finditer(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
@@ -52,8 +55,13 @@ def blocks(language: str) -> list[Block]:
     return result
 
 
-def by_line(language: str) -> list[Any]:
-    return [pytest.param(block, id=f"line {block.line}") for block in blocks(language)]
+def pythons() -> list[Any]:
+    pages = ("README.md", "docs/conversations.md")
+    return [
+        pytest.param(block, id=f"{page} line {block.line}")
+        for page in pages
+        for block in blocks("python", page)
+    ]
 
 
 @pytest.fixture
@@ -62,7 +70,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         yield made
 
 
-@pytest.mark.parametrize("block", by_line("python"))
+@pytest.mark.parametrize("block", pythons())
 async def test_the_python_says_what_is_shown(block: Block, served: Served) -> None:
     code = compile(block.text.replace("http://127.0.0.1:8000", served.url), "README.md", "exec")
     if "langchain_openai" in block.text and find_spec("langchain_openai") is None:
