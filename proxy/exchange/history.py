@@ -2,7 +2,8 @@
 
 Every implementation passes ``tests/contracts/test_history.py``. What all of them promise:
 
-- A method is one transaction. Writes are durable when the call returns.
+- A method is one transaction. Writes are durable when the call returns; only a beginning may be lost when the
+  machine stops at once, because its turn is lost with it.
 - ``caller`` is in every query: what belongs to another caller does not exist.
 - Only *history* can be found by fingerprint, extended or be a head: turns that completed, or were cancelled on
   request. Failed, interrupted and left turns stay as rows for audit.

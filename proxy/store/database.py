@@ -51,8 +51,11 @@ class Database(Protocol):
         """
         ...
 
-    async def write(self, work: Callable[[Connection], R]) -> R:
+    async def write(self, work: Callable[[Connection], R], *, outlives_power: bool = True) -> R:
         """Run work that writes; return when it is durable. Not to be called again before it returned.
+
+        Without ``outlives_power`` it may be lost when the machine that this process runs on stops at once, but not
+        when the process does.
 
         Raises:
             Unavailable: The database as a whole did not do it.

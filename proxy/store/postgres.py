@@ -72,8 +72,8 @@ class PostgresDatabase:
         async with self._reading.connect() as connection:
             return await connection.run_sync(work)
 
-    async def write(self, work: Callable[[Connection], R]) -> R:
-        """See ``Database``."""
+    async def write(self, work: Callable[[Connection], R], *, outlives_power: bool = True) -> R:
+        """See ``Database``. The server may be on another machine, so that what it wrote has to outlive its power."""
         try:
             async with asyncio.timeout(self._time_limit):
                 if self._writing is None:

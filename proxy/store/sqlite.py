@@ -23,7 +23,7 @@ from proxy.store.dialects import decode_json, encode_json
 from proxy.store.faults import Unavailable, refused_read, unavailability
 
 R = TypeVar("R")
-_Job = tuple[Callable[[Connection], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+_Job = tuple[Callable[[Connection], Any], str | None, "asyncio.Future[Any]", asyncio.AbstractEventLoop]
 
 READERS = 3
 # How long one attempt waits for another process's lock; the attempts are repeated until the time limit.
@@ -103,9 +103,12 @@ class SqliteDatabase:
         except TimeoutError:
             raise StoreUnavailable from None
 
-    async def write(self, work: Callable[[Connection], R]) -> R:
+    async def write(self, work: Callable[[Connection], R], *, outlives_power: bool = True) -> R:
         """See ``Database``."""
-        return await self._writer.run(work)
+        # NORMAL does not wait for the disk. A later commit that does takes with it what came before
+        # (sqlite.org/pragma.html#pragma_synchronous).
+        synchronous = "FULL" if outlives_power else "NORMAL"
+        return await self._writer.run(work, f"PRAGMA synchronous = {synchronous}")
 
     async def close(self) -> None:
         """See ``Database``."""
@@ -125,11 +128,11 @@ class _Threads:
         for thread in self._threads:
             thread.start()
 
-    async def run(self, work: Callable[[Connection], R]) -> R:
-        """Run the work in a thread; cancelling does not stop what has begun."""
+    async def run(self, work: Callable[[Connection], R], pragma: str | None = None) -> R:
+        """Run the work in a thread, after setting the pragma; cancelling does not stop what has begun."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
-        self._jobs.put((work, future, loop))
+        self._jobs.put((work, pragma, future, loop))
         return await future
 
     async def close(self) -> None:
@@ -150,12 +153,14 @@ class _Threads:
             connection.close()
 
     def _do(self, job: _Job, connection: Connection | None) -> Connection | None:
-        work, future, loop = job
+        work, pragma, future, loop = job
         result: Any = None
         error: BaseException | None = None
         if not future.cancelled():
             try:
                 connection = connection or self._engine.connect()
+                if pragma is not None:
+                    connection.connection.driver_connection.execute(pragma)  # type: ignore[union-attr]
                 with connection.begin():
                     result = work(connection)
             except BaseException as raised:  # noqa: BLE001 - it is raised where it is waited for

@@ -38,8 +38,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 class Writable(Protocol):
     """A database, as the writer needs it."""
 
-    async def write(self, work: Callable[[Connection], R]) -> R:
+    async def write(self, work: Callable[[Connection], R], *, outlives_power: bool = True) -> R:
         """Run ``work`` in one transaction and return what it gives when the commit is durable.
+
+        Without ``outlives_power`` it may be lost when this machine stops at once.
 
         Raises:
             Unavailable: The database did not do it. Any other error is the work's own; nothing is written then.
@@ -169,7 +171,11 @@ class Writer:
         works = [waiting.work for waiting in group]
         lost: frozenset[Work] = frozenset()
         try:
-            given = await self._database.write(lambda connection: self._writing.together(connection, works))
+            given = await self._database.write(
+                lambda connection: self._writing.together(connection, works),
+                # A turn that was only begun ends with the machine: nobody will have had an answer.
+                outlives_power=not all(isinstance(work, Begin) for work in works),
+            )
         except Unavailable:
             raise
         except Lost as error:

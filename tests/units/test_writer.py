@@ -24,6 +24,7 @@ class Faulty:
         self.behind = behind
         self.dialect = behind.dialect
         self.commits = 0
+        self.outlived: list[bool] = []
         self.before: list[Exception] = []
         self.after: list[Exception] = []
         self.then_before: list[Exception] = []
@@ -34,13 +35,14 @@ class Faulty:
     async def read(self, work: Callable[[Connection], Any]) -> Any:
         return await self.behind.read(work)
 
-    async def write(self, work: Callable[[Connection], Any]) -> Any:
+    async def write(self, work: Callable[[Connection], Any], *, outlives_power: bool = True) -> Any:
         self.is_asked = True
         await self.gate.wait()
         if self.before:
             raise self.before.pop(0)
-        given = await self.behind.write(work)
+        given = await self.behind.write(work, outlives_power=outlives_power)
         self.commits += 1
+        self.outlived.append(outlives_power)
         if self.after:
             self.before = self.then_before
             raise self.after.pop(0)
@@ -83,6 +85,15 @@ async def test_what_waits_is_committed_together(faulty: Faulty, history: SqlHist
     assert faulty.commits == 1
     assert all(await asyncio.gather(*(history.finish(the_end(turn.turn)) for turn in begun)))
     assert faulty.commits == 2
+
+
+async def test_only_beginnings_do_not_wait_for_the_disk(faulty: Faulty, history: SqlHistory) -> None:
+    begun = await history.begin(new_turn("conv_a"))
+    await history.finish(the_end(begun.turn))
+    begun = await history.begin(new_turn("conv_b"))
+    await asyncio.gather(history.begin(new_turn("conv_c")), history.finish(the_end(begun.turn)))
+
+    assert faulty.outlived == [False, True, False, True]
 
 
 async def test_what_comes_while_a_commit_is_under_way_gathers_for_the_next(
