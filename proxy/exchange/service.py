@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 from proxy.errors import (
@@ -36,11 +38,25 @@ from proxy.wire.structured import answer_form
 
 logger = logging.getLogger(__name__)
 
+SWEEP_BEATS = 15
+"""Heartbeats from one look for turns of dead workers to the next."""
 FOLLOW_INTERVAL = 0.25
 """Seconds between two looks at a turn that another worker runs."""
 
 
-class ServedTeam(Team, Protocol):
+class AskedTeam(Team, Protocol):
+    """A team that knows what it can be asked."""
+
+    def unheeded(self, ask: Ask) -> Sequence[str]:
+        """Return what is asked for and has no effect on this team.
+
+        Raises:
+            InvalidRequest: Something is asked for without which the answer would be another.
+        """
+        ...
+
+
+class ServedTeam(AskedTeam, Protocol):
     """A team as the exchange needs it."""
 
     @property
@@ -49,12 +65,8 @@ class ServedTeam(Team, Protocol):
         ...
 
     @property
-    def side(self) -> Team:
-        """Answers side requests (titles, tags): one model, no tools, no state."""
-        ...
-
-    def offers(self, tools: tuple[FunctionTool, ...]) -> bool:
-        """Whether any agent is shown any of the caller's tools."""
+    def side(self) -> AskedTeam:
+        """Answers side requests (titles, tags): one model, no tools of its own, no state."""
         ...
 
     def check_client_tools(self, tools: tuple[FunctionTool, ...]) -> None:
@@ -98,7 +110,7 @@ class Opened:
     agent: str
     options: bytes
     is_replayed: bool = False
-    ignored: tuple[str, ...] = ()
+    ignored: Sequence[str] = ()
     """What was asked for and has no effect on this team."""
 
 
@@ -135,11 +147,7 @@ class Exchange:
 
     async def start(self) -> None:
         """Mark turns that died with their worker as interrupted, and begin to renew leases."""
-        workers = await self._history.running_workers()
-        dead = [worker for worker in workers if is_dead(worker)]
-        count = await self._history.interrupt(now=self._clock(), dead_workers=dead)
-        if count:
-            logger.warning("turns were interrupted by the end of their worker", extra={"turns": count})
+        await self._sweep()
         self._heart = asyncio.create_task(self._renew_leases(), name="leases")
 
     async def close(self, *, grace: float) -> None:
@@ -160,12 +168,21 @@ class Exchange:
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [live.task for live in self._lives.running() if live.task is not None]
 
+    async def _sweep(self) -> None:
+        workers = await self._history.running_workers()
+        dead = [worker for worker in workers if is_dead(worker)]
+        interrupted = await self._history.interrupt(now=self._clock(), dead_workers=dead)
+        if interrupted:
+            logger.warning("turns were interrupted by the end of their worker", extra={"turns": interrupted})
+
     async def _renew_leases(self) -> None:
-        while True:
+        for beat in count():
             await asyncio.sleep(self._policy.heartbeat)
-            if not self._lives:
-                continue
             try:
+                if beat % SWEEP_BEATS == SWEEP_BEATS - 1:
+                    await self._sweep()
+                if not self._lives:
+                    continue
                 stopped = await self._history.renew(
                     self._worker, lease_until=self._clock() + self._policy.lease
                 )
@@ -200,10 +217,11 @@ class Exchange:
             return repeated
         team.check_client_tools(tuple(ask.tools))
         answer_form(ask.parameters.response_format)
+        ignored = team.unheeded(ask)
         recalled = await self._recall.recall(ask, team)
         if isinstance(recalled, NotOfConversation):
             return self._open_side(ask, team)
-        return await self._open_turn(ask, team, recalled)
+        return await self._open_turn(ask, team, recalled, ignored)
 
     async def attach(self, caller: str, turn_id: str) -> Opened:
         """Return a turn of the caller's, running here, running elsewhere, or finished.
@@ -249,9 +267,9 @@ class Exchange:
         if live is None:
             live = LiveTurn(record.id, conversation_id=record.conversation_id)
             if record.status == "running":
-                live.task = asyncio.create_task(
-                    self._follow_elsewhere(record, live), name=f"follow {record.id}"
-                )
+                task = asyncio.create_task(self._follow_elsewhere(record, live), name=f"follow {record.id}")
+                self._following.add(task)
+                task.add_done_callback(self._following.discard)
             else:
                 replay(record, live)
         return Opened(
@@ -266,12 +284,14 @@ class Exchange:
         )
 
     async def _follow_elsewhere(self, record: TurnRecord, live: LiveTurn) -> None:
-        """Wait for the end of a turn that another worker runs, and log it then."""
+        """Wait for the end of a turn that another worker runs, or for that worker's, and log it then."""
         live.seal()
         current: TurnRecord | None = record
         while current is not None and current.status == "running":
             await asyncio.sleep(FOLLOW_INTERVAL)
             try:
+                if current.lease_until < self._clock():
+                    await self._history.interrupt(now=self._clock())
                 current = await self._history.turn(record.caller, record.id)
             except StoreUnavailable:
                 continue
@@ -287,6 +307,8 @@ class Exchange:
                 param="background",
                 code="unsupported_value",
             )
+        answer_form(ask.parameters.response_format)
+        ignored = team.side.unheeded(ask)
         turn_id = _new_turn_id()
         overlay = [m for m in ask.messages if isinstance(m, SystemMessage | DeveloperMessage)]
         if ask.instructions:
@@ -300,6 +322,9 @@ class Exchange:
             context=said,
             overlay=overlay,
             parameters=ask.parameters,
+            client_tools=ask.tools,
+            tool_choice=ask.tool_choice,
+            parallel_tool_calls=ask.parallel_tool_calls,
         )
         live = LiveTurn(turn_id, stops_when_left=True)
         live.task = asyncio.create_task(self._answer(live, team.side, turn, None), name=turn_id)
@@ -312,9 +337,12 @@ class Exchange:
             match="side-request",
             agent=turn.agent,
             options=ask.options,
+            ignored=ignored,
         )
 
-    async def _open_turn(self, ask: Ask, team: ServedTeam, recalled: Recalled) -> Opened:
+    async def _open_turn(
+        self, ask: Ask, team: ServedTeam, recalled: Recalled, ignored: Sequence[str]
+    ) -> Opened:
         now = self._clock()
         turn_id = _new_turn_id()
         conversation_id = recalled.conversation_id or f"conv_{secrets.token_hex(16)}"
@@ -371,7 +399,7 @@ class Exchange:
             match=recalled.match,
             agent=recalled.agent,
             options=ask.options,
-            ignored=() if not ask.tools or team.offers(tuple(ask.tools)) else ("tools",),
+            ignored=ignored,
         )
 
     async def _answer(self, live: LiveTurn, team: Team, turn: Turn, kept: Kept | None) -> None:
