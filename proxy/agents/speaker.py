@@ -161,6 +161,8 @@ class Speaker:
         self.agent = agent
         self._server_specs = tuple(tool.spec for tool in agent.tools.values())
         self._delegate_specs = tuple(delegate.spec for delegate in agent.delegates.values())
+        has_tools = bool(agent.tools or agent.delegates)
+        self.abilities = agent.model.abilities.without(*(("prediction",) if has_tools else ()))
 
     def offered(self, client_tools: Sequence[FunctionTool], most: int) -> Sequence[FunctionTool]:
         """Return those of the caller's tools that this agent is shown."""
@@ -303,7 +305,7 @@ class Speaker:
             tools=tools,
             tool_choice=_tool_choice(turn.tool_choice, client_tools),
             parallel_tool_calls=False if tools and not turn.parallel_tool_calls else None,
-            parameters=_merged(self.agent.parameters, turn.parameters),
+            parameters=_merged(self.agent.parameters, turn.parameters, has_tools=bool(tools)),
             team=floor.team,
             agent=self.agent.name,
         )
@@ -427,8 +429,11 @@ def _tool_choice(wished: ToolChoice | None, client_tools: Sequence[FunctionTool]
     return None
 
 
-def _merged(own: Parameters, wished: Parameters) -> Parameters:
+def _merged(own: Parameters, wished: Parameters, *, has_tools: bool) -> Parameters:
     """The agent's own parameters, with the caller's laid over them."""
+    if wished.prediction is not None and has_tools:
+        # The official API refuses the two together.
+        wished = msgspec.structs.replace(wished, prediction=None)
     if wished == _NOTHING:
         return own
     if own == _NOTHING:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from proxy.agents.clients.abilities import Abilities
 from proxy.agents.clients.port import Model
 from proxy.agents.definition import Limits
 from proxy.agents.dispatching import Dispatcher, Handler
 from proxy.agents.speaker import Agent, AwaitsClient, Floor, HandedOver, Outcome, Speaker, Spoke
 from proxy.errors import InvalidRequest
+from proxy.exchange.asking import Ask
 from proxy.messages import FunctionTool
 from proxy.turns import Answered, Sink, Turn
 from proxy.wire.structured import answer_form
@@ -48,6 +50,9 @@ class AgentTeam:
         self.side = SideTeam(facts.name, side_model)
         self._speakers = {agent.name: Speaker(agent) for agent in agents}
         self._agents = {agent.name: agent for agent in agents}
+        self._abilities = Abilities()
+        for speaker in self._speakers.values():
+            self._abilities &= speaker.abilities
         self._dispatcher = dispatcher
         self._floors: dict[str, Floor] = {}
         # No name begins with '_', so that an agent alone has an address of its own.
@@ -110,6 +115,19 @@ class AgentTeam:
         """Whether any agent of the team is shown any of the caller's tools."""
         return any(speaker.offered(tools, self.facts.max_client_tools) for speaker in self._speakers.values())
 
+    def unheeded(self, ask: Ask) -> Sequence[str]:
+        """Return what is asked for and has no effect on this team: any of its agents may come to answer.
+
+        Raises:
+            InvalidRequest: Something is asked for without which the answer would be another.
+        """
+        shows_tools = self.offers(ask.tools)
+        abilities = self._abilities.without("prediction") if shows_tools else self._abilities
+        ignored = abilities.unheeded(
+            ask.parameters, ask.tool_choice if shows_tools else None, ask.messages, ask.list_name
+        )
+        return [*ignored, "tools"] if ask.tools and not shows_tools else ignored
+
     async def answer(self, turn: Turn, sink: Sink) -> Answered:
         """Let agents speak until one has the answer; see ``turns.Team``."""
         facts = self.facts
@@ -144,7 +162,10 @@ class AgentTeam:
 
 
 class SideTeam:
-    """Answers side requests (titles, tags, summaries): one model, without instructions, tools or state."""
+    """Answers side requests (titles, tags, summaries): one model, without instructions or state.
+
+    It is shown the caller's tools and nobody else's: some frontends want a title as the arguments of a call.
+    """
 
     time_limit: float | None = None
 
@@ -152,14 +173,22 @@ class SideTeam:
         self.name = name
         self.entry = "side"
         self.agents = ("side",)
-        self._speaker = Speaker(Agent(name="side", instructions="", model=model, client_tools="ignore"))
+        self._speaker = Speaker(Agent(name="side", instructions="", model=model, client_tools="pass"))
+
+    def unheeded(self, ask: Ask) -> Sequence[str]:
+        """Return what is asked for and has no effect; see ``AgentTeam.unheeded``."""
+        abilities = self._speaker.abilities.without(*(("prediction",) if ask.tools else ()))
+        return abilities.unheeded(ask.parameters, ask.tool_choice, ask.messages, ask.list_name)
 
     async def answer(self, turn: Turn, sink: Sink) -> Answered:
         """Ask the model once."""
         limits = Limits(max_model_calls=1, max_handoffs=0, max_tool_calls=0)
-        floor = Floor(team=self.name, turn=turn, sink=sink, limits=limits, data_dir=Path())
+        form = answer_form(turn.parameters.response_format)
+        floor = Floor(team=self.name, turn=turn, sink=sink, limits=limits, data_dir=Path(), form=form)
         match await self._speaker.speak(floor):
             case Spoke(finish_reason):
                 return Answered(finish_reason)
-            case HandedOver() | AwaitsClient():
-                raise AssertionError("a side request has neither delegates nor tools")
+            case AwaitsClient(pending):
+                return Answered("tool_calls", pending)
+            case HandedOver():
+                raise AssertionError("a side request has no delegates")

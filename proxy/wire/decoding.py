@@ -140,6 +140,6 @@ def _nul_character(body: ChatBody) -> InvalidRequest:
 def _ignored(body: ChatBody) -> tuple[str, ...]:
     return tuple(
         name
-        for name in ("audio", "prediction", "prompt_cache_options", "prompt_cache_retention")
+        for name in ("audio", "prompt_cache_options", "prompt_cache_retention")
         if getattr(body, name) is not None
     )

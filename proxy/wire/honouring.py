@@ -73,7 +73,7 @@ def _excluded(param: str, message: str) -> InvalidRequest:
 
 
 def parameters_of(body: ChatBody) -> Parameters:
-    """What the caller wishes of the model. ``prediction`` is not handed on: it speaks of no one agent's answer."""
+    """What the caller wishes of the model."""
     return Parameters(
         temperature=body.temperature,
         top_p=body.top_p,
@@ -89,6 +89,7 @@ def parameters_of(body: ChatBody) -> Parameters:
         reasoning_effort=body.reasoning_effort,
         verbosity=body.verbosity,
         service_tier=body.service_tier,
+        prediction=None if body.prediction is None else msgspec.to_builtins(body.prediction),
     )
 
 

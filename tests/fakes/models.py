@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from proxy.agents.clients.abilities import Abilities
 from proxy.agents.clients.port import CallPiece, Finished, ModelDelta, ModelRequest, TextPiece
 from proxy.messages import FinishReason, Usage
 
@@ -36,8 +37,14 @@ def _pieces(text: str) -> list[str]:
 class ScriptedModel:
     """Gives its replies in order, or those that a function of the request chooses."""
 
-    def __init__(self, *script: Reply, choose: Callable[[ModelRequest], Reply] | None = None) -> None:
+    def __init__(
+        self,
+        *script: Reply,
+        choose: Callable[[ModelRequest], Reply] | None = None,
+        abilities: Abilities | None = None,
+    ) -> None:
         self.name = "scripted"
+        self.abilities = abilities or Abilities()
         self.requests: list[ModelRequest] = []
         self.open = 0
         self._script = list(script)

@@ -86,6 +86,7 @@ def test_every_honoured_field_arrives() -> None:
             reasoning_effort="minimal",
             verbosity="low",
             service_tier="flex",
+            prediction={"type": "content", "content": "x"},
             user="u",
             safety_identifier="s",
             prompt_cache_key="k",
@@ -111,6 +112,7 @@ def test_every_honoured_field_arrives() -> None:
             reasoning_effort="minimal",
             verbosity="low",
             service_tier="flex",
+            prediction={"type": "content", "content": "x"},
         ),
         tools=(FunctionTool("f"),),
         tool_choice="required",
@@ -150,7 +152,6 @@ def test_keys_without_effect_are_taken_and_named() -> None:
     request = decode(
         body(
             top_k=5,
-            prediction={"type": "content", "content": "x"},
             audio={"voice": "alloy", "format": "wav"},
             prompt_cache_retention="24h",
             prompt_cache_options={"mode": "x"},
@@ -161,7 +162,6 @@ def test_keys_without_effect_are_taken_and_named() -> None:
 
     assert request.ignored == (
         "audio",
-        "prediction",
         "prompt_cache_options",
         "prompt_cache_retention",
         "top_k",

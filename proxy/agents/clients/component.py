@@ -22,10 +22,12 @@ from typing import Any
 from autogen_core import EVENT_LOGGER_NAME
 from autogen_core.models import ChatCompletionClient
 
+from proxy.agents.clients.abilities import Abilities
 from proxy.agents.clients.component_failures import failure_of
 from proxy.agents.clients.component_http import close_responses, let_read, note_responses, take_hold
 from proxy.agents.clients.component_messages import (
     Family,
+    abilities_of,
     component_tool_choice,
     create_args,
     has_images,
@@ -102,6 +104,11 @@ class ComponentChatModel:
     def name(self) -> str:
         """The model's name in the component's config, else the one in the team file."""
         return self._name
+
+    @property
+    def abilities(self) -> Abilities:
+        """What AutoGen's client lets through, there and back."""
+        return abilities_of(self._family, can_see=bool(self._client.model_info.get("vision")))
 
     def stream(
         self, request: ModelRequest

@@ -17,6 +17,7 @@ from PIL import Image as PilImage
 from PIL import UnidentifiedImageError
 from pydantic import BaseModel
 
+from proxy.agents.clients.abilities import Abilities
 from proxy.errors import UpstreamBadRequest
 from proxy.messages import (
     AssistantMessage,
@@ -66,6 +67,19 @@ _NAMES: Mapping[Family, Mapping[str, str]] = {
 }
 
 
+# Clients refuse what their SDK does not know, and these are of no use to the caller.
+_NOT_PASSED_ON = ("safety_identifier", "prompt_cache_key")
+
+
+def abilities_of(family: Family, *, can_see: bool) -> Abilities:
+    """Return what a client of this family can be asked, and can tell of the answer."""
+    parts = frozenset(("image_url",)) if can_see else frozenset[str]()
+    if family == "openai":
+        # AutoGen reads log probabilities and keeps them to itself.
+        return Abilities(parts=parts).without("logprobs", "top_logprobs", *_NOT_PASSED_ON)
+    return Abilities(frozenset((*_NAMES[family], "tool_choice")), parts)
+
+
 def has_images(messages: Iterable[Message]) -> bool:
     """Whether any message shows an image."""
     return any(
@@ -102,7 +116,7 @@ def llm_messages(
                 found.append(spoken)
             case ToolMessage():
                 call_id = message.tool_call_id
-                _add_result(found, call_id, names.get(call_id, "unknown"), text_of(message))
+                _add_result(found, call_id, names.get(call_id, "unknown"), _result(message))
             case FunctionMessage():
                 _add_result(found, message.name, message.name, text_of(message))
     return found if takes_many_system_messages else _with_one_system_message(found)
@@ -136,6 +150,8 @@ def create_args(parameters: Parameters, parallel_tool_calls: bool | None, family
         UpstreamBadRequest: An answer of a certain form is wanted, and the client cannot ask for it.
     """
     wished: dict[str, Any] = msgspec.to_builtins(parameters)
+    for name in _NOT_PASSED_ON:
+        wished.pop(name, None)
     if family == "openai":
         if parallel_tool_calls is not None:
             wished["parallel_tool_calls"] = parallel_tool_calls
@@ -231,6 +247,14 @@ def _assistant(message: AssistantMessage) -> llm.AssistantMessage:
     if calls:
         return llm.AssistantMessage(content=calls, thought=text or None, source=source)
     return llm.AssistantMessage(content=text, source=source)
+
+
+def _result(message: ToolMessage) -> str:
+    if isinstance(message.content, list) and not all(isinstance(part, TextPart) for part in message.content):
+        raise UpstreamBadRequest(
+            "bad_request", message="The model behind this team takes results of tools as text only."
+        )
+    return text_of(message)
 
 
 def _calls_of(message: llm.AssistantMessage) -> Sequence[FunctionCall]:

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+from proxy.agents.clients.abilities import Abilities
 from proxy.agents.clients.demo_script import ANY, SIDE, Reply, Script, bundled_scripts
 from proxy.agents.clients.demo_situation import situation_of
 from proxy.agents.clients.port import CallPiece, Finished, ModelDelta, ModelRequest, TextPiece
@@ -34,6 +35,7 @@ class DemoModel:
     """The model ``demo``. ``word_delay`` is the pause between two words, in seconds."""
 
     name = "demo"
+    abilities = Abilities(frozenset(("stop", "max_tokens", "max_completion_tokens")), frozenset())
 
     def __init__(self, *, word_delay: float = 0.015, scripts: Mapping[str, Script] | None = None) -> None:
         self._word_delay = word_delay

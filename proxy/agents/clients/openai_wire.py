@@ -16,6 +16,7 @@ from types import TracebackType
 import aiohttp
 from yarl import URL
 
+from proxy.agents.clients.abilities import Abilities
 from proxy.agents.clients.limits import Alarm, ModelLimits
 from proxy.agents.clients.openai_chunks import AnswerReader
 from proxy.agents.clients.openai_request import DISPENSABLE, body_of, headers_of
@@ -70,6 +71,11 @@ class OpenAIWireModel:
     def name(self) -> str:
         """The model's name at its provider."""
         return self._definition.model
+
+    @property
+    def abilities(self) -> Abilities:
+        """Everything, as far as is known here; the provider refuses what its model cannot do."""
+        return Abilities()
 
     def stream(
         self, request: ModelRequest

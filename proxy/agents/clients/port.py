@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from proxy.agents.clients.abilities import Abilities
 from proxy.messages import FinishReason, FunctionTool, Message, Parameters, ToolChoice, Usage
 
 
@@ -94,6 +95,11 @@ class Model(Protocol):
     @property
     def name(self) -> str:
         """The name under which usage is counted; for the OpenAI wire, the model's name at its provider."""
+        ...
+
+    @property
+    def abilities(self) -> Abilities:
+        """What of a caller's wishes it can fulfil."""
         ...
 
     def stream(

@@ -17,6 +17,7 @@ from types import TracebackType
 
 import msgspec
 
+from proxy.agents.clients.abilities import Abilities
 from proxy.agents.clients.circuit import Circuit
 from proxy.agents.clients.port import Finished, Model, ModelDelta, ModelRequest
 from proxy.agents.definition import Price
@@ -69,6 +70,14 @@ class AttemptingModel:
         """The first model's name."""
         return self._candidates[0].model.name
 
+    @property
+    def abilities(self) -> Abilities:
+        """What all of them can do: nobody knows before which of them answers."""
+        abilities = Abilities()
+        for candidate in self._candidates:
+            abilities &= candidate.model.abilities
+        return abilities
+
     def stream(
         self, request: ModelRequest
     ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]:
@@ -114,7 +123,7 @@ class _Attempts:
         return self
 
     def __anext__(self) -> Awaitable[Sequence[ModelDelta]]:
-        if self._first is None and self._fallback is None:
+        if self._first is None and self._fallback is None and self._price is None:
             # Nearly every batch: nothing of ours is between it and the reader.
             return anext(self._batches)
         return self._noted_batch()
