@@ -34,11 +34,12 @@ from proxy.catalog import TeamCatalog
 from proxy.errors import ConfigurationError
 from proxy.exchange.retention import keep_to_retention
 from proxy.exchange.service import Exchange, Policy
-from proxy.routes import conversations, failures, health, models, stored, turns
+from proxy.routes import conversations, failures, health, models, responses, stored, turns
 from proxy.routes.application import Application
 from proxy.routes.chat import ChatCompletions, ResumedStream
 from proxy.routes.dependencies import Catalog, Services
 from proxy.routes.middleware import RequestContext
+from proxy.routes.responses import KeptResponse, Responses
 from proxy.settings import Settings
 from proxy.store.conversations import SqlHistory, open_history
 from proxy.store.migrating import migrate, prepare_schema
@@ -151,6 +152,9 @@ def create_app(
         Route("/v1/chat/completions/{completion_id}/stream", ResumedStream(), methods=["GET"])
     )
     app.router.routes.append(Route("/v1/turns/{turn_id}/events", turns.TurnEvents(), methods=["GET"]))
+    app.router.routes.append(Route("/v1/responses", Responses(), methods=["POST"]))
+    app.router.routes.append(Route("/v1/responses/{response_id}", KeptResponse(), methods=["GET"]))
+    app.include_router(responses.router)
     app.include_router(stored.router)
     app.include_router(conversations.router)
     app.include_router(turns.router)

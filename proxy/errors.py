@@ -88,6 +88,13 @@ class CompletionNotFound(NotFound):
         super().__init__(f"Chat completion with id '{completion_id[:128]}' not found.")
 
 
+class ResponseNotFound(NotFound):
+    """No turn of this caller is kept under this id as a response."""
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(f"Response with id '{response_id[:128]}' not found.")
+
+
 class ItemNotFound(NotFound):
     """The conversation has no item with this id."""
 

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.errors import InternalTurnError
-from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, decode_journal, encode_journal
+from proxy.events import (
+    Cancelled,
+    ClosingEvent,
+    Completed,
+    Entry,
+    Failed,
+    Started,
+    decode_journal,
+    encode_journal,
+)
 from proxy.exchange.asking import Ask
 from proxy.exchange.fingerprints import last_answer_of
 from proxy.exchange.function_calls import call_of
@@ -85,20 +94,22 @@ def _status_of(closing: ClosingEvent) -> TurnStatus:
 
 
 def replay(record: TurnRecord, live: LiveTurn) -> None:
-    """Fill the log of a turn that has ended from what was kept of it.
+    """Fill the log of a turn that has ended from what was kept of it."""
+    live.seal()
+    for entry in entries_of(record):
+        live.emit(entry.event, at=entry.time)
+
+
+def entries_of(record: TurnRecord) -> list[Entry]:
+    """Return the log of a turn that has ended.
 
     A turn whose worker died, and one that kept no content, is told as failed.
     """
-    live.seal()
     if record.journal:
-        for entry in decode_journal(record.journal).entries():
-            live.emit(entry.event, at=entry.time)
-        return
-    usage = Usage()
-    for use in record.uses:
-        usage = usage + use.usage
-    live.emit(Started(record.id, record.agent), at=record.created_at)
-    live.emit(
-        failed_event(InternalTurnError(), usage, ran_effects=True),
-        at=record.finished_at or record.created_at,
-    )
+        return decode_journal(record.journal).entries()
+    usage = sum((use.usage for use in record.uses), Usage())
+    failed = failed_event(InternalTurnError(), usage, ran_effects=True)
+    return [
+        Entry(1, Started(record.id, record.agent), record.created_at),
+        Entry(2, failed, record.finished_at or record.created_at),
+    ]

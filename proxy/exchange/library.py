@@ -79,6 +79,10 @@ class Library(Protocol):
         """
         ...
 
+    async def delete_response(self, caller: str, turn_id: str) -> bool:
+        """Forget the answer of any turn with content that has ended, as for a completion; False when there is none."""
+        ...
+
     # --- conversations ---
 
     async def create_conversation(

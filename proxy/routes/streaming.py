@@ -7,7 +7,7 @@ takes long, they go out with a comment, which keeps connections and read time-ou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +19,7 @@ from proxy.live import Follower, LiveTurn
 from proxy.routes.bodies import ClientLeft
 from proxy.routes.failures import answer_of
 from proxy.wire import sse
+from proxy.wire.errors import Problem, problem_of
 from proxy.wire.openai import encode
 
 Headers = list[tuple[bytes, bytes]]
@@ -135,11 +136,12 @@ async def stream(
     *,
     is_resumed: bool = False,
     is_observer: bool = False,
+    told: Callable[[Failed], Problem] = problem_of,
 ) -> bool:
     """Write the turn as a stream until its end; False when the client left before.
 
-    A turn that fails before its agents did anything is answered with the error's own status, unless the reader
-    ``is_resumed`` and had its headers already. An observer looks on: the turn does not live for it.
+    A turn that fails before its agents did anything is answered with the error's own status, as ``told`` words it,
+    unless the reader ``is_resumed`` and had its headers already. An observer looks on: the turn does not live for it.
     """
     send = connection.send
     async with _watched(live, connection, patience, is_observer=is_observer) as (follower, watch):
@@ -148,7 +150,7 @@ async def stream(
             return False
         failure = entries[-1].event if entries else None
         if isinstance(failure, Failed) and not is_resumed and all(map(_is_preface, entries[:-1])):
-            await answer_of(failure)(connection.scope, connection.receive, send)
+            await answer_of(told(failure))(connection.scope, connection.receive, send)
             return True
         await send({"type": "http.response.start", "status": 200, "headers": headers + STREAM_HEADERS})
         while True:
@@ -166,9 +168,18 @@ async def stream(
 
 
 async def answer(
-    live: LiveTurn, builder: Builder, headers: Headers, connection: Connection, patience: Patience
+    live: LiveTurn,
+    builder: Builder,
+    headers: Headers,
+    connection: Connection,
+    patience: Patience,
+    *,
+    told: Callable[[Failed], Problem] = problem_of,
 ) -> bool:
-    """Write the turn as one JSON object at its end; False when the client left before."""
+    """Write the turn as one JSON object at its end, or as the error that ``told`` makes of it.
+
+    Returns False when the client left before.
+    """
     async with _watched(live, connection, patience) as (follower, watch):
         while not live.is_finished or follower.position < len(live.entries):
             for entry in await follower.next():
@@ -177,7 +188,7 @@ async def answer(
                 return False
     result = builder.answer()
     if isinstance(result, Failed):
-        await answer_of(result)(connection.scope, connection.receive, connection.send)
+        await answer_of(told(result))(connection.scope, connection.receive, connection.send)
         return True
     body = encode(result)
     length = (b"content-length", b"%d" % len(body))

@@ -68,6 +68,12 @@ class Completions:
         )
         self._update = change.values(metadata=bindparam("pairs", type_=turns.c.metadata.type))
         self._delete = change.values(FORGOTTEN)
+        self._forget = (
+            update(turns)
+            .where(turns.c.caller == bindparam("of_caller", type_=turns.c.caller.type), of_id)
+            .where(turns.c.is_stored, turns.c.status != literal_column("'running'"))
+            .values(FORGOTTEN)
+        )
 
     def page(
         self,
@@ -112,6 +118,10 @@ class Completions:
     def delete(self, connection: Connection, caller: str, completion_id: str) -> bool:
         """Forget the answer; tell whether there was one."""
         return connection.execute(self._delete, {"of_caller": caller, "of_id": completion_id}).rowcount > 0
+
+    def forget(self, connection: Connection, caller: str, turn_id: str) -> bool:
+        """Forget the answer of a turn that has ended, listed or not; tell whether there was one."""
+        return connection.execute(self._forget, {"of_caller": caller, "of_id": turn_id}).rowcount > 0
 
 
 def storable_pairs(pairs: Mapping[str, str]) -> dict[str, str]:

@@ -78,6 +78,13 @@ class SqlLibrary:
         )
         return done == "done"
 
+    async def delete_response(self, caller: str, turn_id: str) -> bool:
+        """See ``Library``."""
+        done = await self._change(
+            lambda on: "done" if self._completions.forget(on, caller, turn_id) else "missing"
+        )
+        return done == "done"
+
     # --- conversations ---
 
     async def create_conversation(

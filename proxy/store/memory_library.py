@@ -77,6 +77,17 @@ class MemoryLibrary:
             _forget(kept)
         return kept is not None
 
+    async def delete_response(self, caller: str, turn_id: str) -> bool:
+        """See ``Library``."""
+        for kept in self._history.turns.values():
+            record = kept.record
+            if (record.caller, record.id) == (caller, turn_id):
+                is_forgotten = record.is_stored and record.status != "running"
+                if is_forgotten:
+                    _forget(kept)
+                return is_forgotten
+        return False
+
     def _completion(self, caller: str, completion_id: str) -> Kept | None:
         return next(
             (

@@ -176,6 +176,33 @@ async def test_a_deleted_completion_is_gone_and_its_conversation_goes_on(store: 
     assert await store.history.find_pending("alice", ["c1"]) == [("c1", begun.turn)]
 
 
+@pytest.mark.parametrize(
+    "end",
+    [{}, {"status": "failed", "is_history": False}, {"status": "cancelled"}],
+    ids=["completed", "failed", "cancelled"],
+)
+async def test_a_response_is_deleted_however_it_ended_and_its_conversation_goes_on(
+    store: Store, end: dict[str, Any]
+) -> None:
+    await store.turn(**stored(1, is_listed=False), end=end)
+
+    assert not await store.library.delete_response("bob", "chatcmpl-1")
+    assert await store.library.delete_response("alice", "chatcmpl-1")
+
+    assert not await store.library.delete_response("alice", "chatcmpl-1")
+    assert await store.history.turn("alice", "chatcmpl-1") is None
+    assert await store.messages() == ([WHO.message, ANSWER.message] if end.get("is_history", True) else [])
+
+
+async def test_a_response_that_runs_or_kept_no_content_is_not_deleted(store: Store) -> None:
+    await store.turn(**stored(1, is_stored=False))
+    await store.history.begin(new_turn("conv_b", **stored(2)))
+
+    assert not await store.library.delete_response("alice", "chatcmpl-1")
+    assert not await store.library.delete_response("alice", "chatcmpl-2")
+    assert await store.history.turn("alice", "chatcmpl-2") is not None
+
+
 # --- conversations -------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,360 @@
+"""``/v1/responses``: the same teams, conversations and turns as chat completions, in the words of the newer API.
+
+Making a response and reading one are plain ASGI endpoints, because both can be streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.datastructures import QueryParams
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from proxy.errors import InvalidRequest, ResponseNotFound
+from proxy.exchange.asking import Ask
+from proxy.exchange.endings import entries_of
+from proxy.exchange.history import TurnRecord
+from proxy.exchange.references import References
+from proxy.exchange.service import Opened
+from proxy.routes.asked import (
+    answer_headers,
+    body_digest,
+    client_left,
+    idempotency_key,
+    is_retry,
+    is_side_task,
+    named_conversation,
+    on_disconnect,
+    told_events,
+    with_pseudonyms,
+)
+from proxy.routes.bodies import ClientLeft, first_of, headers_of, read_body
+from proxy.routes.dependencies import CallerDep, Services, ServicesDep, services_of
+from proxy.routes.keeping import EndUserDep, json_answer, may_see
+from proxy.routes.streaming import JSON_HEADERS, Connection, Headers, Patience, answer, stream
+from proxy.wire.conversations import items_of, list_body, part_of
+from proxy.wire.openai import encode
+from proxy.wire.queries import included, list_query, unknown_after
+from proxy.wire.responses.decoding import ResponsesRequest, decode_response_request
+from proxy.wire.responses.ids import turn_id_of
+from proxy.wire.responses.input import joined
+from proxy.wire.responses.options import (
+    Body,
+    Echo,
+    ResponseOptions,
+    decode_options,
+    encode_options,
+    response_body,
+)
+from proxy.wire.responses.refusals import problem_of_response, reworded
+from proxy.wire.responses.stream import ResponseBuilder, ResponseEncoder, response_of
+
+router = APIRouter(tags=["responses"])
+
+_WORDS = {
+    "max_completion_tokens": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+}
+"""What chat completions call otherwise, in the list of what was ignored."""
+_OURS = "conv_"
+"""How the ids of conversations begin that were made here; any other is the caller's own, and made on first use."""
+
+
+class Responses:
+    """``POST /v1/responses``: asks a team."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        services = services_of(scope)
+        headers = headers_of(scope)
+        caller = services.keys.caller(headers.get("authorization"))
+        connection = Connection(scope, receive, send)
+        try:
+            body = await read_body(receive, headers, limit_bytes=services.settings.max_body_bytes)
+            request = decode_response_request(body, max_items=services.settings.max_messages)
+            options = _options(services, headers, request)
+            ask = await _ask(services, caller, headers, body, request, options)
+            scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
+            opened = await _open(services, ask)
+            options = _options_of(opened, None if opened.is_replayed else options)
+            if request.background and not request.stream:
+                await _tell_begun(opened, options, connection, request.ignored)
+            else:
+                await _write(
+                    services, opened, options, connection, is_stream=request.stream, ignored=request.ignored
+                )
+        except ClientLeft:
+            scope["state"]["facts"].update(outcome="client_disconnect")
+
+
+class KeptResponse:
+    """``GET /v1/responses/{id}``: a response as it stands, or with ``stream=true`` its events.
+
+    ``starting_after`` is the ``sequence_number`` of the last event that the client saw; without, all of them come.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        services = services_of(scope)
+        headers = headers_of(scope)
+        caller = services.keys.caller(headers.get("authorization"))
+        query = QueryParams(scope["query_string"])
+        included(query.multi_items())
+        is_stream, after = _is_true(query, "stream"), _starting_after(query)
+        end_user = first_of(headers, services.settings.user_headers)
+        record = await _find(services, caller, end_user, scope["path_params"]["response_id"])
+        if not is_stream:
+            answer = json_answer(_body_of(record), conversation_id=record.conversation_id)
+            await answer(scope, receive, send)
+            return
+        opened = await services.exchange.attach(caller, record.id)
+        connection = Connection(scope, receive, send)
+        options = _options_of(opened, None)
+        await _write(services, opened, options, connection, is_stream=True, after=after)
+
+
+@router.delete("/v1/responses/{response_id}")
+async def delete(
+    response_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
+) -> Response:
+    """Forget a response; its conversation keeps what was said."""
+    record = await _find(services, caller, end_user, response_id)
+    if record.status == "running":
+        raise InvalidRequest("Cannot delete a response that is in progress; cancel it first.")
+    if not await services.library.delete_response(caller, record.id):
+        raise ResponseNotFound(response_id)
+    return json_answer({"id": response_id, "object": "response", "deleted": True})
+
+
+@router.post("/v1/responses/{response_id}/cancel")
+async def cancel(
+    response_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
+) -> Response:
+    """Stop a response wherever it runs; one that has ended is returned as it is."""
+    record = await _find(services, caller, end_user, response_id)
+    if record.status == "running":
+        record = await services.exchange.cancel(caller, record.id)
+    return json_answer(_body_of(record), conversation_id=record.conversation_id)
+
+
+@router.get("/v1/responses/{response_id}/input_items")
+async def input_items(
+    response_id: str, request: Request, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
+) -> Response:
+    """List what the response was asked with, the newest first; what went before is its conversation's."""
+    pairs = request.query_params.multi_items()
+    query = list_query(pairs, order="desc")
+    included(pairs)
+    record = await _find(services, caller, end_user, response_id)
+    items = [
+        wired
+        for position, item in enumerate(record.input)
+        for wired in items_of(record.id, position, item, ())
+    ]
+    found = part_of(items, query, with_hidden=True)
+    if found is None:
+        raise unknown_after(query.after)
+    part, has_more = found
+    return json_answer(list_body([item.body for item in part], has_more=has_more))
+
+
+# --- asking --------------------------------------------------------------------------------------------------
+
+
+def _options(services: Services, headers: dict[str, str], request: ResponsesRequest) -> ResponseOptions:
+    return ResponseOptions(
+        id="",
+        created=0,
+        model=request.model,
+        logprobs=request.logprobs,
+        events=told_events(headers) or services.events_of(request.model),
+        hides_details=not services.settings.handoff_details,
+        response=request.echo,
+        sums_up_reasoning=request.sums_up_reasoning,
+    )
+
+
+async def _ask(
+    services: Services,
+    caller: str,
+    headers: dict[str, str],
+    body: bytes,
+    request: ResponsesRequest,
+    options: ResponseOptions,
+) -> Ask:
+    settings = services.settings
+    named, source = named_conversation(headers, settings.conversation_headers, request.metadata)
+    if request.conversation is not None:
+        named, source = request.conversation, "conversation-id"
+    end_user = request.safety_identifier or request.user or first_of(headers, settings.user_headers)
+    parent = None
+    if request.previous_response_id is not None:
+        # What cannot be an id of ours leads to no turn, and is refused as one that was not found.
+        parent = turn_id_of(request.previous_response_id) or request.previous_response_id
+    references = References(services.history, caller, end_user)
+    pieces = await references.resolved(request.said, parent=parent, conversation_id=request.conversation)
+    return Ask(
+        caller=caller,
+        model=request.model,
+        messages=joined(pieces),
+        end_user=end_user,
+        conversation_id=named,
+        id_source=source,
+        parameters=with_pseudonyms(
+            request.parameters,
+            caller,
+            safety_identifier=request.safety_identifier,
+            prompt_cache_key=request.echo.prompt_cache_key,
+        ),
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        parallel_tool_calls=request.parallel_tool_calls,
+        is_stored=request.store,
+        metadata=request.metadata,
+        options=encode_options(options if request.store else _without_content(options)),
+        body_digest=body_digest(body, "responses", named or "", end_user),
+        idempotency_key=idempotency_key(headers),
+        is_retry=is_retry(headers),
+        is_side=is_side_task(headers, settings),
+        on_disconnect="detach" if request.background else on_disconnect(headers),
+        parent=parent,
+        is_addition=request.conversation is not None,
+        must_exist=request.conversation is not None and request.conversation.startswith(_OURS),
+        instructions=request.instructions,
+        keeps_instructions=True,
+        in_background=request.background,
+        max_tool_calls=request.max_tool_calls,
+        list_name="input",
+    )
+
+
+def _without_content(options: ResponseOptions) -> ResponseOptions:
+    """Return what may be kept of the options when nothing of the content may be."""
+    return msgspec.structs.replace(options, response=Echo(store=False))
+
+
+async def _open(services: Services, ask: Ask) -> Opened:
+    try:
+        return await services.exchange.open(ask)
+    except InvalidRequest as error:
+        raise reworded(error) from None
+
+
+# --- answering -----------------------------------------------------------------------------------------------
+
+
+def _options_of(opened: Opened, given: ResponseOptions | None) -> ResponseOptions:
+    """Return what the encoders need, with the id and the time that the turn has; ``given`` if it just began."""
+    options = given or decode_options(opened.options)
+    # Side requests are answered by one model and not stored; of a team there is nothing to tell.
+    if opened.match == "side-request":
+        echo = msgspec.structs.replace(options.response, store=False)
+        options = msgspec.structs.replace(options, events="none", response=echo)
+    return msgspec.structs.replace(options, id=opened.turn_id, created=int(opened.created_at))
+
+
+async def _write(
+    services: Services,
+    opened: Opened,
+    options: ResponseOptions,
+    connection: Connection,
+    *,
+    is_stream: bool,
+    ignored: Sequence[str] = (),
+    after: int | None = None,
+) -> None:
+    facts = connection.scope["state"]["facts"]
+    facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
+    headers = _headers(opened, ignored)
+    patience = Patience(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
+    took_all = False
+    try:
+        if is_stream:
+            took_all = await stream(
+                opened.live,
+                ResponseEncoder(options, after=-1 if after is None else after),
+                headers,
+                connection,
+                patience,
+                is_resumed=after is not None,
+                told=problem_of_response,
+            )
+        else:
+            builder = ResponseBuilder(options)
+            took_all = await answer(
+                opened.live, builder, headers, connection, patience, told=problem_of_response
+            )
+    finally:
+        if not took_all:
+            client_left(opened.live, facts)
+
+
+async def _tell_begun(
+    opened: Opened, options: ResponseOptions, connection: Connection, ignored: Sequence[str]
+) -> None:
+    """Answer at once, while the turn runs on in the background."""
+    if opened.is_replayed and opened.live.is_finished:
+        body = response_of(options, opened.live.entries)
+    else:
+        body = response_body(options, "in_progress" if opened.is_replayed else "queued", output=[])
+    encoded = encode(body)
+    headers = [*_headers(opened, ignored), *JSON_HEADERS, (b"content-length", b"%d" % len(encoded))]
+    await connection.send({"type": "http.response.start", "status": 200, "headers": headers})
+    await connection.send({"type": "http.response.body", "body": encoded})
+
+
+def _headers(opened: Opened, ignored: Sequence[str]) -> Headers:
+    return answer_headers(opened, [*ignored, *(_WORDS.get(name, name) for name in opened.ignored)])
+
+
+# --- what is kept --------------------------------------------------------------------------------------------
+
+
+async def _find(services: Services, caller: str, end_user: str, given_id: str) -> TurnRecord:
+    turn_id = turn_id_of(given_id)
+    record = await services.history.turn(caller, turn_id) if turn_id is not None else None
+    if record is None or not record.is_stored or not may_see(end_user, record.end_user):
+        raise ResponseNotFound(given_id)
+    return record
+
+
+def _body_of(record: TurnRecord) -> Body:
+    """Return a kept turn as a response."""
+    options = decode_options(record.options)
+    echo = msgspec.structs.replace(options.response, metadata=dict(record.metadata))
+    options = msgspec.structs.replace(options, id=record.id, created=int(record.created_at), response=echo)
+    if record.status == "running":
+        return response_body(options, "in_progress", output=[])
+    return response_of(options, entries_of(record))
+
+
+def _is_true(query: QueryParams, name: str) -> bool:
+    match query.get(name, "").strip().lower():
+        case "" | "false":
+            return False
+        case "true":
+            return True
+        case _:
+            raise InvalidRequest(
+                f"Invalid type for '{name}': expected a boolean, but got a string instead.",
+                param=name,
+                code="invalid_type",
+            )
+
+
+def _starting_after(query: QueryParams) -> int | None:
+    given = query.get("starting_after", "").strip()
+    if not given:
+        return None
+    if not (given.isascii() and given.isdigit() and len(given) <= 12):
+        raise InvalidRequest(
+            "Invalid type for 'starting_after': expected an integer, but got a string instead.",
+            param="starting_after",
+            code="invalid_type",
+        )
+    return int(given)

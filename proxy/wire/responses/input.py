@@ -1,0 +1,170 @@
+"""The input of a response as messages.
+
+An answer is several items here and one message there: what an assistant said and called in a row becomes one message,
+and results stand behind the calls that they answer, wherever the client put them. What a client sends back of the
+agents' thoughts and of the server's own tools is passed over, because it is kept here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from proxy.errors import InvalidRequest
+from proxy.messages import (
+    AssistantMessage,
+    CustomToolCall,
+    FunctionCall,
+    Message,
+    RefusalPart,
+    TextPart,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+    text_of,
+)
+from proxy.wire.item_input import CallInput, MessageInput, OutputInput, message_of, output_of, typed
+from proxy.wire.refusals import clip, missing, not_among, too_long, unsupported_value
+from proxy.wire.responses.body import PASSED_OVER, READ_ITEMS, REFUSED_ITEMS, ItemReference
+
+
+class Reference(Struct, frozen=True):
+    """An item that is kept here; ``param`` is its place in the input."""
+
+    id: str
+    param: str
+
+
+Said = Message | Reference
+"""A piece of the input: a message with one thing in it, or a reference to such a piece."""
+
+
+def said_in(items: str | Sequence[dict[str, Any]], *, max_items: int) -> list[Said]:
+    """Return the pieces of the input in order.
+
+    Raises:
+        InvalidRequest: An item that is not of its type, or of a type that is not offered.
+    """
+    if isinstance(items, str):
+        return [UserMessage(content=items)]
+    if len(items) > max_items:
+        raise too_long("array", "input", max_items, len(items))
+    pieces = (_piece(item, f"input[{index}]") for index, item in enumerate(items))
+    return [piece for piece in pieces if piece is not None]
+
+
+def _piece(item: dict[str, Any], at: str) -> Said | None:
+    match _kind_of(item, at):
+        case "message":
+            return _message(item, at)
+        case "function_call":
+            call = typed(item, CallInput, at)
+            function = FunctionCall(call.name, call.arguments)
+            return AssistantMessage(content=None, tool_calls=[ToolCall(call.call_id, function)])
+        case "function_call_output":
+            result = typed(item, OutputInput, at)
+            return ToolMessage(result.call_id, output_of(result, at))
+        case "item_reference":
+            return Reference(typed(item, ItemReference, at).id, f"{at}.id")
+        case _:
+            return None
+
+
+def _kind_of(item: dict[str, Any], at: str) -> str:
+    kind = item.get("type")
+    if kind is None:
+        if item.keys() & {"role", "content"}:
+            return "message"
+        if "id" in item:
+            return "item_reference"
+        raise missing(f"{at}.type")
+    if not isinstance(kind, str):
+        raise InvalidRequest(
+            f"Invalid type for '{at}.type': expected a string.", param=f"{at}.type", code="invalid_type"
+        )
+    if kind in REFUSED_ITEMS:
+        raise unsupported_value(f"{at}.type", f"'{at}.type' does not support '{kind}' with this model.")
+    if kind not in READ_ITEMS and kind not in PASSED_OVER:
+        raise not_among(f"{at}.type", kind, READ_ITEMS + PASSED_OVER)
+    return kind
+
+
+def _message(item: dict[str, Any], at: str) -> Message:
+    if item.get("content", ...) is None or (item.get("content") == [] and item.get("role") == "assistant"):
+        # Null is what some clients send for nothing; chat completions take it too.
+        item = {**item, "content": ""}
+    message = message_of(typed(item, MessageInput, at), at)
+    match message:
+        case AssistantMessage(content=list()):
+            return _said_by_assistant(message)
+        case UserMessage(content=[TextPart(text=text)]):
+            return UserMessage(content=text)
+        case _:
+            return message
+
+
+def _said_by_assistant(message: AssistantMessage) -> AssistantMessage:
+    """Text is a string and a refusal stands beside it: the form in which every provider takes both."""
+    parts = message.content if isinstance(message.content, list) else []
+    text = "".join(part.text for part in parts if isinstance(part, TextPart))
+    refusal = "".join(part.refusal for part in parts if isinstance(part, RefusalPart))
+    return AssistantMessage(content=text or (None if refusal else ""), refusal=refusal or None)
+
+
+# --- pieces together -----------------------------------------------------------------------------------------
+
+
+def joined(pieces: Iterable[Message]) -> list[Message]:
+    """Return the messages: an assistant's pieces in a row as one, and results right behind their calls.
+
+    Raises:
+        InvalidRequest: A call that has no result.
+    """
+    whole: list[Message] = []
+    results: dict[str, ToolMessage] = {}
+    for piece in pieces:
+        if isinstance(piece, ToolMessage):
+            results.setdefault(piece.tool_call_id, piece)
+        last = whole[-1] if whole else None
+        if isinstance(piece, AssistantMessage) and isinstance(last, AssistantMessage):
+            whole[-1] = _merged(last, piece)
+        else:
+            whole.append(piece)
+    return _with_results(whole, results) if any(map(_calls_of, whole)) else whole
+
+
+def _merged(one: AssistantMessage, other: AssistantMessage) -> AssistantMessage:
+    said, more = _text(one), _text(other)
+    # What we sent of one turn already has the blank line between two texts at the head of the second.
+    text = said + ("\n\n" if said and more and not more.startswith("\n") else "") + more
+    refusal = (one.refusal or "") + (other.refusal or "")
+    calls = [*(one.tool_calls or ()), *(other.tool_calls or ())]
+    return AssistantMessage(
+        content=text or (None if calls or refusal else ""), refusal=refusal or None, tool_calls=calls or None
+    )
+
+
+def _text(message: AssistantMessage) -> str:
+    return text_of(message) if message.content else ""
+
+
+def _calls_of(message: Message) -> Sequence[ToolCall | CustomToolCall]:
+    return (message.tool_calls or ()) if isinstance(message, AssistantMessage) else ()
+
+
+def _with_results(messages: Sequence[Message], results: Mapping[str, ToolMessage]) -> list[Message]:
+    called = {call.id for message in messages for call in _calls_of(message)}
+    whole: list[Message] = []
+    for message in messages:
+        if isinstance(message, ToolMessage) and message.tool_call_id in called:
+            continue
+        whole.append(message)
+        for call in _calls_of(message):
+            if call.id not in results:
+                raise InvalidRequest(
+                    f"No tool output found for function call {clip(call.id)}.", param="input"
+                )
+            whole.append(results[call.id])
+    return whole

@@ -1,0 +1,170 @@
+"""Output items while they grow, in the shapes of the official API.
+
+What the server does itself (tools of the team, handoffs) is told as calls of an MCP server: every client knows these
+for something that was run elsewhere, shows them, and runs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from proxy.wire.responses.ids import item_id
+
+Body = dict[str, Any]
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+SERVER_LABEL = "handoff-proxy"
+
+
+class TextPart:
+    """A text of a message."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.logprobs: list[Any] = []
+
+    def body(self) -> Body:
+        """Return the part as it stands."""
+        return {
+            "type": "output_text",
+            "annotations": [],
+            "logprobs": list(self.logprobs),
+            "text": "".join(self.pieces),
+        }
+
+
+class RefusalPart:
+    """A refusal of a message."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+
+    def body(self) -> Body:
+        """Return the part as it stands."""
+        return {"type": "refusal", "refusal": "".join(self.pieces)}
+
+
+class MessageItem:
+    """What agents said."""
+
+    def __init__(self, turn_id: str, index: int) -> None:
+        self.id = item_id("msg", turn_id, index)
+        self.index = index
+        self.parts: list[TextPart | RefusalPart] = []
+        self.status: ItemStatus = "in_progress"
+
+    def body(self) -> Body:
+        """Return the item as it stands."""
+        return {
+            "id": self.id,
+            "type": "message",
+            "status": self.status,
+            "content": [part.body() for part in self.parts],
+            "role": "assistant",
+        }
+
+
+class ReasoningItem:
+    """What a model thought; as a summary where one was asked for."""
+
+    def __init__(self, turn_id: str, index: int, *, is_summary: bool) -> None:
+        self.id = item_id("rs", turn_id, index)
+        self.index = index
+        self.pieces: list[str] = []
+        self.is_summary = is_summary
+        self.status: ItemStatus = "in_progress"
+
+    def part(self) -> Body:
+        """Return its only part as it stands."""
+        return {
+            "type": "summary_text" if self.is_summary else "reasoning_text",
+            "text": "".join(self.pieces),
+        }
+
+    def body(self) -> Body:
+        """Return the item as it stands."""
+        parts = [self.part()] if self.pieces else []
+        body: Body = {
+            "id": self.id,
+            "type": "reasoning",
+            "summary": parts if self.is_summary else [],
+            "encrypted_content": None,
+            "status": self.status,
+        }
+        if not self.is_summary:
+            body["content"] = parts
+        return body
+
+
+class CallItem:
+    """A call of a function of the caller's, which the caller has to run."""
+
+    def __init__(self, turn_id: str, index: int, call_id: str, name: str) -> None:
+        self.id = item_id("fc", turn_id, index)
+        self.index = index
+        self.call_id = call_id
+        self.name = name
+        self.pieces: list[str] = []
+        self.status: ItemStatus = "in_progress"
+
+    @property
+    def arguments(self) -> str:
+        """JSON text, as far as it came."""
+        return "".join(self.pieces)
+
+    def body(self) -> Body:
+        """Return the item as it stands."""
+        return {
+            "id": self.id,
+            "type": "function_call",
+            "status": self.status,
+            "arguments": self.arguments,
+            "call_id": self.call_id,
+            "name": self.name,
+        }
+
+
+class ServerCallItem:
+    """Something that the server did itself: it needs nobody's answer."""
+
+    def __init__(self, turn_id: str, index: int, name: str, arguments: str) -> None:
+        self.id = item_id("mcp", turn_id, index)
+        self.index = index
+        self.name = name
+        self.arguments = arguments
+        self.output: str | None = None
+        self.error: str | None = None
+        self.status: Literal["in_progress", "completed", "failed"] = "in_progress"
+
+    def body(self) -> Body:
+        """Return the item as it stands."""
+        return {
+            "id": self.id,
+            "type": "mcp_call",
+            "status": self.status,
+            "approval_request_id": None,
+            "arguments": self.arguments if self.status != "in_progress" else "",
+            "error": _error(self.error),
+            "name": self.name,
+            "output": self.output,
+            "server_label": SERVER_LABEL,
+        }
+
+
+OutputItem = MessageItem | ReasoningItem | CallItem | ServerCallItem
+
+
+def json_arguments(shown: str) -> str:
+    """Return the arguments of a server call as JSON text, which clients parse; what was cut is told as a text."""
+    try:
+        msgspec.json.decode(shown)
+    except (msgspec.DecodeError, RecursionError):
+        return msgspec.json.encode({"text": shown}).decode() if shown else "{}"
+    return shown
+
+
+def _error(message: str | None) -> Body | None:
+    if message is None:
+        return None
+    return {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": message}]}

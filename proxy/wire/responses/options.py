@@ -1,0 +1,161 @@
+"""What an encoder of responses has to know beside the events, and the Response object that it makes of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from proxy.events import Failed
+from proxy.messages import EventsMode, Usage
+from proxy.wire.errors import problem_of
+from proxy.wire.responses.ids import response_id
+
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+Body = dict[str, Any]
+
+
+class Echo(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a response repeats of its request, in the words of the wire. The defaults are the official ones."""
+
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    conversation: str | None = None
+    tools: list[Body] = []
+    tool_choice: str | Body = "auto"
+    parallel_tool_calls: bool = True
+    text: Body = msgspec.field(default_factory=lambda: {"format": {"type": "text"}, "verbosity": "medium"})
+    reasoning: Body = msgspec.field(default_factory=lambda: {"effort": None, "summary": None})
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_logprobs: int = 0
+    max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
+    truncation: str = "disabled"
+    metadata: dict[str, str] = {}
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    background: bool = False
+    store: bool = True
+
+
+class ResponseOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Kept with the turn, so that it can be encoded again.
+
+    The first keys are those of ``completions.AnswerOptions``: a turn begun on one API can be told on the other.
+    """
+
+    id: str
+    """The turn's."""
+    created: int
+    model: str
+    logprobs: bool = False
+    events: EventsMode = "none"
+    hides_details: bool = False
+    response: Echo = Echo()
+    sums_up_reasoning: bool = False
+    """Thoughts are told as a summary, which is where most clients look for them."""
+
+
+encode_options = msgspec.json.Encoder().encode
+decode_options = msgspec.json.Decoder(ResponseOptions).decode
+
+
+def response_body(
+    options: ResponseOptions,
+    status: Status,
+    *,
+    output: list[Body],
+    usage: Usage | None = None,
+    error: Body | None = None,
+    incomplete: str | None = None,
+    completed_at: float | None = None,
+    summary: Struct | None = None,
+) -> Body:
+    """Return the Response object, every field of it present; null where nothing was set or is known."""
+    echo = options.response
+    body: Body = {
+        "id": response_id(options.id),
+        "object": "response",
+        "created_at": options.created,
+        "status": status,
+        "background": echo.background,
+        "completed_at": None if completed_at is None else int(round(completed_at, 3)),
+        "conversation": None if echo.conversation is None else {"id": echo.conversation},
+        "error": error,
+        "frequency_penalty": 0.0,
+        "incomplete_details": None if incomplete is None else {"reason": incomplete},
+        "instructions": echo.instructions,
+        "max_output_tokens": echo.max_output_tokens,
+        "max_tool_calls": echo.max_tool_calls,
+        "model": options.model,
+        "output": output,
+        "parallel_tool_calls": echo.parallel_tool_calls,
+        "presence_penalty": 0.0,
+        "previous_response_id": echo.previous_response_id,
+        "prompt_cache_key": echo.prompt_cache_key,
+        "prompt_cache_retention": echo.prompt_cache_retention,
+        "reasoning": echo.reasoning,
+        "safety_identifier": echo.safety_identifier,
+        "service_tier": "default",
+        "store": echo.store,
+        "temperature": echo.temperature,
+        "text": echo.text,
+        "tool_choice": echo.tool_choice,
+        "tools": echo.tools,
+        "top_logprobs": echo.top_logprobs,
+        "top_p": echo.top_p,
+        "truncation": echo.truncation,
+        "usage": None if usage is None else usage_body(usage),
+        "user": echo.user,
+        "metadata": echo.metadata,
+        **_UNSET,
+    }
+    if summary is not None:
+        body["handoff"] = summary
+    return body
+
+
+_UNSET: Body = dict.fromkeys(
+    (
+        "access_programs",
+        "image",
+        "input_transformations",
+        "moderation",
+        "prompt",
+        "prompt_cache_diagnostics",
+        "prompt_cache_options",
+        "tool_usage",
+    )
+)
+"""Fields of the official API that nothing here ever sets."""
+
+
+def usage_body(usage: Usage) -> Body:
+    """Return the usage as a response tells it."""
+    return {
+        "input_tokens": usage.prompt,
+        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
+        "output_tokens": usage.completion,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "total_tokens": usage.total,
+    }
+
+
+def error_body(failed: Failed) -> Body:
+    """Return the error of a failed response; ``type`` is our own code.
+
+    The official codes are a closed set, and clients run a response again unless the code tells that its input was
+    wrong. So that one stands wherever a repeat would do harm or cannot help.
+    """
+    problem = problem_of(failed)
+    if not failed.is_repeatable:
+        code = "invalid_prompt"
+    elif problem.status == 429:
+        code = "rate_limit_exceeded"
+    else:
+        code = "server_error"
+    return {"code": code, "message": failed.message, "param": problem.param, "type": failed.code}
