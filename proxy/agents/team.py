@@ -135,7 +135,7 @@ class AgentTeam:
             team=facts.part_of or facts.name,
             turn=turn,
             sink=sink,
-            limits=facts.limits,
+            limits=_within(facts.limits, turn.max_tool_calls),
             data_dir=facts.data_dir,
             max_tool_result_bytes=facts.max_tool_result_bytes,
             max_client_tools=facts.max_client_tools,
@@ -159,6 +159,13 @@ class AgentTeam:
             return await speaker.speak(self._floors[turn_id])
 
         return speak
+
+
+def _within(limits: Limits, max_tool_calls: int | None) -> Limits:
+    """Return the limits of a turn whose caller allows only so many calls of the server's tools."""
+    if max_tool_calls is None or max_tool_calls >= limits.max_tool_calls:
+        return limits
+    return limits.model_copy(update={"max_tool_calls": max_tool_calls})
 
 
 class SideTeam:
