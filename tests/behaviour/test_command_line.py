@@ -252,21 +252,22 @@ def test_a_database_of_a_newer_version_is_left_alone(run: Any, tmp_path: Path, a
 async def test_the_first_lines_tell_people_what_is_served_where_and_the_log_tells_it_in_facts(
     tmp_path: Path,
 ) -> None:
-    async with command("serve", "--port", "0", folder=tmp_path) as serving:
+    (tmp_path / "library.yaml").write_text(TEAM)
+    async with command("serve", "--port=0", "--teams=library.yaml", folder=tmp_path) as serving:
         url = await serving.url()
         async with AsyncOpenAI(base_url=url, api_key="any") as client:
-            assert [model.id async for model in client.models.list()][0] == "acme-support"
+            assert (await client.models.retrieve("library")).id == "library"
         serving.signal(signal.SIGTERM)
         assert await serving.ended() == 0
 
     assert serving.out.lines == [
         f"handoff-proxy {VERSION} listens on {url}",
-        "  teams: acme-support",
+        "  teams: library",
         "  model default: the offline demonstration",
     ]
     (line,) = [line for line in serving.log if line["message"] == "serving"]
     assert line["level"] == "INFO"
-    assert (line["url"], line["teams"], line["version"]) == (url, ["acme-support"], VERSION)
+    assert (line["url"], line["teams"], line["version"]) == (url, ["library"], VERSION)
     assert line["models"] == {"default": "the offline demonstration"}
     assert {"time", "level", "logger", "message"} <= set.intersection(*(set(line) for line in serving.log))
     assert "color_message" not in serving.err.text
