@@ -150,7 +150,7 @@ class _Use:
 class Narrator:
     """Follows one turn; it has to be given every event in order, except that further text of an agent may be left out.
 
-    ``hides_details`` keeps what models and tools wrote (arguments, results, errors, reasons) out of it.
+    ``hides_details`` keeps what models and tools wrote (thoughts, arguments, results, errors, reasons) out of it.
     """
 
     def __init__(self, mode: EventsMode, *, hides_details: bool = False, has_status: bool = False) -> None:
@@ -215,7 +215,7 @@ class Narrator:
 
     def _thinks(self, text: str) -> Note | None:
         speaks = self._speaks()
-        if not self._has_reasoning:
+        if not self._has_reasoning or self._hides_details:
             return speaks
         return Note(speaks.noted if speaks else None, self._joints.join(text))
 

@@ -1,0 +1,155 @@
+"""Which pages may read answers, which may ask at all, and by which names the server is called."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.routes.browsers import Visitors
+from proxy.routes.paths import served_path
+
+OPEN = Visitors(hosts=["127.0.0.1"])
+"""A server as it is without any setting."""
+HERE = "127.0.0.1:8000"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://localhost",
+        "http://localhost:3000",
+        "https://localhost:8443",
+        "HTTP://LocalHost:3000",
+        "http://127.0.0.1:5173",
+        "http://127.7.3.1",
+        "http://[::1]:3000",
+        "http://tauri.localhost",
+        "http://app.localhost:1234",
+    ],
+)
+def test_pages_of_this_machine_are_welcome(origin: str) -> None:
+    assert OPEN.is_welcome(origin, HERE)
+    assert OPEN.may_ask(origin, HERE)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "file://",
+        "https://evil.example",
+        "http://localhost.evil.example",
+        "http://127.0.0.1.evil.example",
+        "http://evil.example#localhost",
+        "http://localhost@evil.example",
+        "http://evil.example:80@localhost",
+        "http://evillocalhost",
+        "http://128.0.0.1",
+        "http://0.0.0.0:3000",
+        "http://10.0.0.1:3000",
+        "http://[::2]:3000",
+        "http://127.0.0.1:3000/",
+        "http://127.0.0.1:3000 http://evil.example",
+        "ftp://localhost",
+        "chrome-extension://abcdefgh",
+        "localhost",
+        "http://",
+    ],
+)
+def test_other_pages_are_not(origin: str) -> None:
+    assert not OPEN.is_welcome(origin, HERE)
+    assert not OPEN.may_ask(origin, HERE)
+
+
+def test_pages_that_the_server_serves_itself_are_welcome() -> None:
+    assert OPEN.is_welcome("http://192.168.1.5:8000", "192.168.1.5:8000")
+    assert OPEN.is_welcome("https://Chat.example.com", "chat.example.COM")
+    assert not OPEN.is_welcome("http://192.168.1.5:8001", "192.168.1.5:8000")
+    assert not OPEN.is_welcome("http://192.168.1.5", "192.168.1.5:8000")
+
+
+def test_configured_pages_are_welcome() -> None:
+    visitors = Visitors(origins=["https://Chat.example.com", "tauri://localhost", "null"])
+
+    for origin in ("https://chat.example.com", "tauri://localhost", "null", "http://localhost:1"):
+        assert visitors.is_welcome(origin, HERE)
+    for origin in ("http://chat.example.com", "https://chat.example.com:444", "https://a.chat.example.com"):
+        assert not visitors.is_welcome(origin, HERE)
+
+
+def test_a_star_lets_everybody_in() -> None:
+    visitors = Visitors(origins=["*"])
+
+    assert visitors.is_welcome("https://evil.example", HERE)
+    assert visitors.is_welcome("null", HERE)
+
+
+def test_where_keys_are_needed_every_page_may_ask_but_only_welcome_ones_may_read() -> None:
+    visitors = Visitors(needs_keys=True)
+
+    assert visitors.may_ask("https://evil.example", HERE)
+    assert not visitors.is_welcome("https://evil.example", HERE)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "localhost",
+        "localhost:8000",
+        "LOCALHOST:8000",
+        "127.0.0.1:8000",
+        "127.0.0.1",
+        "[::1]:8000",
+        "192.168.1.5:8000",
+        "10.0.2.2:8000",
+        "host.docker.internal:8000",
+        "host.containers.internal",
+        "proxy.localhost:8000",
+    ],
+)
+def test_addresses_and_names_that_nobody_can_buy_are_known(host: str) -> None:
+    assert OPEN.knows(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8000",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "internal.example",
+        "x",
+    ],
+)
+def test_names_that_may_be_anybodys_are_not(host: str) -> None:
+    assert not OPEN.knows(host)
+
+
+def test_names_are_known_when_configured_when_keys_are_needed_and_on_other_addresses() -> None:
+    assert Visitors(hosts=["Chat.example.com"]).knows("chat.example.com:8000")
+    assert Visitors(hosts=["*"]).knows("evil.example")
+    assert Visitors(needs_keys=True).knows("evil.example")
+    assert Visitors(is_local=False).knows("evil.example")
+
+
+@pytest.mark.parametrize(
+    ("path", "served"),
+    [
+        ("/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("//v1/chat/completions//", "/v1/chat/completions"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/chat/completions/chatcmpl-1/stream", "/v1/chat/completions/chatcmpl-1/stream"),
+        ("/models", "/v1/models"),
+        ("/models/acme-support/SalesAgent/", "/v1/models/acme-support/SalesAgent"),
+        ("/modelsx", "/modelsx"),
+        ("/chat", "/chat"),
+        ("/health/", "/health"),
+        ("/", "/"),
+        ("", "/"),
+        ("///", "/"),
+    ],
+)
+def test_a_path_is_served_however_it_is_written(path: str, served: str) -> None:
+    assert served_path(path) == served
