@@ -98,7 +98,7 @@ def migrate(**flags: Any) -> None:
 def check(path: Path | None) -> None:
     """Check a team file, or a folder of them, without serving.
 
-    Without PATH, those of PROXY_TEAMS or the bundled team. Ends with 0 when they can be served, and with 1 when they
+    Without PATH, those of PROXY_TEAMS or the bundled teams. Ends with 0 when they can be served, and with 1 when they
     have mistakes: one line for each, with file and line.
     """
     with _complaints():

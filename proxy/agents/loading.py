@@ -1,4 +1,4 @@
-"""Team files loaded: a file, a folder of them, or the bundled team, with every mistake told at once.
+"""Team files loaded: a file, a folder of them, or the bundled teams, with every mistake told at once.
 
 A mistake is one line, ``file:line:column: where: what``, with the nearest right name where there is one. No line
 holds what an environment variable held, or a key.
@@ -35,7 +35,8 @@ CheckComponent = Callable[[str, ComponentModel], object]
 """Raises ``ConfigurationError``, without values of the config, for a component that cannot be used. It is given the
 model's name."""
 
-BUNDLED = Path(__file__).parent / "bundled" / "acme-support.yaml"
+BUNDLED = Path(__file__).parent / "bundled"
+"""The folder of the teams that come with the program, beside the scripts that play them without a model."""
 DEFAULT_MODEL = "default"
 
 _OPENAI = "https://api.openai.com/v1"
@@ -88,7 +89,7 @@ def load_teams(
     import_tool: ImportTool,
     check_component: CheckComponent | None = None,
 ) -> LoadedTeams:
-    """Load a team file, the files of a folder (``*.yaml``, ``*.yml``) as one, or the bundled team for None.
+    """Load a team file, the files of a folder (``*.yaml``, ``*.yml``) as one, or the bundled teams for None.
 
     ``known_tools`` are the names of built-in tools. ``import_tool`` is called once for each function path, with the
     folder of the team files, and ``check_component`` for each AutoGen component; both raise ``ConfigurationError`` for
@@ -159,6 +160,8 @@ def _files(path: Path, mistakes: Mistakes) -> list[Path]:
 
 
 def _is_team_file(file: Path) -> bool:
+    if file.parent == BUNDLED and file.name.endswith(".demo.yaml"):
+        return False
     # Hidden entries are left behind by editors, and by mounted ConfigMaps.
     return file.suffix in (".yaml", ".yml") and not file.name.startswith(".") and not file.is_dir()
 

@@ -144,6 +144,26 @@ def test_the_bundled_team_is_loaded_when_no_path_is_given() -> None:
     assert all(handoff.when for agent in team.agents.values() for handoff in agent.handoffs)
 
 
+def test_all_bundled_teams_are_served_and_the_scripts_beside_them_are_not_taken_for_teams() -> None:
+    teams = load(None).definitions.teams
+
+    assert {name: list(team.agents) for name, team in teams.items()} == {
+        "acme-support": ["TriageAgent", "SalesAgent", "IssuesAndRepairsAgent"],
+        "assistant": ["Assistant"],
+        "business-insights": ["PlanningAgent", "DataAgent", "ReportAgent"],
+    }
+    assert teams["business-insights"].limits.max_model_calls == 40
+
+
+def test_a_folder_of_ones_own_may_name_its_files_as_it_likes(write: Write) -> None:
+    path = write(SHOP)
+
+    (path.parent / "shop.demo.yaml").write_text(path.read_text())
+    path.unlink()
+
+    assert list(load(path.parent).definitions.teams) == ["shop"]
+
+
 # --- the default model ---------------------------------------------------------------------------------------
 
 
@@ -318,12 +338,18 @@ def test_a_report_tells_what_was_found() -> None:
 
     assert report.problems == ()
     assert report.summary == (
-        "1 team, 3 agents, 3 tools, 1 model",
+        "3 teams, 7 agents, 9 tools, 1 model",
         "model default: the offline demonstration",
         "team acme-support",
         "  TriageAgent (entry): asks default; hands over to SalesAgent, IssuesAndRepairsAgent",
         "  SalesAgent: asks default; uses execute_order; hands over to TriageAgent",
         "  IssuesAndRepairsAgent: asks default; uses look_up_item, execute_refund; hands over to TriageAgent",
+        "team assistant",
+        "  Assistant (entry): asks default; uses get_weather, get_time, calculate, get_stock_price, search_web",
+        "team business-insights",
+        "  PlanningAgent (entry): asks default; hands over to DataAgent",
+        "  DataAgent: asks default; uses query_sales, calculate; hands over to ReportAgent",
+        "  ReportAgent: asks default; uses calculate; hands over to DataAgent, PlanningAgent",
     )
 
 

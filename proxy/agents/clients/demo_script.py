@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ SIDE = "side"
 _MAX_FILLED = 200
 """Characters of one value filled into a text."""
 _Pattern = Annotated[str, Field(min_length=1)]
+_PATTERNS = ("said", "asked", "said_before", "told_before", "result", "given_before")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Rule(_Closed):
 
     Without ``after`` a rule holds only when the agent has not just been given a tool's result. A rule whose calls
     are not offered, or were made already since the user's last words, does not hold. Named groups of the patterns
-    can be filled in as ``{name}``, beside ``{agent}``, ``{team}`` and ``{words}``, the user's last words.
+    can be filled in as ``{name}``, or ``{name:,}`` for an amount in groups of three digits, beside ``{agent}``,
+    ``{team}`` and ``{words}``, the user's last words.
     """
 
     said: _Pattern | None = None
@@ -66,6 +69,10 @@ class Rule(_Closed):
     """In anything that agents said, the newest first."""
     after: FunctionName | None = None
     result: _Pattern | None = None
+    given_before: _Pattern | None = None
+    """In what tools gave any agent since the user's last words, the oldest first."""
+    also: bool = False
+    """Rules with ``also`` that hold are taken together, up to the next rule without it."""
     say: str = ""
     call: tuple[Call, ...] = ()
 
@@ -74,16 +81,19 @@ class Rule(_Closed):
         if not self.say.strip() and not self.call:
             raise ValueError("a rule has to say or to call something")
         known = {"agent", "team", "words"}
-        for pattern in (self.said, self.asked, self.said_before, self.told_before, self.result):
+        for pattern in self._patterns():
             known |= _compiled(pattern).groupindex.keys() if pattern else set()
         texts = [self.say, *(str(value) for call in self.call for value in call.arguments.values())]
         if unknown := {name for text in texts for name in _PLACEHOLDER.findall(text)} - known:
             raise ValueError(f"no pattern of the rule captures {', '.join(sorted(unknown))}")
         return self
 
+    def _patterns(self) -> Sequence[str | None]:
+        return [getattr(self, key) for key in _PATTERNS]
+
     def matches(self, situation: Situation) -> dict[str, str] | None:
         """Return what the patterns captured, or None when the rule does not hold."""
-        if self.after != situation.after:
+        if self.after not in situation.results if self.after else situation.results:
             return None
         if any(call.name not in situation.offered or call.name in situation.called for call in self.call):
             return None
@@ -93,7 +103,8 @@ class Rule(_Closed):
             (self.asked, (situation.asked,)),
             (self.said_before, situation.user_texts),
             (self.told_before, situation.agent_texts),
-            (self.result, (situation.result,)),
+            (self.result, (situation.results.get(self.after or "", ""),)),
+            (self.given_before, (situation.given,)),
         ):
             if pattern is None:
                 continue
@@ -105,7 +116,10 @@ class Rule(_Closed):
 
 
 class AgentScript(_Closed):
-    """The rules of one agent: the first that holds decides. ``otherwise`` is said when none does."""
+    """The rules of one agent: the first that holds decides, with those beside it if it says ``also``.
+
+    ``otherwise`` is said when none holds.
+    """
 
     rules: tuple[Rule, ...] = ()
     otherwise: Annotated[str, Field(min_length=1)]
@@ -113,13 +127,22 @@ class AgentScript(_Closed):
     def reply(self, situation: Situation) -> Reply:
         """Decide what to say and to call."""
         builtin = {"agent": situation.agent, "team": situation.team, "words": situation.said}
+        texts: list[str] = []
+        calls: list[tuple[str, dict[str, object]]] = []
         for rule in self.rules:
+            if not rule.also and (texts or calls):
+                break
             captured = rule.matches(situation)
-            if captured is not None:
-                values = {**builtin, **captured}
-                calls = tuple((call.name, _arguments(call, values, situation.offered)) for call in rule.call)
-                return Reply(_filled(rule.say, values).strip(), calls)
-        return Reply(_filled(self.otherwise, builtin).strip())
+            if captured is None:
+                continue
+            values = {**builtin, **captured}
+            texts += [_filled(rule.say, values).strip()] if rule.say.strip() else []
+            calls += [(call.name, _arguments(call, values, situation.offered)) for call in rule.call]
+            if not rule.also:
+                break
+        if not texts and not calls:
+            return Reply(_filled(self.otherwise, builtin).strip())
+        return Reply("\n\n".join(texts), tuple(calls))
 
 
 class Script(_Closed):
@@ -137,7 +160,7 @@ class Script(_Closed):
             return data
         for script in _mappings(data.get("agents")):
             for rule in _items(script.get("rules")):
-                for key in ("said", "asked", "said_before", "told_before", "result"):
+                for key in _PATTERNS:
                     if isinstance(rule.get(key), str):
                         rule[key] = _with_parts(rule[key], parts)
         return data
@@ -168,7 +191,7 @@ def bundled_scripts() -> dict[str, Script]:
 
 # --- patterns and texts ---
 
-_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)(?::,)?\}")
 _PART = re.compile(r"\{([A-Z][A-Z_]*)\}")
 
 
@@ -197,6 +220,8 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
 
     def value(found: re.Match[str]) -> str:
         line = " ".join(values.get(found[1], found[0]).split())
+        if found[0].endswith(":,}") and re.fullmatch(r"-?\d+(\.\d+)?", line):
+            return f"{Decimal(line):,.2f}" if "." in line else f"{Decimal(line):,}"
         return line if len(line) <= _MAX_FILLED else f"{line[: _MAX_FILLED - 1]}…"
 
     return _PLACEHOLDER.sub(value, text)

@@ -1,0 +1,162 @@
+"""The bundled teams without a key: the demonstration speaks, and everything around it is real."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from proxy.tools.sales import FILE
+from tests.behaviour.asking import Caller, assistant, user
+from tests.behaviour.test_events import get, told
+from tests.fakes.services import FakeServices
+from tests.serving import Served, serve
+
+TWO_THINGS = "What's the weather in Tokyo and what's 15 + 27?"
+REPORT = "Generate a monthly business report for our sales performance"
+
+
+@pytest.fixture
+async def services() -> AsyncIterator[FakeServices]:
+    async with FakeServices() as made:
+        yield made
+
+
+@pytest.fixture
+async def served(tmp_path: Path, services: FakeServices) -> AsyncIterator[Served]:
+    url = services.url
+    async with serve(tmp_path, weather_url=url, geocoding_url=url, stock_url=url, searxng_url=url) as made:
+        yield made
+
+
+async def happened(served: Served, turn_id: str) -> list[dict[str, Any]]:
+    return told((await get(served, f"/turns/{turn_id}/events")).text)
+
+
+async def test_all_three_are_listed(served: Served) -> None:
+    listed = [model.id async for model in served.client().models.list()]
+
+    assert listed[:3] == ["acme-support", "assistant", "business-insights"]
+
+
+async def test_the_assistant_runs_two_tools_and_answers_from_both(served: Served) -> None:
+    completion = await Caller(served).completion([user(TWO_THINGS)], model="assistant")
+
+    events = await happened(served, completion.id)
+    tools = [event for event in events if event["type"].startswith("tool.")]
+    assert {event["data"]["name"] for event in tools} == {"get_weather", "calculate"}
+    assert [event["type"] for event in tools] == ["tool.started"] * 2 + ["tool.completed"] * 2
+    answer = completion.choices[0].message.content or ""
+    assert answer.endswith("The weather in Tokyo, Japan: 12.4 °C, overcast, wind 8.3 km/h.\n\n15 + 27 = 42")
+
+
+async def test_its_tools_run_side_by_side(served: Served, services: FakeServices) -> None:
+    both = asyncio.Barrier(2)
+
+    async def met(request: web.Request) -> web.StreamResponse:
+        # One after the other, the first would wait for ever.
+        await both.wait()
+        return web.json_response({}, status=500)
+
+    services.answer("/v1/search", met)
+    services.answer("/v8", met)
+
+    answer = await Caller(served).ask(
+        [user("The weather in Tokyo, and the price of AAPL?")], model="assistant"
+    )
+
+    assert answer.endswith(
+        "I could not find out the weather: the search for places answered with an error (status 500).\n\n"
+        "I could not find out the price: the quote service answered with an error (status 500)."
+    )
+
+
+async def test_without_network_the_assistant_says_so_and_answers_the_rest(
+    served: Served, services: FakeServices
+) -> None:
+    await services.__aexit__(None, None, None)
+    try:
+        answer = await Caller(served).ask([user(TWO_THINGS)], model="assistant")
+    finally:
+        await services.__aenter__()
+
+    assert answer.endswith(
+        "I could not find out the weather: the search for places could not be reached.\n\n15 + 27 = 42"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("What time is it in Tokyo?", " in Asia/Tokyo, on "),
+        ("What time is it in Narnia?", "there is no time zone 'Narnia'"),
+        (
+            "What is the stock price of AAPL?",
+            "Apple Inc. stands at 271.49 USD (1.97 % against the day before).",
+        ),
+        ("Search the web for roadrunners", 'I found "Result 1" (https://example.org/1): What stands at 1.'),
+        ("How much is 15% of 80?", "15% of 80 = 12"),
+        ("And 1/0?", "I could not work that out: something is divided by zero."),
+        ("Weather in Atlantis?", "no place named 'Atlantis' was found"),
+        ("Hello", "Ask me about the weather"),
+        ("Sing", "Without a language model I understand"),
+    ],
+)
+async def test_every_tool_of_the_assistant_can_be_asked_for(served: Served, words: str, answer: str) -> None:
+    assert answer in await Caller(served).ask([user(words)], model="assistant")
+
+
+# --- business-insights ---
+
+
+def december() -> dict[str, float]:
+    """The revenue of the last month, by product."""
+    revenue: dict[str, float] = {}
+    with FILE.open() as file:
+        for row in csv.DictReader(file):
+            if row["month"] == "2025-12":
+                revenue[row["product"]] = revenue.get(row["product"], 0) + float(row["revenue"])
+    return revenue
+
+
+async def test_a_report_goes_through_its_agents_and_holds_real_figures(served: Served) -> None:
+    completion = await Caller(served).completion([user(REPORT)], model="business-insights")
+
+    events = await happened(served, completion.id)
+    handoffs = [event["data"] for event in events if event["type"] == "handoff"]
+    assert [(handoff["from"], handoff["to"]) for handoff in handoffs] == [
+        ("PlanningAgent", "DataAgent"),
+        ("DataAgent", "ReportAgent"),
+    ]
+    assert "3. what stands out; 4. the report" in handoffs[0]["reason"]
+    asked = [json.loads(event["data"]["arguments"]) for event in events if event["type"] == "tool.started"]
+    assert [query["group_by"] for query in asked] == ["product", "region", "month"]
+    report = completion.choices[0].message.content or ""
+    revenue = december()
+    best = max(revenue, key=lambda product: revenue[product])
+    assert "# Monthly business report: 2025-12\n" in report
+    assert f"Sales came to **${sum(revenue.values()):,.2f}**" in report
+    assert f"| {best} | ${revenue[best]:,.2f} |" in report
+    assert "transfer" not in report.lower()
+
+
+async def test_the_next_question_is_planned_anew(served: Served) -> None:
+    caller = Caller(served)
+    messages = [user(REPORT)]
+    messages.append(assistant(await caller.ask(messages, model="business-insights")))
+
+    completion = await caller.completion(
+        [*messages, user("And how were sales in the West?")], model="business-insights"
+    )
+
+    speaking = [
+        event["agent"] for event in await happened(served, completion.id) if event["type"] == "agent.speaking"
+    ]
+    assert speaking[-1] == "ReportAgent"
+    assert "In the region West, sales of 2025-12 came to $" in (completion.choices[0].message.content or "")
