@@ -155,7 +155,7 @@ class _Reading:
         if resumed is not None:
             return resumed
         if known is None or known.head is None:
-            return self._begin(conversation_id, match, self._named_agent())
+            return self._begin(conversation_id, match, await self._agent_of_list())
         if self._ask.is_addition:
             chain = await self._history.chain(known.head)
             return self._go_on(conversation_id, match, chain, self._said, shown=())
@@ -165,6 +165,13 @@ class _Reading:
         if self._ask.id_source == "frontend-header" or self._is_first_again(chain[0]):
             return self._begin(conversation_id, match, None)
         return self._go_on(conversation_id, match, chain, self._said, shown=())
+
+    async def _agent_of_list(self) -> str | None:
+        """Return who answers a list that comes under an id of which nothing is known: who had the floor, if it is
+        known from before the client named it.
+        """
+        found = await self._find(None) if self._last >= 0 else None
+        return found.agent if found is not None else self._named_agent()
 
     def _is_first_again(self, first: ChainTurn) -> bool:
         """Whether the list is, word for word, what the conversation began with: its first answer is wanted anew."""

@@ -337,3 +337,18 @@ async def test_a_thousand_messages_are_recognised(served: Served, upstream: Fake
 
     assert (agent_of(upstream), caller.match) == ("sales", "fingerprint")
     assert len(upstream.requests[-1].body["messages"]) == 1 + 998 + 1 + 2 + 1 + 1
+
+
+async def test_a_client_that_names_the_conversation_only_later_keeps_its_agent(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    caller = Caller(served)
+    messages = await sold(caller, upstream)
+    upstream.reply(text("Ten"), text("Sold"))
+
+    await caller.ask([*messages, user("How much?")], headers={"X-Conversation-Id": "chat-1"})
+    assert (agent_of(upstream), caller.conversation) == ("sales", "chat-1")
+
+    await caller.ask([user("Deal")], headers={"X-Conversation-Id": "chat-1"})
+    assert agent_of(upstream) == "sales"
+    assert shape_of(upstream)[-3:] == ["user:How much?", "assistant:Ten", "user:Deal"]
