@@ -173,6 +173,11 @@ class TurnRecord:
     uses: Sequence[ModelUse]
     journal: bytes
 
+    @property
+    def was_run(self) -> bool:
+        """Whether agents worked at it; items that a caller adds to a conversation are a turn, too."""
+        return self.worker != ""
+
 
 class IdempotencyKeyTaken(Exception):
     """The caller already used the key; the turn can be read with ``turn_by_idempotency_key``."""

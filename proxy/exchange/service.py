@@ -229,10 +229,7 @@ class Exchange:
         Raises:
             CompletionNotFound: The caller has no such turn.
         """
-        record = await self._history.turn(caller, turn_id)
-        if record is None:
-            raise CompletionNotFound(turn_id)
-        return self._attach(record)
+        return self._attach(await self._turn(caller, turn_id))
 
     async def cancel(self, caller: str, turn_id: str) -> TurnRecord:
         """Stop a turn wherever it runs; what was said stays. Returns the turn as it stands afterwards.
@@ -240,9 +237,7 @@ class Exchange:
         Raises:
             CompletionNotFound: The caller has no such turn.
         """
-        record = await self._history.turn(caller, turn_id)
-        if record is None:
-            raise CompletionNotFound(turn_id)
+        record = await self._turn(caller, turn_id)
         live = self._lives.get(turn_id)
         if live is not None and live.task is not None:
             live.stop("requested")
@@ -250,6 +245,12 @@ class Exchange:
         elif record.status == "running":
             await self._history.request_cancel(caller, turn_id)
         return await self._history.turn(caller, turn_id) or record
+
+    async def _turn(self, caller: str, turn_id: str) -> TurnRecord:
+        record = await self._history.turn(caller, turn_id)
+        if record is None or not record.was_run:
+            raise CompletionNotFound(turn_id)
+        return record
 
     async def _repeated(self, ask: Ask) -> Opened | None:
         record: TurnRecord | None = None

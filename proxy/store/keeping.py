@@ -262,7 +262,7 @@ def _turn_row(conversation: Row[Any], new: Addition, now: float) -> dict[str, An
         "id": new.turn_id,
         "conversation": conversation.key,
         "parent": conversation.head,
-        "caller": "",
+        "caller": conversation.caller,
         "end_user": conversation.end_user,
         "team": conversation.team,
         "model": "",

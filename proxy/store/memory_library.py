@@ -196,7 +196,6 @@ class MemoryLibrary:
         )
         await self._history.finish(end)
         kept = self._history.turns[begun.turn]
-        _forget(kept)
         kept.inputs = len(items)
         _place(kept, dict(enumerate(items)))
         return [KeptItem(turn_id, position, item, tuple(calls.ids)) for position, item in enumerate(items)]

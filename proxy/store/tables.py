@@ -114,7 +114,7 @@ conversations = Table(
     sqlite_autoincrement=True,
 )
 
-# ``caller`` is who may ask for the turn by its id; nobody ("") when it is only a part of its conversation.
+# ``caller`` is who may ask for the turn by its id; nobody ("") when its answer was deleted.
 # ``head`` and ``parent`` are no foreign keys: whole conversations are deleted at once, and checking each of their
 # turns for children would make that slow.
 turns = Table(

@@ -247,7 +247,7 @@ def typed(value: Any, kind: type[S], at: str) -> S:
 
 
 def message_of(given: MessageInput, at: str) -> Message:
-    """Return the message; ``at`` is its place in the body."""
+    """Return the message, in the form that every provider takes; ``at`` is its place in the body."""
     if isinstance(given.content, str):
         content: str | list[Part] = given.content
     else:
@@ -283,7 +283,7 @@ def output_of(given: OutputInput, at: str) -> str | list[Part]:
         return given.output
     if not given.output:
         raise empty("array", f"{at}.output")
-    return _parts(given.output, "output", at)
+    return _plain(_parts(given.output, "output", at))
 
 
 def _result(given: OutputInput, calls: OpenCalls, at: str) -> ToolMessage:
@@ -293,11 +293,7 @@ def _result(given: OutputInput, calls: OpenCalls, at: str) -> ToolMessage:
             "its call, with nothing but other results in between.",
             param=f"{at}.call_id",
         )
-    if isinstance(given.output, str):
-        return ToolMessage(given.call_id, given.output)
-    if not given.output:
-        raise empty("array", f"{at}.output")
-    return ToolMessage(given.call_id, _plain(_parts(given.output, "output", at)))
+    return ToolMessage(given.call_id, output_of(given, at))
 
 
 def _parts(parts: Sequence[_Part], role: str, at: str) -> list[Part]:

@@ -361,6 +361,9 @@ async def test_a_chat_is_continued_through_its_items(served: Served, upstream: F
     )
     assert [word_of(item) for item in added.data] == ["user:Red", "assistant:Ten dollars"]
     assert (added.first_id, added.last_id, added.has_more) == (added.data[0].id, added.data[1].id, False)
+    turn_id = f"items_{added.first_id.split('_')[1]}"
+    with pytest.raises(openai.NotFoundError):
+        await caller.client.get(f"/chat/completions/{turn_id}/stream", cast_to=httpx2.Response)
     upstream.reply(text("Sold"), text("Sold again"))
 
     await caller.ask([user("Yes")], headers={"X-Conversation-Id": conversation})

@@ -356,7 +356,10 @@ async def test_items_are_appended_as_a_turn_of_the_agent_before(store: Store) ->
         (True, "sales", [WHO, ANSWER]),
         (False, "sales", [MORE]),
     ]
-    assert await store.history.turn("alice", added[0].turn_id) is None
+    record = await store.history.turn("alice", added[0].turn_id)
+    assert record is not None
+    assert (record.input, record.items, record.status, record.was_run) == ([MORE], [], "completed", False)
+    assert await store.history.turn("bob", added[0].turn_id) is None
 
 
 async def test_without_items_nothing_is_appended(store: Store) -> None:

@@ -18,8 +18,6 @@ from proxy.messages import (
     CustomToolCall,
     FunctionCall,
     Message,
-    RefusalPart,
-    TextPart,
     ToolCall,
     ToolMessage,
     UserMessage,
@@ -95,22 +93,7 @@ def _message(item: dict[str, Any], at: str) -> Message:
     if item.get("content", ...) is None or (item.get("content") == [] and item.get("role") == "assistant"):
         # Null is what some clients send for nothing; chat completions take it too.
         item = {**item, "content": ""}
-    message = message_of(typed(item, MessageInput, at), at)
-    match message:
-        case AssistantMessage(content=list()):
-            return _said_by_assistant(message)
-        case UserMessage(content=[TextPart(text=text)]):
-            return UserMessage(content=text)
-        case _:
-            return message
-
-
-def _said_by_assistant(message: AssistantMessage) -> AssistantMessage:
-    """Text is a string and a refusal stands beside it: the form in which every provider takes both."""
-    parts = message.content if isinstance(message.content, list) else []
-    text = "".join(part.text for part in parts if isinstance(part, TextPart))
-    refusal = "".join(part.refusal for part in parts if isinstance(part, RefusalPart))
-    return AssistantMessage(content=text or (None if refusal else ""), refusal=refusal or None)
+    return message_of(typed(item, MessageInput, at), at)
 
 
 # --- pieces together -----------------------------------------------------------------------------------------
