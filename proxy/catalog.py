@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
 
-from proxy.agents.definition import AgentDefinition, DemoModel, ModelDefinition, TeamDefinition, TeamsFile
+import msgspec
+
+from proxy.agents.definition import (
+    AgentDefinition,
+    ComponentModel,
+    DemoModel,
+    ModelDefinition,
+    OpenAIModel,
+    TeamDefinition,
+    TeamsFile,
+)
 from proxy.agents.registry import SIDE, Registry
 from proxy.messages import EventsMode
 from proxy.routes.dependencies import ListedTeam, ModelFacts
@@ -43,6 +55,7 @@ class TeamCatalog:
             description=team.description,
             context_length=_shortest(team.agents.values(), self._models),
             team=_listed(name, team.events, registry),
+            fingerprint=_fingerprint(name, team, self._models),
         )
 
     def _agent(self, team_name: str, name: str, team: TeamDefinition, registry: Registry) -> ModelFacts:
@@ -56,6 +69,7 @@ class TeamCatalog:
             description=agent.description,
             context_length=_shortest([agent], self._models),
             team=_listed(model, team.events, registry),
+            fingerprint=_fingerprint(model, team, self._models),
         )
 
     def _side(self, facts: ModelFacts) -> ModelFacts:
@@ -73,6 +87,23 @@ def _listed(model: str, events: EventsMode | None, registry: Registry) -> Listed
         takes_client_tools=any(agent.client_tools not in ("ignore", ()) for agent in agents),
         events=events,
     )
+
+
+def _fingerprint(model: str, team: TeamDefinition, models: Mapping[str, ModelDefinition]) -> str:
+    """Return what is the same as long as the team and its models are set up alike, whatever their keys are."""
+    names = sorted({name for agent in team.agents.values() for name in (agent.model, *agent.fallbacks)})
+    told = [model, team.model_dump(mode="json"), [(name, _set_up(models[name])) for name in names]]
+    return f"fp_{blake2b(msgspec.json.encode(told, order='sorted'), digest_size=5).hexdigest()}"
+
+
+def _set_up(model: ModelDefinition) -> Any:
+    match model:
+        case OpenAIModel():
+            return model.model_dump(mode="json", exclude={"api_key", "headers"})
+        case ComponentModel():
+            return [model.provider, model.config.get("model")]
+        case DemoModel():
+            return "demo"
 
 
 def _shortest(agents: Iterable[AgentDefinition], models: Mapping[str, ModelDefinition]) -> int | None:

@@ -41,10 +41,12 @@ class ReasoningDelta(Struct, frozen=True, tag="reasoning"):
     text: str
 
 
-class RefusalDelta(Struct, frozen=True, tag="refusal"):
+class RefusalDelta(Struct, frozen=True, omit_defaults=True, tag="refusal"):
     """A piece of a refusal."""
 
     text: str
+    logprobs: Any = None
+    """The wire's ``logprobs.refusal`` list for this piece, when asked for and given."""
 
 
 class ToolStarted(Struct, frozen=True, tag="tool_started"):

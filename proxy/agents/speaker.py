@@ -237,7 +237,7 @@ class Speaker:
                             floor.sink.emit(ReasoningDelta(delta.text))
                         elif type(delta) is RefusalPiece:
                             reply.refusal.append(delta.text)
-                            floor.sink.emit(RefusalDelta(delta.text))
+                            floor.sink.emit(RefusalDelta(delta.text, delta.logprobs))
                         elif type(delta) is Finished:
                             reply.finish_reason = delta.reason
                             usage, cost = delta.usage, delta.cost

@@ -44,6 +44,8 @@ class ModelFacts:
     context_length: int | None = None
     """Tokens that it can read; None when that is not known."""
     team: ListedTeam | None = None
+    fingerprint: str | None = None
+    """Changes when what answers under this id is set up differently."""
 
 
 class Catalog(Protocol):
@@ -76,6 +78,11 @@ class Services:
         facts = self.catalog.find(model)
         events = facts.team.events if facts is not None and facts.team is not None else None
         return events or self.settings.handoff_events
+
+    def fingerprint_of(self, model: str) -> str | None:
+        """Return what answers of this model tell about how it is set up."""
+        facts = self.catalog.find(model)
+        return facts.fingerprint if facts is not None else None
 
 
 def services_of(scope: Scope) -> Services:

@@ -118,7 +118,7 @@ class ChunkEncoder:
                 return [*self._role(content=""), self._text(event)]
             case RefusalDelta():
                 self._refused = True
-                return [*self._role(content=None, refusal=""), self._chunk(Delta(refusal=event.text))]
+                return [*self._role(content=None, refusal=""), self._refusal(event)]
             case ClientToolCall():
                 return [*self._role(content=None), *self._close_call(), *self._call(event)]
             case ClientToolArguments():
@@ -156,11 +156,19 @@ class ChunkEncoder:
         return self._head + encode(delta) + self._tail
 
     def _text(self, event: TextDelta) -> bytes:
-        delta = encode(Delta(content=self._joints.join(event.text)))
+        delta = Delta(content=self._joints.join(event.text))
         if event.logprobs is None or not self._options.logprobs:
-            return self._head + delta + self._tail
-        logprobs = encode(Logprobs(event.logprobs))
-        return b"".join((self._head, delta, b',"logprobs":', logprobs, self._logprobs_tail))
+            return self._chunk(delta)
+        return self._with_logprobs(delta, Logprobs(event.logprobs))
+
+    def _refusal(self, event: RefusalDelta) -> bytes:
+        delta = Delta(refusal=event.text)
+        if event.logprobs is None or not self._options.logprobs:
+            return self._chunk(delta)
+        return self._with_logprobs(delta, Logprobs(None, event.logprobs))
+
+    def _with_logprobs(self, delta: Delta, logprobs: Logprobs) -> bytes:
+        return b"".join((self._head, encode(delta), b',"logprobs":', encode(logprobs), self._logprobs_tail))
 
     def _call(self, event: ClientToolCall) -> list[bytes]:
         self._called = True

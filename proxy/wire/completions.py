@@ -91,6 +91,7 @@ class CompletionBuilder:
         self._text: list[str] = []
         self._refusal: list[str] = []
         self._logprobs: list[Any] = []
+        self._refusal_logprobs: list[Any] = []
         self._calls: dict[int, tuple[str, str, list[str]]] = {}
         self._ran_tools = False
         self._answer: Completion | Failed | None = None
@@ -111,6 +112,8 @@ class CompletionBuilder:
                     self._logprobs.extend(event.logprobs)
             case RefusalDelta():
                 self._refusal.append(event.text)
+                if event.logprobs is not None:
+                    self._refusal_logprobs.extend(event.logprobs)
             case ClientToolCall():
                 self._calls[event.index] = (event.call_id, event.name, [])
             case ClientToolArguments():
@@ -151,12 +154,18 @@ class CompletionBuilder:
             created=options.created,
             model=options.model,
             choices=[
-                Choice(0, self._message(), Logprobs(self._logprobs) if options.logprobs else None, reason),
+                Choice(0, self._message(), self._told_logprobs(), reason),
             ],
             usage=usage_body(closing.usage),
             handoff=summary or UNSET,
             **optional,
         )
+
+    def _told_logprobs(self) -> Logprobs | None:
+        """Those that were given; not every provider has them, and none is not the same as none told."""
+        if not self._options.logprobs or not (self._logprobs or self._refusal_logprobs):
+            return None
+        return Logprobs(self._logprobs or None, self._refusal_logprobs or None)
 
     def _message(self) -> AnswerMessage:
         calls = [

@@ -58,9 +58,9 @@ def usage_body(usage: Usage) -> UsageBody:
 
 
 class Logprobs(Struct, frozen=True):
-    """Log probabilities of the answer's tokens."""
+    """Log probabilities of the answer's tokens, or of those of a refusal."""
 
-    content: list[Any]
+    content: list[Any] | None
     refusal: list[Any] | None = None
 
 

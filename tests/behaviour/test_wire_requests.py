@@ -12,6 +12,19 @@ from tests.behaviour.wire import HELLO, Wire
 from tests.fakes.upstream import FakeUpstream, calls, error, text
 from tests.serving import Served
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture
+def served(open_shop: tuple[Served, FakeUpstream]) -> Served:
+    return open_shop[0]
+
+
+@pytest.fixture
+def upstream(open_shop: tuple[Served, FakeUpstream]) -> FakeUpstream:
+    return open_shop[1].forget()
+
+
 SCHEMA = {
     "type": "json_schema",
     "json_schema": {

@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.serving import Served
 
-HELLO = [{"role": "user", "content": "Hello"}]
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 
 
 class Wire:
@@ -108,7 +108,7 @@ class Socket:
         """Send a request; ``length`` announces another than the body's."""
         lines = [
             "POST /v1/chat/completions HTTP/1.1",
-            "Host: test",
+            "Host: 127.0.0.1",
             f"Content-Length: {len(body) if length is None else length}",
             *headers,
         ]

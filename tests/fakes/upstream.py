@@ -133,6 +133,12 @@ class FakeUpstream:
         """Add to the queue."""
         self._queue.extend(replies)
 
+    def forget(self) -> FakeUpstream:
+        """Begin anew for another test: without requests and without replies."""
+        self.requests.clear()
+        self._queue.clear()
+        return self
+
     async def received(self, count: int, within: float = 5.0) -> Received:
         """Wait until ``count`` requests came, and return that one."""
         async with asyncio.timeout(within):

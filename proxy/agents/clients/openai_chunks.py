@@ -177,11 +177,12 @@ class AnswerReader:
             if content:
                 if type(content) is str:
                     logprobs = choice.logprobs
-                    deltas.append(TextPiece(self._bounded(content), logprobs and _token_list(logprobs)))
+                    deltas.append(TextPiece(self._bounded(content), logprobs and _token_list(logprobs, "content")))
                 elif isinstance(content, list):
                     self._parts(content, deltas)
             if delta.refusal and isinstance(delta.refusal, str):
-                deltas.append(RefusalPiece(self._bounded(delta.refusal)))
+                told = choice.logprobs and _token_list(choice.logprobs, "refusal")
+                deltas.append(RefusalPiece(self._bounded(delta.refusal), told or None))
             if delta.tool_calls:
                 self.has_said = True
                 for call in delta.tool_calls:
@@ -266,8 +267,8 @@ def _count(holder: object, name: str) -> int | None:
     return int(value)
 
 
-def _token_list(logprobs: object) -> list[Any] | None:
-    tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
+def _token_list(logprobs: object, of: str) -> list[Any] | None:
+    tokens = logprobs.get(of) if isinstance(logprobs, dict) else None
     return tokens if isinstance(tokens, list) and tokens else None
 
 

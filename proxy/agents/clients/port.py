@@ -62,6 +62,7 @@ class RefusalPiece(Struct, frozen=True, gc=False):
     """A piece of a refusal; never empty."""
 
     text: str
+    logprobs: Any = None
 
 
 class CallPiece(Struct, frozen=True, gc=False):
