@@ -6,7 +6,7 @@ model by accident. Encoding gives back exactly what came in of them (absent stay
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -157,6 +157,15 @@ class FunctionMessage(Struct, frozen=True, omit_defaults=True, tag="function", t
 
 Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage
 
+# Where every message of a long list is looked at, ``type(message) is …`` takes a tenth of the time of isinstance,
+# which asks the metaclass of these classes. None of them has subclasses.
+_INSTRUCTIONS = (SystemMessage, DeveloperMessage)
+
+
+def is_instruction(message: Message) -> TypeGuard[SystemMessage | DeveloperMessage]:
+    """Whether the message tells an agent what to do, rather than being part of what was said."""
+    return type(message) in _INSTRUCTIONS
+
 
 def text_of(message: Message) -> str:
     """Return the text of a message: its string, or its text parts joined with line breaks; ``""`` if there is none.
@@ -164,7 +173,7 @@ def text_of(message: Message) -> str:
     A refusal counts as text.
     """
     content = message.content
-    if isinstance(content, str):
+    if type(content) is str:
         return content
     if not content:
         return (message.refusal or "") if isinstance(message, AssistantMessage) else ""

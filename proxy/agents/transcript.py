@@ -20,6 +20,8 @@ from proxy.messages import (
     SystemMessage,
     ToolCall,
     ToolMessage,
+    UserMessage,
+    is_instruction,
     text_of,
 )
 
@@ -38,9 +40,9 @@ def messages_for(
     instructions, those that the conversation keeps, and the client's of this turn, in this order.
     """
     said = [item.message for item in context]
-    kept = [message for message in said if isinstance(message, SystemMessage | DeveloperMessage)]
+    kept = [message for message in said if is_instruction(message)]
     if kept:
-        said = [message for message in said if not isinstance(message, SystemMessage | DeveloperMessage)]
+        said = [message for message in said if not is_instruction(message)]
     told = "\n\n".join(text for text in (instructions, *map(text_of, kept), *map(text_of, overlay)) if text)
     chain: list[Message] = [SystemMessage(content=told)] if told else []
     chain.extend(said)
@@ -48,16 +50,21 @@ def messages_for(
     return closed(chain)
 
 
+def _calls_or_answers(message: Message) -> bool:
+    kind = type(message)
+    if kind is UserMessage or kind is SystemMessage:
+        return False
+    if isinstance(message, AssistantMessage):
+        return bool(message.tool_calls or message.function_call)
+    return kind is ToolMessage or kind is FunctionMessage
+
+
 def closed(chain: list[Message]) -> list[Message]:
     """Return the chain with an answer behind every call, and without answers to calls that nobody made.
 
     The usual chain has none of these troubles and comes back as it is.
     """
-    if not any(
-        isinstance(message, ToolMessage | FunctionMessage)
-        or (isinstance(message, AssistantMessage) and (message.tool_calls or message.function_call))
-        for message in chain
-    ):
+    if not any(map(_calls_or_answers, chain)):
         return chain
     mended: list[Message] = []
     at = 0

@@ -43,11 +43,12 @@ class Transcript:
 
     def add(self, message: Message) -> bytes | None:
         """Take a message; return the fingerprint if it is one at which one stands."""
-        if isinstance(message, UserMessage):
+        kind = type(message)
+        if kind is UserMessage:
             said = _said(text_of(message), is_assistant=False)
             if said:
-                self._hash.update(b"u%d:" % len(said) + said)
-        elif isinstance(message, ToolMessage):
+                self._hash.update(b"u%d:%b" % (len(said), said))
+        elif kind is ToolMessage:
             self._results += 1
         elif isinstance(message, AssistantMessage):
             return self.answer(text_of(message), is_call=bool(message.tool_calls or message.function_call))
@@ -58,7 +59,7 @@ class Transcript:
         said = _said(text, is_assistant=True)
         if not said and is_call:
             return None
-        self._hash.update(b"a%d:" % len(said) + said)
+        self._hash.update(b"a%d:%b" % (len(said), said))
         self.fingerprint = self._hash.digest()
         self._hash = blake2b(self.fingerprint, digest_size=_SIZE)
         self._results = 0

@@ -31,14 +31,15 @@ from proxy.messages import (
     SystemMessage,
     ToolCall,
     UserMessage,
+    is_instruction,
     text_of,
 )
 from proxy.turns import Team
 from proxy.wire.checking import misplaced_result
 from proxy.wire.responses.ids import response_id
 
-NEWEST = 512
-"""Boundaries of a list that are looked up at first; older ones only when none of these is known."""
+FIRST, FURTHER = 8, 512
+"""Boundaries of a list that are looked up at first, from the end; and at once, when none of those is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,8 @@ class Recall:
             InvalidRequest: Tool results that nobody waits for, or not all that are waited for; or no such turn to
                 go on from.
         """
-        overlay = [m for m in ask.messages if isinstance(m, SystemMessage | DeveloperMessage)]
-        said = [m for m in ask.messages if not isinstance(m, SystemMessage | DeveloperMessage)]
+        overlay = [message for message in ask.messages if is_instruction(message)]
+        said = [message for message in ask.messages if not is_instruction(message)]
         reader = _Reading(self._history, ask, team, overlay, said)
         if ask.parent is not None:
             return await reader.by_parent(ask.parent)
@@ -124,7 +125,10 @@ class _Reading:
         self._overlay = overlay
         self._said = said
         self._scope = scope_of(ask.caller, team.name, ask.end_user)
-        self._last = max((i for i, m in enumerate(said) if isinstance(m, AssistantMessage)), default=-1)
+        behind = range(len(said) - 1, -1, -1)
+        self._last = next((at for at in behind if isinstance(said[at], AssistantMessage)), -1)
+        self._transcript: Transcript | None = None
+        """All of the list, once it was gone through."""
 
     # --- the client named a turn ---
 
@@ -310,14 +314,15 @@ class _Reading:
             fingerprint = transcript.add(message)
             if fingerprint is not None:
                 found.append((index, fingerprint))
+        self._transcript = transcript
         return found
 
     async def _longest(
         self, boundaries: Sequence[tuple[int, bytes]], known: Conversation | None
     ) -> tuple[Place | None, int]:
-        end = len(boundaries)
+        end, size = len(boundaries), FIRST
         while end > 0:
-            chunk = boundaries[max(0, end - NEWEST) : end]
+            chunk = boundaries[max(0, end - size) : end]
             places = await self._history.find_places(
                 [fingerprint for _, fingerprint in chunk], conversation=known.key if known else None
             )
@@ -325,7 +330,7 @@ class _Reading:
             for index, fingerprint in reversed(chunk):
                 if fingerprint in by_fingerprint:
                     return by_fingerprint[fingerprint], index
-            end -= NEWEST
+            end, size = end - size, FURTHER
         return None, -1
 
     def _mark(self) -> bytes | None:
@@ -379,8 +384,10 @@ class _Reading:
 
     def _begin(self, conversation_id: str | None, match: Match, agent: str | None) -> Recalled:
         """Begin at the root, with all of the list as input."""
-        transcript = Transcript(self._scope)
-        transcript.extend(self._said)
+        transcript = self._transcript
+        if transcript is None:
+            transcript = Transcript(self._scope)
+            transcript.extend(self._said)
         return self._recalled(conversation_id, match, None, agent, [], self._said, transcript)
 
     def _recalled(
@@ -424,12 +431,12 @@ class _Reading:
 
 
 def _instructs(item: Item) -> bool:
-    return _instruction(item) is not None
+    return is_instruction(item.message)
 
 
 def _instruction(item: Item) -> SystemMessage | DeveloperMessage | None:
     """Return the item's message if it is one that instructs."""
-    return item.message if isinstance(item.message, SystemMessage | DeveloperMessage) else None
+    return item.message if is_instruction(item.message) else None
 
 
 def _no_parent(turn_id: str) -> InvalidRequest:

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from proxy.messages import AssistantMessage, DeveloperMessage, Message, SystemMessage, UserMessage, text_of
+from proxy.messages import AssistantMessage, Message, UserMessage, is_instruction, text_of
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,11 +45,11 @@ _RULES = load_rules()
 
 def is_side_request(messages: Sequence[Message]) -> bool:
     """Whether a list is worded like a known frontend's side request."""
-    system = [m for m in messages if isinstance(m, SystemMessage | DeveloperMessage)]
+    system = [message for message in messages if is_instruction(message)]
     places: dict[str, Sequence[Message]] = {
         "only-user": _only_user(messages),
         "last-user": [m for m in messages[-1:] if isinstance(m, UserMessage)],
-        "last-system": [m for m in messages[-1:] if isinstance(m, SystemMessage | DeveloperMessage)],
+        "last-system": [message for message in messages[-1:] if is_instruction(message)],
         "system": system,
     }
     return any(rule.matches(text_of(message)) for rule in _RULES for message in places[rule.place])

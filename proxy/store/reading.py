@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, literal_column, select
+from sqlalchemy import CTE, ColumnElement, Connection, Select, bindparam, literal_column, select
 
 from proxy.exchange.history import ChainTurn, Conversation, Place, TurnRecord
 from proxy.messages import Item
@@ -25,6 +25,7 @@ class Reading:
             _is("caller", conversations), _is("id", conversations)
         )
         self._chain = _chain()
+        self._chain_items = _chain_items()
         self._places = {is_within: _places(dialect, is_within=is_within) for is_within in (False, True)}
         self._last_answer = {is_within: _last_answer(is_within=is_within) for is_within in (False, True)}
         self._pending = {is_within: _pending(dialect, is_within=is_within) for is_within in (False, True)}
@@ -52,16 +53,12 @@ class Reading:
 
     def chain(self, connection: Connection, turn: int) -> list[ChainTurn]:
         """Return the turn and its ancestors, the root first; a parent's key is always the smaller."""
-        chain: list[ChainTurn] = []
-        said: list[Item] = []
-        # Unpacked, not asked for by name: a long conversation has a thousand rows.
-        for key, message, said_by, visible, *of_turn in connection.execute(self._chain, {"turn": turn}):
-            if not chain or chain[-1].turn != key:
-                said = []
-                chain.append(rows.to_chain_turn(key, said, *of_turn))
-            if message is not None:
-                said.append(rows.to_item(message, said_by, visible))
-        return chain
+        # All at once, and unpacked instead of asked for by name: a long conversation has a thousand rows.
+        told = connection.execute(self._chain, {"turn": turn}).all()
+        said: dict[int, list[Item]] = {row[0]: [] for row in told}
+        for key, message, said_by, visible in connection.execute(self._chain_items, {"turn": turn}).all():
+            said[key].append(rows.to_item(message, said_by, visible))
+        return [rows.to_chain_turn(key, said[key], *of_turn) for key, *of_turn in told]
 
     def places(
         self, connection: Connection, fingerprints: Sequence[bytes], conversation: int | None
@@ -145,20 +142,30 @@ def _conversation_id() -> ColumnElement[str]:
 
 
 def _chain() -> Select[Any]:
-    turn = turns.c
-    told = (
-        *(turn.key, turn.parent, turn.agent, turn.is_stored, turn.pending, turn.end_user, turn.fingerprint),
-        _conversation_id(),
-    )
-    chain = select(*told).where(turns.c.key == bindparam("turn")).cte("chain", recursive=True)
-    chain = chain.union_all(select(*told).join(chain, turns.c.key == chain.c.parent))
-    of = chain.c
+    of = turns.c
+    chain = _keys_of_chain()
     return (
-        select(of.key, items.c.message, items.c.agent, items.c.visible)
-        .add_columns(of.agent, of.is_stored, of.pending, of.conversation_id, of.end_user, of.fingerprint)
-        .outerjoin_from(chain, items, items.c.turn == chain.c.key)
-        .order_by(chain.c.key, items.c.position)
+        select(of.key, of.agent, of.is_stored, of.pending, _conversation_id(), of.end_user, of.fingerprint)
+        .join(chain, of.key == chain.c.key)
+        .order_by(of.key)
     )
+
+
+def _chain_items() -> Select[Any]:
+    # Apart from their turns: what is told of a turn would come again with each of its items.
+    of = items.c
+    chain = _keys_of_chain()
+    return (
+        select(of.turn, of.message, of.agent, of.visible)
+        .join(chain, of.turn == chain.c.key)
+        .order_by(of.turn, of.position)
+    )
+
+
+def _keys_of_chain() -> CTE:
+    of = turns.c
+    chain = select(of.key, of.parent).where(of.key == bindparam("turn")).cte("chain", recursive=True)
+    return chain.union_all(select(of.key, of.parent).join(chain, of.key == chain.c.parent))
 
 
 def _place(is_unique: ColumnElement[bool]) -> Select[Any]:
