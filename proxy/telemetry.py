@@ -11,6 +11,9 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 _TALKATIVE = (
     "alembic", "asyncio", "autogen_core", "autogen_core.events", "httpcore", "httpx", "openai",
     "sqlalchemy", "uvicorn.error",
+    # Searches, and the Rust libraries below them, which log through Python: addresses hold what people look for.
+    "cookie_store", "ddgs", "h2", "hickory_net", "hickory_proto", "hickory_resolver", "html5ever", "hyper",
+    "hyper_util", "primp", "reqwest", "rustls", "tokio", "tower", "tower_http",
 )  # fmt: skip
 
 

@@ -165,8 +165,8 @@ PIECES = [
 @example("round(9^1290, 100)")
 @example("*".join(["9^1290"] * 70))
 def test_nothing_but_a_tool_error_comes_out_and_soon(expression: str) -> None:
-    began = time.process_time()
+    began = time.thread_time()
     with suppress(ToolError):
         calculate(expression)
 
-    assert time.process_time() - began < 0.1
+    assert time.thread_time() - began < 0.1
