@@ -14,6 +14,7 @@ _PATHS = (
     (re.compile(r"\b(tools\[\d+\])\.function\b"), r"\1"),
     (re.compile(r"\bresponse_format\.json_schema\b"), "text.format"),
     (re.compile(r"\bresponse_format\b"), "text.format"),
+    (re.compile(r"\blogprobs\b"), "top_logprobs"),
 )
 
 
