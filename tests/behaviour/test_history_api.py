@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, cast
 
@@ -775,3 +776,20 @@ async def test_while_a_turn_runs_its_conversation_cannot_be_changed(
         assert busy.value.code == "conversation_busy"
         assert int(busy.value.response.headers["retry-after"]) >= 1
     await stream.close()
+
+
+async def test_what_is_older_than_it_may_be_is_gone_after_the_start(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    async with serve(tmp_path, upstream.base_url) as served:
+        caller = Caller(served)
+        kept = await stored(caller, upstream, "Hi")
+
+    async with serve(tmp_path, upstream.base_url, retention_days=1e-9) as served:
+        client = served.client()
+        async with asyncio.timeout(10):
+            while (await client.get("/conversations", cast_to=httpx2.Response)).json()["data"]:
+                await asyncio.sleep(0.01)
+
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.retrieve(kept.id)

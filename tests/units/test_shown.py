@@ -1,0 +1,97 @@
+"""What a client has seen of a chain, and what it asked with."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.exchange.history import ChainTurn
+from proxy.exchange.shown import asked_with, shown_of
+from proxy.messages import (
+    AssistantMessage,
+    FunctionCall,
+    Item,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+
+
+def call(call_id: str) -> ToolCall:
+    return ToolCall(call_id, FunctionCall("look", "{}"))
+
+
+def turn(*items: Item, pending: tuple[str, ...] = ()) -> ChainTurn:
+    return ChainTurn(turn=1, agent="sales", is_stored=True, items=items, pending=pending)
+
+
+ASKED = Item(UserMessage("Hi"))
+ANSWERED = Item(AssistantMessage("Hello"), "sales")
+CLOCK = SystemMessage("It is 10:00.")
+
+
+def test_agents_that_speak_in_one_turn_are_one_message_without_what_they_did() -> None:
+    chain = [
+        turn(
+            ASKED,
+            Item(AssistantMessage("One moment.", tool_calls=[call("hidden")]), "triage"),
+            Item(ToolMessage("hidden", "over"), "triage", visible=False),
+            Item(AssistantMessage(None, tool_calls=[call("h2")]), "sales", visible=False),
+            Item(ToolMessage("h2", "found"), "sales", visible=False),
+            Item(AssistantMessage("Which one?", tool_calls=[call("h3"), call("theirs")]), "sales"),
+            Item(ToolMessage("h3", "found"), "sales", visible=False),
+            pending=("theirs",),
+        ),
+        turn(Item(ToolMessage("theirs", "the red one")), ANSWERED),
+    ]
+
+    assert shown_of(chain) == [
+        UserMessage("Hi"),
+        AssistantMessage("One moment.\n\nWhich one?", tool_calls=[call("theirs")]),
+        ToolMessage("theirs", "the red one"),
+        AssistantMessage("Hello"),
+    ]
+
+
+def test_a_refusal_is_shown_as_one() -> None:
+    refused = AssistantMessage(None, refusal="No.")
+
+    assert shown_of([turn(ASKED, Item(refused, "sales"))]) == [UserMessage("Hi"), refused]
+
+
+def test_what_a_caller_added_is_shown_as_it_is() -> None:
+    added = [Item(AssistantMessage("One")), Item(AssistantMessage("Two"))]
+
+    assert shown_of([turn(*added)]) == [item.message for item in added]
+
+
+@pytest.mark.parametrize(
+    ("count", "instructions", "expected"),
+    [
+        pytest.param(3, [], [UserMessage("Hi"), AssistantMessage("Hello"), UserMessage("More")], id="all"),
+        pytest.param(1, [], [UserMessage("More")], id="what is new"),
+        pytest.param(2, [(0, CLOCK)], [CLOCK, UserMessage("More")], id="instructions and what is new"),
+        pytest.param(
+            4,
+            [(2, CLOCK)],
+            [UserMessage("Hi"), AssistantMessage("Hello"), CLOCK, UserMessage("More")],
+            id="instructions in between",
+        ),
+        pytest.param(
+            6,
+            [(0, CLOCK), (4, CLOCK)],
+            [CLOCK, UserMessage("Hi"), AssistantMessage("Hello"), CLOCK, UserMessage("More")],
+            id="more than is kept",
+        ),
+        pytest.param(0, [], [], id="nothing known"),
+    ],
+)
+def test_a_request_is_put_together_from_what_is_kept(
+    count: int, instructions: list[tuple[int, Message]], expected: list[Message]
+) -> None:
+    asked = asked_with(
+        [turn(ASKED, ANSWERED)], [Item(UserMessage("More"))], count=count, instructions=instructions
+    )
+
+    assert asked == expected

@@ -1,0 +1,87 @@
+"""The chain that agents are shown: one system message, and exactly one result behind every call."""
+
+from __future__ import annotations
+
+from proxy.agents.transcript import NOT_EXECUTED, messages_for
+from proxy.messages import (
+    AssistantMessage,
+    DeveloperMessage,
+    FunctionCall,
+    Item,
+    Message,
+    OpenCalls,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+
+
+def calling(*ids: str, text: str | None = None) -> AssistantMessage:
+    return AssistantMessage(text, tool_calls=[ToolCall(one, FunctionCall("look", "{}")) for one in ids])
+
+
+def chain(*messages: Message) -> list[Message]:
+    return messages_for("", [], [Item(message) for message in messages], [])
+
+
+def open_after(*messages: Message) -> list[str]:
+    calls = OpenCalls()
+    for message in messages:
+        calls.take(message)
+    return calls.ids
+
+
+def test_instructions_of_agent_conversation_and_client_are_one_message() -> None:
+    context: list[Message] = [
+        DeveloperMessage("Speak like a pirate."),
+        UserMessage("Hi"),
+        SystemMessage("Be kind."),
+    ]
+
+    assert messages_for("You are sales.", [SystemMessage("Be brief.")], [Item(m) for m in context], []) == [
+        SystemMessage("You are sales.\n\nSpeak like a pirate.\n\nBe kind.\n\nBe brief."),
+        UserMessage("Hi"),
+    ]
+
+
+def test_calls_that_were_kept_one_by_one_keep_all_their_results() -> None:
+    messages = (calling("a", text="Let me see."), calling("b"), ToolMessage("b", "B"), ToolMessage("a", "A"))
+
+    assert chain(*messages) == [
+        calling("a", "b", text="Let me see."),
+        ToolMessage("a", "A"),
+        ToolMessage("b", "B"),
+    ]
+    assert open_after(*messages) == []
+
+
+def test_calls_behind_other_words_are_calls_of_their_own() -> None:
+    messages = (calling("a"), calling("b", text="And now?"), ToolMessage("b", "B"))
+
+    assert chain(*messages) == [
+        calling("a"),
+        ToolMessage("a", NOT_EXECUTED),
+        calling("b", text="And now?"),
+        ToolMessage("b", "B"),
+    ]
+    assert open_after(*messages) == []
+
+
+def test_a_call_without_result_and_a_result_without_call_are_mended() -> None:
+    assert chain(ToolMessage("gone", "x"), calling("a", "b"), ToolMessage("b", "B"), UserMessage("Hi")) == [
+        calling("a", "b"),
+        ToolMessage("a", NOT_EXECUTED),
+        ToolMessage("b", "B"),
+        UserMessage("Hi"),
+    ]
+
+
+def test_only_the_newest_calls_are_open_and_only_until_somebody_speaks() -> None:
+    assert open_after(calling("a", "b")) == ["a", "b"]
+    assert open_after(calling("a"), calling("b"), SystemMessage("It is 10:00.")) == ["a", "b"]
+    assert open_after(calling("a", "b"), ToolMessage("a", "A")) == ["b"]
+    assert open_after(calling("a"), ToolMessage("a", "A"), calling("b")) == ["b"]
+    assert open_after(calling("a", "b"), ToolMessage("a", "A"), calling("c")) == ["c"]
+    assert open_after(calling("a"), UserMessage("Hi")) == []
+    assert open_after(calling("a"), AssistantMessage("Hi")) == []
