@@ -24,15 +24,16 @@ serve: $(VENV)/.installed
 	$(BIN)/handoff-proxy serve
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 # What a change has to pass; .ci/run is the same.
 ci: lint types floors
-	HANDOFF_TEST_REQUIRE_ALL=$${HANDOFF_TEST_REQUIRE_ALL-} $(BIN)/pytest
+	HANDOFF_TEST_REQUIRE_ALL=$${HANDOFF_TEST_REQUIRE_ALL-} $(BIN)/pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/deptry proxy
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
