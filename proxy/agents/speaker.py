@@ -30,6 +30,7 @@ from proxy.agents.clients.port import (
     ReasoningPiece,
     RefusalPiece,
     TextPiece,
+    UsagePiece,
 )
 from proxy.agents.definition import ClientTools, Limits
 from proxy.agents.transcript import assistant_message, messages_for
@@ -238,6 +239,8 @@ class Speaker:
                         elif type(delta) is RefusalPiece:
                             reply.refusal.append(delta.text)
                             floor.sink.emit(RefusalDelta(delta.text, delta.logprobs))
+                        elif type(delta) is UsagePiece:
+                            usage = delta.usage
                         elif type(delta) is Finished:
                             reply.finish_reason = delta.reason
                             usage, cost = delta.usage, delta.cost

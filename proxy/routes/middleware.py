@@ -31,6 +31,8 @@ class RequestContext:
             return
         request_id = f"req_{secrets.token_hex(16)}"
         facts: dict[str, object] = {"request_id": request_id}
+        if named := _client_request_id(scope):
+            facts["client_request_id"] = named
         scope.setdefault("state", {})["facts"] = facts
         scope["state"]["request_id"] = request_id
         began = time.monotonic()
@@ -66,3 +68,12 @@ class RequestContext:
                         "ms": round((time.monotonic() - began) * 1000, 1),
                     },
                 )
+
+
+def _client_request_id(scope: Scope) -> str | None:
+    """Return what the client calls the request, if it is as the official API takes it."""
+    for name, value in scope["headers"]:
+        if name == b"x-client-request-id" and len(value) <= 512 and value.isascii():
+            told: str = value.decode("ascii")
+            return told if told.isprintable() else None
+    return None

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from proxy.agents.clients.call_pieces import CallAssembler, CallDelta, Ending
-from proxy.agents.clients.port import Finished, ModelDelta, ReasoningPiece, RefusalPiece, TextPiece
+from proxy.agents.clients.port import Finished, ModelDelta, ReasoningPiece, RefusalPiece, TextPiece, UsagePiece
 from proxy.agents.clients.refusals import error_event
 from proxy.agents.clients.sse_reader import EventReader
 from proxy.agents.clients.texts import clean, without_nul
@@ -164,6 +164,10 @@ class AnswerReader:
             # Nobody asked for a second choice, but one may come.
             if choice.index in (0, None):
                 self._choice(choice, deltas)
+        if chunk.usage and self.has_said and self._reason is None:
+            usage = clean_usage(chunk.usage)
+            if usage is not None:
+                deltas.append(UsagePiece(usage))
 
     def _choice(self, choice: _Choice, deltas: list[ModelDelta]) -> None:
         self._has_choice = True

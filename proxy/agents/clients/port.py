@@ -74,6 +74,12 @@ class CallPiece(Struct, frozen=True, gc=False):
     call_id: str | None = None
 
 
+class UsagePiece(Struct, frozen=True, gc=False):
+    """What the answer used so far, of models that tell it on the way: all that is known if it breaks off."""
+
+    usage: Usage
+
+
 class Finished(Struct, frozen=True):
     """The answer is whole. ``usage`` is None when the model did not tell.
 
@@ -87,7 +93,7 @@ class Finished(Struct, frozen=True):
     cost: float | None = None
 
 
-ModelDelta = TextPiece | ReasoningPiece | RefusalPiece | CallPiece | Finished
+ModelDelta = TextPiece | ReasoningPiece | RefusalPiece | CallPiece | UsagePiece | Finished
 
 
 class Model(Protocol):
