@@ -93,6 +93,7 @@ class Library(Protocol):
         metadata: Mapping[str, str],
         items: Sequence[Item | ForeignItem],
         now: float,
+        end_user: str = "",
     ) -> Conversation:
         """Make a conversation under a new id, perhaps with items; it belongs to no team."""
         ...

@@ -34,7 +34,7 @@ router = APIRouter(tags=["conversations"])
 
 
 @router.post("/v1/conversations")
-async def create(services: ServicesDep, caller: CallerDep, body: BodyDep) -> Response:
+async def create(services: ServicesDep, caller: CallerDep, end_user: EndUserDep, body: BodyDep) -> Response:
     """Make a conversation, perhaps with items."""
     wanted = read_object(NEW_CONVERSATION, body)
     made = await services.library.create_conversation(
@@ -43,6 +43,7 @@ async def create(services: ServicesDep, caller: CallerDep, body: BodyDep) -> Res
         metadata=wanted.metadata or {},
         items=decode_items(wanted.items or [], OpenCalls()),
         now=services.clock(),
+        end_user=end_user,
     )
     return _answer(made)
 

@@ -122,14 +122,16 @@ class Keeping:
         self,
         connection: Connection,
         caller: str,
+        end_user: str,
         conversation_id: str,
         metadata: Mapping[str, str],
         first: Addition,
         now: float,
     ) -> Conversation:
         """Make the conversation if it is not there, with its first items; return it as it stands then."""
-        row = {"caller": caller, "id": conversation_id, "end_user": "", "team": "", "created_at": now}
-        connection.execute(self._make, [row | {"metadata": storable_pairs(metadata)}])
+        who = {"caller": caller, "id": conversation_id, "end_user": end_user, "team": ""}
+        row = {**who, "metadata": storable_pairs(metadata), "created_at": now}
+        connection.execute(self._make, [row])
         if first.items:
             self.add(connection, caller, conversation_id, first, now)
         made = connection.execute(self._by_id, {"of_caller": caller, "of_id": conversation_id}).one()

@@ -95,11 +95,12 @@ class SqlLibrary:
         metadata: Mapping[str, str],
         items: Sequence[Item | ForeignItem],
         now: float,
+        end_user: str = "",
     ) -> Conversation:
         """See ``Library``."""
         first = _addition(None, [], items)
         return await self._write(
-            lambda on: self._keeping.create(on, caller, conversation_id, metadata, first, now)
+            lambda on: self._keeping.create(on, caller, end_user, conversation_id, metadata, first, now)
         )
 
     async def list_conversations(

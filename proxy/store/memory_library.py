@@ -109,10 +109,11 @@ class MemoryLibrary:
         metadata: Mapping[str, str],
         items: Sequence[Item | ForeignItem],
         now: float,
+        end_user: str = "",
     ) -> Conversation:
         """See ``Library``."""
         key = self._history.next_key()
-        made = Conversation(key, conversation_id, caller, "", "", None, now, dict(metadata))
+        made = Conversation(key, conversation_id, caller, end_user, "", None, now, dict(metadata))
         self._history.conversations[caller, conversation_id] = made
         await self.add_items(caller, conversation_id, items, now=now)
         return self._history.conversations[caller, conversation_id]

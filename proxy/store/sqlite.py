@@ -82,6 +82,8 @@ class SqliteDatabase:
         self._time_limit = time_limit
         pragmas: dict[str, object] = {"foreign_keys": "ON", "synchronous": "FULL"}
         written = pragmas | {"journal_mode": "WAL", "journal_size_limit": 64 * 1024 * 1024}
+        # Deleted words are overwritten, not only let go of; some builds of SQLite do that by themselves, most do not.
+        written["secure_delete"] = "ON"
         self._writer = _Threads(
             sqlite_engine(url, begin="BEGIN IMMEDIATE", pragmas=written), 1, "store writes"
         )

@@ -732,6 +732,10 @@ async def test_an_end_user_who_is_named_sees_nothing_of_another(
         with pytest.raises(openai.NotFoundError):
             await asked
     assert (await client.chat.completions.list(extra_headers=bob)).data == []
+    made = await client.conversations.create(extra_headers=alice)
+    with pytest.raises(openai.NotFoundError):
+        await client.conversations.retrieve(made.id, extra_headers=bob)
+    assert await client.conversations.retrieve(made.id, extra_headers=alice) == made
     assert [one.id async for one in client.chat.completions.list(extra_headers=alice)] == [kept.id]
     assert await said(client, "chat-1", extra_headers=alice) == ["user:Hi", "assistant:You said Hi"]
 

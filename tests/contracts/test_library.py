@@ -224,6 +224,16 @@ async def test_a_conversation_is_made_with_items_that_agents_see(store: Store) -
     assert [(turn.agent, turn.items, turn.conversation_id) for turn in chain] == [("", [WHO, MORE], "conv_a")]
 
 
+async def test_a_conversation_can_be_made_for_an_end_user(store: Store) -> None:
+    made = await store.library.create_conversation(
+        "alice", "conv_a", metadata={}, items=[WHO], now=50.0, end_user="erin"
+    )
+
+    assert made.end_user == "erin"
+    assert made.head is not None
+    assert [turn.end_user for turn in await store.history.chain(made.head)] == ["erin"]
+
+
 async def test_a_conversation_without_items_has_no_head(store: Store) -> None:
     made = await store.library.create_conversation("alice", "conv_a", metadata={}, items=[], now=50.0)
 
