@@ -550,3 +550,32 @@ async def test_many_old_conversations_are_all_removed(store: Store) -> None:
     page = await store.library.list_conversations("alice", after=None, limit=100, order="asc")
     assert page is not None
     assert [one.id for one in page.data] == ["new"]
+
+
+async def test_several_workers_may_remove_at_once(database: str) -> None:
+    workers = [open_history(database) for _ in range(3)]
+    make = workers[0].library.create_conversation
+    await asyncio.gather(
+        *(make("alice", f"old-{number}", metadata={}, items=[WHO], now=10.0) for number in range(300))
+    )
+
+    removed = await asyncio.gather(*(worker.library.remove_older(100.0) for worker in workers))
+
+    assert sum(removed) == 300
+    await asyncio.gather(*(worker.close() for worker in workers))
+
+
+async def test_what_begins_meanwhile_is_not_removed(database: str) -> None:
+    removing, running = open_history(database), open_history(database)
+    for number in range(60):
+        await removing.library.create_conversation("alice", f"{number}", metadata={}, items=[WHO], now=10.0)
+
+    removal = asyncio.create_task(removing.library.remove_older(100.0))
+    begun = await asyncio.gather(
+        *(running.begin(new_turn(f"{number}", created_at=200.0)) for number in range(60))
+    )
+    await removal
+
+    assert await asyncio.gather(*(running.finish(the_end(turn.turn)) for turn in begun)) == [True] * 60
+    assert await removing.library.remove_older(100.0) == 0
+    await asyncio.gather(removing.close(), running.close())
