@@ -36,9 +36,12 @@ from proxy.exchange.retention import keep_to_retention
 from proxy.exchange.service import Exchange, Policy
 from proxy.routes import conversations, failures, health, models, responses, stored, turns
 from proxy.routes.application import Application
+from proxy.routes.browsers import Browsers, Visitors
 from proxy.routes.chat import ChatCompletions, ResumedStream
 from proxy.routes.dependencies import Catalog, Services
 from proxy.routes.middleware import RequestContext
+from proxy.routes.older.routes import older_routes
+from proxy.routes.paths import Paths
 from proxy.routes.responses import KeptResponse, Responses
 from proxy.settings import Settings
 from proxy.store.conversations import SqlHistory, open_history
@@ -113,6 +116,7 @@ def create_app(
         known_tools=builtin_names(),
         import_tool=python_tools(threads),
     )
+    _check_older_teams(settings, loaded)
     for notice in loaded.notices:
         logger.warning("a team file may not say what is meant", extra={"notice": notice})
 
@@ -140,7 +144,12 @@ def create_app(
             yield
 
     app = Application(
-        around=[RequestContext], title="handoff-proxy", version=VERSION, lifespan=lifespan, redoc_url=None
+        around=[RequestContext, partial(Browsers, visitors=Visitors.of(settings)), Paths],
+        title="handoff-proxy",
+        version=VERSION,
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.teams = list(loaded.definitions.teams)
     app.state.models = models_in_use(loaded.definitions)
@@ -148,6 +157,7 @@ def create_app(
     chat = ChatCompletions()
     app.shorten("POST", "/v1/chat/completions", chat)
     app.router.routes.append(Route("/v1/chat/completions", chat, methods=["POST"]))
+    app.router.routes.extend(older_routes(chat))
     app.router.routes.append(
         Route("/v1/chat/completions/{completion_id}/stream", ResumedStream(), methods=["GET"])
     )
@@ -184,12 +194,23 @@ def _registry(
     )
 
 
+def _check_older_teams(settings: Settings, loaded: LoadedTeams) -> None:
+    """Refuse a team for older clients that is not served."""
+    for name in ("older_team", "older_chat_team", "older_ask_team"):
+        team = getattr(settings, name)
+        if team is not None and team not in loaded.definitions.teams:
+            served = ", ".join(loaded.definitions.teams)
+            raise ConfigurationError(f"PROXY_{name.upper()}: no team is called '{team}'; there are {served}")
+
+
 async def _stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def _services(settings: Settings, registry: Registry, history: SqlHistory, catalog: Catalog) -> Services:
+async def _services(
+    settings: Settings, registry: Registry, history: SqlHistory, catalog: Catalog
+) -> Services:
     policy = Policy(turn_time_limit=settings.turn_time_limit, on_disconnect=settings.on_disconnect)
     exchange = Exchange(registry, history, policy=policy, clock=time.time)
     await exchange.start()

@@ -88,6 +88,9 @@ HostNames = Annotated[
     BeforeValidator(_split),
     Form("names of hosts without port, separated by commas"),
 ]
+TeamName = Annotated[
+    Annotated[str, Field(pattern=r"^\S+$")] | None, Form("the name of a team that is served")
+]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
     BeforeValidator(_upper),
@@ -261,6 +264,16 @@ class Settings(BaseSettings):
     stock_url: Annotated[ServiceUrl, _setting("Where get_stock_price asks.", "PROXY_STOCK_URL")] = (
         "https://query1.finance.yahoo.com"
     )
+    older_team: Annotated[
+        TeamName,
+        _setting("The team that answers older clients of /chat/completions.", "PROXY_OLDER_TEAM"),
+    ] = None
+    older_chat_team: Annotated[
+        TeamName, _setting("The team that answers /chat, /chat/stream and /ws.", "PROXY_OLDER_CHAT_TEAM")
+    ] = None
+    older_ask_team: Annotated[
+        TeamName, _setting("The team that answers /ask-stream.", "PROXY_OLDER_ASK_TEAM")
+    ] = None
     searxng_url: Annotated[
         ServiceUrl | None,
         Form("an address like https://host/path, without user, password or query"),

@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 ALSO_WITHOUT_VERSION = ("/chat/completions", "/models")
 """Paths that are served without ``/v1`` too, with all that is below them. One that gets a route of its own there, to
 take other bodies for example, has to be left out here."""
+WITH_OTHER_BODIES = ("POST", "/chat/completions")
+"""What is not the same without ``/v1``: clients of older systems send it other bodies, too."""
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -28,7 +30,7 @@ class Paths:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = served_path(scope["path"])
+        path = served_path(scope["path"], scope["method"])
         if scope["method"] == "HEAD":
             await self._app({**scope, "method": "GET", "path": path}, receive, _without_body(send))
         elif path != scope["path"]:
@@ -37,9 +39,11 @@ class Paths:
             await self._app(scope, receive, send)
 
 
-def served_path(path: str) -> str:
+def served_path(path: str, method: str = "") -> str:
     """Return the path under which it is served what a client means by ``path``."""
     path = "/" + path.strip("/")
+    if (method, path) == WITH_OTHER_BODIES:
+        return path
     for served in ALSO_WITHOUT_VERSION:
         if path.startswith(served) and path[len(served) : len(served) + 1] in ("", "/"):
             return "/v1" + path

@@ -33,6 +33,22 @@ JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
 
 
 @dataclass(frozen=True, slots=True)
+class Framing:
+    """How a stream stands on the wire."""
+
+    headers: Headers
+    ping: bytes
+    """What is sent when there is no news; nothing when empty."""
+    is_each_apart: bool = False
+    """Each entry's frames go out by themselves, as one HTTP chunk, and not with others that are there already."""
+    is_prompt: bool = False
+    """It begins at once, so that no failure has a status of its own."""
+
+
+SSE = Framing(STREAM_HEADERS, sse.PING)
+
+
+@dataclass(frozen=True, slots=True)
 class Connection:
     """One request's end of the server."""
 
@@ -137,6 +153,7 @@ async def stream(
     is_resumed: bool = False,
     is_observer: bool = False,
     told: Callable[[Failed], Problem] = problem_of,
+    framing: Framing = SSE,
 ) -> bool:
     """Write the turn as a stream until its end; False when the client left before.
 
@@ -145,21 +162,27 @@ async def stream(
     """
     send = connection.send
     async with _watched(live, connection, patience, is_observer=is_observer) as (follower, watch):
-        entries = await _opening(follower, watch)
+        entries = await (follower.next() if framing.is_prompt else _opening(follower, watch))
         if watch.has_left():
             return False
         failure = entries[-1].event if entries else None
-        if isinstance(failure, Failed) and not is_resumed and all(map(_is_preface, entries[:-1])):
+        has_status = not (is_resumed or framing.is_prompt)
+        if isinstance(failure, Failed) and has_status and all(map(_is_preface, entries[:-1])):
             await answer_of(told(failure))(connection.scope, connection.receive, send)
             return True
-        await send({"type": "http.response.start", "status": 200, "headers": headers + STREAM_HEADERS})
+        await send({"type": "http.response.start", "status": 200, "headers": headers + framing.headers})
         while True:
             is_last = bool(entries) and isinstance(entries[-1].event, ClosingEvent)
-            body = b"".join(map(encoder.encode, entries))
+            if framing.is_each_apart:
+                *before, body = [frames for frames in map(encoder.encode, entries) if frames] or [b""]
+                for frames in before:
+                    await watch.send(send, frames)
+            else:
+                body = b"".join(map(encoder.encode, entries))
             if body or is_last:
                 await watch.send(send, body, is_last=is_last)
-            elif watch.is_quiet():
-                await watch.send(send, sse.PING)
+            elif watch.is_quiet() and framing.ping:
+                await watch.send(send, framing.ping)
             if is_last:
                 return True
             entries = await follower.next()

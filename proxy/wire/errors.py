@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 from msgspec import Struct
 
 from proxy.errors import (
@@ -35,7 +36,7 @@ from proxy.errors import (
 )
 from proxy.events import Cancelled, Failed
 from proxy.messages import Usage
-from proxy.wire.openai import ErrorBody, ErrorEnvelope, encode
+from proxy.wire.openai import DetailedEnvelope, ErrorBody, ErrorEnvelope, encode
 
 MAX_RETRY_AFTER = 3600
 _MAX_BYTES = 2000
@@ -102,6 +103,13 @@ class Problem(Struct, frozen=True):
     retry_after: float | None = None
     headers: dict[str, str] = {}
 
+    has_detail: bool = False
+    """The sentence stands under ``detail``, too, where clients of older systems look for it."""
+
+
+def detailed(error: BaseException | Failed) -> Problem:
+    """Return how an error leaves for a client of an older system."""
+    return msgspec.structs.replace(problem_of(error), has_detail=True)
 
 def problem_of(error: BaseException | Failed) -> Problem:
     """Return how an error leaves. What was not raised on purpose is told without its internals."""
@@ -150,7 +158,7 @@ def envelope(error: BaseException | Failed | Problem) -> bytes:
     for limit in (1000, 100):
         param = None if problem.param is None else _cut(problem.param, 100)
         body = ErrorBody(_cut(problem.message, limit), problem.type, param, problem.code)
-        encoded = encode(ErrorEnvelope(body))
+        encoded = encode(DetailedEnvelope(body, body.message) if problem.has_detail else ErrorEnvelope(body))
         if len(encoded) <= _MAX_BYTES:
             break
     return encoded

@@ -184,3 +184,10 @@ class ErrorEnvelope(Struct, frozen=True):
     """The body of every answer with a status of 400 or more, and of an error in a stream."""
 
     error: ErrorBody
+
+
+class DetailedEnvelope(Struct, frozen=True):
+    """The same with the sentence beside it, for clients of older systems."""
+
+    error: ErrorBody
+    detail: str

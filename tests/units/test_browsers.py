@@ -153,3 +153,9 @@ def test_names_are_known_when_configured_when_keys_are_needed_and_on_other_addre
 )
 def test_a_path_is_served_however_it_is_written(path: str, served: str) -> None:
     assert served_path(path) == served
+
+
+def test_older_bodies_have_the_path_without_the_version_to_themselves() -> None:
+    assert served_path("/chat/completions/", "POST") == "/chat/completions"
+    assert served_path("/chat/completions", "GET") == "/v1/chat/completions"
+    assert served_path("/v1/chat/completions", "POST") == "/v1/chat/completions"

@@ -1,0 +1,316 @@
+"""Clients of older systems: what each of them sends, and the exact bytes that it reads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from proxy.errors import ConfigurationError
+from tests.behaviour.asking import agent_of, shape_of
+from tests.behaviour.wire import Socket
+from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
+from tests.serving import Served, serve
+
+ANNA: dict[str, Any] = {"message": "A rocket", "conversation_id": "anna_1"}
+
+
+async def post(served: Served, path: str, body: Any, **headers: str) -> httpx2.Response:
+    given = {
+        "Authorization": "Bearer k",
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with httpx2.AsyncClient(base_url=served.url, headers=given, timeout=20) as http:
+        return await http.post(path, content=content)
+
+
+async def get(served: Served, path: str, key: str = "k") -> httpx2.Response:
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx2.AsyncClient(base_url=served.url, headers=headers, timeout=20) as http:
+        return await http.get(path)
+
+
+async def chunks(served: Served, path: str, body: Any) -> list[bytes]:
+    """What each HTTP chunk of the answer holds."""
+    content = json.dumps(body).encode()
+    async with Socket(served) as socket:
+        lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(content)}", "", ""]
+        await socket.send("\r\n".join(lines).encode() + content)
+        raw = (await socket.reply()).raw.partition(b"\r\n\r\n")[2]
+    found = []
+    while raw:
+        size, _, raw = raw.partition(b"\r\n")
+        found.append(raw[: int(size, 16)])
+        raw = raw[int(size, 16) + 2 :]
+    assert found.pop() == b""
+    return found
+
+
+def told(response: httpx2.Response, status: int = 400) -> str:
+    """The sentence of an error, which stands in both forms."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert body["detail"] == body["error"]["message"]
+    return str(body["detail"])
+
+
+# --- POST /chat/completions with one new message -------------------------------------------------------------
+
+
+async def test_one_message_is_answered_in_typed_lines(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(
+        calls(("transfer_to_sales", {})),
+        calls(("execute_order", {"product": "Rocket", "price": 10})),
+        text("", chunks=["Ordered", " é."]),
+    )
+
+    response = await post(served, "/chat/completions", ANNA)
+
+    assert response.text == (
+        '{"content":{"type":"function","message":"You are now talking to sales"}}\n'
+        '{"content":{"type":"function","message":"Executing execute_order"}}\n'
+        '{"content":{"type":"string","message":"Ordered"}}\n'
+        '{"content":{"type":"string","message":" é."}}\n'
+    )
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert response.headers["x-conversation-id"] == "anna_1"
+
+
+async def test_every_line_is_a_chunk_of_its_own(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("One two three four five", chunks=5), text("One two three", chunks=3))
+
+    typed = await chunks(served, "/chat/completions", ANNA)
+    plain = await chunks(served, "/chat/completions", {"messages": [{"source": "user", "content": "Hi"}]})
+
+    assert (len(typed), len(plain)) == (5, 3)
+    for line in [*typed, *plain]:
+        assert line.endswith(b"\n")
+        assert "content" in json.loads(line)
+
+
+async def test_a_line_is_sent_as_soon_as_it_is_there(served: Served, upstream: FakeUpstream) -> None:
+    rest = asyncio.Event()
+    upstream.reply(text("One two", chunks=2).held(rest, after=2))
+    body = json.dumps(ANNA).encode()
+
+    async with Socket(served) as socket:
+        head = f"POST /chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        await socket.send(head.encode() + body)
+        async with asyncio.timeout(5):
+            await socket.reader.readuntil(b"\r\n\r\n")
+            await socket.reader.readuntil(b"\r\n")
+            line = await socket.reader.readuntil(b"\r\n")
+        rest.set()
+
+    assert json.loads(line)["content"]["type"] == "string"
+
+
+async def test_text_is_told_alone_when_asked_for(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(calls(("transfer_to_sales", {})), text("Which colour?", chunks=1))
+
+    response = await post(served, "/chat/completions?format=text", ANNA)
+
+    assert response.text == '{"content":"Which colour?"}\n'
+
+
+async def test_what_was_said_is_kept_under_the_id(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(calls(("transfer_to_sales", {})), text("Colour?"), text("Red it is."), text("Hello."))
+
+    await post(served, "/chat/completions", ANNA)
+    await post(served, "/chat/completions", {**ANNA, "message": "A rocket"})
+
+    assert agent_of(upstream) == "sales"
+    assert shape_of(upstream) == [
+        "system",
+        "user:A rocket",
+        "calls:transfer_to_sales",
+        "result",
+        "assistant:Colour?",
+        "user:A rocket",
+    ]
+
+    await post(served, "/chat/completions", {**ANNA, "conversation_id": "bert-1"})
+
+    assert shape_of(upstream) == ["system", "user:A rocket"]
+
+
+@pytest.mark.parametrize("id", ["", "a b", "a.b", "a/b", "ä", "a\n", "x" * 129])
+async def test_an_id_of_other_characters_is_refused(id: str, served: Served, upstream: FakeUpstream) -> None:
+    response = await post(served, "/chat/completions", {"message": "Hi", "conversation_id": id})
+
+    assert "Invalid 'conversation_id'" in told(response)
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"message": 1}, "message"),
+        ({"message": ""}, "message"),
+        ({"message": " \n"}, "message"),
+        ({"message": "Hi", "conversation_id": 7}, "conversation_id"),
+        ({"messages": [{"source": "agent", "content": "Hi"}]}, "messages[0].source"),
+        ({"messages": [{"source": "user"}]}, "messages[0].content"),
+        ({"messages": [{"source": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"source": "assistant", "content": "Hi"}]}, "messages"),
+        ({"messages": [{"source": "user", "content": "Hi"}], "stream": "yes"}, "stream"),
+        ({"messages": [{"source": "user", "content": "Hi"}] * 2001}, "messages"),
+    ],
+)
+async def test_bad_bodies_are_told_in_both_forms(
+    body: Any, param: str, served: Served, upstream: FakeUpstream
+) -> None:
+    response = await post(served, "/chat/completions", body)
+
+    told(response)
+    assert response.json()["error"]["param"] == param
+    assert upstream.requests == []
+
+
+async def test_another_format_is_refused(served: Served) -> None:
+    assert "'format'" in told(await post(served, "/chat/completions?format=xml", ANNA))
+
+
+async def test_a_failure_before_the_first_line_has_a_status(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(error(400, message="no"))
+
+    response = await post(served, "/chat/completions", ANNA)
+
+    assert told(response, response.status_code)
+    assert response.status_code >= 400
+
+
+async def test_a_failure_after_it_is_a_line_that_adds_no_text(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("One two three", chunks=3).cut(after=3), text("One two three", chunks=3).cut(after=3))
+
+    typed = (await post(served, "/chat/completions", ANNA)).text.splitlines()
+    plain = (await post(served, "/chat/completions?format=text", {"message": "Hi"})).text.splitlines()
+
+    last = json.loads(typed[-1])
+    assert last["content"] == {"type": "error", "message": last["error"]["message"]}
+    assert last["error"]["code"].startswith("upstream_")
+    assert json.loads(plain[-1])["content"] == ""
+    assert json.loads(plain[-1])["error"]["code"] == last["error"]["code"]
+
+
+async def test_a_turn_ends_when_its_client_leaves(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("One two three", chunks=3).hang(after=2))
+    body = json.dumps(ANNA).encode()
+
+    async with Socket(served) as socket:
+        head = f"POST /chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        await socket.send(head.encode() + body)
+        await socket.reader.readuntil(b"One")
+
+    await (await upstream.received(1)).closed(within=5)
+
+
+async def test_a_second_message_meanwhile_is_refused(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(hang())
+    first = asyncio.create_task(post(served, "/chat/completions", ANNA))
+    await upstream.received(1)
+
+    second = await post(served, "/chat/completions", ANNA)
+
+    assert told(second, 409)
+    assert second.json()["error"]["code"] == "conversation_busy"
+    first.cancel()
+
+
+# --- POST /chat/completions with a whole history -------------------------------------------------------------
+
+
+async def test_a_history_by_source_is_answered_in_lines(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("", chunks=["Red", " it is."]))
+    said = [("user", "A rocket"), ("assistant", "Which colour?"), ("user", "Red")]
+    messages = [{"source": source, "content": content} for source, content in said]
+
+    response = await post(served, "/chat/completions", {"messages": messages, "stream": True})
+
+    assert response.text == '{"content":"Red"}\n{"content":" it is."}\n'
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert shape_of(upstream) == ["system", "user:A rocket", "assistant:Which colour?", "user:Red"]
+
+
+async def test_it_is_answered_at_once_when_asked_for(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("Hello you."))
+
+    response = await post(
+        served, "/chat/completions", {"messages": [{"source": "user", "content": "Hi"}], "stream": False}
+    )
+
+    assert response.text == '{"content":"Hello you."}'
+
+
+async def test_the_agent_that_has_the_floor_answers_the_next_history(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(calls(("transfer_to_sales", {})), text("Colour?"), text("Red it is."))
+    messages = [{"source": "user", "content": "A rocket"}]
+    first = await post(served, "/chat/completions", {"messages": messages, "stream": False})
+    messages += [
+        {"source": "assistant", "content": first.json()["content"]},
+        {"source": "user", "content": "Red"},
+    ]
+
+    await post(served, "/chat/completions", {"messages": messages})
+
+    assert agent_of(upstream) == "sales"
+
+
+# --- OpenAI's body on the same path --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_openai_body_is_answered_as_under_v1(
+    stream: bool, served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello."), text("Hello."))
+    body = {"model": "shop", "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+
+    here = await post(served, "/chat/completions", body)
+    there = await post(served, "/v1/chat/completions", body)
+
+    assert here.headers["content-type"] == there.headers["content-type"]
+    assert len(here.text) == len(there.text)
+    assert "chat.completion" in here.text
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"\xff", b'{"messages": []}', b'{"model": "shop"}', b"{}"]
+)
+async def test_its_refusals_are_those_of_v1(body: bytes, served: Served) -> None:
+    here = await post(served, "/chat/completions", body)
+    there = await post(served, "/v1/chat/completions", body)
+
+    assert (here.status_code, here.content) == (there.status_code, there.content)
+
+
+# --- which team, and who may ask -----------------------------------------------------------------------------
+
+
+async def test_a_key_is_needed_where_keys_are_set(tmp_path: Path, upstream: FakeUpstream) -> None:
+    async with serve(tmp_path, upstream.base_url, api_keys="secret") as served:
+        assert (await post(served, "/chat/completions", ANNA)).status_code == 401
+    assert upstream.requests == []
+
+
+async def test_a_team_that_is_not_served_stops_the_start(tmp_path: Path, upstream: FakeUpstream) -> None:
+    with pytest.raises(ConfigurationError, match="PROXY_OLDER_TEAM: no team is called 'nobody'"):
+        async with serve(tmp_path, upstream.base_url, older_team="nobody"):
+            pass
+
+
+async def test_the_first_team_answers_unless_another_is_set(tmp_path: Path) -> None:
+    async with serve(tmp_path) as served:
+        usual = await post(served, "/chat/completions", {"messages": [{"source": "user", "content": "Hi"}]})
+    async with serve(tmp_path, older_team="business-insights") as served:
+        other = await post(served, "/chat/completions", {"messages": [{"source": "user", "content": "Hi"}]})
+
+    assert "content" in json.loads(usual.text.splitlines()[0])
+    assert "business" in "".join(json.loads(line)["content"] for line in other.text.splitlines())
