@@ -30,7 +30,7 @@ class EitherCompletions:
         try:
             settings = services.settings
             body = await read_body(
-                receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
+                receive, headers, limit_bytes=settings.max_body_bytes
             )
         except ClientLeft:
             scope["state"]["facts"].update(outcome="client_disconnect")
@@ -87,7 +87,7 @@ async def _read(scope: Scope, receive: Receive) -> tuple[Services, str, bytes]:
     caller = services.keys.caller(headers.get("authorization"))
     settings = services.settings
     body = await read_body(
-        receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
+        receive, headers, limit_bytes=settings.max_body_bytes
     )
     return services, caller, body
 
