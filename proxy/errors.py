@@ -50,6 +50,16 @@ class BodyTooLarge(ProxyError):
         self.limit_bytes = limit_bytes
 
 
+class BodyTooSlow(ProxyError):
+    """The body did not come in time."""
+
+    code = "request_timeout"
+
+    def __init__(self, limit_seconds: float) -> None:
+        super().__init__(f"The body of the request did not come within {limit_seconds:g} seconds.")
+        self.limit_seconds = limit_seconds
+
+
 class Unauthorized(ProxyError):
     """No key, or one that is not known."""
 

@@ -198,6 +198,10 @@ class Settings(BaseSettings):
         4 * 1024 * 1024
     )
     max_messages: Annotated[Count, _setting("Messages of a request.", "PROXY_MAX_MESSAGES")] = 2000
+    body_timeout: Annotated[
+        Seconds,
+        _setting("Time in which a request's body has to come, in seconds.", "PROXY_BODY_TIMEOUT"),
+    ] = 30.0
     max_answer_bytes: Annotated[
         Count, _setting("Size of one model's answer, in bytes.", "PROXY_MAX_ANSWER_BYTES")
     ] = 8 * 1024 * 1024

@@ -29,12 +29,12 @@ def named_conversation(
     own = headers.get("x-conversation-id", "").strip()
     if own:
         return conversation_id(own), "conversation-id"
-    frontend = first_of(headers, frontend_headers)
-    if frontend:
-        return conversation_id(frontend), "frontend-header"
+    for header in frontend_headers:
+        if frontend := first_of(headers, [header]):
+            return conversation_id(frontend, param=header), "frontend-header"
     named = metadata.get("conversation_id", "").strip()
     if named:
-        return conversation_id(named), "metadata"
+        return conversation_id(named, param="metadata.conversation_id"), "metadata"
     return None, "conversation-id"
 
 

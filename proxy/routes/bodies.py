@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from starlette.types import Receive, Scope
 
-from proxy.errors import BodyTooLarge
+from proxy.errors import BodyTooLarge, BodyTooSlow
 
 
 class ClientLeft(Exception):
@@ -30,16 +31,27 @@ def first_of(headers: dict[str, str], names: Iterable[str]) -> str:
     return ""
 
 
-async def read_body(receive: Receive, headers: dict[str, str], *, limit_bytes: int) -> bytes:
-    """Return the whole body.
+async def read_body(
+    receive: Receive, headers: dict[str, str], *, limit_bytes: int, time_limit: float = 30.0
+) -> bytes:
+    """Return the whole body; ``time_limit`` is in seconds.
 
     Raises:
         BodyTooLarge: As soon as that is known, from the header or by counting.
+        BodyTooSlow: It did not come in time.
         ClientLeft: The client disconnected.
     """
     announced = headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit_bytes:
         raise BodyTooLarge(limit_bytes)
+    try:
+        async with asyncio.timeout(time_limit):
+            return await _read(receive, limit_bytes)
+    except TimeoutError:
+        raise BodyTooSlow(time_limit) from None
+
+
+async def _read(receive: Receive, limit_bytes: int) -> bytes:
     message = await receive()
     pieces: list[bytes] = []
     size = 0

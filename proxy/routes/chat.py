@@ -52,7 +52,10 @@ class ChatCompletions:
         caller = services.keys.caller(headers.get("authorization"))
         connection = Connection(scope, receive, send)
         try:
-            body = await read_body(receive, headers, limit_bytes=services.settings.max_body_bytes)
+            settings = services.settings
+            body = await read_body(
+                receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
+            )
             request = decode_chat(body, max_messages=services.settings.max_messages)
             ask = _ask(services, caller, headers, body, request)
             scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)

@@ -26,9 +26,14 @@ def may_see(asking: str, owner: str) -> bool:
 
 
 async def _body(request: Request) -> bytes:
-    limit_bytes = services_of(request.scope).settings.max_body_bytes
+    settings = services_of(request.scope).settings
     try:
-        return await read_body(request.receive, headers_of(request.scope), limit_bytes=limit_bytes)
+        return await read_body(
+            request.receive,
+            headers_of(request.scope),
+            limit_bytes=settings.max_body_bytes,
+            time_limit=settings.body_timeout,
+        )
     except ClientLeft:
         # Nobody reads this any more.
         raise InvalidRequest("The request ended before it was whole.") from None

@@ -75,7 +75,10 @@ class Responses:
         caller = services.keys.caller(headers.get("authorization"))
         connection = Connection(scope, receive, send)
         try:
-            body = await read_body(receive, headers, limit_bytes=services.settings.max_body_bytes)
+            settings = services.settings
+            body = await read_body(
+                receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
+            )
             request = decode_response_request(body, max_items=services.settings.max_messages)
             options = _options(services, headers, request)
             ask = await _ask(services, caller, headers, body, request, options)

@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from proxy.errors import (
     BodyTooLarge,
+    BodyTooSlow,
     ConversationBusy,
     IdempotencyConflict,
     InternalTurnError,
@@ -102,7 +103,6 @@ class Problem(Struct, frozen=True):
     """None leaves it to the client's own rules."""
     retry_after: float | None = None
     headers: dict[str, str] = {}
-
     has_detail: bool = False
     """The sentence stands under ``detail``, too, where clients of older systems look for it."""
 
@@ -110,6 +110,7 @@ class Problem(Struct, frozen=True):
 def detailed(error: BaseException | Failed) -> Problem:
     """Return how an error leaves for a client of an older system."""
     return msgspec.structs.replace(problem_of(error), has_detail=True)
+
 
 def problem_of(error: BaseException | Failed) -> Problem:
     """Return how an error leaves. What was not raised on purpose is told without its internals."""
@@ -120,6 +121,10 @@ def problem_of(error: BaseException | Failed) -> Problem:
             return Problem(400, "invalid_request_error", error.message, error.code, error.param)
         case BodyTooLarge():
             return Problem(413, "server_error", error.message)
+        case BodyTooSlow():
+            # What is left of the body may still come; nobody waits for it.
+            closing = {"Connection": "close"}
+            return Problem(408, "invalid_request_error", error.message, error.code, headers=closing)
         case Unauthorized():
             challenge = {"WWW-Authenticate": "Bearer"}
             return Problem(401, "invalid_request_error", error.message, error.code, headers=challenge)

@@ -114,6 +114,13 @@ class Socket:
         ]
         await self.send("\r\n".join([*lines, "", ""]).encode() + body)
 
+    async def post_chunks(self, *pieces: bytes, end: bool = False) -> None:
+        """Send a request whose length nobody tells, perhaps without its end."""
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await self.send(head, *(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces))
+        if end:
+            await self.send(b"0\r\n\r\n")
+
     async def reply(self, within: float = 10) -> Reply:
         """Read one whole answer, chunked or with a length; ``body`` is without the framing."""
         async with asyncio.timeout(within):

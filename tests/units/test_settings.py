@@ -203,6 +203,7 @@ BAD = {
     "PROXY_SHUTDOWN_GRACE": ["-1", "soon", "inf", "nan"],
     "PROXY_KEEP_ALIVE_INTERVAL": SECONDS,
     "PROXY_STALLED_CLIENT_TIMEOUT": SECONDS,
+    "PROXY_BODY_TIMEOUT": SECONDS,
     "PROXY_MAX_BODY_BYTES": COUNTS,
     "PROXY_MAX_MESSAGES": COUNTS,
     "PROXY_MAX_ANSWER_BYTES": COUNTS,
@@ -352,7 +353,7 @@ def test_the_document_names_defaults_and_forms_as_they_are() -> None:
 def test_everything_that_limits_time_is_in_seconds() -> None:
     of_time = [name for name in FIELDS if re.search(r"timeout|limit$|interval|grace", name)]
 
-    assert len(of_time) == 7
+    assert len(of_time) == 8
     assert all("seconds" in form_of(FIELDS[name]) for name in of_time)
 
 

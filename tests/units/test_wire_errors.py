@@ -14,6 +14,7 @@ from proxy import errors
 from proxy.errors import (
     AnswerNotInForm,
     BodyTooLarge,
+    BodyTooSlow,
     CompletionNotFound,
     ConfigurationError,
     ContentFiltered,
@@ -75,6 +76,7 @@ CATALOGUE: list[tuple[Exception, int, str, str | None, str | None, dict[str, str
         {},
     ),
     (BodyTooLarge(10, 11), 413, "server_error", None, None, {}),
+    (BodyTooSlow(30), 408, "invalid_request_error", "request_timeout", None, {"Connection": "close"}),
     (Unauthorized(), 401, "invalid_request_error", "invalid_api_key", None, {"WWW-Authenticate": "Bearer"}),
     (ModelNotFound("m"), 404, "invalid_request_error", "model_not_found", None, {}),
     (ConversationNotFound("c"), 404, "invalid_request_error", None, None, {}),
