@@ -761,7 +761,8 @@ async def test_while_a_turn_runs_its_conversation_cannot_be_changed(
     caller = Caller(served)
     upstream.reply(text("Hello"))
     await caller.ask([user("Hi")], headers={"X-Conversation-Id": "chat-1"})
-    upstream.reply(text("Never").hang())
+    release = asyncio.Event()
+    upstream.reply(text("Later").held(release, after=1))
     stream = await caller.client.chat.completions.create(
         model="shop",
         messages=[user("More")],
@@ -779,7 +780,10 @@ async def test_while_a_turn_runs_its_conversation_cannot_be_changed(
             await refused
         assert busy.value.code == "conversation_busy"
         assert int(busy.value.response.headers["retry-after"]) >= 1
-    await stream.close()
+    release.set()
+    assert [chunk.id async for chunk in stream]
+    added = await caller.client.conversations.items.create("chat-1", items=[{"role": "user", "content": "x"}])
+    assert [word_of(one) for one in added.data] == ["user:x"]
 
 
 async def test_what_is_older_than_it_may_be_is_gone_after_the_start(
