@@ -762,7 +762,7 @@ async def test_while_a_turn_runs_its_conversation_cannot_be_changed(
     upstream.reply(text("Hello"))
     await caller.ask([user("Hi")], headers={"X-Conversation-Id": "chat-1"})
     release = asyncio.Event()
-    upstream.reply(text("Later").held(release, after=1))
+    upstream.reply(text("Later").held(release, after=2))
     stream = await caller.client.chat.completions.create(
         model="shop",
         messages=[user("More")],
