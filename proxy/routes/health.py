@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from proxy.errors import Unauthorized
 from proxy.routes.dependencies import ServicesDep
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/health")
-async def health(services: ServicesDep) -> Response:
-    """Return 200 as long as the process serves."""
-    return JSONResponse({"status": "ok", "version": services.version})
+async def health(request: Request, services: ServicesDep) -> Response:
+    """Return 200 as long as the process serves; who may call is told the tools and agents, too."""
+    body: dict[str, Any] = {"status": "ok", "version": services.version}
+    try:
+        services.keys.caller(request.headers.get("authorization"))
+    except Unauthorized:
+        return JSONResponse(body)
+    teams = [facts for facts in services.catalog.models() if "/" not in facts.id and facts.team is not None]
+    body["available_tools"] = _distinct(tool for facts in teams if facts.team for tool in facts.team.tools)
+    body["agents"] = _distinct(agent for facts in teams if facts.team for agent in facts.team.agents)
+    return JSONResponse(body)
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
 
 
 @router.get("/health/ready")

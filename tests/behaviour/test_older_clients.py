@@ -314,3 +314,213 @@ async def test_the_first_team_answers_unless_another_is_set(tmp_path: Path) -> N
 
     assert "content" in json.loads(usual.text.splitlines()[0])
     assert "business" in "".join(json.loads(line)["content"] for line in other.text.splitlines())
+
+
+# --- POST /chat and /chat/stream -----------------------------------------------------------------------------
+
+
+def events_of(response: httpx2.Response) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    frames = response.text.removesuffix("\n\n").split("\n\n")
+    return [json.loads(frame.removeprefix("data: ")) for frame in frames]
+
+
+ORDER = {"product": "Rocket", "price": 10}
+
+
+async def test_a_chat_is_told_as_events(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(
+        calls(("transfer_to_sales", {})),
+        calls(("execute_order", ORDER), ("execute_order", {"colour": 1})),
+        text("", chunks=["Ord", "ered"]),
+    )
+
+    told = events_of(await post(served, "/chat/stream", {"message": "A rocket", "parallel_tools": True}))
+
+    good = told[0]["tool_call"]
+    assert told[0]["event_type"] == "tool_call_start"
+    assert (good["name"], good["arguments"]) == ("execute_order", ORDER)
+    by_type = {frame["event_type"]: frame["tool_call"] for frame in told if "tool_call" in frame}
+    assert by_type["tool_call_complete"] == {**good, "result": by_type["tool_call_complete"]["result"]}
+    assert by_type["tool_call_error"]["id"] != good["id"]
+    assert by_type["tool_call_error"]["error"]
+    assert told[-3:] == [
+        {"event_type": "chat_chunk", "content": "Ord"},
+        {"event_type": "chat_chunk", "content": "ered"},
+        {"event_type": "chat_complete", "final_response": "Ordered"},
+    ]
+
+
+async def test_a_chat_is_answered_at_once(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(calls(("transfer_to_sales", {})), calls(("execute_order", ORDER)), text("Ordered"))
+
+    body = (await post(served, "/chat", {"message": "A rocket"})).json()
+
+    (call,) = body["tool_calls"]
+    assert (call["name"], call["arguments"]) == ("execute_order", ORDER)
+    assert call["result"]
+    assert (body["response"], body["agent"], body["conversation_id"]) == ("Ordered", "sales", "chat")
+
+
+async def test_a_chat_goes_on_until_it_is_reset(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(*[text(f"Answer {number}") for number in range(1, 7)])
+
+    await post(served, "/chat", {"message": "1"})
+    await post(served, "/chat/stream", {"message": "2"})
+    assert shape_of(upstream) == ["system", "user:1", "assistant:Answer 1", "user:2"]
+
+    first = await post(served, "/chat", {"message": "3", "reset_history": True})
+    assert shape_of(upstream) == ["system", "user:3"]
+    await post(served, "/chat", {"message": "4"})
+    assert shape_of(upstream) == ["system", "user:3", "assistant:Answer 3", "user:4"]
+    again = await post(served, "/chat", {"message": "5", "reset_history": True})
+    assert shape_of(upstream) == ["system", "user:5"]
+    assert len({"chat", first.json()["conversation_id"], again.json()["conversation_id"]}) == 3
+
+    await post(served, "/chat", {"message": "6"}, Authorization="Bearer another")
+    assert shape_of(upstream) == ["system", "user:6"]
+
+
+@pytest.mark.parametrize("wished", [True, False])
+async def test_tools_run_in_parallel_as_wished(wished: bool, served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(calls(("transfer_to_sales", {})), text("Hi"))
+
+    await post(served, "/chat", {"message": "Hi", "parallel_tools": wished})
+
+    assert upstream.requests[-1].body.get("parallel_tool_calls", True) is wished
+
+
+async def test_a_chat_that_fails_ends_with_an_error(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(error(400), error(400))
+
+    streamed = events_of(await post(served, "/chat/stream", {"message": "Hi"}))
+    whole = await post(served, "/chat", {"message": "Hi"})
+
+    assert [frame["event_type"] for frame in streamed] == ["error"]
+    assert streamed[0]["code"] == whole.json()["error"]["code"]
+    assert told(whole, whole.status_code) == streamed[0]["error"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", {}, {"message": 7}, {"message": ""}, {"message": "Hi", "reset_history": "no"}]
+)
+@pytest.mark.parametrize("path", ["/chat", "/chat/stream"])
+async def test_bad_chat_bodies_are_told(path: str, body: Any, served: Served, upstream: FakeUpstream) -> None:
+    assert told(await post(served, path, body))
+    assert upstream.requests == []
+
+
+# --- POST /ask-stream and GET /test-stream -------------------------------------------------------------------
+
+
+async def test_a_question_is_told_step_by_step(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(
+        calls(("transfer_to_sales", {}), text="Sales knows."),
+        calls(("execute_order", ORDER)),
+        text("Ordered"),
+    )
+
+    events = [
+        frame["event"] for frame in events_of(await post(served, "/ask-stream", {"question": "A rocket?"}))
+    ]
+
+    assert [(event["event_type"], event["agent_name"]) for event in events] == [
+        ("started", "triage"),
+        ("agent_thinking", "triage"),
+        ("agent_response", "triage"),
+        ("agent_thinking", "sales"),
+        ("tool_execution", "sales"),
+        ("agent_response", "sales"),
+        ("completed", "sales"),
+    ]
+    assert events[0]["data"] == {"question": "A rocket?", "progress": 0}
+    assert (events[2]["message"], events[2]["data"]) == ("Sales knows.", {"progress": 0})
+    assert events[3]["data"] == {"progress": 25}
+    assert events[4]["data"] == {"tool_name": "execute_order", "parameters": ORDER, "progress": 25}
+    assert events[-1]["data"] == {
+        "final_response": "Ordered",
+        "total_messages": 5,
+        "response_length": 7,
+        "progress": 100,
+    }
+    assert all(set(event) == {"event_type", "timestamp", "agent_name", "message", "data"} for event in events)
+
+
+async def test_a_question_begins_to_be_told_before_the_model_answers(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(hang())
+    body = b'{"question": "Hi"}'
+
+    async with Socket(served) as socket:
+        head = f"POST /ask-stream HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        await socket.send(head.encode() + body)
+        async with asyncio.timeout(5):
+            assert b"started" in await socket.reader.readuntil(b"agent_thinking")
+
+
+async def test_a_question_that_fails_ends_with_an_error(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(error(400))
+
+    last = events_of(await post(served, "/ask-stream", {"question": "Hi"}))[-1]["event"]
+
+    assert last["event_type"] == "error"
+    assert last["message"] == last["data"]["error"]
+    assert last["data"]["progress"] == 0
+
+
+@pytest.mark.parametrize("question", ["", "  ", "x" * 4001, 7, None])
+async def test_a_question_has_a_length(question: Any, served: Served, upstream: FakeUpstream) -> None:
+    assert "'question'" in told(await post(served, "/ask-stream", {"question": question}))
+    assert upstream.requests == []
+
+
+async def test_a_scripted_turn_tries_a_client_without_a_model(served: Served, upstream: FakeUpstream) -> None:
+    events = [frame["event"] for frame in events_of(await get(served, "/test-stream"))]
+
+    assert {event["event_type"] for event in events} == {
+        "started",
+        "agent_thinking",
+        "agent_response",
+        "tool_execution",
+        "completed",
+    }
+    progress = [event["data"]["progress"] for event in events]
+    assert (progress[0], progress[-1], sorted(progress)) == (0, 100, progress)
+    assert upstream.requests == []
+
+
+# --- GET /health and /agents ---------------------------------------------------------------------------------
+
+
+async def test_health_tells_tools_and_agents_to_those_who_may_call(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    async with serve(tmp_path, upstream.base_url, api_keys="secret") as served:
+        others = (await get(served, "/health", key="other")).json()
+        ours = (await get(served, "/health", key="secret")).json()
+
+    assert set(others) == {"status", "version"}
+    assert ours == {
+        **others,
+        "status": "ok",
+        "available_tools": ["execute_order", "look_up_item", "execute_refund"],
+        "agents": ["triage", "sales", "repairs"],
+    }
+
+
+async def test_agents_are_listed(served: Served) -> None:
+    listed = (await get(served, "/agents")).json()["agents"]
+
+    assert [(agent["name"], agent["team"], agent["tools"]) for agent in listed] == [
+        ("triage", "shop", []),
+        ("sales", "shop", ["execute_order"]),
+        ("repairs", "shop", ["look_up_item", "execute_refund"]),
+    ]
+
+
+@pytest.mark.parametrize("path", ["/agents", "/test-stream"])
+async def test_they_too_need_a_key(path: str, tmp_path: Path, upstream: FakeUpstream) -> None:
+    async with serve(tmp_path, upstream.base_url, api_keys="secret") as served:
+        told(await get(served, path, key="other"), 401)

@@ -13,8 +13,8 @@ from proxy.exchange.asking import Ask
 from proxy.exchange.service import Opened
 from proxy.messages import Message, UserMessage
 from proxy.routes.asked import answer_headers, body_digest, client_left, idempotency_key, on_disconnect
-from proxy.routes.bodies import ClientLeft, first_of, headers_of
-from proxy.routes.dependencies import Services
+from proxy.routes.bodies import ClientLeft, first_of, headers_of, read_body
+from proxy.routes.dependencies import Services, services_of
 from proxy.routes.failures import answer_of
 from proxy.routes.streaming import (
     STREAM_HEADERS,
@@ -57,6 +57,18 @@ def guarded(endpoint: ASGIApp) -> ASGIApp:
             facts.update(outcome="client_disconnect")
 
     return serve
+
+
+async def read_request(scope: Scope, receive: Receive) -> tuple[Services, str, bytes]:
+    """Return what serves a request, who asks, and the body."""
+    services = services_of(scope)
+    headers = headers_of(scope)
+    caller = services.keys.caller(headers.get("authorization"))
+    settings = services.settings
+    body = await read_body(
+        receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
+    )
+    return services, caller, body
 
 
 def team_of(services: Services, configured: str | None, *, usual: str = "") -> str:

@@ -7,8 +7,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.errors import InvalidRequest
 from proxy.routes.bodies import ClientLeft, headers_of, read_body
-from proxy.routes.dependencies import Services, services_of
-from proxy.routes.older.asking import ask_of, guarded, one_message, team_of, write
+from proxy.routes.dependencies import services_of
+from proxy.routes.older.asking import ask_of, guarded, one_message, read_request, team_of, write
 from proxy.routes.streaming import Connection
 from proxy.wire.objects import read_object
 from proxy.wire.older.lines import LineEncoder, TextBuilder
@@ -30,7 +30,7 @@ class EitherCompletions:
         try:
             settings = services.settings
             body = await read_body(
-                receive, headers, limit_bytes=settings.max_body_bytes
+                receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
             )
         except ClientLeft:
             scope["state"]["facts"].update(outcome="client_disconnect")
@@ -55,7 +55,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 async def _new_message(scope: Scope, receive: Receive, send: Send) -> None:
     """One new message of a conversation that is kept here; lines tell text, tools and handoffs."""
-    services, caller, body = await _read(scope, receive)
+    services, caller, body = await read_request(scope, receive)
     is_typed = _is_typed(scope)
     given = read_object(NEW_MESSAGE, body)
     named = conversation_id(given.conversation_id) if given.conversation_id is not None else None
@@ -67,7 +67,7 @@ async def _new_message(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _sources(scope: Scope, receive: Receive, send: Send) -> None:
     """A whole history; lines tell text."""
-    services, caller, body = await _read(scope, receive)
+    services, caller, body = await read_request(scope, receive)
     given = read_object(SOURCES, body)
     messages = messages_of(given, max_messages=services.settings.max_messages)
     team = team_of(services, services.settings.older_team)
@@ -79,17 +79,6 @@ async def _sources(scope: Scope, receive: Receive, send: Send) -> None:
         await write(services, opened, connection, builder=TextBuilder())
     else:
         await write(services, opened, connection, LineEncoder(is_typed=False))
-
-
-async def _read(scope: Scope, receive: Receive) -> tuple[Services, str, bytes]:
-    services = services_of(scope)
-    headers = headers_of(scope)
-    caller = services.keys.caller(headers.get("authorization"))
-    settings = services.settings
-    body = await read_body(
-        receive, headers, limit_bytes=settings.max_body_bytes
-    )
-    return services, caller, body
 
 
 def _is_typed(scope: Scope) -> bool:

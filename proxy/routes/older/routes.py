@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from proxy.routes.older.asking import guarded
+from proxy.routes.older.chat import chat as chat_endpoint
+from proxy.routes.older.chat import chat_stream
 from proxy.routes.older.completions import EitherCompletions
+from proxy.routes.older.listing import agents
+from proxy.routes.older.questions import ask_stream, scripted_stream
 
 
 def older_routes(chat: ASGIApp) -> Sequence[BaseRoute]:
     """Return the routes; ``chat`` answers OpenAI's requests."""
-    return [Route("/chat/completions", EitherCompletions(chat), methods=["POST"])]
+    return [
+        Route("/chat/completions", EitherCompletions(chat), methods=["POST"]),
+        Route("/chat", Plain(chat_endpoint), methods=["POST"]),
+        Route("/chat/stream", Plain(chat_stream), methods=["POST"]),
+        Route("/ask-stream", Plain(ask_stream), methods=["POST"]),
+        Route("/test-stream", Plain(scripted_stream), methods=["GET"]),
+        Route("/agents", Plain(agents), methods=["GET"]),
+    ]
+
+
+class Plain:
+    """An endpoint of plain ASGI; of a function, the framework would expect that it takes a request."""
+
+    def __init__(self, endpoint: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._endpoint = guarded(endpoint)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        await self._endpoint(scope, receive, send)
