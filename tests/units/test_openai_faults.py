@@ -8,13 +8,11 @@ import json
 import socket
 from collections.abc import Iterator
 
-import aiohttp
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from proxy.agents.clients.limits import ModelLimits
 from proxy.agents.clients.openai_wire import OpenAIWireModel
-from proxy.agents.clients.provider_http import HttpSession
+from proxy.agents.clients.provider_http import Addresses, HttpSession
 from proxy.agents.definition import OpenAIModel
 from proxy.errors import (
     ContentFiltered,
@@ -348,21 +346,9 @@ async def test_a_refused_connection_is_unreachable(http_session: HttpSession) ->
     assert failed(answer) == (UpstreamUnreachable, "refused", True)
 
 
-class NoNames(AbstractResolver):
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        raise OSError(None, f"no address for {host}")
-
-    async def close(self) -> None:
-        """Holds nothing."""
-
-
 class NamelessSession(HttpSession):
-    def get(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=NoNames()))
-        return self._session
+    async def look_up(self, host: str, port: int) -> Addresses:
+        raise OSError(None, f"no address for {host}")
 
 
 async def test_a_name_that_does_not_resolve_is_unreachable() -> None:

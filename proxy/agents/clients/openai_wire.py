@@ -1,4 +1,4 @@
-"""Models that speak the OpenAI wire, asked over aiohttp and read by our own reader: the hot path.
+"""Models that speak the OpenAI wire, asked over our own connections and read by our own reader: the hot path.
 
 The ``openai`` package costs forty times as much per chunk and 0.17 ms for every message of the history;
 nothing of it is used here. One ``HttpSession`` serves all models of a process.
@@ -7,31 +7,24 @@ nothing of it is used here. One ``HttpSession`` serves all models of a process.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
-import aiohttp
 from yarl import URL
 
 from proxy.agents.clients.abilities import Abilities
+from proxy.agents.clients.http_connection import Response
 from proxy.agents.clients.limits import Alarm, ModelLimits
 from proxy.agents.clients.openai_chunks import AnswerReader
 from proxy.agents.clients.openai_request import DISPENSABLE, body_of, headers_of
 from proxy.agents.clients.port import ModelDelta, ModelRequest
-from proxy.agents.clients.provider_http import (
-    TRANSPORT_ERRORS,
-    HttpSession,
-    abort,
-    error_body,
-    unreachable,
-    watch,
-)
+from proxy.agents.clients.provider_http import TRANSPORT_ERRORS, Endpoint, HttpSession, error_body
 from proxy.agents.clients.refusals import refusal
 from proxy.agents.definition import OpenAIModel
 from proxy.errors import (
+    ConfigurationError,
     UpstreamBadRequest,
     UpstreamFailed,
     UpstreamProtocolError,
@@ -41,7 +34,6 @@ from proxy.errors import (
 
 logger = logging.getLogger(__name__)
 
-_LARGE_BODY_BYTES = 1024 * 1024
 _AFTER_REASON = 2.0
 """Seconds that a finished answer waits for its usage, and for the end of its stream."""
 _FOR_REUSE = 0.05
@@ -62,8 +54,7 @@ class OpenAIWireModel:
         self._definition = definition
         self._session = session
         self._limits = limits or ModelLimits()
-        self._headers = headers_of(definition)
-        self._url = _completions_url(definition.base_url)
+        self._endpoint = _endpoint(definition)
         self._refused: frozenset[str] = frozenset()
         """Fields that the provider does not know."""
 
@@ -86,7 +77,7 @@ class OpenAIWireModel:
     async def close(self) -> None:
         """Nothing is held beside the session."""
 
-    async def ask(self, request: ModelRequest) -> aiohttp.ClientResponse:
+    async def ask(self, request: ModelRequest) -> Response:
         """Return a good answer whose body was not read yet.
 
         Raises:
@@ -103,27 +94,15 @@ class OpenAIWireModel:
             facts = {"model": self.name, "fields": sorted(refused)}
             logger.info("provider refuses fields that it can do without", extra=facts)
 
-    async def _post(
-        self, request: ModelRequest, without: Collection[str]
-    ) -> tuple[aiohttp.ClientResponse, bytes]:
+    async def _post(self, request: ModelRequest, without: Collection[str]) -> tuple[Response, bytes]:
         try:
             body = body_of(self._definition, request, without=without)
         except (ValueError, TypeError):
             raise UpstreamBadRequest("bad_request") from None
-        try:
-            response = await self._session.get().post(
-                self._url,
-                # aiohttp warns about large bytes, and sends large files in pieces.
-                data=body if len(body) < _LARGE_BODY_BYTES else io.BytesIO(body),
-                headers=self._headers,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, connect=self._limits.connect),
-            )
-            if response.status < 300:
-                return response, b""
-            return response, await error_body(response)
-        except TRANSPORT_ERRORS as error:
-            raise unreachable(error) from None
+        response = await self._session.ask(self._endpoint, body, connect=self._limits.connect)
+        if response.status < 300:
+            return response, b""
+        return response, await error_body(response)
 
 
 class _Answer:
@@ -138,8 +117,7 @@ class _Answer:
         )
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._give_up)
-        self._response: aiohttp.ClientResponse | None = None
-        self._broken: UpstreamFailed | None = None
+        self._response: Response | None = None
         self._is_whole = False
         self._has_received = False
 
@@ -149,20 +127,17 @@ class _Answer:
             async with asyncio.timeout_at(self._first_deadline):
                 response = self._response = await self._model.ask(self._request)
         except TimeoutError:
-            if self._response is not None:
-                abort(self._response)
             raise UpstreamTimeout("timeout_first") from None
         encoding = response.headers.get("content-encoding", "identity")
-        kind = response.content_type
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if encoding.lower() != "identity":
-            abort(response)
+            response.release()
             raise UpstreamProtocolError("protocol")
         if kind == "text/html":
             # The page of a gateway whose provider is gone.
-            abort(response)
+            response.release()
             raise UpstreamFailed("status_5xx", is_retryable=True)
         self._is_whole = kind == "application/json" or kind.endswith("+json")
-        self._end_watch = watch(response, self._wake)
         return self
 
     def __aiter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
@@ -192,49 +167,32 @@ class _Answer:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._alarm.stop()
-        self._end_watch()
         response = self._response
         assert response is not None
-        if response.connection is None:
-            return
         try:
-            if kind is None and self._reader.is_finished:
+            if kind is None and self._reader.is_finished and not response.is_complete:
                 async with asyncio.timeout(_FOR_REUSE):
-                    await response.content.wait_eof()
+                    await response.end()
         except (TimeoutError, *TRANSPORT_ERRORS):
             pass
         finally:
-            abort(response)
+            response.release()
 
     async def _more(self) -> bytes:
         """Return what came since the last read, b"" at the end."""
         assert self._response is not None
-        if self._broken is not None:
-            return self._end_of_broken()
         self._alarm.set(self._deadline())
         try:
-            return await self._response.content.readany()
-        except UpstreamTimeout as failure:
-            self._broken = failure
-        except TRANSPORT_ERRORS:
-            self._broken = UpstreamFailed("broken", is_retryable=True)
+            return await self._response.read()
+        except (UpstreamTimeout, *TRANSPORT_ERRORS) as failure:
+            if self._reader.has_reason:
+                # The answer itself is whole.
+                return b""
+            if isinstance(failure, UpstreamTimeout):
+                raise
+            raise UpstreamFailed("broken", is_retryable=True) from None
         finally:
             self._alarm.pause()
-        return self._unread() or self._end_of_broken()
-
-    def _end_of_broken(self) -> bytes:
-        assert self._broken is not None
-        if self._reader.has_reason:
-            # The answer itself is whole.
-            return b""
-        raise self._broken from None
-
-    def _unread(self) -> bytes:
-        """Return what came before the connection broke; aiohttp keeps it behind the exception."""
-        assert self._response is not None
-        content = self._response.content
-        content.set_exception(None)  # type: ignore[arg-type]
-        return content.read_nowait()
 
     async def _whole(self) -> bytes:
         body = bytearray()
@@ -245,12 +203,6 @@ class _Answer:
         if not body:
             raise UpstreamFailed("status_5xx", is_retryable=True)
         return bytes(body)
-
-    def _wake(self) -> None:
-        assert self._response is not None
-        content = self._response.content
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError())
 
     def _deadline(self) -> float:
         reader = self._reader
@@ -263,15 +215,21 @@ class _Answer:
     def _give_up(self) -> None:
         assert self._response is not None
         label = "timeout_idle" if self._reader.has_said else "timeout_first"
-        self._response.content.set_exception(UpstreamTimeout(label))
+        self._response.fail(UpstreamTimeout(label))
 
 
-def _completions_url(base_url: str) -> URL:
-    base = URL(base_url)
-    return base.joinpath("chat", "completions").with_query(base.query)
+def _endpoint(definition: OpenAIModel) -> Endpoint:
+    try:
+        base = URL(definition.base_url)
+        url = base.joinpath("chat", "completions").with_query(base.query)
+        return Endpoint.at(url, headers_of(definition))
+    except ValueError:
+        raise ConfigurationError(
+            f"model {definition.model!r}: its URL, or the name of a header, cannot be used"
+        ) from None
 
 
-def _accepted(response: aiohttp.ClientResponse, error_body: bytes) -> aiohttp.ClientResponse:
+def _accepted(response: Response, error_body: bytes) -> Response:
     if response.status >= 300:
         raise refusal(response.status, error_body, response.headers)
     return response

@@ -1,0 +1,263 @@
+"""One connection to a provider: HTTP/1.1 over asyncio, one exchange after the other.
+
+Own code on llhttp's parser, because a general client costs more for each chunk of a stream than everything else that
+is done with it (figures in ``docs/performance.md``). It does what asking a model takes: one POST at a time, the answer
+read as it comes. Nothing is followed, decoded or kept, and redirects, cookies and proxies do not exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+_HEAD_BYTES = 64 * 1024
+HIGH_WATER = 256 * 1024
+"""Bytes that nobody has read yet, above which the provider has to wait."""
+
+
+class ConnectionBroken(Exception):
+    """The connection ended before its answer did, or what came was not HTTP."""
+
+
+class Response:
+    """The answer to one request, as it comes. Its owner calls ``release`` in the end."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        """By lower-case name; of a name that comes twice, the first counts."""
+        self.is_complete = False
+        self._connection = connection
+        self._parser = HttpResponseParser(self)
+        self._loop = asyncio.get_running_loop()
+        self._head_bytes = 0
+        self._has_head = False
+        self._body: list[bytes] = []
+        self._unread = 0
+        self._is_held_back = False
+        self._can_be_followed = False
+        self._failure: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    # --- for who asked ---
+
+    async def head(self) -> None:
+        """Return as soon as status and headers are known.
+
+        Raises:
+            ConnectionBroken: They never came.
+        """
+        while not self._has_head:
+            await self._news()
+
+    async def read(self) -> bytes:
+        """Return everything that came since the last read, waiting while there is nothing; b"" at the end.
+
+        What came before a failure is returned before it is raised.
+
+        Raises:
+            ConnectionBroken: The rest will not come.
+        """
+        while not self._body:
+            if self.is_complete:
+                return b""
+            await self._news()
+        body = self._body
+        received = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        self._unread = 0
+        if self._is_held_back:
+            self._is_held_back = False
+            self._connection.resume()
+        return received
+
+    async def end(self) -> None:
+        """Return when all of it came, read or not.
+
+        Raises:
+            ConnectionBroken: It does not come.
+        """
+        while not self.is_complete:
+            await self._news()
+
+    def fail(self, failure: Exception) -> None:
+        """Let the reader have this, behind what came before; an answer that is complete stays so."""
+        if not self.is_complete and self._failure is None:
+            self._failure = failure
+            self._wake()
+
+    def release(self) -> None:
+        """Let go of the connection: to be used again if the answer was complete, closed at once if not."""
+        self._connection.release(can_be_used=self.is_complete and self._can_be_followed)
+
+    async def _news(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # --- for the connection ---
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes of the network."""
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade):
+            self.fail(ConnectionBroken())
+            self._connection.abort()
+        if self._unread > HIGH_WATER and not self._is_held_back:
+            self._is_held_back = True
+            self._connection.hold_back()
+        self._wake()
+
+    def lose(self) -> None:
+        """The connection is gone: the end of an answer that told no length, a failure of any other."""
+        if self._has_head and not self._is_framed():
+            self.is_complete = True
+            self._wake()
+        else:
+            self.fail(ConnectionBroken())
+
+    def _is_framed(self) -> bool:
+        return "content-length" in self.headers or "transfer-encoding" in self.headers
+
+    # --- for the parser ---
+
+    def on_message_begin(self) -> None:
+        """Take the first byte of a response; a second one behind the end was asked for by nobody."""
+        if self.is_complete:
+            self._can_be_followed = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or one of the trailer."""
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > _HEAD_BYTES:
+            raise ConnectionBroken
+        if not self._has_head:
+            self.headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+
+    def on_headers_complete(self) -> None:
+        """Take the end of a head; one of an interim response is forgotten."""
+        status = self._parser.get_status_code()
+        if status < 200:
+            self.headers.clear()
+        elif not self._has_head:
+            self.status = status
+            self._has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        if not self.is_complete:
+            self._body.append(body)
+            self._unread += len(body)
+
+    def on_message_complete(self) -> None:
+        """Take the end of a response."""
+        if self._has_head and not self.is_complete:
+            self.is_complete = True
+            self._can_be_followed = self._parser.should_keep_alive()
+
+
+class Connection(asyncio.Protocol):
+    """A connection; ``idle`` is told when it can be used again, ``lost`` when it is gone."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._response: Response | None = None
+        self._transport: asyncio.Transport
+        self.idle_since = 0.0
+        self.is_open = False
+
+    def ask(self, request: bytes) -> Response:
+        """Send a request; the connection has to be open and idle."""
+        response = self._response = Response(self)
+        self._transport.write(request)
+        return response
+
+    def release(self, *, can_be_used: bool) -> None:
+        """End the exchange."""
+        if self._response is None:
+            return
+        self._response = None
+        if can_be_used and self.is_open and not self._transport.get_write_buffer_size():
+            self._owner.idle(self)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once: closing properly would wait for the other side of TLS to agree."""
+        self.is_open = False
+        self._transport.abort()
+
+    def hold_back(self) -> None:
+        """Read no more for now."""
+        if self.is_open:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.is_open:
+            self._transport.resume_reading()
+
+    # --- for the loop ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        # uvloop's are of no class of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self.is_open = True
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes."""
+        if self._response is not None:
+            self._response.receive(data)
+        else:
+            # Nobody asked: what comes here could be taken for the answer to the next request.
+            self.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Take the end."""
+        self.is_open = False
+        self._owner.lost(self)
+        if self._response is not None:
+            self._response.lose()
+
+
+class Owner:
+    """Whoever keeps connections."""
+
+    def idle(self, connection: Connection) -> None:
+        """The connection can be used again."""
+
+    def lost(self, connection: Connection) -> None:
+        """The connection is gone."""
+
+
+def request_head(host: str, target: str, headers: Mapping[str, str]) -> bytes:
+    """Return the head of a POST up to the length of its body, without the blank line.
+
+    Raises:
+        ValueError: Something in it would end a line.
+    """
+    given = {name: value for name, value in headers.items() if name.lower() not in _OURS}
+    lines = [
+        f"POST {target} HTTP/1.1",
+        *(f"{name}: {value}" for name, value in ({"host": host} | given).items()),
+    ]
+    head = "\r\n".join([*lines, "content-length: "])
+    if head.count("\r\n") != len(lines) or head.count("\n") != len(lines) or "\0" in head:
+        raise ValueError("a header would end its line")
+    return head.encode("ascii")
+
+
+_OURS = frozenset({"content-length", "transfer-encoding", "connection"})

@@ -1,0 +1,222 @@
+"""Connections to providers: which are used again, and what a provider cannot do to us by what it sends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from yarl import URL
+
+from proxy.agents.clients.http_connection import HIGH_WATER, ConnectionBroken, Response
+from proxy.agents.clients.provider_http import Endpoint, HttpSession
+from proxy.errors import UpstreamUnreachable
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Provider:
+    """A server that does with every request what the test says, and keeps what it was sent."""
+
+    def __init__(self, play: Play) -> None:
+        self._play = play
+        self.connections = 0
+        self.requests: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = int(head.rpartition(b"content-length: ")[2])
+                self.requests.append(head + await reader.readexactly(length))
+                await self._play(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+def says(*pieces: bytes, then_close: bool = False) -> Play:
+    async def play(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        if then_close:
+            writer.close()
+
+    return play
+
+
+@asynccontextmanager
+async def provider(play: Play) -> AsyncIterator[tuple[Provider, Endpoint]]:
+    playing = Provider(play)
+    server = await asyncio.start_server(playing.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield playing, Endpoint.at(URL(f"http://127.0.0.1:{port}/v1/ask?a=1"), {"x-key": "k"})
+
+
+async def whole(response: Response) -> bytes:
+    """Read an answer to its end, and give its connection back."""
+    body = b""
+    try:
+        while received := await response.read():
+            body += received
+    finally:
+        response.release()
+    return body
+
+
+async def test_a_request_is_sent_as_it_was_asked(http_session: HttpSession) -> None:
+    async with provider(says(OK)) as (playing, endpoint):
+        assert await whole(await http_session.ask(endpoint, b"{}", connect=1)) == b"ok"
+
+    head, _, body = playing.requests[0].partition(b"\r\n\r\n")
+    assert head.splitlines()[0] == b"POST /v1/ask?a=1 HTTP/1.1"
+    assert head.splitlines()[1:] == [b"host: " + head.splitlines()[1][6:], b"x-key: k", b"content-length: 2"]
+    assert body == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("play", "connections"),
+    [
+        (says(OK), 1),
+        (says(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"), 1),
+        (says(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n", OK), 1),
+        (says(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"), 2),
+        (says(b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"), 2),
+        (says(b"HTTP/1.1 200 OK\r\n\r\nok", then_close=True), 2),
+        (says(OK + b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nother"), 2),
+        (says(OK + b"nonsense"), 2),
+    ],
+    ids=[
+        "with a length",
+        "in chunks",
+        "behind an interim answer",
+        "that closes",
+        "of HTTP/1.0",
+        "that ends with the connection",
+        "with another answer behind it",
+        "with nonsense behind it",
+    ],
+)
+async def test_only_a_clean_connection_is_used_again(
+    http_session: HttpSession, play: Play, connections: int
+) -> None:
+    async with provider(play) as (playing, endpoint):
+        answers = [await whole(await http_session.ask(endpoint, b"{}", connect=1)) for _ in range(2)]
+
+    assert answers == [b"ok", b"ok"]
+    assert playing.connections == connections
+
+
+async def test_a_connection_whose_answer_was_not_read_to_its_end_is_closed(http_session: HttpSession) -> None:
+    async with provider(says(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok")) as (playing, endpoint):
+        response = await http_session.ask(endpoint, b"{}", connect=1)
+        assert await response.read() == b"ok"
+        response.release()
+        (await http_session.ask(endpoint, b"{}", connect=1)).release()
+
+    assert playing.connections == 2
+
+
+async def test_a_connection_that_the_provider_closed_is_not_used_again(http_session: HttpSession) -> None:
+    async with provider(says(OK, then_close=True)) as (playing, endpoint):
+        await whole(await http_session.ask(endpoint, b"{}", connect=1))
+        while http_session.kept:
+            await asyncio.sleep(0)
+        await whole(await http_session.ask(endpoint, b"{}", connect=1))
+
+    assert playing.connections == 2
+
+
+async def test_what_came_before_a_loss_is_read_before_it_is_told(http_session: HttpSession) -> None:
+    play = says(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok", then_close=True)
+    async with provider(play) as (_, endpoint):
+        response = await http_session.ask(endpoint, b"{}", connect=1)
+
+        assert await response.read() == b"ok"
+        with pytest.raises(ConnectionBroken):
+            await response.read()
+        response.release()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: %b\r\n" % (n, b"x" * 900) for n in range(100)) + b"\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\nok",
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+    ],
+    ids=["90 KB of headers", "two lengths", "a length and chunks", "another protocol"],
+)
+async def test_what_could_be_taken_for_something_else_is_no_answer(
+    http_session: HttpSession, sent: bytes
+) -> None:
+    async with provider(says(sent)) as (_, endpoint):
+        with pytest.raises(UpstreamUnreachable) as refused:
+            await http_session.ask(endpoint, b"{}", connect=1)
+
+    assert refused.value.label == "broken"
+
+
+async def test_a_provider_waits_for_a_reader_that_is_slow(http_session: HttpSession) -> None:
+    total = 16 * HIGH_WATER
+    sent = 0
+
+    async def pour(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % total)
+        while sent < total:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+            sent += 65536
+
+    async with provider(pour) as (_, endpoint):
+        response = await http_session.ask(endpoint, b"{}", connect=1)
+        # That nothing more is sent can only be seen by waiting.
+        before = -1
+        while before != sent:
+            before = sent
+            await asyncio.sleep(0.05)
+        taken = sent
+
+        assert len(await whole(response)) == total
+    # Beside what is kept here, there are the buffers of two sockets.
+    assert taken < total
+
+
+async def test_closing_the_session_ends_what_is_under_way(http_session: HttpSession) -> None:
+    async with provider(says(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok")) as (_, endpoint):
+        response = await http_session.ask(endpoint, b"{}", connect=1)
+        await http_session.close()
+
+        assert await response.read() == b"ok"
+        with pytest.raises(ConnectionBroken):
+            await response.read()
+
+
+@pytest.mark.parametrize(
+    ("url", "headers"),
+    [
+        ("http://provider.example/v1", {"x-key": "a\r\nx-other: b"}),
+        ("http://provider.example/v1", {"x-key\n": "a"}),
+        ("http://provider.example/v1", {"x-key": "ä"}),
+        ("ftp://provider.example/v1", {}),
+        ("http:///v1", {}),
+    ],
+)
+def test_an_endpoint_that_cannot_be_sent_to_is_refused(url: str, headers: dict[str, str]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - its words are for nobody
+        Endpoint.at(URL(url), headers)
+
+
+def test_credentials_of_the_url_are_sent_as_such_and_not_as_part_of_the_host() -> None:
+    head = Endpoint.at(URL("https://me:secret@provider.example:8443/v1"), {}).head
+
+    assert b"host: provider.example:8443\r\n" in head
+    assert b"authorization: Basic bWU6c2VjcmV0\r\n" in head
