@@ -88,12 +88,19 @@ class References:
 
     def _output(self, turn: TurnRecord) -> Sequence[OutputItem]:
         if turn.id not in self._outputs:
-            options = msgspec.structs.replace(decode_options(turn.options), id=turn.id)
-            output = Output(options)
-            for entry in decode_journal(turn.journal).entries() if turn.journal else ():
-                output.add(entry.event, entry.time)
-            self._outputs[turn.id] = output.items
+            self._outputs[turn.id] = _output_of(turn)
         return self._outputs[turn.id]
+
+
+def _output_of(turn: TurnRecord) -> Sequence[OutputItem]:
+    try:
+        options = msgspec.structs.replace(decode_options(turn.options), id=turn.id)
+    except msgspec.DecodeError:
+        return ()
+    output = Output(options)
+    for entry in decode_journal(turn.journal).entries() if turn.journal else ():
+        output.add(entry.event, entry.time)
+    return output.items
 
 
 def _said_in(item: OutputItem) -> Message | None:

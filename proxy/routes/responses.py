@@ -323,6 +323,11 @@ async def _find(services: Services, caller: str, end_user: str, given_id: str) -
     record = await services.history.turn(caller, turn_id) if turn_id is not None else None
     if record is None or not record.is_stored or not may_see(end_user, record.end_user):
         raise ResponseNotFound(given_id)
+    try:
+        decode_options(record.options)
+    except msgspec.DecodeError:
+        # A turn that answered something else than a chat or a response.
+        raise ResponseNotFound(given_id) from None
     return record
 
 

@@ -7,6 +7,7 @@ begins, so that agents who speak one after another are one message with a blank 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from proxy.events import (
@@ -38,13 +39,11 @@ from proxy.wire.responses.items import (
     ItemStatus,
     MessageItem,
     OutputItem,
-    ReasoningItem,
-    RefusalPart,
     ServerCallItem,
-    TextPart,
     json_arguments,
 )
 from proxy.wire.responses.options import ResponseOptions, Status, error_body, response_body
+from proxy.wire.responses.writers import MessageWriter, ReasoningWriter, Steps
 
 _INCOMPLETE: dict[FinishReason, str] = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -53,43 +52,44 @@ class Output:
     """One turn's output; it has to be given every event in order."""
 
     def __init__(self, options: ResponseOptions) -> None:
-        self.items: list[OutputItem] = []
         self.response: Body | None = None
         """The whole Response, once the turn is over."""
         self.failure: Failed | None = None
         """How the turn failed, if it did."""
-        self.text_place = b""
-        """Where the next piece of text belongs, in the words of its event; empty when no text is open."""
         self._options = options
         self._shows_work = options.events != "none"
         self._narrator = (
             Narrator(options.events, hides_details=options.hides_details) if self._shows_work else None
         )
         self._joints = Joints()
-        self._next = 0
-        self._told: list[Body] = []
-        self._message: MessageItem | None = None
-        self._reasoning: ReasoningItem | None = None
+        self._steps = Steps(options.id)
+        self._message = MessageWriter(self._steps)
+        self._reasoning = ReasoningWriter(self._steps, is_summary=options.sums_up_reasoning)
         self._call: CallItem | None = None
         self._server_calls: dict[str, ServerCallItem] = {}
         self._reply_ended = False
         self._ran_tools = False
+
+    @property
+    def items(self) -> Sequence[OutputItem]:
+        """The items so far."""
+        return self._steps.items
+
+    @property
+    def text_place(self) -> bytes:
+        """Where the next piece of text belongs, in the words of its step; empty when no text is open."""
+        return self._message.text_place
 
     def more_text(self, text: str) -> tuple[int, str]:
         """Take a piece of the text that is open; return the number of its step, and the piece as it is shown.
 
         The short way of ``add`` for what comes most often.
         """
-        assert self._message is not None
-        part = self._message.parts[-1]
         text = self._joints.join(text)
-        part.pieces.append(text)
-        self._next += 1
-        return self._next - 1, text
+        return self._message.more_text(text), text
 
     def add(self, event: Event, at: float) -> list[Body]:
         """Take the next event, logged ``at`` seconds since the epoch; return the steps that it makes."""
-        self._told = []
         if self._narrator is not None:
             self._narrator.tell(event)
         if self._reply_ended and not isinstance(event, Completed | Failed | Cancelled):
@@ -102,9 +102,11 @@ class Output:
             case TextDelta():
                 self._say(event)
             case RefusalDelta():
-                self._refuse(event.text)
+                self._open_message()
+                self._message.refuse(event.text)
             case ReasoningDelta():
-                self._think(event.text)
+                self._message.close("completed")
+                self._reasoning.think(event.text)
             case ToolStarted():
                 self._start_server_call(event)
             case ToolCompleted():
@@ -119,145 +121,45 @@ class Output:
                 self._more_arguments(event.arguments)
             case ModelCalled():
                 self._joints.pause()
-                self._close_reasoning("completed")
+                self._reasoning.close("completed")
                 self._reply_ended = True
             case Completed() | Failed() | Cancelled():
                 self._end(event, at)
-        return self._told
-
-    # --- steps ---
-
-    def _tell(self, kind: str, /, **fields: Any) -> None:
-        self._told.append({"type": kind, "sequence_number": self._next, **fields})
-        self._next += 1
-
-    def _tell_of(self, item: OutputItem, kind: str, /, **fields: Any) -> None:
-        self._tell(kind, item_id=item.id, output_index=item.index, **fields)
+        return self._steps.take()
 
     def _start(self) -> None:
         first: Status = "in_progress"
         if self._options.response.background:
             first = "queued"
-        self._tell("response.created", response=response_body(self._options, first, output=[]))
+        self._steps.tell("response.created", response=response_body(self._options, first, output=[]))
         if first == "queued":
-            self._tell("response.queued", response=response_body(self._options, first, output=[]))
+            self._steps.tell("response.queued", response=response_body(self._options, first, output=[]))
         running = response_body(self._options, "in_progress", output=[])
-        self._tell("response.in_progress", response=running)
-
-    def _begin(self, item: OutputItem) -> None:
-        self.items.append(item)
-        self._tell("response.output_item.added", output_index=item.index, item=item.body())
-
-    def _finish(self, item: OutputItem) -> None:
-        self._tell("response.output_item.done", output_index=item.index, item=item.body())
-
-    # --- messages ---
+        self._steps.tell("response.in_progress", response=running)
 
     def _say(self, event: TextDelta) -> None:
-        message = self._open_message()
-        if not (message.parts and isinstance(message.parts[-1], TextPart)):
-            self._open_part(message, TextPart())
-        part = message.parts[-1]
-        assert isinstance(part, TextPart)
-        text = self._joints.join(event.text)
-        part.pieces.append(text)
+        self._open_message()
         logprobs = [_logprob(one) for one in event.logprobs or ()] if self._options.logprobs else []
-        part.logprobs.extend(logprobs)
-        self._tell_of(
-            message,
-            "response.output_text.delta",
-            content_index=len(message.parts) - 1,
-            delta=text,
-            logprobs=logprobs,
-        )
+        self._message.say(self._joints.join(event.text), logprobs)
 
-    def _refuse(self, text: str) -> None:
-        message = self._open_message()
-        if not (message.parts and isinstance(message.parts[-1], RefusalPart)):
-            self._open_part(message, RefusalPart())
-        message.parts[-1].pieces.append(text)
-        self._tell_of(message, "response.refusal.delta", content_index=len(message.parts) - 1, delta=text)
-
-    def _open_message(self) -> MessageItem:
-        if self._message is None:
-            self._close_reasoning("completed")
-            self._message = MessageItem(self._options.id, len(self.items))
-            self._begin(self._message)
-        return self._message
-
-    def _open_part(self, message: MessageItem, part: TextPart | RefusalPart) -> None:
-        self._close_part(message)
-        message.parts.append(part)
-        index = len(message.parts) - 1
-        self._tell_of(message, "response.content_part.added", content_index=index, part=part.body())
-        if isinstance(part, TextPart):
-            place = {"item_id": message.id, "output_index": message.index, "content_index": index}
-            self.text_place = encode(place)[1:-1]
-
-    def _close_part(self, message: MessageItem) -> None:
-        self.text_place = b""
-        if not message.parts:
-            return
-        index, part = len(message.parts) - 1, message.parts[-1]
-        body = part.body()
-        if isinstance(part, TextPart):
-            self._tell_of(
-                message,
-                "response.output_text.done",
-                content_index=index,
-                text=body["text"],
-                logprobs=body["logprobs"],
-            )
-        else:
-            self._tell_of(message, "response.refusal.done", content_index=index, refusal=body["refusal"])
-        self._tell_of(message, "response.content_part.done", content_index=index, part=body)
-
-    def _close_message(self, status: ItemStatus) -> None:
-        message, self._message = self._message, None
-        if message is not None:
-            self._close_part(message)
-            message.status = status
-            self._finish(message)
-
-    # --- thoughts ---
-
-    def _think(self, text: str) -> None:
-        item = self._reasoning
-        if item is None:
-            self._close_message("completed")
-            is_summary = self._options.sums_up_reasoning
-            item = ReasoningItem(self._options.id, len(self.items), is_summary=is_summary)
-            self._reasoning = item
-            self._begin(item)
-            added = "response.reasoning_summary_part.added" if is_summary else "response.content_part.added"
-            self._tell_of(item, added, **_part_index(item), part=item.part())
-        item.pieces.append(text)
-        self._tell_of(item, f"{_words(item)}.delta", **_part_index(item), delta=text)
-
-    def _close_reasoning(self, status: ItemStatus) -> None:
-        item, self._reasoning = self._reasoning, None
-        if item is None:
-            return
-        part = item.part()
-        self._tell_of(item, f"{_words(item)}.done", **_part_index(item), text=part["text"])
-        done = "response.reasoning_summary_part.done" if item.is_summary else "response.content_part.done"
-        self._tell_of(item, done, **_part_index(item), part=part)
-        item.status = status
-        self._finish(item)
+    def _open_message(self) -> None:
+        if not self._message.is_open:
+            self._reasoning.close("completed")
+            self._message.open()
 
     # --- the caller's functions ---
 
     def _start_call(self, event: ClientToolCall) -> None:
-        self._close_message("completed")
-        self._close_reasoning("completed")
+        self._message.close("completed")
+        self._reasoning.close("completed")
         self._close_call("completed")
         self._call = CallItem(self._options.id, len(self.items), event.call_id, event.name)
-        self._begin(self._call)
+        self._steps.begin(self._call)
 
     def _more_arguments(self, arguments: str) -> None:
         if self._call is not None and arguments:
             self._call.pieces.append(arguments)
-            self._tell_of(self._call, "response.function_call_arguments.delta", delta=arguments)
+            self._steps.tell_of(self._call, "response.function_call_arguments.delta", delta=arguments)
 
     def _close_call(self, status: ItemStatus) -> None:
         if self._call is not None and not self._call.pieces and status == "completed":
@@ -266,9 +168,11 @@ class Output:
         call, self._call = self._call, None
         if call is not None:
             arguments = call.arguments
-            self._tell_of(call, "response.function_call_arguments.done", name=call.name, arguments=arguments)
+            self._steps.tell_of(
+                call, "response.function_call_arguments.done", name=call.name, arguments=arguments
+            )
             call.status = status
-            self._finish(call)
+            self._steps.finish(call)
 
     # --- what the server does itself ---
 
@@ -288,13 +192,13 @@ class Output:
             self._end_server_call("", output=event.target, is_shown=True)
 
     def _begin_server_call(self, name: str, arguments: str) -> ServerCallItem:
-        self._close_message("completed")
-        self._close_reasoning("completed")
+        self._message.close("completed")
+        self._reasoning.close("completed")
         item = ServerCallItem(self._options.id, len(self.items), name, arguments)
-        self._begin(item)
-        self._tell_of(item, "response.mcp_call.in_progress")
-        self._tell_of(item, "response.mcp_call_arguments.delta", delta=arguments)
-        self._tell_of(item, "response.mcp_call_arguments.done", arguments=arguments)
+        self._steps.begin(item)
+        self._steps.tell_of(item, "response.mcp_call.in_progress")
+        self._steps.tell_of(item, "response.mcp_call_arguments.delta", delta=arguments)
+        self._steps.tell_of(item, "response.mcp_call_arguments.done", arguments=arguments)
         return item
 
     def _end_server_call(
@@ -308,8 +212,8 @@ class Output:
             item.status, item.output = "completed", output if is_shown else None
         else:
             item.status, item.error = "failed", error if is_shown else "the call failed"
-        self._tell_of(item, f"response.mcp_call.{item.status}")
-        self._finish(item)
+        self._steps.tell_of(item, f"response.mcp_call.{item.status}")
+        self._steps.finish(item)
 
     # --- the end ---
 
@@ -328,7 +232,8 @@ class Output:
     def _complete(self, closing: Completed, at: float) -> None:
         incomplete = _INCOMPLETE.get(closing.finish_reason)
         if not any(isinstance(item, MessageItem | CallItem) for item in self.items):
-            self._open_part(self._open_message(), TextPart())
+            self._open_message()
+            self._message.say_nothing()
         self._close_all("completed" if incomplete is None else "incomplete")
         if incomplete is None:
             self._conclude("response.completed", "completed", closing, completed_at=at)
@@ -341,8 +246,8 @@ class Output:
         self._conclude("response.failed", "failed", failure, error=error_body(failure))
 
     def _close_all(self, status: ItemStatus) -> None:
-        self._close_reasoning(status)
-        self._close_message(status)
+        self._reasoning.close(status)
+        self._message.close(status)
         self._close_call(status)
         if status == "incomplete":
             # None of the calls is waited for, so none may look like one to be run.
@@ -362,15 +267,7 @@ class Output:
             summary=summary,
             **more,
         )
-        self._tell(kind, response=self.response)
-
-
-def _words(item: ReasoningItem) -> str:
-    return "response.reasoning_summary_text" if item.is_summary else "response.reasoning_text"
-
-
-def _part_index(item: ReasoningItem) -> dict[str, int]:
-    return {"summary_index": 0} if item.is_summary else {"content_index": 0}
+        self._steps.tell(kind, response=self.response)
 
 
 def _logprob(one: dict[str, Any]) -> Body:
