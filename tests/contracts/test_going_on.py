@@ -1,0 +1,237 @@
+"""Where a turn begins when its caller names another turn, or a conversation to add to; over every history."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from proxy.errors import ConversationBusy, ConversationNotFound, InvalidRequest
+from proxy.exchange.asking import Ask
+from proxy.exchange.history import Begun, History
+from proxy.exchange.recall import Recall, Recalled
+from proxy.messages import (
+    AssistantMessage,
+    DeveloperMessage,
+    FunctionCall,
+    Item,
+    Message,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from proxy.store.conversations import open_history
+from proxy.store.memory import MemoryHistory
+from tests.fakes.history import new_turn, the_end
+from tests.fakes.models import ScriptedModel
+from tests.fakes.teams import agent, team_of
+
+PARENT = "chatcmpl-" + "1" * 32
+PIRATE = DeveloperMessage("Talk like a pirate.")
+MORE = UserMessage("Go on")
+CALLING = AssistantMessage(None, tool_calls=[ToolCall("c1", FunctionCall("weather", "{}"))])
+RESULT = ToolMessage("c1", "rain")
+TRANSFER = Item(AssistantMessage("hidden"), "triage", visible=False)
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+async def history(request: pytest.FixtureRequest) -> AsyncIterator[History]:
+    if request.param == "memory":
+        yield MemoryHistory()
+        return
+    store = open_history(request.getfixturevalue(f"{request.param}_database"))
+    yield store
+    await store.close()
+
+
+async def turn(
+    history: History, turn_id: str = PARENT, end: dict[str, Any] | None = None, **more: Any
+) -> Begun:
+    """A turn of alice's in conv_a that has ended."""
+    begun = await history.begin(new_turn(**{"id": turn_id, "team": "shop", **more}))
+    assert await history.finish(the_end(begun.turn, **(end or {})))
+    return begun
+
+
+async def recalled(history: History, *messages: Message, **more: Any) -> Recalled:
+    team = await team_of(agent("triage", ScriptedModel()), agent("sales", ScriptedModel()))
+    ask = Ask(**{"caller": "alice", "model": "shop", "messages": messages, "list_name": "input", **more})
+    found = await Recall(history).recall(ask, team)
+    assert isinstance(found, Recalled)
+    return found
+
+
+def told(items: Sequence[Item]) -> list[Message]:
+    return [item.message for item in items]
+
+
+# --- behind a turn -------------------------------------------------------------------------------------------
+
+
+async def test_a_turn_goes_on_from_the_one_that_is_named_with_all_that_its_agents_know(
+    history: History,
+) -> None:
+    parent = await turn(history, end={"items": [TRANSFER, Item(AssistantMessage("Hello!"), "sales")]})
+    child = await turn(history, "chatcmpl-2", parent=parent.turn, input=[Item(UserMessage("Other"))])
+
+    found = await recalled(history, MORE, parent=PARENT)
+
+    assert child.turn > parent.turn
+    assert (found.parent, found.conversation_id, found.match, found.agent) == (
+        parent.turn,
+        "conv_a",
+        "previous-response",
+        "sales",
+    )
+    assert told(found.context) == [UserMessage("Hi."), TRANSFER.message, AssistantMessage("Hello!")]
+    assert told(found.input) == [MORE]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"end": {"status": "failed", "is_history": False}},
+        {"end": {"status": "cancelled", "is_history": False}},
+        {"is_stored": False},
+        {"caller": "bob"},
+        {"end_user": "ann"},
+        {"turn_id": "chatcmpl-9"},
+    ],
+    ids=["failed", "left", "not stored", "another caller's", "another end user's", "unknown"],
+)
+async def test_what_cannot_be_gone_on_from_is_not_found(history: History, more: dict[str, Any]) -> None:
+    await turn(history, **more)
+
+    with pytest.raises(InvalidRequest) as refused:
+        await recalled(history, MORE, parent=PARENT, end_user="ben")
+
+    assert (refused.value.param, refused.value.code) == (
+        "previous_response_id",
+        "previous_response_not_found",
+    )
+    assert "resp_" + "1" * 32 in refused.value.message
+
+
+async def test_a_turn_that_runs_has_to_end_first(history: History) -> None:
+    await history.begin(new_turn(id=PARENT))
+
+    with pytest.raises(ConversationBusy):
+        await recalled(history, MORE, parent=PARENT)
+
+
+async def test_an_answer_of_another_team_is_gone_on_with_by_the_entry_agent(history: History) -> None:
+    await turn(history, end={"agent": "nobody of this team"})
+
+    assert (await recalled(history, MORE, parent=PARENT)).agent == "triage"
+
+
+@pytest.mark.parametrize("messages", [[RESULT], [RESULT, MORE]], ids=["results", "results and more"])
+async def test_calls_that_wait_are_answered_behind_their_turn(
+    history: History, messages: list[Message]
+) -> None:
+    waiting = await turn(history, end={"items": [Item(CALLING, "sales")], "pending": ["c1"]})
+
+    found = await recalled(history, *messages, parent=PARENT)
+
+    assert found.parent == waiting.turn
+    assert told([*found.context, *found.input])[1:] == [CALLING, *messages]
+
+
+async def test_a_call_may_be_answered_twice_each_time_in_a_branch_of_its_own(history: History) -> None:
+    waiting = await turn(history, end={"items": [Item(CALLING, "sales")], "pending": ["c1"]})
+    await turn(history, "chatcmpl-2", parent=waiting.turn, input=[Item(RESULT)])
+
+    assert (await recalled(history, RESULT, parent=PARENT)).parent == waiting.turn
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([MORE], "No tool output found for function call c1."),
+        ([ToolMessage("c2", "?"), RESULT], "No tool call found for function call output with call_id c2."),
+    ],
+    ids=["no result", "no call"],
+)
+async def test_calls_and_results_have_to_fit(history: History, messages: list[Message], message: str) -> None:
+    await turn(history, end={"items": [Item(CALLING, "sales")], "pending": ["c1"]})
+
+    with pytest.raises(InvalidRequest) as refused:
+        await recalled(history, *messages, parent=PARENT)
+
+    assert (refused.value.message, refused.value.param) == (message, "input")
+
+
+async def test_calls_of_the_input_may_bring_their_own_results(history: History) -> None:
+    await turn(history)
+
+    assert told((await recalled(history, CALLING, RESULT, MORE, parent=PARENT)).input) == [
+        CALLING,
+        RESULT,
+        MORE,
+    ]
+
+
+# --- in a conversation ---------------------------------------------------------------------------------------
+
+
+async def test_what_is_added_stands_behind_the_head_even_if_it_looks_like_history(history: History) -> None:
+    head = await turn(history)
+    added: list[Message] = [UserMessage("Hi."), AssistantMessage("Never said"), MORE]
+
+    found = await recalled(history, *added, conversation_id="conv_a", is_addition=True)
+
+    assert (found.parent, found.match) == (head.turn, "conversation-id")
+    assert told(found.context) == [UserMessage("Hi."), AssistantMessage("Hello!")]
+    assert told(found.input) == added
+
+
+async def test_a_conversation_that_waits_for_results_takes_another_word(history: History) -> None:
+    waiting = await turn(history, end={"items": [Item(CALLING, "sales")], "pending": ["c1"]})
+
+    found = await recalled(history, MORE, conversation_id="conv_a", is_addition=True)
+
+    assert (found.parent, told(found.input)) == (waiting.turn, [MORE])
+
+
+async def test_a_conversation_is_made_on_first_use_unless_it_has_to_exist(history: History) -> None:
+    made = await recalled(history, MORE, conversation_id="chat-1", is_addition=True)
+
+    assert (made.conversation_id, made.parent) == ("chat-1", None)
+    with pytest.raises(ConversationNotFound):
+        await recalled(history, MORE, conversation_id="conv_x", is_addition=True, must_exist=True)
+
+
+# --- instructions --------------------------------------------------------------------------------------------
+
+
+async def test_instructions_that_stay_are_kept_and_laid_over_later_turns(history: History) -> None:
+    first = await recalled(history, PIRATE, MORE, keeps_instructions=True, instructions="Be brief.")
+    await turn(history, input=first.input)
+
+    later = await recalled(history, PIRATE, UserMessage("And?"), keeps_instructions=True, parent=PARENT)
+    chat = await recalled(history, UserMessage("And?"), conversation_id="conv_a")
+
+    assert [message.content for message in first.overlay] == ["Be brief.", PIRATE.content]
+    assert (told(first.input), told(first.said)) == ([PIRATE, MORE], [MORE])
+    assert told(later.context) == told(chat.context) == [MORE, AssistantMessage("Hello!")]
+    assert later.overlay == chat.overlay == [PIRATE]
+    assert told(later.input) == [UserMessage("And?")]
+
+
+async def test_a_list_that_shows_what_was_said_shows_its_instructions(history: History) -> None:
+    first = await recalled(history, PIRATE, MORE, keeps_instructions=True)
+    await turn(history, input=first.input, end={"fingerprint": first.transcript.answer("Hello!")})
+
+    found = await recalled(
+        history, MORE, AssistantMessage("Hello!"), UserMessage("And?"), keeps_instructions=True
+    )
+
+    assert (found.match, list(found.overlay)) == ("fingerprint", [])
+    assert told(found.context) == [MORE, AssistantMessage("Hello!")]
+
+
+async def test_instructions_of_a_chat_are_not_kept(history: History) -> None:
+    found = await recalled(history, PIRATE, MORE)
+
+    assert (told(found.input), list(found.overlay)) == ([MORE], [PIRATE])
