@@ -18,16 +18,14 @@ from bench.scripts import SCRIPTS
 TIME_LIMIT = 110.0
 
 
-async def measure(names: list[str]) -> list[Figure]:
+async def measure(names: list[str], figures: list[Figure]) -> None:
     """Start everything, take the measures in turn, stop everything."""
-    figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="handoff-bench-") as folder:
         async with asyncio.timeout(TIME_LIMIT), field(Path(folder), list(SCRIPTS)) as started:
             for name in names:
                 began = time.monotonic()
                 figures.extend(await MEASURES[name](started))
                 print(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr)
-    return figures
 
 
 def main() -> None:
@@ -43,10 +41,14 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file, too")
     options = parser.parse_args()
-    figures = run(measure(options.only or names))
-    print(table(figures))
-    if options.json:
-        write_json(figures, options.json)
+    figures: list[Figure] = []
+    try:
+        run(measure(options.only or names, figures))
+    finally:
+        # What was measured before something failed or took too long is worth seeing.
+        print(table(figures))
+        if options.json:
+            write_json(figures, options.json)
 
 
 if __name__ == "__main__":

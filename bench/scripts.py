@@ -27,8 +27,8 @@ class Script:
 
 
 SCRIPTS = {
-    "single": Script(250, pause=0.02),
-    "bursts": Script(4000, per_write=20, pause=0.02),
+    "single": Script(200, pause=0.02),
+    "bursts": Script(3000, per_write=20, pause=0.02),
     "plain": Script(10, per_write=10),
     "history": Script(10, per_write=10),
     "first": Script(1),
