@@ -244,7 +244,11 @@ class History(Protocol):
         ...
 
     async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
-        """Return the newest running or completed turn with this body that was created at or after ``since``."""
+        """Return the newest turn with this body, if a request that repeats itself can mean it.
+
+        That is if it is running or completed, was created at or after ``since``, and its conversation neither went on
+        behind it nor is about to.
+        """
         ...
 
     async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:

@@ -164,14 +164,17 @@ class MemoryHistory:
 
     async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
         """See ``History``."""
-        return self._last(
+        found = self._last(lambda record: (record.caller, record.body_digest) == (caller, digest))
+        if found is None or found.created_at < since or found.status not in ("running", "completed"):
+            return None
+        conversation = self.turns[found.turn].conversation.key
+        behind = self._last(
             lambda record: (
-                record.caller == caller
-                and record.body_digest == digest
-                and record.created_at >= since
-                and record.status in ("running", "completed")
+                self.turns[record.turn].conversation.key == conversation
+                and (record.is_history or record.status == "running")
             )
         )
+        return found if behind in (None, found) else None
 
     async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
         """See ``History``."""

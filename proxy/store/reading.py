@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Connection, Select, bindparam, literal_column, select
+from sqlalchemy import CTE, ColumnElement, Connection, Select, bindparam, exists, literal_column, or_, select
 
 from proxy.exchange.history import ChainTurn, Conversation, Place, TurnRecord
 from proxy.messages import Item
@@ -34,14 +34,7 @@ class Reading:
         )
         self._by_id = record.where(_is("caller", turns), _is("id", turns))
         self._by_key = record.where(_is("caller", turns), _is("idempotency_key", turns))
-        self._by_body = (
-            record.where(
-                _is("caller", turns), _is("body_digest", turns), turns.c.created_at >= bindparam("since")
-            )
-            .where(turns.c.status.in_(["running", "completed"]))
-            .order_by(turns.c.key.desc())
-            .limit(1)
-        )
+        self._by_body = _by_body(record)
         self._items = select(items).where(items.c.turn == bindparam("turn")).order_by(items.c.position)
         self._nothing: Select[Any] = select(literal_column("1"))
         self._workers = select(turns.c.worker).where(IS_RUNNING).distinct()
@@ -98,7 +91,7 @@ class Reading:
         return self._record(connection, self._by_key, {"caller": caller, "idempotency_key": key})
 
     def by_body(self, connection: Connection, caller: str, digest: bytes, since: float) -> TurnRecord | None:
-        """Return the newest running or completed turn with the body, or None."""
+        """Return the newest turn with the body, or None also when it ended badly or others followed it."""
         return self._record(
             connection, self._by_body, {"caller": caller, "body_digest": digest, "since": since}
         )
@@ -116,6 +109,27 @@ class Reading:
         if row is None:
             return None
         return rows.to_record(row, connection.execute(self._items, {"turn": row.key}).all())
+
+
+def _by_body(record: Select[Any]) -> Select[Any]:
+    newest, running = turns.alias("newest"), turns.alias("running")
+    newest_key = (
+        select(newest.c.key)
+        .where(_is("caller", newest), _is("body_digest", newest))
+        .order_by(newest.c.key.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    goes_on = exists().where(
+        running.c.conversation == turns.c.conversation,
+        running.c.status == literal_column("'running'"),
+        running.c.key > turns.c.key,
+    )
+    return (
+        record.where(turns.c.key == newest_key, turns.c.created_at >= bindparam("since"))
+        .where(turns.c.status.in_(["running", "completed"]))
+        .where(or_(conversations.c.head.is_(None), conversations.c.head <= turns.c.key), ~goes_on)
+    )
 
 
 def _is(column: str, table: Any) -> ColumnElement[bool]:

@@ -215,6 +215,22 @@ async def test_an_sdk_retry_attaches_to_the_turn_instead_of_running_its_tools_ag
     assert len(upstream.requests) == 3
 
 
+async def test_a_retry_of_a_turn_that_failed_is_not_given_an_older_answer_to_the_same_words(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Which colour?"), text("Red it is"), *[error(503)] * 3, text("Two, then"))
+    async with Wire(served) as wire:
+        await wire.ask({"messages": [user("Yes")]}, x_conversation_id="chat-1")
+        await wire.ask({"messages": [user("Red")]}, x_conversation_id="chat-1")
+        failed = await wire.ask({"messages": [user("Yes")]}, x_conversation_id="chat-1")
+        again = await wire.ask(
+            {"messages": [user("Yes")]}, x_conversation_id="chat-1", x_stainless_retry_count="1"
+        )
+
+    assert failed.status_code == 502
+    assert again.json()["choices"][0]["message"]["content"] == "Two, then"
+
+
 # --- leaving and coming back ---
 
 

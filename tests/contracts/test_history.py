@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -270,24 +271,40 @@ async def test_history_keeps_its_key(history: History) -> None:
         await history.begin(new_turn("conv_a", idempotency_key="k"))
 
 
-async def test_the_newest_living_turn_with_a_body_is_found(history: History) -> None:
-    async def turn(conversation: str, created_at: float, status: str) -> None:
-        begun = await history.begin(
-            new_turn(conversation, id=conversation, created_at=created_at, body_digest=b"d")
-        )
-        if status != "running":
-            await history.finish(the_end(begun.turn, status=status, is_history=status == "completed"))
+async def with_body(history: History, conversation: str, turn_id: str, status: str, **changes: Any) -> None:
+    begun = await history.begin(new_turn(conversation, **{"id": turn_id, "body_digest": b"d", **changes}))
+    if status != "running":
+        await history.finish(the_end(begun.turn, status=status, is_history=status == "completed"))
 
-    await turn("old", 100.0, "completed")
+
+async def test_the_newest_turn_with_a_body_is_found(history: History) -> None:
+    await with_body(history, "conv_a", "old", "completed", created_at=100.0)
     assert await history.turn_by_body("alice", b"d", since=101.0) is None
-    await turn("newer", 105.0, "running")
-    await turn("failed", 106.0, "failed")
+    await with_body(history, "conv_b", "newer", "running", created_at=105.0)
 
     found = await history.turn_by_body("alice", b"d", since=100.0)
     assert found is not None
     assert found.id == "newer"
     assert await history.turn_by_body("bob", b"d", since=100.0) is None
     assert await history.turn_by_body("alice", b"e", since=100.0) is None
+
+
+async def test_behind_a_turn_that_failed_none_with_its_body_is_found(history: History) -> None:
+    await with_body(history, "conv_a", "old", "completed")
+    await with_body(history, "conv_b", "new", "failed")
+
+    assert await history.turn_by_body("alice", b"d", since=0.0) is None
+
+
+@pytest.mark.parametrize(("status", "is_found"), [("running", False), ("completed", False), ("failed", True)])
+async def test_a_body_is_not_found_when_its_conversation_went_on(
+    history: History, status: str, is_found: bool
+) -> None:
+    await with_body(history, "conv_a", "old", "completed")
+    await with_body(history, "conv_a", "other", status, body_digest=b"e")
+
+    found = await history.turn_by_body("alice", b"d", since=0.0)
+    assert (found is not None) == is_found
 
 
 # --- ending --------------------------------------------------------------------------------------------------

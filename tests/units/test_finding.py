@@ -25,7 +25,8 @@ WAYS: dict[str, Find] = {
     "last answer of a conversation": lambda reading, on, conversation: reading.last_answer(
         on, b"a", conversation
     ),
-    "body": lambda reading, on, _: reading.by_body(on, "alice", b"d", 0.0),
+    "body": lambda reading, on, _: reading.by_body(on, "alice", b"once", 0.0),
+    "body of many": lambda reading, on, _: [reading.by_body(on, "alice", b"d", 0.0)],
 }
 
 
@@ -57,6 +58,10 @@ async def fill(url: str) -> int:
     database = open_database(url, time_limit=30.0)
     await database.write(copy)
     await database.close()
+    history = open_history(url)
+    last = await history.begin(new_turn("conv_a", body_digest=b"once"))
+    await history.finish(the_end(last.turn))
+    await history.close()
     return begun.conversation
 
 
