@@ -178,7 +178,9 @@ def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.C
         "log_config": None,
         "access_log": False,
         "server_header": False,
-        "ws": "none",
+        "ws": "websockets-sansio",
+        # One that is larger closes the socket with 1009 and the reason.
+        "ws_max_size": settings.max_body_bytes,
         "lifespan": "off",
         "h11_max_incomplete_event_size": 64 * 1024,
         "timeout_keep_alive": 75,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.routes.older.asking import guarded
@@ -13,6 +13,7 @@ from proxy.routes.older.chat import chat_stream
 from proxy.routes.older.completions import EitherCompletions
 from proxy.routes.older.listing import agents
 from proxy.routes.older.questions import ask_stream, scripted_stream
+from proxy.routes.older.sockets import chat_socket
 
 
 def older_routes(chat: ASGIApp) -> Sequence[BaseRoute]:
@@ -23,6 +24,7 @@ def older_routes(chat: ASGIApp) -> Sequence[BaseRoute]:
         Route("/chat/stream", Plain(chat_stream), methods=["POST"]),
         Route("/ask-stream", Plain(ask_stream), methods=["POST"]),
         Route("/test-stream", Plain(scripted_stream), methods=["GET"]),
+        WebSocketRoute("/ws", chat_socket),
         Route("/agents", Plain(agents), methods=["GET"]),
     ]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from proxy.errors import ProxyError
 from proxy.events import (
     Cancelled,
     ClientToolArguments,
@@ -24,7 +25,7 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.wire.answer import Joints
-from proxy.wire.errors import failure_of
+from proxy.wire.errors import failure_of, problem_of
 from proxy.wire.older.lines import TextBuilder
 from proxy.wire.openai import encode, usage_body
 from proxy.wire.sse import one_line
@@ -150,6 +151,12 @@ def socket_message(told: Told) -> str:
 def failed(event: Failed) -> Told:
     """Return the event of a turn that failed: a sentence, and the code that never changes."""
     return {"event_type": "error", "error": event.message, "code": event.code}
+
+
+def refused(error: ProxyError) -> Told:
+    """Return the event of a request that was refused."""
+    problem = problem_of(error)
+    return {"event_type": "error", "error": problem.message, "code": problem.code}
 
 
 def arguments_of(text: str) -> Any:

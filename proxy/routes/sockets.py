@@ -1,0 +1,89 @@
+"""What WebSockets have in common: who may open one, messages in and out, and turns told over it.
+
+Origins are checked before (``routes.browsers``), and messages over the limit are refused by the server, which closes
+the socket with 1009 and says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from proxy.errors import Unauthorized
+from proxy.events import ClosingEvent, Entry
+from proxy.live import LiveTurn
+from proxy.routes.bodies import ClientLeft
+from proxy.routes.dependencies import Services, services_of
+from proxy.routes.failures import answer_of
+
+PROTOCOL = "handoff.v1"
+KEY_PREFIX = "handoff-key."
+"""A page cannot set headers: it offers the two protocols ``handoff.v1`` and ``handoff-key.KEY``."""
+
+
+class Channel:
+    """An open socket. Messages leave one at a time, whoever sends them."""
+
+    def __init__(self, websocket: WebSocket, *, stall: float) -> None:
+        self._websocket = websocket
+        self._stall = stall
+        self._sending = asyncio.Lock()
+
+    async def send(self, text: str) -> None:
+        """Send a message.
+
+        Raises:
+            ClientLeft: The client is gone, or takes nothing any more.
+        """
+        try:
+            async with self._sending, asyncio.timeout(self._stall):
+                await self._websocket.send_text(text)
+        except (TimeoutError, WebSocketDisconnect, RuntimeError):
+            # Starlette raises a RuntimeError for what is sent behind a close.
+            raise ClientLeft from None
+
+    async def messages(self) -> AsyncIterator[bytes]:
+        """Give each message until the client leaves."""
+        while True:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            text = message.get("text")
+            yield text.encode("utf-8", "replace") if text is not None else message.get("bytes") or b""
+
+    async def tell(
+        self, live: LiveTurn, encode: Callable[[Entry], Iterable[str]], *, is_observer: bool = False
+    ) -> None:
+        """Send what is made of a turn's entries, from the first to the closing one."""
+        with live.follower(is_observer=is_observer) as follower:
+            while True:
+                entries = await follower.next()
+                for entry in entries:
+                    for text in encode(entry):
+                        await self.send(text)
+                if not entries or isinstance(entries[-1].event, ClosingEvent):
+                    return
+
+
+async def admit(websocket: WebSocket) -> tuple[Services, str, Channel] | None:
+    """Accept who may call; others get the error that HTTP would give, and None is returned."""
+    services = services_of(websocket.scope)
+    try:
+        caller = services.keys.caller(_authorization(websocket))
+    except Unauthorized as error:
+        await websocket.send_denial_response(answer_of(error))
+        return None
+    offered = websocket.scope.get("subprotocols", ())
+    await websocket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
+    return services, caller, Channel(websocket, stall=services.settings.stalled_client_timeout)
+
+
+def _authorization(websocket: WebSocket) -> str | None:
+    header = websocket.headers.get("authorization")
+    if header:
+        return header
+    offered = websocket.scope.get("subprotocols", ())
+    key = next((one.removeprefix(KEY_PREFIX) for one in offered if one.startswith(KEY_PREFIX)), None)
+    return None if key is None else f"Bearer {key}"
