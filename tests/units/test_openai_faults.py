@@ -35,7 +35,7 @@ from tests.fakes.upstream import FakeUpstream, Reply, bare, calls, chunk, cut, e
 
 KEY = "sk-secret-key-of-the-operator"
 SECRET = "details nobody else should see"
-SHORT = ModelLimits(connect=1.0, first_token=1.0, idle=0.5, answer_bytes=20_000, line_bytes=10_000)
+SHORT = ModelLimits(connect=1.0, first_token=1.5, idle=0.5, answer_bytes=20_000, line_bytes=10_000)
 BROKEN = (UpstreamFailed, "broken", True)
 AGAIN = (UpstreamFailed, "status_5xx", True)
 PROTOCOL = (UpstreamProtocolError, "protocol", False)
