@@ -106,26 +106,37 @@ def joined(pieces: Iterable[Message]) -> list[Message]:
         InvalidRequest: A call that has no result.
     """
     whole: list[Message] = []
+    row: list[AssistantMessage] = []
     results: dict[str, ToolMessage] = {}
     for piece in pieces:
+        if isinstance(piece, AssistantMessage):
+            row.append(piece)
+            continue
+        if row:
+            whole.append(_merged(row))
+            row = []
         if isinstance(piece, ToolMessage):
             results.setdefault(piece.tool_call_id, piece)
-        last = whole[-1] if whole else None
-        if isinstance(piece, AssistantMessage) and isinstance(last, AssistantMessage):
-            whole[-1] = _merged(last, piece)
-        else:
-            whole.append(piece)
+        whole.append(piece)
+    if row:
+        whole.append(_merged(row))
     return _with_results(whole, results) if any(map(_calls_of, whole)) else whole
 
 
-def _merged(one: AssistantMessage, other: AssistantMessage) -> AssistantMessage:
-    said, more = _text(one), _text(other)
+def _merged(row: Sequence[AssistantMessage]) -> AssistantMessage:
+    if len(row) == 1:
+        return row[0]
+    texts = [text for text in map(_text, row) if text]
     # What we sent of one turn already has the blank line between two texts at the head of the second.
-    text = said + ("\n\n" if said and more and not more.startswith("\n") else "") + more
-    refusal = (one.refusal or "") + (other.refusal or "")
-    calls = [*(one.tool_calls or ()), *(other.tool_calls or ())]
+    joints = [
+        text if not place or text.startswith("\n") else f"\n\n{text}" for place, text in enumerate(texts)
+    ]
+    refusal = "".join(message.refusal or "" for message in row)
+    calls = [call for message in row for call in message.tool_calls or ()]
     return AssistantMessage(
-        content=text or (None if calls or refusal else ""), refusal=refusal or None, tool_calls=calls or None
+        content="".join(joints) or (None if calls or refusal else ""),
+        refusal=refusal or None,
+        tool_calls=calls or None,
     )
 
 
