@@ -177,7 +177,10 @@ class LiveTurn:
             return False
         self._is_stoppable = False
         self.stop_reason = reason
-        self.task.cancel()
+        # A task that is cancelled before its first step never takes it, and could not log how it ended. So a writer
+        # that has logged nothing yet looks for the reason itself when it begins.
+        if self._log:
+            self.task.cancel()
         return True
 
 

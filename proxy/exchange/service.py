@@ -23,7 +23,7 @@ from proxy.errors import (
     ShuttingDown,
     StoreUnavailable,
 )
-from proxy.events import Cancelled, ClosingEvent, Completed
+from proxy.events import Cancelled, ClosingEvent, Completed, Started
 from proxy.exchange.asking import Ask, Clock, DisconnectPolicy, Match
 from proxy.exchange.endings import Kept, end_of, replay
 from proxy.exchange.history import History, IdempotencyKeyTaken, NewTurn, TurnEnd, TurnRecord
@@ -31,7 +31,7 @@ from proxy.exchange.recall import NotOfConversation, Recall, Recalled
 from proxy.exchange.side import is_side_request
 from proxy.exchange.workers import is_dead, new_worker, retire
 from proxy.live import LiveTurn, LiveTurns
-from proxy.messages import DeveloperMessage, FunctionTool, Item, SystemMessage
+from proxy.messages import DeveloperMessage, FunctionTool, Item, SystemMessage, Usage
 from proxy.turns import Answered, Recorder, Team, Turn, run
 from proxy.wire.errors import failed_event
 from proxy.wire.structured import answer_form
@@ -128,6 +128,7 @@ class Exchange:
         self._heart: asyncio.Task[None] | None = None
         self._following: set[asyncio.Task[None]] = set()
         self._is_closing = False
+        self._is_over = False
 
     @property
     def running(self) -> int:
@@ -155,6 +156,7 @@ class Exchange:
         self._is_closing = True
         if grace > 0 and (tasks := self._tasks()):
             await asyncio.wait(tasks, timeout=grace)
+        self._is_over = True
         while tasks := self._tasks():
             for live in self._lives.running():
                 live.stop("shutting_down")
@@ -288,14 +290,20 @@ class Exchange:
         """Wait for the end of a turn that another worker runs, or for that worker's, and log it then."""
         live.seal()
         current: TurnRecord | None = record
-        while current is not None and current.status == "running":
-            await asyncio.sleep(FOLLOW_INTERVAL)
-            try:
-                if current.lease_until < self._clock():
-                    await self._history.interrupt(now=self._clock())
-                current = await self._history.turn(record.caller, record.id)
-            except StoreUnavailable:
-                continue
+        try:
+            while current is not None and current.status == "running":
+                await asyncio.sleep(FOLLOW_INTERVAL)
+                try:
+                    if current.lease_until < self._clock():
+                        await self._history.interrupt(now=self._clock())
+                    current = await self._history.turn(record.caller, record.id)
+                except StoreUnavailable:
+                    continue
+        except asyncio.CancelledError:
+            # This worker stops, the turn does not: whoever asks another worker for it finds it there.
+            live.emit(Started(record.id, record.agent), at=record.created_at)
+            live.emit(Cancelled("shutting_down", record.agent, Usage()))
+            raise
         replay(current or record, live)
 
     # --- running ---
@@ -328,8 +336,7 @@ class Exchange:
             parallel_tool_calls=ask.parallel_tool_calls,
         )
         live = LiveTurn(turn_id, stops_when_left=True)
-        live.task = asyncio.create_task(self._answer(live, team.side, turn, None), name=turn_id)
-        self._lives.add(live)
+        self._start(live, team.side, turn, None)
         return Opened(
             live=live,
             turn_id=turn_id,
@@ -389,9 +396,7 @@ class Exchange:
         )
         policy = ask.on_disconnect or team.on_disconnect or self._policy.on_disconnect
         live = LiveTurn(turn_id, conversation_id=conversation_id, stops_when_left=policy == "cancel")
-        kept = Kept(ask, begun, recalled)
-        live.task = asyncio.create_task(self._answer(live, team, turn, kept), name=turn_id)
-        self._lives.add(live)
+        self._start(live, team, turn, Kept(ask, begun, recalled))
         return Opened(
             live=live,
             turn_id=turn_id,
@@ -403,12 +408,22 @@ class Exchange:
             ignored=ignored,
         )
 
+    def _start(self, live: LiveTurn, team: Team, turn: Turn, kept: Kept | None) -> None:
+        live.task = asyncio.create_task(self._answer(live, team, turn, kept), name=turn.id)
+        self._lives.add(live)
+        if self._is_over:
+            # It was being opened when the others were stopped.
+            live.stop("shutting_down")
+
     async def _answer(self, live: LiveTurn, team: Team, turn: Turn, kept: Kept | None) -> None:
         """The turn's own task: let the team answer, store the end, and only then tell it."""
         recorder = Recorder(live)
         answered: Answered | None = None
         closing: ClosingEvent
         try:
+            if live.stop_reason is not None:
+                recorder.emit(Started(turn.id, turn.agent))
+                raise asyncio.CancelledError
             answered = await run(
                 team, turn, recorder, time_limit=team.time_limit or self._policy.turn_time_limit
             )

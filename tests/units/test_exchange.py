@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 from proxy.errors import ModelNotFound, StoreUnavailable
-from proxy.events import Completed, Failed, TextDelta
+from proxy.events import Cancelled, Completed, Failed, Started, TextDelta
 from proxy.exchange.asking import Ask
-from proxy.exchange.history import TurnEnd
+from proxy.exchange.history import Begun, NewTurn, TurnEnd
 from proxy.exchange.service import Exchange, Opened, Policy
 from proxy.messages import UserMessage
 from proxy.store.memory import MemoryHistory
@@ -88,6 +88,61 @@ async def test_a_turn_that_lost_its_lease_does_not_say_that_it_was_kept() -> Non
 
     assert isinstance(end, Failed)
     assert end.code == "internal_error"
+
+
+async def test_a_turn_that_is_stopped_before_its_first_step_ends_like_any_other() -> None:
+    history = MemoryHistory()
+    exchange = await exchange_of(says("Hello"), history=history)
+
+    opened = await exchange.open(ASK)
+    assert opened.live.stop("requested")
+
+    end = await end_of(opened)
+    assert isinstance(end, Cancelled)
+    assert isinstance(opened.live.entries[0].event, Started)
+    assert exchange.running == 0
+    record = await history.turn("c", opened.turn_id)
+    assert record is not None
+    assert record.status == "cancelled"
+
+
+async def test_a_turn_that_was_being_opened_when_the_server_stopped_is_stopped_too() -> None:
+    begins, goes_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryHistory):
+        async def begin(self, turn: NewTurn) -> Begun:
+            begins.set()
+            await goes_on.wait()
+            return await super().begin(turn)
+
+    exchange = await exchange_of(says("Hello"), history=Slow())
+
+    opening = asyncio.create_task(exchange.open(ASK))
+    await begins.wait()
+    await exchange.close(grace=0)
+    goes_on.set()
+
+    end = await end_of(await opening)
+    assert isinstance(end, Cancelled)
+    assert end.reason == "shutting_down"
+
+
+async def test_who_follows_a_turn_of_another_worker_is_told_that_this_one_stops() -> None:
+    history, clock = MemoryHistory(), Clock()
+    elsewhere = new_turn(caller="c", worker="elsewhere:1:x", created_at=clock.now, lease_until=clock.now + 15)
+    await history.begin(elsewhere)
+    exchange = await exchange_of(history=history, clock=clock)
+
+    opened = await exchange.attach("c", elsewhere.id)
+    await asyncio.sleep(0)
+    await exchange.close(grace=0)
+
+    end = await end_of(opened)
+    assert isinstance(end, Cancelled)
+    assert end.reason == "shutting_down"
+    record = await history.turn("c", elsewhere.id)
+    assert record is not None
+    assert record.status == "running"
 
 
 async def test_who_follows_a_turn_of_a_worker_that_died_is_told_when_its_lease_is_over() -> None:
