@@ -12,7 +12,7 @@ closing event. Encoders are a ``match`` over all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import msgspec
 from msgspec import Struct
@@ -142,6 +142,15 @@ class Cancelled(Struct, frozen=True, tag="cancelled"):
 
 
 ClosingEvent = Completed | Failed | Cancelled
+_CLOSING = (Completed, Failed, Cancelled)
+
+
+def is_closing(event: Event) -> TypeGuard[ClosingEvent]:
+    """Whether the event is a turn's last."""
+    # Asked for every chunk; isinstance would ask the metaclass of these classes, which takes ten times as long.
+    return type(event) in _CLOSING
+
+
 Event = (
     Started
     | TextDelta

@@ -13,12 +13,12 @@ from typing import Literal, Self
 
 from proxy.events import (
     ClientToolArguments,
-    ClosingEvent,
     Entry,
     Event,
     ReasoningDelta,
     RefusalDelta,
     TextDelta,
+    is_closing,
 )
 
 StopReason = Literal["client_left", "requested", "shutting_down"]
@@ -32,7 +32,7 @@ class Follower:
     An observer only looks on: the turn neither waits for it nor lives for it.
     """
 
-    __slots__ = ("_given", "_live", "_wake", "is_observer", "position")
+    __slots__ = ("_given", "_live", "_loop", "_wake", "is_observer", "position")
 
     def __init__(self, live: LiveTurn, after: int, *, is_observer: bool) -> None:
         self.is_observer = is_observer
@@ -40,6 +40,7 @@ class Follower:
         """Everything up to here was read and dealt with."""
         self._given = after
         self._live = live
+        self._loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Self:
@@ -58,7 +59,7 @@ class Follower:
         self.position = self._given
         self._live.make_room()
         if self._given >= len(log) and not self._live.is_finished:
-            self._wake = asyncio.get_running_loop().create_future()
+            self._wake = self._loop.create_future()
             await self._wake
         start, self._given = self._given, len(log)
         return log[start:]
@@ -132,7 +133,7 @@ class LiveTurn:
     @property
     def is_finished(self) -> bool:
         """Whether the closing event is in the log."""
-        return bool(self._log) and isinstance(self._log[-1].event, ClosingEvent)
+        return bool(self._log) and is_closing(self._log[-1].event)
 
     @property
     def entries(self) -> Sequence[Entry]:
