@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from proxy.agents.clients.demo import DemoModel
-from proxy.agents.clients.factory import build_models
+from proxy.agents.clients.factory import build_models, model_limits
 from proxy.agents.dispatching import AutoGenDispatcher, Dispatcher
 from proxy.agents.loading import (
     BUNDLED,
@@ -27,6 +27,7 @@ from proxy.agents.loading import (
     load_teams,
     python_tools,
 )
+from proxy.agents.passthrough import PassThrough
 from proxy.agents.registry import Registry
 from proxy.agents.teamfile.description import models_in_use
 from proxy.auth import Keys, check_exposure
@@ -41,6 +42,7 @@ from proxy.routes.chat import ChatCompletions, ResumedStream
 from proxy.routes.dependencies import Catalog, Services
 from proxy.routes.middleware import RequestContext
 from proxy.routes.older.routes import older_routes
+from proxy.routes.passing import Passing
 from proxy.routes.paths import Paths
 from proxy.routes.responses import KeptResponse, Responses
 from proxy.settings import Settings
@@ -131,15 +133,24 @@ def create_app(
             )
             await registry.start()
             stack.push_async_callback(registry.close)
+            straight = _straight(settings, loaded, registry)
+            await straight.start()
+            stack.push_async_callback(straight.close)
             catalog = TeamCatalog(
-                loaded.definitions, registry, created=_written_at(settings.teams or BUNDLED)
+                loaded.definitions,
+                registry,
+                created=_written_at(settings.teams or BUNDLED),
+                listed=lambda: straight.listed,
             )
-            services = await _services(settings, registry, history, catalog)
+            passing = None if straight.is_empty else Passing(straight, stall=settings.stalled_client_timeout)
+            services = await _services(settings, registry, history, catalog, passing)
             if settings.retention_days is not None:
                 retention = keep_to_retention(history.library, days=settings.retention_days, clock=time.time)
                 stack.push_async_callback(_stop, asyncio.create_task(retention, name="retention"))
             # After the grace time that the server gave them, turns have none left.
             stack.push_async_callback(partial(services.exchange.close, grace=0))
+            if passing is not None:
+                stack.push_async_callback(partial(passing.close, grace=0))
             app.state.services = services
             yield
 
@@ -196,6 +207,16 @@ def _registry(
     )
 
 
+def _straight(settings: Settings, loaded: LoadedTeams, registry: Registry) -> PassThrough:
+    return PassThrough(
+        loaded.definitions.models,
+        lists_default=settings.pass_through,
+        is_taken=registry.knows,
+        limits=model_limits(settings),
+        time_limit=settings.turn_time_limit,
+    )
+
+
 def _check_older_teams(settings: Settings, loaded: LoadedTeams) -> None:
     """Refuse a team for older clients that is not served."""
     for name in ("older_team", "older_chat_team", "older_ask_team"):
@@ -211,7 +232,7 @@ async def _stop(task: asyncio.Task[None]) -> None:
 
 
 async def _services(
-    settings: Settings, registry: Registry, history: SqlHistory, catalog: Catalog
+    settings: Settings, registry: Registry, history: SqlHistory, catalog: Catalog, passing: Passing | None
 ) -> Services:
     policy = Policy(turn_time_limit=settings.turn_time_limit, on_disconnect=settings.on_disconnect)
     exchange = Exchange(registry, history, policy=policy, clock=time.time)
@@ -224,6 +245,7 @@ async def _services(
         library=history.library,
         catalog=catalog,
         version=VERSION,
+        passing=passing,
     )
 
 

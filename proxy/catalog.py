@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -17,7 +17,9 @@ from proxy.agents.definition import (
     TeamDefinition,
     TeamsFile,
 )
+from proxy.agents.passthrough import ListedModel
 from proxy.agents.registry import SIDE, Registry
+from proxy.agents.teamfile.description import exposed_models
 from proxy.messages import EventsMode
 from proxy.routes.dependencies import ListedTeam, ModelFacts
 
@@ -27,24 +29,36 @@ OWNER = "handoff-proxy"
 class TeamCatalog:
     """The served model ids, as ``/v1/models`` tells them; those for side requests are found and not listed."""
 
-    def __init__(self, definitions: TeamsFile, registry: Registry, *, created: int) -> None:
+    def __init__(
+        self,
+        definitions: TeamsFile,
+        registry: Registry,
+        *,
+        created: int,
+        listed: Callable[[], Sequence[ListedModel]] = tuple,
+    ) -> None:
+        """``listed`` are models that somebody else lists, and that are served here too."""
         self._created = created
+        self._elsewhere = listed
         self._models = definitions.models
         teams = definitions.teams.items()
         found = [self._team(name, team, registry) for name, team in teams]
         for name, team in teams:
             found += [self._agent(name, agent, team, registry) for agent in team.agents if agent != SIDE[1:]]
+        found += [self._exposed(name) for name in exposed_models(definitions)]
         self._listed = found
         self._found = {facts.id: facts for facts in found}
-        self._found.update((facts.id + SIDE, self._side(facts)) for facts in found)
+        self._found.update((facts.id + SIDE, self._side(facts)) for facts in found if facts.team is not None)
 
     def models(self) -> Sequence[ModelFacts]:
-        """Return the teams in the order of the team files, and behind them the agents."""
-        return self._listed
+        """Return the teams in the order of the team files, behind them the agents, and then models as they are."""
+        return [*self._listed, *map(self._passed, self._elsewhere())]
 
     def find(self, model: str) -> ModelFacts | None:
         """Return the model with this id, listed or not."""
-        return self._found.get(model)
+        if model in self._found:
+            return self._found[model]
+        return next((self._passed(one) for one in self._elsewhere() if one.id == model), None)
 
     def _team(self, name: str, team: TeamDefinition, registry: Registry) -> ModelFacts:
         return ModelFacts(
@@ -70,6 +84,19 @@ class TeamCatalog:
             context_length=_shortest([agent], self._models),
             team=_listed(model, team.events, registry),
             fingerprint=_fingerprint(model, team, self._models),
+        )
+
+    def _exposed(self, name: str) -> ModelFacts:
+        model = self._models[name]
+        length = None if isinstance(model, DemoModel) else model.context_length
+        return ModelFacts(id=name, created=self._created, owned_by=OWNER, name=name, context_length=length)
+
+    def _passed(self, model: ListedModel) -> ModelFacts:
+        return ModelFacts(
+            id=model.id,
+            created=model.created or self._created,
+            owned_by=model.owned_by or OWNER,
+            name=model.id,
         )
 
     def _side(self, facts: ModelFacts) -> ModelFacts:

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 
 from proxy.errors import ConfigurationError
 from proxy.exchange.service import Exchange
+from proxy.routes.passing import Passing
 from proxy.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -71,18 +72,24 @@ class ProxyServer(uvicorn.Server):
         """Stop listening, let turns finish within the grace time, end the others properly."""
         services = self._app.state.services
         exchange: Exchange = services.exchange
+        passing: Passing | None = services.passing
         logger.info("stopping", extra={"running_turns": exchange.running})
         await asyncio.gather(
-            self._close(exchange, grace=services.settings.shutdown_grace), super().shutdown(sockets)
+            self._close(exchange, passing, grace=services.settings.shutdown_grace), super().shutdown(sockets)
         )
         logger.info("stopped")
 
-    async def _close(self, exchange: Exchange, *, grace: float) -> None:
-        closing = asyncio.create_task(exchange.close(grace=grace), name="closing")
+    async def _close(self, exchange: Exchange, passing: Passing | None, *, grace: float) -> None:
+        async def close(grace: float) -> None:
+            await asyncio.gather(
+                exchange.close(grace=grace), *([passing.close(grace=grace)] if passing is not None else [])
+            )
+
+        closing = asyncio.create_task(close(grace), name="closing")
         hurried = asyncio.create_task(self._hurry.wait(), name="hurry")
         await asyncio.wait([closing, hurried], return_when=asyncio.FIRST_COMPLETED)
         if not closing.done():
-            await exchange.close(grace=0)
+            await close(0)
         hurried.cancel()
         await closing
 

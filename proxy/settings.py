@@ -161,6 +161,11 @@ class Settings(BaseSettings):
         Form("the name of a model"),
         _setting("The default model.", "OPENAI_MODEL"),
     ] = "gpt-5-mini"
+    pass_through: Annotated[
+        bool,
+        Form("true or false"),
+        _setting("Serve the models of the default model's provider too.", "PROXY_PASS_THROUGH"),
+    ] = False
 
     log_level: Annotated[LogLevel, _setting("What is logged.", "LOG_LEVEL")] = "INFO"
 
@@ -193,15 +198,15 @@ class Settings(BaseSettings):
             "PROXY_STALLED_CLIENT_TIMEOUT",
         ),
     ] = 60.0
+    body_timeout: Annotated[
+        Seconds,
+        _setting("Time in which a request's body has to come, in seconds.", "PROXY_BODY_TIMEOUT"),
+    ] = 30.0
 
     max_body_bytes: Annotated[Count, _setting("Size of a request, in bytes.", "PROXY_MAX_BODY_BYTES")] = (
         4 * 1024 * 1024
     )
     max_messages: Annotated[Count, _setting("Messages of a request.", "PROXY_MAX_MESSAGES")] = 2000
-    body_timeout: Annotated[
-        Seconds,
-        _setting("Time in which a request's body has to come, in seconds.", "PROXY_BODY_TIMEOUT"),
-    ] = 30.0
     max_answer_bytes: Annotated[
         Count, _setting("Size of one model's answer, in bytes.", "PROXY_MAX_ANSWER_BYTES")
     ] = 8 * 1024 * 1024
@@ -259,15 +264,6 @@ class Settings(BaseSettings):
         Form("cancel or detach"),
         _setting("What happens to a turn whose client leaves.", "PROXY_ON_DISCONNECT"),
     ] = "cancel"
-    weather_url: Annotated[
-        ServiceUrl, _setting("Where get_weather asks for forecasts.", "PROXY_WEATHER_URL")
-    ] = "https://api.open-meteo.com"
-    geocoding_url: Annotated[
-        ServiceUrl, _setting("Where get_weather looks up places.", "PROXY_GEOCODING_URL")
-    ] = "https://geocoding-api.open-meteo.com"
-    stock_url: Annotated[ServiceUrl, _setting("Where get_stock_price asks.", "PROXY_STOCK_URL")] = (
-        "https://query1.finance.yahoo.com"
-    )
     older_team: Annotated[
         TeamName,
         _setting("The team that answers older clients of /chat/completions.", "PROXY_OLDER_TEAM"),
@@ -278,6 +274,15 @@ class Settings(BaseSettings):
     older_ask_team: Annotated[
         TeamName, _setting("The team that answers /ask-stream.", "PROXY_OLDER_ASK_TEAM")
     ] = None
+    weather_url: Annotated[
+        ServiceUrl, _setting("Where get_weather asks for forecasts.", "PROXY_WEATHER_URL")
+    ] = "https://api.open-meteo.com"
+    geocoding_url: Annotated[
+        ServiceUrl, _setting("Where get_weather looks up places.", "PROXY_GEOCODING_URL")
+    ] = "https://geocoding-api.open-meteo.com"
+    stock_url: Annotated[ServiceUrl, _setting("Where get_stock_price asks.", "PROXY_STOCK_URL")] = (
+        "https://query1.finance.yahoo.com"
+    )
     searxng_url: Annotated[
         ServiceUrl | None,
         Form("an address like https://host/path, without user, password or query"),

@@ -10,7 +10,13 @@ from typing import Protocol
 import msgspec
 
 from proxy.agents.clients.port import Model
-from proxy.agents.definition import AgentDefinition, HandoffDefinition, TeamDefinition, TeamsFile
+from proxy.agents.definition import (
+    AgentDefinition,
+    ComponentModel,
+    HandoffDefinition,
+    TeamDefinition,
+    TeamsFile,
+)
 from proxy.agents.dispatching import Dispatcher, Handler
 from proxy.agents.speaker import Agent, Delegate
 from proxy.agents.team import AgentTeam, TeamFacts
@@ -56,6 +62,11 @@ class Registry:
         self._max_tool_result_bytes = max_tool_result_bytes
         self._max_client_tools = max_client_tools
         self._teams = {name: self._team(name, team) for name, team in definitions.teams.items()}
+        self._exposed = {
+            name: self._plain(name)
+            for name, model in definitions.models.items()
+            if isinstance(model, ComponentModel) and model.expose
+        }
         self._alone = {
             f"{name}/{agent}": self._one_agent(name, agent, team)
             for name, team in definitions.teams.items()
@@ -65,7 +76,7 @@ class Registry:
     async def start(self) -> None:
         """Make every agent reachable."""
         handlers: dict[str, Handler] = {}
-        for team in (*self._teams.values(), *self._alone.values()):
+        for team in (*self._teams.values(), *self._alone.values(), *self._exposed.values()):
             handlers.update(team.handlers())
         await self._dispatcher.start(handlers)
 
@@ -82,7 +93,8 @@ class Registry:
     def find(self, model: str) -> tuple[AgentTeam, bool]:
         """Return the team with this model id, and whether the id is that of its side requests.
 
-        ``team/agent`` is a team of that agent alone: it has the floor, and nobody to hand it to.
+        ``team/agent`` is a team of that agent alone: it has the floor, and nobody to hand it to. A component that is
+        served under its own name answers as for side requests: it is asked, and nothing is kept.
 
         Raises:
             ModelNotFound: There is none.
@@ -95,7 +107,17 @@ class Registry:
             return team, True
         if model in self._alone:
             return self._alone[model], False
+        if model in self._exposed:
+            return self._exposed[model], True
         raise ModelNotFound(model)
+
+    def knows(self, model: str) -> bool:
+        """Whether there is such a team."""
+        try:
+            self.find(model)
+        except ModelNotFound:
+            return False
+        return True
 
     def _team(self, name: str, definition: TeamDefinition) -> AgentTeam:
         facts = self._facts(name, definition.entry, definition)
@@ -111,6 +133,12 @@ class Registry:
         agent = self._agent(name, definition.agents[name], definition)
         alone = dataclasses.replace(agent, delegates={})
         return AgentTeam(facts, [alone], self._dispatcher, side_model=self._side_model(definition))
+
+    def _plain(self, name: str) -> AgentTeam:
+        model = self._models.model_for(name)
+        facts = TeamFacts(name=name, entry="model")
+        agent = Agent(name="model", instructions="", model=model, client_tools="pass")
+        return AgentTeam(facts, [agent], self._dispatcher, side_model=model)
 
     def _facts(self, name: str, entry: str, definition: TeamDefinition) -> TeamFacts:
         return TeamFacts(

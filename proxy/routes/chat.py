@@ -56,6 +56,8 @@ class ChatCompletions:
             body = await read_body(
                 receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
             )
+            if services.passing is not None and await services.passing.serve(body, connection):
+                return
             request = decode_chat(body, max_messages=services.settings.max_messages)
             ask = _ask(services, caller, headers, body, request)
             scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
@@ -151,8 +153,8 @@ def _ask(services: Services, caller: str, headers: dict[str, str], body: bytes, 
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls is not False,
-        is_stored=request.store is not False,
         uses_functions=request.uses_functions,
+        is_stored=request.store is not False,
         is_listed=request.store is True,
         metadata=request.metadata,
         options=encode_options(asked_with(options, request.messages) if request.store else options),

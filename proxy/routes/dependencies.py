@@ -16,6 +16,7 @@ from proxy.exchange.history import History
 from proxy.exchange.library import Library
 from proxy.exchange.service import Exchange
 from proxy.messages import EventsMode
+from proxy.routes.passing import Passing
 from proxy.settings import Settings
 
 
@@ -72,6 +73,8 @@ class Services:
     catalog: Catalog
     version: str
     clock: Clock = time.time
+    passing: Passing | None = None
+    """For models that are served straight through, when there are any."""
 
     def events_of(self, model: str) -> EventsMode:
         """Return what answers of this model tell beside the answer, where the request does not say it."""

@@ -89,7 +89,7 @@ class _Watch:
         self._quiet_since = self._loop.time()
         self._sending_since: float | None = None
         self._timer = self._loop.call_later(self._interval, self._tick)
-        self._left = self._loop.create_task(_departure(receive), name="client")
+        self._left = self._loop.create_task(departure(receive), name="client")
         self._left.add_done_callback(lambda _: follower.wake())
         self.is_stalled = False
 
@@ -130,7 +130,8 @@ class _Watch:
         await asyncio.gather(self._left, return_exceptions=True)
 
 
-async def _departure(receive: Receive) -> None:
+async def departure(receive: Receive) -> None:
+    """Return when the client is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -99,6 +99,8 @@ class Received:
     headers: dict[str, str]
     """With lower-case names."""
     body: Any
+    content: bytes = field(repr=False)
+    """The body as it came."""
     connection: Connection = field(repr=False)
     is_answered: bool = False
     """Whether the whole reply was written."""
@@ -118,14 +120,21 @@ class FakeUpstream:
     """The server, as a context manager."""
 
     def __init__(
-        self, *replies: Reply, answer: Answer | None = None, api_key: str | None = None, port: int = 0
+        self,
+        *replies: Reply,
+        answer: Answer | None = None,
+        api_key: str | None = None,
+        port: int = 0,
+        lists_models: bool = True,
     ) -> None:
+        """With ``lists_models`` false, the list of models is a request like any other."""
         self.requests: list[Received] = []
         self.base_url = ""
         self._queue = deque(replies)
         self._answer = answer
         self._api_key = api_key
         self._port = port
+        self._lists_models = lists_models
         self._unscripted = 0
         self._arrival = asyncio.Event()
 
@@ -177,6 +186,7 @@ class FakeUpstream:
             query=request.query_string,
             headers={name.lower(): value for name, value in request.headers.items()},
             body=body,
+            content=content,
             connection=self._web.connection_of(request),
         )
         self.requests.append(received)
@@ -189,7 +199,7 @@ class FakeUpstream:
     async def _choose(self, received: Received) -> Reply:
         if self._api_key is not None and received.headers.get("authorization") != f"Bearer {self._api_key}":
             return error(401, code="invalid_api_key")
-        if received.method == "GET" and received.path.endswith("/models"):
+        if self._lists_models and received.method == "GET" and received.path.endswith("/models"):
             models = {
                 "object": "list",
                 "data": [{"id": "fake-model", "object": "model", "created": 1_750_000_000}],

@@ -95,14 +95,19 @@ def build_models(
     Raises:
         ConfigurationError: A model cannot be made.
     """
-    limits = ModelLimits(
+    limits = model_limits(settings)
+    policy = RetryPolicy() if observe is None else RetryPolicy(observe=observe)
+    return Models(definitions, demo=demo, limits=limits, policy=policy)
+
+
+def model_limits(settings: Settings) -> ModelLimits:
+    """Return the limits of a model call as they are set."""
+    return ModelLimits(
         connect=settings.connect_timeout,
         first_token=settings.first_token_timeout,
         idle=settings.idle_timeout,
         answer_bytes=settings.max_answer_bytes,
     )
-    policy = RetryPolicy() if observe is None else RetryPolicy(observe=observe)
-    return Models(definitions, demo=demo, limits=limits, policy=policy)
 
 
 def _price(definition: ModelDefinition) -> Price | None:

@@ -243,15 +243,15 @@ class Owner:
         """The connection is gone."""
 
 
-def request_head(host: str, target: str, headers: Mapping[str, str]) -> bytes:
-    """Return the head of a POST up to the length of its body, without the blank line.
+def request_head(host: str, target: str, headers: Mapping[str, str], method: str = "POST") -> bytes:
+    """Return the head of a request up to the length of its body, without the blank line.
 
     Raises:
         ValueError: Something in it would end a line.
     """
     given = {name: value for name, value in headers.items() if name.lower() not in _OURS}
     lines = [
-        f"POST {target} HTTP/1.1",
+        f"{method} {target} HTTP/1.1",
         *(f"{name}: {value}" for name, value in ({"host": host} | given).items()),
     ]
     head = "\r\n".join([*lines, "content-length: "])

@@ -13,7 +13,14 @@ import msgspec
 from msgspec import Struct
 
 from proxy.agents.clients.call_pieces import CallAssembler, CallDelta, Ending
-from proxy.agents.clients.port import Finished, ModelDelta, ReasoningPiece, RefusalPiece, TextPiece, UsagePiece
+from proxy.agents.clients.port import (
+    Finished,
+    ModelDelta,
+    ReasoningPiece,
+    RefusalPiece,
+    TextPiece,
+    UsagePiece,
+)
 from proxy.agents.clients.refusals import error_event
 from proxy.agents.clients.sse_reader import EventReader
 from proxy.agents.clients.texts import clean, without_nul

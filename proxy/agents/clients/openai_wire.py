@@ -54,7 +54,7 @@ class OpenAIWireModel:
         self._definition = definition
         self._session = session
         self._limits = limits or ModelLimits()
-        self._endpoint = _endpoint(definition)
+        self._endpoint = endpoint_of(definition, "chat", "completions")
         self._refused: frozenset[str] = frozenset()
         """Fields that the provider does not know."""
 
@@ -218,11 +218,16 @@ class _Answer:
         self._response.fail(UpstreamTimeout(label))
 
 
-def _endpoint(definition: OpenAIModel) -> Endpoint:
+def endpoint_of(definition: OpenAIModel, *path: str, method: str = "POST") -> Endpoint:
+    """Return where something of a model's provider is asked for; a query behind the base stays.
+
+    Raises:
+        ConfigurationError: The URL, the key or a header cannot be used.
+    """
     try:
         base = URL(definition.base_url)
-        url = base.joinpath("chat", "completions").with_query(base.query)
-        return Endpoint.at(url, headers_of(definition))
+        url = base.joinpath(*path).with_query(base.query)
+        return Endpoint.at(url, headers_of(definition), method)
     except ValueError:
         raise ConfigurationError(
             f"model {definition.model!r}: its URL, or the name of a header, cannot be used"

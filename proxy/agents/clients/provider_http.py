@@ -42,7 +42,7 @@ class Endpoint:
     head: bytes
 
     @classmethod
-    def at(cls, url: URL, headers: Mapping[str, str]) -> Endpoint:
+    def at(cls, url: URL, headers: Mapping[str, str], method: str = "POST") -> Endpoint:
         """Return the endpoint for the URL.
 
         Raises:
@@ -54,7 +54,7 @@ class Endpoint:
         if url.user is not None and "authorization" not in headers:
             credentials = f"{url.user}:{url.password or ''}".encode()
             headers = {**headers, "authorization": f"Basic {b64encode(credentials).decode()}"}
-        head = request_head(url.raw_authority.rpartition("@")[2], url.raw_path_qs, headers)
+        head = request_head(url.raw_authority.rpartition("@")[2], url.raw_path_qs, headers, method)
         return cls(host, port, url.scheme == "https", head)
 
 

@@ -40,7 +40,7 @@ def described(definitions: TeamsFile) -> Iterator[str]:
 
 
 def models_in_use(definitions: TeamsFile) -> dict[str, str]:
-    """Return every model that a team may ask, described, by name."""
+    """Return every model that a team or a caller may ask, described, by name."""
     names = [
         name
         for team in definitions.teams.values()
@@ -48,7 +48,17 @@ def models_in_use(definitions: TeamsFile) -> dict[str, str]:
         for name in (agent.model, *agent.fallbacks)
     ]
     names += [team.side_model for team in definitions.teams.values() if team.side_model is not None]
+    names += exposed_models(definitions)
     return {name: _model(definitions.models[name]) for name in dict.fromkeys(names)}
+
+
+def exposed_models(definitions: TeamsFile) -> list[str]:
+    """Return the names of the models that callers may ask themselves."""
+    return [
+        name
+        for name, model in definitions.models.items()
+        if not isinstance(model, DemoModel) and model.expose
+    ]
 
 
 def _model(model: ModelDefinition) -> str:
