@@ -225,21 +225,21 @@ class Exchange:
             return self._open_side(ask, team)
         return await self._open_turn(ask, team, recalled, ignored)
 
-    async def attach(self, caller: str, turn_id: str) -> Opened:
+    async def attach(self, caller: str, turn_id: str, *, end_user: str = "") -> Opened:
         """Return a turn of the caller's, running here, running elsewhere, or finished.
 
         Raises:
-            CompletionNotFound: The caller has no such turn.
+            CompletionNotFound: The caller has no such turn, or it is another end user's.
         """
-        return self._attach(await self._turn(caller, turn_id))
+        return self._attach(await self._turn(caller, turn_id, end_user))
 
-    async def cancel(self, caller: str, turn_id: str) -> TurnRecord:
+    async def cancel(self, caller: str, turn_id: str, *, end_user: str = "") -> TurnRecord:
         """Stop a turn wherever it runs; what was said stays. Returns the turn as it stands afterwards.
 
         Raises:
-            CompletionNotFound: The caller has no such turn.
+            CompletionNotFound: The caller has no such turn, or it is another end user's.
         """
-        record = await self._turn(caller, turn_id)
+        record = await self._turn(caller, turn_id, end_user)
         live = self._lives.get(turn_id)
         if live is not None and live.task is not None:
             live.stop("requested")
@@ -248,9 +248,11 @@ class Exchange:
             await self._history.request_cancel(caller, turn_id)
         return await self._history.turn(caller, turn_id) or record
 
-    async def _turn(self, caller: str, turn_id: str) -> TurnRecord:
+    async def _turn(self, caller: str, turn_id: str, end_user: str) -> TurnRecord:
         record = await self._history.turn(caller, turn_id)
         if record is None or not record.was_run:
+            raise CompletionNotFound(turn_id)
+        if end_user and record.end_user not in ("", end_user):
             raise CompletionNotFound(turn_id)
         return record
 

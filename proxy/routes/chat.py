@@ -79,7 +79,11 @@ class ResumedStream:
         headers = headers_of(scope)
         caller = services.keys.caller(headers.get("authorization"))
         after = last_seen(headers, QueryParams(scope["query_string"]))
-        opened = await services.exchange.attach(caller, scope["path_params"]["completion_id"])
+        opened = await services.exchange.attach(
+            caller,
+            scope["path_params"]["completion_id"],
+            end_user=first_of(headers, services.settings.user_headers),
+        )
         connection = Connection(scope, receive, send)
         await _write(services, opened, connection, is_stream=True, after=after)
 

@@ -12,8 +12,9 @@ from starlette.types import Receive, Scope, Send
 from proxy.errors import CompletionNotFound
 from proxy.exchange.history import TurnRecord
 from proxy.messages import Usage
-from proxy.routes.bodies import headers_of
+from proxy.routes.bodies import first_of, headers_of
 from proxy.routes.dependencies import CallerDep, ServicesDep, services_of
+from proxy.routes.keeping import EndUserDep, may_see
 from proxy.routes.streaming import Connection, Patience, stream
 from proxy.wire import sse
 from proxy.wire.feed import FeedEncoder, feed_types
@@ -24,12 +25,14 @@ router = APIRouter(tags=["turns"])
 
 @router.post("/v1/chat/completions/{completion_id}/cancel")
 @router.post("/v1/turns/{completion_id}/cancel")
-async def cancel(completion_id: str, services: ServicesDep, caller: CallerDep) -> Response:
+async def cancel(
+    completion_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
+) -> Response:
     """Stop a turn wherever it runs; its stream ends properly, and what was said stays as history.
 
     A turn that has ended stays as it is. ``status`` is ``running`` while another worker is still being told.
     """
-    record = await services.exchange.cancel(caller, completion_id)
+    record = await services.exchange.cancel(caller, completion_id, end_user=end_user)
     body = {
         "id": record.id,
         "object": "chat.completion.cancelled",
@@ -40,10 +43,12 @@ async def cancel(completion_id: str, services: ServicesDep, caller: CallerDep) -
 
 
 @router.get("/v1/turns/{turn_id}")
-async def retrieve_turn(turn_id: str, services: ServicesDep, caller: CallerDep) -> Response:
+async def retrieve_turn(
+    turn_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
+) -> Response:
     """Return how a turn stands: its state, who has the floor, usage per agent and model, and when it was what."""
     record = await services.history.turn(caller, turn_id)
-    if record is None:
+    if record is None or not may_see(end_user, record.end_user):
         raise CompletionNotFound(turn_id)
     return Response(encode(_body(record)), media_type="application/json")
 
@@ -63,9 +68,11 @@ class TurnEvents:
         query = QueryParams(scope["query_string"])
         after = last_seen(headers, query)
         types = feed_types(query.get("types", ""))
-        opened = await services.exchange.attach(caller, scope["path_params"]["turn_id"])
-        encoder = FeedEncoder(opened.turn_id, types=types, after=after)
         settings = services.settings
+        opened = await services.exchange.attach(
+            caller, scope["path_params"]["turn_id"], end_user=first_of(headers, settings.user_headers)
+        )
+        encoder = FeedEncoder(opened.turn_id, types=types, after=after)
         await stream(
             opened.live,
             encoder,

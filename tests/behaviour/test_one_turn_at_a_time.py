@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from tests.behaviour.asking import Caller, agent_of, assistant, shape_of, sold, user
+from tests.behaviour.asking import HIDDEN, Caller, agent_of, assistant, shape_of, sold, user
 from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
 from tests.serving import Served, serve
 
@@ -430,10 +430,8 @@ async def test_a_side_request_neither_enters_the_conversation_nor_waits_for_it(
     asked = upstream.requests[3].body
     assert "tools" not in asked
     assert asked["messages"][0]["role"] == "user"
-    assert (
-        shape_of(upstream)[-4:] == ["user:Red", "assistant:Ten", "user:Bye"][-4:]
-        or agent_of(upstream) == "sales"
-    )
+    assert shape_of(upstream) == [*HIDDEN, "user:Red", "assistant:Ten", "user:Bye"]
+    assert agent_of(upstream) == "sales"
 
 
 async def test_a_side_request_before_the_main_turn_leaves_the_new_chat_alone(
@@ -445,6 +443,30 @@ async def test_a_side_request_before_the_main_turn_leaves_the_new_chat_alone(
     await sold(caller, upstream, headers={"X-OpenWebUI-Chat-Id": "chat-1"})
 
     assert shape_of(upstream)[:2] == ["system", "user:I want a rocket"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/chat/completions/{id}/stream"),
+        ("POST", "/chat/completions/{id}/cancel"),
+        ("GET", "/turns/{id}"),
+        ("GET", "/turns/{id}/events"),
+    ],
+)
+async def test_a_turn_of_another_end_user_does_not_exist(
+    served: Served, upstream: FakeUpstream, method: str, path: str
+) -> None:
+    upstream.reply(text("Between the two of us"))
+    async with Wire(served) as wire:
+        asked = await wire.ask({"user": "ann"})
+        status = {}
+        for person in ("ann", "bob", ""):
+            headers = {"X-OpenWebUI-User-Id": person}
+            told = await wire.http.request(method, path.format(id=asked.json()["id"]), headers=headers)
+            status[person] = told.status_code
+
+    assert status == {"ann": 200, "bob": 404, "": 200}
 
 
 async def test_an_sdk_whose_patience_ends_repeats_itself_without_running_tools_again(
