@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from msgspec import Struct
+
 from proxy.messages import FinishReason, Item, Usage
 
 TurnStatus = Literal["running", "completed", "failed", "cancelled", "interrupted"]
@@ -127,8 +129,7 @@ class Place:
     """No other turn that was searched has this fingerprint; else this is the newest of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChainTurn:
+class ChainTurn(Struct, frozen=True):
     """One turn of a chain with everything the agents see of it: its input, then its items."""
 
     turn: int

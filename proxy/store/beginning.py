@@ -14,7 +14,8 @@ from sqlalchemy import Connection, and_, bindparam, or_, select, update
 
 from proxy.errors import ConversationBusy
 from proxy.exchange.history import Begun, IdempotencyKeyTaken
-from proxy.store.dialects import IS_RUNNING, insert_into, listed
+from proxy.store.dialects import IS_RUNNING, Insertion, insert_into, listed
+from proxy.store.rows import ItemRow
 from proxy.store.tables import conversations, items, turns
 
 
@@ -24,7 +25,7 @@ class Begin:
 
     conversation: dict[str, Any]
     turn: dict[str, Any]
-    input: Sequence[dict[str, Any]]
+    input: Sequence[ItemRow]
 
 
 class Beginnings:
@@ -58,7 +59,7 @@ class Beginnings:
         self._begun = select(turns.c.id, turns.c.key, turns.c.conversation, turns.c.worker).where(
             turns.c.id.in_(select(ids.c.value)), IS_RUNNING
         )
-        self._add_items = insert_into(dialect, items).on_conflict_do_nothing()
+        self._add_items = Insertion(insert_into(dialect, items).on_conflict_do_nothing(), items)
         self._interrupt = (
             update(turns)
             .where(
@@ -94,16 +95,12 @@ class Beginnings:
             for row in connection.execute(self._begun, {"ids": [begin.turn["id"] for begin in begins]})
         }
         begun: dict[Begin, Begun] = {}
-        said: list[dict[str, Any]] = []
+        said: list[tuple[Any, ...]] = []
         for begin in begins:
             if (place := found.get((begin.turn["id"], begin.turn["worker"]))) is not None:
                 begun[begin] = place
-                said += (
-                    {"turn": place.turn, "position": position} | row
-                    for position, row in enumerate(begin.input)
-                )
-        if said:
-            connection.execute(self._add_items, said)
+                said += ((place.turn, position, *row) for position, row in enumerate(begin.input))
+        self._add_items.run(connection, said)
         return begun
 
     def alone(self, connection: Connection, begin: Begin) -> Begun:

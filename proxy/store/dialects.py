@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     ColumnElement,
+    Connection,
     FromClause,
     Table,
     Text,
@@ -36,6 +38,26 @@ def encode_json(value: object) -> str:
 def insert_into(dialect: str, table: Table) -> Any:
     """Return an insert that knows ``on_conflict_…`` and does not ask for the new row's key."""
     return (sqlite.insert if dialect == "sqlite" else postgresql.insert)(table).inline()
+
+
+class Insertion:
+    """Inserts many rows, each given as a tuple of all columns in the order of the table, as the database takes them.
+
+    SQLAlchemy would look at every value of every row: 5 µs for a row, which a history of a thousand messages feels.
+    """
+
+    def __init__(self, statement: Any, table: Table) -> None:
+        self._statement = statement
+        self._columns = [column.name for column in table.columns]
+        self._text: str | None = None
+
+    def run(self, connection: Connection, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Insert the rows, if there are any."""
+        if self._text is None:
+            compiled = self._statement.compile(dialect=connection.dialect, column_keys=self._columns)
+            self._text = str(compiled)
+        if given := list(rows):
+            connection.exec_driver_sql(self._text, given)
 
 
 def listed(dialect: str, name: str) -> FromClause:

@@ -10,7 +10,8 @@ from sqlalchemy import BigInteger, Boolean, Connection, bindparam, case, cast, o
 
 from proxy.exchange.history import TurnEnd
 from proxy.store import rows
-from proxy.store.dialects import IS_RUNNING, insert_into, listed
+from proxy.store.dialects import IS_RUNNING, Insertion, insert_into, listed
+from proxy.store.rows import ItemRow
 from proxy.store.tables import conversations, indexable, items, pending_calls, turns
 
 
@@ -19,7 +20,7 @@ class Finish:
     """A turn to finish. ``items`` are rows that have no turn yet, ``journal`` is as it is kept."""
 
     end: TurnEnd
-    items: Sequence[dict[str, Any]]
+    items: Sequence[ItemRow]
     journal: bytes | None
 
 
@@ -51,7 +52,7 @@ class Endings:
             .where(turns.c.key == bindparam("turn"))
             .values(idempotency_key=case((keeps_key, turns.c.idempotency_key)))
         )
-        self._add_items = insert_into(dialect, items)
+        self._add_items = Insertion(insert_into(dialect, items), items)
         self._add_pending = insert_into(dialect, pending_calls)
         self._move_head = (
             update(conversations)
@@ -102,14 +103,15 @@ class Endings:
                 for finish, row in ends
             ],
         )
-        said = [
-            {"turn": row.key, "position": row.inputs + place} | item
-            for finish, row in ends
-            if row.is_stored
-            for place, item in enumerate(finish.items)
-        ]
-        if said:
-            connection.execute(self._add_items, said)
+        self._add_items.run(
+            connection,
+            (
+                (row.key, row.inputs + place, *item)
+                for finish, row in ends
+                if row.is_stored
+                for place, item in enumerate(finish.items)
+            ),
+        )
         # A call id may be there twice when a model is careless.
         waited_for = [
             {"caller": row.caller, "call_id": call_id, "turn": row.key, "conversation": row.conversation}

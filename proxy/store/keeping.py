@@ -28,7 +28,7 @@ from proxy.exchange.library import KeptItem, Order, Page, Rest
 from proxy.messages import ForeignItem, Item
 from proxy.store import rows
 from proxy.store.completions import FORGOTTEN, storable_pairs, visible_to
-from proxy.store.dialects import IS_RUNNING, encode_json, insert_into
+from proxy.store.dialects import IS_RUNNING, Insertion, encode_json, insert_into
 from proxy.store.tables import conversations, foreign_items, indexable, items, pending_calls, turns
 
 Done = Literal["done", "missing", "busy", "moved"]
@@ -50,6 +50,7 @@ class Keeping:
     """Reads and changes conversations in the words of one dialect."""
 
     def __init__(self, dialect: str) -> None:
+        self._insert_items = Insertion(insert_into(dialect, items), items)
         self._make = insert_into(dialect, conversations).on_conflict_do_nothing()
         self._of_caller = select(conversations).where(_is(conversations.c.caller))
         self._by_id = self._of_caller.where(_is(conversations.c.id))
@@ -203,7 +204,7 @@ class Keeping:
         if left is None:
             connection.execute(delete(items).where(*here))
         else:
-            message = rows.item_rows([Item(left)], is_input=row.is_input)[0]["message"]
+            message = rows.item_rows([Item(left)], is_input=row.is_input)[0][-1]
             connection.execute(update(items).where(*here).values(message=message))
         if not row.is_input:
             # The journal holds what was said as well.
@@ -225,7 +226,7 @@ class Keeping:
         self, connection: Connection, conversation: Row[Any], turn: int | None, new: Addition
     ) -> None:
         said = [
-            {"turn": turn, "position": position} | rows.item_rows([item], is_input=True)[0]
+            (turn, position, *rows.item_rows([item], is_input=True)[0])
             for position, item in enumerate(new.items)
             if isinstance(item, Item)
         ]
@@ -243,7 +244,8 @@ class Keeping:
             }
             for call_id in dict.fromkeys(map(indexable, new.pending))
         ]
-        for table, added in ((items, said), (foreign_items, foreign), (pending_calls, pending)):
+        self._insert_items.run(connection, said)
+        for table, added in ((foreign_items, foreign), (pending_calls, pending)):
             if added:
                 connection.execute(insert(table), added)
 

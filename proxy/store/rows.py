@@ -17,6 +17,9 @@ from proxy.store.tables import indexable, storable
 COMPRESS_FROM_BYTES = 4096
 _PLAIN, _DEFLATED = b"p", b"z"
 
+ItemRow = tuple[bool, str | None, bool, str]
+"""The columns of an item behind turn and position, in the order of the table."""
+
 _encode = msgspec.json.Encoder().encode
 _decode_message = msgspec.json.Decoder(Message).decode
 _decode_uses = msgspec.json.Decoder(list[ModelUse]).decode
@@ -83,15 +86,10 @@ def end_row(end: TurnEnd) -> dict[str, Any]:
     }
 
 
-def item_rows(items: Iterable[Item], *, is_input: bool) -> list[dict[str, Any]]:
-    """Return the items without turn and position."""
+def item_rows(items: Iterable[Item], *, is_input: bool) -> list[ItemRow]:
+    """Return the items as they are kept."""
     return [
-        {
-            "is_input": is_input,
-            "agent": item.agent,
-            "visible": item.visible,
-            "message": _to_json(item.message),
-        }
+        (is_input, storable(item.agent) if item.agent else item.agent, item.visible, _to_json(item.message))
         for item in items
     ]
 

@@ -88,9 +88,9 @@ class Digest(TypeDecorator[bytes]):
         """Return the function that every value goes through."""
         return lambda value: value if value is None else value.hex()
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> bytes | None:
-        """Return the digest."""
-        return value if value is None else bytes.fromhex(value)
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Return the function that every value comes back through."""
+        return lambda value: value if value is None else bytes.fromhex(value)
 
 
 # SQLite numbers rows by itself only in a column whose type is INTEGER.
