@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -106,6 +107,9 @@ def serve_forever(
     Raises:
         ConfigurationError: The application cannot be started as it is set up.
     """
+    # What is there now stays to the end. A full collection that goes through all of it holds every stream for 90 ms.
+    gc.collect()
+    gc.freeze()
     ProxyServer(server_config(app, settings), on_started=on_started).run(sockets)
 
 

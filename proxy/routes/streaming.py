@@ -14,7 +14,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from proxy.events import ClosingEvent, Entry, Failed, ModelCalled, Started
+from proxy.events import Entry, Failed, ModelCalled, Started, is_closing
 from proxy.live import Follower, LiveTurn
 from proxy.routes.bodies import ClientLeft
 from proxy.routes.failures import answer_of
@@ -173,7 +173,7 @@ async def stream(
             return True
         await send({"type": "http.response.start", "status": 200, "headers": headers + framing.headers})
         while True:
-            is_last = bool(entries) and isinstance(entries[-1].event, ClosingEvent)
+            is_last = bool(entries) and is_closing(entries[-1].event)
             if framing.is_each_apart:
                 *before, body = [frames for frames in map(encoder.encode, entries) if frames] or [b""]
                 for frames in before:
