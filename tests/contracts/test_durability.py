@@ -86,9 +86,7 @@ async def test_what_was_acknowledged_survives_kill_9_exactly_once(database: str,
     acknowledged: Counter[str] = Counter()
     for _ in range(3):
         children = [await started(database, name) for name in names]
-        for told in await asyncio.gather(
-            *(killed_after(child, random.randint(1, 60)) for child in children)
-        ):
+        for told in await asyncio.gather(*(killed_after(child, random.randint(1, 60)) for child in children)):
             acknowledged.update(told)
         history = open_history(database)
         await history.interrupt(now=1e12)

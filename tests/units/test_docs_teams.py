@@ -145,4 +145,6 @@ def test_links_within_the_page_and_to_others_lead_somewhere() -> None:
 
     assert links
     assert {link[1:] for link in links if link.startswith("#")} <= anchors
-    assert all((ROOT / "docs" / link.partition("#")[0]).exists() for link in links if not link.startswith("#"))
+    assert all(
+        (ROOT / "docs" / link.partition("#")[0]).exists() for link in links if not link.startswith("#")
+    )

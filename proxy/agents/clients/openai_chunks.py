@@ -188,7 +188,9 @@ class AnswerReader:
             if content:
                 if type(content) is str:
                     logprobs = choice.logprobs
-                    deltas.append(TextPiece(self._bounded(content), logprobs and _token_list(logprobs, "content")))
+                    deltas.append(
+                        TextPiece(self._bounded(content), logprobs and _token_list(logprobs, "content"))
+                    )
                 elif isinstance(content, list):
                     self._parts(content, deltas)
             if delta.refusal and isinstance(delta.refusal, str):
