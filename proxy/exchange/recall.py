@@ -209,14 +209,16 @@ class _Reading:
         named = self._named_agent()
         return self._begin(None, "agent-name" if named else "entry", named)
 
-    # --- results of the caller's tools at the end ---
+    # --- calls of the caller's tools at the end, and their results ---
 
     async def _by_results(self, conversation_id: str | None, known: Conversation | None) -> Recalled | None:
         fresh = self._said[self._last + 1 :]
         if any(is_function_result(message) for message in fresh):
             return await self._by_function_call(conversation_id, known, fresh)
         answered = answered_in(fresh)
-        return await self._by_tool_calls(conversation_id, known, fresh, answered) if answered else None
+        if answered:
+            return await self._by_tool_calls(conversation_id, known, fresh, answered)
+        return await self._by_open_calls(conversation_id, known, fresh)
 
     async def _by_function_call(
         self, conversation_id: str | None, known: Conversation | None, fresh: Sequence[Message]
@@ -265,15 +267,8 @@ class _Reading:
         fresh: Sequence[Message],
         answered: Sequence[str],
     ) -> Recalled | None:
-        waiting = dict(
-            reversed(
-                await self._history.find_pending(
-                    self._ask.caller, answered, conversation=known.key if known else None
-                )
-            )
-        )
-        chain = await self._history.chain(max(waiting.values())) if waiting else []
-        if not chain or not self._may_read(chain[-1]):
+        chain = await self._chain_of_calls(answered, known)
+        if not chain:
             # A list from elsewhere may answer calls that it holds itself; any other id is a mistake.
             own = called_in(self._said[self._last :]) if self._last >= 0 else set()
             check_calls(answered, own, self._ask.list_name)
@@ -281,6 +276,27 @@ class _Reading:
         check_calls(answered, chain[-1].pending, self._ask.list_name)
         check_results(chain[-1].pending, answered, self._ask.list_name)
         return self._resumed(conversation_id, chain, fresh)
+
+    async def _by_open_calls(
+        self, conversation_id: str | None, known: Conversation | None, fresh: Sequence[Message]
+    ) -> Recalled | None:
+        """Go on behind the turn whose calls the list shows last and does not answer; they count as not executed."""
+        if self._last < 0 or self._adds:
+            return None
+        shown = called_in(self._said[self._last : self._last + 1])
+        chain = await self._chain_of_calls(sorted(shown), known) if shown else ()
+        return self._resumed(conversation_id, chain, fresh) if chain else None
+
+    async def _chain_of_calls(
+        self, call_ids: Sequence[str], known: Conversation | None
+    ) -> Sequence[ChainTurn]:
+        """Return the chain of the newest turn that is or was waiting for one of the calls, if the asker may read it."""
+        found = await self._history.find_pending(
+            self._ask.caller, call_ids, conversation=known.key if known else None
+        )
+        waiting = dict(reversed(found))
+        chain = await self._history.chain(max(waiting.values())) if waiting else ()
+        return chain if chain and self._may_read(chain[-1]) else ()
 
     def _may_read(self, turn: ChainTurn) -> bool:
         return self._ask.end_user in ("", turn.end_user) or not turn.end_user

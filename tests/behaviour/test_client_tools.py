@@ -160,6 +160,37 @@ async def test_a_user_message_instead_of_the_result_closes_the_call(
     assert call_ids(completion) == [shown[-2]["tool_call_id"]]
 
 
+@pytest.mark.parametrize("headers", [{}, {"X-Conversation-Id": "chat-1"}], ids=["stateless", "with an id"])
+async def test_a_user_message_instead_of_the_result_is_for_the_agent_that_called(
+    served: Served, upstream: FakeUpstream, headers: dict[str, str]
+) -> None:
+    caller = Caller(served)
+    upstream.reply(text("How can I help?"))
+    messages = [user("Hello")]
+    messages.append(assistant(await caller.ask(messages, headers=headers)))
+    upstream.reply(calls(("transfer_to_sales", {})), calls(("weather", {"city": "Bonn"})), text("All right"))
+    messages.append(user("Does a rocket fly in this weather?"))
+    completion = await caller.completion(messages, headers=headers, tools=[WEATHER])
+    messages += [echoed(completion), user("Never mind")]
+
+    messages.append(assistant(await caller.ask(messages, headers=headers, tools=[WEATHER])))
+
+    assert agent_of(upstream) == "sales"
+    assert shape_of(upstream)[-5:] == [
+        "calls:transfer_to_sales",
+        "result",
+        "calls:weather",
+        "result",
+        "user:Never mind",
+    ]
+    assert "not executed" in upstream.requests[-1].body["messages"][-2]["content"]
+
+    upstream.reply(text("Ten"))
+    await caller.ask([*messages, user("How much is it?")], headers=headers, tools=[WEATHER])
+    assert agent_of(upstream) == "sales"
+    assert shape_of(upstream)[-3:] == ["user:Never mind", "assistant:All right", "user:How much is it?"]
+
+
 async def test_an_agent_may_hand_over_after_the_results(served: Served, upstream: FakeUpstream) -> None:
     caller = Caller(served)
     upstream.reply(
