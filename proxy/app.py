@@ -33,6 +33,7 @@ from proxy.agents.teamfile.description import models_in_use
 from proxy.auth import Keys, check_exposure
 from proxy.catalog import TeamCatalog
 from proxy.errors import ConfigurationError
+from proxy.exchange.event_log import EventLog
 from proxy.exchange.retention import keep_to_retention
 from proxy.exchange.service import Exchange, Policy
 from proxy.routes import conversations, failures, health, models, responses, stored, turns
@@ -235,7 +236,8 @@ async def _services(
     settings: Settings, registry: Registry, history: SqlHistory, catalog: Catalog, passing: Passing | None
 ) -> Services:
     policy = Policy(turn_time_limit=settings.turn_time_limit, on_disconnect=settings.on_disconnect)
-    exchange = Exchange(registry, history, policy=policy, clock=time.time)
+    event_log = EventLog(with_text=settings.stream_events_text)
+    exchange = Exchange(registry, history, policy=policy, clock=time.time, event_log=event_log)
     await exchange.start()
     return Services(
         settings=settings,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Self
 
 from proxy.events import (
@@ -86,6 +86,8 @@ class LiveTurn:
         self.stops_when_left = stops_when_left
         self.stop_reason: StopReason | None = None
         self.task: asyncio.Task[None] | None = None
+        self.listener: Callable[[Entry], None] | None = None
+        """Is told each entry before any reader."""
         self._log: list[Entry] = []
         self._sizes: list[int] = []
         self._size = 0
@@ -98,7 +100,10 @@ class LiveTurn:
 
     def emit(self, event: Event, *, at: float | None = None) -> None:
         """Append to the log and wake the readers; ``at`` is when it happened, if not now."""
-        self._log.append(Entry(len(self._log) + 1, event, time.time() if at is None else at))
+        entry = Entry(len(self._log) + 1, event, time.time() if at is None else at)
+        self._log.append(entry)
+        if self.listener is not None:
+            self.listener(entry)
         match event:
             case TextDelta() | ReasoningDelta() | RefusalDelta():
                 self._size += len(event.text)

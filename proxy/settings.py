@@ -168,6 +168,11 @@ class Settings(BaseSettings):
     ] = False
 
     log_level: Annotated[LogLevel, _setting("What is logged.", "LOG_LEVEL")] = "INFO"
+    stream_events_text: Annotated[
+        bool,
+        Form("true or false"),
+        _setting("Log what was written with each event, too.", "PROXY_STREAM_EVENTS_TEXT"),
+    ] = False
 
     connect_timeout: Annotated[
         Seconds, _setting("Time to connect to a model, in seconds.", "PROXY_CONNECT_TIMEOUT")

@@ -1,4 +1,7 @@
-"""Logs: one JSON object per line on standard error. What people wrote, and keys, never get here."""
+"""Logs: one JSON object per line on standard error. What people wrote, and keys, never get here.
+
+The one exception is ``stream_events``, of a form that people read, and with their words if the operator wants them.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,17 @@ def configure_logging(level: str) -> None:
                     "timestamp": "time",
                     # uvicorn adds its messages once more, coloured.
                     "reserved_attrs": [*RESERVED_ATTRS, "color_message"],
-                }
+                },
+                "stream": {"format": "%(asctime)s - STREAM - %(levelname)s - %(message)s"},
             },
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+            "handlers": {
+                "stderr": {"class": "logging.StreamHandler", "formatter": "json"},
+                "stream": {"class": "logging.StreamHandler", "formatter": "stream"},
+            },
             "root": {"handlers": ["stderr"], "level": level},
             "loggers": {
                 **{name: {"level": quiet} for name in _TALKATIVE},
+                "stream_events": {"handlers": ["stream"], "propagate": False},
                 "uvicorn.access": {"handlers": [], "propagate": False},
             },
         }

@@ -26,6 +26,7 @@ from proxy.errors import (
 from proxy.events import Cancelled, ClosingEvent, Completed, Started
 from proxy.exchange.asking import Ask, Clock, DisconnectPolicy, Match
 from proxy.exchange.endings import Kept, end_of, replay
+from proxy.exchange.event_log import EventLog
 from proxy.exchange.history import History, IdempotencyKeyTaken, NewTurn, TurnEnd, TurnRecord
 from proxy.exchange.recall import NotOfConversation, Recall, Recalled
 from proxy.exchange.side import is_side_request
@@ -117,11 +118,20 @@ class Opened:
 class Exchange:
     """One per process."""
 
-    def __init__(self, teams: Teams, history: History, *, policy: Policy, clock: Clock) -> None:
+    def __init__(
+        self,
+        teams: Teams,
+        history: History,
+        *,
+        policy: Policy,
+        clock: Clock,
+        event_log: EventLog | None = None,
+    ) -> None:
         self._teams = teams
         self._history = history
         self._policy = policy
         self._clock = clock
+        self._event_log = event_log or EventLog()
         self._recall = Recall(history)
         self._lives = LiveTurns()
         self._worker = new_worker()
@@ -412,6 +422,7 @@ class Exchange:
 
     def _start(self, live: LiveTurn, team: Team, turn: Turn, kept: Kept | None) -> None:
         live.task = asyncio.create_task(self._answer(live, team, turn, kept), name=turn.id)
+        live.listener = self._event_log.listener(live)
         self._lives.add(live)
         if self._is_over:
             # It was being opened when the others were stopped.

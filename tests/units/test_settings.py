@@ -195,6 +195,7 @@ BAD = {
     "OPENAI_API_KEY": ["sk secret", "sk-sécret", "sk-secret\n"],
     "OPENAI_BASE_URL": ["api.openai.com/v1", "ftp://host/v1", "https://", "http:// host"],
     "OPENAI_MODEL": [" "],
+    "PROXY_STREAM_EVENTS_TEXT": ["maybe", "2"],
     "LOG_LEVEL": ["loud", "10", "WARN"],
     "PROXY_CONNECT_TIMEOUT": SECONDS,
     "PROXY_FIRST_TOKEN_TIMEOUT": SECONDS,

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.events import (
+    ClientToolArguments,
+    ClientToolCall,
+    Event,
+    Failed,
+    Handoff,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolCompleted,
+    ToolFailed,
+    ToolStarted,
+)
+from proxy.exchange.event_log import EventLog
+from proxy.live import LiveTurn
+from proxy.messages import Usage
+from proxy.telemetry import configure_logging
+
+SECRET = "my secret\nline"
+EVENTS: list[Event] = [
+    Started("t1", "triage"),
+    TextDelta(SECRET),
+    ReasoningDelta(SECRET),
+    RefusalDelta(SECRET),
+    ToolStarted("c1", "look_up", SECRET, "triage"),
+    ToolCompleted("c1", "look_up", SECRET, 0.25),
+    ToolFailed("c2", "look_up", SECRET, 0.25),
+    Handoff("triage", "sales", SECRET),
+    ClientToolCall(0, "c3", "weather"),
+    ClientToolArguments(0, SECRET),
+    Failed("internal_error", SECRET, Usage()),
+]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root, stream = logging.getLogger(), logging.getLogger("stream_events")
+    before = [(one, one.handlers[:], one.level, one.propagate) for one in (root, stream)]
+    yield
+    for one, handlers, level, propagate in before:
+        one.handlers[:] = handlers
+        one.setLevel(level)
+        one.propagate = propagate
+
+
+async def logged(log: EventLog, level: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    configure_logging(level)
+    live = LiveTurn("t1")
+    live.listener = log.listener(live)
+    for event in EVENTS:
+        live.emit(event)
+    return capsys.readouterr().err.splitlines()
+
+
+async def test_every_event_is_a_line_without_what_was_written(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = await logged(EventLog(), "DEBUG", capsys)
+
+    form = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - STREAM - DEBUG - t1 (.+)")
+    told = [found[1] for line in lines if (found := form.fullmatch(line))]
+    assert len(told) == len(lines) == len(EVENTS) + 1
+    assert told[:3] == [
+        "1.0 turn.started agent=triage {}",
+        "2.0 agent.speaking agent=triage {}",
+        '2.1 text.delta agent=triage {"text_length":14}',
+    ]
+    assert (
+        '6.0 tool.completed agent=triage {"call_id":"c1","name":"look_up","result_length":14,"seconds":0.25}'
+        in told
+    )
+    assert "secret" not in "".join(lines)
+
+
+async def test_what_was_written_is_told_when_switched_on(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = await logged(EventLog(with_text=True), "DEBUG", capsys)
+
+    assert sum(r"my secret\nline" in line for line in lines) == 9
+    assert len(lines) == len(EVENTS) + 1
+
+
+async def test_nothing_is_written_at_other_levels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await logged(EventLog(), "INFO", capsys) == []
