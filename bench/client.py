@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -125,15 +125,17 @@ class Connection(asyncio.Protocol):
 
 
 @asynccontextmanager
+async def connected(port: int) -> AsyncIterator[Connection]:
+    """Open a connection, and close it."""
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@asynccontextmanager
 async def connections(port: int, count: int) -> AsyncIterator[list[Connection]]:
     """Open so many connections, and close them."""
-    loop = asyncio.get_running_loop()
-    opened: list[Connection] = []
-    try:
-        for _ in range(count):
-            _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
-            opened.append(connection)
-        yield opened
-    finally:
-        for connection in opened:
-            connection.close()
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(connected(port)) for _ in range(count)]

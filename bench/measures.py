@@ -10,9 +10,10 @@ import asyncio
 import itertools
 import statistics
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from bench.client import Connection, Messages, connections, request
+from bench.client import Connection, Messages, connected, connections, request
 from bench.processes import Field, Served
 from bench.scripts import HANDOFF, SCRIPTS
 
@@ -187,19 +188,17 @@ async def waiting_streams(field: Field) -> list[Figure]:
 
 
 async def _memory_of_a_stream(server: Served, few: int = 100, many: int = 600) -> float:
-    async with connections(server.port, many) as clients:
-        resident = 0
-        for number, client in enumerate(clients):
-            if number == few:
-                await asyncio.sleep(0.2)
-                resident = server.resident_bytes()
-            # Its end is waited for by nobody: it does not come.
-            client.send(request("waiting", _greeting(), stream=True))
-            await client.first_word.wait()
-        await asyncio.sleep(0.2)
-        growth = server.resident_bytes() - resident
+    async with AsyncExitStack() as stack:
+        resident = []
+        for count in (few, many - few):
+            for client in [await stack.enter_async_context(connected(server.port)) for _ in range(count)]:
+                # Its end is waited for by nobody: it does not come.
+                client.send(request("waiting", _greeting(), stream=True))
+                await client.first_word.wait()
+            await asyncio.sleep(0.2)
+            resident.append(server.resident_bytes())
     await asyncio.sleep(0.5)
-    return growth / (many - few) / 1024
+    return (resident[1] - resident[0]) / (many - few) / 1024
 
 
 async def _cost_of_each(
