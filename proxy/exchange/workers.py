@@ -10,8 +10,8 @@ _ours: set[str] = set()
 
 
 def new_worker() -> str:
-    """Return a name for a worker of this process: ``host:pid:random``."""
-    worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    """Return a name for a worker of this process: ``place:pid:random``."""
+    worker = f"{_place()}:{os.getpid()}:{secrets.token_hex(4)}"
     _ours.add(worker)
     return worker
 
@@ -22,12 +22,12 @@ def retire(worker: str) -> None:
 
 
 def is_dead(worker: str) -> bool:
-    """Whether the worker is surely gone; of those on other hosts nothing is known but their leases."""
-    host, _, rest = worker.partition(":")
+    """Whether the worker is surely gone; of those in other places nothing is known but their leases."""
+    place, _, rest = worker.partition(":")
     pid, _, _ = rest.partition(":")
-    if host != socket.gethostname() or not pid.isdigit() or worker in _ours:
+    if place != _place() or not pid.isdigit() or worker in _ours:
         return False
-    # A container starts again with the same name and number; the random part tells the two apart.
+    # A number is given again; the random part tells the two apart.
     if int(pid) == os.getpid():
         return True
     try:
@@ -37,3 +37,14 @@ def is_dead(worker: str) -> bool:
     except OSError:
         return False
     return False
+
+
+def _place() -> str:
+    """Return where process numbers mean the same: a host, and on Linux the namespace of its processes.
+
+    Containers may share the name of a host, and in each of them the server is process 1.
+    """
+    try:
+        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return socket.gethostname()

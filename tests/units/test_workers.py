@@ -1,0 +1,54 @@
+"""Which workers are surely gone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from proxy.exchange.workers import is_dead, new_worker, retire
+
+
+def named_like(worker: str, *, place: str = "", pid: int = 0) -> str:
+    own_place, own_pid, _ = worker.split(":")
+    return f"{place or own_place}:{pid or own_pid}:0123abcd"
+
+
+def test_a_worker_of_this_process_lives_until_it_is_retired() -> None:
+    worker = new_worker()
+    assert not is_dead(worker)
+
+    retire(worker)
+    assert is_dead(worker)
+
+
+def test_a_worker_of_another_process_is_dead_when_that_has_ended() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        worker = named_like(new_worker(), pid=other.pid)
+        assert not is_dead(worker)
+        other.communicate(b"\n")
+
+    assert is_dead(worker)
+
+
+def test_of_workers_elsewhere_nothing_is_known() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    worker = new_worker()
+    host = worker.split(":")[0].split("/")[0]
+
+    assert not is_dead(named_like(worker, place="another-host/1", pid=ended.pid))
+    # Another container with the same host name: its process 1 is not ours.
+    assert not is_dead(named_like(worker, place=f"{host}/1", pid=ended.pid))
+    assert not is_dead(named_like(worker, place=f"{host}/1", pid=os.getpid()))
+    assert not is_dead("not a name of ours")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no namespaces of processes")
+def test_containers_with_the_name_of_their_host_are_told_apart() -> None:
+    place = new_worker().split(":")[0]
+
+    assert place == f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
