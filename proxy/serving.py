@@ -181,6 +181,14 @@ def _refused(host: str, port: int, error: OSError) -> ConfigurationError:
     return ConfigurationError(f"PROXY_PORT: port {port} of {host} {reason}")
 
 
+def _http(settings: Settings) -> dict[str, Any]:
+    try:
+        from proxy.http_protocol import bounded_http
+    except ImportError:  # there is no httptools here
+        return {"h11_max_incomplete_event_size": 64 * 1024}
+    return {"http": bounded_http(settings.body_timeout)}
+
+
 def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.Config:
     """Return how uvicorn is to run the application."""
     given: dict[str, Any] = {
@@ -193,7 +201,7 @@ def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.C
         # One that is larger closes the socket with 1009 and the reason.
         "ws_max_size": settings.max_body_bytes,
         "lifespan": "off",
-        "h11_max_incomplete_event_size": 64 * 1024,
+        **_http(settings),
         "timeout_keep_alive": 75,
         "timeout_graceful_shutdown": int(settings.shutdown_grace + LATEST),
     }
