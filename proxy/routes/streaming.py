@@ -186,7 +186,8 @@ async def stream(
                 await watch.send(send, framing.ping)
             if is_last:
                 return True
-            entries = await follower.next()
+            # Nothing wakes a reader for a departure that was noticed while it sent.
+            entries = () if watch.has_left() else await follower.next()
             if watch.has_left():
                 return False
 
