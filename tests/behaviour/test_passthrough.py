@@ -14,8 +14,7 @@ import openai
 import pytest
 
 from tests.behaviour.asking import WEATHER
-from tests.behaviour.test_wire_errors import kept
-from tests.behaviour.wire import HELLO, Socket, Wire, payloads
+from tests.behaviour.wire import HELLO, Socket, Wire, kept, payloads
 from tests.fakes.upstream import FakeUpstream, Received, Reply, bare, calls, cut, error, hang, raw, text
 from tests.serving import TEAM_FILE, Served, serve
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +71,31 @@ def payloads(body: str) -> list[Any]:
 def deltas(frames: list[Any]) -> list[Any]:
     """The deltas of the one choice, in order."""
     return [chunk["choices"][0]["delta"] for chunk in frames if chunk != "[DONE]" and chunk.get("choices")]
+
+
+def kept(served: Served) -> int:
+    """How many rows of conversations, turns and items there are."""
+    file = served.services.settings.data_dir / "handoff-proxy.sqlite"
+    with closing(sqlite3.connect(file)) as database:
+        tables = ("conversations", "turns", "items")
+        return sum(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables)
+
+
+def check_refusal(response: httpx2.Response, status: int = 400) -> dict[str, Any]:
+    """The envelope, whole and small; returns what it tells."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"].startswith("req_")
+    assert len(response.content) <= 2000
+    assert list(response.json()) == ["error"]
+    told: dict[str, Any] = response.json()["error"]
+    assert list(told) == ["message", "type", "param", "code"]
+    assert told["message"]
+    assert isinstance(told["message"], str)
+    assert isinstance(told["type"], str)
+    assert told["param"] is None or isinstance(told["param"], str)
+    assert told["code"] is None or isinstance(told["code"], str)
+    return told
 
 
 @dataclass(frozen=True)
