@@ -21,8 +21,10 @@ Match = Literal[
     "agent-name",
     "entry",
     "side-request",
+    "same-turn",
 ]
-"""Which rule found the conversation and the agent, as told in ``X-Conversation-Match``."""
+"""Which rule found the conversation and the agent, as told in ``X-Conversation-Match``; ``same-turn`` when there was
+nothing to find, because the turn had begun."""
 DisconnectPolicy = Literal["cancel", "detach"]
 
 

@@ -292,7 +292,7 @@ class Exchange:
             turn_id=record.id,
             created_at=record.created_at,
             conversation_id=record.conversation_id,
-            match="conversation-id",
+            match="same-turn",
             agent=record.agent,
             options=record.options,
             is_replayed=True,

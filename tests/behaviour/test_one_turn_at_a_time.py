@@ -142,6 +142,7 @@ async def test_the_same_idempotency_key_gives_the_same_answer_and_asks_nobody(
 
     assert again.text == first.text
     assert again.headers["idempotency-replayed"] == "true"
+    assert again.headers["x-conversation-match"] == "same-turn"
     assert "idempotency-replayed" not in first.headers
     assert again.headers["x-conversation-id"] == first.headers["x-conversation-id"]
     assert len(upstream.requests) == 1
