@@ -87,7 +87,7 @@ class _Call:
     def __init__(self) -> None:
         self.outcome: Outcome | None = None
         self.error: Exception | None = None
-        self.handled = asyncio.Event()
+        self.handled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
 class _TeamAgent(RoutedAgent):
@@ -116,7 +116,8 @@ class _TeamAgent(RoutedAgent):
         except Exception as error:  # noqa: BLE001 - handed to the asker, who raises it
             call.error = error
         finally:
-            call.handled.set()
+            if not call.handled.done():
+                call.handled.set_result(None)
         return Ran()
 
 
@@ -192,6 +193,6 @@ class AutoGenDispatcher:
         await self._runtime.stop()
 
 
-async def _settled(handled: asyncio.Event) -> None:
+async def _settled(handled: asyncio.Future[None]) -> None:
     """Wait for a cancelled handler's end, which closes its connections."""
-    await asyncio.shield(handled.wait())
+    await asyncio.shield(handled)

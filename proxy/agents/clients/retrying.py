@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -95,7 +95,9 @@ class _Attempts:
         self._candidates = candidates
         self._policy = policy
         self._request = request
-        self._block = AsyncExitStack()
+        self._block: AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]
+        """The block of the model that answers; it is left when this one is."""
+        self._batches: AsyncIterator[Sequence[ModelDelta]]
         self._first: Sequence[ModelDelta] | None = None
         self._fallback: str | None = None
         """The name of the model that answers, when it is not the first."""
@@ -172,12 +174,16 @@ class _Attempts:
             await self._policy.sleep(pause)
 
     async def _attempt(self, candidate: Candidate) -> None:
-        async with AsyncExitStack() as block:
-            self._batches = await block.enter_async_context(candidate.model.stream(self._request))
-            self._first = await anext(self._batches, None)
-            if self._first is None:
+        block = candidate.model.stream(self._request)
+        batches = await block.__aenter__()
+        try:
+            first = await anext(batches, None)
+            if first is None:
                 raise UpstreamIncomplete("incomplete")
-            self._block = block.pop_all()
+        except BaseException as error:
+            await block.__aexit__(type(error), error, error.__traceback__)
+            raise
+        self._block, self._batches, self._first = block, batches, first
 
     def _pause(self, failure: UpstreamFailed, attempt: int) -> float | None:
         """Return the seconds to wait before the next attempt, None if there is to be none."""
