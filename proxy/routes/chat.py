@@ -60,6 +60,8 @@ class ChatCompletions:
                 return
             request = decode_chat(body, max_messages=services.settings.max_messages)
             ask = _ask(services, caller, headers, body, request)
+            # It is as large as the history, and the answer may take minutes.
+            del body
             scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
             opened = await services.exchange.open(ask)
             await _write(services, opened, connection, is_stream=request.stream, ignored=request.ignored)
