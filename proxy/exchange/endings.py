@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.errors import InternalTurnError
+from proxy.errors import InternalTurnError, ProxyError
 from proxy.events import (
     Cancelled,
     ClosingEvent,
@@ -72,6 +72,20 @@ def end_of(
         journal=encode_journal([*events, closing], [*(entry.time for entry in live.entries), now])
         if is_stored
         else b"",
+    )
+
+
+def bare_end_of(kept: Kept, turn: Turn, failure: ProxyError, *, now: float) -> TurnEnd:
+    """Return the end of a turn of which no more can be written down than that it failed."""
+    return TurnEnd(
+        turn=kept.begun.turn,
+        status="failed",
+        is_history=False,
+        agent=turn.agent,
+        items=(),
+        uses=(),
+        finished_at=now,
+        error_code=failure.code,
     )
 
 

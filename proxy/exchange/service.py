@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
@@ -25,9 +26,9 @@ from proxy.errors import (
 )
 from proxy.events import Cancelled, ClosingEvent, Completed, Started
 from proxy.exchange.asking import Ask, Clock, DisconnectPolicy, Match
-from proxy.exchange.endings import Kept, end_of, replay
+from proxy.exchange.endings import Kept, bare_end_of, end_of, replay
 from proxy.exchange.event_log import EventLog
-from proxy.exchange.history import History, IdempotencyKeyTaken, NewTurn, TurnEnd, TurnRecord
+from proxy.exchange.history import History, IdempotencyKeyTaken, NewTurn, TurnRecord
 from proxy.exchange.recall import NotOfConversation, Recall, Recalled
 from proxy.exchange.side import is_side_request
 from proxy.exchange.workers import is_dead, new_worker, retire
@@ -452,19 +453,25 @@ class Exchange:
         now = round(self._clock(), 3)
         try:
             if kept is not None:
-                end = end_of(kept, live, turn, closing, answered, recorder, now=now)
-                closing = await self._store(end, closing, recorder, turn)
+                closing = await self._store(kept, live, turn, closing, answered, recorder, now)
         finally:
             live.emit(closing, at=now)
             self._lives.retire(live)
 
     async def _store(
-        self, end: TurnEnd, closing: ClosingEvent, recorder: Recorder, turn: Turn
+        self,
+        kept: Kept,
+        live: LiveTurn,
+        turn: Turn,
+        closing: ClosingEvent,
+        answered: Answered | None,
+        recorder: Recorder,
+        now: float,
     ) -> ClosingEvent:
         """Write the end; return what is to be told, which is not success when nothing was written."""
         failure: ProxyError
         try:
-            if await self._history.finish(end):
+            if await self._history.finish(end_of(kept, live, turn, closing, answered, recorder, now=now)):
                 return closing
             logger.error("a turn lost its lease before it ended", extra={"turn_id": turn.id})
             failure = InternalTurnError()
@@ -473,6 +480,9 @@ class Exchange:
         except Exception:
             logger.exception("the end of a turn could not be written", extra={"turn_id": turn.id})
             failure = InternalTurnError()
+            # Or it would keep its conversation busy for as long as this worker lives.
+            with suppress(StoreUnavailable):
+                await self._history.finish(bare_end_of(kept, turn, failure, now=now))
         return failed_event(failure, recorder.usage, ran_effects=turn.ran_effects)
 
 

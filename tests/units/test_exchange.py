@@ -159,3 +159,17 @@ async def test_who_follows_a_turn_of_a_worker_that_died_is_told_when_its_lease_i
     record = await history.turn("c", lost.id)
     assert record is not None
     assert record.status == "interrupted"
+
+
+async def test_an_answer_that_cannot_even_be_written_down_is_no_success_and_frees_its_conversation() -> None:
+    history = MemoryHistory()
+    exchange = await exchange_of(says("half a pair: \ud800"), history=history)
+
+    opened = await exchange.open(ASK)
+
+    end = await end_of(opened)
+    assert isinstance(end, Failed)
+    assert end.code == "internal_error"
+    record = await history.turn("c", opened.turn_id)
+    assert record is not None
+    assert (record.status, record.error_code) == ("failed", "internal_error")
