@@ -66,8 +66,8 @@ class Command:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The lines of its log so far."""
-        return [json.loads(line) for line in self.err.lines]
+        """The lines of its log so far, all JSON but those of the logger of events, which has a form of its own."""
+        return [json.loads(line) for line in self.err.lines if " - STREAM - " not in line]
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
