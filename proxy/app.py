@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from proxy.agents.clients.demo import DemoModel
 from proxy.agents.clients.factory import build_models, model_limits
@@ -46,6 +46,7 @@ from proxy.routes.older.routes import older_routes
 from proxy.routes.passing import Passing
 from proxy.routes.paths import Paths
 from proxy.routes.responses import KeptResponse, Responses
+from proxy.routes.turn_socket import turn_socket
 from proxy.settings import Settings
 from proxy.store.conversations import SqlHistory, open_history
 from proxy.store.migrating import migrate, prepare_schema
@@ -173,6 +174,7 @@ def create_app(
     app.router.routes.append(
         Route("/v1/chat/completions/{completion_id}/stream", ResumedStream(), methods=["GET"])
     )
+    app.router.routes.append(WebSocketRoute("/v1/ws", turn_socket))
     app.router.routes.append(Route("/v1/turns/{turn_id}/events", turns.TurnEvents(), methods=["GET"]))
     make_response = Responses()
     app.shorten("POST", "/v1/responses", make_response)

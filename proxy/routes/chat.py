@@ -59,7 +59,7 @@ class ChatCompletions:
             if services.passing is not None and await services.passing.serve(body, connection):
                 return
             request = decode_chat(body, max_messages=services.settings.max_messages)
-            ask = _ask(services, caller, headers, body, request)
+            ask = chat_ask(services, caller, headers, body, request)
             # It is as large as the history, and the answer may take minutes.
             del body
             scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
@@ -126,7 +126,10 @@ def options_of(opened: Opened) -> AnswerOptions:
     return msgspec.structs.replace(options, id=opened.turn_id, created=int(opened.created_at), events=events)
 
 
-def _ask(services: Services, caller: str, headers: dict[str, str], body: bytes, request: ChatRequest) -> Ask:
+def chat_ask(
+    services: Services, caller: str, headers: dict[str, str], body: bytes, request: ChatRequest
+) -> Ask:
+    """Return what a request asks for, with what its headers say."""
     settings = services.settings
     named, source = named_conversation(headers, settings.conversation_headers, request.metadata)
     end_user = request.safety_identifier or request.user or first_of(headers, settings.user_headers)

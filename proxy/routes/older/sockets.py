@@ -75,7 +75,9 @@ async def _answer(
     try:
         await channel.tell(opened.live, encode)
     finally:
-        opened.live.left()
+        # A server that stops closes its sockets first; their turns have their time to finish all the same.
+        if not services.exchange.is_closing:
+            opened.live.left()
 
 
 async def _tell(channel: Channel, error: ProxyError) -> None:
