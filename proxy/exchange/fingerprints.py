@@ -79,12 +79,17 @@ class Transcript:
             self.add(message)
 
 
+def newest_known(chain: Sequence[ChainTurn]) -> int:
+    """Return the index of the newest turn that has a fingerprint; -1 if there is none."""
+    return next((at for at in range(len(chain) - 1, -1, -1) if chain[at].fingerprint is not None), -1)
+
+
 def fingerprint_behind(chain: Sequence[ChainTurn], said: Iterable[Message]) -> bytes | None:
     """Return the fingerprint of what was said behind a chain, if it ends with an answer.
 
     None also when no turn of the chain has one to go on from: then neither the team nor the end user is known yet.
     """
-    known = max((i for i, turn in enumerate(chain) if turn.fingerprint is not None), default=-1)
+    known = newest_known(chain)
     start = chain[known].fingerprint if known >= 0 else None
     if start is None:
         return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from proxy.errors import ConversationBusy, ConversationNotFound, InvalidRequest
 from proxy.exchange.asking import Ask, Match
-from proxy.exchange.fingerprints import Transcript, last_answer_of, scope_of, words_of
+from proxy.exchange.fingerprints import Transcript, last_answer_of, newest_known, scope_of, words_of
 from proxy.exchange.function_calls import (
     answers,
     as_result_of,
@@ -64,7 +64,7 @@ class Recalled:
     @property
     def said(self) -> Sequence[Item]:
         """The input without instructions."""
-        return [item for item in self.input if not _instructs(item)]
+        return [item for item in self.input if not is_instruction(item.message)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,9 @@ class _Reading:
 
     def _is_first_again(self, first: ChainTurn) -> bool:
         """Whether the list is, word for word, what the conversation began with: its first answer is wanted anew."""
-        began = [item.message for item in first.items if item.agent is None and not _instructs(item)]
+        began = [
+            item.message for item in first.items if item.agent is None and not is_instruction(item.message)
+        ]
         return bool(began) and [_words(m) for m in began] == [_words(m) for m in self._said]
 
     async def _aligned(self, conversation_id: str, known: Conversation) -> Recalled | NotOfConversation:
@@ -324,14 +326,12 @@ class _Reading:
         return _Found(place.agent)
 
     def _boundaries(self) -> list[tuple[int, bytes]]:
-        transcript = Transcript(self._scope)
-        found: list[tuple[int, bytes]] = []
-        for index, message in enumerate(self._said):
-            fingerprint = transcript.add(message)
-            if fingerprint is not None:
-                found.append((index, fingerprint))
-        self._transcript = transcript
-        return found
+        transcript = self._transcript = Transcript(self._scope)
+        return [
+            (index, fingerprint)
+            for index, message in enumerate(self._said)
+            if (fingerprint := transcript.add(message)) is not None
+        ]
 
     async def _longest(
         self, boundaries: Sequence[tuple[int, bytes]], known: Conversation | None
@@ -391,7 +391,7 @@ class _Reading:
         if shown and not all(turn.is_stored for turn in chain):
             context = [Item(message) for message in shown]
         else:
-            context = [item for turn in chain for item in turn.items if not _instructs(item)]
+            context = [item for turn in chain for item in turn.items if not is_instruction(item.message)]
         transcript = _transcript_behind(chain, self._scope)
         transcript.extend(fresh)
         return self._recalled(
@@ -417,7 +417,7 @@ class _Reading:
         transcript: Transcript,
         chain: Sequence[ChainTurn] = (),
     ) -> Recalled:
-        kept = [one for turn in chain for item in turn.items if (one := _instruction(item)) is not None]
+        kept = [message for turn in chain for item in turn.items if is_instruction(message := item.message)]
         new = [message for message in self._overlay if message not in kept]
         # A list that shows what was said shows its instructions too.
         told = self._overlay if self._last >= 0 and not self._adds else [*kept, *new]
@@ -446,15 +446,6 @@ class _Reading:
         return self._ask.is_addition or self._ask.parent is not None
 
 
-def _instructs(item: Item) -> bool:
-    return is_instruction(item.message)
-
-
-def _instruction(item: Item) -> SystemMessage | DeveloperMessage | None:
-    """Return the item's message if it is one that instructs."""
-    return item.message if is_instruction(item.message) else None
-
-
 def _no_parent(turn_id: str) -> InvalidRequest:
     return InvalidRequest(
         f"Previous response with id '{response_id(turn_id)[:128]}' not found.",
@@ -469,7 +460,7 @@ def _words(message: Message) -> tuple[str, bytes]:
 
 def _transcript_behind(chain: Sequence[ChainTurn], scope: bytes) -> Transcript:
     """Return the transcript as it stands behind a chain, from the newest fingerprint on."""
-    known = max((i for i, turn in enumerate(chain) if turn.fingerprint is not None), default=-1)
+    known = newest_known(chain)
     start = chain[known].fingerprint if known >= 0 else None
     transcript = Transcript(start or scope)
     for turn in chain[known + 1 :]:
