@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.measures import Figure
 
-_HEAD = ("", "floor", "first-written", "handoff-proxy", "× floor", "goal")
+_HEAD = ("", "floor", "first-written", "handoff-proxy", "× floor", "× first-written", "goal")
 
 
 def table(figures: Sequence[Figure]) -> str:
@@ -33,15 +33,19 @@ def write_json(figures: Sequence[Figure], path: Path) -> None:
 
 
 def _row(figure: Figure) -> tuple[str, ...]:
-    ratio = figure.proxy / figure.floor if figure.proxy is not None and figure.floor else None
     return (
         f"{figure.name} ({figure.unit})",
         _number(figure.floor),
         _number(figure.first_written),
         _number(figure.proxy),
-        _number(ratio),
+        _number(_ratio(figure.proxy, figure.floor)),
+        _number(_ratio(figure.proxy, figure.first_written)),
         f"≤ {figure.goal:g}",
     )
+
+
+def _ratio(value: float | None, mark: float | None) -> float | None:
+    return value / mark if value is not None and mark else None
 
 
 def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
