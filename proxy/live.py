@@ -24,6 +24,8 @@ from proxy.events import (
 StopReason = Literal["client_left", "requested", "shutting_down"]
 HIGH_WATER = 1024 * 1024
 """Characters that the writer may be ahead of the slowest reader."""
+ENTRY_WEIGHT = 256
+"""What an entry is reckoned to hold in memory beside its text, in characters."""
 
 
 class Follower:
@@ -146,6 +148,11 @@ class LiveTurn:
         return self._log
 
     @property
+    def weight(self) -> int:
+        """About how much memory the log takes, in characters."""
+        return self._size + ENTRY_WEIGHT * len(self._log)
+
+    @property
     def has_readers(self) -> bool:
         """Whether anyone but observers follows the turn."""
         return any(not reader.is_observer for reader in self._readers)
@@ -191,12 +198,17 @@ class LiveTurn:
 
 
 class LiveTurns:
-    """The turns of this process: those running, and the newest finished ones, for readers who come late."""
+    """The turns of this process: those running, and the newest finished ones, for readers who come late.
 
-    def __init__(self, *, keep_finished: int = 256) -> None:
+    Whatever is no longer kept is read from the store. ``keep_weight`` bounds the kept logs together, in characters.
+    """
+
+    def __init__(self, *, keep_finished: int = 256, keep_weight: int = 16 * 1024 * 1024) -> None:
         self._running: dict[str, LiveTurn] = {}
         self._finished: OrderedDict[str, LiveTurn] = OrderedDict()
         self._keep_finished = keep_finished
+        self._keep_weight = keep_weight
+        self._weight = 0
 
     def __len__(self) -> int:
         return len(self._running)
@@ -209,12 +221,10 @@ class LiveTurns:
         """The turn has finished: keep it among the newest, and forget the oldest."""
         self._running.pop(live.turn_id, None)
         self._finished[live.turn_id] = live
-        while len(self._finished) > self._keep_finished:
-            self._finished.popitem(last=False)
-
-    def forget(self, turn_id: str) -> None:
-        """Keep a finished turn no longer."""
-        self._finished.pop(turn_id, None)
+        self._weight += live.weight
+        while len(self._finished) > self._keep_finished or self._weight > self._keep_weight:
+            _, oldest = self._finished.popitem(last=False)
+            self._weight -= oldest.weight
 
     def get(self, turn_id: str) -> LiveTurn | None:
         """Return the turn, running or lately finished."""
