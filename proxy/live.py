@@ -55,12 +55,12 @@ class Follower:
     async def next(self) -> Sequence[Entry]:
         """Return everything logged since the last call, waiting while there is nothing.
 
-        Empty only after ``wake``, or when the turn is finished and was read to its end.
+        Empty only after ``wake``, or when nothing more will be logged and all of it was read.
         """
         log = self._live.entries
         self.position = self._given
         self._live.make_room()
-        if self._given >= len(log) and not self._live.is_finished:
+        if self._given >= len(log) and not self._live.is_over:
             self._wake = self._loop.create_future()
             await self._wake
         start, self._given = self._given, len(log)
@@ -82,7 +82,9 @@ class LiveTurn:
         conversation_id: str = "",
         stops_when_left: bool = False,
         high_water: int = HIGH_WATER,
+        began: float | None = None,
     ) -> None:
+        """``began`` is when the first event happened (seconds since the epoch), if not when it is logged."""
         self.turn_id = turn_id
         self.conversation_id = conversation_id
         self.stops_when_left = stops_when_left
@@ -96,13 +98,17 @@ class LiveTurn:
         self._readers: set[Follower] = set()
         self._room: asyncio.Future[None] | None = None
         self._high_water = high_water
+        self._began = began
         self._is_stoppable = True
+        self._is_abandoned = False
 
     # --- the writer's side ---
 
-    def emit(self, event: Event, *, at: float | None = None) -> None:
+    def emit(self, event: Event, *, at: float | None = None, position: int | None = None) -> None:
         """Append to the log and wake the readers; ``at`` is when it happened, if not now."""
-        entry = Entry(len(self._log) + 1, event, time.time() if at is None else at)
+        if at is None:
+            at = time.time() if self._log or self._began is None else self._began
+        entry = Entry(len(self._log) + 1 if position is None else position, event, at)
         self._log.append(entry)
         if self.listener is not None:
             self.listener(entry)
@@ -135,12 +141,23 @@ class LiveTurn:
         """From here on the turn can no longer be stopped: its end is being written."""
         self._is_stoppable = False
 
+    def abandon(self) -> None:
+        """Nothing more will be logged here, although the turn goes on elsewhere."""
+        self._is_abandoned = True
+        for reader in self._readers:
+            reader.wake()
+
     # --- the readers' side ---
 
     @property
     def is_finished(self) -> bool:
         """Whether the closing event is in the log."""
         return bool(self._log) and is_closing(self._log[-1].event)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will be logged."""
+        return self._is_abandoned or self.is_finished
 
     @property
     def entries(self) -> Sequence[Entry]:

@@ -21,11 +21,14 @@ from proxy.exchange.fingerprints import last_answer_of
 from proxy.exchange.function_calls import call_of
 from proxy.exchange.history import Begun, ModelUse, TurnEnd, TurnRecord, TurnStatus
 from proxy.exchange.recall import Recalled
-from proxy.live import LiveTurn
+from proxy.live import LiveTurn, StopReason
 from proxy.messages import Item, Usage, text_of
 from proxy.turns import Answered, Recorder, Turn
 from proxy.wire.answer import visible_text
 from proxy.wire.errors import failed_event
+
+LOST = 1_000_000_000
+"""The position of an end that is told without the events before it: behind all that a reader may have seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def end_of(
         last_answer=mark,
         pending=pending,
         finish_reason=answered.finish_reason if answered is not None else None,
-        error_code=closing.code if isinstance(closing, Failed) else None,
+        error_code=_code_of(closing),
         journal=encode_journal([*events, closing], [*(entry.time for entry in live.entries), now])
         if is_stored
         else b"",
@@ -97,6 +100,16 @@ def _mark(kept: Kept, items: Sequence[Item], pending: Sequence[str], said: str) 
     return last_answer_of(kept.recalled.scope, said)
 
 
+def _code_of(closing: ClosingEvent) -> str | None:
+    match closing:
+        case Completed():
+            return None
+        case Failed():
+            return closing.code
+        case Cancelled():
+            return closing.reason
+
+
 def _status_of(closing: ClosingEvent) -> TurnStatus:
     match closing:
         case Completed():
@@ -107,23 +120,50 @@ def _status_of(closing: ClosingEvent) -> TurnStatus:
             return "cancelled"
 
 
-def replay(record: TurnRecord, live: LiveTurn) -> None:
-    """Fill the log of a turn that has ended from what was kept of it."""
+def replay(record: TurnRecord, live: LiveTurn, *, is_observer: bool = False) -> None:
+    """Fill the log of a turn that has ended with what is not in it yet, from what was kept."""
     live.seal()
-    for entry in entries_of(record):
-        live.emit(entry.event, at=entry.time)
+    for entry in entries_of(record, is_observer=is_observer)[len(live.entries) :]:
+        live.emit(entry.event, at=entry.time, position=entry.position)
 
 
-def entries_of(record: TurnRecord) -> list[Entry]:
+def entries_of(record: TurnRecord, *, is_observer: bool = False) -> list[Entry]:
     """Return the log of a turn that has ended.
 
-    A turn whose worker died, and one that kept no content, is told as failed.
+    Who wants the answer of a turn whose worker died, or that kept no content, is told that it failed; an observer is
+    told what is known.
     """
     if record.journal:
         return decode_journal(record.journal).entries()
     usage = sum((use.usage for use in record.uses), Usage())
-    failed = failed_event(InternalTurnError(), usage, ran_effects=True)
+    closing = _known_end(record, usage) if is_observer else _lost_answer(usage)
+    first = record.uses[0].agent if record.uses else record.agent
     return [
-        Entry(1, Started(record.id, record.agent), record.created_at),
-        Entry(2, failed, record.finished_at or record.created_at),
+        Entry(1, Started(record.id, first), record.created_at),
+        Entry(LOST, closing, record.finished_at or record.created_at),
     ]
+
+
+def _lost_answer(usage: Usage) -> Failed:
+    return failed_event(InternalTurnError(), usage, ran_effects=True)
+
+
+def _known_end(record: TurnRecord, usage: Usage) -> ClosingEvent:
+    match record.status:
+        case "completed":
+            return Completed(record.agent, record.finish_reason or "stop", usage)
+        case "cancelled":
+            return Cancelled(_reason_of(record), record.agent, usage)
+        case "failed":
+            code = record.error_code or InternalTurnError.code
+            return Failed(code, "The turn failed; no more of it is kept.", usage)
+        case _:
+            return Failed("turn_interrupted", "The server that ran the turn is gone.", usage)
+
+
+def _reason_of(record: TurnRecord) -> StopReason:
+    match record.error_code:
+        case "client_left" | "shutting_down" as reason:
+            return reason
+        case _:
+            return "requested"

@@ -112,6 +112,7 @@ class TurnEnd:
     pending: Sequence[str] = ()
     finish_reason: FinishReason | None = None
     error_code: str | None = None
+    """Why it failed, or was cancelled."""
     journal: bytes = b""
     """The events (JSON); opaque here."""
 
@@ -178,6 +179,18 @@ class TurnRecord:
     def was_run(self) -> bool:
         """Whether agents worked at it; items that a caller adds to a conversation are a turn, too."""
         return self.worker != ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How turns and conversations stand, by their keys.
+
+    ``running`` are turns that run, with the end of their leases. ``newest`` are conversations that are there, each
+    with the newest of its turns that agents worked at and that can be asked for by its id; 0 when it has none.
+    """
+
+    running: Mapping[int, float]
+    newest: Mapping[int, int]
 
 
 class IdempotencyKeyTaken(Exception):
@@ -262,6 +275,10 @@ class History(Protocol):
 
     async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
         """Mark running turns as interrupted whose lease ran out or whose worker is dead; return how many."""
+        ...
+
+    async def standing(self, *, turns: Sequence[int], conversations: Sequence[int]) -> Standing:
+        """Return how these turns and conversations stand; what is missing has ended or is gone."""
         ...
 
     async def running_workers(self) -> Sequence[str]:

@@ -126,6 +126,20 @@ class Library(Protocol):
         """Return the ids of all turns on the way to the head, oldest first, also of those without items."""
         ...
 
+    async def turns_behind(
+        self, caller: str, conversation_id: str, after: int, *, limit: int
+    ) -> Sequence[tuple[int, str]]:
+        """Return (key, id) of the turns that began behind the turn with the key ``after``, oldest first.
+
+        All that agents worked at and that can be asked for by their ids: those of other branches, and those that
+        failed, too.
+        """
+        ...
+
+    async def turn_key(self, caller: str, conversation_id: str, turn_id: str) -> int | None:
+        """Return the key of a turn of the conversation, also when its answer was deleted; None when there is none."""
+        ...
+
     async def add_items(
         self, caller: str, conversation_id: str, items: Sequence[Item | ForeignItem], *, now: float
     ) -> Sequence[KeptItem] | None:

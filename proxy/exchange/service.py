@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
@@ -24,16 +24,17 @@ from proxy.errors import (
     ShuttingDown,
     StoreUnavailable,
 )
-from proxy.events import Cancelled, ClosingEvent, Completed, Started
+from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started, decode_journal
 from proxy.exchange.asking import Ask, Clock, DisconnectPolicy, Match
+from proxy.exchange.elsewhere import Elsewhere, Listener
 from proxy.exchange.endings import Kept, bare_end_of, end_of, replay
 from proxy.exchange.event_log import EventLog
-from proxy.exchange.history import History, IdempotencyKeyTaken, NewTurn, TurnRecord
+from proxy.exchange.history import Conversation, History, IdempotencyKeyTaken, NewTurn, TurnRecord
 from proxy.exchange.recall import NotOfConversation, Recall, Recalled
 from proxy.exchange.side import is_side_request
 from proxy.exchange.workers import is_dead, new_worker, retire
 from proxy.live import LiveTurn, LiveTurns
-from proxy.messages import DeveloperMessage, FunctionTool, Item, SystemMessage, Usage
+from proxy.messages import DeveloperMessage, FunctionTool, Item, SystemMessage
 from proxy.turns import Answered, Recorder, Team, Turn, run
 from proxy.wire.errors import failed_event
 from proxy.wire.structured import answer_form
@@ -42,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 SWEEP_BEATS = 15
 """Heartbeats from one look for turns of dead workers to the next."""
-FOLLOW_INTERVAL = 0.25
-"""Seconds between two looks at a turn that another worker runs."""
 
 
 class AskedTeam(Team, Protocol):
@@ -98,6 +97,10 @@ class Policy:
     """How long a conversation stays locked by a worker that is gone."""
     heartbeat: float = 2.0
     """How often leases are renewed, and cancellations asked for elsewhere are noticed."""
+    follow: float = 0.25
+    """How often turns of other workers that somebody waits for are looked at."""
+    listen: float = 1.0
+    """How often conversations that somebody listens to are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ class Exchange:
         self._lives = LiveTurns()
         self._worker = new_worker()
         self._heart: asyncio.Task[None] | None = None
-        self._following: set[asyncio.Task[None]] = set()
+        self._elsewhere = Elsewhere(history, clock, follow=policy.follow, listen=policy.listen)
         self._is_closing = False
         self._is_over = False
 
@@ -165,6 +168,7 @@ class Exchange:
     async def close(self, *, grace: float) -> None:
         """Take no new turns, let the running ones finish for ``grace`` seconds, then stop them and wait."""
         self._is_closing = True
+        self._elsewhere.wake_listeners()
         if grace > 0 and (tasks := self._tasks()):
             await asyncio.wait(tasks, timeout=grace)
         self._is_over = True
@@ -172,10 +176,10 @@ class Exchange:
             for live in self._lives.running():
                 live.stop("shutting_down")
             await asyncio.wait(tasks)
-        waiting = [*self._following, *([self._heart] if self._heart is not None else [])]
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await self._elsewhere.close()
+        if self._heart is not None:
+            self._heart.cancel()
+            await asyncio.gather(self._heart, return_exceptions=True)
         retire(self._worker)
 
     def _tasks(self) -> list[asyncio.Task[None]]:
@@ -236,13 +240,29 @@ class Exchange:
             return self._open_side(ask, team)
         return await self._open_turn(ask, team, recalled, ignored)
 
-    async def attach(self, caller: str, turn_id: str, *, end_user: str = "") -> Opened:
+    async def attach(
+        self, caller: str, turn_id: str, *, end_user: str = "", is_observer: bool = False
+    ) -> Opened:
         """Return a turn of the caller's, running here, running elsewhere, or finished.
+
+        An observer wants to know what happens and not the answer. It is told at once that a turn elsewhere began, how
+        one ended of which no more is kept, and not that this worker stops (see ``LiveTurn.is_over``).
 
         Raises:
             CompletionNotFound: The caller has no such turn, or it is another end user's.
         """
-        return self._attach(await self._turn(caller, turn_id, end_user))
+        return self._attach(await self._turn(caller, turn_id, end_user), is_observer=is_observer)
+
+    def listener(self, conversation: Conversation) -> AbstractContextManager[Listener]:
+        """Return what waits for new turns of a conversation, on whatever worker they begin."""
+        return self._elsewhere.listener(conversation.key)
+
+    def log_of(self, record: TurnRecord) -> Sequence[Entry]:
+        """Return what is known here of a turn's events: all so far when it runs here, or all when they were kept."""
+        live = self._lives.get(record.id)
+        if live is not None:
+            return live.entries
+        return decode_journal(record.journal).entries() if record.journal else ()
 
     async def cancel(self, caller: str, turn_id: str, *, end_user: str = "") -> TurnRecord:
         """Stop a turn wherever it runs; what was said stays. Returns the turn as it stands afterwards.
@@ -278,16 +298,14 @@ class Exchange:
             record = await self._history.turn_by_body(ask.caller, ask.body_digest, since=since)
         return self._attach(record) if record is not None else None
 
-    def _attach(self, record: TurnRecord) -> Opened:
+    def _attach(self, record: TurnRecord, *, is_observer: bool = False) -> Opened:
         live = self._lives.get(record.id)
         if live is None:
             live = LiveTurn(record.id, conversation_id=record.conversation_id)
             if record.status == "running":
-                task = asyncio.create_task(self._follow_elsewhere(record, live), name=f"follow {record.id}")
-                self._following.add(task)
-                task.add_done_callback(self._following.discard)
+                self._elsewhere.follow(record, live, is_observer=is_observer)
             else:
-                replay(record, live)
+                replay(record, live, is_observer=is_observer)
         return Opened(
             live=live,
             turn_id=record.id,
@@ -298,26 +316,6 @@ class Exchange:
             options=record.options,
             is_replayed=True,
         )
-
-    async def _follow_elsewhere(self, record: TurnRecord, live: LiveTurn) -> None:
-        """Wait for the end of a turn that another worker runs, or for that worker's, and log it then."""
-        live.seal()
-        current: TurnRecord | None = record
-        try:
-            while current is not None and current.status == "running":
-                await asyncio.sleep(FOLLOW_INTERVAL)
-                try:
-                    if current.lease_until < self._clock():
-                        await self._history.interrupt(now=self._clock())
-                    current = await self._history.turn(record.caller, record.id)
-                except StoreUnavailable:
-                    continue
-        except asyncio.CancelledError:
-            # This worker stops, the turn does not: whoever asks another worker for it finds it there.
-            live.emit(Started(record.id, record.agent), at=record.created_at)
-            live.emit(Cancelled("shutting_down", record.agent, Usage()))
-            raise
-        replay(current or record, live)
 
     # --- running ---
 
@@ -408,8 +406,11 @@ class Exchange:
             max_tool_calls=ask.max_tool_calls,
         )
         policy = ask.on_disconnect or team.on_disconnect or self._policy.on_disconnect
-        live = LiveTurn(turn_id, conversation_id=conversation_id, stops_when_left=policy == "cancel")
+        live = LiveTurn(
+            turn_id, conversation_id=conversation_id, stops_when_left=policy == "cancel", began=now
+        )
         self._start(live, team, turn, Kept(ask, begun, recalled))
+        self._elsewhere.went_on(begun.conversation)
         return Opened(
             live=live,
             turn_id=turn_id,

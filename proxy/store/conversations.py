@@ -7,11 +7,21 @@ from collections.abc import Sequence
 from typing import cast
 
 from proxy.errors import StoreUnavailable
-from proxy.exchange.history import Begun, ChainTurn, Conversation, NewTurn, Place, TurnEnd, TurnRecord
+from proxy.exchange.history import (
+    Begun,
+    ChainTurn,
+    Conversation,
+    NewTurn,
+    Place,
+    Standing,
+    TurnEnd,
+    TurnRecord,
+)
 from proxy.store import rows
 from proxy.store.beginning import Begin
 from proxy.store.database import Database, open_database
 from proxy.store.ending import Finish
+from proxy.store.following import Following
 from proxy.store.leases import Leases
 from proxy.store.library import SqlLibrary
 from proxy.store.reading import Reading
@@ -34,6 +44,7 @@ class SqlHistory:
         self._writer = Writer(database, Writing(database.dialect), time_limit=time_limit)
         self._reading = Reading(database.dialect)
         self._leases = Leases(database.dialect)
+        self._following = Following(database.dialect)
         self.library = SqlLibrary(database, self._writer)
         self._large_ends: set[asyncio.Task[bool]] = set()
 
@@ -109,6 +120,10 @@ class SqlHistory:
         return cast(
             int, await self._writer.write(Call(lambda on: self._leases.interrupt(on, now, dead_workers)))
         )
+
+    async def standing(self, *, turns: Sequence[int], conversations: Sequence[int]) -> Standing:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._following.standing(on, turns, conversations))
 
     async def running_workers(self) -> Sequence[str]:
         """See ``History``."""

@@ -60,11 +60,14 @@ class Insertion:
             connection.exec_driver_sql(self._text, given)
 
 
-def listed(dialect: str, name: str) -> FromClause:
-    """Return the list of texts bound to ``name`` as a table with the column ``value``: one parameter, however long."""
+def listed(dialect: str, name: str, kind: Any = Text) -> FromClause:
+    """Return the list bound to ``name`` as a table with the column ``value``: one parameter, however long.
+
+    ``kind`` is the SQL type of its values.
+    """
     if dialect == "sqlite":
         return func.json_each(bindparam(name, type_=JSON)).table_valued("value", name=name)
-    words = func.unnest(bindparam(name, type_=ARRAY(Text)))
+    words = func.unnest(bindparam(name, type_=ARRAY(kind)))
     return words.table_valued("value").render_derived(name=name)
 
 

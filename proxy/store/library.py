@@ -15,6 +15,7 @@ from proxy.exchange.library import KeptItem, Order, Page, Rest
 from proxy.messages import ForeignItem, Item, OpenCalls
 from proxy.store.completions import Completions
 from proxy.store.database import Database
+from proxy.store.following import Following
 from proxy.store.keeping import Addition, Done, Keeping
 from proxy.store.reading import Reading
 from proxy.store.retention import Old, Retention, batches
@@ -36,6 +37,7 @@ class SqlLibrary:
         self._reading = Reading(database.dialect)
         self._completions = Completions(database.dialect)
         self._keeping = Keeping(database.dialect)
+        self._following = Following(database.dialect)
         self._retention = Retention(database.dialect)
 
     # --- stored completions ---
@@ -130,6 +132,18 @@ class SqlLibrary:
     async def turn_ids(self, caller: str, conversation_id: str) -> Sequence[str]:
         """See ``Library``."""
         return await self._database.read(lambda on: self._keeping.turn_ids(on, caller, conversation_id))
+
+    async def turns_behind(
+        self, caller: str, conversation_id: str, after: int, *, limit: int
+    ) -> Sequence[tuple[int, str]]:
+        """See ``Library``."""
+        return await self._database.read(
+            lambda on: self._following.behind(on, caller, conversation_id, after, limit)
+        )
+
+    async def turn_key(self, caller: str, conversation_id: str, turn_id: str) -> int | None:
+        """See ``Library``."""
+        return await self._database.read(lambda on: self._following.key(on, caller, conversation_id, turn_id))
 
     async def add_items(
         self, caller: str, conversation_id: str, items: Sequence[Item | ForeignItem], *, now: float

@@ -15,6 +15,7 @@ from proxy.exchange.history import (
     IdempotencyKeyTaken,
     NewTurn,
     Place,
+    Standing,
     TurnEnd,
     TurnRecord,
 )
@@ -197,6 +198,16 @@ class MemoryHistory:
             self._interrupt(kept, now)
         return len(lost)
 
+    async def standing(self, *, turns: Sequence[int], conversations: Sequence[int]) -> Standing:
+        """See ``History``."""
+        here = {known.key for known in self.conversations.values()} & set(conversations)
+        newest = dict.fromkeys(here, 0)
+        for key, kept in self.turns.items():
+            if kept.conversation.key in here and is_told(kept.record):
+                newest[kept.conversation.key] = max(newest[kept.conversation.key], key)
+        running = self._running(lambda kept: kept.record.turn in turns)
+        return Standing({kept.record.turn: kept.record.lease_until for kept in running}, newest)
+
     async def running_workers(self) -> Sequence[str]:
         """See ``History``."""
         return list({kept.record.worker for kept in self._running(lambda _: True)})
@@ -240,6 +251,11 @@ class MemoryHistory:
             fingerprint=end.fingerprint or b"",
             is_unique=len(found) == 1,
         )
+
+
+def is_told(record: TurnRecord) -> bool:
+    """Whether the events of the turn can be asked for."""
+    return record.was_run and record.caller != ""
 
 
 def _running_record(key: int, turn: NewTurn) -> TurnRecord:

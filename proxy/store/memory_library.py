@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from proxy.exchange.fingerprints import fingerprint_behind
 from proxy.exchange.history import Conversation, NewTurn, TurnEnd, TurnRecord
 from proxy.exchange.library import KeptItem, Order, Page, Rest
 from proxy.messages import ForeignItem, Item, OpenCalls
-from proxy.store.memory import Kept, MemoryHistory
+from proxy.store.memory import Kept, MemoryHistory, is_told
 
 T = TypeVar("T")
 
@@ -167,6 +167,27 @@ class MemoryLibrary:
     async def turn_ids(self, caller: str, conversation_id: str) -> Sequence[str]:
         """See ``Library``."""
         return [kept.record.id for kept in self._path(caller, conversation_id)]
+
+    async def turns_behind(
+        self, caller: str, conversation_id: str, after: int, *, limit: int
+    ) -> Sequence[tuple[int, str]]:
+        """See ``Library``."""
+        found = [
+            (kept.record.turn, kept.record.id)
+            for kept in self._turns_of(caller, conversation_id)
+            if kept.record.turn > after and is_told(kept.record)
+        ]
+        return sorted(found)[:limit]
+
+    async def turn_key(self, caller: str, conversation_id: str, turn_id: str) -> int | None:
+        """See ``Library``."""
+        of_id = (kept for kept in self._turns_of(caller, conversation_id) if kept.record.id == turn_id)
+        return next((kept.record.turn for kept in of_id), None)
+
+    def _turns_of(self, caller: str, conversation_id: str) -> Iterator[Kept]:
+        known = self._history.conversations.get((caller, conversation_id))
+        key = known.key if known is not None else None
+        return (kept for kept in self._history.turns.values() if kept.conversation.key == key)
 
     async def add_items(
         self, caller: str, conversation_id: str, items: Sequence[Item | ForeignItem], *, now: float

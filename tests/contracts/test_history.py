@@ -17,6 +17,7 @@ from proxy.exchange.history import (
     IdempotencyKeyTaken,
     ModelUse,
     Place,
+    Standing,
     TurnRecord,
 )
 from proxy.messages import (
@@ -626,6 +627,22 @@ async def test_turns_of_the_dead_are_interrupted(history: History) -> None:
     assert await history.running_workers() == ["w3"]
     assert await history.interrupt(now=200.0) == 0
     await history.begin(new_turn("conv_b"))
+
+
+async def test_how_turns_and_conversations_stand_is_told_together(history: History) -> None:
+    running = await history.begin(new_turn("conv_a", lease_until=130.5))
+    ended = await answered(history, "conv_b")
+    failed = await history.begin(new_turn("conv_b", parent=ended.turn))
+    await history.finish(the_end(failed.turn, status="failed", is_history=False))
+    added = await history.begin(new_turn("conv_c", worker=""))
+    await history.finish(the_end(added.turn))
+
+    conversations = [running.conversation, ended.conversation, added.conversation, 10**9]
+    standing = await history.standing(turns=[running.turn, ended.turn, 10**9], conversations=conversations)
+
+    newest = {running.conversation: running.turn, ended.conversation: failed.turn, added.conversation: 0}
+    assert standing == Standing({running.turn: 130.5}, newest)
+    assert await history.standing(turns=[], conversations=[]) == Standing({}, {})
 
 
 # --- many at once, and strange words --------------------------------------------------------------------------

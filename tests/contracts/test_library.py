@@ -315,6 +315,40 @@ async def test_nothing_of_a_conversation_is_there_for_another_caller(store: Stor
     assert await store.messages() == [WHO.message, ANSWER.message]
 
 
+async def test_the_turns_that_agents_worked_at_are_told_in_their_order_whatever_became_of_them(
+    store: Store,
+) -> None:
+    first = await store.turn(id="chatcmpl-1")
+    lost = await store.turn(id="chatcmpl-2", end={"status": "failed", "is_history": False})
+    await store.library.add_items("alice", "conv_a", [MORE], now=120.0)
+    branch = await store.turn(id="chatcmpl-3", parent=first.turn)
+    await store.turn("conv_b", id="chatcmpl-4")
+    running = await store.history.begin(new_turn(id="chatcmpl-5", parent=branch.turn))
+
+    told = [
+        (first.turn, "chatcmpl-1"),
+        (lost.turn, "chatcmpl-2"),
+        (branch.turn, "chatcmpl-3"),
+        (running.turn, "chatcmpl-5"),
+    ]
+    assert await store.library.turns_behind("alice", "conv_a", 0, limit=9) == told
+    assert await store.library.turns_behind("alice", "conv_a", lost.turn, limit=1) == told[2:3]
+    for caller, conversation in (("bob", "conv_a"), ("alice", "conv_c")):
+        assert await store.library.turns_behind(caller, conversation, 0, limit=9) == []
+
+
+async def test_a_turn_whose_answer_was_deleted_has_its_place_and_is_not_told(store: Store) -> None:
+    first = await store.turn(id="chatcmpl-1")
+    second = await store.turn(id="chatcmpl-2")
+    assert await store.library.delete_response("alice", "chatcmpl-1")
+
+    assert await store.library.turns_behind("alice", "conv_a", 0, limit=9) == [(second.turn, "chatcmpl-2")]
+    assert await store.library.turn_key("alice", "conv_a", "chatcmpl-1") == first.turn
+    assert await store.library.turn_key("alice", "conv_a", "chatcmpl-3") is None
+    assert await store.library.turn_key("alice", "conv_b", "chatcmpl-1") is None
+    assert await store.library.turn_key("bob", "conv_a", "chatcmpl-1") is None
+
+
 # --- items ---------------------------------------------------------------------------------------------------
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from proxy.errors import ModelNotFound, StoreUnavailable
-from proxy.events import Cancelled, Completed, Failed, Started, TextDelta
+from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, TextDelta
 from proxy.exchange.asking import Ask
-from proxy.exchange.history import Begun, NewTurn, TurnEnd
+from proxy.exchange.history import Begun, ModelUse, NewTurn, TurnEnd
 from proxy.exchange.service import Exchange, Opened, Policy
-from proxy.messages import UserMessage
+from proxy.live import StopReason
+from proxy.messages import Usage, UserMessage
 from proxy.store.memory import MemoryHistory
-from tests.fakes.history import new_turn
+from proxy.wire.chunks import ChunkEncoder
+from proxy.wire.completions import AnswerOptions
+from tests.fakes.history import new_turn, the_end
 from tests.fakes.models import ScriptedModel, says
 from tests.fakes.teams import agent, team_of
 
@@ -35,9 +41,11 @@ class OneTeam:
         return self._team, False
 
 
-async def exchange_of(*replies: Any, history: Any = None, clock: Clock | None = None) -> Exchange:
+async def exchange_of(
+    *replies: Any, history: Any = None, clock: Clock | None = None, listen: float = 0.01
+) -> Exchange:
     team = await team_of(agent("triage", ScriptedModel(*replies)))
-    policy = Policy(heartbeat=0.01)
+    policy = Policy(heartbeat=0.01, follow=0.01, listen=listen)
     return Exchange(OneTeam(team), history or MemoryHistory(), policy=policy, clock=clock or Clock())
 
 
@@ -159,6 +167,115 @@ async def test_who_follows_a_turn_of_a_worker_that_died_is_told_when_its_lease_i
     record = await history.turn("c", lost.id)
     assert record is not None
     assert record.status == "interrupted"
+
+
+async def test_an_observer_of_a_turn_elsewhere_is_told_that_it_began_and_not_that_this_worker_stops() -> None:
+    history, clock = MemoryHistory(), Clock()
+    elsewhere = new_turn(caller="c", worker="elsewhere:1:x", created_at=clock.now, lease_until=clock.now + 15)
+    await history.begin(elsewhere)
+    exchange = await exchange_of(history=history, clock=clock)
+
+    opened = await exchange.attach("c", elsewhere.id, is_observer=True)
+    with opened.live.follower(is_observer=True) as follower:
+        began = await follower.next()
+        await exchange.close(grace=0)
+        rest = await follower.next()
+
+    assert [entry.event for entry in began] == [Started(elsewhere.id, "triage")]
+    assert (rest, opened.live.is_over, opened.live.is_finished) == ([], True, False)
+
+
+async def test_who_had_seen_much_of_a_turn_that_was_lost_is_told_its_end() -> None:
+    history, clock = MemoryHistory(), Clock()
+    lost = new_turn(caller="c", worker="elsewhere:1:x", created_at=clock.now, lease_until=clock.now + 15)
+    await history.begin(lost)
+    await history.interrupt(now=clock.now + 16)
+    exchange = await exchange_of(history=history, clock=clock)
+
+    opened = await exchange.attach("c", lost.id)
+    encoder = ChunkEncoder(AnswerOptions(id=lost.id, created=0, model="shop"), after=(40, 1))
+    told = b"".join(map(encoder.encode, opened.live.entries))
+
+    assert b'"internal_error"' in told
+    assert told.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ({}, Completed("sales", "stop", Usage(3, 4))),
+        (
+            {"status": "failed", "is_history": False, "error_code": "upstream_timeout"},
+            Failed("upstream_timeout", "The turn failed; no more of it is kept.", Usage(3, 4)),
+        ),
+        (
+            {"status": "cancelled", "is_history": False, "error_code": "client_left"},
+            Cancelled("client_left", "sales", Usage(3, 4)),
+        ),
+        ({"status": "cancelled", "error_code": "requested"}, Cancelled("requested", "sales", Usage(3, 4))),
+    ],
+    ids=["completed", "failed", "left", "cancelled"],
+)
+async def test_an_observer_is_told_how_a_turn_ended_that_kept_no_content(
+    end: dict[str, Any], told: ClosingEvent
+) -> None:
+    history = MemoryHistory()
+    begun = await history.begin(new_turn(caller="c", id="t", is_stored=False))
+    uses = [ModelUse("triage", "m", 1, Usage(1, 2)), ModelUse("sales", "m", 1, Usage(2, 2))]
+    await history.finish(the_end(begun.turn, uses=uses, **end))
+    exchange = await exchange_of(history=history)
+
+    opened = await exchange.attach("c", "t", is_observer=True)
+
+    assert [entry.event for entry in opened.live.entries] == [Started("t", "triage"), told]
+    assert isinstance((await exchange.attach("c", "t")).live.entries[-1].event, Failed)
+
+
+@pytest.mark.parametrize("reason", ["requested", "client_left"])
+async def test_why_a_turn_was_cancelled_is_kept(reason: StopReason) -> None:
+    history = MemoryHistory()
+    exchange = await exchange_of(says("Hello"), history=history)
+
+    opened = await exchange.open(ASK)
+    opened.live.stop(reason)
+    await end_of(opened)
+
+    record = await history.turn("c", opened.turn_id)
+    assert record is not None
+    assert (record.status, record.error_code) == ("cancelled", reason)
+
+
+async def test_who_listens_to_a_conversation_is_woken_at_once_when_a_turn_begins_here() -> None:
+    history = MemoryHistory()
+    begun = await history.begin(new_turn(caller="c", id="t1"))
+    await history.finish(the_end(begun.turn))
+    conversation = await history.find_conversation("c", "conv_a")
+    assert conversation is not None
+    exchange = await exchange_of(says("Hello"), history=history, listen=3600)
+
+    with exchange.listener(conversation) as listener:
+        listener.after = begun.turn
+        await exchange.open(replace(ASK, conversation_id="conv_a"))
+        async with asyncio.timeout(5):
+            await listener.wait()
+    await exchange.close(grace=5)
+
+
+async def test_who_listens_to_a_conversation_learns_what_others_do_with_it() -> None:
+    history = MemoryHistory()
+    begun = await history.begin(new_turn(caller="c", id="t1"))
+    conversation = await history.find_conversation("c", "conv_a")
+    assert conversation is not None
+    exchange = await exchange_of(history=history)
+
+    async with asyncio.timeout(5):
+        with exchange.listener(conversation) as listener:
+            await listener.wait()
+            listener.after = begun.turn
+            history.conversations.clear()
+            await listener.wait()
+    assert listener.is_gone
+    await exchange.close(grace=0)
 
 
 async def test_an_answer_that_cannot_even_be_written_down_is_no_success_and_frees_its_conversation() -> None:
