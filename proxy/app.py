@@ -40,6 +40,7 @@ from proxy.routes import conversations, failures, health, models, responses, sto
 from proxy.routes.application import Application
 from proxy.routes.browsers import Browsers, Visitors
 from proxy.routes.chat import ChatCompletions, ResumedStream
+from proxy.routes.conversation_events import ConversationEvents
 from proxy.routes.dependencies import Catalog, Services
 from proxy.routes.middleware import RequestContext
 from proxy.routes.older.routes import older_routes
@@ -176,6 +177,8 @@ def create_app(
     )
     app.router.routes.append(WebSocketRoute("/v1/ws", turn_socket))
     app.router.routes.append(Route("/v1/turns/{turn_id}/events", turns.TurnEvents(), methods=["GET"]))
+    events_path = "/v1/conversations/{conversation_id}/events"
+    app.router.routes.append(Route(events_path, ConversationEvents(), methods=["GET"]))
     make_response = Responses()
     app.shorten("POST", "/v1/responses", make_response)
     app.router.routes.append(Route("/v1/responses", make_response, methods=["POST"]))

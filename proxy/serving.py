@@ -200,6 +200,8 @@ def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.C
         "ws": "websockets-sansio",
         # One that is larger closes the socket with 1009 and the reason.
         "ws_max_size": settings.max_body_bytes,
+        # Each piece of text is a message of its own: compressing it costs more than sending it, and memory per socket.
+        "ws_per_message_deflate": False,
         "lifespan": "off",
         **_http(settings),
         "timeout_keep_alive": 75,

@@ -11,19 +11,16 @@ from typing import Any
 
 from proxy.events import Entry
 from proxy.live import LiveTurn
-from proxy.wire.feed import Feed, FeedFrame
+from proxy.wire.feed import DETAILS, Feed, FeedFrame
 from proxy.wire.openai import encode
 
 logger = logging.getLogger("stream_events")
 
 _WRITTEN = {
+    **DETAILS,
     "text.delta": ("text",),
     "reasoning.delta": ("text",),
     "refusal.delta": ("text",),
-    "tool.started": ("arguments",),
-    "tool.completed": ("result",),
-    "tool.failed": ("error",),
-    "handoff": ("reason",),
     "client_tool.arguments": ("arguments",),
     "turn.failed": ("message",),
 }

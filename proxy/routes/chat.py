@@ -6,6 +6,7 @@ A plain ASGI endpoint: the framework's validation and its streaming response cos
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 from starlette.datastructures import QueryParams
@@ -87,7 +88,9 @@ class ResumedStream:
             end_user=first_of(headers, services.settings.user_headers),
         )
         connection = Connection(scope, receive, send)
-        await _write(services, opened, connection, is_stream=True, after=after)
+        # Who takes nothing any more has left; that was noted.
+        with suppress(ClientLeft):
+            await _write(services, opened, connection, is_stream=True, after=after)
 
 
 async def _write(

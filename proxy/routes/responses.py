@@ -37,7 +37,7 @@ from proxy.routes.keeping import EndUserDep, json_answer, may_see
 from proxy.routes.streaming import JSON_HEADERS, Connection, Headers, Patience, answer, stream
 from proxy.wire.conversations import items_of, list_body, part_of
 from proxy.wire.openai import encode
-from proxy.wire.queries import included, list_query, unknown_after
+from proxy.wire.queries import included, is_true, list_query, unknown_after
 from proxy.wire.responses.decoding import ResponsesRequest, decode_response_request
 from proxy.wire.responses.ids import turn_id_of
 from proxy.wire.responses.input import joined
@@ -108,7 +108,7 @@ class KeptResponse:
         caller = services.keys.caller(headers.get("authorization"))
         query = QueryParams(scope["query_string"])
         included(query.multi_items())
-        is_stream, after = _is_true(query, "stream"), _starting_after(query)
+        is_stream, after = is_true(query, "stream"), _starting_after(query)
         end_user = first_of(headers, services.settings.user_headers)
         record = await _find(services, caller, end_user, scope["path_params"]["response_id"])
         if not is_stream:
@@ -339,20 +339,6 @@ def _body_of(record: TurnRecord) -> Body:
     if record.status == "running":
         return response_body(options, "in_progress", output=[])
     return response_of(options, entries_of(record))
-
-
-def _is_true(query: QueryParams, name: str) -> bool:
-    match query.get(name, "").strip().lower():
-        case "" | "false":
-            return False
-        case "true":
-            return True
-        case _:
-            raise InvalidRequest(
-                f"Invalid type for '{name}': expected a boolean, but got a string instead.",
-                param=name,
-                code="invalid_type",
-            )
 
 
 def _starting_after(query: QueryParams) -> int | None:

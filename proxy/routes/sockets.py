@@ -1,14 +1,17 @@
 """What WebSockets have in common: who may open one, messages in and out, and turns told over it.
 
-Origins are checked before (``routes.browsers``), and messages over the limit are refused by the server, which closes
-the socket with 1009 and says why.
+Origins are checked before (``routes.browsers``). The server itself refuses messages over the limit (it closes the
+socket with 1009 and says why), asks every 20 seconds whether the client is still there, and closes sockets first when
+it stops (1012).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from urllib.parse import unquote
 
+from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from proxy.errors import Unauthorized
@@ -20,38 +23,60 @@ from proxy.routes.failures import answer_of
 
 PROTOCOL = "handoff.v1"
 KEY_PREFIX = "handoff-key."
-"""A page cannot set headers: it offers the two protocols ``handoff.v1`` and ``handoff-key.KEY``."""
+"""A page cannot set headers: it offers the two protocols ``handoff.v1`` and ``handoff-key.KEY``, the key
+percent-encoded where it has characters that the name of a protocol may not have."""
 
 
 class Channel:
     """An open socket. Messages leave one at a time, whoever sends them."""
 
     def __init__(self, websocket: WebSocket, *, stall: float) -> None:
+        """``stall`` is for how many seconds a client may take nothing of what it is sent."""
         self._websocket = websocket
         self._stall = stall
         self._sending = asyncio.Lock()
+        self._receiving: asyncio.Timeout | None = None
+        self._is_lost = False
 
     async def send(self, text: str) -> None:
         """Send a message.
 
         Raises:
-            ClientLeft: The client is gone, or takes nothing any more.
+            ClientLeft: The client is gone, or takes nothing any more; so it is from then on.
         """
-        try:
-            async with self._sending, asyncio.timeout(self._stall):
-                await self._websocket.send_text(text)
-        except (TimeoutError, WebSocketDisconnect, RuntimeError):
-            # Starlette raises a RuntimeError for what is sent behind a close.
-            raise ClientLeft from None
+        async with self._sending:
+            if self._is_lost:
+                raise ClientLeft
+            try:
+                async with asyncio.timeout(self._stall):
+                    await self._websocket.send_text(text)
+            except (TimeoutError, WebSocketDisconnect, RuntimeError):
+                # Starlette raises a RuntimeError for what is sent behind a close.
+                self._lose()
+                raise ClientLeft from None
 
     async def messages(self) -> AsyncIterator[bytes]:
-        """Give each message until the client leaves."""
-        while True:
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                return
+        """Give each message until the client leaves, or takes nothing any more."""
+        while (message := await self._receive())["type"] != "websocket.disconnect":
             text = message.get("text")
             yield text.encode("utf-8", "replace") if text is not None else message.get("bytes") or b""
+
+    async def _receive(self) -> Message:
+        try:
+            async with asyncio.timeout(None) as self._receiving:
+                if not self._is_lost:
+                    return await self._websocket.receive()
+        except TimeoutError:
+            pass
+        finally:
+            self._receiving = None
+        return {"type": "websocket.disconnect"}
+
+    def _lose(self) -> None:
+        """Whoever reads learns it, too: a client that stalls would be waited for as long as it keeps its socket."""
+        self._is_lost = True
+        if self._receiving is not None:
+            self._receiving.reschedule(0)
 
     async def tell(
         self, live: LiveTurn, encode: Callable[[Entry], Iterable[str]], *, is_observer: bool = False
@@ -86,4 +111,4 @@ def _authorization(websocket: WebSocket) -> str | None:
         return header
     offered = websocket.scope.get("subprotocols", ())
     key = next((one.removeprefix(KEY_PREFIX) for one in offered if one.startswith(KEY_PREFIX)), None)
-    return None if key is None else f"Bearer {key}"
+    return None if key is None else f"Bearer {unquote(key)}"

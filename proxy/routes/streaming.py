@@ -77,11 +77,14 @@ class Builder(Protocol):
         ...
 
 
-class _Watch:
-    """What can happen to a reader besides news of the turn: the client leaves, or time passes."""
+class Watch:
+    """What can happen to a reader besides news of the turn: the client leaves, or time passes.
 
-    def __init__(self, follower: Follower, receive: Receive, patience: Patience) -> None:
-        self._follower = follower
+    ``wake`` lets whatever the reader waits for return, so that it can see which.
+    """
+
+    def __init__(self, wake: Callable[[], None], receive: Receive, patience: Patience) -> None:
+        self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._interval = patience.keep_alive
         self._stall = patience.stall
@@ -90,7 +93,7 @@ class _Watch:
         self._sending_since: float | None = None
         self._timer = self._loop.call_later(self._interval, self._tick)
         self._left = self._loop.create_task(departure(receive), name="client")
-        self._left.add_done_callback(lambda _: follower.wake())
+        self._left.add_done_callback(lambda _: wake())
         self.is_stalled = False
 
     def has_left(self) -> bool:
@@ -117,7 +120,7 @@ class _Watch:
             return
         due = self._quiet_since + self._interval
         if now >= due:
-            self._follower.wake()
+            self._wake()
             due = now + self._interval
         if self._sending_since is not None:
             due = min(due, self._sending_since + self._stall + 0.01)
@@ -152,17 +155,16 @@ async def stream(
     patience: Patience,
     *,
     is_resumed: bool = False,
-    is_observer: bool = False,
     told: Callable[[Failed], Problem] = problem_of,
     framing: Framing = SSE,
 ) -> bool:
     """Write the turn as a stream until its end; False when the client left before.
 
     A turn that fails before its agents did anything is answered with the error's own status, as ``told`` words it,
-    unless the reader ``is_resumed`` and had its headers already. An observer looks on: the turn does not live for it.
+    unless the reader ``is_resumed`` and had its headers already.
     """
     send = connection.send
-    async with _watched(live, connection, patience, is_observer=is_observer) as (follower, watch):
+    async with _watched(live, connection, patience) as (follower, watch):
         entries = await (follower.next() if framing.is_prompt else _opening(follower, watch))
         if watch.has_left():
             return False
@@ -226,24 +228,33 @@ async def answer(
 
 @asynccontextmanager
 async def _watched(
-    live: LiveTurn, connection: Connection, patience: Patience, *, is_observer: bool = False
-) -> AsyncIterator[tuple[Follower, _Watch]]:
-    """Follow a turn, and the client with it; a client that takes nothing any more counts as one that left."""
-    with live.follower(is_observer=is_observer) as follower:
-        watch = _Watch(follower, connection.receive, patience)
-        try:
+    live: LiveTurn, connection: Connection, patience: Patience
+) -> AsyncIterator[tuple[Follower, Watch]]:
+    """Follow a turn, and the client with it."""
+    with live.follower() as follower:
+        async with watched(follower.wake, connection, patience) as watch:
             yield follower, watch
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not watch.is_stalled or task is None:
-                raise
-            task.uncancel()
-            raise ClientLeft from None
-        finally:
-            await watch.close()
 
 
-async def _opening(follower: Follower, watch: _Watch) -> Sequence[Entry]:
+@asynccontextmanager
+async def watched(
+    wake: Callable[[], None], connection: Connection, patience: Patience
+) -> AsyncIterator[Watch]:
+    """Watch the client; one that takes nothing any more counts as one that left, and ``ClientLeft`` is raised."""
+    watch = Watch(wake, connection.receive, patience)
+    try:
+        yield watch
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not watch.is_stalled or task is None:
+            raise
+        task.uncancel()
+        raise ClientLeft from None
+    finally:
+        await watch.close()
+
+
+async def _opening(follower: Follower, watch: Watch) -> Sequence[Entry]:
     """Return the first entries: as soon as an agent did something, or when that takes too long."""
     entries: list[Entry] = []
     while all(map(_is_preface, entries)) and not watch.is_quiet() and not watch.has_left():

@@ -14,10 +14,11 @@ from proxy.exchange.history import TurnRecord
 from proxy.messages import Usage
 from proxy.routes.bodies import first_of, headers_of
 from proxy.routes.dependencies import CallerDep, ServicesDep, services_of
+from proxy.routes.feed_stream import feed_stream
 from proxy.routes.keeping import EndUserDep, may_see
-from proxy.routes.streaming import Connection, Patience, stream
+from proxy.routes.streaming import Connection
 from proxy.wire import sse
-from proxy.wire.feed import FeedEncoder, feed_types
+from proxy.wire.feed import feed_types
 from proxy.wire.openai import encode, usage_body
 
 router = APIRouter(tags=["turns"])
@@ -68,20 +69,21 @@ class TurnEvents:
         query = QueryParams(scope["query_string"])
         after = last_seen(headers, query)
         types = feed_types(query.get("types", ""))
-        settings = services.settings
         opened = await services.exchange.attach(
-            caller, scope["path_params"]["turn_id"], end_user=first_of(headers, settings.user_headers)
-        )
-        encoder = FeedEncoder(opened.turn_id, types=types, after=after)
-        await stream(
-            opened.live,
-            encoder,
-            [(b"x-conversation-id", opened.conversation_id.encode())],
-            Connection(scope, receive, send),
-            Patience(settings.keep_alive_interval, settings.stalled_client_timeout),
-            is_resumed=True,
+            caller,
+            scope["path_params"]["turn_id"],
+            end_user=first_of(headers, services.settings.user_headers),
             is_observer=True,
         )
+        scope["state"]["facts"].update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
+        named = [(b"x-conversation-id", opened.conversation_id.encode())]
+        if opened.live.is_finished and after >= (opened.live.entries[-1].position, 0):
+            # A browser's EventSource comes again after every end, until it is told that there is no more.
+            await send({"type": "http.response.start", "status": 204, "headers": named})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        async with feed_stream(services, Connection(scope, receive, send), named, types) as stream:
+            await stream.tell(opened, after=after)
 
 
 def last_seen(headers: dict[str, str], query: QueryParams) -> sse.Position:
@@ -90,11 +92,16 @@ def last_seen(headers: dict[str, str], query: QueryParams) -> sse.Position:
     Raises:
         InvalidRequest: It is none.
     """
+    named, param = named_position(headers, query)
+    return sse.position(named, param=param) if named else sse.START
+
+
+def named_position(headers: dict[str, str], query: QueryParams) -> tuple[str, str]:
+    """Return the id of the frame that a reader says it has seen last, or ``""``, and where it says so."""
     header = headers.get("last-event-id", "").strip()
-    if header:
-        return sse.position(header)
-    named = query.get("starting_after", "").strip()
-    return sse.position(named, param="starting_after") if named else sse.START
+    return (
+        (header, "Last-Event-ID") if header else (query.get("starting_after", "").strip(), "starting_after")
+    )
 
 
 def _body(record: TurnRecord) -> dict[str, Any]:

@@ -12,9 +12,10 @@ types and new keys may come, known ones stay.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, get_args
 
+import msgspec
 from msgspec import Struct
 
 from proxy.errors import InvalidRequest
@@ -58,6 +59,16 @@ FrameType = Literal[
     "turn.cancelled",
 ]
 TYPES: Collection[str] = frozenset(get_args(FrameType))
+DETAILS: Mapping[str, Collection[str]] = {
+    "tool.started": ("arguments",),
+    "tool.completed": ("result",),
+    "tool.failed": ("error",),
+    "handoff": ("reason",),
+}
+"""By type of frame, the keys that hold what agents and tools wrote and what is no part of an answer."""
+THOUGHTS = "reasoning.delta"
+BEHIND: sse.Position = (10**12, 0)
+"""Behind every frame of a turn."""
 
 
 class FeedFrame(Struct, frozen=True):
@@ -73,20 +84,25 @@ class FeedFrame(Struct, frozen=True):
 
 
 class Feed:
-    """Turns a turn's entries into frames; it has to be given every entry from the first."""
+    """Turns a turn's entries into frames; it has to be given every entry from the first.
 
-    def __init__(self, turn_id: str) -> None:
+    ``hides_details`` keeps ``DETAILS`` and thoughts out of them (``PROXY_HANDOFF_DETAILS=false``).
+    """
+
+    def __init__(self, turn_id: str, *, hides_details: bool = False) -> None:
         self._turn_id = turn_id
+        self._hides_details = hides_details
         self._agent = ""
         self._speaking = ""
         self._joints = Joints()
 
     def frames(self, entry: Entry) -> list[FeedFrame]:
-        """Return the frames of one entry; never none."""
-        return [
+        """Return the frames of one entry; none only of what is hidden."""
+        frames = [
             FeedFrame(entry.position, part, kind, round(entry.time, 3), self._turn_id, self._agent, data)
             for part, (kind, data) in enumerate(self._told(entry))
         ]
+        return list(map(_without_details, filter(_is_no_thought, frames))) if self._hides_details else frames
 
     def _told(self, entry: Entry) -> Iterator[tuple[FrameType, dict[str, Any]]]:
         event = entry.event
@@ -145,13 +161,14 @@ class Feed:
 class FeedEncoder:
     """The feed as server-sent events: unnamed ones, so that every reader's ``onmessage`` gets them.
 
-    ``types`` chooses what is sent (all, when empty); ``after`` is the last position that the reader saw.
+    ``types`` chooses what is sent (all, when empty); ``after`` is the last position that the reader saw. ``prefix``
+    stands before every position, where the frames of several turns are told.
     """
 
     def __init__(
-        self, turn_id: str, *, types: Collection[str] = (), after: sse.Position = sse.START, prefix: str = ""
+        self, feed: Feed, *, types: Collection[str] = (), after: sse.Position = sse.START, prefix: str = ""
     ) -> None:
-        self._feed = Feed(turn_id)
+        self._feed = feed
         self._types = types
         self._after = after
         self._prefix = prefix.encode()
@@ -164,6 +181,22 @@ class FeedEncoder:
             for frame in self._feed.frames(entry)
             if (not self._types or frame.type in self._types) and (frame.position, frame.part) > self._after
         )
+
+
+def place_in_conversation(value: str, *, param: str) -> tuple[str, sse.Position]:
+    """Return turn and position of the id of a frame in a conversation's feed; a turn's id alone is behind all of it.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    turn_id, _, place = value.partition(".")
+    if not turn_id:
+        raise InvalidRequest(
+            f"Invalid '{param}': expected the id of a frame, as in 'chatcmpl-….12.0', or of a turn.",
+            param=param,
+            code="invalid_value",
+        )
+    return turn_id, sse.position(place, param=param) if place else BEHIND
 
 
 def feed_types(value: str) -> frozenset[str]:
@@ -180,6 +213,18 @@ def feed_types(value: str) -> frozenset[str]:
             code="invalid_value",
         )
     return named
+
+
+def _is_no_thought(frame: FeedFrame) -> bool:
+    return frame.type != THOUGHTS
+
+
+def _without_details(frame: FeedFrame) -> FeedFrame:
+    hidden = DETAILS.get(frame.type)
+    if hidden is None:
+        return frame
+    data = {name: value for name, value in frame.data.items() if name not in hidden}
+    return msgspec.structs.replace(frame, data=data)
 
 
 def _named(event: ToolStarted | ToolCompleted | ToolFailed | ClientToolCall, **more: Any) -> dict[str, Any]:

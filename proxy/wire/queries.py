@@ -65,6 +65,27 @@ def list_query(pairs: Pairs, *, order: Order) -> ListQuery:
     return ListQuery(given.get("after"), _limit(given.get("limit")), order)
 
 
+def is_true(query: Mapping[str, str], name: str, *, default: bool = False) -> bool:
+    """Return a switch.
+
+    Raises:
+        InvalidRequest: It is neither ``true`` nor ``false``.
+    """
+    match query.get(name, "").strip().lower():
+        case "":
+            return default
+        case "true":
+            return True
+        case "false":
+            return False
+        case _:
+            raise InvalidRequest(
+                f"Invalid type for '{name}': expected a boolean, but got a string instead.",
+                param=name,
+                code="invalid_type",
+            )
+
+
 def unknown_after(after: str | None) -> InvalidRequest:
     """The error for a list that is to begin behind something that is not in it."""
     return InvalidRequest(

@@ -1,13 +1,15 @@
 """Messages of our own WebSocket protocol; ``docs/events.md`` describes it.
 
-What the client sends is one of four, each with an ``id`` of its own choice that comes back in the reply::
+What the client sends is one of five, each with an ``id`` of its own choice that comes back in the reply::
 
     {"type": "start", "id": "1", "request": {a chat completion's body}, "headers": {"X-Conversation-Id": "…"}}
     {"type": "subscribe", "id": "2", "turn_id": "chatcmpl-…", "after": "7.1", "types": ["text.delta"]}
     {"type": "unsubscribe", "id": "3", "turn_id": "chatcmpl-…"}
     {"type": "cancel", "id": "4", "turn_id": "chatcmpl-…"}
+    {"type": "ping", "id": "5"}
 
-It gets a ``reply`` or an ``error`` for each, and between them the frames of ``wire.feed``.
+``headers`` are laid over those with which the socket was opened; every message may have them. The client gets a
+``reply`` or an ``error`` for each message, in their order, and between them the frames of ``wire.feed``.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from proxy.wire.fields import BodyDecoder
 from proxy.wire.openai import ErrorBody, encode
 from proxy.wire.refusals import missing
 
-Action = Literal["start", "subscribe", "unsubscribe", "cancel"]
+Action = Literal["start", "subscribe", "unsubscribe", "cancel", "ping"]
 _Short = Annotated[str, Meta(max_length=128)]
 
 
@@ -97,8 +99,8 @@ def id_of(text: bytes) -> str | None:
 class FrameMessages:
     """Turns a turn's entries into messages; it has to be given every entry from the first."""
 
-    def __init__(self, turn_id: str, *, types: Collection[str] = (), after: sse.Position = sse.START) -> None:
-        self._feed = Feed(turn_id)
+    def __init__(self, feed: Feed, *, types: Collection[str] = (), after: sse.Position = sse.START) -> None:
+        self._feed = feed
         self._types = types
         self._after = after
 
@@ -115,11 +117,19 @@ def reply(message: ClientMessage, **facts: Any) -> str:
     return encode({"type": "reply", "id": message.id, "action": message.type, **facts}).decode()
 
 
-def refusal(error: ProxyError, message_id: str | None) -> str:
-    """Return what tells that it was not."""
+def refusal(error: ProxyError, message_id: str | None, *, turn_id: str | None = None) -> str:
+    """Return what tells that it was not; ``turn_id`` when it is about a turn that was being told.
+
+    ``status`` is the one that HTTP would have, and ``retry_after`` (seconds) when to come back, if that is known.
+    """
     problem = problem_of(error)
+    told: dict[str, Any] = {"type": "error", "id": message_id, "status": problem.status}
+    if turn_id is not None:
+        told["turn_id"] = turn_id
+    if problem.retry_after is not None:
+        told["retry_after"] = problem.retry_after
     body = ErrorBody(problem.message, problem.type, problem.param, problem.code)
-    return encode({"type": "error", "id": message_id, "error": body}).decode()
+    return encode({**told, "error": body}).decode()
 
 
 def too_many(limit: int) -> InvalidRequest:

@@ -1,0 +1,121 @@
+"""What a socket holds on to, and a client that takes nothing any more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.routes.bodies import ClientLeft
+from proxy.routes.sockets import Channel
+from proxy.routes.turn_socket import Session
+from tests.fakes.upstream import FakeUpstream, hang, text
+from tests.serving import Served, serve
+
+
+class Socket:
+    """A WebSocket whose client takes what it is sent, until it is ``stalled``."""
+
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[Any] = asyncio.Queue()
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+
+    async def send_text(self, message: str) -> None:
+        await self.goes_on.wait()
+        self.sent.put_nowait(json.loads(message))
+
+    async def receive(self) -> Any:
+        await asyncio.Event().wait()
+
+    async def until(self, kind: str) -> Any:
+        async with asyncio.timeout(5):
+            while (message := await self.sent.get())["type"] != kind:
+                pass
+        return message
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    async with FakeUpstream() as made:
+        yield made
+
+
+@pytest.fixture
+async def served(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Served]:
+    async with serve(tmp_path, upstream.base_url) as made:
+        yield made
+
+
+def message(kind: str, **more: Any) -> bytes:
+    return json.dumps({"type": kind, **more}).encode()
+
+
+START = message("start", request={"model": "shop", "messages": [{"role": "user", "content": "Hi"}]})
+
+
+async def test_a_turn_is_let_go_of_when_it_has_ended_although_nobody_is_told(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    rest = asyncio.Event()
+    upstream.reply(text("One two", chunks=2).held(rest, after=2))
+    socket: Any = Socket()
+    session = Session(served.services, "anyone", {}, Channel(socket, stall=5))
+
+    await session.serve(START)
+    turn_id = (await socket.until("text.delta"))["turn_id"]
+    live = (await served.services.exchange.attach("anyone", turn_id)).live
+    await session.serve(message("unsubscribe", turn_id=turn_id))
+    held = session.begun
+    rest.set()
+    assert live.task is not None
+    await asyncio.wait([live.task])
+    await asyncio.sleep(0)
+
+    assert (held, session.begun) == ([turn_id], [])
+    await session.close()
+
+
+async def test_a_client_that_takes_nothing_any_more_has_left_and_its_turn_stops(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(hang())
+    socket: Any = Socket()
+    channel = Channel(socket, stall=0.05)
+    session = Session(served.services, "anyone", {}, channel)
+    await session.serve(START)
+    asked = await upstream.received(1)
+    await socket.until("turn.started")
+
+    socket.goes_on.clear()
+    with pytest.raises(ClientLeft):
+        await session.serve(message("ping"))
+    async with asyncio.timeout(5):
+        assert [one async for one in channel.messages()] == []
+    await session.close()
+
+    await asked.closed(within=5)
+
+
+async def test_one_that_waits_for_messages_learns_that_its_client_takes_nothing() -> None:
+    socket: Any = Socket()
+    channel = Channel(socket, stall=0.05)
+
+    async def wait() -> list[bytes]:
+        return [one async for one in channel.messages()]
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    socket.goes_on.clear()
+    with pytest.raises(ClientLeft):
+        await channel.send("{}")
+
+    async with asyncio.timeout(5):
+        assert await waiting == []
+    socket.goes_on.set()
+    with pytest.raises(ClientLeft):
+        await channel.send("{}")
