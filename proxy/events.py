@@ -20,11 +20,15 @@ from msgspec import Struct
 from proxy.messages import FinishReason, Usage
 
 
-class Started(Struct, frozen=True, tag="started"):
-    """The turn began; ``agent`` has the floor."""
+class Started(Struct, frozen=True, omit_defaults=True, tag="started"):
+    """The turn began; ``agent`` has the floor.
+
+    ``steps`` are the agents whose work the turns of this team are made of; empty when that is not known.
+    """
 
     turn_id: str
     agent: str
+    steps: tuple[str, ...] = ()
 
 
 class TextDelta(Struct, frozen=True, omit_defaults=True, tag="text"):

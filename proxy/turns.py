@@ -110,6 +110,11 @@ class Team(Protocol):
         ...
 
     @property
+    def steps(self) -> tuple[str, ...]:
+        """The agents whose work its turns are made of, one after the other; empty when that is not known."""
+        ...
+
+    @property
     def time_limit(self) -> float | None:
         """Seconds for a whole turn, when the team has a limit of its own."""
         ...
@@ -181,7 +186,7 @@ async def run(team: Team, turn: Turn, recorder: Recorder, *, time_limit: float) 
         TurnFailed: Whatever went wrong, as something a caller may be told.
         CancelledError: The task was cancelled; the team has stopped.
     """
-    recorder.emit(Started(turn.id, turn.agent))
+    recorder.emit(Started(turn.id, turn.agent, team.steps))
     try:
         async with asyncio.timeout(time_limit) as limit:
             return await team.answer(turn, recorder)

@@ -150,6 +150,8 @@ class TeamDefinition(_Closed):
     """What happens to a turn whose client leaves; the setting when unset."""
     events: EventsMode | None = None
     """What answers tell beside the answer, when the request does not say it; the setting when unset."""
+    steps: tuple[Name, ...] = ()
+    """Agents whose work its turns are made of, one after the other; told as progress."""
 
 
 class TeamsFile(_Closed):

@@ -128,6 +128,7 @@ class Registry:
         facts = dataclasses.replace(
             self._facts(f"{team}/{name}", name, definition),
             part_of=team,
+            steps=(),
             description=definition.agents[name].description,
         )
         agent = self._agent(name, definition.agents[name], definition)
@@ -147,6 +148,7 @@ class Registry:
             description=definition.description,
             limits=definition.limits,
             on_disconnect=definition.on_disconnect,
+            steps=definition.steps,
             data_dir=self._data_dir,
             max_tool_result_bytes=self._max_tool_result_bytes,
             max_client_tools=self._max_client_tools,

@@ -30,6 +30,7 @@ class TeamFacts:
     description: str = ""
     limits: Limits = field(default_factory=Limits)
     on_disconnect: Literal["cancel", "detach"] | None = None
+    steps: tuple[str, ...] = ()
     data_dir: Path = Path()
     max_tool_result_bytes: int = 64 * 1024
     max_client_tools: int = 32
@@ -80,6 +81,11 @@ class AgentTeam:
     def time_limit(self) -> float | None:
         """Seconds for a whole turn, when the team has a limit of its own."""
         return self.facts.limits.turn_seconds
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The agents whose work its turns are made of, when the team says so."""
+        return self.facts.steps
 
     @property
     def on_disconnect(self) -> Literal["cancel", "detach"] | None:
@@ -175,6 +181,7 @@ class SideTeam:
     """
 
     time_limit: float | None = None
+    steps: tuple[str, ...] = ()
 
     def __init__(self, name: str, model: Model) -> None:
         self.name = name

@@ -87,9 +87,15 @@ class Elsewhere:
 
     # --- turns ---
 
-    def follow(self, record: TurnRecord, live: LiveTurn, *, is_observer: bool) -> None:
-        """Log the turn when it has ended, or its worker; an observer is told at once that it began."""
-        following = self._follow(record, live, is_observer=is_observer)
+    def follow(
+        self, record: TurnRecord, live: LiveTurn, *, steps: tuple[str, ...], is_observer: bool
+    ) -> None:
+        """Log the turn when it has ended, or its worker; an observer is told at once that it began.
+
+        ``steps`` are those of its team.
+        """
+        began = Started(record.id, record.agent, steps)
+        following = self._follow(record, live, began, is_observer=is_observer)
         task = asyncio.create_task(following, name=f"follow {record.id}")
         self._following.add(task)
         task.add_done_callback(self._following.discard)
@@ -101,17 +107,17 @@ class Elsewhere:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _follow(self, record: TurnRecord, live: LiveTurn, *, is_observer: bool) -> None:
+    async def _follow(self, record: TurnRecord, live: LiveTurn, began: Started, *, is_observer: bool) -> None:
         live.seal()
         if is_observer:
-            live.emit(Started(record.id, record.agent), at=record.created_at)
+            live.emit(began, at=record.created_at)
         try:
             ended = await self._end_of(record)
         except asyncio.CancelledError:
             if is_observer:
                 live.abandon()
             else:
-                live.emit(Started(record.id, record.agent), at=record.created_at)
+                live.emit(began, at=record.created_at)
                 live.emit(Cancelled("shutting_down", record.agent, Usage()), position=LOST)
             raise
         replay(ended, live, is_observer=is_observer)

@@ -20,6 +20,7 @@ from proxy.errors import (
     IdempotencyConflict,
     InternalTurnError,
     InvalidRequest,
+    ModelNotFound,
     ProxyError,
     ShuttingDown,
     StoreUnavailable,
@@ -303,7 +304,8 @@ class Exchange:
         if live is None:
             live = LiveTurn(record.id, conversation_id=record.conversation_id)
             if record.status == "running":
-                self._elsewhere.follow(record, live, is_observer=is_observer)
+                steps = self._steps_of(record.model)
+                self._elsewhere.follow(record, live, steps=steps, is_observer=is_observer)
             else:
                 replay(record, live, is_observer=is_observer)
         return Opened(
@@ -316,6 +318,12 @@ class Exchange:
             options=record.options,
             is_replayed=True,
         )
+
+    def _steps_of(self, model: str) -> tuple[str, ...]:
+        try:
+            return self._teams.find(model)[0].steps
+        except ModelNotFound:
+            return ()  # it is served by others only
 
     # --- running ---
 
@@ -437,7 +445,7 @@ class Exchange:
         closing: ClosingEvent
         try:
             if live.stop_reason is not None:
-                recorder.emit(Started(turn.id, turn.agent))
+                recorder.emit(Started(turn.id, turn.agent, team.steps))
                 raise asyncio.CancelledError
             answered = await run(
                 team, turn, recorder, time_limit=team.time_limit or self._policy.turn_time_limit

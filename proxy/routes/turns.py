@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import CompletionNotFound
-from proxy.exchange.history import TurnRecord
+from proxy.exchange.history import ModelUse, TurnRecord
 from proxy.messages import Usage
 from proxy.routes.bodies import first_of, headers_of
 from proxy.routes.dependencies import CallerDep, ServicesDep, services_of
@@ -20,6 +20,8 @@ from proxy.routes.streaming import Connection
 from proxy.wire import sse
 from proxy.wire.feed import feed_types
 from proxy.wire.openai import encode, usage_body
+from proxy.wire.turns import Course
+from proxy.wire.uses import Use, rounded_cost
 
 router = APIRouter(tags=["turns"])
 
@@ -47,11 +49,12 @@ async def cancel(
 async def retrieve_turn(
     turn_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """Return how a turn stands: its state, who has the floor, usage per agent and model, and when it was what."""
+    """Return how a turn stands: its state, who has the floor, what was used, and who worked when and for how long."""
     record = await services.history.turn(caller, turn_id)
-    if record is None or not may_see(end_user, record.end_user):
+    if record is None or not record.was_run or not may_see(end_user, record.end_user):
         raise CompletionNotFound(turn_id)
-    return Response(encode(_body(record)), media_type="application/json")
+    course = Course(services.exchange.log_of(record), now=services.clock())
+    return Response(encode(_body(record, course)), media_type="application/json")
 
 
 class TurnEvents:
@@ -104,26 +107,39 @@ def named_position(headers: dict[str, str], query: QueryParams) -> tuple[str, st
     )
 
 
-def _body(record: TurnRecord) -> dict[str, Any]:
-    total = Usage()
-    for use in record.uses:
-        total = total + use.usage
-    return {
+def _body(record: TurnRecord, course: Course) -> dict[str, Any]:
+    uses = [_use_body(*names, use) for names, use in course.uses.items()]
+    if not uses:
+        # What was said is not kept, or the turn runs elsewhere.
+        uses = [_use_body(use.agent, use.model, use) for use in record.uses]
+    total = sum((use.usage for use in course.uses.values() or record.uses), Usage())
+    body: dict[str, Any] = {
         "id": record.id,
         "object": "turn",
         "status": record.status,
         "conversation_id": record.conversation_id,
         "team": record.team,
         "model": record.model,
-        "agent": record.agent,
+        "agent": course.agent or record.agent,
         "created_at": round(record.created_at, 3),
+        "first_text_at": None if course.first_text_at is None else round(course.first_text_at, 3),
         "finished_at": None if record.finished_at is None else round(record.finished_at, 3),
         "seconds": None if record.finished_at is None else round(record.finished_at - record.created_at, 3),
         "finish_reason": record.finish_reason,
-        "error_code": record.error_code,
+        "error_code": record.error_code if record.status == "failed" else None,
+        "cancel_reason": record.error_code if record.status == "cancelled" else None,
         "usage": usage_body(total),
-        "usage_by_agent": [
-            {"agent": use.agent, "model": use.model, "calls": use.calls, "usage": usage_body(use.usage)}
-            for use in record.uses
-        ],
+        "usage_by_agent": uses,
+        "agents": course.agents,
     }
+    percent = course.progress.percent
+    return body if percent is None else {**body, "progress": percent}
+
+
+def _use_body(agent: str, model: str, use: Use | ModelUse) -> dict[str, Any]:
+    body = {"agent": agent, "model": model, "calls": use.calls, "usage": usage_body(use.usage)}
+    if isinstance(use, Use):
+        body["seconds"] = round(use.seconds, 3)
+        if use.cost is not None:
+            body["cost"] = rounded_cost(use.cost)
+    return body

@@ -30,8 +30,9 @@ from proxy.events import (
     ToolFailed,
     ToolStarted,
 )
-from proxy.messages import EventsMode, Usage
+from proxy.messages import EventsMode
 from proxy.wire.answer import Joints
+from proxy.wire.uses import Use, rounded_cost
 
 MAX_LINE = 240
 """Characters of what a model or a tool wrote, in a line for people."""
@@ -120,33 +121,6 @@ class Note(Struct, frozen=True):
     status: StatusEvent | None = None
 
 
-class _Use:
-    """Calls of one model by one agent, summed; the cost is None as soon as one has no price."""
-
-    __slots__ = ("calls", "cost", "usage")
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.usage = Usage()
-        self.cost: float | None = 0.0
-
-    def add(self, called: ModelCalled) -> None:
-        self.calls += 1
-        self.usage = self.usage + (called.usage or Usage())
-        self.cost = None if self.cost is None or called.cost is None else self.cost + called.cost
-
-    def body(self, agent: str, model: str) -> UseBody:
-        return UseBody(
-            agent=agent,
-            model=model,
-            calls=self.calls,
-            prompt_tokens=self.usage.prompt,
-            completion_tokens=self.usage.completion,
-            total_tokens=self.usage.total,
-            cost=UNSET if self.cost is None else _rounded(self.cost),
-        )
-
-
 class Narrator:
     """Follows one turn; it has to be given every event in order, except that further text of an agent may be left out.
 
@@ -161,7 +135,7 @@ class Narrator:
         self._agents: list[str] = []
         self._speaking = ""
         self._tool_calls = 0
-        self._uses: dict[tuple[str, str], _Use] = {}
+        self._uses: dict[tuple[str, str], Use] = {}
         self._joints = Joints()
 
     def tell(self, event: Event) -> Note | None:
@@ -182,7 +156,7 @@ class Narrator:
                 return self._tool_ends(event)
             case ModelCalled():
                 self._joints.pause()
-                self._uses.setdefault((event.agent, event.model), _Use()).add(event)
+                self._uses.setdefault((event.agent, event.model), Use()).add(event)
             case ClientToolArguments() | Completed() | Failed() | Cancelled():
                 pass
         return None
@@ -197,8 +171,8 @@ class Narrator:
             agent=closing.agent,
             agents=list(self._agents),
             tool_calls=self._tool_calls,
-            usage=[use.body(agent, model) for (agent, model), use in self._uses.items()],
-            cost=UNSET if not costs or None in costs else _rounded(sum(cost or 0 for cost in costs)),
+            usage=[_use_body(agent, model, use) for (agent, model), use in self._uses.items()],
+            cost=UNSET if not costs or None in costs else rounded_cost(sum(cost or 0 for cost in costs)),
         )
 
     # --- what is told ---
@@ -273,5 +247,13 @@ def _short(text: str) -> str:
     return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
 
 
-def _rounded(cost: float) -> float:
-    return round(cost, 9)
+def _use_body(agent: str, model: str, use: Use) -> UseBody:
+    return UseBody(
+        agent=agent,
+        model=model,
+        calls=use.calls,
+        prompt_tokens=use.usage.prompt,
+        completion_tokens=use.usage.completion,
+        total_tokens=use.usage.total,
+        cost=UNSET if use.cost is None else rounded_cost(use.cost),
+    )

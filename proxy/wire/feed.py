@@ -40,6 +40,7 @@ from proxy.messages import Usage
 from proxy.wire import sse
 from proxy.wire.answer import Joints
 from proxy.wire.openai import encode, usage_body
+from proxy.wire.progress import Progress
 
 FrameType = Literal[
     "turn.started",
@@ -95,6 +96,7 @@ class Feed:
         self._agent = ""
         self._speaking = ""
         self._joints = Joints()
+        self._progress = Progress()
 
     def frames(self, entry: Entry) -> list[FeedFrame]:
         """Return the frames of one entry; none only of what is hidden."""
@@ -118,7 +120,8 @@ class Feed:
                 yield "refusal.delta", {"text": event.text}
             case Started():
                 self._agent = event.agent
-                yield "turn.started", {}
+                self._progress = Progress(event.steps)
+                yield "turn.started", self._so_far()
             case ToolStarted():
                 yield "tool.started", _named(event, arguments=event.arguments)
             case ToolCompleted():
@@ -127,7 +130,9 @@ class Feed:
                 yield "tool.failed", _named(event, error=event.error, seconds=_seconds(event.seconds))
             case Handoff():
                 self._joints.pause()
-                yield "handoff", {"from": event.source, "to": event.target, "reason": event.reason}
+                self._progress.handed_over(event.source)
+                told = {"from": event.source, "to": event.target, "reason": event.reason}
+                yield "handoff", {**told, **self._so_far()}
                 self._agent = event.target
             case ClientToolCall():
                 yield "client_tool.requested", {"index": event.index, **_named(event)}
@@ -138,7 +143,9 @@ class Feed:
                 usage = usage_body(event.usage) if event.usage else None
                 yield "usage", {"model": event.model, "usage": usage, "seconds": _seconds(event.seconds)}
             case Completed():
-                yield "turn.completed", {"finish_reason": event.finish_reason, "usage": _total(event.usage)}
+                self._progress.completed()
+                told = {"finish_reason": event.finish_reason, "usage": _total(event.usage)}
+                yield "turn.completed", {**told, **self._so_far()}
             case Failed():
                 yield (
                     "turn.failed",
@@ -155,7 +162,11 @@ class Feed:
     def _speaks(self) -> Iterator[tuple[FrameType, dict[str, Any]]]:
         if self._speaking != self._agent:
             self._speaking = self._agent
-            yield "agent.speaking", {}
+            yield "agent.speaking", self._so_far()
+
+    def _so_far(self) -> dict[str, Any]:
+        percent = self._progress.percent
+        return {} if percent is None else {"progress": percent}
 
 
 class FeedEncoder:

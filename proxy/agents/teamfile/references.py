@@ -70,6 +70,12 @@ def _check_team(source: Source, path: Path, team: Any, around: Surroundings) -> 
         _check_name(source, (*path, "entry"), "agent", agents)
     if around.models is not None:
         _check_name(source, (*path, "side_model"), "model", around.models)
+    steps: set[str] = set()
+    for place, name in _texts(team.get("steps"), (*path, "steps")):
+        _check_name(source, place, "agent", agents)
+        if name in steps:
+            source.wrong(place, f"{source.shown(place, name)} is a step already")
+        steps.add(name)
     spelled: dict[str, str] = {}
     for name, agent in agents.items():
         other = spelled.setdefault(snake_case(name), name)

@@ -29,8 +29,9 @@ from proxy.wire.older.requests import QUESTION
 
 ASK_TEAM = "business-insights"
 SCRIPTED_QUESTION = "Is everything there that a client needs?"
+SCRIPTED_STEPS = ("PlanningAgent", "DataAgent", "ReportAgent")
 SCRIPTED: Sequence[Event] = (
-    Started("test", "PlanningAgent"),
+    Started("test", "PlanningAgent", SCRIPTED_STEPS),
     TextDelta("First the figures, then a report."),
     ModelCalled("PlanningAgent", "scripted", Usage(), 0.0),
     Handoff("PlanningAgent", "DataAgent"),
@@ -55,7 +56,7 @@ async def ask_stream(scope: Scope, receive: Receive, send: Send) -> None:
         ask_of(scope, caller, services, team, one_message(question), body=body)
     )
     facts = services.catalog.find(team)
-    agents = len(facts.team.agents) if facts is not None and facts.team is not None else 1
+    agents = facts.team.agents if facts is not None and facts.team is not None else [opened.agent]
     encoder = QuestionEncoder(question, agents=agents)
     await write(services, opened, Connection(scope, receive, send), encoder, framing=EVENTS)
 
@@ -65,7 +66,7 @@ async def scripted_stream(scope: Scope, receive: Receive, send: Send) -> None:
     services = services_of(scope)
     services.keys.caller(headers_of(scope).get("authorization"))
     live = LiveTurn("test")
-    encoder = QuestionEncoder(SCRIPTED_QUESTION, agents=3)
+    encoder = QuestionEncoder(SCRIPTED_QUESTION, agents=SCRIPTED_STEPS)
     playing = asyncio.create_task(_play(live), name="scripted turn")
     try:
         connection = Connection(scope, receive, send)

@@ -1,12 +1,12 @@
 """A turn as the events of ``/ask-stream``: who works, what they found, how far it is.
 
-``progress`` is in per cent and honest: each agent of the team is one step and so is the end, and a step counts as
-done when its agent gave the floor away.
+``progress`` is that of ``wire.progress``. Its readers expect a figure in any case, so that of a team that names no
+steps every agent is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,19 +30,19 @@ from proxy.events import (
 from proxy.wire.errors import failure_of
 from proxy.wire.older.chat import arguments_of
 from proxy.wire.openai import encode
+from proxy.wire.progress import Progress
 from proxy.wire.sse import one_line
 
 
 class QuestionEncoder:
     """Turns entries into these events, as server-sent ones."""
 
-    def __init__(self, question: str, *, agents: int) -> None:
-        """``agents``: how many the team has."""
+    def __init__(self, question: str, *, agents: Sequence[str]) -> None:
+        """``agents`` are all of the team's."""
         self._question = question
-        self._steps = max(agents, 1) + 1
-        self._done = 0
+        self._agents = agents
+        self._progress = Progress(agents)
         self._agent = ""
-        self._seen: set[str] = set()
         self._saying: list[str] = []
         self._final = ""
         self._messages = 1
@@ -59,7 +59,8 @@ class QuestionEncoder:
         match event:
             case Started():
                 self._agent = event.agent
-                started = {"question": self._question, "progress": 0}
+                self._progress = Progress(event.steps or self._agents)
+                started = {"question": self._question, "progress": self._progress.percent}
                 yield "started", "The team has begun to work on the question.", started
                 yield self._thinking()
             case TextDelta() | RefusalDelta():
@@ -69,18 +70,19 @@ class QuestionEncoder:
                 self._messages += 1
                 if said:
                     self._final = said
-                    yield "agent_response", said, {"progress": self._progress()}
+                    yield "agent_response", said, {"progress": self._progress.percent}
             case ToolStarted():
                 self._ran_tools = True
                 told = {"tool_name": event.name, "parameters": arguments_of(event.arguments)}
-                yield "tool_execution", f"Executing {event.name}", {**told, "progress": self._progress()}
+                yield (
+                    "tool_execution",
+                    f"Executing {event.name}",
+                    {**told, "progress": self._progress.percent},
+                )
             case ToolCompleted() | ToolFailed():
                 self._messages += 1
             case Handoff():
-                # One that gets the floor a second time takes no further step.
-                if event.source not in self._seen:
-                    self._seen.add(event.source)
-                    self._done += 1
+                self._progress.handed_over(event.source)
                 self._agent = event.target
                 yield self._thinking()
             case Completed():
@@ -96,24 +98,22 @@ class QuestionEncoder:
                 pass
 
     def _thinking(self) -> tuple[str, str, dict[str, Any]]:
-        return "agent_thinking", f"{self._agent} is working.", {"progress": self._progress()}
+        return "agent_thinking", f"{self._agent} is working.", {"progress": self._progress.percent}
 
     def _completed(self) -> tuple[str, str, dict[str, Any]]:
+        self._progress.completed()
         final = "".join(self._saying).strip() or self._final
         data = {
             "final_response": final,
             "total_messages": self._messages,
             "response_length": len(final),
-            "progress": 100,
+            "progress": self._progress.percent,
         }
         return "completed", "The question is answered.", data
 
     def _failed(self, event: Failed) -> tuple[str, str, dict[str, Any]]:
-        data = {"error": event.message, "code": event.code, "progress": self._progress()}
+        data = {"error": event.message, "code": event.code, "progress": self._progress.percent}
         return "error", event.message, data
-
-    def _progress(self) -> int:
-        return 100 * min(self._done, self._steps - 1) // self._steps
 
     def _event(self, event_type: str, message: str, data: dict[str, Any]) -> bytes:
         event = {
