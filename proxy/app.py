@@ -40,6 +40,7 @@ from proxy.routes import conversations, failures, health, models, responses, sto
 from proxy.routes.application import Application
 from proxy.routes.browsers import Browsers, Visitors
 from proxy.routes.chat import ChatCompletions, ResumedStream
+from proxy.routes.compression import Compression
 from proxy.routes.conversation_events import ConversationEvents
 from proxy.routes.dependencies import Catalog, Services
 from proxy.routes.middleware import RequestContext
@@ -168,6 +169,7 @@ def create_app(
     app.state.teams = list(loaded.definitions.teams)
     app.state.models = models_in_use(loaded.definitions)
     failures.install(app)
+    app.add_middleware(Compression)
     chat = ChatCompletions()
     app.shorten("POST", "/v1/chat/completions", chat)
     app.router.routes.append(Route("/v1/chat/completions", chat, methods=["POST"]))
