@@ -105,6 +105,7 @@ def test_a_path_that_leads_nowhere_is_a_mistake(tmp_path: Path) -> None:
         pytest.param("    client_tools: ['${KEY}!']", id="client-tool"),
         pytest.param("    limits: {max_handoffs: '${KEY}'}", id="limit"),
         pytest.param("    side_model: '${KEY}'", id="side-model"),
+        pytest.param("    steps: ['${KEY}', '${KEY}']", id="steps"),
         pytest.param("        model: '${KEY}'", id="agents-model"),
         pytest.param("        fallbacks: ['${KEY}', '${KEY}']", id="fallbacks"),
         pytest.param("        tools: ['${KEY}']", id="tool"),
