@@ -7,13 +7,13 @@ from contextlib import suppress
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
-from proxy.errors import CompletionNotFound, ConversationNotFound, InvalidRequest, StoreUnavailable
+from proxy.errors import CompletionNotFound, InvalidRequest, StoreUnavailable
 from proxy.exchange.elsewhere import Listener
 from proxy.exchange.history import Conversation
 from proxy.routes.bodies import first_of, headers_of
 from proxy.routes.dependencies import Services, services_of
 from proxy.routes.feed_stream import FeedStream, feed_stream
-from proxy.routes.keeping import may_see
+from proxy.routes.keeping import conversation_of
 from proxy.routes.streaming import Connection
 from proxy.routes.turns import named_position
 from proxy.wire import sse
@@ -44,7 +44,9 @@ class ConversationEvents:
         types = feed_types(query.get("types", ""))
         follows = is_true(query, "follow", default=True)
         value, param = named_position(headers, query)
-        conversation = await _find(services, caller, end_user, scope["path_params"]["conversation_id"])
+        conversation = await conversation_of(
+            services, caller, end_user, scope["path_params"]["conversation_id"]
+        )
         reader = _Reader(services, conversation, end_user, follows=follows)
         if value:
             await reader.go_behind(value, param)
@@ -123,10 +125,3 @@ class _Reader:
                 await stream.tell(opened, after=after, prefix=f"{turn_id}.")
             self._last = key
         return bool(turns)
-
-
-async def _find(services: Services, caller: str, end_user: str, conversation_id: str) -> Conversation:
-    known = await services.history.find_conversation(caller, conversation_id)
-    if known is None or not may_see(end_user, known.end_user):
-        raise ConversationNotFound(conversation_id)
-    return known

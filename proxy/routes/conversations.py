@@ -14,7 +14,7 @@ from proxy.exchange.history import Conversation
 from proxy.exchange.library import KeptItem
 from proxy.messages import Item, OpenCalls
 from proxy.routes.dependencies import CallerDep, Services, ServicesDep
-from proxy.routes.keeping import BodyDep, EndUserDep, json_answer, may_see
+from proxy.routes.keeping import BodyDep, EndUserDep, conversation_of, json_answer
 from proxy.wire.conversations import (
     NEW_CONVERSATION,
     NEW_ITEMS,
@@ -68,7 +68,7 @@ async def retrieve(
     conversation_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
     """Return a conversation."""
-    return _answer(await _find(services, caller, end_user, conversation_id))
+    return _answer(await conversation_of(services, caller, end_user, conversation_id))
 
 
 @router.post("/v1/conversations/{conversation_id}")
@@ -76,7 +76,7 @@ async def update(
     conversation_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep, body: BodyDep
 ) -> Response:
     """Replace the metadata of a conversation."""
-    await _find(services, caller, end_user, conversation_id)
+    await conversation_of(services, caller, end_user, conversation_id)
     metadata = read_object(NEW_METADATA, body).metadata or {}
     changed = await services.library.update_conversation(caller, conversation_id, metadata)
     if changed is None:
@@ -89,7 +89,7 @@ async def delete(
     conversation_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
     """Delete a conversation and everything in it, stored completions too."""
-    await _find(services, caller, end_user, conversation_id)
+    await conversation_of(services, caller, end_user, conversation_id)
     if not await services.library.delete_conversation(caller, conversation_id, now=services.clock()):
         raise ConversationNotFound(conversation_id)
     return json_answer({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
@@ -106,7 +106,7 @@ async def add_items(
 ) -> Response:
     """Append items to a conversation."""
     included(request.query_params.multi_items())
-    await _find(services, caller, end_user, conversation_id)
+    await conversation_of(services, caller, end_user, conversation_id)
     calls = OpenCalls()
     for kept in await _kept(services, caller, conversation_id):
         if isinstance(kept.item, Item):
@@ -126,7 +126,7 @@ async def list_items(
     pairs = request.query_params.multi_items()
     query = list_query(pairs, order="desc")
     with_hidden = HIDDEN_ITEMS in included(pairs)
-    await _find(services, caller, end_user, conversation_id)
+    await conversation_of(services, caller, end_user, conversation_id)
     items = _wired(await _kept(services, caller, conversation_id))
     found = part_of(items, query, with_hidden=with_hidden)
     if found is None:
@@ -149,7 +149,7 @@ async def retrieve_item(
 ) -> Response:
     """Return an item; to name a hidden one is to ask for it."""
     included(request.query_params.multi_items())
-    await _find(services, caller, end_user, conversation_id)
+    await conversation_of(services, caller, end_user, conversation_id)
     return json_answer((await _item(services, caller, conversation_id, item_id)).body)
 
 
@@ -158,7 +158,7 @@ async def delete_item(
     conversation_id: str, item_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
     """Delete an item; the answer is its conversation."""
-    conversation = await _find(services, caller, end_user, conversation_id)
+    conversation = await conversation_of(services, caller, end_user, conversation_id)
     item = await _item(services, caller, conversation_id, item_id)
     is_deleted = await services.library.delete_item(
         caller,
@@ -171,13 +171,6 @@ async def delete_item(
     if not is_deleted:
         raise ItemNotFound(item_id)
     return _answer(conversation)
-
-
-async def _find(services: Services, caller: str, end_user: str, conversation_id: str) -> Conversation:
-    known = await services.history.find_conversation(caller, conversation_id)
-    if known is None or not may_see(end_user, known.end_user):
-        raise ConversationNotFound(conversation_id)
-    return known
 
 
 async def _kept(services: Services, caller: str, conversation_id: str) -> Sequence[KeptItem]:

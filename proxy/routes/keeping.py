@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from starlette.responses import Response
 
-from proxy.errors import InvalidRequest
+from proxy.errors import ConversationNotFound, InvalidRequest
+from proxy.exchange.history import Conversation
 from proxy.routes.bodies import ClientLeft, first_of, headers_of, read_body
-from proxy.routes.dependencies import services_of
+from proxy.routes.dependencies import Services, services_of
 from proxy.wire.openai import encode
 
 
@@ -23,6 +24,20 @@ def json_answer(body: Mapping[str, Any], *, conversation_id: str | None = None) 
 def may_see(asking: str, owner: str) -> bool:
     """Whether an end user may see what is another's, or nobody's; who is not named sees all of the caller's."""
     return asking == "" or owner in ("", asking)
+
+
+async def conversation_of(
+    services: Services, caller: str, end_user: str, conversation_id: str
+) -> Conversation:
+    """Return the conversation.
+
+    Raises:
+        ConversationNotFound: The caller has none with this id, or it is another end user's.
+    """
+    known = await services.history.find_conversation(caller, conversation_id)
+    if known is None or not may_see(end_user, known.end_user):
+        raise ConversationNotFound(conversation_id)
+    return known
 
 
 async def _body(request: Request) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from proxy.routes.bodies import ClientLeft
 from proxy.routes.sockets import Channel
 from proxy.routes.turn_socket import Session
 from tests.fakes.upstream import FakeUpstream, hang, text
-from tests.serving import Served, serve
+from tests.serving import Served
 
 
 class Socket:
@@ -37,18 +35,6 @@ class Socket:
             while (message := await self.sent.get())["type"] != kind:
                 pass
         return message
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as made:
-        yield made
-
-
-@pytest.fixture
-async def served(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Served]:
-    async with serve(tmp_path, upstream.base_url) as made:
-        yield made
 
 
 def message(kind: str, **more: Any) -> bytes:
