@@ -72,15 +72,17 @@ class Course:
 
     def _take(self, entry: Entry) -> None:
         event = entry.event
+        # As the log is kept, so that a turn tells the same later.
+        at = round(entry.time, 3)
         match event:
             case TextDelta() | RefusalDelta():
-                self.first_text_at = self.first_text_at or entry.time
+                self.first_text_at = self.first_text_at or at
             case Started():
                 self.progress = Progress(event.steps)
-                self._gets_floor(event.agent, entry.time)
+                self._gets_floor(event.agent, at)
             case Handoff():
                 self.progress.handed_over(event.source)
-                self._gets_floor(event.target, entry.time)
+                self._gets_floor(event.target, at)
             case ModelCalled():
                 self.uses.setdefault((event.agent, event.model), Use()).add(event)
                 work = self._work(event.agent)
@@ -93,9 +95,9 @@ class Course:
                 self._work(self._callers.get(event.call_id, self.agent)).tool_seconds += event.seconds
             case Completed():
                 self.progress.completed()
-                self._ends(entry.time)
+                self._ends(at)
             case Failed() | Cancelled():
-                self._ends(entry.time)
+                self._ends(at)
             case ReasoningDelta() | ClientToolCall() | ClientToolArguments():
                 pass
 
