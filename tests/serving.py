@@ -91,7 +91,8 @@ async def serve(folder: Path, upstream: str | None = None, **changes: Any) -> As
     settings = settings_for(folder, upstream, **changes)
     await asyncio.to_thread(prepare, settings)
     app = create_app(settings, demo_word_delay=0)
-    listening = socket.socket()
+    # Without the protocol by name asyncio leaves Nagle's algorithm on, and every answer waits 40 ms for an ACK.
+    listening = socket.socket(proto=socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     started = asyncio.Event()
     server = ProxyServer(server_config(app, settings), on_started=started.set)
