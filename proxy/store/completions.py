@@ -25,6 +25,7 @@ from proxy.exchange.history import TurnRecord
 from proxy.exchange.library import Order, Page
 from proxy.store import rows
 from proxy.store.reading import Reading
+from proxy.store.statements import statements
 from proxy.store.tables import conversations, storable, turns
 
 FORGOTTEN: Mapping[str, Any] = {
@@ -49,7 +50,7 @@ class Completions:
     """Finds and changes stored completions in the words of one dialect."""
 
     def __init__(self, dialect: str) -> None:
-        self._reading = Reading(dialect)
+        self._reading = statements(Reading, dialect)
         self._has_metadata = _has_metadata(dialect)
         self._all: Select[Any] = (
             select(*turns.c, conversations.c.id.label("conversation_id"))

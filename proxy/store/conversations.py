@@ -25,6 +25,7 @@ from proxy.store.following import Following
 from proxy.store.leases import Leases
 from proxy.store.library import SqlLibrary
 from proxy.store.reading import Reading
+from proxy.store.statements import statements
 from proxy.store.writer import Writer
 from proxy.store.writing import Call, Writing
 
@@ -41,10 +42,10 @@ class SqlHistory:
 
     def __init__(self, database: Database, *, time_limit: float = TIME_LIMIT) -> None:
         self._database = database
-        self._writer = Writer(database, Writing(database.dialect), time_limit=time_limit)
-        self._reading = Reading(database.dialect)
-        self._leases = Leases(database.dialect)
-        self._following = Following(database.dialect)
+        self._writer = Writer(database, statements(Writing, database.dialect), time_limit=time_limit)
+        self._reading = statements(Reading, database.dialect)
+        self._leases = statements(Leases, database.dialect)
+        self._following = statements(Following, database.dialect)
         self.library = SqlLibrary(database, self._writer)
         self._large_ends: set[asyncio.Task[bool]] = set()
 

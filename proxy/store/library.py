@@ -19,6 +19,7 @@ from proxy.store.following import Following
 from proxy.store.keeping import Addition, Done, Keeping
 from proxy.store.reading import Reading
 from proxy.store.retention import Old, Retention, batches
+from proxy.store.statements import statements
 from proxy.store.writer import Writer
 from proxy.store.writing import Call
 
@@ -34,11 +35,11 @@ class SqlLibrary:
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
         self._writer = writer
-        self._reading = Reading(database.dialect)
-        self._completions = Completions(database.dialect)
-        self._keeping = Keeping(database.dialect)
-        self._following = Following(database.dialect)
-        self._retention = Retention(database.dialect)
+        self._reading = statements(Reading, database.dialect)
+        self._completions = statements(Completions, database.dialect)
+        self._keeping = statements(Keeping, database.dialect)
+        self._following = statements(Following, database.dialect)
+        self._retention = statements(Retention, database.dialect)
 
     # --- stored completions ---
 
