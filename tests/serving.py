@@ -8,11 +8,14 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI
 from openai import AsyncOpenAI
 
@@ -43,6 +46,9 @@ teams:
         handoffs: [{{to: triage, when: anything else, tool: transfer_back_to_triage}}]
 """
 """A team like the bundled one, but with short names and a model at ``upstream``."""
+
+DATABASE = "handoff-proxy.sqlite"
+"""The file in the data folder."""
 
 
 @dataclass
@@ -89,13 +95,13 @@ def settings_for(folder: Path, upstream: str | None, **changes: Any) -> Settings
 async def serve(folder: Path, upstream: str | None = None, **changes: Any) -> AsyncIterator[Served]:
     """Serve on a free port in this loop; the demonstration answers when there is no upstream."""
     settings = settings_for(folder, upstream, **changes)
-    await asyncio.to_thread(prepare, settings)
+    await asyncio.to_thread(_prepare, settings)
     app = create_app(settings, demo_word_delay=0)
     # Without the protocol by name asyncio leaves Nagle's algorithm on, and every answer waits 40 ms for an ACK.
     listening = socket.socket(proto=socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     started = asyncio.Event()
-    server = ProxyServer(server_config(app, settings), on_started=started.set)
+    server = _Server(server_config(app, settings), on_started=started.set)
     running = asyncio.create_task(server.serve(sockets=[listening]))
     running.add_done_callback(lambda _: started.set())
     await started.wait()
@@ -104,8 +110,63 @@ async def serve(folder: Path, upstream: str | None = None, **changes: Any) -> As
         yield served
     finally:
         await served.close_clients()
-        server.should_exit = True
+        server.stop()
         await running
+
+
+class _Prompt(uvicorn.Server):
+    """Stops without the pauses of 0.1 s between uvicorn's looks at what there is to wait for."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._told = asyncio.Event()
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self._told.set()
+
+    async def main_loop(self) -> None:
+        tick = 0
+        while not await self.on_tick(tick):
+            tick += 1
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await self._told.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in self.servers:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        # A transport that was closed tells so in the next round of the loop.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if self.server_state.connections or self.server_state.tasks:
+            await super().shutdown(sockets)
+            return
+        for listening in sockets or []:
+            listening.close()
+
+
+class _Server(ProxyServer, _Prompt):
+    """The proxy's own, over one that is prompt."""
+
+
+def _prepare(settings: Settings) -> None:
+    file = settings.data_dir / DATABASE
+    if settings.database_url is None and not file.exists():
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_bytes(_migrated())
+    prepare(settings)
+
+
+@cache
+def _migrated() -> bytes:
+    """A migrated database, to copy; making one takes 50 ms."""
+    with TemporaryDirectory() as folder:
+        prepare(load_settings(env_file=None, data_dir=Path(folder)))
+        return (Path(folder) / DATABASE).read_bytes()
 
 
 @asynccontextmanager

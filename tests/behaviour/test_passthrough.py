@@ -179,11 +179,12 @@ async def test_a_model_that_is_not_exposed_is_not_there(served: Served, upstream
 
 
 async def test_what_it_used_is_in_the_log(
-    served: Served, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "proxy.requests")
     upstream.reply(text("Hi"), text("Hi"))
-    async with Wire(served) as wire:
+    # The line of a stream is written behind its last byte: the end of the server waits for it, a client does not.
+    async with serving(tmp_path, upstream) as served, Wire(served) as wire:
         await wire.completion(model="plain")
         await wire.frames(model="plain", stream_options={"include_usage": True})
 
