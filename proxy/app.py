@@ -18,15 +18,7 @@ from starlette.routing import Route, WebSocketRoute
 from proxy.agents.clients.demo import DemoModel
 from proxy.agents.clients.factory import build_models, model_limits
 from proxy.agents.dispatching import AutoGenDispatcher, Dispatcher
-from proxy.agents.loading import (
-    BUNDLED,
-    LoadedTeams,
-    Report,
-    check_teams,
-    default_model,
-    load_teams,
-    python_tools,
-)
+from proxy.agents.loading import BUNDLED, LoadedTeams, default_model, load_teams, python_tools
 from proxy.agents.passthrough import PassThrough
 from proxy.agents.registry import Registry
 from proxy.agents.teamfile.description import models_in_use
@@ -83,21 +75,6 @@ def migrate_database(settings: Settings) -> None:
         ConfigurationError: The database was made by a newer version, or cannot be reached.
     """
     asyncio.run(migrate(settings.database))
-
-
-def check_teams_at(settings: Settings, *, environment: Mapping[str, str] = os.environ) -> Report:
-    """Check the team files that the settings name, without serving; they may name variables of ``environment``."""
-    threads = ToolThreads()
-    try:
-        return check_teams(
-            settings.teams,
-            environment=environment,
-            default=default_model(settings),
-            known_tools=builtin_names(),
-            import_tool=python_tools(threads),
-        )
-    finally:
-        threads.close()
 
 
 def create_app(

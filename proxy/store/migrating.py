@@ -24,7 +24,6 @@ import proxy
 from proxy.errors import ConfigurationError, SchemaTooNew
 from proxy.store.database import database_url
 from proxy.store.faults import unavailability
-from proxy.store.postgres import postgres_engine
 from proxy.store.sqlite import make_file, sqlite_engine
 
 R = TypeVar("R")
@@ -178,6 +177,9 @@ def _run_on_sqlite(url: URL, work: Callable[[Connection], R]) -> R:
 
 
 def _run_on_postgres(url: URL, work: Callable[[Connection], R]) -> R:
+    # Only where it is in use, see ``open_database``.
+    from proxy.store.postgres import postgres_engine
+
     async def run() -> R:
         engine = postgres_engine(url, time_limit=TIME_LIMIT)
         try:

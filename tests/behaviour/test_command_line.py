@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -68,6 +69,18 @@ def test_the_version_is_that_of_the_distribution(run: Any) -> None:
     result = run("--version")
 
     assert (result.exit_code, result.output) == (0, f"handoff-proxy {VERSION}\n")
+
+
+@pytest.mark.parametrize("module", ["proxy.cli", "proxy.checking"])
+async def test_help_and_a_check_do_not_wait_for_the_servers_parts(module: str) -> None:
+    parts = {"alembic", "autogen_core", "fastapi", "openai", "sqlalchemy", "uvicorn"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", f"import sys, {module}; print(*sys.modules)", stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+
+    assert module in told.decode().split()
+    assert not parts & set(told.decode().split())
 
 
 def test_help_names_the_commands_and_their_flags(run: Any) -> None:

@@ -1,0 +1,26 @@
+"""Checks team files without serving them, and without the server's parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from proxy.agents.loading import Report, check_teams, default_model, python_tools
+from proxy.settings import Settings
+from proxy.tools.builtin import builtin_names
+from proxy.tools.threads import ToolThreads
+
+
+def check_teams_at(settings: Settings, *, environment: Mapping[str, str] = os.environ) -> Report:
+    """Check the team files that the settings name, without serving; they may name variables of ``environment``."""
+    threads = ToolThreads()
+    try:
+        return check_teams(
+            settings.teams,
+            environment=environment,
+            default=default_model(settings),
+            known_tools=builtin_names(),
+            import_tool=python_tools(threads),
+        )
+    finally:
+        threads.close()
