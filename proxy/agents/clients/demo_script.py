@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import yaml
@@ -183,10 +184,11 @@ def load_script(path: Path) -> Script:
         raise ConfigurationError("\n".join(f"{path.name}: {line}" for line in lines)) from None
 
 
-def bundled_scripts() -> dict[str, Script]:
+@functools.cache
+def bundled_scripts() -> Mapping[str, Script]:
     """Return the scripts that come with the program, by team; ``*`` plays the agents that no other script knows."""
     scripts = [load_script(path) for path in sorted(FOLDER.glob("*.demo.yaml"))]
-    return {script.team: script for script in scripts}
+    return MappingProxyType({script.team: script for script in scripts})
 
 
 # --- patterns and texts ---
