@@ -185,7 +185,7 @@ def test_system_messages_become_one_where_a_client_takes_no_more() -> None:
 
 def picture(size: tuple[int, int] = (2, 1)) -> str:
     buffer = BytesIO()
-    PilImage.new("RGB", size).save(buffer, format="PNG")
+    PilImage.new("1", size).save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
