@@ -207,7 +207,7 @@ async def test_a_turn_ends_when_its_client_leaves(served: Served, upstream: Fake
         await socket.send(head.encode() + body)
         await socket.reader.readuntil(b"One")
 
-    await (await upstream.received(1)).closed(within=5)
+    await (await upstream.received(1)).closed()
 
 
 async def test_a_second_message_meanwhile_is_refused(served: Served, upstream: FakeUpstream) -> None:

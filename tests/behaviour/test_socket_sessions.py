@@ -84,7 +84,7 @@ async def test_a_client_that_takes_nothing_any_more_has_left_and_its_turn_stops(
         assert [one async for one in channel.messages()] == []
     await session.close()
 
-    await asked.closed(within=5)
+    await asked.closed()
 
 
 async def test_one_that_waits_for_messages_learns_that_its_client_takes_nothing() -> None:

@@ -105,7 +105,7 @@ async def test_a_socket_that_is_left_stops_its_turn(
         await client.send(chat("Hi"))
         asked = await upstream.received(1)
 
-    await asked.closed(within=5)
+    await asked.closed()
 
 
 # --- who may open one ----------------------------------------------------------------------------------------

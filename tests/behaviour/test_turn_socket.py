@@ -90,7 +90,7 @@ async def test_a_side_request_can_be_stopped_where_it_was_begun(
         await client.send({"type": "cancel", "id": "c", "turn_id": began["turn_id"]})
         told = [await client.next() for _ in range(3)]
 
-    await asked.closed(within=2)
+    await asked.closed()
     assert began["match"] == "side-request"
     assert {message["type"] for message in told} == {"usage", "turn.cancelled", "reply"}
 
@@ -199,7 +199,7 @@ async def test_a_socket_that_is_closed_stops_the_turns_that_it_began(
         await client.send(start())
         asked = await upstream.received(1)
 
-    await asked.closed(within=5)
+    await asked.closed()
 
 
 async def test_one_that_only_looks_on_stops_nothing(served: Served, upstream: FakeUpstream) -> None:

@@ -110,7 +110,7 @@ class Received:
         """Whether its connection still stands."""
         return not self.connection.lost.is_set()
 
-    async def closed(self, within: float = 5.0) -> None:
+    async def closed(self, within: float = 20.0) -> None:
         """Wait until its connection is gone."""
         async with asyncio.timeout(within):
             await self.connection.lost.wait()
@@ -148,7 +148,7 @@ class FakeUpstream:
         self._queue.clear()
         return self
 
-    async def received(self, count: int, within: float = 5.0) -> Received:
+    async def received(self, count: int, within: float = 20.0) -> Received:
         """Wait until ``count`` requests came, and return that one."""
         async with asyncio.timeout(within):
             while len(self.requests) < count:

@@ -73,7 +73,7 @@ async def history(faulty: Faulty) -> AsyncIterator[SqlHistory]:
 
 @pytest.fixture
 async def hasty(faulty: Faulty) -> AsyncIterator[SqlHistory]:
-    """A history that waits for a quarter of a second only."""
+    """A history that waits for a quarter of a second only; what has to succeed is not for it but for ``history``."""
     history = SqlHistory(faulty, time_limit=0.25)
     yield history
     await history.close()
@@ -229,9 +229,9 @@ async def test_a_begin_is_refused_when_the_database_is_gone_for_long(
 
 
 async def test_a_refused_end_is_not_stored_and_does_not_keep_the_conversation(
-    faulty: Faulty, hasty: SqlHistory
+    faulty: Faulty, history: SqlHistory, hasty: SqlHistory
 ) -> None:
-    begun = await hasty.begin(new_turn("conv_a", id="chatcmpl-1"))
+    begun = await history.begin(new_turn("conv_a", id="chatcmpl-1"))
     faulty.before = gone(1000)
 
     with pytest.raises(StoreUnavailable):
@@ -341,15 +341,15 @@ async def test_closing_writes_what_was_handed_in_and_takes_no_more(faulty: Fault
         await history.begin(new_turn("conv_late"))
 
 
-async def test_closing_does_not_wait_for_a_database_that_is_gone(faulty: Faulty) -> None:
-    history = SqlHistory(faulty, time_limit=0.25)
+async def test_closing_does_not_wait_for_a_database_that_is_gone(faulty: Faulty, history: SqlHistory) -> None:
+    hasty = SqlHistory(faulty, time_limit=0.25)
     begun = await history.begin(new_turn("conv_a"))
     faulty.before = gone(1000)
-    finish = asyncio.create_task(history.finish(the_end(begun.turn)))
+    finish = asyncio.create_task(hasty.finish(the_end(begun.turn)))
     await asyncio.sleep(0)
 
-    async with asyncio.timeout(5):
-        await history.close()
+    async with asyncio.timeout(20):
+        await hasty.close()
 
     with pytest.raises(StoreUnavailable):
         await finish
@@ -357,7 +357,7 @@ async def test_closing_does_not_wait_for_a_database_that_is_gone(faulty: Faulty)
 
 async def until_it_works(begin: Callable[[], Awaitable[Begun]]) -> None:
     """Begin as a client does: again a little later when it is told to."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while True:
             try:
                 await begin()
