@@ -184,7 +184,7 @@ def _registry(
     return Registry(
         loaded.definitions,
         models=build_models(definitions, settings, demo=lambda name, definition: demo()),
-        tools={**builtin_tools(threads, Addresses.of(settings)), **loaded.tools},
+        tools=builtin_tools(threads, Addresses.of(settings), beside=loaded.tools),
         dispatcher=dispatcher,
         data_dir=settings.data_dir,
         max_tool_result_bytes=settings.max_tool_result_bytes,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from proxy.settings import Settings
@@ -49,12 +50,38 @@ def builtin_names() -> frozenset[str]:
         threads.close()
 
 
+class _Tools(Mapping[str, Tool]):
+    """Makes a tool of a function when it is asked for: reading the types of all takes 10 ms, and few are in use."""
+
+    def __init__(
+        self, functions: Sequence[Callable[..., Any]], threads: ToolThreads, made: Mapping[str, Tool]
+    ) -> None:
+        self._functions = {function.__name__: function for function in functions}
+        self._threads = threads
+        self._made = dict(made)
+
+    def __getitem__(self, name: str) -> Tool:
+        tool = self._made.get(name)
+        if tool is None:
+            tool = self._made[name] = function_tool(self._functions[name], self._threads)
+        return tool
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._functions | self._made)
+
+    def __len__(self) -> int:
+        return len(self._functions | self._made)
+
+
 def builtin_tools(
-    threads: ToolThreads, addresses: Addresses | None = None, egress: Egress | None = None
+    threads: ToolThreads,
+    addresses: Addresses | None = None,
+    egress: Egress | None = None,
+    *,
+    beside: Mapping[str, Tool] = MappingProxyType({}),
 ) -> Mapping[str, Tool]:
-    """Make all of them, by name; those that block run in ``threads``."""
-    functions = _functions(threads, addresses or Addresses(), egress or Egress())
-    return {function.__name__: function_tool(function, threads) for function in functions}
+    """Return all of them, by name, and those ``beside`` them, which win; those that block run in ``threads``."""
+    return _Tools(_functions(threads, addresses or Addresses(), egress or Egress()), threads, beside)
 
 
 def _functions(threads: ToolThreads, addresses: Addresses, egress: Egress) -> Sequence[Callable[..., Any]]:

@@ -227,6 +227,17 @@ async def test_money_is_exact(shop: Shop) -> None:
     assert prices == ["$0.00", "$0.10", "$19.99", "$1.01", "$1,000,000,000,000.00", "$0.00"]
 
 
+async def test_tools_beside_the_built_in_ones_win(threads: ToolThreads) -> None:
+    own = dict.fromkeys(("get_time", "convert"), builtin_tools(threads)["calculate"])
+
+    tools = builtin_tools(threads, beside=own)
+
+    assert tools.keys() == {*builtin_names(), "convert"}
+    assert len(tools) == len(builtin_names()) + 1
+    assert tools["get_time"] is tools["convert"] is own["convert"]
+    assert tools["query_sales"] is tools["query_sales"]
+
+
 async def test_the_built_in_tools_are_described_for_the_model(threads: ToolThreads) -> None:
     tools = builtin_tools(threads)
 
