@@ -9,7 +9,9 @@ import asyncio
 import logging
 import secrets
 from http import HTTPStatus
+from typing import Any, cast
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from proxy.wire.errors import Problem, envelope
@@ -66,6 +68,12 @@ class BoundedHttp(HttpToolsProtocol):
         self._is_in_head = False
         super().on_headers_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Answer; a client of HTTP/1.0 in its own way."""
+        if cycle.scope["http_version"] == "1.0":
+            app = cast("Any", _ended_by_closing(cycle, app))
+        super()._start_asgi_task(cycle, app)
+
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""
         self._refuse(Problem(400, "invalid_request_error", msg))
@@ -110,6 +118,29 @@ class BoundedHttp(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _ended_by_closing(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
+    """Return the application for a client that knows no chunks: its body ends with the connection.
+
+    uvicorn writes chunks for everybody whose answer has no length, unless it thinks that it knows one.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        has_length = True
+
+        async def send_bare(message: Message) -> None:
+            nonlocal has_length
+            if message["type"] == "http.response.start":
+                has_length = any(name.lower() == b"content-length" for name, _ in message["headers"])
+                cycle.chunked_encoding = None if has_length else False
+            elif not has_length:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_bare)
+
+    return answer
 
 
 def bounded_http(head_timeout: float) -> type[BoundedHttp]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
-from tests.behaviour.wire import HELLO, Reply, Socket
+from tests.behaviour.wire import HELLO, Reply, Socket, deltas, payloads
 from tests.fakes.upstream import FakeUpstream, text
 from tests.serving import Served, serve
 
@@ -78,3 +79,35 @@ async def test_a_head_that_comes_by_drops_is_408(tmp_path: Path, upstream: FakeU
 async def test_who_says_nothing_is_let_go(tmp_path: Path, upstream: FakeUpstream) -> None:
     async with serve(tmp_path, upstream.base_url, body_timeout=0.2) as served, Socket(served) as socket:
         assert await socket.reader.read() == b""
+
+
+@pytest.mark.parametrize("more", ["", "Connection: keep-alive\r\n"], ids=["plain", "asking to stay"])
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_a_client_of_http_1_0_gets_no_chunks(
+    served: Served, upstream: FakeUpstream, stream: bool, more: str
+) -> None:
+    upstream.reply(text("Hello", chunks=3))
+    body = json.dumps({"model": "shop", "messages": HELLO, "stream": stream}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.0\r\nContent-Length: {len(body)}\r\n{more}\r\n"
+
+    async with Socket(served) as socket, asyncio.timeout(10):
+        await socket.send(head.encode() + body)
+        answered, _, rest = (await socket.reader.read()).partition(b"\r\n\r\n")
+
+    assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nconnection: close" in answered
+    assert b"transfer-encoding" not in answered
+    if stream:
+        assert "".join(delta.get("content", "") for delta in deltas(payloads(rest.decode()))) == "Hello"
+        assert rest.endswith(b"data: [DONE]\n\n")
+    else:
+        assert json.loads(rest)["choices"][0]["message"]["content"] == "Hello"
+
+
+async def test_a_head_is_all_that_head_gets_over_http_1_0(served: Served) -> None:
+    async with Socket(served) as socket, asyncio.timeout(10):
+        await socket.send(b"HEAD /v1/models HTTP/1.0\r\n\r\n")
+        answered, _, rest = (await socket.reader.read()).partition(b"\r\n\r\n")
+
+    assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert rest == b""
