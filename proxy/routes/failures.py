@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -26,15 +27,17 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def answer_of(error: BaseException | Failed | Problem) -> Response:
-    """Return the whole answer that tells an error."""
+def answer_of(error: BaseException | Failed | Problem, more: Sequence[tuple[bytes, bytes]] = ()) -> Response:
+    """Return the whole answer that tells an error; ``more`` are headers besides its own."""
     problem = error if isinstance(error, Problem) else problem_of(error)
-    return Response(
+    answer = Response(
         envelope(problem),
         status_code=problem.status,
         headers=headers_of(problem),
         media_type="application/json",
     )
+    answer.raw_headers.extend(more)
+    return answer
 
 
 def guarded(endpoint: ASGIApp) -> ASGIApp:

@@ -171,7 +171,7 @@ async def stream(
         failure = entries[-1].event if entries else None
         has_status = not (is_resumed or framing.is_prompt)
         if isinstance(failure, Failed) and has_status and all(map(_is_preface, entries[:-1])):
-            await answer_of(told(failure))(connection.scope, connection.receive, send)
+            await answer_of(told(failure), headers)(connection.scope, connection.receive, send)
             return True
         await send({"type": "http.response.start", "status": 200, "headers": headers + framing.headers})
         while True:
@@ -215,7 +215,7 @@ async def answer(
                 return False
     result = builder.answer()
     if isinstance(result, Failed):
-        await answer_of(told(result))(connection.scope, connection.receive, connection.send)
+        await answer_of(told(result), headers)(connection.scope, connection.receive, connection.send)
         return True
     body = encode(result)
     length = (b"content-length", b"%d" % len(body))
