@@ -8,7 +8,7 @@ transfers, the server's tool results).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from proxy.errors import ConversationBusy, ConversationNotFound, InvalidRequest
@@ -142,7 +142,7 @@ class _Reading:
         if not chain or not self._may_read(chain[-1]):
             raise _no_parent(turn_id)
         answered, pending = answered_in(self._said), chain[-1].pending
-        check_calls(answered, {*pending, *called_in(self._said)}, self._ask.list_name)
+        self._check_calls(answered, {*pending, *called_in(self._said)})
         check_results(pending, answered, self._ask.list_name)
         return self._go_on(record.conversation_id, "previous-response", chain, self._said, shown=())
 
@@ -273,9 +273,9 @@ class _Reading:
         if not chain:
             # A list from elsewhere may answer calls that it holds itself; any other id is a mistake.
             own = called_in(self._said[self._last :]) if self._last >= 0 else set()
-            check_calls(answered, own, self._ask.list_name)
+            self._check_calls(answered, own)
             return None
-        check_calls(answered, chain[-1].pending, self._ask.list_name)
+        self._check_calls(answered, chain[-1].pending)
         check_results(chain[-1].pending, answered, self._ask.list_name)
         return self._resumed(conversation_id, chain, fresh)
 
@@ -299,6 +299,9 @@ class _Reading:
         waiting = dict(reversed(found))
         chain = await self._history.chain(max(waiting.values())) if waiting else ()
         return chain if chain and self._may_read(chain[-1]) else ()
+
+    def _check_calls(self, answered: Sequence[str], known: Collection[str]) -> None:
+        check_calls(answered, known, self._ask.messages, self._ask.list_name)
 
     def _may_read(self, turn: ChainTurn) -> bool:
         return self._ask.end_user in ("", turn.end_user) or not turn.end_user

@@ -29,19 +29,27 @@ def called_in(messages: Iterable[Message]) -> set[str]:
     }
 
 
-def check_calls(answered: Iterable[str], known: Collection[str], list_name: ListName) -> None:
-    """Refuse results of calls that nobody made.
+def check_calls(
+    answered: Iterable[str], known: Collection[str], messages: Sequence[Message], list_name: ListName
+) -> None:
+    """Refuse results of calls that nobody made; ``messages`` are all that were sent.
 
     Raises:
         InvalidRequest: Naming the first.
     """
-    for call_id in answered:
-        if call_id not in known:
-            if list_name == "input":
-                sentence = f"No tool call found for function call output with call_id {call_id[:64]}."
-            else:
-                sentence = f"No tool call with the id '{call_id[:64]}' is waiting for a result."
-            raise InvalidRequest(sentence, param=list_name)
+    call_id = next((one for one in answered if one not in known), None)
+    if call_id is None:
+        return
+    if list_name == "input":
+        raise InvalidRequest(
+            f"No tool call found for function call output with call_id {call_id[:64]}.", param="input"
+        )
+    place = next(at for at, message in enumerate(messages) if answered_in([message]) == [call_id])
+    raise InvalidRequest(
+        f"No tool call with the id '{call_id[:64]}' is waiting for a result.",
+        # With a dot, as the official API has it for every result that answers no call.
+        param=f"messages.[{place}].role",
+    )
 
 
 def check_results(pending: Sequence[str], answered: Collection[str], list_name: ListName) -> None:

@@ -176,7 +176,7 @@ def _kind_name(declared: inspect.Type) -> str:
         case inspect.StrType() | inspect.LiteralType():
             return "a string"
         case inspect.ListType():
-            inner = {_kind_name(one).split(" ")[-1] for one in alternatives(declared.item_type)}
+            inner = {_kind_name(one).split(" ")[-1] for one in alternatives(declared.item_type)} - {""}
             return f"an array of {inner.pop()}s" if len(inner) == 1 else "an array"
         case inspect.DictType() | inspect.StructType():
             return "an object"

@@ -35,7 +35,9 @@ INCLUDABLE = (
 )
 
 MAX_LIMIT = 100
-_INTEGER = re.compile(r"([+-]?\d{1,18})(\.0*)?", re.ASCII)
+_INTEGER = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?", re.ASCII)
+_DIGITS = 18
+"""How many digits of a number are read: enough to see on which side of a bound it is."""
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 _METADATA_TYPE = msgspec.inspect.type_info(Metadata)
 
@@ -158,7 +160,7 @@ def _limit(value: str | None) -> int:
             param="limit",
             code="invalid_type",
         )
-    limit = int(found[1])
+    limit = int(found[1] + found[2][:_DIGITS])
     for is_broken, sign, bound, side in (
         (limit < 1, ">=", 1, "below_min_value"),
         (limit > MAX_LIMIT, "<=", MAX_LIMIT, "above_max_value"),

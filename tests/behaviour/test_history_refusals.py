@@ -37,7 +37,7 @@ def lists() -> Iterator[Case]:
             ("limit=-1", "limit", "integer_below_min_value"),
             ("limit=ten", "limit", "invalid_type"),
             ("limit=1.5", "limit", "invalid_type"),
-            ("limit=99999999999999999999", "limit", "invalid_type"),
+            ("limit=99999999999999999999", "limit", "integer_above_max_value"),
             ("order=up", "order", "invalid_value"),
             ("after=nothing-like-this", "after", "invalid_value"),
             ("after=msg_nothing_0", "after", "invalid_value"),
@@ -184,6 +184,19 @@ async def test_bad_input_is_refused_and_changes_nothing(
         assert len(answer.content) < 2000
 
     assert await everything(caller) == before
+
+
+async def test_what_was_expected_is_told_in_words(caller: Caller) -> None:
+    told = []
+    for given in ({}, None, 7):
+        answer = await ask(caller, "POST", "/conversations/chat-1/items", {"items": given})
+        told.append(answer.json()["error"]["message"])
+
+    assert told == [
+        "Invalid type for 'items': expected an array, but got an object instead.",
+        "Invalid type for 'items': expected an array, but got null instead.",
+        "Invalid type for 'items': expected an array, but got an integer instead.",
+    ]
 
 
 NOT_FOUND = [

@@ -101,6 +101,19 @@ async def test_what_cannot_be_done_is_refused(
     assert upstream.requests == []
 
 
+@pytest.mark.parametrize("previous", ["resp_" + "0" * 32, "resp_nope", "chatcmpl-nope", "nonsense"])
+async def test_a_previous_response_that_is_not_there_is_told_by_its_name(
+    served: Served, upstream: FakeUpstream, previous: str
+) -> None:
+    async with http(served) as client:
+        asked = {"model": "shop", "input": "Hi", "previous_response_id": previous}
+        answer = await client.post("/responses", json=asked)
+
+    shown = previous.replace("chatcmpl-", "resp_")
+    assert answer.json()["error"]["message"] == f"Previous response with id '{shown}' not found."
+    assert upstream.requests == []
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -257,7 +257,8 @@ CASES: dict[str, tuple[dict[str, Any], str | None, str | None]] = {
         "messages[0].content[0].image_url.url",
         "missing_required_parameter",
     ),
-    "a result alone": ({"messages": [result("c1", "x")]}, "messages", None),
+    "a result alone": ({"messages": [result("c1", "x")]}, "messages.[0].role", None),
+    "a result of nothing": ({"messages": [*HELLO, result("c1", "x"), user("And?")]}, "messages.[1].role", None),
     "a result of another call": (
         {"messages": [*HELLO, assistant(None, tool_calls=[CALL]), result("c2", "x")]}, "messages.[2].role", None,
     ),

@@ -15,8 +15,9 @@ _HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 def response_id(turn_id: str) -> str:
-    """Return the id under which the turn is known as a response."""
-    return _RESPONSE + turn_id.removeprefix(_TURN)
+    """Return the id under which the turn is known as a response; what is no turn's id stays as it is."""
+    number = turn_id.removeprefix(_TURN)
+    return turn_id if number == turn_id else _RESPONSE + number
 
 
 def turn_id_of(response: str) -> str | None:
