@@ -272,12 +272,12 @@ class ToolLoopLimitReached(AgentFailed):
 
 
 class AnswerNotInForm(AgentFailed):
-    """The answer is not what ``response_format`` asks for; free text in its place would be a lie."""
+    """The answer is not in the form that was asked for; free text in its place would be a lie."""
 
     code = "response_format_not_met"
 
     def __init__(self) -> None:
-        super().__init__("The agents did not answer in the form that 'response_format' asks for.")
+        super().__init__("The agents did not answer in the form that was asked for.")
 
 
 class TurnTimeout(AgentFailed):

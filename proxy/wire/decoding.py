@@ -21,7 +21,7 @@ from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, Message, Parameters, ToolChoice
 from proxy.wire.body import ChatBody
 from proxy.wire.checking import checked
-from proxy.wire.fields import BodyDecoder, holds_nul
+from proxy.wire.fields import BodyDecoder, refuse_nul
 from proxy.wire.honouring import check_combinations, parameters_of, tool_choice_of, tools_of
 
 _CONVERSATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -121,20 +121,8 @@ def conversation_id(value: str, *, param: str = "X-Conversation-Id") -> str:
 
 def _decode(body: bytes, *, strict: bool) -> tuple[ChatBody, tuple[str, ...]]:
     decoded, unknown = _decoder.decode(body, strict=strict)
-    if holds_nul(body):
-        raise _nul_character(decoded)
+    refuse_nul(body)
     return decoded, unknown
-
-
-def _nul_character(body: ChatBody) -> InvalidRequest:
-    for index, message in enumerate(body.messages):
-        if holds_nul(msgspec.json.encode(message)):
-            return InvalidRequest(
-                f"Invalid 'messages[{index}]': it holds a NUL character.",
-                param=f"messages[{index}]",
-                code="invalid_value",
-            )
-    return InvalidRequest("The body of the request holds a NUL character.", code="invalid_value")
 
 
 def _ignored(body: ChatBody) -> tuple[str, ...]:

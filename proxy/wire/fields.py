@@ -15,13 +15,14 @@ from msgspec import Struct, inspect
 
 from proxy.errors import InvalidRequest
 from proxy.wire.explaining import alternatives, explain, out_of_range
-from proxy.wire.refusals import clip, missing
+from proxy.wire.refusals import clip, invalid_value, missing
 
 Body = TypeVar("Body", bound=Struct)
 
 _HEADER_WORD = re.compile(r"[^A-Za-z0-9_.-]")
 _MAX_IGNORED = 32
 _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class Field:
@@ -109,6 +110,26 @@ class BodyDecoder(Generic[Body]):
         return self._body(**values), tuple(_HEADER_WORD.sub("_", key[:64]) or "_" for key in unknown)
 
 
-def holds_nul(text: bytes) -> bool:
+def refuse_nul(text: bytes) -> None:
+    """Refuse the text of a JSON object with an escaped NUL character in it.
+
+    Raises:
+        InvalidRequest: Naming the key, and in a list the element, that holds the first.
+    """
+    if not _holds_nul(text):
+        return
+    keys = _decode_keys(text)
+    named = next((name for name, inner in keys.items() if _holds_nul(inner)), None)
+    if named is None or "\0" in named:
+        raise InvalidRequest("The body of the request holds a NUL character.", code="invalid_value")
+    path = clip(named)
+    inner = bytes(keys[named])
+    if inner.lstrip().startswith(b"["):
+        path += f"[{next(i for i, one in enumerate(_decode_elements(inner)) if _holds_nul(one))}]"
+    raise invalid_value(path, f"Invalid '{path}': it holds a NUL character.")
+
+
+def _holds_nul(text: bytes | msgspec.Raw) -> bool:
     """Whether JSON text has an escaped NUL character; what follows an escaped backslash is none."""
+    text = bytes(text)
     return b"\\u0000" in text and b"\\u0000" in text.replace(b"\\\\", b"")

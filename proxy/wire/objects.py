@@ -6,7 +6,7 @@ import msgspec
 
 from proxy.errors import InvalidRequest
 from proxy.wire.decoding import UNREADABLE
-from proxy.wire.fields import Body, BodyDecoder, holds_nul
+from proxy.wire.fields import Body, BodyDecoder, refuse_nul
 
 
 def read_object(decoder: BodyDecoder[Body], body: bytes) -> Body:
@@ -15,10 +15,10 @@ def read_object(decoder: BodyDecoder[Body], body: bytes) -> Body:
     Raises:
         InvalidRequest: It is no JSON object, or a key is missing or not of its type.
     """
+    body = body if body.strip() else b"{}"
     try:
-        decoded, _ = decoder.decode(body if body.strip() else b"{}", strict=False)
+        decoded, _ = decoder.decode(body, strict=False)
+        refuse_nul(body)
+        return decoded
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest(UNREADABLE) from None
-    if holds_nul(body):
-        raise InvalidRequest("The body of the request holds a NUL character.", code="invalid_value")
-    return decoded

@@ -71,7 +71,7 @@ def bodies() -> Iterator[Case]:
             ({"metadata": {"k": LONG}}, "metadata.k", "string_above_max_length"),
             ({"metadata": {LONG: "v"}}, "metadata", "string_above_max_length"),
             ({"metadata": {str(n): "v" for n in range(17)}}, "metadata", "object_above_max_properties"),
-            ({"metadata": {"k": "a\0b"}}, None, "invalid_value"),
+            ({"metadata": {"k": "a\0b"}}, "metadata", "invalid_value"),
             (b"[]", None, None),
             (b"{", None, None),
             (b"\xff", None, None),
@@ -83,7 +83,7 @@ def bodies() -> Iterator[Case]:
         yield "POST", path, {"items": "x"}, "items", "invalid_type"
         yield "POST", path, {"items": {}}, "items", "invalid_type"
         yield "POST", path, {"items": [MESSAGE] * 21}, "items", "array_above_max_length"
-        yield "POST", path, {"items": [MESSAGE, {**MESSAGE, "content": "\0"}]}, None, "invalid_value"
+        yield "POST", path, {"items": [MESSAGE, {**MESSAGE, "content": "\0"}]}, "items[1]", "invalid_value"
     path = "/conversations/chat-1/items"
     yield "POST", path, {}, "items", "missing_required_parameter"
     yield "POST", path, {"items": None}, "items", "invalid_type"
@@ -188,7 +188,8 @@ async def test_bad_input_is_refused_and_changes_nothing(
 
 async def test_what_was_expected_is_told_in_words(caller: Caller) -> None:
     told = []
-    for given in ({}, None, 7):
+    wrong: list[Any] = [{}, None, 7]
+    for given in wrong:
         answer = await ask(caller, "POST", "/conversations/chat-1/items", {"items": given})
         told.append(answer.json()["error"]["message"])
 

@@ -822,7 +822,15 @@ def test_a_number_that_nothing_can_hold_is_refused_where_it_stands() -> None:
 
 
 def test_a_nul_character_is_refused_wherever_it_stands_but_not_its_spelling() -> None:
-    assert refusal(body(metadata={"a": "\0"})) == (
+    for data, param in (
+        (body(metadata={"a": "\0"}), "metadata"),
+        (body(metadata={"\0": "a"}), "metadata"),
+        (body({"role": "user", "content": "x"}, {"role": "user", "content": "\0"}), "messages[1]"),
+        (body(stop=["a", "b\0"]), "stop[1]"),
+        (body(top_k=" \0"), "top_k"),
+    ):
+        assert refusal(data) == (f"Invalid '{param}': it holds a NUL character.", param, "invalid_value")
+    assert refusal(body(**{"a\0": 1})) == (
         "The body of the request holds a NUL character.",
         None,
         "invalid_value",

@@ -15,7 +15,7 @@ from msgspec import Struct
 from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, Parameters, ToolChoice
 from proxy.wire.decoding import UNREADABLE, conversation_id
-from proxy.wire.fields import BodyDecoder, holds_nul
+from proxy.wire.fields import BodyDecoder, refuse_nul
 from proxy.wire.honouring import check_depth
 from proxy.wire.refusals import empty, missing, unsupported_parameter
 from proxy.wire.responses.body import ConversationBody, JsonSchemaText, ResponsesBody
@@ -82,8 +82,7 @@ def decode_response_request(text: bytes, *, max_items: int, strict: bool = False
     """
     try:
         body, unknown = _decoder.decode(text, strict=strict)
-        if holds_nul(text):
-            raise _nul_character(body)
+        refuse_nul(text)
         _check(body)
         return _request(body, unknown, max_items=max_items)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -159,15 +158,6 @@ def _check_input(body: ResponsesBody) -> None:
         raise missing("input")
     if body.input == []:
         raise empty("array", "input")
-
-
-def _nul_character(body: ResponsesBody) -> InvalidRequest:
-    items = body.input if isinstance(body.input, list) else []
-    found = next((i for i, item in enumerate(items) if holds_nul(msgspec.json.encode(item))), None)
-    param = "input" if found is None else f"input[{found}]"
-    if found is None and not (isinstance(body.input, str) and "\0" in body.input):
-        return InvalidRequest("The body of the request holds a NUL character.", code="invalid_value")
-    return InvalidRequest(f"Invalid '{param}': it holds a NUL character.", param=param, code="invalid_value")
 
 
 def _conversation(body: ResponsesBody) -> str | None:
