@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from ipaddress import ip_address
 
-from proxy.errors import ConfigurationError, Unauthorized
+from proxy.errors import ConfigurationError, NoKey, Unauthorized
 
 ANYONE = "anyone"
 """The caller of an open server who sends no key."""
@@ -42,7 +42,7 @@ class Keys:
         if sum(hmac.compare_digest(digest, known) for known in self._digests):
             return _name(digest)
         if not self.is_open:
-            raise Unauthorized
+            raise Unauthorized() if key else NoKey()
         return _name(digest) if key else ANYONE
 
 

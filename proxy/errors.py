@@ -63,10 +63,23 @@ class BodyTooSlow(ProxyError):
 class Unauthorized(ProxyError):
     """No key, or one that is not known."""
 
-    code = "invalid_api_key"
+    code: str | None = "invalid_api_key"
 
     def __init__(self) -> None:
         super().__init__("Incorrect API key provided.")
+
+
+class NoKey(Unauthorized):
+    """Not even a key that is not known."""
+
+    # As with the official API, for which a code is about a key that was sent.
+    code = None
+
+    def __init__(self) -> None:
+        ProxyError.__init__(
+            self,
+            "You didn't provide an API key. It has to come in the header 'Authorization: Bearer YOUR_KEY'.",
+        )
 
 
 class NotFound(ProxyError):
@@ -80,8 +93,12 @@ class ModelNotFound(NotFound):
 
     code = "model_not_found"
 
-    def __init__(self, model: str) -> None:
-        super().__init__(f"The model '{model[:200]}' does not exist or you do not have access to it.")
+    def __init__(self, model: str, *, only_at: str | None = None) -> None:
+        """``only_at`` is the one path at which the model can be asked."""
+        told = "does not exist or you do not have access to it."
+        if only_at is not None:
+            told = f"is only served at {only_at}."
+        super().__init__(f"The model '{model[:200]}' {told}")
 
 
 class ConversationNotFound(NotFound):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
-from proxy.errors import ProxyError, ShuttingDown
+from proxy.errors import ModelNotFound, ProxyError, ShuttingDown
 from proxy.messages import Usage
 from proxy.routes.bodies import ClientLeft
 from proxy.routes.streaming import STREAM_HEADERS, Connection, Headers, departure
@@ -118,6 +118,15 @@ class Passing:
         work.add_done_callback(self._running.discard)
         await call.watch(work, self._stopping)
         return True
+
+    async def refuse_elsewhere(self, name: str) -> None:
+        """Refuse a request for such a model in the words of another API than chat completions.
+
+        Raises:
+            ModelNotFound: It is one, and is listed like any other, so that the caller is told where to ask.
+        """
+        if await self._models.find(name) is not None:
+            raise ModelNotFound(name, only_at="/v1/chat/completions")
 
     async def close(self, *, grace: float) -> None:
         """Take no new requests, let the running ones finish for ``grace`` seconds, then end their streams properly."""

@@ -80,6 +80,8 @@ class Responses:
                 receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
             )
             request = decode_response_request(body, max_items=services.settings.max_messages)
+            if services.passing is not None:
+                await services.passing.refuse_elsewhere(request.model)
             options = _options(services, headers, request)
             ask = await _ask(services, caller, headers, body, request, options)
             scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)

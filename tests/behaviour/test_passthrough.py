@@ -170,6 +170,17 @@ async def test_side_requests_to_it_are_requests_like_others(served: Served, upst
     assert unknown.status_code == 404
 
 
+async def test_the_responses_api_tells_where_such_a_model_is_served(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        await served.client().responses.create(model="plain", input="Hi")
+
+    assert refused.value.code == "model_not_found"
+    assert "The model 'plain' is only served at /v1/chat/completions." in refused.value.message
+    assert upstream.requests == []
+
+
 async def test_a_model_that_is_not_exposed_is_not_there(served: Served, upstream: FakeUpstream) -> None:
     async with Wire(served) as wire:
         for model in ("hidden", "hidden-model", "default", "vendor/real-name", "fake-model"):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from proxy.auth import ANYONE, Keys, check_exposure
-from proxy.errors import ConfigurationError, Unauthorized
+from proxy.errors import ConfigurationError, NoKey, Unauthorized
 
 KEY = "key-of-the-operations-desk"
 OTHER = "key-of-the-night-shift"
@@ -43,6 +43,16 @@ def test_a_known_key_is_let_in_however_the_header_is_spaced(keys: Keys, authoriz
         pytest.param(KEY, id="no scheme"),
         pytest.param(f"Basic {KEY}", id="another scheme"),
         pytest.param(f"Token {KEY}", id="an unknown scheme"),
+    ],
+)
+def test_who_sends_no_key_is_told_how_to(keys: Keys, authorization: str | None) -> None:
+    with pytest.raises(NoKey, match=r"^You didn't provide an API key\."):
+        keys.caller(authorization)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
         pytest.param(f"Bearer {KEY[:-1]}", id="all but the last letter"),
         pytest.param(f"Bearer {KEY}x", id="a letter more"),
         pytest.param(f"Bearer {KEY.upper()}", id="in capitals"),
