@@ -269,6 +269,11 @@ class Settings(BaseSettings):
         Form("cancel or detach"),
         _setting("What happens to a turn whose client leaves.", "PROXY_ON_DISCONNECT"),
     ] = "cancel"
+    strict_parameters: Annotated[
+        bool,
+        Form("true or false"),
+        _setting("Refuse parameters that nobody knows.", "PROXY_STRICT_PARAMETERS"),
+    ] = False
     older_team: Annotated[
         TeamName,
         _setting("The team that answers older clients of /chat/completions.", "PROXY_OLDER_TEAM"),

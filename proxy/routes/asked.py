@@ -120,12 +120,13 @@ def body_digest(body: bytes, *places: str) -> bytes:
     return digest.digest()
 
 
-def answer_headers(opened: Opened, ignored: Sequence[str]) -> Headers:
-    """Return the headers of our own that tell what the answer belongs to."""
+def answer_headers(opened: Opened, ignored: Sequence[str], facts: dict[str, object]) -> Headers:
+    """Return the headers of our own that tell what the answer belongs to; what had no effect is logged, too."""
     headers = [(b"x-conversation-match", opened.match.encode())]
     if opened.conversation_id:
         headers.append((b"x-conversation-id", opened.conversation_id.encode()))
     if ignored:
+        facts.update(ignored=[*ignored])
         headers.append((b"x-ignored-parameters", ", ".join(ignored).encode("latin-1", "replace")))
     if opened.is_replayed:
         headers.append((b"idempotency-replayed", b"true"))

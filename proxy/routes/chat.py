@@ -59,7 +59,7 @@ class ChatCompletions:
             )
             if services.passing is not None and await services.passing.serve(body, connection):
                 return
-            request = decode_chat(body, max_messages=services.settings.max_messages)
+            request = decode_chat(body, max_messages=settings.max_messages, strict=settings.strict_parameters)
             ask = chat_ask(services, caller, headers, body, request)
             # It is as large as the history, and the answer may take minutes.
             del body
@@ -105,7 +105,7 @@ async def _write(
     facts = connection.scope["state"]["facts"]
     facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
     options = options_of(opened)
-    headers = answer_headers(opened, [*ignored, *opened.ignored])
+    headers = answer_headers(opened, [*ignored, *opened.ignored], facts)
     patience = Patience(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
     took_all = False
     try:

@@ -79,7 +79,9 @@ class Responses:
             body = await read_body(
                 receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
             )
-            request = decode_response_request(body, max_items=services.settings.max_messages)
+            request = decode_response_request(
+                body, max_items=settings.max_messages, strict=settings.strict_parameters
+            )
             if services.passing is not None:
                 await services.passing.refuse_elsewhere(request.model)
             options = _options(services, headers, request)
@@ -275,7 +277,7 @@ async def _write(
 ) -> None:
     facts = connection.scope["state"]["facts"]
     facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
-    headers = _headers(opened, ignored)
+    headers = _headers(opened, ignored, facts)
     patience = Patience(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
     took_all = False
     try:
@@ -308,13 +310,14 @@ async def _tell_begun(
     else:
         body = response_body(options, "in_progress" if opened.is_replayed else "queued", output=[])
     encoded = encode(body)
-    headers = [*_headers(opened, ignored), *JSON_HEADERS, (b"content-length", b"%d" % len(encoded))]
+    facts = connection.scope["state"]["facts"]
+    headers = [*_headers(opened, ignored, facts), *JSON_HEADERS, (b"content-length", b"%d" % len(encoded))]
     await connection.send({"type": "http.response.start", "status": 200, "headers": headers})
     await connection.send({"type": "http.response.body", "body": encoded})
 
 
-def _headers(opened: Opened, ignored: Sequence[str]) -> Headers:
-    return answer_headers(opened, [*ignored, *(_WORDS.get(name, name) for name in opened.ignored)])
+def _headers(opened: Opened, ignored: Sequence[str], facts: dict[str, object]) -> Headers:
+    return answer_headers(opened, [*ignored, *(_WORDS.get(name, name) for name in opened.ignored)], facts)
 
 
 # --- what is kept --------------------------------------------------------------------------------------------

@@ -100,7 +100,10 @@ class Session:
     async def _start(self, message: ClientMessage) -> None:
         wanted = message.wanted
         self._make_room()
-        request = decode_chat(message.body, max_messages=self._services.settings.max_messages)
+        settings = self._services.settings
+        request = decode_chat(
+            message.body, max_messages=settings.max_messages, strict=settings.strict_parameters
+        )
         ask = chat_ask(self._services, self._caller, self._headers_with(message), message.body, request)
         opened = await self._services.exchange.open(ask)
         self._remember(opened.live)

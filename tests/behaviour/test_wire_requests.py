@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.behaviour.asking import WEATHER, assistant, user
-from tests.behaviour.wire import HELLO, Wire
+from tests.behaviour.wire import HELLO, Wire, check_refusal
 from tests.fakes.upstream import FakeUpstream, calls, error, text
-from tests.serving import Served
+from tests.serving import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -139,8 +141,9 @@ async def test_values_that_ask_for_nothing_special_are_taken(
 
 
 async def test_fields_that_nobody_knows_are_named_and_never_reach_the_model(
-    served: Served, upstream: FakeUpstream
+    served: Served, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "proxy.requests")
     upstream.reply(text("Hi"))
     async with Wire(served) as wire:
         response = await wire.ask(
@@ -152,11 +155,27 @@ async def test_fields_that_nobody_knows_are_named_and_never_reach_the_model(
 
     assert response.status_code == 200, response.text
     assert response.headers["x-ignored-parameters"] == "top_k, chat_template_kwargs"
+    logged: list[Any] = [record for record in caplog.records if record.name == "proxy.requests"]
+    assert logged[-1].ignored == ["top_k", "chat_template_kwargs"]
     sent = upstream.requests[0].body
     assert "top_k" not in sent
     assert "chat_template_kwargs" not in sent
     assert sent["messages"][-1] == HELLO[0]
     assert sent["tools"][-1] == WEATHER
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/responses"])
+async def test_fields_that_nobody_knows_are_refused_where_the_operator_wants_that(
+    tmp_path: Path, upstream: FakeUpstream, path: str
+) -> None:
+    async with serve(tmp_path, upstream.base_url, strict_parameters=True) as strict, Wire(strict) as wire:
+        body = {"model": "shop", "messages": HELLO, "input": "Hi", "top_k": 5}
+        body.pop("input" if path == "/chat/completions" else "messages")
+        told = check_refusal(await wire.http.post(path, json=body))
+
+    assert (told["code"], told["param"]) == ("unknown_parameter", "top_k")
+    assert told["message"] == "Unknown parameter: 'top_k'."
+    assert not upstream.requests
 
 
 # --- messages ---

@@ -222,6 +222,7 @@ BAD = {
     "PROXY_USER_HEADERS": ["X User"],
     "PROXY_TASK_HEADER": ["X Task", "X-Task:"],
     "PROXY_ON_DISCONNECT": ["stop", "Cancel"],
+    "PROXY_STRICT_PARAMETERS": ["maybe", "2"],
     "PROXY_OLDER_TEAM": ["my team"],
     "PROXY_OLDER_CHAT_TEAM": [" "],
     "PROXY_OLDER_ASK_TEAM": ["a b"],

@@ -155,7 +155,7 @@ async def write(
     """Write the turn: as a stream, with an ``encoder``, or at once at its end, with a ``builder``."""
     facts = connection.scope["state"]["facts"]
     facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
-    headers = answer_headers(opened, opened.ignored)
+    headers = answer_headers(opened, opened.ignored, facts)
     patience = Patience(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
     took_all = False
     try:
