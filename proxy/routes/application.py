@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from proxy.routes.describing import complete
 from proxy.routes.failures import guarded
 
 
@@ -35,6 +36,12 @@ class Application(FastAPI):
         The route still serves what comes in another way: below a ``root_path``, or with another method.
         """
         self._short_ways[method, path] = guarded(endpoint)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the description of the API, which is made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = complete(super().openapi(), self.routes)
+        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""

@@ -44,7 +44,7 @@ from proxy.wire.stored import asked_with
 
 
 class ChatCompletions:
-    """The endpoint."""
+    """``POST /v1/chat/completions``: asks a team, or a model that is served straight through."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
