@@ -50,7 +50,7 @@ def check_combinations(body: ChatBody) -> None:
     if body.top_logprobs is not None and not body.logprobs:
         raise _excluded("top_logprobs", "'top_logprobs' is only allowed when 'logprobs' is true.")
     if body.n is not None and body.n > 1:
-        raise unsupported_value("n", "'n' can only be 1: a team gives one answer.")
+        raise unsupported_value("n", "'n' can only be 1: a team gives one answer. Ask again for another.")
     if body.logit_bias:
         raise unsupported_parameter(
             "logit_bias", "is not supported: the agents of a team share no tokenizer."

@@ -172,7 +172,7 @@ def test_what_is_no_json_object_is_refused_as_such(data: bytes) -> None:
         ),
         (
             {"n": 2},
-            "Unsupported value: 'n' can only be 1: a team gives one answer.",
+            "Unsupported value: 'n' can only be 1: a team gives one answer. Ask again for another.",
             "n",
             "unsupported_value",
         ),
