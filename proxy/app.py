@@ -6,11 +6,12 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.routing import Route, WebSocketRoute
@@ -45,7 +46,11 @@ from proxy.settings import Settings
 from proxy.store.conversations import SqlHistory, open_history
 from proxy.store.migrating import migrate, prepare_schema
 from proxy.tools.builtin import Addresses, builtin_names, builtin_tools
+from proxy.tools.port import Tool
 from proxy.tools.threads import ToolThreads
+
+if TYPE_CHECKING:
+    from proxy.tools.mcp.tool import McpServers
 
 VERSION = version("handoff-proxy")
 logger = logging.getLogger(__name__)
@@ -103,14 +108,17 @@ def create_app(
     for notice in loaded.notices:
         logger.warning("a team file may not say what is meant", extra={"notice": notice})
 
+    mcp_servers = _mcp_servers(loaded)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.callback(threads.close)
+            mcp_tools = _started(mcp_servers, stack)
             history = open_history(settings.database)
             stack.push_async_callback(history.close)
             registry = _registry(
-                settings, loaded, threads, dispatcher or AutoGenDispatcher(), demo_word_delay
+                settings, loaded, threads, mcp_tools, dispatcher or AutoGenDispatcher(), demo_word_delay
             )
             await registry.start()
             stack.push_async_callback(registry.close)
@@ -175,6 +183,7 @@ def _registry(
     settings: Settings,
     loaded: LoadedTeams,
     threads: ToolThreads,
+    mcp_tools: Mapping[str, Tool],
     dispatcher: Dispatcher,
     demo_word_delay: float,
 ) -> Registry:
@@ -184,12 +193,32 @@ def _registry(
     return Registry(
         loaded.definitions,
         models=build_models(definitions, settings, demo=lambda name, definition: demo()),
-        tools=builtin_tools(threads, Addresses.of(settings), beside=loaded.tools),
+        tools=builtin_tools(threads, Addresses.of(settings), beside={**loaded.tools, **mcp_tools}),
         dispatcher=dispatcher,
         data_dir=settings.data_dir,
         max_tool_result_bytes=settings.max_tool_result_bytes,
         max_client_tools=settings.max_client_tools,
     )
+
+
+def _mcp_servers(loaded: LoadedTeams) -> Callable[[], McpServers] | None:
+    """Return what makes the MCP servers of the team files, when there are any."""
+    if not loaded.servers:
+        return None
+    # Here, because the SDK takes a second and 29 MiB, which most servers need not spend.
+    from proxy.tools.mcp.tool import McpServers
+
+    return partial(McpServers, loaded.servers, loaded.pins)
+
+
+def _started(make_servers: Callable[[], McpServers] | None, stack: AsyncExitStack) -> Mapping[str, Tool]:
+    """Begin sessions with the MCP servers, to be ended with the stack, and return their tools."""
+    if make_servers is None:
+        return {}
+    servers = make_servers()
+    servers.start()
+    stack.push_async_callback(servers.close)
+    return servers.tools
 
 
 def _straight(settings: Settings, loaded: LoadedTeams, registry: Registry) -> PassThrough:

@@ -1,4 +1,4 @@
-"""The command ``handoff-proxy``: serve, migrate, check.
+"""The command ``handoff-proxy``: serve, migrate, check, mcp.
 
 A command imports its own parts when it runs: those of the server take a second, which help, a check and settings that
 are refused need not wait for.
@@ -120,9 +120,52 @@ def check(path: Path | None) -> None:
 
     with _complaints():
         report = check_teams_at(load_settings(teams=path), environment=environment())
-    for line in (*report.problems, *report.notices, *report.summary):
+    _tell((*report.problems, *report.notices, *report.summary), is_well=not report.problems)
+
+
+@main.group()
+def mcp() -> None:
+    """Pin the tools of MCP servers, and see what has become of them.
+
+    PATH is a team file, or a folder of them; without it, those of PROXY_TEAMS. The lock file is beside them.
+    """
+    # What the SDK would print by itself holds what servers wrote.
+    configure_logging("ERROR")
+
+
+@mcp.command("check")
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+def mcp_check(path: Path | None) -> None:
+    """Ask the MCP servers for their tools, and compare them with what is pinned.
+
+    Ends with 0 when every server answers and every tool is as it was pinned, and with 1 when not.
+    """
+    from proxy.agents.pinning import check_pins
+
+    with _complaints():
+        audit = check_pins(load_settings(teams=path), environment())
+    _tell(audit.lines, is_well=audit.is_well)
+
+
+@mcp.command("pin")
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+def mcp_pin(path: Path | None) -> None:
+    """Accept the tools of the MCP servers as they are now, and write them into the lock file.
+
+    Agents are offered only what is pinned. Look through what is told: a description is an instruction to the model.
+    Ends with 1 when a server does not answer; what was pinned of it stays.
+    """
+    from proxy.agents.pinning import write_pins
+
+    with _complaints():
+        audit = write_pins(load_settings(teams=path), environment())
+    _tell(audit.lines, is_well=audit.is_well)
+
+
+def _tell(lines: Sequence[str], *, is_well: bool) -> None:
+    for line in lines:
         click.echo(line)
-    if report.problems:
+    if not is_well:
         sys.exit(1)
 
 

@@ -12,12 +12,15 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 
 # These log every message, URL or statement they handle, or what is told by ours already.
 _TALKATIVE = (
-    "alembic", "asyncio", "autogen_core", "autogen_core.events", "httpcore", "httpx", "openai",
+    "alembic", "asyncio", "autogen_core", "autogen_core.events", "httpcore", "httpcore2", "httpx", "httpx2", "openai",
     "sqlalchemy", "uvicorn.error",
     # Searches, and the Rust libraries below them, which log through Python: addresses hold what people look for.
     "cookie_store", "ddgs", "h2", "hickory_net", "hickory_proto", "hickory_resolver", "html5ever", "hyper",
     "hyper_util", "primp", "reqwest", "rustls", "tokio", "tower", "tower_http",
 )  # fmt: skip
+# The MCP SDK, which calls one of its loggers "client": its errors hold what servers wrote. What matters of them is
+# logged by ours.
+_SILENT = ("client", "mcp")
 
 
 def configure_logging(level: str) -> None:
@@ -45,6 +48,7 @@ def configure_logging(level: str) -> None:
             "root": {"handlers": ["stderr"], "level": level},
             "loggers": {
                 **{name: {"level": quiet} for name in _TALKATIVE},
+                **{name: {"level": "CRITICAL"} for name in _SILENT},
                 "stream_events": {"handlers": ["stream"], "propagate": False},
                 "uvicorn.access": {"handlers": [], "propagate": False},
             },

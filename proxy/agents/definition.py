@@ -26,6 +26,10 @@ Whole = Annotated[int, BeforeValidator(_no_truth_value)]
 Real = Annotated[float, BeforeValidator(_no_truth_value)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+ServerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+"""Of an MCP server; the names of its tools, as models see them, begin with it."""
+ToolName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+"""Of a tool, as its MCP server calls it."""
 ClientTools = Literal["auto", "pass", "ignore"] | tuple[FunctionName, ...]
 """Which of the caller's own tools an agent is offered: ``auto`` (all, unless there are so many that they were not
 meant for a team, see ``PROXY_MAX_CLIENT_TOOLS``), all, none, or those named."""
@@ -127,7 +131,8 @@ class AgentDefinition(_Closed):
     fallbacks: tuple[Name, ...] = ()
     """Models asked in turn when the one before fails before it said anything."""
     tools: tuple[str, ...] = ()
-    """Built-in names, or import paths of Python functions (``package.module:function``)."""
+    """Built-in names, import paths of Python functions (``package.module:function``), and tools of MCP servers
+    (``mcp:server/tool``, or ``mcp:server`` for all of them)."""
     handoffs: tuple[HandoffDefinition, ...] = ()
     client_tools: ClientTools | None = None
     """Overrides the team's."""
@@ -154,11 +159,48 @@ class TeamDefinition(_Closed):
     """Agents whose work its turns are made of, one after the other; told as progress."""
 
 
+class _McpServer(_Closed):
+    """What is the same for every MCP server, however it is reached."""
+
+    tools: tuple[ToolName, ...] | None = None
+    """The tools that agents may have, by their names at the server; all of them when unset."""
+    without_effects: tuple[ToolName, ...] | None = None
+    """Those that change nothing; when unset, those of which the server said so when it was pinned."""
+    connect_timeout: Annotated[Real, Field(gt=0, le=300)] = 30.0
+    """Seconds until the server has to have told its tools."""
+    call_timeout: Annotated[Real, Field(gt=0, le=3600)] | None = None
+    """Seconds for one call; the agent's ``tool_call_timeout`` holds too."""
+    max_answer_bytes: Annotated[Whole, Field(ge=1024, le=16 * 1024 * 1024)] = 1024 * 1024
+    """How long one message of the server may be."""
+
+
+class StdioServer(_McpServer):
+    """An MCP server that is a program: started by this one, spoken to over its standard input and output."""
+
+    command: Annotated[str, StringConstraints(min_length=1)]
+    args: tuple[SecretStr, ...] = ()
+    env: dict[str, SecretStr] = {}
+    """Added to the few variables that it is given anyway."""
+    cwd: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """Relative to the folder of the team files, which is also where it runs when this is unset."""
+
+
+class HttpServer(_McpServer):
+    """An MCP server that is asked over streamable HTTP."""
+
+    url: SecretStr
+    headers: dict[str, SecretStr] = {}
+
+
+McpServerDefinition = StdioServer | HttpServer
+
+
 class TeamsFile(_Closed):
     """A whole team file; a folder's files are merged into one."""
 
     models: dict[Name, ModelDefinition] = {}
     teams: dict[Name, TeamDefinition] = {}
+    mcp_servers: dict[ServerName, McpServerDefinition] = {}
 
 
 def snake_case(name: str) -> str:

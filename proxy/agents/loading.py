@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,13 @@ from proxy.agents.teamfile.description import counted, described
 from proxy.agents.teamfile.mistakes import Mistakes, Place
 from proxy.agents.teamfile.references import ImportTool, Surroundings, check_references
 from proxy.agents.teamfile.schema import SECTIONS, check_sections, is_free, mapping, validated
+from proxy.agents.teamfile.servers import SECTION, expanded, server_setup, usable_pins
 from proxy.agents.teamfile.source import Source, read_source
 from proxy.errors import ConfigurationError, TeamFileError
 from proxy.settings import Settings
 from proxy.tools.functions import function_tool, load_function
+from proxy.tools.mcp.lock import FILE_NAME, Pins, read_lock
+from proxy.tools.mcp.setup import ServerSetup
 from proxy.tools.port import Tool
 from proxy.tools.threads import ToolThreads
 
@@ -47,12 +50,16 @@ class LoadedTeams:
     """What team files say, with every name resolved.
 
     ``definitions`` always has a model named ``default``. ``tools`` holds the imported functions by their paths;
-    built-in names are not among them. ``notices`` are lines about what is no mistake but hardly meant.
+    built-in names are not among them. ``notices`` are lines about what is no mistake but hardly meant. ``servers`` are
+    the MCP servers, ``pins`` their tools that agents may have, as they were accepted; an agent's list names each of
+    its own (``mcp:server/tool``).
     """
 
     definitions: TeamsFile
     tools: Mapping[str, Tool]
     notices: tuple[str, ...]
+    servers: tuple[ServerSetup, ...] = ()
+    pins: Pins = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +95,15 @@ def load_teams(
     known_tools: Collection[str],
     import_tool: ImportTool,
     check_component: CheckComponent | None = None,
+    needs_pins: bool = True,
 ) -> LoadedTeams:
     """Load a team file, the files of a folder (``*.yaml``, ``*.yml``) as one, or the bundled teams for None.
 
     ``known_tools`` are the names of built-in tools. ``import_tool`` is called once for each function path, with the
     folder of the team files, and ``check_component`` for each AutoGen component; both raise ``ConfigurationError`` for
     one that cannot be used. ``default`` is the model named ``default`` where the files define none, and lends its key
-    to models with the same address.
+    to models with the same address. Tools of MCP servers have to be in the lock file beside the team files, unless
+    ``needs_pins`` is false, as when that is still to be written; nothing is asked of a server here.
 
     Raises:
         TeamFileError: With a line for every mistake.
@@ -103,7 +112,8 @@ def load_teams(
     mistakes = Mistakes()
     source = _read(path, environment, mistakes)
     around = _surroundings(source, path, known_tools, import_tool)
-    loaded = _resolve(source, around, default, check_component)
+    around.pins = _pinned(source, around.folder) if needs_pins else None
+    loaded = _resolve(source, around, default, check_component, environment)
     if mistakes:
         raise TeamFileError(mistakes.lines())
     return loaded
@@ -123,10 +133,17 @@ def check_teams(
     mistakes = Mistakes()
     source = _read(path, environment, mistakes)
     around = _surroundings(source, path, known_tools, import_tool)
-    loaded = _resolve(source, around, default, check_component)
+    around.pins = _pinned(source, around.folder)
+    loaded = _resolve(source, around, default, check_component, environment)
     if mistakes:
         return Report(tuple(mistakes.lines()), (), (counted(source),))
-    return Report((), loaded.notices, (counted(source), *described(loaded.definitions)))
+    return Report((), loaded.notices, (counted(source), *described(loaded.definitions, loaded.pins)))
+
+
+def team_folder(path: Path | None) -> Path:
+    """Return the folder of the team files: modules, programs of MCP servers and the lock file are there."""
+    path = path or BUNDLED
+    return path if os.path.isdir(path) else path.parent
 
 
 # --- reading -------------------------------------------------------------------------------------------------
@@ -174,15 +191,29 @@ def _surroundings(
 ) -> Surroundings:
     models = sorted({DEFAULT_MODEL, *mapping(source.value(("models",)))})
     return Surroundings(
-        folder=path if os.path.isdir(path) else path.parent,
+        folder=team_folder(path),
         models=models if source.is_whole else None,
         known_tools=sorted(known_tools),
         import_tool=import_tool,
     )
 
 
+def _pinned(source: Source, folder: Path) -> Pins | None:
+    if not mapping(source.value((SECTION,))):
+        return {}
+    try:
+        return read_lock(folder)
+    except ConfigurationError as error:
+        source.mistakes.add(Place(str(folder / FILE_NAME)), (), error.message)
+        return None
+
+
 def _resolve(
-    source: Source, around: Surroundings, default: ModelDefinition, check_component: CheckComponent | None
+    source: Source,
+    around: Surroundings,
+    default: ModelDefinition,
+    check_component: CheckComponent | None,
+    environment: Mapping[str, str],
 ) -> LoadedTeams:
     definitions = validated(source)
     check_references(source, around)
@@ -194,8 +225,27 @@ def _resolve(
     ):
         source.wrong((), "no team is defined")
     completed = {name: _completed(model, default) for name, model in definitions.models.items()}
-    definitions = TeamsFile(models={DEFAULT_MODEL: default, **completed}, teams=definitions.teams)
-    return LoadedTeams(definitions, around.imported, tuple(_notices(source, definitions)))
+    pins = usable_pins(definitions.mcp_servers, around.pins or {})
+    definitions = TeamsFile(
+        models={DEFAULT_MODEL: default, **completed},
+        teams={name: _with_tools(team, pins) for name, team in definitions.teams.items()},
+        mcp_servers=definitions.mcp_servers,
+    )
+    servers = [
+        server_setup(name, server, around.folder, environment)
+        for name, server in definitions.mcp_servers.items()
+    ]
+    notices = tuple(_notices(source, definitions))
+    return LoadedTeams(definitions, around.imported, notices, tuple(servers), pins)
+
+
+def _with_tools(team: TeamDefinition, pins: Pins) -> TeamDefinition:
+    """Return the team with each tool of an MCP server named by itself."""
+    agents = {
+        name: agent.model_copy(update={"tools": expanded(agent.tools, pins)})
+        for name, agent in team.agents.items()
+    }
+    return team.model_copy(update={"agents": agents})
 
 
 def _check_components(source: Source, definitions: TeamsFile, check: CheckComponent | None) -> None:

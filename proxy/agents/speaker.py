@@ -62,7 +62,7 @@ from proxy.messages import (
 )
 from proxy.tools.calling import CallResult, PreparedCall, run_calls
 from proxy.tools.delegates import handoff_reason, handoff_result
-from proxy.tools.port import Tool, ToolContext
+from proxy.tools.port import Tool, ToolContext, is_offered
 from proxy.turns import Sink, Turn
 from proxy.wire.structured import AnswerForm
 
@@ -160,7 +160,6 @@ class Speaker:
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
-        self._server_specs = tuple(tool.spec for tool in agent.tools.values())
         self._delegate_specs = tuple(delegate.spec for delegate in agent.delegates.values())
         has_tools = bool(agent.tools or agent.delegates)
         self.abilities = agent.model.abilities.without(*(("prediction",) if has_tools else ()))
@@ -302,7 +301,8 @@ class Speaker:
         turn = floor.turn
         client_tools = self._client_tools(floor)
         delegates = self._delegate_specs if floor.handoffs < floor.limits.max_handoffs else ()
-        tools = (*self._server_specs, *delegates, *client_tools)
+        server_tools = [tool.spec for tool in self.agent.tools.values() if is_offered(tool)]
+        tools = (*server_tools, *delegates, *client_tools)
         return ModelRequest(
             messages=messages_for(self.agent.instructions, turn.overlay, turn.context, turn.items),
             tools=tools,

@@ -27,7 +27,10 @@ class ToolContext:
 
 
 class Tool(Protocol):
-    """A tool of the server."""
+    """A tool of the server.
+
+    One that can be withdrawn while the server runs has a property ``is_offered`` besides (see ``is_offered``).
+    """
 
     @property
     def spec(self) -> FunctionTool:
@@ -47,3 +50,8 @@ class Tool(Protocol):
             Exception: Anything else is a defect; the model is told that the tool failed, and nothing more.
         """
         ...
+
+
+def is_offered(tool: Tool) -> bool:
+    """Whether models are told of the tool now."""
+    return getattr(tool, "is_offered", True)

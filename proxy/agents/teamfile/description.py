@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from proxy.agents.definition import AgentDefinition, ComponentModel, DemoModel, ModelDefinition, TeamsFile
+from proxy.agents.definition import (
+    AgentDefinition,
+    ComponentModel,
+    DemoModel,
+    McpServerDefinition,
+    ModelDefinition,
+    StdioServer,
+    TeamsFile,
+)
 from proxy.agents.teamfile.schema import mapping
+from proxy.agents.teamfile.servers import SECTION
 from proxy.agents.teamfile.source import Source
+from proxy.tools.mcp.lock import Pins
 
 
 def counted(source: Source) -> str:
@@ -24,14 +34,18 @@ def counted(source: Source) -> str:
         ("agent", len(agents)),
         ("tool", len(tools)),
         ("model", len({"default", *mapping(source.value(("models",)))})),
+        ("MCP server", len(mapping(source.value((SECTION,))))),
     )
-    return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts)
+    # Most files have no MCP servers, and need not be told so.
+    return ", ".join(_count(count, word) for word, count in counts if count or word != "MCP server")
 
 
-def described(definitions: TeamsFile) -> Iterator[str]:
-    """Yield a line for every model, team and agent."""
+def described(definitions: TeamsFile, pins: Pins) -> Iterator[str]:
+    """Yield a line for every model, MCP server, team and agent."""
     for name, model in definitions.models.items():
         yield f"model {name}: {_model(model)}"
+    for name, server in definitions.mcp_servers.items():
+        yield f"MCP server {name}: {server_place(server)}, {_count(len(pins.get(name, {})), 'pinned tool')}"
     for name, team in definitions.teams.items():
         yield f"team {name}"
         for agent_name, agent in team.agents.items():
@@ -59,6 +73,17 @@ def exposed_models(definitions: TeamsFile) -> list[str]:
         for name, model in definitions.models.items()
         if not isinstance(model, DemoModel) and model.expose
     ]
+
+
+def server_place(server: McpServerDefinition) -> str:
+    """Return where a server is, without anything that may be a secret."""
+    if isinstance(server, StdioServer):
+        return f"runs {server.command}"
+    return f"at {urlsplit(server.url.get_secret_value()).hostname}"
+
+
+def _count(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _model(model: ModelDefinition) -> str:

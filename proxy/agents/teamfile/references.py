@@ -5,7 +5,7 @@ Works on the data as written, not on valid definitions, so that one mistake does
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -13,8 +13,11 @@ from typing import Any
 from proxy.agents.definition import snake_case
 from proxy.agents.teamfile.mistakes import Path, nearest
 from proxy.agents.teamfile.schema import mapping
+from proxy.agents.teamfile.servers import check_tool_lists, tool_names
 from proxy.agents.teamfile.source import Source
 from proxy.errors import ConfigurationError
+from proxy.tools.mcp.lock import Pins
+from proxy.tools.mcp.pins import PREFIX
 from proxy.tools.port import Tool
 
 ImportTool = Callable[[str, FilePath], Tool]
@@ -25,12 +28,16 @@ _LONGEST_TOOL_NAME = 64
 
 @dataclass(slots=True)
 class Surroundings:
-    """What names may refer to besides the files themselves; ``models`` is None when not all of them could be read."""
+    """What names may refer to besides the files themselves.
+
+    ``models`` is None when not all of them could be read, ``pins`` when tools of MCP servers are still to be pinned.
+    """
 
     folder: FilePath
     models: Collection[str] | None
     known_tools: Collection[str]
     import_tool: ImportTool
+    pins: Pins | None = None
     imported: dict[str, Tool] = field(default_factory=dict)
     """The tools imported so far, by path."""
     refused: dict[str, str] = field(default_factory=dict)
@@ -46,6 +53,8 @@ def check_references(source: Source, around: Surroundings) -> None:
         _check_team(source, path, mapping(team), around)
         for agent in mapping(mapping(team).get("agents")):
             _check_address(source, (*path, "agents", agent), addresses)
+    if around.pins is not None:
+        check_tool_lists(source, around.pins)
     for name, model in mapping(source.value(("models",))).items():
         if mapping(model).get("expose") is True and name in teams:
             what = "is exposed, and a team has the same name; callers could not tell them apart"
@@ -93,8 +102,7 @@ def _check_agent(
         _check_models(source, path, agent, around.models)
     taken: dict[str, str] = {}
     for place, tool in _texts(agent.get("tools"), (*path, "tools")):
-        name = _check_tool(source, place, tool, around)
-        if name is not None:
+        for name in _check_tool(source, place, tool, around):
             _take(source, place, name, f"tools[{place[-1]}]", taken)
     for index, handoff in enumerate(_list(agent.get("handoffs"))):
         place = (*path, "handoffs", index)
@@ -131,19 +139,22 @@ def _check_name(source: Source, path: Path, kind: str, right: Collection[str]) -
         source.wrong(path, f"unknown {kind} {source.shown(path, value)}", wrong=value, right=right)
 
 
-def _check_tool(source: Source, path: Path, tool: str, around: Surroundings) -> str | None:
-    """Return the name under which the model will see the tool; None when the tool is not known."""
+def _check_tool(source: Source, path: Path, tool: str, around: Surroundings) -> Sequence[str]:
+    """Return the names under which the model will see what a list names; none when it is not known."""
     if tool in around.known_tools:
-        return tool
+        return (tool,)
+    if tool.startswith(PREFIX):
+        # In a file that could not be read there may be further servers.
+        return tool_names(source, path, tool, around.pins) if around.models is not None else ()
     if ":" not in tool:
         what = f"unknown tool {source.shown(path, tool)}"
         if nearest(tool, tuple(around.known_tools)) is None:
             what += "; a function of your own is written package.module:function"
         source.wrong(path, what, wrong=tool, right=around.known_tools)
-        return None
+        return ()
     _import(tool, around)
     if tool in around.imported:
-        return around.imported[tool].spec.name
+        return (around.imported[tool].spec.name,)
     # A path out of a variable is told by its variable only.
     reason = (
         "the function that it names cannot be used" if path in source.substituted else around.refused[tool]
@@ -151,7 +162,7 @@ def _check_tool(source: Source, path: Path, tool: str, around: Surroundings) -> 
     module = tool.partition(":")[0]
     near = nearest(module, sorted(file.stem for file in around.folder.glob("*.py")))
     source.wrong(path, reason, wrong=module, right=(near,) if near and near != module else ())
-    return None
+    return ()
 
 
 def _import(tool: str, around: Surroundings) -> None:

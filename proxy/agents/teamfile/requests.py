@@ -59,11 +59,16 @@ def check_body(source: Source, path: Path) -> None:
 def check_connection(source: Source, path: Path) -> None:
     """Check that address, key and headers of a model can go into a request."""
     url = source.value((*path, "base_url"))
-    if isinstance(url, str) and not _is_address(url):
+    if isinstance(url, str) and url.startswith(("http://", "https://")) and not is_address(url):
         source.wrong((*path, "base_url"), "is not the URL of a server")
     key = source.value((*path, "api_key"))
     if isinstance(key, str) and not _is_header_value(key):
         source.wrong((*path, "api_key"), "holds a line break or a character that no HTTP header can carry")
+    check_headers(source, path)
+
+
+def check_headers(source: Source, path: Path) -> None:
+    """Check that headers can go into a request."""
     headers = source.value((*path, "headers"))
     for name, value in headers.items() if isinstance(headers, dict) else ():
         place = (*path, "headers", name)
@@ -85,9 +90,8 @@ def _in_words(wanted: Any) -> str:
     return " or ".join(_WORDS[get_origin(kind) or kind] for kind in get_args(wanted) if kind is not NoneType)
 
 
-def _is_address(url: str) -> bool:
-    if not url.startswith(("http://", "https://")):
-        return True  # the schema tells
+def is_address(url: str) -> bool:
+    """Whether a URL names a server."""
     try:
         parts = urlsplit(url)
         return bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url

@@ -13,22 +13,28 @@ from proxy.agents.definition import (
     ComponentModel,
     DemoModel,
     HandoffDefinition,
+    HttpServer,
     Limits,
+    McpServerDefinition,
     ModelDefinition,
     Name,
     OpenAIModel,
     Price,
+    ServerName,
+    StdioServer,
     TeamDefinition,
     TeamsFile,
 )
 from proxy.agents.teamfile.mistakes import Path, nearest, quoted
 from proxy.agents.teamfile.requests import check_body, check_connection
+from proxy.agents.teamfile.servers import SECTION, check_server
 from proxy.agents.teamfile.source import Source
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
-SECTIONS = ("models", "teams")
+SECTIONS = ("models", "teams", SECTION)
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
+_SERVER_NAME: TypeAdapter[str] = TypeAdapter(ServerName)
 _OWNERS: tuple[tuple[type[BaseModel], str], ...] = (
     (TeamDefinition, "a team"),
     (AgentDefinition, "an agent"),
@@ -37,6 +43,8 @@ _OWNERS: tuple[tuple[type[BaseModel], str], ...] = (
     (OpenAIModel, "a model with 'model'"),
     (ComponentModel, "a model with 'provider'"),
     (Price, "a model's price"),
+    (StdioServer, "an MCP server with 'command'"),
+    (HttpServer, "an MCP server with 'url'"),
 )
 _WANTED_BY_KEY = {
     "base_url": "wanted a URL that begins with http:// or https://",
@@ -44,6 +52,7 @@ _WANTED_BY_KEY = {
     "tool": "wanted a function name: up to 64 letters, digits, '_' and '-'",
     "client_tools": "wanted 'auto', 'pass', 'ignore', or a list of function names",
 }
+_A_SERVER_NAME = "wanted a name: up to 32 letters, digits, '_' and '-', beginning with a letter or digit"
 _A_NAME = "wanted a name: up to 64 letters, digits, '_', '-' and '.', beginning with a letter or digit"
 
 
@@ -89,7 +98,23 @@ def validated(source: Source) -> TeamsFile:
             teams[name] = team
         for agent in mapping(source.value((*path, "agents"))):
             check_body(source, (*path, "agents", agent, "parameters"))
-    return TeamsFile(models=models, teams=teams)
+    return TeamsFile(models=models, teams=teams, mcp_servers=_valid_servers(source))
+
+
+def _valid_servers(source: Source) -> dict[str, McpServerDefinition]:
+    servers: dict[str, McpServerDefinition] = {}
+    for name, value in mapping(source.value((SECTION,))).items():
+        path: Path = (SECTION, name)
+        if isinstance(value, dict) and not value.keys() & {"command", "url"}:
+            source.wrong(path, "'command' or 'url' is missing", at_key=True)
+        is_http = "url" in mapping(value) and "command" not in mapping(value)
+        server: McpServerDefinition | None = (
+            _valid(source, path, HttpServer) if is_http else _valid(source, path, StdioServer)
+        )
+        if _is_name(source, path, _SERVER_NAME, _A_SERVER_NAME) and server is not None:
+            servers[name] = server
+        check_server(source, path)
+    return servers
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -113,11 +138,11 @@ def _valid(source: Source, path: Path, schema: type[Schema]) -> Schema | None:
         return None
 
 
-def _is_name(source: Source, path: Path) -> bool:
+def _is_name(source: Source, path: Path, form: TypeAdapter[str] = _NAME, wanted: str = _A_NAME) -> bool:
     try:
-        _NAME.validate_python(path[-1])
+        form.validate_python(path[-1])
     except ValidationError:
-        source.wrong(path, _A_NAME, at_key=True)
+        source.wrong(path, wanted, at_key=True)
         return False
     return True
 

@@ -1,0 +1,61 @@
+"""Whether arguments are what a tool's schema asks for, told so that a model can mend its call.
+
+The schema was written by the server. The validator fetches nothing that it refers to, and gives up on patterns that
+take too long; a schema that is none is left for the server to enforce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any, NoReturn
+
+import jsonschema_rs
+
+from proxy.errors import ToolError
+
+_BACKTRACKS = 10_000
+_MAX_PROBLEMS = 5
+_MAX_PROBLEM_LENGTH = 300
+
+
+class ArgumentForm:
+    """The schema of a tool's arguments."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        try:
+            self._validator: Any = jsonschema_rs.validator_for(
+                dict(schema),
+                retriever=_fetch_nothing,
+                pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=_BACKTRACKS),
+            )
+        except ValueError:
+            self._validator = None
+
+    def check(self, arguments: Mapping[str, object]) -> None:
+        """Check the arguments of a call.
+
+        Raises:
+            ToolError: With a sentence for each of the first problems.
+        """
+        if self._validator is None:
+            return
+        try:
+            problems = [
+                _told(error.instance_path, error.message)
+                for error in islice(self._validator.iter_errors(arguments), _MAX_PROBLEMS)
+            ]
+        except ValueError:  # a pattern that takes too long
+            return
+        if problems:
+            raise ToolError("; ".join(problems))
+
+
+def _told(path: Iterable[str | int], message: str) -> str:
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+    short = message if len(message) <= _MAX_PROBLEM_LENGTH else f"{message[:_MAX_PROBLEM_LENGTH]}…"
+    return f"argument '{place[:100]}': {short}" if place else f"the arguments are wrong: {short}"
+
+
+def _fetch_nothing(uri: str) -> NoReturn:
+    raise ValueError("schemas are not fetched")
