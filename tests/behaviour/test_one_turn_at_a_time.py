@@ -14,6 +14,7 @@ from openai.types.chat import ChatCompletionChunk
 from tests.behaviour.asking import HIDDEN, Caller, agent_of, assistant, shape_of, sold, user
 from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
 from tests.serving import Served, serve
+from tests.waiting import until
 
 CHAT = {"X-Conversation-Id": "chat-1"}
 HELLO = [user("Hello")]
@@ -64,12 +65,6 @@ def words(body: str) -> str:
 def seen_last(body: str) -> str:
     """The id of the last frame that has one."""
     return [f.split("\n")[0].removeprefix("id: ") for f in frames(body) if f.startswith("id: ")][-1]
-
-
-async def until(condition: Any, within: float = 5.0) -> None:
-    async with asyncio.timeout(within):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 # --- one turn at a time ---

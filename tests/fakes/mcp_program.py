@@ -77,7 +77,7 @@ def big_id_last(number: Any, arguments: Any) -> None:
 
 
 def junk(number: Any, arguments: Any) -> None:
-    write('{"jsonrpc":"2.0","id":%d,"result":{"content":[{]' % number)
+    write(f'{{"jsonrpc":"2.0","id":{number},"result":{{"content":[{{]')
 
 
 def ask_back(number: Any, arguments: Any) -> None:

@@ -88,6 +88,14 @@ def test_a_path_that_leads_nowhere_is_a_mistake(tmp_path: Path) -> None:
         pytest.param("models: {m: {provider: '${KEY}', config: '${KEY}'}}", id="provider"),
         pytest.param("models: {m: '${KEY}'}", id="model"),
         pytest.param("models: {m: {demo: '${KEY}'}}", id="demo"),
+        pytest.param("mcp_servers: {m: {url: '${KEY}', headers: {A: ['${KEY}']}}}", id="mcp-address"),
+        pytest.param(
+            "mcp_servers: {m: {command: x, args: [['${KEY}']], env: {A: {b: '${KEY}'}}}}", id="mcp-program"
+        ),
+        pytest.param(
+            "mcp_servers: {m: {command: ['${KEY}'], tools: '${KEY}', cwd: {a: '${KEY}'}}}", id="mcp-lists"
+        ),
+        pytest.param("        tools: ['mcp:${KEY}', 'mcp:${KEY}/${KEY}']", id="mcp-tool"),
         pytest.param("x-a: !${KEY} b", id="tag"),
         pytest.param("x-a: !hunter2! b", id="literal-tag"),
         pytest.param("x-a: !hunter2!x b", id="literal-tag-handle"),

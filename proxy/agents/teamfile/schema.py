@@ -107,6 +107,7 @@ def _valid_servers(source: Source) -> dict[str, McpServerDefinition]:
         path: Path = (SECTION, name)
         if isinstance(value, dict) and not value.keys() & {"command", "url"}:
             source.wrong(path, "'command' or 'url' is missing", at_key=True)
+            continue
         is_http = "url" in mapping(value) and "command" not in mapping(value)
         server: McpServerDefinition | None = (
             _valid(source, path, HttpServer) if is_http else _valid(source, path, StdioServer)

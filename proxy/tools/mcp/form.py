@@ -17,6 +17,12 @@ from proxy.errors import ToolError
 _BACKTRACKS = 10_000
 _MAX_PROBLEMS = 5
 _MAX_PROBLEM_LENGTH = 300
+_NO_PROBLEMS = (
+    jsonschema_rs.ValidationErrorKind.BacktrackLimitExceeded,
+    jsonschema_rs.ValidationErrorKind.RegexEngineFailure,
+    jsonschema_rs.ValidationErrorKind.Referencing,
+)
+"""What says that the schema could not be applied, and nothing of the arguments."""
 
 
 class ArgumentForm:
@@ -44,8 +50,9 @@ class ArgumentForm:
             problems = [
                 _told(error.instance_path, error.message)
                 for error in islice(self._validator.iter_errors(arguments), _MAX_PROBLEMS)
+                if not isinstance(error.kind, _NO_PROBLEMS)
             ]
-        except ValueError:  # a pattern that takes too long
+        except ValueError:  # numbers that it cannot hold
             return
         if problems:
             raise ToolError("; ".join(problems))

@@ -79,14 +79,9 @@ def write_lock(folder: Path, pins: Pins) -> Path:
         text = json.dumps({"version": _VERSION, "servers": servers}, indent=2, ensure_ascii=False)
         written.write_text(f"{text}\n", encoding="utf-8")
         os.replace(written, path)
-    except (OSError, UnicodeEncodeError) as error:
+    except OSError as error:
         written.unlink(missing_ok=True)
-        reason = (
-            error.strerror
-            if isinstance(error, OSError)
-            else "a tool is described in what is not Unicode text"
-        )
-        raise ConfigurationError(f"{path}: cannot be written: {reason}") from None
+        raise ConfigurationError(f"{path}: cannot be written: {error.strerror or 'unknown reason'}") from None
     return path
 
 

@@ -42,12 +42,12 @@ from proxy.tools.mcp.failures import (
 from proxy.tools.mcp.http import http_streams
 from proxy.tools.mcp.pins import Pin
 from proxy.tools.mcp.setup import Program, ServerSetup
-from proxy.tools.mcp.stdio import STOP_GRACE, Child, stdio_streams
+from proxy.tools.mcp.stdio import Child, stdio_streams
 
-CLOSE_SECONDS = 2 * STOP_GRACE + 1.0
-"""Within so many seconds a session is closed, whatever its server does."""
 MAX_UNANSWERED = 3
 """After so many calls in a row that nobody wanted to wait for any longer, the server is taken to hang."""
+MAX_LEFT = 50
+"""After so many of them in all there is a new session: over HTTP, each may hold a connection until it is answered."""
 
 _MAX_PAGES = 50
 _MAX_TOOLS = 1000
@@ -78,6 +78,7 @@ class Session:
         self._end = asyncio.Event()
         self._calls: set[asyncio.Task[Any]] = set()
         self._unanswered = 0
+        self._left = 0
         self._is_doubtful = False
         self._news = asyncio.Event()
         self.tools: Sequence[Pin] = ()
@@ -145,9 +146,9 @@ class Session:
             self._end.set()
 
     async def close(self) -> None:
-        """End it, and what is under way over it; within ``CLOSE_SECONDS``."""
+        """End it, and what is under way over it, within a few seconds whatever its server does."""
         self._end.set()
-        await asyncio.wait((self._host,), timeout=CLOSE_SECONDS)
+        await asyncio.wait((self._host,), timeout=2 * self._setup.stop_seconds + 2)
         if not self._host.done():
             self._host.cancel()
             await asyncio.wait((self._host,), timeout=1)
@@ -192,10 +193,16 @@ class Session:
         self._end.set()
 
     def _streams(self) -> AbstractAsyncContextManager[Any]:
-        reach, most = self._setup.reach, self._setup.max_answer_bytes
-        if isinstance(reach, Program):
-            return stdio_streams(reach, max_bytes=most, on_child=self._meet, on_end=self._end.set)
-        return http_streams(reach, connect_seconds=self._setup.connect_seconds, max_bytes=most)
+        setup, most = self._setup, self._setup.max_answer_bytes
+        if isinstance(setup.reach, Program):
+            return stdio_streams(
+                setup.reach,
+                max_bytes=most,
+                grace=setup.stop_seconds,
+                on_child=self._meet,
+                on_end=self._end.set,
+            )
+        return http_streams(setup.reach, connect_seconds=setup.connect_seconds, max_bytes=most)
 
     def _meet(self, child: Child) -> None:
         self._child = child
@@ -295,8 +302,11 @@ class Session:
 
     def _leave_unanswered(self) -> None:
         self._unanswered += 1
+        self._left += 1
         if self._unanswered >= MAX_UNANSWERED:
             self._end.set()
+        elif self._left >= MAX_LEFT:
+            self.retire()
 
 
 def _pin(tool: Tool) -> Pin:

@@ -46,6 +46,8 @@ class ServerSetup:
     connect_seconds: float = 30.0
     call_seconds: float | None = None
     max_answer_bytes: int = 1024 * 1024
+    stop_seconds: float = 2.0
+    """What a program is given to end when its input is closed; after SIGTERM it is given half of it."""
 
 
 def child_environment(ours: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:

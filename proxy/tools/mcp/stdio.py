@@ -22,9 +22,6 @@ from proxy.tools.mcp.failures import OURS, TOO_MUCH, UNREADABLE
 from proxy.tools.mcp.lines import Lines, LongLine, answered_request
 from proxy.tools.mcp.setup import Program
 
-STOP_GRACE = 2.0
-"""Seconds that a program has to end when its input is closed; and after SIGTERM half of that, before SIGKILL."""
-
 _FLUSH = 0.5
 _POLL = 0.01
 _CHUNK = 64 * 1024
@@ -78,17 +75,19 @@ class Child:
         """The end of what it wrote to its standard error."""
         return self._words.decode(errors="replace").strip()
 
-    async def stop(self) -> None:
-        """End it: by closing its input, then by SIGTERM, then by SIGKILL; the last two to all of its group."""
+    async def stop(self, grace: float) -> None:
+        """End it: by closing its input, after ``grace`` seconds by SIGTERM, after half as many more by SIGKILL.
+
+        Signals go to it and to what it started itself.
+        """
         with suppress(OSError):
             self.stdin.close()
-        if not await self._ends_within(STOP_GRACE):
+        if not await self._ends_within(grace):
             self._signal(signal.SIGTERM)
-            if not await self._ends_within(STOP_GRACE / 2):
-                self._signal(_KILL)
-                await self._ends_within(STOP_GRACE / 2)
-        # What it started itself ends with it.
+            await self._ends_within(grace / 2)
+        # Also when it has ended: what it started itself ends with it.
         self._signal(_KILL)
+        await self._ends_within(1)
         await asyncio.wait((self._listening,), timeout=_FLUSH)
         self._transport.close()
         self._listening.cancel()
@@ -122,12 +121,17 @@ _KILL = signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM
 
 @asynccontextmanager
 async def stdio_streams(
-    program: Program, *, max_bytes: int, on_child: Callable[[Child], None], on_end: Callable[[], None]
+    program: Program,
+    *,
+    max_bytes: int,
+    grace: float,
+    on_child: Callable[[Child], None],
+    on_end: Callable[[], None],
 ) -> AsyncGenerator[_Streams]:
     """Give the streams of a session with a program, which runs as long as the block does.
 
-    ``on_end`` is called when it says nothing more, or nothing that can be followed. A message that is longer than
-    ``max_bytes`` makes an error of the call that it answers.
+    It has ``grace`` seconds to end by itself. ``on_end`` is called when it says nothing more, or nothing that can be
+    followed. A message that is longer than ``max_bytes`` makes an error of the call that it answers.
 
     Raises:
         OSError: The program cannot be started.
@@ -145,7 +149,7 @@ async def stdio_streams(
         incoming.close()
         outgoing.close()
         await asyncio.wait((writing,), timeout=_FLUSH)
-        await child.stop()
+        await child.stop(grace)
         for task in (reading, writing):
             task.cancel()
         await asyncio.wait((reading, writing))

@@ -1,0 +1,13 @@
+"""Waiting for what happens elsewhere, where nothing tells of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+async def until(condition: Callable[[], object], within: float = 5.0) -> None:
+    """Look again and again until the condition holds; fail after ``within`` seconds."""
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.01)
