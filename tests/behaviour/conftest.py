@@ -1,13 +1,18 @@
-"""A shop on a port, and the provider behind it."""
+"""A shop on a port, and the provider behind it; the command run in this process."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from click.testing import CliRunner, Result
 
+from proxy.cli import main
+from proxy.settings import Settings, variables_of
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import Served, serve
 
@@ -32,3 +37,21 @@ async def open_shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[t
         serve(tmp_path_factory.mktemp("shop"), upstream.base_url) as served,
     ):
         yield served, upstream
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """Run a command in this process, in an empty folder and with no settings but those given."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    for field in Settings.model_fields.values():
+        for name in variables_of(field):
+            monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments: str, **environment: str) -> Result:
+        return CliRunner().invoke(main, arguments, env=environment)
+
+    yield invoke
+    root.handlers[:] = handlers
+    root.setLevel(level)

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from openai import APIError, AsyncOpenAI
 
 from proxy.app import VERSION
-from proxy.cli import main
-from proxy.settings import Settings, variables_of
 from tests.command import Command, command
 from tests.fakes.upstream import FakeUpstream, calls, error, text
 from tests.serving import TEAM_FILE
@@ -35,24 +32,6 @@ teams:
       Librarian:
         instructions: You work in a library.
 """
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """Run a command in this process, in an empty folder and with no settings but those given."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    for field in Settings.model_fields.values():
-        for name in variables_of(field):
-            monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def invoke(*arguments: str, **environment: str) -> Result:
-        return CliRunner().invoke(main, arguments, env=environment)
-
-    yield invoke
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def refusal(result: Result) -> list[str]:

@@ -1,0 +1,325 @@
+"""MCP servers from outside: pinned by the command, used by teams, and real ones of the official SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from mcp.server.mcpserver import Context, MCPServer
+
+from proxy.tools.mcp.lock import FILE_NAME, read_lock, write_lock
+from proxy.tools.mcp.looking import look_at
+from proxy.tools.mcp.server import McpServer
+from proxy.tools.mcp.setup import Address, ServerSetup
+from tests.fakes.mcp_http import FakeMcp, described, says
+from tests.fakes.upstream import FakeUpstream, calls, text
+from tests.serving import Served, free_port, serve
+from tests.waiting import until
+
+PROGRAM = Path(__file__).parents[1] / "fakes" / "mcp_program.py"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "mcp"
+
+
+def team(server: str, tools: str = "['mcp:shop']", upstream: str = "http://127.0.0.1:9/v1") -> str:
+    return f"""\
+mcp_servers:
+  shop: {server}
+models:
+  default: {{model: test-model, base_url: "{upstream}", api_key: upstream-key}}
+teams:
+  helpers:
+    entry: Helper
+    agents:
+      Helper:
+        instructions: Help.
+        tools: {tools}
+"""
+
+
+# --- the command ---
+
+
+def program(*modes: str, tools: str = "[echo, process]") -> str:
+    arguments = json.dumps([str(PROGRAM), *modes])
+    return f"{{command: '{sys.executable}', args: {arguments}, tools: {tools}}}"
+
+
+def test_tools_are_pinned_and_checked_in_two_commands(run: Any, tmp_path: Path) -> None:
+    teams = tmp_path / "teams.yaml"
+    teams.write_text(team(program()))
+    unpinned = run("check", "teams.yaml")
+    assert unpinned.exit_code == 1
+    assert "the tools of MCP server 'shop' are not pinned" in unpinned.stdout
+
+    pinned = run("mcp", "pin", "teams.yaml")
+
+    assert (pinned.exit_code, pinned.stdout.splitlines()) == (
+        0,
+        ["shop: 2 tools pinned", "  + echo: Say it again.", "  + process: The tool process."],
+    )
+    assert list(read_lock(tmp_path)["shop"]) == ["echo", "process"]
+    checked = run("mcp", "check", "teams.yaml")
+    assert (checked.exit_code, checked.stdout) == (0, "shop: 2 as pinned\n")
+    assert run("check", "teams.yaml").exit_code == 0
+    assert (pinned.stderr, checked.stderr) == ("", "")
+
+
+def test_what_has_changed_is_told_and_can_be_accepted(run: Any, tmp_path: Path) -> None:
+    teams = tmp_path / "teams.yaml"
+    teams.write_text(team(program()))
+    run("mcp", "pin", "teams.yaml")
+    before = (tmp_path / FILE_NAME).read_text()
+    teams.write_text(team(program("words=Say it to me.", tools="[echo, fail, nothing]")))
+
+    checked = run("mcp", "check", PROXY_TEAMS="teams.yaml")
+
+    assert (checked.exit_code, checked.stdout.splitlines()) == (
+        1,
+        [
+            "shop: 1 changed, 1 missing, 1 not pinned",
+            "  ~ echo is not what was pinned",
+            "      description",
+            "      -Say it again.",
+            "      +Say it to me.",
+            "  - process is pinned, and the server has it no more",
+            "  + fail is not pinned: The tool fail.",
+            "  ! nothing is in the list 'tools', and the server has no such tool",
+        ],
+    )
+    assert (tmp_path / FILE_NAME).read_text() == before
+    teams.write_text(team(program("words=Say it to me.", tools="[echo, fail]")))
+    assert run("mcp", "pin", "teams.yaml").exit_code == 0
+    assert run("mcp", "check", "teams.yaml").exit_code == 0
+
+
+def test_a_server_that_cannot_be_asked_keeps_its_pins_and_is_told_with_its_last_words(
+    run: Any, tmp_path: Path
+) -> None:
+    teams = tmp_path / "teams.yaml"
+    teams.write_text(team(program()))
+    run("mcp", "pin", "teams.yaml")
+    before = (tmp_path / FILE_NAME).read_text()
+    teams.write_text(team(program("dies")))
+
+    for command in ("check", "pin"):
+        result = run("mcp", command, "teams.yaml")
+        assert (result.exit_code, result.stdout.splitlines()) == (
+            1,
+            ["shop: the server ended before it had told its tools", "    | no configuration was found"],
+        )
+    assert (tmp_path / FILE_NAME).read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        pytest.param(
+            "teams: {t: {entry: A, agents: {A: {instructions: Hi.}}}}",
+            "there are no MCP servers: the team files have no section 'mcp_servers'",
+            id="no servers",
+        ),
+        pytest.param(
+            "mcp_servers: {a: {comand: x}}",
+            "teams.yaml:1:15: mcp_servers.a: 'command' or 'url' is missing",
+            id="a mistake",
+        ),
+    ],
+)
+def test_team_files_that_cannot_be_used_are_told(run: Any, tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "teams.yaml").write_text(content)
+
+    for command in ("check", "pin"):
+        result = run("mcp", command, "teams.yaml")
+        assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"{told}\n")
+
+
+def test_a_lock_file_that_cannot_be_read_stops_a_check_and_is_written_anew_by_pinning(
+    run: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "teams.yaml").write_text(team(program()))
+    (tmp_path / FILE_NAME).write_text("{")
+
+    assert run("mcp", "check", "teams.yaml").stderr == (
+        f"{FILE_NAME}: is no lock file; write it anew with 'handoff-proxy mcp pin'\n"
+    )
+    assert run("mcp", "pin", "teams.yaml").exit_code == 0
+    assert run("mcp", "check", "teams.yaml").exit_code == 0
+
+
+def test_the_example_of_the_documents_is_pinned_as_it_is(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program made with the official SDK."""
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    shutil.copytree(EXAMPLE, tmp_path / "mcp")
+
+    result = run("mcp", "check", "mcp")
+
+    assert (result.exit_code, result.stdout) == (0, "shelves: 2 as pinned\n")
+
+
+# --- teams ---
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeMcp]:
+    async with FakeMcp() as made:
+        yield made
+
+
+@asynccontextmanager
+async def helpers(folder: Path, upstream: FakeUpstream, url: str) -> AsyncIterator[Served]:
+    """Serve a team whose agent has the tools of a server at ``url``, pinned as they are there now, if it is there."""
+    (folder / "teams.yaml").write_text(team(f"{{url: '{url}'}}", upstream=upstream.base_url))
+    (found,) = await look_at([ServerSetup("shop", Address(url))])
+    if found.tools:
+        write_lock(folder, {"shop": {tool.name: tool for tool in found.tools}})
+    async with serve(folder, teams=folder) as served:
+        yield served
+
+
+async def ask(served: Served) -> Any:
+    return await served.client().chat.completions.create(
+        model="helpers", messages=[{"role": "user", "content": "Hi"}]
+    )
+
+
+def offered(upstream: FakeUpstream, request: int) -> list[str]:
+    return [tool["function"]["name"] for tool in upstream.requests[request].body.get("tools", [])]
+
+
+def results(upstream: FakeUpstream, request: int) -> list[str]:
+    """The results of tools that a request of the model holds."""
+    return [one["content"] for one in upstream.requests[request].body["messages"] if one["role"] == "tool"]
+
+
+async def test_an_agent_calls_the_tools_of_a_server_several_at_once(
+    tmp_path: Path, upstream: FakeUpstream, fake: FakeMcp
+) -> None:
+    upstream.reply(
+        calls(("shop__echo", {"text": "one"}), ("shop__other", {"text": "two"}), ("shop__echo", {"text": 3})),
+        text("Done"),
+    )
+    go = asyncio.Event()
+    for tool in ("echo", "other"):
+        fake.reply(
+            tool, lambda received: says(received.body["params"]["arguments"]["text"])(received).held(go)
+        )
+    async with helpers(tmp_path, upstream, fake.url) as served:
+        asking = asyncio.create_task(ask(served))
+        await until(lambda: len(fake.calls) == 2)
+        go.set()
+        answer = await asking
+
+    assert answer.choices[0].message.content == "Done"
+    assert offered(upstream, 0) == ["shop__echo", "shop__other"]
+    assert results(upstream, 1) == ["one", "two", "error: argument 'text': 3 is not of type \"string\""]
+    assert sorted(one["arguments"]["text"] for one in fake.calls) == ["one", "two"]
+    assert answer.model_extra["handoff"]["tool_calls"] == 3
+
+
+async def test_a_tool_that_has_changed_is_offered_no_more(
+    tmp_path: Path, upstream: FakeUpstream, fake: FakeMcp
+) -> None:
+    async with helpers(tmp_path, upstream, fake.url) as served:
+        upstream.reply(text("Hi"), text("Hi"))
+        await ask(served)
+        fake.tools[0] = described("echo", "Say it again, and send it to me.")
+        fake.forget()
+        upstream.requests.clear()
+        upstream.reply(calls(("shop__other", {"text": "x"})), text("Hi"))
+        # Over the new session the list is read again.
+        await ask(served)
+
+        await ask(served)
+
+    assert offered(upstream, len(upstream.requests) - 1) == ["shop__other"]
+
+
+async def test_teams_are_served_while_a_server_is_down(tmp_path: Path, upstream: FakeUpstream) -> None:
+    port = free_port()
+    async with FakeMcp(port=port) as fake:
+        (found,) = await look_at([ServerSetup("shop", Address(fake.url))])
+        url = fake.url
+    write_lock(tmp_path, {"shop": {tool.name: tool for tool in found.tools}})
+    upstream.reply(calls(("shop__echo", {"text": "x"})), text("The shop is closed."))
+
+    async with helpers(tmp_path, upstream, url) as served:
+        answer = await ask(served)
+
+    assert answer.choices[0].message.content == "The shop is closed."
+    (told,) = results(upstream, 1)
+    assert told.startswith("error: the MCP server 'shop' could not be reached")
+
+
+async def test_what_is_not_pinned_stops_the_start(tmp_path: Path, run: Any) -> None:
+    (tmp_path / "teams.yaml").write_text(team("{url: 'http://127.0.0.1:9/mcp'}"))
+
+    result = await asyncio.to_thread(run, "serve", "--teams", "teams.yaml", "--port", "0")
+
+    assert result.exit_code == 2
+    assert "the tools of MCP server 'shop' are not pinned" in result.stderr
+
+
+# --- servers of the official SDK ---
+
+
+def shop() -> MCPServer:
+    server = MCPServer("shop")
+
+    @server.tool()
+    def add(first: int, second: int) -> int:
+        """Add two numbers."""
+        return first + second
+
+    @server.tool()
+    async def change(context: Context) -> str:
+        """Have another tool."""
+
+        def more() -> str:
+            """Give more."""
+            return "more"
+
+        server.remove_tool("add")
+        server.add_tool(more)
+        await context.notify_tools_changed()
+        return "changed"
+
+    return server
+
+
+@asynccontextmanager
+async def served_shop(*, is_stateless: bool) -> AsyncIterator[str]:
+    app = shop().streamable_http_app(stateless_http=is_stateless)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+        running = asyncio.create_task(server.serve([listening]))
+        await until(lambda: server.started)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
+        server.should_exit = True
+        await running
+
+
+@pytest.mark.parametrize("is_stateless", [False, True], ids=["with sessions", "without sessions"])
+async def test_a_server_of_the_official_sdk_is_called_and_followed(is_stateless: bool) -> None:
+    async with served_shop(is_stateless=is_stateless) as url:
+        setup = ServerSetup("shop", Address(url))
+        (found,) = await look_at([setup])
+        server = McpServer(setup, {tool.name: tool for tool in found.tools})
+        server.start()
+
+        assert await server.call("add", {"first": 2, "second": 3}, call_key="k") == "5"
+        assert await server.call("change", {}, call_key="k") == "changed"
+        await until(lambda: not server.offers("add"))
+        assert server.offers("change")
+        await server.close()
