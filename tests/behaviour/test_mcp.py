@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -26,7 +25,6 @@ from tests.serving import Served, free_port, serve
 from tests.waiting import until
 
 PROGRAM = Path(__file__).parents[1] / "fakes" / "mcp_program.py"
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "mcp"
 
 
 def team(server: str, tools: str = "['mcp:shop']", upstream: str = "http://127.0.0.1:9/v1") -> str:
@@ -153,18 +151,6 @@ def test_a_lock_file_that_cannot_be_read_stops_a_check_and_is_written_anew_by_pi
     )
     assert run("mcp", "pin", "teams.yaml").exit_code == 0
     assert run("mcp", "check", "teams.yaml").exit_code == 0
-
-
-def test_the_example_of_the_documents_is_pinned_as_it_is(
-    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A program made with the official SDK."""
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
-    shutil.copytree(EXAMPLE, tmp_path / "mcp")
-
-    result = run("mcp", "check", "mcp")
-
-    assert (result.exit_code, result.stdout) == (0, "shelves: 2 as pinned\n")
 
 
 # --- teams ---

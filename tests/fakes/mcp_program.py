@@ -3,7 +3,8 @@
 Run as ``python mcp_program.py [MODE …]``; it speaks the protocol of 2025 over its standard input and output. Its tools
 are named after what they do. Modes: ``silent`` answers nothing, ``dies`` ends with words of complaint, ``banner``
 prints what is no protocol, ``stubborn`` ends neither at the end of its input nor at SIGTERM, ``parent`` has a child
-that holds its output open, ``words=TEXT`` describes the tool ``echo`` with this text.
+that holds its output open, ``strict`` ends when the first that it hears is not ``initialize``, ``words=TEXT`` describes
+the tool ``echo`` with this text.
 """
 
 from __future__ import annotations
@@ -152,7 +153,11 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "parent" in MODES:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    is_first = True
     while (message := receive()) is not None:
+        if "strict" in MODES and is_first and message["method"] != "initialize":
+            sys.exit("expected initialize")
+        is_first = False
         if "silent" not in MODES:
             handle(message)
     while "stubborn" in MODES:

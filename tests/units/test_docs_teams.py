@@ -20,9 +20,11 @@ from proxy.agents.definition import (
     ComponentModel,
     DemoModel,
     HandoffDefinition,
+    HttpServer,
     Limits,
     OpenAIModel,
     Price,
+    StdioServer,
     TeamDefinition,
 )
 from proxy.agents.teamfile.composing import MAX_DEPTH, MAX_NODES
@@ -46,6 +48,8 @@ TABLES = {
     "A team's limits": Limits,
     "An agent": AgentDefinition,
     "A handoff": HandoffDefinition,
+    "An MCP server that is a program": StdioServer,
+    "An MCP server over HTTP": HttpServer,
 }
 
 
@@ -122,7 +126,9 @@ def test_every_key_is_in_its_table_with_its_default(heading: str, schema: type[B
             assert rows[key] == "required"
         elif isinstance(field.default, bool):
             assert rows[key] == f"`{str(field.default).lower()}`"
-        elif isinstance(field.default, int | float):
+        elif isinstance(field.default, int):
+            assert rows[key] == f"{field.default:,}"
+        elif isinstance(field.default, float):
             assert rows[key] == f"{field.default:g}"
 
 

@@ -221,6 +221,13 @@ async def test_what_cannot_be_started_is_told_with_the_programs_last_words(
     assert (found.trouble, found.last_words) == (trouble, last_words)
 
 
+async def test_a_program_that_ends_at_a_question_of_the_newer_protocol_is_asked_as_before() -> None:
+    server = await started("strict")
+
+    assert await call(server, "echo", text="Hi") == "Hi"
+    await server.close()
+
+
 async def test_what_a_program_prints_besides_the_protocol_is_passed_over() -> None:
     (found,) = await look_at([setup("banner")])
 

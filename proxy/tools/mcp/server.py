@@ -121,7 +121,7 @@ class McpServer:
     async def _open(self) -> None:
         if self._session is not None:
             self._session.retire()
-        session = Session(self._setup, on_tools=self._check)
+        session = Session(self._setup, on_tools=lambda tools: self._check(session, tools))
         self._sessions = {other for other in self._sessions if not other.is_over} | {session}
         try:
             await session.open()
@@ -134,14 +134,16 @@ class McpServer:
             )
         else:
             self._session, self._failures, self._trouble = session, 0, ""
-            self._check(session.tools)
+            self._check(session, session.tools)
         finally:
             self._opening = None
 
     # --- pins ---
 
-    def _check(self, tools: Sequence[Pin]) -> None:
+    def _check(self, session: Session, tools: Sequence[Pin]) -> None:
         """Withdraw what is not any more what was pinned, and say so once."""
+        if session is not self._session:
+            return
         found = compared(self._pins, allowed(tools, self._setup.tools))
         self._withdrawn = frozenset(found.names("changed", "missing"))
         if found != self._told:

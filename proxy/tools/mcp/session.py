@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import pydantic
 from mcp import Client, MCPError
-from mcp.client.subscriptions import SubscriptionLost
 from mcp_types import (
     CallToolRequest,
     CallToolRequestParams,
@@ -23,10 +22,8 @@ from mcp_types import (
     Implementation,
     InputRequiredResult,
     RequestParamsMeta,
-    Tool,
     ToolListChangedNotification,
 )
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import TypeAdapter
 
 from proxy.tools.mcp.errors import DOUBTFUL, code_of, reason_for
@@ -40,6 +37,7 @@ from proxy.tools.mcp.failures import (
     SessionOver,
 )
 from proxy.tools.mcp.http import http_streams
+from proxy.tools.mcp.listing import listed, tell_of_changes
 from proxy.tools.mcp.pins import Pin
 from proxy.tools.mcp.setup import Program, ServerSetup
 from proxy.tools.mcp.stdio import Child, stdio_streams
@@ -49,10 +47,7 @@ MAX_UNANSWERED = 3
 MAX_LEFT = 50
 """After so many of them in all there is a new session: over HTTP, each may hold a connection until it is answered."""
 
-_MAX_PAGES = 50
-_MAX_TOOLS = 1000
 _LIST_PAUSE = 1.0
-_LISTEN_PAUSE = 5.0
 _MAX_REASON = 500
 _CLIENT = Implementation(name="handoff-proxy", version=version("handoff-proxy"))
 # Not the SDK's call_tool: it runs the patterns of the server's own output schema over the server's own output, by
@@ -80,6 +75,8 @@ class Session:
         self._unanswered = 0
         self._left = 0
         self._is_doubtful = False
+        self._is_lost = False
+        self._is_closing = False
         self._news = asyncio.Event()
         self.tools: Sequence[Pin] = ()
 
@@ -91,6 +88,7 @@ class Session:
         """
         done, _ = await asyncio.wait((self._opened,), timeout=self._setup.connect_seconds)
         if not done:
+            self._is_closing = True
             self._end.set()
             self._host.cancel()
             raise OpenFailed(
@@ -147,6 +145,7 @@ class Session:
 
     async def close(self) -> None:
         """End it, and what is under way over it, within a few seconds whatever its server does."""
+        self._is_closing = True
         self._end.set()
         await asyncio.wait((self._host,), timeout=2 * self._setup.stop_seconds + 2)
         if not self._host.done():
@@ -160,34 +159,42 @@ class Session:
     # --- the session's own task ---
 
     async def _live(self) -> None:
+        error = await self._lived("auto")
+        if self._is_lost and not self._opened.done() and not self._is_closing:
+            # Some programs end when the first that they hear is not "initialize".
+            self._end.clear()
+            error = await self._lived("legacy")
+        self._fail(error or CallFailed(OURS[ENDED]))
+
+    async def _lived(self, mode: str) -> BaseException | None:
+        """Live to the end, and return what it was when it came unwanted."""
         try:
-            async with Client(
-                self._streams(),
-                cache=None,
-                client_info=_CLIENT,
-                message_handler=self._hear,
-            ) as client:
-                self._client = client
-                self.tools = await self._listed(client)
-                self._opened.set_result(None)
-                following = asyncio.create_task(self._follow(client), name=f"MCP news {self._setup.name}")
-                try:
-                    await self._end.wait()
-                finally:
-                    following.cancel()
-                    await asyncio.wait((following,))
+            await self._run(mode)
         except asyncio.CancelledError:
             self._fail(CallFailed(OURS[ENDED]))
             raise
         except BaseException as error:  # noqa: BLE001 - the SDK raises groups, of whatever its tasks met
-            self._fail(error)
-        else:
-            self._fail(CallFailed(OURS[ENDED]))
+            return error
+        return None
+
+    async def _run(self, mode: str) -> None:
+        async with Client(
+            self._streams(), mode=mode, cache=None, client_info=_CLIENT, message_handler=self._hear
+        ) as client:
+            self._client = client
+            self.tools = await listed(client)
+            self._opened.set_result(None)
+            following = asyncio.create_task(self._follow(client), name=f"MCP news {self._setup.name}")
+            try:
+                await self._end.wait()
+            finally:
+                following.cancel()
+                await asyncio.wait((following,))
 
     def _fail(self, error: BaseException) -> None:
         """Note the end of the session, for whoever waits for its beginning."""
         if not self._opened.done():
-            reason = "ended before it had told its tools" if self._end.is_set() else reason_for(error)
+            reason = "ended before it had told its tools" if self._is_lost else reason_for(error)
             self._opened.set_exception(OpenFailed(reason, self.last_words))
             self._opened.exception()  # it is no defect if nobody asks for it
         self._end.set()
@@ -200,27 +207,18 @@ class Session:
                 max_bytes=most,
                 grace=setup.stop_seconds,
                 on_child=self._meet,
-                on_end=self._end.set,
+                on_end=self._lose,
             )
         return http_streams(setup.reach, connect_seconds=setup.connect_seconds, max_bytes=most)
+
+    def _lose(self) -> None:
+        self._is_lost = True
+        self._end.set()
 
     def _meet(self, child: Child) -> None:
         self._child = child
 
     # --- which tools there are ---
-
-    async def _listed(self, client: Client) -> Sequence[Pin]:
-        tools: list[Tool] = []
-        cursor: str | None = None
-        for _ in range(_MAX_PAGES):
-            page = await client.list_tools(cursor=cursor)
-            tools += page.tools
-            cursor = page.next_cursor
-            if len(tools) > _MAX_TOOLS:
-                break
-            if not cursor:
-                return [_pin(tool) for tool in tools]
-        raise CallFailed("has more tools than can be read")
 
     async def _hear(self, message: object) -> None:
         if isinstance(message, ToolListChangedNotification):
@@ -228,15 +226,18 @@ class Session:
 
     async def _follow(self, client: Client) -> None:
         """Read the list again whenever it has changed."""
-        listening = asyncio.create_task(self._listen(client), name=f"MCP subscription {self._setup.name}")
+        listening = asyncio.create_task(
+            tell_of_changes(client, self._news.set), name=f"MCP subscription {self._setup.name}"
+        )
         try:
             while True:
                 await self._news.wait()
                 self._news.clear()
                 try:
-                    self.tools = await self._listed(client)
-                except (MCPError, CallFailed, pydantic.ValidationError):
-                    self._is_doubtful = True
+                    async with asyncio.timeout(self._setup.connect_seconds):
+                        self.tools = await listed(client)
+                except (MCPError, CallFailed, TimeoutError, pydantic.ValidationError):
+                    self.retire()
                     return
                 if self._on_tools is not None:
                     self._on_tools(self.tools)
@@ -244,21 +245,6 @@ class Session:
         finally:
             listening.cancel()
             await asyncio.wait((listening,))
-
-    async def _listen(self, client: Client) -> None:
-        """Have a server of the newer protocol tell of changes; of the older, they tell unasked."""
-        tools = client.server_capabilities.tools
-        if client.protocol_version not in MODERN_PROTOCOL_VERSIONS or tools is None or not tools.list_changed:
-            return
-        while True:
-            try:
-                async with client.listen(tools_list_changed=True) as changes:
-                    async for _ in changes:
-                        self._news.set()
-            except (MCPError, SubscriptionLost, TimeoutError):
-                pass
-            await asyncio.sleep(_LISTEN_PAUSE)
-            self._news.set()
 
     # --- calls ---
 
@@ -307,10 +293,3 @@ class Session:
             self._end.set()
         elif self._left >= MAX_LEFT:
             self.retire()
-
-
-def _pin(tool: Tool) -> Pin:
-    hints = tool.annotations
-    return Pin(
-        tool.name, tool.description or "", tool.input_schema, read_only=bool(hints and hints.read_only_hint)
-    )
