@@ -1,7 +1,7 @@
 """The way to a server that is a program: JSON-RPC, a message a line, over its standard input and output.
 
 The SDK has a transport of its own for this. It keeps a line of any length, and copies it with every chunk that is
-added; it hands on the program's standard error; and it gives a program variables that are not ours to give.
+added; and what a program writes to its standard error, it writes to ours.
 """
 
 from __future__ import annotations
