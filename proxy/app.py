@@ -29,7 +29,7 @@ from proxy.errors import ConfigurationError
 from proxy.exchange.event_log import EventLog
 from proxy.exchange.retention import keep_to_retention
 from proxy.exchange.service import Exchange, Policy
-from proxy.routes import conversations, failures, health, models, responses, stored, turns
+from proxy.routes import conversations, failures, health, models, responses, stored, tree, turns
 from proxy.routes.application import Application
 from proxy.routes.browsers import Browsers, Visitors
 from proxy.routes.chat import ChatCompletions, ResumedStream
@@ -173,6 +173,7 @@ def create_app(
     app.include_router(responses.router)
     app.include_router(stored.router)
     app.include_router(conversations.router)
+    app.include_router(tree.router)
     app.include_router(turns.router)
     app.include_router(models.router)
     app.include_router(health.router)

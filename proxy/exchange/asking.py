@@ -12,6 +12,7 @@ from proxy.messages import FunctionTool, Message, Parameters, ToolChoice
 IdSource = Literal["conversation-id", "frontend-header", "metadata"]
 Match = Literal[
     "previous-response",
+    "parent-id",
     "conversation-id",
     "frontend-header",
     "metadata",
@@ -25,6 +26,9 @@ Match = Literal[
 ]
 """Which rule found the conversation and the agent, as told in ``X-Conversation-Match``; ``same-turn`` when there was
 nothing to find, because the turn had begun."""
+ROOT = "root"
+"""In place of a turn's id: no turn."""
+ParentName = Literal["previous_response_id", "X-Parent-Id"]
 DisconnectPolicy = Literal["cancel", "detach"]
 
 
@@ -60,7 +64,9 @@ class Ask:
     is_side: bool = False
     on_disconnect: DisconnectPolicy | None = None
     parent: str | None = None
-    """The public id of the turn to go on from, whatever was said since."""
+    """The public id of the turn to go on from, whatever was said since; ``ROOT`` begins the conversation anew."""
+    parent_name: ParentName = "previous_response_id"
+    """What the caller calls it, for errors."""
     is_addition: bool = False
     """All of the messages are new, answers among them too; nothing that was said before is shown."""
     must_exist: bool = False

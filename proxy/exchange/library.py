@@ -9,15 +9,17 @@ An ``end_user`` narrows a list to what is that person's or nobody's; ``""`` sees
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
 from proxy.exchange.history import Conversation, TurnRecord
-from proxy.messages import ForeignItem, Item, Message
+from proxy.messages import ForeignItem, Item, Message, text_of
 
 Order = Literal["asc", "desc"]
 Entry = TypeVar("Entry")
+TITLE_LENGTH = 80
+"""Characters of what a user wrote first that stand for a title."""
 Rest = Callable[[Message], Message | None]
 """What is left of a message when a part of it is deleted; None when that was all."""
 
@@ -42,6 +44,36 @@ class KeptItem:
     position: int
     item: Item | ForeignItem
     pending: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a list tells of a conversation; ``first_words`` is the beginning of what its user wrote first.
+
+    ``team`` and ``agent`` are those at its head, ``""`` when there is none; ``turns`` counts those that agents worked
+    at, on all branches; ``updated_at`` is when the last of them ended, or began.
+    """
+
+    first_words: str
+    team: str
+    agent: str
+    turns: int
+    updated_at: float
+
+    @classmethod
+    def of(cls, words: str, *, team: str, agent: str, turns: int, updated_at: float) -> Outline:
+        """Return the outline of a conversation whose user began with these words."""
+        line = " ".join(words[:1000].split())
+        first = line if len(line) <= TITLE_LENGTH else f"{line[: TITLE_LENGTH - 1].rstrip()}…"
+        return cls(first, team, agent, turns, updated_at)
+
+
+def is_about(words: str, metadata: Mapping[str, str], said: Iterable[Item]) -> bool:
+    """Whether a conversation holds the words, whatever their case: in its ``title``, or in what a client saw of it."""
+    wanted = words.casefold()
+    return wanted in metadata.get("title", "").casefold() or any(
+        wanted in text_of(item.message).casefold() for item in said if item.visible
+    )
 
 
 class Library(Protocol):
@@ -99,9 +131,27 @@ class Library(Protocol):
         ...
 
     async def list_conversations(
-        self, caller: str, *, after: str | None, limit: int, order: Order, end_user: str = ""
+        self,
+        caller: str,
+        *,
+        after: str | None,
+        limit: int,
+        order: Order,
+        end_user: str = "",
+        search: str = "",
     ) -> Page[Conversation] | None:
-        """Return the caller's conversations, by when they were made; None when there is no ``after``."""
+        """Return the caller's conversations, by when they were made; None when there is no ``after``.
+
+        With ``search``, those that hold these words (``is_about``).
+        """
+        ...
+
+    async def outlines(self, keys: Sequence[int]) -> Mapping[int, Outline]:
+        """Return what lists tell of the conversations with these keys; nothing of those without turns."""
+        ...
+
+    async def tree(self, caller: str, conversation_id: str) -> Sequence[TurnRecord]:
+        """Return all turns of a conversation, on all branches and however they ended, the oldest first."""
         ...
 
     async def update_conversation(

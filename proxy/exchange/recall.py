@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from proxy.errors import ConversationBusy, ConversationNotFound, InvalidRequest
-from proxy.exchange.asking import Ask, Match
+from proxy.exchange.asking import ROOT, Ask, Match
 from proxy.exchange.fingerprints import Transcript, last_answer_of, newest_known, scope_of, words_of
 from proxy.exchange.function_calls import (
     answers,
@@ -21,7 +21,7 @@ from proxy.exchange.function_calls import (
     shown_call,
     waiting_call,
 )
-from proxy.exchange.history import ChainTurn, Conversation, History, Place
+from proxy.exchange.history import ChainTurn, Conversation, History, Place, TurnRecord
 from proxy.exchange.results import answered_in, called_in, check_calls, check_results
 from proxy.messages import (
     AssistantMessage,
@@ -101,6 +101,8 @@ class Recall:
         overlay = [message for message in ask.messages if is_instruction(message)]
         said = [message for message in ask.messages if not is_instruction(message)]
         reader = _Reading(self._history, ask, team, overlay, said)
+        if ask.parent == ROOT:
+            return await reader.from_root()
         if ask.parent is not None:
             return await reader.by_parent(ask.parent)
         if ask.conversation_id is not None:
@@ -134,25 +136,52 @@ class _Reading:
 
     async def by_parent(self, turn_id: str) -> Recalled:
         record = await self._history.turn(self._ask.caller, turn_id)
-        if record is None or not record.is_stored:
-            raise _no_parent(turn_id)
+        if record is None or not record.is_stored or self._is_of_another(record):
+            raise self._no_parent(turn_id)
         if record.status == "running":
             raise ConversationBusy
         chain = await self._history.chain(record.turn) if record.is_history else ()
         if not chain or not self._may_read(chain[-1]):
-            raise _no_parent(turn_id)
+            raise self._no_parent(turn_id)
         answered, pending = answered_in(self._said), chain[-1].pending
         self._check_calls(answered, {*pending, *called_in(self._said)})
         check_results(pending, answered, self._ask.list_name)
-        return self._go_on(record.conversation_id, "previous-response", chain, self._said, shown=())
+        match: Match = "parent-id" if self._ask.parent_name == "X-Parent-Id" else "previous-response"
+        return self._go_on(record.conversation_id, match, chain, self._said, shown=())
+
+    async def from_root(self) -> Recalled:
+        conversation_id = self._ask.conversation_id
+        if conversation_id is not None:
+            known = await self._history.find_conversation(self._ask.caller, conversation_id)
+            self._refuse_anothers(known, conversation_id)
+        return self._begin(conversation_id, "parent-id", None)
+
+    def _is_of_another(self, record: TurnRecord) -> bool:
+        return self._ask.conversation_id not in (None, record.conversation_id)
+
+    def _no_parent(self, turn_id: str) -> InvalidRequest:
+        if self._ask.parent_name == "X-Parent-Id":
+            return InvalidRequest(
+                f"Invalid 'X-Parent-Id': no turn '{turn_id[:64]}' to go on from.",
+                param="X-Parent-Id",
+                code="invalid_value",
+            )
+        return InvalidRequest(
+            f"Previous response with id '{response_id(turn_id)[:128]}' not found.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+
+    def _refuse_anothers(self, known: Conversation | None, conversation_id: str) -> None:
+        if known is not None and known.end_user and self._ask.end_user not in ("", known.end_user):
+            raise ConversationNotFound(conversation_id)
 
     # --- the client named a conversation ---
 
     async def by_id(self, conversation_id: str) -> Recalled | NotOfConversation:
         match: Match = self._ask.id_source
         known = await self._history.find_conversation(self._ask.caller, conversation_id)
-        if known is not None and known.end_user and self._ask.end_user not in ("", known.end_user):
-            raise ConversationNotFound(conversation_id)
+        self._refuse_anothers(known, conversation_id)
         if known is None and self._ask.must_exist:
             raise ConversationNotFound(conversation_id)
         resumed = await self._by_results(conversation_id, known)
@@ -447,14 +476,6 @@ class _Reading:
     @property
     def _adds(self) -> bool:
         return self._ask.is_addition or self._ask.parent is not None
-
-
-def _no_parent(turn_id: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"Previous response with id '{response_id(turn_id)[:128]}' not found.",
-        param="previous_response_id",
-        code="previous_response_not_found",
-    )
 
 
 def _words(message: Message) -> tuple[str, bytes]:

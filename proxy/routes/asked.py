@@ -77,6 +77,11 @@ def on_disconnect(headers: dict[str, str]) -> DisconnectPolicy | None:
             )
 
 
+def parent_id(headers: dict[str, str]) -> str | None:
+    """Return the turn that the messages follow, or ``root``, if the request names one."""
+    return headers.get("x-parent-id", "").strip()[:128] or None
+
+
 def told_events(headers: dict[str, str]) -> EventsMode | None:
     """Return what the answer is to tell beside the answer, if the request says it."""
     match headers.get("x-handoff-events", "").strip().lower():

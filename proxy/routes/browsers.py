@@ -37,6 +37,7 @@ ALLOWED_HEADERS = (
     "x-conversation-id",
     "x-handoff-events",
     "x-on-disconnect",
+    "x-parent-id",
     "x-stainless-arch",
     "x-stainless-async",
     "x-stainless-helper-method",

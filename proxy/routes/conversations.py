@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from proxy.errors import ConversationNotFound, ItemNotFound
 from proxy.exchange.history import Conversation
-from proxy.exchange.library import KeptItem
+from proxy.exchange.library import KeptItem, Outline
 from proxy.messages import Item, OpenCalls
 from proxy.routes.dependencies import CallerDep, Services, ServicesDep
 from proxy.routes.keeping import BodyDep, EndUserDep, conversation_of, json_answer
@@ -28,7 +29,7 @@ from proxy.wire.conversations import (
 )
 from proxy.wire.item_input import decode_items
 from proxy.wire.objects import read_object
-from proxy.wire.queries import HIDDEN_ITEMS, included, list_query, unknown_after
+from proxy.wire.queries import HIDDEN_ITEMS, included, list_query, search_words, unknown_after
 
 router = APIRouter(tags=["conversations"])
 
@@ -52,14 +53,23 @@ async def create(services: ServicesDep, caller: CallerDep, end_user: EndUserDep,
 async def list_conversations(
     request: Request, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """List the caller's conversations, the newest first; the official API has no such list."""
+    """List the caller's conversations, the newest first, or those that hold the words of ``search``.
+
+    The official API has no such list.
+    """
     query = list_query(request.query_params.multi_items(), order="desc")
     page = await services.library.list_conversations(
-        caller, after=query.after, limit=query.limit, order=query.order, end_user=end_user
+        caller,
+        after=query.after,
+        limit=query.limit,
+        order=query.order,
+        end_user=end_user,
+        search=search_words(request.query_params),
     )
     if page is None:
         raise unknown_after(query.after)
-    data = [conversation_body(one.id, one.created_at, one.metadata) for one in page.data]
+    outlines = await services.library.outlines([one.key for one in page.data])
+    data = [_outlined(one, outlines.get(one.key)) for one in page.data]
     return json_answer(list_body(data, has_more=page.has_more))
 
 
@@ -171,6 +181,21 @@ async def delete_item(
     if not is_deleted:
         raise ItemNotFound(item_id)
     return _answer(conversation)
+
+
+def _outlined(known: Conversation, outline: Outline | None) -> dict[str, Any]:
+    """Return a conversation as the list tells it, with what it is about under our own key."""
+    told = outline or Outline("", "", "", 0, known.created_at)
+    return {
+        **conversation_body(known.id, known.created_at, known.metadata),
+        "handoff": {
+            "title": known.metadata.get("title") or told.first_words,
+            "team": told.team or known.team,
+            "agent": told.agent,
+            "turns": told.turns,
+            "updated_at": round(told.updated_at, 3),
+        },
+    }
 
 
 async def _kept(services: Services, caller: str, conversation_id: str) -> Sequence[KeptItem]:

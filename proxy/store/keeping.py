@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import msgspec
@@ -29,6 +30,8 @@ from proxy.messages import ForeignItem, Item
 from proxy.store import rows
 from proxy.store.completions import FORGOTTEN, storable_pairs, visible_to
 from proxy.store.dialects import IS_RUNNING, Insertion, encode_json, insert_into
+from proxy.store.outlines import Outlines, may_be_about
+from proxy.store.statements import statements
 from proxy.store.tables import conversations, foreign_items, indexable, items, pending_calls, turns
 
 Done = Literal["done", "missing", "busy", "moved"]
@@ -74,6 +77,7 @@ class Keeping:
             path.c.key, path.c.id, path.c.pending, foreign_items.c.position, foreign_items.c.body
         ).join(foreign_items, foreign_items.c.turn == path.c.key)
         self._turn_ids = select(path.c.id).order_by(path.c.key)
+        self._outlines = statements(Outlines, dialect)
 
     # --- reading ---
 
@@ -86,6 +90,7 @@ class Keeping:
         limit: int,
         order: Order,
         end_user: str,
+        search: str,
     ) -> Page[Conversation] | None:
         """Return a part of the list; None when no conversation has the id ``after``."""
         query, of = self._of_caller, conversations.c
@@ -96,8 +101,13 @@ class Keeping:
             query = query.where(of.key > row.key if order == "asc" else of.key < row.key)
         if end_user:
             query = query.where(visible_to(of.end_user, end_user))
-        query = query.order_by(of.key if order == "asc" else of.key.desc()).limit(limit + 1)
-        found = connection.execute(query, {"of_caller": caller}).all()
+        query = query.order_by(of.key if order == "asc" else of.key.desc())
+        if search:
+            candidates = connection.execute(query.where(may_be_about(search)), {"of_caller": caller}).all()
+            holding = (row for row in candidates if self._outlines.is_about(connection, row, search))
+            found = list(islice(holding, limit + 1))
+        else:
+            found = list(connection.execute(query.limit(limit + 1), {"of_caller": caller}))
         return Page([rows.to_conversation(row) for row in found[:limit]], has_more=len(found) > limit)
 
     def items(self, connection: Connection, caller: str, conversation_id: str) -> list[KeptItem] | None:

@@ -11,12 +11,13 @@ from sqlalchemy import Connection
 from proxy.errors import ConversationBusy
 from proxy.exchange.fingerprints import fingerprint_behind
 from proxy.exchange.history import ChainTurn, Conversation, TurnRecord
-from proxy.exchange.library import KeptItem, Order, Page, Rest
+from proxy.exchange.library import KeptItem, Order, Outline, Page, Rest
 from proxy.messages import ForeignItem, Item, OpenCalls
 from proxy.store.completions import Completions
 from proxy.store.database import Database
 from proxy.store.following import Following
 from proxy.store.keeping import Addition, Done, Keeping
+from proxy.store.outlines import Outlines
 from proxy.store.reading import Reading
 from proxy.store.retention import Old, Retention, batches
 from proxy.store.statements import statements
@@ -39,6 +40,7 @@ class SqlLibrary:
         self._completions = statements(Completions, database.dialect)
         self._keeping = statements(Keeping, database.dialect)
         self._following = statements(Following, database.dialect)
+        self._outlines = statements(Outlines, database.dialect)
         self._retention = statements(Retention, database.dialect)
 
     # --- stored completions ---
@@ -107,14 +109,29 @@ class SqlLibrary:
         )
 
     async def list_conversations(
-        self, caller: str, *, after: str | None, limit: int, order: Order, end_user: str = ""
+        self,
+        caller: str,
+        *,
+        after: str | None,
+        limit: int,
+        order: Order,
+        end_user: str = "",
+        search: str = "",
     ) -> Page[Conversation] | None:
         """See ``Library``."""
         return await self._database.read(
             lambda on: self._keeping.page(
-                on, caller, after=after, limit=limit, order=order, end_user=end_user
+                on, caller, after=after, limit=limit, order=order, end_user=end_user, search=search
             )
         )
+
+    async def outlines(self, keys: Sequence[int]) -> Mapping[int, Outline]:
+        """See ``Library``."""
+        return await self._database.read(lambda on: self._outlines.outlines(on, keys))
+
+    async def tree(self, caller: str, conversation_id: str) -> Sequence[TurnRecord]:
+        """See ``Library``."""
+        return await self._database.read(lambda on: self._outlines.tree(on, caller, conversation_id))
 
     async def update_conversation(
         self, caller: str, conversation_id: str, metadata: Mapping[str, str]

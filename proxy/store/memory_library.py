@@ -12,8 +12,8 @@ import msgspec
 from proxy.errors import ConversationBusy
 from proxy.exchange.fingerprints import fingerprint_behind
 from proxy.exchange.history import Conversation, NewTurn, TurnEnd, TurnRecord
-from proxy.exchange.library import KeptItem, Order, Page, Rest
-from proxy.messages import ForeignItem, Item, OpenCalls
+from proxy.exchange.library import KeptItem, Order, Outline, Page, Rest, is_about
+from proxy.messages import ForeignItem, Item, OpenCalls, UserMessage, text_of
 from proxy.store.memory import Kept, MemoryHistory, is_told
 
 T = TypeVar("T")
@@ -119,7 +119,14 @@ class MemoryLibrary:
         return self._history.conversations[caller, conversation_id]
 
     async def list_conversations(
-        self, caller: str, *, after: str | None, limit: int, order: Order, end_user: str = ""
+        self,
+        caller: str,
+        *,
+        after: str | None,
+        limit: int,
+        order: Order,
+        end_user: str = "",
+        search: str = "",
     ) -> Page[Conversation] | None:
         """See ``Library``."""
         start = self._history.conversations.get((caller, after)) if after is not None else None
@@ -128,9 +135,44 @@ class MemoryLibrary:
         found = [
             (one.key, one)
             for one in self._history.conversations.values()
-            if one.caller == caller and (not end_user or one.end_user in ("", end_user))
+            if one.caller == caller
+            and (not end_user or one.end_user in ("", end_user))
+            and (not search or is_about(search, one.metadata, self._said(one.key)))
         ]
         return _page(found, start.key if start else None, limit, order)
+
+    async def outlines(self, keys: Sequence[int]) -> Mapping[int, Outline]:
+        """See ``Library``."""
+        found = {}
+        for known in self._history.conversations.values():
+            worked = [record for record in self._records(known.key) if record.was_run]
+            if known.key not in keys or not worked:
+                continue
+            head = self._history.turns[known.head].record if known.head is not None else None
+            words = (
+                text_of(one.message) for one in self._said(known.key) if isinstance(one.message, UserMessage)
+            )
+            found[known.key] = Outline.of(
+                next(words, ""),
+                team=head.team if head else "",
+                agent=head.agent if head else "",
+                turns=len(worked),
+                updated_at=max(record.finished_at or record.created_at for record in worked),
+            )
+        return found
+
+    async def tree(self, caller: str, conversation_id: str) -> Sequence[TurnRecord]:
+        """See ``Library``."""
+        known = self._history.conversations.get((caller, conversation_id))
+        return self._records(known.key) if known is not None else []
+
+    def _records(self, conversation: int) -> list[TurnRecord]:
+        turns = sorted(self._history.turns.items())
+        return [kept.record for _, kept in turns if kept.conversation.key == conversation]
+
+    def _said(self, conversation: int) -> Iterator[Item]:
+        for record in self._records(conversation):
+            yield from (*record.input, *record.items)
 
     async def update_conversation(
         self, caller: str, conversation_id: str, metadata: Mapping[str, str]

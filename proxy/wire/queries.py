@@ -35,6 +35,8 @@ INCLUDABLE = (
 )
 
 MAX_LIMIT = 100
+MAX_SEARCH = 200
+"""Characters."""
 _INTEGER = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?", re.ASCII)
 _DIGITS = 18
 """How many digits of a number are read: enough to see on which side of a bound it is."""
@@ -86,6 +88,23 @@ def is_true(query: Mapping[str, str], name: str, *, default: bool = False) -> bo
                 param=name,
                 code="invalid_type",
             )
+
+
+def search_words(query: Mapping[str, str]) -> str:
+    """Return the words that are looked for, ``""`` for none.
+
+    Raises:
+        InvalidRequest: They are too long.
+    """
+    words = query.get("search", "").strip()
+    if len(words) > MAX_SEARCH:
+        raise InvalidRequest(
+            f"Invalid 'search': string too long. Expected a string with maximum length {MAX_SEARCH}, "
+            f"but got a string with length {len(words)} instead.",
+            param="search",
+            code="string_above_max_length",
+        )
+    return words
 
 
 def unknown_after(after: str | None) -> InvalidRequest:

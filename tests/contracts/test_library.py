@@ -12,7 +12,7 @@ import pytest
 from proxy.errors import ConversationBusy
 from proxy.exchange.fingerprints import Transcript, scope_of
 from proxy.exchange.history import Begun, History
-from proxy.exchange.library import KeptItem, Library
+from proxy.exchange.library import KeptItem, Library, Outline
 from proxy.messages import (
     AssistantMessage,
     ForeignItem,
@@ -269,6 +269,65 @@ async def test_conversations_are_listed_in_the_order_they_were_made(store: Store
     assert await names(after="a", order="desc") == (["c"], False)
     assert await names(end_user="erin") == (["c", "b"], False)
     assert await names(after="d") is None
+
+
+async def test_conversations_are_found_by_what_was_said_in_them_and_by_their_titles(store: Store) -> None:
+    rockets, skates = Item(UserMessage('Sell me "Röckets", 100% red')), Item(UserMessage("And skates?"))
+    hidden = Item(ToolMessage("c1", "a secret rebate"), "sales", visible=False)
+    await store.turn("a", input=[rockets], end={"items": [hidden, ANSWER]})
+    await store.turn("b", input=[skates])
+    await store.library.update_conversation("alice", "b", {"title": "Winter sports", "other": "a secret"})
+
+    async def found(search: str, **given: Any) -> list[str]:
+        page = await store.library.list_conversations(
+            "alice", **{"after": None, "limit": 10, "order": "asc", "search": search, **given}
+        )
+        assert page is not None
+        return [one.id for one in page.data]
+
+    assert await found('"röckets", 100% RED') == ["a"]
+    assert await found("winter") == ["b"]
+    assert await found("hello") == ["a", "b"]
+    assert await found("hello", limit=1, order="desc") == ["b"]
+    assert await found("content") == []
+    assert await found("secret") == []
+    assert await found("_ello") == []
+
+
+async def test_an_outline_tells_what_a_conversation_is_about(store: Store) -> None:
+    long = Item(UserMessage("A  rocket\n" * 20))
+    await store.turn("a", input=[long])
+    await store.turn("a", end={"status": "failed", "is_history": False, "items": [], "finished_at": 120.0})
+    await store.library.create_conversation("alice", "empty", metadata={}, items=[], now=1.0)
+    keys = {}
+    for name in ("a", "empty"):
+        known = await store.history.find_conversation("alice", name)
+        assert known is not None
+        keys[name] = known.key
+
+    told = await store.library.outlines(list(keys.values()))
+
+    words = "A rocket " * 9
+    assert told == {keys["a"]: Outline(f"{words[:79].rstrip()}…", "acme", "sales", 2, 120.0)}
+
+
+async def test_the_tree_of_a_conversation_holds_every_branch(store: Store) -> None:
+    first = await store.turn(input=[WHO])
+    left = await store.turn(input=[MORE])
+    right = await store.turn(input=[Item(UserMessage("Less?"))], parent=first.turn)
+    await store.turn(end={"status": "failed", "is_history": False, "items": []})
+
+    tree = await store.library.tree("alice", "conv_a")
+
+    assert [(record.turn, record.parent) for record in tree][:3] == [
+        (first.turn, None),
+        (left.turn, first.turn),
+        (right.turn, first.turn),
+    ]
+    assert [record.status for record in tree] == ["completed", "completed", "completed", "failed"]
+    assert [item.message for item in tree[2].input] == [UserMessage("Less?")]
+    assert [item.message for item in tree[2].items] == [ANSWER.message]
+    assert await store.library.tree("bob", "conv_a") == []
 
 
 async def test_the_metadata_of_a_conversation_is_replaced(store: Store) -> None:
