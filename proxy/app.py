@@ -42,6 +42,7 @@ from proxy.routes.passing import Passing
 from proxy.routes.paths import Paths
 from proxy.routes.responses import KeptResponse, Responses
 from proxy.routes.turn_socket import turn_socket
+from proxy.routes.ui import has_libraries, page_routes
 from proxy.settings import Settings
 from proxy.store.conversations import SqlHistory, open_history
 from proxy.store.migrating import migrate, prepare_schema
@@ -105,6 +106,10 @@ def create_app(
         import_tool=python_tools(threads),
     )
     _check_older_teams(settings, loaded)
+    if not has_libraries():
+        logger.warning(
+            "the libraries of the page are not there: it shows plain text until `make install` fetches them"
+        )
     for notice in loaded.notices:
         logger.warning("a team file may not say what is meant", extra={"notice": notice})
 
@@ -148,6 +153,8 @@ def create_app(
         title="handoff-proxy",
         version=VERSION,
         lifespan=lifespan,
+        # Both of the framework's pages load their scripts from a public network.
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -177,6 +184,7 @@ def create_app(
     app.include_router(turns.router)
     app.include_router(models.router)
     app.include_router(health.router)
+    app.router.routes.extend(page_routes())
     return app
 
 

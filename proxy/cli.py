@@ -89,6 +89,7 @@ def _announce(teams: Sequence[str], models: Mapping[str, str], url: str) -> None
     """Tell what is served where: as facts in the log, and for people on standard output."""
     logger.info("serving", extra={"url": f"{url}/v1", "teams": teams, "models": models, "version": VERSION})
     click.echo(f"handoff-proxy {VERSION} listens on {url}/v1")
+    click.echo(f"  page: {url}/")
     click.echo(f"  teams: {', '.join(teams)}")
     for name, model in models.items():
         click.echo(f"  model {name}: {model}")

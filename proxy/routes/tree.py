@@ -7,7 +7,7 @@ One turn::
      "error_code": null, "input": [{"role": "user", "content": "…"}],
      "answer": [{"role": "assistant", "content": "…", "agent": "SalesAgent"}], "events": [frames of the feed]}
 
-``events`` are those of ``wire.feed`` without the pieces that ``answer`` holds whole, and without thoughts.
+``events`` are the frames of ``wire.feed``, with pieces of the same text in a row put together.
 """
 
 from __future__ import annotations
@@ -29,7 +29,13 @@ from proxy.wire.feed import Feed, FeedFrame
 
 router = APIRouter(tags=["conversations"])
 
-_PIECES = frozenset(("text.delta", "reasoning.delta", "refusal.delta", "client_tool.arguments"))
+_PIECES: Mapping[str, str] = {
+    "text.delta": "text",
+    "reasoning.delta": "text",
+    "refusal.delta": "text",
+    "client_tool.arguments": "arguments",
+}
+"""Frames that come in pieces, and the key of a piece."""
 
 
 @router.get("/v1/conversations/{conversation_id}/turns")
@@ -76,4 +82,11 @@ def _seen(items: Iterable[Item]) -> list[Item]:
 
 def _frames(turn_id: str, log: Sequence[Entry], hides_details: bool) -> list[FeedFrame]:
     feed = Feed(turn_id, hides_details=hides_details)
-    return [frame for entry in log for frame in feed.frames(entry) if frame.type not in _PIECES]
+    told: list[FeedFrame] = []
+    for frame in (frame for entry in log for frame in feed.frames(entry)):
+        key = _PIECES.get(frame.type)
+        if key is not None and told and told[-1].type == frame.type:
+            told[-1].data[key] += frame.data[key]
+        else:
+            told.append(frame)
+    return told

@@ -76,9 +76,10 @@ async def test_a_turn_of_the_tree_tells_what_was_said_and_what_happened(
     ]
     assert (turn["status"], turn["agent"], turn["finish_reason"]) == ("completed", "sales", "stop")
     assert [frame["type"] for frame in turn["events"]] == [
-        "turn.started", "agent.speaking", "usage", "handoff", "usage", "tool.started", "tool.completed",
-        "agent.speaking", "usage", "turn.completed",
+        "turn.started", "agent.speaking", "text.delta", "usage", "handoff", "usage", "tool.started",
+        "tool.completed", "agent.speaking", "text.delta", "usage", "turn.completed",
     ]  # fmt: skip
+    assert turn["events"][-3]["data"] == {"text": "\n\nOrdered."}
 
 
 @pytest.mark.parametrize("parent", ["chatcmpl-none", "x" * 500])
