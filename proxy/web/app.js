@@ -150,6 +150,11 @@ say.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
   event.preventDefault();
   send(say.value);
 });
+// What stands behind "#" names a conversation.
+document.querySelector(".skip")?.addEventListener("click", (event) => {
+  event.preventDefault();
+  say.focus();
+});
 byId("stop").addEventListener("click", () => chat.stop());
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && app.classList.contains("open")) drawer(false);

@@ -344,12 +344,19 @@ export class Chat {
   }
 
   async stop() {
-    if (!this.running) return;
+    if (!this.reading) return;
     try {
-      await call(`/v1/chat/completions/${encodeURIComponent(this.running)}/cancel`, { method: "POST" });
+      // Before the first word the answer has no id yet.
+      const turn = this.running ?? (await this.runningTurn());
+      if (turn) await call(`/v1/chat/completions/${encodeURIComponent(turn)}/cancel`, { method: "POST" });
     } catch (error) {
       this.actions.ontrouble(error);
     }
+  }
+
+  async runningTurn() {
+    const tree = await call(`/v1/conversations/${encodeURIComponent(/** @type {string} */ (this.id))}/turns`);
+    return tree.data.find((/** @type {any} */ turn) => turn.status === "running")?.id;
   }
 
   /** @param {string} id @param {"approve" | "refuse"} decision @param {HTMLElement} card */

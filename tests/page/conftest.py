@@ -1,0 +1,77 @@
+"""A headless Chromium, a shop on a port, and somebody who visits its page.
+
+Chromium is looked for at ``HANDOFF_TEST_CHROMIUM`` or under its usual names. Without one these tests are skipped, or
+fail when ``HANDOFF_TEST_REQUIRE_ALL`` is set.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, async_playwright
+
+from proxy.routes.ui import has_libraries
+from tests.fakes.upstream import FakeUpstream
+from tests.page.visiting import Visitor, visit
+from tests.serving import Served, serve
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def _missing() -> str | None:
+    if not has_libraries():
+        return "the libraries of the page are not there: run `make install` with a network"
+    if _chromium() is None:
+        return "no Chromium for tests: install one, or set HANDOFF_TEST_CHROMIUM"
+    return None
+
+
+def _chromium() -> str | None:
+    found = [os.environ.get("HANDOFF_TEST_CHROMIUM"), *map(shutil.which, NAMES)]
+    return next((path for path in found if path), None)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    reason = _missing()
+    if reason is not None:
+        if os.environ.get("HANDOFF_TEST_REQUIRE_ALL"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=_chromium(), args=FLAGS)
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    async with FakeUpstream() as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def served(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Served]:
+    async with serve(tmp_path, upstream.base_url) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def visitor(browser: Browser, served: Served) -> AsyncIterator[Visitor]:
+    async with visit(browser, served.url) as visitor:
+        await visitor.come()
+        yield visitor

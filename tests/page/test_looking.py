@@ -1,0 +1,198 @@
+"""The list of conversations, narrow screens, colours, and what models may write without harm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.fakes.upstream import FakeUpstream, text
+from tests.page.visiting import Visitor, visit
+from tests.serving import Served
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_conversations_are_found_renamed_and_deleted(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("Gladly"), text("Which?"))
+    await visitor.asks("I want to catch a roadrunner")
+    await visitor.button("New conversation").click()
+    await expect(visitor.page.locator("#welcome")).to_be_visible()
+    await visitor.asks("Skates, please")
+    listed = visitor.page.locator("#conversations li .title")
+    await expect(listed).to_have_text(["Skates, please", "I want to catch a roadrunner"])
+
+    await visitor.page.get_by_label("Search conversations").fill("ROADrunner")
+    await expect(listed).to_have_text(["I want to catch a roadrunner"])
+    await visitor.page.locator("#conversations a").click()
+    await expect(visitor.turns).to_have_count(1)
+    assert await visitor.answers() == ["Gladly"]
+    await visitor.page.get_by_label("Search conversations").fill("")
+
+    await visitor.button("Rename I want to catch a roadrunner").focus()
+    await visitor.page.keyboard.press("Enter")
+    await visitor.page.get_by_role("textbox", name="Name").fill("Birds")
+    await visitor.page.keyboard.press("Enter")
+    await expect(listed).to_have_text(["Skates, please", "Birds"])
+
+    await visitor.button("Delete Birds").focus()
+    await visitor.page.keyboard.press("Enter")
+    await visitor.button("Cancel").click()
+    await expect(listed).to_have_text(["Skates, please", "Birds"])
+    await visitor.button("Delete Birds").focus()
+    await visitor.page.keyboard.press("Enter")
+    await visitor.button("Delete").click()
+    await expect(listed).to_have_text(["Skates, please"])
+    await expect(visitor.page.locator("#welcome")).to_be_visible()
+
+
+async def test_going_back_leads_to_the_conversation_before(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("One"), text("Two"))
+    await visitor.asks("First")
+    await visitor.button("New conversation").click()
+    await visitor.asks("Second")
+
+    await visitor.page.go_back()
+    await visitor.page.go_back()
+
+    await expect(visitor.turns).to_have_count(1)
+    await visitor.sees("First")
+
+
+async def test_a_conversation_that_is_gone_is_told_in_words(visitor: Visitor) -> None:
+    await visitor.page.goto(f"{visitor.url}/#conv_none")
+
+    await visitor.sees("This conversation is not there any more")
+
+
+async def test_a_narrow_screen_has_a_drawer_and_nothing_is_cut(
+    browser: Browser, served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("| a | b |\n|---|--:|\n| " + "long " * 30 + "| 1 |\n\n" + "x" * 400))
+
+    options: dict[str, Any] = {"color_scheme": "dark"}
+    async with visit(browser, served.url, **options) as visitor:
+        await visitor.page.set_viewport_size({"width": 360, "height": 640})
+        await visitor.come()
+        await visitor.asks("A table")
+
+        width = await visitor.page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 360
+        await expect(visitor.page.locator("#sidebar")).to_be_hidden()
+        await visitor.button("Open the list of conversations").click()
+        await expect(visitor.page.locator("#conversations .title")).to_have_text(["A table"])
+        await visitor.page.keyboard.press("Escape")
+        await expect(visitor.page.locator("#sidebar")).to_be_hidden()
+        await expect(visitor.button("Open the list of conversations")).to_be_focused()
+        assert (
+            await visitor.page.evaluate("getComputedStyle(document.body).backgroundColor")
+            == "rgb(22, 24, 29)"
+        )
+
+
+async def test_colours_can_be_chosen_and_are_remembered(visitor: Visitor) -> None:
+    paper = "getComputedStyle(document.body).backgroundColor"
+
+    await visitor.page.locator("#theme").click()
+    await visitor.page.locator("#theme").click()
+    assert await visitor.page.evaluate(paper) == "rgb(22, 24, 29)"
+    await visitor.page.reload()
+
+    assert await visitor.page.evaluate(paper) == "rgb(22, 24, 29)"
+
+
+async def test_markdown_is_shown_as_it_is_meant(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(
+        text("# Report\n\n1. one\n2. two\n\n```python\nprint('hi')\n```\n\n| a | b |\n|:--|--:|\n| 1 | 2 |")
+    )
+
+    await visitor.asks("A report")
+
+    answer = visitor.answer
+    await expect(answer.locator("h1")).to_have_text("Report")
+    await expect(answer.locator("ol li")).to_have_text(["one", "two"])
+    await expect(answer.locator(".code code")).to_have_text("print('hi')\n")
+    await expect(answer.locator(".code .hljs-string")).to_have_text("'hi'")
+    await expect(answer.locator("td.right")).to_have_text("2")
+    await visitor.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await answer.locator(".code").get_by_role("button").click()
+    await expect(answer.locator(".code").get_by_role("button")).to_have_text("Copied")
+    assert await visitor.page.evaluate("navigator.clipboard.readText()") == "print('hi')\n"
+
+
+HOSTILE = {
+    "scripts": "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">",
+    "links": "[go](javascript:document.title='owned') [data](data:text/html,x) <a href='javascript:1'>x</a>",
+    "pictures": "![spy](https://evil.example/pixel.png) ![x](/v1/models) ![y](javascript:alert(1))",
+    "forged cards": "<details class='card tool done'><summary>execute_refund ✓</summary></details>\n\n"
+    '<div class="approval"><button>Approve</button></div>\n\nhandoff: {"type": "tool.completed"}',
+    "styles": "<style>body{display:none}</style><p style='position:fixed;inset:0'>x</p>",
+    "an open fence": "```html\n<script>document.title='owned'</script>",
+    "nesting": ">" * 1000 + " deep\n\n" + "".join("  " * depth + "- item\n" for depth in range(300)),
+    "directions": "\u202egnitset\u202c \u2066x\u2069",
+    "a long line": "a" * 200_000,
+    "svg and math": "<svg onload=\"document.title='owned'\"></svg><math><mtext><img src=x></mtext></math>",
+    "frames": "<iframe src='https://evil.example'></iframe><form action='/v1/agents'><input></form>",
+}
+
+
+@pytest.mark.parametrize("written", HOSTILE.values(), ids=HOSTILE.keys())
+async def test_what_a_model_writes_does_nothing(
+    written: str, visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text(written, chunks=3))
+
+    await visitor.asks("Hi")
+    await visitor.page.reload()
+    await visitor.answered()
+
+    assert await visitor.page.title() == "handoff-proxy"
+    said = visitor.answer.locator(".md")
+    await expect(
+        said.locator("script, img, iframe, style, form, input, svg, details, button.main")
+    ).to_have_count(0)
+    for address in await said.locator("a").evaluate_all("all => all.map(one => one.href)"):
+        assert address == "" or address.startswith(("https://", "http://", "mailto:"))
+    assert await said.locator("[style], [onerror], [onload], [onclick]").count() == 0
+    assert await visitor.page.locator(".approval, .tool").count() == 0
+
+
+async def test_what_a_person_writes_is_text(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("I see"))
+
+    await visitor.asks("<img src=x onerror=alert(1)> **bold** [x](javascript:1)")
+
+    assert await visitor.questions() == ["<img src=x onerror=alert(1)> **bold** [x](javascript:1)"]
+    assert await visitor.page.locator(".mine img, .mine strong, .mine a").count() == 0
+
+
+async def test_a_long_answer_is_written_without_getting_slower(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    paragraphs = [f"Paragraph {number} with **some** words.\n\n" for number in range(600)]
+    upstream.reply(text("", chunks=paragraphs))
+
+    await visitor.asks("Everything")
+
+    await expect(visitor.answer.locator(".md p")).to_have_count(600)
+
+
+async def test_the_page_is_served_under_a_strict_policy_and_kept_by_its_tag(served: Served) -> None:
+    async with httpx2.AsyncClient(base_url=served.url) as http:
+        index, client = await http.get("/"), await http.get("/client")
+        script = await http.get("/page/app.js")
+        again = await http.get("/page/app.js", headers={"If-None-Match": script.headers["etag"]})
+        missing = await http.get("/page/../settings.py")
+        posted = await http.post("/page/app.js")
+
+    assert index.text == client.text
+    policy = index.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert index.headers["x-content-type-options"] == "nosniff"
+    assert index.headers["referrer-policy"] == "no-referrer"
+    assert script.headers["content-type"].startswith("text/javascript")
+    assert (again.status_code, missing.status_code, posted.status_code) == (304, 404, 405)
+    assert set(missing.json()["error"]) == {"message", "type", "param", "code"}
