@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: install serve test ci lint types floors format bench lock clean
+.PHONY: install serve test ci lint types floors format bench pictures lock clean
 
 install: $(VENV)/.installed
 
@@ -45,6 +45,10 @@ floors: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The pictures of the page in docs/pictures; needs Chromium.
+pictures: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.page.pictures
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench

@@ -254,6 +254,7 @@ async def test_the_first_lines_tell_people_what_is_served_where_and_the_log_tell
 
     assert serving.out.lines == [
         f"handoff-proxy {VERSION} listens on {url}",
+        f"  page: {url.removesuffix('v1')}",
         "  teams: library",
         "  model default: the offline demonstration",
     ]

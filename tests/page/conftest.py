@@ -35,12 +35,13 @@ FLAGS = (
 def _missing() -> str | None:
     if not has_libraries():
         return "the libraries of the page are not there: run `make install` with a network"
-    if _chromium() is None:
+    if found_chromium() is None:
         return "no Chromium for tests: install one, or set HANDOFF_TEST_CHROMIUM"
     return None
 
 
-def _chromium() -> str | None:
+def found_chromium() -> str | None:
+    """Return the browser to take."""
     found = [os.environ.get("HANDOFF_TEST_CHROMIUM"), *map(shutil.which, NAMES)]
     return next((path for path in found if path), None)
 
@@ -53,7 +54,7 @@ async def browser() -> AsyncIterator[Browser]:
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=_chromium(), args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=found_chromium(), args=FLAGS)
         yield browser
         await browser.close()
 
