@@ -29,7 +29,17 @@ from proxy.errors import ConfigurationError
 from proxy.exchange.event_log import EventLog
 from proxy.exchange.retention import keep_to_retention
 from proxy.exchange.service import Exchange, Policy
-from proxy.routes import conversations, failures, health, models, responses, stored, tree, turns
+from proxy.routes import (
+    approvals,
+    conversations,
+    failures,
+    health,
+    models,
+    responses,
+    stored,
+    tree,
+    turns,
+)
 from proxy.routes.application import Application
 from proxy.routes.browsers import Browsers, Visitors
 from proxy.routes.chat import ChatCompletions, ResumedStream
@@ -182,6 +192,7 @@ def create_app(
     app.include_router(conversations.router)
     app.include_router(tree.router)
     app.include_router(turns.router)
+    app.include_router(approvals.router)
     app.include_router(models.router)
     app.include_router(health.router)
     app.router.routes.extend(page_routes())
@@ -259,7 +270,14 @@ async def _services(
 ) -> Services:
     policy = Policy(turn_time_limit=settings.turn_time_limit, on_disconnect=settings.on_disconnect)
     event_log = EventLog(with_text=settings.stream_events_text)
-    exchange = Exchange(registry, history, policy=policy, clock=time.time, event_log=event_log)
+    exchange = Exchange(
+        registry,
+        history,
+        approvals=history.approvals,
+        policy=policy,
+        clock=time.time,
+        event_log=event_log,
+    )
     await exchange.start()
     return Services(
         settings=settings,
@@ -267,6 +285,7 @@ async def _services(
         exchange=exchange,
         history=history,
         library=history.library,
+        approvals=history.approvals,
         catalog=catalog,
         version=VERSION,
         passing=passing,

@@ -129,6 +129,13 @@ class ItemNotFound(NotFound):
         super().__init__(f"Item with id '{item_id[:128]}' not found.")
 
 
+class ApprovalNotFound(NotFound):
+    """No approval of this caller and end user has this id."""
+
+    def __init__(self, approval_id: str) -> None:
+        super().__init__(f"Approval with id '{approval_id[:128]}' not found.")
+
+
 class ConversationBusy(ProxyError):
     """Another turn of the conversation is under way; asking again a little later works."""
 

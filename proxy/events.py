@@ -3,7 +3,8 @@
 Their order is
 
     Started (ModelCalled | ReasoningDelta | TextDelta | RefusalDelta | ToolStarted | ToolCompleted | ToolFailed
-             | Handoff | ClientToolCall | ClientToolArguments)* (Completed | Failed | Cancelled)
+             | Handoff | ClientToolCall | ClientToolArguments | ApprovalRequested | ApprovalDecided)*
+    (Completed | Failed | Cancelled)
 
 ``turns`` keeps that order and the pairs: every ToolStarted has exactly one ToolCompleted or ToolFailed before the
 closing event. Encoders are a ``match`` over all of them.
@@ -103,6 +104,33 @@ class ClientToolArguments(Struct, frozen=True, tag="client_tool_arguments"):
     arguments: str
 
 
+Decision = Literal["approve", "refuse"]
+DecidedBy = Literal["message", "api"]
+"""Whether a person said it in the conversation, or a program by the approval's id."""
+
+
+class ApprovalRequested(Struct, frozen=True, tag="approval_requested"):
+    """A call of the server's waits until a person has approved it; ``arguments`` is cut to a short form."""
+
+    approval_id: str
+    call_id: str
+    name: str
+    arguments: str
+
+
+class ApprovalDecided(Struct, frozen=True, tag="approval_decided"):
+    """A person decided about a call that an earlier turn asked for.
+
+    ``call_id`` is the id under which an approved call is run now; of a refused one, that of the request.
+    """
+
+    approval_id: str
+    call_id: str
+    name: str
+    decision: Decision
+    by: DecidedBy
+
+
 class ModelCalled(Struct, frozen=True, tag="model_called", omit_defaults=True):
     """A model call ended, well or not; ``usage`` is None when the model did not tell.
 
@@ -166,6 +194,8 @@ Event = (
     | Handoff
     | ClientToolCall
     | ClientToolArguments
+    | ApprovalRequested
+    | ApprovalDecided
     | ModelCalled
     | Completed
     | Failed

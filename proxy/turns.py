@@ -14,6 +14,7 @@ from typing import Protocol
 
 from proxy.errors import InternalTurnError, ProxyError, TurnTimeout
 from proxy.events import (
+    ApprovalDecided,
     Event,
     ModelCalled,
     Started,
@@ -35,6 +36,53 @@ from proxy.messages import (
 )
 
 logger = logging.getLogger(__name__)
+
+
+RUN_UNKNOWN = (
+    "error: it is not known whether this call was executed, because the server stopped while it ran. Do not tell the "
+    "user that it was, and do not repeat it before you have checked or asked."
+)
+"""The result of an approved call of which no end was noted."""
+
+
+class Runs(Protocol):
+    """Keeps account of approved calls, over all workers and attempts, so that none is run twice."""
+
+    async def begin(self, approval_id: str) -> bool:
+        """Note that the call is about to be run; False when it is not known that it never was.
+
+        Raises:
+            StoreUnavailable: Nothing was noted; the call must not be run.
+        """
+        ...
+
+    async def end(self, approval_id: str, result: str) -> None:
+        """Note what it gave."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpeningCall:
+    """A call of an earlier turn, made again: run now, or told its ``result`` if it has one."""
+
+    approval_id: str
+    name: str
+    arguments: str
+    result: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a turn begins with that follows a question for approval.
+
+    ``decided`` is what is told of it (the ids of calls that are run are given anew), ``note`` what the person would
+    have said to the agent, when they decided without a word; ``runs`` is there when a call has to be run.
+    """
+
+    decided: Sequence[ApprovalDecided] = ()
+    note: str = ""
+    calls: Sequence[OpeningCall] = ()
+    runs: Runs | None = None
 
 
 @dataclass(slots=True)
@@ -60,6 +108,9 @@ class Turn:
     parallel_tool_calls: bool = True
     max_tool_calls: int | None = None
     """Calls of the server's own tools that the caller allows; None leaves it to the team."""
+    may_ask: bool = False
+    """The turn may end with a question for approval: all that is needed to go on behind it is kept."""
+    opening: Opening | None = None
     items: list[Item] = field(default_factory=list)
     draft: list[str] = field(default_factory=list)
     ran_effects: bool = False
@@ -72,11 +123,26 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalRequest:
+    """A call that is run only when a person approves it; ``arguments`` is the JSON text as the model wrote it."""
+
+    id: str
+    call_id: str
+    tool: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
-    """A team came to an end of the turn; ``pending`` are ids of the caller's own tools, to be answered next."""
+    """A team came to an end of the turn.
+
+    ``pending`` are ids of the caller's own tools, to be answered next; ``approvals`` are calls that the answer asks a
+    person about.
+    """
 
     finish_reason: FinishReason
     pending: tuple[str, ...] = ()
+    approvals: tuple[ApprovalRequest, ...] = ()
 
 
 class Sink(Protocol):

@@ -122,6 +122,20 @@ class HandoffDefinition(_Closed):
         return self.tool or f"transfer_to_{snake_case(self.to)}"
 
 
+class ToolUse(_Closed):
+    """A tool of an agent. Its name alone stands for one without further terms."""
+
+    name: str
+    """A built-in name, the import path of a Python function (``package.module:function``), or tools of an MCP server
+    (``mcp:server/tool``, or ``mcp:server`` for all of them)."""
+    approval: Literal["required"] | None = None
+    """Whether a person has to approve each call before it is run."""
+
+
+def _tool_use(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
 class AgentDefinition(_Closed):
     """One agent of a team; its name is its key in the file."""
 
@@ -130,9 +144,7 @@ class AgentDefinition(_Closed):
     model: Name = "default"
     fallbacks: tuple[Name, ...] = ()
     """Models asked in turn when the one before fails before it said anything."""
-    tools: tuple[str, ...] = ()
-    """Built-in names, import paths of Python functions (``package.module:function``), and tools of MCP servers
-    (``mcp:server/tool``, or ``mcp:server`` for all of them)."""
+    tools: tuple[Annotated[ToolUse, BeforeValidator(_tool_use)], ...] = ()
     handoffs: tuple[HandoffDefinition, ...] = ()
     client_tools: ClientTools | None = None
     """Overrides the team's."""

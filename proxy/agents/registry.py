@@ -18,7 +18,7 @@ from proxy.agents.definition import (
     TeamsFile,
 )
 from proxy.agents.dispatching import Dispatcher, Handler
-from proxy.agents.speaker import Agent, Delegate
+from proxy.agents.floor import Agent, Delegate
 from proxy.agents.team import AgentTeam, TeamFacts
 from proxy.errors import ModelNotFound
 from proxy.messages import Parameters
@@ -159,12 +159,13 @@ class Registry:
 
     def _agent(self, name: str, definition: AgentDefinition, team: TeamDefinition) -> Agent:
         client_tools = definition.client_tools if definition.client_tools is not None else team.client_tools
-        tools = [self._tools[reference] for reference in definition.tools]
+        tools = [(self._tools[use.name], use) for use in definition.tools]
         return Agent(
             name=name,
             instructions=definition.instructions,
             model=self._models.model_for(definition.model, definition.fallbacks),
-            tools={tool.spec.name: tool for tool in tools},
+            tools={tool.spec.name: tool for tool, _ in tools},
+            approvals=frozenset(tool.spec.name for tool, use in tools if use.approval == "required"),
             delegates={handoff.tool_name: _delegate(handoff, team) for handoff in definition.handoffs},
             client_tools=client_tools,
             parameters=msgspec.convert(definition.parameters, Parameters, strict=False),

@@ -6,33 +6,31 @@ calls is dealt with by these rules:
 - every call gets exactly one answer, under an id of ours;
 - tools of the server run, several at once, before anything else;
 - a call of the caller's own tool leaves the turn waiting for its result;
-- one handoff takes effect, and none while the caller has to answer;
+- a call that a person has to approve ends the turn with a question, unless the caller has to answer first;
+- one handoff takes effect, and none while the caller or a person has to answer;
 - names that are not offered, and arguments that are not JSON, get an answer from which the model can mend them.
 """
 
 from __future__ import annotations
 
-import re
-import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 
 import msgspec
 
+from proxy.agents import approvals
 from proxy.agents.clients.port import (
     CallPiece,
     Finished,
-    Model,
     ModelRequest,
     ReasoningPiece,
     RefusalPiece,
     TextPiece,
     UsagePiece,
 )
-from proxy.agents.definition import ClientTools, Limits
+from proxy.agents.floor import Agent, Call, CallKind, Floor, new_call_id, wire_call
+from proxy.agents.server_calls import ServerCalls, no_tool, tell
 from proxy.agents.transcript import assistant_message, messages_for
 from proxy.errors import AnswerNotInForm, ToolLoopLimitReached
 from proxy.events import (
@@ -43,74 +41,20 @@ from proxy.events import (
     ReasoningDelta,
     RefusalDelta,
     TextDelta,
-    ToolCompleted,
-    ToolFailed,
-    ToolStarted,
 )
 from proxy.messages import (
     AssistantMessage,
     FinishReason,
-    FunctionCall,
     FunctionTool,
     Item,
     NamedToolChoice,
     Parameters,
-    ToolCall,
     ToolChoice,
-    ToolMessage,
     Usage,
 )
-from proxy.tools.calling import CallResult, PreparedCall, run_calls
 from proxy.tools.delegates import handoff_reason, handoff_result
-from proxy.tools.port import Tool, ToolContext, is_offered
-from proxy.turns import Sink, Turn
-from proxy.wire.structured import AnswerForm
-
-SHORT = 1000
-"""Characters of arguments and results that events carry; the whole goes to the model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delegate:
-    """A way to hand over: the tool the model sees, and who gets the floor."""
-
-    spec: FunctionTool
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
-class Agent:
-    """An agent ready to speak: its definition with every name resolved."""
-
-    name: str
-    instructions: str
-    model: Model
-    tools: Mapping[str, Tool] = field(default_factory=dict)
-    delegates: Mapping[str, Delegate] = field(default_factory=dict)
-    client_tools: ClientTools = "auto"
-    parameters: Parameters = field(default_factory=Parameters)
-    max_parallel_tools: int = 8
-    tool_call_timeout: float = 30.0
-
-
-@dataclass(slots=True)
-class Floor:
-    """A turn on its way through a team: what the speakers of one turn share."""
-
-    team: str
-    turn: Turn
-    sink: Sink
-    limits: Limits
-    data_dir: Path
-    max_tool_result_bytes: int = 64 * 1024
-    max_client_tools: int = 32
-    handoffs: int = 0
-    model_calls: int = 0
-    tool_calls: int = 0
-    client_calls: int = 0
-    completion_tokens: int = 0
-    form: AnswerForm | None = None
-    """What the answer has to be, when the caller asks for structured output."""
+from proxy.tools.port import is_offered
+from proxy.turns import ApprovalRequest
 
 
 @dataclass(frozen=True)
@@ -134,24 +78,21 @@ class AwaitsClient:
     pending: tuple[str, ...]
 
 
-Outcome = Spoke | HandedOver | AwaitsClient
-CallKind = Literal["server", "delegate", "client", "surplus", "unknown"]
+@dataclass(frozen=True)
+class AwaitsApproval:
+    """A person was asked about calls; ``requests`` has them, in the order in which they were made."""
+
+    requests: tuple[ApprovalRequest, ...]
 
 
-@dataclass(slots=True)
-class _Call:
-    id: str
-    name: str
-    kind: CallKind
-    client_index: int = -1
-    arguments: list[str] = field(default_factory=list)
+Outcome = Spoke | HandedOver | AwaitsClient | AwaitsApproval
 
 
 @dataclass(slots=True)
 class _Reply:
     text: list[str] = field(default_factory=list)
     refusal: list[str] = field(default_factory=list)
-    calls: list[_Call] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
 
 
@@ -160,6 +101,7 @@ class Speaker:
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
+        self._server_calls = ServerCalls(agent)
         self._delegate_specs = tuple(delegate.spec for delegate in agent.delegates.values())
         has_tools = bool(agent.tools or agent.delegates)
         self.abilities = agent.model.abilities.without(*(("prediction",) if has_tools else ()))
@@ -182,12 +124,16 @@ class Speaker:
         ]
 
     async def speak(self, floor: Floor) -> Outcome:
-        """Speak until there is an answer, a handoff or a question to the caller.
+        """Speak until there is an answer, a handoff or a question to the caller or a person.
 
         Raises:
             UpstreamFailed: The model did not answer.
             ToolLoopLimitReached: The turn used up its model calls.
+            StoreUnavailable: It could not be noted that an approved call runs.
         """
+        opening, floor.turn.opening = floor.turn.opening, None
+        if opening is not None:
+            await self._server_calls.take_up(floor, opening)
         while True:
             reply = await self._ask(floor)
             if reply.calls and reply.finish_reason != "length":
@@ -273,7 +219,7 @@ class Speaker:
             kind = self._kind(name, client_names, delegates_open)
             if kind == "client" and not floor.turn.parallel_tool_calls and _has_client_call(reply):
                 kind = "surplus"
-            call = _Call(_new_call_id(), name, kind)
+            call = Call(new_call_id(), name, kind)
             reply.calls.append(call)
             if kind == "client":
                 call.client_index = floor.client_calls
@@ -287,7 +233,7 @@ class Speaker:
 
     def _kind(self, name: str, client_names: set[str], delegates_open: bool) -> CallKind:
         if name in self.agent.tools:
-            return "server"
+            return "approval" if name in self.agent.approvals else "server"
         if name in self.agent.delegates and delegates_open:
             return "delegate"
         return "client" if name in client_names else "unknown"
@@ -301,7 +247,8 @@ class Speaker:
         turn = floor.turn
         client_tools = self._client_tools(floor)
         delegates = self._delegate_specs if floor.handoffs < floor.limits.max_handoffs else ()
-        server_tools = [tool.spec for tool in self.agent.tools.values() if is_offered(tool)]
+        specs = self._server_calls.specs
+        server_tools = [specs[name] for name, tool in self.agent.tools.items() if is_offered(tool)]
         tools = (*server_tools, *delegates, *client_tools)
         return ModelRequest(
             messages=messages_for(self.agent.instructions, turn.overlay, turn.context, turn.items),
@@ -317,17 +264,21 @@ class Speaker:
 
     async def _act(self, floor: Floor, reply: _Reply) -> Outcome | None:
         self._keep(floor, reply, reply.calls)
-        results = await self._run_server_calls(floor, reply.calls)
+        results = await self._server_calls.run(floor, reply.calls)
         pending = tuple(call.id for call in reply.calls if call.kind == "client")
-        effective = None if pending else next((c for c in reply.calls if c.kind == "delegate"), None)
+        results |= self._server_calls.unasked(floor, reply.calls, client_is_asked=bool(pending))
+        asked = [call for call in reply.calls if call.kind == "approval" and call.id not in results]
+        is_free = not pending and not asked
+        effective = next((c for c in reply.calls if c.kind == "delegate"), None) if is_free else None
         for call in reply.calls:
             if call.kind != "client":
-                answer = results.get(call.id) or self._answer(call, effective, bool(pending))
-                floor.turn.items.append(
-                    Item(ToolMessage(call.id, answer), agent=self.agent.name, visible=False)
-                )
+                given = results.get(call.id)
+                answer = self._answer(call, effective, is_free) if given is None else given
+                tell(floor, self.agent, call.id, answer)
         if pending:
             return AwaitsClient(pending)
+        if asked:
+            return AwaitsApproval(self._server_calls.ask(floor, asked))
         if effective is None:
             return None
         target = self.agent.delegates[effective.name].target
@@ -336,83 +287,30 @@ class Speaker:
         floor.sink.emit(Handoff(self.agent.name, target, handoff_reason("".join(effective.arguments))))
         return HandedOver(target)
 
-    def _keep(self, floor: Floor, reply: _Reply, calls: Sequence[_Call]) -> None:
+    def _keep(self, floor: Floor, reply: _Reply, calls: Sequence[Call]) -> None:
         text = "".join(reply.text)
         message: AssistantMessage = assistant_message(
-            text, "".join(reply.refusal), [_wire_call(c) for c in calls]
+            text, "".join(reply.refusal), [wire_call(c) for c in calls]
         )
         is_visible = bool(text or reply.refusal or not calls or any(c.kind == "client" for c in calls))
         floor.turn.items.append(Item(message, agent=self.agent.name, visible=is_visible))
         floor.turn.draft.clear()
 
-    def _answer(self, call: _Call, effective: _Call | None, client_is_asked: bool) -> str:
-        """The result of a call that is not run."""
+    def _answer(self, call: Call, effective: Call | None, is_free: bool) -> str:
+        """The result of a call that is not run; ``is_free``: nobody has to answer another call first."""
         if call is effective:
             return handoff_result(self.agent.delegates[call.name].target)
+        if call.kind == "approval":
+            return approvals.WAITING
         if call.kind == "delegate":
-            if client_is_asked:
+            if not is_free:
                 return "error: not transferred, because other calls of this reply have to be answered first"
             return "error: not transferred, because only one transfer at a time is possible"
         if call.kind == "surplus":
             return "error: not executed, because only one call at a time is allowed"
         if call.name in self.agent.delegates:
             return "error: no further transfers in this turn; answer the user yourself"
-        return f"error: there is no tool named {_clean_name(call.name)!r}"
-
-    async def _run_server_calls(self, floor: Floor, calls: Sequence[_Call]) -> dict[str, str]:
-        runnable: list[tuple[_Call, PreparedCall]] = []
-        answers: dict[str, str] = {}
-        for index, call in enumerate(calls):
-            if call.kind != "server":
-                continue
-            if floor.tool_calls >= floor.limits.max_tool_calls:
-                answers[call.id] = "error: the limit of tool calls is reached; answer with what is known"
-                continue
-            floor.tool_calls += 1
-            runnable.append((call, self._prepare(floor, call, index)))
-        if not runnable:
-            return answers
-        floor.turn.ran_effects = floor.turn.ran_effects or any(c.tool.has_effects for _, c in runnable)
-
-        def started(at: int) -> None:
-            call, prepared = runnable[at]
-            shown = prepared.arguments[:SHORT]
-            floor.sink.emit(ToolStarted(call.id, call.name, shown, self.agent.name))
-
-        def done(at: int, result: CallResult) -> None:
-            call, _ = runnable[at]
-            shown = result.text[:SHORT]
-            if result.is_error:
-                floor.sink.emit(ToolFailed(call.id, call.name, shown, result.seconds))
-            else:
-                floor.sink.emit(ToolCompleted(call.id, call.name, shown, result.seconds))
-
-        results = await run_calls(
-            [prepared for _, prepared in runnable],
-            max_parallel=self.agent.max_parallel_tools,
-            on_started=started,
-            on_done=done,
-        )
-        answers.update((call.id, result.text) for (call, _), result in zip(runnable, results, strict=True))
-        return answers
-
-    def _prepare(self, floor: Floor, call: _Call, index: int) -> PreparedCall:
-        turn = floor.turn
-        context = ToolContext(
-            call_key=f"{turn.id}:{floor.model_calls}:{index}",
-            turn_id=turn.id,
-            conversation_id=turn.conversation_id,
-            caller=turn.caller,
-            agent=self.agent.name,
-            data_dir=floor.data_dir,
-        )
-        return PreparedCall(
-            tool=self.agent.tools[call.name],
-            arguments="".join(call.arguments),
-            context=context,
-            time_limit=self.agent.tool_call_timeout,
-            max_result_bytes=floor.max_tool_result_bytes,
-        )
+        return no_tool(call.name)
 
     def _is_used_up(self, floor: Floor) -> bool:
         limit = floor.limits.max_output_tokens
@@ -448,25 +346,3 @@ def _merged(own: Parameters, wished: Parameters, *, has_tools: bool) -> Paramete
 
 
 _NOTHING = Parameters()
-
-
-def _wire_call(call: _Call) -> ToolCall:
-    """The call as it is kept: a name that every provider accepts, and arguments that are JSON.
-
-    What was wrong with it is told in its result; sending it back as it came makes some providers refuse the chain.
-    """
-    arguments = "".join(call.arguments) or "{}"
-    if call.kind != "client":
-        try:
-            msgspec.json.decode(arguments)
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            arguments = "{}"
-    return ToolCall(call.id, FunctionCall(_clean_name(call.name), arguments))
-
-
-def _clean_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "unnamed"
-
-
-def _new_call_id() -> str:
-    return f"call_{secrets.token_hex(12)}"

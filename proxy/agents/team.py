@@ -11,7 +11,8 @@ from proxy.agents.clients.abilities import Abilities
 from proxy.agents.clients.port import Model
 from proxy.agents.definition import Limits
 from proxy.agents.dispatching import Dispatcher, Handler
-from proxy.agents.speaker import Agent, AwaitsClient, Floor, HandedOver, Outcome, Speaker, Spoke
+from proxy.agents.floor import Agent, Floor
+from proxy.agents.speaker import AwaitsApproval, AwaitsClient, HandedOver, Outcome, Speaker, Spoke
 from proxy.errors import InvalidRequest
 from proxy.exchange.asking import Ask
 from proxy.messages import FunctionTool
@@ -155,6 +156,8 @@ class AgentTeam:
                         return Answered(finish_reason)
                     case AwaitsClient(pending):
                         return Answered("tool_calls", pending)
+                    case AwaitsApproval(requests):
+                        return Answered("stop", approvals=requests)
                     case HandedOver():
                         continue
         finally:
@@ -204,5 +207,5 @@ class SideTeam:
                 return Answered(finish_reason)
             case AwaitsClient(pending):
                 return Answered("tool_calls", pending)
-            case HandedOver():
-                raise AssertionError("a side request has no delegates")
+            case HandedOver() | AwaitsApproval():
+                raise AssertionError("a side request has neither delegates nor tools of the server")

@@ -33,6 +33,15 @@ DisconnectPolicy = Literal["cancel", "detach"]
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision by an approval's id, as a caller gives it."""
+
+    approval_id: str
+    is_approved: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One request to a team.
 
@@ -67,6 +76,8 @@ class Ask:
     """The public id of the turn to go on from, whatever was said since; ``ROOT`` begins the conversation anew."""
     parent_name: ParentName = "previous_response_id"
     """What the caller calls it, for errors."""
+    verdicts: Sequence[Verdict] = ()
+    """Decisions about what the turn before asks approval for, by the ids of the approvals."""
     is_addition: bool = False
     """All of the messages are new, answers among them too; nothing that was said before is shown."""
     must_exist: bool = False

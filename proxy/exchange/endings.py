@@ -19,8 +19,17 @@ from proxy.events import (
 from proxy.exchange.asking import Ask
 from proxy.exchange.fingerprints import last_answer_of
 from proxy.exchange.function_calls import call_of
-from proxy.exchange.history import Begun, ModelUse, TurnEnd, TurnRecord, TurnStatus
+from proxy.exchange.history import (
+    Begun,
+    ModelUse,
+    NewApproval,
+    Pause,
+    TurnEnd,
+    TurnRecord,
+    TurnStatus,
+)
 from proxy.exchange.recall import Recalled
+from proxy.exchange.resuming import circumstances_of
 from proxy.live import LiveTurn, StopReason
 from proxy.messages import Item, Usage, text_of
 from proxy.turns import Answered, Recorder, Turn
@@ -75,6 +84,8 @@ def end_of(
         journal=encode_journal([*events, closing], [*(entry.time for entry in live.entries), now])
         if is_stored
         else b"",
+        pause=_pause(turn, kept, answered) if is_stored and answered is not None else None,
+        took_up=kept.recalled.parent if _takes_up(kept) else None,
     )
 
 
@@ -89,7 +100,19 @@ def bare_end_of(kept: Kept, turn: Turn, failure: ProxyError, *, now: float) -> T
         uses=(),
         finished_at=now,
         error_code=failure.code,
+        took_up=kept.recalled.parent if _takes_up(kept) else None,
     )
+
+
+def _pause(turn: Turn, kept: Kept, answered: Answered) -> Pause | None:
+    if not answered.approvals:
+        return None
+    asked = [NewApproval(one.id, one.call_id, one.tool, one.arguments) for one in answered.approvals]
+    return Pause(asked, circumstances_of(turn, uses_functions=kept.ask.uses_functions))
+
+
+def _takes_up(kept: Kept) -> bool:
+    return kept.recalled.resumption is not None and kept.recalled.resumption.resume is not None
 
 
 def _mark(kept: Kept, items: Sequence[Item], pending: Sequence[str], said: str) -> bytes | None:

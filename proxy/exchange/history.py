@@ -91,6 +91,27 @@ class ModelUse:
 
 
 @dataclass(frozen=True, slots=True)
+class NewApproval:
+    """A call that the end of a turn asks a person about. ``arguments`` is the JSON text as the model wrote it."""
+
+    id: str
+    call_id: str
+    tool: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """What a turn leaves behind that asks for approval.
+
+    ``circumstances`` is what a turn needs that goes on without a request of its own (JSON); opaque here.
+    """
+
+    approvals: Sequence[NewApproval]
+    circumstances: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class TurnEnd:
     """How a turn ended.
 
@@ -115,6 +136,10 @@ class TurnEnd:
     """Why it failed, or was cancelled."""
     journal: bytes = b""
     """The events (JSON); opaque here."""
+    pause: Pause | None = None
+    """What it asks approval for; see ``exchange.approvals``."""
+    took_up: int | None = None
+    """The turn whose approvals it has taken up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +166,8 @@ class ChainTurn(Struct, frozen=True):
     conversation_id: str = ""
     end_user: str = ""
     fingerprint: bytes | None = None
+    is_paused: bool = False
+    """It ended with a question for approval."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,12 @@ transfers, the server's tool results).
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.errors import ConversationBusy, ConversationNotFound, InvalidRequest
-from proxy.exchange.asking import ROOT, Ask, Match
+from proxy.exchange.approvals import Approvals
+from proxy.exchange.asking import ROOT, Ask, Clock, Match
+from proxy.exchange.deciding import Question, Resumption, resumption, unknown_approval
 from proxy.exchange.fingerprints import Transcript, last_answer_of, newest_known, scope_of, words_of
 from proxy.exchange.function_calls import (
     answers,
@@ -22,6 +24,7 @@ from proxy.exchange.function_calls import (
     waiting_call,
 )
 from proxy.exchange.history import ChainTurn, Conversation, History, Place, TurnRecord
+from proxy.exchange.plain_words import plain_decision
 from proxy.exchange.results import answered_in, called_in, check_calls, check_results
 from proxy.messages import (
     AssistantMessage,
@@ -60,6 +63,11 @@ class Recalled:
     overlay: Sequence[SystemMessage | DeveloperMessage]
     transcript: Transcript
     scope: bytes
+    is_paused: bool = False
+    """The turn before asks for approval."""
+    is_kept: bool = True
+    """All that the agents know before the input is in the store."""
+    resumption: Resumption | None = None
 
     @property
     def said(self) -> Sequence[Item]:
@@ -86,8 +94,10 @@ class _Found:
 class Recall:
     """Reads the history to answer these questions; writes nothing."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, approvals: Approvals, clock: Clock) -> None:
         self._history = history
+        self._approvals = approvals
+        self._clock = clock
 
     async def recall(self, ask: Ask, team: Team) -> Recalled | NotOfConversation:
         """Return where the asked turn begins.
@@ -95,9 +105,20 @@ class Recall:
         Raises:
             ConversationNotFound: The id names a conversation of another end user, or none where one has to be.
             ConversationBusy: The turn to go on from is still under way.
-            InvalidRequest: Tool results that nobody waits for, or not all that are waited for; or no such turn to
-                go on from.
+            InvalidRequest: Tool results that nobody waits for, or not all that are waited for; no such turn to go on
+                from; or decisions about something that the turn before does not ask.
         """
+        recalled = await self._place(ask, team)
+        if isinstance(recalled, Recalled) and recalled.is_paused and recalled.parent is not None:
+            approvals = await self._approvals.of_turn(recalled.parent)
+            said = [item.message for item in recalled.said]
+            found = resumption(Question(approvals, round(self._clock(), 3)), said, ask.verdicts)
+            return replace(recalled, resumption=found)
+        if ask.verdicts:
+            raise unknown_approval(ask.verdicts[0].approval_id)
+        return recalled
+
+    async def _place(self, ask: Ask, team: Team) -> Recalled | NotOfConversation:
         overlay = [message for message in ask.messages if is_instruction(message)]
         said = [message for message in ask.messages if not is_instruction(message)]
         reader = _Reading(self._history, ask, team, overlay, said)
@@ -346,10 +367,20 @@ class _Reading:
         latest = await self._by_last_answer(known.key if known else trusted.conversation if trusted else None)
         if latest is None:
             return exact
+        if await self._decides(latest):
+            return _Found(latest.agent, latest, self._last + 1, is_last_answer=True)
         if trusted is None:
-            return latest
+            return _Found(latest.agent, is_last_answer=True)
         # Older words were rewritten, the newest answer was not: who gave that one has the floor.
         return _Found(latest.agent, trusted, at + 1)
+
+    async def _decides(self, asked: Place) -> bool:
+        """Whether the list answers a question for approval, whose words no other has, with a decision and no more."""
+        fresh = self._said[self._last + 1 :]
+        if not asked.is_unique or not (self._ask.verdicts or plain_decision(fresh)):
+            return False
+        chain = await self._history.chain(asked.turn)
+        return bool(chain) and chain[-1].is_paused and self._may_read(chain[-1])
 
     def _trusted(self, place: Place, at: int, known: Conversation | None) -> _Found:
         """Of several turns that look alike only the head of the named conversation is surely the one meant."""
@@ -384,10 +415,9 @@ class _Reading:
     def _mark(self) -> bytes | None:
         return last_answer_of(self._scope, text_of(self._said[self._last]))
 
-    async def _by_last_answer(self, conversation: int | None) -> _Found | None:
+    async def _by_last_answer(self, conversation: int | None) -> Place | None:
         mark = self._mark()
-        place = await self._history.find_last_answer(mark, conversation=conversation) if mark else None
-        return _Found(place.agent, is_last_answer=True) if place else None
+        return await self._history.find_last_answer(mark, conversation=conversation) if mark else None
 
     def _named_agent(self) -> str | None:
         last = self._said[self._last] if self._last >= 0 else None
@@ -424,7 +454,7 @@ class _Reading:
             context = [Item(message) for message in shown]
         else:
             context = [item for turn in chain for item in turn.items if not is_instruction(item.message)]
-        transcript = _transcript_behind(chain, self._scope)
+        transcript = transcript_behind(chain, self._scope)
         transcript.extend(fresh)
         return self._recalled(
             conversation_id, match, last.turn, agent or last.agent, context, fresh, transcript, chain
@@ -464,6 +494,8 @@ class _Reading:
             overlay=[*([SystemMessage(content=own)] if own else ()), *told],
             transcript=transcript,
             scope=self._scope,
+            is_paused=bool(chain) and chain[-1].is_paused,
+            is_kept=all(turn.is_stored for turn in chain),
         )
 
     def _input(self, fresh: Sequence[Message], instructions: Sequence[Message]) -> list[Item]:
@@ -482,7 +514,7 @@ def _words(message: Message) -> tuple[str, bytes]:
     return type(message).__name__, words_of(text_of(message))
 
 
-def _transcript_behind(chain: Sequence[ChainTurn], scope: bytes) -> Transcript:
+def transcript_behind(chain: Sequence[ChainTurn], scope: bytes) -> Transcript:
     """Return the transcript as it stands behind a chain, from the newest fingerprint on."""
     known = newest_known(chain)
     start = chain[known].fingerprint if known >= 0 else None

@@ -11,12 +11,13 @@ import logging
 import secrets
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Protocol
 
 from proxy.errors import (
     CompletionNotFound,
+    ConversationBusy,
     IdempotencyConflict,
     InternalTurnError,
     InvalidRequest,
@@ -26,12 +27,15 @@ from proxy.errors import (
     StoreUnavailable,
 )
 from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started, decode_journal
-from proxy.exchange.asking import Ask, Clock, DisconnectPolicy, Match
+from proxy.exchange.approvals import Approval, Approvals, ApprovalsMoved
+from proxy.exchange.asking import Ask, Clock, DisconnectPolicy, Match, Verdict
+from proxy.exchange.deciding import Account
 from proxy.exchange.elsewhere import Elsewhere, Listener
 from proxy.exchange.endings import Kept, bare_end_of, end_of, replay
 from proxy.exchange.event_log import EventLog
-from proxy.exchange.history import Conversation, History, IdempotencyKeyTaken, NewTurn, TurnRecord
+from proxy.exchange.history import Begun, Conversation, History, IdempotencyKeyTaken, NewTurn, TurnRecord
 from proxy.exchange.recall import NotOfConversation, Recall, Recalled
+from proxy.exchange.resuming import ATTEMPTS, Resuming
 from proxy.exchange.side import is_side_request
 from proxy.exchange.workers import is_dead, new_worker, retire
 from proxy.live import LiveTurn, LiveTurns
@@ -128,16 +132,19 @@ class Exchange:
         teams: Teams,
         history: History,
         *,
+        approvals: Approvals,
         policy: Policy,
         clock: Clock,
         event_log: EventLog | None = None,
     ) -> None:
         self._teams = teams
         self._history = history
+        self._approvals = approvals
         self._policy = policy
         self._clock = clock
         self._event_log = event_log or EventLog()
-        self._recall = Recall(history)
+        self._recall = Recall(history, approvals, clock)
+        self._resuming = Resuming(history, approvals, clock, self._go_on)
         self._lives = LiveTurns()
         self._worker = new_worker()
         self._heart: asyncio.Task[None] | None = None
@@ -192,6 +199,8 @@ class Exchange:
         interrupted = await self._history.interrupt(now=self._clock(), dead_workers=dead)
         if interrupted:
             logger.warning("turns were interrupted by the end of their worker", extra={"turns": interrupted})
+        if not self._is_closing:
+            await self._resuming.take_up_lost()
 
     async def _renew_leases(self) -> None:
         for beat in count():
@@ -236,10 +245,41 @@ class Exchange:
         team.check_client_tools(tuple(ask.tools))
         answer_form(ask.parameters.response_format)
         ignored = team.unheeded(ask)
-        recalled = await self._recall.recall(ask, team)
-        if isinstance(recalled, NotOfConversation):
-            return self._open_side(ask, team)
-        return await self._open_turn(ask, team, recalled, ignored)
+        for _ in range(ATTEMPTS):
+            recalled = await self._recall.recall(ask, team)
+            if isinstance(recalled, NotOfConversation):
+                return self._open_side(ask, team)
+            try:
+                opened = await self._open_turn(ask, team, recalled, ignored)
+            except ApprovalsMoved:
+                continue
+            if opened is not None:
+                return opened
+        raise ConversationBusy
+
+    async def decide(self, caller: str, verdict: Verdict, *, end_user: str = "") -> Approval:
+        """Decide about a call that waits for a person; see ``Resuming.decide``.
+
+        Raises:
+            ShuttingDown: No new turns are taken.
+        """
+        if self._is_closing:
+            raise ShuttingDown
+        return await self._resuming.decide(caller, verdict, end_user=end_user)
+
+    async def approval(self, caller: str, approval_id: str, *, end_user: str = "") -> Approval:
+        """Return an approval.
+
+        Raises:
+            ApprovalNotFound: The caller has no such approval, or it is another end user's.
+        """
+        return await self._resuming.find(caller, approval_id, end_user=end_user)
+
+    async def _go_on(self, ask: Ask, recalled: Recalled) -> None:
+        """Begin a turn that nobody asks for, with the agent that had the floor, if it is still there."""
+        team, _ = self._teams.find(ask.model)
+        agent = recalled.agent if recalled.agent in team.agents else team.entry
+        await self._open_turn(ask, team, replace(recalled, agent=agent), ())
 
     async def attach(
         self, caller: str, turn_id: str, *, end_user: str = "", is_observer: bool = False
@@ -369,7 +409,8 @@ class Exchange:
 
     async def _open_turn(
         self, ask: Ask, team: ServedTeam, recalled: Recalled, ignored: Sequence[str]
-    ) -> Opened:
+    ) -> Opened | None:
+        """Begin the turn; None when it awaits decisions about approvals."""
         now = self._clock()
         turn_id = _new_turn_id()
         conversation_id = recalled.conversation_id or f"conv_{secrets.token_hex(16)}"
@@ -393,13 +434,19 @@ class Exchange:
             idempotency_key=ask.idempotency_key,
             body_digest=ask.body_digest,
         )
+        resumption = recalled.resumption
         try:
-            begun = await self._history.begin(new)
+            if resumption is None or resumption.resume is None:
+                begun: Begun | None = await self._history.begin(new)
+            else:
+                begun = await self._approvals.resume(new, resumption.resume)
         except IdempotencyKeyTaken:
             repeated = await self._repeated(ask)
             if repeated is None:
                 raise IdempotencyConflict from None
             return repeated
+        if begun is None:
+            return None
         turn = Turn(
             id=turn_id,
             conversation_id=conversation_id,
@@ -412,6 +459,10 @@ class Exchange:
             tool_choice=ask.tool_choice,
             parallel_tool_calls=ask.parallel_tool_calls,
             max_tool_calls=ask.max_tool_calls,
+            may_ask=ask.is_stored and recalled.is_kept,
+            opening=replace(resumption.opening, runs=Account(self._approvals, turn_id))
+            if resumption is not None
+            else None,
         )
         policy = ask.on_disconnect or team.on_disconnect or self._policy.on_disconnect
         live = LiveTurn(

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from starlette.types import Scope
 
 from proxy.auth import Keys
+from proxy.exchange.approvals import Approvals
 from proxy.exchange.asking import Clock
 from proxy.exchange.history import History
 from proxy.exchange.library import Library
@@ -70,6 +71,7 @@ class Services:
     exchange: Exchange
     history: History
     library: Library
+    approvals: Approvals
     catalog: Catalog
     version: str
     clock: Clock = time.time

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import InvalidRequest, ResponseNotFound
-from proxy.exchange.asking import Ask
+from proxy.exchange.asking import Ask, Verdict
 from proxy.exchange.endings import entries_of
 from proxy.exchange.history import TurnRecord
 from proxy.exchange.references import References
@@ -40,7 +40,7 @@ from proxy.wire.openai import encode
 from proxy.wire.queries import included, is_true, list_query, unknown_after
 from proxy.wire.responses.decoding import ResponsesRequest, decode_response_request
 from proxy.wire.responses.ids import turn_id_of
-from proxy.wire.responses.input import joined
+from proxy.wire.responses.input import joined, responses_in
 from proxy.wire.responses.options import (
     Body,
     Echo,
@@ -183,6 +183,7 @@ def _options(services: Services, headers: dict[str, str], request: ResponsesRequ
         hides_details=not services.settings.handoff_details,
         response=request.echo,
         sums_up_reasoning=request.sums_up_reasoning,
+        asks_for_approval=request.asks_for_approval,
     )
 
 
@@ -209,6 +210,7 @@ async def _ask(
         caller=caller,
         model=request.model,
         messages=joined(pieces),
+        verdicts=[Verdict(one.approval_id, one.is_approved, one.reason) for one in responses_in(pieces)],
         end_user=end_user,
         conversation_id=named,
         id_source=source,

@@ -13,25 +13,40 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, or_, select, update
 
 from proxy.errors import ConversationBusy
-from proxy.exchange.history import Begun, IdempotencyKeyTaken
+from proxy.exchange.approvals import Resume
+from proxy.exchange.history import Begun, IdempotencyKeyTaken, NewTurn
+from proxy.store import rows
+from proxy.store.approving import Approving
 from proxy.store.dialects import IS_RUNNING, Insertion, insert_into, listed
 from proxy.store.rows import ItemRow
+from proxy.store.statements import statements
 from proxy.store.tables import conversations, items, turns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Begin:
-    """A turn to begin, as rows. Those of ``input`` have no turn yet."""
+    """A turn to begin, as rows. Those of ``input`` have no turn yet.
+
+    With ``resume``, it decides about approvals, which is written alone.
+    """
 
     conversation: dict[str, Any]
     turn: dict[str, Any]
     input: Sequence[ItemRow]
+    resume: Resume | None = None
+
+
+def begin_of(turn: NewTurn, resume: Resume | None = None) -> Begin:
+    """Return the turn as rows."""
+    said = rows.item_rows(turn.input, is_input=True) if turn.is_stored else []
+    return Begin(rows.conversation_row(turn), rows.turn_row(turn), said, resume)
 
 
 class Beginnings:
     """Begins turns in the words of one dialect."""
 
     def __init__(self, dialect: str) -> None:
+        self._approving = statements(Approving, dialect)
         # An existing conversation is not touched: its row would stay locked for a turn that has to wait for the end
         # of another, and that end moves the conversation's head.
         self._add_conversation = insert_into(dialect, conversations).on_conflict_do_nothing()
@@ -74,6 +89,7 @@ class Beginnings:
             .where(IS_RUNNING, turns.c.lease_until < bindparam("now"))
             .values(status="interrupted", idempotency_key=None, finished_at=bindparam("now"))
         )
+        self._running = select(turns.c.id).where(turns.c.conversation == conversation, IS_RUNNING)
         self._has_key = select(turns.c.key).where(
             turns.c.caller == bindparam("of_caller"), turns.c.idempotency_key == bindparam("of_key")
         )
@@ -103,10 +119,13 @@ class Beginnings:
         self._add_items.run(connection, said)
         return begun
 
-    def alone(self, connection: Connection, begin: Begin) -> Begun:
+    def alone(self, connection: Connection, begin: Begin) -> Begun | None:
         """Begin a turn; where one whose lease ran out has the conversation or the key, it gives them up.
 
+        None when it awaits other decisions than the one that was written.
+
         Raises:
+            ApprovalsMoved: The approvals do not stand as they were read; nothing may be committed.
             ConversationBusy: Another turn of the conversation is running; nothing may be committed.
             IdempotencyKeyTaken: Another turn of the caller's has the key; nothing may be committed.
         """
@@ -122,6 +141,14 @@ class Beginnings:
                 "now": turn["created_at"],
             },
         )
+        if begin.resume is not None:
+            of_conversation = {"of_caller": of_caller, "of_conversation": turn["of_conversation"]}
+            if not self._approving.decide(connection, of_conversation, turn["id"], begin.resume):
+                return None
+            # Before a turn is added: that would wait for the end of a running one, which waits for the conversation.
+            others = connection.scalars(self._running, of_conversation)
+            if any(running != turn["id"] for running in others):
+                raise ConversationBusy
         begun = self.together(connection, [begin]).get(begin)
         if begun is not None:
             return begun

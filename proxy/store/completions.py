@@ -11,6 +11,7 @@ from sqlalchemy import (
     Connection,
     Select,
     bindparam,
+    case,
     exists,
     func,
     or_,
@@ -34,6 +35,8 @@ FORGOTTEN: Mapping[str, Any] = {
     "metadata": {},
     "options": b"",
     "journal": None,
+    # Whether it asked for approval still has to be known.
+    "circumstances": case((turns.c.circumstances.is_not(None), b"{}")),
     "idempotency_key": None,
     "body_digest": None,
 }

@@ -18,7 +18,8 @@ from proxy.exchange.history import (
     TurnRecord,
 )
 from proxy.store import rows
-from proxy.store.beginning import Begin
+from proxy.store.approvals import SqlApprovals
+from proxy.store.beginning import begin_of
 from proxy.store.database import Database, open_database
 from proxy.store.ending import Finish
 from proxy.store.following import Following
@@ -37,7 +38,8 @@ _LARGE_BYTES = 256 * 1024
 
 class SqlHistory:
     """See ``History``. Made in the event loop that uses it; ``time_limit`` (seconds) is how long a call waits for a
-    database that is locked or gone. ``library`` looks after what is kept in the same database.
+    database that is locked or gone. ``library`` looks after what is kept in the same database, ``approvals`` after what
+    waits in it for a person.
     """
 
     def __init__(self, database: Database, *, time_limit: float = TIME_LIMIT) -> None:
@@ -47,6 +49,7 @@ class SqlHistory:
         self._leases = statements(Leases, database.dialect)
         self._following = statements(Following, database.dialect)
         self.library = SqlLibrary(database, self._writer)
+        self.approvals = SqlApprovals(database, self._writer)
         self._large_ends: set[asyncio.Task[bool]] = set()
 
     async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
@@ -55,10 +58,7 @@ class SqlHistory:
 
     async def begin(self, turn: NewTurn) -> Begun:
         """See ``History``. A cancelled call leaves no running turn behind."""
-        said = rows.item_rows(turn.input, is_input=True) if turn.is_stored else []
-        return cast(
-            Begun, await self._writer.write(Begin(rows.conversation_row(turn), rows.turn_row(turn), said))
-        )
+        return cast(Begun, await self._writer.write(begin_of(turn)))
 
     async def finish(self, end: TurnEnd) -> bool:
         """See ``History``. A cancelled call is done all the same; a turn whose end is refused does not run on."""

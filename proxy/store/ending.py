@@ -1,4 +1,4 @@
-"""How turns end: a group of them by five statements, whatever its size."""
+"""How turns end: a group of them by five statements, whatever its size, and some more where approval is asked for."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from sqlalchemy import BigInteger, Boolean, Connection, bindparam, case, cast, o
 
 from proxy.exchange.history import TurnEnd
 from proxy.store import rows
+from proxy.store.approving import Approving
 from proxy.store.dialects import IS_RUNNING, Insertion, insert_into, listed
 from proxy.store.rows import ItemRow
+from proxy.store.statements import statements
 from proxy.store.tables import conversations, indexable, items, pending_calls, turns
 
 
@@ -38,6 +40,7 @@ class Endings:
     """Ends turns in the words of one dialect."""
 
     def __init__(self, dialect: str) -> None:
+        self._approving = statements(Approving, dialect)
         of, keys = turns.c, listed(dialect, "keys")
         self._ending = (
             select(of.key, of.conversation, of.caller, of.status, of.finished_at, of.is_stored, of.inputs)
@@ -127,6 +130,11 @@ class Endings:
         ]
         if heads:
             connection.execute(self._move_head, heads)
+        # Behind the conversations, which whoever decides about approvals locks first.
+        self._approving.ask(connection, [(finish.end, row) for finish, row in ends if row.is_stored])
+        for finish, row in ends:
+            if finish.end.took_up is not None:
+                self._approving.ended(connection, row.key, finish.end.took_up)
 
 
 def _is_same(end: TurnEnd, status: str, finished_at: float | None) -> bool:

@@ -32,7 +32,15 @@ from proxy.store.completions import FORGOTTEN, storable_pairs, visible_to
 from proxy.store.dialects import IS_RUNNING, Insertion, encode_json, insert_into
 from proxy.store.outlines import Outlines, may_be_about
 from proxy.store.statements import statements
-from proxy.store.tables import conversations, foreign_items, indexable, items, pending_calls, turns
+from proxy.store.tables import (
+    approvals,
+    conversations,
+    foreign_items,
+    indexable,
+    items,
+    pending_calls,
+    turns,
+)
 
 Done = Literal["done", "missing", "busy", "moved"]
 
@@ -194,7 +202,7 @@ class Keeping:
     ) -> Done:
         """Delete an item, or leave the rest of it."""
         turn = connection.execute(
-            select(turns.c.key, conversations.c.id)
+            select(turns.c.key, turns.c.parent, conversations.c.id)
             .join(conversations, conversations.c.key == turns.c.conversation)
             .where(turns.c.id == turn_id, conversations.c.caller == caller)
         ).first()
@@ -221,6 +229,10 @@ class Keeping:
             connection.execute(
                 update(turns).where(turns.c.key == turn.key, ~turns.c.is_listed).values(FORGOTTEN)
             )
+            # So do approvals: of those that it asked for, the calls, and of those that it ran, the results.
+            connection.execute(delete(approvals).where(approvals.c.turn == turn.key))
+            ran = (approvals.c.turn == turn.parent, approvals.c.run_in == turn_id)
+            connection.execute(update(approvals).where(*ran).values(result=None))
         return "done"
 
     def _lock(self, connection: Connection, caller: str, conversation_id: str, now: float) -> Row[Any] | None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from proxy.errors import ConversationBusy
+from proxy.events import DecidedBy, Decision
 from proxy.exchange.history import (
     Begun,
     ChainTurn,
     Conversation,
     IdempotencyKeyTaken,
     NewTurn,
+    Pause,
     Place,
     Standing,
     TurnEnd,
@@ -32,6 +34,7 @@ class Kept:
     """How many items were input."""
     end: TurnEnd | None = None
     is_to_stop: bool = False
+    circumstances: bytes | None = None
     placed: dict[int, Item | ForeignItem] | None = None
     """The items by position, once that is not simply their order."""
 
@@ -42,12 +45,39 @@ class Kept:
         return dict(enumerate([*self.record.input, *self.record.items]))
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An approval as it is kept."""
+
+    key: int
+    id: str
+    turn: int
+    call_id: str
+    agent: str
+    tool: str
+    arguments: str
+    created_at: float
+    decision: Decision | None = None
+    decided_by: DecidedBy | None = None
+    reason: str | None = None
+    decided_at: float | None = None
+    resumed_by: str | None = None
+    attempts: int = 0
+    is_unattended: bool = False
+    run_in: str | None = None
+    result: str | None = None
+
+
 class MemoryHistory:
-    """See ``History``. Nothing outlives the object; ``conversations`` and ``turns`` are for a ``MemoryLibrary``."""
+    """See ``History``. Nothing outlives the object.
+
+    ``conversations``, ``turns`` and ``asked`` are for a ``MemoryLibrary`` and ``MemoryApprovals``.
+    """
 
     def __init__(self) -> None:
         self.conversations: dict[tuple[str, str], Conversation] = {}
         self.turns: dict[int, Kept] = {}
+        self.asked: dict[str, Asked] = {}
         self._keys = itertools.count(1)
 
     def next_key(self) -> int:
@@ -107,7 +137,26 @@ class MemoryHistory:
         if end.is_history:
             place = (kept.record.caller, kept.record.conversation_id)
             self.conversations[place] = replace(self.conversations[place], head=end.turn)
+        if end.pause is not None and kept.record.is_stored:
+            self._ask(kept, end, end.pause)
+        for asked in list(self.asked.values()):
+            if asked.turn == end.took_up and asked.resumed_by == kept.record.id:
+                self.asked[asked.id] = replace(asked, is_unattended=False)
         return True
+
+    def _ask(self, kept: Kept, end: TurnEnd, pause: Pause) -> None:
+        kept.circumstances = pause.circumstances
+        for new in pause.approvals:
+            self.asked[new.id] = Asked(
+                key=self.next_key(),
+                id=new.id,
+                turn=end.turn,
+                call_id=new.call_id,
+                agent=end.agent,
+                tool=new.tool,
+                arguments=new.arguments,
+                created_at=end.finished_at,
+            )
 
     async def chain(self, turn: int) -> Sequence[ChainTurn]:
         """See ``History``."""
@@ -125,6 +174,7 @@ class MemoryHistory:
                     conversation_id=record.conversation_id,
                     end_user=record.end_user,
                     fingerprint=kept.end.fingerprint if kept.end and kept.end.is_history else None,
+                    is_paused=kept.circumstances is not None,
                 )
             )
             key = record.parent

@@ -58,7 +58,7 @@ class MemoryLibrary:
             and metadata.items() <= record.metadata.items()
             and (not end_user or record.end_user in ("", end_user))
         ]
-        return _page(found, start, limit, order)
+        return page_of(found, start, limit, order)
 
     async def update_completion(
         self, caller: str, completion_id: str, metadata: Mapping[str, str]
@@ -139,7 +139,7 @@ class MemoryLibrary:
             and (not end_user or one.end_user in ("", end_user))
             and (not search or is_about(search, one.metadata, self._said(one.key)))
         ]
-        return _page(found, start.key if start else None, limit, order)
+        return page_of(found, start.key if start else None, limit, order)
 
     async def outlines(self, keys: Sequence[int]) -> Mapping[int, Outline]:
         """See ``Library``."""
@@ -287,9 +287,19 @@ class MemoryLibrary:
         else:
             del placed[position]
         _place(kept, placed)
-        if position >= kept.inputs and not kept.record.is_listed:
-            _forget(kept)
+        if position >= kept.inputs:
+            if not kept.record.is_listed:
+                _forget(kept)
+            self._forget_approvals(kept.record)
         return True
+
+    def _forget_approvals(self, record: TurnRecord) -> None:
+        asked = self._history.asked
+        for one in list(asked.values()):
+            if one.turn == record.turn:
+                del asked[one.id]
+            elif one.run_in == record.id:
+                asked[one.id] = replace(one, result=None)
 
     # --- retention ---
 
@@ -316,6 +326,8 @@ class MemoryLibrary:
         turns = self._history.turns
         for key in [key for key, kept in turns.items() if kept.conversation.key == known.key]:
             del turns[key]
+        for asked in [one for one in self._history.asked.values() if one.turn not in turns]:
+            del self._history.asked[asked.id]
 
     def _path(self, caller: str, conversation_id: str) -> Sequence[Kept]:
         known = self._history.conversations.get((caller, conversation_id))
@@ -327,7 +339,8 @@ class MemoryLibrary:
         return path[::-1]
 
 
-def _page(found: list[tuple[int, T]], start: int | None, limit: int, order: Order) -> Page[T]:
+def page_of(found: list[tuple[int, T]], start: int | None, limit: int, order: Order) -> Page[T]:
+    """Return the part of the list that is asked for, of values with their keys; ``start`` is the key before it."""
     found = sorted(found, key=lambda one: one[0], reverse=order == "desc")
     if start is not None:
         found = [one for one in found if (one[0] > start if order == "asc" else one[0] < start)]
@@ -350,6 +363,8 @@ def _place(kept: Kept, placed: dict[int, Item | ForeignItem]) -> None:
 
 def _forget(kept: Kept) -> None:
     """Nobody asks for the turn by its id any more; it is a part of its conversation."""
+    if kept.circumstances is not None:
+        kept.circumstances = b"{}"
     kept.record = replace(
         kept.record,
         caller="",

@@ -160,6 +160,7 @@ def _chain() -> Select[Any]:
     chain = _keys_of_chain()
     return (
         select(of.key, of.agent, of.is_stored, of.pending, _conversation_id(), of.end_user, of.fingerprint)
+        .add_columns(of.circumstances.is_not(None))
         .join(chain, of.key == chain.c.key)
         .order_by(of.key)
     )

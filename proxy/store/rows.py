@@ -136,9 +136,12 @@ def to_chain_turn(
     conversation_id: str,
     end_user: str,
     fingerprint: bytes | None,
+    is_paused: bool,
 ) -> ChainTurn:
     """Return the turn of a row of the chain, to which ``said`` belongs."""
-    return ChainTurn(turn, agent, is_stored, said, to_names(pending), conversation_id, end_user, fingerprint)
+    return ChainTurn(
+        turn, agent, is_stored, said, to_names(pending), conversation_id, end_user, fingerprint, is_paused
+    )
 
 
 def to_record(row: Row[Any], items: Sequence[Row[Any]]) -> TurnRecord:

@@ -150,6 +150,7 @@ turns = Table(
     Column("pending", Words, doc="JSON list of call ids"),
     Column("uses", Words, doc="JSON list: what the agents used of the models"),
     Column("journal", LargeBinary),
+    Column("circumstances", LargeBinary, doc="of a turn that asks for approval; null for all others"),
     UniqueConstraint("id"),
     UniqueConstraint("caller", "idempotency_key"),
     sqlite_autoincrement=True,
@@ -206,4 +207,41 @@ pending_calls = Table(
     Column("conversation", _Key, nullable=False),
     Index("ix_pending_calls_turn", "turn"),
     Index("ix_pending_calls_conversation", "conversation", "call_id", "turn"),
+)
+
+# A decision is kept, and what it means now is told by the head of its conversation (see ``store.approvals``).
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("key", _Key, primary_key=True),
+    Column("id", Name, nullable=False),
+    Column("caller", Name, nullable=False),
+    Column("conversation", _Key, nullable=False),
+    Column("turn", _Key, ForeignKey("turns.key", ondelete="CASCADE"), nullable=False),
+    Column("call_id", Words, nullable=False),
+    Column("agent", Words, nullable=False),
+    Column("tool", Words, nullable=False),
+    Column("arguments", Words, nullable=False),
+    Column("decision", String),
+    Column("decided_by", String),
+    Column("reason", Words),
+    Column("created_at", Double, nullable=False),
+    Column("decided_at", Double),
+    Column("resumed_by", Name, doc="id of the newest turn that took it up"),
+    Column("attempts", Integer, nullable=False, doc="how many turns took it up"),
+    Column(
+        "is_unattended", Boolean, nullable=False, doc="that turn is to be begun again when its worker dies"
+    ),
+    Column("run_in", Name, doc="id of the turn that ran the call, or was about to"),
+    Column("result", Words),
+    UniqueConstraint("id"),
+    Index("ix_approvals_turn", "turn", "key"),
+    Index("ix_approvals_caller_key", "caller", "key"),
+    sqlite_autoincrement=True,
+)
+Index(
+    "ix_approvals_unattended",
+    approvals.c.key,
+    sqlite_where=text("is_unattended"),
+    postgresql_where=text("is_unattended"),
 )

@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.errors import ProxyError, StoreUnavailable
+from proxy.exchange.approvals import ApprovalsMoved
 from proxy.exchange.history import IdempotencyKeyTaken
 from proxy.store.beginning import Begin
 from proxy.store.ending import Close, Finish
@@ -200,7 +201,7 @@ class Writer:
             )
         except Unavailable:
             raise
-        except (ProxyError, IdempotencyKeyTaken) as refusal:
+        except (ProxyError, IdempotencyKeyTaken, ApprovalsMoved) as refusal:
             waiting.refuse(refusal)
         except SQLAlchemyError as error:
             logger.error(

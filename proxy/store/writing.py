@@ -31,7 +31,9 @@ class Lost(Exception):
 
 
 class Writing:
-    """Writes work and returns what it gives: ``Begun`` for Begin, whether it is done for Finish, None for Close."""
+    """Writes work and returns what it gives: ``Begun`` for Begin (or None, see ``Resume``), whether it is done for
+    Finish, None for Close.
+    """
 
     def __init__(self, dialect: str) -> None:
         self._beginnings = Beginnings(dialect)
@@ -41,8 +43,10 @@ class Writing:
         """Write a group. Ends come first: who begins in the same group finds the conversation free.
 
         Raises:
-            Lost: Some turns cannot be begun.
+            Lost: Some turns cannot be begun, or not in a group.
         """
+        if lone := frozenset(work for work in group if isinstance(work, Begin) and work.resume is not None):
+            raise Lost(lone)
         given: dict[Any, Any] = {}
         if finishes := [work for work in group if isinstance(work, Finish)]:
             given |= self._endings.finish(connection, finishes)
@@ -66,6 +70,7 @@ class Writing:
         Raises:
             ConversationBusy: Another turn of the conversation is running.
             IdempotencyKeyTaken: The caller used the key for another turn.
+            ApprovalsMoved: What is to be decided no longer stands as it was read.
         """
         if isinstance(work, Begin):
             return self._beginnings.alone(connection, work)

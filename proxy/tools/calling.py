@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -60,11 +60,12 @@ async def run_calls(
     max_parallel: int,
     on_started: Callable[[int], None],
     on_done: Callable[[int, CallResult], None],
+    after: Callable[[int, CallResult], Awaitable[None]] | None = None,
 ) -> list[CallResult]:
     """Run calls, at most ``max_parallel`` at once, started in order; return their results in the same order.
 
-    The callbacks get the call's index. A call's time limit begins when it is started. Cancelled, this cancels
-    what runs and waits for it.
+    The callbacks get the call's index; ``after`` is awaited behind ``on_done``. A call's time limit begins when it is
+    started. Cancelled, this cancels what runs and waits for it.
     """
     places = asyncio.Semaphore(max_parallel)
 
@@ -79,6 +80,8 @@ async def run_calls(
                 max_result_bytes=call.max_result_bytes,
             )
             on_done(index, result)
+            if after is not None:
+                await after(index, result)
             return result
 
     tasks = [
@@ -161,6 +164,15 @@ def _facts(tool: Tool, context: ToolContext) -> dict[str, str]:
 
 
 # --- arguments ---
+
+
+def mistake_in(arguments_json: str) -> str | None:
+    """Return what is wrong with the arguments of a call, whatever the tool; None when nothing is."""
+    try:
+        _arguments(arguments_json)
+    except ToolError as error:
+        return error.message
+    return None
 
 
 def _arguments(text: str) -> dict[str, object]:

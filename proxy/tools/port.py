@@ -17,8 +17,8 @@ class ToolContext:
     """
 
     call_key: str
-    """The same for every attempt of the same call (``turn:step:index``); tools with effects may use it to recognise
-    a repeat."""
+    """The same for every attempt of the same call (``turn:step:index``, or the id of its approval); tools with effects
+    may use it to recognise a repeat."""
     turn_id: str
     conversation_id: str
     caller: str

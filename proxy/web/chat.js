@@ -4,7 +4,7 @@
 import { Trouble, ask, call, chunksOf, eventsOf, streamOf } from "./api.js";
 import { byId, copyButton, h, tell } from "./dom.js";
 import { timelineOf } from "./timeline.js";
-import { TurnView } from "./turnview.js";
+import { settleApproval, TurnView } from "./turnview.js";
 
 /** Turns that nothing can follow; shown only where nothing else came after them. */
 const LOST = new Set(["failed", "interrupted"]);
@@ -103,6 +103,22 @@ export class Chat {
     const last = path[path.length - 1];
     this.actions.onfloor(last?.agent ?? "");
     this.toEnd();
+    this.settleApprovals().catch((error) => this.actions.ontrouble(error));
+  }
+
+  /** What was decided since it was asked for, here or elsewhere, has no buttons any more. */
+  async settleApprovals() {
+    const cards = [...this.list.querySelectorAll(".approval:has(.buttons)")];
+    if (!cards.length) return;
+    const query = new URLSearchParams({ conversation_id: this.id ?? "", status: "pending", limit: "100" });
+    const open = new Set((await call(`/v1/approvals?${query}`)).data.map((/** @type {any} */ one) => one.id));
+    for (const card of cards) {
+      const id = /** @type {HTMLElement} */ (card).dataset.approval ?? "";
+      if (open.has(id)) continue;
+      // One that is gone was deleted with its call.
+      const approval = await call(`/v1/approvals/${encodeURIComponent(id)}`).catch(() => ({ status: "expired" }));
+      settleApproval(card, approval.status);
+    }
   }
 
   /** @param {any} turn */

@@ -22,6 +22,13 @@ function readable(text) {
   }
 }
 
+/** Take the buttons from the card of an approval. @param {Element} card @param {string} decision a decision, or a status */
+export function settleApproval(card, decision) {
+  const words = { approve: "Approved", approved: "Approved", refuse: "Refused", refused: "Refused" };
+  const word = /** @type {Record<string, string>} */ (words)[decision] ?? "No longer open";
+  card.querySelector(".buttons")?.replaceWith(h("div", { class: "note" }, word));
+}
+
 export class TurnView {
   /** @param {{decide: (id: string, decision: "approve" | "refuse", card: HTMLElement) => void}} actions */
   constructor({ decide }) {
@@ -187,7 +194,7 @@ export class TurnView {
   wantApproval({ approval_id: id, name, arguments: given }) {
     const card = h(
       "div",
-      { class: "approval", role: "group", "aria-label": `Approval of ${name}` },
+      { class: "approval", role: "group", "aria-label": `Approval of ${name}`, "data-approval": id },
       h("div", {}, h("b", {}, this.agent || "The agent"), " wants to run ", h("code", {}, name)),
       given && h("pre", { tabindex: "0" }, readable(given)),
     );
@@ -207,9 +214,7 @@ export class TurnView {
   /** @param {string} id @param {string} decision */
   decided(id, decision) {
     const card = this.approvals.get(id);
-    const words = { approve: "Approved", approved: "Approved", refuse: "Refused", refused: "Refused" };
-    const word = /** @type {Record<string, string>} */ (words)[decision] ?? "No longer open";
-    card?.querySelector(".buttons")?.replaceWith(h("div", { class: "note" }, word));
+    if (card) settleApproval(card, decision);
   }
 
   /** @param {any} event */

@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     Cancelled,
     ClientToolArguments,
     ClientToolCall,
@@ -127,7 +129,14 @@ class ChunkEncoder:
                 self._joints.pause()
             case ToolStarted():
                 self._ran_tools = True
-            case Started() | ReasoningDelta() | ToolCompleted() | ToolFailed():
+            case (
+                Started()
+                | ReasoningDelta()
+                | ToolCompleted()
+                | ToolFailed()
+                | ApprovalRequested()
+                | ApprovalDecided()
+            ):
                 pass
             case Completed():
                 reason = reason_of(event.finish_reason, self._options)

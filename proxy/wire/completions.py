@@ -9,6 +9,8 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     Cancelled,
     ClientToolArguments,
     ClientToolCall,
@@ -122,7 +124,14 @@ class CompletionBuilder:
                 self._joints.pause()
             case ToolStarted():
                 self._ran_tools = True
-            case Started() | ReasoningDelta() | ToolCompleted() | ToolFailed():
+            case (
+                Started()
+                | ReasoningDelta()
+                | ToolCompleted()
+                | ToolFailed()
+                | ApprovalRequested()
+                | ApprovalDecided()
+            ):
                 pass
             case Completed():
                 self._answer = self._completion(reason_of(event.finish_reason, self._options), event)

@@ -14,10 +14,14 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     Cancelled,
     ClientToolArguments,
     ClientToolCall,
     Completed,
+    DecidedBy,
+    Decision,
     Event,
     Failed,
     Handoff,
@@ -41,7 +45,15 @@ MAX_LINE = 240
 class Noted(Struct, frozen=True, omit_defaults=True, rename={"source": "from", "target": "to"}):
     """The object of a chunk: only what belongs to its type is set. ``agent`` is who had the floor."""
 
-    type: Literal["agent.speaking", "handoff", "tool.started", "tool.completed", "tool.failed"]
+    type: Literal[
+        "agent.speaking",
+        "handoff",
+        "tool.started",
+        "tool.completed",
+        "tool.failed",
+        "approval.requested",
+        "approval.decided",
+    ]
     agent: str
     source: str | UnsetType = UNSET
     target: str | UnsetType = UNSET
@@ -52,6 +64,9 @@ class Noted(Struct, frozen=True, omit_defaults=True, rename={"source": "from", "
     result: str | UnsetType = UNSET
     error: str | UnsetType = UNSET
     seconds: float | UnsetType = UNSET
+    approval_id: str | UnsetType = UNSET
+    decision: Decision | UnsetType = UNSET
+    by: DecidedBy | UnsetType = UNSET
 
 
 class UseBody(Struct, frozen=True, omit_defaults=True):
@@ -154,6 +169,10 @@ class Narrator:
                 return self._tool_starts(event)
             case ToolCompleted() | ToolFailed():
                 return self._tool_ends(event)
+            case ApprovalRequested():
+                return self._asks_for_approval(event)
+            case ApprovalDecided():
+                return self._approval_is_decided(event)
             case ModelCalled():
                 self._joints.pause()
                 self._uses.setdefault((event.agent, event.model), Use()).add(event)
@@ -226,6 +245,31 @@ class Narrator:
         return self._note(
             noted, line + (f": {_short(shown)}" if shown else ""), StatusData(status, done=True)
         )
+
+    def _asks_for_approval(self, event: ApprovalRequested) -> Note | None:
+        noted = Noted(
+            "approval.requested",
+            self._agent,
+            call_id=event.call_id,
+            name=event.name,
+            arguments=UNSET if self._hides_details else event.arguments,
+            approval_id=event.approval_id,
+        )
+        line = f"{event.name} waits for approval"
+        return self._note(noted, line, StatusData(line, done=True))
+
+    def _approval_is_decided(self, event: ApprovalDecided) -> Note | None:
+        noted = Noted(
+            "approval.decided",
+            self._agent,
+            call_id=event.call_id,
+            name=event.name,
+            approval_id=event.approval_id,
+            decision=event.decision,
+            by=event.by,
+        )
+        line = f"{event.name} was {'approved' if event.decision == 'approve' else 'refused'}"
+        return self._note(noted, line, StatusData(line, done=True))
 
     def _note(self, noted: Noted, line: str, status: StatusData) -> Note | None:
         """Tell all of it that is wanted; a line is a paragraph of its own."""

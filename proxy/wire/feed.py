@@ -20,6 +20,8 @@ from msgspec import Struct
 
 from proxy.errors import InvalidRequest
 from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     Cancelled,
     ClientToolArguments,
     ClientToolCall,
@@ -54,6 +56,8 @@ FrameType = Literal[
     "handoff",
     "client_tool.requested",
     "client_tool.arguments",
+    "approval.requested",
+    "approval.decided",
     "usage",
     "turn.completed",
     "turn.failed",
@@ -65,6 +69,7 @@ DETAILS: Mapping[str, Collection[str]] = {
     "tool.completed": ("result",),
     "tool.failed": ("error",),
     "handoff": ("reason",),
+    "approval.requested": ("arguments",),
 }
 """By type of frame, the keys that hold what agents and tools wrote and what is no part of an answer."""
 THOUGHTS = "reasoning.delta"
@@ -138,6 +143,12 @@ class Feed:
                 yield "client_tool.requested", {"index": event.index, **_named(event)}
             case ClientToolArguments():
                 yield "client_tool.arguments", {"index": event.index, "arguments": event.arguments}
+            case ApprovalRequested():
+                told = {"approval_id": event.approval_id, **_named(event, arguments=event.arguments)}
+                yield "approval.requested", told
+            case ApprovalDecided():
+                told = {"approval_id": event.approval_id, **_named(event)}
+                yield "approval.decided", {**told, "decision": event.decision, "by": event.by}
             case ModelCalled():
                 self._joints.pause()
                 usage = usage_body(event.usage) if event.usage else None
@@ -238,7 +249,10 @@ def _without_details(frame: FeedFrame) -> FeedFrame:
     return msgspec.structs.replace(frame, data=data)
 
 
-def _named(event: ToolStarted | ToolCompleted | ToolFailed | ClientToolCall, **more: Any) -> dict[str, Any]:
+def _named(
+    event: ToolStarted | ToolCompleted | ToolFailed | ClientToolCall | ApprovalRequested | ApprovalDecided,
+    **more: Any,
+) -> dict[str, Any]:
     return {"call_id": event.call_id, "name": event.name, **more}
 
 

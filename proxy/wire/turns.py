@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     Cancelled,
     ClientToolArguments,
     ClientToolCall,
@@ -98,7 +100,13 @@ class Course:
                 self._ends(at)
             case Failed() | Cancelled():
                 self._ends(at)
-            case ReasoningDelta() | ClientToolCall() | ClientToolArguments():
+            case (
+                ReasoningDelta()
+                | ClientToolCall()
+                | ClientToolArguments()
+                | ApprovalRequested()
+                | ApprovalDecided()
+            ):
                 pass
 
     def _ends(self, at: float) -> None:

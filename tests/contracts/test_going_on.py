@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from proxy.messages import (
 )
 from proxy.store.conversations import open_history
 from proxy.store.memory import MemoryHistory
-from tests.fakes.history import new_turn, the_end
+from tests.fakes.history import approvals_of, new_turn, the_end
 from tests.fakes.models import ScriptedModel
 from tests.fakes.teams import agent, team_of
 
@@ -57,7 +58,7 @@ async def turn(
 async def recalled(history: History, *messages: Message, **more: Any) -> Recalled:
     team = await team_of(agent("triage", ScriptedModel()), agent("sales", ScriptedModel()))
     ask = Ask(**{"caller": "alice", "model": "shop", "messages": messages, "list_name": "input", **more})
-    found = await Recall(history).recall(ask, team)
+    found = await Recall(history, approvals_of(history), time.time).recall(ask, team)
     assert isinstance(found, Recalled)
     return found
 

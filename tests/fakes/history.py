@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from proxy.exchange.approvals import Approvals
 from proxy.exchange.history import NewTurn, TurnEnd
 from proxy.messages import AssistantMessage, Item, UserMessage
+from proxy.store.memory import MemoryHistory
+from proxy.store.memory_approvals import MemoryApprovals
 
 _numbers = itertools.count(1)
 
@@ -47,3 +50,11 @@ def the_end(turn: int, **changes: Any) -> TurnEnd:
         "finish_reason": "stop",
     }
     return TurnEnd(**given | changes)
+
+
+def approvals_of(history: Any) -> Approvals:
+    """The approvals that are kept with the history, whichever it is."""
+    if isinstance(history, MemoryHistory):
+        return MemoryApprovals(history)
+    found: Approvals = history.approvals
+    return found

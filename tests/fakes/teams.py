@@ -8,7 +8,7 @@ from pathlib import Path
 from proxy.agents.clients.port import Model
 from proxy.agents.definition import ClientTools, Limits
 from proxy.agents.dispatching import DirectDispatcher, Dispatcher
-from proxy.agents.speaker import Agent, Delegate
+from proxy.agents.floor import Agent, Delegate
 from proxy.agents.team import AgentTeam, TeamFacts
 from proxy.errors import ToolError
 from proxy.events import Event
@@ -56,6 +56,8 @@ def agent(
     tools: Sequence[Tool] = (),
     hands_to: Sequence[str] = (),
     client_tools: ClientTools = "auto",
+    approvals: Sequence[str] = (),
+    max_parallel_tools: int = 8,
 ) -> Agent:
     delegates: Mapping[str, Delegate] = {
         f"transfer_to_{target}": Delegate(
@@ -70,6 +72,8 @@ def agent(
         tools={tool.spec.name: tool for tool in tools},
         delegates=delegates,
         client_tools=client_tools,
+        approvals=frozenset(approvals),
+        max_parallel_tools=max_parallel_tools,
     )
 
 

@@ -413,7 +413,7 @@ async def test_a_script_calls_only_tools_that_the_bundled_team_has(name: str) ->
     assert list(teams.definitions.teams) == TEAMS
     assert script.agents.keys() == team.agents.keys()
     for agent_name, agent in team.agents.items():
-        has = {*agent.tools, *(handoff.tool_name for handoff in agent.handoffs)}
+        has = {*(use.name for use in agent.tools), *(handoff.tool_name for handoff in agent.handoffs)}
         called = {call.name for rule in script.agents[agent_name].rules for call in rule.call}
         assert called <= has
         assert has - called <= (WITHOUT_A_SCRIPT if name == "business-insights" else set())

@@ -16,6 +16,7 @@ from proxy.exchange.service import Exchange, Opened, Policy
 from proxy.live import StopReason
 from proxy.messages import Usage, UserMessage
 from proxy.store.memory import MemoryHistory
+from proxy.store.memory_approvals import MemoryApprovals
 from proxy.wire.chunks import ChunkEncoder
 from proxy.wire.completions import AnswerOptions
 from tests.fakes.history import new_turn, the_end
@@ -46,7 +47,10 @@ async def exchange_of(
 ) -> Exchange:
     team = await team_of(agent("triage", ScriptedModel(*replies)))
     policy = Policy(heartbeat=0.01, follow=0.01, listen=listen)
-    return Exchange(OneTeam(team), history or MemoryHistory(), policy=policy, clock=clock or Clock())
+    kept = history or MemoryHistory()
+    return Exchange(
+        OneTeam(team), kept, approvals=MemoryApprovals(kept), policy=policy, clock=clock or Clock()
+    )
 
 
 async def end_of(opened: Opened) -> Any:

@@ -19,6 +19,7 @@ from proxy.agents.definition import (
     Limits,
     OpenAIModel,
     TeamDefinition,
+    ToolUse,
 )
 from proxy.agents.loading import default_model
 from proxy.errors import ConfigurationError
@@ -100,7 +101,7 @@ teams:
                     instructions="Be kind.",
                     model="fast",
                     fallbacks=("other", "default"),
-                    tools=("look_up_item",),
+                    tools=(ToolUse(name="look_up_item"),),
                     handoffs=(HandoffDefinition(to="Boss", when="Things get loud.", tool="call_the_boss"),),
                     client_tools="ignore",
                     parameters={"max_completion_tokens": 200},
@@ -128,7 +129,7 @@ def test_the_bundled_team_is_loaded_when_no_path_is_given() -> None:
     team = load(None).definitions.teams["acme-support"]
 
     assert team.entry == "TriageAgent"
-    assert {name: agent.tools for name, agent in team.agents.items()} == {
+    assert {name: tuple(use.name for use in agent.tools) for name, agent in team.agents.items()} == {
         "TriageAgent": (),
         "SalesAgent": ("execute_order",),
         "IssuesAndRepairsAgent": ("look_up_item", "execute_refund"),

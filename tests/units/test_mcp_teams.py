@@ -65,7 +65,19 @@ def test_an_agents_list_names_each_of_its_tools(
 ) -> None:
     loaded = load(write(folder, team(tools, server)))
 
-    assert list(loaded.definitions.teams["shop"].agents["A"].tools) == [f"mcp:files/{name}" for name in named]
+    used = [use.name for use in loaded.definitions.teams["shop"].agents["A"].tools]
+    assert used == [f"mcp:files/{name}" for name in named]
+
+
+def test_a_server_whose_tools_need_approval_has_it_for_each_of_them(folder: Path) -> None:
+    loaded = load(write(folder, team("[{name: 'mcp:files', approval: required}]")))
+
+    used = loaded.definitions.teams["shop"].agents["A"].tools
+    assert [(use.name, use.approval) for use in used] == [
+        ("mcp:files/list.all", "required"),
+        ("mcp:files/read", "required"),
+        ("mcp:files/write", "required"),
+    ]
 
 
 def tools_of(folder: Path, server: str = "{command: run}") -> dict[str, Tool]:

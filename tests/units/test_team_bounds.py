@@ -200,4 +200,4 @@ def test_any_team_that_loads_refers_only_to_what_exists(
     for name, definition in team.agents.items():
         assert {definition.model, *definition.fallbacks} <= {"default", "m"}
         assert {handoff.to for handoff in definition.handoffs} <= team.agents.keys() - {name}
-        assert {tool for tool in definition.tools if ":" in tool} <= loaded.tools.keys()
+        assert {use.name for use in definition.tools if ":" in use.name} <= loaded.tools.keys()

@@ -13,6 +13,7 @@ import pytest
 from proxy import errors
 from proxy.errors import (
     AnswerNotInForm,
+    ApprovalNotFound,
     BodyTooLarge,
     BodyTooSlow,
     CompletionNotFound,
@@ -84,6 +85,7 @@ CATALOGUE: list[tuple[Exception, int, str, str | None, str | None, dict[str, str
     (NoKey(), 401, "invalid_request_error", None, None, {"WWW-Authenticate": "Bearer"}),
     (ModelNotFound("m"), 404, "invalid_request_error", "model_not_found", None, {}),
     (ConversationNotFound("c"), 404, "invalid_request_error", None, None, {}),
+    (ApprovalNotFound("a"), 404, "invalid_request_error", None, None, {}),
     (ItemNotFound("i"), 404, "invalid_request_error", None, None, {}),
     (ResponseNotFound("r"), 404, "invalid_request_error", None, None, {}),
     (CompletionNotFound("c"), 404, "invalid_request_error", None, None, {}),

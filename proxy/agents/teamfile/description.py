@@ -13,6 +13,7 @@ from proxy.agents.definition import (
     ModelDefinition,
     StdioServer,
     TeamsFile,
+    ToolUse,
 )
 from proxy.agents.teamfile.schema import mapping
 from proxy.agents.teamfile.servers import SECTION
@@ -28,7 +29,8 @@ def counted(source: Source) -> str:
         for agent in mapping(mapping(team).get("agents")).values()
     ]
     lists = [agent["tools"] for agent in agents if isinstance(agent.get("tools"), list)]
-    tools = {tool for tools in lists for tool in tools if isinstance(tool, str)}
+    names = [mapping(tool).get("name", tool) for tools in lists for tool in tools]
+    tools = {name for name in names if isinstance(name, str)}
     counts = (
         ("team", len(mapping(source.value(("teams",))))),
         ("agent", len(agents)),
@@ -98,10 +100,14 @@ def _model(model: ModelDefinition) -> str:
             return f"{model.model} at {urlsplit(model.base_url).hostname}, {key}"
 
 
+def _tool(use: ToolUse) -> str:
+    return f"{use.name} (when approved)" if use.approval == "required" else use.name
+
+
 def _agent(agent: AgentDefinition) -> str:
     parts = [f"asks {', then '.join((agent.model, *agent.fallbacks))}"]
     if agent.tools:
-        parts.append(f"uses {', '.join(agent.tools)}")
+        parts.append(f"uses {', '.join(map(_tool, agent.tools))}")
     if agent.handoffs:
         parts.append(f"hands over to {', '.join(handoff.to for handoff in agent.handoffs)}")
     return "; ".join(parts)

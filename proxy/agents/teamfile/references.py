@@ -101,9 +101,13 @@ def _check_agent(
     if around.models is not None:
         _check_models(source, path, agent, around.models)
     taken: dict[str, str] = {}
-    for place, tool in _texts(agent.get("tools"), (*path, "tools")):
-        for name in _check_tool(source, place, tool, around):
-            _take(source, place, name, f"tools[{place[-1]}]", taken)
+    for index, use in enumerate(_list(agent.get("tools"))):
+        place: Path = (*path, "tools", index)
+        tool = use
+        if isinstance(use, dict):
+            place, tool = (*place, "name"), use.get("name")
+        for name in _check_tool(source, place, tool, around) if isinstance(tool, str) else ():
+            _take(source, place, name, f"tools[{index}]", taken)
     for index, handoff in enumerate(_list(agent.get("handoffs"))):
         place = (*path, "handoffs", index)
         target = mapping(handoff).get("to")

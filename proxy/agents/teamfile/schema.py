@@ -24,6 +24,7 @@ from proxy.agents.definition import (
     StdioServer,
     TeamDefinition,
     TeamsFile,
+    ToolUse,
 )
 from proxy.agents.teamfile.mistakes import Path, nearest, quoted
 from proxy.agents.teamfile.requests import check_body, check_connection
@@ -39,6 +40,7 @@ _OWNERS: tuple[tuple[type[BaseModel], str], ...] = (
     (TeamDefinition, "a team"),
     (AgentDefinition, "an agent"),
     (HandoffDefinition, "a handoff"),
+    (ToolUse, "a tool"),
     (Limits, "a team's limits"),
     (OpenAIModel, "a model with 'model'"),
     (ComponentModel, "a model with 'provider'"),
@@ -206,6 +208,8 @@ def _breach(path: Path, problem: ErrorDetails, value: Any) -> str:
         case "less_than_equal":
             return f"has to be {facts['le']:g} or less"
         case "dict_type" | "model_type":
+            if len(path) > 1 and path[-2] == "tools":
+                return f"wanted the name of a tool, or a mapping with 'name' and 'approval'{found}"
             return f"wanted a mapping{found}"
         case "tuple_type":
             return f"wanted a list{found}"
@@ -234,6 +238,8 @@ def _schema_at(schema: type[BaseModel], path: Path) -> type[BaseModel]:
             return AgentDefinition
         case ("agents", _, "handoffs", _):
             return HandoffDefinition
+        case ("agents", _, "tools", _):
+            return ToolUse
         case _:
             return schema
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path as FilePath
 
-from proxy.agents.definition import HttpServer, McpServerDefinition, StdioServer
+from proxy.agents.definition import HttpServer, McpServerDefinition, StdioServer, ToolUse
 from proxy.agents.teamfile.mistakes import Path
 from proxy.agents.teamfile.requests import check_headers, is_address
 from proxy.agents.teamfile.source import Source
@@ -76,15 +76,16 @@ def tool_names(source: Source, path: Path, tool: str, pins: Pins | None) -> Sequ
     return [model_name(server, name)]
 
 
-def expanded(tools: Sequence[str], pins: Pins) -> tuple[str, ...]:
+def expanded(tools: Sequence[ToolUse], pins: Pins) -> tuple[ToolUse, ...]:
     """Return an agent's list of tools with every ``mcp:server`` replaced by the tools that it stands for."""
-    found: list[str] = []
-    for tool in tools:
-        if tool.startswith(PREFIX) and "/" not in tool:
-            server = tool.removeprefix(PREFIX)
-            found += [reference(server, name) for name in pins.get(server, {})]
+    found: list[ToolUse] = []
+    for use in tools:
+        if use.name.startswith(PREFIX) and "/" not in use.name:
+            server = use.name.removeprefix(PREFIX)
+            names = [reference(server, name) for name in pins.get(server, {})]
+            found += [use.model_copy(update={"name": name}) for name in names]
         else:
-            found.append(tool)
+            found.append(use)
     return tuple(found)
 
 

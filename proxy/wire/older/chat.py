@@ -8,6 +8,8 @@ import msgspec
 
 from proxy.errors import ProxyError
 from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     Cancelled,
     ClientToolArguments,
     ClientToolCall,
@@ -67,7 +69,14 @@ class ChatEvents:
                 if event.reason == "requested":
                     return self._complete()
                 return failed(failure_of(event, ran_tools=bool(self._calls)))
-            case Started() | ReasoningDelta() | ClientToolCall() | ClientToolArguments():
+            case (
+                Started()
+                | ReasoningDelta()
+                | ClientToolCall()
+                | ClientToolArguments()
+                | ApprovalRequested()
+                | ApprovalDecided()
+            ):
                 pass
         return None
 

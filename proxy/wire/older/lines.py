@@ -12,6 +12,8 @@ from typing import Any
 from msgspec import Struct
 
 from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     Cancelled,
     ClientToolArguments,
     ClientToolCall,
@@ -70,6 +72,8 @@ class LineEncoder:
                 | ToolFailed()
                 | ClientToolCall()
                 | ClientToolArguments()
+                | ApprovalRequested()
+                | ApprovalDecided()
                 | Completed()
             ):
                 pass

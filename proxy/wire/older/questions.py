@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     Cancelled,
     ClientToolArguments,
     ClientToolCall,
@@ -94,7 +96,13 @@ class QuestionEncoder:
                     yield self._completed()
                 else:
                     yield self._failed(failure_of(event, ran_tools=self._ran_tools))
-            case ReasoningDelta() | ClientToolCall() | ClientToolArguments():
+            case (
+                ReasoningDelta()
+                | ClientToolCall()
+                | ClientToolArguments()
+                | ApprovalRequested()
+                | ApprovalDecided()
+            ):
                 pass
 
     def _thinking(self) -> tuple[str, str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from proxy.wire.approvals import MAX_REASON
 from proxy.wire.body import JsonObjectFormat, Metadata, TextFormat
 
 _Identifier = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+\Z")]
@@ -25,9 +26,17 @@ class ItemReference(Struct, frozen=True):
     id: str
 
 
-READ_ITEMS = ("message", "function_call", "function_call_output", "item_reference")
+class ApprovalResponseInput(Struct, frozen=True):
+    """A decision about a call of the server's, by the id of the item that asked."""
+
+    approval_request_id: Annotated[str, Meta(min_length=1)]
+    approve: bool
+    reason: Annotated[str, Meta(max_length=MAX_REASON)] | None = None
+
+
+READ_ITEMS = ("message", "function_call", "function_call_output", "item_reference", "mcp_approval_response")
 """Items that mean something here."""
-PASSED_OVER = ("reasoning", "mcp_call", "mcp_list_tools")
+PASSED_OVER = ("reasoning", "mcp_call", "mcp_list_tools", "mcp_approval_request")
 """Items that clients send back and that need not come: what agents thought and did is kept here."""
 REFUSED_ITEMS = (
     "additional_tools",
@@ -45,8 +54,6 @@ REFUSED_ITEMS = (
     "image_generation_call",
     "local_shell_call",
     "local_shell_call_output",
-    "mcp_approval_request",
-    "mcp_approval_response",
     "program",
     "program_output",
     "shell_call",
@@ -146,7 +153,10 @@ Include = Literal[
     "code_interpreter_call.outputs",
     "reasoning.encrypted_content",
     "message.output_text.logprobs",
+    "handoff.approval_requests",
 ]
+"""The last is our own: clients that know requests for approval may not take them of a server that they did not name
+(openai-agents ends its run), so that only who asks for these items is told them."""
 
 # --- the whole -----------------------------------------------------------------------------------------------
 

@@ -71,6 +71,7 @@ class ResponsesRequest(Struct, frozen=True, kw_only=True):
     safety_identifier: str | None = None
     logprobs: bool = False
     sums_up_reasoning: bool = False
+    asks_for_approval: bool = False
     ignored: tuple[str, ...] = ()
 
 
@@ -116,6 +117,7 @@ def _request(body: ResponsesBody, unknown: tuple[str, ...], *, max_items: int) -
         sums_up_reasoning=bool(
             body.reasoning and (body.reasoning.summary or body.reasoning.generate_summary)
         ),
+        asks_for_approval="handoff.approval_requests" in (body.include or ()),
         ignored=_ignored(body) + unknown,
     )
 

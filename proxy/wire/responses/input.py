@@ -23,9 +23,16 @@ from proxy.messages import (
     UserMessage,
     text_of,
 )
+from proxy.wire.approvals import is_approval
 from proxy.wire.item_input import CallInput, MessageInput, OutputInput, message_of, output_of, typed
 from proxy.wire.refusals import clip, missing, not_among, too_long, unsupported_value
-from proxy.wire.responses.body import PASSED_OVER, READ_ITEMS, REFUSED_ITEMS, ItemReference
+from proxy.wire.responses.body import (
+    PASSED_OVER,
+    READ_ITEMS,
+    REFUSED_ITEMS,
+    ApprovalResponseInput,
+    ItemReference,
+)
 
 
 class Reference(Struct, frozen=True):
@@ -35,8 +42,16 @@ class Reference(Struct, frozen=True):
     param: str
 
 
-Said = Message | Reference
-"""A piece of the input: a message with one thing in it, or a reference to such a piece."""
+class ApprovalResponse(Struct, frozen=True):
+    """A decision about a call of the server's."""
+
+    approval_id: str
+    is_approved: bool
+    reason: str | None = None
+
+
+Said = Message | Reference | ApprovalResponse
+"""A piece of the input: a message with one thing in it, a reference to such a piece, or a decision."""
 
 
 def said_in(items: str | Sequence[dict[str, Any]], *, max_items: int) -> list[Said]:
@@ -65,7 +80,12 @@ def _piece(item: dict[str, Any], at: str) -> Said | None:
             result = typed(item, OutputInput, at)
             return ToolMessage(result.call_id, output_of(result, at))
         case "item_reference":
-            return Reference(typed(item, ItemReference, at).id, f"{at}.id")
+            reference = typed(item, ItemReference, at).id
+            # A request for approval says nothing that is not kept here.
+            return None if is_approval(reference) else Reference(reference, f"{at}.id")
+        case "mcp_approval_response":
+            given = typed(item, ApprovalResponseInput, at)
+            return ApprovalResponse(given.approval_request_id, given.approve, given.reason)
         case _:
             return None
 
@@ -99,8 +119,21 @@ def _message(item: dict[str, Any], at: str) -> Message:
 # --- pieces together -----------------------------------------------------------------------------------------
 
 
-def joined(pieces: Iterable[Message]) -> list[Message]:
+def responses_in(said: Iterable[Said]) -> list[ApprovalResponse]:
+    """Return the decisions that are new: those behind everything that an assistant said."""
+    new: list[ApprovalResponse] = []
+    for piece in said:
+        if isinstance(piece, AssistantMessage):
+            new.clear()
+        elif isinstance(piece, ApprovalResponse):
+            new.append(piece)
+    return new
+
+
+def joined(pieces: Iterable[Message | ApprovalResponse]) -> list[Message]:
     """Return the messages: an assistant's pieces in a row as one, and results right behind their calls.
+
+    What was said before a decision and what was said behind it are two messages.
 
     Raises:
         InvalidRequest: A call that has no result.
@@ -115,6 +148,8 @@ def joined(pieces: Iterable[Message]) -> list[Message]:
         if row:
             whole.append(_merged(row))
             row = []
+        if isinstance(piece, ApprovalResponse):
+            continue
         if isinstance(piece, ToolMessage):
             results.setdefault(piece.tool_call_id, piece)
         whole.append(piece)

@@ -128,8 +128,11 @@ class CallItem:
 class ServerCallItem:
     """Something that the server did itself: it needs nobody's answer."""
 
-    def __init__(self, turn_id: str, index: int, name: str, arguments: str) -> None:
+    def __init__(
+        self, turn_id: str, index: int, name: str, arguments: str, approval_id: str | None = None
+    ) -> None:
         self.id = item_id("mcp", turn_id, index)
+        self.approval_id = approval_id
         self.index = index
         self.name = name
         self.arguments = arguments
@@ -143,7 +146,7 @@ class ServerCallItem:
             "id": self.id,
             "type": "mcp_call",
             "status": self.status,
-            "approval_request_id": None,
+            "approval_request_id": self.approval_id,
             "arguments": self.arguments if self.status != "in_progress" else "",
             "error": _error(self.error),
             "name": self.name,
@@ -152,7 +155,27 @@ class ServerCallItem:
         }
 
 
-OutputItem = MessageItem | ReasoningItem | CallItem | ServerCallItem
+class ApprovalItem:
+    """A call of the server's that a person has to approve; its id is the approval's."""
+
+    def __init__(self, approval_id: str, index: int, name: str, arguments: str) -> None:
+        self.id = approval_id
+        self.index = index
+        self.name = name
+        self.arguments = arguments
+
+    def body(self) -> Body:
+        """Return the item."""
+        return {
+            "id": self.id,
+            "type": "mcp_approval_request",
+            "arguments": self.arguments,
+            "name": self.name,
+            "server_label": SERVER_LABEL,
+        }
+
+
+OutputItem = MessageItem | ReasoningItem | CallItem | ServerCallItem | ApprovalItem
 
 
 def json_arguments(shown: str) -> str:

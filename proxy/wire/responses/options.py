@@ -58,6 +58,8 @@ class ResponseOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     response: Echo = Echo()
     sums_up_reasoning: bool = False
     """Thoughts are told as a summary, which is where most clients look for them."""
+    asks_for_approval: bool = False
+    """Calls that wait for a person are told as items, too."""
 
 
 encode_options = msgspec.json.Encoder().encode

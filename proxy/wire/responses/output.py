@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     Cancelled,
     ClientToolArguments,
     ClientToolCall,
@@ -34,6 +36,7 @@ from proxy.wire.errors import failure_of
 from proxy.wire.extension import Narrator
 from proxy.wire.openai import encode
 from proxy.wire.responses.items import (
+    ApprovalItem,
     Body,
     CallItem,
     ItemStatus,
@@ -67,6 +70,8 @@ class Output:
         self._reasoning = ReasoningWriter(self._steps, is_summary=options.sums_up_reasoning)
         self._call: CallItem | None = None
         self._server_calls: dict[str, ServerCallItem] = {}
+        self._approvals: dict[str, str] = {}
+        """Approvals by the ids of the calls that they let run."""
         self._reply_ended = False
         self._ran_tools = False
 
@@ -119,6 +124,11 @@ class Output:
                 self._start_call(event)
             case ClientToolArguments():
                 self._more_arguments(event.arguments)
+            case ApprovalRequested():
+                self._ask_for_approval(event)
+            case ApprovalDecided():
+                if event.decision == "approve":
+                    self._approvals[event.call_id] = event.approval_id
             case ModelCalled():
                 self._joints.pause()
                 self._reasoning.close("completed")
@@ -180,7 +190,10 @@ class Output:
         self._ran_tools = True
         if self._shows_work:
             shown = "" if self._options.hides_details else event.arguments
-            self._server_calls[event.call_id] = self._begin_server_call(event.name, json_arguments(shown))
+            approval = self._approvals.get(event.call_id)
+            self._server_calls[event.call_id] = self._begin_server_call(
+                event.name, json_arguments(shown), approval_id=approval
+            )
 
     def _hand_over(self, event: Handoff) -> None:
         self._joints.pause()
@@ -191,10 +204,20 @@ class Output:
             self._server_calls[""] = self._begin_server_call("handoff", encode(told).decode())
             self._end_server_call("", output=event.target, is_shown=True)
 
-    def _begin_server_call(self, name: str, arguments: str) -> ServerCallItem:
+    def _ask_for_approval(self, event: ApprovalRequested) -> None:
+        if self._options.asks_for_approval:
+            self._message.close("completed")
+            shown = "" if self._options.hides_details else event.arguments
+            item = ApprovalItem(event.approval_id, len(self.items), event.name, json_arguments(shown))
+            self._steps.begin(item)
+            self._steps.finish(item)
+
+    def _begin_server_call(
+        self, name: str, arguments: str, *, approval_id: str | None = None
+    ) -> ServerCallItem:
         self._message.close("completed")
         self._reasoning.close("completed")
-        item = ServerCallItem(self._options.id, len(self.items), name, arguments)
+        item = ServerCallItem(self._options.id, len(self.items), name, arguments, approval_id)
         self._steps.begin(item)
         self._steps.tell_of(item, "response.mcp_call.in_progress")
         self._steps.tell_of(item, "response.mcp_call_arguments.delta", delta=arguments)

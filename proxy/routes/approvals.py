@@ -1,0 +1,106 @@
+"""Calls that wait for a person: listed, looked at and decided."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from proxy.exchange.approvals import Approval
+from proxy.exchange.asking import Verdict
+from proxy.routes.dependencies import CallerDep, ServicesDep
+from proxy.routes.keeping import BodyDep, EndUserDep, json_answer
+from proxy.wire.approvals import (
+    DECISION,
+    MAX_SHOWN,
+    NAMED_DECISION,
+    ApprovalBody,
+    DecisionBody,
+    wanted_status,
+)
+from proxy.wire.conversations import list_body
+from proxy.wire.objects import read_object
+from proxy.wire.queries import list_query, unknown_after
+
+router = APIRouter(tags=["approvals"])
+
+
+@router.get("/v1/approvals")
+async def list_approvals(
+    request: Request, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
+) -> Response:
+    """List the caller's approvals, the newest first; those that can be decided, unless ``status`` says otherwise."""
+    pairs = request.query_params.multi_items()
+    query = list_query(pairs, order="desc")
+    page = await services.approvals.page(
+        caller,
+        status=wanted_status(pairs),
+        conversation_id=request.query_params.get("conversation_id") or None,
+        after=query.after,
+        limit=query.limit,
+        order=query.order,
+        end_user=end_user,
+    )
+    if page is None:
+        raise unknown_after(query.after)
+    return json_answer(list_body([_body(one) for one in page.data], has_more=page.has_more))
+
+
+@router.post("/v1/approvals")
+async def decide_named(
+    services: ServicesDep, caller: CallerDep, end_user: EndUserDep, body: BodyDep
+) -> Response:
+    """Decide about the approval that the body names."""
+    given = read_object(NAMED_DECISION, body)
+    verdict = _verdict(given.approval_id, given)
+    return _answer(await services.exchange.decide(caller, verdict, end_user=end_user))
+
+
+@router.get("/v1/approvals/{approval_id}")
+async def retrieve(
+    approval_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
+) -> Response:
+    """Return an approval."""
+    return _answer(await services.exchange.approval(caller, approval_id, end_user=end_user))
+
+
+@router.post("/v1/approvals/{approval_id}")
+async def decide(
+    approval_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep, body: BodyDep
+) -> Response:
+    """Decide. When nothing else that the turn asked for is open, it goes on in the background as a new turn."""
+    # Whose it is comes first: to others it does not exist, whatever they send.
+    await services.exchange.approval(caller, approval_id, end_user=end_user)
+    verdict = _verdict(approval_id, read_object(DECISION, body))
+    return _answer(await services.exchange.decide(caller, verdict, end_user=end_user))
+
+
+def _verdict(approval_id: str, given: DecisionBody) -> Verdict:
+    return Verdict(approval_id, given.decision == "approve", given.reason or None)
+
+
+def _answer(approval: Approval) -> Response:
+    return json_answer(_body(approval), conversation_id=approval.conversation_id)
+
+
+def _body(approval: Approval) -> dict[str, Any]:
+    body: dict[str, Any] = msgspec.to_builtins(
+        ApprovalBody(
+            id=approval.id,
+            object="approval",
+            status=approval.status,
+            conversation_id=approval.conversation_id,
+            turn_id=approval.turn_id,
+            model=approval.model,
+            agent=approval.agent,
+            tool=approval.tool,
+            arguments=approval.arguments[:MAX_SHOWN],
+            created_at=int(approval.created_at),
+            decided_at=None if approval.decided_at is None else int(approval.decided_at),
+            reason=approval.reason,
+            resumed_turn_id=approval.resumed_turn_id,
+        )
+    )
+    return body

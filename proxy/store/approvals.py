@@ -1,0 +1,79 @@
+"""``Approvals`` in a SQL database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from proxy.exchange.approvals import Approval, ApprovalStatus, Resume
+from proxy.exchange.history import Begun, NewTurn
+from proxy.exchange.library import Order, Page
+from proxy.store.approving import Approving
+from proxy.store.beginning import begin_of
+from proxy.store.database import Database
+from proxy.store.statements import statements
+from proxy.store.writer import Writer
+from proxy.store.writing import Call
+
+
+class SqlApprovals:
+    """See ``Approvals``. Shares the database and the writer of a ``SqlHistory``, which closes them."""
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self._database = database
+        self._writer = writer
+        self._approving = statements(Approving, database.dialect)
+
+    async def find(self, caller: str, approval_id: str) -> Approval | None:
+        """See ``Approvals``."""
+        return await self._database.read(lambda on: self._approving.find(on, caller, approval_id))
+
+    async def page(
+        self,
+        caller: str,
+        *,
+        status: ApprovalStatus | None,
+        conversation_id: str | None,
+        after: str | None,
+        limit: int,
+        order: Order,
+        end_user: str = "",
+    ) -> Page[Approval] | None:
+        """See ``Approvals``."""
+        return await self._database.read(
+            lambda on: self._approving.page(
+                on,
+                caller,
+                status=status,
+                conversation_id=conversation_id,
+                after=after,
+                limit=limit,
+                order=order,
+                end_user=end_user,
+            )
+        )
+
+    async def of_turn(self, turn: int) -> Sequence[Approval]:
+        """See ``Approvals``."""
+        return await self._database.read(lambda on: self._approving.of_turn(on, turn))
+
+    async def circumstances(self, turn: int) -> bytes | None:
+        """See ``Approvals``."""
+        return await self._database.read(lambda on: self._approving.circumstances(on, turn))
+
+    async def resume(self, turn: NewTurn, resume: Resume) -> Begun | None:
+        """See ``Approvals``. A cancelled call leaves no running turn behind."""
+        return cast(Begun | None, await self._writer.write(begin_of(turn, resume)))
+
+    async def begin_run(self, approval_id: str, turn_id: str) -> bool:
+        """See ``Approvals``."""
+        run = Call(lambda on: self._approving.begin_run(on, approval_id, turn_id))
+        return cast(bool, await self._writer.write(run))
+
+    async def end_run(self, approval_id: str, turn_id: str, result: str) -> None:
+        """See ``Approvals``."""
+        await self._writer.write(Call(lambda on: self._approving.end_run(on, approval_id, turn_id, result)))
+
+    async def lost(self) -> Sequence[tuple[str, str]]:
+        """See ``Approvals``."""
+        return await self._database.read(self._approving.lost)
