@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from proxy.cli import main
 from proxy.settings import Settings, variables_of
+from tests.behaviour.banking import Customer, bank
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import Served, serve
 
@@ -55,3 +56,15 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     yield invoke
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def open_bank(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Served, FakeUpstream]]:
+    """One bank for a whole module; its tests have to run in the module's loop."""
+    async with FakeUpstream() as upstream, bank(tmp_path_factory.mktemp("bank"), upstream) as served:
+        yield served, upstream
+
+
+@pytest.fixture
+def customer(open_bank: tuple[Served, FakeUpstream]) -> Customer:
+    return Customer(open_bank[0], open_bank[1].forget())

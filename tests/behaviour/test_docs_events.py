@@ -14,6 +14,8 @@ from typing import Any, get_args
 import pytest
 
 from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     Cancelled,
     ClientToolArguments,
     ClientToolCall,
@@ -79,6 +81,14 @@ TURNS: dict[str, list[tuple[float, Event]]] = {
     "chatcmpl-0b3": [
         (7.5, Started("chatcmpl-0b3", "triage")),
         (8.5, Cancelled("client_left", "triage", Usage())),
+    ],
+    "chatcmpl-0b4": [
+        (7.5, Started("chatcmpl-0b4", "repairs")),
+        (8.5, ApprovalRequested("appr_7f3a9c", "call_4", "execute_refund", '{"item_id": "item_1"}')),
+    ],
+    "chatcmpl-0b5": [
+        (7.5, Started("chatcmpl-0b5", "repairs")),
+        (7.5, ApprovalDecided("appr_7f3a9c", "call_5", "execute_refund", "approve", "message")),
     ],
 }
 

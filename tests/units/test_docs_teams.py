@@ -26,6 +26,7 @@ from proxy.agents.definition import (
     Price,
     StdioServer,
     TeamDefinition,
+    ToolUse,
 )
 from proxy.agents.teamfile.composing import MAX_DEPTH, MAX_NODES
 from proxy.agents.teamfile.source import MAX_BYTES
@@ -47,6 +48,7 @@ TABLES = {
     "A team": TeamDefinition,
     "A team's limits": Limits,
     "An agent": AgentDefinition,
+    "A tool": ToolUse,
     "A handoff": HandoffDefinition,
     "An MCP server that is a program": StdioServer,
     "An MCP server over HTTP": HttpServer,
