@@ -18,8 +18,10 @@ from starlette.routing import Route, WebSocketRoute
 
 from proxy.agents.clients.demo import DemoModel
 from proxy.agents.clients.factory import build_models, model_limits
+from proxy.agents.definition import ComponentModel
 from proxy.agents.dispatching import AutoGenDispatcher, Dispatcher
 from proxy.agents.loading import BUNDLED, LoadedTeams, default_model, load_teams, python_tools
+from proxy.agents.made import MadeTeams
 from proxy.agents.passthrough import PassThrough
 from proxy.agents.registry import Registry
 from proxy.agents.teamfile.description import models_in_use
@@ -30,6 +32,7 @@ from proxy.exchange.event_log import EventLog
 from proxy.exchange.retention import keep_to_retention
 from proxy.exchange.service import Exchange, Policy
 from proxy.routes import (
+    agents,
     approvals,
     conversations,
     failures,
@@ -140,14 +143,16 @@ def create_app(
             straight = _straight(settings, loaded, registry)
             await straight.start()
             stack.push_async_callback(straight.close)
+            made = _made_teams(settings, registry, history, straight)
             catalog = TeamCatalog(
                 loaded.definitions,
                 registry,
                 created=_written_at(settings.teams or BUNDLED),
                 listed=lambda: straight.listed,
+                made=made,
             )
             passing = None if straight.is_empty else Passing(straight, stall=settings.stalled_client_timeout)
-            services = await _services(settings, registry, history, catalog, passing)
+            services = await _services(settings, registry, history, catalog, passing, made)
             if settings.retention_days is not None:
                 retention = keep_to_retention(history.library, days=settings.retention_days, clock=time.time)
                 stack.push_async_callback(_stop, asyncio.create_task(retention, name="retention"))
@@ -194,6 +199,7 @@ def create_app(
     app.include_router(turns.router)
     app.include_router(approvals.router)
     app.include_router(models.router)
+    app.include_router(agents.router)
     app.include_router(health.router)
     app.router.routes.extend(page_routes())
     return app
@@ -209,9 +215,15 @@ def _registry(
 ) -> Registry:
     demo = partial(DemoModel, word_delay=demo_word_delay)
     in_use = models_in_use(loaded.definitions)
-    definitions = {name: model for name, model in loaded.definitions.models.items() if name in in_use}
+    # Agents of callers may choose any, but a component that nobody of the operator's uses is not loaded for them.
+    definitions = {
+        name: model
+        for name, model in loaded.definitions.models.items()
+        if name in in_use or (settings.agents_over_http and not isinstance(model, ComponentModel))
+    }
     return Registry(
         loaded.definitions,
+        model_names=list(definitions),
         models=build_models(definitions, settings, demo=lambda name, definition: demo()),
         tools=builtin_tools(threads, Addresses.of(settings), beside={**loaded.tools, **mcp_tools}),
         dispatcher=dispatcher,
@@ -265,8 +277,36 @@ async def _stop(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
+def _made_teams(
+    settings: Settings, registry: Registry, history: SqlHistory, straight: PassThrough
+) -> MadeTeams | None:
+    """Return what callers make, where they may."""
+    if not settings.agents_over_http:
+        return None
+
+    registry.check_tools(settings.agent_tools or ())
+
+    def is_taken(name: str) -> bool:
+        return registry.knows(name) or any(one.id == name for one in straight.listed)
+
+    return MadeTeams(
+        registry,
+        history.creations,
+        models=registry.models,
+        tools=partial(registry.tools_named, settings.agent_tools),
+        is_taken=is_taken,
+        most=settings.max_agents,
+        clock=time.time,
+    )
+
+
 async def _services(
-    settings: Settings, registry: Registry, history: SqlHistory, catalog: Catalog, passing: Passing | None
+    settings: Settings,
+    registry: Registry,
+    history: SqlHistory,
+    catalog: Catalog,
+    passing: Passing | None,
+    made: MadeTeams | None,
 ) -> Services:
     policy = Policy(turn_time_limit=settings.turn_time_limit, on_disconnect=settings.on_disconnect)
     event_log = EventLog(with_text=settings.stream_events_text)
@@ -277,6 +317,7 @@ async def _services(
         policy=policy,
         clock=time.time,
         event_log=event_log,
+        made=made,
     )
     await exchange.start()
     return Services(
@@ -289,6 +330,7 @@ async def _services(
         catalog=catalog,
         version=VERSION,
         passing=passing,
+        agents=made,
     )
 
 

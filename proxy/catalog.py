@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -17,9 +18,13 @@ from proxy.agents.definition import (
     TeamDefinition,
     TeamsFile,
 )
+from proxy.agents.made import MadeTeams
 from proxy.agents.passthrough import ListedModel
 from proxy.agents.registry import SIDE, Registry
+from proxy.agents.team import AgentTeam
 from proxy.agents.teamfile.description import exposed_models
+from proxy.errors import ModelNotFound
+from proxy.exchange.creations import Creation
 from proxy.messages import EventsMode
 from proxy.routes.dependencies import ListedTeam, ModelFacts
 
@@ -36,8 +41,10 @@ class TeamCatalog:
         *,
         created: int,
         listed: Callable[[], Sequence[ListedModel]] = tuple,
+        made: MadeTeams | None = None,
     ) -> None:
-        """``listed`` are models that somebody else lists, and that are served here too."""
+        """``listed`` are models that somebody else lists and that are served here too, ``made`` what callers make."""
+        self._made = made
         self._created = created
         self._elsewhere = listed
         self._models = definitions.models
@@ -59,6 +66,35 @@ class TeamCatalog:
         if model in self._found:
             return self._found[model]
         return next((self._passed(one) for one in self._elsewhere() if one.id == model), None)
+
+    async def made(self, caller: str) -> Sequence[ModelFacts]:
+        """Return what the caller made, in the order in which it did."""
+        if self._made is None:
+            return []
+        return [await self._made_facts(caller, one) for one in await self._made.newest(caller)]
+
+    async def find_made(self, caller: str, model: str) -> ModelFacts | None:
+        """Return what the caller made under this id; agents of a team and side requests are found and not listed."""
+        if self._made is None:
+            return None
+        try:
+            team, is_side = await self._made.find_team(caller, model)
+        except ModelNotFound:
+            return None
+        listed = None if is_side else _listed_team(team, None)
+        return ModelFacts(
+            id=model,
+            created=self._created,
+            owned_by=OWNER,
+            name=model,
+            description=team.facts.description,
+            team=listed,
+            fingerprint=f"fp_{(team.snapshot or '')[:10]}",
+        )
+
+    async def _made_facts(self, caller: str, one: Creation) -> ModelFacts:
+        found = await self.find_made(caller, one.name) or ModelFacts(one.name, 0, OWNER)
+        return dataclasses.replace(found, created=int(one.created_at))
 
     def _team(self, name: str, team: TeamDefinition, registry: Registry) -> ModelFacts:
         return ModelFacts(
@@ -105,7 +141,10 @@ class TeamCatalog:
 
 def _listed(model: str, events: EventsMode | None, registry: Registry) -> ListedTeam:
     """Return what the team of a model id is made of, its tools under the names that models see."""
-    team, _ = registry.find(model)
+    return _listed_team(registry.find(model)[0], events)
+
+
+def _listed_team(team: AgentTeam, events: EventsMode | None) -> ListedTeam:
     agents = team.agents.values()
     return ListedTeam(
         agents=list(team.agents),

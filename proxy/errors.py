@@ -101,6 +101,20 @@ class ModelNotFound(NotFound):
         super().__init__(f"The model '{model[:200]}' {told}")
 
 
+class AgentNotFound(NotFound):
+    """The caller made no agent, or no team, with this name."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"No {kind} found with the name '{name[:64]}'.")
+
+
+class AgentsSwitchedOff(NotFound):
+    """Callers make no agents here."""
+
+    def __init__(self) -> None:
+        super().__init__("This server does not let callers make agents and teams.")
+
+
 class ConversationNotFound(NotFound):
     """No conversation of this caller and end user has this id."""
 

@@ -88,6 +88,12 @@ HostNames = Annotated[
     BeforeValidator(_split),
     Form("names of hosts without port, separated by commas"),
 ]
+Names = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^\S+$")], ...],
+    NoDecode,
+    BeforeValidator(_split),
+    Form("names, separated by commas"),
+]
 TeamName = Annotated[
     Annotated[str, Field(pattern=r"^\S+$")] | None, Form("the name of a team that is served")
 ]
@@ -284,6 +290,19 @@ class Settings(BaseSettings):
     older_ask_team: Annotated[
         TeamName, _setting("The team that answers /ask-stream.", "PROXY_OLDER_ASK_TEAM")
     ] = None
+    agents_over_http: Annotated[
+        bool,
+        Form("true or false"),
+        _setting("Let callers make agents and teams.", "PROXY_AGENTS_OVER_HTTP"),
+    ] = True
+    agent_tools: Annotated[
+        Names | None,
+        Form("names of tools, separated by commas"),
+        _setting("Tools that agents of callers may have.", "PROXY_AGENT_TOOLS"),
+    ] = None
+    max_agents: Annotated[Count, _setting("Agents and teams that a caller may make.", "PROXY_MAX_AGENTS")] = (
+        100
+    )
     weather_url: Annotated[
         ServiceUrl, _setting("Where get_weather asks for forecasts.", "PROXY_WEATHER_URL")
     ] = "https://api.open-meteo.com"

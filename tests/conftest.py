@@ -106,7 +106,9 @@ def sqlite_database(migrated_sqlite: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def postgresql_database(migrated_postgres: str) -> str:
     """The URL of a migrated database without rows: making one for each test takes half a second."""
-    on_server("DELETE FROM conversations", url=migrated_postgres)
+    on_server(
+        "DELETE FROM conversations; DELETE FROM creations; DELETE FROM snapshots", url=migrated_postgres
+    )
     return migrated_postgres
 
 

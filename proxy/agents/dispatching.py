@@ -196,3 +196,48 @@ class AutoGenDispatcher:
 async def _settled(handled: asyncio.Future[None]) -> None:
     """Wait for a cancelled handler's end, which closes its connections."""
     await asyncio.shield(handled)
+
+
+class OneAddress:
+    """Reaches the agents of any number of teams at one address.
+
+    A dispatcher keeps what it was started with. Teams that come and go while the server runs are called through this,
+    so that nothing is left of them.
+    """
+
+    ADDRESS = "_made"
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._called: dict[str, Handler] = {}
+
+    async def speak(self, turn_id: str) -> Outcome:
+        """The handler at the address."""
+        return await self._called[turn_id](turn_id)
+
+    async def call(self, handler: Handler, turn_id: str) -> Outcome:
+        """Let the handler be called by the dispatcher; a turn calls one at a time."""
+        self._called[turn_id] = handler
+        try:
+            return await self._dispatcher.dispatch(self.ADDRESS, turn_id)
+        finally:
+            del self._called[turn_id]
+
+
+class OneTeam:
+    """A dispatcher for one team behind the one address."""
+
+    def __init__(self, address: OneAddress) -> None:
+        self._address = address
+        self._handlers: Mapping[str, Handler] = {}
+
+    async def start(self, handlers: Mapping[str, Handler]) -> None:
+        """Take the handlers."""
+        self._handlers = handlers
+
+    async def dispatch(self, address: str, turn_id: str) -> Outcome:
+        """Call the handler at the team's own address."""
+        return await self._address.call(self._handlers[address], turn_id)
+
+    async def close(self) -> None:
+        """Nothing to stop."""

@@ -17,10 +17,10 @@ from proxy.agents.definition import (
     TeamDefinition,
     TeamsFile,
 )
-from proxy.agents.dispatching import Dispatcher, Handler
+from proxy.agents.dispatching import Dispatcher, Handler, OneAddress, OneTeam
 from proxy.agents.floor import Agent, Delegate
 from proxy.agents.team import AgentTeam, TeamFacts
-from proxy.errors import ModelNotFound
+from proxy.errors import ConfigurationError, ModelNotFound
 from proxy.messages import Parameters
 from proxy.tools.delegates import delegate_spec
 from proxy.tools.port import Tool
@@ -49,6 +49,7 @@ class Registry:
         definitions: TeamsFile,
         *,
         models: ModelSource,
+        model_names: Sequence[str] = (),
         tools: Mapping[str, Tool],
         dispatcher: Dispatcher,
         data_dir: Path,
@@ -56,8 +57,19 @@ class Registry:
         max_client_tools: int,
     ) -> None:
         self._models = models
+        self.models = model_names
+        """The names of the models that are there, for teams that are made later."""
         self._tools = tools
+        self.approved_tools = frozenset(
+            use.name
+            for team in definitions.teams.values()
+            for agent in team.agents.values()
+            for use in agent.tools
+            if use.approval is not None
+        )
+        """What some agent of the files may only call when a person approves."""
         self._dispatcher = dispatcher
+        self._made = OneAddress(dispatcher)
         self._data_dir = data_dir
         self._max_tool_result_bytes = max_tool_result_bytes
         self._max_client_tools = max_client_tools
@@ -75,7 +87,7 @@ class Registry:
 
     async def start(self) -> None:
         """Make every agent reachable."""
-        handlers: dict[str, Handler] = {}
+        handlers: dict[str, Handler] = {OneAddress.ADDRESS: self._made.speak}
         for team in (*self._teams.values(), *self._alone.values(), *self._exposed.values()):
             handlers.update(team.handlers())
         await self._dispatcher.start(handlers)
@@ -119,12 +131,47 @@ class Registry:
             return False
         return True
 
-    def _team(self, name: str, definition: TeamDefinition) -> AgentTeam:
+    def check_tools(self, names: Sequence[str]) -> None:
+        """Refuse names of tools that are not there.
+
+        Raises:
+            ConfigurationError: Naming the first.
+        """
+        unknown = next((name for name in names if name not in self._tools), None)
+        if unknown is not None:
+            raise ConfigurationError(f"PROXY_AGENT_TOOLS: there is no tool '{unknown}'")
+
+    def tools_named(self, names: Sequence[str] | None) -> Mapping[str, str]:
+        """Return the tools with these names and what they are for; for None, those that change nothing."""
+        if names is None:
+            names = [name for name, tool in self._tools.items() if not tool.has_effects]
+        return {name: self._tools[name].spec.description or "" for name in names}
+
+    async def make(
+        self, name: str, definition: TeamDefinition, snapshot: str, *, alone: str | None = None
+    ) -> AgentTeam:
+        """Return a team that a caller made, or one agent of it ``alone``; it is not found by its name here.
+
+        Models and tools have to be there.
+        """
+        within = OneTeam(self._made)
+        if alone is None:
+            team = self._team(name, definition, within)
+        else:
+            team = self._one_agent(name, alone, definition, within)
+        team.facts = dataclasses.replace(team.facts, snapshot=snapshot)
+        await within.start(team.handlers())
+        return team
+
+    def _team(self, name: str, definition: TeamDefinition, dispatcher: Dispatcher | None = None) -> AgentTeam:
         facts = self._facts(name, definition.entry, definition)
         agents = [self._agent(agent, definition.agents[agent], definition) for agent in definition.agents]
-        return AgentTeam(facts, agents, self._dispatcher, side_model=self._side_model(definition))
+        side_model = self._side_model(definition)
+        return AgentTeam(facts, agents, dispatcher or self._dispatcher, side_model=side_model)
 
-    def _one_agent(self, team: str, name: str, definition: TeamDefinition) -> AgentTeam:
+    def _one_agent(
+        self, team: str, name: str, definition: TeamDefinition, dispatcher: Dispatcher | None = None
+    ) -> AgentTeam:
         facts = dataclasses.replace(
             self._facts(f"{team}/{name}", name, definition),
             part_of=team,
@@ -133,7 +180,8 @@ class Registry:
         )
         agent = self._agent(name, definition.agents[name], definition)
         alone = dataclasses.replace(agent, delegates={})
-        return AgentTeam(facts, [alone], self._dispatcher, side_model=self._side_model(definition))
+        side_model = self._side_model(definition)
+        return AgentTeam(facts, [alone], dispatcher or self._dispatcher, side_model=side_model)
 
     def _plain(self, name: str) -> AgentTeam:
         model = self._models.model_for(name)

@@ -32,6 +32,8 @@ class TeamFacts:
     limits: Limits = field(default_factory=Limits)
     on_disconnect: Literal["cancel", "detach"] | None = None
     steps: tuple[str, ...] = ()
+    snapshot: str | None = None
+    """The digest of what it is made of, when a caller made it."""
     data_dir: Path = Path()
     max_tool_result_bytes: int = 64 * 1024
     max_client_tools: int = 32
@@ -87,6 +89,11 @@ class AgentTeam:
     def steps(self) -> tuple[str, ...]:
         """The agents whose work its turns are made of, when the team says so."""
         return self.facts.steps
+
+    @property
+    def snapshot(self) -> str | None:
+        """The digest of what it is made of, when a caller made it."""
+        return self.facts.snapshot
 
     @property
     def on_disconnect(self) -> Literal["cancel", "detach"] | None:

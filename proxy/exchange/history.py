@@ -70,6 +70,8 @@ class NewTurn:
     created_at: float
     idempotency_key: str | None = None
     body_digest: bytes | None = None
+    snapshot: str | None = None
+    """The digest of the team, where its caller made it and may change it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,12 +71,33 @@ class ServedTeam(AskedTeam, Protocol):
         ...
 
     @property
+    def snapshot(self) -> str | None:
+        """The digest of what it is made of, when a caller made it and may change it."""
+        ...
+
+    @property
     def side(self) -> AskedTeam:
         """Answers side requests (titles, tags): one model, no tools of its own, no state."""
         ...
 
     def check_client_tools(self, tools: tuple[FunctionTool, ...]) -> None:
         """Refuse tools of the caller's whose names are taken, with ``InvalidRequest``."""
+        ...
+
+
+class MadeTeams(Protocol):
+    """The teams that callers made."""
+
+    async def find_team(self, caller: str, model: str) -> tuple[ServedTeam, bool]:
+        """Return the caller's team with this model id as it is now, and whether the id is that of side requests.
+
+        Raises:
+            ModelNotFound: There is none.
+        """
+        ...
+
+    async def as_begun(self, caller: str, conversation_id: str, team: ServedTeam) -> ServedTeam:
+        """Return the team as it was when the conversation began with it; ``team`` itself when it did not."""
         ...
 
 
@@ -136,8 +157,10 @@ class Exchange:
         policy: Policy,
         clock: Clock,
         event_log: EventLog | None = None,
+        made: MadeTeams | None = None,
     ) -> None:
         self._teams = teams
+        self._made = made
         self._history = history
         self._approvals = approvals
         self._policy = policy
@@ -236,17 +259,15 @@ class Exchange:
         """
         if self._is_closing:
             raise ShuttingDown
-        team, is_side_model = self._teams.find(ask.model)
+        team, is_side_model = await self._find(ask)
         if ask.is_side or is_side_model or (_may_be_side(ask) and is_side_request(ask.messages)):
             return self._open_side(ask, team)
         repeated = await self._repeated(ask)
         if repeated is not None:
             return repeated
-        team.check_client_tools(tuple(ask.tools))
         answer_form(ask.parameters.response_format)
-        ignored = team.unheeded(ask)
         for _ in range(ATTEMPTS):
-            recalled = await self._recall.recall(ask, team)
+            team, ignored, recalled = await self._placed(ask, team)
             if isinstance(recalled, NotOfConversation):
                 return self._open_side(ask, team)
             try:
@@ -277,9 +298,41 @@ class Exchange:
 
     async def _go_on(self, ask: Ask, recalled: Recalled) -> None:
         """Begin a turn that nobody asks for, with the agent that had the floor, if it is still there."""
-        team, _ = self._teams.find(ask.model)
+        team, _ = await self._find(ask)
+        if recalled.conversation_id is not None:
+            team = await self._as_begun(ask, team, recalled.conversation_id)
         agent = recalled.agent if recalled.agent in team.agents else team.entry
         await self._open_turn(ask, team, replace(recalled, agent=agent), ())
+
+    async def _find(self, ask: Ask) -> tuple[ServedTeam, bool]:
+        try:
+            return self._teams.find(ask.model)
+        except ModelNotFound:
+            if self._made is None:
+                raise
+        return await self._made.find_team(ask.caller, ask.model)
+
+    async def _placed(
+        self, ask: Ask, team: ServedTeam
+    ) -> tuple[ServedTeam, Sequence[str], Recalled | NotOfConversation]:
+        """Return the team as its conversation began with it, what has no effect on it, and where the turn begins."""
+        ignored, recalled = await self._place(ask, team)
+        if isinstance(recalled, Recalled) and recalled.conversation_id is not None:
+            began_as = await self._as_begun(ask, team, recalled.conversation_id)
+            if began_as is not team:
+                return began_as, *await self._place(ask, began_as)
+        return team, ignored, recalled
+
+    async def _as_begun(self, ask: Ask, team: ServedTeam, conversation_id: str) -> ServedTeam:
+        if self._made is None or team.snapshot is None:
+            return team
+        return await self._made.as_begun(ask.caller, conversation_id, team)
+
+    async def _place(self, ask: Ask, team: ServedTeam) -> tuple[Sequence[str], Recalled | NotOfConversation]:
+        """Return what of the request has no effect on the team, and where its turn begins."""
+        team.check_client_tools(tuple(ask.tools))
+        ignored = team.unheeded(ask)
+        return ignored, await self._recall.recall(ask, team)
 
     async def attach(
         self, caller: str, turn_id: str, *, end_user: str = "", is_observer: bool = False
@@ -433,6 +486,7 @@ class Exchange:
             created_at=now,
             idempotency_key=ask.idempotency_key,
             body_digest=ask.body_digest,
+            snapshot=team.snapshot,
         )
         resumption = recalled.resumption
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -13,12 +13,14 @@ from starlette.types import Scope
 from proxy.auth import Keys
 from proxy.exchange.approvals import Approvals
 from proxy.exchange.asking import Clock
+from proxy.exchange.creations import Creation, Kind
 from proxy.exchange.history import History
 from proxy.exchange.library import Library
 from proxy.exchange.service import Exchange
 from proxy.messages import EventsMode
 from proxy.routes.passing import Passing
 from proxy.settings import Settings
+from proxy.wire.agents import NewAgent, NewTeam
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,50 @@ class ModelFacts:
     """Changes when what answers under this id is set up differently."""
 
 
+class MadeAgents(Protocol):
+    """Agents and teams that callers make; see ``agents.made``."""
+
+    @property
+    def models(self) -> Sequence[str]:
+        """The models that an agent may have."""
+        ...
+
+    @property
+    def tools(self) -> Mapping[str, str]:
+        """The tools that an agent may have, and what they are for."""
+        ...
+
+    async def put_agent(self, caller: str, name: str, agent: NewAgent) -> Creation:
+        """Keep a new version of an agent; ``InvalidRequest`` for one that cannot be."""
+        ...
+
+    async def put_team(self, caller: str, name: str, team: NewTeam) -> Creation:
+        """Keep a new version of a team; ``InvalidRequest`` for one that cannot be."""
+        ...
+
+    async def newest(self, caller: str) -> Sequence[Creation]:
+        """Return everything of the caller's as it is now."""
+        ...
+
+    async def find(self, caller: str, kind: Kind, name: str, version: int | None = None) -> Creation | None:
+        """Return one of them, as it is now or in a version."""
+        ...
+
+    async def delete(self, caller: str, kind: Kind, name: str) -> bool:
+        """Delete one of them; False when there is none, ``InvalidRequest`` while another needs it."""
+        ...
+
+
 class Catalog(Protocol):
     """What can be asked for by name."""
+
+    async def made(self, caller: str) -> Sequence[ModelFacts]:
+        """Return the model ids of what the caller made, to choose from."""
+        ...
+
+    async def find_made(self, caller: str, model: str) -> ModelFacts | None:
+        """Return what the caller made under this id, listed or not."""
+        ...
 
     def models(self) -> Sequence[ModelFacts]:
         """Return the model ids to choose from: the teams in the order of their files, then what else there is."""
@@ -77,6 +121,8 @@ class Services:
     clock: Clock = time.time
     passing: Passing | None = None
     """For models that are served straight through, when there are any."""
+    agents: MadeAgents | None = None
+    """For agents and teams that callers make, where they may."""
 
     def events_of(self, model: str) -> EventsMode:
         """Return what answers of this model tell beside the answer, where the request does not say it."""

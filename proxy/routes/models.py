@@ -22,13 +22,14 @@ router = APIRouter(tags=["models"])
 async def list_models(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """List the models: teams, in the order of the team files, and behind them what else can be asked."""
     wished = told_events(headers_of(request.scope))
-    return _json(ModelList(data=[_body(facts, wished, services) for facts in services.catalog.models()]))
+    found = [*services.catalog.models(), *await services.catalog.made(caller)]
+    return _json(ModelList(data=[_body(facts, wished, services) for facts in found]))
 
 
 @router.get("/v1/models/{model:path}")
 async def retrieve_model(model: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """Return one model; ids may hold slashes."""
-    facts = services.catalog.find(model)
+    facts = services.catalog.find(model) or await services.catalog.find_made(caller, model)
     if facts is None:
         raise ModelNotFound(model)
     return _json(_body(facts, told_events(headers_of(request.scope)), services))

@@ -35,6 +35,7 @@ class Kept:
     end: TurnEnd | None = None
     is_to_stop: bool = False
     circumstances: bytes | None = None
+    snapshot: str | None = None
     placed: dict[int, Item | ForeignItem] | None = None
     """The items by position, once that is not simply their order."""
 
@@ -114,7 +115,7 @@ class MemoryHistory:
             known = replace(known, end_user=turn.end_user)
         self.conversations[place] = known
         key = self.next_key()
-        self.turns[key] = Kept(_running_record(key, turn), known, len(turn.input))
+        self.turns[key] = Kept(_running_record(key, turn), known, len(turn.input), snapshot=turn.snapshot)
         return Begun(key, known.key)
 
     def is_busy(self, conversation: int, now: float) -> bool:

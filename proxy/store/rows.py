@@ -62,6 +62,7 @@ def turn_row(turn: NewTurn) -> dict[str, Any]:
         "idempotency_key": turn.idempotency_key,
         "body_digest": turn.body_digest,
         "inputs": len(turn.input) if turn.is_stored else 0,
+        "snapshot": turn.snapshot,
     }
 
 

@@ -151,6 +151,7 @@ turns = Table(
     Column("uses", Words, doc="JSON list: what the agents used of the models"),
     Column("journal", LargeBinary),
     Column("circumstances", LargeBinary, doc="of a turn that asks for approval; null for all others"),
+    Column("snapshot", String, doc="digest of the team as its caller had made it"),
     UniqueConstraint("id"),
     UniqueConstraint("caller", "idempotency_key"),
     sqlite_autoincrement=True,
@@ -244,4 +245,29 @@ Index(
     approvals.c.key,
     sqlite_where=text("is_unattended"),
     postgresql_where=text("is_unattended"),
+)
+
+# What callers make: every version of every agent and team.
+creations = Table(
+    "creations",
+    metadata,
+    Column("key", _Key, primary_key=True),
+    Column("caller", Name, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("name", Words, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False, doc="JSON"),
+    Column("made_at", Double, nullable=False),
+    UniqueConstraint("caller", "name", "version"),
+    sqlite_autoincrement=True,
+)
+
+# What conversations began with: an agent or a team with all that it hands over to.
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("caller", Name, primary_key=True),
+    Column("digest", String, primary_key=True),
+    Column("name", Words, nullable=False),
+    Column("body", LargeBinary, nullable=False, doc="JSON"),
 )

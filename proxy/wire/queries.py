@@ -90,6 +90,24 @@ def is_true(query: Mapping[str, str], name: str, *, default: bool = False) -> bo
             )
 
 
+def version_of(query: Mapping[str, str]) -> int | None:
+    """Return the version that is asked for, None for the newest.
+
+    Raises:
+        InvalidRequest: It is no number.
+    """
+    value = query.get("version", "").strip()
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) < _DIGITS):
+        raise InvalidRequest(
+            "Invalid type for 'version': expected an integer, but got a string instead.",
+            param="version",
+            code="invalid_type",
+        )
+    return int(value)
+
+
 def search_words(query: Mapping[str, str]) -> str:
     """Return the words that are looked for, ``""`` for none.
 

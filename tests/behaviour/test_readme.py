@@ -1,6 +1,6 @@
 """README.md is run: its Python as it stands, its curl commands, its team, and what it shows as output.
 
-So is the Python of ``docs/conversations.md`` and ``docs/responses.md``.
+So is the Python of ``docs/agents-over-http.md``, ``docs/conversations.md`` and ``docs/responses.md``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def blocks(language: str, name: str = "README.md") -> list[Block]:
 
 
 def pythons() -> list[Any]:
-    pages = ("README.md", "docs/conversations.md", "docs/responses.md")
+    pages = ("README.md", "docs/agents-over-http.md", "docs/conversations.md", "docs/responses.md")
     return [
         pytest.param(block, id=f"{page} line {block.line}")
         for page in pages

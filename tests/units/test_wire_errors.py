@@ -12,6 +12,8 @@ import pytest
 
 from proxy import errors
 from proxy.errors import (
+    AgentNotFound,
+    AgentsSwitchedOff,
     AnswerNotInForm,
     ApprovalNotFound,
     BodyTooLarge,
@@ -85,6 +87,8 @@ CATALOGUE: list[tuple[Exception, int, str, str | None, str | None, dict[str, str
     (NoKey(), 401, "invalid_request_error", None, None, {"WWW-Authenticate": "Bearer"}),
     (ModelNotFound("m"), 404, "invalid_request_error", "model_not_found", None, {}),
     (ConversationNotFound("c"), 404, "invalid_request_error", None, None, {}),
+    (AgentNotFound("agent", "a"), 404, "invalid_request_error", None, None, {}),
+    (AgentsSwitchedOff(), 404, "invalid_request_error", None, None, {}),
     (ApprovalNotFound("a"), 404, "invalid_request_error", None, None, {}),
     (ItemNotFound("i"), 404, "invalid_request_error", None, None, {}),
     (ResponseNotFound("r"), 404, "invalid_request_error", None, None, {}),

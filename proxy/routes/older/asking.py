@@ -71,13 +71,26 @@ async def read_request(scope: Scope, receive: Receive) -> tuple[Services, str, b
     return services, caller, body
 
 
-def team_of(services: Services, configured: str | None, *, usual: str = "") -> str:
-    """Return the team that answers: the one of the settings, else the usual one, else the first that is served."""
+def team_of(services: Services, configured: str | None, *, usual: str = "", named: str | None = None) -> str:
+    """Return the team that answers.
+
+    It is the one that the client names, by its model id or by the name of an agent alone; else the one of the
+    settings, else the usual one, else the first that is served.
+    """
+    if named:
+        return _model_named(services, named)
     if configured is not None:
         return configured
     if usual and services.catalog.find(usual) is not None:
         return usual
     return services.catalog.models()[0].id
+
+
+def _model_named(services: Services, named: str) -> str:
+    if services.catalog.find(named) is not None:
+        return named
+    ids = (facts.id for facts in services.catalog.models())
+    return next((model for model in ids if model.endswith(f"/{named}")), named)
 
 
 def ask_of(

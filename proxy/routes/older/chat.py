@@ -48,7 +48,7 @@ async def chat_ask(services: Services, caller: str, scope: Scope, given: ChatBod
         scope,
         caller,
         services,
-        team_of(services, services.settings.older_chat_team, usual=CHAT_TEAM),
+        team_of(services, services.settings.older_chat_team, usual=CHAT_TEAM, named=given.agent),
         one_message(given.message),
         body=body,
         conversation=conversation,

@@ -59,7 +59,7 @@ async def _new_message(scope: Scope, receive: Receive, send: Send) -> None:
     is_typed = _is_typed(scope)
     given = read_object(NEW_MESSAGE, body)
     named = conversation_id(given.conversation_id) if given.conversation_id is not None else None
-    team = team_of(services, services.settings.older_team)
+    team = team_of(services, services.settings.older_team, named=given.agent)
     ask = ask_of(scope, caller, services, team, one_message(given.message), body=body, conversation=named)
     opened = await services.exchange.open(ask)
     await write(services, opened, Connection(scope, receive, send), LineEncoder(is_typed=is_typed))

@@ -11,7 +11,7 @@ from proxy.routes.older.asking import guarded
 from proxy.routes.older.chat import chat as chat_endpoint
 from proxy.routes.older.chat import chat_stream
 from proxy.routes.older.completions import EitherCompletions
-from proxy.routes.older.listing import agents
+from proxy.routes.older.listing import agents, make_agent
 from proxy.routes.older.questions import ask_stream, scripted_stream
 from proxy.routes.older.sockets import chat_socket
 
@@ -26,6 +26,7 @@ def older_routes(chat: ASGIApp) -> Sequence[BaseRoute]:
         Route("/test-stream", Plain(scripted_stream), methods=["GET"]),
         WebSocketRoute("/ws", chat_socket),
         Route("/agents", Plain(agents), methods=["GET"]),
+        Route("/agents/{agent_name}", Plain(make_agent), methods=["POST"]),
     ]
 
 

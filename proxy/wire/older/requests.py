@@ -14,6 +14,7 @@ from msgspec import Meta, Raw, Struct
 
 from proxy.errors import InvalidRequest
 from proxy.messages import AssistantMessage, Message, UserMessage
+from proxy.wire.agents import MAX_INSTRUCTIONS
 from proxy.wire.fields import BodyDecoder
 
 MAX_QUESTION = 4000
@@ -31,6 +32,8 @@ class NewMessageBody(Struct, frozen=True, forbid_unknown_fields=True):
 
     message: _Words
     conversation_id: str | None = None
+    agent: str | None = None
+    """Who is to answer: a team, or an agent that was made; the usual team when nobody is named."""
 
 
 class SourceMessage(Struct, frozen=True):
@@ -53,12 +56,24 @@ class ChatBody(Struct, frozen=True, forbid_unknown_fields=True):
     message: _Words
     reset_history: bool | None = None
     parallel_tools: bool | None = None
+    agent: str | None = None
+    """As for ``NewMessageBody``."""
 
 
 class QuestionBody(Struct, frozen=True, forbid_unknown_fields=True):
     """A question that stands for itself."""
 
     question: Annotated[str, Meta(min_length=1, max_length=MAX_QUESTION, pattern=r"\S")]
+
+
+class OlderAgentBody(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An agent as older clients make one; the time is in seconds."""
+
+    name: str | None = None
+    instructions: Annotated[str, Meta(min_length=1, max_length=MAX_INSTRUCTIONS)]
+    model: str | None = None
+    max_parallel_tools: Annotated[int, Meta(ge=1, le=64)] = 8
+    tool_call_timeout: Annotated[float, Meta(gt=0, le=600)] = 30.0
 
 
 class SocketBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,6 +88,7 @@ SOURCES = BodyDecoder(SourcesBody)
 CHAT = BodyDecoder(ChatBody)
 QUESTION = BodyDecoder(QuestionBody)
 SOCKET = BodyDecoder(SocketBody)
+OLDER_AGENT = BodyDecoder(OlderAgentBody)
 
 
 _ABSENT = Raw(b"")

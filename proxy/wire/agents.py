@@ -1,0 +1,172 @@
+"""Agents and teams that callers make: closed bodies of plain data, and how such things are told.
+
+There is no place in them for an address, a key, a path, a class, a command or code: models, tools and other agents are
+chosen by names that exist here. Instructions are text and nothing else; no variable is looked up in them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from proxy.errors import InvalidRequest
+from proxy.wire.decoding import UNREADABLE
+from proxy.wire.fields import Body, BodyDecoder, refuse_nul
+
+MAX_INSTRUCTIONS = 32_768
+"""Characters."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_Name = Annotated[str, Meta(pattern=rf"^{_NAME.pattern}\Z")]
+_Short = Annotated[str, Meta(max_length=500)]
+_Seconds = Annotated[float, Meta(gt=0, le=600)]
+
+
+class NewHandoff(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Whom an agent may hand over to, and when."""
+
+    to: _Name
+    when: _Short = ""
+
+
+class NewLimits(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Bounds of one turn; what is not given is as everywhere."""
+
+    max_handoffs: Annotated[int, Meta(ge=0, le=100)] | None = None
+    max_model_calls: Annotated[int, Meta(ge=1, le=100)] | None = None
+    max_tool_calls: Annotated[int, Meta(ge=0, le=200)] | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    turn_seconds: _Seconds | None = None
+
+
+class NewAgent(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """An agent. ``name`` may be left out where the path has it."""
+
+    name: _Name | None = None
+    description: _Short = ""
+    instructions: Annotated[str, Meta(min_length=1, max_length=MAX_INSTRUCTIONS)]
+    model: _Name = "default"
+    tools: Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=64)] = []
+    handoffs: Annotated[list[NewHandoff], Meta(max_length=32)] = []
+    max_parallel_tools: Annotated[int, Meta(ge=1, le=64)] = 8
+    tool_call_timeout: _Seconds = 30.0
+    limits: NewLimits = NewLimits()
+
+
+class TeamMember(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """An agent of a team, whose limits are the team's."""
+
+    description: _Short = ""
+    instructions: Annotated[str, Meta(min_length=1, max_length=MAX_INSTRUCTIONS)]
+    model: _Name = "default"
+    tools: Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=64)] = []
+    handoffs: Annotated[list[NewHandoff], Meta(max_length=32)] = []
+    max_parallel_tools: Annotated[int, Meta(ge=1, le=64)] = 8
+    tool_call_timeout: _Seconds = 30.0
+
+
+class NewTeam(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """A team of agents of its own."""
+
+    name: _Name | None = None
+    description: _Short = ""
+    entry: _Name
+    agents: Annotated[dict[_Name, TeamMember], Meta(min_length=1, max_length=32)]
+    limits: NewLimits = NewLimits()
+
+
+NEW_AGENT = BodyDecoder(NewAgent)
+NEW_TEAM = BodyDecoder(NewTeam)
+
+_decode_agent = msgspec.json.Decoder(NewAgent).decode
+_decode_team = msgspec.json.Decoder(NewTeam).decode
+encode_made = msgspec.json.Encoder().encode
+
+
+def read_made(decoder: BodyDecoder[Body], body: bytes) -> Body:
+    """Return the body; a key that is not known is a mistake, since it might be meant to do something.
+
+    Raises:
+        InvalidRequest: It is no JSON object, or a key is unknown, missing or not of its type.
+    """
+    try:
+        decoded, _ = decoder.decode(body, strict=True)
+        refuse_nul(body)
+        return decoded
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequest(UNREADABLE) from None
+
+
+def made_name(value: str) -> str:
+    """Return the name of an agent or a team.
+
+    Raises:
+        InvalidRequest: It cannot be one.
+    """
+    if not _NAME.fullmatch(value):
+        raise InvalidRequest(
+            "Invalid 'name': expected 1 to 64 of the characters A-Z, a-z, 0-9, '_', '.' and '-', the first of them a "
+            "letter or a digit.",
+            param="name",
+            code="invalid_value",
+        )
+    return value
+
+
+def kept_agent(body: bytes) -> NewAgent:
+    """Return an agent as it was kept."""
+    return _decode_agent(body)
+
+
+def kept_team(body: bytes) -> NewTeam:
+    """Return a team as it was kept."""
+    return _decode_team(body)
+
+
+def agent_body(name: str, agent: NewAgent, *, version: int) -> dict[str, Any]:
+    """Return an agent as it leaves, but for its times."""
+    return {
+        "id": name,
+        "object": "agent",
+        "name": name,
+        "version": version,
+        **_told(agent),
+        "limits": _limits(agent.limits),
+    }
+
+
+def team_body(name: str, team: NewTeam, *, version: int) -> dict[str, Any]:
+    """Return a team as it leaves, but for its times."""
+    return {
+        "id": name,
+        "object": "team",
+        "name": name,
+        "version": version,
+        "description": team.description,
+        "entry": team.entry,
+        "agents": {member: _told(agent) for member, agent in team.agents.items()},
+        "limits": _limits(team.limits),
+    }
+
+
+def deleted_body(name: str, kind: str) -> dict[str, Any]:
+    """Return what tells that it is gone."""
+    return {"id": name, "object": f"{kind}.deleted", "deleted": True}
+
+
+def _told(agent: NewAgent | TeamMember) -> dict[str, Any]:
+    return {
+        "description": agent.description,
+        "instructions": agent.instructions,
+        "model": agent.model,
+        "tools": agent.tools,
+        "handoffs": [{"to": one.to, "when": one.when} for one in agent.handoffs],
+        "max_parallel_tools": agent.max_parallel_tools,
+        "tool_call_timeout": agent.tool_call_timeout,
+    }
+
+
+def _limits(limits: NewLimits) -> dict[str, Any]:
+    return {name: value for name in limits.__struct_fields__ if (value := getattr(limits, name)) is not None}
