@@ -93,14 +93,16 @@ async def test_a_narrow_screen_has_a_drawer_and_nothing_is_cut(
 
 
 async def test_colours_can_be_chosen_and_are_remembered(visitor: Visitor) -> None:
-    paper = "getComputedStyle(document.body).backgroundColor"
+    theme = visitor.page.locator("#theme")
 
-    await visitor.page.locator("#theme").click()
-    await visitor.page.locator("#theme").click()
-    assert await visitor.page.evaluate(paper) == "rgb(22, 24, 29)"
+    await theme.click()
+    await theme.click()
+    await expect(theme).to_have_text("Theme: dark")
+    await expect(visitor.page.locator("body")).to_have_css("background-color", "rgb(22, 24, 29)")
     await visitor.page.reload()
 
-    assert await visitor.page.evaluate(paper) == "rgb(22, 24, 29)"
+    await expect(theme).to_have_text("Theme: dark")
+    await expect(visitor.page.locator("body")).to_have_css("background-color", "rgb(22, 24, 29)")
 
 
 async def test_markdown_is_shown_as_it_is_meant(visitor: Visitor, upstream: FakeUpstream) -> None:
