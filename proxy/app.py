@@ -18,19 +18,22 @@ from starlette.routing import Route, WebSocketRoute
 
 from proxy.agents.clients.demo import DemoModel
 from proxy.agents.clients.factory import build_models, model_limits
-from proxy.agents.definition import ComponentModel
+from proxy.agents.definition import ComponentModel, ModelDefinition, OpenAIModel
 from proxy.agents.dispatching import AutoGenDispatcher, Dispatcher
 from proxy.agents.loading import BUNDLED, LoadedTeams, default_model, load_teams, python_tools
 from proxy.agents.made import MadeTeams
 from proxy.agents.passthrough import PassThrough
 from proxy.agents.registry import Registry
 from proxy.agents.teamfile.description import models_in_use
-from proxy.auth import Keys, check_exposure
+from proxy.auth import Keys, check_exposure, is_this_machine
 from proxy.catalog import TeamCatalog
 from proxy.errors import ConfigurationError
 from proxy.exchange.event_log import EventLog
 from proxy.exchange.retention import keep_to_retention
 from proxy.exchange.service import Exchange, Policy
+from proxy.limits import Limiter
+from proxy.metering import Meter
+from proxy.metrics import Metrics
 from proxy.routes import (
     agents,
     approvals,
@@ -48,7 +51,9 @@ from proxy.routes.browsers import Browsers, Visitors
 from proxy.routes.chat import ChatCompletions, ResumedStream
 from proxy.routes.compression import Compression
 from proxy.routes.conversation_events import ConversationEvents
-from proxy.routes.dependencies import Catalog, Services
+from proxy.routes.dependencies import Services
+from proxy.routes.gate import Gate, bounds_of
+from proxy.routes.metrics import router as metrics_router
 from proxy.routes.middleware import RequestContext
 from proxy.routes.older.routes import older_routes
 from proxy.routes.passing import Passing
@@ -77,7 +82,8 @@ def prepare(settings: Settings) -> None:
         ConfigurationError: The server would be open to others, the folder cannot be made, or the schema of the
             database does not fit this version.
     """
-    check_exposure(settings.host, has_keys=bool(settings.api_keys), allow_open=settings.allow_open)
+    has_keys = bool(settings.api_keys) or is_this_machine(settings.host) or _has_kept_keys(settings)
+    check_exposure(settings.host, has_keys=has_keys, allow_open=settings.allow_open)
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -85,6 +91,22 @@ def prepare(settings: Settings) -> None:
             f"PROXY_DATA_DIR: {settings.data_dir} cannot be made ({error.strerror})"
         ) from None
     asyncio.run(prepare_schema(settings.database))
+
+
+def _has_kept_keys(settings: Settings) -> bool:
+    """Whether there are keys in the database, if there is one; a server that is refused makes none."""
+    if settings.database_url is None and not settings.database_file.exists():
+        return False
+
+    async def look() -> bool:
+        await prepare_schema(settings.database)
+        history = open_history(settings.database)
+        try:
+            return await history.keys.has_any()
+        finally:
+            await history.close()
+
+    return asyncio.run(look())
 
 
 def migrate_database(settings: Settings) -> None:
@@ -127,6 +149,8 @@ def create_app(
         logger.warning("a team file may not say what is meant", extra={"notice": notice})
 
     mcp_servers = _mcp_servers(loaded)
+    visitors = Visitors.of(settings)
+    metrics = _metrics(loaded) if settings.metrics else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -151,8 +175,33 @@ def create_app(
                 listed=lambda: straight.listed,
                 made=made,
             )
-            passing = None if straight.is_empty else Passing(straight, stall=settings.stalled_client_timeout)
-            services = await _services(settings, registry, history, catalog, passing, made)
+            keys = Keys((key.get_secret_value() for key in settings.api_keys), history.keys)
+            await keys.prepare(None)
+            visitors.learn(needs_keys=not keys.is_open)
+            limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
+            stack.push_async_callback(limiter.close)
+            meter = Meter(limiter, partial(bounds_of, keys, settings), metrics)
+            stack.push_async_callback(meter.close)
+            stall = settings.stalled_client_timeout
+            passing = None if straight.is_empty else Passing(straight, stall=stall, used=meter.passed_on)
+            exchange = await _exchange(settings, registry, history, made, meter)
+            services = Services(
+                settings=settings,
+                keys=keys,
+                exchange=exchange,
+                history=history,
+                library=history.library,
+                approvals=history.approvals,
+                catalog=catalog,
+                version=VERSION,
+                passing=passing,
+                agents=made,
+                limiter=limiter,
+                metrics=metrics,
+            )
+            if metrics is not None:
+                metrics.watch_running(lambda: exchange.running)
+                stack.push_async_callback(_stop, asyncio.create_task(metrics.watch_loop(), name="loop lag"))
             if settings.retention_days is not None:
                 retention = keep_to_retention(history.library, days=settings.retention_days, clock=time.time)
                 stack.push_async_callback(_stop, asyncio.create_task(retention, name="retention"))
@@ -163,8 +212,13 @@ def create_app(
             app.state.services = services
             yield
 
-    app = Application(
-        around=[RequestContext, partial(Browsers, visitors=Visitors.of(settings)), Paths],
+    app: Application = Application(
+        around=[
+            partial(RequestContext, ended=metrics.request_ended if metrics is not None else None),
+            partial(Browsers, visitors=visitors),
+            Paths,
+            partial(Gate, services=lambda: app.state.services),
+        ],
         title="handoff-proxy",
         version=VERSION,
         lifespan=lifespan,
@@ -201,6 +255,8 @@ def create_app(
     app.include_router(models.router)
     app.include_router(agents.router)
     app.include_router(health.router)
+    if metrics is not None:
+        app.include_router(metrics_router)
     app.router.routes.extend(page_routes())
     return app
 
@@ -300,38 +356,38 @@ def _made_teams(
     )
 
 
-async def _services(
-    settings: Settings,
-    registry: Registry,
-    history: SqlHistory,
-    catalog: Catalog,
-    passing: Passing | None,
-    made: MadeTeams | None,
-) -> Services:
-    policy = Policy(turn_time_limit=settings.turn_time_limit, on_disconnect=settings.on_disconnect)
-    event_log = EventLog(with_text=settings.stream_events_text)
+async def _exchange(
+    settings: Settings, registry: Registry, history: SqlHistory, made: MadeTeams | None, meter: Meter
+) -> Exchange:
     exchange = Exchange(
         registry,
         history,
         approvals=history.approvals,
-        policy=policy,
+        policy=Policy(turn_time_limit=settings.turn_time_limit, on_disconnect=settings.on_disconnect),
         clock=time.time,
-        event_log=event_log,
+        event_log=EventLog(with_text=settings.stream_events_text),
         made=made,
+        watcher=meter,
     )
     await exchange.start()
-    return Services(
-        settings=settings,
-        keys=Keys(key.get_secret_value() for key in settings.api_keys),
-        exchange=exchange,
-        history=history,
-        library=history.library,
-        approvals=history.approvals,
-        catalog=catalog,
-        version=VERSION,
-        passing=passing,
-        agents=made,
+    return exchange
+
+
+def _metrics(loaded: LoadedTeams) -> Metrics:
+    """Return counts with the names of the files as labels."""
+    definitions = loaded.definitions
+    agents = [agent for team in definitions.teams.values() for agent in team.agents.values()]
+    tools = {use.name for agent in agents for use in agent.tools}
+    models = {name for model in definitions.models.values() for name in _names_of(model)}
+    return Metrics(
+        teams=definitions.teams,
+        models={*definitions.models, *models},
+        tools={*builtin_names(), *(name.rpartition(":")[2].rpartition(".")[2] for name in tools)},
     )
+
+
+def _names_of(model: ModelDefinition) -> list[str]:
+    return [model.model] if isinstance(model, OpenAIModel) else []
 
 
 def _written_at(teams: Path) -> int:

@@ -1,33 +1,156 @@
-"""Who is calling.
+"""Who is calling, and on which terms.
 
-With keys set, a request has to bring one of them. Without, the server is open (on loopback, or because the operator
-says so by name), and callers are still told apart by the key they happen to send: what belongs to one is not there
-for another.
+With keys, a request has to bring one of them. Without, the server is open (on loopback, or because the operator says
+so by name), and callers are still told apart by the key they happen to send: what belongs to one is not there for
+another.
+
+There are two kinds of keys. Those of the settings are all alike. Those that are kept in the database are made by
+``handoff-proxy keys``, have terms of their own, and can be revoked: ``hp_``, a public part by which a key is found and
+named in logs, and a secret of which only a digest is kept.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import ip_address
+from typing import Protocol
 
 from proxy.errors import ConfigurationError, NoKey, Unauthorized
+from proxy.messages import EventsMode
 
 ANYONE = "anyone"
 """The caller of an open server who sends no key."""
+FRESH = 1.0
+"""Seconds for which what is known of a kept key holds: so long a revoked one may still be taken."""
+MAX_KNOWN = 4096
+"""Public parts that are remembered, also of keys that do not exist."""
+_KEPT_KEY = re.compile(r"hp_([a-z0-9]{16})_([A-Za-z0-9_-]{43})")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a key's caller may do; None leaves it to the settings."""
+
+    events: EventsMode | None = None
+    """What answers tell beside the answer, when the request does not say it."""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    models: tuple[str, ...] | None = None
+    """Teams and models that it may ask, with all that is below them."""
+
+    def allow(self, model: str) -> bool:
+        """Whether the model may be asked."""
+        return self.models is None or any(model == one or model.startswith(f"{one}/") for one in self.models)
+
+
+NO_TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
+class KeptKey:
+    """A key as the database has it. Times are seconds since the epoch; ``digest`` is that of the whole key."""
+
+    id: str
+    """The public part."""
+    name: str
+    digest: bytes
+    terms: Terms
+    created_at: float
+    expires_at: float | None = None
+    revoked_at: float | None = None
+
+    def is_valid(self, now: float) -> bool:
+        """Whether it may be used."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+class KeyStore(Protocol):
+    """Kept keys; every implementation passes ``tests/contracts/test_keys.py``."""
+
+    async def find(self, key_id: str) -> KeptKey | None:
+        """Return the key with this public part, also one that was revoked or has expired."""
+        ...
+
+    async def has_any(self) -> bool:
+        """Whether there is a key that was not revoked; expired ones count, too."""
+        ...
+
+    async def all(self) -> Sequence[KeptKey]:
+        """Return all of them, the oldest first."""
+        ...
+
+    async def add(self, key: KeptKey) -> None:
+        """Keep a new key."""
+        ...
+
+    async def revoke(self, key_id: str, *, now: float) -> bool:
+        """Revoke a key for good; False when there is none that was not."""
+        ...
+
+
+def new_key(name: str, terms: Terms, *, now: float, expires_at: float | None = None) -> tuple[str, KeptKey]:
+    """Return a new key, which is not to be had again, and what is kept of it."""
+    key_id = secrets.token_hex(8)
+    key = f"hp_{key_id}_{secrets.token_urlsafe(32)}"
+    return key, KeptKey(key_id, name, _digest(key), terms, now, expires_at)
 
 
 class Keys:
-    """The keys that are accepted, as digests."""
+    """The keys that are accepted: those of the settings, as digests, and those of a store.
 
-    def __init__(self, keys: Iterable[str]) -> None:
+    Asking who calls waits for nothing, since every request does it more than once. What the store knows of a key is
+    fetched before, by ``prepare``, and holds for ``FRESH`` seconds.
+    """
+
+    def __init__(
+        self,
+        keys: Iterable[str],
+        store: KeyStore | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._digests = [_digest(key) for key in keys]
+        self._store = store
+        self._clock = clock
+        self._monotonic = monotonic
+        self._known: OrderedDict[str, tuple[float, KeptKey | None]] = OrderedDict()
+        self._has_kept = False
+        self._looked_at = -FRESH
 
     @property
     def is_open(self) -> bool:
         """Whether no key is needed."""
-        return not self._digests
+        return not self._digests and not self._has_kept
+
+    async def prepare(self, authorization: str | None) -> None:
+        """Fetch what is to be known of the key, if it is not known well enough.
+
+        Raises:
+            StoreUnavailable: Whether the key is good cannot be told.
+        """
+        if self._store is None:
+            return
+        now = self._monotonic()
+        if self.is_open and now - self._looked_at >= FRESH:
+            self._has_kept = await self._store.has_any()
+            self._looked_at = now
+        found = _KEPT_KEY.fullmatch(_bearer(authorization))
+        if found is None:
+            return
+        at, _ = self._known.get(found[1], (-FRESH, None))
+        if now - at >= FRESH:
+            self._known[found[1]] = (now, await self._store.find(found[1]))
+            self._known.move_to_end(found[1])
+            if len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
 
     def caller(self, authorization: str | None) -> str:
         """Return who sends this ``Authorization`` header, by a name that does not tell the key.
@@ -35,15 +158,46 @@ class Keys:
         Raises:
             Unauthorized: A key is needed, and this is none.
         """
-        scheme, _, key = (authorization or "").strip().partition(" ")
-        key = key.strip() if scheme.lower() == "bearer" else ""
+        key = _bearer(authorization)
         digest = _digest(key)
         # Every key is compared, so that the time tells nothing.
         if sum(hmac.compare_digest(digest, known) for known in self._digests):
             return _name(digest)
+        kept = self._kept(key, digest)
+        if kept is not None:
+            return _caller_of(kept)
         if not self.is_open:
             raise Unauthorized() if key else NoKey()
         return _name(digest) if key else ANYONE
+
+    def terms_of(self, caller: str) -> Terms:
+        """Return the terms of a caller who was known a moment ago."""
+        kept = self._kept_of(caller)
+        return NO_TERMS if kept is None else kept.terms
+
+    def name_of(self, caller: str) -> str | None:
+        """Return what the operator calls the caller's key, for logs."""
+        kept = self._kept_of(caller)
+        return None if kept is None else kept.name
+
+    def _kept(self, key: str, digest: bytes) -> KeptKey | None:
+        found = _KEPT_KEY.fullmatch(key)
+        _, kept = self._known.get(found[1], (0.0, None)) if found else (0.0, None)
+        is_it = hmac.compare_digest(digest, kept.digest if kept is not None else b"\0" * len(digest))
+        return kept if kept is not None and is_it and kept.is_valid(self._clock()) else None
+
+    def _kept_of(self, caller: str) -> KeptKey | None:
+        key_id = caller.removeprefix(_CALLER)
+        if key_id == caller:
+            return None
+        return self._known.get(key_id, (0.0, None))[1]
+
+
+_CALLER = "kept-"
+
+
+def _caller_of(key: KeptKey) -> str:
+    return f"{_CALLER}{key.id}"
 
 
 def pseudonym(caller: str, name: str) -> str:
@@ -63,8 +217,8 @@ def check_exposure(host: str, *, has_keys: bool, allow_open: bool) -> None:
     if has_keys or allow_open or is_this_machine(host):
         return
     raise ConfigurationError(
-        f"PROXY_HOST: {host} can be reached from other machines, and no keys are set. "
-        "Set PROXY_API_KEYS (keys separated by commas), or PROXY_ALLOW_OPEN=true to serve everyone."
+        f"PROXY_HOST: {host} can be reached from other machines, and no keys are set. Set PROXY_API_KEYS (keys "
+        "separated by commas) or make one with `handoff-proxy keys create`, or PROXY_ALLOW_OPEN=true to serve everyone."
     )
 
 
@@ -75,6 +229,11 @@ def is_this_machine(host: str) -> bool:
     except ValueError:
         # Of other names nobody knows where they lead.
         return host == "localhost"
+
+
+def _bearer(authorization: str | None) -> str:
+    scheme, _, key = (authorization or "").strip().partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def _digest(key: str) -> bytes:

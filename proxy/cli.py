@@ -13,18 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
+from proxy.auth import Terms
 from proxy.errors import ConfigurationError
+from proxy.messages import EventsMode
 from proxy.settings import Settings, environment, flag_of, form_of, load_settings, misspelt, variables_of
 from proxy.telemetry import configure_logging
 
 VERSION = version("handoff-proxy")
 logger = logging.getLogger(__name__)
 
-_SECRET = ("openai_api_key", "api_keys", "database_url")
+_SECRET = ("openai_api_key", "api_keys", "database_url", "redis_url")
 """Not taken as flags: everyone on the machine can read the flags of a process."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -161,6 +163,75 @@ def mcp_pin(path: Path | None) -> None:
     with _complaints():
         audit = write_pins(load_settings(teams=path), environment())
     _tell(audit.lines, is_well=audit.is_well)
+
+
+@main.group()
+def keys() -> None:
+    """Make keys for callers, list and revoke them.
+
+    They are kept in the database: the one of PROXY_DATABASE_URL, or the SQLite file in the data folder. What is changed
+    holds for running servers within a second.
+    """
+
+
+@keys.command("create")
+@click.argument("name")
+@click.option(
+    "--events", type=click.Choice(get_args(EventsMode)), help="What its answers tell beside the answer."
+)
+@click.option("--requests-per-minute", type=click.IntRange(1), help="Requests in a minute.")
+@click.option("--tokens-per-minute", type=click.IntRange(1), help="Tokens in a minute.")
+@click.option("--models", help="Teams and models that it may ask, separated by commas.")
+@click.option("--expires-days", type=click.FloatRange(0, min_open=True), help="Days for which it is good.")
+@_flags("data_dir")
+def keys_create(
+    name: str,
+    events: EventsMode | None,
+    requests_per_minute: int | None,
+    tokens_per_minute: int | None,
+    models: str | None,
+    expires_days: float | None,
+    **flags: Any,
+) -> None:
+    """Make a key and print it: this once, for only a digest of it is kept.
+
+    NAME is for you, and stands in the log beside what is asked with the key.
+    """
+    from proxy.keeping_keys import create_key
+
+    allowed = None if models is None else tuple(one.strip() for one in models.split(",") if one.strip())
+    terms = Terms(events, requests_per_minute, tokens_per_minute, allowed)
+    with _complaints():
+        key, kept = create_key(load_settings(**flags), name, terms, expires_days=expires_days)
+    click.echo(f"id {kept.id}, {kept.name}. The key, which is not shown again:", err=True)
+    click.echo(key)
+
+
+@keys.command("list")
+@_flags("data_dir")
+def keys_list(**flags: Any) -> None:
+    """List all keys: their public parts, names and terms."""
+    from proxy.keeping_keys import described_keys
+
+    with _complaints():
+        lines = described_keys(load_settings(**flags))
+    for line in lines:
+        click.echo(line)
+
+
+@keys.command("revoke")
+@click.argument("key_id", metavar="ID")
+@_flags("data_dir")
+def keys_revoke(key_id: str, **flags: Any) -> None:
+    """Revoke the key with this id for good. Ends with 1 when there is none that was not."""
+    from proxy.keeping_keys import revoke_key
+
+    with _complaints():
+        is_done = revoke_key(load_settings(**flags), key_id)
+    _tell(
+        [f"{key_id} is revoked." if is_done else f"There is no key {key_id} that was not revoked."],
+        is_well=is_done,
+    )
 
 
 def _tell(lines: Sequence[str], *, is_well: bool) -> None:

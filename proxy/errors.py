@@ -7,6 +7,7 @@ caller and never holds internals, keys or what people wrote at length.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class ProxyError(Exception):
@@ -359,6 +360,29 @@ class StoreUnavailable(ProxyError):
 
     def __init__(self, retry_after: float = 2.0) -> None:
         super().__init__("The conversation store is not available. Please retry in a few seconds.")
+        self.retry_after = retry_after
+
+
+class RateLimitExceeded(ProxyError):
+    """The caller asks for more than it may; ``retry_after`` is in seconds, ``stands`` are for its headers."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, kind: str, limit: int, stands: Sequence[Any], retry_after: float) -> None:
+        super().__init__(f"Rate limit reached: at most {limit} {kind} per minute. Please try again later.")
+        self.stands = stands
+        self.retry_after = retry_after
+
+
+class Overloaded(ProxyError):
+    """As many turns run as may."""
+
+    code = "server_is_overloaded"
+
+    def __init__(self, retry_after: float = 1.0) -> None:
+        super().__init__(
+            "The server is at work on as many requests as it takes. Please try again in a second."
+        )
         self.retry_after = retry_after
 
 

@@ -25,6 +25,7 @@ ENV_FILE = ".env"
 """Read from the working folder when it is there."""
 
 _DATABASE = re.compile(r"(sqlite|postgres|postgresql)(\+\w+)?://.+")
+_REDIS = re.compile(r"rediss?://\S+")
 _VISIBLE = re.compile(r"[!-~]+")
 
 
@@ -230,6 +231,29 @@ class Settings(BaseSettings):
     ] = 32
 
     api_keys: Annotated[Keys, _setting("Keys of which a caller has to bring one.", "PROXY_API_KEYS")] = ()
+    redis_url: Annotated[
+        Annotated[SecretStr, _secret(_REDIS)] | None,
+        Form("an address like redis://host:6379/0"),
+        _setting("Where requests and tokens are counted for all workers.", "PROXY_REDIS_URL"),
+    ] = None
+    requests_per_minute: Annotated[
+        Count | None,
+        Form("a whole number from 1 up"),
+        _setting("Requests of one key in a minute.", "PROXY_REQUESTS_PER_MINUTE"),
+    ] = None
+    tokens_per_minute: Annotated[
+        Count | None,
+        Form("a whole number from 1 up"),
+        _setting("Tokens of one key in a minute.", "PROXY_TOKENS_PER_MINUTE"),
+    ] = None
+    max_running_turns: Annotated[
+        Count | None,
+        Form("a whole number from 1 up"),
+        _setting("Turns that run at a time in one process.", "PROXY_MAX_RUNNING_TURNS"),
+    ] = None
+    metrics: Annotated[bool, Form("true or false"), _setting("Tell counts at /metrics.", "PROXY_METRICS")] = (
+        False
+    )
     allow_open: Annotated[
         bool,
         Form("true or false"),
@@ -328,7 +352,12 @@ class Settings(BaseSettings):
         """The database's URL in SQLAlchemy's form: the one set, or SQLite in the data folder."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{(self.data_dir / 'handoff-proxy.sqlite').resolve()}"
+        return f"sqlite:///{self.database_file.resolve()}"
+
+    @property
+    def database_file(self) -> Path:
+        """The file of the database where none is set."""
+        return self.data_dir / "handoff-proxy.sqlite"
 
 
 def load_settings(*, env_file: Path | str | None = ENV_FILE, **overrides: Any) -> Settings:

@@ -107,7 +107,8 @@ def sqlite_database(migrated_sqlite: Path, tmp_path: Path) -> str:
 def postgresql_database(migrated_postgres: str) -> str:
     """The URL of a migrated database without rows: making one for each test takes half a second."""
     on_server(
-        "DELETE FROM conversations; DELETE FROM creations; DELETE FROM snapshots", url=migrated_postgres
+        "DELETE FROM conversations; DELETE FROM creations; DELETE FROM snapshots; DELETE FROM api_keys",
+        url=migrated_postgres,
     )
     return migrated_postgres
 

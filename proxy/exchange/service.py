@@ -101,6 +101,14 @@ class MadeTeams(Protocol):
         ...
 
 
+class TurnWatcher(Protocol):
+    """Is told what became of turns."""
+
+    def turn_ended(self, caller: str, team: str, entries: Sequence[Entry]) -> None:
+        """A turn of the caller's has ended here; ``entries`` is its whole log."""
+        ...
+
+
 class Teams(Protocol):
     """The teams that can be asked."""
 
@@ -158,6 +166,7 @@ class Exchange:
         clock: Clock,
         event_log: EventLog | None = None,
         made: MadeTeams | None = None,
+        watcher: TurnWatcher | None = None,
     ) -> None:
         self._teams = teams
         self._made = made
@@ -166,6 +175,7 @@ class Exchange:
         self._policy = policy
         self._clock = clock
         self._event_log = event_log or EventLog()
+        self._watcher = watcher
         self._recall = Recall(history, approvals, clock)
         self._resuming = Resuming(history, approvals, clock, self._go_on)
         self._lives = LiveTurns()
@@ -571,6 +581,8 @@ class Exchange:
         finally:
             live.emit(closing, at=now)
             self._lives.retire(live)
+            if self._watcher is not None:
+                self._watcher.turn_ended(turn.caller, team.name, live.entries)
 
     async def _store(
         self,

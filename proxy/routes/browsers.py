@@ -104,6 +104,11 @@ class Visitors:
             is_local=is_this_machine(settings.host),
         )
 
+    def learn(self, *, needs_keys: bool) -> None:
+        """Take in what is known only when the store was asked: whether there are keys."""
+        self._needs_keys = needs_keys
+        self._checks_hosts = self._checks_hosts and not needs_keys
+
     def is_welcome(self, origin: str, host: str) -> bool:
         """Whether pages of this origin may read answers: the server's own, this machine's, and those configured."""
         origin = origin.lower()

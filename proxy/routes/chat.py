@@ -58,7 +58,9 @@ class ChatCompletions:
             body = await read_body(
                 receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
             )
-            if services.passing is not None and await services.passing.serve(body, connection):
+            if services.passing is not None and await services.passing.serve(
+                body, connection, caller, services.keys.terms_of(caller)
+            ):
                 return
             request = decode_chat(body, max_messages=settings.max_messages, strict=settings.strict_parameters)
             ask = chat_ask(services, caller, headers, body, request)
@@ -134,6 +136,7 @@ def chat_ask(
     services: Services, caller: str, headers: dict[str, str], body: bytes, request: ChatRequest
 ) -> Ask:
     """Return what a request asks for, with what its headers say."""
+    services.check_model(caller, request.model)
     settings = services.settings
     named, source = named_conversation(headers, settings.conversation_headers, request.metadata)
     end_user = request.safety_identifier or request.user or first_of(headers, settings.user_headers)
@@ -146,7 +149,7 @@ def chat_ask(
         logprobs=bool(request.parameters.logprobs),
         service_tier="default" if request.service_tier else None,
         system_fingerprint=services.fingerprint_of(request.model),
-        events=told_events(headers) or services.events_of(request.model),
+        events=told_events(headers) or services.events_of(request.model, caller),
         hides_details=not settings.handoff_details,
         has_status=wants_status(headers, settings),
     )

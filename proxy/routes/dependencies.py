@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 from starlette.types import Scope
 
 from proxy.auth import Keys
+from proxy.errors import ModelNotFound
 from proxy.exchange.approvals import Approvals
 from proxy.exchange.asking import Clock
 from proxy.exchange.creations import Creation, Kind
 from proxy.exchange.history import History
 from proxy.exchange.library import Library
 from proxy.exchange.service import Exchange
+from proxy.limits import Limiter
 from proxy.messages import EventsMode
 from proxy.routes.passing import Passing
 from proxy.settings import Settings
@@ -86,6 +88,14 @@ class MadeAgents(Protocol):
         ...
 
 
+class Metrics(Protocol):
+    """Counts for Prometheus."""
+
+    def exposition(self) -> bytes:
+        """Return everything in its text format."""
+        ...
+
+
 class Catalog(Protocol):
     """What can be asked for by name."""
 
@@ -124,8 +134,23 @@ class Services:
     agents: MadeAgents | None = None
     """For agents and teams that callers make, where they may."""
 
-    def events_of(self, model: str) -> EventsMode:
-        """Return what answers of this model tell beside the answer, where the request does not say it."""
+    limiter: Limiter = field(default_factory=Limiter)
+    metrics: Metrics | None = None
+    """Where they are switched on."""
+
+    def check_model(self, caller: str, model: str) -> None:
+        """Refuse a model that the caller's key is not for, as if it did not exist.
+
+        Raises:
+            ModelNotFound: It is not.
+        """
+        if not self.keys.terms_of(caller).allow(model):
+            raise ModelNotFound(model)
+
+    def events_of(self, model: str, caller: str) -> EventsMode:
+        """Return what answers of this model tell this caller beside the answer, where the request does not say it."""
+        if (by_key := self.keys.terms_of(caller).events) is not None:
+            return by_key
         facts = self.catalog.find(model)
         events = facts.team.events if facts is not None and facts.team is not None else None
         return events or self.settings.handoff_events

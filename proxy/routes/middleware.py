@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,11 +18,16 @@ API_VERSION = b"2020-10-01"
 """What the official API sends as ``openai-version``."""
 
 
+Ended = Callable[[str, int, str], None]
+
+
 class RequestContext:
     """Gives each request an id (``scope["state"]["request_id"]``) and logs how it ended, without what was said."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, ended: Ended | None = None) -> None:
+        """``ended`` is told path, status and outcome of every request."""
         self._app = app
+        self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -56,6 +61,10 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
+            if self._ended is not None:
+                self._ended(
+                    scope["path"], status, str(facts.get("outcome", "ok" if status < 400 else "refused"))
+                )
             level = logging.INFO if status < 500 else logging.WARNING
             if logger.isEnabledFor(level):
                 logger.log(

@@ -21,23 +21,25 @@ router = APIRouter(tags=["models"])
 @router.get("/v1/models")
 async def list_models(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """List the models: teams, in the order of the team files, and behind them what else can be asked."""
-    wished = told_events(headers_of(request.scope))
+    wished, terms = told_events(headers_of(request.scope)), services.keys.terms_of(caller)
     found = [*services.catalog.models(), *await services.catalog.made(caller)]
-    return _json(ModelList(data=[_body(facts, wished, services) for facts in found]))
+    allowed = [facts for facts in found if terms.allow(facts.id)]
+    return _json(ModelList(data=[_body(facts, wished, services, caller) for facts in allowed]))
 
 
 @router.get("/v1/models/{model:path}")
 async def retrieve_model(model: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """Return one model; ids may hold slashes."""
+    services.check_model(caller, model)
     facts = services.catalog.find(model) or await services.catalog.find_made(caller, model)
     if facts is None:
         raise ModelNotFound(model)
-    return _json(_body(facts, told_events(headers_of(request.scope)), services))
+    return _json(_body(facts, told_events(headers_of(request.scope)), services, caller))
 
 
-def _body(facts: ModelFacts, wished: EventsMode | None, services: Services) -> ModelBody:
+def _body(facts: ModelFacts, wished: EventsMode | None, services: Services, caller: str) -> ModelBody:
     """Return the model, with as much of the extension as its answers would have."""
-    told = wished or services.events_of(facts.id)
+    told = wished or services.events_of(facts.id, caller)
     body = ModelBody(id=facts.id, created=facts.created, owned_by=facts.owned_by)
     if told == "none":
         return body

@@ -6,13 +6,15 @@ Such a request is no turn: it has no conversation, nothing of it is kept, and no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
+from proxy.auth import Terms
 from proxy.errors import ModelNotFound, ProxyError, ShuttingDown
 from proxy.messages import Usage
 from proxy.routes.bodies import ClientLeft
@@ -75,6 +77,10 @@ class StraightModels(Protocol):
         ...
 
 
+Used = Callable[[str, str, Usage | None], None]
+"""Is told who asked which model, and what the answer says that it used."""
+
+
 class _Named(Struct):
     model: str = ""
     stream: Any = None
@@ -86,17 +92,19 @@ _decode = msgspec.json.Decoder(_Named).decode
 class Passing:
     """Hands requests on; one for the process."""
 
-    def __init__(self, models: StraightModels, *, stall: float) -> None:
-        """``stall`` is for how many seconds a client may take nothing of what it is sent."""
+    def __init__(self, models: StraightModels, *, stall: float, used: Used) -> None:
+        """``stall``: for how many seconds a client may take nothing of what it is sent; ``used`` is told of answers."""
         self._models = models
         self._stall = stall
+        self._used = used
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
 
-    async def serve(self, body: bytes, connection: Connection) -> bool:
-        """Answer the request if it is for such a model; False when it is not.
+    async def serve(self, body: bytes, connection: Connection, caller: str, terms: Terms) -> bool:
+        """Answer the caller's request if it is for such a model; False when it is not.
 
         Raises:
+            ModelNotFound: The caller's key is not for it.
             UpstreamFailed: There is no answer, and nothing was sent.
             ShuttingDown: The server is stopping.
         """
@@ -107,12 +115,14 @@ class Passing:
         model = await self._models.find(named.model) if named.model else None
         if model is None:
             return False
+        if not terms.allow(named.model):
+            raise ModelNotFound(named.model)
         if self._stopping.is_set():
             raise ShuttingDown
         is_stream = named.stream is True
         facts = connection.scope["state"]["facts"]
         facts.update(model=named.model[:100], upstream_model=model.name[:100], stream=is_stream)
-        call = _Call(connection, self._stall)
+        call = _Call(connection, self._stall, partial(self._used, caller, named.model))
         work = asyncio.create_task(call.pass_on(model, body, is_stream=is_stream), name="passing on")
         self._running.add(work)
         work.add_done_callback(self._running.discard)
@@ -140,8 +150,9 @@ class Passing:
 class _Call:
     """One request on its way."""
 
-    def __init__(self, connection: Connection, stall: float) -> None:
+    def __init__(self, connection: Connection, stall: float, used: Callable[[Usage | None], None]) -> None:
         self._connection = connection
+        self._used = used
         self._stall = stall
         self._facts = connection.scope["state"]["facts"]
         self._is_told = False
@@ -179,6 +190,7 @@ class _Call:
             except ProxyError as error:
                 await self._break_off(error)
             finally:
+                self._used(answer.usage)
                 if answer.usage is not None:
                     self._facts.update(
                         prompt_tokens=answer.usage.prompt, completion_tokens=answer.usage.completion

@@ -84,7 +84,7 @@ class Responses:
             )
             if services.passing is not None:
                 await services.passing.refuse_elsewhere(request.model)
-            options = _options(services, headers, request)
+            options = _options(services, caller, headers, request)
             ask = await _ask(services, caller, headers, body, request, options)
             scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
             opened = await _open(services, ask)
@@ -173,13 +173,15 @@ async def input_items(
 # --- asking --------------------------------------------------------------------------------------------------
 
 
-def _options(services: Services, headers: dict[str, str], request: ResponsesRequest) -> ResponseOptions:
+def _options(
+    services: Services, caller: str, headers: dict[str, str], request: ResponsesRequest
+) -> ResponseOptions:
     return ResponseOptions(
         id="",
         created=0,
         model=request.model,
         logprobs=request.logprobs,
-        events=told_events(headers) or services.events_of(request.model),
+        events=told_events(headers) or services.events_of(request.model, caller),
         hides_details=not services.settings.handoff_details,
         response=request.echo,
         sums_up_reasoning=request.sums_up_reasoning,
@@ -195,6 +197,7 @@ async def _ask(
     request: ResponsesRequest,
     options: ResponseOptions,
 ) -> Ask:
+    services.check_model(caller, request.model)
     settings = services.settings
     named, source = named_conversation(headers, settings.conversation_headers, request.metadata)
     if request.conversation is not None:

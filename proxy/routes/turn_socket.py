@@ -15,6 +15,7 @@ from proxy.live import LiveTurn
 from proxy.routes.bodies import ClientLeft, first_of, headers_of
 from proxy.routes.chat import chat_ask
 from proxy.routes.dependencies import Services
+from proxy.routes.gate import admit as admit_turn
 from proxy.routes.sockets import Channel, admit
 from proxy.wire.decoding import decode_chat
 from proxy.wire.feed import Feed
@@ -105,6 +106,7 @@ class Session:
             message.body, max_messages=settings.max_messages, strict=settings.strict_parameters
         )
         ask = chat_ask(self._services, self._caller, self._headers_with(message), message.body, request)
+        await admit_turn(self._services, self._caller)
         opened = await self._services.exchange.open(ask)
         self._remember(opened.live)
         ignored = [*request.ignored, *opened.ignored]

@@ -24,6 +24,7 @@ from proxy.store.creations import SqlCreations
 from proxy.store.database import Database, open_database
 from proxy.store.ending import Finish
 from proxy.store.following import Following
+from proxy.store.keys import SqlKeys
 from proxy.store.leases import Leases
 from proxy.store.library import SqlLibrary
 from proxy.store.reading import Reading
@@ -40,7 +41,7 @@ _LARGE_BYTES = 256 * 1024
 class SqlHistory:
     """See ``History``. Made in the event loop that uses it; ``time_limit`` (seconds) is how long a call waits for a
     database that is locked or gone. ``library`` looks after what is kept in the same database, ``approvals`` after what
-    waits in it for a person, ``creations`` after what callers make.
+    waits in it for a person, ``creations`` after what callers make, ``keys`` after those who may call.
     """
 
     def __init__(self, database: Database, *, time_limit: float = TIME_LIMIT) -> None:
@@ -52,6 +53,7 @@ class SqlHistory:
         self.library = SqlLibrary(database, self._writer)
         self.approvals = SqlApprovals(database, self._writer)
         self.creations = SqlCreations(database, self._writer)
+        self.keys = SqlKeys(database, self._writer)
         self._large_ends: set[asyncio.Task[bool]] = set()
 
     async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:

@@ -271,3 +271,19 @@ snapshots = Table(
     Column("name", Words, nullable=False),
     Column("body", LargeBinary, nullable=False, doc="JSON"),
 )
+
+# Of a key itself only a digest is kept.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String, primary_key=True, doc="the public part"),
+    Column("name", Words, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("events", String),
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_minute", Integer),
+    Column("models", _Json),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+)

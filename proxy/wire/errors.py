@@ -28,7 +28,9 @@ from proxy.errors import (
     InternalTurnError,
     InvalidRequest,
     NotFound,
+    Overloaded,
     ProxyError,
+    RateLimitExceeded,
     ShuttingDown,
     StoreUnavailable,
     TurnFailed,
@@ -83,6 +85,8 @@ _KINDS: dict[str, Kind] = {
     "response_format_not_met": Kind(502, "agent_error"),
     "turn_timeout": Kind(504, "agent_error", is_hopeless=True),
     "storage_unavailable": Kind(503, "server_error", retry_after=2),
+    "rate_limit_exceeded": Kind(429, "rate_limit_error"),
+    "server_is_overloaded": Kind(503, "server_error", retry_after=1),
     "shutting_down": Kind(503, "server_error", retry_after=2),
     # Refused when the turn had begun; before it, an InvalidRequest says more.
     "invalid_request": Kind(400, "invalid_request_error", is_hopeless=True),
@@ -130,7 +134,15 @@ def problem_of(error: BaseException | Failed) -> Problem:
             return Problem(401, "invalid_request_error", error.message, error.code, headers=challenge)
         case NotFound():
             return Problem(404, "invalid_request_error", error.message, error.code)
-        case ConversationBusy() | IdempotencyConflict() | StoreUnavailable() | ShuttingDown() | TurnFailed():
+        case (
+            ConversationBusy()
+            | IdempotencyConflict()
+            | Overloaded()
+            | RateLimitExceeded()
+            | StoreUnavailable()
+            | ShuttingDown()
+            | TurnFailed()
+        ):
             return _problem_of_failed(failed_event(error, Usage(), ran_effects=False))
         case _:
             return problem_of(InternalTurnError())

@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 FIELDS = Settings.model_fields
 VARIABLES = [name for field in FIELDS.values() for name in variables_of(field)]
-SECRETS = {"OPENAI_API_KEY", "PROXY_API_KEYS", "PROXY_DATABASE_URL"}
+SECRETS = {"OPENAI_API_KEY", "PROXY_API_KEYS", "PROXY_DATABASE_URL", "PROXY_REDIS_URL"}
 
 
 @pytest.fixture(autouse=True)
@@ -212,6 +212,11 @@ BAD = {
     "PROXY_MAX_CLIENT_TOOLS": COUNTS,
     "PROXY_API_KEYS": [",", " , ", "key-a,sécret", "key-a,my secret"],
     "PROXY_ALLOW_OPEN": ["maybe", "2"],
+    "PROXY_REDIS_URL": ["127.0.0.1:6379", "http://host", "redis://"],
+    "PROXY_REQUESTS_PER_MINUTE": COUNTS,
+    "PROXY_TOKENS_PER_MINUTE": COUNTS,
+    "PROXY_MAX_RUNNING_TURNS": COUNTS,
+    "PROXY_METRICS": ["maybe", "2"],
     "PROXY_PASS_THROUGH": ["maybe", "2"],
     "PROXY_CORS_ORIGINS": ["chat.example.com", "https://", "https://a.example/b", "https://a,b", "**"],
     "PROXY_ALLOWED_HOSTS": ["https://a", "a/b", "a:80", "a b"],
@@ -382,7 +387,7 @@ def test_serve_has_a_flag_for_everything_but_secrets() -> None:
 
 def test_the_document_says_which_secrets_have_no_flags() -> None:
     assert re.search(
-        "`OPENAI_API_KEY`, `PROXY_API_KEYS` and `PROXY_DATABASE_URL` have no flags",
+        "`OPENAI_API_KEY`, `PROXY_API_KEYS`, `PROXY_DATABASE_URL` and `PROXY_REDIS_URL` have no flags",
         DOCUMENT.read_text("utf-8"),
     )
     assert {

@@ -106,6 +106,7 @@ def ask_of(
     parallel_tools: bool = True,
 ) -> Ask:
     """Return what is asked of the team."""
+    services.check_model(caller, team)
     headers = headers_of(scope)
     named = conversation or _named(headers)
     end_user = end_user_of(services, headers)

@@ -11,6 +11,7 @@ from proxy.errors import InternalTurnError, InvalidRequest, ProxyError
 from proxy.events import Entry
 from proxy.routes.bodies import ClientLeft
 from proxy.routes.dependencies import Services
+from proxy.routes.gate import admit as admit_turn
 from proxy.routes.older.chat import chat_ask
 from proxy.routes.sockets import Channel, admit
 from proxy.wire.objects import read_object
@@ -65,6 +66,7 @@ async def _answer(
 ) -> None:
     given = read_object(CHAT, bytes(read_object(SOCKET, message).data))
     ask = await chat_ask(services, caller, dict(websocket.scope), given, message)
+    await admit_turn(services, caller)
     opened = await services.exchange.open(ask)
     events = ChatSocketEvents()
 

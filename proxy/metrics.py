@@ -1,0 +1,122 @@
+"""Counts of what happens, for Prometheus. Labels come from closed sets: what callers and providers may call as they
+like counts as ``other``, and no caller, key or conversation is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from proxy.events import Cancelled, Completed, Entry, Failed, ModelCalled, ToolCompleted, ToolFailed
+from proxy.messages import Usage
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+LAG_INTERVAL = 0.5
+"""Seconds between two looks at how late the event loop is."""
+OTHER = "other"
+_FIRST_SEGMENTS = frozenset(
+    (
+        "agents", "approvals", "ask-stream", "chat", "client", "conversations", "health", "metrics", "models",
+        "openapi.json", "page", "responses", "teams", "test-stream", "turns",
+    )
+)  # fmt: skip
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """All counts of this process."""
+
+    def __init__(self, *, teams: Collection[str], models: Collection[str], tools: Collection[str]) -> None:
+        """The names that are labels of their own."""
+        self._teams, self._models, self._tools = set(teams), set(models), set(tools)
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "requests_total", "HTTP requests.", ["route", "status", "outcome"], registry=registry
+        )
+        self._turns = Counter("turns_total", "Turns that ended.", ["team", "outcome"], registry=registry)
+        self._seconds = Histogram(
+            "turn_seconds", "How long turns took.", ["team"], registry=registry, buckets=_SECONDS
+        )
+        self._calls = Counter("model_calls_total", "Calls of models.", ["model"], registry=registry)
+        self._tokens = Counter("tokens_total", "Tokens of models.", ["model", "kind"], registry=registry)
+        self._tool_calls = Counter(
+            "tool_calls_total", "Calls of tools of the server.", ["tool", "outcome"], registry=registry
+        )
+        self._running = Gauge("turns_running", "Turns under way.", registry=registry)
+        self._lag = Gauge("loop_lag_seconds", "How late the event loop is.", registry=registry)
+
+    def exposition(self) -> bytes:
+        """Return everything in the text format of Prometheus."""
+        return generate_latest(self._registry)
+
+    def watch_running(self, count: Callable[[], int]) -> None:
+        """Ask this for the turns under way."""
+        self._running.set_function(count)
+
+    async def watch_loop(self) -> None:
+        """Look at how late the event loop is, again and again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_INTERVAL
+            await asyncio.sleep(LAG_INTERVAL)
+            self._lag.set(max(loop.time() - due, 0.0))
+
+    def request_ended(self, path: str, status: int, outcome: str) -> None:
+        """Count a request."""
+        self._requests.labels(route_of(path), str(status), outcome).inc()
+
+    def turn_ended(self, team: str, entries: Sequence[Entry]) -> None:
+        """Count a turn by its log."""
+        team = team if team in self._teams else OTHER
+        for entry in entries:
+            match entry.event:
+                case ModelCalled(model=model, usage=usage):
+                    self.model_called(model, usage)
+                case ToolCompleted(name=name):
+                    self._tool_calls.labels(self._tool(name), "ok").inc()
+                case ToolFailed(name=name):
+                    self._tool_calls.labels(self._tool(name), "error").inc()
+                case _:
+                    pass
+        if entries:
+            self._turns.labels(team, _outcome(entries[-1])).inc()
+            self._seconds.labels(team).observe(max(entries[-1].time - entries[0].time, 0.0))
+
+    def model_called(self, model: str, usage: Usage | None) -> None:
+        """Count a call of a model."""
+        model = model if model in self._models else OTHER
+        self._calls.labels(model).inc()
+        if usage is not None:
+            self._tokens.labels(model, "prompt").inc(max(usage.prompt, 0))
+            self._tokens.labels(model, "completion").inc(max(usage.completion, 0))
+
+    def _tool(self, name: str) -> str:
+        return name if name in self._tools else OTHER
+
+
+def route_of(path: str) -> str:
+    """Return which of the known routes a path belongs to."""
+    segments = path.strip("/").split("/")
+    if segments and segments[0] == "v1":
+        segments = segments[1:]
+    first = segments[0] if segments else ""
+    if first == "":
+        return "page"
+    if segments[:2] == ["chat", "completions"]:
+        return "chat.completions"
+    return first if first in _FIRST_SEGMENTS else OTHER
+
+
+def _outcome(entry: Entry) -> str:
+    match entry.event:
+        case Completed():
+            return "completed"
+        case Cancelled(reason=reason):
+            return reason
+        case Failed(code=code):
+            return code
+        case _:
+            return OTHER

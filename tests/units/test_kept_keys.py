@@ -1,0 +1,136 @@
+"""Who calls with a kept key, and for how long that is taken for true."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.auth import NO_TERMS, KeptKey, Keys, Terms, new_key
+from proxy.errors import NoKey, Unauthorized
+from proxy.store.memory_keys import MemoryKeys
+
+
+class CountingStore(MemoryKeys):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    async def find(self, key_id: str) -> KeptKey | None:
+        self.asked += 1
+        return await super().find(key_id)
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_kept_key_is_its_caller_with_terms(monotonic: Time) -> None:
+    store = CountingStore()
+    keys = Keys((), store, clock=lambda: 1.0, monotonic=monotonic)
+    key, kept = new_key("desk", Terms("none"), now=1.0)
+    await store.add(kept)
+
+    for _ in range(3):
+        await keys.prepare(f"Bearer {key}")
+
+    caller = keys.caller(f"Bearer {key}")
+    assert caller == f"kept-{kept.id}"
+    assert key not in caller
+    assert (keys.terms_of(caller), keys.name_of(caller)) == (Terms("none"), "desk")
+    assert store.asked == 1
+    assert not keys.is_open
+
+
+@pytest.mark.parametrize("change", ["last character", "other secret", "no secret", "unknown id"])
+async def test_what_is_no_kept_key_is_refused_in_the_same_words(change: str, monotonic: Time) -> None:
+    store = MemoryKeys()
+    keys = Keys((), store, clock=lambda: 1.0, monotonic=monotonic)
+    key, kept = new_key("desk", NO_TERMS, now=1.0)
+    other, _ = new_key("other", NO_TERMS, now=1.0)
+    await store.add(kept)
+    wrong = {
+        "last character": key[:-1] + ("A" if key[-1] != "A" else "B"),
+        "other secret": key[:20] + other[20:],
+        "no secret": key[:20],
+        "unknown id": other,
+    }[change]
+
+    await keys.prepare(f"Bearer {key}")
+    await keys.prepare(f"Bearer {wrong}")
+
+    with pytest.raises(Unauthorized) as refused:
+        keys.caller(f"Bearer {wrong}")
+    assert refused.value.message == Unauthorized().message
+    with pytest.raises(NoKey):
+        keys.caller(None)
+
+
+async def test_a_revoked_key_is_taken_for_a_second_at_most(monotonic: Time) -> None:
+    store = MemoryKeys()
+    keys = Keys((), store, clock=lambda: 1.0, monotonic=monotonic)
+    key, kept = new_key("desk", NO_TERMS, now=1.0)
+    await store.add(kept)
+    await keys.prepare(f"Bearer {key}")
+    await store.revoke(kept.id, now=2.0)
+
+    monotonic.now += 0.9
+    await keys.prepare(f"Bearer {key}")
+    assert keys.caller(f"Bearer {key}")
+    monotonic.now += 0.1
+    await keys.prepare(f"Bearer {key}")
+
+    with pytest.raises(Unauthorized):
+        keys.caller(f"Bearer {key}")
+
+
+async def test_an_expired_key_is_none(monotonic: Time) -> None:
+    store = MemoryKeys()
+    clock = Time()
+    keys = Keys((), store, clock=clock, monotonic=monotonic)
+    key, kept = new_key("desk", NO_TERMS, now=1.0, expires_at=101.0)
+    await store.add(kept)
+    await keys.prepare(f"Bearer {key}")
+    assert keys.caller(f"Bearer {key}")
+
+    clock.now = 101.0
+
+    with pytest.raises(Unauthorized):
+        keys.caller(f"Bearer {key}")
+
+
+async def test_an_open_server_closes_when_the_first_key_is_made(monotonic: Time) -> None:
+    store = MemoryKeys()
+    keys = Keys((), store, monotonic=monotonic)
+    await keys.prepare(None)
+    assert keys.is_open
+    await store.add(new_key("desk", NO_TERMS, now=1.0)[1])
+
+    monotonic.now += 1.0
+    await keys.prepare(None)
+
+    assert not keys.is_open
+
+
+@pytest.mark.parametrize(
+    ("models", "model", "is_allowed"),
+    [
+        (None, "anything", True),
+        (("acme",), "acme", True),
+        (("acme",), "acme/sales", True),
+        (("acme",), "acme/side", True),
+        (("acme",), "acme-two", False),
+        ((), "acme", False),
+    ],
+)
+def test_terms_name_models_with_all_that_is_below(
+    models: tuple[str, ...] | None, model: str, is_allowed: bool
+) -> None:
+    assert Terms(models=models).allow(model) is is_allowed
+
+
+@pytest.fixture
+def monotonic() -> Time:
+    return Time()

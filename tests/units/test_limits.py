@@ -1,0 +1,116 @@
+"""Counting requests and tokens, in memory and in Redis."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+
+import pytest
+import redis
+
+from proxy.errors import RateLimitExceeded, StoreUnavailable
+from proxy.limits import Bounds, Limiter, Stand, go_duration, told
+
+REDIS = os.environ.get("HANDOFF_TEST_REDIS") or "redis://127.0.0.1:6379/0"
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> str:
+    try:
+        with redis.Redis.from_url(REDIS, socket_timeout=2) as server:
+            server.ping()
+    except redis.RedisError as error:
+        reason = f"no Redis for tests ({type(error).__name__}): start one, or set HANDOFF_TEST_REDIS"
+        if os.environ.get("HANDOFF_TEST_REQUIRE_ALL"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    return REDIS
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def limiter(request: pytest.FixtureRequest) -> AsyncIterator[Limiter]:
+    if request.param == "memory":
+        yield Limiter()
+        return
+    url = request.getfixturevalue("redis_server")
+    prefix = f"test-{secrets.token_hex(6)}"
+    made = Limiter(url, prefix=prefix)
+    yield made
+    await made.close()
+    with redis.Redis.from_url(url) as server:
+        for key in server.scan_iter(f"{prefix}*"):
+            server.delete(key)
+
+
+async def test_so_many_requests_are_let_through_and_no_more(limiter: Limiter) -> None:
+    bounds = Bounds(requests=2)
+
+    first = await limiter.admit("anna", bounds)
+    second = await limiter.admit("anna", bounds)
+    with pytest.raises(RateLimitExceeded) as refused:
+        await limiter.admit("anna", bounds)
+
+    assert [(stand.kind, stand.limit, stand.remaining) for stand in (*first, *second)] == [
+        ("requests", 2, 1),
+        ("requests", 2, 0),
+    ]
+    assert 0 < refused.value.retry_after <= 60
+    assert "2 requests per minute" in refused.value.message
+    assert (await limiter.admit("bert", bounds))[0].remaining == 1
+
+
+async def test_tokens_count_when_they_are_used(limiter: Limiter) -> None:
+    bounds = Bounds(tokens=100)
+
+    assert (await limiter.admit("anna", bounds))[0].remaining == 100
+    await limiter.spend("anna", bounds, 30)
+    assert (await limiter.admit("anna", bounds))[0].remaining == 70
+    await limiter.spend("anna", bounds, 1_000_000)
+
+    with pytest.raises(RateLimitExceeded) as refused:
+        await limiter.admit("anna", bounds)
+    assert refused.value.retry_after >= 1
+    assert [stand.remaining for stand in refused.value.stands] == [0]
+
+
+async def test_what_one_worker_counts_another_knows(redis_server: str) -> None:
+    prefix = f"test-{secrets.token_hex(6)}"
+    one, other = Limiter(redis_server, prefix=prefix), Limiter(redis_server, prefix=prefix)
+
+    await one.admit("anna", Bounds(requests=1))
+
+    with pytest.raises(RateLimitExceeded):
+        await other.admit("anna", Bounds(requests=1))
+    for limiter in (one, other):
+        await limiter.close()
+
+
+async def test_when_nobody_can_count_nothing_is_let_through() -> None:
+    limiter = Limiter("redis://127.0.0.1:1/0")
+
+    with pytest.raises(StoreUnavailable):
+        await limiter.admit("anna", Bounds(requests=1))
+    with pytest.raises(StoreUnavailable):
+        await limiter.spend("anna", Bounds(tokens=1), 1)
+    await limiter.spend("anna", Bounds(requests=1), 1)
+    await limiter.close()
+
+
+def test_the_headers_are_those_of_the_official_api() -> None:
+    assert told([Stand("requests", 60, 59, 1.0), Stand("tokens", 1000, 0, 0.012)]) == [
+        (b"x-ratelimit-limit-requests", b"60"),
+        (b"x-ratelimit-remaining-requests", b"59"),
+        (b"x-ratelimit-reset-requests", b"1s"),
+        (b"x-ratelimit-limit-tokens", b"1000"),
+        (b"x-ratelimit-remaining-tokens", b"0"),
+        (b"x-ratelimit-reset-tokens", b"12ms"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0, "0ms"), (0.0121, "13ms"), (1.0, "1s"), (1.5, "1.5s"), (59.9996, "1m0s"), (360.0, "6m0s")],
+)
+def test_times_are_written_as_go_does(seconds: float, words: str) -> None:
+    assert go_duration(seconds) == words
