@@ -38,6 +38,7 @@ from proxy.routes import (
     agents,
     approvals,
     conversations,
+    description,
     failures,
     health,
     models,
@@ -225,6 +226,8 @@ def create_app(
         # Both of the framework's pages load their scripts from a public network.
         docs_url=None,
         redoc_url=None,
+        # Ours asks for a key.
+        openapi_url=None,
         redirect_slashes=False,
     )
     app.state.teams = list(loaded.definitions.teams)
@@ -255,6 +258,7 @@ def create_app(
     app.include_router(models.router)
     app.include_router(agents.router)
     app.include_router(health.router)
+    app.include_router(description.router)
     if metrics is not None:
         app.include_router(metrics_router)
     app.router.routes.extend(page_routes())

@@ -164,7 +164,7 @@ class ConversationBusy(ProxyError):
 class IdempotencyConflict(ProxyError):
     """The idempotency key was used for another body."""
 
-    code = "idempotency_key_conflict"
+    code = "idempotency_key_reused"
 
     def __init__(self) -> None:
         super().__init__("This Idempotency-Key was used with a different request body.")

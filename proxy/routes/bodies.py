@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 from starlette.types import Receive, Scope
 
 from proxy.errors import BodyTooLarge, BodyTooSlow
+
+KEY_PREFIX = "handoff-key."
 
 
 class ClientLeft(Exception):
@@ -20,6 +23,20 @@ def headers_of(scope: Scope) -> dict[str, str]:
     for name, value in scope["headers"]:
         found.setdefault(name.decode("latin-1"), value.decode("latin-1"))
     return found
+
+
+def authorization_of(scope: Scope) -> str | None:
+    """Return the ``Authorization`` of a connection.
+
+    A page cannot set headers of a WebSocket: it offers the two protocols ``handoff.v1`` and ``handoff-key.KEY``, with
+    what no protocol may hold percent-encoded.
+    """
+    header = headers_of(scope).get("authorization")
+    if header or scope["type"] != "websocket":
+        return header
+    offered = scope.get("subprotocols", ())
+    key = next((one.removeprefix(KEY_PREFIX) for one in offered if one.startswith(KEY_PREFIX)), None)
+    return None if key is None else f"Bearer {unquote(key)}"
 
 
 def first_of(headers: dict[str, str], names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from proxy.auth import Keys
 from proxy.errors import Overloaded, ProxyError, RateLimitExceeded, Unauthorized
 from proxy.limits import Bounds, Stand, told
-from proxy.routes.bodies import headers_of
+from proxy.routes.bodies import authorization_of
 from proxy.routes.dependencies import Services
 from proxy.routes.failures import answer_of
 from proxy.routes.streaming import Headers
@@ -44,7 +44,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         services = self._services()
-        authorization = headers_of(scope).get("authorization") or _offered_key(scope)
+        authorization = authorization_of(scope)
         try:
             await services.keys.prepare(authorization)
             if scope["type"] == "websocket" or not _begins_turn(scope):
@@ -106,14 +106,6 @@ def _name_key(services: Services, scope: Scope, caller: str) -> None:
     facts["caller"] = caller
     if (name := services.keys.name_of(caller)) is not None:
         facts["key_name"] = name
-
-
-def _offered_key(scope: Scope) -> str | None:
-    if scope["type"] != "websocket":
-        return None
-    offered = scope.get("subprotocols", ())
-    key = next((one.removeprefix("handoff-key.") for one in offered if one.startswith("handoff-key.")), None)
-    return None if key is None else f"Bearer {key}"
 
 
 def _telling(send: Send, headers: Headers) -> Send:

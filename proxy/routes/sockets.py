@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from urllib.parse import unquote
 
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -17,7 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from proxy.errors import Unauthorized
 from proxy.events import ClosingEvent, Entry
 from proxy.live import LiveTurn
-from proxy.routes.bodies import ClientLeft
+from proxy.routes.bodies import ClientLeft, authorization_of
 from proxy.routes.dependencies import Services, services_of
 from proxy.routes.failures import answer_of
 
@@ -96,19 +95,10 @@ async def admit(websocket: WebSocket) -> tuple[Services, str, Channel] | None:
     """Accept who may call; others get the error that HTTP would give, and None is returned."""
     services = services_of(websocket.scope)
     try:
-        caller = services.keys.caller(_authorization(websocket))
+        caller = services.keys.caller(authorization_of(websocket.scope))
     except Unauthorized as error:
         await websocket.send_denial_response(answer_of(error))
         return None
     offered = websocket.scope.get("subprotocols", ())
     await websocket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
     return services, caller, Channel(websocket, stall=services.settings.stalled_client_timeout)
-
-
-def _authorization(websocket: WebSocket) -> str | None:
-    header = websocket.headers.get("authorization")
-    if header:
-        return header
-    offered = websocket.scope.get("subprotocols", ())
-    key = next((one.removeprefix(KEY_PREFIX) for one in offered if one.startswith(KEY_PREFIX)), None)
-    return None if key is None else f"Bearer {unquote(key)}"

@@ -26,16 +26,16 @@ export class Teams {
   }
 
   async load() {
-    this.models = (await call("/v1/models")).data;
+    // Models that are served straight through keep no conversations, so there would be nothing to show.
+    const listed = (await call("/v1/models", { headers: { "X-Handoff-Events": "all" } })).data;
+    this.models = listed.filter((/** @type {any} */ one) => one.handoff);
     const wanted = this.select.value || forGood.get(CHOSEN);
-    const teams = this.models.filter((one) => one.handoff && !one.id.includes("/"));
+    const teams = this.models.filter((one) => !one.id.includes("/"));
     const groups = [h("optgroup", { label: "Teams" }, ...teams.map(option))];
     for (const team of teams) {
       const agents = this.models.filter((one) => one.id.startsWith(`${team.id}/`));
       if (agents.length > 1) groups.push(h("optgroup", { label: `Of ${team.id}, alone` }, ...agents.map(option)));
     }
-    const plain = this.models.filter((one) => !one.handoff);
-    if (plain.length) groups.push(h("optgroup", { label: "Models" }, ...plain.map(option)));
     this.select.replaceChildren(...groups);
     if (wanted && this.models.some((one) => one.id === wanted)) this.select.value = wanted;
     this.meetAgents();

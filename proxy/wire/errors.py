@@ -62,7 +62,7 @@ _KINDS: dict[str, Kind] = {
     "invalid_api_key": Kind(401, "invalid_request_error"),
     "model_not_found": Kind(404, "invalid_request_error"),
     "conversation_busy": Kind(409, "invalid_request_error", retry_after=1),
-    "idempotency_key_conflict": Kind(409, "invalid_request_error", is_hopeless=True),
+    "idempotency_key_reused": Kind(409, "invalid_request_error", is_hopeless=True),
     "turn_failed": _INTERNAL,
     "internal_error": _INTERNAL,
     "upstream_error": Kind(502, "upstream_error"),

@@ -1,4 +1,4 @@
-"""The description of the API, as ``/docs`` and programs read it."""
+"""The description of the API, as programs read it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.fakes.upstream import FakeUpstream
-from tests.serving import Served
+from tests.serving import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -71,3 +71,17 @@ async def test_errors_are_told_in_the_envelope_and_never_in_the_frameworks_form(
             assert "422" not in operation["responses"]
             assert operation["responses"]["default"]["content"] == envelope
     assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+async def test_where_a_key_is_needed_the_description_needs_one(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    async with (
+        serve(tmp_path_factory.mktemp("keyed"), api_keys=("secret",)) as served,
+        httpx2.AsyncClient(base_url=served.url) as client,
+    ):
+        refused = await client.get("/openapi.json")
+        told = await client.get("/openapi.json", headers={"Authorization": "Bearer secret"})
+
+    assert (refused.status_code, told.status_code) == (401, 200)
+    assert told.json()["openapi"].startswith("3.")

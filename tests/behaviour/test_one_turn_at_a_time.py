@@ -165,7 +165,7 @@ async def test_the_same_key_with_another_body_is_a_conflict(served: Served, upst
         await wire.ask(idempotency_key="k1")
         other = await wire.ask({"messages": [user("Other")]}, idempotency_key="k1")
 
-    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_conflict")
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
     assert other.headers["x-should-retry"] == "false"
 
 

@@ -105,7 +105,7 @@ CATALOGUE: list[tuple[Exception, int, str, str | None, str | None, dict[str, str
     ),
     (Overloaded(), 503, "server_error", "server_is_overloaded", None, after(1)),
     (ConversationBusy(), 409, "invalid_request_error", "conversation_busy", None, after(1)),
-    (IdempotencyConflict(), 409, "invalid_request_error", "idempotency_key_conflict", None, NEVER),
+    (IdempotencyConflict(), 409, "invalid_request_error", "idempotency_key_reused", None, NEVER),
     (UpstreamFailed(), 502, "upstream_error", "upstream_error", None, {}),
     (UpstreamUnreachable(), 502, "upstream_error", "upstream_unreachable", None, {}),
     (UpstreamTimeout(), 504, "upstream_error", "upstream_timeout", None, {}),
