@@ -17,12 +17,13 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import Protocol
 
-from proxy.errors import ConfigurationError, NoKey, Unauthorized
+from proxy.errors import ConfigurationError, NoKey, StoreUnavailable, Unauthorized
 from proxy.messages import EventsMode
 
 ANYONE = "anyone"
@@ -140,8 +141,10 @@ class Keys:
             return
         now = self._monotonic()
         if self.is_open and now - self._looked_at >= FRESH:
-            self._has_kept = await self._store.has_any()
             self._looked_at = now
+            # When nobody can tell, it is as it was: an open server lives without its database.
+            with suppress(StoreUnavailable):
+                self._has_kept = await self._store.has_any()
         found = _KEPT_KEY.fullmatch(_bearer(authorization))
         if found is None:
             return

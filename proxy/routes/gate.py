@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.auth import Keys
-from proxy.errors import Overloaded, ProxyError, RateLimitExceeded, Unauthorized
+from proxy.errors import Overloaded, ProxyError, RateLimitExceeded, StoreUnavailable, Unauthorized
 from proxy.limits import Bounds, Stand, told
 from proxy.routes.bodies import authorization_of
 from proxy.routes.dependencies import Services
@@ -31,6 +31,10 @@ BEGIN_TURNS = frozenset(
 """Paths to which a POST is a request for a turn, or is passed on to a model."""
 
 
+WITHOUT_KEYS = ("/health", "/page/")
+"""Paths that are served also when nobody can tell who is calling."""
+
+
 class Gate:
     """The layer; ``services`` gives what serves requests, once that is there."""
 
@@ -46,7 +50,7 @@ class Gate:
         services = self._services()
         authorization = authorization_of(scope)
         try:
-            await services.keys.prepare(authorization)
+            await _prepare(services, scope, authorization)
             if scope["type"] == "websocket" or not _begins_turn(scope):
                 await self._app(scope, receive, send)
                 return
@@ -87,6 +91,14 @@ def bounds_of(keys: Keys, settings: Settings, caller: str) -> Bounds:
         terms.requests_per_minute or settings.requests_per_minute,
         terms.tokens_per_minute or settings.tokens_per_minute,
     )
+
+
+async def _prepare(services: Services, scope: Scope, authorization: str | None) -> None:
+    try:
+        await services.keys.prepare(authorization)
+    except StoreUnavailable:
+        if not scope["path"].startswith(WITHOUT_KEYS):
+            raise
 
 
 def _begins_turn(scope: Scope) -> bool:

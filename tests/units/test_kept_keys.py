@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.auth import NO_TERMS, KeptKey, Keys, Terms, new_key
-from proxy.errors import NoKey, Unauthorized
+from proxy.errors import NoKey, StoreUnavailable, Unauthorized
 from proxy.store.memory_keys import MemoryKeys
 
 
@@ -112,6 +112,29 @@ async def test_an_open_server_closes_when_the_first_key_is_made(monotonic: Time)
     await keys.prepare(None)
 
     assert not keys.is_open
+
+
+class GoneStore(MemoryKeys):
+    """Does not answer."""
+
+    async def find(self, key_id: str) -> KeptKey | None:
+        raise StoreUnavailable
+
+    async def has_any(self) -> bool:
+        raise StoreUnavailable
+
+
+async def test_without_a_store_an_open_server_stays_open_and_kept_keys_are_not_believed(
+    monotonic: Time,
+) -> None:
+    keys = Keys((), GoneStore(), monotonic=monotonic)
+    key, _ = new_key("desk", NO_TERMS, now=1.0)
+
+    await keys.prepare("Bearer any")
+    with pytest.raises(StoreUnavailable):
+        await keys.prepare(f"Bearer {key}")
+
+    assert keys.is_open
 
 
 @pytest.mark.parametrize(
