@@ -114,7 +114,9 @@ class SqliteDatabase:
 
     async def close(self) -> None:
         """See ``Database``."""
-        await asyncio.gather(self._writer.close(), self._readers.close())
+        # The last connection to close moves the log into the file and removes it; of two at a time, neither may.
+        await self._readers.close()
+        await self._writer.close()
 
 
 class _Threads:
