@@ -160,3 +160,28 @@ async def test_the_next_question_is_planned_anew(served: Served) -> None:
     ]
     assert speaking[-1] == "ReportAgent"
     assert "In the region West, sales of 2025-12 came to $" in (completion.choices[0].message.content or "")
+
+
+@pytest.mark.parametrize(
+    ("model", "question", "parts"),
+    [
+        ("assistant", "What is 15 + 27 and the time in Tokyo?", ["15 + 27 = 42", "Asia/Tokyo"]),
+        (
+            "business-insights",
+            "Generate a monthly business report for our sales performance",
+            ["## Best products", "## Regions", "The six months since"],
+        ),
+    ],
+)
+async def test_the_demonstration_answers_whole_also_with_one_call_at_a_time(
+    model: str, question: str, parts: list[str], tmp_path: Path
+) -> None:
+    async with serve(tmp_path) as served:
+        answer = await served.client().chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": question}],
+            parallel_tool_calls=False,
+        )
+
+    for part in parts:
+        assert part in (answer.choices[0].message.content or "")

@@ -16,8 +16,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from proxy.agents.clients.abilities import Abilities
-from proxy.agents.clients.demo_script import ANY, SIDE, Reply, Script, bundled_scripts
-from proxy.agents.clients.demo_situation import situation_of
+from proxy.agents.clients.demo_script import ANY, SIDE, AgentScript, Reply, Script, bundled_scripts
+from proxy.agents.clients.demo_situation import Situation, situation_of
 from proxy.agents.clients.port import CallPiece, Finished, ModelDelta, ModelRequest, TextPiece
 from proxy.messages import AssistantMessage, FinishReason, Parameters, ToolCall, Usage, text_of
 
@@ -83,10 +83,24 @@ class DemoModel:
         is_side = request.agent in ("", SIDE)
         script = self._scripts.get(request.team)
         agent = script.agents.get(request.agent) if script and not is_side else None
-        reply = (agent or self._scripts[ANY].agents[SIDE if is_side else ANY]).reply(situation)
+        player = agent or self._scripts[ANY].agents[SIDE if is_side else ANY]
+        reply = (
+            _in_turn(player, situation) if request.parallel_tool_calls is False else player.reply(situation)
+        )
         if reply.text and not situation.agent_texts and not is_side:
             return Reply(f"{NOTICE}\n\n{reply.text}", reply.calls)
         return reply
+
+
+def _in_turn(player: AgentScript, situation: Situation) -> Reply:
+    """Return what is next where only one call at a time is allowed: of several, those that were not made yet."""
+    wanted = player.reply(situation.before_calls()).calls
+    if len(wanted) < 2:
+        return player.reply(situation)
+    missing = [call for call in wanted if call not in situation.made]
+    if missing and situation.made:
+        return Reply("", tuple(missing))
+    return player.reply(situation.behind_all())
 
 
 def _limited(text: str, parameters: Parameters) -> tuple[str, FinishReason | None]:

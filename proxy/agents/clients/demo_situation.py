@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from proxy.agents.clients.port import ModelRequest
 from proxy.messages import AssistantMessage, FunctionTool, ToolCall, ToolMessage, UserMessage, text_of
@@ -31,6 +32,18 @@ class Situation:
     called: frozenset[str]
     """What was called since the user's last words, by any agent."""
     offered: Mapping[str, FunctionTool]
+    made: tuple[tuple[str, object], ...] = ()
+    """Calls of the agent's tools since the user's last words: names and arguments."""
+    all_results: Mapping[str, str] = field(default_factory=dict)
+    """What they gave, by tool; ``results`` is the part of it that the last reply called for."""
+
+    def before_calls(self) -> Situation:
+        """Return how things stood when the agent had called nothing yet."""
+        return replace(self, results={}, called=self.called - {name for name, _ in self.made})
+
+    def behind_all(self) -> Situation:
+        """Return how things stand when everything that was called counts as called by the last reply."""
+        return replace(self, results=self.all_results)
 
     @property
     def said(self) -> str:
@@ -71,6 +84,8 @@ def situation_of(request: ModelRequest) -> Situation:
         given="\n".join(reversed(given)),
         called=frozenset(called),
         offered=offered,
+        made=tuple((name, arguments) for name, arguments, _ in _calls_since_user(request)),
+        all_results=_by_tool((name, result) for name, _, result in _calls_since_user(request)),
     )
 
 
@@ -88,11 +103,43 @@ def _last_results(request: ModelRequest) -> Mapping[str, str]:
         if not isinstance(message, AssistantMessage):
             break
         own = {tool.name for tool in request.tools}
-        results: dict[str, str] = {}
-        for call in message.tool_calls or ():
-            if isinstance(call, ToolCall) and call.id in texts and call.function.name in own:
-                before = results.get(call.function.name)
-                text = texts[call.id]
-                results[call.function.name] = text if before is None else f"{before}\n{text}"
-        return results
+        return _by_tool(
+            (call.function.name, texts[call.id])
+            for call in message.tool_calls or ()
+            if isinstance(call, ToolCall) and call.id in texts and call.function.name in own
+        )
     return {}
+
+
+def _calls_since_user(request: ModelRequest) -> list[tuple[str, object, str]]:
+    """Return name, arguments and result of every answered call of the agent's tools since the user's last words."""
+    own = {tool.name for tool in request.tools}
+    texts: dict[str, str] = {}
+    found: list[tuple[str, object, str]] = []
+    for message in reversed(request.messages):
+        if isinstance(message, ToolMessage):
+            texts[message.tool_call_id] = text_of(message)[:_MAX_RESULT_READ]
+        elif isinstance(message, UserMessage):
+            break
+        elif isinstance(message, AssistantMessage):
+            calls = [call for call in message.tool_calls or () if isinstance(call, ToolCall)]
+            found[:0] = [
+                (call.function.name, _read(call.function.arguments), texts[call.id])
+                for call in calls
+                if call.id in texts and call.function.name in own
+            ]
+    return found
+
+
+def _by_tool(results: Iterable[tuple[str, str]]) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for name, text in results:
+        found[name] = text if name not in found else f"{found[name]}\n{text}"
+    return found
+
+
+def _read(arguments: str) -> object:
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
