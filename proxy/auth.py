@@ -30,8 +30,8 @@ ANYONE = "anyone"
 """The caller of an open server who sends no key."""
 FRESH = 1.0
 """Seconds for which what is known of a kept key holds: so long a revoked one may still be taken."""
-MAX_KNOWN = 4096
-"""Public parts that are remembered, also of keys that do not exist."""
+MAX_MISSING = 4096
+"""Public parts that are remembered of keys that do not exist."""
 _KEPT_KEY = re.compile(r"hp_([a-z0-9]{16})_([A-Za-z0-9_-]{43})")
 
 
@@ -122,7 +122,9 @@ class Keys:
         self._store = store
         self._clock = clock
         self._monotonic = monotonic
-        self._known: OrderedDict[str, tuple[float, KeptKey | None]] = OrderedDict()
+        self._known: dict[str, tuple[float, KeptKey]] = {}
+        # Apart, so that nobody can make us forget a key, and its terms, by asking with many that do not exist.
+        self._missing: OrderedDict[str, float] = OrderedDict()
         self._has_kept = False
         self._looked_at = -FRESH
 
@@ -148,12 +150,20 @@ class Keys:
         found = _KEPT_KEY.fullmatch(_bearer(authorization))
         if found is None:
             return
-        at, _ = self._known.get(found[1], (-FRESH, None))
-        if now - at >= FRESH:
-            self._known[found[1]] = (now, await self._store.find(found[1]))
-            self._known.move_to_end(found[1])
-            if len(self._known) > MAX_KNOWN:
-                self._known.popitem(last=False)
+        key_id = found[1]
+        known = self._known.get(key_id)
+        at = self._missing.get(key_id, -FRESH) if known is None else known[0]
+        if now - at < FRESH:
+            return
+        kept = await self._store.find(key_id)
+        if kept is not None:
+            self._known[key_id] = (now, kept)
+            return
+        self._known.pop(key_id, None)
+        self._missing[key_id] = now
+        self._missing.move_to_end(key_id)
+        if len(self._missing) > MAX_MISSING:
+            self._missing.popitem(last=False)
 
     def caller(self, authorization: str | None) -> str:
         """Return who sends this ``Authorization`` header, by a name that does not tell the key.
@@ -185,7 +195,7 @@ class Keys:
 
     def _kept(self, key: str, digest: bytes) -> KeptKey | None:
         found = _KEPT_KEY.fullmatch(key)
-        _, kept = self._known.get(found[1], (0.0, None)) if found else (0.0, None)
+        kept = self._known_as(found[1]) if found else None
         is_it = hmac.compare_digest(digest, kept.digest if kept is not None else b"\0" * len(digest))
         return kept if kept is not None and is_it and kept.is_valid(self._clock()) else None
 
@@ -193,7 +203,11 @@ class Keys:
         key_id = caller.removeprefix(_CALLER)
         if key_id == caller:
             return None
-        return self._known.get(key_id, (0.0, None))[1]
+        return self._known_as(key_id)
+
+    def _known_as(self, key_id: str) -> KeptKey | None:
+        known = self._known.get(key_id)
+        return None if known is None else known[1]
 
 
 _CALLER = "kept-"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.auth import NO_TERMS, KeptKey, Keys, Terms, new_key
+from proxy.auth import MAX_MISSING, NO_TERMS, KeptKey, Keys, Terms, new_key
 from proxy.errors import NoKey, StoreUnavailable, Unauthorized
 from proxy.store.memory_keys import MemoryKeys
 
@@ -112,6 +112,21 @@ async def test_an_open_server_closes_when_the_first_key_is_made(monotonic: Time)
     await keys.prepare(None)
 
     assert not keys.is_open
+
+
+async def test_nobody_makes_a_key_and_its_terms_forgotten(monotonic: Time) -> None:
+    store = MemoryKeys()
+    keys = Keys((), store, clock=lambda: 1.0, monotonic=monotonic)
+    key, kept = new_key("desk", Terms(models=("acme",)), now=1.0)
+    await store.add(kept)
+    await keys.prepare(f"Bearer {key}")
+    caller = keys.caller(f"Bearer {key}")
+
+    for number in range(MAX_MISSING + 10):
+        await keys.prepare(f"Bearer hp_{number:016x}_{'x' * 43}")
+
+    assert keys.terms_of(caller) == Terms(models=("acme",))
+    assert keys.caller(f"Bearer {key}") == caller
 
 
 class GoneStore(MemoryKeys):
