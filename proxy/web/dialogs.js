@@ -126,6 +126,8 @@ export function makeAgent(options, known) {
 /** @param {string} value @param {string} words */
 function choice(value, words) {
   const box = h("input", { type: "checkbox" });
+  // Descriptions are written for models, and go on for long; their first sentence says what a tool is for.
+  [words] = words.split(/(?<=[.!?])\s/);
   const label = h("label", {}, box, h("span", {}, value, words && h("span", { class: "hint" }, ` ${words}`)));
   return { value, box, label };
 }
