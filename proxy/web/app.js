@@ -117,7 +117,7 @@ async function showTrouble(error, again) {
 }
 
 async function changeKey() {
-  if (await askForKey()) await start();
+  if (await askForKey()) started = start();
 }
 
 // --- writing ---
@@ -129,7 +129,8 @@ function fit() {
 
 /** @param {string} words */
 async function send(words) {
-  if (!words.trim() || chat.reading) return;
+  // Who is quicker than the page waits for it; what was typed stays until then.
+  if (!words.trim() || !(await started) || chat.reading) return;
   const id = chat.id;
   say.value = "";
   draft.set(id, null);
@@ -212,21 +213,23 @@ paint(forGood.get("handoff.theme") ?? "system");
 
 // --- the beginning ---
 
+/** @returns {Promise<boolean>} whether the server can be asked */
 async function start() {
   byId("trouble").replaceChildren();
   try {
     await teams.load();
   } catch (error) {
-    showTrouble(error, start);
-    return;
+    showTrouble(error, () => (started = start()));
+    return false;
   }
   // Not every server lets agents be made.
   call("/v1/agents?limit=1").then(() => (byId("make-agent").hidden = false), () => undefined);
   sidebar.load();
   await open(named());
+  return true;
 }
 
 window.addEventListener("hashchange", () => {
   if (named() !== chat.id) open(named());
 });
-start();
+let started = start();

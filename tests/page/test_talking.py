@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
 from tests.page.visiting import Visitor, visit
@@ -245,6 +245,27 @@ async def test_another_agents_thoughts_are_folded_away(visitor: Visitor, upstrea
     await expect(visitor.answer.locator(".thought")).to_contain_text("Six times seven.")
     await expect(visitor.answer.locator(".thought .inside")).to_be_hidden()
     assert await visitor.answers() == ["42"]
+
+
+async def test_who_is_quicker_than_the_page_is_heard(
+    browser: Browser, served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello"))
+    is_slow = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await is_slow.wait()
+        await route.continue_()
+
+    async with visit(browser, served.url) as visitor:
+        await visitor.page.route("**/v1/models", hold)
+        await visitor.page.goto(f"{served.url}/")
+        await visitor.say("Hi")
+        is_slow.set()
+
+        await visitor.answered()
+        assert await visitor.questions() == ["Hi"]
+        await expect(visitor.page.locator("#say")).to_have_value("")
 
 
 async def test_it_works_without_its_libraries(
