@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.measures import Figure
 
-_HEAD = ("", "floor", "first-written", "handoff-proxy", "× floor", "× first-written", "goal")
+_HEAD = ("", "baseline", "reference", "handoff-proxy", "× baseline", "× reference", "target")
 
 
 def table(figures: Sequence[Figure]) -> str:

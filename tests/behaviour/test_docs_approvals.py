@@ -60,8 +60,8 @@ def test_an_approval_is_shown_with_all_its_keys() -> None:
 def test_the_bounds_are_told() -> None:
     assert (MAX_REASON, MAX_SHOWN, MAX_ATTEMPTS) == (1000, 1000, 3)
     assert "`reason` of up to 1,000 characters" in PAGE
-    assert "cut at 1,000 characters" in PAGE
-    assert "at most three\n  times" in PAGE
+    assert "truncated to 1,000 characters" in PAGE
+    assert "at most three times" in PAGE
 
 
 def test_links_lead_somewhere() -> None:

@@ -140,7 +140,7 @@ def test_every_type_key_and_action_is_in_the_tables() -> None:
 
 
 def test_the_figures_are_those_of_the_code() -> None:
-    assert f"is {LOST}, behind" in PAGE
+    assert f"has the position {LOST}," in PAGE
     assert f"Up to {MAX_TURNS} turns" in PAGE
 
 

@@ -41,17 +41,17 @@ YAML = [text for language, text in BLOCKS if language == "yaml"]
 CONSOLE = [text for language, text in BLOCKS if language == "console"]
 VARIABLES = {"OPENAI_API_KEY": "sk-example", "ELSEWHERE_KEY": "e", "AZURE_KEY": "a", "LIBRARY_KEY": "l"}
 TABLES = {
-    "A model that speaks OpenAI's wire": OpenAIModel,
-    "A model that is an AutoGen component": ComponentModel,
-    "A model that is the demonstration": DemoModel,
-    "A model's price": Price,
-    "A team": TeamDefinition,
-    "A team's limits": Limits,
-    "An agent": AgentDefinition,
-    "A tool": ToolUse,
-    "A handoff": HandoffDefinition,
-    "An MCP server that is a program": StdioServer,
-    "An MCP server over HTTP": HttpServer,
+    "OpenAI-compatible model": OpenAIModel,
+    "AutoGen component": ComponentModel,
+    "Demo model": DemoModel,
+    "Model price": Price,
+    "Team": TeamDefinition,
+    "Team limits": Limits,
+    "Agent": AgentDefinition,
+    "Tool": ToolUse,
+    "Handoff": HandoffDefinition,
+    "MCP server over stdio": StdioServer,
+    "MCP server over HTTP": HttpServer,
 }
 
 
