@@ -35,6 +35,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/deptry proxy
+	$(BIN)/python -m tests.prose
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy

@@ -59,7 +59,7 @@ TURNS: dict[str, list[tuple[float, Event]]] = {
         (9.25, ToolCompleted("call_1", "execute_order", "ordered", 0.25)),
         (9.25, ToolStarted("call_2", "look_up_item", "{}", "sales")),
         (9.5, ToolFailed("call_2", "look_up_item", "error: 'search_query' is missing", 0.0)),
-        (10.0, ReasoningDelta("They said yes.")),
+        (10.0, ReasoningDelta("The user agreed.")),
         (10.25, TextDelta("Ordered.")),
         (10.5, RefusalDelta("No second one.")),
         (10.75, ClientToolCall(0, "call_3", "weather")),

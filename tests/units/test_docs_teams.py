@@ -39,7 +39,7 @@ DOC = (ROOT / "docs" / "teams.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
 YAML = [text for language, text in BLOCKS if language == "yaml"]
 CONSOLE = [text for language, text in BLOCKS if language == "console"]
-VARIABLES = {"OPENAI_API_KEY": "sk-example", "ELSEWHERE_KEY": "e", "AZURE_KEY": "a", "LIBRARY_KEY": "l"}
+VARIABLES = {"OPENAI_API_KEY": "sk-example", "HOSTED_KEY": "e", "AZURE_KEY": "a", "LIBRARY_KEY": "l"}
 TABLES = {
     "OpenAI-compatible model": OpenAIModel,
     "AutoGen component": ComponentModel,
@@ -70,7 +70,7 @@ def load_unless_not_installed(name: str, model: ComponentModel) -> None:
             raise
 
 
-@pytest.mark.parametrize("text", [text for text in YAML if "mistakes.yaml" not in text], ids=named)
+@pytest.mark.parametrize("text", [text for text in YAML if "invalid.yaml" not in text], ids=named)
 def test_every_file_shown_loads(text: str, tmp_path: Path) -> None:
     (tmp_path / "library_tools.py").symlink_to(ROOT / "docs/examples/three-agents/library_tools.py")
     write(tmp_path, text, "shown.yaml")
@@ -114,7 +114,7 @@ def test_the_command_prints_what_is_shown(text: str, tmp_path: Path) -> None:
     )
 
     assert (ran.stdout, ran.stderr) == (shown, "")
-    assert ran.returncode == (1 if "mistakes" in command else 0)
+    assert ran.returncode == (1 if "invalid" in command else 0)
 
 
 @pytest.mark.parametrize(("heading", "schema"), TABLES.items(), ids=TABLES)

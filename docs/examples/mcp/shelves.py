@@ -1,4 +1,4 @@
-"""Where the books of a small library stand, as an MCP server over standard input and output."""
+"""The shelves of a small library, as an MCP server over stdio."""
 
 from typing import Annotated
 
@@ -12,8 +12,8 @@ server = MCPServer("shelves")
 
 
 @server.tool(annotations=ToolAnnotations(read_only_hint=True))
-def find_shelf(title: Annotated[str, Field(description="The title as it is on the cover.")]) -> str:
-    """Tell on which shelf a book stands."""
+def find_shelf(title: Annotated[str, Field(description="The exact title on the cover.")]) -> str:
+    """Return the shelf of a book."""
     return SHELVES.get(title, "The library does not have this book.")
 
 
@@ -21,7 +21,7 @@ def find_shelf(title: Annotated[str, Field(description="The title as it is on th
 def move_book(title: str, shelf: str) -> str:
     """Put a book on another shelf."""
     SHELVES[title] = shelf
-    return f"{title} stands on {shelf} now."
+    return f"{title} is on {shelf} now."
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ BOOKS = {
 
 @without_effects
 def find_book(title: Annotated[str, "Words of the title, in any order."]) -> list[dict[str, str]]:
-    """Find books by words of their title; the list is empty when there is none."""
+    """Find books by words of their title. Return an empty list if there are none."""
     words = title.casefold().split()
     return [
         {"book_id": book_id, "title": name}
@@ -25,15 +25,13 @@ def find_book(title: Annotated[str, "Words of the title, in any order."]) -> lis
     ]
 
 
-def reserve_book(
-    book_id: str, days: Annotated[int, "How many days to keep it."], context: ToolContext
-) -> str:
+def reserve_book(book_id: str, days: Annotated[int, "Number of days."], context: ToolContext) -> str:
     """Reserve a book for the visitor."""
     if book_id not in BOOKS:
         raise ToolError(f"there is no book {book_id}; find it first")
-    kept = context.data_dir / "reservations.json"
-    reservations = json.loads(kept.read_text()) if kept.exists() else {}
-    # The same call may come again after a failure, and then has the same key.
+    file = context.data_dir / "reservations.json"
+    reservations = json.loads(file.read_text()) if file.exists() else {}
+    # After a failure the same call can be repeated with the same key.
     reservations[context.call_key] = {"book": book_id, "days": days, "for": context.caller}
-    kept.write_text(json.dumps(reservations))
-    return f"{BOOKS[book_id]} is kept for {days} days."
+    file.write_text(json.dumps(reservations))
+    return f"{BOOKS[book_id]} is reserved for {days} days."

@@ -1,0 +1,20 @@
+"""``python -m tests.prose [PATH ...]``: check the covered paths, or those given; exit with 1 if there are findings."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.prose import check_paths, load_config
+
+
+def main(arguments: list[str]) -> int:
+    """Print the findings and return the exit code."""
+    paths, rules = load_config()
+    findings = list(check_paths(arguments or paths, rules))
+    for finding in findings:
+        print(finding)
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

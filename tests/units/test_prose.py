@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.prose import Finding, Rule, check_file, check_paths, load_config
+
+RULE = Rule.of(r"\btold\b|\bthe floor\b", "reported")
+
+
+def findings(folder: Path, name: str, text: str) -> list[tuple[int, str]]:
+    path = folder / name
+    path.write_text(text, "utf-8")
+    return [(finding.line, finding.text) for finding in check_file(path, [RULE], folder)]
+
+
+def test_python_comments_docstrings_strings_and_names_are_checked(tmp_path: Path) -> None:
+    source = '''"""What is told."""
+
+# Told, over
+# two lines: the
+# floor.
+told = 1
+
+
+def test_it_is_told() -> None:
+    """Told."""
+    print(f"told {told!r:>4}", "told")
+
+
+class ToldEvents: ...
+'''
+
+    assert sorted(findings(tmp_path, "module.py", source)) == [
+        (1, "told"),
+        (3, "Told"),
+        (4, "the floor"),
+        (9, "told"),
+        (10, "Told"),
+        (11, "told"),
+        (11, "told"),
+        (14, "Told"),
+    ]
+
+
+def test_quoted_code_is_not_checked(tmp_path: Path) -> None:
+    assert findings(tmp_path, "module.py", '"""The key ``told``."""\n') == []
+    assert findings(tmp_path, "page.md", "The key `told`, [a link](told.md).\nTold.\n") == [(2, "Told")]
+
+
+def test_folders_are_checked_without_vendored_files(tmp_path: Path) -> None:
+    (tmp_path / "web" / "vendor").mkdir(parents=True)
+    (tmp_path / "web" / "app.js").write_text('announce("the floor")\n')
+    (tmp_path / "web" / "vendor" / "library.js").write_text('announce("the floor")\n')
+
+    assert list(check_paths(["web"], [RULE], tmp_path)) == [
+        Finding(Path("web/app.js"), 1, "the floor", "reported")
+    ]
+
+
+def test_a_covered_path_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(check_paths(["gone.md"], [RULE], tmp_path))
+
+
+def test_covered_paths_follow_the_rules() -> None:
+    paths, rules = load_config()
+
+    assert [str(finding) for finding in check_paths(paths, rules)] == []
