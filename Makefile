@@ -1,9 +1,9 @@
-# Two commands do everything: `make serve` and `make test`. Nothing but Python >= 3.11 is needed before.
+# Start with `make serve` and `make test`. The only prerequisite is Python >= 3.11.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: install serve test ci lint types floors format bench pictures lock clean
+.PHONY: install serve test ci lint types layers format bench pictures lock clean
 
 install: $(VENV)/.installed
 
@@ -27,8 +27,8 @@ serve: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest -n auto --dist worksteal
 
-# What a change has to pass; .ci/run is the same.
-ci: lint types floors
+# The checks that a change must pass; .ci/run does the same.
+ci: lint types layers
 	HANDOFF_TEST_REQUIRE_ALL=$${HANDOFF_TEST_REQUIRE_ALL-} $(BIN)/pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed-dev
@@ -40,21 +40,21 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-floors: $(VENV)/.installed-dev
+layers: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The pictures of the page in docs/pictures; needs Chromium.
+# Screenshots of the page in docs/pictures; needs Chromium.
 pictures: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.page.pictures
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench
 
-# Versions and hashes for every platform, without the name of any host.
+# Versions and hashes for all platforms, without index URLs.
 lock: | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \

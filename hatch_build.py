@@ -1,8 +1,8 @@
-"""Gathers the libraries of the page, which are not part of this repository, before a wheel is built.
+"""Download the JavaScript libraries of the page, which are not part of this repository, before a wheel is built.
 
-``proxy/web/package-lock.json`` names them with their hashes; npm, which the build group brings along, fetches them, and
-the files that the page loads are copied to ``proxy/web/vendor``. ``python hatch_build.py`` does the same in a clone, as
-``make install`` does: there the page is served with plain text when they cannot be had.
+``proxy/web/package-lock.json`` pins them by hash. npm, a package of the build group, downloads them, and the files that
+the page loads are copied to ``proxy/web/vendor``. ``make install`` runs ``python hatch_build.py`` in a working copy; if
+the download fails there, the page shows plain text.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ FILES = {
     "@highlightjs/cdn-assets/es/highlight.min.js": "highlight.js",
     "@highlightjs/cdn-assets/LICENSE": "highlight.LICENSE",
 }
-"""What is taken of each package, and under which name the page loads it."""
+"""Copied files, and the names under which the page loads them."""
 
 
-class GatherLibraries(BuildHookInterface):  # type: ignore[type-arg]
-    """The hook that hatchling runs before it builds; an editable install needs nothing built."""
+class DownloadLibraries(BuildHookInterface):  # type: ignore[type-arg]
+    """Build hook of hatchling; does nothing for an editable install."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Gather the libraries, or refuse to build without them."""
+        """Download the libraries; the build fails if that is not possible."""
         if version != "editable":
-            gather()
+            download()
 
 
-def gather() -> None:
-    """Bring ``vendor`` to what the lock says; nothing is done when it is there already.
+def download() -> None:
+    """Download the locked versions to ``vendor``, unless they are there.
 
     Raises:
-        OSError, subprocess.CalledProcessError: It cannot be had.
+        OSError, subprocess.CalledProcessError: The download failed.
     """
     wanted = sha256(
         b"".join((WEB / name).read_bytes() for name in MANIFEST) + repr(FILES).encode()
@@ -72,13 +72,13 @@ def _npm(*arguments: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Gather, or say in a sentence what that means."""
+    """Download the libraries, or print what a failure means."""
     try:
-        gather()
+        download()
     except (OSError, subprocess.CalledProcessError):
         print(
-            "The libraries of the page could not be fetched: it will show answers as plain text. "
-            "Everything else works; run `make install` again when there is a network.",
+            "Failed to download the libraries of the page: it will show answers as plain text. "
+            "Everything else works. Run `make install` again when the network is available.",
             file=sys.stderr,
         )
 

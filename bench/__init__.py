@@ -1,5 +1,5 @@
-"""What the server costs, beside a proxy that only forwards bytes and beside what one would write first.
+"""Benchmark: costs of the server, compared with a byte forwarder and with a straightforward implementation.
 
-``python -m bench`` (or ``make bench``) starts everything on this machine's loopback, takes less than two minutes, and
-stops only what it started. ``docs/performance.md`` tells what the figures mean.
+``python -m bench`` (or ``make bench``) starts all processes on the loopback interface, takes less than two minutes,
+and stops only processes that it started. ``docs/performance.md`` explains the results.
 """

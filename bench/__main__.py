@@ -1,4 +1,4 @@
-"""Runs the measures and prints the table."""
+"""Run the measurements and print the results as a table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIME_LIMIT = 110.0
 
 
 async def measure(names: list[str], figures: list[Figure]) -> None:
-    """Start everything, take the measures in turn, stop everything."""
+    """Start the servers, run the measurements one after the other, stop the servers."""
     with tempfile.TemporaryDirectory(prefix="handoff-bench-") as folder:
         async with asyncio.timeout(TIME_LIMIT), field(Path(folder), list(SCRIPTS)) as started:
             for name in names:
@@ -29,23 +29,25 @@ async def measure(names: list[str], figures: list[Figure]) -> None:
 
 
 def main() -> None:
-    """Read the options and run."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measures what the server costs.")
+    """Parse the options and run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure the CPU and memory costs of the server."
+    )
     names = list(MEASURES)
     parser.add_argument(
         "--only",
         action="append",
         choices=names,
         metavar="NAME",
-        help=f"of {', '.join(names)}; may be repeated",
+        help=f"one of {', '.join(names)}; can be repeated",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to a file")
     options = parser.parse_args()
     figures: list[Figure] = []
     try:
         run(measure(options.only or names, figures))
     finally:
-        # What was measured before something failed or took too long is worth seeing.
+        # Print the results so far if a measurement fails or the time limit is reached.
         print(table(figures))
         if options.json:
             write_json(figures, options.json)

@@ -1,4 +1,4 @@
-"""A client that costs little: it writes a rendered request, counts the words that come, and sees the end."""
+"""HTTP client with low overhead: it sends a prepared request, counts words in the response and detects its end."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from bench.scripts import WORD
 Messages = Sequence[Mapping[str, Any]]
 
 
-class WrongAnswer(Exception):
-    """What came is not what was asked for, so that nothing measured with it would mean anything."""
+class UnexpectedResponse(Exception):
+    """The response differs from the expected one, which invalidates the measurement."""
 
 
 def request(
     model: str, messages: Messages, *, stream: bool, headers: Mapping[str, str] | None = None
 ) -> bytes:
-    """Return a whole request."""
+    """Return a complete HTTP request."""
     body = json.dumps(
         {"model": model, "messages": messages, "stream": stream}, separators=(",", ":")
     ).encode()
@@ -36,16 +36,16 @@ def request(
 
 @dataclass(slots=True)
 class Answer:
-    """What was received; times are of ``time.perf_counter``."""
+    """The received response; times are values of ``time.perf_counter``."""
 
     words: int = 0
-    asked_at: float = 0.0
+    sent_at: float = 0.0
     first_word_at: float = 0.0
     head: bytes = b""
 
 
 class Connection(asyncio.Protocol):
-    """A connection that stays open; one request at a time."""
+    """A persistent connection; one request at a time."""
 
     def __init__(self) -> None:
         self.answer = Answer()
@@ -56,15 +56,15 @@ class Connection(asyncio.Protocol):
         self._tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are of no class of asyncio's.
+        # uvloop transports do not inherit from asyncio.Transport.
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(f"the connection was closed after {self.answer}")
 
     def send(self, asked: bytes) -> asyncio.Future[Answer]:
-        """Send a request; the future is done at the end of its answer."""
-        self.answer = Answer(asked_at=time.perf_counter())
+        """Send a request; the future completes at the end of the response."""
+        self.answer = Answer(sent_at=time.perf_counter())
         self.first_word.clear()
         self._left, self._tail = None, b""
         self._done = asyncio.get_running_loop().create_future()
@@ -72,18 +72,18 @@ class Connection(asyncio.Protocol):
         return self._done
 
     async def ask(self, asked: bytes, words: int) -> Answer:
-        """Send a request and return its answer, which has to hold so many words.
+        """Send a request and return the response, which must contain ``words`` words.
 
         Raises:
-            WrongAnswer: It was another one.
+            UnexpectedResponse: The number of words differs.
         """
         answer = await self.send(asked)
         if answer.words != words:
-            raise WrongAnswer(f"{words} words expected, got {answer}")
+            raise UnexpectedResponse(f"{words} words expected, got {answer}")
         return answer
 
     def close(self) -> None:
-        """Leave, whatever is under way."""
+        """Abort the connection."""
         self._done = None
         self._transport.abort()
 
@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         answer = self.answer
         if not answer.head:
             data = self._begin(data)
-        # A word may be cut in two: the end of what came before is looked at again.
+        # A word can be split between two reads, so include the end of the previous data.
         seen = self._tail + data
         count = seen.count(WORD) - self._tail.count(WORD)
         if count:
@@ -121,12 +121,12 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, reason: str) -> None:
         if self._done is not None and not self._done.done():
-            self._done.set_exception(WrongAnswer(reason))
+            self._done.set_exception(UnexpectedResponse(reason))
 
 
 @asynccontextmanager
 async def connected(port: int) -> AsyncIterator[Connection]:
-    """Open a connection, and close it."""
+    """Open a connection and close it on exit."""
     _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
     try:
         yield connection
@@ -136,6 +136,6 @@ async def connected(port: int) -> AsyncIterator[Connection]:
 
 @asynccontextmanager
 async def connections(port: int, count: int) -> AsyncIterator[list[Connection]]:
-    """Open so many connections, and close them."""
+    """Open ``count`` connections and close them on exit."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(connected(port)) for _ in range(count)]

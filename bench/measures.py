@@ -1,7 +1,7 @@
-"""What is measured, one function for each figure or group of figures.
+"""The measurements, one function per result or group of results.
 
-Each drives the servers in turn with the same requests and returns one value for each of them. CPU is what the
-server's process used between two marks, divided by what was done between them.
+Each sends the same requests to the servers in turn and returns one value per server. CPU is the CPU time of the
+server process between two points, divided by the number of operations in between.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row of the table; a value is None where the server has no such thing."""
+    """One row of the table; a value is None if it does not apply to the server."""
 
     name: str
     unit: str
-    floor: float | None
-    first_written: float | None
+    baseline: float | None
+    reference: float | None
     proxy: float | None
     goal: float
 
     @classmethod
     def of(cls, name: str, unit: str, values: Iterable[float], *, goal: float) -> Figure:
-        """Make a row of the values of ``Field.servers``."""
-        floor, first_written, proxy = values
-        return cls(name, unit, floor, first_written, proxy, goal)
+        """Create a row from values in the order of ``Field.servers``."""
+        baseline, reference, proxy = values
+        return cls(name, unit, baseline, reference, proxy, goal)
 
 
 Measure = Callable[[Field], Awaitable[list[Figure]]]
 
 
 async def chunks_singly(field: Field) -> list[Figure]:
-    """CPU of a chunk that arrives alone, on ten streams of 50 chunks a second."""
+    """CPU per chunk that arrives alone, on ten streams with 50 chunks per second."""
     costs = [await _cost_of_chunks(server, "single", streams=10) for server in field.servers]
     return [Figure.of("chunk arriving singly", "µs CPU", costs, goal=75)]
 
 
 async def chunks_in_bursts(field: Field) -> list[Figure]:
-    """CPU of a chunk among twenty that arrive together, on four streams of 50 bursts a second."""
+    """CPU per chunk in bursts of twenty, on four streams with 50 bursts per second."""
     costs = [await _cost_of_chunks(server, "bursts", streams=4) for server in field.servers]
     return [Figure.of("chunk in bursts", "µs CPU", costs, goal=10)]
 
 
 async def _cost_of_chunks(server: Served, model: str, *, streams: int) -> float:
-    """Measure from where every stream is under way to where none has ended, so that requests do not count."""
+    """Measure while all streams are running, which excludes the cost of the requests."""
     script = SCRIPTS[model]
     writes = script.chunks // script.per_write
     lasting = writes * script.pause
@@ -62,7 +62,7 @@ async def _cost_of_chunks(server: Served, model: str, *, streams: int) -> float:
         answers = []
         for client in clients:
             answers.append(client.send(request(model, _greeting(), stream=True)))
-            # So that the chunks of two streams seldom come at the same time.
+            # Offset the streams, so that their chunks rarely arrive at the same time.
             await asyncio.sleep(script.pause * 1.1)
         await asyncio.sleep(lasting * 0.1)
         words, cpu = _words(clients), server.cpu_seconds()
@@ -78,7 +78,7 @@ def _words(clients: Sequence[Connection]) -> int:
 
 
 async def plain_requests(field: Field) -> list[Figure]:
-    """CPU of a request that is answered at once with one JSON object; at this server, a stored turn."""
+    """CPU of a request with an immediate JSON response; for handoff-proxy, of a stored turn."""
     costs = []
     for server in field.servers:
 
@@ -86,7 +86,7 @@ async def plain_requests(field: Field) -> list[Figure]:
             asked = request("plain", _greeting(), stream=False)
             await client.ask(asked, SCRIPTS["plain"].chunks)
 
-        costs.append(await _cost_of_each(server, ask, count=480, at_once=8))
+        costs.append(await _cost_of_each(server, ask, count=480, concurrency=8))
     return [Figure.of("plain request", "µs CPU", (cost * 1e6 for cost in costs), goal=1000)]
 
 
@@ -100,22 +100,22 @@ async def handoff_turns(field: Field) -> list[Figure]:
         for model in HANDOFF:
             await client.ask(request(model, _greeting(), stream=True), SCRIPTS[model].chunks)
 
-    async def one_turn(client: Connection) -> None:
+    async def run_turn(client: Connection) -> None:
         await client.ask(request("handoff", _greeting(), stream=True), SCRIPTS["talking"].chunks)
 
     costs = [
-        await _cost_of_each(server, one_turn if server is field.proxy else two_calls, count=48, at_once=8)
+        await _cost_of_each(server, run_turn if server is field.proxy else two_calls, count=48, concurrency=8)
         for server in field.servers
     ]
     return [Figure.of("handoff turn, 40 chunks", "ms CPU", (cost * 1e3 for cost in costs), goal=4.5)]
 
 
 async def long_histories(field: Field) -> list[Figure]:
-    """CPU of a request that shows 1,000 messages: a conversation that the server has, and one that is new to it."""
+    """CPU of a request with 1,000 messages: of a stored conversation, and of a new one."""
     new = [await _cost_of_lists(server, [_messages(999)] * 24) for server in field.servers]
     async with connections(field.proxy.port, 1) as (client,):
-        said = await _grown_conversation(client, 998)
-    known = await _cost_of_lists(field.proxy, _continuations(said, 24))
+        conversation = await _grown_conversation(client, 998)
+    known = await _cost_of_lists(field.proxy, _continuations(conversation, 24))
     return [
         Figure.of("1,000 messages, known", "ms CPU", (*new[:2], known), goal=5),
         Figure.of("1,000 messages, new", "ms CPU", new, goal=5),
@@ -123,43 +123,45 @@ async def long_histories(field: Field) -> list[Figure]:
 
 
 async def _cost_of_lists(server: Served, lists: Sequence[Messages]) -> float:
-    """``lists`` are asked in order, each behind a greeting of its own when it is new."""
+    """Send ``lists`` in order; a new list starts with a unique greeting."""
     waiting = iter(lists)
 
     async def ask(client: Connection) -> None:
-        shown = next(waiting)
-        if shown[0]["content"] == "":
-            shown = [*_greeting(), *shown[1:]]
-        await client.ask(request("history", shown, stream=False), SCRIPTS["history"].chunks)
+        messages = next(waiting)
+        if messages[0]["content"] == "":
+            messages = [*_greeting(), *messages[1:]]
+        await client.ask(request("history", messages, stream=False), SCRIPTS["history"].chunks)
 
-    return await _cost_of_each(server, ask, count=len(lists) - 4, at_once=1, warm_up=4) * 1e3
+    return await _cost_of_each(server, ask, count=len(lists) - 4, concurrency=1, warm_up=4) * 1e3
 
 
 async def _grown_conversation(client: Connection, length: int) -> list[dict[str, str]]:
-    """Have a conversation of so many messages (an even number), turn by turn, and return it."""
-    said = _greeting()
+    """Create a conversation of ``length`` messages (an even number) turn by turn, and return its messages."""
+    conversation = _greeting()
     headers = {"x-conversation-id": f"bench-{next(_numbers)}"}
-    shown = said
+    messages = conversation
     while True:
-        await client.ask(request("history", shown, stream=False, headers=headers), SCRIPTS["history"].chunks)
-        said = [*said, {"role": "assistant", "content": _answer_text()}]
-        if len(said) >= length:
-            return said
-        shown = [{"role": "user", "content": _question(len(said))}]
-        said = [*said, *shown]
+        await client.ask(
+            request("history", messages, stream=False, headers=headers), SCRIPTS["history"].chunks
+        )
+        conversation = [*conversation, {"role": "assistant", "content": _answer_text()}]
+        if len(conversation) >= length:
+            return conversation
+        messages = [{"role": "user", "content": _question(len(conversation))}]
+        conversation = [*conversation, *messages]
 
 
-def _continuations(said: list[dict[str, str]], count: int) -> list[Messages]:
+def _continuations(conversation: list[dict[str, str]], count: int) -> list[Messages]:
     lists: list[Messages] = []
     for _ in range(count):
-        said = [*said, {"role": "user", "content": _question(len(said))}]
-        lists.append(said)
-        said = [*said, {"role": "assistant", "content": _answer_text()}]
+        conversation = [*conversation, {"role": "user", "content": _question(len(conversation))}]
+        lists.append(conversation)
+        conversation = [*conversation, {"role": "assistant", "content": _answer_text()}]
     return lists
 
 
 async def first_token(field: Field) -> list[Figure]:
-    """Time that a server adds between the request and the first word, one request after the other."""
+    """Time that a server adds between the request and the first word, for sequential requests."""
     direct = await _times_to_first_word(field.upstream)
     added = [await _times_to_first_word(server) for server in field.servers]
     base = statistics.median(direct)
@@ -177,12 +179,12 @@ async def _times_to_first_word(server: Served, count: int = 300) -> list[float]:
         for number in range(count + 20):
             answer = await client.ask(request("first", _greeting(), stream=True), SCRIPTS["first"].chunks)
             if number >= 20:
-                times.append(answer.first_word_at - answer.asked_at)
+                times.append(answer.first_word_at - answer.sent_at)
     return times
 
 
 async def waiting_streams(field: Field) -> list[Figure]:
-    """Memory that a stream holds while nothing comes, by the growth from 100 streams to 600."""
+    """Memory of an idle stream, computed from the growth between 100 and 600 streams."""
     sizes = [await _memory_of_a_stream(server) for server in field.servers]
     return [Figure.of("memory of a waiting stream", "KiB", sizes, goal=40)]
 
@@ -192,7 +194,7 @@ async def _memory_of_a_stream(server: Served, few: int = 100, many: int = 600) -
         resident = []
         for count in (few, many - few):
             for client in [await stack.enter_async_context(connected(server.port)) for _ in range(count)]:
-                # Its end is waited for by nobody: it does not come.
+                # Do not wait for the end: these streams are endless.
                 client.send(request("waiting", _greeting(), stream=True))
                 await client.first_word.wait()
             await asyncio.sleep(0.2)
@@ -206,24 +208,24 @@ async def _cost_of_each(
     ask: Callable[[Connection], Awaitable[None]],
     *,
     count: int,
-    at_once: int,
+    concurrency: int,
     warm_up: int = 8,
 ) -> float:
-    """Return the CPU seconds of one ``ask``, when ``at_once`` connections ask one after the other."""
-    async with connections(server.port, at_once) as clients:
+    """Return the CPU seconds of one ``ask``, with ``concurrency`` connections that each send sequentially."""
+    async with connections(server.port, concurrency) as clients:
 
-        async def go_on(client: Connection, times: int) -> None:
+        async def repeat(client: Connection, times: int) -> None:
             for _ in range(times):
                 await ask(client)
 
-        await asyncio.gather(*(go_on(client, warm_up // at_once) for client in clients))
+        await asyncio.gather(*(repeat(client, warm_up // concurrency) for client in clients))
         cpu = server.cpu_seconds()
-        await asyncio.gather(*(go_on(client, count // at_once) for client in clients))
+        await asyncio.gather(*(repeat(client, count // concurrency) for client in clients))
         return (server.cpu_seconds() - cpu) / count
 
 
 def _greeting() -> list[dict[str, str]]:
-    """What begins a conversation that nobody had before."""
+    """Return the start of a new conversation."""
     return [
         {
             "role": "user",
@@ -233,7 +235,7 @@ def _greeting() -> list[dict[str, str]]:
 
 
 def _question(number: int) -> str:
-    return f"And what about number {number}? I have thought about it for quite a while and am still not sure."
+    return f"And what about number {number}? I have considered it for quite a while and am still not sure."
 
 
 def _answer_text() -> str:
@@ -241,7 +243,7 @@ def _answer_text() -> str:
 
 
 def _messages(count: int) -> list[dict[str, str]]:
-    """So many messages; the first one stands for a greeting that differs each time."""
+    """Return ``count`` messages; the first one is a placeholder for a unique greeting."""
     answer = {"role": "assistant", "content": _answer_text()}
     return [
         {"role": "user", "content": ""},
@@ -256,7 +258,7 @@ def _percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[int(len(values) * share)]
 
 
-# Memory comes first: what later measures leave free would be used again instead of asked for.
+# Memory first: later measurements leave free memory in the process, which would be reused.
 MEASURES: dict[str, Measure] = {
     "memory": waiting_streams,
     "single": chunks_singly,

@@ -1,4 +1,4 @@
-"""The processes of a run: started, measured from outside, and ended."""
+"""Start, measure and terminate the processes of a benchmark."""
 
 from __future__ import annotations
 
@@ -40,41 +40,41 @@ _TEAM = "  {name}: {{entry: helper, agents: {{helper: {{model: {name}, instructi
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A process that answers on a port."""
+    """A server process on a port."""
 
     name: str
     port: int
     pid: int
 
     def cpu_seconds(self) -> float:
-        """What the process has used so far, user and system, all threads."""
-        # The clock of another process (clock_getcpuclockid(3) makes its number so); /proc counts in hundredths.
+        """CPU time of the process so far: user and system, all threads."""
+        # CPU clock id of another process, as clock_getcpuclockid(3) computes it; /proc has a resolution of 10 ms only.
         return time.clock_gettime((~self.pid << 3) | 2)
 
     def resident_bytes(self) -> int:
-        """How much memory the process holds."""
+        """Resident memory of the process."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * resource.getpagesize()
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Everything that is measured, and what it is measured against."""
+    """The servers that are compared, and their upstream."""
 
     upstream: Served
-    floor: Served
-    first_written: Served
+    baseline: Served
+    reference: Served
     proxy: Served
 
     @property
     def servers(self) -> tuple[Served, Served, Served]:
-        """Those that are compared."""
-        return self.floor, self.first_written, self.proxy
+        """The compared servers."""
+        return self.baseline, self.reference, self.proxy
 
 
 @asynccontextmanager
 async def field(folder: Path, models: Sequence[str]) -> AsyncIterator[Field]:
-    """Start everything; ``folder`` takes the data, the team file and the logs."""
+    """Start all processes; ``folder`` is for the data, the team file and the logs."""
     _allow_many_files()
     async with AsyncExitStack() as stack:
 
@@ -85,10 +85,8 @@ async def field(folder: Path, models: Sequence[str]) -> AsyncIterator[Field]:
 
         ports = _free_ports(4)
         upstream = await start("upstream", ["bench.upstream", str(ports[0])], ports[0], {})
-        floor = await start("floor", ["bench.floor", str(ports[1]), str(ports[0])], ports[1], {})
-        first_written = await start(
-            "first written", ["bench.first_written", str(ports[2]), str(ports[0])], ports[2], {}
-        )
+        baseline = await start("baseline", ["bench.baseline", str(ports[1]), str(ports[0])], ports[1], {})
+        reference = await start("reference", ["bench.reference", str(ports[2]), str(ports[0])], ports[2], {})
         (folder / "teams.yaml").write_text(team_file(models, ports[0]))
         proxy = await start(
             "handoff-proxy",
@@ -96,11 +94,11 @@ async def field(folder: Path, models: Sequence[str]) -> AsyncIterator[Field]:
             ports[3],
             {"PROXY_DATA_DIR": str(folder / "data"), "PROXY_TEAMS": str(folder / "teams.yaml")},
         )
-        yield Field(upstream, floor, first_written, proxy)
+        yield Field(upstream, baseline, reference, proxy)
 
 
 def team_file(models: Sequence[str], upstream_port: int) -> str:
-    """A team of one agent for each model of the upstream, and one of two that hands over."""
+    """Return a team file with a team of one agent per model of the upstream, and the team ``handoff`` of two agents."""
     return _TEAM_FILE.format(
         models="\n".join(_MODEL.format(name=name, port=upstream_port) for name in models),
         teams="\n".join(_TEAM.format(name=name) for name in models),
@@ -172,6 +170,6 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _allow_many_files() -> None:
-    """Every waiting stream is two sockets of a server."""
+    """Raise the limit of open files: each waiting stream needs two sockets in a server."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

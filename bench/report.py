@@ -1,4 +1,4 @@
-"""The figures as a table for people, or as JSON for programs."""
+"""Render the results as a Markdown table or as JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def write_json(figures: Sequence[Figure], path: Path) -> None:
-    """Write the figures with the number of cores they were measured on."""
+    """Write the results and the number of CPU cores."""
     path.write_text(
         json.dumps({"cores": os.cpu_count(), "figures": [asdict(figure) for figure in figures]}, indent=2)
         + "\n"
@@ -35,11 +35,11 @@ def write_json(figures: Sequence[Figure], path: Path) -> None:
 def _row(figure: Figure) -> tuple[str, ...]:
     return (
         f"{figure.name} ({figure.unit})",
-        _number(figure.floor),
-        _number(figure.first_written),
+        _number(figure.baseline),
+        _number(figure.reference),
         _number(figure.proxy),
-        _number(_ratio(figure.proxy, figure.floor)),
-        _number(_ratio(figure.proxy, figure.first_written)),
+        _number(_ratio(figure.proxy, figure.baseline)),
+        _number(_ratio(figure.proxy, figure.reference)),
         f"≤ {figure.goal:g}",
     )
 
@@ -57,7 +57,7 @@ def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    """Return it with as many places as it deserves."""
+    """Format a number with two decimals below 10, one below 100, and none above."""
     if value is None:
         return "–"
     if abs(value) >= 100:

@@ -1,4 +1,4 @@
-"""What the fake upstream answers, by the name of the model that is asked for."""
+"""Responses of the fake upstream, by model name."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from functools import cache
 from typing import Any
 
 WORD = b" word"
-"""The text of every chunk, and of nothing else in an answer: counting it counts chunks."""
+"""Text of every chunk. It occurs nowhere else in a response, so counting it counts chunks."""
 TRANSFER = "transfer_to_talker"
-"""The delegate that the first agent of the team ``handoff`` calls."""
+"""The handoff tool that the first agent of the team ``handoff`` calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """So many chunks, ``per_write`` of them in each write, ``pause`` seconds between two writes."""
+    """A response of ``chunks`` chunks, ``per_write`` per write, with ``pause`` seconds between writes."""
 
     chunks: int
     per_write: int = 1
     pause: float = 0.0
     transfers: bool = False
-    """A tool call instead of words."""
+    """Respond with a tool call instead of words."""
     is_endless: bool = False
-    """After its chunks the answer neither goes on nor ends."""
+    """After its chunks the response stays open without further data."""
 
 
 SCRIPTS = {
@@ -37,12 +37,12 @@ SCRIPTS = {
     "talking": Script(40, pause=0.01),
 }
 HANDOFF = ("transferring", "talking")
-"""The two model calls of a turn of the team ``handoff``."""
+"""Models of the two calls in a turn of the team ``handoff``."""
 
 
 @cache
 def streamed(model: str) -> tuple[bytes, ...]:
-    """Return the writes of a streamed answer, the first one with the head of the response."""
+    """Return the writes of a streamed response; the first one includes the HTTP head."""
     script = SCRIPTS[model]
     if script.transfers:
         frames = [_frame(model, delta) for delta in _call_deltas()]
@@ -60,7 +60,7 @@ def streamed(model: str) -> tuple[bytes, ...]:
 
 @cache
 def plain(model: str) -> bytes:
-    """Return a whole answer as one response."""
+    """Return a response that is not streamed."""
     body = json.dumps(
         {
             "id": "chatcmpl-bench",
@@ -99,7 +99,7 @@ _USAGE = {
 
 
 def _frame(model: str, delta: dict[str, Any] | None, **changes: Any) -> bytes:
-    """Return a chunk of about the size that the official API sends, framed for SSE and for HTTP."""
+    """Return a chunk of about the size of the official API, with SSE and HTTP chunk framing."""
     choice = {"index": 0, "delta": delta or {}, "logprobs": None, "finish_reason": None}
     chunk = {
         "id": "chatcmpl-CmBenchBenchBenchBenchBenchBe",

@@ -1,4 +1,4 @@
-"""A model provider that costs as little as can be: it finds the model's name and writes what was rendered before."""
+"""Fake model provider with minimal overhead: it finds the model name and writes a prepared response."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 class Upstream(asyncio.Protocol):
-    """One connection, one request at a time."""
+    """A connection; one request at a time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -25,7 +25,7 @@ class Upstream(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are of no class of asyncio's.
+        # uvloop transports do not inherit from asyncio.Transport.
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -62,7 +62,7 @@ class Upstream(asyncio.Protocol):
 
 
 async def main(port: int) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is terminated."""
     server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", port, backlog=2048)
     await server.serve_forever()
 

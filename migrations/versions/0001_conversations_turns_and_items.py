@@ -105,7 +105,7 @@ def upgrade() -> None:
     op.create_index("ix_pending_calls_turn", "pending_calls", ["turn"])
     op.create_index("ix_pending_calls_conversation", "pending_calls", ["conversation", "call_id", "turn"])
     if op.get_bind().dialect.name == "postgresql":
-        # Where some values are very frequent the planner takes a scan for cheap, and for the others it is not.
+        # With skewed statistics the planner prefers a sequential scan, which is cheap for frequent values only.
         for table, column in (
             ("turns", "fingerprint"),
             ("turns", "last_answer"),

@@ -1,4 +1,4 @@
-"""Items of kinds that agents are not shown, and conversations in the order in which they were made."""
+"""Items that agents do not receive, and the creation order of conversations."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Calls that a person has to approve, and what turns need that go on with them."""
+"""Tool calls that need approval, and the data to resume their turns."""
 
 import sqlalchemy as sa
 from alembic import op

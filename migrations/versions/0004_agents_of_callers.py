@@ -1,4 +1,4 @@
-"""Agents and teams that callers make, and which version of them a turn was begun with."""
+"""Custom agents and teams, and the snapshot with which a turn started."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Keys that are made by command, with terms of their own."""
+"""API keys created by the command line, with their own limits."""
 
 import sqlalchemy as sa
 from alembic import op

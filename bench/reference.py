@@ -1,4 +1,4 @@
-"""What one writes first: FastAPI, the official SDK, each chunk encoded again. No agents, no history."""
+"""Reference: a straightforward proxy with FastAPI and the official SDK. No agents, no history."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ client = AsyncOpenAI(base_url=f"http://127.0.0.1:{sys.argv[2]}/v1", api_key="ben
 
 
 class ChatRequest(BaseModel):
-    """As much of a request as a first version knows."""
+    """Subset of the request that the reference supports."""
 
     model: str
     messages: list[dict[str, Any]]
@@ -26,7 +26,7 @@ class ChatRequest(BaseModel):
 
 @app.post("/v1/chat/completions", response_model=None)
 async def chat(request: ChatRequest) -> StreamingResponse | dict[str, Any]:
-    """Pass a request on."""
+    """Forward a request."""
     messages: Any = request.messages
     if not request.stream:
         completion = await client.chat.completions.create(model=request.model, messages=messages)

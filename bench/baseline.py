@@ -1,4 +1,4 @@
-"""The floor: a proxy that forwards bytes and does nothing else, which no proxy in Python can go below by much."""
+"""Baseline: a proxy that only forwards bytes, the lower bound for a proxy in Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.loops import run
 
 
 class Upward(asyncio.Protocol):
-    """The connection to the upstream that belongs to one client."""
+    """Connection to the upstream for one client."""
 
     def __init__(self, client: asyncio.Transport) -> None:
         self._client = client
@@ -23,7 +23,7 @@ class Upward(asyncio.Protocol):
 
 
 class Downward(asyncio.Protocol):
-    """A client's connection."""
+    """Connection of a client."""
 
     def __init__(self, upstream_port: int) -> None:
         self._upstream_port = upstream_port
@@ -33,7 +33,7 @@ class Downward(asyncio.Protocol):
         self._connecting: asyncio.Task[None]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are of no class of asyncio's.
+        # uvloop transports do not inherit from asyncio.Transport.
         self._transport = cast(asyncio.Transport, transport)
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
@@ -58,7 +58,7 @@ class Downward(asyncio.Protocol):
 
 
 async def main(port: int, upstream_port: int) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is terminated."""
     server = await asyncio.get_running_loop().create_server(
         lambda: Downward(upstream_port), "127.0.0.1", port, backlog=2048
     )
