@@ -27,8 +27,19 @@ FILES = {
     "dompurify/LICENSE": "dompurify.LICENSE",
     "@highlightjs/cdn-assets/es/highlight.min.js": "highlight.js",
     "@highlightjs/cdn-assets/LICENSE": "highlight.LICENSE",
+    "katex/dist/katex.mjs": "katex/katex.js",
+    "katex/dist/katex.min.css": "katex/katex.css",
+    "katex/dist/fonts/*.woff2": "katex/fonts/",
+    "katex/LICENSE": "katex.LICENSE",
+    "@mermaid-js/tiny/dist/mermaid.tiny.js": "mermaid.js",
+    "@mermaid-js/tiny/LICENSE": "mermaid.LICENSE",
+    "@fontsource-variable/inter/files/inter-latin-wght-normal.woff2": "inter.woff2",
+    "@fontsource-variable/inter/LICENSE": "inter.LICENSE",
 }
-"""Copied files, and the names under which the page loads them."""
+"""Files of the packages and their names in ``vendor``; a pattern copies to a folder."""
+TEST_FILES = {"axe-core/axe.min.js": "axe.js"}
+TEST_VENDOR = Path(__file__).parent / "tests" / "page" / "vendor"
+"""Libraries of the browser tests, which no wheel contains."""
 
 
 class DownloadLibraries(BuildHookInterface):  # type: ignore[type-arg]
@@ -49,7 +60,7 @@ def download() -> None:
         OSError, subprocess.CalledProcessError: The download failed.
     """
     wanted = sha256(
-        b"".join((WEB / name).read_bytes() for name in MANIFEST) + repr(FILES).encode()
+        b"".join((WEB / name).read_bytes() for name in MANIFEST) + repr((FILES, TEST_FILES)).encode()
     ).hexdigest()
     mark = VENDOR / ".gathered"
     if mark.is_file() and mark.read_text() == wanted:
@@ -58,10 +69,18 @@ def download() -> None:
         for name in MANIFEST:
             shutil.copy(WEB / name, folder)
         _npm("ci", "--no-progress", "--loglevel=error", folder=Path(folder))
-        VENDOR.mkdir(exist_ok=True)
-        for source, name in FILES.items():
-            shutil.copy(Path(folder, "node_modules", source), VENDOR / name)
+        _copy(Path(folder, "node_modules"), FILES, VENDOR)
+        if TEST_VENDOR.parent.is_dir():
+            _copy(Path(folder, "node_modules"), TEST_FILES, TEST_VENDOR)
     mark.write_text(wanted)
+
+
+def _copy(packages: Path, files: dict[str, str], target: Path) -> None:
+    for pattern, name in files.items():
+        for source in packages.glob(pattern):
+            destination = target / name / source.name if name.endswith("/") else target / name
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, destination)
 
 
 def _npm(*arguments: str, folder: Path) -> None:

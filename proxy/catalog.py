@@ -26,7 +26,7 @@ from proxy.agents.teamfile.description import exposed_models
 from proxy.errors import ModelNotFound
 from proxy.exchange.creations import Creation
 from proxy.messages import EventsMode
-from proxy.routes.dependencies import ListedTeam, ModelFacts
+from proxy.routes.dependencies import FileAgent, FileTeam, ListedTeam, ModelFacts
 
 OWNER = "handoff-proxy"
 
@@ -48,6 +48,7 @@ class TeamCatalog:
         self._created = created
         self._elsewhere = listed
         self._models = definitions.models
+        self._teams = definitions.teams
         teams = definitions.teams.items()
         found = [self._team(name, team, registry) for name, team in teams]
         for name, team in teams:
@@ -66,6 +67,14 @@ class TeamCatalog:
         if model in self._found:
             return self._found[model]
         return next((self._passed(one) for one in self._elsewhere() if one.id == model), None)
+
+    def file_team(self, team: str) -> FileTeam | None:
+        """Return a team of the team files."""
+        found = self._teams.get(team)
+        if found is None:
+            return None
+        agents = {name: _file_agent(agent) for name, agent in found.agents.items() if name != SIDE[1:]}
+        return FileTeam(found.description, found.entry, found.examples, agents)
 
     async def made(self, caller: str) -> Sequence[ModelFacts]:
         """Return what the caller made, in the order in which it did."""
@@ -104,7 +113,7 @@ class TeamCatalog:
             name=name,
             description=team.description,
             context_length=_shortest(team.agents.values(), self._models),
-            team=_listed(name, team.events, registry),
+            team=self._listed_team(name, team, team.entry, registry),
             fingerprint=_fingerprint(name, team, self._models),
         )
 
@@ -118,8 +127,16 @@ class TeamCatalog:
             name=f"{name} ({team_name})",
             description=agent.description,
             context_length=_shortest([agent], self._models),
-            team=_listed(model, team.events, registry),
+            team=self._listed_team(model, team, name, registry),
             fingerprint=_fingerprint(model, team, self._models),
+        )
+
+    def _listed_team(self, model: str, team: TeamDefinition, entry: str, registry: Registry) -> ListedTeam:
+        """Return the listing of a team or of one of its agents, whose examples are the team's."""
+        return dataclasses.replace(
+            _listed(model, team.events, registry),
+            examples=team.examples if entry == team.entry else (),
+            is_demo=isinstance(self._models[team.agents[entry].model], DemoModel),
         )
 
     def _exposed(self, name: str) -> ModelFacts:
@@ -137,6 +154,16 @@ class TeamCatalog:
 
     def _side(self, facts: ModelFacts) -> ModelFacts:
         return ModelFacts(id=facts.id + SIDE, created=self._created, owned_by=OWNER, name=facts.id + SIDE)
+
+
+def _file_agent(agent: AgentDefinition) -> FileAgent:
+    return FileAgent(
+        description=agent.description,
+        instructions=agent.instructions,
+        model=agent.model,
+        tools=[tool.name for tool in agent.tools],
+        handoffs=[(one.to, one.when) for one in agent.handoffs],
+    )
 
 
 def _listed(model: str, events: EventsMode | None, registry: Registry) -> ListedTeam:

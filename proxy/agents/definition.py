@@ -169,6 +169,10 @@ class TeamDefinition(_Closed):
     """What answers tell beside the answer, when the request does not say it; the setting when unset."""
     steps: tuple[Name, ...] = ()
     """Agents whose work its turns are made of, one after the other; told as progress."""
+    examples: Annotated[
+        tuple[Annotated[str, StringConstraints(min_length=1, max_length=300)], ...], Field(max_length=8)
+    ] = ()
+    """First messages that a frontend can offer."""
 
 
 class _McpServer(_Closed):

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from proxy.errors import AgentNotFound, AgentsSwitchedOff, InvalidRequest
 from proxy.exchange.creations import Creation, Kind
-from proxy.routes.dependencies import CallerDep, MadeAgents, ModelFacts, Services, ServicesDep
+from proxy.routes.dependencies import CallerDep, FileTeam, MadeAgents, ModelFacts, Services, ServicesDep
 from proxy.routes.keeping import BodyDep, json_answer
 from proxy.wire.agents import (
     NEW_AGENT,
@@ -92,7 +92,10 @@ async def make_named_team(name: str, services: ServicesDep, caller: CallerDep, b
 
 @router.get("/v1/teams/{name}")
 async def retrieve_team(name: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
-    """Return a team as it is now, or as it was in ``version``."""
+    """Return a team as it is now, or as it was in ``version``; or a team of the server's files."""
+    if (team := services.catalog.file_team(name)) is not None:
+        services.check_model(caller, name)
+        return json_answer(_team_of_file(name, team, hides_details=not services.settings.handoff_details))
     return await _retrieve(services, caller, "team", name, request)
 
 
@@ -156,6 +159,30 @@ def _body(one: Creation) -> dict[str, Any]:
     else:
         told = team_body(one.name, kept_team(one.body), version=one.version)
     return {**told, "created_at": int(one.created_at), "updated_at": int(one.updated_at), "is_editable": True}
+
+
+def _team_of_file(name: str, team: FileTeam, *, hides_details: bool) -> dict[str, Any]:
+    """Return a team of the server's files. With ``hides_details`` instructions and models are left out."""
+    agents: dict[str, dict[str, Any]] = {}
+    for member, agent in team.agents.items():
+        agents[member] = {
+            "description": agent.description,
+            "tools": agent.tools,
+            "handoffs": [{"to": to, "when": when} for to, when in agent.handoffs],
+        }
+        if not hides_details:
+            agents[member] |= {"instructions": agent.instructions, "model": agent.model}
+    return {
+        "id": name,
+        "object": "team",
+        "name": name,
+        "version": 1,
+        "description": team.description,
+        "entry": team.entry,
+        "examples": team.examples,
+        "agents": agents,
+        "is_editable": False,
+    }
 
 
 def _of_file(facts: ModelFacts) -> dict[str, Any]:

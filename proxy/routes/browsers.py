@@ -68,6 +68,8 @@ EXPOSED_HEADERS = (
     "x-request-id",
     "x-should-retry",
 )
+STATIC_FILES = "/page/"
+"""Public files of the web page. Its sandboxed diagram frame has an opaque origin, so it requests them as ``null``."""
 _PREFLIGHT_SECONDS = "600"
 _MAX_ASKED = 64
 _ASKED = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
@@ -146,7 +148,7 @@ class Browsers:
         origin, host = _origin_and_host(scope)
         if not self._visitors.knows(host):
             await _refuse(answer_of(forbidden_host(_name_of(host))), scope, receive, send)
-        elif not origin:
+        elif not origin or scope["path"].startswith(STATIC_FILES):
             await self._app(scope, receive, send)
         elif self._visitors.is_welcome(origin, host):
             await self._welcome(origin, scope, receive, send)

@@ -35,6 +35,31 @@ class ListedTeam:
     takes_client_tools: bool
     events: EventsMode | None
     """What its answers tell beside the answer, when the team has a word of its own."""
+    examples: Sequence[str] = ()
+    """First messages that a frontend can offer."""
+    is_demo: bool = False
+    """Whether the entry agent's model is the scripted demonstration."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileAgent:
+    """An agent of a team file; ``handoffs`` are pairs of target and condition."""
+
+    description: str
+    instructions: str
+    model: str
+    tools: Sequence[str]
+    handoffs: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class FileTeam:
+    """A team of a team file."""
+
+    description: str
+    entry: str
+    examples: Sequence[str]
+    agents: Mapping[str, FileAgent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +138,10 @@ class Catalog(Protocol):
 
     def find(self, model: str) -> ModelFacts | None:
         """Return the model with this id, listed or not."""
+        ...
+
+    def file_team(self, team: str) -> FileTeam | None:
+        """Return a team of the team files."""
         ...
 
 

@@ -68,6 +68,8 @@ def _team(team: ListedTeam, description: str) -> TeamBody:
             client_tools=team.takes_client_tools,
         ),
         description=description or UNSET,
+        examples=team.examples,
+        demo=team.is_demo,
     )
 
 

@@ -19,6 +19,8 @@ POLICY = "; ".join(
         "script-src 'self'",
         "style-src 'self'",
         "img-src 'self' data:",
+        "font-src 'self'",
+        "frame-src 'self'",
         "connect-src 'self'",
         "form-action 'none'",
         "base-uri 'none'",
@@ -28,8 +30,21 @@ POLICY = "; ".join(
         "trusted-types dompurify",
     )
 )
+DIAGRAM = "/page/diagram.html"
+DIAGRAM_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        # Mermaid writes a style sheet and style attributes into each diagram.
+        "style-src 'unsafe-inline'",
+        "form-action 'none'",
+        "base-uri 'none'",
+        "frame-ancestors 'self'",
+        # An opaque origin: the frame has no access to the page, its storage or the API.
+        "sandbox allow-scripts",
+    )
+)
 _HEADERS = [
-    (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
@@ -57,7 +72,9 @@ class _Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                policy = DIAGRAM_POLICY if scope["path"] == DIAGRAM else POLICY
+                security = (b"content-security-policy", policy.encode())
+                message["headers"] = [*message.get("headers", ()), security, *_HEADERS]
             await send(message)
 
         await self._app(scope, receive, send_guarded)

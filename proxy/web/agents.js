@@ -1,16 +1,20 @@
-// Who speaks: every agent has a colour of its own, the same in a conversation for as long as the page is open.
+// Colours of agents. They follow the order of the team, so that an agent has the same colour after a reload.
 
 const COLOURS = 8;
 /** @type {Map<string, number>} */
-const given = new Map();
+let positions = new Map();
 
-/** Give the agents of a team their colours in its order. @param {string[]} names */
-export function meet(names) {
-  for (const name of names) if (!given.has(name)) given.set(name, given.size % COLOURS);
+/** Set the team whose agents are shown. @param {string[]} names in the order of the team */
+export function setTeamAgents(names) {
+  positions = new Map(names.map((name, index) => [name, index % COLOURS]));
 }
 
 /** @param {string} name @returns {string} a class */
-export function colourOf(name) {
-  meet([name]);
-  return `a${given.get(name)}`;
+export function colourClass(name) {
+  let position = positions.get(name);
+  if (position === undefined) {
+    // An agent that is no longer in the team: the colour depends on the name only.
+    position = [...name].reduce((sum, character) => (sum * 31 + (character.codePointAt(0) ?? 0)) % 9973, 7) % COLOURS;
+  }
+  return `agent-${position}`;
 }

@@ -1,77 +1,75 @@
-// The public API, and nothing else of the server: requests, streams, and what went wrong in words.
+// Client of the public API: requests, server-sent events, and errors with a message for people.
 
-import { key } from "./memory.js";
+import { apiKey } from "./storage.js";
 
-/** Something that did not work, in words for people. */
-export class Trouble extends Error {
-  /** @param {string} words @param {{status?: number, code?: string | null, retryAfter?: number}} [facts] */
-  constructor(words, { status = 0, code = null, retryAfter = 0 } = {}) {
-    super(words);
+/** A failed request. The message is shown to people as it is. */
+export class ApiError extends Error {
+  /** @param {string} message @param {{status?: number, code?: string | null, retryAfter?: number}} [facts] */
+  constructor(message, { status = 0, code = null, retryAfter = 0 } = {}) {
+    super(message);
     this.status = status;
     this.code = code;
     this.retryAfter = retryAfter;
   }
-  /** The connection is gone; the server may well be at work. */
+  /** The connection failed; the server may still be running the turn. */
   get isNetwork() {
     return this.status === 0 && this.code === "network";
   }
 }
 
-const GONE = "The server cannot be reached. Check the connection and try again.";
+const UNREACHABLE = "The server cannot be reached. Check the connection and try again.";
 
 /**
- * Ask, and return the answer when it is a good one.
+ * Send a request and return the response if its status is 2xx.
  * @param {string} path
  * @param {{method?: string, body?: unknown, headers?: Record<string, string>, signal?: AbortSignal}} [options]
  * @returns {Promise<Response>}
  */
-export async function ask(path, { method = "GET", body, headers = {}, signal } = {}) {
-  const given = { ...headers };
-  if (key.get()) given.Authorization = `Bearer ${key.get()}`;
-  if (body !== undefined) given["Content-Type"] = "application/json";
-  let answer;
+export async function request(path, { method = "GET", body, headers = {}, signal } = {}) {
+  const sent = { ...headers };
+  if (apiKey.get()) sent.Authorization = `Bearer ${apiKey.get()}`;
+  if (body !== undefined) sent["Content-Type"] = "application/json";
+  let response;
   try {
-    answer = await fetch(path, {
+    response = await fetch(path, {
       method,
       signal,
-      headers: given,
+      headers: sent,
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Trouble(GONE, { code: "network" });
+    throw new ApiError(UNREACHABLE, { code: "network" });
   }
-  if (!answer.ok) throw await troubleOf(answer);
-  return answer;
+  if (!response.ok) throw await errorFrom(response);
+  return response;
 }
 
-/** As `ask`, for answers of JSON. @param {string} path @param {object} [options] @returns {Promise<any>} */
-export async function call(path, options) {
-  return (await ask(path, options)).json();
+/** Send a request and return the JSON of the response. @param {string} path @param {object} [options] @returns {Promise<any>} */
+export async function requestJson(path, options) {
+  return (await request(path, options)).json();
 }
 
-/** @param {Response} answer */
-async function troubleOf(answer) {
-  const body = await answer.json().catch(() => ({}));
-  const { message = `The server answered with status ${answer.status}.`, code = null } = body.error ?? {};
-  const retryAfter = Number(answer.headers.get("retry-after")) || 0;
-  const facts = { status: answer.status, code, retryAfter };
+/** @param {Response} response */
+async function errorFrom(response) {
+  const body = await response.json().catch(() => ({}));
+  const { message = `The server responded with status ${response.status}.`, code = null } = body.error ?? {};
+  const retryAfter = Number(response.headers.get("retry-after")) || 0;
+  const facts = { status: response.status, code, retryAfter };
   const wait = retryAfter ? ` Try again in ${retryAfter} s.` : "";
-  if (answer.status === 401) return new Trouble("This server wants an API key, or another one.", facts);
-  if (code === "conversation_busy") return new Trouble(`This conversation is still being answered.${wait}`, facts);
-  if (answer.status === 429) return new Trouble(`Too many requests for now.${wait} (${message})`, facts);
-  return new Trouble(answer.status >= 500 ? `${message}${wait}` : message, facts);
+  if (response.status === 401) return new ApiError("Missing or invalid API key.", facts);
+  if (code === "conversation_busy") return new ApiError(`Another turn of this conversation is running.${wait}`, facts);
+  if (response.status === 429) return new ApiError(`Rate limit exceeded.${wait} (${message})`, facts);
+  return new ApiError(response.status >= 500 ? `${message}${wait}` : message, facts);
 }
 
 /**
  * Read server-sent events.
- * @param {Response} answer
+ * @param {Response} response
  * @returns {AsyncGenerator<{id: string, data: string}>}
  */
-export async function* framesOf(answer) {
-  const reader = /** @type {ReadableStream<Uint8Array>} */ (answer.body)
-    .pipeThrough(new TextDecoderStream())
-    .getReader();
+export async function* readEvents(response) {
+  const reader = /** @type {ReadableStream<any>} */ (response.body).pipeThrough(/** @type {any} */ (new TextDecoderStream())).getReader();
   let rest = "";
   let id = "";
   /** @type {string[]} */
@@ -95,71 +93,91 @@ export async function* framesOf(answer) {
   }
 }
 
-const ATTEMPTS = 6;
+const MAX_DELAY = 8000;
 
 /**
- * Follow the answer of a turn, and find it again when the connection is lost.
+ * Read the chunks of a turn. A lost connection is resumed behind the last chunk, for as long as the page is open: the
+ * turn runs on the server (`X-On-Disconnect: detach`).
  * @param {() => Promise<Response>} begin
- * @param {{turn?: string | null, signal: AbortSignal, onturn?: (id: string) => void, onlost?: () => void}} options
+ * @param {{turn?: string | null, signal: AbortSignal, onturn?: (id: string) => void,
+ *   onconnection?: (isConnected: boolean) => void}} options
  * @returns {AsyncGenerator<any>} chunks of a chat completion
  */
-export async function* chunksOf(begin, { turn = null, signal, onturn, onlost }) {
-  let seen = "";
+export async function* readChunks(begin, { turn = null, signal, onturn, onconnection }) {
+  let lastId = "";
   let source = begin;
-  for (let failed = 0; ; ) {
+  for (let failures = 0; ; ) {
     try {
-      let isWhole = false;
-      for await (const frame of framesOf(await source())) {
-        failed = 0;
+      let isComplete = false;
+      const response = await source();
+      if (failures) onconnection?.(true);
+      for await (const frame of readEvents(response)) {
+        failures = 0;
         if (frame.data === "[DONE]") {
-          isWhole = true;
+          isComplete = true;
           continue;
         }
         const chunk = JSON.parse(frame.data);
-        if (chunk.error) throw new Trouble(chunk.error.message, { status: 500, code: chunk.error.code });
+        if (chunk.error) throw new ApiError(chunk.error.message, { status: 500, code: chunk.error.code });
         if (!turn && chunk.id) onturn?.((turn = chunk.id));
-        seen = frame.id || seen;
+        lastId = frame.id || lastId;
         yield chunk;
       }
-      if (isWhole) return;
-      throw new Trouble(GONE, { code: "network" });
+      if (isComplete) return;
+      throw new ApiError(UNREACHABLE, { code: "network" });
     } catch (error) {
-      const isLost = error instanceof Trouble ? error.isNetwork : error instanceof TypeError;
+      const isLost = error instanceof ApiError ? error.isNetwork : error instanceof TypeError;
       if (signal.aborted || !isLost) throw error;
-      if (!turn || ++failed > ATTEMPTS) throw new Trouble(GONE, { code: "network" });
-      onlost?.();
-      await new Promise((resolve) => setTimeout(resolve, Math.min(250 * 2 ** failed, 8000)));
-      source = () => streamOf(/** @type {string} */ (turn), signal, seen);
+      if (!turn) throw new ApiError(UNREACHABLE, { code: "network" });
+      failures += 1;
+      onconnection?.(false);
+      await delay(Math.min(250 * 2 ** failures, MAX_DELAY), signal);
+      source = () => turnStream(/** @type {string} */ (turn), signal, lastId);
     }
   }
 }
 
-/** @param {string} turn @param {AbortSignal} signal @param {string} [seen] the id of the last frame */
-export function streamOf(turn, signal, seen = "") {
-  return ask(`/v1/chat/completions/${encodeURIComponent(turn)}/stream`, {
+/** Wait, but no longer than until the browser is online again. @param {number} milliseconds @param {AbortSignal} signal */
+function delay(milliseconds, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(finish, milliseconds);
+    function finish() {
+      clearTimeout(timer);
+      window.removeEventListener("online", finish);
+      signal.removeEventListener("abort", finish);
+      resolve(undefined);
+    }
+    window.addEventListener("online", finish);
+    signal.addEventListener("abort", finish);
+  });
+}
+
+/** @param {string} turn @param {AbortSignal} signal @param {string} [lastId] the id of the last frame */
+export function turnStream(turn, signal, lastId = "") {
+  return request(`/v1/chat/completions/${encodeURIComponent(turn)}/stream`, {
     signal,
-    headers: seen ? { "Last-Event-ID": seen } : {},
+    headers: lastId ? { "Last-Event-ID": lastId } : {},
   });
 }
 
 /**
- * What a chunk tells, as events of the feed.
+ * Convert a chunk into events of the event feed.
  * @param {any} chunk
  * @returns {any[]}
  */
-export function eventsOf(chunk) {
+export function chunkEvents(chunk) {
   const choice = chunk.choices?.[0];
   const delta = choice?.delta ?? {};
-  const told = chunk.handoff;
-  const found = [];
-  if (told && !told.type.startsWith("turn.")) found.push(told);
-  // With an object beside it, this is the same once more as a line of text.
-  if (delta.reasoning_content && !told) found.push({ type: "reasoning.delta", text: delta.reasoning_content });
-  if (delta.content) found.push({ type: "text.delta", text: delta.content });
-  if (delta.refusal) found.push({ type: "refusal.delta", text: delta.refusal });
+  const extension = chunk.handoff;
+  const events = [];
+  if (extension && !extension.type.startsWith("turn.")) events.push(extension);
+  // Beside an extension object, reasoning_content repeats it as a line of text.
+  if (delta.reasoning_content && !extension) events.push({ type: "reasoning.delta", text: delta.reasoning_content });
+  if (delta.content) events.push({ type: "text.delta", text: delta.content });
+  if (delta.refusal) events.push({ type: "refusal.delta", text: delta.refusal });
   if (choice?.finish_reason) {
-    const type = told?.type === "turn.cancelled" ? "turn.cancelled" : "turn.completed";
-    found.push({ ...told, type, finish_reason: choice.finish_reason });
+    const type = extension?.type === "turn.cancelled" ? "turn.cancelled" : "turn.completed";
+    events.push({ ...extension, type, finish_reason: choice.finish_reason });
   }
-  return found;
+  return events;
 }

@@ -1,44 +1,64 @@
-// The page: puts its parts together and knows which conversation is open. The address behind "#" names it.
+// Entry point of the page. It connects the components and knows which conversation is open; the URL fragment names it.
 
-import { Trouble, call } from "./api.js";
-import { colourOf } from "./agents.js";
+import { colourClass } from "./agents.js";
+import { ApiError, requestJson } from "./api.js";
 import { Chat } from "./chat.js";
-import { askForKey, makeAgent } from "./dialogs.js";
-import { byId, h } from "./dom.js";
-import { draft, forGood } from "./memory.js";
+import { compareVersions } from "./compare.js";
+import { showConnect } from "./connect.js";
+import { askForKey, manageAgents } from "./dialogs.js";
+import { byId, fill, h, iconButton } from "./dom.js";
+import { showExport } from "./export.js";
+import { fillIcons, icon } from "./icons.js";
+import { requestOptions, showSettings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
+import { apiKey, drafts, persistent } from "./storage.js";
+import { TeamPanel } from "./team-panel.js";
 import { Teams } from "./teams.js";
 
-const say = byId("say");
+fillIcons();
+const message = byId("message");
 const app = byId("app");
 const teams = new Teams();
+const panel = new TeamPanel();
+/** A message that is sent when the running answer is complete. @type {string | null} */
+let queued = null;
+
 const chat = new Chat({
   team: () => teams.select.value,
-  onfloor: showFloor,
+  options: () => requestOptions(chat.id),
+  onagent: showActiveAgent,
   onbusy: showBusy,
-  ontrouble: showTrouble,
-  onbegun: (id) => {
-    draft.set(null, null);
+  onerror: showError,
+  onmodel: (model) => {
+    teams.choose(model);
+    updateTeam();
+  },
+  onevents: (turns) => {
+    byId("export").hidden = !turns.length;
+    panel.setTurns(turns);
+  },
+  onevent: (event) => panel.observe(event),
+  onstarted: (id) => {
+    drafts.set(null, null);
     history.pushState(null, "", `#${encodeURIComponent(id)}`);
     sidebar.mark(id);
     byId("welcome").hidden = true;
   },
-  onturn: () => {
-    if (chat.model) teams.choose(chat.model);
-    sidebar.load();
-  },
+  onturn: () => sidebar.load(),
+  onidle: sendQueued,
+  oncompare: (versions, turn) => compareVersions(chat, versions, turn),
 });
 const sidebar = new Sidebar({
   onopen: open,
-  ontrouble: showTrouble,
+  onerror: showError,
   ondeleted: (id) => {
-    if (id === chat.id) goTo(null);
+    if (id === chat.id) navigate(null);
   },
 });
 
-// --- which conversation ---
+// --- navigation ---
 
-function named() {
+function conversationInUrl() {
   try {
     return decodeURIComponent(location.hash.slice(1)) || null;
   } catch {
@@ -47,189 +67,306 @@ function named() {
 }
 
 /** @param {string | null} id */
-function goTo(id) {
-  if (named() === id) open(id);
+function navigate(id) {
+  if (conversationInUrl() === id) open(id);
   else location.hash = id ? encodeURIComponent(id) : "";
 }
 
 /** @param {string | null} id */
 async function open(id) {
-  app.classList.remove("open");
-  byId("open-sidebar").setAttribute("aria-expanded", "false");
-  byId("trouble").replaceChildren();
-  say.value = draft.get(id);
-  fit();
+  closeDrawer();
+  byId("error").replaceChildren();
+  setQueued(null);
+  message.value = drafts.get(id);
+  resizeComposer();
   sidebar.mark(id);
   byId("welcome").hidden = Boolean(id);
   if (!id) showWelcome();
   try {
     await chat.open(id);
-    if (chat.model) teams.choose(chat.model);
   } catch (error) {
-    if (error instanceof Trouble && error.status === 404) {
-      showTrouble(new Trouble("This conversation is not there any more, or belongs to another key."));
-    } else showTrouble(error, () => open(id));
+    if (error instanceof ApiError && error.status === 404) {
+      showError(new ApiError("Conversation not found. It was deleted or belongs to another API key."));
+    } else showError(error, () => open(id));
   }
-  say.focus({ preventScroll: true });
+  updateTeam();
+  message.focus({ preventScroll: true });
 }
 
-// --- what is shown around it ---
+// --- team ---
 
-function showWelcome() {
-  const team = teams.chosen;
-  const told = team?.handoff ?? {};
-  const use = (/** @type {string} */ words) => () => send(words);
-  byId("welcome").replaceChildren(
-    h("h1", {}, team ? team.name || team.id : "handoff-proxy"),
-    h("p", {}, told.description || team?.description || "Say something, and whoever knows best will answer."),
-    h("div", { class: "agents" }, ...(told.agents ?? []).map((/** @type {string} */ name) => h("span", { class: `who ${colourOf(name)}` }, name))),
-    h("div", { class: "examples" }, ...teams.examples.map((words) => h("button", { type: "button", onclick: use(words) }, words))),
+function updateTeam() {
+  const model = teams.chosen;
+  byId("demo").hidden = !model?.handoff?.demo;
+  if (!model) return;
+  teams.definition(model).then(
+    (definition) => {
+      if (teams.chosen === model) panel.setTeam(definition);
+    },
+    () => panel.setTeam(null),
   );
 }
 
 /** @param {string} agent */
-function showFloor(agent) {
-  const floor = byId("floor");
-  floor.hidden = !agent;
-  floor.replaceChildren(...(agent ? [h("span", { class: `who ${colourOf(agent)}` }, agent), h("span", {}, "has the floor")] : []));
+function showActiveAgent(agent) {
+  panel.setActive(agent);
+  const element = byId("active-agent");
+  element.hidden = !agent;
+  element.replaceChildren(
+    ...(agent ? [h("span", { class: "hidden" }, "Active agent: "), h("span", { class: `agent-name ${colourClass(agent)}`, title: "Active agent" }, agent)] : []),
+  );
+}
+
+const wide = matchMedia("(min-width: 1120px)");
+/** @param {boolean} isOpen @param {boolean} [isChoice] whether to remember it */
+function showTeamPanel(isOpen, isChoice = false) {
+  app.classList.toggle("with-team", isOpen);
+  byId("toggle-team").setAttribute("aria-expanded", String(isOpen));
+  if (isChoice && wide.matches) persistent.set("handoff.team-panel", isOpen ? null : "closed");
+}
+const restoreTeamPanel = () => showTeamPanel(wide.matches && persistent.get("handoff.team-panel") !== "closed");
+wide.addEventListener("change", restoreTeamPanel);
+restoreTeamPanel();
+byId("toggle-team").addEventListener("click", () => showTeamPanel(!app.classList.contains("with-team"), true));
+byId("close-team").addEventListener("click", () => {
+  showTeamPanel(false, true);
+  byId("toggle-team").focus();
+});
+
+// --- start panel ---
+
+function showWelcome() {
+  const team = teams.chosen;
+  const facts = team?.handoff ?? {};
+  const send = (/** @type {string} */ text) => () => submit(text);
+  fill(
+    byId("welcome"),
+    h("h1", {}, team ? team.name || team.id : "handoff-proxy"),
+    h("p", { class: "lead" }, facts.description || "Send a message to start a conversation."),
+    h("div", { class: "agents" }, ...(facts.agents ?? []).map((/** @type {string} */ name) => h("span", { class: `agent-name ${colourClass(name)}` }, name))),
+    h("div", { class: "examples" }, ...teams.examples.map((text) => h("button", { type: "button", onclick: send(text) }, h("span", {}, text), icon("arrowUp")))),
+    team &&
+      h(
+        "ul",
+        { class: "status", "aria-label": "Status" },
+        h("li", { class: "good" }, icon("check"), `Connected, ${teams.models.filter((one) => !one.id.includes("/")).length} teams`),
+        h("li", { class: facts.demo ? "" : "good" }, icon(facts.demo ? "warning" : "check"), facts.demo ? "Demo model" : "Language model configured"),
+        h("li", { class: apiKey.get() ? "good" : "" }, icon("key"), apiKey.get() ? "API key set" : "No API key required"),
+      ),
+  );
+}
+
+// --- errors ---
+
+/** @param {unknown} error @param {() => unknown} [retry] */
+async function showError(error, retry) {
+  if (error instanceof ApiError && error.status === 401) {
+    await requireKey(error.message, retry);
+    return;
+  }
+  if (!(error instanceof ApiError)) console.error(error);
+  const text = error instanceof ApiError ? error.message : "An unexpected error occurred. Reload the page.";
+  byId("error").replaceChildren(
+    h(
+      "div",
+      { class: "problem" },
+      icon("warning"),
+      h("p", {}, text),
+      h(
+        "div",
+        { class: "buttons" },
+        retry && h("button", { type: "button", onclick: () => (byId("error").replaceChildren(), retry()) }, "Try again"),
+        iconButton("close", "Dismiss", () => byId("error").replaceChildren()),
+      ),
+    ),
+  );
+}
+
+/** @param {string} reason @param {() => unknown} [retry] */
+async function requireKey(reason, retry) {
+  if (byId("dialog").open) return;
+  if (await askForKey(reason)) {
+    byId("error").replaceChildren();
+    if (retry) await retry();
+    else started = start();
+    return;
+  }
+  const enter = h("button", { type: "button", onclick: () => requireKey(reason, retry) }, "Enter API key");
+  byId("error").replaceChildren(h("div", { class: "problem" }, icon("key"), h("p", {}, reason), h("div", { class: "buttons" }, enter)));
+}
+
+// --- composer ---
+
+function resizeComposer() {
+  message.style.height = "auto";
+  message.style.height = `${message.scrollHeight}px`;
 }
 
 /** @param {boolean} isBusy */
 function showBusy(isBusy) {
-  byId("send").hidden = isBusy;
   byId("stop").hidden = !isBusy;
+  byId("send").hidden = isBusy;
   byId("turns").setAttribute("aria-busy", String(isBusy));
+  if (!isBusy) panel.element.classList.remove("busy");
 }
 
-/** @param {unknown} error @param {() => unknown} [again] */
-async function showTrouble(error, again) {
-  if (error instanceof Trouble && error.status === 401) {
-    const words = h("span", {}, error.message, " ");
-    const enter = h("button", { type: "button", onclick: changeKey }, "Enter a key");
-    byId("trouble").replaceChildren(h("div", { class: "problem" }, words, enter));
+/** @param {string} text */
+async function submit(text) {
+  // A message may be sent before the teams are loaded; the text stays in the box until then.
+  if (!text.trim() || !(await started)) return;
+  if (chat.reading) {
+    setQueued(queued ? `${queued}\n\n${text}` : text);
+    clearComposer();
     return;
   }
-  const words = error instanceof Trouble ? error.message : "Something went wrong on this page. Reload it to go on.";
-  if (!(error instanceof Trouble)) console.error(error);
-  const buttons = [h("button", { type: "button", onclick: () => byId("trouble").replaceChildren() }, "Close")];
-  if (again) buttons.unshift(h("button", { type: "button", onclick: again }, "Try again"));
-  byId("trouble").replaceChildren(h("div", { class: "problem" }, words, h("div", { class: "buttons" }, ...buttons)));
+  clearComposer();
+  await chat.sendText(text);
 }
 
-async function changeKey() {
-  if (await askForKey()) started = start();
+function clearComposer() {
+  message.value = "";
+  drafts.set(chat.id, null);
+  resizeComposer();
 }
 
-// --- writing ---
-
-function fit() {
-  say.style.height = "auto";
-  say.style.height = `${say.scrollHeight + 2}px`;
+/** @param {string | null} text */
+function setQueued(text) {
+  queued = text;
+  const edit = () => {
+    message.value = [queued, message.value].filter(Boolean).join("\n\n");
+    setQueued(null);
+    resizeComposer();
+    message.focus();
+  };
+  byId("queue").hidden = !text;
+  byId("queue").replaceChildren(
+    ...(text ? [icon("clock"), h("span", { class: "hidden" }, "Queued message: "), h("span", { class: "text" }, text), h("span", { class: "hint" }, "Sent after this response"), iconButton("edit", "Edit queued message", edit), iconButton("close", "Remove queued message", () => setQueued(null))] : []),
+  );
 }
 
-/** @param {string} words */
-async function send(words) {
-  // Who is quicker than the page waits for it; what was typed stays until then.
-  if (!words.trim() || !(await started) || chat.reading) return;
-  const id = chat.id;
-  say.value = "";
-  draft.set(id, null);
-  fit();
-  await chat.say(words);
+function sendQueued() {
+  const text = queued;
+  if (!text || chat.reading) return;
+  setQueued(null);
+  chat.sendText(text);
 }
 
-byId("compose").addEventListener("submit", (/** @type {Event} */ event) => {
+byId("composer").addEventListener("submit", (/** @type {Event} */ event) => {
   event.preventDefault();
-  send(say.value);
+  submit(message.value);
 });
-say.addEventListener("input", () => {
-  draft.set(chat.id, say.value);
-  fit();
+message.addEventListener("input", () => {
+  drafts.set(chat.id, message.value);
+  resizeComposer();
 });
-say.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+message.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
-  send(say.value);
+  submit(message.value);
 });
-// What stands behind "#" names a conversation.
+// The URL fragment names a conversation, so the link only moves the focus.
 document.querySelector(".skip")?.addEventListener("click", (event) => {
   event.preventDefault();
-  say.focus();
+  message.focus();
 });
 byId("stop").addEventListener("click", () => chat.stop());
+
+// --- keyboard ---
+
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && app.classList.contains("open")) drawer(false);
-  else if (event.key === "Escape" && !byId("dialog").open) chat.stop();
+  if (byId("dialog").open) return;
+  const isCommand = (event.ctrlKey || event.metaKey) && !event.altKey;
+  if (event.key === "Escape" && app.classList.contains("open")) closeDrawer(true);
+  else if (event.key === "Escape") chat.stop();
+  else if (isCommand && event.key.toLowerCase() === "k") {
+    event.preventDefault();
+    if (!wideEnoughForSidebar.matches) openDrawer();
+    byId("search").focus();
+  } else if (isCommand && event.shiftKey && event.key.toLowerCase() === "o") {
+    event.preventDefault();
+    navigate(null);
+  }
 });
 
-// --- the rest of the frame ---
+// --- sidebar and header ---
 
-/** @param {boolean} isOpen */
-function drawer(isOpen) {
-  app.classList.toggle("open", isOpen);
-  byId("open-sidebar").setAttribute("aria-expanded", String(isOpen));
-  (isOpen ? byId("close-sidebar") : byId("open-sidebar")).focus();
+const wideEnoughForSidebar = matchMedia("(min-width: 761px)");
+
+function openDrawer() {
+  app.classList.add("open");
+  byId("open-sidebar").setAttribute("aria-expanded", "true");
+  byId("close-sidebar").focus();
 }
 
-byId("open-sidebar").addEventListener("click", () => drawer(true));
-byId("close-sidebar").addEventListener("click", () => drawer(false));
-byId("new").addEventListener("click", () => goTo(null));
-byId("key").addEventListener("click", changeKey);
+function closeDrawer(returnsFocus = false) {
+  app.classList.remove("open");
+  byId("open-sidebar").setAttribute("aria-expanded", "false");
+  if (returnsFocus) byId("open-sidebar").focus();
+}
+
+byId("open-sidebar").addEventListener("click", openDrawer);
+byId("close-sidebar").addEventListener("click", () => closeDrawer(true));
+byId("new").addEventListener("click", () => navigate(null));
+byId("key").addEventListener("click", async () => {
+  if (await askForKey()) started = start();
+});
+byId("connect").addEventListener("click", () => teams.chosen && showConnect(teams.chosen, chat.id));
+byId("settings").addEventListener("click", () => showSettings(chat.id));
+byId("export").addEventListener("click", () => showExport(chat.path(), sidebar.titleOf(chat.id)));
 teams.select.addEventListener("change", () => {
-  teams.meetAgents();
-  // Another team is another conversation.
-  if (chat.turns.length) goTo(null);
+  updateTeam();
+  // A conversation belongs to one team.
+  if (chat.turns.length) navigate(null);
   else showWelcome();
 });
-byId("make-agent").addEventListener("click", async () => {
+byId("agents").addEventListener("click", async () => {
   try {
-    const { options, data } = await call("/v1/agents");
-    const known = data.filter((/** @type {any} */ one) => one.is_editable).map((/** @type {any} */ one) => one.name);
-    const made = await makeAgent(options, known);
-    if (!made) return;
+    const changed = await manageAgents(await requestJson("/v1/agents?limit=100"));
+    if (!changed?.name) return;
     await teams.load();
-    teams.choose(made.name);
-    goTo(null);
+    if (!changed.isDeleted) teams.choose(changed.name);
+    updateTeam();
+    navigate(null);
     showWelcome();
   } catch (error) {
-    showTrouble(error);
+    showError(error);
   }
 });
 
 const THEMES = ["system", "light", "dark"];
 /** @param {string} theme */
-function paint(theme) {
+function applyTheme(theme) {
   if (theme === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
-  byId("theme").textContent = `Theme: ${theme}`;
-  byId("theme").setAttribute("aria-label", `Colours: ${theme === "system" ? "as the system" : theme}`);
+  /** @type {HTMLElement} */ (byId("theme").querySelector("span")).textContent = `Theme: ${theme}`;
 }
 byId("theme").addEventListener("click", () => {
-  const next = THEMES[(THEMES.indexOf(forGood.get("handoff.theme") ?? "system") + 1) % THEMES.length];
-  forGood.set("handoff.theme", next === "system" ? null : next);
-  paint(next);
+  const next = THEMES[(THEMES.indexOf(persistent.get("handoff.theme") ?? "system") + 1) % THEMES.length];
+  persistent.set("handoff.theme", next === "system" ? null : next);
+  applyTheme(next);
 });
-paint(forGood.get("handoff.theme") ?? "system");
+applyTheme(persistent.get("handoff.theme") ?? "system");
 
-// --- the beginning ---
+// --- start ---
 
-/** @returns {Promise<boolean>} whether the server can be asked */
+/** @returns {Promise<boolean>} whether the server can be used */
 async function start() {
-  byId("trouble").replaceChildren();
+  byId("error").replaceChildren();
   try {
     await teams.load();
   } catch (error) {
-    showTrouble(error, () => (started = start()));
+    showError(error, () => (started = start()));
     return false;
   }
-  // Not every server lets agents be made.
-  call("/v1/agents?limit=1").then(() => (byId("make-agent").hidden = false), () => undefined);
+  // Custom agents may be switched off.
+  requestJson("/v1/agents?limit=1").then(() => (byId("agents").hidden = false), () => undefined);
   sidebar.load();
-  await open(named());
+  await open(conversationInUrl());
+  performance.measure("usable");
   return true;
 }
 
 window.addEventListener("hashchange", () => {
-  if (named() !== chat.id) open(named());
+  if (conversationInUrl() !== chat.id) open(conversationInUrl());
 });
 let started = start();

@@ -1,20 +1,25 @@
-// One conversation as it is shown: the turns on the way to one end of its tree, the ways that branch off, and the answer
-// that is coming.
+// One conversation: the turns on the path to one leaf of its tree, the branches beside it, and the answer that is being written.
 
-import { Trouble, ask, call, chunksOf, eventsOf, streamOf } from "./api.js";
-import { byId, copyButton, h, tell } from "./dom.js";
-import { timelineOf } from "./timeline.js";
-import { settleApproval, TurnView } from "./turnview.js";
+import { ApiError, chunkEvents, readChunks, request, requestJson, turnStream } from "./api.js";
+import { announce, byId, copyButton, h, iconButton } from "./dom.js";
+import { icon } from "./icons.js";
+import { markdownReady } from "./markdown.js";
+import { timeline } from "./timeline.js";
+import { settleApproval, TurnView } from "./turn-view.js";
 
-/** Turns that nothing can follow; shown only where nothing else came after them. */
-const LOST = new Set(["failed", "interrupted"]);
+/** Statuses of turns that no other turn continues. */
+const FAILED = new Set(["failed", "interrupted"]);
 
 /** @param {any} turn */
-const isLost = (turn) => LOST.has(turn.status) || (turn.status === "cancelled" && !turn.answer.length);
+const isFailed = (turn) => FAILED.has(turn.status) || (turn.status === "cancelled" && !turn.answer.length);
+/** @param {any} turn */
+const inputKey = (turn) => JSON.stringify(turn.input.map((/** @type {any} */ one) => [one.role, one.content]));
 
 export class Chat {
-  /** @param {{team: () => string, onfloor: (agent: string) => void, onturn: () => void, onbusy: (busy: boolean) => void,
-   *   ontrouble: (error: unknown) => void, onbegun: (id: string) => void}} actions */
+  /** @param {{team: () => string, options: () => object, onagent: (agent: string) => void, onturn: () => void,
+   *   onbusy: (busy: boolean) => void, onerror: (error: unknown, retry?: () => unknown) => void,
+   *   onmodel: (model: string) => void, onevents: (turns: any[]) => void, onevent: (event: any) => void,
+   *   onstarted: (id: string) => void, onidle?: () => void, oncompare: (turns: any[], turn: any) => void}} actions */
   constructor(actions) {
     this.actions = actions;
     this.list = byId("turns");
@@ -24,56 +29,61 @@ export class Chat {
     /** @type {any[]} */
     this.turns = [];
     /** @type {string | null} */
-    this.end = null;
+    this.leaf = null;
     /** @type {AbortController | null} */
     this.reading = null;
     /** @type {string | null} */
     this.running = null;
     this.follows = true;
+    let lastTop = 0;
     this.scroll.addEventListener("scroll", () => {
       const { scrollTop, scrollHeight, clientHeight } = this.scroll;
-      this.follows = scrollHeight - scrollTop - clientHeight < 90;
+      // Content that grows moves the end away without a scroll; only scrolling up ends the following.
+      this.follows = scrollHeight - scrollTop - clientHeight < 90 || (this.follows && scrollTop >= lastTop);
+      lastTop = scrollTop;
       byId("to-end").hidden = this.follows;
     });
-    byId("to-end").addEventListener("click", () => this.toEnd());
-    new ResizeObserver(() => this.follows && this.toEnd()).observe(this.list);
+    byId("to-end").addEventListener("click", () => this.scrollToEnd());
+    new ResizeObserver(() => this.follows && this.scrollToEnd()).observe(this.list);
   }
 
-  // --- showing what is kept ---
+  // --- stored turns ---
 
   /** @param {string | null} id */
   async open(id) {
-    this.leave();
+    this.detach();
     this.id = id;
     this.turns = [];
-    this.end = null;
+    this.leaf = null;
     this.list.replaceChildren();
     this.follows = true;
+    this.actions.onagent("");
+    this.actions.onevents([]);
     if (id) await this.refresh();
   }
 
-  /** Stop reading; a turn that runs goes on without us. */
-  leave() {
+  /** Stop reading; a running turn continues on the server. */
+  detach() {
     this.reading?.abort();
     this.reading = null;
     this.running = null;
     this.actions.onbusy(false);
   }
 
-  /** Read the tree anew. @param {string} [end] the turn to be shown last, if not the conversation's head */
-  async refresh(end) {
+  /** Load the turns. @param {string} [leaf] the turn to show last; by default the head of the conversation */
+  async refresh(leaf) {
     const id = this.id;
-    const tree = await call(`/v1/conversations/${encodeURIComponent(/** @type {string} */ (id))}/turns`);
+    const [tree] = await Promise.all([requestJson(`/v1/conversations/${encodeURIComponent(/** @type {string} */ (id))}/turns`), markdownReady]);
     if (id !== this.id) return;
     this.turns = tree.data;
     const newest = this.turns[this.turns.length - 1];
-    const isOpen = newest && (newest.status === "running" || (isLost(newest) && !end));
-    this.end = end && this.turn(end) ? end : isOpen ? newest.id : tree.head_id;
+    const isUnfinished = newest && (newest.status === "running" || (isFailed(newest) && !leaf));
+    this.leaf = leaf && this.turn(leaf) ? leaf : isUnfinished ? newest.id : tree.head_id;
+    if (this.model) this.actions.onmodel(this.model);
     this.show();
     const running = this.turns.find((turn) => turn.status === "running");
-    if (running && running.id === this.end) this.attach(running.id, this.list.lastElementChild);
-    const model = newest?.model;
-    if (model) this.actions.onturn();
+    if (running && running.id === this.leaf) this.attach(running.id, this.list.lastElementChild);
+    if (newest?.model) this.actions.onturn();
   }
 
   /** @param {string | null} id */
@@ -86,75 +96,112 @@ export class Chat {
     return named[named.length - 1]?.model;
   }
 
-  get path() {
+  /** @param {string | null} [leaf] @returns {any[]} the turns from the root to `leaf` */
+  path(leaf = this.leaf) {
     const found = [];
-    for (let turn = this.turn(this.end); turn; turn = this.turn(turn.parent_id)) found.unshift(turn);
+    for (let turn = this.turn(leaf); turn; turn = this.turn(turn.parent_id)) found.unshift(turn);
     return found;
   }
 
-  /** The turns that begin where this one does, and can be stepped between. @param {any} turn */
+  /** The path with the failed turns beside it, except those whose message was sent again. */
+  get visible() {
+    const path = this.path();
+    /** @type {any[]} */
+    const found = [];
+    const addFailed = (/** @type {string | null} */ parent, /** @type {any} */ next) => {
+      const resent = next && inputKey(next);
+      const failed = this.turns.filter(
+        (turn) => turn.parent_id === parent && turn !== next && isFailed(turn) && (!next || turn.created_at < next.created_at),
+      );
+      failed.forEach((turn, index) => {
+        const later = failed.slice(index + 1).some((one) => inputKey(one) === inputKey(turn));
+        if (!later && inputKey(turn) !== resent) found.push(turn);
+      });
+    };
+    let parent = null;
+    for (const turn of path) {
+      addFailed(parent, turn);
+      found.push(turn);
+      if (!isFailed(turn)) parent = turn.id;
+    }
+    if (!path.length || !isFailed(path[path.length - 1])) addFailed(parent, null);
+    return found;
+  }
+
+  /** The turns with the same parent that can be stepped between. @param {any} turn */
   siblings(turn) {
-    return this.turns.filter((one) => one.parent_id === turn.parent_id && (!isLost(one) || one.id === turn.id));
+    return this.turns.filter((one) => one.parent_id === turn.parent_id && (!isFailed(one) || one.id === turn.id));
   }
 
   show() {
-    const path = this.path;
-    this.list.replaceChildren(...path.map((turn) => this.item(turn)));
-    const last = path[path.length - 1];
-    this.actions.onfloor(last?.agent ?? "");
-    this.toEnd();
-    this.settleApprovals().catch((error) => this.actions.ontrouble(error));
+    const turns = this.visible;
+    this.list.replaceChildren(...turns.map((turn) => this.item(turn)));
+    this.actions.onagent(turns[turns.length - 1]?.agent ?? "");
+    this.actions.onevents(turns);
+    this.scrollToEnd();
+    this.settleApprovals().catch((error) => this.actions.onerror(error));
   }
 
-  /** What was decided since it was asked for, here or elsewhere, has no buttons any more. */
+  /** Remove the buttons of approvals that were decided elsewhere or expired. */
   async settleApprovals() {
     const cards = [...this.list.querySelectorAll(".approval:has(.buttons)")];
     if (!cards.length) return;
     const query = new URLSearchParams({ conversation_id: this.id ?? "", status: "pending", limit: "100" });
-    const open = new Set((await call(`/v1/approvals?${query}`)).data.map((/** @type {any} */ one) => one.id));
+    const pending = new Set((await requestJson(`/v1/approvals?${query}`)).data.map((/** @type {any} */ one) => one.id));
     for (const card of cards) {
       const id = /** @type {HTMLElement} */ (card).dataset.approval ?? "";
-      if (open.has(id)) continue;
-      // One that is gone was deleted with its call.
-      const approval = await call(`/v1/approvals/${encodeURIComponent(id)}`).catch(() => ({ status: "expired" }));
+      if (pending.has(id)) continue;
+      const approval = await requestJson(`/v1/approvals/${encodeURIComponent(id)}`).catch(() => ({ status: "expired" }));
       settleApproval(card, approval.status);
     }
   }
 
   /** @param {any} turn */
   item(turn) {
-    const view = this.view();
-    for (const { type, agent, data } of turn.events) view.add({ ...data, type, agent });
-    if (!turn.events.length) this.tellAnswer(view, turn);
-    if (turn.status === "interrupted") view.fail("The server was stopped before this was answered.");
-    const item = h("li", { class: "turn" }, this.asked(turn), view.element);
-    if (turn.status !== "running") item.append(this.below(turn, view));
+    const view = this.render(turn);
+    const item = h("li", { class: isFailed(turn) ? "turn failed" : "turn", "data-turn": turn.id }, this.userMessage(turn), view.element);
+    if (turn.status !== "running") item.append(this.footer(turn, view));
     return item;
   }
 
-  view() {
-    const view = new TurnView({ decide: (id, decision, card) => this.decide(id, decision, card) });
-    view.onfloor = (agent) => this.actions.onfloor(agent);
+  /** Render a stored turn. @param {any} turn @returns {TurnView} */
+  render(turn) {
+    const view = this.view();
+    for (const { type, agent, data } of turn.events) view.add({ ...data, type, agent });
+    if (!turn.events.length) this.addStoredAnswer(view, turn);
+    if (turn.status === "interrupted") view.fail("The server stopped before this turn was finished.");
+    view.closeText();
     return view;
   }
 
+  view() {
+    return new TurnView({ decide: (id, decision, card) => this.decide(id, decision, card) });
+  }
+
   /** @param {TurnView} view @param {any} turn */
-  tellAnswer(view, turn) {
-    for (const { agent, content } of turn.answer) view.add({ type: "text.delta", agent, text: textOf(content) });
+  addStoredAnswer(view, turn) {
+    for (const { agent, content } of turn.answer) view.add({ type: "text.delta", agent, text: plainText(content) });
     if (turn.status !== "running") view.add({ type: `turn.${turn.status}`, finish_reason: turn.finish_reason });
   }
 
-  /** What the person said. @param {any} turn */
-  asked(turn) {
-    const said = turn.input.filter((/** @type {any} */ one) => one.role === "user");
-    if (!said.length) return null;
-    const box = h("div", { class: "mine" });
-    const words = said.map((/** @type {any} */ one) => textOf(one.content)).join("\n\n");
-    const edit = h("button", { type: "button", class: "quiet late", onclick: () => this.edit(turn, box, words) }, "Edit");
+  /** @param {any} turn */
+  userMessage(turn) {
+    const messages = turn.input.filter((/** @type {any} */ one) => one.role === "user");
+    if (!messages.length) return null;
+    const box = h("div", { class: "user" });
+    const text = messages.map((/** @type {any} */ one) => plainText(one.content)).filter(Boolean).join("\n\n");
+    const images = messages.flatMap((/** @type {any} */ one) => imageSources(one.content));
     box.append(
       h("span", { class: "hidden" }, "You:"),
-      h("div", { class: "words" }, words),
-      h("div", { class: "actions" }, this.stepper(turn), copyButton("Copy", () => words), edit),
+      ...images.map((source) => h("img", { class: "attached", src: source, alt: "Attached image" })),
+      text && h("div", { class: "text" }, text),
+      h(
+        "div",
+        { class: "actions" },
+        this.stepper(turn),
+        copyButton("Copy message", () => text),
+        iconButton("edit", "Edit message", () => this.edit(turn, box, text)),
+      ),
     );
     return box;
   }
@@ -166,85 +213,88 @@ export class Chat {
     const at = all.findIndex((one) => one.id === turn.id);
     const go = (/** @type {number} */ to) => () => {
       if (this.running) return;
-      this.end = this.newestBehind(all[to]);
+      this.leaf = this.newestLeaf(all[to]);
       this.show();
-      tell(`Version ${to + 1} of ${all.length}`);
+      announce(`Version ${to + 1} of ${all.length}`);
     };
     return h(
       "span",
       { class: "branches", role: "group", "aria-label": "Versions" },
-      h("button", { type: "button", class: "quiet", "aria-label": "Version before", disabled: at === 0, onclick: go(at - 1) }, "‹"),
-      `${at + 1}/${all.length}`,
-      h("button", { type: "button", class: "quiet", "aria-label": "Next version", disabled: at === all.length - 1, onclick: go(at + 1) }, "›"),
+      iconButton("chevronLeft", "Previous version", go(at - 1), { disabled: at === 0 }),
+      h("span", { class: "count" }, `${at + 1}/${all.length}`),
+      iconButton("chevronRight", "Next version", go(at + 1), { disabled: at === all.length - 1 }),
+      iconButton("columns", "Compare versions", () => this.actions.oncompare(all, turn)),
     );
   }
 
   /** @param {any} turn */
-  newestBehind(turn) {
+  newestLeaf(turn) {
     for (let last = turn; ; ) {
-      const next = this.turns.filter((one) => one.parent_id === last.id && !isLost(one));
+      const next = this.turns.filter((one) => one.parent_id === last.id && !isFailed(one));
       if (!next.length) return last.id;
       last = next[next.length - 1];
     }
   }
 
-  /** @param {any} turn @param {TurnView} view */
-  below(turn, view) {
-    const place = h("div");
-    const showTimeline = async (/** @type {Event} */ event) => {
-      const button = /** @type {HTMLElement} */ (event.currentTarget);
-      if (place.childElementCount) {
-        place.replaceChildren();
-        button.setAttribute("aria-expanded", "false");
-        return;
-      }
-      try {
-        place.replaceChildren(await timelineOf(turn.id));
-        button.setAttribute("aria-expanded", "true");
-      } catch (error) {
-        this.actions.ontrouble(error);
-      }
-    };
-    const buttons = [];
-    if (view.text.trim()) buttons.push(copyButton("Copy", () => view.text.trim()));
-    if (turn.input.length) {
-      const words = isLost(turn) ? "Try again" : "Answer anew";
-      buttons.push(h("button", { type: "button", class: "quiet late", onclick: () => this.again(turn) }, words));
+  /** What is below an answer: actions, usage and the timeline. @param {any} turn @param {TurnView} view */
+  footer(turn, view) {
+    const place = h("div", { class: "timeline-place" });
+    const footer = h("div", { class: "actions" });
+    if (isFailed(turn)) {
+      footer.append(
+        h("span", { class: "hint" }, "Not part of the conversation."),
+        h("button", { type: "button", class: "quiet", onclick: () => this.regenerate(turn) }, icon("refresh"), "Try again"),
+      );
+    } else {
+      if (view.text) footer.append(copyButton("Copy response", () => view.text));
+      footer.append(iconButton("refresh", "Regenerate", () => this.regenerate(turn)));
     }
     if (turn.events.length) {
-      buttons.push(
-        h("button", { type: "button", class: "quiet late", "aria-expanded": "false", onclick: showTimeline }, "Timeline"),
-      );
+      const toggle = iconButton("clock", "Timeline", () => {
+        const isOpen = toggle.getAttribute("aria-expanded") === "true";
+        toggle.setAttribute("aria-expanded", String(!isOpen));
+        place.replaceChildren(...(isOpen ? [] : [timeline(turn, { path: this.path(turn.id), branch: (messages) => this.branch(turn, messages) })]));
+      }, { "aria-expanded": "false" });
+      footer.append(toggle);
     }
-    return h("div", {}, h("div", { class: "actions" }, ...buttons), place);
+    const summary = turnSummary(turn);
+    if (summary) footer.append(h("span", { class: "usage" }, summary));
+    return h("div", { class: "below" }, footer, place);
   }
 
-  // --- saying something ---
+  // --- sending ---
 
-  /** @param {string} words */
-  say(words) {
-    const last = this.path[this.path.length - 1];
-    const parent = last && isLost(last) ? last.parent_id : this.end;
-    return this.send([{ role: "user", content: words }], parent ?? "root");
+  /** @param {string} text @param {any[]} [parts] other content parts, such as images */
+  sendText(text, parts = []) {
+    const content = parts.length ? [...(text ? [{ type: "text", text }] : []), ...parts] : text;
+    const last = this.turn(this.leaf);
+    const parent = last && isFailed(last) ? last.parent_id : this.leaf;
+    return this.send([{ role: "user", content }], parent ?? "root");
   }
 
   /** @param {any} turn */
-  again(turn) {
+  regenerate(turn) {
     if (this.running) return undefined;
     return this.send(turn.input, turn.parent_id ?? "root", turn);
   }
 
-  /** @param {any} turn @param {HTMLElement} box @param {string} words */
-  edit(turn, box, words) {
+  /** Start a branch beside a turn. @param {any} turn @param {string} text */
+  branch(turn, text) {
+    if (this.running) return undefined;
+    return this.send([{ role: "user", content: text }], turn.parent_id ?? "root", turn);
+  }
+
+  /** @param {any} turn @param {HTMLElement} box @param {string} text */
+  edit(turn, box, text) {
     if (this.running) return;
     const input = h("textarea", { "aria-label": "Edit the message" });
-    input.value = words;
-    const leave = () => box.replaceWith(/** @type {Node} */ (this.asked(turn)));
+    input.value = text;
+    const cancel = () => box.replaceWith(/** @type {Node} */ (this.userMessage(turn)));
     const send = () => {
-      if (input.value.trim()) this.send([{ role: "user", content: input.value }], turn.parent_id ?? "root", turn);
+      if (input.value.trim()) this.branch(turn, input.value);
     };
     input.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-      if (event.key === "Escape") leave();
+      if (event.key === "Escape") cancel();
       else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
         event.preventDefault();
         send();
@@ -255,69 +305,69 @@ export class Chat {
       input,
       h(
         "div",
-        { class: "actions" },
-        h("button", { type: "button", class: "quiet", onclick: leave }, "Cancel"),
-        h("button", { type: "button", class: "main", onclick: send }, "Send"),
+        { class: "buttons" },
+        h("button", { type: "button", onclick: cancel }, "Cancel"),
+        h("button", { type: "button", class: "primary", onclick: send }, "Send"),
       ),
     );
     input.focus();
   }
 
   /**
-   * Ask, behind a turn.
+   * Send messages that follow a turn.
    * @param {any[]} messages
-   * @param {string} parent a turn's id, or "root"
-   * @param {any} [replaced] the turn in whose place this one is shown
+   * @param {string} parent a turn id, or "root"
+   * @param {any} [replaced] the turn in whose place the new one is shown
    */
   async send(messages, parent, replaced) {
     const id = (this.id ??= `page-${crypto.randomUUID()}`);
     const isNew = !this.turns.length;
-    if (replaced) this.cutBefore(replaced);
-    else this.dropLost();
+    if (replaced) this.removeFrom(replaced);
+    for (const item of [...this.list.querySelectorAll(":scope > li:not([data-turn])")]) item.remove();
     const turn = { id: "", parent_id: null, input: messages, events: [], answer: [], status: "running", model: "" };
     const item = this.item(turn);
+    item.removeAttribute("data-turn");
     this.list.append(item);
     this.follows = true;
-    this.toEnd();
-    if (isNew) this.actions.onbegun(id);
+    this.scrollToEnd();
+    if (isNew) this.actions.onstarted(id);
     const signal = this.startReading();
+    const idempotencyKey = crypto.randomUUID();
     const begin = () =>
-      ask("/v1/chat/completions", {
+      request("/v1/chat/completions", {
         method: "POST",
         signal,
-        body: { model: this.actions.team(), stream: true, messages },
+        body: { model: this.actions.team(), stream: true, ...this.actions.options(), messages },
         headers: {
           "X-Conversation-Id": id,
           "X-Parent-Id": parent,
           "X-On-Disconnect": "detach",
           "X-Handoff-Events": "all",
-          "Idempotency-Key": crypto.randomUUID(),
+          "Idempotency-Key": idempotencyKey,
         },
       });
     return this.read(begin, item, null, () => this.send(messages, parent, replaced));
   }
 
-  /** @param {any} turn */
-  cutBefore(turn) {
-    const at = this.path.findIndex((one) => one.id === turn.id);
-    while (at >= 0 && this.list.childElementCount > at) this.list.lastElementChild?.remove();
+  /** Remove a turn and what follows it from the list. @param {any} turn */
+  removeFrom(turn) {
+    const first = this.list.querySelector(`:scope > li[data-turn="${CSS.escape(turn.id)}"]`);
+    for (let item = first; item; ) {
+      const next = item.nextElementSibling;
+      item.remove();
+      item = next;
+    }
   }
 
-  dropLost() {
-    const path = this.path;
-    if (path.length && isLost(path[path.length - 1])) this.list.lastElementChild?.remove();
-    while (this.list.childElementCount > path.length) this.list.lastElementChild?.remove();
-  }
-
-  /** Go on reading a turn that runs. @param {string} id @param {Element | null} item */
+  /** Continue to read a running turn. @param {string} id @param {Element | null} item */
   attach(id, item) {
     const signal = this.startReading();
     this.running = id;
-    return this.read(() => streamOf(id, signal), /** @type {HTMLElement} */ (item), id, () => this.refresh(id));
+    return this.read(() => turnStream(id, signal), /** @type {HTMLElement} */ (item), id, () => this.refresh(id));
   }
 
   startReading() {
-    this.leave();
+    this.detach();
     this.reading = new AbortController();
     this.actions.onbusy(true);
     return this.reading.signal;
@@ -327,75 +377,103 @@ export class Chat {
    * @param {() => Promise<Response>} begin
    * @param {HTMLElement} item
    * @param {string | null} id
-   * @param {() => unknown} again
+   * @param {() => unknown} retry
    */
-  async read(begin, item, id, again) {
+  async read(begin, item, id, retry) {
     const reading = /** @type {AbortController} */ (this.reading);
+    await markdownReady;
     const view = this.view();
     item.querySelector(".answer")?.replaceWith(view.element);
     view.begin();
-    view.onfloor = (agent) => {
-      this.actions.onfloor(agent);
-      tell(`${agent} answers`);
+    view.onagent = (agent) => {
+      this.actions.onagent(agent);
+      announce(`${agent} is responding`);
     };
     const options = {
       turn: id,
       signal: reading.signal,
       onturn: (/** @type {string} */ turn) => (this.running = turn),
-      onlost: () => tell("The connection was lost; trying again"),
+      onconnection: (/** @type {boolean} */ isConnected) => {
+        view.setConnection(isConnected);
+        announce(isConnected ? "Connection restored" : "Connection lost. Reconnecting");
+      },
     };
+    let isComplete = false;
     try {
-      for await (const chunk of chunksOf(begin, options)) for (const event of eventsOf(chunk)) view.add(event);
-      tell("The answer is complete");
+      for await (const chunk of readChunks(begin, options)) {
+        for (const event of chunkEvents(chunk)) {
+          view.add(event);
+          this.actions.onevent(event);
+        }
+      }
+      isComplete = true;
+      announce("Response complete");
     } catch (error) {
       if (reading.signal.aborted) return;
-      if (error instanceof Trouble && error.status === 401) this.actions.ontrouble(error);
-      const words = error instanceof Error ? error.message : "Something went wrong.";
-      view.fail(words, h("button", { type: "button", onclick: again }, "Try again"));
+      if (error instanceof ApiError && error.status === 401) this.actions.onerror(error, retry);
+      const message = error instanceof Error ? error.message : "An unexpected error occurred.";
+      view.fail(message, h("button", { type: "button", onclick: retry }, "Try again"));
     }
     const turn = this.running;
-    this.leave();
-    if (turn) await this.refresh(turn).catch((error) => this.actions.ontrouble(error));
+    this.detach();
+    if (turn) await this.refresh(turn).catch((error) => this.actions.onerror(error));
     this.actions.onturn();
+    if (isComplete) this.actions.onidle();
   }
 
   async stop() {
     if (!this.reading) return;
     try {
-      // Before the first word the answer has no id yet.
+      // Before the first chunk the id of the turn is unknown.
       const turn = this.running ?? (await this.runningTurn());
-      if (turn) await call(`/v1/chat/completions/${encodeURIComponent(turn)}/cancel`, { method: "POST" });
+      if (turn) await requestJson(`/v1/chat/completions/${encodeURIComponent(turn)}/cancel`, { method: "POST" });
     } catch (error) {
-      this.actions.ontrouble(error);
+      this.actions.onerror(error);
     }
   }
 
   async runningTurn() {
-    const tree = await call(`/v1/conversations/${encodeURIComponent(/** @type {string} */ (this.id))}/turns`);
+    const tree = await requestJson(`/v1/conversations/${encodeURIComponent(/** @type {string} */ (this.id))}/turns`);
     return tree.data.find((/** @type {any} */ turn) => turn.status === "running")?.id;
   }
 
   /** @param {string} id @param {"approve" | "refuse"} decision @param {HTMLElement} card */
   async decide(id, decision, card) {
-    for (const button of card.querySelectorAll("button")) button.disabled = true;
+    const buttons = /** @type {NodeListOf<HTMLButtonElement>} */ (card.querySelectorAll("button"));
+    for (const button of buttons) button.disabled = true;
     try {
-      const decided = await call(`/v1/approvals/${encodeURIComponent(id)}`, { method: "POST", body: { decision } });
-      tell(decision === "approve" ? "Approved" : "Refused");
-      await this.refresh(decided.resumed_turn_id ?? this.end ?? undefined);
+      const decided = await requestJson(`/v1/approvals/${encodeURIComponent(id)}`, { method: "POST", body: { decision } });
+      announce(decision === "approve" ? "Approved" : "Refused");
+      await this.refresh(decided.resumed_turn_id ?? this.leaf ?? undefined);
     } catch (error) {
-      for (const button of card.querySelectorAll("button")) button.disabled = false;
-      this.actions.ontrouble(error);
+      for (const button of buttons) button.disabled = false;
+      this.actions.onerror(error);
     }
   }
 
-  toEnd() {
+  scrollToEnd() {
     this.scroll.scrollTop = this.scroll.scrollHeight;
   }
 }
 
+/** @param {any} turn */
+function turnSummary(turn) {
+  const usage = [...turn.events].reverse().find((/** @type {any} */ event) => event.data?.usage && event.type.startsWith("turn."))?.data.usage;
+  return usage?.total_tokens ? `${usage.total_tokens.toLocaleString("en")} tokens` : "";
+}
+
+/** @param {any} content @returns {string[]} images that were pasted here; others are not loaded */
+function imageSources(content) {
+  if (!Array.isArray(content)) return [];
+  return content.map((part) => part.image_url?.url ?? "").filter((url) => /^data:image\/(png|jpeg|gif|webp);base64,/.test(url));
+}
+
 /** @param {any} content */
-function textOf(content) {
+function plainText(content) {
   if (typeof content === "string") return content;
   const parts = Array.isArray(content) ? content : [];
-  return parts.map((part) => part.text ?? part.refusal ?? `[${part.type.replace("_url", "")}]`).join("\n");
+  return parts
+    .map((part) => part.text ?? part.refusal ?? (imageSources([part]).length ? "" : `[${part.type.replace("_url", "")}]`))
+    .filter(Boolean)
+    .join("\n");
 }

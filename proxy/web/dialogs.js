@@ -1,19 +1,20 @@
-// Questions to the person: the key, a name, a confirmation, a new agent.
+// Dialogs: API key, title, confirmation, agents, comparison of versions, and settings.
 
-import { Trouble, call } from "./api.js";
-import { byId, h } from "./dom.js";
-import { key } from "./memory.js";
+import { ApiError, request, requestJson } from "./api.js";
+import { byId, h, iconButton } from "./dom.js";
+import { icon } from "./icons.js";
+import { apiKey } from "./storage.js";
 
 /**
- * Show a dialog and wait for what becomes of it.
+ * Show a dialog and wait for its result.
  * @param {string} title
- * @param {Node[]} body
- * @param {{action: string, danger?: boolean, submit: () => any}} options `submit` may raise what is to be told
- * @returns {Promise<any>} what `submit` gave, or undefined
+ * @param {any[]} body
+ * @param {{action?: string, danger?: boolean, submit?: () => any, wide?: boolean, extra?: any[]}} [options] errors of `submit` are shown in the dialog
+ * @returns {Promise<any>} the result of `submit`, or undefined if the dialog was closed
  */
-function open(title, body, { action, danger = false, submit }) {
+export function openDialog(title, body, { action, danger = false, submit, wide = false, extra = [] } = {}) {
   const dialog = byId("dialog");
-  const wrong = h("div", { role: "alert" });
+  const error = h("div", { role: "alert" });
   return new Promise((resolve) => {
     /** @type {any} */
     let result;
@@ -23,50 +24,62 @@ function open(title, body, { action, danger = false, submit }) {
         onsubmit: async (/** @type {Event} */ event) => {
           event.preventDefault();
           try {
-            result = await submit();
+            result = await submit?.();
             dialog.close();
-          } catch (error) {
-            wrong.className = "problem";
-            wrong.textContent = error instanceof Trouble ? error.message : "That did not work.";
+          } catch (problem) {
+            error.className = "problem";
+            error.replaceChildren(icon("warning"), h("p", {}, problem instanceof ApiError ? problem.message : "An unexpected error occurred."));
+            error.scrollIntoView({ block: "nearest" });
           }
         },
       },
-      h("h2", { id: "dialog-title" }, title),
-      ...body,
-      wrong,
+      h("header", {}, h("h2", { id: "dialog-title" }, title), iconButton("close", "Close dialog", () => dialog.close())),
+      h("div", { class: "dialog-body" }, ...body, error),
       h(
-        "div",
+        "footer",
         { class: "buttons" },
-        h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
-        h("button", { type: "submit", class: danger ? "danger" : "main" }, action),
+        ...extra,
+        action && h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
+        action && h("button", { type: "submit", class: danger ? "danger" : "primary" }, action),
       ),
     );
+    dialog.classList.toggle("wide", wide);
     dialog.replaceChildren(form);
     dialog.addEventListener("close", () => resolve(result), { once: true });
     if (!dialog.open) dialog.showModal();
+    form.querySelector("input, textarea, select")?.focus();
   });
 }
 
 /** @param {string} label @param {HTMLElement} input @param {string} [hint] */
-const field = (label, input, hint) =>
-  h("label", { class: "field" }, label, hint && h("span", { class: "hint" }, ` ${hint}`), input);
+export const field = (label, input, hint) =>
+  h("label", { class: "field" }, h("span", { class: "label" }, label), hint && h("span", { class: "hint" }, hint), input);
 
-/** Ask for the key. @returns {Promise<boolean>} whether there is a new one */
-export async function askForKey() {
+/** Ask for the API key and check it. @param {string} [reason] @returns {Promise<boolean>} whether a key was set */
+export async function askForKey(reason) {
   const input = h("input", { type: "password", autocomplete: "off", spellcheck: "false" });
-  const stays = h("input", { type: "checkbox" });
-  input.value = key.get();
-  stays.checked = key.isKept();
+  const persists = h("input", { type: "checkbox" });
+  const previous = apiKey.get();
+  const wasPersistent = apiKey.isPersistent();
+  input.value = previous;
+  persists.checked = wasPersistent;
   const body = [
+    reason && h("p", { class: "lead" }, reason),
     field("API key", input),
-    h("fieldset", {}, h("label", {}, stays, "Remember it in this browser, also when this tab is closed")),
-    h("p", { class: "hint" }, "It is sent to this server only, and never becomes part of an address."),
+    h("label", { class: "choice" }, persists, h("span", {}, "Remember in this browser after the tab is closed")),
+    h("p", { class: "hint" }, "The key is sent to this server only, in the Authorization header."),
   ];
-  const submit = () => {
-    key.set(input.value.trim(), stays.checked);
+  const submit = async () => {
+    apiKey.set(input.value.trim(), persists.checked);
+    try {
+      await request("/v1/models");
+    } catch (error) {
+      apiKey.set(previous, wasPersistent);
+      throw error;
+    }
     return true;
   };
-  return Boolean(await open("API key", body, { action: "Use this key", submit }));
+  return Boolean(await openDialog("API key", body, { action: "Save", submit }));
 }
 
 /** @param {string} title @returns {Promise<string | undefined>} */
@@ -74,40 +87,87 @@ export function askForTitle(title) {
   const input = h("input", { maxlength: "200", autocomplete: "off" });
   input.value = title;
   const submit = () => {
-    if (!input.value.trim()) throw new Trouble("A conversation needs a name.");
+    if (!input.value.trim()) throw new ApiError("Enter a title.");
     return input.value.trim();
   };
-  return open("Rename the conversation", [field("Name", input)], { action: "Rename", submit });
+  return openDialog("Rename conversation", [field("Title", input)], { action: "Rename", submit });
 }
 
-/** @param {string} title @returns {Promise<boolean | undefined>} */
-export function confirmDeletion(title) {
-  const words = h("p", {}, "“", h("b", {}, title), "” and everything in it will be deleted. This cannot be undone.");
-  return open("Delete the conversation?", [words], { action: "Delete", danger: true, submit: () => true });
+/** @param {string} title @param {string} text @returns {Promise<boolean | undefined>} */
+export function confirmDeletion(title, text) {
+  return openDialog(title, [h("p", {}, text)], { action: "Delete", danger: true, submit: () => true });
 }
 
-/** The form that makes an agent. @param {any} options what may be chosen @param {string[]} known agents to hand over to */
-export function makeAgent(options, known) {
-  const name = h("input", { required: true, maxlength: "64", pattern: "[A-Za-z0-9][A-Za-z0-9_.\\-]{0,63}", autocomplete: "off" });
+/**
+ * List the caller's agents.
+ * @param {any} listed the body of `GET /v1/agents`
+ * @returns {Promise<{name?: string, isDeleted?: boolean} | undefined>} what changed
+ */
+export async function manageAgents({ options, data }) {
+  const own = data.filter((/** @type {any} */ one) => one.is_editable);
+  if (!own.length) return editAgent(options, [], null);
+  /** @type {any} */
+  let chosen;
+  const close = () => byId("dialog").close();
+  const choose = (/** @type {any} */ value) => () => {
+    chosen = value;
+    close();
+  };
+  const rows = own.map((/** @type {any} */ agent) =>
+    h(
+      "li",
+      {},
+      h("div", {}, h("b", {}, agent.name), h("span", { class: "hint" }, agent.description || agent.model)),
+      iconButton("edit", `Edit ${agent.name}`, choose({ edit: agent })),
+      iconButton("trash", `Delete ${agent.name}`, choose({ remove: agent })),
+    ),
+  );
+  const create = h("button", { type: "button", class: "primary", onclick: choose({ edit: null }) }, icon("plus"), "New agent");
+  await openDialog("Agents", [h("ul", { class: "agent-list" }, ...rows)], { extra: [create] });
+  if (!chosen) return undefined;
+  if (chosen.remove) {
+    const { name } = chosen.remove;
+    if (!(await confirmDeletion(`Delete agent ${name}?`, "The agent and all its versions are deleted. This cannot be undone."))) return undefined;
+    await request(`/v1/agents/${encodeURIComponent(name)}`, { method: "DELETE" });
+    return { name, isDeleted: true };
+  }
+  const known = own.map((/** @type {any} */ one) => one.name).filter((/** @type {string} */ name) => name !== chosen.edit?.name);
+  return editAgent(options, known, chosen.edit);
+}
+
+/**
+ * The form of an agent. Its limits are those of the API (`PUT`-like: every save is a new version).
+ * @param {any} options what the server offers @param {string[]} known possible handoff targets @param {any} agent null for a new one
+ */
+function editAgent(options, known, agent) {
+  const name = h("input", { required: true, maxlength: "64", pattern: "[A-Za-z0-9][A-Za-z0-9_.\\-]{0,63}", autocomplete: "off", title: "Letters, digits, '_', '.' and '-', beginning with a letter or digit", disabled: Boolean(agent) });
   const description = h("input", { maxlength: "500", autocomplete: "off" });
-  const instructions = h("textarea", { required: true, rows: "6" });
-  const model = h("select", {}, ...options.models.map((/** @type {string} */ one) => h("option", {}, one)));
-  const parallel = h("input", { type: "number", min: "1", max: "64", value: "8" });
-  const seconds = h("input", { type: "number", min: "1", max: "3600", value: "30" });
-  const tools = options.tools.map((/** @type {any} */ tool) => choice(tool.name, tool.description));
-  const handoffs = known.map((agent) => choice(agent, ""));
+  const instructions = h("textarea", { required: true, rows: "6", maxlength: "32768" });
+  const models = agent && !options.models.includes(agent.model) ? [agent.model, ...options.models] : options.models;
+  const model = h("select", {}, ...models.map((/** @type {string} */ one) => h("option", {}, one)));
+  const parallel = h("input", { type: "number", min: "1", max: "64", required: true });
+  const seconds = h("input", { type: "number", min: "1", max: "600", step: "any", required: true });
+  name.value = agent?.name ?? "";
+  description.value = agent?.description ?? "";
+  instructions.value = agent?.instructions ?? "";
+  if (agent) model.value = agent.model;
+  parallel.value = String(agent?.max_parallel_tools ?? 8);
+  seconds.value = String(agent?.tool_call_timeout ?? 30);
+  const tools = options.tools.map((/** @type {any} */ tool) => choice(tool.name, tool.description, agent?.tools.includes(tool.name)));
+  const conditions = new Map((agent?.handoffs ?? []).map((/** @type {any} */ one) => [one.to, one.when]));
+  const handoffs = [...new Set([...known, .../** @type {string[]} */ ([...conditions.keys()])])].map((target) => choice(target, /** @type {string} */ (conditions.get(target)) ?? "", conditions.has(target)));
   const chosen = (/** @type {any[]} */ all) => all.filter(({ box }) => box.checked).map(({ value }) => value);
   const body = [
-    field("Name", name, "letters, digits, _ . and -"),
-    field("What it is for", description),
-    field("Instructions", instructions, "what the agent is told before every conversation"),
+    field("Name", name, agent ? "" : "Letters, digits, _ . and -"),
+    field("Description", description),
+    field("Instructions", instructions, "System prompt of the agent"),
     field("Model", model),
-    options.tools.length && h("fieldset", {}, h("legend", {}, "Tools"), ...tools.map((/** @type {any} */ one) => one.label)),
-    known.length && h("fieldset", {}, h("legend", {}, "May hand over to"), ...handoffs.map((one) => one.label)),
-    h("div", { class: "pair" }, field("Tools at once", parallel), field("Seconds for a tool", seconds)),
-  ].filter(Boolean);
+    tools.length > 0 && h("fieldset", {}, h("legend", {}, "Tools"), ...tools.map((/** @type {any} */ one) => one.label)),
+    handoffs.length > 0 && h("fieldset", {}, h("legend", {}, "Handoff targets"), ...handoffs.map((one) => one.label)),
+    h("div", { class: "pair" }, field("Maximum parallel tool calls", parallel), field("Timeout (seconds)", seconds, "per tool call")),
+  ];
   const submit = () =>
-    call("/v1/agents", {
+    requestJson(agent ? `/v1/agents/${encodeURIComponent(agent.name)}` : "/v1/agents", {
       method: "POST",
       body: {
         name: name.value.trim(),
@@ -115,19 +175,21 @@ export function makeAgent(options, known) {
         instructions: instructions.value,
         model: model.value,
         tools: chosen(tools),
-        handoffs: chosen(handoffs).map((to) => ({ to, when: "" })),
+        handoffs: chosen(handoffs).map((to) => ({ to, when: conditions.get(to) ?? "" })),
         max_parallel_tools: Number(parallel.value),
         tool_call_timeout: Number(seconds.value),
+        ...(agent?.limits && Object.keys(agent.limits).length ? { limits: agent.limits } : {}),
       },
     });
-  return open("New agent", /** @type {Node[]} */ (body), { action: "Create", submit });
+  return openDialog(agent ? `Edit agent ${agent.name}` : "New agent", body, { action: agent ? "Save" : "Create", submit });
 }
 
-/** @param {string} value @param {string} words */
-function choice(value, words) {
+/** @param {string} value @param {string} text @param {boolean} [isChecked] */
+function choice(value, text, isChecked = false) {
   const box = h("input", { type: "checkbox" });
-  // Descriptions are written for models, and go on for long; their first sentence says what a tool is for.
-  [words] = words.split(/(?<=[.!?])\s/);
-  const label = h("label", {}, box, h("span", {}, value, words && h("span", { class: "hint" }, ` ${words}`)));
+  box.checked = isChecked;
+  // Tool descriptions are written for models; the first sentence is enough here.
+  const [summary] = text.split(/(?<=[.!?])\s/);
+  const label = h("label", { class: "choice" }, box, h("span", {}, value, summary && h("span", { class: "hint" }, summary)));
   return { value, box, label };
 }

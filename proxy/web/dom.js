@@ -1,7 +1,9 @@
-// Making and finding elements. Text is always set as text: nothing here reads markup.
+// Element helpers. Text is always set as text; nothing here parses markup.
+
+import { icon } from "./icons.js";
 
 /**
- * Make an element. Properties whose names begin with "on" are listeners, others attributes; null and false are left out.
+ * Create an element. Properties that begin with "on" are listeners, others attributes; null, undefined and false are skipped.
  * @param {string} tag
  * @param {Record<string, any>} [properties]
  * @param {...(Node | string | null | undefined | false)} children
@@ -14,29 +16,61 @@ export function h(tag, properties = {}, ...children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(.../** @type {any} */ (children.filter((child) => child !== null && child !== undefined && child !== false)));
   return element;
+}
+
+/** Replace the children of an element; null, undefined and false are skipped. @param {Element} element @param {...any} children */
+export function fill(element, ...children) {
+  element.replaceChildren(...children.filter((child) => child !== null && child !== undefined && child !== false));
 }
 
 /** @param {string} id @returns {any} */
 export const byId = (id) => document.getElementById(id);
 
-/** Tell what happened to those who listen to the page instead of looking at it. @param {string} words */
-export function tell(words) {
-  byId("told").textContent = words;
+/** Announce a change to screen readers. @param {string} text */
+export function announce(text) {
+  byId("announcer").textContent = text;
 }
 
-/** A button that says for a moment that it did what it is for. @param {string} label @param {() => string} text */
+/**
+ * @param {any} name of the icon @param {string} label accessible name and tooltip @param {(event: Event) => void} onclick
+ * @param {Record<string, any>} [properties]
+ */
+export function iconButton(name, label, onclick, properties = {}) {
+  return h("button", { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...properties }, icon(name));
+}
+
+/** A button that confirms for a moment that it copied. @param {string} label @param {() => string} text */
 export function copyButton(label, text) {
-  const button = h("button", { type: "button", class: "quiet late" }, label);
+  const state = h("span", { class: "hidden", role: "status" });
+  const button = h("button", { type: "button", class: "icon-button", "aria-label": label, title: label }, icon("copy"), state);
+  const show = (/** @type {any} */ name, /** @type {string} */ result) => {
+    button.replaceChildren(icon(name), state);
+    state.textContent = result;
+  };
   button.addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(text());
-      button.textContent = "Copied";
+      show("check", "Copied");
     } catch {
-      button.textContent = "Could not copy";
+      show("warning", "Could not copy");
     }
-    setTimeout(() => (button.textContent = label), 1500);
+    setTimeout(() => show("copy", ""), 1500);
   });
   return button;
+}
+
+/** @param {number | undefined | null} seconds */
+export function formatDuration(seconds) {
+  if (seconds === undefined || seconds === null) return "";
+  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  return seconds < 60 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+}
+
+/** @param {{prompt_tokens?: number, completion_tokens?: number} | null | undefined} usage */
+export function formatUsage(usage) {
+  if (!usage) return "";
+  const number = (/** @type {number | undefined} */ count) => (count ?? 0).toLocaleString("en");
+  return `${number(usage.prompt_tokens)} input tokens, ${number(usage.completion_tokens)} output tokens`;
 }

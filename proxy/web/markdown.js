@@ -1,17 +1,40 @@
-// What models write, as elements. A parser that knows no HTML makes markup of Markdown, a sanitiser makes elements of
-// what is allowed in it, and nothing else becomes one. Without the two libraries, text stays text.
+// Markdown of models as elements. A parser without HTML renders markup, a sanitizer builds the allowed elements from it,
+// and nothing else becomes an element. Without the libraries, text stays text. Highlighting, math and diagrams load when
+// an answer first needs them.
 
 import { copyButton, h } from "./dom.js";
 
-const [parser, sanitiser, colours] = await Promise.all([
-  import("./vendor/markdown-it.js").then((it) => new it.default({ html: false, linkify: true }), nothing),
-  import("./vendor/dompurify.js").then((it) => it.default, nothing),
-  import("./vendor/highlight.js").then((it) => it.default, nothing),
-]);
+/** @type {any} */
+let parser = null;
+/** @type {any} */
+let sanitizer = null;
 
-function nothing() {
+/** The parser and the sanitizer load while the page starts; await this before the first answer is rendered. */
+export const markdownReady = Promise.all([
+  import("./vendor/markdown-it.js").then((it) => new it.default({ html: false, linkify: true }), unavailable),
+  import("./vendor/dompurify.js").then((it) => it.default, unavailable),
+]).then(([loadedParser, loadedSanitizer]) => {
+  sanitizer = loadedSanitizer;
+  if (loadedParser) parser = configure(loadedParser);
+});
+
+/** @returns {any} */
+function unavailable() {
   return null;
 }
+
+/** @param {() => Promise<any>} load */
+function lazy(load) {
+  /** @type {Promise<any> | undefined} */
+  let loading;
+  return () => (loading ??= load().catch(unavailable));
+}
+
+const highlighter = lazy(() => import("./vendor/highlight.js").then((it) => it.default));
+const mathRenderer = lazy(async () => {
+  document.head.append(h("link", { rel: "stylesheet", href: "/page/vendor/katex/katex.css" }));
+  return (await import("./vendor/katex/katex.js")).default;
+});
 
 const ALLOWED = {
   ALLOWED_TAGS: [
@@ -25,105 +48,272 @@ const ALLOWED = {
   RETURN_DOM_FRAGMENT: true,
 };
 const MAX_NESTING = 40;
-const MAX_COLOURED = 20_000;
+const MAX_HIGHLIGHTED = 20_000;
+const MAX_FORMULA = 2000;
+const MAX_DIAGRAM = 10_000;
+const DIAGRAM_TIMEOUT = 10_000;
 
-if (parser) {
+/** @param {any} parser */
+function configure(parser) {
   parser.set({ maxNesting: MAX_NESTING });
-  // Nothing is fetched for an answer: where a picture would be, its address can be followed.
-  parser.renderer.rules.image = (tokens, at) => {
+  // Images are not loaded; the address is a link.
+  parser.renderer.rules.image = (/** @type {any} */ tokens, /** @type {number} */ at) => {
     const source = tokens[at].attrGet("src") ?? "";
-    const words = parser.utils.escapeHtml(tokens[at].content || source);
-    return parser.validateLink(source) ? `<a href="${parser.utils.escapeHtml(source)}">${words}</a>` : words;
+    const label = parser.utils.escapeHtml(tokens[at].content || source);
+    return parser.validateLink(source) ? `<a href="${parser.utils.escapeHtml(source)}">${label}</a>` : label;
   };
-  // The policy of the page lets no element bring its own style along.
+  // The Content-Security-Policy forbids style attributes, so alignment becomes a class.
   for (const rule of ["th_open", "td_open"]) {
-    parser.renderer.rules[rule] = (tokens, at, options, _environment, self) => {
+    parser.renderer.rules[rule] = (/** @type {any} */ tokens, /** @type {number} */ at, /** @type {any} */ options, /** @type {any} */ _environment, /** @type {any} */ self) => {
       const side = /text-align:(\w+)/.exec(tokens[at].attrGet("style") ?? "")?.[1];
       tokens[at].attrs = side ? [["class", side]] : null;
       return self.renderToken(tokens, at, options);
     };
   }
+  parser.inline.ruler.after("escape", "math", inlineMath);
+  parser.block.ruler.after("blockquote", "math_block", blockMath, { alt: ["paragraph", "reference", "blockquote", "list"] });
+  // Also before "escape", which would take the backslash of \( and \[.
+  parser.inline.ruler.before("escape", "math_brackets", bracketMath);
+  parser.renderer.rules.math = (/** @type {any} */ tokens, /** @type {number} */ at) => {
+    const kind = tokens[at].meta.display ? "math display" : "math";
+    return `<code class="${kind}">${parser.utils.escapeHtml(tokens[at].content)}</code>`;
+  };
+  return parser;
 }
 
 /**
- * Make elements of Markdown.
+ * `$x$`, as Pandoc defines it: no space inside of the dollars, no digit behind the closing one, so that prices stay prices.
+ * @param {any} state @param {boolean} silent
+ */
+function inlineMath(state, silent) {
+  const { src, pos } = state;
+  if (src[pos] !== "$" || src[pos + 1] === "$" || /[\s\d]/.test(src[pos + 1] ?? " ")) return false;
+  let end = pos + 1;
+  while (end < state.posMax && end - pos < MAX_FORMULA && src[end] !== "$" && src[end] !== "\n") end += src[end] === "\\" ? 2 : 1;
+  if (src[end] !== "$" || end >= state.posMax || /\s/.test(src[end - 1]) || /\d/.test(src[end + 1] ?? "")) return false;
+  return pushMath(state, silent, src.slice(pos + 1, end), end + 1, false);
+}
+
+/** `\( … \)` and `\[ … \]`. @param {any} state @param {boolean} silent */
+function bracketMath(state, silent) {
+  const { src, pos } = state;
+  if (src[pos] !== "\\" || (src[pos + 1] !== "(" && src[pos + 1] !== "[")) return false;
+  const close = src[pos + 1] === "(" ? "\\)" : "\\]";
+  const end = src.slice(pos, pos + MAX_FORMULA).indexOf(close, 2);
+  if (end < 3) return false;
+  return pushMath(state, silent, src.slice(pos + 2, pos + end), pos + end + 2, src[pos + 1] === "[");
+}
+
+/** @param {any} state @param {boolean} silent @param {string} formula @param {number} end @param {boolean} display */
+function pushMath(state, silent, formula, end, display) {
+  if (!silent) {
+    const token = state.push("math", "code", 0);
+    token.content = formula;
+    token.meta = { display };
+  }
+  state.pos = end;
+  return true;
+}
+
+/** Lines between `$$` and `$$`, also in one line. @param {any} state @param {number} first @param {number} last @param {boolean} silent */
+function blockMath(state, first, last, silent) {
+  const line = (/** @type {number} */ at) => state.src.slice(state.bMarks[at] + state.tShift[at], state.eMarks[at]).trim();
+  const opening = line(first);
+  if (!opening.startsWith("$$")) return false;
+  let formula = opening.slice(2);
+  let next = first + 1;
+  while (!formula.trimEnd().endsWith("$$")) {
+    if (next >= last || formula.length > MAX_FORMULA || state.sCount[next] < state.blkIndent) return false;
+    formula += `\n${line(next)}`;
+    next += 1;
+  }
+  if (silent) return true;
+  const token = state.push("math", "code", 0);
+  token.content = formula.trimEnd().slice(0, -2).trim();
+  token.meta = { display: true };
+  token.block = true;
+  state.line = next;
+  return true;
+}
+
+/**
+ * Render Markdown.
  * @param {string} text
+ * @param {boolean} [isComplete] whether no more text follows; diagrams are drawn then
  * @returns {Node}
  */
-export function elementsOf(text) {
-  if (!parser || !sanitiser) return h("div", { class: "plain" }, text);
-  const made = sanitiser.sanitize(parser.render(text), ALLOWED);
-  for (const link of made.querySelectorAll("a")) {
+export function renderMarkdown(text, isComplete = true) {
+  if (!parser || !sanitizer) return h("div", { class: "plain" }, text);
+  const rendered = sanitizer.sanitize(parser.render(text), ALLOWED);
+  for (const link of rendered.querySelectorAll("a")) {
     link.target = "_blank";
     link.rel = "noopener noreferrer nofollow";
   }
-  for (const code of made.querySelectorAll("pre > code")) code.parentElement.replaceWith(codeBlock(code));
-  for (const table of made.querySelectorAll("table")) {
+  for (const code of rendered.querySelectorAll("code.math")) renderMath(code);
+  for (const code of rendered.querySelectorAll("pre > code")) code.parentElement.replaceWith(codeBlock(code, isComplete));
+  for (const item of rendered.querySelectorAll("li")) renderTask(item);
+  for (const table of rendered.querySelectorAll("table")) {
     const box = h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" });
     table.replaceWith(box);
     box.append(table);
+    markOverflow(box);
   }
-  return made;
+  return rendered;
+}
+
+/** `[ ]` and `[x]` at the beginning of a list item. @param {HTMLElement} item */
+function renderTask(item) {
+  const first = item.firstElementChild?.localName === "p" ? item.firstElementChild : item;
+  const text = first.firstChild;
+  const match = text?.nodeType === Node.TEXT_NODE && /^\s*\[([ xX])\]\s+/.exec(text.textContent ?? "");
+  if (!match || !text) return;
+  const isDone = match[1] !== " ";
+  text.textContent = (text.textContent ?? "").slice(match[0].length);
+  item.classList.add("task");
+  first.prepend(h("span", { class: `checkbox ${isDone ? "checked" : ""}`, role: "img", "aria-label": isDone ? "Done" : "Not done" }));
 }
 
 /** @param {HTMLElement} code */
-function codeBlock(code) {
-  const language = /^language-([\w+#.-]{1,30})$/.exec(code.className)?.[1] ?? "";
-  const text = code.textContent ?? "";
-  const shown = h("code", { class: "hljs" });
-  if (language && colours?.getLanguage(language) && text.length < MAX_COLOURED) {
-    const coloured = colours.highlight(text, { language, ignoreIllegals: true }).value;
-    shown.append(sanitiser.sanitize(coloured, ALLOWED));
-  } else shown.textContent = text;
-  return h(
-    "div",
-    { class: "code" },
-    h("div", { class: "bar" }, h("span", {}, language || "text"), copyButton("Copy", () => text)),
-    h("pre", { tabindex: "0" }, shown),
-  );
+async function renderMath(code) {
+  const katex = await mathRenderer();
+  if (!katex) return;
+  const box = h("span", { class: code.className });
+  try {
+    // KaTeX builds DOM nodes; with `trust` off, no formula can set addresses, classes or styles of its own.
+    katex.render(code.textContent ?? "", box, {
+      displayMode: code.classList.contains("display"),
+      throwOnError: true,
+      trust: false,
+      strict: "ignore",
+      maxExpand: 200,
+      maxSize: 20,
+    });
+    code.replaceWith(box);
+  } catch {
+    // An invalid formula stays as it was written.
+  }
 }
 
-const LONG = 1500;
+const overflow = new ResizeObserver((entries) => {
+  for (const { target } of entries) updateOverflow(/** @type {HTMLElement} */ (target));
+});
 
-/** Text that is still being written: what is whole stays as it is, and only the end is made anew. */
-export class Growing {
+/** Show at the edge that a box can be scrolled. @param {HTMLElement} box */
+function markOverflow(box) {
+  box.addEventListener("scroll", () => updateOverflow(box), { passive: true });
+  overflow.observe(box);
+}
+
+/** @param {HTMLElement} box */
+function updateOverflow(box) {
+  box.classList.toggle("more-right", box.scrollWidth - box.clientWidth - box.scrollLeft > 2);
+  box.classList.toggle("more-left", box.scrollLeft > 2);
+}
+
+/** @param {HTMLElement} code @param {boolean} isComplete */
+function codeBlock(code, isComplete) {
+  const language = /^language-([\w+#.-]{1,30})$/.exec(code.className)?.[1] ?? "";
+  const text = code.textContent ?? "";
+  const body = h("code", { class: "hljs" }, text);
+  const pre = h("pre", { tabindex: "0" }, body);
+  markOverflow(pre);
+  const block = h("div", { class: "code" }, h("div", { class: "bar" }, h("span", {}, language || "text"), copyButton("Copy", () => text)), pre);
+  if (language === "mermaid" && isComplete && text.length < MAX_DIAGRAM) drawDiagram(text, block, pre);
+  else if (language && isComplete && text.length < MAX_HIGHLIGHTED) highlight(text, language, body);
+  return block;
+}
+
+/** @param {string} text @param {string} language @param {HTMLElement} body */
+async function highlight(text, language, body) {
+  const library = await highlighter();
+  if (!library?.getLanguage(language)) return;
+  const markup = library.highlight(text, { language, ignoreIllegals: true }).value;
+  body.replaceChildren(sanitizer.sanitize(markup, ALLOWED));
+}
+
+/**
+ * Draw a diagram in a sandboxed frame of another origin without network access, and show the result as an image, which
+ * runs no scripts.
+ * @param {string} text @param {HTMLElement} block @param {HTMLElement} pre
+ */
+function drawDiagram(text, block, pre) {
+  const isDark = getComputedStyle(document.documentElement).colorScheme === "dark" || (getComputedStyle(document.documentElement).colorScheme !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
+  const frame = h("iframe", { sandbox: "allow-scripts", src: "/page/diagram.html", class: "renderer", "aria-hidden": "true", tabindex: "-1" });
+  const timer = setTimeout(finish, DIAGRAM_TIMEOUT);
+  function finish() {
+    clearTimeout(timer);
+    window.removeEventListener("message", receive);
+    frame.remove();
+  }
+  /** @param {MessageEvent} event */
+  function receive({ source, data }) {
+    if (source !== frame.contentWindow) return;
+    if (data?.type === "ready") frame.contentWindow?.postMessage({ text, isDark }, "*");
+    else {
+      finish();
+      if (typeof data?.svg !== "string") return;
+      const picture = h("img", { alt: "Diagram; its source follows", src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(data.svg)}` });
+      pre.before(h("div", { class: "diagram" }, picture));
+      pre.replaceWith(h("details", { class: "source" }, h("summary", {}, "Source"), pre.cloneNode(true)));
+    }
+  }
+  window.addEventListener("message", receive);
+  document.body.append(frame);
+}
+
+const MIN_BLOCK = 1500;
+
+/** Markdown that still grows: finished blocks stay, only the end is rendered again. */
+export class StreamingMarkdown {
   /** @param {HTMLElement} element */
   constructor(element) {
     this.element = element;
     this.text = "";
-    this.done = 0;
+    this.rendered = 0;
     this.tail = h("div");
     this.element.append(this.tail);
-    this.waits = false;
+    this.isScheduled = false;
   }
 
   /** @param {string} piece */
   add(piece) {
     this.text += piece;
-    if (this.waits) return;
-    this.waits = true;
-    requestAnimationFrame(() => this.show());
+    if (this.isScheduled) return;
+    this.isScheduled = true;
+    requestAnimationFrame(() => this.isScheduled && this.show());
   }
 
-  show() {
-    this.waits = false;
-    const whole = boundary(this.text, this.done);
-    if (whole > this.done) {
-      this.tail.before(elementsOf(this.text.slice(this.done, whole)));
-      this.done = whole;
+  /** Remove the last `count` characters. @param {number} count */
+  truncate(count) {
+    this.text = this.text.slice(0, this.text.length - count).trimEnd();
+    this.rendered = 0;
+    this.element.replaceChildren(this.tail);
+    this.show();
+  }
+
+  finish() {
+    this.show(true);
+  }
+
+  show(isComplete = false) {
+    this.isScheduled = false;
+    const end = blockBoundary(this.text, this.rendered);
+    if (end > this.rendered) {
+      this.tail.before(renderMarkdown(this.text.slice(this.rendered, end)));
+      this.rendered = end;
     }
-    this.tail.replaceChildren(elementsOf(this.text.slice(this.done)));
+    this.tail.replaceChildren(renderMarkdown(this.text.slice(this.rendered), isComplete));
   }
 }
 
 /**
- * Return the last place behind which Markdown begins anew, or `from`: a blank line outside of code, before a line that
- * goes on with nothing.
+ * Return the last position behind which Markdown starts afresh, or `from`: a blank line outside of a fence or formula,
+ * before a line that continues nothing.
  * @param {string} text
  * @param {number} from
  */
-function boundary(text, from) {
-  if (text.length - from < LONG) return from;
+function blockBoundary(text, from) {
+  if (text.length - from < MIN_BLOCK) return from;
   let fence = "";
   let found = from;
   let at = from;
@@ -138,7 +328,7 @@ function boundary(text, from) {
     } else if (mark) {
       if (wasBlank) found = at;
       fence = mark;
-    } else if (wasBlank && /^[^\s\-*+>|\d]/.test(line)) found = at;
+    } else if (wasBlank && /^[^\s\-*+>|\d$\\]/.test(line)) found = at;
     wasBlank = !fence && line.trim() === "";
     at = end + 1;
   }

@@ -1,21 +1,22 @@
-// The list of conversations: found, opened, renamed and deleted.
+// The list of conversations: search, date groups, pins, rename and delete.
 
-import { Trouble, call } from "./api.js";
+import { ApiError, request, requestJson } from "./api.js";
 import { askForTitle, confirmDeletion } from "./dialogs.js";
-import { byId, h, tell } from "./dom.js";
+import { announce, byId, h, iconButton } from "./dom.js";
 
-const PAGE = 40;
-const when = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+const PAGE_SIZE = 40;
+const DAY = 86_400_000;
+const relativeTime = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 
 export class Sidebar {
-  /** @param {{onopen: (id: string) => void, ondeleted: (id: string) => void, ontrouble: (error: unknown) => void}} actions */
+  /** @param {{onopen: (id: string) => void, ondeleted: (id: string) => void, onerror: (error: unknown) => void}} actions */
   constructor(actions) {
     this.actions = actions;
     this.list = byId("conversations");
     /** @type {any[]} */
     this.known = [];
     this.current = /** @type {string | null} */ (null);
-    this.asked = 0;
+    this.requests = 0;
     byId("more").addEventListener("click", () => this.load(true));
     let timer = 0;
     byId("search").addEventListener("input", () => {
@@ -24,27 +25,27 @@ export class Sidebar {
     });
   }
 
-  /** @param {boolean} [goesOn] whether what is shown stays, and more comes behind it */
-  async load(goesOn = false) {
-    const number = ++this.asked;
-    const query = new URLSearchParams({ limit: String(PAGE) });
-    const words = byId("search").value.trim();
-    if (words) query.set("search", words);
-    if (goesOn && this.known.length) query.set("after", this.known[this.known.length - 1].id);
+  /** @param {boolean} [isNextPage] whether to append to the list */
+  async load(isNextPage = false) {
+    const number = ++this.requests;
+    const query = new URLSearchParams({ limit: String(PAGE_SIZE) });
+    const text = byId("search").value.trim();
+    if (text) query.set("search", text);
+    if (isNextPage && this.known.length) query.set("after", this.known[this.known.length - 1].id);
     let page;
     try {
-      page = await call(`/v1/conversations?${query}`);
+      page = await requestJson(`/v1/conversations?${query}`);
     } catch (error) {
-      this.actions.ontrouble(error);
+      this.actions.onerror(error);
       return;
     }
-    // What was asked before has come later than what was asked now.
-    if (number !== this.asked) return;
+    // A response to an older request arrived after a newer request was sent.
+    if (number !== this.requests) return;
     const found = page.data.filter((/** @type {any} */ one) => one.handoff.turns || one.metadata.title);
-    this.known = goesOn ? [...this.known, ...found] : found;
+    this.known = isNextPage ? [...this.known, ...found] : found;
     byId("more").hidden = !page.has_more;
     this.show();
-    if (words) tell(`${this.known.length} conversations found`);
+    if (text) announce(`${this.known.length} conversations found`);
   }
 
   /** @param {string | null} id */
@@ -58,69 +59,98 @@ export class Sidebar {
   }
 
   show() {
-    const rows = this.known.map((one) => this.row(one));
-    const none = byId("search").value ? "Nothing was found." : "Nothing was said yet.";
-    this.list.replaceChildren(...(rows.length ? rows : [h("li", { class: "none" }, none)]));
+    const isSearch = Boolean(byId("search").value);
+    /** @type {HTMLElement[]} */
+    const rows = [];
+    let group = "";
+    const sorted = isSearch ? this.known : [...this.known].sort((a, b) => Number(isPinned(b)) - Number(isPinned(a)));
+    for (const one of sorted) {
+      const name = isSearch ? "" : isPinned(one) ? "Pinned" : dateGroup(one.handoff.updated_at * 1000);
+      if (name && name !== group) rows.push(h("li", { class: "group" }, name));
+      group = name;
+      rows.push(this.row(one));
+    }
+    this.list.replaceChildren(...(rows.length ? rows : [h("li", { class: "empty" }, isSearch ? "No results." : "No conversations yet.")]));
   }
 
   /** @param {any} one */
   row(one) {
     const { title, agent, updated_at: at } = one.handoff;
-    const name = title || "Without words";
+    const name = title || "Untitled";
     const link = h(
       "a",
       { href: `#${encodeURIComponent(one.id)}`, "aria-current": one.id === this.current && "page" },
       h("span", { class: "title" }, name),
-      h("span", { class: "about" }, [agent, ago(at)].filter(Boolean).join(" · ")),
+      h("span", { class: "about" }, [agent, relative(at)].filter(Boolean).join(" · ")),
     );
+    const pin = isPinned(one) ? "Unpin" : "Pin";
     return h(
       "li",
-      { class: one.id === this.current && "current" },
+      { class: one.id === this.current ? "current" : "" },
       link,
       h(
         "span",
         { class: "row-actions" },
-        h("button", { class: "icon quiet", "aria-label": `Rename ${name}`, title: "Rename", onclick: () => this.rename(one) }, "✎"),
-        h("button", { class: "icon quiet", "aria-label": `Delete ${name}`, title: "Delete", onclick: () => this.remove(one) }, "🗑"),
+        iconButton(isPinned(one) ? "pinned" : "pin", `${pin} ${name}`, () => this.update(one, { pinned: isPinned(one) ? null : "true" })),
+        iconButton("edit", `Rename ${name}`, () => this.rename(one)),
+        iconButton("trash", `Delete ${name}`, () => this.remove(one)),
       ),
     );
+  }
+
+  /** @param {any} one @param {Record<string, string | null>} changes null removes the entry */
+  async update(one, changes) {
+    const metadata = Object.fromEntries(Object.entries({ ...one.metadata, ...changes }).filter(([, value]) => value !== null));
+    try {
+      await request(`/v1/conversations/${encodeURIComponent(one.id)}`, { method: "POST", body: { metadata } });
+      await this.load();
+    } catch (error) {
+      this.actions.onerror(error);
+    }
   }
 
   /** @param {any} one */
   async rename(one) {
     const title = await askForTitle(one.handoff.title);
-    if (!title) return;
-    try {
-      const path = `/v1/conversations/${encodeURIComponent(one.id)}`;
-      await call(path, { method: "POST", body: { metadata: { ...one.metadata, title } } });
-      await this.load();
-    } catch (error) {
-      this.actions.ontrouble(error);
-    }
+    if (title) await this.update(one, { title });
   }
 
   /** @param {any} one */
   async remove(one) {
-    if (!(await confirmDeletion(one.handoff.title || "Without words"))) return;
+    const text = `“${one.handoff.title || "Untitled"}” and all its messages are deleted. This cannot be undone.`;
+    if (!(await confirmDeletion("Delete conversation?", text))) return;
     try {
-      await call(`/v1/conversations/${encodeURIComponent(one.id)}`, { method: "DELETE" });
+      await request(`/v1/conversations/${encodeURIComponent(one.id)}`, { method: "DELETE" });
     } catch (error) {
-      if (!(error instanceof Trouble) || error.status !== 404) {
-        this.actions.ontrouble(error);
+      if (!(error instanceof ApiError) || error.status !== 404) {
+        this.actions.onerror(error);
         return;
       }
     }
-    tell("The conversation was deleted");
+    announce("Conversation deleted");
     this.actions.ondeleted(one.id);
     await this.load();
   }
 }
 
+/** @param {any} one */
+const isPinned = (one) => one.metadata?.pinned === "true";
+
+/** @param {number} time in milliseconds */
+function dateGroup(time) {
+  const today = new Date().setHours(0, 0, 0, 0);
+  if (time >= today) return "Today";
+  if (time >= today - DAY) return "Yesterday";
+  if (time >= today - 7 * DAY) return "Previous 7 days";
+  if (time >= today - 30 * DAY) return "Previous 30 days";
+  return new Date(time).toLocaleDateString("en", { month: "long", year: "numeric" });
+}
+
 /** @param {number} at seconds since the epoch */
-function ago(at) {
+function relative(at) {
   const seconds = at - Date.now() / 1000;
   /** @type {[Intl.RelativeTimeFormatUnit, number][]} */
   const units = [["day", 86400], ["hour", 3600], ["minute", 60]];
-  for (const [unit, size] of units) if (-seconds >= size) return when.format(Math.trunc(seconds / size), unit);
+  for (const [unit, size] of units) if (-seconds >= size) return relativeTime.format(Math.trunc(seconds / size), unit);
   return "just now";
 }

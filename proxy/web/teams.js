@@ -1,63 +1,93 @@
-// The teams to choose from, as the server lists its models.
+// The teams of the server and the picker in the header.
 
-import { meet } from "./agents.js";
-import { call } from "./api.js";
+import { setTeamAgents } from "./agents.js";
+import { requestJson } from "./api.js";
 import { byId, h } from "./dom.js";
-import { forGood } from "./memory.js";
+import { persistent } from "./storage.js";
 
 const CHOSEN = "handoff.team";
-
-/** What people may say first to a team that comes with the server. */
-const EXAMPLES = {
-  "acme-support": [
-    "My rocket-powered unicycle exploded. I want my money back.",
-    "I want to catch a roadrunner. What do you have?",
-  ],
-  assistant: ["What's the weather in Tokyo and what's 15 + 27?", "What time is it in New York?"],
-  "business-insights": ["Generate a monthly business report for our sales performance"],
-};
 
 export class Teams {
   constructor() {
     this.select = byId("team");
     /** @type {any[]} */
     this.models = [];
-    this.select.addEventListener("change", () => forGood.set(CHOSEN, this.select.value));
+    /** @type {Map<string, Promise<any>>} */
+    this.definitions = new Map();
+    this.select.addEventListener("change", () => {
+      persistent.set(CHOSEN, this.select.value);
+      this.updateColours();
+    });
   }
 
   async load() {
-    // Models that are served straight through keep no conversations, so there would be nothing to show.
-    const listed = (await call("/v1/models", { headers: { "X-Handoff-Events": "all" } })).data;
+    // Passthrough models have no conversations, so the page does not offer them.
+    const listed = (await requestJson("/v1/models", { headers: { "X-Handoff-Events": "all" } })).data;
     this.models = listed.filter((/** @type {any} */ one) => one.handoff);
-    const wanted = this.select.value || forGood.get(CHOSEN);
+    this.definitions.clear();
+    const wanted = this.select.value || persistent.get(CHOSEN);
     const teams = this.models.filter((one) => !one.id.includes("/"));
     const groups = [h("optgroup", { label: "Teams" }, ...teams.map(option))];
     for (const team of teams) {
       const agents = this.models.filter((one) => one.id.startsWith(`${team.id}/`));
-      if (agents.length > 1) groups.push(h("optgroup", { label: `Of ${team.id}, alone` }, ...agents.map(option)));
+      if (agents.length > 1) groups.push(h("optgroup", { label: `Agents of ${team.id}` }, ...agents.map(option)));
     }
     this.select.replaceChildren(...groups);
-    if (wanted && this.models.some((one) => one.id === wanted)) this.select.value = wanted;
-    this.meetAgents();
+    if (wanted && this.find(wanted)) this.select.value = wanted;
+    this.updateColours();
   }
 
-  meetAgents() {
-    meet(this.chosen?.handoff?.agents ?? []);
+  /** @param {string} id */
+  find(id) {
+    return this.models.find((one) => one.id === id);
+  }
+
+  updateColours() {
+    const id = this.select.value;
+    const whole = this.find(id.split("/")[0]) ?? this.chosen;
+    setTeamAgents(whole?.handoff?.agents ?? []);
   }
 
   get chosen() {
-    return this.models.find((one) => one.id === this.select.value);
+    return this.find(this.select.value);
   }
 
   /** @param {string} id */
   choose(id) {
-    if (this.models.some((one) => one.id === id)) this.select.value = id;
-    this.meetAgents();
+    if (this.find(id)) this.select.value = id;
+    this.updateColours();
   }
 
   get examples() {
-    return /** @type {Record<string, string[]>} */ (EXAMPLES)[this.select.value] ?? [];
+    return /** @type {string[]} */ (this.chosen?.handoff?.examples ?? []);
   }
+
+  /** Agents, handoffs and tools of a team. @param {any} model @returns {Promise<any>} */
+  definition(model) {
+    let found = this.definitions.get(model.id);
+    if (!found) {
+      found = loadDefinition(model);
+      this.definitions.set(model.id, found);
+    }
+    return found;
+  }
+}
+
+/** @param {any} model @returns {Promise<{entry: string, agents: Record<string, any>}>} */
+async function loadDefinition(model) {
+  const [id, only] = model.id.split("/");
+  const names = /** @type {string[]} */ (model.handoff.agents);
+  const team = await requestJson(`/v1/teams/${encodeURIComponent(id)}`).catch(() => null);
+  /** @type {Record<string, any>} */
+  let agents = team?.agents ?? {};
+  if (!team) {
+    // An agent of the caller, with the agents that it hands over to.
+    const found = await Promise.all(names.map((name) => requestJson(`/v1/agents/${encodeURIComponent(name)}`).catch(() => ({}))));
+    agents = Object.fromEntries(names.map((name, index) => [name, found[index]]));
+  }
+  if (only) agents = { [only]: { ...agents[only], handoffs: [] } };
+  for (const name of names) agents[name] ??= {};
+  return { entry: model.handoff.entry, agents };
 }
 
 /** @param {any} model */

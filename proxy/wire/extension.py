@@ -126,6 +126,8 @@ class TeamBody(Struct, frozen=True, omit_defaults=True):
     tools: Sequence[str]
     capabilities: Capabilities
     description: str | UnsetType = UNSET
+    examples: Sequence[str] = ()
+    demo: bool = False
 
 
 class Note(Struct, frozen=True):

@@ -43,6 +43,7 @@ from proxy.wire import sse
 from proxy.wire.answer import Joints
 from proxy.wire.openai import encode, usage_body
 from proxy.wire.progress import Progress
+from proxy.wire.uses import rounded_cost
 
 FrameType = Literal[
     "turn.started",
@@ -152,7 +153,11 @@ class Feed:
             case ModelCalled():
                 self._joints.pause()
                 usage = usage_body(event.usage) if event.usage else None
-                yield "usage", {"model": event.model, "usage": usage, "seconds": _seconds(event.seconds)}
+                cost = {} if event.cost is None else {"cost": rounded_cost(event.cost)}
+                yield (
+                    "usage",
+                    {"model": event.model, "usage": usage, "seconds": _seconds(event.seconds), **cost},
+                )
             case Completed():
                 self._progress.completed()
                 told = {"finish_reason": event.finish_reason, "usage": _total(event.usage)}

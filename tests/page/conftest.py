@@ -17,7 +17,7 @@ from playwright.async_api import Browser, async_playwright
 
 from proxy.routes.ui import has_libraries
 from tests.fakes.upstream import FakeUpstream
-from tests.page.visiting import Visitor, visit
+from tests.page.visitor import Visitor, visit
 from tests.serving import Served, serve
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -74,5 +74,5 @@ async def served(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Served
 @pytest_asyncio.fixture(loop_scope="session")
 async def visitor(browser: Browser, served: Served) -> AsyncIterator[Visitor]:
     async with visit(browser, served.url) as visitor:
-        await visitor.come()
+        await visitor.open()
         yield visitor

@@ -1,4 +1,4 @@
-"""Making agents on the page."""
+"""Custom agents on the page."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from playwright.async_api import expect
 
 from tests.behaviour.asking import agent_of
 from tests.fakes.upstream import FakeUpstream, text
-from tests.page.visiting import Visitor
+from tests.page.visitor import Visitor
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_an_agent_is_made_and_talked_to(visitor: Visitor, upstream: FakeUpstream) -> None:
+async def test_agent_can_be_created_edited_and_deleted(visitor: Visitor, upstream: FakeUpstream) -> None:
     upstream.reply(text("At your service"))
 
-    await visitor.button("New agent").click()
+    await visitor.button("Agents").click()
     form = visitor.page.get_by_role("dialog")
     await form.get_by_role("textbox", name="Name").fill("shop")
     await form.get_by_role("textbox", name="Instructions").fill("You are clerk. Reckon.")
@@ -26,6 +26,22 @@ async def test_an_agent_is_made_and_talked_to(visitor: Visitor, upstream: FakeUp
     await form.get_by_role("button", name="Create").click()
 
     await expect(visitor.page.locator("#welcome h1")).to_have_text("clerk")
-    await visitor.asks("Hello")
+    await visitor.ask("Hello")
     assert agent_of(upstream) == "clerk"
     assert [tool["function"]["name"] for tool in upstream.requests[0].body["tools"]] == ["calculate"]
+
+    await visitor.button("Agents").click()
+    await visitor.button("Edit clerk").click()
+    await expect(form.get_by_role("textbox", name="Name")).to_be_disabled()
+    await form.get_by_role("textbox", name="Description").fill("Does sums")
+    seconds = form.get_by_role("spinbutton", name="Timeout (seconds)")
+    await expect(seconds).to_have_attribute("max", "600")
+    await seconds.fill("20")
+    await form.get_by_role("button", name="Save").click()
+    await expect(visitor.page.locator("#welcome .lead")).to_have_text("Does sums")
+    assert (await visitor.api("/v1/agents/clerk"))["tool_call_timeout"] == 20
+
+    await visitor.button("Agents").click()
+    await visitor.button("Delete clerk").click()
+    await form.get_by_role("button", name="Delete").click()
+    await expect(visitor.page.locator("#team option", has_text="clerk")).to_have_count(0)

@@ -1,4 +1,4 @@
-"""Calls that wait for a person, approved and refused on the page."""
+"""Approvals of tool calls on the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from playwright.async_api import Browser, expect
 from tests.behaviour.banking import bank
 from tests.fakes.ledger import paid
 from tests.fakes.upstream import FakeUpstream, calls, text
-from tests.page.visiting import visit
+from tests.page.visitor import visit
 from tests.serving import Served
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -27,56 +27,57 @@ async def served(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Served
         yield made
 
 
-async def test_a_call_is_approved_by_a_button_and_the_answer_comes(
+async def test_approve_button_runs_the_call_and_continues(
     browser: Browser, served: Served, upstream: FakeUpstream, tmp_path: Path
 ) -> None:
     upstream.reply(TRANSFER, PAY, text("Paid."))
     async with visit(browser, served.url) as visitor:
-        await visitor.come()
-        await visitor.asks("Pay Bob")
+        await visitor.open()
+        await visitor.ask("Pay Bob")
         card = visitor.page.locator(".approval")
-        await expect(card).to_contain_text("cashier wants to run pay")
+        await expect(card).to_contain_text("cashier requests approval to run pay")
         await expect(card).to_contain_text('"amount": 7')
+        await expect(visitor.answer.locator(".md")).to_have_count(0)
 
         await visitor.button("Approve").click()
 
         await expect(visitor.turns).to_have_count(2)
-        await visitor.answered(2)
+        await visitor.wait_for_answer(2)
         await expect(visitor.answer).to_contain_text("Paid.")
         await expect(visitor.page.locator(".approval button")).to_have_count(0)
         await visitor.page.reload()
-        await visitor.answered(2)
+        await visitor.wait_for_answer(2)
         await expect(visitor.page.locator(".approval button")).to_have_count(0)
         assert paid(tmp_path) == ["7 Bob"]
 
 
-async def test_a_call_is_refused_by_a_button(
+async def test_refuse_button_rejects_the_call(
     browser: Browser, served: Served, upstream: FakeUpstream, tmp_path: Path
 ) -> None:
     upstream.reply(TRANSFER, PAY, text("As you like."))
     async with visit(browser, served.url) as visitor:
-        await visitor.come()
-        await visitor.asks("Pay Bob")
+        await visitor.open()
+        await visitor.ask("Pay Bob")
 
         await visitor.button("Refuse").click()
 
-        await visitor.answered(2)
+        await visitor.wait_for_answer(2)
         await expect(visitor.answer).to_contain_text("As you like.")
         assert paid(tmp_path) == []
 
 
-async def test_a_question_that_waits_is_there_after_a_reload_and_takes_a_word(
+async def test_pending_approval_survives_a_reload_and_accepts_a_text_answer(
     browser: Browser, served: Served, upstream: FakeUpstream, tmp_path: Path
 ) -> None:
     upstream.reply(TRANSFER, PAY, text("Paid."))
     async with visit(browser, served.url) as visitor:
-        await visitor.come()
-        await visitor.asks("Pay Bob")
+        await visitor.open()
+        await visitor.ask("Pay Bob")
         await visitor.page.reload()
-        await visitor.answered()
+        await visitor.wait_for_answer()
         await expect(visitor.button("Approve")).to_be_enabled()
 
-        await visitor.asks("yes", 2)
+        await visitor.ask("yes", 2)
 
         await expect(visitor.answer).to_contain_text("Paid.")
         await expect(visitor.page.locator(".approval button")).to_have_count(0)

@@ -1,4 +1,4 @@
-"""The list of conversations, narrow screens, colours, and what models may write without harm."""
+"""Conversation list, narrow screens, themes, Markdown and hostile model output."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.fakes.upstream import FakeUpstream, text
-from tests.page.visiting import Visitor, visit
+from tests.page.visitor import Visitor, visit
 from tests.serving import Served
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_conversations_are_found_renamed_and_deleted(visitor: Visitor, upstream: FakeUpstream) -> None:
+async def test_conversations_can_be_searched_renamed_and_deleted(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
     upstream.reply(text("Gladly"), text("Which?"))
-    await visitor.asks("I want to catch a roadrunner")
+    await visitor.ask("I want to catch a roadrunner")
     await visitor.button("New conversation").click()
     await expect(visitor.page.locator("#welcome")).to_be_visible()
-    await visitor.asks("Skates, please")
+    await visitor.ask("Skates, please")
     listed = visitor.page.locator("#conversations li .title")
     await expect(listed).to_have_text(["Skates, please", "I want to catch a roadrunner"])
 
@@ -33,7 +35,7 @@ async def test_conversations_are_found_renamed_and_deleted(visitor: Visitor, ups
 
     await visitor.button("Rename I want to catch a roadrunner").focus()
     await visitor.page.keyboard.press("Enter")
-    await visitor.page.get_by_role("textbox", name="Name").fill("Birds")
+    await visitor.page.get_by_role("textbox", name="Title").fill("Birds")
     await visitor.page.keyboard.press("Enter")
     await expect(listed).to_have_text(["Skates, please", "Birds"])
 
@@ -48,26 +50,26 @@ async def test_conversations_are_found_renamed_and_deleted(visitor: Visitor, ups
     await expect(visitor.page.locator("#welcome")).to_be_visible()
 
 
-async def test_going_back_leads_to_the_conversation_before(visitor: Visitor, upstream: FakeUpstream) -> None:
+async def test_back_opens_the_previous_conversation(visitor: Visitor, upstream: FakeUpstream) -> None:
     upstream.reply(text("One"), text("Two"))
-    await visitor.asks("First")
+    await visitor.ask("First")
     await visitor.button("New conversation").click()
-    await visitor.asks("Second")
+    await visitor.ask("Second")
 
     await visitor.page.go_back()
     await visitor.page.go_back()
 
     await expect(visitor.turns).to_have_count(1)
-    await visitor.sees("First")
+    await visitor.expect_text("First")
 
 
-async def test_a_conversation_that_is_gone_is_told_in_words(visitor: Visitor) -> None:
+async def test_unknown_conversation_shows_an_error(visitor: Visitor) -> None:
     await visitor.page.goto(f"{visitor.url}/#conv_none")
 
-    await visitor.sees("This conversation is not there any more")
+    await visitor.expect_text("Conversation not found")
 
 
-async def test_a_narrow_screen_has_a_drawer_and_nothing_is_cut(
+async def test_narrow_screen_has_a_drawer_and_no_horizontal_scroll(
     browser: Browser, served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(text("| a | b |\n|---|--:|\n| " + "long " * 30 + "| 1 |\n\n" + "x" * 400))
@@ -75,8 +77,8 @@ async def test_a_narrow_screen_has_a_drawer_and_nothing_is_cut(
     options: dict[str, Any] = {"color_scheme": "dark"}
     async with visit(browser, served.url, **options) as visitor:
         await visitor.page.set_viewport_size({"width": 360, "height": 640})
-        await visitor.come()
-        await visitor.asks("A table")
+        await visitor.open()
+        await visitor.ask("A table")
 
         width = await visitor.page.evaluate("document.documentElement.scrollWidth")
         assert width <= 360
@@ -88,29 +90,29 @@ async def test_a_narrow_screen_has_a_drawer_and_nothing_is_cut(
         await expect(visitor.button("Open the list of conversations")).to_be_focused()
         assert (
             await visitor.page.evaluate("getComputedStyle(document.body).backgroundColor")
-            == "rgb(22, 24, 29)"
+            == "rgb(21, 23, 28)"
         )
 
 
-async def test_colours_can_be_chosen_and_are_remembered(visitor: Visitor) -> None:
+async def test_theme_is_stored(visitor: Visitor) -> None:
     theme = visitor.page.locator("#theme")
 
     await theme.click()
     await theme.click()
     await expect(theme).to_have_text("Theme: dark")
-    await expect(visitor.page.locator("body")).to_have_css("background-color", "rgb(22, 24, 29)")
+    await expect(visitor.page.locator("body")).to_have_css("background-color", "rgb(21, 23, 28)")
     await visitor.page.reload()
 
     await expect(theme).to_have_text("Theme: dark")
-    await expect(visitor.page.locator("body")).to_have_css("background-color", "rgb(22, 24, 29)")
+    await expect(visitor.page.locator("body")).to_have_css("background-color", "rgb(21, 23, 28)")
 
 
-async def test_markdown_is_shown_as_it_is_meant(visitor: Visitor, upstream: FakeUpstream) -> None:
+async def test_markdown_is_rendered(visitor: Visitor, upstream: FakeUpstream) -> None:
     upstream.reply(
         text("# Report\n\n1. one\n2. two\n\n```python\nprint('hi')\n```\n\n| a | b |\n|:--|--:|\n| 1 | 2 |")
     )
 
-    await visitor.asks("A report")
+    await visitor.ask("A report")
 
     answer = visitor.answer
     await expect(answer.locator("h1")).to_have_text("Report")
@@ -120,7 +122,7 @@ async def test_markdown_is_shown_as_it_is_meant(visitor: Visitor, upstream: Fake
     await expect(answer.locator("td.right")).to_have_text("2")
     await visitor.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     await answer.locator(".code").get_by_role("button").click()
-    await expect(answer.locator(".code").get_by_role("button")).to_have_text("Copied")
+    await expect(answer.locator(".code").get_by_role("status")).to_have_text("Copied")
     assert await visitor.page.evaluate("navigator.clipboard.readText()") == "print('hi')\n"
 
 
@@ -141,19 +143,19 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("written", HOSTILE.values(), ids=HOSTILE.keys())
-async def test_what_a_model_writes_does_nothing(
+async def test_hostile_model_output_does_nothing(
     written: str, visitor: Visitor, upstream: FakeUpstream
 ) -> None:
     upstream.reply(text(written, chunks=3))
 
-    await visitor.asks("Hi")
+    await visitor.ask("Hi")
     await visitor.page.reload()
-    await visitor.answered()
+    await visitor.wait_for_answer()
 
     assert await visitor.page.title() == "handoff-proxy"
     said = visitor.answer.locator(".md")
     await expect(
-        said.locator("script, img, iframe, style, form, input, svg, details, button.main")
+        said.locator("script, img, iframe, style, form, input, svg:not(.icon), details, button.primary")
     ).to_have_count(0)
     for address in await said.locator("a").evaluate_all("all => all.map(one => one.href)"):
         assert address == "" or address.startswith(("https://", "http://", "mailto:"))
@@ -161,27 +163,25 @@ async def test_what_a_model_writes_does_nothing(
     assert await visitor.page.locator(".approval, .tool").count() == 0
 
 
-async def test_what_a_person_writes_is_text(visitor: Visitor, upstream: FakeUpstream) -> None:
+async def test_user_message_is_plain_text(visitor: Visitor, upstream: FakeUpstream) -> None:
     upstream.reply(text("I see"))
 
-    await visitor.asks("<img src=x onerror=alert(1)> **bold** [x](javascript:1)")
+    await visitor.ask("<img src=x onerror=alert(1)> **bold** [x](javascript:1)")
 
-    assert await visitor.questions() == ["<img src=x onerror=alert(1)> **bold** [x](javascript:1)"]
-    assert await visitor.page.locator(".mine img, .mine strong, .mine a").count() == 0
+    assert await visitor.messages() == ["<img src=x onerror=alert(1)> **bold** [x](javascript:1)"]
+    assert await visitor.page.locator(".user img, .user strong, .user a").count() == 0
 
 
-async def test_a_long_answer_is_written_without_getting_slower(
-    visitor: Visitor, upstream: FakeUpstream
-) -> None:
+async def test_long_answer_is_rendered_in_blocks(visitor: Visitor, upstream: FakeUpstream) -> None:
     paragraphs = [f"Paragraph {number} with **some** words.\n\n" for number in range(600)]
     upstream.reply(text("", chunks=paragraphs))
 
-    await visitor.asks("Everything")
+    await visitor.ask("Everything")
 
     await expect(visitor.answer.locator(".md p")).to_have_count(600)
 
 
-async def test_the_page_is_served_under_a_strict_policy_and_kept_by_its_tag(served: Served) -> None:
+async def test_page_is_served_with_a_strict_policy_and_etag(served: Served) -> None:
     async with httpx2.AsyncClient(base_url=served.url) as http:
         index, client = await http.get("/"), await http.get("/client")
         script = await http.get("/page/app.js")

@@ -1,0 +1,383 @@
+"""Chat with a team on the page."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Route, expect
+
+from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
+from tests.page.relay import relay
+from tests.page.visitor import Visitor, visit
+from tests.serving import Served, serve
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_answer_is_shown_while_it_streams(visitor: Visitor, upstream: FakeUpstream) -> None:
+    rest = asyncio.Event()
+    upstream.reply(text("", chunks=["Hello ", "**you**", rest, ", what is it?"]))
+
+    await visitor.send("Hi")
+
+    await expect(visitor.answer.locator(".md.writing")).to_have_text("Hello you")
+    await expect(visitor.button("Stop")).to_be_visible()
+    rest.set()
+    await visitor.wait_for_answer()
+    assert await visitor.answers() == ["Hello you, what is it?"]
+    await expect(visitor.answer.locator("strong")).to_have_text("you")
+    await expect(visitor.page.locator(".writing")).to_have_count(0)
+    await expect(visitor.page.locator("#announcer")).to_have_text("Response complete")
+
+
+async def test_handoffs_and_tool_calls_show_their_content(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(
+        calls(("transfer_to_sales", {"reason": "wants a rocket"}), text="One moment."),
+        calls(("execute_order", {"product": "Rocket", "price": 10})),
+        text("Ordered."),
+    )
+
+    await visitor.ask("A rocket")
+
+    shown = visitor.answer.locator(".message > .agent-name")
+    assert await shown.all_inner_texts() == ["triage", "sales"]
+    handoff = visitor.answer.locator(".handoff")
+    await expect(handoff.locator("b")).to_have_text(["triage", "sales"])
+    await expect(handoff.locator(".reason")).to_have_text("wants a rocket")
+    tool = visitor.answer.locator(".tool.done")
+    await expect(tool.locator(".call code")).to_have_text("execute_order")
+    await expect(tool.locator(".arguments")).to_have_text("product: Rocket, price: 10")
+    await expect(tool.locator(".result")).to_contain_text("Rocket")
+    await expect(tool.locator("pre").first).to_be_hidden()
+    await tool.locator("summary").click()
+    await expect(tool.locator("pre").first).to_contain_text('"product": "Rocket"')
+    await expect(tool.locator("pre").nth(1)).to_contain_text("Rocket")
+    await expect(visitor.page.locator("#active-agent .agent-name")).to_have_text("sales")
+
+
+async def test_failed_tool_call_shows_its_error(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(calls(("transfer_to_sales", {})), calls(("execute_order", {})), text("What, then?"))
+
+    await visitor.ask("Order")
+
+    failed = visitor.answer.locator(".tool.failed")
+    await failed.locator("summary").click()
+    await expect(failed.locator("pre").last).to_contain_text("error:")
+
+
+async def test_stopped_answer_keeps_its_text(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("", chunks=["Once upon a time", asyncio.Event(), "…"]), text("Yes?"))
+    await visitor.send("Tell me a story")
+    await expect(visitor.answer).to_contain_text("Once upon a time")
+
+    await visitor.page.keyboard.press("Escape")
+
+    await visitor.wait_for_answer()
+    await expect(visitor.answer).to_contain_text("Response stopped.")
+    await visitor.ask("Thanks", 2)
+    assert await visitor.answers() == ["Once upon a time", "Yes?"]
+
+
+async def test_edited_message_starts_a_branch_and_both_remain(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    upstream.reply(*(text(words) for words in ("Red, then", "It is 10", "Blue, then", "It is 12")))
+    await visitor.ask("A red one")
+    await visitor.ask("How much?", 2)
+
+    await visitor.turns.first.get_by_role("button", name="Edit").click()
+    await visitor.page.get_by_role("textbox", name="Edit the message").fill("A blue one")
+    await visitor.page.keyboard.press("Enter")
+    await visitor.wait_for_answer()
+    assert await visitor.messages() == ["A blue one"]
+    await visitor.ask("And this?", 2)
+
+    await visitor.button("Previous version").click()
+    assert await visitor.messages() == ["A red one", "How much?"]
+    assert await visitor.answers() == ["Red, then", "It is 10"]
+    await expect(visitor.page.locator(".branches")).to_contain_text("1/2")
+    await visitor.button("Next version").click()
+    assert await visitor.messages() == ["A blue one", "And this?"]
+
+
+async def test_regenerate_starts_a_branch(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("First try"), text("Second try"))
+    await visitor.ask("Tell me")
+
+    await visitor.button("Regenerate").click()
+    await visitor.wait_for_answer()
+
+    await expect(visitor.answer).to_contain_text("Second try")
+    assert await visitor.messages() == ["Tell me"]
+    assert [m["content"] for m in upstream.requests[1].body["messages"]][1:] == ["Tell me"]
+    await expect(visitor.page.locator(".branches")).to_contain_text("2/2")
+
+
+async def test_reload_resumes_a_running_answer(visitor: Visitor, upstream: FakeUpstream) -> None:
+    rest = asyncio.Event()
+    upstream.reply(text("", chunks=["Half of it", rest, " and the rest"]))
+    await visitor.send("Go on")
+    await expect(visitor.answer).to_contain_text("Half of it")
+
+    await visitor.page.reload()
+
+    await expect(visitor.answer.locator(".writing")).to_have_text("Half of it")
+    assert await visitor.messages() == ["Go on"]
+    rest.set()
+    await visitor.wait_for_answer()
+    assert await visitor.answers() == ["Half of it and the rest"]
+    assert len(upstream.requests) == 1
+
+
+async def test_failed_turn_can_be_retried(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(error(401), text("Here I am"))
+
+    await visitor.send("Hello?")
+
+    problem = visitor.answer.locator(".problem")
+    await expect(problem).to_be_visible()
+    await visitor.button("Try again").click()
+    await visitor.wait_for_answer()
+    assert await visitor.answers() == ["Here I am"]
+    assert await visitor.messages() == ["Hello?"]
+
+
+async def test_turn_that_fails_mid_stream_can_be_retried(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("Half an answer", chunks=2).cut(after=2), text("A whole one"))
+
+    await visitor.send("Hello?")
+    await expect(visitor.answer.locator(".problem")).to_be_visible()
+    await visitor.button("Try again").click()
+
+    await visitor.wait_for_answer()
+    assert await visitor.answers() == ["A whole one"]
+
+
+async def test_draft_survives_a_reload_and_an_offline_send(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("There you are"))
+    await visitor.page.fill("#message", "Half a thought")
+    await visitor.page.reload()
+    await expect(visitor.page.locator("#message")).to_have_value("Half a thought")
+
+    await visitor.page.context.set_offline(True)
+    await visitor.page.locator("#message").press("Enter")
+    await visitor.expect_text("The server cannot be reached")
+    assert await visitor.messages() == ["Half a thought"]
+    await visitor.page.context.set_offline(False)
+    await visitor.button("Try again").click()
+
+    await visitor.wait_for_answer()
+    assert await visitor.messages() == ["Half a thought"]
+
+
+async def test_required_key_opens_a_dialog_that_checks_it(
+    browser: Browser, tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Welcome"))
+
+    async with (
+        serve(tmp_path, upstream.base_url, api_keys=("secret",)) as served,
+        visit(browser, served.url) as visitor,
+    ):
+        await visitor.page.goto(f"{served.url}/client")
+        dialog = visitor.page.get_by_role("dialog")
+        await expect(dialog).to_contain_text("Missing or invalid API key.")
+        await visitor.button("Cancel").click()
+        await visitor.button("Enter API key").click()
+        await dialog.get_by_role("textbox", name="API key").fill("wrong")
+        await visitor.button("Save").click()
+        await expect(dialog.get_by_role("alert")).to_have_text("Missing or invalid API key.")
+        await dialog.get_by_role("textbox", name="API key").fill("secret")
+        await visitor.page.keyboard.press("Enter")
+        await expect(dialog).to_be_hidden()
+        await visitor.ask("Hi")
+        await visitor.page.reload()
+
+        await visitor.wait_for_answer()
+        assert "secret" not in visitor.page.url
+        kept = "Object.values(localStorage).includes('secret')"
+        assert not await visitor.page.evaluate(kept)
+
+
+async def test_page_works_with_the_keyboard(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("Hello"), text("Hello again"))
+    keyboard = visitor.page.keyboard
+
+    await keyboard.type("Line one")
+    await keyboard.press("Shift+Enter")
+    await keyboard.type("line two")
+    await keyboard.press("Enter")
+    await visitor.wait_for_answer()
+    assert await visitor.messages() == ["Line one\nline two"]
+    await visitor.page.locator(".skip").focus()
+    await expect(visitor.page.locator(".skip")).to_be_in_viewport()
+    await keyboard.press("Enter")
+    await expect(visitor.page.locator("#message")).to_be_focused()
+    await keyboard.press("Shift+Tab")
+    await keyboard.press("Shift+Tab")
+    await expect(visitor.button("Regenerate")).to_be_focused()
+    await keyboard.press("Enter")
+    await visitor.wait_for_answer()
+    assert await visitor.answers() == ["Hello again"]
+
+
+async def test_pending_answer_can_be_stopped(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(hang())
+
+    await visitor.send("Think")
+
+    await expect(visitor.answer.locator(".pending")).to_have_text("Thinking")
+    await visitor.button("Stop").click()
+    await visitor.wait_for_answer()
+
+
+async def test_reasoning_is_collapsed(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("42", reasoning="Six times seven."))
+
+    await visitor.ask("What is it?")
+
+    await expect(visitor.answer.locator(".reasoning")).to_contain_text("Six times seven.")
+    await expect(visitor.answer.locator(".reasoning .inside")).to_be_hidden()
+    assert await visitor.answers() == ["42"]
+
+
+async def test_message_sent_before_the_teams_load_is_not_lost(
+    browser: Browser, served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello"))
+    is_slow = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await is_slow.wait()
+        await route.continue_()
+
+    async with visit(browser, served.url) as visitor:
+        await visitor.page.route("**/v1/models", hold)
+        await visitor.page.goto(f"{served.url}/")
+        await visitor.send("Hi")
+        is_slow.set()
+
+        await visitor.wait_for_answer()
+        assert await visitor.messages() == ["Hi"]
+        await expect(visitor.page.locator("#message")).to_have_value("")
+
+
+async def test_page_works_without_its_libraries(
+    browser: Browser, served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Plain **text**"))
+
+    async with visit(browser, served.url) as visitor:
+        await visitor.page.route("**/page/vendor/*", lambda route: route.fulfill(status=404))
+        await visitor.open()
+        await visitor.ask("Hi")
+
+        assert await visitor.answers() == ["Plain **text**"]
+
+
+async def test_lost_connection_is_shown_and_the_answer_resumes(
+    browser: Browser, served: Served, upstream: FakeUpstream
+) -> None:
+    rest = asyncio.Event()
+    upstream.reply(text("", chunks=["The first half", rest, " and the second"]))
+
+    async with relay(served.url) as line, visit(browser, line.url) as visitor:
+        await visitor.open()
+        await visitor.send("Go on")
+        await expect(visitor.answer.locator(".writing")).to_have_text("The first half")
+
+        line.cut()
+
+        lost = visitor.answer.locator(".connection")
+        await expect(lost).to_contain_text("Connection lost. Reconnecting")
+        await expect(visitor.answer.locator(".md")).to_have_text("The first half")
+        rest.set()
+        line.restore()
+        await visitor.wait_for_answer()
+        assert await visitor.answers() == ["The first half and the second"]
+        await expect(lost).to_have_count(0)
+        assert len(upstream.requests) == 1
+
+
+async def test_enter_during_an_answer_queues_the_message(visitor: Visitor, upstream: FakeUpstream) -> None:
+    rest = asyncio.Event()
+    upstream.reply(text("", chunks=["One", rest]), text("Two"))
+    await visitor.send("First")
+    await expect(visitor.answer).to_contain_text("One")
+
+    await visitor.send("Second")
+
+    await expect(visitor.page.locator("#queue .text")).to_have_text("Second")
+    await expect(visitor.page.locator("#message")).to_have_value("")
+    rest.set()
+    await visitor.wait_for_answer(2)
+    assert await visitor.answers() == ["One", "Two"]
+    assert await visitor.messages() == ["First", "Second"]
+    await expect(visitor.page.locator("#queue")).to_be_hidden()
+
+
+async def test_queued_message_can_be_edited(visitor: Visitor, upstream: FakeUpstream) -> None:
+    rest = asyncio.Event()
+    upstream.reply(text("", chunks=["One", rest]))
+    await visitor.send("First")
+    await expect(visitor.answer).to_contain_text("One")
+    await visitor.send("Second")
+
+    await visitor.button("Edit queued message").click()
+
+    await expect(visitor.page.locator("#message")).to_have_value("Second")
+    await expect(visitor.page.locator("#queue")).to_be_hidden()
+    rest.set()
+    await visitor.wait_for_answer()
+
+
+async def test_failed_message_stays_visible_after_the_next_one(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello"), error(401), text("Fine"))
+    await visitor.ask("Hi")
+    await visitor.send("This one fails")
+    await expect(visitor.answer.locator(".problem")).to_be_visible()
+
+    await visitor.ask("This one works", 3)
+
+    assert await visitor.messages() == ["Hi", "This one fails", "This one works"]
+    await expect(visitor.page.locator("#turns > .failed .below")).to_contain_text(
+        "Not part of the conversation"
+    )
+    sent = [m["content"] for m in upstream.requests[-1].body["messages"] if m["role"] == "user"]
+    assert sent == ["Hi", "This one works"]
+    await visitor.page.reload()
+    await visitor.wait_for_answer(3)
+
+
+async def test_parallel_tool_calls_are_rows_of_one_block(visitor: Visitor, upstream: FakeUpstream) -> None:
+    order = {"product": "Rocket", "price": 10}
+    upstream.reply(
+        calls(("transfer_to_sales", {})), calls(*[("execute_order", order)] * 4), text("Four of them.")
+    )
+
+    await visitor.ask("Four rockets")
+
+    block = visitor.answer.locator(".tools")
+    await expect(block).to_have_count(1)
+    await expect(block.locator("> summary")).to_contain_text("4 tool calls")
+    await expect(block.locator(".tool").first).to_be_hidden()
+    await block.locator("> summary").click()
+    await expect(block.locator(".tool.done")).to_have_count(4)
+
+
+async def test_agent_colours_are_the_same_after_a_reload(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(calls(("transfer_to_repairs", {})), text("Broken?"))
+    await visitor.ask("Broken")
+    name = visitor.answer.locator(".message > .agent-name")
+    colour = "element => getComputedStyle(element).color"
+    before = await name.evaluate(colour)
+
+    await visitor.page.reload()
+    await visitor.wait_for_answer()
+
+    assert await name.evaluate(colour) == before
+    assert await visitor.answer.locator(".message.agent-2").count() == 1

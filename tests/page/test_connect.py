@@ -1,0 +1,90 @@
+"""Code and settings for other clients, settings of a conversation, export, pins and shortcuts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from playwright.async_api import expect
+
+from tests.fakes.upstream import FakeUpstream, text
+from tests.page.visitor import Visitor
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_code_for_other_clients_names_server_team_and_conversation(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello"))
+    await visitor.ask("Hi")
+    conversation = visitor.page.url.partition("#")[2]
+
+    await visitor.button("Use this team from your code").click()
+
+    dialog = visitor.page.get_by_role("dialog")
+    code = dialog.locator("pre code")
+    await dialog.get_by_role("checkbox", name="Continue this conversation").check()
+    for client in ("curl", "Python", "Node.js", "LangChain", "Open WebUI", "LibreChat"):
+        await dialog.get_by_role("combobox", name="Client").select_option(client)
+        await expect(code).to_contain_text(f"{visitor.url}/v1")
+        if client not in ("Open WebUI", "LibreChat"):
+            await expect(code).to_contain_text(conversation)
+    await dialog.get_by_role("combobox", name="Client").select_option("Python")
+    program = await code.text_content() or ""
+    compile(program, "example.py", "exec")
+    assert 'model="shop"' in program
+    assert "YOUR_API_KEY" in program
+
+
+async def test_settings_of_a_conversation_are_sent(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("One"), text("Two"), text("Three"))
+    await visitor.button("Conversation settings").click()
+    await visitor.page.get_by_role("spinbutton", name="Temperature").fill("0.3")
+    await visitor.button("Save").click()
+    await visitor.ask("First")
+    await visitor.ask("Second", 2)
+    await visitor.button("New conversation").click()
+    await visitor.ask("Third")
+
+    assert [request.body.get("temperature") for request in upstream.requests] == [0.3, 0.3, None]
+
+
+async def test_conversation_is_exported_as_markdown_and_json(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello **you**"))
+    await visitor.ask("Hi")
+
+    files = {}
+    for kind in ("Markdown", "JSON"):
+        await visitor.button("Export conversation").click()
+        async with visitor.page.expect_download() as download:
+            await visitor.button(kind).click()
+        file = await (await download.value).path()
+        files[kind] = await asyncio.to_thread(Path(file).read_text)
+
+    assert files["Markdown"] == "# Hi\n\n## User\n\nHi\n\n## triage\n\nHello **you**\n"
+    assert json.loads(files["JSON"])["turns"][0]["answer"][0]["content"] == "Hello **you**"
+
+
+async def test_pinned_conversation_is_first_and_search_has_a_shortcut(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("1"), text("2"))
+    await visitor.ask("Older")
+    await visitor.page.keyboard.press("Control+Shift+O")
+    await expect(visitor.page.locator("#welcome")).to_be_visible()
+    await visitor.ask("Newer")
+    titles = visitor.page.locator("#conversations .title")
+    await expect(titles).to_have_text(["Newer", "Older"])
+
+    await visitor.button("Pin Older").focus()
+    await visitor.page.keyboard.press("Enter")
+
+    await expect(titles).to_have_text(["Older", "Newer"])
+    await expect(visitor.page.locator("#conversations .group")).to_have_text(["Pinned", "Today"])
+    await visitor.page.keyboard.press("Control+K")
+    await expect(visitor.page.get_by_label("Search conversations")).to_be_focused()

@@ -1,0 +1,109 @@
+"""Task lists, math, diagrams and wide content in answers."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.async_api import expect
+
+from tests.fakes.upstream import FakeUpstream, text
+from tests.page.visitor import Visitor
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_task_lists_have_boxes(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("- [x] paid\n- [ ] sent\n- [link](https://example.com)"))
+
+    await visitor.ask("List")
+
+    items = visitor.answer.locator("li")
+    await expect(items).to_have_text(["paid", "sent", "link"])
+    boxes = visitor.answer.get_by_role("img")
+    assert [await box.get_attribute("aria-label") for box in await boxes.all()] == ["Done", "Not done"]
+
+
+async def test_math_is_rendered_and_prices_stay_text(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(
+        text(
+            "Area $\\pi r^2$ and \\(a_1 \\ne b\\).\n\n$$\n\\int_0^1 x\\,dx = \\frac{1}{2}\n$$\n\n"
+            "\\[E = mc^2\\]\n\nIt costs $5 or $10. Code: `$x$`. Broken: $\\frac{1$ end."
+        )
+    )
+
+    await visitor.ask("Math")
+
+    await expect(visitor.answer.locator(".math .katex")).to_have_count(4)
+    await expect(visitor.answer.locator(".math.display .katex-display")).to_have_count(2)
+    await visitor.expect_text("It costs $5 or $10.")
+    await expect(visitor.answer.locator("p > code:not(.math)")).to_have_text("$x$")
+    await expect(visitor.answer.locator("code.math")).to_have_text("\\frac{1")
+
+
+HOSTILE_MATH = [
+    "$\\href{javascript:document.title='owned'}{x}$",
+    "$\\htmlStyle{position:fixed;inset:0}{x}$",
+    "$\\includegraphics{https://evil.example/x.png}$",
+    "$\\def\\a{\\a\\a}\\a$",
+    "$\\rule{1000000em}{1000000em}$",
+]
+
+
+@pytest.mark.parametrize("formula", HOSTILE_MATH)
+async def test_hostile_formula_does_nothing(formula: str, visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text(f"{formula} and $y$"))
+
+    await visitor.ask("Math")
+
+    await expect(visitor.answer.locator(".katex").last).to_be_attached()
+    assert await visitor.page.title() == "handoff-proxy"
+    await expect(visitor.answer.locator(".md a, .md img")).to_have_count(0)
+    assert await visitor.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+async def test_diagram_is_drawn_as_an_image(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("```mermaid\nflowchart LR\n  A[Order] --> B{Paid?}\n  B -->|yes| C[Ship]\n```"))
+
+    await visitor.ask("Diagram")
+
+    picture = visitor.answer.locator(".diagram img")
+    await expect(picture).to_be_visible()
+    size = await picture.evaluate("img => img.decode().then(() => [img.naturalWidth, img.naturalHeight])")
+    assert min(size) > 40
+    await visitor.answer.locator(".source summary").click()
+    await expect(visitor.answer.locator(".source code")).to_contain_text("A[Order] --> B{Paid?}")
+    await expect(visitor.page.locator("iframe")).to_have_count(0)
+
+
+HOSTILE_DIAGRAMS = [
+    'flowchart LR\n  A["<img src=x onerror=parent.document.title=`owned`>"] --> B\n'
+    '  click A "javascript:parent.document.title=1"',
+    '%%{init: {"securityLevel": "loose", "htmlLabels": true}}%%\nflowchart LR\n'
+    '  A["<script>parent.document.title=1</script><img src=https://evil.example/x>"]',
+    "no diagram at all",
+]
+
+
+@pytest.mark.parametrize("source", HOSTILE_DIAGRAMS)
+async def test_hostile_diagram_does_nothing(source: str, visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text(f"```mermaid\n{source}\n```"))
+    # The policy of the frame rejects what the diagram tries, which the browser logs.
+    await visitor.ask("Diagram")
+
+    await expect(visitor.page.locator("iframe")).to_have_count(0, timeout=15_000)
+
+    assert await visitor.page.title() == "handoff-proxy"
+    await expect(visitor.answer.locator(".code code")).to_contain_text(source.splitlines()[0])
+    visitor.problems = [one for one in visitor.problems if "Content Security Policy" not in one]
+
+
+async def test_wide_tables_and_code_show_that_they_scroll(visitor: Visitor, upstream: FakeUpstream) -> None:
+    cells = "|".join(f"column number {number}" for number in range(14))
+    upstream.reply(text(f"|{cells}|\n|{'---|' * 14}\n|{cells}|\n\n```text\n{'wide ' * 60}\n```"))
+
+    await visitor.ask("Wide")
+
+    table, code = visitor.answer.locator(".table"), visitor.answer.locator(".code pre")
+    await expect(table).to_have_class("table more-right")
+    await expect(code).to_have_class("more-right")
+    await table.evaluate("box => box.scrollLeft = 60")
+    await expect(table).to_have_class("table more-right more-left")

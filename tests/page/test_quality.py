@@ -1,0 +1,158 @@
+"""Accessibility, size of the first load, and long conversations."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page, ViewportSize, expect
+
+from tests.fakes.upstream import FakeUpstream, calls, text
+from tests.page.visitor import Visitor, visit
+from tests.serving import Served
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+AXE = Path(__file__).parent / "vendor" / "axe.js"
+MAX_FIRST_LOAD = 250_000
+SIZES: dict[str, ViewportSize] = {
+    "wide": {"width": 1280, "height": 800},
+    "narrow": {"width": 390, "height": 844},
+}
+
+MARKDOWN = """\
+# Done
+
+- [x] *ordered*
+
+`code`
+
+```python
+print('hi')  # note
+```
+
+| a | b |
+|---|--:|
+| 1 | 2 |
+"""
+
+
+async def _violations(page: Page) -> list[Any]:
+    # Over the DevTools protocol, to which the policy of the page does not apply.
+    await page.evaluate(AXE.read_text())
+    await page.evaluate("Promise.allSettled(document.getAnimations().map(one => one.finished))")
+    found = await page.evaluate("axe.run()")
+    return [
+        (one["id"], [(node["target"], node["failureSummary"]) for node in one["nodes"]])
+        for one in found["violations"]
+    ]
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_no_violations(
+    size: ViewportSize, scheme: Any, browser: Browser, served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(
+        calls(("transfer_to_sales", {"reason": "wants a rocket"})),
+        calls(("execute_order", {"product": "Rocket", "price": 10}), ("execute_order", {})),
+        text(MARKDOWN),
+        text("Again"),
+    )
+    async with visit(browser, served.url, color_scheme=scheme, reduced_motion="reduce") as visitor:
+        await visitor.page.set_viewport_size(size)
+        await visitor.open()
+        assert await _violations(visitor.page) == []
+        await visitor.ask("A rocket")
+        await visitor.button("Timeline").click()
+        if size["width"] < 1120:
+            await visitor.button("Team panel").click()
+        await visitor.page.locator(".node", has_text="sales").click()
+        assert await _violations(visitor.page) == []
+        if size["width"] < 1120:
+            await visitor.button("Close the team panel").click()
+        await visitor.button("Use this team from your code").click()
+        assert await _violations(visitor.page) == []
+
+
+async def test_first_load_is_small_and_lazy(browser: Browser, served: Served) -> None:
+    async with visit(browser, served.url) as visitor:
+        sizes: dict[str, int] = {}
+
+        async def record(response: Any) -> None:
+            if "/page/" in response.url or response.url.endswith("/"):
+                body = await response.body()
+                is_font = response.url.endswith(".woff2")
+                sizes[response.url] = len(body if is_font else gzip.compress(body, 5))
+
+        visitor.page.on("response", record)
+        await visitor.open()
+        await visitor.page.wait_for_load_state("networkidle")
+
+        assert sum(sizes.values()) < MAX_FIRST_LOAD, sizes
+        assert not [url for url in sizes if "katex" in url or "mermaid" in url or "highlight" in url]
+        compressed = await visitor.page.evaluate(
+            "performance.getEntriesByName(new URL('/page/style.css', location).href)[0].transferSize"
+        )
+        assert compressed < 12_000
+
+
+async def test_page_is_usable_within_a_second_on_a_slow_machine(browser: Browser, served: Served) -> None:
+    async with visit(browser, served.url) as visitor:
+        devtools = await visitor.page.context.new_cdp_session(visitor.page)
+        await devtools.send("Emulation.setCPUThrottlingRate", {"rate": 4})
+        await visitor.page.goto(f"{served.url}/")
+        await expect(visitor.page.locator("#welcome h1")).to_be_visible()
+        usable = await visitor.page.evaluate(
+            "performance.getEntriesByType('measure').find(one => one.name === 'usable').duration"
+        )
+    assert usable < 1000, usable
+
+
+async def test_conversation_of_300_turns_scrolls_smoothly(visitor: Visitor, upstream: FakeUpstream) -> None:
+    count = 300
+    upstream.reply(
+        *(text(f"Answer {number}: **bold** and `code`.\n\n- one\n- two") for number in range(count))
+    )
+    await visitor.page.evaluate(
+        """async count => {
+            for (let number = 0; number < count; number++) {
+                const response = await fetch("/v1/chat/completions", {
+                    method: "POST",
+                    headers: { "Content-Type": "application/json", "X-Conversation-Id": "long" },
+                    body: JSON.stringify({
+                        model: "shop",
+                        messages: [{ role: "user", content: `Question ${number}` }],
+                    }),
+                });
+                await response.json();
+            }
+        }""",
+        count,
+    )
+    await visitor.page.goto(f"{visitor.url}/#long")
+    await visitor.page.reload()
+    await expect(visitor.turns).to_have_count(count)
+
+    started = time.monotonic()
+    frames = await visitor.page.evaluate(
+        """async () => {
+            const box = document.querySelector("#scroll"), times = [];
+            let last = performance.now();
+            for (let top = box.scrollHeight, step = 0; step < 120; step++) {
+                box.scrollTop = top -= 400;
+                await new Promise(requestAnimationFrame);
+                const now = performance.now();
+                times.push(now - last);
+                last = now;
+            }
+            return times.sort((a, b) => a - b);
+        }"""
+    )
+
+    assert frames[60] < 34, frames
+    assert frames[113] < 100, frames
+    assert time.monotonic() - started < 20
