@@ -100,16 +100,16 @@ async def test_first_load_is_small_and_lazy(browser: Browser, served: Served) ->
         assert compressed < 12_000
 
 
-async def test_page_is_usable_within_a_second_on_a_slow_machine(browser: Browser, served: Served) -> None:
+async def test_page_needs_little_processor_time_to_start(browser: Browser, served: Served) -> None:
     async with visit(browser, served.url) as visitor:
         devtools = await visitor.page.context.new_cdp_session(visitor.page)
-        await devtools.send("Emulation.setCPUThrottlingRate", {"rate": 4})
+        # Thread time, because the tests share the machine: a machine that is four times as slow needs a second.
+        await devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
         await visitor.page.goto(f"{served.url}/")
-        await expect(visitor.page.locator("#welcome h1")).to_be_visible()
-        usable = await visitor.page.evaluate(
-            "performance.getEntriesByType('measure').find(one => one.name === 'usable').duration"
-        )
-    assert usable < 1000, usable
+        await visitor.page.wait_for_function("performance.getEntriesByName('usable').length")
+        metrics = (await devtools.send("Performance.getMetrics"))["metrics"]
+    seconds = {one["name"]: one["value"] for one in metrics}["TaskDuration"]
+    assert seconds < 0.25, seconds
 
 
 async def test_conversation_of_300_turns_scrolls_smoothly(visitor: Visitor, upstream: FakeUpstream) -> None:
