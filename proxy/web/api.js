@@ -171,7 +171,7 @@ export function chunkEvents(chunk) {
   const extension = chunk.handoff;
   const events = [];
   if (extension && !extension.type.startsWith("turn.")) events.push(extension);
-  // Beside an extension object, reasoning_content repeats it as a line of text.
+  // If there is an extension object, reasoning_content repeats it as a line of text.
   if (delta.reasoning_content && !extension) events.push({ type: "reasoning.delta", text: delta.reasoning_content });
   if (delta.content) events.push({ type: "text.delta", text: delta.content });
   if (delta.refusal) events.push({ type: "refusal.delta", text: delta.refusal });

@@ -1,4 +1,4 @@
-// One conversation: the turns on the path to one leaf of its tree, the branches beside it, and the answer that is being written.
+// One conversation: the turns on the path to one leaf of its tree, its other branches, and the answer that is being written.
 
 import { ApiError, chunkEvents, readChunks, request, requestJson, turnStream } from "./api.js";
 import { announce, byId, copyButton, h, iconButton } from "./dom.js";
@@ -103,7 +103,7 @@ export class Chat {
     return found;
   }
 
-  /** The path with the failed turns beside it, except those whose message was sent again. */
+  /** The path and failed turns next to it, except those whose message was sent again. */
   get visible() {
     const path = this.path();
     /** @type {any[]} */
@@ -142,7 +142,7 @@ export class Chat {
     this.settleApprovals().catch((error) => this.actions.onerror(error));
   }
 
-  /** Remove the buttons of approvals that were decided elsewhere or expired. */
+  /** Remove the buttons of approvals that were decided by other clients or expired. */
   async settleApprovals() {
     const cards = [...this.list.querySelectorAll(".approval:has(.buttons)")];
     if (!cards.length) return;
@@ -278,7 +278,7 @@ export class Chat {
     return this.send(turn.input, turn.parent_id ?? "root", turn);
   }
 
-  /** Start a branch beside a turn. @param {any} turn @param {string} text */
+  /** Start a branch as a sibling of a turn. @param {any} turn @param {string} text */
   branch(turn, text) {
     if (this.running) return undefined;
     return this.send([{ role: "user", content: text }], turn.parent_id ?? "root", turn);

@@ -1,4 +1,4 @@
-// Two versions of a turn and what follows them, side by side.
+// Two versions of a turn and what follows them, in columns.
 
 import { openDialog } from "./dialogs.js";
 import { h } from "./dom.js";

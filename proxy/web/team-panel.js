@@ -1,4 +1,4 @@
-// The team beside the conversation: agents as nodes, handoffs as edges, the active agent, and what each agent used.
+// The team next to the conversation: agents as nodes, handoffs as edges, the active agent, and what each agent used.
 
 import { colourClass } from "./agents.js";
 import { byId, fill, formatDuration, formatUsage, h, iconButton } from "./dom.js";
@@ -252,7 +252,7 @@ function layout({ entry, agents }) {
   return places;
 }
 
-/** A curve between two nodes, beside the one that leads back. @param {{x: number, y: number}} from @param {{x: number, y: number}} to @param {boolean} hasReturn */
+/** A curve between two nodes, offset from the edge in the other direction. @param {{x: number, y: number}} from @param {{x: number, y: number}} to @param {boolean} hasReturn */
 function edge(from, to, hasReturn) {
   const centre = (/** @type {{x: number, y: number}} */ { x, y }) => ({ x: x + NODE.width / 2, y: y + NODE.height / 2 });
   const a = centre(from);
