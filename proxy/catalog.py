@@ -177,6 +177,7 @@ def _listed_team(team: AgentTeam, events: EventsMode | None) -> ListedTeam:
         agents=list(team.agents),
         entry=team.entry,
         tools=list(dict.fromkeys(tool for agent in agents for tool in agent.tools)),
+        accepts_images="image_url" in team.content_parts,
         takes_client_tools=any(agent.client_tools not in ("ignore", ()) for agent in agents),
         events=events,
     )

@@ -76,6 +76,11 @@ class AgentTeam:
         return self.facts.entry
 
     @property
+    def content_parts(self) -> frozenset[str]:
+        """The content parts, except text, that all models of the team accept."""
+        return self._abilities.parts
+
+    @property
     def agents(self) -> Mapping[str, Agent]:
         """The agents by name."""
         return self._agents

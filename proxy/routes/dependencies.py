@@ -37,6 +37,7 @@ class ListedTeam:
     """What its answers tell beside the answer, when the team has a word of its own."""
     examples: Sequence[str] = ()
     """First messages that a frontend can offer."""
+    accepts_images: bool = False
     is_demo: bool = False
     """Whether the entry agent's model is the scripted demonstration."""
 

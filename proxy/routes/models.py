@@ -66,6 +66,7 @@ def _team(team: ListedTeam, description: str) -> TeamBody:
             handoffs=len(team.agents) > 1,
             server_tools=bool(team.tools),
             client_tools=team.takes_client_tools,
+            images=team.accepts_images,
         ),
         description=description or UNSET,
         examples=team.examples,

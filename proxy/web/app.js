@@ -2,6 +2,7 @@
 
 import { colourClass } from "./agents.js";
 import { ApiError, requestJson } from "./api.js";
+import { Attachments } from "./attachments.js";
 import { Chat } from "./chat.js";
 import { compareVersions } from "./compare.js";
 import { showConnect } from "./connect.js";
@@ -20,6 +21,10 @@ const message = byId("message");
 const app = byId("app");
 const teams = new Teams();
 const panel = new TeamPanel();
+const attachments = new Attachments({
+  acceptsImages: () => Boolean(teams.chosen?.handoff?.capabilities.images),
+  onerror: showError,
+});
 /** A message that is sent when the running answer is complete. @type {string | null} */
 let queued = null;
 
@@ -213,14 +218,15 @@ function showBusy(isBusy) {
 /** @param {string} text */
 async function submit(text) {
   // A message may be sent before the teams are loaded; the text stays in the box until then.
-  if (!text.trim() || !(await started)) return;
+  if ((!text.trim() && !attachments.items.length) || !(await started)) return;
   if (chat.reading) {
+    if (!text.trim()) return;
     setQueued(queued ? `${queued}\n\n${text}` : text);
     clearComposer();
     return;
   }
   clearComposer();
-  await chat.sendText(text);
+  await chat.sendText(text, attachments.take());
 }
 
 function clearComposer() {

@@ -36,6 +36,7 @@ from proxy.events import (
 )
 from proxy.messages import EventsMode
 from proxy.wire.answer import Joints
+from proxy.wire.progress import Progress
 from proxy.wire.uses import Use, rounded_cost
 
 MAX_LINE = 240
@@ -67,6 +68,7 @@ class Noted(Struct, frozen=True, omit_defaults=True, rename={"source": "from", "
     approval_id: str | UnsetType = UNSET
     decision: Decision | UnsetType = UNSET
     by: DecidedBy | UnsetType = UNSET
+    progress: int | UnsetType = UNSET
 
 
 class UseBody(Struct, frozen=True, omit_defaults=True):
@@ -116,6 +118,7 @@ class Capabilities(Struct, frozen=True):
     handoffs: bool
     server_tools: bool
     client_tools: bool
+    images: bool
 
 
 class TeamBody(Struct, frozen=True, omit_defaults=True):
@@ -154,6 +157,7 @@ class Narrator:
         self._tool_calls = 0
         self._uses: dict[tuple[str, str], Use] = {}
         self._joints = Joints()
+        self._progress = Progress()
 
     def tell(self, event: Event) -> Note | None:
         """Return what is told of the event, before what the event adds to the answer."""
@@ -164,6 +168,7 @@ class Narrator:
                 return self._thinks(event.text)
             case Started():
                 self._agents.append(event.agent)
+                self._progress = Progress(event.steps)
             case Handoff():
                 return self._hands_over(event)
             case ToolStarted():
@@ -202,11 +207,17 @@ class Narrator:
     def _agent(self) -> str:
         return self._agents[-1] if self._agents else ""
 
+    @property
+    def _percent(self) -> int | UnsetType:
+        percent = self._progress.percent
+        return UNSET if percent is None else percent
+
     def _speaks(self) -> Note | None:
         if self._speaking == self._agent:
             return None
         self._speaking = self._agent
-        return Note(Noted("agent.speaking", self._agent)) if self._has_objects else None
+        noted = Noted("agent.speaking", self._agent, progress=self._percent)
+        return Note(noted) if self._has_objects else None
 
     def _thinks(self, text: str) -> Note | None:
         speaks = self._speaks()
@@ -216,7 +227,15 @@ class Narrator:
 
     def _hands_over(self, event: Handoff) -> Note | None:
         reason = "" if self._hides_details else event.reason
-        noted = Noted("handoff", event.source, event.source, event.target, reason=reason or UNSET)
+        self._progress.handed_over(event.source)
+        noted = Noted(
+            "handoff",
+            event.source,
+            event.source,
+            event.target,
+            reason=reason or UNSET,
+            progress=self._percent,
+        )
         self._agents.append(event.target)
         line = f"{event.source} hands over to {event.target}" + (f": {_short(reason)}" if reason else "")
         return self._note(noted, line, StatusData(f"{event.target} takes over", done=True))

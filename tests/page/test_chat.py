@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Route, expect
 from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
 from tests.page.relay import relay
 from tests.page.visitor import Visitor, visit
-from tests.serving import Served, serve
+from tests.serving import TEAM_FILE, Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -215,8 +215,8 @@ async def test_page_works_with_the_keyboard(visitor: Visitor, upstream: FakeUpst
     await expect(visitor.page.locator(".skip")).to_be_in_viewport()
     await keyboard.press("Enter")
     await expect(visitor.page.locator("#message")).to_be_focused()
-    await keyboard.press("Shift+Tab")
-    await keyboard.press("Shift+Tab")
+    for _ in ("Attach files", "Timeline", "Regenerate"):
+        await keyboard.press("Shift+Tab")
     await expect(visitor.button("Regenerate")).to_be_focused()
     await keyboard.press("Enter")
     await visitor.wait_for_answer()
@@ -381,3 +381,25 @@ async def test_agent_colours_are_the_same_after_a_reload(visitor: Visitor, upstr
 
     assert await name.evaluate(colour) == before
     assert await visitor.answer.locator(".message.agent-2").count() == 1
+
+
+async def test_team_with_steps_shows_its_progress(
+    browser: Browser, tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    rest = asyncio.Event()
+    upstream.reply(calls(("transfer_to_sales", {})), text("", chunks=["Sure", rest, "."]))
+    file = tmp_path / "steps.yaml"
+    steps = "    entry: triage\n    steps: [triage, sales]\n"
+    file.write_text(TEAM_FILE.format(upstream=upstream.base_url).replace("    entry: triage\n", steps))
+    async with (
+        serve(tmp_path, upstream.base_url, teams=file) as served,
+        visit(browser, served.url) as visitor,
+    ):
+        await visitor.open()
+        await visitor.send("A rocket")
+
+        bar = visitor.page.get_by_role("progressbar", name="Progress of the team")
+        await expect(bar).to_have_js_property("value", 33)
+        rest.set()
+        await visitor.wait_for_answer()
+        await expect(bar).to_be_hidden()
