@@ -1,4 +1,4 @@
-"""docs/approvals.md is run: its programs print what it shows, over the team file that it names."""
+"""docs/approvals.md has the output of its programs with the team file that it mentions."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def printed(program: str) -> str:
 
 
 @pytest.mark.parametrize(("program", "output"), PROGRAMS, ids=range(len(PROGRAMS)))
-async def test_the_programs_print_what_is_shown(program: str, output: str, served: Served) -> None:
+async def test_the_programs_print_the_documented_output(program: str, output: str, served: Served) -> None:
     assert await asyncio.to_thread(printed, program.replace("http://127.0.0.1:8000", served.url)) == output
 
 
-def test_the_team_is_marked_as_the_page_says() -> None:
+def test_the_team_file_has_the_documented_tools() -> None:
     shown = next(yaml.safe_load(text)["tools"] for language, text in BLOCKS if language == "yaml")
     (team,) = yaml.safe_load(TEAMS.read_text("utf-8"))["teams"].values()
 
@@ -51,20 +51,20 @@ def test_the_team_is_marked_as_the_page_says() -> None:
     assert str(TEAMS.relative_to(ROOT)) in next(text for language, text in BLOCKS if language == "sh")
 
 
-def test_an_approval_is_shown_with_all_its_keys() -> None:
+def test_the_example_has_all_keys_of_an_approval() -> None:
     shown = next(json.loads(text) for language, text in BLOCKS if language == "json")
 
     assert tuple(shown) == ApprovalBody.__struct_fields__
 
 
-def test_the_bounds_are_told() -> None:
+def test_the_page_has_the_limits() -> None:
     assert (MAX_REASON, MAX_SHOWN, MAX_ATTEMPTS) == (1000, 1000, 3)
     assert "`reason` of up to 1,000 characters" in PAGE
     assert "truncated to 1,000 characters" in PAGE
     assert "at most three times" in PAGE
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_have_targets() -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", PAGE)
 
     assert links

@@ -1,4 +1,4 @@
-"""docs/events.md is run: its programs print what it shows, and its frames are those of the turns described here."""
+"""docs/events.md has the output of its programs and the frames of the turns below."""
 
 from __future__ import annotations
 
@@ -106,14 +106,14 @@ def printed(program: str) -> str:
 
 
 @pytest.mark.parametrize(("program", "output"), PROGRAMS, ids=range(len(PROGRAMS)))
-async def test_the_programs_print_what_is_shown(program: str, output: str, served: Served) -> None:
+async def test_the_programs_print_the_documented_output(program: str, output: str, served: Served) -> None:
     here = program.replace("127.0.0.1:8000", served.url.removeprefix("http://"))
     assert here != program
 
     assert await asyncio.to_thread(printed, here) == output
 
 
-def test_there_is_an_example_of_every_type_and_each_is_a_frame() -> None:
+def test_the_page_has_a_valid_frame_of_every_type() -> None:
     frames = []
     for turn_id, events in TURNS.items():
         feed = Feed(turn_id)
@@ -127,7 +127,7 @@ def test_there_is_an_example_of_every_type_and_each_is_a_frame() -> None:
     assert {frame.type for frame in frames} == set(get_args(FrameType))
 
 
-def test_every_type_key_and_action_is_in_the_tables() -> None:
+def test_the_tables_have_every_type_key_and_action() -> None:
     rows = dict(re.findall(r"^\| `([a-z_.]+)` \| (.+) \|$", PAGE, re.MULTILINE))
 
     for line in SHOWN:
@@ -139,12 +139,12 @@ def test_every_type_key_and_action_is_in_the_tables() -> None:
     assert all(f'"{name}"' in PAGE for name in ClientMessage.__struct_fields__)
 
 
-def test_the_figures_are_those_of_the_code() -> None:
+def test_the_page_has_the_limits_of_the_code() -> None:
     assert f"has the position {LOST}," in PAGE
     assert f"Up to {MAX_TURNS} turns" in PAGE
 
 
-async def test_every_key_of_a_turn_is_told(served: Served) -> None:
+async def test_the_example_has_all_keys_of_a_turn(served: Served) -> None:
     answer = await Caller(served).completion([user("Give me a report of sales")], model="business-insights")
     (shown,) = [json.loads(text) for language, text in BLOCKS if language == "json" and '"object"' in text]
 

@@ -1,4 +1,4 @@
-"""docs/extension.md is run: its programs print what it shows, and its chunk is one that was sent."""
+"""docs/extension.md has the output of its programs and a chunk that the server sends."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def printed(program: str) -> str:
 
 
 @pytest.mark.parametrize(("program", "output"), PROGRAMS, ids=range(len(PROGRAMS)))
-async def test_the_programs_print_what_is_shown(program: str, output: str, served: Served) -> None:
+async def test_the_programs_print_the_documented_output(program: str, output: str, served: Served) -> None:
     assert await asyncio.to_thread(printed, program.replace("http://127.0.0.1:8000", served.url)) == output
 
 
-async def test_the_chunk_is_one_that_is_sent(served: Served) -> None:
+async def test_the_server_sends_the_documented_chunk(served: Served) -> None:
     shown = next(json.loads(text) for language, text in BLOCKS if language == "json")
     message: Any = {"role": "user", "content": "My rocket-powered unicycle exploded. I want my money back."}
     stream = await served.client().chat.completions.create(
@@ -54,8 +54,8 @@ async def test_the_chunk_is_one_that_is_sent(served: Served) -> None:
     assert {key: sent[key] for key in shown} == {**shown, "id": sent["id"], "created": sent["created"]}
 
 
-def test_every_type_and_key_is_in_the_tables() -> None:
-    told = set(re.findall(r"`([\w.]+)`", PAGE))
+def test_the_tables_have_every_type_and_key() -> None:
+    documented = set(re.findall(r"`([\w.]+)`", PAGE))
 
     for schema in (Noted, Summary):
-        assert {field.encode_name for field in msgspec.structs.fields(schema)} <= told
+        assert {field.encode_name for field in msgspec.structs.fields(schema)} <= documented

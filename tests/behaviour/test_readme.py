@@ -1,6 +1,6 @@
-"""README.md is run: its Python as it stands, its curl commands, its team, and what it shows as output.
+"""Run the code of README.md: its Python, curl commands and team, and compare the output.
 
-So is the Python of ``docs/agents-over-http.md``, ``docs/conversations.md`` and ``docs/responses.md``.
+The same for the Python code of ``docs/agents-over-http.md``, ``docs/conversations.md`` and ``docs/responses.md``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page, with the one behind it when that shows its output."""
+    """A fenced block of a page, and the text block after it, if there is one, as its expected output."""
 
     language: str
     text: str
@@ -71,7 +71,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 
 @pytest.mark.parametrize("block", pythons())
-async def test_the_python_says_what_is_shown(block: Block, served: Served) -> None:
+async def test_python_prints_the_documented_output(block: Block, served: Served) -> None:
     code = compile(block.text.replace("http://127.0.0.1:8000", served.url), "README.md", "exec")
     if "langchain_openai" in block.text and find_spec("langchain_openai") is None:
         return  # not a dependency of the tests; that it is Python was seen
@@ -98,7 +98,7 @@ def curls() -> list[Any]:
 
 
 @pytest.mark.parametrize("words", curls())
-async def test_curl_is_answered(words: list[str], served: Served) -> None:
+async def test_curl_commands_succeed(words: list[str], served: Served) -> None:
     headers: dict[str, str] = {}
     url, body = "", None
     rest = iter(words[1:])
@@ -136,7 +136,7 @@ async def test_curl_is_answered(words: list[str], served: Served) -> None:
         )
 
 
-def test_the_team_can_be_served(tmp_path: Path) -> None:
+def test_the_team_file_is_valid(tmp_path: Path) -> None:
     (team,) = [block.text for block in blocks("yaml") if block.text.startswith("teams:")]
     (tmp_path / "teams.yaml").write_text(team)
 
@@ -150,14 +150,14 @@ def test_yaml_and_json_are_well_formed() -> None:
     assert [json.loads(block.text)["small_model"] for block in blocks("json")] == ["teams/acme-support/side"]
 
 
-def test_every_variable_that_is_named_exists() -> None:
+def test_all_mentioned_variables_exist() -> None:
     page = (ROOT / "README.md").read_text("utf-8")
     known = {name for field in Settings.model_fields.values() for name in variables_of(field)}
 
     assert set(re.findall(r"\bPROXY_[A-Z_]+", page)) <= known
 
 
-def test_the_index_lists_every_document() -> None:
+def test_the_index_lists_every_page() -> None:
     listed = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "README.md").read_text("utf-8")))
 
     assert listed == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
@@ -169,7 +169,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"https?:", target):

@@ -61,15 +61,16 @@ def load_config(path: Path = RULES) -> tuple[Sequence[str], Sequence[Rule]]:
 
 
 def check_paths(paths: Sequence[str], rules: Sequence[Rule], root: Path = ROOT) -> Iterator[Finding]:
-    """Yield the findings in files, and in the files of folders, in order."""
+    """Yield the findings in files, and in the files of folders, in order; a path can be a glob pattern."""
     for name in paths:
-        top = root / name
-        if not top.exists():
-            raise FileNotFoundError(top)
-        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
-            is_covered = path.suffix in SUFFIXES and not SKIPPED.intersection(path.parts)
-            if path.is_file() and (is_covered or path == top):
-                yield from check_file(path, rules, root)
+        matches = sorted(root.glob(name))
+        if not matches:
+            raise FileNotFoundError(root / name)
+        for top in matches:
+            for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+                is_covered = path.suffix in SUFFIXES and not SKIPPED.intersection(path.parts)
+                if path.is_file() and (is_covered or path == top):
+                    yield from check_file(path, rules, root)
 
 
 def check_file(path: Path, rules: Sequence[Rule], root: Path = ROOT) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""docs/mcp.md tells the truth: its files are those of the example, and its commands print what it shows."""
+"""docs/mcp.md shows the files of the example and the output of its commands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """The command sets up logging for the whole process."""
+    """Restore logging, which the command configures for the whole process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -38,13 +38,13 @@ def shown(language: str) -> list[str]:
     return [text for kind, text in BLOCKS if kind == language]
 
 
-def test_the_files_of_the_example_are_shown_as_they_are() -> None:
+def test_the_page_has_the_files_of_the_example() -> None:
     assert shown("yaml")[0] == (EXAMPLE / "library.yaml").read_text(encoding="utf-8")
     assert shown("python") == [(EXAMPLE / "shelves.py").read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("text", shown("yaml")[1:])
-def test_every_other_file_shown_loads(text: str, tmp_path: Path) -> None:
+def test_all_other_team_files_are_valid(text: str, tmp_path: Path) -> None:
     team = "teams: {t: {entry: A, agents: {A: {instructions: Hi.}}}}\n"
 
     loaded = load(write(tmp_path, text + team), environment={"WIKI_TOKEN": "t", "PATH": ""})
@@ -52,7 +52,7 @@ def test_every_other_file_shown_loads(text: str, tmp_path: Path) -> None:
     assert [server.name for server in loaded.servers] == list(yaml.safe_load(text)["mcp_servers"])
 
 
-def test_the_commands_print_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_print_the_documented_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     monkeypatch.delenv("PROXY_TEAMS", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -61,14 +61,16 @@ def test_the_commands_print_what_is_shown(tmp_path: Path, monkeypatch: pytest.Mo
     (copied / FILE_NAME).unlink()
 
     for text in shown("console"):
-        command, _, told = text.removeprefix("$ ").partition("\n")
+        command, _, output = text.removeprefix("$ ").partition("\n")
         result = CliRunner().invoke(main, shlex.split(command)[1:])
-        assert (result.stdout, result.stderr, result.exit_code) == (told, "", 0)
+        assert (result.stdout, result.stderr, result.exit_code) == (output, "", 0)
 
     assert read_lock(copied) == read_lock(EXAMPLE), "the lock file of the example is what the command writes"
 
 
-def test_a_changed_description_is_told_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_description_is_reported_as_documented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(EXAMPLE, tmp_path / "mcp")
@@ -82,7 +84,7 @@ def test_a_changed_description_is_told_as_shown(tmp_path: Path, monkeypatch: pyt
     assert result.exit_code == 1
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_have_targets() -> None:
     headings = re.findall(r"^##+ (.+)$", DOC, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     links = [link for link in re.findall(r"\]\(([^)]+)\)", DOC) if not link.startswith("https:")]

@@ -1,4 +1,4 @@
-"""docs/teams.md tells the truth: its files load, its commands print what it shows, its tables have every key."""
+"""docs/teams.md has valid files, the output of its commands, and every key in its tables."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def named(text: str) -> str:
 
 
 def load_unless_not_installed(name: str, model: ComponentModel) -> None:
-    """Make the component, as far as it can be made without the packages that the page names."""
+    """Load the component unless it needs one of the packages that the page mentions."""
     try:
         ComponentChatModel.load(name, model)
     except ConfigurationError as error:
@@ -71,7 +71,7 @@ def load_unless_not_installed(name: str, model: ComponentModel) -> None:
 
 
 @pytest.mark.parametrize("text", [text for text in YAML if "invalid.yaml" not in text], ids=named)
-def test_every_file_shown_loads(text: str, tmp_path: Path) -> None:
+def test_all_team_files_are_valid(text: str, tmp_path: Path) -> None:
     (tmp_path / "library_tools.py").symlink_to(ROOT / "docs/examples/three-agents/library_tools.py")
     write(tmp_path, text, "shown.yaml")
     if "teams" not in yaml.safe_load(text):
@@ -86,23 +86,23 @@ def test_every_file_shown_loads(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [text for text in YAML if text.startswith("# docs/")], ids=named)
-def test_files_are_shown_as_they_are(text: str) -> None:
+def test_the_page_has_the_files_of_the_examples(text: str) -> None:
     assert (ROOT / named(text)).read_text(encoding="utf-8") == text
 
 
-def test_the_tools_are_shown_as_they_are() -> None:
+def test_the_page_has_the_tools_of_the_example() -> None:
     shown = [text for language, text in BLOCKS if language == "python"]
 
     assert shown == [(ROOT / "docs/examples/three-agents/library_tools.py").read_text(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("text", CONSOLE, ids=lambda text: text.partition("\n")[0])
-def test_the_command_prints_what_is_shown(text: str, tmp_path: Path) -> None:
+def test_the_commands_print_the_documented_output(text: str, tmp_path: Path) -> None:
     command, _, shown = text.removeprefix("$ ").partition("\n")
     words = shlex.split(command)
     variables = dict(word.split("=", 1) for word in words if "=" in word)
     arguments = words[words.index("handoff-proxy") + 1 :]
-    # Not the repository's root, where a .env may change what is printed.
+    # A .env in the repository could change the output.
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     ran = subprocess.run(
         [sys.executable, "-m", "proxy.cli", *arguments],
@@ -118,7 +118,7 @@ def test_the_command_prints_what_is_shown(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("heading", "schema"), TABLES.items(), ids=TABLES)
-def test_every_key_is_in_its_table_with_its_default(heading: str, schema: type[BaseModel]) -> None:
+def test_the_tables_have_every_key_with_its_default(heading: str, schema: type[BaseModel]) -> None:
     section = DOC.partition(f"### {heading}\n")[2].partition("\n#")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", section, re.MULTILINE))
 
@@ -134,19 +134,19 @@ def test_every_key_is_in_its_table_with_its_default(heading: str, schema: type[B
             assert rows[key] == f"{field.default:g}"
 
 
-def test_every_parameter_is_named() -> None:
+def test_the_page_lists_every_parameter() -> None:
     row = re.search(r"^\| `parameters` \| none \| (`temp.+) \|$", DOC, re.MULTILINE)
 
     assert row is not None
     assert tuple(re.findall(r"`(\w+)`", row[1])) == Parameters.__struct_fields__
 
 
-def test_the_bounds_of_a_file_are_told() -> None:
+def test_the_page_has_the_limits_of_a_file() -> None:
     assert MAX_BYTES == 1024 * 1024
     assert f"{MAX_NODES:,} values (its aliases followed) and {MAX_DEPTH} levels" in DOC
 
 
-def test_links_within_the_page_and_to_others_lead_somewhere() -> None:
+def test_links_have_targets() -> None:
     headings = re.findall(r"^##+ (.+)$", DOC, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     links = re.findall(r"\]\(([^)]+)\)", DOC)

@@ -22,7 +22,7 @@ SECRETS = {"OPENAI_API_KEY", "PROXY_API_KEYS", "PROXY_DATABASE_URL", "PROXY_REDI
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's own variables do not count, nor a .env of the working copy."""
+    """Remove the variables of the test machine."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
@@ -31,7 +31,7 @@ def load(**overrides: Any) -> Settings:
     return load_settings(env_file=None, **overrides)
 
 
-def complaint(**overrides: Any) -> str:
+def error_message(**overrides: Any) -> str:
     with pytest.raises(ConfigurationError) as caught:
         load(**overrides)
     assert caught.value.__cause__ is None
@@ -42,7 +42,7 @@ def complaint(**overrides: Any) -> str:
 # --- defaults ------------------------------------------------------------------------------------------------
 
 
-def test_without_anything_set_the_defaults_hold() -> None:
+def test_defaults_without_any_setting() -> None:
     settings = load()
 
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
@@ -65,23 +65,23 @@ def test_without_anything_set_the_defaults_hold() -> None:
     assert settings.retention_days is None
 
 
-def test_every_default_is_of_the_form_that_it_is_documented_with() -> None:
+def test_every_default_matches_its_documented_form() -> None:
     given = {name: field.default for name, field in FIELDS.items() if field.default not in (None, ())}
 
     assert load(**given) == load()
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     settings = load()
 
     with pytest.raises(ValidationError, match="frozen"):
         settings.port = 1
 
 
-# --- where values come from ----------------------------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------
 
 
-def test_flags_win_over_the_environment_which_wins_over_the_file(
+def test_flags_override_the_environment_which_overrides_the_env_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / ".env"
@@ -94,7 +94,7 @@ def test_flags_win_over_the_environment_which_wins_over_the_file(
     assert (settings.log_level, settings.host, settings.port) == ("ERROR", "127.0.0.3", 4)
 
 
-def test_the_file_in_the_working_folder_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_env_file_of_the_working_folder_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("PROXY_PORT=81\n")
     monkeypatch.chdir(tmp_path)
 
@@ -103,7 +103,7 @@ def test_the_file_in_the_working_folder_is_read(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(("short", "own"), [("HOST", "PROXY_HOST"), ("PORT", "PROXY_PORT")])
-def test_platforms_may_set_host_and_port_by_their_usual_names(
+def test_host_and_port_have_unprefixed_aliases(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, short: str, own: str
 ) -> None:
     def found() -> str:
@@ -122,11 +122,11 @@ def test_platforms_may_set_host_and_port_by_their_usual_names(
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "TEAMS", "API_KEYS", "DATA_DIR", "proxy_host", "host"])
-def test_variables_of_other_names_do_not_count(
+def test_variables_with_other_names_are_ignored(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    monkeypatch.setenv(name, "elsewhere")
-    (tmp_path / ".env").write_text(f"{name}=elsewhere\n")
+    monkeypatch.setenv(name, "other")
+    (tmp_path / ".env").write_text(f"{name}=other\n")
 
     assert load_settings(env_file=tmp_path / ".env") == load()
 
@@ -141,13 +141,13 @@ def test_an_empty_value_counts_as_unset(
     assert load_settings(env_file=tmp_path / ".env") == load()
 
 
-def test_an_empty_flag_counts_as_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_flag_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROXY_HOST", "127.0.0.9")
 
     assert load(host="", port=None).host == "127.0.0.9"
 
 
-def test_team_files_see_the_file_under_the_environment(
+def test_the_environment_overrides_the_env_file_for_team_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".env").write_text("AZURE_KEY=from-the-file\nREGION=west\nUNSET\n")
@@ -160,7 +160,7 @@ def test_team_files_see_the_file_under_the_environment(
     assert "UNSET" not in variables
 
 
-def test_a_file_that_is_no_text_stops_the_start(tmp_path: Path) -> None:
+def test_an_env_file_with_invalid_utf8_is_a_configuration_error(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_bytes(b"PROXY_PORT=\xff\xfe\n")
 
@@ -168,10 +168,10 @@ def test_a_file_that_is_no_text_stops_the_start(tmp_path: Path) -> None:
         load_settings(env_file=file)
 
 
-def test_a_misspelt_variable_is_told_with_the_name_that_was_meant() -> None:
-    told = misspelt({"PROXY_DATADIR": "x", "PROXY_PORT": "1", "PROXY_COLOUR": "green", "DATA_DIR": "y"})
+def test_a_misspelled_variable_is_reported_with_the_closest_setting() -> None:
+    warnings = misspelt({"PROXY_DATADIR": "x", "PROXY_PORT": "1", "PROXY_COLOUR": "green", "DATA_DIR": "y"})
 
-    assert told == ["PROXY_DATADIR is not a setting, did you mean PROXY_DATA_DIR?"]
+    assert warnings == ["PROXY_DATADIR is not a setting, did you mean PROXY_DATA_DIR?"]
 
 
 # --- values --------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ BAD = {
 ANYTHING_GOES = {"PROXY_DATA_DIR", "PROXY_TEAMS"}
 
 
-def test_bad_values_are_known_for_every_variable() -> None:
+def test_every_variable_has_invalid_values_to_test() -> None:
     assert set(BAD) | ANYTHING_GOES == set(VARIABLES)
 
 
@@ -251,40 +251,40 @@ def test_bad_values_are_known_for_every_variable() -> None:
     ("variable", "value"),
     [pytest.param(name, value, id=f"{name}={value!r}") for name, values in BAD.items() for value in values],
 )
-def test_a_bad_value_is_told_by_its_variable_and_the_wanted_form_and_never_repeated(
+def test_an_invalid_value_is_reported_with_variable_and_form_but_not_repeated(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     field = next(field for field in FIELDS.values() if variable in variables_of(field))
     monkeypatch.setenv(variable, value)
 
-    assert complaint() == f"{variable}: should be {form_of(field)}"
+    assert error_message() == f"{variable}: should be {form_of(field)}"
 
 
-def test_a_bad_flag_is_told_as_the_flag() -> None:
-    assert complaint(port="eighty") == "--port: should be a whole number from 0 to 65535"
-    assert complaint(turn_time_limit="0") == "--turn-time-limit: should be a number of seconds above 0"
+def test_an_invalid_flag_is_reported_as_the_flag() -> None:
+    assert error_message(port="eighty") == "--port: should be a whole number from 0 to 65535"
+    assert error_message(turn_time_limit="0") == "--turn-time-limit: should be a number of seconds above 0"
 
 
-def test_all_bad_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_values_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROXY_PORT", "eighty")
     monkeypatch.setenv("PROXY_CONVERSATION_HEADERS", "A B,C D")
     monkeypatch.setenv("LOG_LEVEL", "loud")
 
-    assert complaint().splitlines() == [
+    assert error_message().splitlines() == [
         "PROXY_PORT: should be a whole number from 0 to 65535",
         "LOG_LEVEL: should be DEBUG, INFO, WARNING, ERROR or CRITICAL",
         "PROXY_CONVERSATION_HEADERS: should be names of headers, separated by commas",
     ]
 
 
-def test_a_bad_value_of_the_file_is_told_by_its_variable(tmp_path: Path) -> None:
+def test_an_invalid_value_in_the_env_file_is_reported_with_its_variable(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("PORT=eighty\n")
 
     with pytest.raises(ConfigurationError, match=r"^PORT: should be a whole number from 0 to 65535$"):
         load_settings(env_file=tmp_path / ".env")
 
 
-def test_lists_are_separated_by_commas_and_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_are_split_at_commas_and_stripped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROXY_API_KEYS", " key-a, key-b ,,")
     monkeypatch.setenv("PROXY_CONVERSATION_HEADERS", "X-Chat, X-Thread")
     monkeypatch.setenv("PROXY_USER_HEADERS", ",")
@@ -296,21 +296,21 @@ def test_lists_are_separated_by_commas_and_trimmed(monkeypatch: pytest.MonkeyPat
     assert settings.user_headers == ()
 
 
-def test_words_may_be_written_in_small_letters_where_that_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_level_and_booleans_ignore_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_LEVEL", "debug")
     monkeypatch.setenv("PROXY_ALLOW_OPEN", "True")
 
     assert (load().log_level, load().allow_open) == ("DEBUG", True)
 
 
-def test_a_path_may_begin_at_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_in_a_path_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/coyote")
 
     assert load(data_dir="~/data", teams="~/teams").data_dir == Path("/home/coyote/data")
     assert load(data_dir="~/data", teams="~/teams").teams == Path("/home/coyote/teams")
 
 
-def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_not_in_the_representation(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql://proxy:hunter2@db/handoff"
     settings = load(openai_api_key="sk-hunter2", api_keys="key-hunter2", database_url=url)
 
@@ -319,19 +319,19 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.database == url
 
 
-# --- the documents -------------------------------------------------------------------------------------------
+# --- documentation -------------------------------------------------------------------------------------------
 
 
 def rows() -> Iterator[list[str]]:
-    """The cells of every row of the document that describes a variable."""
+    """Yield the cells of each table row that describes a variable."""
     for line in DOCUMENT.read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if len(cells) == 4 and re.match(r"`[A-Z_]+`", cells[0]):
             yield cells
 
 
-def told(default: Any) -> str:
-    """A default, as the document writes it."""
+def documented(default: Any) -> str:
+    """Return a default as the documentation formats it."""
     match default:
         case None | ():
             return "unset"
@@ -347,28 +347,28 @@ def told(default: Any) -> str:
             return f"`{default}`"
 
 
-def test_the_document_describes_every_variable_and_no_other() -> None:
+def test_the_documentation_describes_exactly_the_existing_variables() -> None:
     described = [name for cells in rows() for name in re.findall(r"`([A-Z_]+)`", cells[0])]
 
     assert sorted(described) == sorted(VARIABLES)
 
 
-def test_the_document_names_defaults_and_forms_as_they_are() -> None:
+def test_the_documentation_has_the_actual_defaults_and_forms() -> None:
     described = {re.findall(r"`([A-Z_]+)`", cells[0])[0]: (cells[1], cells[2]) for cells in rows()}
 
     assert described == {
-        variables_of(field)[0]: (told(field.default), form_of(field)) for field in FIELDS.values()
+        variables_of(field)[0]: (documented(field.default), form_of(field)) for field in FIELDS.values()
     }
 
 
-def test_everything_that_limits_time_is_in_seconds() -> None:
+def test_all_timeouts_are_in_seconds() -> None:
     of_time = [name for name in FIELDS if re.search(r"timeout|limit$|interval|grace", name)]
 
     assert len(of_time) == 8
     assert all("seconds" in form_of(FIELDS[name]) for name in of_time)
 
 
-def test_serve_has_a_flag_for_everything_but_secrets() -> None:
+def test_serve_has_a_flag_for_every_setting_except_secrets() -> None:
     command = main.commands["serve"]
     flags = {option: parameter for parameter in command.params for option in parameter.opts}
 
@@ -385,7 +385,7 @@ def test_serve_has_a_flag_for_everything_but_secrets() -> None:
         assert option.help.endswith(f": {form_of(field)} [{variables_of(field)[0]}]")
 
 
-def test_the_document_says_which_secrets_have_no_flags() -> None:
+def test_the_documentation_lists_the_secrets_without_flags() -> None:
     assert re.search(
         "`OPENAI_API_KEY`, `PROXY_API_KEYS`, `PROXY_DATABASE_URL` and `PROXY_REDIS_URL` have no flags",
         DOCUMENT.read_text("utf-8"),
@@ -395,14 +395,14 @@ def test_the_document_says_which_secrets_have_no_flags() -> None:
     } == SECRETS
 
 
-def test_the_example_file_names_every_variable_and_sets_none() -> None:
+def test_the_example_file_has_every_variable_commented_out() -> None:
     named = re.findall(r"^# ?([A-Z_]+)=", EXAMPLE.read_text("utf-8"), re.MULTILINE)
 
     assert sorted(named) == sorted(variables_of(field)[0] for field in FIELDS.values())
     assert load_settings(env_file=EXAMPLE) == load()
 
 
-def test_the_example_file_can_be_used_as_it_stands_when_its_lines_are_made_to_count(tmp_path: Path) -> None:
+def test_the_example_file_is_valid_when_uncommented(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text(re.sub(r"^# ?([A-Z_]+=)", r"\1", EXAMPLE.read_text("utf-8"), flags=re.MULTILINE))
 
