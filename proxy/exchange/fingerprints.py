@@ -7,7 +7,6 @@ what was said since, so the fingerprints of a list are found in one pass, and a 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
@@ -17,7 +16,7 @@ from proxy.messages import AssistantMessage, FunctionCall, Message, ToolMessage,
 _SIZE = 16
 _WHITE = b" \t\n\r\x0b\x0c"
 # Some models think aloud inside of the text, and some clients cut that out before they send it back.
-_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL)
+_THINKING_TAGS = tuple((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "reasoning"))
 
 
 def scope_of(caller: str, team: str, end_user: str) -> bytes:
@@ -109,9 +108,36 @@ def words_of(text: str) -> bytes:
     return _said(text, is_assistant=False)
 
 
+def without_thinking(text: str) -> str:
+    """Return the text without its closed think tags; a tag that is never closed stays.
+
+    Each character is searched at most once per tag, so time grows linearly with the text. The regular expression for
+    this, ``<(think|…)>.*?</\\1>``, searches to the end of the text again for every unclosed tag.
+    """
+    openings = {pair: at for pair in _THINKING_TAGS if (at := text.find(pair[0])) >= 0}
+    kept: list[str] = []
+    done = 0
+    while openings:
+        pair = min(openings, key=openings.__getitem__)
+        opening, closing = pair
+        end = text.find(closing, openings[pair] + len(opening))
+        if end < 0:
+            # No later tag of this name is closed either.
+            del openings[pair]
+            continue
+        kept.append(text[done : openings[pair]])
+        done = end + len(closing)
+        for other, at in list(openings.items()):
+            if at < done:
+                openings[other] = text.find(other[0], done)
+                if openings[other] < 0:
+                    del openings[other]
+    return "".join((*kept, text[done:])) if kept else text
+
+
 def _said(text: str, *, is_assistant: bool) -> bytes:
     if is_assistant and "<" in text:
-        text = _THINKING.sub("", text)
+        text = without_thinking(text)
     return text.encode("utf-8", "surrogatepass").translate(None, _WHITE)
 
 
