@@ -111,8 +111,8 @@ def words_of(text: str) -> bytes:
 def without_thinking(text: str) -> str:
     """Return the text without its closed think tags; a tag that is never closed stays.
 
-    Each character is searched at most once per tag, so time grows linearly with the text. The regular expression for
-    this, ``<(think|…)>.*?</\\1>``, searches to the end of the text again for every unclosed tag.
+    Each character is searched at most once per tag, so time grows linearly with the text. A regular expression with a
+    lazy repetition searches to the end of the text again for every unclosed tag.
     """
     openings = {pair: at for pair in _THINKING_TAGS if (at := text.find(pair[0])) >= 0}
     kept: list[str] = []

@@ -24,6 +24,7 @@ from proxy.wire.body import (
     NamedFunction,
 )
 from proxy.wire.refusals import clip, invalid_value, unsupported_parameter, unsupported_value
+from proxy.wire.schema_expansion import MAX_EXPANSION, MAX_IN_PLACE, ExpansionTooLarge, check_expansion
 
 SCHEMA_DEPTH = 64
 """Levels that a schema of the caller's may be nested."""
@@ -150,7 +151,7 @@ def _bad_schema(name: str, place: str, reason: str) -> InvalidRequest:
 
 
 def check_depth(schema: dict[str, Any], place: str) -> None:
-    """Refuse a schema that is nested too deep or too large.
+    """Refuse a schema that is nested too deep or too large, as it is or with its references followed.
 
     Whoever encodes a schema again stands deeper on the stack than who decoded it: leave room.
 
@@ -167,6 +168,15 @@ def check_depth(schema: dict[str, Any], place: str) -> None:
         raise invalid_value(place, f"Invalid '{place}': more than {SCHEMA_SIZE} objects and arrays.")
     if brackets > SCHEMA_DEPTH and _is_deeper(schema, SCHEMA_DEPTH):
         raise invalid_value(place, f"Invalid '{place}': nested more than {SCHEMA_DEPTH} levels deep.")
+    if b'"$' in encoded or b'"unevaluated' in encoded:
+        try:
+            check_expansion(schema)
+        except ExpansionTooLarge:
+            raise invalid_value(
+                place,
+                f"Invalid '{place}': its references expand to too many schemas, or to themselves"
+                f" (more than {MAX_IN_PLACE} for one value, or {MAX_EXPANSION} altogether).",
+            ) from None
 
 
 def _is_deeper(value: dict[str, Any], levels: int) -> bool:

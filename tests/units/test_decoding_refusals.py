@@ -281,6 +281,18 @@ def test_what_is_no_json_object_is_refused_as_such(data: bytes) -> None:
             "invalid_value",
         ),
         (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "schema": {"anyOf": [{"$ref": "#"}]}},
+                }
+            },
+            "Invalid 'response_format.json_schema.schema': its references expand to too many schemas, or to themselves "
+            "(more than 10000 for one value, or 1000000 altogether).",
+            "response_format.json_schema.schema",
+            "invalid_value",
+        ),
+        (
             {"response_format": {"type": "json_schema"}},
             "Missing required parameter: 'response_format.json_schema'.",
             "response_format.json_schema",

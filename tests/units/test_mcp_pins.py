@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,7 @@ def test_a_flood_of_problems_is_told_in_part() -> None:
     [
         pytest.param({"type": "nonsense"}, id="no schema"),
         pytest.param({"$ref": "http://127.0.0.1:1/schema"}, id="a reference elsewhere"),
+        pytest.param({"allOf": [{"$ref": "#"}]}, id="a schema that applies itself for ever"),
         pytest.param({"$ref": "file:///etc/passwd"}, id="a reference to a file"),
         pytest.param(
             {"properties": {"path": {"pattern": "(?=(a+)+$)b|(a|a)*c"}}}, id="a pattern that takes for ever"
@@ -250,6 +252,18 @@ def test_a_flood_of_problems_is_told_in_part() -> None:
 )
 def test_a_schema_that_cannot_be_applied_is_left_to_the_server(schema: dict[str, Any]) -> None:
     ArgumentForm(schema).check({"path": "a" * 5000})
+
+
+def test_wrong_arguments_of_a_recursive_schema_are_refused_at_once() -> None:
+    choice = {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}
+    arguments: dict[str, object] = {"a": 1}
+    for _ in range(40):
+        arguments = {"a": arguments}
+
+    began = time.process_time()
+    with pytest.raises(ToolError):
+        ArgumentForm({"type": "object", "properties": {"a": choice}}).check(arguments)
+    assert time.process_time() - began < 1
 
 
 # --- lines ---

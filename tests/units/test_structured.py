@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import InvalidRequest
+from proxy.wire.schema_expansion import ExpansionTooLarge, check_expansion
 from proxy.wire.structured import answer_form
 
 
@@ -63,3 +64,80 @@ def test_an_evil_pattern_takes_no_time(pattern: str) -> None:
     began = time.process_time()
     assert made.is_met_by('"' + "a" * 50_000 + '!"') is False
     assert time.process_time() - began < 2
+
+
+def doubling(levels: int) -> dict[str, Any]:
+    """A schema that is twice as large with each level when its references are followed."""
+    schemas: dict[str, Any] = {"a0": {"type": "integer"}}
+    for level in range(1, levels):
+        schemas[f"a{level}"] = {"allOf": [{"$ref": f"#/$defs/a{level - 1}"}] * 2}
+    return {"$defs": schemas, "$ref": f"#/$defs/a{levels - 1}"}
+
+
+def nested(levels: int, keyword: str) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {keyword: [schema], "unevaluatedProperties": {"type": "integer"}}
+    return schema
+
+
+def deeper(levels: int) -> dict[str, Any]:
+    """Twice as large with each level, and each level is about a part of the value."""
+    schemas: dict[str, Any] = {"a0": {"type": "integer"}}
+    for level in range(1, levels):
+        inner = {"properties": {"x": {"$ref": f"#/$defs/a{level - 1}"}}}
+        schemas[f"a{level}"] = {"allOf": [inner, inner]}
+    return {"$defs": schemas, "$ref": f"#/$defs/a{levels - 1}"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        pytest.param(doubling(28), id="28 levels"),
+        pytest.param(doubling(4000), id="4000 levels"),
+        pytest.param(deeper(40), id="through properties"),
+        pytest.param(nested(30, "allOf"), id="unevaluated properties"),
+        pytest.param({"allOf": [{"$ref": "#"}]}, id="itself"),
+        pytest.param(
+            {
+                "$id": "http://a.example/s",
+                "$defs": {
+                    "x": {"$id": "x", "anyOf": [{"$ref": "s#n"}]},
+                    "n": {"$anchor": "n", "not": {"$ref": "x"}},
+                },
+                "$ref": "#n",
+            },
+            id="itself by names",
+        ),
+        pytest.param(
+            {"$dynamicAnchor": "n", "oneOf": [{"$dynamicRef": "#n"}]}, id="itself by a dynamic anchor"
+        ),
+    ],
+)
+def test_a_schema_that_expands_too_far_is_refused_at_once(schema: dict[str, Any]) -> None:
+    began = time.process_time()
+    with pytest.raises(ExpansionTooLarge):
+        check_expansion(schema)
+    assert time.process_time() - began < 1
+
+
+EXPRESSION = {
+    "anyOf": [
+        {"type": "integer"},
+        {"type": "object", "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}}},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_recursive"),
+    [
+        pytest.param(doubling(12), False, id="some doubling"),
+        pytest.param(EXPRESSION, True, id="recursion that goes deeper"),
+        pytest.param({"properties": {"$ref": {"type": "string"}}}, False, id="a property of that name"),
+        pytest.param({"$ref": "#/$defs/none"}, False, id="a reference to nothing"),
+        pytest.param({"$ref": "https://json-schema.org/draft/2020-12/schema"}, False, id="the meta-schema"),
+    ],
+)
+def test_a_schema_that_expands_a_little_is_not_refused(schema: dict[str, Any], is_recursive: bool) -> None:
+    assert check_expansion(schema) is is_recursive

@@ -1,7 +1,7 @@
 """Whether arguments are what a tool's schema asks for, told so that a model can mend its call.
 
 The schema was written by the server. The validator fetches nothing that it refers to, and gives up on patterns that
-take too long; a schema that is none is left for the server to enforce.
+take too long; a schema that is none, or that expands too far, is left for the server to enforce.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import jsonschema_rs
 
 from proxy.errors import ToolError
+from proxy.wire.schema_expansion import ExpansionTooLarge, check_expansion
 
 _BACKTRACKS = 10_000
 _MAX_PROBLEMS = 5
@@ -29,14 +30,17 @@ class ArgumentForm:
     """The schema of a tool's arguments."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._validator: Any = None
+        self._is_recursive = False
         try:
-            self._validator: Any = jsonschema_rs.validator_for(
+            self._is_recursive = check_expansion(schema)
+            self._validator = jsonschema_rs.validator_for(
                 dict(schema),
                 retriever=_fetch_nothing,
                 pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=_BACKTRACKS),
             )
-        except ValueError:
-            self._validator = None
+        except (ValueError, ExpansionTooLarge):
+            pass
 
     def check(self, arguments: Mapping[str, object]) -> None:
         """Check the arguments of a call.
@@ -47,6 +51,12 @@ class ArgumentForm:
         if self._validator is None:
             return
         try:
+            if self._validator.is_valid(arguments):
+                return
+            if self._is_recursive:
+                # To describe what is wrong, the validator tries each branch again at each level: 18 levels of a
+                # choice of two took 24 s.
+                raise ToolError("the arguments do not match the schema of the tool")
             problems = [
                 _told(error.instance_path, error.message)
                 for error in islice(self._validator.iter_errors(arguments), _MAX_PROBLEMS)
