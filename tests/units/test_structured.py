@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxy.errors import InvalidRequest
@@ -48,6 +49,9 @@ def test_an_answer_is_met_or_not(asked: Any, text: str, is_met: bool) -> None:
         pytest.param({"type": "strin"}, id="an unknown type"),
         pytest.param({"$ref": "http://127.0.0.1:9/schema"}, id="a schema elsewhere"),
         pytest.param({"pattern": "("}, id="a broken pattern"),
+        pytest.param({"pattern": r"\pL{1,200}1"}, id="a large pattern"),
+        pytest.param({"anyOf": [{"pattern": f"a{n}"} for n in range(101)]}, id="many patterns"),
+        pytest.param({"patternProperties": {f"a{n}": {} for n in range(101)}}, id="many named patterns"),
     ],
 )
 def test_a_schema_that_cannot_be_used_is_refused(schema: Any) -> None:
@@ -64,6 +68,29 @@ def test_an_evil_pattern_takes_no_time(pattern: str) -> None:
     began = time.process_time()
     assert made.is_met_by('"' + "a" * 50_000 + '!"') is False
     assert time.process_time() - began < 2
+
+
+def test_a_schema_is_compiled_once() -> None:
+    asked = form({"type": "string", "pattern": "^compiled once$"})
+
+    assert answer_form(asked) is answer_form(msgspec.json.decode(msgspec.json.encode(asked)))
+    assert answer_form(asked) is not answer_form(form({"type": "string"}))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"^[\w.+-]+@[\w-]+\.[\w.-]+$", "somebody@a.example"),
+        (r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?Z$", "2026-11-29T06:20:00Z"),
+        (r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", "01234567-89ab-cdef-0123-456789abcdef"),
+        (r"^(?!.*\.\.)\w{1,10}$", "a_name"),
+    ],
+)
+def test_ordinary_patterns_are_within_the_bounds(pattern: str, text: str) -> None:
+    made = answer_form(form({"type": "string", "pattern": pattern}))
+
+    assert made is not None
+    assert made.is_met_by(f'"{text}"')
 
 
 def doubling(levels: int) -> dict[str, Any]:

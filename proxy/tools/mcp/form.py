@@ -13,7 +13,13 @@ from typing import Any, NoReturn
 import jsonschema_rs
 
 from proxy.errors import ToolError
-from proxy.wire.schema_expansion import ExpansionTooLarge, check_expansion
+from proxy.wire.schema_expansion import (
+    MAX_PATTERNS,
+    ExpansionTooLarge,
+    bytes_per_pattern,
+    check_expansion,
+    pattern_count,
+)
 
 _BACKTRACKS = 10_000
 _MAX_PROBLEMS = 5
@@ -34,10 +40,17 @@ class ArgumentForm:
         self._is_recursive = False
         try:
             self._is_recursive = check_expansion(schema)
+            patterns = pattern_count(schema)
+            if patterns > MAX_PATTERNS:
+                return
             self._validator = jsonschema_rs.validator_for(
                 dict(schema),
                 retriever=_fetch_nothing,
-                pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=_BACKTRACKS),
+                pattern_options=jsonschema_rs.FancyRegexOptions(
+                    backtrack_limit=_BACKTRACKS,
+                    size_limit=bytes_per_pattern(patterns),
+                    dfa_size_limit=bytes_per_pattern(patterns),
+                ),
             )
         except (ValueError, ExpansionTooLarge):
             pass
