@@ -6,8 +6,8 @@ import { Attachments } from "./attachments.js";
 import { Chat } from "./chat.js";
 import { compareVersions } from "./compare.js";
 import { showConnect } from "./connect.js";
-import { askForKey, manageAgents } from "./dialogs.js";
-import { byId, fill, h, iconButton } from "./dom.js";
+import { askForKey, manageAgents, openDialog } from "./dialogs.js";
+import { byId, copyButton, fill, h, iconButton } from "./dom.js";
 import { showExport } from "./export.js";
 import { fillIcons, icon } from "./icons.js";
 import { requestOptions, showSettings } from "./settings.js";
@@ -39,7 +39,7 @@ const chat = new Chat({
     updateTeam();
   },
   onevents: (turns) => {
-    byId("export").hidden = !turns.length;
+    for (const id of ["export", "share"]) byId(id).hidden = !turns.length;
     panel.setTurns(turns);
   },
   onevent: (event) => panel.observe(event),
@@ -63,9 +63,14 @@ const sidebar = new Sidebar({
 
 // --- navigation ---
 
+/** Prefix of shared links. Conversation ids contain no slash. */
+const READ_ONLY = "view/";
+
+const isReadOnly = () => location.hash.startsWith(`#${READ_ONLY}`);
+
 function conversationInUrl() {
   try {
-    return decodeURIComponent(location.hash.slice(1)) || null;
+    return decodeURIComponent(location.hash.slice(isReadOnly() ? 1 + READ_ONLY.length : 1)) || null;
   } catch {
     return null;
   }
@@ -80,6 +85,8 @@ function navigate(id) {
 /** @param {string | null} id */
 async function open(id) {
   closeDrawer();
+  app.classList.toggle("read-only", isReadOnly());
+  byId("read-only").hidden = !isReadOnly();
   byId("error").replaceChildren();
   setQueued(null);
   message.value = drafts.get(id);
@@ -317,6 +324,16 @@ byId("key").addEventListener("click", async () => {
   if (await askForKey()) started = start();
 });
 byId("connect").addEventListener("click", () => teams.chosen && showConnect(teams.chosen, chat.id));
+byId("share").addEventListener("click", () => {
+  const link = `${location.origin}${location.pathname}#${READ_ONLY}${encodeURIComponent(chat.id ?? "")}`;
+  const input = h("input", { readonly: true, "aria-label": "Link" });
+  input.value = link;
+  openDialog("Share conversation", [
+    h("p", {}, apiKey.get() ? "The link opens a read-only view for everyone who enters the same API key." : "The link opens a read-only view for everyone who can reach this server without an API key."),
+    h("div", { class: "with-copy" }, input, copyButton("Copy link", () => link)),
+  ]);
+});
+byId("continue").addEventListener("click", () => (location.hash = encodeURIComponent(chat.id ?? "")));
 byId("settings").addEventListener("click", () => showSettings(chat.id));
 byId("export").addEventListener("click", () => showExport(chat.path(), sidebar.titleOf(chat.id)));
 teams.select.addEventListener("change", () => {
@@ -373,6 +390,6 @@ async function start() {
 }
 
 window.addEventListener("hashchange", () => {
-  if (conversationInUrl() !== chat.id) open(conversationInUrl());
+  if (conversationInUrl() !== chat.id || isReadOnly() !== app.classList.contains("read-only")) open(conversationInUrl());
 });
 let started = start();

@@ -1,7 +1,7 @@
 // One conversation: the turns on the path to one leaf of its tree, its other branches, and the answer that is being written.
 
 import { ApiError, chunkEvents, readChunks, request, requestJson, turnStream } from "./api.js";
-import { announce, byId, copyButton, h, iconButton } from "./dom.js";
+import { announce, byId, copyButton, formatCost, h, iconButton } from "./dom.js";
 import { icon } from "./icons.js";
 import { markdownReady } from "./markdown.js";
 import { timeline } from "./timeline.js";
@@ -200,7 +200,7 @@ export class Chat {
         { class: "actions" },
         this.stepper(turn),
         copyButton("Copy message", () => text),
-        iconButton("edit", "Edit message", () => this.edit(turn, box, text)),
+        iconButton("edit", "Edit message", () => this.edit(turn, box, text), { "data-edits": true }),
       ),
     );
     return box;
@@ -243,11 +243,11 @@ export class Chat {
     if (isFailed(turn)) {
       footer.append(
         h("span", { class: "hint" }, "Not part of the conversation."),
-        h("button", { type: "button", class: "quiet", onclick: () => this.regenerate(turn) }, icon("refresh"), "Try again"),
+        h("button", { type: "button", class: "quiet", "data-edits": true, onclick: () => this.regenerate(turn) }, icon("refresh"), "Try again"),
       );
     } else {
       if (view.text) footer.append(copyButton("Copy response", () => view.text));
-      footer.append(iconButton("refresh", "Regenerate", () => this.regenerate(turn)));
+      footer.append(iconButton("refresh", "Regenerate", () => this.regenerate(turn), { "data-edits": true }));
     }
     if (turn.events.length) {
       const toggle = iconButton("clock", "Timeline", () => {
@@ -459,7 +459,12 @@ export class Chat {
 /** @param {any} turn */
 function turnSummary(turn) {
   const usage = [...turn.events].reverse().find((/** @type {any} */ event) => event.data?.usage && event.type.startsWith("turn."))?.data.usage;
-  return usage?.total_tokens ? `${usage.total_tokens.toLocaleString("en")} tokens` : "";
+  if (!usage?.total_tokens) return "";
+  const calls = turn.events.filter((/** @type {any} */ event) => event.type === "usage");
+  const costs = calls.map((/** @type {any} */ event) => event.data.cost);
+  const hasCost = costs.length > 0 && costs.every((/** @type {unknown} */ cost) => typeof cost === "number");
+  const cost = costs.reduce((/** @type {number} */ sum, /** @type {number} */ one) => sum + one, 0);
+  return `${usage.total_tokens.toLocaleString("en")} tokens${hasCost ? `, cost ${formatCost(cost)}` : ""}`;
 }
 
 /** @param {any} content @returns {string[]} images that were pasted here; others are not loaded */

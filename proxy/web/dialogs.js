@@ -82,15 +82,37 @@ export async function askForKey(reason) {
   return Boolean(await openDialog("API key", body, { action: "Save", submit }));
 }
 
-/** @param {string} title @returns {Promise<string | undefined>} */
-export function askForTitle(title) {
+/**
+ * @param {string} title
+ * @param {() => Promise<string>} suggest returns a title from a model
+ * @returns {Promise<string | undefined>}
+ */
+export function askForTitle(title, suggest) {
   const input = h("input", { maxlength: "200", autocomplete: "off" });
   input.value = title;
   const submit = () => {
     if (!input.value.trim()) throw new ApiError("Enter a title.");
     return input.value.trim();
   };
-  return openDialog("Rename conversation", [field("Title", input)], { action: "Rename", submit });
+  const error = h("p", { class: "hint", role: "alert" });
+  const button = h(
+    "button",
+    {
+      type: "button",
+      onclick: async () => {
+        button.disabled = true;
+        error.textContent = "";
+        try {
+          input.value = (await suggest()) || input.value;
+        } catch (problem) {
+          error.textContent = problem instanceof ApiError ? problem.message : "The title could not be generated.";
+        }
+        button.disabled = false;
+      },
+    },
+    "Suggest a title",
+  );
+  return openDialog("Rename conversation", [field("Title", input), h("div", {}, button, error)], { action: "Rename", submit });
 }
 
 /** @param {string} title @param {string} text @returns {Promise<boolean | undefined>} */

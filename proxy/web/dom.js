@@ -68,6 +68,9 @@ export function formatDuration(seconds) {
   return seconds < 60 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
 }
 
+/** A cost in the currency of the team file, which names none. @param {number} cost */
+export const formatCost = (cost) => cost.toLocaleString("en", { minimumSignificantDigits: 1, maximumSignificantDigits: 3 });
+
 /** @param {{prompt_tokens?: number, completion_tokens?: number} | null | undefined} usage */
 export function formatUsage(usage) {
   if (!usage) return "";

@@ -111,7 +111,7 @@ export class Sidebar {
 
   /** @param {any} one */
   async rename(one) {
-    const title = await askForTitle(one.handoff.title);
+    const title = await askForTitle(one.handoff.title, () => suggestTitle(one));
     if (title) await this.update(one, { title });
   }
 
@@ -131,6 +131,26 @@ export class Sidebar {
     this.actions.ondeleted(one.id);
     await this.load();
   }
+}
+
+/** Ask the side model of the team for a title. @param {any} one @returns {Promise<string>} */
+async function suggestTitle(one) {
+  const page = await requestJson(`/v1/conversations/${encodeURIComponent(one.id)}/turns`);
+  const text = (/** @type {any} */ content) => (typeof content === "string" ? content : (content ?? []).map((/** @type {any} */ part) => part.text ?? "").join(" "));
+  const excerpt = page.data
+    .slice(0, 3)
+    .flatMap((/** @type {any} */ turn) => [...turn.input, ...turn.answer])
+    .map((/** @type {any} */ message) => `${message.role}: ${text(message.content).slice(0, 600)}`)
+    .join("\n");
+  const completion = await requestJson("/v1/chat/completions", {
+    method: "POST",
+    headers: { "X-Task": "title" },
+    body: {
+      model: `${one.handoff.team}/side`,
+      messages: [{ role: "user", content: `Write a title of at most six words for this conversation. Reply with the title only.\n\n${excerpt}` }],
+    },
+  });
+  return (completion.choices[0].message.content ?? "").trim().replace(/^["'“]|["'”.]$/g, "").slice(0, 200);
 }
 
 /** @param {any} one */

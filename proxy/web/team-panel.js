@@ -1,7 +1,7 @@
 // The team next to the conversation: agents as nodes, handoffs as edges, the active agent, and what each agent used.
 
 import { colourClass } from "./agents.js";
-import { byId, fill, formatDuration, formatUsage, h, iconButton } from "./dom.js";
+import { byId, fill, formatCost, formatDuration, formatUsage, h, iconButton } from "./dom.js";
 import { icon } from "./icons.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -178,7 +178,7 @@ export class TeamPanel {
       ["Tools", (agent.tools ?? []).length && h("span", { class: "chips" }, ...agent.tools.map((/** @type {string} */ one) => h("code", {}, one)))],
       ["Handoffs", (agent.handoffs ?? []).length && h("ul", {}, ...agent.handoffs.map((/** @type {any} */ one) => h("li", {}, h("b", {}, one.to), one.when ? ` – ${one.when}` : "")))],
       ["Usage", stats ? `${formatUsage(stats)}, ${stats.calls} model ${stats.calls === 1 ? "call" : "calls"}` : "Not used in this conversation"],
-      ["Cost", stats?.cost !== undefined && `$${stats.cost.toFixed(4)}`],
+      ["Cost", stats?.cost !== undefined && formatCost(stats.cost)],
       ["Time", stats && formatDuration(stats.seconds)],
     ];
     this.details.className = `details ${colourClass(name)}`;

@@ -157,6 +157,7 @@ function stepDetail(step, at, steps, path, branch) {
     {
       type: "button",
       class: "quiet",
+      "data-edits": true,
       "aria-expanded": "false",
       onclick: () => {
         form.hidden = !form.hidden;

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
 from tests.fakes.upstream import FakeUpstream, text
-from tests.page.visitor import Visitor
+from tests.page.visitor import Visitor, visit
+from tests.serving import TEAM_FILE, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -88,3 +89,69 @@ async def test_pinned_conversation_is_first_and_search_has_a_shortcut(
     await expect(visitor.page.locator("#conversations .group")).to_have_text(["Pinned", "Today"])
     await visitor.page.keyboard.press("Control+K")
     await expect(visitor.page.get_by_label("Search conversations")).to_be_focused()
+
+
+async def test_shared_link_opens_a_read_only_view(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("Hello"))
+    await visitor.ask("Hi")
+    await visitor.button("Share conversation").click()
+    link = await visitor.page.get_by_role("textbox", name="Link").input_value()
+    await visitor.button("Close dialog").click()
+
+    await visitor.page.goto(link)
+
+    await visitor.expect_text("Read-only view of a shared conversation.")
+    await expect(visitor.turns).to_have_count(1)
+    assert await visitor.messages() == ["Hi"]
+    for control in ("#composer", "#turns [data-edits]"):
+        await expect(visitor.page.locator(control).first).to_be_hidden()
+    await visitor.button("Continue it").click()
+    await expect(visitor.page.locator("#composer")).to_be_visible()
+    await expect(visitor.page.locator("#turns .user .text")).to_have_text(["Hi"])
+
+
+async def test_title_is_suggested_by_the_side_model(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("Which rocket?"), text('"Rocket purchase"'))
+    await visitor.ask("I want a rocket")
+
+    await visitor.button("Rename I want a rocket").focus()
+    await visitor.page.keyboard.press("Enter")
+    await visitor.button("Suggest a title").click()
+    await expect(visitor.page.get_by_role("textbox", name="Title")).to_have_value("Rocket purchase")
+    await visitor.button("Rename").click()
+
+    await expect(visitor.page.locator("#conversations .title")).to_have_text(["Rocket purchase"])
+    assert "assistant: Which rocket?" in upstream.requests[1].body["messages"][-1]["content"]
+    assert "tools" not in upstream.requests[1].body
+
+
+async def test_message_shows_its_cost_if_the_model_has_a_price(
+    browser: Browser, tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello"))
+    file = tmp_path / "priced.yaml"
+    teams = TEAM_FILE.format(upstream=upstream.base_url)
+    file.write_text(
+        teams.replace(
+            "api_key: upstream-key", "api_key: upstream-key, price: {prompt: 1000, completion: 2000}"
+        )
+    )
+    async with (
+        serve(tmp_path, upstream.base_url, teams=file) as served,
+        visit(browser, served.url) as visitor,
+    ):
+        await visitor.open()
+        await visitor.ask("Hi")
+
+        usage = next(
+            event["data"]
+            for event in (await visitor.api(f"/v1/conversations/{visitor.page.url.partition('#')[2]}/turns"))[
+                "data"
+            ][0]["events"]
+            if event["type"] == "usage"
+        )
+        tokens = usage["usage"]
+        assert usage["cost"] == pytest.approx(
+            tokens["prompt_tokens"] / 1000 + tokens["completion_tokens"] / 500
+        )
+        await expect(visitor.page.locator(".usage")).to_contain_text("tokens, cost 0.0")
