@@ -6,6 +6,8 @@ import { icon } from "./icons.js";
 
 /** @param {any[]} path @param {string} title */
 export function showExport(path, title) {
+  // The list of conversations, which has the title, may still be loading.
+  title ||= plainText(path[0]?.input.find((/** @type {any} */ message) => message.role === "user")?.content).split("\n")[0].slice(0, 80);
   const name = (title || "conversation").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60) || "conversation";
   const save = (/** @type {string} */ type, /** @type {string} */ extension, /** @type {string} */ text) => () => {
     const link = h("a", { download: `${name}.${extension}`, href: URL.createObjectURL(new Blob([text], { type })) });
@@ -27,14 +29,18 @@ export function showExport(path, title) {
 /** @param {any[]} path @param {string} title */
 export function markdownOf(path, title) {
   const parts = [`# ${title || "Conversation"}`];
-  const text = (/** @type {any} */ content) => (typeof content === "string" ? content : (content ?? []).map((/** @type {any} */ part) => part.text ?? `[${part.type}]`).join("\n"));
   for (const turn of path) {
-    for (const message of turn.input) if (message.role === "user") parts.push(`## User\n\n${text(message.content)}`);
+    for (const message of turn.input) if (message.role === "user") parts.push(`## User\n\n${plainText(message.content)}`);
     for (const { type, agent, data } of turn.events) {
       if (type === "handoff") parts.push(`> Handoff: ${data.from} → ${data.to}${data.reason ? `: ${data.reason.replaceAll("\n", " ")}` : ""}`);
       else if (type === "tool.started") parts.push(`> ${agent} calls \`${data.name}\` ${data.arguments ?? ""}`);
     }
-    for (const message of turn.answer) parts.push(`## ${message.agent ?? "Assistant"}\n\n${text(message.content)}`);
+    for (const message of turn.answer) parts.push(`## ${message.agent ?? "Assistant"}\n\n${plainText(message.content)}`);
   }
   return `${parts.join("\n\n")}\n`;
+}
+
+/** @param {any} content @returns {string} */
+function plainText(content) {
+  return typeof content === "string" ? content : (content ?? []).map((/** @type {any} */ part) => part.text ?? `[${part.type}]`).join("\n");
 }
