@@ -41,6 +41,10 @@ _PARTS: dict[type[Any], tuple[str, ...]] = {
 }
 
 
+MAX_PARTS = 10_000
+"""Content parts of all messages of a request together: each of them is copied, stored and encoded as an object."""
+
+
 def misplaced_result(index: int, role: str = "tool") -> InvalidRequest:
     """The error for a result that answers no call; for lists, and for results sent on their own."""
     calls = "tool_calls" if role == "tool" else "function_call"
@@ -62,6 +66,14 @@ def checked(messages: list[Message], *, max_messages: int) -> list[Message]:
     """
     if len(messages) > max_messages:
         raise too_long("array", "messages", max_messages, len(messages))
+    parts = sum(len(message.content) for message in messages if message.content.__class__ is list)
+    if parts > MAX_PARTS:
+        raise InvalidRequest(
+            f"Invalid 'messages': too many content parts. Expected at most {MAX_PARTS} in all messages together, but"
+            f" got {parts}.",
+            param="messages",
+            code="array_above_max_length",
+        )
     changed: dict[int, Message] = {}
     calls: dict[str, int] | None = (
         None  # ids waiting for results, and how many; None before any assistant message

@@ -866,3 +866,15 @@ def test_large_input_is_not_repeated() -> None:
         assert len(message) < 500
         assert len(param or "") <= 120
     assert len(refusal(body(**{long: 1}), strict=True)[0]) < 500
+
+
+def test_content_parts_are_bounded_over_all_messages() -> None:
+    text = {"type": "text", "text": "x"}
+    message = {"role": "user", "content": [text] * 5000}
+
+    assert len(decode(body(messages=[message, message])).messages) == 2
+    assert refusal(body(messages=[message, message, {"role": "user", "content": [text]}])) == (
+        "Invalid 'messages': too many content parts. Expected at most 10000 in all messages together, but got 10001.",
+        "messages",
+        "array_above_max_length",
+    )
