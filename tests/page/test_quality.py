@@ -156,3 +156,24 @@ async def test_conversation_of_300_turns_scrolls_smoothly(visitor: Visitor, upst
     assert frames[60] < 34, frames
     assert frames[113] < 100, frames
     assert time.monotonic() - started < 20
+
+
+async def test_touch_targets_have_44_pixels(browser: Browser, served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(calls(("transfer_to_sales", {})), text("Which one?"))
+    async with visit(browser, served.url, has_touch=True, is_mobile=True) as visitor:
+        await visitor.page.set_viewport_size(SIZES["narrow"])
+        await visitor.open()
+        await visitor.ask("A rocket")
+        await visitor.button("Timeline").click()
+        small = """() => [...document.querySelectorAll("button, select, input, textarea, a[href], summary")]
+            .filter(one => one.checkVisibility({ visibilityProperty: true }) && !one.matches(".skip"))
+            .map(one => [one.getAttribute("aria-label") ?? one.textContent.trim(), one.getBoundingClientRect()])
+            .filter(([, box]) => box.width < 44 || box.height < 44)
+            .map(([name, box]) => `${name}: ${box.width}x${box.height}`)"""
+
+        assert await visitor.page.evaluate(small) == []
+        await visitor.button("Open the list of conversations").click()
+        await expect(visitor.page.locator("#sidebar")).to_be_in_viewport()
+        assert await visitor.page.evaluate(small) == []
+        assert await visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert (await visitor.page.locator("#team").bounding_box() or {})["width"] > 80
