@@ -16,58 +16,58 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from starlette.routing import Route, WebSocketRoute
 
-from proxy.agents.clients.demo import DemoModel
-from proxy.agents.clients.factory import build_models, model_limits
-from proxy.agents.definition import ComponentModel, ModelDefinition, OpenAIModel
-from proxy.agents.dispatching import AutoGenDispatcher, Dispatcher
-from proxy.agents.loading import BUNDLED, LoadedTeams, default_model, load_teams, python_tools
-from proxy.agents.made import MadeTeams
-from proxy.agents.passthrough import PassThrough
+from proxy.agents.custom_agents import MadeTeams
+from proxy.agents.dispatch import AutoGenDispatcher, Dispatcher
 from proxy.agents.registry import Registry
-from proxy.agents.teamfile.description import models_in_use
 from proxy.auth import Keys, check_exposure, is_this_machine
 from proxy.catalog import TeamCatalog
+from proxy.conversations.retention import keep_to_retention
 from proxy.errors import ConfigurationError
-from proxy.exchange.event_log import EventLog
-from proxy.exchange.retention import keep_to_retention
-from proxy.exchange.service import Exchange, Policy
 from proxy.limits import Limiter
-from proxy.metering import Meter
 from proxy.metrics import Metrics
+from proxy.providers.demo.client import DemoModel
+from proxy.providers.factory import build_models, model_limits
+from proxy.providers.passthrough_models import PassThrough
 from proxy.routes import (
     agents,
     approvals,
+    conversation_tree,
     conversations,
-    description,
-    failures,
+    error_handlers,
     health,
     models,
+    openapi_parts,
     responses,
-    stored,
-    tree,
+    stored_completions,
     turns,
 )
 from proxy.routes.application import Application
-from proxy.routes.browsers import Browsers, Visitors
-from proxy.routes.chat import ChatCompletions, ResumedStream
-from proxy.routes.compression import Compression
+from proxy.routes.chat_completions import ChatCompletions, ResumedStream
 from proxy.routes.conversation_events import ConversationEvents
 from proxy.routes.dependencies import Services
-from proxy.routes.gate import Gate, bounds_of
+from proxy.routes.legacy.router import older_routes
 from proxy.routes.metrics import router as metrics_router
-from proxy.routes.middleware import RequestContext
-from proxy.routes.older.routes import older_routes
-from proxy.routes.passing import Passing
-from proxy.routes.paths import Paths
+from proxy.routes.middleware.compression import Compression
+from proxy.routes.middleware.cors import Browsers, Visitors
+from proxy.routes.middleware.path_normalization import Paths
+from proxy.routes.middleware.rate_limit import Gate, bounds_of
+from proxy.routes.middleware.request_log import RequestContext
+from proxy.routes.passthrough import Passing
 from proxy.routes.responses import KeptResponse, Responses
-from proxy.routes.turn_socket import turn_socket
 from proxy.routes.ui import has_libraries, page_routes
+from proxy.routes.websocket import turn_socket
+from proxy.service.event_log import EventLog
+from proxy.service.turns import Exchange, Policy
 from proxy.settings import Settings
-from proxy.store.conversations import SqlHistory, open_history
-from proxy.store.migrating import migrate, prepare_schema
+from proxy.store.engine.migrations import migrate, prepare_schema
+from proxy.store.turns import SqlHistory, open_history
+from proxy.teamfiles.definitions import ComponentModel, ModelDefinition, OpenAIModel
+from proxy.teamfiles.loading import BUNDLED, LoadedTeams, default_model, load_teams, python_tools
+from proxy.teamfiles.summary import models_in_use
 from proxy.tools.builtin import Addresses, builtin_names, builtin_tools
 from proxy.tools.port import Tool
 from proxy.tools.threads import ToolThreads
+from proxy.usage import Meter
 
 if TYPE_CHECKING:
     from proxy.tools.mcp.tool import McpServers
@@ -232,7 +232,7 @@ def create_app(
     )
     app.state.teams = list(loaded.definitions.teams)
     app.state.models = models_in_use(loaded.definitions)
-    failures.install(app)
+    error_handlers.install(app)
     app.add_middleware(Compression)
     chat = ChatCompletions()
     app.shorten("POST", "/v1/chat/completions", chat)
@@ -250,15 +250,15 @@ def create_app(
     app.router.routes.append(Route("/v1/responses", make_response, methods=["POST"]))
     app.router.routes.append(Route("/v1/responses/{response_id}", KeptResponse(), methods=["GET"]))
     app.include_router(responses.router)
-    app.include_router(stored.router)
+    app.include_router(stored_completions.router)
     app.include_router(conversations.router)
-    app.include_router(tree.router)
+    app.include_router(conversation_tree.router)
     app.include_router(turns.router)
     app.include_router(approvals.router)
     app.include_router(models.router)
     app.include_router(agents.router)
     app.include_router(health.router)
-    app.include_router(description.router)
+    app.include_router(openapi_parts.router)
     if metrics is not None:
         app.include_router(metrics_router)
     app.router.routes.extend(page_routes())

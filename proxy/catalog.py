@@ -9,7 +9,15 @@ from typing import Any
 
 import msgspec
 
-from proxy.agents.definition import (
+from proxy.agents.custom_agent_repository import Creation
+from proxy.agents.custom_agents import MadeTeams
+from proxy.agents.registry import SIDE, Registry
+from proxy.agents.team import AgentTeam
+from proxy.errors import ModelNotFound
+from proxy.messages import EventsMode
+from proxy.providers.passthrough_models import ListedModel
+from proxy.routes.dependencies import FileAgent, FileTeam, ListedTeam, ModelFacts
+from proxy.teamfiles.definitions import (
     AgentDefinition,
     ComponentModel,
     DemoModel,
@@ -18,15 +26,7 @@ from proxy.agents.definition import (
     TeamDefinition,
     TeamsFile,
 )
-from proxy.agents.made import MadeTeams
-from proxy.agents.passthrough import ListedModel
-from proxy.agents.registry import SIDE, Registry
-from proxy.agents.team import AgentTeam
-from proxy.agents.teamfile.description import exposed_models
-from proxy.errors import ModelNotFound
-from proxy.exchange.creations import Creation
-from proxy.messages import EventsMode
-from proxy.routes.dependencies import FileAgent, FileTeam, ListedTeam, ModelFacts
+from proxy.teamfiles.summary import exposed_models
 
 OWNER = "handoff-proxy"
 

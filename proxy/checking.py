@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from proxy.agents.loading import Report, check_teams, default_model, python_tools
 from proxy.settings import Settings
+from proxy.teamfiles.loading import Report, check_teams, default_model, python_tools
 from proxy.tools.builtin import builtin_names
 from proxy.tools.threads import ToolThreads
 

@@ -19,9 +19,9 @@ import click
 
 from proxy.auth import Terms
 from proxy.errors import ConfigurationError
+from proxy.log_config import configure_logging
 from proxy.messages import EventsMode
 from proxy.settings import Settings, environment, flag_of, form_of, load_settings, misspelt, variables_of
-from proxy.telemetry import configure_logging
 
 VERSION = version("handoff-proxy")
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def serve(**flags: Any) -> None:
         # Nothing that is imported is garbage; looking for some takes a tenth of the time.
         gc.disable()
         from proxy.app import create_app, prepare
-        from proxy.serving import bound_sockets, serve_forever, url_of
+        from proxy.server import bound_sockets, serve_forever, url_of
 
         gc.enable()
 
@@ -143,7 +143,7 @@ def mcp_check(path: Path | None) -> None:
 
     Ends with 0 when every server answers and every tool is as it was pinned, and with 1 when not.
     """
-    from proxy.agents.pinning import check_pins
+    from proxy.teamfiles.mcp_pins import check_pins
 
     with _complaints():
         audit = check_pins(load_settings(teams=path), environment())
@@ -158,7 +158,7 @@ def mcp_pin(path: Path | None) -> None:
     Agents are offered only what is pinned. Look through what is told: a description is an instruction to the model.
     Ends with 1 when a server does not answer; what was pinned of it stays.
     """
-    from proxy.agents.pinning import write_pins
+    from proxy.teamfiles.mcp_pins import write_pins
 
     with _complaints():
         audit = write_pins(load_settings(teams=path), environment())
@@ -197,7 +197,7 @@ def keys_create(
 
     NAME is for you, and stands in the log beside what is asked with the key.
     """
-    from proxy.keeping_keys import create_key
+    from proxy.key_admin import create_key
 
     allowed = None if models is None else tuple(one.strip() for one in models.split(",") if one.strip())
     terms = Terms(events, requests_per_minute, tokens_per_minute, allowed)
@@ -211,7 +211,7 @@ def keys_create(
 @_flags("data_dir")
 def keys_list(**flags: Any) -> None:
     """List all keys: their public parts, names and terms."""
-    from proxy.keeping_keys import described_keys
+    from proxy.key_admin import described_keys
 
     with _complaints():
         lines = described_keys(load_settings(**flags))
@@ -224,7 +224,7 @@ def keys_list(**flags: Any) -> None:
 @_flags("data_dir")
 def keys_revoke(key_id: str, **flags: Any) -> None:
     """Revoke the key with this id for good. Ends with 1 when there is none that was not."""
-    from proxy.keeping_keys import revoke_key
+    from proxy.key_admin import revoke_key
 
     with _complaints():
         is_done = revoke_key(load_settings(**flags), key_id)

@@ -20,7 +20,7 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-from proxy.store.migrating import migrate
+from proxy.store.engine.migrations import migrate
 
 # Everything is on this machine and in plain HTTP. With a file of certificates, which is also the default, each new HTTP
 # client of a test reads those of all authorities, which takes 40 ms; a folder is looked into when one is needed.

@@ -21,7 +21,7 @@ from openai import AsyncOpenAI
 
 from proxy.app import create_app, prepare
 from proxy.routes.dependencies import Services
-from proxy.serving import ProxyServer, server_config
+from proxy.server import ProxyServer, server_config
 from proxy.settings import Settings, load_settings
 
 TEAM_FILE = """\

@@ -9,20 +9,20 @@ from typing import Protocol
 
 import msgspec
 
-from proxy.agents.clients.port import Model
-from proxy.agents.definition import (
+from proxy.agents.dispatch import Dispatcher, Handler, OneAddress, OneTeam
+from proxy.agents.team import AgentTeam, TeamFacts
+from proxy.agents.turn_state import Agent, Delegate
+from proxy.errors import ConfigurationError, ModelNotFound
+from proxy.messages import Parameters
+from proxy.providers.model import Model
+from proxy.teamfiles.definitions import (
     AgentDefinition,
     ComponentModel,
     HandoffDefinition,
     TeamDefinition,
     TeamsFile,
 )
-from proxy.agents.dispatching import Dispatcher, Handler, OneAddress, OneTeam
-from proxy.agents.floor import Agent, Delegate
-from proxy.agents.team import AgentTeam, TeamFacts
-from proxy.errors import ConfigurationError, ModelNotFound
-from proxy.messages import Parameters
-from proxy.tools.delegates import delegate_spec
+from proxy.tools.handoff_tools import delegate_spec
 from proxy.tools.port import Tool
 
 SIDE = "/side"

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from proxy.agents.clients.abilities import Abilities
-from proxy.agents.clients.port import Model
-from proxy.agents.definition import Limits
-from proxy.agents.dispatching import Dispatcher, Handler
-from proxy.agents.floor import Agent, Floor
-from proxy.agents.speaker import AwaitsApproval, AwaitsClient, HandedOver, Outcome, Speaker, Spoke
+from proxy.agents.agent_loop import AwaitsApproval, AwaitsClient, HandedOver, Outcome, Speaker, Spoke
+from proxy.agents.dispatch import Dispatcher, Handler
+from proxy.agents.turn_state import Agent, Floor
 from proxy.errors import InvalidRequest
-from proxy.exchange.asking import Ask
 from proxy.messages import FunctionTool
-from proxy.turns import Answered, Sink, Turn
-from proxy.wire.structured import answer_form
+from proxy.providers.capabilities import Abilities
+from proxy.providers.model import Model
+from proxy.teamfiles.definitions import Limits
+from proxy.turns.contract import Answered, Sink, Turn
+from proxy.turns.request import Ask
+from proxy.turns.structured_output import answer_form
 
 
 @dataclass(frozen=True, slots=True)

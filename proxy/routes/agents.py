@@ -11,10 +11,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from proxy.agents.custom_agent_repository import Creation, Kind
 from proxy.errors import AgentNotFound, AgentsSwitchedOff, InvalidRequest
-from proxy.exchange.creations import Creation, Kind
+from proxy.routes.conversation_access import BodyDep, json_answer
 from proxy.routes.dependencies import CallerDep, FileTeam, MadeAgents, ModelFacts, Services, ServicesDep
-from proxy.routes.keeping import BodyDep, json_answer
 from proxy.wire.agents import (
     NEW_AGENT,
     NEW_TEAM,
@@ -26,9 +26,9 @@ from proxy.wire.agents import (
     read_made,
     team_body,
 )
-from proxy.wire.conversations import list_body
-from proxy.wire.queries import list_query, part_by_id, version_of
-from proxy.wire.refusals import missing
+from proxy.wire.conversations.objects import list_body
+from proxy.wire.validation.errors import missing
+from proxy.wire.validation.query_params import list_query, part_by_id, version_of
 
 router = APIRouter(tags=["agents"])
 

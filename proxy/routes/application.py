@@ -12,8 +12,8 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.routes.describing import complete
-from proxy.routes.failures import guarded
+from proxy.routes.error_handlers import guarded
+from proxy.routes.openapi import complete
 
 
 class Application(FastAPI):

@@ -8,10 +8,10 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from proxy.exchange.approvals import Approval
-from proxy.exchange.asking import Verdict
+from proxy.approvals.repository import Approval
+from proxy.routes.conversation_access import BodyDep, EndUserDep, json_answer
 from proxy.routes.dependencies import CallerDep, ServicesDep
-from proxy.routes.keeping import BodyDep, EndUserDep, json_answer
+from proxy.turns.request import Verdict
 from proxy.wire.approvals import (
     DECISION,
     MAX_SHOWN,
@@ -20,9 +20,9 @@ from proxy.wire.approvals import (
     DecisionBody,
     wanted_status,
 )
-from proxy.wire.conversations import list_body
-from proxy.wire.objects import read_object
-from proxy.wire.queries import list_query, unknown_after
+from proxy.wire.conversations.objects import list_body
+from proxy.wire.validation.json_objects import read_object
+from proxy.wire.validation.query_params import list_query, unknown_after
 
 router = APIRouter(tags=["approvals"])
 

@@ -8,17 +8,17 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import CompletionNotFound, InvalidRequest, StoreUnavailable
-from proxy.exchange.elsewhere import Listener
-from proxy.exchange.history import Conversation
-from proxy.routes.bodies import first_of, headers_of
+from proxy.routes.conversation_access import conversation_of
 from proxy.routes.dependencies import Services, services_of
 from proxy.routes.feed_stream import FeedStream, feed_stream
-from proxy.routes.keeping import conversation_of
+from proxy.routes.request_body import first_of, headers_of
 from proxy.routes.streaming import Connection
 from proxy.routes.turns import named_position
-from proxy.wire import sse
-from proxy.wire.feed import BEHIND, feed_types, place_in_conversation
-from proxy.wire.queries import is_true
+from proxy.service.remote_turns import Listener
+from proxy.turns.repository import Conversation
+from proxy.wire.events import sse
+from proxy.wire.events.feed import BEHIND, feed_types, place_in_conversation
+from proxy.wire.validation.query_params import is_true
 
 TURNS_AT_ONCE = 50
 """Whose ids are asked for together; they are read one by one."""

@@ -10,13 +10,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from proxy.conversations.repository import KeptItem, Outline
 from proxy.errors import ConversationNotFound, ItemNotFound
-from proxy.exchange.history import Conversation
-from proxy.exchange.library import KeptItem, Outline
 from proxy.messages import Item, OpenCalls
+from proxy.routes.conversation_access import BodyDep, EndUserDep, conversation_of, json_answer
 from proxy.routes.dependencies import CallerDep, Services, ServicesDep
-from proxy.routes.keeping import BodyDep, EndUserDep, conversation_of, json_answer
-from proxy.wire.conversations import (
+from proxy.turns.repository import Conversation
+from proxy.wire.conversations.item_input import decode_items
+from proxy.wire.conversations.objects import (
     NEW_CONVERSATION,
     NEW_ITEMS,
     NEW_METADATA,
@@ -27,9 +28,8 @@ from proxy.wire.conversations import (
     part_of,
     rest_of,
 )
-from proxy.wire.item_input import decode_items
-from proxy.wire.objects import read_object
-from proxy.wire.queries import HIDDEN_ITEMS, included, list_query, search_words, unknown_after
+from proxy.wire.validation.json_objects import read_object
+from proxy.wire.validation.query_params import HIDDEN_ITEMS, included, list_query, search_words, unknown_after
 
 router = APIRouter(tags=["conversations"])
 

@@ -10,18 +10,18 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Request
 from starlette.types import Scope
 
+from proxy.agents.custom_agent_repository import Creation, Kind
+from proxy.approvals.repository import Approvals
 from proxy.auth import Keys
+from proxy.conversations.repository import Library
 from proxy.errors import ModelNotFound
-from proxy.exchange.approvals import Approvals
-from proxy.exchange.asking import Clock
-from proxy.exchange.creations import Creation, Kind
-from proxy.exchange.history import History
-from proxy.exchange.library import Library
-from proxy.exchange.service import Exchange
 from proxy.limits import Limiter
 from proxy.messages import EventsMode
-from proxy.routes.passing import Passing
+from proxy.routes.passthrough import Passing
+from proxy.service.turns import Exchange
 from proxy.settings import Settings
+from proxy.turns.repository import History
+from proxy.turns.request import Clock
 from proxy.wire.agents import NewAgent, NewTeam
 
 

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from proxy.events import Entry, is_closing
-from proxy.exchange.elsewhere import Listener
-from proxy.exchange.service import Opened
-from proxy.live import Follower
-from proxy.routes.bodies import ClientLeft
 from proxy.routes.dependencies import Services
+from proxy.routes.request_body import ClientLeft
 from proxy.routes.streaming import STREAM_HEADERS, Connection, Headers, Patience, Watch, watched
-from proxy.wire import sse
-from proxy.wire.feed import Feed, FeedEncoder
+from proxy.service.remote_turns import Listener
+from proxy.service.turns import Opened
+from proxy.turns.live import Follower
+from proxy.wire.events import sse
+from proxy.wire.events.feed import Feed, FeedEncoder
 
 ENTRIES_AT_ONCE = 200
 """Of a turn that was kept, so many are written at a time."""

@@ -9,11 +9,11 @@ from starlette.responses import Response
 
 from proxy.errors import ModelNotFound
 from proxy.messages import EventsMode
-from proxy.routes.asked import told_events
-from proxy.routes.bodies import headers_of
 from proxy.routes.dependencies import CallerDep, ListedTeam, ModelFacts, Services, ServicesDep
-from proxy.wire.extension import Capabilities, TeamBody
-from proxy.wire.openai import ModelBody, ModelList, encode
+from proxy.routes.request_body import headers_of
+from proxy.routes.request_headers import told_events
+from proxy.wire.chat.handoff_extension import Capabilities, TeamBody
+from proxy.wire.chat.response_models import ModelBody, ModelList, encode
 
 router = APIRouter(tags=["models"])
 

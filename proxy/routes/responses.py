@@ -14,12 +14,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import InvalidRequest, ResponseNotFound
-from proxy.exchange.asking import Ask, Verdict
-from proxy.exchange.endings import entries_of
-from proxy.exchange.history import TurnRecord
-from proxy.exchange.references import References
-from proxy.exchange.service import Opened
-from proxy.routes.asked import (
+from proxy.routes.conversation_access import EndUserDep, json_answer, may_see
+from proxy.routes.dependencies import CallerDep, Services, ServicesDep, services_of
+from proxy.routes.item_references import References
+from proxy.routes.request_body import ClientLeft, first_of, headers_of, read_body
+from proxy.routes.request_headers import (
     answer_headers,
     body_digest,
     client_left,
@@ -31,14 +30,14 @@ from proxy.routes.asked import (
     told_events,
     with_pseudonyms,
 )
-from proxy.routes.bodies import ClientLeft, first_of, headers_of, read_body
-from proxy.routes.dependencies import CallerDep, Services, ServicesDep, services_of
-from proxy.routes.keeping import EndUserDep, json_answer, may_see
 from proxy.routes.streaming import JSON_HEADERS, Connection, Headers, Patience, answer, stream
-from proxy.wire.conversations import items_of, list_body, part_of
-from proxy.wire.openai import encode
-from proxy.wire.queries import included, is_true, list_query, unknown_after
-from proxy.wire.responses.decoding import ResponsesRequest, decode_response_request
+from proxy.service.recording import entries_of
+from proxy.service.turns import Opened
+from proxy.turns.repository import TurnRecord
+from proxy.turns.request import Ask, Verdict
+from proxy.wire.chat.response_models import encode
+from proxy.wire.conversations.objects import items_of, list_body, part_of
+from proxy.wire.responses.errors import problem_of_response, reworded
 from proxy.wire.responses.ids import turn_id_of
 from proxy.wire.responses.input import joined, responses_in
 from proxy.wire.responses.options import (
@@ -49,8 +48,9 @@ from proxy.wire.responses.options import (
     encode_options,
     response_body,
 )
-from proxy.wire.responses.refusals import problem_of_response, reworded
+from proxy.wire.responses.parse import ResponsesRequest, decode_response_request
 from proxy.wire.responses.stream import ResponseBuilder, ResponseEncoder, response_of
+from proxy.wire.validation.query_params import included, is_true, list_query, unknown_after
 
 router = APIRouter(tags=["responses"])
 

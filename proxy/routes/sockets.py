@@ -15,10 +15,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from proxy.errors import Unauthorized
 from proxy.events import ClosingEvent, Entry
-from proxy.live import LiveTurn
-from proxy.routes.bodies import ClientLeft, authorization_of
 from proxy.routes.dependencies import Services, services_of
-from proxy.routes.failures import answer_of
+from proxy.routes.error_handlers import answer_of
+from proxy.routes.request_body import ClientLeft, authorization_of
+from proxy.turns.live import LiveTurn
 
 PROTOCOL = "handoff.v1"
 KEY_PREFIX = "handoff-key."

@@ -15,12 +15,12 @@ from typing import Protocol
 from starlette.types import Receive, Scope, Send
 
 from proxy.events import Entry, Failed, ModelCalled, Started, is_closing
-from proxy.live import Follower, LiveTurn
-from proxy.routes.bodies import ClientLeft
-from proxy.routes.failures import answer_of
-from proxy.wire import sse
+from proxy.routes.error_handlers import answer_of
+from proxy.routes.request_body import ClientLeft
+from proxy.turns.live import Follower, LiveTurn
+from proxy.wire.chat.response_models import encode
 from proxy.wire.errors import Problem, problem_of
-from proxy.wire.openai import encode
+from proxy.wire.events import sse
 
 Headers = list[tuple[bytes, bytes]]
 

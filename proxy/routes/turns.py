@@ -10,17 +10,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import CompletionNotFound
-from proxy.exchange.history import ModelUse, TurnRecord
 from proxy.messages import Usage
-from proxy.routes.bodies import first_of, headers_of
+from proxy.routes.conversation_access import EndUserDep, may_see
 from proxy.routes.dependencies import CallerDep, ServicesDep, services_of
 from proxy.routes.feed_stream import feed_stream
-from proxy.routes.keeping import EndUserDep, may_see
+from proxy.routes.request_body import first_of, headers_of
 from proxy.routes.streaming import Connection
-from proxy.wire import sse
-from proxy.wire.feed import feed_types
-from proxy.wire.openai import encode, usage_body
-from proxy.wire.turns import Course
+from proxy.turns.repository import ModelUse, TurnRecord
+from proxy.wire.chat.response_models import encode, usage_body
+from proxy.wire.events import sse
+from proxy.wire.events.feed import feed_types
+from proxy.wire.turn_summary import Course
 from proxy.wire.uses import Use, rounded_cost
 
 router = APIRouter(tags=["turns"])

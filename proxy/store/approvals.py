@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from proxy.exchange.approvals import Approval, ApprovalStatus, Resume
-from proxy.exchange.history import Begun, NewTurn
-from proxy.exchange.library import Order, Page
-from proxy.store.approving import Approving
-from proxy.store.beginning import begin_of
-from proxy.store.database import Database
-from proxy.store.statements import statements
-from proxy.store.writer import Writer
-from proxy.store.writing import Call
+from proxy.approvals.repository import Approval, ApprovalStatus, Resume
+from proxy.store.engine.database import Database
+from proxy.store.engine.group_commit import Call
+from proxy.store.engine.writer import Writer
+from proxy.store.sql.approvals import Approving
+from proxy.store.sql.begin_turn import begin_of
+from proxy.store.sql.statements import statements
+from proxy.turns.repository import Begun, NewTurn, Order, Page
 
 
 class SqlApprovals:

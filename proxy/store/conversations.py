@@ -1,167 +1,280 @@
-"""``History`` in a SQL database."""
+"""``Library`` in a SQL database."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from typing import cast
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar, cast
 
-from proxy.errors import StoreUnavailable
-from proxy.exchange.history import (
-    Begun,
-    ChainTurn,
-    Conversation,
-    NewTurn,
-    Place,
-    Standing,
-    TurnEnd,
-    TurnRecord,
-)
-from proxy.store import rows
-from proxy.store.approvals import SqlApprovals
-from proxy.store.beginning import begin_of
-from proxy.store.creations import SqlCreations
-from proxy.store.database import Database, open_database
-from proxy.store.ending import Finish
-from proxy.store.following import Following
-from proxy.store.keys import SqlKeys
-from proxy.store.leases import Leases
-from proxy.store.library import SqlLibrary
-from proxy.store.reading import Reading
-from proxy.store.statements import statements
-from proxy.store.writer import Writer
-from proxy.store.writing import Call, Writing
+from sqlalchemy import Connection
 
-TIME_LIMIT = 10.0
-READY_WITHIN = 2.0
-# From here on compressing takes long enough to be felt by everyone else.
-_LARGE_BYTES = 256 * 1024
+from proxy.conversations.fingerprints import fingerprint_behind
+from proxy.conversations.repository import KeptItem, Outline, Rest
+from proxy.errors import ConversationBusy
+from proxy.messages import ForeignItem, Item, OpenCalls
+from proxy.store.engine.database import Database
+from proxy.store.engine.group_commit import Call
+from proxy.store.engine.writer import Writer
+from proxy.store.sql.conversation_list import Outlines
+from proxy.store.sql.conversations import Addition, Done, Keeping
+from proxy.store.sql.retention import Old, Retention, batches
+from proxy.store.sql.statements import statements
+from proxy.store.sql.stored_completions import Completions
+from proxy.store.sql.turn_polling import Following
+from proxy.store.sql.turn_queries import Reading
+from proxy.turns.repository import ChainTurn, Conversation, Order, Page, TurnRecord
+
+R = TypeVar("R")
+
+ATTEMPTS = 5
+"""How often items are appended anew when the conversation went on meanwhile."""
 
 
-class SqlHistory:
-    """See ``History``. Made in the event loop that uses it; ``time_limit`` (seconds) is how long a call waits for a
-    database that is locked or gone. ``library`` looks after what is kept in the same database, ``approvals`` after what
-    waits in it for a person, ``creations`` after what callers make, ``keys`` after those who may call.
-    """
+class SqlLibrary:
+    """See ``Library``. Shares the database and the writer of a ``SqlHistory``, which closes them."""
 
-    def __init__(self, database: Database, *, time_limit: float = TIME_LIMIT) -> None:
+    def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
-        self._writer = Writer(database, statements(Writing, database.dialect), time_limit=time_limit)
+        self._writer = writer
         self._reading = statements(Reading, database.dialect)
-        self._leases = statements(Leases, database.dialect)
+        self._completions = statements(Completions, database.dialect)
+        self._keeping = statements(Keeping, database.dialect)
         self._following = statements(Following, database.dialect)
-        self.library = SqlLibrary(database, self._writer)
-        self.approvals = SqlApprovals(database, self._writer)
-        self.creations = SqlCreations(database, self._writer)
-        self.keys = SqlKeys(database, self._writer)
-        self._large_ends: set[asyncio.Task[bool]] = set()
+        self._outlines = statements(Outlines, database.dialect)
+        self._retention = statements(Retention, database.dialect)
 
-    async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
-        """See ``History``."""
-        return await self._database.read(lambda on: self._reading.conversation(on, caller, conversation_id))
+    # --- stored completions ---
 
-    async def begin(self, turn: NewTurn) -> Begun:
-        """See ``History``. A cancelled call leaves no running turn behind."""
-        return cast(Begun, await self._writer.write(begin_of(turn)))
-
-    async def finish(self, end: TurnEnd) -> bool:
-        """See ``History``. A cancelled call is done all the same; a turn whose end is refused does not run on."""
-        if len(end.journal) < _LARGE_BYTES:
-            return await self._finish(end, rows.pack(end.journal))
-        task = asyncio.create_task(self._finish_large(end), name="large end of a turn")
-        self._large_ends.add(task)
-        task.add_done_callback(self._large_ends.discard)
-        return await asyncio.shield(task)
-
-    async def chain(self, turn: int) -> Sequence[ChainTurn]:
-        """See ``History``."""
-        return await self._database.read(lambda on: self._reading.chain(on, turn))
-
-    async def find_places(
-        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
-    ) -> Sequence[Place]:
-        """See ``History``."""
-        if not fingerprints:
-            return []
-        return await self._database.read(lambda on: self._reading.places(on, fingerprints, conversation))
-
-    async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> Place | None:
-        """See ``History``."""
-        return await self._database.read(lambda on: self._reading.last_answer(on, digest, conversation))
-
-    async def find_pending(
-        self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
-    ) -> Sequence[tuple[str, int]]:
-        """See ``History``. Of one id, the newest hundred are told."""
-        if not call_ids:
-            return []
-        return await self._database.read(lambda on: self._reading.pending(on, caller, call_ids, conversation))
-
-    async def turn(self, caller: str, turn_id: str) -> TurnRecord | None:
-        """See ``History``."""
-        return await self._database.read(lambda on: self._reading.by_id(on, caller, turn_id))
-
-    async def turn_by_idempotency_key(self, caller: str, key: str) -> TurnRecord | None:
-        """See ``History``."""
-        return await self._database.read(lambda on: self._reading.by_idempotency_key(on, caller, key))
-
-    async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
-        """See ``History``."""
-        return await self._database.read(lambda on: self._reading.by_body(on, caller, digest, since))
-
-    async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
-        """See ``History``."""
-        call = Call(lambda on: self._leases.renew(on, worker, lease_until))
-        return cast(Sequence[str], await self._writer.write(call))
-
-    async def request_cancel(self, caller: str, turn_id: str) -> bool:
-        """See ``History``."""
-        return cast(
-            bool, await self._writer.write(Call(lambda on: self._leases.request_cancel(on, caller, turn_id)))
+    async def list_completions(
+        self,
+        caller: str,
+        *,
+        after: str | None,
+        limit: int,
+        order: Order,
+        model: str | None,
+        metadata: Mapping[str, str],
+        end_user: str = "",
+    ) -> Page[TurnRecord] | None:
+        """See ``Library``."""
+        return await self._database.read(
+            lambda on: self._completions.page(
+                on,
+                caller,
+                after=after,
+                limit=limit,
+                order=order,
+                model=model,
+                metadata=metadata,
+                end_user=end_user,
+            )
         )
 
-    async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
-        """See ``History``."""
-        return cast(
-            int, await self._writer.write(Call(lambda on: self._leases.interrupt(on, now, dead_workers)))
+    async def update_completion(
+        self, caller: str, completion_id: str, metadata: Mapping[str, str]
+    ) -> TurnRecord | None:
+        """See ``Library``."""
+        return await self._write(lambda on: self._completions.update(on, caller, completion_id, metadata))
+
+    async def delete_completion(self, caller: str, completion_id: str) -> bool:
+        """See ``Library``."""
+        done = await self._change(
+            lambda on: "done" if self._completions.delete(on, caller, completion_id) else "missing"
+        )
+        return done == "done"
+
+    async def delete_response(self, caller: str, turn_id: str) -> bool:
+        """See ``Library``."""
+        done = await self._change(
+            lambda on: "done" if self._completions.forget(on, caller, turn_id) else "missing"
+        )
+        return done == "done"
+
+    # --- conversations ---
+
+    async def create_conversation(
+        self,
+        caller: str,
+        conversation_id: str,
+        *,
+        metadata: Mapping[str, str],
+        items: Sequence[Item | ForeignItem],
+        now: float,
+        end_user: str = "",
+    ) -> Conversation:
+        """See ``Library``."""
+        first = _addition(None, [], items)
+        return await self._write(
+            lambda on: self._keeping.create(on, caller, end_user, conversation_id, metadata, first, now)
         )
 
-    async def standing(self, *, turns: Sequence[int], conversations: Sequence[int]) -> Standing:
-        """See ``History``."""
-        return await self._database.read(lambda on: self._following.standing(on, turns, conversations))
+    async def list_conversations(
+        self,
+        caller: str,
+        *,
+        after: str | None,
+        limit: int,
+        order: Order,
+        end_user: str = "",
+        search: str = "",
+    ) -> Page[Conversation] | None:
+        """See ``Library``."""
+        return await self._database.read(
+            lambda on: self._keeping.page(
+                on, caller, after=after, limit=limit, order=order, end_user=end_user, search=search
+            )
+        )
 
-    async def running_workers(self) -> Sequence[str]:
-        """See ``History``."""
-        return await self._database.read(self._reading.running_workers)
+    async def outlines(self, keys: Sequence[int]) -> Mapping[int, Outline]:
+        """See ``Library``."""
+        return await self._database.read(lambda on: self._outlines.outlines(on, keys))
 
-    async def is_ready(self) -> bool:
-        """Whether the database takes a write within two seconds: reading goes on where writing does not."""
-        try:
-            async with asyncio.timeout(READY_WITHIN):
-                await self._writer.write(Call(self._reading.ask))
-        except (StoreUnavailable, TimeoutError):
+    async def tree(self, caller: str, conversation_id: str) -> Sequence[TurnRecord]:
+        """See ``Library``."""
+        return await self._database.read(lambda on: self._outlines.tree(on, caller, conversation_id))
+
+    async def update_conversation(
+        self, caller: str, conversation_id: str, metadata: Mapping[str, str]
+    ) -> Conversation | None:
+        """See ``Library``."""
+        return await self._write(lambda on: self._keeping.update(on, caller, conversation_id, metadata))
+
+    async def delete_conversation(self, caller: str, conversation_id: str, *, now: float) -> bool:
+        """See ``Library``."""
+        return await self._is_done(lambda on: self._keeping.delete(on, caller, conversation_id, now))
+
+    async def items(self, caller: str, conversation_id: str) -> Sequence[KeptItem] | None:
+        """See ``Library``."""
+        return await self._database.read(lambda on: self._keeping.items(on, caller, conversation_id))
+
+    async def turn_ids(self, caller: str, conversation_id: str) -> Sequence[str]:
+        """See ``Library``."""
+        return await self._database.read(lambda on: self._keeping.turn_ids(on, caller, conversation_id))
+
+    async def turns_behind(
+        self, caller: str, conversation_id: str, after: int, *, limit: int
+    ) -> Sequence[tuple[int, str]]:
+        """See ``Library``."""
+        return await self._database.read(
+            lambda on: self._following.behind(on, caller, conversation_id, after, limit)
+        )
+
+    async def turn_key(self, caller: str, conversation_id: str, turn_id: str) -> int | None:
+        """See ``Library``."""
+        return await self._database.read(lambda on: self._following.key(on, caller, conversation_id, turn_id))
+
+    async def add_items(
+        self, caller: str, conversation_id: str, items: Sequence[Item | ForeignItem], *, now: float
+    ) -> Sequence[KeptItem] | None:
+        """See ``Library``."""
+        for _ in range(ATTEMPTS):
+            # Long conversations are read where that holds nobody up, and only the end is compared under the lock.
+            conversation, chain = await self._database.read(
+                lambda on: self._end_of(on, caller, conversation_id)
+            )
+            if conversation is None:
+                return None
+            if not items:
+                return []
+            new = _addition(conversation.head, chain, items)
+            match await self._append(caller, conversation_id, new, now):
+                case "done":
+                    return [
+                        KeptItem(new.turn_id, position, item, new.pending)
+                        for position, item in enumerate(items)
+                    ]
+                case "missing":
+                    return None
+                case "busy":
+                    raise ConversationBusy
+                case "moved":
+                    continue
+        raise ConversationBusy
+
+    async def delete_item(
+        self,
+        caller: str,
+        conversation_id: str,
+        turn_id: str,
+        position: int,
+        *,
+        now: float,
+        rest: Rest | None = None,
+    ) -> bool:
+        """See ``Library``."""
+        if turn_id not in await self.turn_ids(caller, conversation_id):
             return False
-        return True
+        return await self._is_done(
+            lambda on: self._keeping.delete_item(on, caller, turn_id, position, rest, now)
+        )
 
-    async def close(self) -> None:
-        """See ``History``."""
-        if self._large_ends:
-            await asyncio.wait(self._large_ends)
-        await self._writer.close()
-        await self._database.close()
+    # --- retention ---
 
-    async def _finish_large(self, end: TurnEnd) -> bool:
-        return await self._finish(end, await asyncio.to_thread(rows.pack, end.journal))
+    async def remove_older(self, before: float) -> int:
+        """See ``Library``."""
+        removed = 0
+        last: int | None = 0
+        while last is not None:
+            old, last = await self._next_old(before, last)
+            for keys in batches(old):
+                removed += await self._delete_old(before, keys)
+        return removed
 
-    async def _finish(self, end: TurnEnd, journal: bytes | None) -> bool:
-        finish = Finish(end, rows.item_rows(end.items, is_input=False), journal)
-        return cast(bool, await self._writer.write(finish))
+    async def _append(self, caller: str, conversation_id: str, new: Addition, now: float) -> Done:
+        return await self._change(lambda on: self._keeping.add(on, caller, conversation_id, new, now))
+
+    async def _next_old(self, before: float, after: int) -> tuple[Sequence[Old], int | None]:
+        return await self._database.read(lambda on: self._retention.find(on, before, after))
+
+    async def _delete_old(self, before: float, keys: Sequence[int]) -> int:
+        return await self._write(lambda on: self._retention.delete(on, before, keys))
+
+    def _end_of(
+        self, connection: Connection, caller: str, conversation_id: str
+    ) -> tuple[Conversation | None, Sequence[ChainTurn]]:
+        conversation = self._reading.conversation(connection, caller, conversation_id)
+        if conversation is None or conversation.head is None:
+            return conversation, []
+        return conversation, self._reading.chain(connection, conversation.head)
+
+    async def _write(self, function: Callable[[Connection], R]) -> R:
+        return cast(R, await self._writer.write(Call(function)))
+
+    async def _is_done(self, function: Callable[[Connection], Done]) -> bool:
+        done = await self._change(function)
+        if done == "busy":
+            raise ConversationBusy
+        return done == "done"
+
+    async def _change(self, function: Callable[[Connection], Done]) -> Done:
+        """Run a change that refuses by what it returns: an error would undo what others write in the group.
+
+        The writer runs it again when it does not know whether it was committed; what is missing then was deleted by
+        the first run.
+        """
+        was_done = False
+
+        def change(connection: Connection) -> Done:
+            nonlocal was_done
+            done = function(connection)
+            if done == "missing" and was_done:
+                return "done"
+            was_done = was_done or done == "done"
+            return done
+
+        return await self._write(change)
 
 
-def open_history(url: str, *, time_limit: float = TIME_LIMIT) -> SqlHistory:
-    """Return the history in the database at the URL, whose schema is as it should be (see ``migrating``).
-
-    Raises:
-        ConfigurationError: The URL cannot be used.
-    """
-    return SqlHistory(open_database(url, time_limit=time_limit), time_limit=time_limit)
+def _addition(head: int | None, chain: Sequence[ChainTurn], items: Sequence[Item | ForeignItem]) -> Addition:
+    said = [item.message for item in items if isinstance(item, Item)]
+    calls = OpenCalls()
+    for message in [item.message for turn in chain for item in turn.items] + said:
+        calls.take(message)
+    return Addition(
+        turn_id=f"items_{secrets.token_hex(16)}",
+        head=head,
+        agent=chain[-1].agent if chain else "",
+        items=items,
+        fingerprint=fingerprint_behind(chain, said),
+        pending=tuple(calls.ids),
+    )

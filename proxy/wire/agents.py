@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from proxy.errors import InvalidRequest
-from proxy.wire.decoding import UNREADABLE
-from proxy.wire.fields import Body, BodyDecoder, refuse_nul
+from proxy.wire.chat.parse import UNREADABLE
+from proxy.wire.validation.body_decoder import Body, BodyDecoder, refuse_nul
 
 MAX_INSTRUCTIONS = 32_768
 """Characters."""

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from proxy.events import Decision
-from proxy.wire.fields import BodyDecoder
-from proxy.wire.queries import Pairs
-from proxy.wire.refusals import not_among
+from proxy.wire.validation.body_decoder import BodyDecoder
+from proxy.wire.validation.errors import not_among
+from proxy.wire.validation.query_params import Pairs
 
 MAX_REASON = 1000
 """Characters of what a person says about a decision."""

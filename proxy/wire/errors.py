@@ -39,7 +39,7 @@ from proxy.errors import (
 )
 from proxy.events import Cancelled, Failed
 from proxy.messages import Usage
-from proxy.wire.openai import DetailedEnvelope, ErrorBody, ErrorEnvelope, encode
+from proxy.wire.chat.response_models import DetailedEnvelope, ErrorBody, ErrorEnvelope, encode
 
 MAX_RETRY_AFTER = 3600
 _MAX_BYTES = 2000

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from proxy.exchange.approvals import MAX_ATTEMPTS
+from proxy.approvals.repository import MAX_ATTEMPTS
 from proxy.wire.approvals import MAX_REASON, MAX_SHOWN, ApprovalBody
 from tests.serving import Served, serve
 

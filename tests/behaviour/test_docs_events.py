@@ -33,12 +33,12 @@ from proxy.events import (
     ToolFailed,
     ToolStarted,
 )
-from proxy.exchange.endings import LOST
 from proxy.messages import Usage
-from proxy.routes.turn_socket import MAX_TURNS
-from proxy.wire.feed import Feed, FrameType
-from proxy.wire.openai import encode
-from proxy.wire.sockets import Action, ClientMessage
+from proxy.routes.websocket import MAX_TURNS
+from proxy.service.recording import LOST
+from proxy.wire.chat.response_models import encode
+from proxy.wire.events.feed import Feed, FrameType
+from proxy.wire.events.websocket import Action, ClientMessage
 from tests.behaviour.asking import Caller, user
 from tests.behaviour.test_events import get
 from tests.serving import Served, serve

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.wire.extension import Noted, Summary
+from proxy.wire.chat.handoff_extension import Noted, Summary
 from tests.serving import Served, serve
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extension.md").read_text("utf-8")

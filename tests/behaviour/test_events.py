@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from proxy.wire.completions import AnswerOptions, encode_options
+from proxy.wire.chat.completion import AnswerOptions, encode_options
 from tests.behaviour.asking import WEATHER, Caller, user
 from tests.behaviour.socketing import connected
 from tests.fakes.history import new_turn

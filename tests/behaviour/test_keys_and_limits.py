@@ -16,7 +16,7 @@ from proxy.app import prepare
 from proxy.auth import Terms, new_key
 from proxy.errors import ConfigurationError
 from proxy.settings import load_settings
-from proxy.store.conversations import SqlHistory
+from proxy.store.turns import SqlHistory
 from tests.behaviour.asking import Caller, user
 from tests.fakes.upstream import FakeUpstream, calls, hang, text
 from tests.serving import Served, serve

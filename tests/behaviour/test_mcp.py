@@ -15,8 +15,8 @@ import pytest
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
 
+from proxy.tools.mcp.discovery import look_at
 from proxy.tools.mcp.lock import FILE_NAME, read_lock, write_lock
-from proxy.tools.mcp.looking import look_at
 from proxy.tools.mcp.server import McpServer
 from proxy.tools.mcp.setup import Address, ServerSetup
 from tests.fakes.mcp_http import FakeMcp, described, says

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from proxy.routes.bodies import ClientLeft
+from proxy.routes.request_body import ClientLeft
 from proxy.routes.sockets import Channel
-from proxy.routes.turn_socket import Session
+from proxy.routes.websocket import Session
 from tests.fakes.upstream import FakeUpstream, hang, text
 from tests.serving import Served
 

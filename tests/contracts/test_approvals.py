@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import ConversationBusy
-from proxy.exchange.approvals import (
+from proxy.approvals.repository import (
     MAX_ATTEMPTS,
     Approval,
     Approvals,
@@ -19,13 +18,14 @@ from proxy.exchange.approvals import (
     Decision,
     Resume,
 )
-from proxy.exchange.history import Begun, History, IdempotencyKeyTaken, NewApproval, Pause
-from proxy.exchange.library import Library
+from proxy.conversations.repository import Library
+from proxy.errors import ConversationBusy
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall
-from proxy.store.conversations import open_history
-from proxy.store.memory import MemoryHistory
-from proxy.store.memory_library import MemoryLibrary
+from proxy.store.turns import open_history
+from proxy.turns.repository import Begun, History, IdempotencyKeyTaken, NewApproval, Pause
 from tests.fakes.history import approvals_of, new_turn, the_end
+from tests.fakes.store.conversations import MemoryLibrary
+from tests.fakes.store.turns import MemoryHistory
 
 
 @dataclass

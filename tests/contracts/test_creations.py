@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from proxy.exchange.creations import Creation, Creations, NameTaken, TooManyCreations
-from proxy.exchange.history import History
-from proxy.store.conversations import open_history
-from proxy.store.memory import MemoryHistory
-from proxy.store.memory_creations import MemoryCreations
+from proxy.agents.custom_agent_repository import Creation, Creations, NameTaken, TooManyCreations
+from proxy.store.turns import open_history
+from proxy.turns.repository import History
 from tests.fakes.history import new_turn, the_end
+from tests.fakes.store.custom_agents import MemoryCreations
+from tests.fakes.store.turns import MemoryHistory
 
 
 @dataclass

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from proxy.agents.dispatching import AutoGenDispatcher, DirectDispatcher, Dispatcher
-from proxy.agents.speaker import HandedOver, Outcome, Spoke
+from proxy.agents.agent_loop import HandedOver, Outcome, Spoke
+from proxy.agents.dispatch import AutoGenDispatcher, DirectDispatcher, Dispatcher
 from proxy.errors import UpstreamTimeout
 
 

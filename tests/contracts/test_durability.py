@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from proxy.errors import ConversationBusy
-from proxy.store.conversations import SqlHistory, open_history
+from proxy.store.turns import SqlHistory, open_history
 from tests.fakes.history import new_turn, the_end
 from tests.fakes.writing_worker import CONVERSATIONS
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
+from proxy.conversations.resolver import Recall, Recalled
 from proxy.errors import ConversationBusy, ConversationNotFound, InvalidRequest
-from proxy.exchange.asking import Ask
-from proxy.exchange.history import Begun, History
-from proxy.exchange.recall import Recall, Recalled
 from proxy.messages import (
     AssistantMessage,
     DeveloperMessage,
@@ -22,10 +20,12 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.store.conversations import open_history
-from proxy.store.memory import MemoryHistory
+from proxy.store.turns import open_history
+from proxy.turns.repository import Begun, History
+from proxy.turns.request import Ask
 from tests.fakes.history import approvals_of, new_turn, the_end
 from tests.fakes.models import ScriptedModel
+from tests.fakes.store.turns import MemoryHistory
 from tests.fakes.teams import agent, team_of
 
 PARENT = "chatcmpl-" + "1" * 32

@@ -9,17 +9,6 @@ from typing import Any
 import pytest
 
 from proxy.errors import ConversationBusy
-from proxy.exchange.history import (
-    Begun,
-    ChainTurn,
-    Conversation,
-    History,
-    IdempotencyKeyTaken,
-    ModelUse,
-    Place,
-    Standing,
-    TurnRecord,
-)
 from proxy.messages import (
     AssistantMessage,
     FunctionCall,
@@ -30,9 +19,20 @@ from proxy.messages import (
     Usage,
     UserMessage,
 )
-from proxy.store.conversations import open_history
-from proxy.store.memory import MemoryHistory
+from proxy.store.turns import open_history
+from proxy.turns.repository import (
+    Begun,
+    ChainTurn,
+    Conversation,
+    History,
+    IdempotencyKeyTaken,
+    ModelUse,
+    Place,
+    Standing,
+    TurnRecord,
+)
 from tests.fakes.history import new_turn, the_end
+from tests.fakes.store.turns import MemoryHistory
 
 WHO = Item(UserMessage("Hi."))
 ANSWER = Item(AssistantMessage("Hello!"), "sales")

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from proxy.auth import KeptKey, KeyStore, Terms, new_key
-from proxy.store.conversations import open_history
-from proxy.store.memory_keys import MemoryKeys
+from proxy.store.turns import open_history
+from tests.fakes.store.api_keys import MemoryKeys
 
 TERMS = Terms("none", 10, 1000, ("acme-support", "assistant"))
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
+from proxy.conversations.fingerprints import Transcript, scope_of
+from proxy.conversations.repository import KeptItem, Library, Outline
 from proxy.errors import ConversationBusy
-from proxy.exchange.fingerprints import Transcript, scope_of
-from proxy.exchange.history import Begun, History
-from proxy.exchange.library import KeptItem, Library, Outline
 from proxy.messages import (
     AssistantMessage,
     ForeignItem,
@@ -23,10 +22,11 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.store.conversations import open_history
-from proxy.store.memory import MemoryHistory
-from proxy.store.memory_library import MemoryLibrary
+from proxy.store.turns import open_history
+from proxy.turns.repository import Begun, History
 from tests.fakes.history import new_turn, the_end
+from tests.fakes.store.conversations import MemoryLibrary
+from tests.fakes.store.turns import MemoryHistory
 
 WHO = Item(UserMessage("Hi."))
 ANSWER = Item(AssistantMessage("Hello!"), "sales")

@@ -1,4 +1,4 @@
-"""What every implementation of the model port promises (``proxy.agents.clients.port``).
+"""What every implementation of the model port promises (``proxy.providers.model``).
 
 ``MODELS`` holds all of them; ``PROVIDED`` those that ask a provider, here the fake one.
 """
@@ -11,15 +11,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from proxy.agents.clients.circuit import Circuit
-from proxy.agents.clients.component import ComponentChatModel
-from proxy.agents.clients.demo import DemoModel
-from proxy.agents.clients.limits import ModelLimits
-from proxy.agents.clients.openai_wire import OpenAIWireModel
-from proxy.agents.clients.port import CallPiece, Finished, Model, ModelRequest, TextPiece
-from proxy.agents.clients.provider_http import HttpSession
-from proxy.agents.clients.retrying import AttemptingModel, Candidate, RetryPolicy
-from proxy.agents.definition import ComponentModel, OpenAIModel
 from proxy.errors import (
     ContextLengthExceeded,
     UpstreamAuthFailed,
@@ -46,6 +37,15 @@ from proxy.messages import (
     Usage,
     UserMessage,
 )
+from proxy.providers.autogen.client import ComponentChatModel
+from proxy.providers.circuit_breaker import Circuit
+from proxy.providers.demo.client import DemoModel
+from proxy.providers.http.pool import HttpSession
+from proxy.providers.model import CallPiece, Finished, Model, ModelRequest, TextPiece
+from proxy.providers.openai.client import OpenAIWireModel
+from proxy.providers.retry import AttemptingModel, Candidate, RetryPolicy
+from proxy.providers.timeouts import ModelLimits
+from proxy.teamfiles.definitions import ComponentModel, OpenAIModel
 from tests.fakes.asking import HELLO, WITH_TOOLS, ask
 from tests.fakes.upstream import FakeUpstream, Reply, calls, chunk, cut, error, events, hang, raw, text
 

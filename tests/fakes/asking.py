@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from proxy.agents.clients.port import (
+from proxy.errors import UpstreamFailed
+from proxy.messages import FunctionTool, UserMessage
+from proxy.providers.model import (
     CallPiece,
     Finished,
     Model,
@@ -15,8 +17,6 @@ from proxy.agents.clients.port import (
     RefusalPiece,
     TextPiece,
 )
-from proxy.errors import UpstreamFailed
-from proxy.messages import FunctionTool, UserMessage
 
 HELLO = ModelRequest(messages=[UserMessage(content="Hello")])
 WITH_TOOLS = ModelRequest(

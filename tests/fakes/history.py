@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from proxy.exchange.approvals import Approvals
-from proxy.exchange.history import NewTurn, TurnEnd
+from proxy.approvals.repository import Approvals
 from proxy.messages import AssistantMessage, Item, UserMessage
-from proxy.store.memory import MemoryHistory
-from proxy.store.memory_approvals import MemoryApprovals
+from proxy.turns.repository import NewTurn, TurnEnd
+from tests.fakes.store.approvals import MemoryApprovals
+from tests.fakes.store.turns import MemoryHistory
 
 _numbers = itertools.count(1)
 

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from proxy.agents.clients.abilities import Abilities
-from proxy.agents.clients.port import CallPiece, Finished, ModelDelta, ModelRequest, TextPiece
 from proxy.messages import FinishReason, Usage
+from proxy.providers.capabilities import Abilities
+from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest, TextPiece
 
 Reply = Sequence[ModelDelta | BaseException | asyncio.Event]
 """Deltas in order; an exception is raised at its place, an event is waited for."""

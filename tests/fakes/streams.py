@@ -11,9 +11,9 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletion
 
 from proxy.events import Entry, Event
-from proxy.wire import sse
-from proxy.wire.chunks import ChunkEncoder
-from proxy.wire.completions import AnswerOptions
+from proxy.wire.chat.completion import AnswerOptions
+from proxy.wire.chat.stream import ChunkEncoder
+from proxy.wire.events import sse
 
 PLAIN = AnswerOptions(id="chatcmpl-1", created=1700000000, model="acme-support")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from proxy.agents.definition import DemoModel, ModelDefinition, OpenAIModel
-from proxy.agents.loading import CheckComponent, LoadedTeams, Report, check_teams, load_teams, python_tools
 from proxy.errors import TeamFileError
+from proxy.teamfiles.definitions import DemoModel, ModelDefinition, OpenAIModel
+from proxy.teamfiles.loading import CheckComponent, LoadedTeams, Report, check_teams, load_teams, python_tools
 from proxy.tools.builtin import builtin_names
 from proxy.tools.threads import ToolThreads
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from proxy.agents.clients.port import Model
-from proxy.agents.definition import ClientTools, Limits
-from proxy.agents.dispatching import DirectDispatcher, Dispatcher
-from proxy.agents.floor import Agent, Delegate
+from proxy.agents.dispatch import DirectDispatcher, Dispatcher
 from proxy.agents.team import AgentTeam, TeamFacts
+from proxy.agents.turn_state import Agent, Delegate
 from proxy.errors import ToolError
 from proxy.events import Event
 from proxy.messages import FunctionTool, Item, Message
-from proxy.tools.delegates import delegate_spec
+from proxy.providers.model import Model
+from proxy.teamfiles.definitions import ClientTools, Limits
+from proxy.tools.handoff_tools import delegate_spec
 from proxy.tools.port import Tool, ToolContext
-from proxy.turns import Turn
+from proxy.turns.contract import Turn
 
 
 class RememberingSink:

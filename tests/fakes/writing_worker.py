@@ -10,9 +10,9 @@ import asyncio
 import sys
 import time
 
-from proxy.exchange.history import History
 from proxy.messages import AssistantMessage, Item, UserMessage
-from proxy.store.conversations import open_history
+from proxy.store.turns import open_history
+from proxy.turns.repository import History
 from tests.fakes.history import new_turn, the_end
 
 CONVERSATIONS = 8

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.agents.clients.provider_http import HttpSession
+from proxy.providers.http.pool import HttpSession
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from proxy.messages import FunctionTool
 from proxy.tools.acme import FILE_NAME
 from proxy.tools.builtin import builtin_names, builtin_tools
-from proxy.tools.calling import call_tool
+from proxy.tools.execution import call_tool
 from proxy.tools.port import ToolContext
 from proxy.tools.threads import ToolThreads
 

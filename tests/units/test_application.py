@@ -10,9 +10,9 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from proxy.errors import ModelNotFound
-from proxy.routes import failures
+from proxy.routes import error_handlers
 from proxy.routes.application import Application
-from proxy.routes.middleware import RequestContext
+from proxy.routes.middleware.request_log import RequestContext
 
 
 class Endpoint:
@@ -29,7 +29,7 @@ class Endpoint:
 
 def application(failure: Exception | None = None) -> Application:
     app = Application(around=[RequestContext])
-    failures.install(app)
+    error_handlers.install(app)
     endpoint = Endpoint(failure)
     app.shorten("POST", "/short", endpoint)
     app.router.routes.append(Route("/short", endpoint, methods=["POST"]))
@@ -88,7 +88,9 @@ async def test_an_unexpected_error_reaches_the_server_so_that_it_is_logged() -> 
     failure = RuntimeError("something of ours broke")
 
     with pytest.raises(RuntimeError) as raised:
-        await failures.guarded(Endpoint(failure))({"state": {"facts": {"status": 200}}}, _nothing, _nowhere)
+        await error_handlers.guarded(Endpoint(failure))(
+            {"state": {"facts": {"status": 200}}}, _nothing, _nowhere
+        )
 
     assert raised.value is failure
 

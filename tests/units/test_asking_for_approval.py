@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.agents.approvals import WAITING
-from proxy.agents.definition import Limits
+from proxy.agents.approval_calls import WAITING
 from proxy.errors import StoreUnavailable
 from proxy.events import (
     ApprovalDecided,
@@ -17,7 +16,8 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall, ToolMessage, UserMessage
-from proxy.turns import RUN_UNKNOWN, Answered, ApprovalRequest, Opening, OpeningCall, Turn
+from proxy.teamfiles.definitions import Limits
+from proxy.turns.contract import RUN_UNKNOWN, Answered, ApprovalRequest, Opening, OpeningCall, Turn
 from tests.fakes.models import ScriptedModel, calls, says
 from tests.fakes.teams import SORRY, FixedTool, RememberingSink, agent, team_of, turn_of
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.routes.browsers import Visitors
-from proxy.routes.paths import served_path
+from proxy.routes.middleware.cors import Visitors
+from proxy.routes.middleware.path_normalization import served_path
 
 OPEN = Visitors(hosts=["127.0.0.1"])
 """A server as it is without any setting."""

@@ -14,8 +14,8 @@ import pytest
 
 from proxy.errors import ConversationBusy, ToolError
 from proxy.messages import FunctionTool
-from proxy.tools import calling
-from proxy.tools.calling import CallResult, PreparedCall, call_tool, run_calls
+from proxy.tools import execution
+from proxy.tools.execution import CallResult, PreparedCall, call_tool, run_calls
 from proxy.tools.functions import function_tool
 from proxy.tools.port import Tool, ToolContext
 from proxy.tools.threads import ToolThreads
@@ -100,7 +100,7 @@ async def test_arguments_are_read_as_json() -> None:
             id="many levels",
         ),
         pytest.param(
-            '{"a": "' + "x" * calling.MAX_ARGUMENTS + '"}',
+            '{"a": "' + "x" * execution.MAX_ARGUMENTS + '"}',
             "the arguments are longer than 1048576 characters",
             id="long",
         ),

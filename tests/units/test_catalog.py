@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from proxy.agents.clients.port import Model
-from proxy.agents.definition import TeamsFile
-from proxy.agents.dispatching import DirectDispatcher
+from proxy.agents.dispatch import DirectDispatcher
 from proxy.agents.registry import Registry
 from proxy.catalog import TeamCatalog
+from proxy.providers.model import Model
 from proxy.routes.dependencies import ListedTeam
+from proxy.teamfiles.definitions import TeamsFile
 from tests.fakes.models import ScriptedModel
 
 

@@ -32,17 +32,17 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import Usage
-from proxy.wire import sse
-from proxy.wire.answer import visible_text
-from proxy.wire.chunks import ChunkEncoder
-from proxy.wire.completions import (
+from proxy.wire.chat.answer_text import visible_text
+from proxy.wire.chat.completion import (
     AnswerOptions,
     CompletionBuilder,
     completion,
     decode_options,
     encode_options,
 )
-from proxy.wire.openai import Completion, encode
+from proxy.wire.chat.response_models import Completion, encode
+from proxy.wire.chat.stream import ChunkEncoder
+from proxy.wire.events import sse
 from tests.fakes.streams import PLAIN, deltas, entries, frames, read, sdk, stream
 
 WITH_USAGE = AnswerOptions(id="chatcmpl-1", created=1700000000, model="acme-support", include_usage=True)

@@ -30,12 +30,6 @@ from autogen_core.models import (
 )
 from PIL import Image as PilImage
 
-from proxy.agents.clients.component import ComponentChatModel
-from proxy.agents.clients.component_failures import failure_of
-from proxy.agents.clients.component_messages import create_args, llm_messages
-from proxy.agents.clients.limits import ModelLimits
-from proxy.agents.clients.port import CallPiece, Finished, ModelRequest, ReasoningPiece, TextPiece
-from proxy.agents.definition import ComponentModel
 from proxy.errors import (
     ConfigurationError,
     UpstreamBadRequest,
@@ -64,6 +58,12 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.messages import FunctionCall as WireCall
+from proxy.providers.autogen.client import ComponentChatModel
+from proxy.providers.autogen.failures import failure_of
+from proxy.providers.autogen.messages import create_args, llm_messages
+from proxy.providers.model import CallPiece, Finished, ModelRequest, ReasoningPiece, TextPiece
+from proxy.providers.timeouts import ModelLimits
+from proxy.teamfiles.definitions import ComponentModel
 from tests.fakes.asking import HELLO, Answer, ask
 from tests.fakes.component import SEES, ScriptedClient, Step
 

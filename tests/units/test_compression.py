@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.routes.compression import SMALLEST_BYTES, Compression, refuses_gzip
+from proxy.routes.middleware.compression import SMALLEST_BYTES, Compression, refuses_gzip
 
 LARGE = b"0123456789" * SMALLEST_BYTES
 

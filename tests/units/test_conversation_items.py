@@ -19,8 +19,8 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.wire.conversations import WireItem, items_of, part_of, rest_of
-from proxy.wire.queries import ListQuery, included, list_query, metadata_filter
+from proxy.wire.conversations.objects import WireItem, items_of, part_of, rest_of
+from proxy.wire.validation.query_params import ListQuery, included, list_query, metadata_filter
 
 TURN = "chatcmpl-0123"
 

@@ -18,8 +18,8 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import Usage
-from proxy.wire.feed import Feed
-from proxy.wire.turns import Course
+from proxy.wire.events.feed import Feed
+from proxy.wire.turn_summary import Course
 
 STEPS = ("plan", "figures", "report")
 

@@ -33,9 +33,9 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.wire.body import ChatBody
-from proxy.wire.decoding import ChatRequest, conversation_id, decode_chat
-from proxy.wire.fields import BodyDecoder
+from proxy.wire.chat.parse import ChatRequest, conversation_id, decode_chat
+from proxy.wire.chat.schema import ChatBody
+from proxy.wire.validation.body_decoder import BodyDecoder
 
 USER = {"role": "user", "content": "Hi"}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}

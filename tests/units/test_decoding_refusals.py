@@ -9,7 +9,7 @@ import pytest
 
 from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, UserMessage
-from proxy.wire.decoding import decode_chat
+from proxy.wire.chat.parse import decode_chat
 from tests.units.test_decoding import CALL, CALLING, RESULT, TOOL, USER, body, decode
 
 UNREADABLE = (

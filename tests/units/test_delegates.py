@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.messages import FunctionTool
-from proxy.tools.delegates import delegate_spec, handoff_reason, handoff_result
+from proxy.tools.handoff_tools import delegate_spec, handoff_reason, handoff_result
 
 
 def test_a_delegate_takes_an_optional_reason_and_nothing_else() -> None:

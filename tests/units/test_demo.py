@@ -12,11 +12,6 @@ from typing import Any
 
 import pytest
 
-from proxy.agents.clients.demo import NOTICE, DemoModel
-from proxy.agents.clients.demo_script import Script, bundled_scripts, load_script
-from proxy.agents.clients.port import CallPiece, Finished, Model, ModelDelta, ModelRequest, TextPiece
-from proxy.agents.definition import DemoModel as DemoDefinition
-from proxy.agents.loading import load_teams
 from proxy.errors import ConfigurationError
 from proxy.messages import (
     AssistantMessage,
@@ -31,9 +26,14 @@ from proxy.messages import (
     Usage,
     UserMessage,
 )
+from proxy.providers.demo.client import NOTICE, DemoModel
+from proxy.providers.demo.script import Script, bundled_scripts, load_script
+from proxy.providers.model import CallPiece, Finished, Model, ModelDelta, ModelRequest, TextPiece
+from proxy.teamfiles.definitions import DemoModel as DemoDefinition
+from proxy.teamfiles.loading import load_teams
 from proxy.tools.builtin import builtin_names, builtin_tools
-from proxy.tools.calling import call_tool
-from proxy.tools.delegates import delegate_spec, handoff_reason, handoff_result
+from proxy.tools.execution import call_tool
+from proxy.tools.handoff_tools import delegate_spec, handoff_reason, handoff_result
 from proxy.tools.port import ToolContext
 from proxy.tools.threads import ToolThreads
 

@@ -14,8 +14,10 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from proxy.agents.clients.component import ComponentChatModel
-from proxy.agents.definition import (
+from proxy.errors import ConfigurationError
+from proxy.messages import Parameters
+from proxy.providers.autogen.client import ComponentChatModel
+from proxy.teamfiles.definitions import (
     AgentDefinition,
     ComponentModel,
     DemoModel,
@@ -28,10 +30,8 @@ from proxy.agents.definition import (
     TeamDefinition,
     ToolUse,
 )
-from proxy.agents.teamfile.composing import MAX_DEPTH, MAX_NODES
-from proxy.agents.teamfile.source import MAX_BYTES
-from proxy.errors import ConfigurationError
-from proxy.messages import Parameters
+from proxy.teamfiles.source_map import MAX_BYTES
+from proxy.teamfiles.yaml_nodes import MAX_DEPTH, MAX_NODES
 from tests.fakes.team_files import load, write
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from proxy.messages import AssistantMessage, Item, UserMessage
-from proxy.store.conversations import open_history
+from proxy.store.turns import open_history
 from tests.fakes.history import new_turn, the_end
 
 SECRETS = [b"first secret", b"second secret", b"third secret", b"fourth secret"]

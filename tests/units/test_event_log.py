@@ -20,10 +20,10 @@ from proxy.events import (
     ToolFailed,
     ToolStarted,
 )
-from proxy.exchange.event_log import EventLog
-from proxy.live import LiveTurn
+from proxy.log_config import configure_logging
 from proxy.messages import Usage
-from proxy.telemetry import configure_logging
+from proxy.service.event_log import EventLog
+from proxy.turns.live import LiveTurn
 
 SECRET = "my secret\nline"
 EVENTS: list[Event] = [

@@ -10,17 +10,17 @@ import pytest
 
 from proxy.errors import ModelNotFound, StoreUnavailable
 from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, TextDelta
-from proxy.exchange.asking import Ask
-from proxy.exchange.history import Begun, ModelUse, NewTurn, TurnEnd
-from proxy.exchange.service import Exchange, Opened, Policy
-from proxy.live import StopReason
 from proxy.messages import Usage, UserMessage
-from proxy.store.memory import MemoryHistory
-from proxy.store.memory_approvals import MemoryApprovals
-from proxy.wire.chunks import ChunkEncoder
-from proxy.wire.completions import AnswerOptions
+from proxy.service.turns import Exchange, Opened, Policy
+from proxy.turns.live import StopReason
+from proxy.turns.repository import Begun, ModelUse, NewTurn, TurnEnd
+from proxy.turns.request import Ask
+from proxy.wire.chat.completion import AnswerOptions
+from proxy.wire.chat.stream import ChunkEncoder
 from tests.fakes.history import new_turn, the_end
 from tests.fakes.models import ScriptedModel, says
+from tests.fakes.store.approvals import MemoryApprovals
+from tests.fakes.store.turns import MemoryHistory
 from tests.fakes.teams import agent, team_of
 
 

@@ -28,10 +28,10 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import EventsMode, Usage
-from proxy.wire import sse
-from proxy.wire.completions import AnswerOptions, completion
-from proxy.wire.extension import MAX_LINE, Narrator
-from proxy.wire.openai import Completion, encode
+from proxy.wire.chat.completion import AnswerOptions, completion
+from proxy.wire.chat.handoff_extension import MAX_LINE, Narrator
+from proxy.wire.chat.response_models import Completion, encode
+from proxy.wire.events import sse
 from tests.fakes.streams import PLAIN, deltas, frames, read, stream
 
 MODES: list[EventsMode] = ["extension", "reasoning", "all"]

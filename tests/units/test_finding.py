@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, event, text
 
-from proxy.store.conversations import open_history
-from proxy.store.database import open_database
-from proxy.store.reading import PENDING_PER_ID, Reading
+from proxy.store.engine.database import open_database
+from proxy.store.sql.turn_queries import PENDING_PER_ID, Reading
+from proxy.store.turns import open_history
 from tests.fakes.history import new_turn, the_end
 
 ALIKE = 5_000

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.exchange.fingerprints import without_thinking
+from proxy.conversations.fingerprints import without_thinking
 
 NAMES = ("think", "thinking", "reasoning")
 PIECES = [f"<{name}>" for name in NAMES] + [f"</{name}>" for name in NAMES] + ["<", ">", "a", "\n", "think"]

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.auth import MAX_MISSING, NO_TERMS, KeptKey, Keys, Terms, new_key
 from proxy.errors import NoKey, StoreUnavailable, Unauthorized
-from proxy.store.memory_keys import MemoryKeys
+from tests.fakes.store.api_keys import MemoryKeys
 
 
 class CountingStore(MemoryKeys):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from proxy.events import Completed, Started, TextDelta
-from proxy.live import LiveTurn, LiveTurns
 from proxy.messages import Usage
+from proxy.turns.live import LiveTurn, LiveTurns
 
 
 def finished(turn_id: str, *, characters: int = 1) -> LiveTurn:

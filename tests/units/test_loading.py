@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from proxy.agents.clients.component import ComponentChatModel
-from proxy.agents.definition import (
+from proxy.errors import ConfigurationError
+from proxy.providers.autogen.client import ComponentChatModel
+from proxy.settings import Settings
+from proxy.teamfiles.definitions import (
     AgentDefinition,
     ComponentModel,
     DemoModel,
@@ -21,9 +23,7 @@ from proxy.agents.definition import (
     TeamDefinition,
     ToolUse,
 )
-from proxy.agents.loading import default_model
-from proxy.errors import ConfigurationError
-from proxy.settings import Settings
+from proxy.teamfiles.loading import default_model
 from tests.fakes import team_files
 from tests.fakes.team_files import DEMO, OPENAI, check, load, problems
 

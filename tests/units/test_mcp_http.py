@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from proxy.errors import ToolError
+from proxy.tools.mcp.discovery import look_at
 from proxy.tools.mcp.failures import OpenFailed
-from proxy.tools.mcp.looking import look_at
 from proxy.tools.mcp.pins import Pin
 from proxy.tools.mcp.server import McpServer
 from proxy.tools.mcp.session import Session

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import ConfigurationError, ToolError
+from proxy.tools.mcp.argument_schema import ArgumentForm
 from proxy.tools.mcp.audit import Found, accepted, checked
-from proxy.tools.mcp.form import ArgumentForm
 from proxy.tools.mcp.lines import Lines, LongLine, answered_request
 from proxy.tools.mcp.lock import FILE_NAME, read_lock, write_lock
 from proxy.tools.mcp.pins import Pin, model_name

@@ -17,7 +17,7 @@ import pytest_asyncio
 import uvloop
 
 from proxy.errors import ToolError
-from proxy.tools.mcp.looking import look_at
+from proxy.tools.mcp.discovery import look_at
 from proxy.tools.mcp.server import McpServer
 from proxy.tools.mcp.setup import Program, ServerSetup, child_environment
 from tests.waiting import until

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.tools.calling import call_tool
+from proxy.tools.execution import call_tool
 from proxy.tools.mcp.lock import FILE_NAME, write_lock
 from proxy.tools.mcp.pins import Pin
 from proxy.tools.mcp.setup import Address, Program

@@ -20,10 +20,16 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 from proxy.errors import ConfigurationError, SchemaTooNew
-from proxy.store.conversations import open_history
-from proxy.store.database import open_database
-from proxy.store.migrating import ADVISORY_LOCK, migrate, migrations_folder, prepare_schema, schema_state
-from proxy.store.tables import metadata
+from proxy.store.engine.database import open_database
+from proxy.store.engine.migrations import (
+    ADVISORY_LOCK,
+    migrate,
+    migrations_folder,
+    prepare_schema,
+    schema_state,
+)
+from proxy.store.sql.tables import metadata
+from proxy.store.turns import open_history
 from tests.fakes.history import new_turn, the_end
 
 HEAD = str(ScriptDirectory(str(migrations_folder())).get_current_head())
@@ -217,7 +223,7 @@ async def test_a_migration_that_would_orphan_rows_is_refused(tmp_path: Path, sql
 
 async def test_workers_that_start_at_once_migrate_once(empty_database: str) -> None:
     program = (
-        "import asyncio; from proxy.store.migrating import migrate\n"
+        "import asyncio; from proxy.store.engine.migrations import migrate\n"
         f"print(asyncio.run(migrate({empty_database!r}))[0])"
     )
     workers = [

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from proxy.agents.clients.limits import ModelLimits
-from proxy.agents.clients.openai_wire import OpenAIWireModel
-from proxy.agents.clients.port import CallPiece
-from proxy.agents.clients.provider_http import HttpSession
-from proxy.agents.definition import OpenAIModel
+from proxy.providers.http.pool import HttpSession
+from proxy.providers.model import CallPiece
+from proxy.providers.openai.client import OpenAIWireModel
+from proxy.providers.timeouts import ModelLimits
+from proxy.teamfiles.definitions import OpenAIModel
 from tests.fakes.asking import WITH_TOOLS, Answer, ask
 from tests.fakes.upstream import FakeUpstream, Reply, calls, chunk, events
 

@@ -11,10 +11,6 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.agents.clients.limits import ModelLimits
-from proxy.agents.clients.openai_wire import OpenAIWireModel
-from proxy.agents.clients.provider_http import Addresses, HttpSession
-from proxy.agents.definition import OpenAIModel
 from proxy.errors import (
     ContentFiltered,
     ContextLengthExceeded,
@@ -30,6 +26,10 @@ from proxy.errors import (
     UpstreamTooMuch,
     UpstreamUnreachable,
 )
+from proxy.providers.http.pool import Addresses, HttpSession
+from proxy.providers.openai.client import OpenAIWireModel
+from proxy.providers.timeouts import ModelLimits
+from proxy.teamfiles.definitions import OpenAIModel
 from tests.fakes.asking import Answer, ask
 from tests.fakes.replies import JSON, Stop
 from tests.fakes.upstream import FakeUpstream, Reply, bare, calls, chunk, cut, error, events, hang, raw, text

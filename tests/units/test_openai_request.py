@@ -8,11 +8,6 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from proxy.agents.clients.limits import ModelLimits
-from proxy.agents.clients.openai_wire import OpenAIWireModel
-from proxy.agents.clients.port import Finished, ModelRequest
-from proxy.agents.clients.provider_http import HttpSession
-from proxy.agents.definition import OpenAIModel
 from proxy.errors import ConfigurationError
 from proxy.messages import (
     AssistantMessage,
@@ -28,6 +23,11 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
+from proxy.providers.http.pool import HttpSession
+from proxy.providers.model import Finished, ModelRequest
+from proxy.providers.openai.client import OpenAIWireModel
+from proxy.providers.timeouts import ModelLimits
+from proxy.teamfiles.definitions import OpenAIModel
 from tests.fakes.asking import HELLO, ask
 from tests.fakes.upstream import FakeUpstream, error, text
 

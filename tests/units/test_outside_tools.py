@@ -13,8 +13,8 @@ from aiohttp import web
 
 from proxy.settings import load_settings
 from proxy.tools.builtin import Addresses, builtin_tools
-from proxy.tools.calling import call_tool
 from proxy.tools.egress import Egress
+from proxy.tools.execution import call_tool
 from proxy.tools.functions import function_tool
 from proxy.tools.port import Tool, ToolContext
 from proxy.tools.search import WebSearch

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from proxy.agents.clients.limits import ModelLimits
-from proxy.agents.definition import OpenAIModel
-from proxy.agents.passthrough import PassThrough
+from proxy.providers.passthrough_models import PassThrough
+from proxy.providers.timeouts import ModelLimits
+from proxy.teamfiles.definitions import OpenAIModel
 from tests.fakes.upstream import FakeUpstream, Reply, error, raw
 
 

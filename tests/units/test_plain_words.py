@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import proxy.exchange
-from proxy.exchange.plain_words import plain_decision
+import proxy.approvals
+from proxy.approvals.yes_no import plain_decision
 from proxy.messages import AssistantMessage, ImagePart, ImageUrl, Message, TextPart, UserMessage
 
-WORDS = tomllib.loads((Path(proxy.exchange.__file__).parent / "plain_words.toml").read_text(encoding="utf-8"))
+WORDS = tomllib.loads((Path(proxy.approvals.__file__).parent / "yes_no.toml").read_text(encoding="utf-8"))
 
 
 def decided(*texts: str) -> str | None:

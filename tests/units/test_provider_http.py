@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 from yarl import URL
 
-from proxy.agents.clients.http_connection import HIGH_WATER, ConnectionBroken, Response
-from proxy.agents.clients.provider_http import Endpoint, HttpSession
 from proxy.errors import UpstreamUnreachable
+from proxy.providers.http.connection import HIGH_WATER, ConnectionBroken, Response
+from proxy.providers.http.pool import Endpoint, HttpSession
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 

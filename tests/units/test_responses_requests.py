@@ -37,7 +37,10 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.wire.responses.body import (
+from proxy.wire.responses.errors import reworded
+from proxy.wire.responses.input import Reference, joined
+from proxy.wire.responses.parse import ResponsesRequest, decode_response_request
+from proxy.wire.responses.schema import (
     PASSED_OVER,
     READ_ITEMS,
     REFUSED_ITEMS,
@@ -45,9 +48,6 @@ from proxy.wire.responses.body import (
     Include,
     ResponsesBody,
 )
-from proxy.wire.responses.decoding import ResponsesRequest, decode_response_request
-from proxy.wire.responses.input import Reference, joined
-from proxy.wire.responses.refusals import reworded
 
 TOOL = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": True}
 SCHEMA = {"type": "json_schema", "name": "city", "schema": {"type": "object"}, "strict": True}

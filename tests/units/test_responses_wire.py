@@ -34,10 +34,10 @@ from proxy.events import (
     encode_journal,
 )
 from proxy.messages import Usage
-from proxy.wire.answer import visible_text
-from proxy.wire.completions import AnswerOptions
-from proxy.wire.completions import decode_options as decode_answer_options
-from proxy.wire.completions import encode_options as encode_answer_options
+from proxy.wire.chat.answer_text import visible_text
+from proxy.wire.chat.completion import AnswerOptions
+from proxy.wire.chat.completion import decode_options as decode_answer_options
+from proxy.wire.chat.completion import encode_options as encode_answer_options
 from proxy.wire.responses.ids import item_place, response_id, turn_id_of
 from proxy.wire.responses.options import Echo, ResponseOptions, decode_options, encode_options
 from proxy.wire.responses.stream import ResponseBuilder, ResponseEncoder, response_of

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from proxy.conversations.retention import DAY, INTERVAL, keep_to_retention
 from proxy.errors import StoreUnavailable
-from proxy.exchange.retention import DAY, INTERVAL, keep_to_retention
-from proxy.store.memory import MemoryHistory
-from proxy.store.memory_library import MemoryLibrary
+from tests.fakes.store.conversations import MemoryLibrary
+from tests.fakes.store.turns import MemoryHistory
 
 
 class Enough(Exception):

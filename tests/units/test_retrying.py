@@ -8,11 +8,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from proxy.agents.clients.circuit import Circuit
-from proxy.agents.clients.factory import Models
-from proxy.agents.clients.port import Finished, ModelRequest, TextPiece
-from proxy.agents.clients.retrying import AttemptingModel, Candidate, RetryPolicy
-from proxy.agents.definition import DemoModel, ModelDefinition, OpenAIModel, Price
 from proxy.errors import (
     ConfigurationError,
     ContentFiltered,
@@ -27,6 +22,11 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.messages import Usage
+from proxy.providers.circuit_breaker import Circuit
+from proxy.providers.factory import Models
+from proxy.providers.model import Finished, ModelRequest, TextPiece
+from proxy.providers.retry import AttemptingModel, Candidate, RetryPolicy
+from proxy.teamfiles.definitions import DemoModel, ModelDefinition, OpenAIModel, Price
 from tests.fakes.asking import Answer, ask
 from tests.fakes.models import Reply, ScriptedModel, says
 from tests.fakes.upstream import FakeUpstream, cut, error, text

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from proxy.tools.builtin import builtin_tools
-from proxy.tools.calling import call_tool
+from proxy.tools.execution import call_tool
 from proxy.tools.port import ToolContext
 from proxy.tools.sales import FILE
 from proxy.tools.threads import ToolThreads

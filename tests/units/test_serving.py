@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from proxy.errors import ConfigurationError
-from proxy.serving import bound_sockets, url_of
+from proxy.server import bound_sockets, url_of
 
 
 def test_port_0_takes_a_free_one_for_all_addresses_of_the_host() -> None:

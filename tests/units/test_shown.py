@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.exchange.history import ChainTurn
-from proxy.exchange.shown import asked_with, shown_of
+from proxy.conversations.visible_messages import asked_with, shown_of
 from proxy.messages import (
     AssistantMessage,
     FunctionCall,
@@ -16,6 +15,7 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
+from proxy.turns.repository import ChainTurn
 
 
 def call(call_id: str) -> ToolCall:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.agents.clients.sse_reader import Event, EventReader
+from proxy.providers.http.sse import Event, EventReader
 
 
 def read(*pieces: bytes, max_line_bytes: int = 1024) -> list[Event]:

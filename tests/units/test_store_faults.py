@@ -18,8 +18,8 @@ from sqlalchemy import text
 
 from proxy.errors import ConfigurationError, ConversationBusy, StoreUnavailable
 from proxy.messages import Item, UserMessage
-from proxy.store.conversations import SqlHistory, open_history
-from proxy.store.database import database_url, open_database
+from proxy.store.engine.database import database_url, open_database
+from proxy.store.turns import SqlHistory, open_history
 from tests.fakes.history import new_turn, the_end
 from tests.fakes.relay import relayed
 
@@ -194,7 +194,7 @@ async def test_reads_that_are_cancelled_leave_the_store_well(database: str) -> N
 FULL_DISK = """
 import asyncio, resource, sys
 from proxy.errors import StoreUnavailable
-from proxy.store.conversations import open_history
+from proxy.store.turns import open_history
 from tests.fakes.history import new_turn, the_end
 
 async def main():

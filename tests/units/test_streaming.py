@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 from proxy.events import Started, TextDelta
-from proxy.live import LiveTurn
 from proxy.routes.streaming import Connection, Patience, stream
-from proxy.wire.chunks import ChunkEncoder
-from proxy.wire.completions import AnswerOptions
+from proxy.turns.live import LiveTurn
+from proxy.wire.chat.completion import AnswerOptions
+from proxy.wire.chat.stream import ChunkEncoder
 
 
 async def test_a_client_that_leaves_while_it_is_sent_something_is_noticed_at_once() -> None:

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from proxy.errors import InvalidRequest
+from proxy.turns.structured_output import answer_form
 from proxy.wire.schema_expansion import ExpansionTooLarge, check_expansion
-from proxy.wire.structured import answer_form
 
 
 def form(schema: Any) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.agents.loading import LoadedTeams
-from proxy.agents.teamfile.source import MAX_BYTES
 from proxy.errors import TeamFileError
+from proxy.teamfiles.loading import LoadedTeams
+from proxy.teamfiles.source_map import MAX_BYTES
 from tests.fakes.team_files import load, problems, write
 
 AGENT = "teams:\n  shop:\n    entry: A\n    agents:\n      A:\n        instructions: Hi.\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from proxy.agents.definition import AgentDefinition, Limits, OpenAIModel
+from proxy.teamfiles.definitions import AgentDefinition, Limits, OpenAIModel
 from tests.fakes import team_files
 from tests.fakes.team_files import load
 

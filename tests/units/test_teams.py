@@ -7,9 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from proxy.agents.clients.port import CallPiece, Finished, TextPiece
-from proxy.agents.definition import Limits
-from proxy.agents.transcript import NOT_EXECUTED
+from proxy.agents.prompt import NOT_EXECUTED
 from proxy.errors import AnswerNotInForm, InvalidRequest, ToolLoopLimitReached, UpstreamIncomplete
 from proxy.events import (
     ClientToolArguments,
@@ -31,7 +29,9 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.turns import Answered
+from proxy.providers.model import CallPiece, Finished, TextPiece
+from proxy.teamfiles.definitions import Limits
+from proxy.turns.contract import Answered
 from tests.fakes.models import USAGE, Reply, ScriptedModel, calls, says
 from tests.fakes.teams import SORRY, FixedTool, RememberingSink, agent, team_of, turn_of
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.telemetry import configure_logging
+from proxy.log_config import configure_logging
 
 
 @pytest.fixture(autouse=True)

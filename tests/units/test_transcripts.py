@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.agents.transcript import NOT_EXECUTED, messages_for
+from proxy.agents.prompt import NOT_EXECUTED, messages_for
 from proxy.messages import (
     AssistantMessage,
     DeveloperMessage,

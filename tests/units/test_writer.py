@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import Connection
 
 from proxy.errors import ConversationBusy, StoreUnavailable
-from proxy.exchange.history import Begun
-from proxy.store.conversations import SqlHistory
-from proxy.store.database import Database, open_database
-from proxy.store.faults import Unavailable
+from proxy.store.engine.database import Database, open_database
+from proxy.store.engine.errors import Unavailable
+from proxy.store.turns import SqlHistory
+from proxy.turns.repository import Begun
 from tests.fakes.history import new_turn, the_end
 
 

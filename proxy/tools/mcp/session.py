@@ -37,10 +37,10 @@ from proxy.tools.mcp.failures import (
     SessionOver,
 )
 from proxy.tools.mcp.http import http_streams
-from proxy.tools.mcp.listing import listed, tell_of_changes
 from proxy.tools.mcp.pins import Pin
 from proxy.tools.mcp.setup import Program, ServerSetup
 from proxy.tools.mcp.stdio import Child, stdio_streams
+from proxy.tools.mcp.tool_list import listed, tell_of_changes
 
 MAX_UNANSWERED = 3
 """After so many calls in a row that nobody wanted to wait for any longer, the server is taken to hang."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from proxy.messages import FunctionTool
-from proxy.tools.mcp.form import ArgumentForm
+from proxy.tools.mcp.argument_schema import ArgumentForm
 from proxy.tools.mcp.lock import Pins
 from proxy.tools.mcp.pins import Pin, model_name, reference
 from proxy.tools.mcp.server import McpServer

@@ -24,15 +24,22 @@ from proxy.messages import (
     text_of,
 )
 from proxy.wire.approvals import is_approval
-from proxy.wire.item_input import CallInput, MessageInput, OutputInput, message_of, output_of, typed
-from proxy.wire.refusals import clip, missing, not_among, too_long, unsupported_value
-from proxy.wire.responses.body import (
+from proxy.wire.conversations.item_input import (
+    CallInput,
+    MessageInput,
+    OutputInput,
+    message_of,
+    output_of,
+    typed,
+)
+from proxy.wire.responses.schema import (
     PASSED_OVER,
     READ_ITEMS,
     REFUSED_ITEMS,
     ApprovalResponseInput,
     ItemReference,
 )
+from proxy.wire.validation.errors import clip, missing, not_among, too_long, unsupported_value
 
 
 class Reference(Struct, frozen=True):

@@ -31,10 +31,11 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import FinishReason
-from proxy.wire.answer import Joints
+from proxy.wire.chat.answer_text import Joints
+from proxy.wire.chat.handoff_extension import Narrator
+from proxy.wire.chat.response_models import encode
 from proxy.wire.errors import failure_of
-from proxy.wire.extension import Narrator
-from proxy.wire.openai import encode
+from proxy.wire.responses.item_writers import MessageWriter, ReasoningWriter, Steps
 from proxy.wire.responses.items import (
     ApprovalItem,
     Body,
@@ -46,7 +47,6 @@ from proxy.wire.responses.items import (
     json_arguments,
 )
 from proxy.wire.responses.options import ResponseOptions, Status, error_body, response_body
-from proxy.wire.responses.writers import MessageWriter, ReasoningWriter, Steps
 
 _INCOMPLETE: dict[FinishReason, str] = {"length": "max_output_tokens", "content_filter": "content_filter"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from proxy.events import Entry, Failed, TextDelta
-from proxy.wire import sse
-from proxy.wire.openai import encode
+from proxy.wire.chat.response_models import encode
+from proxy.wire.events import sse
 from proxy.wire.responses.options import Body, ResponseOptions
 from proxy.wire.responses.output import Output
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, ToolChoice
-from proxy.wire.body import FunctionBody
-from proxy.wire.honouring import add_tool, named_choice
-from proxy.wire.item_input import typed
-from proxy.wire.refusals import missing, not_among, unsupported_value
-from proxy.wire.responses.body import REFUSED_TOOLS, AllowedToolsItem, FunctionChoiceItem, ResponsesBody
+from proxy.wire.chat.parameters import add_tool, named_choice
+from proxy.wire.chat.schema import FunctionBody
+from proxy.wire.conversations.item_input import typed
+from proxy.wire.responses.schema import REFUSED_TOOLS, AllowedToolsItem, FunctionChoiceItem, ResponsesBody
+from proxy.wire.validation.errors import missing, not_among, unsupported_value
 
 Body = dict[str, Any]
 

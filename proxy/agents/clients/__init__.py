@@ -1,1 +1,0 @@
-"""Language models behind one port: the OpenAI wire, any AutoGen client, and the offline demonstration."""

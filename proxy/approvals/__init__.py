@@ -1,0 +1,1 @@
+"""Approvals of tool calls: decisions, yes/no recognition, repository port."""

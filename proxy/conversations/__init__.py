@@ -1,0 +1,1 @@
+"""Conversations: resolver, fingerprints, visible messages, tool results, retention, repository port."""

@@ -1,0 +1,80 @@
+"""What the result at the end of an AutoGen client's stream adds to what was streamed."""
+
+from __future__ import annotations
+
+import msgspec
+from autogen_core import FunctionCall
+from autogen_core.models import CreateResult
+
+from proxy.errors import UpstreamIncomplete, UpstreamProtocolError
+from proxy.messages import FinishReason, Usage
+from proxy.providers.model import CallPiece, Finished, ModelDelta, ReasoningPiece, TextPiece
+from proxy.providers.openai.stream_parser import clean_usage
+from proxy.providers.sanitize import clean
+
+_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content_filter",
+    "function_calls": "tool_calls",
+    "unknown": "stop",
+}
+
+
+def rest_of(result: CreateResult, *, has_said: bool, reports_usage: bool) -> list[ModelDelta]:
+    """Return what is still to be told, ``Finished`` last.
+
+    ``has_said``: something was streamed, so the text of the result is known already. ``reports_usage``: the
+    client was asked to have the usage sent, which comes last.
+
+    Raises:
+        UpstreamIncomplete: The stream was cut, as far as a result can show it: a call is half, or an answer
+        has no
+            reason, and neither text nor the usage that was asked for.
+        UpstreamProtocolError: A call has no name.
+    """
+    calls = result.content if isinstance(result.content, list) else []
+    text = result.content if isinstance(result.content, str) else ""
+    usage = _usage(result)
+    deltas: list[ModelDelta] = []
+    if not has_said:
+        if result.thought:
+            deltas.append(ReasoningPiece(clean(result.thought)))
+        if text:
+            deltas.append(TextPiece(clean(text)))
+    is_empty = not (has_said or deltas or calls)
+    if result.finish_reason == "unknown" and (is_empty or (reports_usage and usage is None)):
+        raise UpstreamIncomplete("incomplete", is_retryable=True)
+    for index, call in enumerate(calls):
+        if not call.name:
+            raise UpstreamProtocolError("protocol")
+        if _is_cut(call, result.finish_reason):
+            raise UpstreamIncomplete("incomplete", is_retryable=True)
+        deltas.append(CallPiece(index, clean(call.arguments), call.name, call.id or None))
+    return [*deltas, Finished(_reason(result.finish_reason, has_calls=bool(calls)), usage)]
+
+
+def _reason(told: str, *, has_calls: bool) -> FinishReason:
+    reason = _REASONS.get(told, "stop")
+    if reason in ("length", "content_filter"):
+        return reason
+    return "tool_calls" if has_calls else "stop"
+
+
+def _usage(result: CreateResult) -> Usage | None:
+    told = result.usage
+    usage = clean_usage({"prompt_tokens": told.prompt_tokens, "completion_tokens": told.completion_tokens})
+    # Clients that were told nothing report zeros.
+    return usage if usage is not None and usage.total else None
+
+
+def _is_cut(call: FunctionCall, reason: str) -> bool:
+    if reason not in ("unknown", "length", "content_filter"):
+        return False
+    if not call.arguments:
+        return reason != "unknown"
+    try:
+        msgspec.json.decode(call.arguments)
+    except (ValueError, RecursionError):
+        return True
+    return False

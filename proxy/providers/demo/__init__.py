@@ -1,0 +1,1 @@
+"""The offline demo model and its scripts."""

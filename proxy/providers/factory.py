@@ -1,0 +1,127 @@
+"""Makes the models that a team file defines, and the chains of attempts in front of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+from proxy.errors import ConfigurationError
+from proxy.providers.circuit_breaker import Circuit
+from proxy.providers.http.pool import HttpSession
+from proxy.providers.model import Model
+from proxy.providers.openai.client import OpenAIWireModel
+from proxy.providers.retry import AttemptingModel, Candidate, RetryPolicy
+from proxy.providers.timeouts import ModelLimits
+from proxy.settings import Settings
+from proxy.teamfiles.definitions import ComponentModel, DemoModel, ModelDefinition, OpenAIModel, Price
+
+MakeDemo = Callable[[str, DemoModel], Model]
+"""Makes the demonstration model of this name."""
+
+
+class Models:
+    """All models of one configuration, by name. They share one HTTP session and are closed together."""
+
+    def __init__(
+        self,
+        definitions: Mapping[str, ModelDefinition],
+        *,
+        demo: MakeDemo,
+        limits: ModelLimits | None = None,
+        policy: RetryPolicy | None = None,
+        make_circuit: Callable[[], Circuit] = Circuit,
+    ) -> None:
+        """Make every model; components are loaded now, connections are opened when first needed.
+
+        Raises:
+            ConfigurationError: A model cannot be made.
+        """
+        self._session = HttpSession()
+        self._limits = limits or ModelLimits()
+        self._policy = policy or RetryPolicy()
+        self._demo = demo
+        circuits: dict[str, Circuit] = defaultdict(make_circuit)
+        self._candidates = {
+            name: Candidate(
+                self._made(name, definition), circuits[_provider(name, definition)], _price(definition)
+            )
+            for name, definition in definitions.items()
+        }
+        self._chains: dict[tuple[str, ...], Model] = {}
+
+    def model_for(self, name: str, fallbacks: Sequence[str] = ()) -> Model:
+        """Return the model of this name, asked again when it fails, then its fallbacks; closed by ``close``
+        only.
+
+        Raises:
+            ConfigurationError: There is no model of one of these names.
+        """
+        names = tuple(dict.fromkeys((name, *fallbacks)))
+        if names not in self._chains:
+            for wanted in names:
+                if wanted not in self._candidates:
+                    raise ConfigurationError(f"there is no model named {wanted!r}")
+            self._chains[names] = AttemptingModel([self._candidates[one] for one in names], self._policy)
+        return self._chains[names]
+
+    async def close(self) -> None:
+        """Close every model and every connection."""
+        for candidate in self._candidates.values():
+            await candidate.model.close()
+        await self._session.close()
+
+    def _made(self, name: str, definition: ModelDefinition) -> Model:
+        match definition:
+            case OpenAIModel():
+                return OpenAIWireModel(definition, self._session, self._limits)
+            case ComponentModel():
+                # Importing AutoGen's clients takes a second; only who uses one waits for it.
+                from proxy.providers.autogen.client import ComponentChatModel
+
+                return ComponentChatModel.load(name, definition, self._limits)
+            case DemoModel():
+                return self._demo(name, definition)
+
+
+def build_models(
+    definitions: Mapping[str, ModelDefinition],
+    settings: Settings,
+    *,
+    demo: MakeDemo,
+    observe: Callable[[str, str], object] | None = None,
+) -> Models:
+    """Make the models with the limits of the settings; ``observe`` is told each attempt's model and outcome.
+
+    Raises:
+        ConfigurationError: A model cannot be made.
+    """
+    limits = model_limits(settings)
+    policy = RetryPolicy() if observe is None else RetryPolicy(observe=observe)
+    return Models(definitions, demo=demo, limits=limits, policy=policy)
+
+
+def model_limits(settings: Settings) -> ModelLimits:
+    """Return the limits of a model call as they are set."""
+    return ModelLimits(
+        connect=settings.connect_timeout,
+        first_token=settings.first_token_timeout,
+        idle=settings.idle_timeout,
+        answer_bytes=settings.max_answer_bytes,
+    )
+
+
+def _price(definition: ModelDefinition) -> Price | None:
+    return None if isinstance(definition, DemoModel) else definition.price
+
+
+def _provider(name: str, definition: ModelDefinition) -> str:
+    """Return what fails together: not a model, and not a key, but who answers for them."""
+    match definition:
+        case OpenAIModel():
+            return definition.base_url.rstrip("/")
+        case ComponentModel():
+            config = definition.config
+            places = (config.get(key) for key in ("base_url", "azure_endpoint", "endpoint", "host"))
+            return " ".join([definition.provider, *(place for place in places if isinstance(place, str))])
+        case DemoModel():
+            return f"demo {name}"

@@ -1,0 +1,207 @@
+"""HTTP to providers: the connections of a process, how they are made, and what their errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiohappyeyeballs import start_connection
+from yarl import URL
+
+from proxy.errors import UpstreamUnreachable
+from proxy.providers.http.connection import Connection, ConnectionBroken, Owner, Response, request_head
+
+TRANSPORT_ERRORS = (ConnectionBroken, OSError)
+"""What reading an answer raises when its connection fails."""
+_ERROR_BODY_BYTES = 64 * 1024
+_FOR_ERROR_BODY = 2.0
+"""Seconds."""
+_IDLE_SECONDS = 15.0
+"""How long a connection waits for the next request; providers close theirs after a minute or more."""
+_ADDRESS_SECONDS = 60.0
+_NEXT_ADDRESS = 0.25
+"""Seconds after which the next address of a name is tried beside the one before (RFC 8305)."""
+
+Addresses = Sequence[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a model is asked, and with which head: all but the length of the body."""
+
+    host: str
+    port: int
+    is_tls: bool
+    head: bytes
+
+    @classmethod
+    def at(cls, url: URL, headers: Mapping[str, str], method: str = "POST") -> Endpoint:
+        """Return the endpoint for the URL.
+
+        Raises:
+            ValueError: It is no URL of HTTP, or something in it cannot be sent.
+        """
+        host, port = url.raw_host, url.port
+        if url.scheme not in ("http", "https") or not host or port is None:
+            raise ValueError("not an http(s) URL")
+        if url.user is not None and "authorization" not in headers:
+            credentials = f"{url.user}:{url.password or ''}".encode()
+            headers = {**headers, "authorization": f"Basic {b64encode(credentials).decode()}"}
+        head = request_head(url.raw_authority.rpartition("@")[2], url.raw_path_qs, headers, method)
+        return cls(host, port, url.scheme == "https", head)
+
+
+class HttpSession(Owner):
+    """The connections of one process, opened when they are needed and kept for the next request."""
+
+    def __init__(self) -> None:
+        self._idle: defaultdict[tuple[str, int, bool], list[Connection]] = defaultdict(list)
+        self._places: dict[Connection, tuple[str, int, bool]] = {}
+        self._addresses: dict[tuple[str, int], tuple[float, Addresses]] = {}
+        self._tls: ssl.SSLContext | None = None
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def ask(self, endpoint: Endpoint, body: bytes, *, connect: float) -> Response:
+        """Send a request and return the answer when its head came; ``connect`` is in seconds.
+
+        Raises:
+            UpstreamUnreachable: There is no answer.
+        """
+        place = endpoint.host, endpoint.port, endpoint.is_tls
+        connection = self._take(place) or await self._connect(place, connect)
+        response = connection.ask(b"%b%d\r\n\r\n%b" % (endpoint.head, len(body), body))
+        try:
+            await response.head()
+        except BaseException as error:
+            response.release()
+            if isinstance(error, TRANSPORT_ERRORS):
+                raise UpstreamUnreachable("broken", is_retryable=True) from None
+            raise
+        return response
+
+    @property
+    def kept(self) -> int:
+        """How many connections wait for a request."""
+        return sum(map(len, self._idle.values()))
+
+    async def close(self) -> None:
+        """Close every connection; asking opens anew."""
+        for connection in list(self._places):
+            connection.abort()
+        self._idle.clear()
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        # What was closed is told by the loop.
+        await asyncio.sleep(0)
+
+    # --- kept connections ---
+
+    def idle(self, connection: Connection) -> None:
+        """Keep it for the next request."""
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle[self._places[connection]].append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_later(_IDLE_SECONDS, self._close_old)
+
+    def lost(self, connection: Connection) -> None:
+        """Forget it."""
+        place = self._places.pop(connection)
+        if connection in (kept := self._idle[place]):
+            kept.remove(connection)
+
+    def _take(self, place: tuple[str, int, bool]) -> Connection | None:
+        kept = self._idle[place]
+        while kept:
+            # The newest is the least likely to be closed by the other side just now.
+            connection = kept.pop()
+            if connection.is_open:
+                return connection
+        return None
+
+    def _close_old(self) -> None:
+        loop = asyncio.get_running_loop()
+        waiting = [connection for kept in self._idle.values() for connection in kept]
+        for connection in waiting:
+            if loop.time() - connection.idle_since >= _IDLE_SECONDS:
+                connection.abort()
+        self._sweep = loop.call_later(_IDLE_SECONDS, self._close_old) if waiting else None
+
+    # --- new connections ---
+
+    async def _connect(self, place: tuple[str, int, bool], seconds: float) -> Connection:
+        host, port, is_tls = place
+        try:
+            async with asyncio.timeout(seconds):
+                addresses = await self._resolved(host, port)
+                connected = await start_connection(
+                    addresses,
+                    happy_eyeballs_delay=_NEXT_ADDRESS,
+                    interleave=1,
+                )
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(self),
+                    sock=connected,
+                    ssl=self._context() if is_tls else None,
+                    server_hostname=host if is_tls else None,
+                )
+        except TimeoutError:
+            raise UpstreamUnreachable("connect_timeout", is_retryable=True) from None
+        except ssl.SSLError:
+            raise UpstreamUnreachable("tls") from None
+        except OSError:
+            raise UpstreamUnreachable("refused", is_retryable=True) from None
+        self._places[connection] = place
+        return connection
+
+    async def _resolved(self, host: str, port: int) -> Addresses:
+        """Return the addresses of a name; they are asked for at most once a minute."""
+        try:
+            family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+        except ValueError:
+            pass
+        else:
+            return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))]
+        loop = asyncio.get_running_loop()
+        until, known = self._addresses.get((host, port), (0.0, ()))
+        if loop.time() < until:
+            return known
+        try:
+            found = await self.look_up(host, port)
+        except (OSError, UnicodeError):
+            raise UpstreamUnreachable("dns", is_retryable=True) from None
+        self._addresses[host, port] = loop.time() + _ADDRESS_SECONDS, found
+        return found
+
+    async def look_up(self, host: str, port: int) -> Addresses:
+        """Ask for the addresses of a name."""
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            # Reads the system's certificates, which takes some milliseconds.
+            self._tls = ssl.create_default_context()
+            self._tls.set_alpn_protocols(["http/1.1"])
+        return self._tls
+
+
+async def error_body(response: Response) -> bytes:
+    """Return what can be had of it, and let the connection go; the status alone says the most."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_FOR_ERROR_BODY):
+            while len(body) < _ERROR_BODY_BYTES and (received := await response.read()):
+                body += received
+    except (TimeoutError, *TRANSPORT_ERRORS):
+        pass
+    finally:
+        response.release()
+    return bytes(body[:_ERROR_BODY_BYTES])

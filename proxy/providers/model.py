@@ -1,0 +1,124 @@
+"""The model port: one call of a language model, streamed.
+
+Every implementation passes the same contract tests (``tests/contracts/test_models.py``). What they promise:
+
+- ``stream`` is a context manager; leaving it in any way, cancellation included, closes the connection to the
+  model at once.
+- It yields *batches*: all deltas of one network read together, so that they can become one write to the client.
+- The deltas of a whole answer end with exactly one ``Finished``. An answer that breaks off, or is not what the
+  protocol says, raises an ``UpstreamFailed`` instead; a cut tool call is therefore never seen as a whole one.
+- Call pieces arrive ordered by ``index`` (0, 1, … without a gap); the first piece of a call carries its name.
+  Ids are the model's own and may be empty or repeated: who stores calls gives them ids of its own.
+- An answer with calls finishes with ``tool_calls``, or, when a limit ended it after its last whole call, with
+  ``length`` or ``content_filter``.
+- Nothing but ``UpstreamFailed`` and ``CancelledError`` is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from proxy.messages import FinishReason, FunctionTool, Message, Parameters, ToolChoice, Usage
+from proxy.providers.capabilities import Abilities
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """What a model is asked.
+
+    ``messages`` is a complete chain in the order of the wire, the agent's instructions first. ``agent`` and
+    ``team`` name who asks (the demonstration model plays by them; others ignore them).
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[FunctionTool] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    parameters: Parameters = field(default_factory=Parameters)
+    team: str = ""
+    agent: str = ""
+
+
+# Pieces come by the thousand and refer to nothing that could refer back: the collector need not look at them.
+class TextPiece(Struct, frozen=True, gc=False):
+    """A piece of the answer's text; never empty."""
+
+    text: str
+    logprobs: Any = None
+
+
+class ReasoningPiece(Struct, frozen=True, gc=False):
+    """A piece of the model's reasoning; never empty."""
+
+    text: str
+
+
+class RefusalPiece(Struct, frozen=True, gc=False):
+    """A piece of a refusal; never empty."""
+
+    text: str
+    logprobs: Any = None
+
+
+class CallPiece(Struct, frozen=True, gc=False):
+    """A piece of tool call ``index``. ``name`` is set in the first piece of a call only."""
+
+    index: int
+    arguments: str = ""
+    name: str | None = None
+    call_id: str | None = None
+
+
+class UsagePiece(Struct, frozen=True, gc=False):
+    """What the answer used so far, of models that tell it on the way: all that is known if it breaks off."""
+
+    usage: Usage
+
+
+class Finished(Struct, frozen=True):
+    """The answer is whole. ``usage`` is None when the model did not tell.
+
+    ``model`` is the name of the model that answered, when it is another than the one asked (a fallback). ``cost`` is
+    that of ``usage``, where the operator gave a price.
+    """
+
+    reason: FinishReason
+    usage: Usage | None = None
+    model: str | None = None
+    cost: float | None = None
+
+
+ModelDelta = TextPiece | ReasoningPiece | RefusalPiece | CallPiece | UsagePiece | Finished
+
+
+class Model(Protocol):
+    """A language model that can be asked."""
+
+    @property
+    def name(self) -> str:
+        """The name under which usage is counted; for the OpenAI wire, the model's name at its provider."""
+        ...
+
+    @property
+    def abilities(self) -> Abilities:
+        """What of a caller's wishes it can fulfil."""
+        ...
+
+    def stream(
+        self, request: ModelRequest
+    ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]:
+        """Ask, and read the answer in batches inside the block.
+
+        Raises:
+            UpstreamFailed: On entering the block or while reading.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free what the model holds; it is not asked again."""
+        ...

@@ -1,0 +1,251 @@
+"""One request handed to a provider as it came, and its answer handed back as it comes.
+
+Nothing of a body is read but the name of the model, and nothing of an answer but its usage. What is told of failures is
+ours where the provider's words would be wrong for the caller (its key is right) or are no envelope.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from msgspec import Struct
+
+from proxy.errors import (
+    UpstreamFailed,
+    UpstreamIncomplete,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+    UpstreamTooMuch,
+)
+from proxy.messages import Usage
+from proxy.providers.http.connection import Response
+from proxy.providers.http.pool import TRANSPORT_ERRORS, HttpSession, error_body
+from proxy.providers.openai.client import endpoint_of
+from proxy.providers.openai.errors import refusal
+from proxy.providers.openai.stream_parser import clean_usage
+from proxy.providers.timeouts import Alarm, ModelLimits
+from proxy.teamfiles.definitions import OpenAIModel
+
+_FOR_REUSE = 0.05
+"""Seconds that a read answer waits for the end of its body, so that the connection can be used again."""
+_LARGEST_ENVELOPE = 2000
+_TAIL_BYTES = 16 * 1024
+_OURS_TO_TELL = (401, 403, 407)
+"""Refusals of our key, or of us: the caller's is right, and theirs may hold part of ours."""
+_SAFE_HEADERS = ("content-type", "content-encoding", "retry-after", "retry-after-ms", "x-should-retry")
+_IS_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"|^data:\s*\[DONE\]', re.MULTILINE)
+
+
+class _Usage(Struct):
+    usage: Any = None
+
+
+class _ErrorBody(Struct):
+    message: str
+
+
+class _Envelope(Struct):
+    error: _ErrorBody
+
+
+_decode_body = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_usage = msgspec.json.Decoder(_Usage).decode
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+class Forwarding:
+    """A model at its provider, for requests that are handed on as they are."""
+
+    def __init__(
+        self, definition: OpenAIModel, session: HttpSession, limits: ModelLimits, *, time_limit: float
+    ) -> None:
+        """``time_limit`` is for answers that come whole, in seconds; streams have those of ``limits``.
+
+        Raises:
+            ConfigurationError: The key or a header has characters that cannot be sent.
+        """
+        self.name = definition.model
+        """The model's name at its provider."""
+        self._session = session
+        self._limits = limits
+        self._time_limit = time_limit
+        self._endpoint = endpoint_of(definition, "chat", "completions")
+
+    def ask(self, body: bytes, *, is_stream: bool) -> AbstractAsyncContextManager[Forwarded]:
+        """Hand on a body, a JSON object; inside the block its answer can be read.
+
+        Raises:
+            UpstreamFailed: On entering the block or while reading.
+        """
+        return Forwarded(self, body, is_stream=is_stream)
+
+    def body_of(self, body: bytes) -> bytes:
+        """Return the body with the provider's name for the model; of keys that came twice, the last one stays."""
+        keys = _decode_body(body)
+        keys["model"] = msgspec.Raw(msgspec.json.encode(self.name))
+        return msgspec.json.encode(keys)
+
+
+class Forwarded:
+    """An answer on its way. A stream is read in pieces that end where an event ends, any other answer whole."""
+
+    def __init__(self, model: Forwarding, body: bytes, *, is_stream: bool) -> None:
+        self.status = 200
+        self.headers: list[tuple[bytes, bytes]] = []
+        """Those that concern the caller."""
+        self.is_stream = False
+        self.upstream_request_id = ""
+        self._model = model
+        self._body = body
+        self._limits = model._limits
+        # Who waits for a whole answer waits until all of it was thought of.
+        self._first = self._limits.first_token if is_stream else model._time_limit
+        self._idle = self._limits.idle if is_stream else model._time_limit
+        self._response: Response | None = None
+        self._alarm = Alarm(self._give_up)
+        self._whole: bytes | None = None
+        self._tail = b""
+        self._is_read = False
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the answer says that it used; only when it was read."""
+        if self._whole is not None:
+            return _usage_in(self._whole)
+        lines = [line for line in self._tail.split(b"\n") if line.startswith(b"data:") and b'"usage"' in line]
+        usages = (_usage_in(line[5:]) for line in reversed(lines))
+        return next((usage for usage in usages if usage is not None), None)
+
+    async def __aenter__(self) -> Self:
+        model = self._model
+        try:
+            async with asyncio.timeout(self._first):
+                response = await model._session.ask(
+                    model._endpoint, model.body_of(self._body), connect=self._limits.connect
+                )
+        except TimeoutError:
+            raise UpstreamTimeout("timeout_first") from None
+        self._response = response
+        self.status = response.status
+        self.upstream_request_id = response.headers.get("x-request-id", "")[:100]
+        self.headers = [
+            (name.encode(), value.encode("latin-1"))
+            for name in _SAFE_HEADERS
+            if (value := response.headers.get(name))
+        ]
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if response.status >= 300:
+            self._whole = await self._refusal(response)
+        elif kind == "text/event-stream":
+            self.is_stream = True
+        elif kind == "application/json":
+            await self._read_whole()
+        else:
+            response.release()
+            raise UpstreamProtocolError("protocol")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leave(is_good=kind is None and self._is_read)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the body, byte for byte.
+
+        Raises:
+            UpstreamFailed: It broke off, or came to its end without an end of the answer.
+        """
+        if self._whole is not None:
+            self._is_read = True
+            yield self._whole
+            return
+        rest = b""
+        while received := await self._more():
+            rest += received
+            cut = _end_of_last_event(rest)
+            if cut == 0 and len(rest) <= self._limits.line_bytes:
+                continue
+            piece, rest = rest[: cut or None], rest[cut:] if cut else b""
+            self._tail = (self._tail + piece)[-_TAIL_BYTES:]
+            yield piece
+        self._tail += rest
+        if not _IS_FINISHED.search(self._tail):
+            raise UpstreamIncomplete("incomplete")
+        self._is_read = True
+        if rest:
+            yield rest
+
+    async def _refusal(self, response: Response) -> bytes:
+        """Return the provider's refusal if it is fit for the caller, and raise ours otherwise."""
+        told = await error_body(response)
+        if response.status >= 400 and response.status not in _OURS_TO_TELL and _is_envelope(told):
+            return told
+        raise refusal(response.status, told, response.headers)
+
+    async def _read_whole(self) -> None:
+        body = bytearray()
+        try:
+            while received := await self._more():
+                body += received
+                if len(body) > self._limits.answer_bytes:
+                    raise UpstreamTooMuch("too_much")
+        except BaseException:
+            await self._leave(is_good=False)
+            raise
+        self._whole = bytes(body)
+
+    async def _leave(self, *, is_good: bool) -> None:
+        self._alarm.stop()
+        response = self._response
+        assert response is not None
+        try:
+            if is_good and not response.is_complete:
+                async with asyncio.timeout(_FOR_REUSE):
+                    await response.end()
+        except (TimeoutError, *TRANSPORT_ERRORS):
+            pass
+        finally:
+            response.release()
+
+    async def _more(self) -> bytes:
+        assert self._response is not None
+        self._alarm.set(asyncio.get_running_loop().time() + self._idle)
+        try:
+            return await self._response.read()
+        except TRANSPORT_ERRORS:
+            raise UpstreamFailed("broken") from None
+        finally:
+            self._alarm.pause()
+
+    def _give_up(self) -> None:
+        assert self._response is not None
+        self._response.fail(UpstreamTimeout("timeout_idle"))
+
+
+def _end_of_last_event(data: bytes) -> int:
+    """Return where the last whole event of a stream ends, 0 when none does."""
+    plain, carriage = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
+    return max(plain + 2 if plain >= 0 else 0, carriage + 4 if carriage >= 0 else 0)
+
+
+def _usage_in(data: bytes) -> Usage | None:
+    try:
+        return clean_usage(_decode_usage(data).usage)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_envelope(data: bytes) -> bool:
+    if len(data) > _LARGEST_ENVELOPE:
+        return False
+    try:
+        return bool(_decode_envelope(data).error.message)
+    except (ValueError, RecursionError):
+        return False

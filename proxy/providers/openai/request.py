@@ -1,0 +1,98 @@
+"""What is sent to a provider that speaks the OpenAI wire: the body and the headers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from proxy.errors import ConfigurationError
+from proxy.messages import FunctionTool, NamedToolChoice, ToolChoice
+from proxy.providers.model import ModelRequest
+from proxy.teamfiles.definitions import OpenAIModel
+
+_encode = msgspec.json.Encoder().encode
+_NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
+_TWINS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+"""Two names for one wish: the API refuses both together, so the one asked for now takes the other's place."""
+
+
+DISPENSABLE = ("stream_options", "safety_identifier", "prompt_cache_key")
+"""Fields that change nothing in the answer; not every provider knows them."""
+
+
+def body_of(definition: OpenAIModel, request: ModelRequest, *, without: Collection[str] = ()) -> bytes:
+    """Return the body of a streamed request, ``without`` fields that the provider refuses.
+
+    What the request wishes wins over the definition's parameters, and ``extra_body`` over both.
+
+    Raises:
+        ValueError: Something in it has no form in JSON (half a surrogate pair).
+        TypeError: As above, for a value of another type in the definition.
+    """
+    body: dict[str, Any] = dict(definition.parameters)
+    for name, value in msgspec.to_builtins(request.parameters).items():
+        body.pop(_TWINS.get(name, name), None)
+        body[name] = value
+    body["stream_options"] = {"include_usage": True}
+    for name in without:
+        body.pop(name, None)
+    body.update(definition.extra_body)
+    body["model"] = definition.model
+    body["messages"] = request.messages
+    body["stream"] = True
+    if request.tools:
+        body["tools"] = [wire_tool(tool) for tool in request.tools]
+        if request.tool_choice is not None:
+            body["tool_choice"] = wire_tool_choice(request.tool_choice)
+        if request.parallel_tool_calls is not None:
+            body["parallel_tool_calls"] = request.parallel_tool_calls
+    return _encode(body)
+
+
+def headers_of(definition: OpenAIModel) -> dict[str, str]:
+    """Return the headers of every request; those of the definition replace ours, and empty ones take them off.
+
+    Raises:
+        ConfigurationError: A value cannot be a header; the sentence names it without its value.
+    """
+    headers = {
+        "accept": "text/event-stream, application/json",
+        # A compressed stream is held back by whoever compresses it, and a small one may hide a very large
+        # one.
+        "accept-encoding": "identity",
+        "content-type": "application/json",
+        "user-agent": "handoff-proxy",
+    }
+    if definition.api_key is not None:
+        headers["authorization"] = f"Bearer {definition.api_key.get_secret_value().strip()}"
+    for name, secret in definition.headers.items():
+        headers[name.lower()] = secret.get_secret_value().strip()
+    _check(definition.model, headers)
+    return {name: value for name, value in headers.items() if value}
+
+
+def wire_tool(tool: FunctionTool) -> dict[str, Any]:
+    """Return the tool in the form of the wire; without parameters it takes an empty object."""
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    function["parameters"] = tool.parameters if tool.parameters is not None else _NO_ARGUMENTS
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function}
+
+
+def wire_tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
+    """Return the choice in the form of the wire."""
+    if isinstance(choice, NamedToolChoice):
+        return {"type": "function", "function": {"name": choice.name}}
+    return choice
+
+
+def _check(model: str, headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
+        if not value.isascii() or not value.isprintable():
+            wanted = "the API key" if name == "authorization" else f"the header {name!r}"
+            raise ConfigurationError(f"model {model!r}: {wanted} has characters that no header can carry")

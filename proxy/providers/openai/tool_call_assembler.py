@@ -1,0 +1,227 @@
+"""Puts the pieces of streamed tool calls in order.
+
+Providers number calls from 1, leave numbers out, repeat ids and names with every piece, use one number for
+all calls, or mix the pieces of several. What comes out keeps the promise of the port: calls 0, 1, … one after
+the other, each beginning with its name.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from proxy.errors import UpstreamIncomplete, UpstreamProtocolError, UpstreamTooMuch
+from proxy.providers.model import CallPiece
+from proxy.providers.sanitize import without_nul
+
+MAX_CALLS = 256
+
+Ending = Literal["whole", "untold", "cut_short"]
+"""How an answer with calls ended: its reason says that they are whole, no reason was told, or it was cut by a limit."""
+
+_MARKS = re.compile(r'\\.|\\$|["{}\[\]]', re.DOTALL)
+
+
+class FunctionDelta(Struct, gc=False):
+    """The ``function`` of a streamed call. Loosely typed: what is wrong here is looked at here."""
+
+    name: Any = None
+    arguments: Any = None
+
+
+class CallDelta(Struct, gc=False):
+    """A streamed piece of a call as it came."""
+
+    index: Any = None
+    id: Any = None
+    function: FunctionDelta | None = None
+
+
+class _Nesting:
+    """Follows JSON text piece by piece and tells when its outermost object is closed, without reading twice."""
+
+    __slots__ = ("_depth", "_is_escaped", "_is_in_string", "is_closed")
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._is_in_string = False
+        self._is_escaped = False
+        self.is_closed = False
+
+    def add(self, text: str) -> None:
+        if self._is_escaped:
+            self._is_escaped = False
+            text = text[1:]
+        for mark in _MARKS.findall(text):
+            if mark == '"':
+                self._is_in_string = not self._is_in_string
+            elif mark[0] == "\\":
+                self._is_escaped = len(mark) == 1
+            elif not self._is_in_string:
+                self._depth += 1 if mark in "{[" else -1
+                self.is_closed = self._depth == 0
+
+
+class _Call:
+    """One call as far as it came; ``held`` is what of its arguments did not go out yet."""
+
+    __slots__ = ("arguments", "call_id", "held", "is_begun", "name", "nesting", "position")
+
+    def __init__(self, position: int, call_id: str | None) -> None:
+        self.position = position
+        self.call_id = call_id
+        self.name = ""
+        self.arguments: list[str] = []
+        self.held: list[str] = []
+        self.nesting = _Nesting()
+        self.is_begun = False
+
+    def add(self, arguments: str) -> None:
+        self.arguments.append(arguments)
+        self.held.append(arguments)
+        self.nesting.add(arguments)
+
+
+class CallAssembler:
+    """Takes pieces as they come and gives them in order.
+
+    The first call's pieces pass at once. The next call's pass once the object before them is closed; until
+    then, or until the end, they wait.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[_Call] = []
+        self._by_index: dict[int, _Call] = {}
+        self._by_id: dict[str, _Call] = {}
+        self._front = 0
+        """The call whose pieces pass at once; those before it are whole."""
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether any call came."""
+        return bool(self._calls)
+
+    def add(self, delta: CallDelta) -> list[CallPiece]:
+        """Return what can be told now.
+
+        Raises:
+            UpstreamProtocolError: A piece belongs to no call, or to one that was whole already.
+            UpstreamTooMuch: There are more calls than anybody can mean.
+        """
+        name, arguments = _content(delta.function)
+        call = self._call_of(delta, name, arguments)
+        if call is None:
+            if name or arguments:
+                raise UpstreamProtocolError("protocol")
+            return []
+        call.name = call.name or name
+        if arguments:
+            if call.position < self._front:
+                if arguments.strip():
+                    raise UpstreamProtocolError("protocol")
+                return []
+            call.add(arguments)
+        pieces = self._advance()
+        while self._front + 1 < len(self._calls) and self._calls[self._front].nesting.is_closed:
+            self._front += 1
+            pieces += self._advance()
+        return pieces
+
+    def finish(self, ending: Ending) -> list[CallPiece]:
+        """Return what was held back; no more pieces come.
+
+        Raises:
+            UpstreamIncomplete: A call was cut.
+            UpstreamProtocolError: A call has no name.
+        """
+        if ending != "whole" and any(_is_cut(call, ending) for call in self._calls):
+            raise UpstreamIncomplete("incomplete", is_retryable=ending == "untold")
+        pieces: list[CallPiece] = []
+        for call in self._calls[self._front :]:
+            self._front = call.position
+            pieces += self._advance()
+            if not call.is_begun:
+                raise UpstreamProtocolError("protocol")
+        return pieces
+
+    def _advance(self) -> list[CallPiece]:
+        call = self._calls[self._front]
+        if not call.name or (call.is_begun and not call.held):
+            return []
+        arguments = "".join(call.held)
+        call.held.clear()
+        if call.is_begun:
+            return [CallPiece(self._front, arguments)]
+        call.is_begun = True
+        return [CallPiece(self._front, arguments, call.name, call.call_id)]
+
+    def _call_of(self, delta: CallDelta, name: str, arguments: str) -> _Call | None:
+        call_id = delta.id if isinstance(delta.id, str) and delta.id else None
+        index = delta.index if isinstance(delta.index, int) else None
+        if index is not None:
+            call = self._by_index.get(index)
+        elif call_id is not None:
+            # An id that changes with every piece belongs to the call under way, unless a name says otherwise.
+            call = self._by_id.get(call_id) or (None if name else self._last())
+        else:
+            call = self._last()
+        if call is not None and name and _begins_another(call, call_id, name, arguments):
+            call = self._by_id.get(call_id) if call_id is not None and call_id != call.call_id else None
+        if call is None and (name or call_id or index is not None):
+            call = self._begun(call_id)
+        if call is not None:
+            if call_id is not None and call.call_id is None:
+                call.call_id = call_id
+                self._by_id[call_id] = call
+            if index is not None:
+                self._by_index[index] = call
+        return call
+
+    def _begun(self, call_id: str | None) -> _Call:
+        if len(self._calls) == MAX_CALLS:
+            raise UpstreamTooMuch("too_much")
+        call = _Call(len(self._calls), call_id)
+        self._calls.append(call)
+        if call_id is not None:
+            self._by_id[call_id] = call
+        return call
+
+    def _last(self) -> _Call | None:
+        return self._calls[-1] if self._calls else None
+
+
+def _begins_another(call: _Call, call_id: str | None, name: str, arguments: str) -> bool:
+    """Whether a piece with a name, that seems to belong to ``call``, is the first of another one.
+
+    Some repeat the name with every piece, and some (Google's compatible endpoint) use one number for all
+    calls.
+    """
+    if not call.name:
+        return False
+    if name != call.name or (call_id is not None and call.call_id not in (None, call_id)):
+        return True
+    return call.nesting.is_closed and bool(arguments.strip())
+
+
+def _is_cut(call: _Call, ending: Ending) -> bool:
+    arguments = "".join(call.arguments)
+    if not arguments:
+        return ending == "cut_short"
+    try:
+        msgspec.json.decode(arguments)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def _content(function: FunctionDelta | None) -> tuple[str, str]:
+    if function is None:
+        return "", ""
+    name, arguments = function.name, function.arguments
+    if arguments is not None and not isinstance(arguments, str):
+        # Some send the arguments as the object itself.
+        arguments = msgspec.json.encode(arguments).decode()
+    return name if isinstance(name, str) else "", without_nul(arguments or "")

@@ -1,0 +1,200 @@
+"""Asks again, and asks others, as long as nothing was said: an agent's model, then its fallbacks.
+
+Own code rather than a retry library: what is repeated is not a call but the entering of a block up to its
+first batch, the wait depends on what the provider wished, and one model's attempts are followed by the next
+model's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from types import TracebackType
+
+import msgspec
+
+from proxy.errors import ContentFiltered, UpstreamCircuitOpen, UpstreamFailed, UpstreamIncomplete
+from proxy.providers.capabilities import Abilities
+from proxy.providers.circuit_breaker import Circuit
+from proxy.providers.model import Finished, Model, ModelDelta, ModelRequest
+from proxy.teamfiles.definitions import Price
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_WAIT = 5.0
+"""Seconds of ``Retry-After`` that are waited out here; a longer wish is handed on to the caller."""
+_FIRST_PAUSE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model, the health of its provider, and what it costs."""
+
+    model: Model
+    circuit: Circuit
+    price: Price | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and when is asked again."""
+
+    attempts: int = 3
+    """For each model, the first one included."""
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    draw: Callable[[], float] = random.random
+    """Gives a number from 0 to 1, for the jitter."""
+    observe: Callable[[str, str], object] = lambda model, outcome: None
+    """Told of every attempt: the model's name and its outcome, ``ok`` or the label of a failure."""
+
+
+class AttemptingModel:
+    """The first of several models that answers.
+
+    Entering its block waits for the first batch, so that whatever fails before it can be tried again. When
+    another than the first model answered, ``Finished.model`` tells its name, and ``Finished.cost`` what its answer
+    cost. If all fail, the first one's failure is raised: it is the model that the agent is meant to have.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate], policy: RetryPolicy | None = None) -> None:
+        """``candidates`` in the order in which they are asked; at least one."""
+        self._candidates = tuple(candidates)
+        self._policy = policy or RetryPolicy()
+
+    @property
+    def name(self) -> str:
+        """The first model's name."""
+        return self._candidates[0].model.name
+
+    @property
+    def abilities(self) -> Abilities:
+        """What all of them can do: nobody knows before which of them answers."""
+        abilities = Abilities()
+        for candidate in self._candidates:
+            abilities &= candidate.model.abilities
+        return abilities
+
+    def stream(
+        self, request: ModelRequest
+    ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]:
+        """Ask until one answers."""
+        return _Attempts(self._candidates, self._policy, request)
+
+    async def close(self) -> None:
+        """The models are closed by their owner: several chains share them."""
+
+
+class _Attempts:
+    """One question put to the candidates."""
+
+    def __init__(self, candidates: Sequence[Candidate], policy: RetryPolicy, request: ModelRequest) -> None:
+        self._candidates = candidates
+        self._policy = policy
+        self._request = request
+        self._block: AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]
+        """The block of the model that answers; it is left when this one is."""
+        self._batches: AsyncIterator[Sequence[ModelDelta]]
+        self._first: Sequence[ModelDelta] | None = None
+        self._fallback: str | None = None
+        """The name of the model that answers, when it is not the first."""
+        self._price: Price | None = None
+
+    async def __aenter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
+        first_failure: UpstreamFailed | None = None
+        for candidate in self._candidates:
+            try:
+                await self._ask(candidate)
+            except UpstreamFailed as failure:
+                first_failure = first_failure or failure
+                if isinstance(failure, ContentFiltered):
+                    # A refusal of the content is an answer; no other provider is asked to overrule it.
+                    break
+            else:
+                if candidate is not self._candidates[0]:
+                    self._fallback = candidate.model.name
+                self._price = candidate.price
+                return self
+        assert first_failure is not None
+        raise first_failure
+
+    def __aiter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
+        return self
+
+    def __anext__(self) -> Awaitable[Sequence[ModelDelta]]:
+        if self._first is None and self._fallback is None and self._price is None:
+            # Nearly every batch: nothing of ours is between it and the reader.
+            return anext(self._batches)
+        return self._noted_batch()
+
+    async def _noted_batch(self) -> Sequence[ModelDelta]:
+        batch, self._first = self._first, None
+        if batch is None:
+            batch = await anext(self._batches)
+        if batch and isinstance(last := batch[-1], Finished):
+            cost = (
+                self._price.cost(last.usage) if self._price is not None and last.usage is not None else None
+            )
+            return [*batch[:-1], msgspec.structs.replace(last, model=last.model or self._fallback, cost=cost)]
+        return batch
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._block.__aexit__(kind, value, trace)
+
+    async def _ask(self, candidate: Candidate) -> None:
+        earlier: UpstreamFailed | None = None
+        for attempt in range(1, self._policy.attempts + 1):
+            try:
+                candidate.circuit.admit()
+            except UpstreamCircuitOpen as open_circuit:
+                self._tell(candidate, open_circuit.label, attempt)
+                # What really happened says more than that it happened too often.
+                raise earlier or open_circuit from None
+            try:
+                await self._attempt(candidate)
+            except UpstreamFailed as failure:
+                candidate.circuit.failed(failure)
+                self._tell(candidate, failure.label, attempt)
+                earlier = failure
+                pause = self._pause(failure, attempt)
+                if pause is None:
+                    raise
+            except BaseException:
+                candidate.circuit.abandoned()
+                raise
+            else:
+                candidate.circuit.answered()
+                self._tell(candidate, "ok", attempt)
+                return
+            await self._policy.sleep(pause)
+
+    async def _attempt(self, candidate: Candidate) -> None:
+        block = candidate.model.stream(self._request)
+        batches = await block.__aenter__()
+        try:
+            first = await anext(batches, None)
+            if first is None:
+                raise UpstreamIncomplete("incomplete")
+        except BaseException as error:
+            await block.__aexit__(type(error), error, error.__traceback__)
+            raise
+        self._block, self._batches, self._first = block, batches, first
+
+    def _pause(self, failure: UpstreamFailed, attempt: int) -> float | None:
+        """Return the seconds to wait before the next attempt, None if there is to be none."""
+        wished = failure.retry_after or 0.0
+        if not failure.is_retryable or wished > _LONGEST_WAIT or attempt == self._policy.attempts:
+            return None
+        return max(wished, _FIRST_PAUSE * 2.0 ** (attempt - 1) * (0.75 + self._policy.draw() / 2))
+
+    def _tell(self, candidate: Candidate, outcome: str, attempt: int) -> None:
+        name = candidate.model.name
+        self._policy.observe(name, outcome)
+        if outcome != "ok":
+            facts = {"model": name, "outcome": outcome, "attempt": attempt}
+            logger.warning("model call failed", extra=facts)

@@ -1,0 +1,99 @@
+"""Every error as OpenAI's envelope: ours, the framework's, and those that nobody expected."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from proxy.errors import InternalTurnError, InvalidRequest, ProxyError
+from proxy.events import Failed
+from proxy.routes.middleware.path_normalization import allowed_methods
+from proxy.wire.errors import Problem, envelope, headers_of, invalid_url, method_not_allowed, problem_of
+
+logger = logging.getLogger(__name__)
+
+
+def install(app: FastAPI) -> None:
+    """Let the application answer every error in the envelope."""
+    app.add_exception_handler(ProxyError, _ours)
+    app.add_exception_handler(HTTPException, _framework)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def answer_of(error: BaseException | Failed | Problem, more: Sequence[tuple[bytes, bytes]] = ()) -> Response:
+    """Return the whole answer that tells an error; ``more`` are headers besides its own."""
+    problem = error if isinstance(error, Problem) else problem_of(error)
+    answer = Response(
+        envelope(problem),
+        status_code=problem.status,
+        headers=headers_of(problem),
+        media_type="application/json",
+    )
+    answer.raw_headers.extend(more)
+    return answer
+
+
+def guarded(endpoint: ASGIApp) -> ASGIApp:
+    """Return an endpoint of plain ASGI whose errors are answered as they would be inside of the framework."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        facts = scope["state"]["facts"]
+        try:
+            await endpoint(scope, receive, send)
+        except ProxyError as error:
+            if "status" in facts:
+                raise
+            await _told(error)(scope, receive, send)
+        except Exception:
+            if "status" not in facts:
+                await answer_of(InternalTurnError())(scope, receive, send)
+            # The server logs the trace.
+            raise
+
+    return serve
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    return _told(error)
+
+
+def _told(error: Exception) -> Response:
+    problem = problem_of(error)
+    if problem.status >= 500:
+        logger.warning("request failed", extra={"code": problem.code, "error": type(error).__name__})
+    return answer_of(problem)
+
+
+async def _framework(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    match error.status_code:
+        case 404:
+            return answer_of(invalid_url(request.method, path))
+        case 405:
+            # The framework names the methods of the one route that it found, and a path may have several.
+            allow = allowed_methods(request.app.routes, request.scope)
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers={"Allow": allow})
+            return answer_of(method_not_allowed(request.method, path, allow=allow))
+        case status:
+            return answer_of(Problem(status, "invalid_request_error", str(error.detail)))
+
+
+async def _validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"][1:]) or None
+    return answer_of(InvalidRequest(f"Invalid '{name}': {first['msg']}.", param=name, code="invalid_value"))
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    # The server logs the trace itself, because the framework raises the error again behind this answer.
+    return answer_of(InternalTurnError())

@@ -1,0 +1,1 @@
+"""Endpoints of the systems that this product replaces."""

@@ -1,0 +1,82 @@
+"""``POST /ask-stream``: a question to a team, told step by step; ``GET /test-stream``: the same without a model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from starlette.types import Receive, Scope, Send
+
+from proxy.events import (
+    Completed,
+    Event,
+    Handoff,
+    ModelCalled,
+    Started,
+    TextDelta,
+    ToolCompleted,
+    ToolStarted,
+)
+from proxy.messages import Usage
+from proxy.routes.dependencies import services_of
+from proxy.routes.legacy.requests import EVENTS, ask_of, one_message, read_request, team_of, write
+from proxy.routes.request_body import headers_of
+from proxy.routes.streaming import Connection, Patience, stream
+from proxy.turns.live import LiveTurn
+from proxy.wire.legacy.ask import QuestionEncoder
+from proxy.wire.legacy.requests import QUESTION
+from proxy.wire.validation.json_objects import read_object
+
+ASK_TEAM = "business-insights"
+SCRIPTED_QUESTION = "Is everything there that a client needs?"
+SCRIPTED_STEPS = ("PlanningAgent", "DataAgent", "ReportAgent")
+SCRIPTED: Sequence[Event] = (
+    Started("test", "PlanningAgent", SCRIPTED_STEPS),
+    TextDelta("First the figures, then a report."),
+    ModelCalled("PlanningAgent", "scripted", Usage(), 0.0),
+    Handoff("PlanningAgent", "DataAgent"),
+    ToolStarted("call_1", "query_sales", '{"group_by":"month","last_months":1}', "DataAgent"),
+    ToolCompleted("call_1", "query_sales", '{"rows":[]}', 0.0),
+    TextDelta("The figures are there."),
+    ModelCalled("DataAgent", "scripted", Usage(), 0.0),
+    Handoff("DataAgent", "ReportAgent"),
+    TextDelta("This answer comes from a script; "),
+    TextDelta("no model was asked."),
+    ModelCalled("ReportAgent", "scripted", Usage(), 0.0),
+    Completed("ReportAgent", "stop", Usage()),
+)
+
+
+async def ask_stream(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a question that stands for itself."""
+    services, caller, body = await read_request(scope, receive)
+    question = read_object(QUESTION, body).question
+    team = team_of(services, services.settings.older_ask_team, usual=ASK_TEAM)
+    opened = await services.exchange.open(
+        ask_of(scope, caller, services, team, one_message(question), body=body)
+    )
+    facts = services.catalog.find(team)
+    agents = facts.team.agents if facts is not None and facts.team is not None else [opened.agent]
+    encoder = QuestionEncoder(question, agents=agents)
+    await write(services, opened, Connection(scope, receive, send), encoder, framing=EVENTS)
+
+
+async def scripted_stream(scope: Scope, receive: Receive, send: Send) -> None:
+    """Play a turn of three agents, to try a client with."""
+    services = services_of(scope)
+    services.keys.caller(headers_of(scope).get("authorization"))
+    live = LiveTurn("test")
+    encoder = QuestionEncoder(SCRIPTED_QUESTION, agents=SCRIPTED_STEPS)
+    playing = asyncio.create_task(_play(live), name="scripted turn")
+    try:
+        connection = Connection(scope, receive, send)
+        await stream(live, encoder, [], connection, Patience(), framing=EVENTS)
+    finally:
+        playing.cancel()
+        await asyncio.gather(playing, return_exceptions=True)
+
+
+async def _play(live: LiveTurn, pause: float = 0.05) -> None:
+    for event in SCRIPTED:
+        live.emit(event)
+        await asyncio.sleep(pause)

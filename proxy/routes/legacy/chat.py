@@ -1,0 +1,62 @@
+"""``POST /chat`` and ``POST /chat/stream``: one new message of the chat that a caller has going on."""
+
+from __future__ import annotations
+
+from starlette.types import Receive, Scope, Send
+
+from proxy.routes.dependencies import Services
+from proxy.routes.legacy.requests import (
+    EVENTS,
+    ask_of,
+    current_chat,
+    one_message,
+    read_request,
+    team_of,
+    write,
+)
+from proxy.routes.request_body import headers_of
+from proxy.routes.streaming import Connection
+from proxy.service.turns import Opened
+from proxy.turns.request import Ask
+from proxy.wire.legacy.chat import ChatBuilder, ChatEventEncoder
+from proxy.wire.legacy.requests import CHAT, ChatBody
+from proxy.wire.validation.json_objects import read_object
+
+CHAT_TEAM = "assistant"
+
+
+async def chat(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer at once, at the end of the turn."""
+    services, opened = await _open(scope, receive)
+    builder = ChatBuilder(opened.conversation_id)
+    await write(services, opened, Connection(scope, receive, send), builder=builder)
+
+
+async def chat_stream(scope: Scope, receive: Receive, send: Send) -> None:
+    """Tell the turn as it goes."""
+    services, opened = await _open(scope, receive)
+    connection = Connection(scope, receive, send)
+    await write(services, opened, connection, ChatEventEncoder(), framing=EVENTS)
+
+
+async def chat_ask(services: Services, caller: str, scope: Scope, given: ChatBody, body: bytes) -> Ask:
+    """Return what a message of the chat asks for."""
+    conversation = await current_chat(
+        services, caller, headers_of(scope), begins_anew=bool(given.reset_history)
+    )
+    return ask_of(
+        scope,
+        caller,
+        services,
+        team_of(services, services.settings.older_chat_team, usual=CHAT_TEAM, named=given.agent),
+        one_message(given.message),
+        body=body,
+        conversation=conversation,
+        parallel_tools=given.parallel_tools is not False,
+    )
+
+
+async def _open(scope: Scope, receive: Receive) -> tuple[Services, Opened]:
+    services, caller, body = await read_request(scope, receive)
+    given = read_object(CHAT, body)
+    return services, await services.exchange.open(await chat_ask(services, caller, scope, given, body))

@@ -1,0 +1,195 @@
+"""What the endpoints for older clients have in common: which team answers, and how it is asked."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from proxy.errors import ProxyError
+from proxy.messages import Message, UserMessage
+from proxy.routes.dependencies import Services, services_of
+from proxy.routes.error_handlers import answer_of
+from proxy.routes.request_body import ClientLeft, first_of, headers_of, read_body
+from proxy.routes.request_headers import (
+    answer_headers,
+    body_digest,
+    client_left,
+    idempotency_key,
+    on_disconnect,
+)
+from proxy.routes.streaming import (
+    STREAM_HEADERS,
+    Builder,
+    Connection,
+    Encoder,
+    Framing,
+    Headers,
+    Patience,
+    answer,
+    stream,
+)
+from proxy.service.turns import Opened
+from proxy.turns.request import Ask
+from proxy.wire.chat.completion import AnswerOptions, encode_options
+from proxy.wire.chat.parse import conversation_id
+from proxy.wire.errors import detailed
+from proxy.wire.events import sse
+
+LINE_HEADERS: Headers = [
+    (b"content-type", b"text/plain; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+# A line of nothing would make a client stumble that decodes every line.
+LINES = Framing(LINE_HEADERS, b"", is_each_apart=True)
+EVENTS = Framing(STREAM_HEADERS, sse.PING, is_each_apart=True, is_prompt=True)
+
+
+def guarded(endpoint: ASGIApp) -> ASGIApp:
+    """Return the endpoint with errors in the form of older clients: OpenAI's, and the sentence under ``detail``."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        facts = scope["state"]["facts"]
+        try:
+            await endpoint(scope, receive, send)
+        except ProxyError as error:
+            if "status" in facts:
+                raise
+            await answer_of(detailed(error))(scope, receive, send)
+        except ClientLeft:
+            facts.update(outcome="client_disconnect")
+
+    return serve
+
+
+async def read_request(scope: Scope, receive: Receive) -> tuple[Services, str, bytes]:
+    """Return what serves a request, who asks, and the body."""
+    services = services_of(scope)
+    headers = headers_of(scope)
+    caller = services.keys.caller(headers.get("authorization"))
+    settings = services.settings
+    body = await read_body(
+        receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
+    )
+    return services, caller, body
+
+
+def team_of(services: Services, configured: str | None, *, usual: str = "", named: str | None = None) -> str:
+    """Return the team that answers.
+
+    It is the one that the client names, by its model id or by the name of an agent alone; else the one of the
+    settings, else the usual one, else the first that is served.
+    """
+    if named:
+        return _model_named(services, named)
+    if configured is not None:
+        return configured
+    if usual and services.catalog.find(usual) is not None:
+        return usual
+    return services.catalog.models()[0].id
+
+
+def _model_named(services: Services, named: str) -> str:
+    if services.catalog.find(named) is not None:
+        return named
+    ids = (facts.id for facts in services.catalog.models())
+    return next((model for model in ids if model.endswith(f"/{named}")), named)
+
+
+def ask_of(
+    scope: Scope,
+    caller: str,
+    services: Services,
+    team: str,
+    messages: Sequence[Message],
+    *,
+    body: bytes = b"",
+    conversation: str | None = None,
+    is_addition: bool = True,
+    parallel_tools: bool = True,
+) -> Ask:
+    """Return what is asked of the team."""
+    services.check_model(caller, team)
+    headers = headers_of(scope)
+    named = conversation or _named(headers)
+    end_user = end_user_of(services, headers)
+    return Ask(
+        caller=caller,
+        model=team,
+        messages=messages,
+        end_user=end_user,
+        conversation_id=named,
+        parallel_tool_calls=parallel_tools,
+        options=encode_options(AnswerOptions(id="", created=0, model=team)),
+        body_digest=body_digest(body, scope["path"], named or "", end_user),
+        idempotency_key=idempotency_key(headers),
+        on_disconnect=on_disconnect(headers),
+        is_addition=is_addition,
+    )
+
+
+def one_message(text: str) -> Sequence[Message]:
+    """Return what a client says that sends one message at a time."""
+    return [UserMessage(content=text)]
+
+
+def end_user_of(services: Services, headers: dict[str, str]) -> str:
+    """Return the end user whom a frontend names, or ``""``."""
+    return first_of(headers, services.settings.user_headers)
+
+
+async def current_chat(services: Services, caller: str, headers: dict[str, str], *, begins_anew: bool) -> str:
+    """Return the conversation of a client that names none and has one going on.
+
+    It is the caller's (and end user's) conversation ``chat``, or the one that its metadata names: that is how
+    ``reset_history`` is known on every worker and after a restart. What was said before it stays.
+    """
+    named = _named(headers)
+    if named is not None and not begins_anew:
+        return named
+    end_user = end_user_of(services, headers)
+    first = named or (f"chat-{blake2b(end_user.encode(), digest_size=8).hexdigest()}" if end_user else "chat")
+    known = await services.history.find_conversation(caller, first)
+    if known is None:
+        return first
+    if not begins_anew:
+        return known.metadata.get("current") or first
+    anew = f"{first[:100]}-{secrets.token_hex(8)}"
+    if named is None:
+        await services.library.update_conversation(caller, first, {**known.metadata, "current": anew})
+    return anew
+
+
+async def write(
+    services: Services,
+    opened: Opened,
+    connection: Connection,
+    encoder: Encoder | None = None,
+    *,
+    builder: Builder | None = None,
+    framing: Framing = LINES,
+) -> None:
+    """Write the turn: as a stream, with an ``encoder``, or at once at its end, with a ``builder``."""
+    facts = connection.scope["state"]["facts"]
+    facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
+    headers = answer_headers(opened, opened.ignored, facts)
+    patience = Patience(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
+    took_all = False
+    try:
+        if encoder is not None:
+            took_all = await stream(
+                opened.live, encoder, headers, connection, patience, told=detailed, framing=framing
+            )
+        elif builder is not None:
+            took_all = await answer(opened.live, builder, headers, connection, patience, told=detailed)
+    finally:
+        if not took_all:
+            client_left(opened.live, facts)
+
+
+def _named(headers: dict[str, str]) -> str | None:
+    named = headers.get("x-conversation-id", "").strip()
+    return conversation_id(named) if named else None

@@ -1,0 +1,111 @@
+"""What ``/openapi.json`` tells: the framework's routes, the plain ones that it does not know, bodies and errors.
+
+Bodies are told by the declarations that decode them, so that both say the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from starlette.routing import BaseRoute, Route
+
+from proxy.wire.chat.response_models import Completion, ErrorEnvelope, ModelBody, ModelList
+from proxy.wire.chat.schema import ChatBody
+from proxy.wire.conversations.objects import NewConversation, NewItems, NewMetadata
+from proxy.wire.responses.schema import ResponsesBody
+
+Document = dict[str, Any]
+
+_ASKED: Mapping[tuple[str, str], type[Struct]] = {
+    ("post", "/v1/chat/completions"): ChatBody,
+    ("post", "/v1/chat/completions/{completion_id}"): NewMetadata,
+    ("post", "/v1/conversations"): NewConversation,
+    ("post", "/v1/conversations/{conversation_id}"): NewMetadata,
+    ("post", "/v1/conversations/{conversation_id}/items"): NewItems,
+    ("post", "/v1/responses"): ResponsesBody,
+}
+_ANSWERED: Mapping[tuple[str, str], type[Struct]] = {
+    ("post", "/v1/chat/completions"): Completion,
+    ("get", "/v1/chat/completions/{completion_id}"): Completion,
+    ("get", "/v1/models"): ModelList,
+    ("get", "/v1/models/{model}"): ModelBody,
+}
+_METHODS = ("get", "post", "put", "patch", "delete")
+_REFERENCE = "#/components/schemas/{name}"
+
+
+def complete(document: Document, routes: Iterable[BaseRoute]) -> Document:
+    """Return the framework's description with what is missing there; ``routes`` are those of the application."""
+    paths: dict[str, dict[str, Any]] = document["paths"]
+    for route in routes:
+        if type(route) is Route and route.include_in_schema and route.path.startswith("/v1/"):
+            for method in sorted({one.lower() for one in route.methods or ()} & {*_METHODS}):
+                paths.setdefault(route.path, {}).setdefault(method, _operation(route))
+    schemas = _schemas({*_ASKED.values(), *_ANSWERED.values(), ErrorEnvelope})
+    for path, operations in paths.items():
+        for method in operations.keys() & {*_METHODS}:
+            _tell_bodies(operations[method], method, path)
+    known = document.setdefault("components", {})
+    # The framework's own form of errors never leaves.
+    theirs = {"HTTPValidationError", "ValidationError"}
+    kept = {name: one for name, one in known.get("schemas", {}).items() if name not in theirs}
+    known["schemas"] = dict(sorted({**kept, **schemas}.items()))
+    known["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"key": []}, {}]
+    return document
+
+
+def _operation(route: Route) -> Document:
+    told = (
+        inspect.getdoc(route.endpoint if inspect.isfunction(route.endpoint) else type(route.endpoint)) or ""
+    )
+    names = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in route.param_convertors
+    ]
+    operation: Document = {
+        "tags": [route.path.split("/")[2]],
+        "summary": _summary(told),
+        "responses": {"200": {"description": "Successful Response"}},
+    }
+    return {**operation, "parameters": names} if names else operation
+
+
+def _summary(told: str) -> str:
+    """Return the first line of a docstring, without the request that some begin with."""
+    line = re.sub(r"^``[^`]*``: ", "", told.partition("\n")[0]).replace("``", "`")
+    return line[:1].upper() + line[1:].removesuffix(".")
+
+
+def _tell_bodies(operation: Document, method: str, path: str) -> None:
+    if asked := _ASKED.get((method, path)):
+        is_required = asked is not NewConversation
+        operation["requestBody"] = {"content": _content(asked), "required": is_required}
+    responses = operation["responses"]
+    if answered := _ANSWERED.get((method, path)):
+        responses["200"]["content"] = _content(answered)
+    if asked in (ChatBody, ResponsesBody):
+        responses["200"].setdefault("content", {})["text/event-stream"] = {"schema": {"type": "string"}}
+    responses.pop("422", None)
+    responses["default"] = {"description": "An error", "content": _content(ErrorEnvelope)}
+
+
+def _content(body: type[Struct]) -> Document:
+    return {"application/json": {"schema": {"$ref": _REFERENCE.format(name=body.__name__)}}}
+
+
+def _schemas(bodies: Iterable[type[Struct]]) -> dict[str, Document]:
+    """Return the bodies, and what they are made of, by name."""
+    _, schemas = msgspec.json.schema_components(bodies, ref_template=_REFERENCE)
+    for schema in schemas.values():
+        # Unknown keys are skipped, and named in a header.
+        schema.pop("additionalProperties", None)
+        schema["description"] = schema.get("description", "").partition(". ")[0].removesuffix(".")
+    # The end of a text, in the words of JSON Schema.
+    plain = re.sub(rb"\\\\Z", b"$", msgspec.json.encode(schemas))
+    return msgspec.json.decode(plain, type=dict[str, Document])

@@ -1,0 +1,146 @@
+"""What a request says beside its body, and what its answer says: headers that both APIs of a team have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+import msgspec
+
+from proxy.auth import pseudonym
+from proxy.errors import InvalidRequest
+from proxy.messages import EventsMode, Parameters
+from proxy.routes.request_body import first_of
+from proxy.routes.streaming import Headers
+from proxy.service.turns import Opened
+from proxy.settings import Settings
+from proxy.turns.live import LiveTurn
+from proxy.turns.request import DisconnectPolicy, IdSource
+from proxy.wire.chat.parse import conversation_id
+
+RETRY_GRACE = 0.6
+"""Seconds that a turn goes on when its client left before its answer had begun."""
+
+
+def named_conversation(
+    headers: dict[str, str], frontend_headers: tuple[str, ...], metadata: Mapping[str, str]
+) -> tuple[str | None, IdSource]:
+    """Return the conversation that the client names, and where it does; an empty value is none."""
+    own = headers.get("x-conversation-id", "").strip()
+    if own:
+        return conversation_id(own), "conversation-id"
+    for header in frontend_headers:
+        if frontend := first_of(headers, [header]):
+            return conversation_id(frontend, param=header), "frontend-header"
+    named = metadata.get("conversation_id", "").strip()
+    if named:
+        return conversation_id(named, param="metadata.conversation_id"), "metadata"
+    return None, "conversation-id"
+
+
+def idempotency_key(headers: dict[str, str]) -> str | None:
+    """Return the key under which the request may come again."""
+    key = headers.get("idempotency-key", "").strip()
+    if len(key) > 255:
+        raise InvalidRequest(
+            "Invalid 'Idempotency-Key': expected at most 255 characters.",
+            param="Idempotency-Key",
+            code="string_above_max_length",
+        )
+    return key or None
+
+
+def is_retry(headers: dict[str, str]) -> bool:
+    """Whether an official SDK says that it repeats itself."""
+    return headers.get("x-stainless-retry-count", "0").strip() not in ("", "0")
+
+
+def is_side_task(headers: dict[str, str], settings: Settings) -> bool:
+    """Whether a header marks the request as one beside the conversation."""
+    return bool(headers.get(settings.task_header.lower(), "").strip())
+
+
+def on_disconnect(headers: dict[str, str]) -> DisconnectPolicy | None:
+    """Return what is to happen to the turn when its client leaves, if the request says it."""
+    match headers.get("x-on-disconnect", "").strip().lower():
+        case "":
+            return None
+        case "cancel":
+            return "cancel"
+        case "detach":
+            return "detach"
+        case _:
+            raise InvalidRequest(
+                "Invalid 'X-On-Disconnect': expected 'cancel' or 'detach'.",
+                param="X-On-Disconnect",
+                code="invalid_value",
+            )
+
+
+def parent_id(headers: dict[str, str]) -> str | None:
+    """Return the turn that the messages follow, or ``root``, if the request names one."""
+    return headers.get("x-parent-id", "").strip()[:128] or None
+
+
+def told_events(headers: dict[str, str]) -> EventsMode | None:
+    """Return what the answer is to tell beside the answer, if the request says it."""
+    match headers.get("x-handoff-events", "").strip().lower():
+        case "":
+            return None
+        case "none" | "extension" | "reasoning" | "all" as mode:
+            return mode
+        case _:
+            raise InvalidRequest(
+                "Invalid 'X-Handoff-Events': expected 'none', 'extension', 'reasoning' or 'all'.",
+                param="X-Handoff-Events",
+                code="invalid_value",
+            )
+
+
+def wants_status(headers: dict[str, str], settings: Settings) -> bool:
+    """Whether the answer is to tell Open WebUI's status line."""
+    if settings.status_lines != "auto":
+        return settings.status_lines == "always"
+    return any(name.startswith("x-openwebui-") and value.strip() for name, value in headers.items())
+
+
+def with_pseudonyms(
+    parameters: Parameters, caller: str, *, safety_identifier: str | None, prompt_cache_key: str | None
+) -> Parameters:
+    """Return the wishes with what the request says about its person and its cache, as the provider is told it."""
+    if not safety_identifier and not prompt_cache_key:
+        return parameters
+    return msgspec.structs.replace(
+        parameters,
+        safety_identifier=pseudonym(caller, safety_identifier) if safety_identifier else None,
+        prompt_cache_key=pseudonym(caller, prompt_cache_key) if prompt_cache_key else None,
+    )
+
+
+def body_digest(body: bytes, *places: str) -> bytes:
+    """Return what requests have in common that ask for the same, in the same place, for the same person."""
+    digest = blake2b(body, digest_size=16)
+    for place in places:
+        digest.update(b"|" + place.encode("utf-8", "surrogateescape"))
+    return digest.digest()
+
+
+def answer_headers(opened: Opened, ignored: Sequence[str], facts: dict[str, object]) -> Headers:
+    """Return the headers of our own that tell what the answer belongs to; what had no effect is logged, too."""
+    headers = [(b"x-conversation-match", opened.match.encode())]
+    if opened.conversation_id:
+        headers.append((b"x-conversation-id", opened.conversation_id.encode()))
+    if ignored:
+        facts.update(ignored=[*ignored])
+        headers.append((b"x-ignored-parameters", ", ".join(ignored).encode("latin-1", "replace")))
+    if opened.is_replayed:
+        headers.append((b"idempotency-replayed", b"true"))
+    return headers
+
+
+def client_left(live: LiveTurn, facts: dict[str, object]) -> None:
+    """Note that the client did not take all of its answer; the turn stops if its policy says so."""
+    facts.update(outcome="client_disconnect")
+    # The official SDKs repeat a request whose answer had not begun, half a second after they gave it up. That repeat
+    # attaches to the turn, instead of running its tools again, if the turn is still there.
+    live.left(grace=0.0 if "status" in facts else RETRY_GRACE)

@@ -1,0 +1,1 @@
+"""What a request does: open, attach to, cancel, run and record turns."""

@@ -1,0 +1,192 @@
+"""How a turn is written down when it ends, and read back when somebody asks for it again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proxy.conversations.fingerprints import last_answer_of
+from proxy.conversations.function_calls import call_of
+from proxy.conversations.resolver import Recalled
+from proxy.errors import InternalTurnError, ProxyError
+from proxy.events import (
+    Cancelled,
+    ClosingEvent,
+    Completed,
+    Entry,
+    Failed,
+    Started,
+    decode_journal,
+    encode_journal,
+)
+from proxy.messages import Item, Usage, text_of
+from proxy.service.resumption import circumstances_of
+from proxy.turns.contract import Answered, Recorder, Turn
+from proxy.turns.live import LiveTurn, StopReason
+from proxy.turns.repository import (
+    Begun,
+    ModelUse,
+    NewApproval,
+    Pause,
+    TurnEnd,
+    TurnRecord,
+    TurnStatus,
+)
+from proxy.turns.request import Ask
+from proxy.wire.chat.answer_text import visible_text
+from proxy.wire.errors import failed_event
+
+LOST = 1_000_000_000
+"""The position of an end that is told without the events before it: behind all that a reader may have seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What ties a running turn to the store; side requests have none."""
+
+    ask: Ask
+    begun: Begun
+    recalled: Recalled
+
+
+def end_of(
+    kept: Kept,
+    live: LiveTurn,
+    turn: Turn,
+    closing: ClosingEvent,
+    answered: Answered | None,
+    recorder: Recorder,
+    *,
+    now: float,
+) -> TurnEnd:
+    """Return what is to be stored. Only answers, and what was said before a requested stop, are history."""
+    items = turn.items if answered is not None else turn.said_so_far()
+    events = [entry.event for entry in live.entries]
+    said = visible_text(events) or "".join(text_of(item.message) for item in items if item.visible)
+    was_stopped = isinstance(closing, Cancelled) and closing.reason == "requested"
+    is_history = answered is not None or (was_stopped and bool(said))
+    pending = answered.pending if answered is not None else ()
+    is_stored = kept.ask.is_stored
+    mark = _mark(kept, items, pending, said) if is_history else None
+    return TurnEnd(
+        turn=kept.begun.turn,
+        status=_status_of(closing),
+        is_history=is_history,
+        agent=turn.agent,
+        items=items if is_stored else (),
+        uses=[ModelUse(*use) for use in recorder.uses],
+        finished_at=now,
+        fingerprint=kept.recalled.transcript.answer(said, is_call=bool(pending)) if is_history else None,
+        last_answer=mark,
+        pending=pending,
+        finish_reason=answered.finish_reason if answered is not None else None,
+        error_code=_code_of(closing),
+        journal=encode_journal([*events, closing], [*(entry.time for entry in live.entries), now])
+        if is_stored
+        else b"",
+        pause=_pause(turn, kept, answered) if is_stored and answered is not None else None,
+        took_up=kept.recalled.parent if _takes_up(kept) else None,
+    )
+
+
+def bare_end_of(kept: Kept, turn: Turn, failure: ProxyError, *, now: float) -> TurnEnd:
+    """Return the end of a turn of which no more can be written down than that it failed."""
+    return TurnEnd(
+        turn=kept.begun.turn,
+        status="failed",
+        is_history=False,
+        agent=turn.agent,
+        items=(),
+        uses=(),
+        finished_at=now,
+        error_code=failure.code,
+        took_up=kept.recalled.parent if _takes_up(kept) else None,
+    )
+
+
+def _pause(turn: Turn, kept: Kept, answered: Answered) -> Pause | None:
+    if not answered.approvals:
+        return None
+    asked = [NewApproval(one.id, one.call_id, one.tool, one.arguments) for one in answered.approvals]
+    return Pause(asked, circumstances_of(turn, uses_functions=kept.ask.uses_functions))
+
+
+def _takes_up(kept: Kept) -> bool:
+    return kept.recalled.resumption is not None and kept.recalled.resumption.resume is not None
+
+
+def _mark(kept: Kept, items: Sequence[Item], pending: Sequence[str], said: str) -> bytes | None:
+    """Return what finds the turn by its answer alone, or by its call when that has no id for the client."""
+    call = call_of(items, pending) if kept.ask.uses_functions else None
+    if call is not None:
+        return kept.recalled.transcript.call(call.function)
+    return last_answer_of(kept.recalled.scope, said)
+
+
+def _code_of(closing: ClosingEvent) -> str | None:
+    match closing:
+        case Completed():
+            return None
+        case Failed():
+            return closing.code
+        case Cancelled():
+            return closing.reason
+
+
+def _status_of(closing: ClosingEvent) -> TurnStatus:
+    match closing:
+        case Completed():
+            return "completed"
+        case Failed():
+            return "failed"
+        case Cancelled():
+            return "cancelled"
+
+
+def replay(record: TurnRecord, live: LiveTurn, *, is_observer: bool = False) -> None:
+    """Fill the log of a turn that has ended with what is not in it yet, from what was kept."""
+    live.seal()
+    for entry in entries_of(record, is_observer=is_observer)[len(live.entries) :]:
+        live.emit(entry.event, at=entry.time, position=entry.position)
+
+
+def entries_of(record: TurnRecord, *, is_observer: bool = False) -> list[Entry]:
+    """Return the log of a turn that has ended.
+
+    Who wants the answer of a turn whose worker died, or that kept no content, is told that it failed; an observer is
+    told what is known.
+    """
+    if record.journal:
+        return decode_journal(record.journal).entries()
+    usage = sum((use.usage for use in record.uses), Usage())
+    closing = _known_end(record, usage) if is_observer else _lost_answer(usage)
+    first = record.uses[0].agent if record.uses else record.agent
+    return [
+        Entry(1, Started(record.id, first), record.created_at),
+        Entry(LOST, closing, record.finished_at or record.created_at),
+    ]
+
+
+def _lost_answer(usage: Usage) -> Failed:
+    return failed_event(InternalTurnError(), usage, ran_effects=True)
+
+
+def _known_end(record: TurnRecord, usage: Usage) -> ClosingEvent:
+    match record.status:
+        case "completed":
+            return Completed(record.agent, record.finish_reason or "stop", usage)
+        case "cancelled":
+            return Cancelled(_reason_of(record), record.agent, usage)
+        case "failed":
+            code = record.error_code or InternalTurnError.code
+            return Failed(code, "The turn failed; no more of it is kept.", usage)
+        case _:
+            return Failed("turn_interrupted", "The server that ran the turn is gone.", usage)
+
+
+def _reason_of(record: TurnRecord) -> StopReason:
+    match record.error_code:
+        case "client_left" | "shutting_down" as reason:
+            return reason
+        case _:
+            return "requested"

@@ -1,0 +1,1 @@
+"""Database engines, the group-commit writer, and migrations."""

@@ -1,0 +1,193 @@
+"""Brings the schema of a database to what this program needs.
+
+One migration runs at a time, over all workers: on PostgreSQL under an advisory lock, on SQLite in an exclusive
+transaction. All steps and the new version are one transaction, so that a failed migration leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.engine import URL
+
+import proxy
+from proxy.errors import ConfigurationError, SchemaTooNew
+from proxy.store.engine.database import database_url
+from proxy.store.engine.errors import unavailability
+from proxy.store.engine.sqlite import make_file, sqlite_engine
+
+R = TypeVar("R")
+
+SchemaState = Literal["empty", "behind", "current", "too_new"]
+
+TIME_LIMIT = 60.0
+_PAUSE = 0.1
+# Any number will do, as long as it stays the same.
+ADVISORY_LOCK = 4_872_301_966
+# Alembic keeps the migration under way in module globals.
+_one_at_a_time = threading.Lock()
+
+
+def migrations_folder(package: Path = Path(proxy.__file__).parent) -> Path:
+    """Return where the migrations are: inside the package when installed, beside it in a working copy."""
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"
+
+
+async def migrate(
+    url: str, *, folder: Path | None = None, time_limit: float = TIME_LIMIT
+) -> tuple[str | None, str]:
+    """Bring the schema to the newest revision; return the revision before and after.
+
+    Waits (seconds) for another process that is migrating, and for a database that is not there yet.
+
+    Raises:
+        ConfigurationError: The URL cannot be used, or the database did not answer.
+        SchemaTooNew: The database has a revision that this program does not know.
+    """
+    config = _config(folder)
+    return await _run(
+        database_url(url), lambda connection: _upgrade(connection, config), time_limit=time_limit
+    )
+
+
+async def schema_state(
+    url: str, *, folder: Path | None = None, time_limit: float = TIME_LIMIT
+) -> SchemaState:
+    """Tell whether the schema is what this program needs.
+
+    Raises:
+        ConfigurationError: The URL cannot be used, or the database did not answer.
+    """
+    place, config = database_url(url), _config(folder)
+    if _is_missing(place):
+        return "empty"
+    return await _run(place, lambda connection: _state(connection, config), time_limit=time_limit)
+
+
+async def prepare_schema(url: str, *, time_limit: float = TIME_LIMIT) -> None:
+    """Do what is to be done before the start: migrate SQLite, check PostgreSQL.
+
+    Raises:
+        ConfigurationError: The database cannot be used as it is; the sentence says what to do.
+    """
+    if database_url(url).drivername == "sqlite":
+        await migrate(url, time_limit=time_limit)
+        return
+    state = await schema_state(url, time_limit=time_limit)
+    if state == "too_new":
+        raise _too_new()
+    if state != "current":
+        found = "has no tables yet" if state == "empty" else "is older than this program"
+        raise ConfigurationError(f"the database {found}: run `handoff-proxy migrate` and start again")
+
+
+def _config(folder: Path | None) -> Config:
+    config = Config()
+    # Alembic reads % as the start of a reference.
+    config.set_main_option("script_location", str(folder or migrations_folder()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _state(connection: Connection, config: Config) -> SchemaState:
+    scripts = ScriptDirectory.from_config(config)
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is None:
+        return "empty"
+    if current == scripts.get_current_head():
+        return "current"
+    is_known = any(script.revision == current for script in scripts.walk_revisions())
+    return "behind" if is_known else "too_new"
+
+
+def _upgrade(connection: Connection, config: Config) -> tuple[str | None, str]:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+    state = _state(connection, config)
+    if state == "too_new":
+        raise _too_new()
+    before = MigrationContext.configure(connection).get_current_revision()
+    if state != "current":
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        if (
+            connection.dialect.name == "sqlite"
+            and connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+        ):
+            raise ConfigurationError(
+                "a migration would leave rows behind that belong to nothing; nothing was changed"
+            )
+    after = MigrationContext.configure(connection).get_current_revision()
+    assert after is not None
+    return before, after
+
+
+def _too_new() -> SchemaTooNew:
+    return SchemaTooNew(
+        "the database was migrated by a newer version of handoff-proxy: install that or a later one"
+    )
+
+
+async def _run(url: URL, work: Callable[[Connection], R], *, time_limit: float) -> R:
+    """Run the work in one transaction, as soon as the database lets us."""
+    run = _run_on_sqlite if url.drivername == "sqlite" else _run_on_postgres
+    deadline = time.monotonic() + time_limit
+    while True:
+        try:
+            return await asyncio.to_thread(run, url, work)
+        except Exception as error:
+            fault = unavailability(error)
+            if fault is None:
+                raise
+            if fault.is_lasting or time.monotonic() > deadline:
+                place = (
+                    url.database
+                    if url.drivername == "sqlite"
+                    else f"{url.host}:{url.port or 5432}/{url.database}"
+                )
+                raise ConfigurationError(f"the database {place} cannot be used ({fault})") from None
+        await asyncio.sleep(_PAUSE)
+
+
+def _is_missing(url: URL) -> bool:
+    return url.drivername == "sqlite" and not Path(url.database or "").exists()
+
+
+def _run_on_sqlite(url: URL, work: Callable[[Connection], R]) -> R:
+    make_file(url)
+    # Foreign keys stay off: where a table is rebuilt, dropping the old one would delete what belongs to its rows.
+    engine = sqlite_engine(url, begin="BEGIN EXCLUSIVE", pragmas={"journal_mode": "WAL"})
+    try:
+        with _one_at_a_time, engine.begin() as connection:
+            return work(connection)
+    finally:
+        engine.dispose()
+
+
+def _run_on_postgres(url: URL, work: Callable[[Connection], R]) -> R:
+    # Only where it is in use, see ``open_database``.
+    from proxy.store.engine.postgres import postgres_engine
+
+    async def run() -> R:
+        engine = postgres_engine(url, time_limit=TIME_LIMIT)
+        try:
+            async with engine.begin() as connection:
+                return await connection.run_sync(work)
+        finally:
+            await engine.dispose()
+
+    # A loop of its own, in this thread: other tasks go on meanwhile.
+    with _one_at_a_time:
+        return asyncio.run(run())

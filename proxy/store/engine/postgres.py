@@ -1,0 +1,120 @@
+"""PostgreSQL: a pool of connections that read and one that writes, over asyncpg."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from proxy.errors import StoreUnavailable
+from proxy.store.engine.errors import refused_read, unavailability
+from proxy.store.sql.dialects import decode_json, encode_json
+
+R = TypeVar("R")
+
+# Beside the one that writes. A worker's reads are short; many workers share the server's connections (100 by default).
+READERS, MORE_READERS = 4, 6
+_PAUSE = 0.05
+
+
+def postgres_engine(url: URL, *, time_limit: float) -> AsyncEngine:
+    """Return an engine that waits for connections no longer than the time limit (seconds)."""
+    return create_async_engine(
+        url,
+        # Errors go to the log, what people wrote does not.
+        hide_parameters=True,
+        pool_size=READERS,
+        max_overflow=MORE_READERS,
+        pool_timeout=time_limit,
+        json_serializer=encode_json,
+        json_deserializer=decode_json,
+        connect_args={"timeout": time_limit, "server_settings": {"application_name": "handoff-proxy"}},
+    )
+
+
+class PostgresDatabase:
+    """A ``Database`` on a server."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: URL, *, time_limit: float) -> None:
+        self._time_limit = time_limit
+        self._engine = postgres_engine(url, time_limit=time_limit)
+        # All statements of one piece of work see one state.
+        self._reading = self._engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self._writing: AsyncConnection | None = None
+
+    async def read(self, work: Callable[[Connection], R]) -> R:
+        """See ``Database``."""
+        try:
+            async with asyncio.timeout(self._time_limit):
+                while True:
+                    try:
+                        return await self._read_once(work)
+                    except (SQLAlchemyError, OSError) as error:
+                        fault = unavailability(error)
+                        if fault is None:
+                            raise refused_read(error) from None
+                        if fault.is_lasting:
+                            raise StoreUnavailable from error
+                    await asyncio.sleep(_PAUSE)
+        except TimeoutError:
+            raise StoreUnavailable from None
+
+    async def _read_once(self, work: Callable[[Connection], R]) -> R:
+        async with self._reading.connect() as connection:
+            return await connection.run_sync(work)
+
+    async def write(self, work: Callable[[Connection], R], *, outlives_power: bool = True) -> R:
+        """See ``Database``. The server may be on another machine, so that what it wrote has to outlive its power."""
+        try:
+            async with asyncio.timeout(self._time_limit):
+                if self._writing is None:
+                    self._writing = await self._engine.connect()
+                return await self._writing.run_sync(_transact, work)
+        except BaseException as error:
+            fault = unavailability(error)
+            if fault is None and isinstance(error, Exception):
+                raise
+            await self._let_go()
+            if fault is None:
+                raise
+            # A commit may have been what took too long.
+            fault.is_in_doubt |= isinstance(error, TimeoutError)
+            raise fault from error
+
+    async def close(self) -> None:
+        """See ``Database``."""
+        if self._writing is not None:
+            await self._writing.close()
+        await self._engine.dispose()
+
+    async def _let_go(self) -> None:
+        connection, self._writing = self._writing, None
+        if connection is not None:
+            await connection.invalidate()
+            await connection.close()
+
+
+def _transact(connection: Connection, work: Callable[[Connection], R]) -> R:
+    transaction = connection.begin()
+    try:
+        given = work(connection)
+    except Exception:
+        transaction.rollback()
+        raise
+    try:
+        transaction.commit()
+    except Exception as error:
+        if (fault := unavailability(error)) is None:
+            raise
+        fault.is_in_doubt = True
+        raise fault from error
+    return given

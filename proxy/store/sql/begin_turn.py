@@ -1,0 +1,163 @@
+"""How turns are begun: a group of them by four statements, whatever its size.
+
+Nothing is raised in the usual course of things. A turn whose place is taken is passed over by the database and
+missing in what was begun; it is then tried alone, where the reason is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, or_, select, update
+
+from proxy.approvals.repository import Resume
+from proxy.errors import ConversationBusy
+from proxy.store.sql import rows
+from proxy.store.sql.approvals import Approving
+from proxy.store.sql.dialects import IS_RUNNING, Insertion, insert_into, listed
+from proxy.store.sql.rows import ItemRow
+from proxy.store.sql.statements import statements
+from proxy.store.sql.tables import conversations, items, turns
+from proxy.turns.repository import Begun, IdempotencyKeyTaken, NewTurn
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Begin:
+    """A turn to begin, as rows. Those of ``input`` have no turn yet.
+
+    With ``resume``, it decides about approvals, which is written alone.
+    """
+
+    conversation: dict[str, Any]
+    turn: dict[str, Any]
+    input: Sequence[ItemRow]
+    resume: Resume | None = None
+
+
+def begin_of(turn: NewTurn, resume: Resume | None = None) -> Begin:
+    """Return the turn as rows."""
+    said = rows.item_rows(turn.input, is_input=True) if turn.is_stored else []
+    return Begin(rows.conversation_row(turn), rows.turn_row(turn), said, resume)
+
+
+class Beginnings:
+    """Begins turns in the words of one dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        self._approving = statements(Approving, dialect)
+        # An existing conversation is not touched: its row would stay locked for a turn that has to wait for the end
+        # of another, and that end moves the conversation's head.
+        self._add_conversation = insert_into(dialect, conversations).on_conflict_do_nothing()
+        self._name_end_user = (
+            update(conversations)
+            .where(
+                conversations.c.caller == bindparam("of_caller"),
+                conversations.c.id == bindparam("of_conversation"),
+            )
+            .where(conversations.c.end_user == "")
+            .values(end_user=bindparam("named"))
+        )
+        conversation = (
+            select(conversations.c.key)
+            .where(
+                conversations.c.caller == bindparam("of_caller"),
+                conversations.c.id == bindparam("of_conversation"),
+            )
+            .scalar_subquery()
+        )
+        self._add_turn = (
+            insert_into(dialect, turns).values(conversation=conversation).on_conflict_do_nothing()
+        )
+        ids = listed(dialect, "ids")
+        self._begun = select(turns.c.id, turns.c.key, turns.c.conversation, turns.c.worker).where(
+            turns.c.id.in_(select(ids.c.value)), IS_RUNNING
+        )
+        self._add_items = Insertion(insert_into(dialect, items).on_conflict_do_nothing(), items)
+        self._interrupt = (
+            update(turns)
+            .where(
+                or_(
+                    turns.c.conversation == conversation,
+                    and_(
+                        turns.c.caller == bindparam("of_caller"),
+                        turns.c.idempotency_key == bindparam("of_key"),
+                    ),
+                )
+            )
+            .where(IS_RUNNING, turns.c.lease_until < bindparam("now"))
+            .values(status="interrupted", idempotency_key=None, finished_at=bindparam("now"))
+        )
+        self._running = select(turns.c.id).where(turns.c.conversation == conversation, IS_RUNNING)
+        self._has_key = select(turns.c.key).where(
+            turns.c.caller == bindparam("of_caller"), turns.c.idempotency_key == bindparam("of_key")
+        )
+
+    def together(self, connection: Connection, begins: Sequence[Begin]) -> dict[Begin, Begun]:
+        """Begin the turns that can be begun as things stand.
+
+        A turn that is there already under this id, running for this worker, counts as begun: the answer to its
+        commit was lost.
+        """
+        # In the same order everywhere, so that no two workers wait for each other.
+        begins = sorted(begins, key=lambda begin: (begin.turn["of_caller"], begin.turn["of_conversation"]))
+        connection.execute(self._add_conversation, [begin.conversation for begin in begins])
+        if named := [_named(begin.turn) for begin in begins if begin.turn["end_user"]]:
+            connection.execute(self._name_end_user, named)
+        connection.execute(self._add_turn, [begin.turn for begin in begins])
+        found = {
+            (row.id, row.worker): Begun(row.key, row.conversation)
+            for row in connection.execute(self._begun, {"ids": [begin.turn["id"] for begin in begins]})
+        }
+        begun: dict[Begin, Begun] = {}
+        said: list[tuple[Any, ...]] = []
+        for begin in begins:
+            if (place := found.get((begin.turn["id"], begin.turn["worker"]))) is not None:
+                begun[begin] = place
+                said += ((place.turn, position, *row) for position, row in enumerate(begin.input))
+        self._add_items.run(connection, said)
+        return begun
+
+    def alone(self, connection: Connection, begin: Begin) -> Begun | None:
+        """Begin a turn; where one whose lease ran out has the conversation or the key, it gives them up.
+
+        None when it awaits other decisions than the one that was written.
+
+        Raises:
+            ApprovalsMoved: The approvals do not stand as they were read; nothing may be committed.
+            ConversationBusy: Another turn of the conversation is running; nothing may be committed.
+            IdempotencyKeyTaken: Another turn of the caller's has the key; nothing may be committed.
+        """
+        turn = begin.turn
+        # Only what the statement names: SQLAlchemy sets every column that it finds a value for.
+        of_caller, of_key = turn["of_caller"], turn["idempotency_key"]
+        connection.execute(
+            self._interrupt,
+            {
+                "of_caller": of_caller,
+                "of_conversation": turn["of_conversation"],
+                "of_key": of_key,
+                "now": turn["created_at"],
+            },
+        )
+        if begin.resume is not None:
+            of_conversation = {"of_caller": of_caller, "of_conversation": turn["of_conversation"]}
+            if not self._approving.decide(connection, of_conversation, turn["id"], begin.resume):
+                return None
+            # Before a turn is added: that would wait for the end of a running one, which waits for the conversation.
+            others = connection.scalars(self._running, of_conversation)
+            if any(running != turn["id"] for running in others):
+                raise ConversationBusy
+        begun = self.together(connection, [begin]).get(begin)
+        if begun is not None:
+            return begun
+        if of_key is not None and connection.scalar(
+            self._has_key, {"of_caller": of_caller, "of_key": of_key}
+        ):
+            raise IdempotencyKeyTaken
+        raise ConversationBusy
+
+
+def _named(turn: dict[str, Any]) -> dict[str, Any]:
+    return {name: turn[name] for name in ("of_caller", "of_conversation")} | {"named": turn["end_user"]}

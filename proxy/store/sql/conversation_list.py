@@ -1,0 +1,108 @@
+"""How conversations look from outside: what they began with, who has the floor, what holds certain words, and the
+whole tree of their turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, bindparam, cast, func, or_, select
+
+from proxy.conversations.repository import Outline, is_about
+from proxy.messages import UserMessage, text_of
+from proxy.store.sql import rows
+from proxy.store.sql.dialects import listed
+from proxy.store.sql.tables import conversations, items, turns
+from proxy.turns.repository import TurnRecord
+
+
+class Outlines:
+    """Reads in the words of one dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        of, wanted = turns.c, listed(dialect, "wanted", BigInteger)
+        is_wanted = of.conversation.in_(select(wanted.c.value))
+        self._of_turns = (
+            select(of.conversation, func.count(), func.max(func.coalesce(of.finished_at, of.created_at)))
+            .where(is_wanted, of.worker != "")
+            .group_by(of.conversation)
+        )
+        head = select(conversations.c.head).where(conversations.c.key.in_(select(wanted.c.value)))
+        self._of_heads = select(of.conversation, of.agent, of.team).where(of.key.in_(head))
+        first = select(func.min(of.key)).where(is_wanted, of.inputs > 0).group_by(of.conversation)
+        self._first_words = (
+            select(of.conversation, items.c.message, items.c.agent, items.c.visible)
+            .join(items, items.c.turn == of.key)
+            .where(of.key.in_(first), items.c.is_input)
+            .order_by(of.key, items.c.position)
+        )
+        self._visible = (
+            select(items.c.message, items.c.agent, items.c.visible)
+            .join(turns, items.c.turn == of.key)
+            .where(of.conversation == bindparam("of_key"), items.c.visible)
+        )
+        key = (
+            select(conversations.c.key)
+            .where(conversations.c.caller == bindparam("of_caller", type_=conversations.c.caller.type))
+            .where(conversations.c.id == bindparam("of_id", type_=conversations.c.id.type))
+            .scalar_subquery()
+        )
+        self._tree: Select[Any] = (
+            select(*of, conversations.c.id.label("conversation_id"))
+            .join(conversations, conversations.c.key == of.conversation)
+            .where(of.conversation == key)
+            .order_by(of.key)
+        )
+        self._said = (
+            select(items)
+            .join(turns, of.key == items.c.turn)
+            .where(of.conversation == key)
+            .order_by(items.c.turn, items.c.position)
+        )
+
+    def outlines(self, connection: Connection, keys: Sequence[int]) -> Mapping[int, Outline]:
+        """Return the outlines of the conversations with these keys; of one without turns there is none."""
+        given = {"wanted": list(keys)}
+        words: dict[int, str] = {}
+        for key, message, agent, visible in connection.execute(self._first_words, given):
+            said = rows.to_item(message, agent, visible).message
+            if key not in words and isinstance(said, UserMessage):
+                words[key] = text_of(said)
+        heads = {row[0]: (row[1], row[2]) for row in connection.execute(self._of_heads, given)}
+        found = {}
+        for key, count, at in connection.execute(self._of_turns, given):
+            agent, team = heads.get(key, ("", ""))
+            found[key] = Outline.of(words.get(key, ""), team=team, agent=agent, turns=count, updated_at=at)
+        return found
+
+    def tree(self, connection: Connection, caller: str, conversation_id: str) -> list[TurnRecord]:
+        """Return all turns of a conversation with their items, the oldest first."""
+        given = {"of_caller": caller, "of_id": conversation_id}
+        said: dict[int, list[Any]] = {}
+        for item in connection.execute(self._said, given):
+            said.setdefault(item.turn, []).append(item)
+        return [rows.to_record(row, said.get(row.key, ())) for row in connection.execute(self._tree, given)]
+
+    def is_about(self, connection: Connection, row: Any, words: str) -> bool:
+        """Whether a conversation that ``may_be_about`` let through holds the words."""
+        said = connection.execute(self._visible, {"of_key": row.key})
+        return is_about(words, row.metadata, (rows.to_item(*one) for one in said))
+
+
+def may_be_about(words: str) -> ColumnElement[bool]:
+    """Return what holds for every conversation with the words, and for few others.
+
+    On SQLite, case counts beyond ASCII.
+    """
+    # Messages are kept as JSON, in which quotes and line breaks are written otherwise.
+    written = msgspec.json.encode(words).decode()[1:-1]
+    said = (
+        select(items.c.turn)
+        .join(turns, turns.c.key == items.c.turn)
+        .where(turns.c.conversation == conversations.c.key, items.c.visible)
+        .where(items.c.message.icontains(written, autoescape=True))
+        .correlate(conversations)
+    )
+    return or_(said.exists(), cast(conversations.c.metadata, Text).icontains(written, autoescape=True))

@@ -1,0 +1,320 @@
+"""Conversations as they are kept: made, listed, read from the root to the head, added to and deleted.
+
+Whatever changes a conversation first locks its row, as beginning a turn does, and does nothing while a turn runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
+
+from proxy.conversations.repository import KeptItem, Rest
+from proxy.messages import ForeignItem, Item
+from proxy.store.sql import rows
+from proxy.store.sql.conversation_list import Outlines, may_be_about
+from proxy.store.sql.dialects import IS_RUNNING, Insertion, encode_json, insert_into
+from proxy.store.sql.statements import statements
+from proxy.store.sql.stored_completions import FORGOTTEN, storable_pairs, visible_to
+from proxy.store.sql.tables import (
+    approvals,
+    conversations,
+    foreign_items,
+    indexable,
+    items,
+    pending_calls,
+    turns,
+)
+from proxy.turns.repository import Conversation, Order, Page
+
+Done = Literal["done", "missing", "busy", "moved"]
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """Items that become a turn behind ``head``, which is what the writer of them has seen."""
+
+    turn_id: str
+    head: int | None
+    agent: str
+    items: Sequence[Item | ForeignItem]
+    fingerprint: bytes | None
+    pending: tuple[str, ...]
+
+
+class Keeping:
+    """Reads and changes conversations in the words of one dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        self._insert_items = Insertion(insert_into(dialect, items), items)
+        self._make = insert_into(dialect, conversations).on_conflict_do_nothing()
+        self._of_caller = select(conversations).where(_is(conversations.c.caller))
+        self._by_id = self._of_caller.where(_is(conversations.c.id))
+        self._locked = self._by_id.with_for_update()
+        key = select(conversations.c.key).where(_is(conversations.c.caller), _is(conversations.c.id))
+        self._interrupt = (
+            update(turns)
+            .where(turns.c.conversation == key.scalar_subquery(), IS_RUNNING)
+            .where(turns.c.lease_until < bindparam("now"))
+            .values(status="interrupted", idempotency_key=None, finished_at=bindparam("now"))
+        )
+        self._running = select(turns.c.key).where(turns.c.conversation == bindparam("of_key"), IS_RUNNING)
+        path = _path(key.with_only_columns(conversations.c.head))
+        self._items = (
+            select(path.c.key, path.c.id, path.c.pending)
+            .add_columns(items.c.position, items.c.agent, items.c.visible, items.c.message)
+            .join(items, items.c.turn == path.c.key)
+            .order_by(path.c.key, items.c.position)
+        )
+        self._foreign: Select[Any] = select(
+            path.c.key, path.c.id, path.c.pending, foreign_items.c.position, foreign_items.c.body
+        ).join(foreign_items, foreign_items.c.turn == path.c.key)
+        self._turn_ids = select(path.c.id).order_by(path.c.key)
+        self._outlines = statements(Outlines, dialect)
+
+    # --- reading ---
+
+    def page(
+        self,
+        connection: Connection,
+        caller: str,
+        *,
+        after: str | None,
+        limit: int,
+        order: Order,
+        end_user: str,
+        search: str,
+    ) -> Page[Conversation] | None:
+        """Return a part of the list; None when no conversation has the id ``after``."""
+        query, of = self._of_caller, conversations.c
+        if after is not None:
+            row = connection.execute(self._by_id, {"of_caller": caller, "of_id": after}).first()
+            if row is None:
+                return None
+            query = query.where(of.key > row.key if order == "asc" else of.key < row.key)
+        if end_user:
+            query = query.where(visible_to(of.end_user, end_user))
+        query = query.order_by(of.key if order == "asc" else of.key.desc())
+        if search:
+            candidates = connection.execute(query.where(may_be_about(search)), {"of_caller": caller}).all()
+            holding = (row for row in candidates if self._outlines.is_about(connection, row, search))
+            found = list(islice(holding, limit + 1))
+        else:
+            found = list(connection.execute(query.limit(limit + 1), {"of_caller": caller}))
+        return Page([rows.to_conversation(row) for row in found[:limit]], has_more=len(found) > limit)
+
+    def items(self, connection: Connection, caller: str, conversation_id: str) -> list[KeptItem] | None:
+        """Return the items on the way to the head, or None."""
+        given = {"of_caller": caller, "of_id": conversation_id}
+        if connection.execute(self._by_id, given).first() is None:
+            return None
+        found = [((row.key, row.position), _kept(row)) for row in connection.execute(self._items, given)]
+        foreign = [
+            ((row.key, row.position), _foreign(row)) for row in connection.execute(self._foreign, given)
+        ]
+        if foreign:
+            found = sorted([*found, *foreign], key=lambda one: one[0])
+        return [kept for _, kept in found]
+
+    def turn_ids(self, connection: Connection, caller: str, conversation_id: str) -> list[str]:
+        """Return the ids of the turns on the way to the head."""
+        return list(connection.scalars(self._turn_ids, {"of_caller": caller, "of_id": conversation_id}))
+
+    # --- changing ---
+
+    def create(
+        self,
+        connection: Connection,
+        caller: str,
+        end_user: str,
+        conversation_id: str,
+        metadata: Mapping[str, str],
+        first: Addition,
+        now: float,
+    ) -> Conversation:
+        """Make the conversation if it is not there, with its first items; return it as it stands then."""
+        who = {"caller": caller, "id": conversation_id, "end_user": end_user, "team": ""}
+        row = {**who, "metadata": storable_pairs(metadata), "created_at": now}
+        connection.execute(self._make, [row])
+        if first.items:
+            self.add(connection, caller, conversation_id, first, now)
+        made = connection.execute(self._by_id, {"of_caller": caller, "of_id": conversation_id}).one()
+        return rows.to_conversation(made)
+
+    def update(
+        self, connection: Connection, caller: str, conversation_id: str, metadata: Mapping[str, str]
+    ) -> Conversation | None:
+        """Replace the metadata; return the conversation, or None."""
+        row = connection.execute(self._by_id, {"of_caller": caller, "of_id": conversation_id}).first()
+        if row is None:
+            return None
+        pairs = storable_pairs(metadata)
+        connection.execute(update(conversations).where(conversations.c.key == row.key).values(metadata=pairs))
+        return rows.to_conversation(
+            connection.execute(self._by_id, {"of_caller": caller, "of_id": conversation_id}).one()
+        )
+
+    def delete(self, connection: Connection, caller: str, conversation_id: str, now: float) -> Done:
+        """Delete the conversation with everything in it."""
+        row = self._lock(connection, caller, conversation_id, now)
+        if row is None or self._is_busy(connection, row.key):
+            return "missing" if row is None else "busy"
+        connection.execute(delete(conversations).where(conversations.c.key == row.key))
+        return "done"
+
+    def add(
+        self, connection: Connection, caller: str, conversation_id: str, new: Addition, now: float
+    ) -> Done:
+        """Append items. Doing it again changes nothing."""
+        if connection.scalar(select(turns.c.key).where(turns.c.id == new.turn_id)) is not None:
+            return "done"
+        conversation = self._lock(connection, caller, conversation_id, now)
+        if conversation is None:
+            return "missing"
+        if self._is_busy(connection, conversation.key):
+            return "busy"
+        if conversation.head != new.head:
+            return "moved"
+        turn = connection.scalar(insert(turns).returning(turns.c.key), _turn_row(conversation, new, now))
+        self._add_items(connection, conversation, turn, new)
+        connection.execute(
+            update(conversations).where(conversations.c.key == conversation.key).values(head=turn)
+        )
+        return "done"
+
+    def delete_item(
+        self, connection: Connection, caller: str, turn_id: str, position: int, rest: Rest | None, now: float
+    ) -> Done:
+        """Delete an item, or leave the rest of it."""
+        turn = connection.execute(
+            select(turns.c.key, turns.c.parent, conversations.c.id)
+            .join(conversations, conversations.c.key == turns.c.conversation)
+            .where(turns.c.id == turn_id, conversations.c.caller == caller)
+        ).first()
+        conversation = None if turn is None else self._lock(connection, caller, turn.id, now)
+        if turn is None or conversation is None:
+            return "missing"
+        if self._is_busy(connection, conversation.key):
+            return "busy"
+        here = (items.c.turn == turn.key, items.c.position == position)
+        row = connection.execute(select(items).where(*here)).first()
+        if row is None:
+            gone = delete(foreign_items).where(
+                foreign_items.c.turn == turn.key, foreign_items.c.position == position
+            )
+            return "done" if connection.execute(gone).rowcount else "missing"
+        left = rest(rows.to_item(row.message, row.agent, row.visible).message) if rest is not None else None
+        if left is None:
+            connection.execute(delete(items).where(*here))
+        else:
+            message = rows.item_rows([Item(left)], is_input=row.is_input)[0][-1]
+            connection.execute(update(items).where(*here).values(message=message))
+        if not row.is_input:
+            # The journal holds what was said as well.
+            connection.execute(
+                update(turns).where(turns.c.key == turn.key, ~turns.c.is_listed).values(FORGOTTEN)
+            )
+            # So do approvals: of those that it asked for, the calls, and of those that it ran, the results.
+            connection.execute(delete(approvals).where(approvals.c.turn == turn.key))
+            ran = (approvals.c.turn == turn.parent, approvals.c.run_in == turn_id)
+            connection.execute(update(approvals).where(*ran).values(result=None))
+        return "done"
+
+    def _lock(self, connection: Connection, caller: str, conversation_id: str, now: float) -> Row[Any] | None:
+        """Return the conversation, which nobody else changes any more, and without a turn whose lease ran out."""
+        given = {"of_caller": caller, "of_id": conversation_id}
+        connection.execute(self._interrupt, given | {"now": now})
+        return connection.execute(self._locked, given).first()
+
+    def _is_busy(self, connection: Connection, key: int) -> bool:
+        return connection.execute(self._running, {"of_key": key}).first() is not None
+
+    def _add_items(
+        self, connection: Connection, conversation: Row[Any], turn: int | None, new: Addition
+    ) -> None:
+        said = [
+            (turn, position, *rows.item_rows([item], is_input=True)[0])
+            for position, item in enumerate(new.items)
+            if isinstance(item, Item)
+        ]
+        foreign = [
+            {"turn": turn, "position": position, "body": encode_json(item.body)}
+            for position, item in enumerate(new.items)
+            if isinstance(item, ForeignItem)
+        ]
+        pending = [
+            {
+                "caller": conversation.caller,
+                "call_id": call_id,
+                "turn": turn,
+                "conversation": conversation.key,
+            }
+            for call_id in dict.fromkeys(map(indexable, new.pending))
+        ]
+        self._insert_items.run(connection, said)
+        for table, added in ((foreign_items, foreign), (pending_calls, pending)):
+            if added:
+                connection.execute(insert(table), added)
+
+
+def _is(column: ColumnElement[Any]) -> ColumnElement[bool]:
+    return column == bindparam(f"of_{column.key}", type_=column.type)
+
+
+def _path(head: Any) -> CTE:
+    """The turns from the head to the root."""
+    told = [turns.c.key, turns.c.parent, turns.c.id, turns.c.pending]
+    path = select(*told).where(turns.c.key == head.scalar_subquery()).cte("path", recursive=True)
+    return path.union_all(select(*told).join(path, turns.c.key == path.c.parent))
+
+
+def _turn_row(conversation: Row[Any], new: Addition, now: float) -> dict[str, Any]:
+    return {
+        "id": new.turn_id,
+        "conversation": conversation.key,
+        "parent": conversation.head,
+        "caller": conversation.caller,
+        "end_user": conversation.end_user,
+        "team": conversation.team,
+        "model": "",
+        "status": "completed",
+        "is_history": True,
+        "agent": new.agent,
+        "is_stored": True,
+        "is_listed": False,
+        "metadata": {},
+        "options": b"",
+        "worker": "",
+        "lease_until": 0.0,
+        "created_at": now,
+        "finished_at": now,
+        "fingerprint": new.fingerprint,
+        "inputs": len(new.items),
+        "pending": msgspec.json.encode(new.pending).decode() if new.pending else None,
+    }
+
+
+def _kept(row: Row[Any]) -> KeptItem:
+    item = rows.to_item(row.message, row.agent, row.visible)
+    return KeptItem(row.id, row.position, item, tuple(rows.to_names(row.pending)))
+
+
+def _foreign(row: Row[Any]) -> KeptItem:
+    return KeptItem(
+        row.id, row.position, ForeignItem(msgspec.json.decode(row.body)), tuple(rows.to_names(row.pending))
+    )

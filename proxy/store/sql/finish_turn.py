@@ -1,0 +1,141 @@
+"""How turns end: a group of them by five statements, whatever its size, and some more where approval is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Connection, bindparam, case, cast, or_, select, update
+
+from proxy.store.sql import rows
+from proxy.store.sql.approvals import Approving
+from proxy.store.sql.dialects import IS_RUNNING, Insertion, insert_into, listed
+from proxy.store.sql.rows import ItemRow
+from proxy.store.sql.statements import statements
+from proxy.store.sql.tables import conversations, indexable, items, pending_calls, turns
+from proxy.turns.repository import TurnEnd
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finish:
+    """A turn to finish. ``items`` are rows that have no turn yet, ``journal`` is as it is kept."""
+
+    end: TurnEnd
+    items: Sequence[ItemRow]
+    journal: bytes | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Close:
+    """A turn that nobody will finish, by its id or key: if it runs, it failed with nothing of it kept."""
+
+    turn_id: str | None
+    turn: int | None
+    error_code: str
+    finished_at: float
+
+
+class Endings:
+    """Ends turns in the words of one dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        self._approving = statements(Approving, dialect)
+        of, keys = turns.c, listed(dialect, "keys")
+        self._ending = (
+            select(of.key, of.conversation, of.caller, of.status, of.finished_at, of.is_stored, of.inputs)
+            .where(turns.c.key.in_(select(cast(keys.c.value, BigInteger))))
+            # In the same order everywhere, so that no two workers wait for each other.
+            .order_by(turns.c.key)
+            .with_for_update()
+        )
+        keeps_key = bindparam("keeps_key", type_=Boolean)
+        self._end = (
+            update(turns)
+            .where(turns.c.key == bindparam("turn"))
+            .values(idempotency_key=case((keeps_key, turns.c.idempotency_key)))
+        )
+        self._add_items = Insertion(insert_into(dialect, items), items)
+        self._add_pending = insert_into(dialect, pending_calls)
+        self._move_head = (
+            update(conversations)
+            .where(conversations.c.key == bindparam("of_conversation"))
+            .where(or_(conversations.c.head.is_(None), conversations.c.head < bindparam("turn")))
+            .values(head=bindparam("turn"))
+        )
+        self._close = (
+            update(turns)
+            .where(or_(turns.c.id == bindparam("turn_id"), turns.c.key == bindparam("turn")), IS_RUNNING)
+            .values(
+                status="failed",
+                idempotency_key=None,
+                error_code=bindparam("error_code"),
+                finished_at=bindparam("finished_at"),
+            )
+        )
+
+    def finish(self, connection: Connection, finishes: Sequence[Finish]) -> dict[Finish, bool]:
+        """Finish the turns that are running; tell of each whether it is now finished as it should be.
+
+        A turn that is there already with this very end counts: it is done again, or the answer to its commit was lost.
+        """
+        keys = [str(finish.end.turn) for finish in finishes]
+        found = {row.key: row for row in connection.execute(self._ending, {"keys": keys})}
+        ends: dict[int, Finish] = {}
+        told: dict[Finish, bool] = {}
+        for finish in finishes:
+            row = found.get(finish.end.turn)
+            if row is not None and row.status == "running":
+                first = ends.setdefault(row.key, finish).end
+                told[finish] = _is_same(finish.end, first.status, first.finished_at)
+            else:
+                told[finish] = row is not None and _is_same(finish.end, row.status, row.finished_at)
+        if ends:
+            self._write(connection, [(finish, found[key]) for key, finish in ends.items()])
+        return told
+
+    def close(self, connection: Connection, close: Close) -> None:
+        """Give up a turn, if it is running."""
+        connection.execute(self._close, asdict(close))
+
+    def _write(self, connection: Connection, ends: Sequence[tuple[Finish, Any]]) -> None:
+        connection.execute(
+            self._end,
+            [
+                rows.end_row(finish.end) | {"journal": finish.journal if row.is_stored else None}
+                for finish, row in ends
+            ],
+        )
+        self._add_items.run(
+            connection,
+            (
+                (row.key, row.inputs + place, *item)
+                for finish, row in ends
+                if row.is_stored
+                for place, item in enumerate(finish.items)
+            ),
+        )
+        # A call id may be there twice when a model is careless.
+        waited_for = [
+            {"caller": row.caller, "call_id": call_id, "turn": row.key, "conversation": row.conversation}
+            for finish, row in ends
+            for call_id in dict.fromkeys(map(indexable, finish.end.pending))
+        ]
+        if waited_for:
+            connection.execute(self._add_pending, waited_for)
+        heads = [
+            {"of_conversation": row.conversation, "turn": row.key}
+            for finish, row in ends
+            if finish.end.is_history
+        ]
+        if heads:
+            connection.execute(self._move_head, heads)
+        # Behind the conversations, which whoever decides about approvals locks first.
+        self._approving.ask(connection, [(finish.end, row) for finish, row in ends if row.is_stored])
+        for finish, row in ends:
+            if finish.end.took_up is not None:
+                self._approving.ended(connection, row.key, finish.end.took_up)
+
+
+def _is_same(end: TurnEnd, status: str, finished_at: float | None) -> bool:
+    return end.status == status and end.finished_at == finished_at

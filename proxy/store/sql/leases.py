@@ -1,0 +1,45 @@
+"""Which worker runs which turn, until when, and whether it is to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, bindparam, or_, select, true, update
+
+from proxy.store.sql.dialects import IS_RUNNING, listed
+from proxy.store.sql.tables import turns
+
+
+class Leases:
+    """Changes leases in the words of one dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        worker = turns.c.worker == bindparam("of_worker", type_=turns.c.worker.type)
+        self._renew = update(turns).where(worker, IS_RUNNING).values(lease_until=bindparam("lease_until"))
+        self._to_stop = select(turns.c.id).where(worker, IS_RUNNING, turns.c.cancel_requested)
+        self._request_cancel = (
+            update(turns)
+            .where(turns.c.caller == bindparam("of_caller", type_=turns.c.caller.type))
+            .where(turns.c.id == bindparam("of_id", type_=turns.c.id.type), IS_RUNNING)
+            .values(cancel_requested=true())
+        )
+        dead = listed(dialect, "dead")
+        self._interrupt = (
+            update(turns)
+            .where(IS_RUNNING)
+            .where(or_(turns.c.lease_until < bindparam("now"), turns.c.worker.in_(select(dead.c.value))))
+            .values(status="interrupted", idempotency_key=None, finished_at=bindparam("now"))
+        )
+
+    def renew(self, connection: Connection, worker: str, lease_until: float) -> list[str]:
+        """Extend the worker's leases; return the ids of its turns that are to stop."""
+        connection.execute(self._renew, {"of_worker": worker, "lease_until": lease_until})
+        return list(connection.scalars(self._to_stop, {"of_worker": worker}))
+
+    def request_cancel(self, connection: Connection, caller: str, turn_id: str) -> bool:
+        """Mark a running turn as to be stopped; return whether there is one."""
+        return connection.execute(self._request_cancel, {"of_caller": caller, "of_id": turn_id}).rowcount > 0
+
+    def interrupt(self, connection: Connection, now: float, dead_workers: Sequence[str]) -> int:
+        """Give up turns whose lease ran out or whose worker is dead; return how many."""
+        return connection.execute(self._interrupt, {"now": now, "dead": list(dead_workers)}).rowcount

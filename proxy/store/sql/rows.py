@@ -1,0 +1,195 @@
+"""The values of ``exchange.history`` as rows, and back."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row
+
+from proxy.messages import Item, Message
+from proxy.store.sql.tables import indexable, storable
+from proxy.turns.repository import ChainTurn, Conversation, ModelUse, NewTurn, TurnEnd, TurnRecord
+
+COMPRESS_FROM_BYTES = 4096
+_PLAIN, _DEFLATED = b"p", b"z"
+
+ItemRow = tuple[bool, str | None, bool, str]
+"""The columns of an item behind turn and position, in the order of the table."""
+
+_encode = msgspec.json.Encoder().encode
+_decode_message = msgspec.json.Decoder(Message).decode
+_decode_uses = msgspec.json.Decoder(list[ModelUse]).decode
+_decode_names = msgspec.json.Decoder(list[str]).decode
+
+
+def conversation_row(turn: NewTurn) -> dict[str, Any]:
+    """Return the conversation of a turn as it is when the turn is its first."""
+    return {
+        "caller": turn.caller,
+        "id": turn.conversation_id,
+        "end_user": turn.end_user,
+        "team": turn.team,
+        "metadata": {},
+        "created_at": turn.created_at,
+    }
+
+
+def turn_row(turn: NewTurn) -> dict[str, Any]:
+    """Return the running turn; ``of_caller`` and ``of_conversation`` lead to its conversation."""
+    return {
+        "of_caller": indexable(turn.caller),
+        "of_conversation": indexable(turn.conversation_id),
+        "id": indexable(turn.id),
+        "parent": turn.parent,
+        "caller": turn.caller,
+        "end_user": turn.end_user,
+        "team": turn.team,
+        "model": turn.model,
+        "status": "running",
+        "is_history": False,
+        "agent": turn.agent,
+        "is_stored": turn.is_stored,
+        "is_listed": turn.is_listed,
+        "metadata": _storable_pairs(turn.metadata) if turn.is_stored else {},
+        "options": turn.options,
+        "worker": storable(turn.worker),
+        "lease_until": turn.lease_until,
+        "created_at": turn.created_at,
+        "idempotency_key": turn.idempotency_key,
+        "body_digest": turn.body_digest,
+        "inputs": len(turn.input) if turn.is_stored else 0,
+        "snapshot": turn.snapshot,
+    }
+
+
+def end_row(end: TurnEnd) -> dict[str, Any]:
+    """Return what the end of a turn changes in its row, but the journal; ``turn`` is the key.
+
+    Where it does not keep it (``keeps_key``), its idempotency key is taken away.
+    """
+    return {
+        "turn": end.turn,
+        "keeps_key": end.is_history,
+        "status": end.status,
+        "is_history": end.is_history,
+        "agent": end.agent,
+        "finished_at": end.finished_at,
+        "finish_reason": end.finish_reason,
+        "error_code": end.error_code,
+        "fingerprint": end.fingerprint if end.is_history else None,
+        "last_answer": end.last_answer if end.is_history else None,
+        "pending": _to_json(end.pending) if end.pending else None,
+        "uses": _to_json(end.uses) if end.uses else None,
+    }
+
+
+def item_rows(items: Iterable[Item], *, is_input: bool) -> list[ItemRow]:
+    """Return the items as they are kept."""
+    return [
+        (is_input, storable(item.agent) if item.agent else item.agent, item.visible, _to_json(item.message))
+        for item in items
+    ]
+
+
+def pack(journal: bytes) -> bytes | None:
+    """Return the journal as it is kept: None when empty, compressed when that pays."""
+    if not journal:
+        return None
+    if len(journal) < COMPRESS_FROM_BYTES:
+        return _PLAIN + journal
+    return _DEFLATED + zlib.compress(journal, 1)
+
+
+def unpack(kept: bytes | None) -> bytes:
+    """Return what ``pack`` was given."""
+    if not kept:
+        return b""
+    return zlib.decompress(kept[1:]) if kept[:1] == _DEFLATED else kept[1:]
+
+
+def to_item(message: str, agent: str | None, visible: bool) -> Item:
+    """Return the item of the columns."""
+    return Item(_decode_message(message), agent, visible)
+
+
+def to_names(kept: str | None) -> Sequence[str]:
+    """Return the list of names that a column holds."""
+    return _decode_names(kept) if kept else ()
+
+
+def to_conversation(row: Row[Any]) -> Conversation:
+    """Return the conversation of a whole row."""
+    return Conversation(
+        row.key, row.id, row.caller, row.end_user, row.team, row.head, row.created_at, row.metadata
+    )
+
+
+def to_chain_turn(
+    turn: int,
+    said: Sequence[Item],
+    agent: str,
+    is_stored: bool,
+    pending: str | None,
+    conversation_id: str,
+    end_user: str,
+    fingerprint: bytes | None,
+    is_paused: bool,
+) -> ChainTurn:
+    """Return the turn of a row of the chain, to which ``said`` belongs."""
+    return ChainTurn(
+        turn, agent, is_stored, said, to_names(pending), conversation_id, end_user, fingerprint, is_paused
+    )
+
+
+def to_record(row: Row[Any], items: Sequence[Row[Any]]) -> TurnRecord:
+    """Return the turn of a whole row with its ``conversation_id``, and its items in order."""
+    return TurnRecord(
+        turn=row.key,
+        id=row.id,
+        caller=row.caller,
+        end_user=row.end_user,
+        conversation_id=row.conversation_id,
+        team=row.team,
+        model=row.model,
+        parent=row.parent,
+        status=row.status,
+        is_history=row.is_history,
+        agent=row.agent,
+        is_stored=row.is_stored,
+        is_listed=row.is_listed,
+        metadata=row.metadata,
+        options=row.options,
+        worker=row.worker,
+        lease_until=row.lease_until,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        finish_reason=row.finish_reason,
+        error_code=row.error_code,
+        body_digest=row.body_digest,
+        idempotency_key=row.idempotency_key,
+        input=[_said(item) for item in items if item.is_input],
+        items=[_said(item) for item in items if not item.is_input],
+        uses=_decode_uses(row.uses) if row.uses else [],
+        journal=unpack(row.journal),
+    )
+
+
+def _to_json(value: object) -> str:
+    try:
+        return _encode(value).decode()
+    except UnicodeEncodeError:
+        # A tool may return text with half of a surrogate pair; no encoding has it.
+        whole = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        return whole.encode("utf-8", "replace").decode()
+
+
+def _said(row: Row[Any]) -> Item:
+    return to_item(row.message, row.agent, row.visible)
+
+
+def _storable_pairs(pairs: Mapping[str, str]) -> dict[str, str]:
+    return {storable(key): storable(value) for key, value in pairs.items()}

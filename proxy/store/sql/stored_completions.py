@@ -1,0 +1,147 @@
+"""Stored completions: turns that were asked for with ``store: true`` and completed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    type_coerce,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.sql.expression import literal_column
+
+from proxy.store.sql import rows
+from proxy.store.sql.statements import statements
+from proxy.store.sql.tables import conversations, storable, turns
+from proxy.store.sql.turn_queries import Reading
+from proxy.turns.repository import Order, Page, TurnRecord
+
+FORGOTTEN: Mapping[str, Any] = {
+    "caller": "",
+    "is_listed": False,
+    "metadata": {},
+    "options": b"",
+    "journal": None,
+    # Whether it asked for approval still has to be known.
+    "circumstances": case((turns.c.circumstances.is_not(None), b"{}")),
+    "idempotency_key": None,
+    "body_digest": None,
+}
+"""What a turn becomes when its answer is no longer given back: a part of its conversation and nothing else."""
+
+# Written out, not bound: a partial index is used only where the database sees its condition.
+_IS_COMPLETION: tuple[ColumnElement[bool], ...] = (
+    literal_column("turns.is_listed"),
+    turns.c.status == literal_column("'completed'"),
+)
+
+
+class Completions:
+    """Finds and changes stored completions in the words of one dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        self._reading = statements(Reading, dialect)
+        self._has_metadata = _has_metadata(dialect)
+        self._all: Select[Any] = (
+            select(*turns.c, conversations.c.id.label("conversation_id"))
+            .join(conversations, conversations.c.key == turns.c.conversation)
+            .where(turns.c.caller == bindparam("of_caller", type_=turns.c.caller.type), *_IS_COMPLETION)
+        )
+        of_id = turns.c.id == bindparam("of_id", type_=turns.c.id.type)
+        # By the conversation's caller: a completion that was deleted since has none of its own.
+        self._key = (
+            select(turns.c.key)
+            .join(conversations, conversations.c.key == turns.c.conversation)
+            .where(of_id, conversations.c.caller == bindparam("of_caller", type_=turns.c.caller.type))
+        )
+        change = update(turns).where(
+            turns.c.caller == bindparam("of_caller", type_=turns.c.caller.type), of_id, *_IS_COMPLETION
+        )
+        self._update = change.values(metadata=bindparam("pairs", type_=turns.c.metadata.type))
+        self._delete = change.values(FORGOTTEN)
+        self._forget = (
+            update(turns)
+            .where(turns.c.caller == bindparam("of_caller", type_=turns.c.caller.type), of_id)
+            .where(turns.c.is_stored, turns.c.status != literal_column("'running'"))
+            .values(FORGOTTEN)
+        )
+
+    def page(
+        self,
+        connection: Connection,
+        caller: str,
+        *,
+        after: str | None,
+        limit: int,
+        order: Order,
+        model: str | None,
+        metadata: Mapping[str, str],
+        end_user: str,
+    ) -> Page[TurnRecord] | None:
+        """Return a part of the list; None when nothing has the id ``after``."""
+        query = self._all
+        given: dict[str, Any] = {"of_caller": caller}
+        if after is not None:
+            key = connection.scalar(self._key, {"of_caller": caller, "of_id": after})
+            if key is None:
+                return None
+            query = query.where(turns.c.key > key if order == "asc" else turns.c.key < key)
+        if model is not None:
+            query = query.where(turns.c.model == bindparam("of_model", model, type_=turns.c.model.type))
+        if end_user:
+            query = query.where(visible_to(turns.c.end_user, end_user))
+        if metadata:
+            query = query.where(self._has_metadata)
+            given["wanted"] = storable_pairs(metadata)
+        query = query.order_by(turns.c.key if order == "asc" else turns.c.key.desc()).limit(limit + 1)
+        found = connection.execute(query, given).all()
+        return Page([rows.to_record(row, ()) for row in found[:limit]], has_more=len(found) > limit)
+
+    def update(
+        self, connection: Connection, caller: str, completion_id: str, metadata: Mapping[str, str]
+    ) -> TurnRecord | None:
+        """Replace the metadata; return the completion, or None."""
+        given = {"of_caller": caller, "of_id": completion_id, "pairs": storable_pairs(metadata)}
+        if not connection.execute(self._update, given).rowcount:
+            return None
+        return self._reading.by_id(connection, caller, completion_id)
+
+    def delete(self, connection: Connection, caller: str, completion_id: str) -> bool:
+        """Forget the answer; tell whether there was one."""
+        return connection.execute(self._delete, {"of_caller": caller, "of_id": completion_id}).rowcount > 0
+
+    def forget(self, connection: Connection, caller: str, turn_id: str) -> bool:
+        """Forget the answer of a turn that has ended, listed or not; tell whether there was one."""
+        return connection.execute(self._forget, {"of_caller": caller, "of_id": turn_id}).rowcount > 0
+
+
+def storable_pairs(pairs: Mapping[str, str]) -> dict[str, str]:
+    """Return metadata as both databases take it."""
+    return {storable(key): storable(value) for key, value in pairs.items()}
+
+
+def visible_to(column: ColumnElement[str], end_user: str) -> ColumnElement[bool]:
+    """What belongs to the end user, or to none."""
+    return or_(column == "", column == storable(end_user))
+
+
+def _has_metadata(dialect: str) -> ColumnElement[bool]:
+    """The condition that a turn has all of the pairs bound to ``wanted``."""
+    if dialect == "postgresql":
+        return type_coerce(turns.c.metadata, JSONB).contains(bindparam("wanted", type_=JSONB))
+    wanted = func.json_each(bindparam("wanted", type_=JSON)).table_valued("key", "value", name="wanted")
+    has = func.json_each(turns.c.metadata).table_valued("key", "value", name="has")
+    is_there = exists().where(has.c.key == wanted.c.key, has.c.value == wanted.c.value)
+    return ~exists(select(literal_column("1")).select_from(wanted).where(~is_there.correlate(wanted, turns)))

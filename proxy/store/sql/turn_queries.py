@@ -1,0 +1,249 @@
+"""How conversations and turns are found and read; the cost of finding does not grow with what looks alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import CTE, ColumnElement, Connection, Select, bindparam, exists, literal_column, or_, select
+
+from proxy.messages import Item
+from proxy.store.sql import rows
+from proxy.store.sql.dialects import IS_RUNNING, list_of, listed
+from proxy.store.sql.tables import conversations, indexable, items, pending_calls, turns
+from proxy.turns.repository import ChainTurn, Conversation, Place, TurnRecord
+
+PENDING_PER_ID = 100
+"""How many turns are told that wait for the same call id; some models number their calls from 0 in every turn."""
+
+
+class Reading:
+    """Reads in the words of one dialect; statements are made once, so that each is compiled once."""
+
+    def __init__(self, dialect: str) -> None:
+        self._conversation = select(conversations).where(
+            _is("caller", conversations), _is("id", conversations)
+        )
+        self._chain = _chain()
+        self._chain_items = _chain_items()
+        self._places = {is_within: _places(dialect, is_within=is_within) for is_within in (False, True)}
+        self._last_answer = {is_within: _last_answer(is_within=is_within) for is_within in (False, True)}
+        self._pending = {is_within: _pending(dialect, is_within=is_within) for is_within in (False, True)}
+        record = select(*turns.c, conversations.c.id.label("conversation_id")).join(
+            conversations, conversations.c.key == turns.c.conversation
+        )
+        self._by_id = record.where(_is("caller", turns), _is("id", turns))
+        self._by_key = record.where(_is("caller", turns), _is("idempotency_key", turns))
+        self._by_body = _by_body(record)
+        self._items = select(items).where(items.c.turn == bindparam("turn")).order_by(items.c.position)
+        self._nothing: Select[Any] = select(literal_column("1"))
+        self._workers = select(turns.c.worker).where(IS_RUNNING).distinct()
+
+    def conversation(self, connection: Connection, caller: str, conversation_id: str) -> Conversation | None:
+        """Return the conversation, or None."""
+        row = connection.execute(self._conversation, {"caller": caller, "id": conversation_id}).first()
+        return None if row is None else rows.to_conversation(row)
+
+    def chain(self, connection: Connection, turn: int) -> list[ChainTurn]:
+        """Return the turn and its ancestors, the root first; a parent's key is always the smaller."""
+        # All at once, and unpacked instead of asked for by name: a long conversation has a thousand rows.
+        told = connection.execute(self._chain, {"turn": turn}).all()
+        said: dict[int, list[Item]] = {row[0]: [] for row in told}
+        for key, message, said_by, visible in connection.execute(self._chain_items, {"turn": turn}).all():
+            said[key].append(rows.to_item(message, said_by, visible))
+        return [rows.to_chain_turn(key, said[key], *of_turn) for key, *of_turn in told]
+
+    def places(
+        self, connection: Connection, fingerprints: Sequence[bytes], conversation: int | None
+    ) -> list[Place]:
+        """Return the newest place for every fingerprint that is known."""
+        wanted = [fingerprint.hex() for fingerprint in dict.fromkeys(fingerprints)]
+        found = connection.execute(
+            self._places[conversation is not None], {"wanted": wanted} | _within(conversation)
+        )
+        return [Place(*row) for row in found]
+
+    def last_answer(self, connection: Connection, digest: bytes, conversation: int | None) -> Place | None:
+        """Return the newest turn with this last answer, or None."""
+        found = connection.execute(
+            self._last_answer[conversation is not None], {"digest": digest} | _within(conversation)
+        ).first()
+        return None if found is None else Place(*found)
+
+    def pending(
+        self, connection: Connection, caller: str, call_ids: Sequence[str], conversation: int | None
+    ) -> list[tuple[str, int]]:
+        """Return (call id, turn) for the ids that are known, the newest first."""
+        wanted = {indexable(call_id): call_id for call_id in call_ids}
+        found = connection.execute(
+            self._pending[conversation is not None],
+            {"caller": caller, "wanted": list(wanted)} | _within(conversation),
+        )
+        pairs = [(wanted[call_id], turn) for call_id, waiting in found for turn in waiting or ()]
+        return sorted(pairs, key=lambda pair: -pair[1])
+
+    def by_id(self, connection: Connection, caller: str, turn_id: str) -> TurnRecord | None:
+        """Return the turn, or None."""
+        return self._record(connection, self._by_id, {"caller": caller, "id": turn_id})
+
+    def by_idempotency_key(self, connection: Connection, caller: str, key: str) -> TurnRecord | None:
+        """Return the turn that was begun with the key, or None."""
+        return self._record(connection, self._by_key, {"caller": caller, "idempotency_key": key})
+
+    def by_body(self, connection: Connection, caller: str, digest: bytes, since: float) -> TurnRecord | None:
+        """Return the newest turn with the body, or None also when it ended badly or others followed it."""
+        return self._record(
+            connection, self._by_body, {"caller": caller, "body_digest": digest, "since": since}
+        )
+
+    def running_workers(self, connection: Connection) -> list[str]:
+        """Return the workers that running turns name."""
+        return list(connection.scalars(self._workers))
+
+    def ask(self, connection: Connection) -> None:
+        """Ask the database for nothing but an answer."""
+        connection.execute(self._nothing)
+
+    def _record(self, connection: Connection, query: Select[Any], given: dict[str, Any]) -> TurnRecord | None:
+        row = connection.execute(query, given).first()
+        if row is None:
+            return None
+        return rows.to_record(row, connection.execute(self._items, {"turn": row.key}).all())
+
+
+def _by_body(record: Select[Any]) -> Select[Any]:
+    newest, running = turns.alias("newest"), turns.alias("running")
+    newest_key = (
+        select(newest.c.key)
+        .where(_is("caller", newest), _is("body_digest", newest))
+        .order_by(newest.c.key.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    goes_on = exists().where(
+        running.c.conversation == turns.c.conversation,
+        running.c.status == literal_column("'running'"),
+        running.c.key > turns.c.key,
+    )
+    return (
+        record.where(turns.c.key == newest_key, turns.c.created_at >= bindparam("since"))
+        .where(turns.c.status.in_(["running", "completed"]))
+        .where(or_(conversations.c.head.is_(None), conversations.c.head <= turns.c.key), ~goes_on)
+    )
+
+
+def _is(column: str, table: Any) -> ColumnElement[bool]:
+    of: ColumnElement[Any] = table.c[column]
+    return of == bindparam(column, type_=of.type)
+
+
+def _within(conversation: int | None) -> dict[str, int]:
+    return {} if conversation is None else {"conversation": conversation}
+
+
+def _conditions(of: Any, *conditions: ColumnElement[bool], is_within: bool) -> list[ColumnElement[bool]]:
+    return [*conditions, of.conversation == bindparam("conversation")] if is_within else [*conditions]
+
+
+def _conversation_id() -> ColumnElement[str]:
+    # Not a join: whatever a database believes of the sizes of its tables, it cannot begin with all conversations.
+    return (
+        select(conversations.c.id)
+        .where(conversations.c.key == turns.c.conversation)
+        .scalar_subquery()
+        .label("conversation_id")
+    )
+
+
+def _chain() -> Select[Any]:
+    of = turns.c
+    chain = _keys_of_chain()
+    return (
+        select(of.key, of.agent, of.is_stored, of.pending, _conversation_id(), of.end_user, of.fingerprint)
+        .add_columns(of.circumstances.is_not(None))
+        .join(chain, of.key == chain.c.key)
+        .order_by(of.key)
+    )
+
+
+def _chain_items() -> Select[Any]:
+    # Apart from their turns: what is told of a turn would come again with each of its items.
+    of = items.c
+    chain = _keys_of_chain()
+    return (
+        select(of.turn, of.message, of.agent, of.visible)
+        .join(chain, of.turn == chain.c.key)
+        .order_by(of.turn, of.position)
+    )
+
+
+def _keys_of_chain() -> CTE:
+    of = turns.c
+    chain = select(of.key, of.parent).where(of.key == bindparam("turn")).cte("chain", recursive=True)
+    return chain.union_all(select(of.key, of.parent).join(chain, of.key == chain.c.parent))
+
+
+def _place(is_unique: ColumnElement[bool]) -> Select[Any]:
+    """Select the fields of ``Place`` in its order."""
+    return select(
+        turns.c.key, turns.c.conversation, _conversation_id(), turns.c.agent, turns.c.fingerprint, is_unique
+    )
+
+
+def _places(dialect: str, *, is_within: bool) -> Select[Any]:
+    # Two subselects that each stop at their first row: neither depends on how many turns have the fingerprint.
+    wanted, newest, other = listed(dialect, "wanted"), turns.alias("newest"), turns.alias("other")
+    newest_key = (
+        select(newest.c.key)
+        .where(*_conditions(newest.c, newest.c.fingerprint == wanted.c.value, is_within=is_within))
+        .order_by(newest.c.key.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    other_key = (
+        select(other.c.key)
+        .where(other.c.fingerprint == turns.c.fingerprint, other.c.key < turns.c.key)
+        .where(*_conditions(other.c, is_within=is_within))
+        .limit(1)
+        .scalar_subquery()
+    )
+    return _place(other_key.is_(None)).select_from(wanted.join(turns, turns.c.key == newest_key))
+
+
+def _last_answer(*, is_within: bool) -> Select[Any]:
+    other = turns.alias("other")
+    other_key = (
+        select(other.c.key)
+        .where(other.c.last_answer == turns.c.last_answer, other.c.key < turns.c.key)
+        .where(*_conditions(other.c, is_within=is_within))
+        .limit(1)
+        .scalar_subquery()
+    )
+    return (
+        _place(other_key.is_(None))
+        .where(turns.c.last_answer == bindparam("digest", type_=turns.c.last_answer.type))
+        .where(*_conditions(turns.c, is_within=is_within))
+        .order_by(turns.c.key.desc())
+        .limit(1)
+    )
+
+
+def _pending(dialect: str, *, is_within: bool) -> Select[Any]:
+    # One row for each call id, with a list of turns: a subselect that no plan can turn into a scan of all calls.
+    wanted, call = listed(dialect, "wanted"), pending_calls.c
+    newest = (
+        select(call.turn)
+        .where(
+            *_conditions(
+                call,
+                call.caller == bindparam("caller", type_=call.caller.type),
+                call.call_id == wanted.c.value,
+                is_within=is_within,
+            )
+        )
+        .order_by(call.turn.desc())
+        .limit(PENDING_PER_ID)
+        .correlate(wanted)
+        .subquery("newest")
+    )
+    return select(wanted.c.value, select(list_of(dialect, newest.c.turn)).scalar_subquery())

@@ -1,0 +1,167 @@
+"""``History`` in a SQL database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+from proxy.errors import StoreUnavailable
+from proxy.store.api_keys import SqlKeys
+from proxy.store.approvals import SqlApprovals
+from proxy.store.conversations import SqlLibrary
+from proxy.store.custom_agents import SqlCreations
+from proxy.store.engine.database import Database, open_database
+from proxy.store.engine.group_commit import Call, Writing
+from proxy.store.engine.writer import Writer
+from proxy.store.sql import rows
+from proxy.store.sql.begin_turn import begin_of
+from proxy.store.sql.finish_turn import Finish
+from proxy.store.sql.leases import Leases
+from proxy.store.sql.statements import statements
+from proxy.store.sql.turn_polling import Following
+from proxy.store.sql.turn_queries import Reading
+from proxy.turns.repository import (
+    Begun,
+    ChainTurn,
+    Conversation,
+    NewTurn,
+    Place,
+    Standing,
+    TurnEnd,
+    TurnRecord,
+)
+
+TIME_LIMIT = 10.0
+READY_WITHIN = 2.0
+# From here on compressing takes long enough to be felt by everyone else.
+_LARGE_BYTES = 256 * 1024
+
+
+class SqlHistory:
+    """See ``History``. Made in the event loop that uses it; ``time_limit`` (seconds) is how long a call waits for a
+    database that is locked or gone. ``library`` looks after what is kept in the same database, ``approvals`` after what
+    waits in it for a person, ``creations`` after what callers make, ``keys`` after those who may call.
+    """
+
+    def __init__(self, database: Database, *, time_limit: float = TIME_LIMIT) -> None:
+        self._database = database
+        self._writer = Writer(database, statements(Writing, database.dialect), time_limit=time_limit)
+        self._reading = statements(Reading, database.dialect)
+        self._leases = statements(Leases, database.dialect)
+        self._following = statements(Following, database.dialect)
+        self.library = SqlLibrary(database, self._writer)
+        self.approvals = SqlApprovals(database, self._writer)
+        self.creations = SqlCreations(database, self._writer)
+        self.keys = SqlKeys(database, self._writer)
+        self._large_ends: set[asyncio.Task[bool]] = set()
+
+    async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._reading.conversation(on, caller, conversation_id))
+
+    async def begin(self, turn: NewTurn) -> Begun:
+        """See ``History``. A cancelled call leaves no running turn behind."""
+        return cast(Begun, await self._writer.write(begin_of(turn)))
+
+    async def finish(self, end: TurnEnd) -> bool:
+        """See ``History``. A cancelled call is done all the same; a turn whose end is refused does not run on."""
+        if len(end.journal) < _LARGE_BYTES:
+            return await self._finish(end, rows.pack(end.journal))
+        task = asyncio.create_task(self._finish_large(end), name="large end of a turn")
+        self._large_ends.add(task)
+        task.add_done_callback(self._large_ends.discard)
+        return await asyncio.shield(task)
+
+    async def chain(self, turn: int) -> Sequence[ChainTurn]:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._reading.chain(on, turn))
+
+    async def find_places(
+        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
+    ) -> Sequence[Place]:
+        """See ``History``."""
+        if not fingerprints:
+            return []
+        return await self._database.read(lambda on: self._reading.places(on, fingerprints, conversation))
+
+    async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> Place | None:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._reading.last_answer(on, digest, conversation))
+
+    async def find_pending(
+        self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
+    ) -> Sequence[tuple[str, int]]:
+        """See ``History``. Of one id, the newest hundred are told."""
+        if not call_ids:
+            return []
+        return await self._database.read(lambda on: self._reading.pending(on, caller, call_ids, conversation))
+
+    async def turn(self, caller: str, turn_id: str) -> TurnRecord | None:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._reading.by_id(on, caller, turn_id))
+
+    async def turn_by_idempotency_key(self, caller: str, key: str) -> TurnRecord | None:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._reading.by_idempotency_key(on, caller, key))
+
+    async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._reading.by_body(on, caller, digest, since))
+
+    async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
+        """See ``History``."""
+        call = Call(lambda on: self._leases.renew(on, worker, lease_until))
+        return cast(Sequence[str], await self._writer.write(call))
+
+    async def request_cancel(self, caller: str, turn_id: str) -> bool:
+        """See ``History``."""
+        return cast(
+            bool, await self._writer.write(Call(lambda on: self._leases.request_cancel(on, caller, turn_id)))
+        )
+
+    async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
+        """See ``History``."""
+        return cast(
+            int, await self._writer.write(Call(lambda on: self._leases.interrupt(on, now, dead_workers)))
+        )
+
+    async def standing(self, *, turns: Sequence[int], conversations: Sequence[int]) -> Standing:
+        """See ``History``."""
+        return await self._database.read(lambda on: self._following.standing(on, turns, conversations))
+
+    async def running_workers(self) -> Sequence[str]:
+        """See ``History``."""
+        return await self._database.read(self._reading.running_workers)
+
+    async def is_ready(self) -> bool:
+        """Whether the database takes a write within two seconds: reading goes on where writing does not."""
+        try:
+            async with asyncio.timeout(READY_WITHIN):
+                await self._writer.write(Call(self._reading.ask))
+        except (StoreUnavailable, TimeoutError):
+            return False
+        return True
+
+    async def close(self) -> None:
+        """See ``History``."""
+        if self._large_ends:
+            await asyncio.wait(self._large_ends)
+        await self._writer.close()
+        await self._database.close()
+
+    async def _finish_large(self, end: TurnEnd) -> bool:
+        return await self._finish(end, await asyncio.to_thread(rows.pack, end.journal))
+
+    async def _finish(self, end: TurnEnd, journal: bytes | None) -> bool:
+        finish = Finish(end, rows.item_rows(end.items, is_input=False), journal)
+        return cast(bool, await self._writer.write(finish))
+
+
+def open_history(url: str, *, time_limit: float = TIME_LIMIT) -> SqlHistory:
+    """Return the history in the database at the URL, whose schema is as it should be (see ``migrating``).
+
+    Raises:
+        ConfigurationError: The URL cannot be used.
+    """
+    return SqlHistory(open_database(url, time_limit=time_limit), time_limit=time_limit)

@@ -1,0 +1,1 @@
+"""Team files: loading, checks, definitions."""

@@ -1,0 +1,269 @@
+"""The schema applied to a source: valid definitions, and every breach of it in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from proxy.teamfiles.definitions import (
+    AgentDefinition,
+    ComponentModel,
+    DemoModel,
+    HandoffDefinition,
+    HttpServer,
+    Limits,
+    McpServerDefinition,
+    ModelDefinition,
+    Name,
+    OpenAIModel,
+    Price,
+    ServerName,
+    StdioServer,
+    TeamDefinition,
+    TeamsFile,
+    ToolUse,
+)
+from proxy.teamfiles.diagnostics import Path, nearest, quoted
+from proxy.teamfiles.mcp_servers import SECTION, check_server
+from proxy.teamfiles.model_requests import check_body, check_connection
+from proxy.teamfiles.source_map import Source
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+SECTIONS = ("models", "teams", SECTION)
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+_SERVER_NAME: TypeAdapter[str] = TypeAdapter(ServerName)
+_OWNERS: tuple[tuple[type[BaseModel], str], ...] = (
+    (TeamDefinition, "a team"),
+    (AgentDefinition, "an agent"),
+    (HandoffDefinition, "a handoff"),
+    (ToolUse, "a tool"),
+    (Limits, "a team's limits"),
+    (OpenAIModel, "a model with 'model'"),
+    (ComponentModel, "a model with 'provider'"),
+    (Price, "a model's price"),
+    (StdioServer, "an MCP server with 'command'"),
+    (HttpServer, "an MCP server with 'url'"),
+)
+_WANTED_BY_KEY = {
+    "base_url": "wanted a URL that begins with http:// or https://",
+    "provider": "wanted the import path of a class, such as package.module.Class",
+    "tool": "wanted a function name: up to 64 letters, digits, '_' and '-'",
+    "client_tools": "wanted 'auto', 'pass', 'ignore', or a list of function names",
+}
+_A_SERVER_NAME = "wanted a name: up to 32 letters, digits, '_' and '-', beginning with a letter or digit"
+_A_NAME = "wanted a name: up to 64 letters, digits, '_', '-' and '.', beginning with a letter or digit"
+
+
+def is_free(path: Path) -> bool:
+    """Whether the schema leaves the type of the value at ``path`` open: parameters and component configs."""
+    match path:
+        case ("models", _, "parameters" | "extra_body" | "config", _, *_):
+            return True
+        case ("teams", _, "agents", _, "parameters", _, *_):
+            return True
+        case _:
+            return False
+
+
+def check_sections(source: Source) -> None:
+    """Refuse unknown keys at the top; those that begin with ``x-`` hold anchors and are nobody's business."""
+    for name in [name for name in source.data if name not in SECTIONS]:
+        if not name.startswith("x-"):
+            known = () if _owner(name) else SECTIONS
+            source.unknown_key((name,), _unknown_key(name), known)
+        del source.data[name]
+    for name, value in source.data.items():
+        if not isinstance(value, dict):
+            source.wrong((name,), f"wanted a mapping of names, found {_kind(value)}")
+
+
+def validated(source: Source) -> TeamsFile:
+    """Return what of the source is valid; what is not is noted as a mistake and left out."""
+    models: dict[str, ModelDefinition] = {}
+    teams: dict[str, TeamDefinition] = {}
+    for name, value in mapping(source.value(("models",))).items():
+        path: Path = ("models", name)
+        model = _valid(source, path, _model_class(value))
+        if _is_name(source, path) and model is not None:
+            models[name] = model
+        for key in ("parameters", "extra_body"):
+            check_body(source, (*path, key))
+        check_connection(source, path)
+    for name in mapping(source.value(("teams",))):
+        path = ("teams", name)
+        team = _valid(source, path, TeamDefinition)
+        if _is_name(source, path) and team is not None:
+            teams[name] = team
+        for agent in mapping(source.value((*path, "agents"))):
+            check_body(source, (*path, "agents", agent, "parameters"))
+    return TeamsFile(models=models, teams=teams, mcp_servers=_valid_servers(source))
+
+
+def _valid_servers(source: Source) -> dict[str, McpServerDefinition]:
+    servers: dict[str, McpServerDefinition] = {}
+    for name, value in mapping(source.value((SECTION,))).items():
+        path: Path = (SECTION, name)
+        if isinstance(value, dict) and not value.keys() & {"command", "url"}:
+            source.wrong(path, "'command' or 'url' is missing", at_key=True)
+            continue
+        is_http = "url" in mapping(value) and "command" not in mapping(value)
+        server: McpServerDefinition | None = (
+            _valid(source, path, HttpServer) if is_http else _valid(source, path, StdioServer)
+        )
+        if _is_name(source, path, _SERVER_NAME, _A_SERVER_NAME) and server is not None:
+            servers[name] = server
+        check_server(source, path)
+    return servers
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return ``value`` when it is a mapping; otherwise nothing, for the schema has already refused it."""
+    return value if isinstance(value, dict) else {}
+
+
+def _model_class(value: Any) -> type[OpenAIModel] | type[ComponentModel] | type[DemoModel]:
+    given = mapping(value)
+    if "model" not in given and given.keys() & {"provider", "config"}:
+        return ComponentModel
+    return DemoModel if "model" not in given and "demo" in given else OpenAIModel
+
+
+def _valid(source: Source, path: Path, schema: type[Schema]) -> Schema | None:
+    try:
+        return schema.model_validate(source.value(path))
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            _tell(source, path, schema, problem)
+        return None
+
+
+def _is_name(source: Source, path: Path, form: TypeAdapter[str] = _NAME, wanted: str = _A_NAME) -> bool:
+    try:
+        form.validate_python(path[-1])
+    except ValidationError:
+        source.wrong(path, wanted, at_key=True)
+        return False
+    return True
+
+
+# --- breaches of the schema, in plain words ------------------------------------------------------------------
+
+
+def _tell(source: Source, base: Path, schema: type[BaseModel], problem: ErrorDetails) -> None:
+    loc = problem["loc"]
+    if loc and loc[-1] == "[key]":
+        source.wrong((*base, *loc[:-1]), _A_NAME, at_key=True)
+        return
+    path = (*base, *_without_union_branches(loc))
+    match problem["type"]:
+        case "missing":
+            source.wrong(path[:-1], f"'{path[-1]}' is missing", at_key=True)
+        case "extra_forbidden":
+            name = str(path[-1])
+            known = () if _owner(name) else _schema_at(schema, loc[:-1]).model_fields
+            source.unknown_key(path, _unknown_key(name), known)
+        case "literal_error":
+            _tell_choice(source, path, str(problem["ctx"]["expected"]))
+        case _:
+            source.wrong(path, _breach(path, problem, source.value(path)))
+
+
+def _tell_choice(source: Source, path: Path, expected: str) -> None:
+    value = source.value(path)
+    near = nearest(value, expected.split("'")[1::2]) if isinstance(value, str) else None
+    wanted = _WANTED_BY_KEY.get(str(path[-1])) or f"wanted {expected.replace('True', 'true')}"
+    source.wrong(path, wanted, wrong=value if near else "", right=(near,) if near else ())
+
+
+def _breach(path: Path, problem: ErrorDetails, value: Any) -> str:
+    kind, facts = problem["type"], problem.get("ctx", {})
+    found = f", found {_kind(value)}"
+    if path[-1] == "client_tools" and kind != "model_type":
+        return _WANTED_BY_KEY["client_tools"]
+    match kind:
+        case "string_type":
+            return f"wanted text{found}" + (
+                "; put it in quotes" if isinstance(value, bool | int | float) else ""
+            )
+        case "string_pattern_mismatch":
+            return _WANTED_BY_KEY.get(str(path[-1]), _A_NAME)
+        case "string_too_short":
+            return "must not be empty"
+        case "int_from_float":
+            return "wanted a whole number, found a fraction"
+        case "int_type" | "int_parsing" | "int_parsing_size":
+            return f"wanted a whole number{found}"
+        case "number_type" | "float_type" | "float_parsing" | "finite_number":
+            return f"wanted a number{found}"
+        case "bool_type" | "bool_parsing":
+            return f"wanted true or false{found}"
+        case "greater_than":
+            return f"has to be more than {facts['gt']:g}"
+        case "greater_than_equal":
+            return f"has to be {facts['ge']:g} or more"
+        case "less_than_equal":
+            return f"has to be {facts['le']:g} or less"
+        case "dict_type" | "model_type":
+            if len(path) > 1 and path[-2] == "tools":
+                return f"wanted the name of a tool, or a mapping with 'name' and 'approval'{found}"
+            return f"wanted a mapping{found}"
+        case "tuple_type":
+            return f"wanted a list{found}"
+        case _:
+            return "cannot be used here"
+
+
+def _without_union_branches(loc: Path) -> Path:
+    """Cut off what pydantic adds about the alternatives of ``client_tools``, the only union of its kind."""
+    match loc:
+        case ("client_tools", *_):
+            return loc[:1]
+        case ("agents", _, "client_tools", *_):
+            return loc[:3]
+        case _:
+            return loc
+
+
+def _schema_at(schema: type[BaseModel], path: Path) -> type[BaseModel]:
+    match path:
+        case ("limits",):
+            return Limits
+        case ("price",):
+            return Price
+        case ("agents", _):
+            return AgentDefinition
+        case ("agents", _, "handoffs", _):
+            return HandoffDefinition
+        case ("agents", _, "tools", _):
+            return ToolUse
+        case _:
+            return schema
+
+
+def _unknown_key(name: str) -> str:
+    owner = _owner(name)
+    return f"unknown key {quoted(name)}" + (f": it belongs to {owner}" if owner else "")
+
+
+def _owner(name: str) -> str | None:
+    return next((words for schema, words in _OWNERS if name in schema.model_fields), None)
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "a truth value"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case list():
+            return "a list"
+        case _:
+            return "a mapping"

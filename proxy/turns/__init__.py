@@ -1,0 +1,1 @@
+"""Turns: request, contract with teams, live log, records and repository port."""

@@ -1,0 +1,97 @@
+"""What a client asks of the exchange, whatever door it came through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from proxy.messages import FunctionTool, Message, Parameters, ToolChoice
+
+ListName = Literal["messages", "input"]
+IdSource = Literal["conversation-id", "frontend-header", "metadata"]
+Match = Literal[
+    "previous-response",
+    "parent-id",
+    "conversation-id",
+    "frontend-header",
+    "metadata",
+    "tool-calls",
+    "fingerprint",
+    "last-answer",
+    "agent-name",
+    "entry",
+    "side-request",
+    "same-turn",
+]
+"""Which rule found the conversation and the agent, as told in ``X-Conversation-Match``; ``same-turn`` when there was
+nothing to find, because the turn had begun."""
+ROOT = "root"
+"""In place of a turn's id: no turn."""
+ParentName = Literal["previous_response_id", "X-Parent-Id"]
+DisconnectPolicy = Literal["cancel", "detach"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision by an approval's id, as a caller gives it."""
+
+    approval_id: str
+    is_approved: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request to a team.
+
+    ``conversation_id`` is the client's, with where it was found; a ``frontend-header`` comes from programs that
+    always send their whole list, so that there a list without answers is a rewind and not an addition.
+    ``body_digest`` is equal for requests that ask for the same in the same place. ``options`` is kept with the turn,
+    to encode its answer again.
+    """
+
+    caller: str
+    model: str
+    messages: Sequence[Message]
+    end_user: str = ""
+    conversation_id: str | None = None
+    id_source: IdSource = "conversation-id"
+    parameters: Parameters = field(default_factory=Parameters)
+    tools: Sequence[FunctionTool] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+    uses_functions: bool = False
+    """The tools came in the deprecated form; so will the result of a call, without the call's id."""
+    is_stored: bool = True
+    is_listed: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    options: bytes = b""
+    body_digest: bytes | None = None
+    idempotency_key: str | None = None
+    is_retry: bool = False
+    is_side: bool = False
+    on_disconnect: DisconnectPolicy | None = None
+    parent: str | None = None
+    """The public id of the turn to go on from, whatever was said since; ``ROOT`` begins the conversation anew."""
+    parent_name: ParentName = "previous_response_id"
+    """What the caller calls it, for errors."""
+    verdicts: Sequence[Verdict] = ()
+    """Decisions about what the turn before asks approval for, by the ids of the approvals."""
+    is_addition: bool = False
+    """All of the messages are new, answers among them too; nothing that was said before is shown."""
+    must_exist: bool = False
+    """The conversation is not made on first use."""
+    instructions: str | None = None
+    """Laid over the agents' own for this turn only."""
+    keeps_instructions: bool = False
+    """System and developer messages belong to what was said: they are kept, and laid over later turns as well."""
+    in_background: bool = False
+    """Nobody waits for the answer; it will be asked for by the turn's id."""
+    max_tool_calls: int | None = None
+    """Calls of the server's tools in this turn, if fewer than the team allows."""
+    list_name: ListName = "messages"
+    """What the caller calls its list, for errors."""
+
+
+Clock = Callable[[], float]

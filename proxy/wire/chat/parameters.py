@@ -1,0 +1,247 @@
+"""What a decoded body asks for, in our own words; and what cannot be done as asked, refused.
+
+The verdicts of the contract, section 2: a parameter that would change the meaning of the answer if it were ignored
+is refused, never dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from proxy.errors import InvalidRequest
+from proxy.messages import FunctionTool, NamedToolChoice, Parameters, ToolChoice
+from proxy.wire.chat.schema import (
+    AllowedToolsChoice,
+    ChatBody,
+    CustomChoice,
+    CustomToolBody,
+    FunctionBody,
+    FunctionChoice,
+    JsonSchemaFormat,
+    NamedFunction,
+)
+from proxy.wire.schema_expansion import MAX_EXPANSION, MAX_IN_PLACE, ExpansionTooLarge, check_expansion
+from proxy.wire.validation.errors import clip, invalid_value, unsupported_parameter, unsupported_value
+
+SCHEMA_DEPTH = 64
+"""Levels that a schema of the caller's may be nested."""
+SCHEMA_SIZE = 5000
+"""Objects and arrays that one may have."""
+
+
+def check_combinations(body: ChatBody) -> None:
+    """Refuse what is not offered, and keys that exclude or need each other.
+
+    Raises:
+        InvalidRequest: The first of them.
+    """
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest(
+            "The 'stream_options' parameter is only allowed when 'stream' is enabled.", param="stream_options"
+        )
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        raise _excluded(
+            "max_tokens", "'max_tokens' and 'max_completion_tokens' cannot be set at the same time."
+        )
+    if body.functions and body.tools:
+        raise _excluded("functions", "'functions' and 'tools' cannot be set at the same time.")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise _excluded("top_logprobs", "'top_logprobs' is only allowed when 'logprobs' is true.")
+    if body.n is not None and body.n > 1:
+        raise unsupported_value("n", "'n' can only be 1: a team gives one answer. Ask again for another.")
+    if body.logit_bias:
+        raise unsupported_parameter(
+            "logit_bias", "is not supported: the agents of a team share no tokenizer."
+        )
+    if body.modalities and "audio" in body.modalities:
+        raise unsupported_value("modalities", "'modalities' does not support 'audio' with this model.")
+    if body.web_search_options is not None:
+        raise unsupported_parameter("web_search_options", "is not supported with this model.")
+    if body.moderation is not None:
+        raise unsupported_parameter("moderation", "is not supported with this model.")
+    if (
+        isinstance(body.response_format, JsonSchemaFormat)
+        and body.response_format.json_schema.schema is not None
+    ):
+        check_depth(body.response_format.json_schema.schema, "response_format.json_schema.schema")
+
+
+def _excluded(param: str, message: str) -> InvalidRequest:
+    return InvalidRequest(message, param=param, code="invalid_parameter_combination")
+
+
+def parameters_of(body: ChatBody) -> Parameters:
+    """What the caller wishes of the model."""
+    return Parameters(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        max_completion_tokens=body.max_completion_tokens,
+        max_tokens=body.max_tokens,
+        stop=body.stop,
+        seed=body.seed,
+        frequency_penalty=body.frequency_penalty,
+        presence_penalty=body.presence_penalty,
+        logprobs=body.logprobs,
+        top_logprobs=body.top_logprobs,
+        response_format=None if body.response_format is None else msgspec.to_builtins(body.response_format),
+        reasoning_effort=body.reasoning_effort,
+        verbosity=body.verbosity,
+        service_tier=body.service_tier,
+        prediction=None if body.prediction is None else msgspec.to_builtins(body.prediction),
+    )
+
+
+# --- tools ---------------------------------------------------------------------------------------------------
+
+
+def tools_of(body: ChatBody) -> tuple[FunctionTool, ...]:
+    """The caller's functions, each once.
+
+    Raises:
+        InvalidRequest: A custom tool, a bad schema, or one name for two different functions.
+    """
+    found: dict[str, FunctionTool] = {}
+    for index, tool in enumerate(body.tools or ()):
+        if isinstance(tool, CustomToolBody):
+            raise unsupported_value(
+                f"tools[{index}].type", f"'tools[{index}].type' does not support 'custom' with this model."
+            )
+        add_tool(found, tool.function, f"tools[{index}].function")
+    for index, function in enumerate(body.functions or ()):
+        add_tool(found, function, f"functions[{index}]")
+    return tuple(found.values())
+
+
+def add_tool(found: dict[str, FunctionTool], function: FunctionBody, place: str) -> None:
+    """Add a function to those found; ``place`` is where it was.
+
+    Raises:
+        InvalidRequest: A bad schema, or a name that another function has.
+    """
+    if function.parameters is not None:
+        _check_schema(function.name, function.parameters, f"{place}.parameters")
+    tool = FunctionTool(function.name, function.description, function.parameters, function.strict)
+    if found.setdefault(tool.name, tool) != tool:
+        raise invalid_value(
+            f"{place}.name", f"Invalid '{place}.name': '{tool.name}' names two different functions."
+        )
+
+
+def _check_schema(name: str, schema: dict[str, Any], place: str) -> None:
+    kind = schema.get("type", "object")
+    if kind != "object":
+        raise _bad_schema(
+            name, place, f"""schema must be of 'type: "object"', got 'type: "{clip(str(kind))}"'"""
+        )
+    if not isinstance(schema.get("properties", {}), dict):
+        raise _bad_schema(name, place, "'properties' must be an object")
+    required = schema.get("required") or []
+    if not isinstance(required, list) or not all(isinstance(one, str) for one in required):
+        raise _bad_schema(name, place, "'required' must be an array of strings")
+    check_depth(schema, place)
+
+
+def _bad_schema(name: str, place: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Invalid schema for function '{name}': {reason}.", param=place, code="invalid_function_parameters"
+    )
+
+
+def check_depth(schema: dict[str, Any], place: str) -> None:
+    """Refuse a schema that is nested too deep or too large, as it is or with its references followed.
+
+    Whoever encodes a schema again stands deeper on the stack than who decoded it: leave room.
+
+    Counting brackets is quick, and most schemas have so few that they cannot be deep.
+    """
+    try:
+        encoded = msgspec.json.encode(schema)
+    except RecursionError:
+        raise invalid_value(
+            place, f"Invalid '{place}': nested more than {SCHEMA_DEPTH} levels deep."
+        ) from None
+    brackets = encoded.count(b"{") + encoded.count(b"[")
+    if brackets > SCHEMA_SIZE:
+        raise invalid_value(place, f"Invalid '{place}': more than {SCHEMA_SIZE} objects and arrays.")
+    if brackets > SCHEMA_DEPTH and _is_deeper(schema, SCHEMA_DEPTH):
+        raise invalid_value(place, f"Invalid '{place}': nested more than {SCHEMA_DEPTH} levels deep.")
+    if b'"$' in encoded or b'"unevaluated' in encoded:
+        try:
+            check_expansion(schema)
+        except ExpansionTooLarge:
+            raise invalid_value(
+                place,
+                f"Invalid '{place}': its references expand to too many schemas, or to themselves"
+                f" (more than {MAX_IN_PLACE} for one value, or {MAX_EXPANSION} altogether).",
+            ) from None
+
+
+def _is_deeper(value: dict[str, Any], levels: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(levels):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
+
+
+def tool_choice_of(
+    body: ChatBody, tools: Sequence[FunctionTool]
+) -> tuple[ToolChoice | None, tuple[FunctionTool, ...]]:
+    """How the caller wants its tools used, and those that may be used at all.
+
+    Raises:
+        InvalidRequest: A choice without tools, or of a tool that is not there.
+    """
+    key, choice = (
+        ("tool_choice", body.tool_choice)
+        if body.tool_choice is not None
+        else ("function_call", body.function_call)
+    )
+    offered = tuple(tools)
+    if choice is None:
+        return None, offered
+    if not tools:
+        # Some clients send an empty list and "auto" with it; that asks for nothing.
+        if choice in ("none", "auto") and (body.tools is not None or body.functions is not None):
+            return None, ()
+        wanted = "tools" if key == "tool_choice" else "functions"
+        raise InvalidRequest(f"'{key}' is only allowed when '{wanted}' are specified.", param=key)
+    match choice:
+        case FunctionChoice():
+            return named_choice(key, choice.function.name, offered), offered
+        case NamedFunction():
+            return named_choice(key, choice.name, offered), offered
+        case AllowedToolsChoice():
+            allowed = {named_choice(key, one.function.name, offered).name for one in _functions(choice)}
+            return choice.allowed_tools.mode, tuple(tool for tool in offered if tool.name in allowed)
+        case CustomChoice():
+            raise _custom_choice()
+        case _:
+            return choice, offered
+
+
+def named_choice(key: str, name: str, tools: Sequence[FunctionTool]) -> NamedToolChoice:
+    """Return the choice of one function, which has to be among those offered."""
+    if any(tool.name == name for tool in tools):
+        return NamedToolChoice(name)
+    raise invalid_value(
+        key, f"Invalid value for '{key}': there is no function '{clip(name)}' among those offered."
+    )
+
+
+def _functions(choice: AllowedToolsChoice) -> list[FunctionChoice]:
+    found = [one for one in choice.allowed_tools.tools if isinstance(one, FunctionChoice)]
+    if len(found) < len(choice.allowed_tools.tools):
+        raise _custom_choice()
+    return found
+
+
+def _custom_choice() -> InvalidRequest:
+    return unsupported_value("tool_choice", "'tool_choice' does not support custom tools with this model.")

@@ -1,0 +1,249 @@
+"""Events of a turn as a stream of chat completion chunks.
+
+The stream is, frame by frame, what the official API sends: one chunk with the role, the pieces of the answer, one
+with the finish reason, one with the usage when it was asked for, ``[DONE]``. A failure takes the place of the finish
+and usage chunks. What the server's own tools do is not in it (a ``tool_calls`` delta asks the caller to run them) but
+beside it, where ``wire.extension`` is switched on: in chunks of their own behind the role, and on the finish chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
+    Cancelled,
+    ClientToolArguments,
+    ClientToolCall,
+    Completed,
+    Entry,
+    Event,
+    Failed,
+    Handoff,
+    ModelCalled,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolCompleted,
+    ToolFailed,
+    ToolStarted,
+)
+from proxy.messages import FinishReason
+from proxy.wire.chat.answer_text import Joints
+from proxy.wire.chat.completion import AnswerOptions, narrator_of, reason_of
+from proxy.wire.chat.handoff_extension import Note
+from proxy.wire.chat.response_models import (
+    CallMore,
+    CallPiece,
+    CallStart,
+    Delta,
+    FirstCallPiece,
+    Logprobs,
+    encode,
+    usage_body,
+)
+from proxy.wire.errors import envelope, failure_of
+from proxy.wire.events import sse
+
+
+class ChunkEncoder:
+    """Turns a turn's entries into the frames of its stream, one encoder for one reader.
+
+    It has to be given every entry from the first. A reader that goes on later says what it has seen last: the frames
+    up to there are counted and not returned. Nothing may be written after the frames of a closing event.
+    """
+
+    def __init__(self, options: AnswerOptions, *, after: sse.Position = sse.START) -> None:
+        self._options = options
+        self._after = after
+        self._joints = Joints()
+        self._narrator = narrator_of(options)
+        self._has_role = False
+        self._is_flowing = False
+        """Nothing has to stand before the next piece of text."""
+        self._ran_tools = False
+        self._refused = False
+        self._needs_content = False
+        """The role came before it was known what follows, and an answer of nothing is an empty text."""
+        self._open_call: int | None = None
+        self._called = False
+        tail = b',"usage":null}' if options.include_usage else b"}"
+        empty = b'{"content":[],"refusal":null}' if options.logprobs else b"null"
+        self._head = _head(options) + b',"choices":[{"index":0,"delta":'
+        self._tail = b',"logprobs":null,"finish_reason":null}]' + tail
+        self._first_tail = b',"logprobs":' + empty + b',"finish_reason":null}]' + tail
+        self._logprobs_tail = b',"finish_reason":null}]' + tail
+        self._finish = b',"logprobs":null,"finish_reason":"%b"}]' + tail
+        self._text_head = self._head + b'{"content":'
+        self._text_tail = b"}" + self._tail + b"\n\n"
+
+    def encode(self, entry: Entry) -> bytes:
+        """Return the frames of one entry, whole; often none."""
+        event = entry.event
+        if (
+            type(event) is TextDelta
+            and self._is_flowing
+            and event.logprobs is None
+            and entry.position > self._after[0]
+        ):
+            # The hot path: one frame, of which only the text is new.
+            text = encode(self._joints.join(event.text))
+            if not text.isascii():
+                text = sse.one_line(text)
+            return b"id: %d\ndata: %b%b%b" % (entry.position, self._text_head, text, self._text_tail)
+        frames = self._frames(event)
+        written = [
+            sse.frame(data, entry.position, part)
+            for part, data in enumerate(frames)
+            if (entry.position, part) > self._after
+        ]
+        if isinstance(event, Completed | Failed | Cancelled):
+            written.append(sse.DONE)
+        return b"".join(written)
+
+    def _frames(self, event: Event) -> list[bytes]:
+        note = self._narrator.tell(event) if self._narrator is not None else None
+        self._is_flowing = isinstance(event, TextDelta) or (
+            self._is_flowing and not isinstance(event, Handoff)
+        )
+        if note is None:
+            return self._answer(event)
+        role = self._role(content="" if isinstance(event, TextDelta) else None)
+        return [*role, self._noted(note), *self._answer(event)]
+
+    def _answer(self, event: Event) -> list[bytes]:
+        """What is officially told of the event."""
+        match event:
+            case TextDelta():
+                return [*self._role(content=""), self._text(event)]
+            case RefusalDelta():
+                self._refused = True
+                return [*self._role(content=None, refusal=""), self._refusal(event)]
+            case ClientToolCall():
+                return [*self._role(content=None), *self._close_call(), *self._call(event)]
+            case ClientToolArguments():
+                return self._arguments(event)
+            case ModelCalled() | Handoff():
+                self._joints.pause()
+            case ToolStarted():
+                self._ran_tools = True
+            case (
+                Started()
+                | ReasoningDelta()
+                | ToolCompleted()
+                | ToolFailed()
+                | ApprovalRequested()
+                | ApprovalDecided()
+            ):
+                pass
+            case Completed():
+                reason = reason_of(event.finish_reason, self._options)
+                return [*self._role(content=""), *self._close_call(), *self._end(reason, event)]
+            case Failed():
+                return [envelope(event)]
+            case Cancelled():
+                # A call that was cut off must not look like a whole one.
+                if event.reason == "requested" and not self._called:
+                    return [*self._role(content=""), *self._end("stop", event)]
+                return [envelope(failure_of(event, ran_tools=self._ran_tools))]
+        return []
+
+    def _role(self, *, content: str | None, refusal: str | None = None) -> list[bytes]:
+        """The chunk with the role, which comes once and before all others."""
+        if self._has_role:
+            return []
+        self._has_role = True
+        self._needs_content = content is None
+        delta = {"role": "assistant", "content": content}
+        if content is not None or refusal is not None:
+            delta["refusal"] = refusal
+        return [self._head + encode(delta) + self._first_tail]
+
+    def _chunk(self, delta: Delta) -> bytes:
+        return self._head + encode(delta) + self._tail
+
+    def _text(self, event: TextDelta) -> bytes:
+        delta = Delta(content=self._joints.join(event.text))
+        if event.logprobs is None or not self._options.logprobs:
+            return self._chunk(delta)
+        return self._with_logprobs(delta, Logprobs(event.logprobs))
+
+    def _refusal(self, event: RefusalDelta) -> bytes:
+        delta = Delta(refusal=event.text)
+        if event.logprobs is None or not self._options.logprobs:
+            return self._chunk(delta)
+        return self._with_logprobs(delta, Logprobs(None, event.logprobs))
+
+    def _with_logprobs(self, delta: Delta, logprobs: Logprobs) -> bytes:
+        return b"".join((self._head, encode(delta), b',"logprobs":', encode(logprobs), self._logprobs_tail))
+
+    def _call(self, event: ClientToolCall) -> list[bytes]:
+        self._called = True
+        if self._options.uses_functions:
+            if event.index > 0:
+                return []  # the old form has room for one
+            self._open_call = 0
+            return [self._chunk(Delta(function_call=CallStart(event.name)))]
+        self._open_call = event.index
+        piece = FirstCallPiece(index=event.index, id=event.call_id, function=CallStart(event.name))
+        return [self._chunk(Delta(tool_calls=[piece]))]
+
+    def _arguments(self, event: ClientToolArguments) -> list[bytes]:
+        if not event.arguments:
+            return []
+        self._open_call = None
+        return self._argument_piece(event.index, event.arguments)
+
+    def _argument_piece(self, index: int, arguments: str) -> list[bytes]:
+        more = CallMore(arguments)
+        if self._options.uses_functions:
+            return [self._chunk(Delta(function_call=more))] if index == 0 else []
+        return [self._chunk(Delta(tool_calls=[CallPiece(index, more)]))]
+
+    def _close_call(self) -> list[bytes]:
+        """A call without arguments has to end up with ``{}``, which every client can parse."""
+        if self._open_call is None:
+            return []
+        index, self._open_call = self._open_call, None
+        return self._argument_piece(index, "{}")
+
+    def _end(self, reason: FinishReason, closing: Completed | Cancelled) -> list[bytes]:
+        frames = []
+        if self._needs_content and not (self._joints.has_text or self._refused or self._called):
+            frames.append(self._chunk(Delta(content="")))
+        finish = self._head + b"{}" + self._finish % reason.encode()
+        summary = self._narrator.summary(closing) if self._narrator is not None else None
+        if summary is not None:
+            finish = b'%b,"handoff":%b}' % (finish[:-1], encode(summary))
+        frames.append(finish)
+        if self._options.include_usage:
+            usage = encode(usage_body(closing.usage))
+            frames.append(_head(self._options) + b',"choices":[],"usage":' + usage + b"}")
+        return frames
+
+    def _noted(self, note: Note) -> bytes:
+        """A chunk that adds nothing to the answer; what it tells stands beside its choices."""
+        delta = Delta(reasoning_content=note.reasoning) if note.reasoning else Delta()
+        chunk = self._chunk(delta)[:-1]
+        if note.noted is not None:
+            chunk = b'%b,"handoff":%b' % (chunk, encode(note.noted))
+        if note.status is not None:
+            chunk = b'%b,"event":%b' % (chunk, encode(note.status))
+        return chunk + b"}"
+
+
+def _head(options: AnswerOptions) -> bytes:
+    """What all chunks of a stream begin with, without the closing brace."""
+    head: dict[str, Any] = {
+        "id": options.id,
+        "object": "chat.completion.chunk",
+        "created": options.created,
+        "model": options.model,
+    }
+    if options.service_tier is not None:
+        head["service_tier"] = options.service_tier
+    if options.system_fingerprint is not None:
+        head["system_fingerprint"] = options.system_fingerprint
+    return encode(head)[:-1]

@@ -1,0 +1,1 @@
+"""Frames of event streams: SSE, WebSocket, the event feed."""

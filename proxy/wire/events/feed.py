@@ -1,0 +1,269 @@
+"""Events of a turn as JSON of our own: for programs that want to see everything, not only the answer.
+
+One frame::
+
+    {"position": 7, "part": 0, "type": "tool.completed", "time": 1795458009.123, "turn_id": "chatcmpl-…",
+     "agent": "sales", "data": {"call_id": "call_…", "name": "execute_order", "result": "…", "seconds": 0.012}}
+
+``position`` counts the events of the turn from 1; ``part`` tells frames of the same event apart. ``time`` is in
+seconds since the epoch. ``agent`` is who had the floor. Types and their data are described in ``docs/events.md``; new
+types and new keys may come, known ones stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Literal, get_args
+
+import msgspec
+from msgspec import Struct
+
+from proxy.errors import InvalidRequest
+from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
+    Cancelled,
+    ClientToolArguments,
+    ClientToolCall,
+    Completed,
+    Entry,
+    Failed,
+    Handoff,
+    ModelCalled,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolCompleted,
+    ToolFailed,
+    ToolStarted,
+)
+from proxy.messages import Usage
+from proxy.wire.chat.answer_text import Joints
+from proxy.wire.chat.response_models import encode, usage_body
+from proxy.wire.events import sse
+from proxy.wire.progress import Progress
+from proxy.wire.uses import rounded_cost
+
+FrameType = Literal[
+    "turn.started",
+    "agent.speaking",
+    "reasoning.delta",
+    "text.delta",
+    "refusal.delta",
+    "tool.started",
+    "tool.completed",
+    "tool.failed",
+    "handoff",
+    "client_tool.requested",
+    "client_tool.arguments",
+    "approval.requested",
+    "approval.decided",
+    "usage",
+    "turn.completed",
+    "turn.failed",
+    "turn.cancelled",
+]
+TYPES: Collection[str] = frozenset(get_args(FrameType))
+DETAILS: Mapping[str, Collection[str]] = {
+    "tool.started": ("arguments",),
+    "tool.completed": ("result",),
+    "tool.failed": ("error",),
+    "handoff": ("reason",),
+    "approval.requested": ("arguments",),
+}
+"""By type of frame, the keys that hold what agents and tools wrote and what is no part of an answer."""
+THOUGHTS = "reasoning.delta"
+BEHIND: sse.Position = (10**12, 0)
+"""Behind every frame of a turn."""
+
+
+class FeedFrame(Struct, frozen=True):
+    """One frame of the feed."""
+
+    position: int
+    part: int
+    type: FrameType
+    time: float
+    turn_id: str
+    agent: str
+    data: dict[str, Any]
+
+
+class Feed:
+    """Turns a turn's entries into frames; it has to be given every entry from the first.
+
+    ``hides_details`` keeps ``DETAILS`` and thoughts out of them (``PROXY_HANDOFF_DETAILS=false``).
+    """
+
+    def __init__(self, turn_id: str, *, hides_details: bool = False) -> None:
+        self._turn_id = turn_id
+        self._hides_details = hides_details
+        self._agent = ""
+        self._speaking = ""
+        self._joints = Joints()
+        self._progress = Progress()
+
+    def frames(self, entry: Entry) -> list[FeedFrame]:
+        """Return the frames of one entry; none only of what is hidden."""
+        frames = [
+            FeedFrame(entry.position, part, kind, round(entry.time, 3), self._turn_id, self._agent, data)
+            for part, (kind, data) in enumerate(self._told(entry))
+        ]
+        return list(map(_without_details, filter(_is_no_thought, frames))) if self._hides_details else frames
+
+    def _told(self, entry: Entry) -> Iterator[tuple[FrameType, dict[str, Any]]]:
+        event = entry.event
+        match event:
+            case TextDelta():
+                yield from self._speaks()
+                yield "text.delta", {"text": self._joints.join(event.text)}
+            case ReasoningDelta():
+                yield from self._speaks()
+                yield "reasoning.delta", {"text": event.text}
+            case RefusalDelta():
+                yield from self._speaks()
+                yield "refusal.delta", {"text": event.text}
+            case Started():
+                self._agent = event.agent
+                self._progress = Progress(event.steps)
+                yield "turn.started", self._so_far()
+            case ToolStarted():
+                yield "tool.started", _named(event, arguments=event.arguments)
+            case ToolCompleted():
+                yield "tool.completed", _named(event, result=event.result, seconds=_seconds(event.seconds))
+            case ToolFailed():
+                yield "tool.failed", _named(event, error=event.error, seconds=_seconds(event.seconds))
+            case Handoff():
+                self._joints.pause()
+                self._progress.handed_over(event.source)
+                told = {"from": event.source, "to": event.target, "reason": event.reason}
+                yield "handoff", {**told, **self._so_far()}
+                self._agent = event.target
+            case ClientToolCall():
+                yield "client_tool.requested", {"index": event.index, **_named(event)}
+            case ClientToolArguments():
+                yield "client_tool.arguments", {"index": event.index, "arguments": event.arguments}
+            case ApprovalRequested():
+                told = {"approval_id": event.approval_id, **_named(event, arguments=event.arguments)}
+                yield "approval.requested", told
+            case ApprovalDecided():
+                told = {"approval_id": event.approval_id, **_named(event)}
+                yield "approval.decided", {**told, "decision": event.decision, "by": event.by}
+            case ModelCalled():
+                self._joints.pause()
+                usage = usage_body(event.usage) if event.usage else None
+                cost = {} if event.cost is None else {"cost": rounded_cost(event.cost)}
+                yield (
+                    "usage",
+                    {"model": event.model, "usage": usage, "seconds": _seconds(event.seconds), **cost},
+                )
+            case Completed():
+                self._progress.completed()
+                told = {"finish_reason": event.finish_reason, "usage": _total(event.usage)}
+                yield "turn.completed", {**told, **self._so_far()}
+            case Failed():
+                yield (
+                    "turn.failed",
+                    {
+                        "code": event.code,
+                        "message": event.message,
+                        "is_repeatable": event.is_repeatable,
+                        "usage": _total(event.usage),
+                    },
+                )
+            case Cancelled():
+                yield "turn.cancelled", {"reason": event.reason, "usage": _total(event.usage)}
+
+    def _speaks(self) -> Iterator[tuple[FrameType, dict[str, Any]]]:
+        if self._speaking != self._agent:
+            self._speaking = self._agent
+            yield "agent.speaking", self._so_far()
+
+    def _so_far(self) -> dict[str, Any]:
+        percent = self._progress.percent
+        return {} if percent is None else {"progress": percent}
+
+
+class FeedEncoder:
+    """The feed as server-sent events: unnamed ones, so that every reader's ``onmessage`` gets them.
+
+    ``types`` chooses what is sent (all, when empty); ``after`` is the last position that the reader saw. ``prefix``
+    stands before every position, where the frames of several turns are told.
+    """
+
+    def __init__(
+        self, feed: Feed, *, types: Collection[str] = (), after: sse.Position = sse.START, prefix: str = ""
+    ) -> None:
+        self._feed = feed
+        self._types = types
+        self._after = after
+        self._prefix = prefix.encode()
+
+    def encode(self, entry: Entry) -> bytes:
+        """Return the frames of one entry that were asked for."""
+        return b"".join(
+            b"id: %b%d.%d\ndata: %b\n\n"
+            % (self._prefix, frame.position, frame.part, sse.one_line(encode(frame)))
+            for frame in self._feed.frames(entry)
+            if (not self._types or frame.type in self._types) and (frame.position, frame.part) > self._after
+        )
+
+
+def place_in_conversation(value: str, *, param: str) -> tuple[str, sse.Position]:
+    """Return turn and position of the id of a frame in a conversation's feed; a turn's id alone is behind all of it.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    turn_id, _, place = value.partition(".")
+    if not turn_id:
+        raise InvalidRequest(
+            f"Invalid '{param}': expected the id of a frame, as in 'chatcmpl-….12.0', or of a turn.",
+            param=param,
+            code="invalid_value",
+        )
+    return turn_id, sse.position(place, param=param) if place else BEHIND
+
+
+def feed_types(value: str) -> frozenset[str]:
+    """Return the types that a query names, separated by commas.
+
+    Raises:
+        InvalidRequest: One of them is none.
+    """
+    named = frozenset(name.strip() for name in value.split(",") if name.strip())
+    for name in sorted(named - frozenset(TYPES)):
+        raise InvalidRequest(
+            f"Invalid value: '{name[:64]}'. Supported values are: {', '.join(get_args(FrameType))}.",
+            param="types",
+            code="invalid_value",
+        )
+    return named
+
+
+def _is_no_thought(frame: FeedFrame) -> bool:
+    return frame.type != THOUGHTS
+
+
+def _without_details(frame: FeedFrame) -> FeedFrame:
+    hidden = DETAILS.get(frame.type)
+    if hidden is None:
+        return frame
+    data = {name: value for name, value in frame.data.items() if name not in hidden}
+    return msgspec.structs.replace(frame, data=data)
+
+
+def _named(
+    event: ToolStarted | ToolCompleted | ToolFailed | ClientToolCall | ApprovalRequested | ApprovalDecided,
+    **more: Any,
+) -> dict[str, Any]:
+    return {"call_id": event.call_id, "name": event.name, **more}
+
+
+def _seconds(seconds: float) -> float:
+    return round(seconds, 3)
+
+
+def _total(usage: Usage) -> Any:
+    return usage_body(usage)

@@ -1,0 +1,134 @@
+"""A turn as the events of ``/ask-stream``: who works, what they found, how far it is.
+
+``progress`` is that of ``wire.progress``. Its readers expect a figure in any case, so that of a team that names no
+steps every agent is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
+    Cancelled,
+    ClientToolArguments,
+    ClientToolCall,
+    Completed,
+    Entry,
+    Failed,
+    Handoff,
+    ModelCalled,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolCompleted,
+    ToolFailed,
+    ToolStarted,
+)
+from proxy.wire.chat.response_models import encode
+from proxy.wire.errors import failure_of
+from proxy.wire.events.sse import one_line
+from proxy.wire.legacy.chat import arguments_of
+from proxy.wire.progress import Progress
+
+
+class QuestionEncoder:
+    """Turns entries into these events, as server-sent ones."""
+
+    def __init__(self, question: str, *, agents: Sequence[str]) -> None:
+        """``agents`` are all of the team's."""
+        self._question = question
+        self._agents = agents
+        self._progress = Progress(agents)
+        self._agent = ""
+        self._saying: list[str] = []
+        self._final = ""
+        self._messages = 1
+        self._ran_tools = False
+        self._time = 0.0
+
+    def encode(self, entry: Entry) -> bytes:
+        """Return the events of one entry; often none."""
+        self._time = entry.time
+        return b"".join(self._event(*told) for told in self._told(entry))
+
+    def _told(self, entry: Entry) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        event = entry.event
+        match event:
+            case Started():
+                self._agent = event.agent
+                self._progress = Progress(event.steps or self._agents)
+                started = {"question": self._question, "progress": self._progress.percent}
+                yield "started", "The team has begun to work on the question.", started
+                yield self._thinking()
+            case TextDelta() | RefusalDelta():
+                self._saying.append(event.text)
+            case ModelCalled():
+                said, self._saying = "".join(self._saying).strip(), []
+                self._messages += 1
+                if said:
+                    self._final = said
+                    yield "agent_response", said, {"progress": self._progress.percent}
+            case ToolStarted():
+                self._ran_tools = True
+                told = {"tool_name": event.name, "parameters": arguments_of(event.arguments)}
+                yield (
+                    "tool_execution",
+                    f"Executing {event.name}",
+                    {**told, "progress": self._progress.percent},
+                )
+            case ToolCompleted() | ToolFailed():
+                self._messages += 1
+            case Handoff():
+                self._progress.handed_over(event.source)
+                self._agent = event.target
+                yield self._thinking()
+            case Completed():
+                yield self._completed()
+            case Failed():
+                yield self._failed(event)
+            case Cancelled():
+                if event.reason == "requested":
+                    yield self._completed()
+                else:
+                    yield self._failed(failure_of(event, ran_tools=self._ran_tools))
+            case (
+                ReasoningDelta()
+                | ClientToolCall()
+                | ClientToolArguments()
+                | ApprovalRequested()
+                | ApprovalDecided()
+            ):
+                pass
+
+    def _thinking(self) -> tuple[str, str, dict[str, Any]]:
+        return "agent_thinking", f"{self._agent} is working.", {"progress": self._progress.percent}
+
+    def _completed(self) -> tuple[str, str, dict[str, Any]]:
+        self._progress.completed()
+        final = "".join(self._saying).strip() or self._final
+        data = {
+            "final_response": final,
+            "total_messages": self._messages,
+            "response_length": len(final),
+            "progress": self._progress.percent,
+        }
+        return "completed", "The question is answered.", data
+
+    def _failed(self, event: Failed) -> tuple[str, str, dict[str, Any]]:
+        data = {"error": event.message, "code": event.code, "progress": self._progress.percent}
+        return "error", event.message, data
+
+    def _event(self, event_type: str, message: str, data: dict[str, Any]) -> bytes:
+        event = {
+            "event_type": event_type,
+            "timestamp": datetime.fromtimestamp(self._time, UTC).isoformat(timespec="milliseconds"),
+            "agent_name": self._agent,
+            "message": message,
+            "data": data,
+        }
+        return b"data: %b\n\n" % one_line(encode({"event": event}))

@@ -1,0 +1,146 @@
+r"""A turn as lines of JSON: for clients that read ``/chat/completions`` line by line.
+
+Text is told piece by piece; tools and handoffs in a sentence, where the form has a place for that. A turn that does
+not come to an answer ends with a line whose ``error`` is the usual one; its ``content`` is of a form that such a
+client knows, but adds nothing to what it shows as the answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from proxy.events import (
+    ApprovalDecided,
+    ApprovalRequested,
+    Cancelled,
+    ClientToolArguments,
+    ClientToolCall,
+    Completed,
+    Entry,
+    Failed,
+    Handoff,
+    ModelCalled,
+    ReasoningDelta,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ToolCompleted,
+    ToolFailed,
+    ToolStarted,
+)
+from proxy.wire.chat.answer_text import Joints
+from proxy.wire.chat.response_models import ErrorBody, encode
+from proxy.wire.errors import failure_of, problem_of
+from proxy.wire.events.sse import one_line
+
+
+class LineEncoder:
+    """Turns each entry into one line or nothing. With ``is_typed``, ``content`` says what it is."""
+
+    def __init__(self, *, is_typed: bool) -> None:
+        self._is_typed = is_typed
+        self._joints = Joints()
+        self._ran_tools = False
+
+    def encode(self, entry: Entry) -> bytes:
+        """Return the line of one entry; often none."""
+        event = entry.event
+        match event:
+            case TextDelta():
+                return self._text(self._joints.join(event.text))
+            case RefusalDelta():
+                return self._text(event.text)
+            case ToolStarted():
+                self._ran_tools = True
+                return self._told(f"Executing {event.name}")
+            case Handoff():
+                self._joints.pause()
+                return self._told(f"You are now talking to {event.target}")
+            case ModelCalled():
+                self._joints.pause()
+            case Failed():
+                return self._failed(event)
+            case Cancelled():
+                if event.reason != "requested":
+                    return self._failed(failure_of(event, ran_tools=self._ran_tools))
+            case (
+                Started()
+                | ReasoningDelta()
+                | ToolCompleted()
+                | ToolFailed()
+                | ClientToolCall()
+                | ClientToolArguments()
+                | ApprovalRequested()
+                | ApprovalDecided()
+                | Completed()
+            ):
+                pass
+        return b""
+
+    def _text(self, text: str) -> bytes:
+        return _line({"content": {"type": "string", "message": text} if self._is_typed else text})
+
+    def _told(self, sentence: str) -> bytes:
+        return _line({"content": {"type": "function", "message": sentence}}) if self._is_typed else b""
+
+    def _failed(self, failed: Failed) -> bytes:
+        content = {"type": "error", "message": failed.message} if self._is_typed else ""
+        return _line({"content": content, "error": error_body(failed)})
+
+
+class WholeText(Struct, frozen=True):
+    """An answer in one line."""
+
+    content: str
+
+
+class TextBuilder:
+    """Gathers a turn into one line."""
+
+    def __init__(self) -> None:
+        self._joints = Joints()
+        self._pieces: list[str] = []
+        self._ran_tools = False
+        self._failed: Failed | None = None
+
+    def take(self, entry: Entry) -> None:
+        """Take the next entry."""
+        event = entry.event
+        if isinstance(event, TextDelta):
+            self._pieces.append(self._joints.join(event.text))
+        elif isinstance(event, RefusalDelta):
+            self._pieces.append(event.text)
+        elif isinstance(event, ModelCalled | Handoff):
+            self._joints.pause()
+        elif isinstance(event, ToolStarted):
+            self._ran_tools = True
+        elif isinstance(event, Failed):
+            self._failed = event
+        elif isinstance(event, Cancelled) and event.reason != "requested":
+            self._failed = failure_of(event, ran_tools=self._ran_tools)
+
+    @property
+    def text(self) -> str:
+        """What was said so far."""
+        return "".join(self._pieces)
+
+    @property
+    def failure(self) -> Failed | None:
+        """How the turn failed, if it did."""
+        return self._failed
+
+    def answer(self) -> WholeText | Failed:
+        """Return the answer, or how the turn failed."""
+        return self._failed or WholeText(self.text)
+
+
+def error_body(failed: Failed) -> ErrorBody:
+    """Return what stands under ``error``."""
+    problem = problem_of(failed)
+    return ErrorBody(problem.message, problem.type, problem.param, problem.code)
+
+
+def _line(body: dict[str, Any]) -> bytes:
+    return one_line(encode(body)) + b"\n"

@@ -1,0 +1,161 @@
+"""The bodies of older clients.
+
+On ``/chat/completions`` three kinds of client meet; ``kind_of`` tells them apart by what only one of them sends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from proxy.errors import InvalidRequest
+from proxy.messages import AssistantMessage, Message, UserMessage
+from proxy.wire.agents import MAX_INSTRUCTIONS
+from proxy.wire.validation.body_decoder import BodyDecoder
+
+MAX_QUESTION = 4000
+"""Characters of a question to ``/ask-stream``."""
+
+_CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+# \Z, not $: the latter lets a line break at the end pass.
+_Words = Annotated[str, Meta(min_length=1, pattern=r"\S")]
+
+BodyKind = Literal["message", "sources", "openai"]
+
+
+class NewMessageBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """One new message; what was said before is kept under the id."""
+
+    message: _Words
+    conversation_id: str | None = None
+    agent: str | None = None
+    """Who is to answer: a team, or an agent that was made; the usual team when nobody is named."""
+
+
+class SourceMessage(Struct, frozen=True):
+    """A message, and who said it."""
+
+    source: Literal["user", "assistant"]
+    content: str
+
+
+class SourcesBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole history; ``stream`` false asks for one line instead of many."""
+
+    stream: bool | None = None
+    messages: Annotated[list[SourceMessage], Meta(min_length=1)]
+
+
+class ChatBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """One new message of the chat that the caller has going on."""
+
+    message: _Words
+    reset_history: bool | None = None
+    parallel_tools: bool | None = None
+    agent: str | None = None
+    """As for ``NewMessageBody``."""
+
+
+class QuestionBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """A question that stands for itself."""
+
+    question: Annotated[str, Meta(min_length=1, max_length=MAX_QUESTION, pattern=r"\S")]
+
+
+class OlderAgentBody(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An agent as older clients make one; the time is in seconds."""
+
+    name: str | None = None
+    instructions: Annotated[str, Meta(min_length=1, max_length=MAX_INSTRUCTIONS)]
+    model: str | None = None
+    max_parallel_tools: Annotated[int, Meta(ge=1, le=64)] = 8
+    tool_call_timeout: Annotated[float, Meta(gt=0, le=600)] = 30.0
+
+
+class SocketBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """What comes over the older WebSocket."""
+
+    type: Literal["chat"]
+    data: Raw
+
+
+NEW_MESSAGE = BodyDecoder(NewMessageBody)
+SOURCES = BodyDecoder(SourcesBody)
+CHAT = BodyDecoder(ChatBody)
+QUESTION = BodyDecoder(QuestionBody)
+SOCKET = BodyDecoder(SocketBody)
+OLDER_AGENT = BodyDecoder(OlderAgentBody)
+
+
+_ABSENT = Raw(b"")
+
+
+class _Keys(Struct, frozen=True):
+    message: Raw = _ABSENT
+    messages: Raw = _ABSENT
+
+
+class _Source(Struct, frozen=True):
+    source: Raw = _ABSENT
+    role: Raw = _ABSENT
+
+
+_decode_keys = msgspec.json.Decoder(_Keys).decode
+_decode_sources = msgspec.json.Decoder(list[_Source]).decode
+
+
+def kind_of(body: bytes) -> BodyKind:
+    """Return whose body it is; what is nobody's counts as OpenAI's, whose refusals say most."""
+    try:
+        keys = _decode_keys(body)
+        if keys.messages is _ABSENT:
+            return "openai" if keys.message is _ABSENT else "message"
+        first = next(iter(_decode_sources(keys.messages)), None)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "openai"
+    if first is None or first.source is _ABSENT or first.role is not _ABSENT:
+        return "openai"
+    return "sources"
+
+
+def messages_of(body: SourcesBody, *, max_messages: int) -> Sequence[Message]:
+    """Return the history.
+
+    Raises:
+        InvalidRequest: It is too long, or there is nothing to answer.
+    """
+    if len(body.messages) > max_messages:
+        raise InvalidRequest(
+            f"Invalid 'messages': array too long. Expected at most {max_messages} messages.",
+            param="messages",
+            code="array_above_max_length",
+        )
+    if body.messages[-1].source != "user":
+        raise InvalidRequest(
+            "Invalid 'messages': the last one has to be of source 'user'.",
+            param="messages",
+            code="invalid_value",
+        )
+    return [
+        UserMessage(content=one.content) if one.source == "user" else AssistantMessage(content=one.content)
+        for one in body.messages
+    ]
+
+
+def conversation_id(value: str) -> str:
+    """Return a conversation's id as older clients may choose it.
+
+    Raises:
+        InvalidRequest: It is another.
+    """
+    if _CONVERSATION_ID.fullmatch(value):
+        return value
+    raise InvalidRequest(
+        "Invalid 'conversation_id': expected 1 to 128 of the characters A-Z, a-z, 0-9, '_' and '-'.",
+        param="conversation_id",
+        code="invalid_value",
+    )

@@ -1,0 +1,398 @@
+"""``Library`` in memory, over what a ``MemoryHistory`` holds."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import msgspec
+
+from proxy.conversations.fingerprints import fingerprint_behind
+from proxy.conversations.repository import KeptItem, Outline, Rest, is_about
+from proxy.errors import ConversationBusy
+from proxy.messages import ForeignItem, Item, OpenCalls, UserMessage, text_of
+from proxy.turns.repository import Conversation, NewTurn, Order, Page, TurnEnd, TurnRecord
+from tests.fakes.store.turns import Kept, MemoryHistory, is_told
+
+T = TypeVar("T")
+
+
+class MemoryLibrary:
+    """See ``Library``."""
+
+    def __init__(self, history: MemoryHistory) -> None:
+        self._history = history
+
+    # --- stored completions ---
+
+    async def list_completions(
+        self,
+        caller: str,
+        *,
+        after: str | None,
+        limit: int,
+        order: Order,
+        model: str | None,
+        metadata: Mapping[str, str],
+        end_user: str = "",
+    ) -> Page[TurnRecord] | None:
+        """See ``Library``."""
+        start = next(
+            (
+                kept.record.turn
+                for kept in self._history.turns.values()
+                if kept.record.id == after and kept.conversation.caller == caller
+            ),
+            None,
+        )
+        if after is not None and start is None:
+            return None
+        found = [
+            (record.turn, replace(record, input=[], items=[]))
+            for record in (kept.record for kept in self._history.turns.values())
+            if record.caller == caller
+            and _is_completion(record)
+            and model in (None, record.model)
+            and metadata.items() <= record.metadata.items()
+            and (not end_user or record.end_user in ("", end_user))
+        ]
+        return page_of(found, start, limit, order)
+
+    async def update_completion(
+        self, caller: str, completion_id: str, metadata: Mapping[str, str]
+    ) -> TurnRecord | None:
+        """See ``Library``."""
+        kept = self._completion(caller, completion_id)
+        if kept is None:
+            return None
+        kept.record = replace(kept.record, metadata=dict(metadata))
+        return kept.record
+
+    async def delete_completion(self, caller: str, completion_id: str) -> bool:
+        """See ``Library``."""
+        kept = self._completion(caller, completion_id)
+        if kept is not None:
+            _forget(kept)
+        return kept is not None
+
+    async def delete_response(self, caller: str, turn_id: str) -> bool:
+        """See ``Library``."""
+        for kept in self._history.turns.values():
+            record = kept.record
+            if (record.caller, record.id) == (caller, turn_id):
+                is_forgotten = record.is_stored and record.status != "running"
+                if is_forgotten:
+                    _forget(kept)
+                return is_forgotten
+        return False
+
+    def _completion(self, caller: str, completion_id: str) -> Kept | None:
+        return next(
+            (
+                kept
+                for kept in self._history.turns.values()
+                if (kept.record.caller, kept.record.id) == (caller, completion_id)
+                and _is_completion(kept.record)
+            ),
+            None,
+        )
+
+    # --- conversations ---
+
+    async def create_conversation(
+        self,
+        caller: str,
+        conversation_id: str,
+        *,
+        metadata: Mapping[str, str],
+        items: Sequence[Item | ForeignItem],
+        now: float,
+        end_user: str = "",
+    ) -> Conversation:
+        """See ``Library``."""
+        key = self._history.next_key()
+        made = Conversation(key, conversation_id, caller, end_user, "", None, now, dict(metadata))
+        self._history.conversations[caller, conversation_id] = made
+        await self.add_items(caller, conversation_id, items, now=now)
+        return self._history.conversations[caller, conversation_id]
+
+    async def list_conversations(
+        self,
+        caller: str,
+        *,
+        after: str | None,
+        limit: int,
+        order: Order,
+        end_user: str = "",
+        search: str = "",
+    ) -> Page[Conversation] | None:
+        """See ``Library``."""
+        start = self._history.conversations.get((caller, after)) if after is not None else None
+        if after is not None and start is None:
+            return None
+        found = [
+            (one.key, one)
+            for one in self._history.conversations.values()
+            if one.caller == caller
+            and (not end_user or one.end_user in ("", end_user))
+            and (not search or is_about(search, one.metadata, self._said(one.key)))
+        ]
+        return page_of(found, start.key if start else None, limit, order)
+
+    async def outlines(self, keys: Sequence[int]) -> Mapping[int, Outline]:
+        """See ``Library``."""
+        found = {}
+        for known in self._history.conversations.values():
+            worked = [record for record in self._records(known.key) if record.was_run]
+            if known.key not in keys or not worked:
+                continue
+            head = self._history.turns[known.head].record if known.head is not None else None
+            words = (
+                text_of(one.message) for one in self._said(known.key) if isinstance(one.message, UserMessage)
+            )
+            found[known.key] = Outline.of(
+                next(words, ""),
+                team=head.team if head else "",
+                agent=head.agent if head else "",
+                turns=len(worked),
+                updated_at=max(record.finished_at or record.created_at for record in worked),
+            )
+        return found
+
+    async def tree(self, caller: str, conversation_id: str) -> Sequence[TurnRecord]:
+        """See ``Library``."""
+        known = self._history.conversations.get((caller, conversation_id))
+        return self._records(known.key) if known is not None else []
+
+    def _records(self, conversation: int) -> list[TurnRecord]:
+        turns = sorted(self._history.turns.items())
+        return [kept.record for _, kept in turns if kept.conversation.key == conversation]
+
+    def _said(self, conversation: int) -> Iterator[Item]:
+        for record in self._records(conversation):
+            yield from (*record.input, *record.items)
+
+    async def update_conversation(
+        self, caller: str, conversation_id: str, metadata: Mapping[str, str]
+    ) -> Conversation | None:
+        """See ``Library``."""
+        known = self._history.conversations.get((caller, conversation_id))
+        if known is None:
+            return None
+        changed = replace(known, metadata=dict(metadata))
+        self._history.conversations[caller, conversation_id] = changed
+        return changed
+
+    async def delete_conversation(self, caller: str, conversation_id: str, *, now: float) -> bool:
+        """See ``Library``."""
+        known = self._history.conversations.get((caller, conversation_id))
+        if known is None:
+            return False
+        self._refuse_busy(known, now)
+        self._remove(known)
+        return True
+
+    # --- items ---
+
+    async def items(self, caller: str, conversation_id: str) -> Sequence[KeptItem] | None:
+        """See ``Library``."""
+        if (caller, conversation_id) not in self._history.conversations:
+            return None
+        return [
+            KeptItem(kept.record.id, position, item, tuple(kept.end.pending) if kept.end else ())
+            for kept in self._path(caller, conversation_id)
+            for position, item in sorted(kept.items().items())
+        ]
+
+    async def turn_ids(self, caller: str, conversation_id: str) -> Sequence[str]:
+        """See ``Library``."""
+        return [kept.record.id for kept in self._path(caller, conversation_id)]
+
+    async def turns_behind(
+        self, caller: str, conversation_id: str, after: int, *, limit: int
+    ) -> Sequence[tuple[int, str]]:
+        """See ``Library``."""
+        found = [
+            (kept.record.turn, kept.record.id)
+            for kept in self._turns_of(caller, conversation_id)
+            if kept.record.turn > after and is_told(kept.record)
+        ]
+        return sorted(found)[:limit]
+
+    async def turn_key(self, caller: str, conversation_id: str, turn_id: str) -> int | None:
+        """See ``Library``."""
+        of_id = (kept for kept in self._turns_of(caller, conversation_id) if kept.record.id == turn_id)
+        return next((kept.record.turn for kept in of_id), None)
+
+    def _turns_of(self, caller: str, conversation_id: str) -> Iterator[Kept]:
+        known = self._history.conversations.get((caller, conversation_id))
+        key = known.key if known is not None else None
+        return (kept for kept in self._history.turns.values() if kept.conversation.key == key)
+
+    async def add_items(
+        self, caller: str, conversation_id: str, items: Sequence[Item | ForeignItem], *, now: float
+    ) -> Sequence[KeptItem] | None:
+        """See ``Library``."""
+        known = self._history.conversations.get((caller, conversation_id))
+        if known is None or not items:
+            return None if known is None else []
+        self._refuse_busy(known, now)
+        chain = [] if known.head is None else await self._history.chain(known.head)
+        said = [item for item in items if isinstance(item, Item)]
+        calls = OpenCalls()
+        for item in (*(item for turn in chain for item in turn.items), *said):
+            calls.take(item.message)
+        agent = chain[-1].agent if chain else ""
+        turn_id = f"items_{secrets.token_hex(16)}"
+        begun = await self._history.begin(_turn(known, turn_id, agent, said, now))
+        end = TurnEnd(
+            turn=begun.turn,
+            status="completed",
+            is_history=True,
+            agent=agent,
+            items=(),
+            uses=(),
+            finished_at=now,
+            fingerprint=fingerprint_behind(chain, [item.message for item in said]),
+            pending=tuple(calls.ids),
+        )
+        await self._history.finish(end)
+        kept = self._history.turns[begun.turn]
+        kept.inputs = len(items)
+        _place(kept, dict(enumerate(items)))
+        return [KeptItem(turn_id, position, item, tuple(calls.ids)) for position, item in enumerate(items)]
+
+    async def delete_item(
+        self,
+        caller: str,
+        conversation_id: str,
+        turn_id: str,
+        position: int,
+        *,
+        now: float,
+        rest: Rest | None = None,
+    ) -> bool:
+        """See ``Library``."""
+        kept = next((one for one in self._path(caller, conversation_id) if one.record.id == turn_id), None)
+        placed = {} if kept is None else kept.items()
+        if kept is None or position not in placed:
+            return False
+        self._refuse_busy(kept.conversation, now)
+        item = placed[position]
+        left = rest(item.message) if rest is not None and isinstance(item, Item) else None
+        if isinstance(item, Item) and left is not None:
+            placed[position] = msgspec.structs.replace(item, message=left)
+        else:
+            del placed[position]
+        _place(kept, placed)
+        if position >= kept.inputs:
+            if not kept.record.is_listed:
+                _forget(kept)
+            self._forget_approvals(kept.record)
+        return True
+
+    def _forget_approvals(self, record: TurnRecord) -> None:
+        asked = self._history.asked
+        for one in list(asked.values()):
+            if one.turn == record.turn:
+                del asked[one.id]
+            elif one.run_in == record.id:
+                asked[one.id] = replace(one, result=None)
+
+    # --- retention ---
+
+    async def remove_older(self, before: float) -> int:
+        """See ``Library``."""
+        old = [known for known in self._history.conversations.values() if self._is_old(known, before)]
+        for known in old:
+            self._remove(known)
+        return len(old)
+
+    def _is_old(self, known: Conversation, before: float) -> bool:
+        records = [kept.record for kept in self._history.turns.values() if kept.conversation.key == known.key]
+        return known.created_at < before and all(
+            record.status != "running" and record.created_at < before and (record.finished_at or 0) < before
+            for record in records
+        )
+
+    def _refuse_busy(self, known: Conversation, now: float) -> None:
+        if self._history.is_busy(known.key, now):
+            raise ConversationBusy
+
+    def _remove(self, known: Conversation) -> None:
+        del self._history.conversations[known.caller, known.id]
+        turns = self._history.turns
+        for key in [key for key, kept in turns.items() if kept.conversation.key == known.key]:
+            del turns[key]
+        for asked in [one for one in self._history.asked.values() if one.turn not in turns]:
+            del self._history.asked[asked.id]
+
+    def _path(self, caller: str, conversation_id: str) -> Sequence[Kept]:
+        known = self._history.conversations.get((caller, conversation_id))
+        path: list[Kept] = []
+        key = known.head if known is not None else None
+        while key is not None and (kept := self._history.turns.get(key)) is not None:
+            path.append(kept)
+            key = kept.record.parent
+        return path[::-1]
+
+
+def page_of(found: list[tuple[int, T]], start: int | None, limit: int, order: Order) -> Page[T]:
+    """Return the part of the list that is asked for, of values with their keys; ``start`` is the key before it."""
+    found = sorted(found, key=lambda one: one[0], reverse=order == "desc")
+    if start is not None:
+        found = [one for one in found if (one[0] > start if order == "asc" else one[0] < start)]
+    return Page([one for _, one in found[:limit]], has_more=len(found) > limit)
+
+
+def _is_completion(record: TurnRecord) -> bool:
+    return record.is_listed and record.status == "completed"
+
+
+def _place(kept: Kept, placed: dict[int, Item | ForeignItem]) -> None:
+    kept.placed = placed
+    said = [(place, one) for place, one in sorted(placed.items()) if isinstance(one, Item)]
+    kept.record = replace(
+        kept.record,
+        input=[one for place, one in said if place < kept.inputs],
+        items=[one for place, one in said if place >= kept.inputs],
+    )
+
+
+def _forget(kept: Kept) -> None:
+    """Nobody asks for the turn by its id any more; it is a part of its conversation."""
+    if kept.circumstances is not None:
+        kept.circumstances = b"{}"
+    kept.record = replace(
+        kept.record,
+        caller="",
+        is_listed=False,
+        metadata={},
+        options=b"",
+        journal=b"",
+        idempotency_key=None,
+        body_digest=None,
+    )
+
+
+def _turn(known: Conversation, turn_id: str, agent: str, said: Sequence[Item], now: float) -> NewTurn:
+    return NewTurn(
+        id=turn_id,
+        caller=known.caller,
+        end_user=known.end_user,
+        conversation_id=known.id,
+        team=known.team,
+        model="",
+        parent=known.head,
+        agent=agent,
+        input=said,
+        is_stored=True,
+        is_listed=False,
+        metadata={},
+        options=b"",
+        worker="",
+        lease_until=now,
+        created_at=now,
+    )

@@ -1,0 +1,90 @@
+"""``Creations`` in memory, over what a ``MemoryHistory`` holds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+from proxy.agents.custom_agent_repository import Creation, Kind, NameTaken, Revision, TooManyCreations
+from tests.fakes.store.turns import MemoryHistory
+
+
+class MemoryCreations:
+    """See ``Creations``."""
+
+    def __init__(self, history: MemoryHistory) -> None:
+        self._history = history
+        self._versions: dict[tuple[str, str], list[Creation]] = {}
+        self._snapshots: dict[tuple[str, str], tuple[str, bytes]] = {}
+        self._changes = itertools.count(1)
+        self._revisions: dict[str, Revision] = {}
+
+    async def revision(self, caller: str) -> Revision:
+        """See ``Creations``."""
+        return self._revisions.get(caller, (0, 0))
+
+    async def newest(self, caller: str) -> Sequence[Creation]:
+        """See ``Creations``."""
+        return [versions[-1] for (owner, _), versions in self._versions.items() if owner == caller]
+
+    async def find(self, caller: str, kind: Kind, name: str, version: int | None = None) -> Creation | None:
+        """See ``Creations``."""
+        versions = self._versions.get((caller, name), [])
+        if not versions or versions[0].kind != kind:
+            return None
+        if version is None:
+            return versions[-1]
+        return next((one for one in versions if one.version == version), None)
+
+    async def put(
+        self, caller: str, kind: Kind, name: str, body: bytes, *, now: float, most: int
+    ) -> Creation:
+        """See ``Creations``."""
+        versions = self._versions.get((caller, name), [])
+        if versions and versions[0].kind != kind:
+            raise NameTaken
+        if not versions and sum(owner == caller for owner, _ in self._versions) >= most:
+            raise TooManyCreations
+        made = Creation(kind, name, len(versions) + 1, body, now, now)
+        if versions:
+            made = replace(made, created_at=versions[0].created_at)
+        self._versions[caller, name] = [*versions, made]
+        self._changed(caller)
+        return made
+
+    async def delete(self, caller: str, kind: Kind, name: str) -> bool:
+        """See ``Creations``."""
+        if await self.find(caller, kind, name) is None:
+            return False
+        del self._versions[caller, name]
+        kept = self._snapshots
+        self._snapshots = {place: one for place, one in kept.items() if (place[0], one[0]) != (caller, name)}
+        self._changed(caller)
+        return True
+
+    async def keep_snapshot(self, caller: str, name: str, digest: str, body: bytes) -> None:
+        """See ``Creations``."""
+        self._snapshots.setdefault((caller, digest), (name, body))
+
+    async def snapshot(self, caller: str, digest: str) -> bytes | None:
+        """See ``Creations``."""
+        found = self._snapshots.get((caller, digest))
+        return None if found is None else found[1]
+
+    async def pinned(self, caller: str, conversation_id: str, team: str) -> str | None:
+        """See ``Creations``."""
+        turns = sorted(self._history.turns.items())
+        return next(
+            (
+                kept.snapshot
+                for _, kept in turns
+                if (kept.conversation.caller, kept.conversation.id) == (caller, conversation_id)
+                and kept.snapshot is not None
+                and kept.record.team == team
+            ),
+            None,
+        )
+
+    def _changed(self, caller: str) -> None:
+        self._revisions[caller] = (next(self._changes), 0)

@@ -1,0 +1,369 @@
+"""``History`` in memory: for tests, and for programs that embed the proxy and keep nothing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from proxy.errors import ConversationBusy
+from proxy.events import DecidedBy, Decision
+from proxy.messages import ForeignItem, Item
+from proxy.turns.repository import (
+    Begun,
+    ChainTurn,
+    Conversation,
+    IdempotencyKeyTaken,
+    NewTurn,
+    Pause,
+    Place,
+    Standing,
+    TurnEnd,
+    TurnRecord,
+)
+
+
+@dataclass(slots=True)
+class Kept:
+    """A turn: its record, and what is not told in a record."""
+
+    record: TurnRecord
+    conversation: Conversation
+    inputs: int
+    """How many items were input."""
+    end: TurnEnd | None = None
+    is_to_stop: bool = False
+    circumstances: bytes | None = None
+    snapshot: str | None = None
+    placed: dict[int, Item | ForeignItem] | None = None
+    """The items by position, once that is not simply their order."""
+
+    def items(self) -> dict[int, Item | ForeignItem]:
+        """The items by position."""
+        if self.placed is not None:
+            return dict(self.placed)
+        return dict(enumerate([*self.record.input, *self.record.items]))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An approval as it is kept."""
+
+    key: int
+    id: str
+    turn: int
+    call_id: str
+    agent: str
+    tool: str
+    arguments: str
+    created_at: float
+    decision: Decision | None = None
+    decided_by: DecidedBy | None = None
+    reason: str | None = None
+    decided_at: float | None = None
+    resumed_by: str | None = None
+    attempts: int = 0
+    is_unattended: bool = False
+    run_in: str | None = None
+    result: str | None = None
+
+
+class MemoryHistory:
+    """See ``History``. Nothing outlives the object.
+
+    ``conversations``, ``turns`` and ``asked`` are for a ``MemoryLibrary`` and ``MemoryApprovals``.
+    """
+
+    def __init__(self) -> None:
+        self.conversations: dict[tuple[str, str], Conversation] = {}
+        self.turns: dict[int, Kept] = {}
+        self.asked: dict[str, Asked] = {}
+        self._keys = itertools.count(1)
+
+    def next_key(self) -> int:
+        """Return a key that is greater than all before."""
+        return next(self._keys)
+
+    async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
+        """See ``History``."""
+        return self.conversations.get((caller, conversation_id))
+
+    async def begin(self, turn: NewTurn) -> Begun:
+        """See ``History``."""
+        if turn.idempotency_key is not None:
+            holder = self._by_key(turn.caller, turn.idempotency_key)
+            if holder is not None and (holder.status != "running" or holder.lease_until >= turn.created_at):
+                raise IdempotencyKeyTaken
+            if holder is not None:
+                self._interrupt(self.turns[holder.turn], turn.created_at)
+        place = (turn.caller, turn.conversation_id)
+        known = self.conversations.get(place)
+        if known is not None and self.is_busy(known.key, turn.created_at):
+            raise ConversationBusy
+        if known is None:
+            known = Conversation(
+                self.next_key(),
+                turn.conversation_id,
+                turn.caller,
+                turn.end_user,
+                turn.team,
+                None,
+                turn.created_at,
+            )
+        elif not known.end_user:
+            known = replace(known, end_user=turn.end_user)
+        self.conversations[place] = known
+        key = self.next_key()
+        self.turns[key] = Kept(_running_record(key, turn), known, len(turn.input), snapshot=turn.snapshot)
+        return Begun(key, known.key)
+
+    def is_busy(self, conversation: int, now: float) -> bool:
+        """Whether a turn of the conversation is running; one whose lease ran out is interrupted."""
+        for kept in list(self._running(lambda kept: kept.conversation.key == conversation)):
+            if kept.record.lease_until >= now:
+                return True
+            self._interrupt(kept, now)
+        return False
+
+    async def finish(self, end: TurnEnd) -> bool:
+        """See ``History``."""
+        kept = self.turns.get(end.turn)
+        if kept is None:
+            return False
+        if kept.record.status != "running":
+            return kept.end is not None and _is_same(kept.end, end)
+        kept.end = end
+        kept.record = _ended_record(kept.record, end)
+        if end.is_history:
+            place = (kept.record.caller, kept.record.conversation_id)
+            self.conversations[place] = replace(self.conversations[place], head=end.turn)
+        if end.pause is not None and kept.record.is_stored:
+            self._ask(kept, end, end.pause)
+        for asked in list(self.asked.values()):
+            if asked.turn == end.took_up and asked.resumed_by == kept.record.id:
+                self.asked[asked.id] = replace(asked, is_unattended=False)
+        return True
+
+    def _ask(self, kept: Kept, end: TurnEnd, pause: Pause) -> None:
+        kept.circumstances = pause.circumstances
+        for new in pause.approvals:
+            self.asked[new.id] = Asked(
+                key=self.next_key(),
+                id=new.id,
+                turn=end.turn,
+                call_id=new.call_id,
+                agent=end.agent,
+                tool=new.tool,
+                arguments=new.arguments,
+                created_at=end.finished_at,
+            )
+
+    async def chain(self, turn: int) -> Sequence[ChainTurn]:
+        """See ``History``."""
+        chain: list[ChainTurn] = []
+        key: int | None = turn
+        while key is not None and (kept := self.turns.get(key)) is not None:
+            record = kept.record
+            chain.append(
+                ChainTurn(
+                    turn=key,
+                    agent=record.agent,
+                    is_stored=record.is_stored,
+                    items=[*record.input, *record.items],
+                    pending=kept.end.pending if kept.end else (),
+                    conversation_id=record.conversation_id,
+                    end_user=record.end_user,
+                    fingerprint=kept.end.fingerprint if kept.end and kept.end.is_history else None,
+                    is_paused=kept.circumstances is not None,
+                )
+            )
+            key = record.parent
+        return chain[::-1]
+
+    async def find_places(
+        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
+    ) -> Sequence[Place]:
+        """See ``History``."""
+        found = (self._newest(partial(_has_fingerprint, one), conversation) for one in set(fingerprints))
+        return [place for place in found if place is not None]
+
+    async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> Place | None:
+        """See ``History``."""
+        return self._newest(lambda end: end.last_answer == digest, conversation)
+
+    async def find_pending(
+        self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
+    ) -> Sequence[tuple[str, int]]:
+        """See ``History``."""
+        return [
+            (call_id, key)
+            for key, kept in reversed(self.turns.items())
+            if kept.end is not None
+            and kept.conversation.caller == caller
+            and conversation in (None, kept.conversation.key)
+            for call_id in dict.fromkeys(kept.end.pending)
+            if call_id in call_ids
+        ]
+
+    async def turn(self, caller: str, turn_id: str) -> TurnRecord | None:
+        """See ``History``."""
+        return self._last(lambda record: record.caller == caller and record.id == turn_id)
+
+    async def turn_by_idempotency_key(self, caller: str, key: str) -> TurnRecord | None:
+        """See ``History``."""
+        return self._by_key(caller, key)
+
+    async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
+        """See ``History``."""
+        found = self._last(lambda record: (record.caller, record.body_digest) == (caller, digest))
+        if found is None or found.created_at < since or found.status not in ("running", "completed"):
+            return None
+        conversation = self.turns[found.turn].conversation.key
+        behind = self._last(
+            lambda record: (
+                self.turns[record.turn].conversation.key == conversation
+                and (record.is_history or record.status == "running")
+            )
+        )
+        return found if behind in (None, found) else None
+
+    async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
+        """See ``History``."""
+        ours = list(self._running(lambda kept: kept.record.worker == worker))
+        for kept in ours:
+            kept.record = replace(kept.record, lease_until=lease_until)
+        return [kept.record.id for kept in ours if kept.is_to_stop]
+
+    async def request_cancel(self, caller: str, turn_id: str) -> bool:
+        """See ``History``."""
+        found = list(self._running(lambda kept: (kept.record.caller, kept.record.id) == (caller, turn_id)))
+        for kept in found:
+            kept.is_to_stop = True
+        return bool(found)
+
+    async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
+        """See ``History``."""
+        lost = list(self._running(lambda kept: _is_lost(kept.record, now, dead_workers)))
+        for kept in lost:
+            self._interrupt(kept, now)
+        return len(lost)
+
+    async def standing(self, *, turns: Sequence[int], conversations: Sequence[int]) -> Standing:
+        """See ``History``."""
+        here = {known.key for known in self.conversations.values()} & set(conversations)
+        newest = dict.fromkeys(here, 0)
+        for key, kept in self.turns.items():
+            if kept.conversation.key in here and is_told(kept.record):
+                newest[kept.conversation.key] = max(newest[kept.conversation.key], key)
+        running = self._running(lambda kept: kept.record.turn in turns)
+        return Standing({kept.record.turn: kept.record.lease_until for kept in running}, newest)
+
+    async def running_workers(self) -> Sequence[str]:
+        """See ``History``."""
+        return list({kept.record.worker for kept in self._running(lambda _: True)})
+
+    async def is_ready(self) -> bool:
+        """See ``History``."""
+        return True
+
+    async def close(self) -> None:
+        """See ``History``."""
+
+    def _running(self, is_wanted: Callable[[Kept], bool]) -> Iterator[Kept]:
+        return (kept for kept in self.turns.values() if kept.record.status == "running" and is_wanted(kept))
+
+    def _interrupt(self, kept: Kept, now: float) -> None:
+        kept.record = replace(kept.record, status="interrupted", finished_at=now, idempotency_key=None)
+
+    def _last(self, is_wanted: Callable[[TurnRecord], bool]) -> TurnRecord | None:
+        return next((kept.record for kept in reversed(self.turns.values()) if is_wanted(kept.record)), None)
+
+    def _by_key(self, caller: str, key: str) -> TurnRecord | None:
+        return self._last(lambda record: record.caller == caller and record.idempotency_key == key)
+
+    def _newest(self, is_wanted: Callable[[TurnEnd], bool], conversation: int | None) -> Place | None:
+        found = [
+            (kept, kept.end)
+            for kept in self.turns.values()
+            if kept.end is not None
+            and kept.end.is_history
+            and conversation in (None, kept.conversation.key)
+            and is_wanted(kept.end)
+        ]
+        if not found:
+            return None
+        kept, end = found[-1]
+        return Place(
+            turn=end.turn,
+            conversation=kept.conversation.key,
+            conversation_id=kept.conversation.id,
+            agent=end.agent,
+            fingerprint=end.fingerprint or b"",
+            is_unique=len(found) == 1,
+        )
+
+
+def is_told(record: TurnRecord) -> bool:
+    """Whether the events of the turn can be asked for."""
+    return record.was_run and record.caller != ""
+
+
+def _running_record(key: int, turn: NewTurn) -> TurnRecord:
+    return TurnRecord(
+        turn=key,
+        id=turn.id,
+        caller=turn.caller,
+        end_user=turn.end_user,
+        conversation_id=turn.conversation_id,
+        team=turn.team,
+        model=turn.model,
+        parent=turn.parent,
+        status="running",
+        is_history=False,
+        agent=turn.agent,
+        is_stored=turn.is_stored,
+        is_listed=turn.is_listed,
+        metadata=dict(turn.metadata) if turn.is_stored else {},
+        options=turn.options,
+        worker=turn.worker,
+        lease_until=turn.lease_until,
+        created_at=turn.created_at,
+        finished_at=None,
+        finish_reason=None,
+        error_code=None,
+        body_digest=turn.body_digest,
+        idempotency_key=turn.idempotency_key,
+        input=list(turn.input) if turn.is_stored else [],
+        items=[],
+        uses=[],
+        journal=b"",
+    )
+
+
+def _ended_record(record: TurnRecord, end: TurnEnd) -> TurnRecord:
+    return replace(
+        record,
+        status=end.status,
+        is_history=end.is_history,
+        agent=end.agent,
+        items=list(end.items) if record.is_stored else [],
+        uses=list(end.uses),
+        finished_at=end.finished_at,
+        finish_reason=end.finish_reason,
+        error_code=end.error_code,
+        journal=end.journal if record.is_stored else b"",
+        idempotency_key=record.idempotency_key if end.is_history else None,
+    )
+
+
+def _has_fingerprint(fingerprint: bytes, end: TurnEnd) -> bool:
+    return end.fingerprint == fingerprint
+
+
+def _is_same(one: TurnEnd, other: TurnEnd) -> bool:
+    return (one.status, one.finished_at) == (other.status, other.finished_at)
+
+
+def _is_lost(record: TurnRecord, now: float, dead_workers: Collection[str]) -> bool:
+    return record.lease_until < now or record.worker in dead_workers
