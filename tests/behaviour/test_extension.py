@@ -355,6 +355,7 @@ async def test_models_tell_what_teams_are_made_of(served: Served) -> None:
                 "handoffs": True,
                 "server_tools": True,
                 "client_tools": True,
+                "images": True,
             },
         },
     }
