@@ -14,14 +14,14 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from proxy.errors import ConfigurationError
+from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.routes.passthrough import Passing
 from proxy.service.turns import Exchange
 from proxy.settings import Settings
@@ -49,7 +49,13 @@ class ProxyServer(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, serve until a signal, end the application."""
         self._loop = asyncio.get_running_loop()
-        async with self._app.router.lifespan_context(self._app):
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._app.router.lifespan_context(self._app))
+            except StoreUnavailable:
+                raise ConfigurationError(
+                    "the database did not answer at the start: check that it runs, is not locked and has space"
+                ) from None
             await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

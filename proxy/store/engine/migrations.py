@@ -24,7 +24,7 @@ import proxy
 from proxy.errors import ConfigurationError, SchemaTooNew
 from proxy.store.engine.database import database_url
 from proxy.store.engine.errors import unavailability
-from proxy.store.engine.sqlite import make_file, sqlite_engine
+from proxy.store.engine.sqlite import check_free_space, make_file, sqlite_engine
 
 R = TypeVar("R")
 
@@ -81,7 +81,10 @@ async def prepare_schema(url: str, *, time_limit: float = TIME_LIMIT) -> None:
     Raises:
         ConfigurationError: The database cannot be used as it is; the sentence says what to do.
     """
-    if database_url(url).drivername == "sqlite":
+    place = database_url(url)
+    if place.drivername == "sqlite":
+        make_file(place)
+        await asyncio.to_thread(check_free_space, place)
         await migrate(url, time_limit=time_limit)
         return
     state = await schema_state(url, time_limit=time_limit)

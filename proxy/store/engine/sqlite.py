@@ -6,7 +6,10 @@ One hop to a thread per transaction, not one per statement, is what makes a stor
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,10 +25,14 @@ from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.store.engine.errors import Unavailable, refused_read, unavailability
 from proxy.store.sql.dialects import decode_json, encode_json
 
+logger = logging.getLogger(__name__)
+
 R = TypeVar("R")
 _Job = tuple[Callable[[Connection], Any], str | None, "asyncio.Future[Any]", asyncio.AbstractEventLoop]
 
 READERS = 3
+START_BYTES = 1024 * 1024
+"""Free space that a start needs: an empty database, its write-ahead log and the index of that."""
 # How long one attempt waits for another process's lock; the attempts are repeated until the time limit.
 BUSY_SECONDS = 1.0
 _PAUSE = 0.05
@@ -72,22 +79,102 @@ def make_file(url: URL) -> None:
         raise ConfigurationError(f"the folder {file.parent} of the database cannot be written to")
 
 
+def check_free_space(url: URL) -> None:
+    """Write and remove a temporary file beside the database.
+
+    SQLite reports a full disk in several ways, some of which also mean a lock and are retried (SQLITE_IOERR and
+    SQLITE_CANTOPEN when the index of the write-ahead log cannot be created).
+
+    Raises:
+        ConfigurationError: There is no space for ``START_BYTES``, or the folder cannot be written.
+    """
+    file = Path(url.database or "").absolute()
+    try:
+        with tempfile.TemporaryFile(dir=file.parent, buffering=0) as probe:
+            # Blocks, not a hole: a sparse file takes no space. A raw write may be short.
+            remaining = START_BYTES
+            while remaining > 0:
+                remaining -= probe.write(bytes(remaining)) or 0
+            os.fsync(probe.fileno())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConfigurationError(
+                f"the disk of the database {file} is full: free at least {START_BYTES // 1024} KiB and start again"
+            ) from None
+        raise ConfigurationError(
+            f"the folder {file.parent} of the database cannot be written to ({error.strerror})"
+        ) from None
+
+
+class DatabaseFile:
+    """Detects that the file at the path is no longer the one that the connections have open.
+
+    POSIX keeps an open file after it was deleted or replaced: SQLite would go on to commit into it, and all of that
+    would be lost with the last connection. The same holds for the write-ahead log. A replaced file stays an error
+    until the process ends, even if the path leads to the first file again: its log may be gone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity = _identity(path)
+        self._is_replaced = False
+
+    def check(self) -> None:
+        """Compare device and inode with those at the start.
+
+        Raises:
+            Unavailable: The file is another one, or there is none.
+        """
+        if not self._is_replaced and _identity(self._path) == self._identity:
+            return
+        self.fail("file")
+
+    def log_identity(self) -> tuple[int, int] | None:
+        """Return device and inode of the write-ahead log; None if there is none."""
+        return _identity(Path(f"{os.path.realpath(self._path)}-wal"))
+
+    def fail(self, part: str) -> None:
+        """Record that a part of the database was replaced, and log it once.
+
+        Raises:
+            Unavailable: Always.
+        """
+        if not self._is_replaced:
+            self._is_replaced = True
+            logger.error(
+                "the database was deleted or replaced while the server runs; no turn is stored until it is restarted",
+                extra={"database": str(self._path), "replaced": part},
+            )
+        raise Unavailable("database replaced", is_lasting=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class SqliteDatabase:
-    """A ``Database`` in a file."""
+    """A ``Database`` in a file. A commit is acknowledged only if the path still leads to the file it went to."""
 
     dialect = "sqlite"
 
     def __init__(self, url: URL, *, time_limit: float) -> None:
         make_file(url)
+        file = DatabaseFile(Path(url.database or "").absolute())
         self._time_limit = time_limit
         pragmas: dict[str, object] = {"foreign_keys": "ON", "synchronous": "FULL"}
         written = pragmas | {"journal_mode": "WAL", "journal_size_limit": 64 * 1024 * 1024}
         # Deleted words are overwritten, not only let go of; some builds of SQLite do that by themselves, most do not.
         written["secure_delete"] = "ON"
         self._writer = _Threads(
-            sqlite_engine(url, begin="BEGIN IMMEDIATE", pragmas=written), 1, "store writes"
+            sqlite_engine(url, begin="BEGIN IMMEDIATE", pragmas=written), 1, "store writes", file
         )
-        self._readers = _Threads(sqlite_engine(url, begin="BEGIN", pragmas=pragmas), READERS, "store reads")
+        self._readers = _Threads(
+            sqlite_engine(url, begin="BEGIN", pragmas=pragmas), READERS, "store reads", file
+        )
 
     async def read(self, work: Callable[[Connection], R]) -> R:
         """See ``Database``."""
@@ -122,8 +209,9 @@ class SqliteDatabase:
 class _Threads:
     """Threads that run work, each over a connection of its own, in the order in which it comes."""
 
-    def __init__(self, engine: Engine, count: int, name: str) -> None:
+    def __init__(self, engine: Engine, count: int, name: str, file: DatabaseFile) -> None:
         self._engine = engine
+        self._file = file
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"{name} {number}", daemon=True)
@@ -162,11 +250,14 @@ class _Threads:
         error: BaseException | None = None
         if not future.cancelled():
             try:
+                # First: connecting to a path without a file would create an empty database there.
+                self._file.check()
                 connection = connection or self._engine.connect()
                 if pragma is not None:
                     connection.connection.driver_connection.execute(pragma)  # type: ignore[union-attr]
                 with connection.begin():
                     result = work(connection)
+                self._check_committed(connection)
             except BaseException as raised:  # noqa: BLE001 - it is raised where it is waited for
                 error = unavailability(raised) or raised
             # One that is well is kept: opening another needs room on a disk that may be full.
@@ -177,6 +268,18 @@ class _Threads:
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(_settle, future, result, error)
         return connection
+
+    def _check_committed(self, connection: Connection) -> None:
+        """Raise ``Unavailable`` if what was just committed is in a file that the path does not lead to."""
+        self._file.check()
+        log = self._file.log_identity()
+        # SQLite never replaces the log of an open connection: it is reset, or truncated, in place.
+        known = connection.info.get("log")
+        if known is None:
+            # Some file systems have none: SQLite then keeps the journal mode that they support.
+            connection.info["log"] = log
+        elif known != log:
+            self._file.fail("write-ahead log")
 
 
 def _is_stuck(connection: Connection) -> bool:
