@@ -187,6 +187,21 @@ def text_of(message: Message) -> str:
 # --- what a conversation keeps -------------------------------------------------------------------------------
 
 
+class ProviderState(Struct, frozen=True, omit_defaults=True):
+    """What a provider returned with a reply that has tool calls, and expects back unchanged. Opaque.
+
+    ``provider`` names the provider and the model that it came from; no other is sent it. It is never sent to clients,
+    written to logs or exported. Chat completions use ``members`` (of the assistant message) and ``calls`` (further
+    members of each call, in their order); Responses use ``items`` (reasoning items, and where text and calls stand
+    among them).
+    """
+
+    provider: str
+    members: dict[str, Any] = {}
+    calls: list[dict[str, Any]] = []
+    items: list[dict[str, Any]] = []
+
+
 class Item(Struct, frozen=True, omit_defaults=True):
     """One message as a conversation keeps it.
 
@@ -197,6 +212,8 @@ class Item(Struct, frozen=True, omit_defaults=True):
     message: Message
     agent: str | None = None
     visible: bool = True
+    state: ProviderState | None = None
+    """Of the provider, for a message with tool calls."""
 
 
 class ForeignItem(Struct, frozen=True):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from proxy.agents import approval_calls
-from proxy.agents.prompt import assistant_message, messages_for
+from proxy.agents.prompt import assistant_message, messages_for, provider_states
 from proxy.agents.tool_calls import ServerCalls, no_tool, tell
 from proxy.agents.turn_state import Agent, Call, CallKind, Floor, new_call_id, wire_call
 from proxy.errors import AnswerNotInForm, ToolLoopLimitReached
@@ -40,9 +40,11 @@ from proxy.messages import (
     Item,
     NamedToolChoice,
     Parameters,
+    ProviderState,
     ToolChoice,
     Usage,
 )
+from proxy.providers.capabilities import Abilities
 from proxy.providers.model import (
     CallPiece,
     Finished,
@@ -94,6 +96,7 @@ class _Reply:
     refusal: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
+    state: ProviderState | None = None
 
 
 class Speaker:
@@ -103,8 +106,12 @@ class Speaker:
         self.agent = agent
         self._server_calls = ServerCalls(agent)
         self._delegate_specs = tuple(delegate.spec for delegate in agent.delegates.values())
-        has_tools = bool(agent.tools or agent.delegates)
-        self.abilities = agent.model.abilities.without(*(("prediction",) if has_tools else ()))
+
+    @property
+    def abilities(self) -> Abilities:
+        """Those of the model, which may change when it changes its wire; tools exclude a prediction."""
+        has_tools = bool(self.agent.tools or self.agent.delegates)
+        return self.agent.model.abilities.without(*(("prediction",) if has_tools else ()))
 
     def offered(self, client_tools: Sequence[FunctionTool], most: int) -> Sequence[FunctionTool]:
         """Return those of the caller's tools that this agent is shown."""
@@ -189,6 +196,7 @@ class Speaker:
                         elif type(delta) is Finished:
                             reply.finish_reason = delta.reason
                             usage, cost = delta.usage, delta.cost
+                            reply.state = delta.state
                             name = delta.model or name
                     await floor.sink.room()
         finally:
@@ -258,6 +266,7 @@ class Speaker:
             parameters=_merged(self.agent.parameters, turn.parameters, has_tools=bool(tools)),
             team=floor.team,
             agent=self.agent.name,
+            states=provider_states((*turn.context, *turn.items)),
         )
 
     # --- what a reply asks for ---
@@ -293,7 +302,8 @@ class Speaker:
             text, "".join(reply.refusal), [wire_call(c) for c in calls]
         )
         is_visible = bool(text or reply.refusal or not calls or any(c.kind == "client" for c in calls))
-        floor.turn.items.append(Item(message, agent=self.agent.name, visible=is_visible))
+        state = reply.state if calls else None
+        floor.turn.items.append(Item(message, agent=self.agent.name, visible=is_visible, state=state))
         floor.turn.draft.clear()
 
     def _answer(self, call: Call, effective: Call | None, is_free: bool) -> str:

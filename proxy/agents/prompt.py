@@ -17,6 +17,7 @@ from proxy.messages import (
     FunctionMessage,
     Item,
     Message,
+    ProviderState,
     SystemMessage,
     ToolCall,
     ToolMessage,
@@ -48,6 +49,15 @@ def messages_for(
     chain.extend(said)
     chain.extend(item.message for item in items)
     return closed(chain)
+
+
+def provider_states(items: Iterable[Item]) -> dict[str, ProviderState]:
+    """Return the provider state of the items that have one, by the id of the first call of each message."""
+    return {
+        item.message.tool_calls[0].id: item.state
+        for item in items
+        if item.state is not None and isinstance(item.message, AssistantMessage) and item.message.tool_calls
+    }
 
 
 def _calls_or_answers(message: Message) -> bool:

@@ -16,14 +16,22 @@ Every implementation passes the same contract tests (``tests/contracts/test_mode
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from msgspec import Struct
 
-from proxy.messages import FinishReason, FunctionTool, Message, Parameters, ToolChoice, Usage
+from proxy.messages import (
+    FinishReason,
+    FunctionTool,
+    Message,
+    Parameters,
+    ProviderState,
+    ToolChoice,
+    Usage,
+)
 from proxy.providers.capabilities import Abilities
 
 
@@ -42,6 +50,8 @@ class ModelRequest:
     parameters: Parameters = field(default_factory=Parameters)
     team: str = ""
     agent: str = ""
+    states: Mapping[str, ProviderState] = field(default_factory=dict)
+    """Provider state of assistant messages, by the id of the first tool call of each."""
 
 
 # Pieces come by the thousand and refer to nothing that could refer back: the collector need not look at them.
@@ -91,6 +101,8 @@ class Finished(Struct, frozen=True):
     usage: Usage | None = None
     model: str | None = None
     cost: float | None = None
+    state: ProviderState | None = None
+    """What the provider expects back with the calls of this answer."""
 
 
 ModelDelta = TextPiece | ReasoningPiece | RefusalPiece | CallPiece | UsagePiece | Finished

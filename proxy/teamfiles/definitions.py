@@ -83,6 +83,8 @@ class OpenAIModel(_Closed):
     """Sent with every request unless the agent or the caller says otherwise."""
     extra_body: dict[str, Any] = {}
     """Further keys for the body, for providers with fields of their own."""
+    wire: Literal["auto", "chat", "responses"] = "auto"
+    """The API of the provider that is called."""
     price: Price | None = None
     context_length: ContextLength | None = None
     expose: bool = False

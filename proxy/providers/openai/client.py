@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
+from typing import Literal
 
 from yarl import URL
 
@@ -26,13 +27,20 @@ from proxy.providers.capabilities import Abilities
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import TRANSPORT_ERRORS, Endpoint, HttpSession, error_body
 from proxy.providers.model import ModelDelta, ModelRequest
-from proxy.providers.openai.errors import refusal
+from proxy.providers.openai.errors import error_code, error_message, refusal, rejected_param
+from proxy.providers.openai.provider_state import provider_of
 from proxy.providers.openai.request import DISPENSABLE, body_of, headers_of
+from proxy.providers.openai.responses_request import OPTIONAL, UNSUPPORTED, responses_body
+from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import Alarm, ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
 
 logger = logging.getLogger(__name__)
+
+Wire = Literal["chat", "responses"]
+_NO_MODEL = ("model_not_found", "deploymentnotfound")
+_AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
 
 _AFTER_REASON = 2.0
 """Seconds that a finished answer waits for its usage, and for the end of its stream."""
@@ -54,7 +62,14 @@ class OpenAIWireModel:
         self._definition = definition
         self._session = session
         self._limits = limits or ModelLimits()
-        self._endpoint = endpoint_of(definition, "chat", "completions")
+        self._endpoints = {
+            "chat": endpoint_of(definition, "chat", "completions"),
+            "responses": endpoint_of(definition, "responses"),
+        }
+        self._wire: Wire = _first_wire(definition)
+        self._may_switch = definition.wire == "auto"
+        self.provider = provider_of(definition.base_url, definition.model)
+        """What provider state is bound to."""
         self._refused: frozenset[str] = frozenset()
         """Fields that the provider does not know."""
 
@@ -65,8 +80,8 @@ class OpenAIWireModel:
 
     @property
     def abilities(self) -> Abilities:
-        """Everything, as far as is known here; the provider refuses what its model cannot do."""
-        return Abilities()
+        """Everything that the wire has; the provider rejects what its model cannot do."""
+        return Abilities().without(*UNSUPPORTED) if self._wire == "responses" else Abilities()
 
     def stream(
         self, request: ModelRequest
@@ -77,29 +92,57 @@ class OpenAIWireModel:
     async def close(self) -> None:
         """Nothing is held beside the session."""
 
-    async def ask(self, request: ModelRequest) -> Response:
-        """Return a good answer whose body was not read yet.
+    async def ask(self, request: ModelRequest) -> tuple[Response, Wire]:
+        """Return a good answer whose body was not read yet, and the wire that it is in.
+
+        With ``wire: auto`` the other wire is tried, once, when the provider does not have the first or points to the
+        other; if it has that one, it is used from then on.
 
         Raises:
             UpstreamFailed: There is none.
         """
+        # Taken now: another call may switch while this one waits for its answer.
+        wire = first = self._wire
+        may_switch = self._may_switch
+        refusal_of_first: UpstreamFailed | None = None
         while True:
             # Calls at the same time learn of a refusal each by themselves.
             without = self._refused
-            response, told = await self._post(request, without)
-            refused = {name for name in DISPENSABLE if name.encode() in told} - without
+            response, told = await self._post(request, wire, without)
+            if may_switch and wire == first and (other := _other_wire(wire, response.status, told)):
+                refusal_of_first = refusal(response.status, told, response.headers)
+                wire = other
+                continue
+            if wire != first:
+                if response.status in (404, 405):
+                    raise refusal_of_first or refusal(response.status, told, response.headers)
+                self._switch(wire)
+            if wire == "responses":
+                refused = {param} if (param := rejected_param(told)) in OPTIONAL else set()
+            else:
+                refused = {name for name in DISPENSABLE if name.encode() in told}
+            refused -= without
             if response.status not in (400, 422) or not refused:
-                return _accepted(response, told)
+                return _accepted(response, told), wire
             self._refused |= refused
             facts = {"model": self.name, "fields": sorted(refused)}
             logger.info("provider refuses fields that it can do without", extra=facts)
 
-    async def _post(self, request: ModelRequest, without: Collection[str]) -> tuple[Response, bytes]:
+    def _switch(self, wire: Wire) -> None:
+        if self._may_switch:
+            self._wire = wire
+            self._may_switch = False
+            logger.info("model uses the other wire of its provider", extra={"model": self.name, "wire": wire})
+
+    async def _post(
+        self, request: ModelRequest, wire: Wire, without: Collection[str]
+    ) -> tuple[Response, bytes]:
+        make_body = responses_body if wire == "responses" else body_of
         try:
-            body = body_of(self._definition, request, without=without)
+            body = make_body(self._definition, request, provider=self.provider, without=without)
         except (ValueError, TypeError):
             raise UpstreamBadRequest("bad_request") from None
-        response = await self._session.ask(self._endpoint, body, connect=self._limits.connect)
+        response = await self._session.ask(self._endpoints[wire], body, connect=self._limits.connect)
         if response.status < 300:
             return response, b""
         return response, await error_body(response)
@@ -112,9 +155,7 @@ class _Answer:
         self._model = model
         self._request = request
         self._limits = model._limits
-        self._reader = AnswerReader(
-            max_answer_bytes=self._limits.answer_bytes, max_line_bytes=self._limits.line_bytes
-        )
+        self._reader: AnswerReader | ResponsesReader
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._give_up)
         self._response: Response | None = None
@@ -125,9 +166,15 @@ class _Answer:
         self._first_deadline = self._loop.time() + self._limits.first_token
         try:
             async with asyncio.timeout_at(self._first_deadline):
-                response = self._response = await self._model.ask(self._request)
+                response, wire = await self._model.ask(self._request)
         except TimeoutError:
             raise UpstreamTimeout("timeout_first") from None
+        self._response = response
+        self._reader = (ResponsesReader if wire == "responses" else AnswerReader)(
+            provider=self._model.provider,
+            max_answer_bytes=self._limits.answer_bytes,
+            max_line_bytes=self._limits.line_bytes,
+        )
         encoding = response.headers.get("content-encoding", "identity")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if encoding.lower() != "identity":
@@ -216,6 +263,26 @@ class _Answer:
         assert self._response is not None
         label = "timeout_idle" if self._reader.has_said else "timeout_first"
         self._response.fail(UpstreamTimeout(label))
+
+
+def _first_wire(definition: OpenAIModel) -> Wire:
+    if definition.wire != "auto":
+        return definition.wire
+    url = URL(definition.base_url)
+    host = url.host or ""
+    is_openai = host == "api.openai.com" or host.endswith(".api.openai.com")
+    # Only Azure's v1 API is the same as OpenAI's:
+    # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
+    is_azure = host.endswith(_AZURE_HOSTS) and url.path.rstrip("/").endswith("/openai/v1")
+    return "responses" if is_openai or is_azure else "chat"
+
+
+def _other_wire(wire: Wire, status: int, error: bytes) -> Wire | None:
+    """Return the wire to try instead, None if the answer does not ask for another."""
+    if wire == "responses":
+        is_missing = status == 405 or (status == 404 and error_code(error).lower() not in _NO_MODEL)
+        return "chat" if is_missing else None
+    return "responses" if status == 400 and "/v1/responses" in error_message(error) else None
 
 
 def endpoint_of(definition: OpenAIModel, *path: str, method: str = "POST") -> Endpoint:

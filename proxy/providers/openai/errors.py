@@ -88,6 +88,26 @@ def error_event(error: object) -> UpstreamFailed:
     return bad
 
 
+def rejected_param(body: bytes) -> str:
+    """Return the ``param`` of an error; empty if it has none."""
+    return _member(body, "param")
+
+
+def error_code(body: bytes) -> str:
+    """Return the ``code`` of an error; empty if it has none."""
+    return _member(body, "code")
+
+
+def error_message(body: bytes) -> str:
+    """Return the message of an error, for a search; it is not to be shown."""
+    return _member(body, "message")
+
+
+def _member(body: bytes, name: str) -> str:
+    value = _error_object(body).get(name)
+    return value if isinstance(value, str) else ""
+
+
 def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
     """Return for how many seconds the provider wants to be left alone, at most an hour; None for no or nonsense."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):

@@ -10,6 +10,7 @@ import msgspec
 from proxy.errors import ConfigurationError
 from proxy.messages import FunctionTool, NamedToolChoice, ToolChoice
 from proxy.providers.model import ModelRequest
+from proxy.providers.openai.provider_state import messages_with_state
 from proxy.teamfiles.definitions import OpenAIModel
 
 _encode = msgspec.json.Encoder().encode
@@ -22,8 +23,12 @@ DISPENSABLE = ("stream_options", "safety_identifier", "prompt_cache_key")
 """Fields that change nothing in the answer; not every provider knows them."""
 
 
-def body_of(definition: OpenAIModel, request: ModelRequest, *, without: Collection[str] = ()) -> bytes:
+def body_of(
+    definition: OpenAIModel, request: ModelRequest, *, provider: str = "", without: Collection[str] = ()
+) -> bytes:
     """Return the body of a streamed request, ``without`` fields that the provider refuses.
+
+    Only provider state of ``provider`` is sent.
 
     What the request wishes wins over the definition's parameters, and ``extra_body`` over both.
 
@@ -40,7 +45,7 @@ def body_of(definition: OpenAIModel, request: ModelRequest, *, without: Collecti
         body.pop(name, None)
     body.update(definition.extra_body)
     body["model"] = definition.model
-    body["messages"] = request.messages
+    body["messages"] = messages_with_state(request.messages, request.states, provider)
     body["stream"] = True
     if request.tools:
         body["tools"] = [wire_tool(tool) for tool in request.tools]

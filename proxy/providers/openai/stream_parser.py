@@ -24,6 +24,7 @@ from proxy.providers.model import (
     UsagePiece,
 )
 from proxy.providers.openai.errors import error_event
+from proxy.providers.openai.provider_state import StateCollector
 from proxy.providers.openai.tool_call_assembler import CallAssembler, CallDelta, Ending
 from proxy.providers.sanitize import clean, without_nul
 
@@ -42,6 +43,8 @@ class _Delta(Struct, gc=False):
     reasoning_content: Any = None
     reasoning: Any = None
     refusal: Any = None
+    reasoning_details: Any = None
+    extra_content: Any = None
     tool_calls: list[CallDelta] | None = None
 
 
@@ -67,9 +70,13 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 class AnswerReader:
     """Reads one answer. ``feed`` and ``end`` give its deltas; the last of all is ``Finished``."""
 
-    def __init__(self, *, max_answer_bytes: int, max_line_bytes: int = 1024 * 1024) -> None:
+    def __init__(
+        self, *, max_answer_bytes: int, max_line_bytes: int = 1024 * 1024, provider: str = ""
+    ) -> None:
+        """``provider`` is what state that has to be returned is bound to."""
         self._events = EventReader(max_line_bytes=max_line_bytes)
         self._calls = CallAssembler()
+        self._state = StateCollector(provider)
         self._max_answer_bytes = max_answer_bytes
         self._size = 0
         self._reason: str | None = None
@@ -182,6 +189,8 @@ class AnswerReader:
         if delta is not None:
             size = len(deltas)
             reasoning = delta.reasoning_content or delta.reasoning
+            if reasoning or delta.reasoning_details or delta.extra_content:
+                self._state.add(delta.reasoning_content, delta.reasoning_details, delta.extra_content)
             if reasoning and isinstance(reasoning, str):
                 deltas.append(ReasoningPiece(self._bounded(reasoning)))
             content = delta.content
@@ -249,7 +258,8 @@ class AnswerReader:
         elif reason is None or (reason == "tool_calls" and not self._calls.has_calls):
             reason = "stop"
         self.is_finished = True
-        deltas.append(Finished(reason, clean_usage(self._usage)))
+        state = self._state.state(self._calls.states()) if self._calls.has_calls else None
+        deltas.append(Finished(reason, clean_usage(self._usage), state=state))
 
 
 def clean_usage(told: object) -> Usage | None:

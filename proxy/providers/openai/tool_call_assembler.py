@@ -38,6 +38,8 @@ class CallDelta(Struct, gc=False):
     index: Any = None
     id: Any = None
     function: FunctionDelta | None = None
+    extra_content: Any = None
+    """Provider state of the call (Gemini's thought signatures)."""
 
 
 class _Nesting:
@@ -68,7 +70,7 @@ class _Nesting:
 class _Call:
     """One call as far as it came; ``held`` is what of its arguments did not go out yet."""
 
-    __slots__ = ("arguments", "call_id", "held", "is_begun", "name", "nesting", "position")
+    __slots__ = ("arguments", "call_id", "extra_content", "held", "is_begun", "name", "nesting", "position")
 
     def __init__(self, position: int, call_id: str | None) -> None:
         self.position = position
@@ -78,6 +80,7 @@ class _Call:
         self.held: list[str] = []
         self.nesting = _Nesting()
         self.is_begun = False
+        self.extra_content: Any = None
 
     def add(self, arguments: str) -> None:
         self.arguments.append(arguments)
@@ -104,6 +107,11 @@ class CallAssembler:
         """Whether any call came."""
         return bool(self._calls)
 
+    def states(self) -> list[dict[str, Any]]:
+        """Return the provider state of each call; the list is empty if no call has any."""
+        states = [{} if c.extra_content is None else {"extra_content": c.extra_content} for c in self._calls]
+        return states if any(states) else []
+
     def add(self, delta: CallDelta) -> list[CallPiece]:
         """Return what can be told now.
 
@@ -117,6 +125,8 @@ class CallAssembler:
             if name or arguments:
                 raise UpstreamProtocolError("protocol")
             return []
+        if delta.extra_content is not None:
+            call.extra_content = delta.extra_content
         call.name = call.name or name
         if arguments:
             if call.position < self._front:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row
 
-from proxy.messages import Item, Message
+from proxy.messages import Item, Message, ProviderState
 from proxy.store.sql.tables import indexable, storable
 from proxy.turns.repository import ChainTurn, Conversation, ModelUse, NewTurn, TurnEnd, TurnRecord
 
@@ -20,7 +20,16 @@ _PLAIN, _DEFLATED = b"p", b"z"
 ItemRow = tuple[bool, str | None, bool, str]
 """The columns of an item behind turn and position, in the order of the table."""
 
+_STATE_KEY = '"provider_state":'
+"""In the JSON of a message, quotes inside a text are escaped, so that only the member itself contains this."""
+
+
+class _Stateful(msgspec.Struct):
+    provider_state: ProviderState | None = None
+
+
 _encode = msgspec.json.Encoder().encode
+_decode_state = msgspec.json.Decoder(_Stateful).decode
 _decode_message = msgspec.json.Decoder(Message).decode
 _decode_uses = msgspec.json.Decoder(list[ModelUse]).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
@@ -90,7 +99,7 @@ def end_row(end: TurnEnd) -> dict[str, Any]:
 def item_rows(items: Iterable[Item], *, is_input: bool) -> list[ItemRow]:
     """Return the items as they are kept."""
     return [
-        (is_input, storable(item.agent) if item.agent else item.agent, item.visible, _to_json(item.message))
+        (is_input, storable(item.agent) if item.agent else item.agent, item.visible, _message_json(item))
         for item in items
     ]
 
@@ -113,7 +122,8 @@ def unpack(kept: bytes | None) -> bytes:
 
 def to_item(message: str, agent: str | None, visible: bool) -> Item:
     """Return the item of the columns."""
-    return Item(_decode_message(message), agent, visible)
+    state = _decode_state(message).provider_state if _STATE_KEY in message else None
+    return Item(_decode_message(message), agent, visible, state)
 
 
 def to_names(kept: str | None) -> Sequence[str]:
@@ -176,6 +186,15 @@ def to_record(row: Row[Any], items: Sequence[Row[Any]]) -> TurnRecord:
         uses=_decode_uses(row.uses) if row.uses else [],
         journal=unpack(row.journal),
     )
+
+
+def _message_json(item: Item) -> str:
+    message = _to_json(item.message)
+    if item.state is None:
+        return message
+    # A member of the stored message rather than a column: the message decoder of earlier versions skips it, and what
+    # deletes or shortens a message deletes it too.
+    return f"{message[:-1]},{_STATE_KEY}{_to_json(item.state)}}}"
 
 
 def _to_json(value: object) -> str:
