@@ -151,7 +151,7 @@ def response_events(output: Sequence[Event], *, status: str = "completed", **mor
                 told.append(
                     {"type": "response.function_call_arguments.done", **at, "arguments": item["arguments"]}
                 )
-            case "reasoning":
+            case _:
                 for place, part in enumerate(item["summary"]):
                     where = {**at, "summary_index": place}
                     told.append({"type": "response.reasoning_summary_part.added", **where, "part": {}})
@@ -182,7 +182,8 @@ def _opened(item: Event) -> Event:
             return {**item, "content": [], "status": "in_progress"}
         case "function_call":
             return {**item, "arguments": "", "status": "in_progress"}
-    return {**item, "summary": []}
+        case _:
+            return {**item, "summary": []}
 
 
 def _message_events(item: Event, at: Event) -> list[Event]:
