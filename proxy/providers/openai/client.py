@@ -66,7 +66,7 @@ class OpenAIWireModel:
             "chat": endpoint_of(definition, "chat", "completions"),
             "responses": endpoint_of(definition, "responses"),
         }
-        self._wire: Wire = _first_wire(definition)
+        self._wire: Wire = first_wire(definition)
         self._may_switch = definition.wire == "auto"
         self.provider = provider_of(definition.base_url, definition.model)
         """What provider state is bound to."""
@@ -265,7 +265,8 @@ class _Answer:
         self._response.fail(UpstreamTimeout(label))
 
 
-def _first_wire(definition: OpenAIModel) -> Wire:
+def first_wire(definition: OpenAIModel) -> Wire:
+    """Return the wire that a model is asked on until its provider says otherwise."""
     if definition.wire != "auto":
         return definition.wire
     url = URL(definition.base_url)
