@@ -21,6 +21,7 @@ from proxy.agents.dispatch import AutoGenDispatcher, Dispatcher
 from proxy.agents.registry import Registry
 from proxy.auth import Keys, check_exposure, is_this_machine
 from proxy.catalog import TeamCatalog
+from proxy.checking import load_component
 from proxy.conversations.retention import keep_to_retention
 from proxy.errors import ConfigurationError
 from proxy.limits import Limiter
@@ -140,6 +141,7 @@ def create_app(
         default=default_model(settings),
         known_tools=builtin_names(),
         import_tool=python_tools(threads),
+        check_component=load_component,
     )
     _check_older_teams(settings, loaded)
     if not has_libraries():

@@ -10,6 +10,7 @@ import gc
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -79,12 +80,26 @@ def serve(**flags: Any) -> None:
         gc.enable()
 
         # A port in use is told before the database is brought to another schema under a server that runs.
-        with bound_sockets(settings.host, settings.port) as sockets:
+        with ExitStack() as stack:
+            try:
+                sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
+            except ConfigurationError as error:
+                raise _with_team_file_errors(error, settings, variables) from None
             prepare(settings)
             app = create_app(settings, environment=variables)
             url = url_of(settings.host, sockets)
             announce = partial(_announce, app.state.teams, app.state.models, url)
             serve_forever(app, settings, sockets, on_started=announce)
+
+
+def _with_team_file_errors(
+    error: ConfigurationError, settings: Settings, variables: Mapping[str, str]
+) -> ConfigurationError:
+    """Return the error with those of the team files before it, so that one start reports both."""
+    from proxy.checking import check_teams_at
+
+    problems = check_teams_at(settings, environment=variables).problems
+    return ConfigurationError("\n".join((*problems, error.message)))
 
 
 def _announce(teams: Sequence[str], models: Mapping[str, str], url: str) -> None:

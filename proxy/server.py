@@ -22,6 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from proxy.errors import ConfigurationError, StoreUnavailable
+from proxy.http_protocol import bounded_http
 from proxy.routes.passthrough import Passing
 from proxy.service.turns import Exchange
 from proxy.settings import Settings
@@ -187,14 +188,6 @@ def _refused(host: str, port: int, error: OSError) -> ConfigurationError:
     return ConfigurationError(f"PROXY_PORT: port {port} of {host} {reason}")
 
 
-def _http(settings: Settings) -> dict[str, Any]:
-    try:
-        from proxy.http_protocol import bounded_http
-    except ImportError:  # there is no httptools here
-        return {"h11_max_incomplete_event_size": 64 * 1024}
-    return {"http": bounded_http(settings.body_timeout)}
-
-
 def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.Config:
     """Return how uvicorn is to run the application."""
     given: dict[str, Any] = {
@@ -209,7 +202,7 @@ def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.C
         # Each piece of text is a message of its own: compressing it costs more than sending it, and memory per socket.
         "ws_per_message_deflate": False,
         "lifespan": "off",
-        **_http(settings),
+        "http": bounded_http(settings.body_timeout),
         "timeout_keep_alive": 75,
         "timeout_graceful_shutdown": int(settings.shutdown_grace + LATEST),
     }

@@ -198,6 +198,35 @@ async def test_a_port_in_use_is_told_in_a_sentence(tmp_path: Path) -> None:
     assert not os.listdir(tmp_path), "the database of whoever has the port was not touched"
 
 
+async def test_a_missing_team_file_is_reported_with_a_port_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        arguments = ("serve", "--port", port, "--teams", "missing.yaml")
+        async with command(*arguments, folder=tmp_path) as serving:
+            assert await serving.ended() == 2
+
+    team_file, used_port = serving.err.lines[-2:]
+    assert "missing.yaml" in team_file
+    assert used_port.startswith(f"PROXY_PORT: port {port} of 127.0.0.1 is in use")
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+async def test_check_refuses_the_components_that_serve_refuses(tmp_path: Path, is_used: bool) -> None:
+    name = "default" if is_used else "spare"
+    (tmp_path / "teams.yaml").write_text(
+        f"models: {{{name}: {{provider: autogen_ext.models.nowhere.Client, config: {{api_key: hunter2}}}}}}\n"
+        + TEAM
+    )
+    async with command("check", "teams.yaml", folder=tmp_path) as checking:
+        assert await checking.ended() == 1
+    async with command("serve", "--port", "0", "--teams", "teams.yaml", folder=tmp_path) as serving:
+        assert await serving.ended() == 2
+
+    assert f"models.{name}.provider" in checking.out.lines[0]
+    assert serving.err.lines[-1] == checking.out.lines[0]
+    assert "hunter2" not in checking.out.text + serving.err.text
+
+
 async def test_a_component_that_cannot_be_loaded_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "teams.yaml").write_text(
         "models: {default: {provider: autogen_ext.models.nowhere.Client, config: {api_key: hunter2}}}\n"

@@ -1,0 +1,107 @@
+"""Details of dependencies that their documentation does not promise.
+
+When a test fails after an update: read the release notes, adapt the named module, and only then change the version.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import pytest
+from autogen_core.models import ChatCompletionClient
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+TESTED = {
+    "autogen-core": "0.7",  # providers/autogen/client.py
+    "autogen-ext": "0.7",  # providers/autogen/client.py
+    "httptools": "0.9",  # http_protocol.py
+    "msgspec": "0.22",  # wire/explaining.py
+    "uvicorn": "0.54",  # http_protocol.py, server.py
+}
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_the_installed_minor_version_is_the_tested_one(name: str) -> None:
+    installed = version(name)
+
+    assert ".".join(installed.split(".")[:2]) == TESTED[name], (
+        f"{name} {installed} is not tested: see the first lines of this file"
+    )
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_the_package_accepts_no_later_minor_version(name: str) -> None:
+    major, minor = map(int, TESTED[name].split("."))
+    declared = tomllib.loads(PROJECT.read_text())["project"]["dependencies"]
+    (found,) = (one for one in declared if one.split(">=")[0].split("[")[0] == name)
+
+    assert found.endswith(f",<{major}.{minor + 1}")
+
+
+class Inner(msgspec.Struct):
+    word: str
+    kind: Literal["a", "b"] = "a"
+
+
+class Outer(msgspec.Struct):
+    inner: Inner
+    items: list[Inner] = []
+    extra: dict[str, int] = {}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("{}", "Object missing required field `inner`"),
+        ('{"inner": {}}', "Object missing required field `word` - at `$.inner`"),
+        ('{"inner": {"word": 1}}', "Expected `str`, got `int` - at `$.inner.word`"),
+        ('{"inner": {"word": "", "kind": "c"}}', "Invalid enum value 'c' - at `$.inner.kind`"),
+        (
+            '{"inner": {"word": ""}, "items": [{"word": ""}, {"word": null}]}',
+            "Expected `str`, got `null` - at `$.items[1].word`",
+        ),
+        ('{"inner": {"word": ""}, "extra": {"x": "y"}}', "Expected `int`, got `str` - at `$.extra[...]`"),
+    ],
+)
+def test_msgspec_reports_places_in_the_form_that_is_parsed(body: str, message: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.json.decode(body, type=Outer)
+
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("connection_made", ["self", "transport"]),
+        ("connection_lost", ["self", "exc"]),
+        ("data_received", ["self", "data"]),
+        ("on_message_begin", ["self"]),
+        ("on_headers_complete", ["self"]),
+        ("send_400_response", ["self", "msg"]),
+        ("_start_asgi_task", ["self", "cycle", "app"]),
+    ],
+)
+def test_uvicorn_has_the_methods_that_the_protocol_overrides(method: str, parameters: list[str]) -> None:
+    found = getattr(HttpToolsProtocol, method)
+
+    assert list(inspect.signature(found).parameters) == parameters
+
+
+def test_uvicorn_has_the_state_of_a_response_that_the_protocol_changes() -> None:
+    source = inspect.getsource(RequestResponseCycle.__init__)
+
+    assigned = {"response_complete", "chunked_encoding", "expected_content_length", "scope"}
+    assert {name for name in assigned if f"self.{name}" in source} == assigned
+
+
+def test_autogen_loads_components_from_a_provider_and_a_config() -> None:
+    load: Any = inspect.signature(ChatCompletionClient.load_component)
+
+    assert list(load.parameters)[:2] == ["model", "expected"]
