@@ -60,6 +60,25 @@ def provider_states(items: Iterable[Item]) -> dict[str, ProviderState]:
     }
 
 
+def state_of_repeated(message: AssistantMessage, context: Sequence[Item]) -> ProviderState | None:
+    """Return the provider state for calls that are made again, from the newest reply that made the first of them.
+
+    Reasoning items are left out: the Responses API rejects an item that occurs twice, and accepts calls without one.
+    """
+    wanted = [call.function for call in message.tool_calls or () if isinstance(call, ToolCall)]
+    for item in reversed(context):
+        if item.state is None or not isinstance(item.message, AssistantMessage):
+            continue
+        made = [
+            call.function if isinstance(call, ToolCall) else None for call in item.message.tool_calls or ()
+        ]
+        if wanted and wanted[0] in made:
+            of_calls = dict(zip(range(len(made)), item.state.calls, strict=False))
+            calls = [of_calls.get(made.index(one), {}) if one in made else {} for one in wanted]
+            return msgspec.structs.replace(item.state, calls=calls, items=[])
+    return None
+
+
 def _calls_or_answers(message: Message) -> bool:
     kind = type(message)
     if kind is UserMessage or kind is SystemMessage:

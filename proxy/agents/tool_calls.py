@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from proxy.agents import approval_calls
-from proxy.agents.prompt import assistant_message
+from proxy.agents.prompt import assistant_message, state_of_repeated
 from proxy.agents.turn_state import Agent, Call, Floor, clean_name, new_call_id, wire_call
 from proxy.events import ApprovalRequested, TextDelta, ToolCompleted, ToolFailed, ToolStarted
 from proxy.messages import AssistantMessage, Item, ToolMessage, UserMessage
@@ -114,7 +114,8 @@ class ServerCalls:
         if not calls:
             return
         message = assistant_message("", "", [wire_call(call) for _, call in calls])
-        floor.turn.items.append(Item(message, agent=self.agent.name, visible=False))
+        state = state_of_repeated(message, floor.turn.context)
+        floor.turn.items.append(Item(message, agent=self.agent.name, visible=False, state=state))
         results = await self._run_approved(floor, calls, opening.runs)
         for made, call in calls:
             result = results.get(call.id, no_tool(call.name)) if made.result is None else made.result

@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.providers import ANSWER, SECRET, ChatProvider, DeepSeek, Gemini, OpenRouter
+from tests.behaviour.asking import WEATHER, Caller, assistant, result, user
+from tests.behaviour.banking import bank
+from tests.fakes.providers import (
+    ANSWER,
+    PLAN,
+    SECRET,
+    ChatProvider,
+    DeepSeek,
+    Gemini,
+    OpenRouter,
+    Plan,
+)
 from tests.fakes.providers.openai import Gpt55
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import TEAM_FILE, serve
@@ -55,6 +66,46 @@ async def test_state_comes_back_in_tool_loops_over_handoffs_and_after_a_restart(
     if family is not DeepSeek:
         # DeepSeek's is the visible reasoning text too.
         assert SECRET not in received + more
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_state_comes_back_when_another_worker_gets_the_result_of_a_client_tool(
+    tmp_path: Path, family: Callable[[Plan], ChatProvider | Gpt55]
+) -> None:
+    provider = family((("transfer_to_repairs", {}), ("weather", {"city": "Bonn"}), PLAN[1]))
+    async with (
+        FakeUpstream(answer=provider) as upstream,
+        serve(tmp_path, upstream.base_url) as served,
+        serve(tmp_path, upstream.base_url) as other,
+    ):
+        asked = [user("Is it wet?")]
+        completion = await Caller(served).completion(asked, tools=[WEATHER])
+        message = completion.choices[0].message
+        assert message.tool_calls
+        answered = [*asked, message.model_dump(), result(message.tool_calls[0].id, "rain")]
+        answer = await Caller(other).ask(answered, tools=[WEATHER])
+
+    assert answer == ANSWER
+    assert set(provider.rejections) <= {"reasoning_effort"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_state_comes_back_behind_an_approval_and_on_a_branch(
+    tmp_path: Path, family: Callable[[Plan], ChatProvider | Gpt55]
+) -> None:
+    provider = family((("transfer_to_cashier", {}), ("pay", {"to": "Ada", "amount": 5})))
+    async with FakeUpstream(answer=provider) as upstream, bank(tmp_path, upstream) as served:
+        caller = Caller(served)
+        asked = [user("Pay Ada")]
+        question = await caller.ask(asked, model="bank")
+        agreed = [*asked, assistant(question), user("yes")]
+        answer = await caller.ask(agreed, model="bank")
+        continued = await caller.ask([*agreed, assistant(answer), user("Thanks")], model="bank")
+        edited = await caller.ask([*agreed, assistant(answer), user("Thank you")], model="bank")
+
+    assert question != ANSWER
+    assert [answer, continued, edited] == [ANSWER] * 3
+    assert set(provider.rejections) <= {"reasoning_effort"}
 
 
 async def test_state_is_not_in_the_history_of_the_conversation(tmp_path: Path) -> None:

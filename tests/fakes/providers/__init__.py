@@ -1,19 +1,21 @@
 """Providers that reject what the real ones reject, as ``answer`` functions for ``FakeUpstream``.
 
-Each plays the team ``shop``: a handoff to repairs, a server tool, then text. What a provider issued with a call has to
-come back unchanged with every later request, or the answer is the error of that family.
+By default each plays the team ``shop``: a handoff to repairs, a server tool, then text. What a provider issued with a
+call has to come back unchanged with every later request, or the answer is the error of that family.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.fakes.replies import JSON, Reply, chunk, error, events, raw
 from tests.fakes.upstream import Received
 
-PLAN = (("transfer_to_repairs", {"reason": "broken"}), ("look_up_item", {"search_query": "rocket"}))
+Plan = Sequence[tuple[str, Mapping[str, Any]]]
+"""Calls that the model makes, one after the other, before it answers."""
+PLAN: Plan = (("transfer_to_repairs", {"reason": "broken"}), ("look_up_item", {"search_query": "rocket"}))
 ANSWER = "It is a rocket."
 SECRET = "provider-state"
 """Part of every value that no client may see."""
@@ -23,20 +25,23 @@ USAGE = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
 class ChatProvider:
     """A provider of chat completions that issues state with its calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan = PLAN) -> None:
         self.rejections: list[str] = []
+        self._plan = plan
 
     def __call__(self, received: Received) -> Reply:
         if not received.path.endswith("/chat/completions"):
             return error(404, message="no such path")
         made = [m for m in received.body["messages"] if m["role"] == "assistant" and m.get("tool_calls")]
-        for number, message in enumerate(made):
+        names = [name for name, _ in self._plan]
+        for message in made:
+            number = names.index(message["tool_calls"][0]["function"]["name"])
             if not self.has_state(message, number):
                 self.rejections.append(f"request {received.number}, reply {number}")
                 return self.rejection()
-        if len(made) >= len(PLAN):
+        if len(made) >= len(self._plan):
             return events(chunk({"content": ANSWER}), chunk(finish="stop"), {"choices": [], "usage": USAGE})
-        name, arguments = PLAN[len(made)]
+        name, arguments = self._plan[len(made)]
         call = {"index": 0, "id": f"call_{len(made)}", "type": "function"}
         function = {"name": name, "arguments": json.dumps(arguments)}
         return events(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tests.fakes.providers import ANSWER, PLAN, SECRET
+from tests.fakes.providers import ANSWER, PLAN, SECRET, Plan
 from tests.fakes.replies import JSON, Reply, chunk, error, events, raw
 from tests.fakes.upstream import Received
 
@@ -38,8 +38,9 @@ Event = dict[str, Any]
 class Gpt55:
     """The model behind both APIs; ``has_responses`` false is a gateway without the newer one."""
 
-    def __init__(self, *, has_responses: bool = True, has_reasoning: bool = True) -> None:
+    def __init__(self, plan: Plan = PLAN, *, has_responses: bool = True, has_reasoning: bool = True) -> None:
         self.rejections: list[str] = []
+        self._plan = plan
         self._has_responses = has_responses
         self._has_reasoning = has_reasoning
 
@@ -78,7 +79,16 @@ class Gpt55:
             if not isinstance(tool.get("strict"), bool) or "name" not in tool:
                 return self._reject(f"tools[{index}]", "Missing required parameter.")
         calls = [place for place, item in enumerate(body["input"]) if item.get("type") == "function_call"]
+        returned = [item["id"] for item in body["input"] if item.get("type") == "reasoning"]
+        if len(set(returned)) != len(returned):
+            return self._reject("input", "Duplicate item found")
+        seen: set[str] = set()
         for number, place in enumerate(calls):
+            name = body["input"][place]["name"]
+            if name in seen:
+                # A call that is made again needs no item of its own.
+                continue
+            seen.add(name)
             before = body["input"][place - 1] if place else {}
             if self._has_reasoning and before != reasoning_item(number):
                 return self._reject(
@@ -87,9 +97,9 @@ class Gpt55:
         return self._answer(len(calls))
 
     def _answer(self, number: int) -> Reply:
-        if number >= len(PLAN):
+        if number >= len(self._plan):
             return response(message(ANSWER))
-        name, arguments = PLAN[number]
+        name, arguments = self._plan[number]
         call = function_call(f"call_{number}", name, json.dumps(arguments))
         return response(*([reasoning_item(number)] if self._has_reasoning else []), call)
 
