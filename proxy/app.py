@@ -53,6 +53,7 @@ from proxy.routes.middleware.cors import Browsers, Visitors
 from proxy.routes.middleware.path_normalization import Paths
 from proxy.routes.middleware.rate_limit import Gate, bounds_of
 from proxy.routes.middleware.request_log import RequestContext
+from proxy.routes.middleware.unserved_paths import UnservedPaths
 from proxy.routes.passthrough import Passing
 from proxy.routes.responses import KeptResponse, Responses
 from proxy.routes.ui import has_libraries, page_routes
@@ -220,6 +221,7 @@ def create_app(
             partial(RequestContext, ended=metrics.request_ended if metrics is not None else None),
             partial(Browsers, visitors=visitors),
             Paths,
+            UnservedPaths,
             partial(Gate, services=lambda: app.state.services),
         ],
         title="handoff-proxy",

@@ -99,6 +99,10 @@ def read_made(decoder: BodyDecoder[Body], body: bytes) -> Body:
         raise InvalidRequest(UNREADABLE) from None
 
 
+RESERVED_NAMES = frozenset(("sessions", "automations", "environments"))
+"""Sub-resources of ``/v1/agents`` in OpenAI's Agents API (``OpenAI-Beta: agents=v1``)."""
+
+
 def made_name(value: str) -> str:
     """Return the name of an agent or a team.
 
@@ -112,6 +116,8 @@ def made_name(value: str) -> str:
             param="name",
             code="invalid_value",
         )
+    if value in RESERVED_NAMES:
+        raise InvalidRequest(f"Invalid 'name': '{value}' is reserved.", param="name", code="invalid_value")
     return value
 
 

@@ -29,6 +29,8 @@ BEGIN_TURNS = frozenset(
     )
 )
 """Paths to which a POST is a request for a turn, or is passed on to a model."""
+APPROVALS = "/v1/approvals"
+"""A POST here or to one approval decides it, and a decision resumes its turn."""
 
 
 WITHOUT_KEYS = ("/health", "/page/")
@@ -102,7 +104,9 @@ async def _prepare(services: Services, scope: Scope, authorization: str | None) 
 
 
 def _begins_turn(scope: Scope) -> bool:
-    return scope["method"] == "POST" and scope["path"] in BEGIN_TURNS
+    path: str = scope["path"]
+    starts_turn = path in BEGIN_TURNS or path == APPROVALS or path.startswith(f"{APPROVALS}/")
+    return scope["method"] == "POST" and starts_turn
 
 
 def _caller(services: Services, authorization: str | None) -> str | None:

@@ -1,0 +1,44 @@
+"""Paths of the OpenAI API that are not served, although a route with a parameter would match them.
+
+``/v1/responses/compact`` is an endpoint of its own, not the response with the id ``compact``; ``/v1/agents`` with the
+header ``OpenAI-Beta: agents=v1`` is OpenAI's Agents API, not the custom agents of this server.
+"""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from proxy.routes.error_handlers import answer_of
+from proxy.wire.errors import invalid_url
+
+UNSERVED = frozenset(("/v1/responses/compact", "/v1/responses/input_tokens"))
+AGENTS = "/v1/agents"
+AGENTS_BETA = "agents=v1"
+
+
+class UnservedPaths:
+    """Answers 404, as for any other path that does not exist, whatever the method."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "http" and _is_unserved(scope):
+            await answer_of(invalid_url(scope["method"], scope["path"]))(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _is_unserved(scope: Scope) -> bool:
+    path: str = scope["path"]
+    if path in UNSERVED:
+        return True
+    return (path == AGENTS or path.startswith(f"{AGENTS}/")) and _has_agents_beta(scope)
+
+
+def _has_agents_beta(scope: Scope) -> bool:
+    return any(
+        name == b"openai-beta" and AGENTS_BETA in value.decode("latin-1").lower().replace(" ", "").split(",")
+        for name, value in scope["headers"]
+    )

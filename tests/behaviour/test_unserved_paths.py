@@ -1,0 +1,80 @@
+"""Paths of the OpenAI API that are not served are not taken for ids of what is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+
+from tests.behaviour.wire import check_refusal
+from tests.fakes.upstream import FakeUpstream
+from tests.serving import Served, serve
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("name", ["compact", "input_tokens"])
+async def test_endpoints_of_responses_that_do_not_exist_are_404(
+    served: Served, method: str, name: str
+) -> None:
+    async with httpx2.AsyncClient(headers={"Authorization": "Bearer k"}) as http:
+        answer = await http.request(method, f"{served.base_url}/responses/{name}")
+    told = check_refusal(answer, 404)
+    assert told["message"] == f"Invalid URL ({method} /v1/responses/{name})"
+
+
+async def test_the_sdk_reads_them_as_not_found(served: Served) -> None:
+    client = served.client()
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.input_tokens.count(model="shop", input="Hi")
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.compact(model="shop", input="Hi")
+
+
+AGENT = {"name": "helper", "instructions": "Help."}
+
+
+async def test_the_agents_api_of_openai_is_not_the_one_of_this_server(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    async with (
+        serve(tmp_path, upstream.base_url, agents_over_http=True) as served,
+        httpx2.AsyncClient(base_url=served.base_url, headers={"Authorization": "Bearer k"}) as http,
+    ):
+        beta = {"OpenAI-Beta": "assistants=v2, agents=v1"}
+        for method, path in (
+            ("GET", "/agents"),
+            ("POST", "/agents"),
+            ("POST", "/agents/sessions"),
+            ("GET", "/agents/sessions/one"),
+            ("DELETE", "/agents/helper"),
+        ):
+            answer = await http.request(method, path, headers=beta, json=AGENT)
+            told = check_refusal(answer, 404)
+            assert told["message"] == f"Invalid URL ({method} /v1{path})"
+        assert (await http.get("/agents/helper")).status_code == 404
+
+        # Without the header, or with another beta, it is the resource of this server.
+        other = {"OpenAI-Beta": "assistants=v2"}
+        assert (await http.post("/agents", json=AGENT, headers=other)).status_code == 200
+        assert (await http.get("/agents/helper")).json()["name"] == "helper"
+
+
+@pytest.mark.parametrize("name", ["sessions", "automations", "environments"])
+async def test_names_of_its_resources_are_reserved(tmp_path: Path, upstream: FakeUpstream, name: str) -> None:
+    async with (
+        serve(tmp_path, upstream.base_url, agents_over_http=True) as served,
+        httpx2.AsyncClient(base_url=served.url, headers={"Authorization": "Bearer k"}) as http,
+    ):
+        for path, body in (
+            (f"/v1/agents/{name}", {"instructions": "Help."}),
+            ("/v1/agents", {**AGENT, "name": name}),
+            (f"/agents/{name}", {"instructions": "Help."}),
+        ):
+            refused = await http.post(path, json=body)
+            assert refused.status_code == 400
+            told = refused.json()["error"]
+            assert (told["param"], told["code"]) == ("name", "invalid_value")
+            assert told["message"] == f"Invalid 'name': '{name}' is reserved."
+        assert (await http.get(f"/v1/agents/{name}")).status_code == 404
