@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: install serve test ci lint types layers format bench pictures lock clean
+.PHONY: install serve test ci lint types layers format bench pictures lock audit clean
 
 install: $(VENV)/.installed
 
@@ -61,6 +61,10 @@ lock: | $(VENV)/bin/python
 		--custom-compile-command 'make lock' --group build pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command 'make lock' --constraint requirements.lock --group dev pyproject.toml -o requirements-dev.lock
+
+# Known vulnerabilities of the locked versions; without a network it says so and succeeds.
+audit: $(VENV)/.installed-dev
+	$(BIN)/python audit.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
