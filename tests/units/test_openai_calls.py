@@ -37,18 +37,14 @@ async def test_a_call_is_told_while_it_comes(http_session: HttpSession) -> None:
     answer = await answer_to(http_session, calls(("look_up", '{"q":1}'), ("refund", '{"id":2}'), pieces=2))
 
     assert answer.deltas[:-1] == [
-        CallPiece(0, "", "look_up", "call_1_0"),
-        CallPiece(0, '{"q"'),
+        CallPiece(0, '{"q"', "look_up", "call_1_0"),
         CallPiece(0, ":1}"),
-        CallPiece(1, "", "refund", "call_1_1"),
-        CallPiece(1, '{"id'),
+        CallPiece(1, '{"id', "refund", "call_1_1"),
         CallPiece(1, '":2}'),
     ]
 
 
-def piece(
-    index: int | None, arguments: str | None, name: str | None = None, call_id: str | None = None
-) -> Any:
+def piece(index: int | None, arguments: Any, name: str | None = None, call_id: str | None = None) -> Any:
     function = {"name": name, "arguments": arguments}
     call = {"id": call_id, "type": "function", "function": function}
     return chunk({"tool_calls": [call if index is None else {**call, "index": index}]})
@@ -134,6 +130,36 @@ TWO_CALLS = [("look_up", '{"q": "a}"}'), ("refund", '{"id": 7}')]
         ),
         pytest.param(
             [
+                piece(0, "{}", "look_up", "a"),
+                piece(1, "{}", "refund", "b"),
+                piece(0, '{"q": "a}"}'),
+                piece(1, '{"id": 7}'),
+            ],
+            id="placeholders first",
+        ),
+        pytest.param(
+            [
+                piece(0, {}, "look_up", "a"),
+                piece(0, '{"q": ', "look_up", "a"),
+                piece(0, '"a}"}'),
+                piece(1, "null", "refund", "b"),
+                piece(1, '{"id": 7}', "refund"),
+            ],
+            id="placeholders first, with the name repeated",
+        ),
+        pytest.param(
+            [
+                piece(0, "", "look", "a"),
+                piece(0, None, "_up"),
+                piece(0, '{"q": "a}"}'),
+                piece(1, "", "re", "b"),
+                piece(1, "", "refund", "b"),
+                piece(1, '{"id": 7}'),
+            ],
+            id="names in pieces",
+        ),
+        pytest.param(
+            [
                 piece(0, '{"q": "a}"}', "look_up", "a"),
                 piece(0, " \n"),
                 piece(1, '{"id": 7}', "refund", "b"),
@@ -167,6 +193,25 @@ async def test_a_call_without_arguments_is_a_call(http_session: HttpSession, arg
     answer = await answer_to(http_session, events(*pieces, chunk({}, "tool_calls")))
 
     assert answer.calls == [("back_to_triage", ""), ("refund", "")]
+
+
+@pytest.mark.parametrize("arguments", ["null", "[]", '""', "{}", " {} ", [], {}])
+async def test_placeholders_of_a_call_without_arguments_become_an_empty_object(
+    http_session: HttpSession, arguments: Any
+) -> None:
+    pieces = [piece(0, arguments, "back_to_triage", "a"), piece(1, arguments, "refund", "b")]
+
+    answer = await answer_to(http_session, events(*pieces, chunk({}, "tool_calls")))
+
+    assert answer.calls == [("back_to_triage", "{}"), ("refund", "{}")]
+
+
+async def test_a_surrogate_pair_cut_in_the_arguments_is_one_character(http_session: HttpSession) -> None:
+    pieces = [piece(0, '{"q": "\ud83d', "look_up", "a"), piece(0, '\ude00"}')]
+
+    answer = await answer_to(http_session, events(*pieces, chunk({}, "tool_calls")))
+
+    assert answer.calls == [("look_up", '{"q": "\U0001f600"}')]
 
 
 async def test_arguments_that_are_an_object_become_text(http_session: HttpSession) -> None:

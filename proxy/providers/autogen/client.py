@@ -42,9 +42,9 @@ from proxy.providers.autogen.messages import (
     tool_schema,
 )
 from proxy.providers.autogen.result import rest_of
-from proxy.providers.autogen.thought import ThoughtSplitter
 from proxy.providers.capabilities import Abilities
 from proxy.providers.model import CallPiece, ModelDelta, ModelRequest
+from proxy.providers.think_tags import ThoughtSplitter
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import ComponentModel
 

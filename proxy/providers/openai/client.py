@@ -44,6 +44,9 @@ _AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservic
 
 _AFTER_REASON = 2.0
 """Seconds that a finished answer waits for its usage, and for the end of its stream."""
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+"""White space and a byte order mark."""
+_LONGEST_BLANK_START = 4096
 _FOR_REUSE = 0.05
 """Seconds that a read answer waits for the end of its body, so that the connection can be used again."""
 
@@ -160,6 +163,9 @@ class _Answer:
         self._alarm = Alarm(self._give_up)
         self._response: Response | None = None
         self._is_whole = False
+        self._start: bytes | None = None
+        """The first bytes of the body, read to tell JSON from an event stream."""
+        self._reason_deadline: float | None = None
         self._has_received = False
 
     async def __aenter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
@@ -184,7 +190,6 @@ class _Answer:
             # The page of a gateway whose provider is gone.
             response.release()
             raise UpstreamFailed("status_5xx", is_retryable=True)
-        self._is_whole = kind == "application/json" or kind.endswith("+json")
         return self
 
     def __aiter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
@@ -196,10 +201,13 @@ class _Answer:
             raise reader.failure
         if reader.is_finished:
             raise StopAsyncIteration
+        if self._start is None:
+            self._start = await self._look_at_start()
+            self._is_whole = self._start.lstrip(_BLANK)[:1] in (b"{", b"[")
         if self._is_whole:
             return reader.read_whole(await self._whole())
         while True:
-            received = await self._more()
+            received, self._start = self._start or await self._more(), b""
             if received:
                 self._has_received = True
                 deltas = reader.feed(received)
@@ -220,7 +228,8 @@ class _Answer:
             if kind is None and self._reader.is_finished and not response.is_complete:
                 async with asyncio.timeout(_FOR_REUSE):
                     await response.end()
-        except (TimeoutError, *TRANSPORT_ERRORS):
+        except (TimeoutError, UpstreamTimeout, *TRANSPORT_ERRORS):
+            # The answer is complete; a timeout that ended the wait for usage is raised here again.
             pass
         finally:
             response.release()
@@ -241,12 +250,23 @@ class _Answer:
         finally:
             self._alarm.pause()
 
+    async def _look_at_start(self) -> bytes:
+        """Return the first bytes that are not blank: gateways label JSON as event stream, and the other way."""
+        start = b""
+        while not start.lstrip(_BLANK) and len(start) < _LONGEST_BLANK_START:
+            received = await self._more()
+            start += received
+            if not received:
+                break
+        return start
+
     async def _whole(self) -> bytes:
-        body = bytearray()
-        while received := await self._more():
+        assert self._start is not None
+        body = bytearray(self._start)
+        while len(body) <= self._limits.answer_bytes and (received := await self._more()):
             body += received
-            if len(body) > self._limits.answer_bytes:
-                raise UpstreamTooMuch("too_much")
+        if len(body) > self._limits.answer_bytes:
+            raise UpstreamTooMuch("too_much")
         if not body:
             raise UpstreamFailed("status_5xx", is_retryable=True)
         return bytes(body)
@@ -254,7 +274,11 @@ class _Answer:
     def _deadline(self) -> float:
         reader = self._reader
         if reader.has_reason:
-            return self._loop.time() + min(_AFTER_REASON, self._limits.idle)
+            # Set once: comments that keep the connection alive do not make it later.
+            if self._reason_deadline is None:
+                self._reason_deadline = self._loop.time() + min(_AFTER_REASON, self._limits.idle)
+            return self._reason_deadline
+        self._reason_deadline = None
         if reader.has_said:
             return self._loop.time() + self._limits.idle
         return self._first_deadline

@@ -27,6 +27,7 @@ from proxy.providers.openai.errors import error_event
 from proxy.providers.openai.provider_state import StateCollector
 from proxy.providers.openai.tool_call_assembler import CallAssembler, CallDelta, Ending
 from proxy.providers.sanitize import clean, without_nul
+from proxy.providers.think_tags import ThoughtSplitter
 
 _LARGEST = 2**53 - 1
 _REASONS: Final[dict[str, FinishReason]] = {
@@ -35,7 +36,32 @@ _REASONS: Final[dict[str, FinishReason]] = {
     "content_filter": "content_filter",
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
+    # Names of other families, in lower case.
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "max_length": "length",
+    "model_length": "length",
+    "model_context_window_exceeded": "length",
+    "sensitive": "content_filter",
+    "safety": "content_filter",
+    "prohibited_content": "content_filter",
+    "blocklist": "content_filter",
+    "recitation": "content_filter",
+    "spii": "content_filter",
 }
+_FAILURES: Final = frozenset(
+    {
+        "abort",
+        "aborted",
+        "error",
+        "insufficient_system_resource",
+        "malformed_function_call",
+        "network_error",
+        "server_error",
+    }
+)
+"""Finish reasons of an answer that failed at the provider (Zhipu, OpenRouter, vLLM, DeepSeek, Gemini)."""
+_NO_REASONS: Final = frozenset({"", "null", "none", "finish_reason_unspecified"})
 
 
 class _Delta(Struct, gc=False):
@@ -55,6 +81,7 @@ class _Choice(Struct, gc=False):
     logprobs: Any = None
     index: Any = 0
     usage: Any = None
+    error: Any = None
 
 
 class _Chunk(Struct, gc=False):
@@ -82,6 +109,20 @@ class AnswerReader:
         self._reason: str | None = None
         self._usage: Any = None
         self._has_choice = False
+        self._is_settled = False
+        self._has_early_reason = False
+        """Whether content followed a finish reason: this provider's reasons do not end an answer by themselves."""
+        self._received: dict[str, list[str]] = {}
+        """The pieces of each text member, to compare a cumulative ``message`` with."""
+        self._message_calls: list[CallDelta] | None = None
+        """The calls of the latest whole ``message``; used if no call arrived in deltas."""
+        self._thoughts: ThoughtSplitter | None = ThoughtSplitter()
+        self._space: list[TextPiece] = []
+        """White space before the first text; dropped if only calls follow."""
+        self._has_text = False
+        self._has_state = False
+        self._halves: dict[str, str] = {}
+        """By member: the first half of a surrogate pair whose second half is in a later chunk."""
         self.failure: UpstreamFailed | None = None
         """To be raised after the deltas that came with it, so that what was said before is not lost."""
         self.has_said = False
@@ -90,8 +131,8 @@ class AnswerReader:
 
     @property
     def has_reason(self) -> bool:
-        """Whether a finish reason came, so that only usage can follow."""
-        return self._reason is not None
+        """Whether a finish reason ended the answer, so that only usage can follow."""
+        return self._is_settled
 
     def feed(self, received: bytes) -> list[ModelDelta]:
         """Return the deltas of the events that these bytes complete; what follows ``[DONE]`` is dropped.
@@ -112,6 +153,9 @@ class AnswerReader:
             if self._events.is_over_limit:
                 raise UpstreamTooMuch("too_much")
         except UpstreamFailed as failure:
+            if self._is_settled and isinstance(failure, UpstreamProtocolError):
+                self._finish(deltas)
+                return deltas
             if not deltas:
                 raise
             self.failure = failure
@@ -128,8 +172,9 @@ class AnswerReader:
             for name, data in self._events.end():
                 self._event(name, data, deltas)
         except UpstreamProtocolError:
-            # Half a chunk: the stream was cut rather than written wrongly.
-            raise UpstreamIncomplete("incomplete", is_retryable=True) from None
+            # Half a chunk: the stream was cut rather than written wrongly. Behind a finish reason only usage is lost.
+            if not self._is_settled:
+                raise UpstreamIncomplete("incomplete", is_retryable=True) from None
         if not self.is_finished:
             if self._reason is None:
                 raise UpstreamIncomplete("incomplete", is_retryable=True)
@@ -137,19 +182,18 @@ class AnswerReader:
         return deltas
 
     def read_whole(self, body: bytes) -> list[ModelDelta]:
-        """Return the deltas of an answer that came as one JSON object.
+        """Return the deltas of an answer that came as one JSON object, or as one JSON object per line.
 
         Raises:
             UpstreamProtocolError: It is not an answer; an error under a good status counts as that too.
         """
         deltas: list[ModelDelta] = []
-        chunk = _decoded(body)
-        if chunk.error or not chunk.choices:
+        for chunk in _decoded_whole(body):
+            if chunk.error:
+                raise UpstreamProtocolError("protocol")
+            self._chunk(chunk, deltas)
+        if not self._has_choice:
             raise UpstreamProtocolError("protocol")
-        for choice in chunk.choices:
-            for position, call in enumerate((choice.message and choice.message.tool_calls) or ()):
-                call.index = position
-        self._chunk(chunk, deltas)
         self._finish(deltas)
         return deltas
 
@@ -184,50 +228,149 @@ class AnswerReader:
                 deltas.append(UsagePiece(usage))
 
     def _choice(self, choice: _Choice, deltas: list[ModelDelta]) -> None:
+        if choice.error:
+            raise error_event(choice.error)
+        is_first = not self._has_choice
         self._has_choice = True
-        delta = choice.delta or choice.message
-        if delta is not None:
-            size = len(deltas)
-            reasoning = delta.reasoning_content or delta.reasoning
-            if reasoning or delta.reasoning_details or delta.extra_content:
-                self._state.add(delta.reasoning_content, delta.reasoning_details, delta.extra_content)
-            if reasoning and isinstance(reasoning, str):
-                deltas.append(ReasoningPiece(self._bounded(reasoning)))
-            content = delta.content
-            if content:
-                if type(content) is str:
-                    logprobs = choice.logprobs
-                    deltas.append(
-                        TextPiece(self._bounded(content), logprobs and _token_list(logprobs, "content"))
-                    )
-                elif isinstance(content, list):
-                    self._parts(content, deltas)
-            if delta.refusal and isinstance(delta.refusal, str):
-                told = choice.logprobs and _token_list(choice.logprobs, "refusal")
-                deltas.append(RefusalPiece(self._bounded(delta.refusal), told or None))
-            if delta.tool_calls:
-                self.has_said = True
-                for call in delta.tool_calls:
-                    self._count(call)
-                    deltas.extend(self._calls.add(call))
-            if len(deltas) > size:
-                self.has_said = True
+        size = self._size
+        if choice.delta is not None:
+            self._delta(choice.delta, choice.logprobs, deltas)
+        if choice.message is not None:
+            self._message(choice.message, choice.logprobs, deltas)
+        has_content = self._size > size
         if choice.usage:
             self._usage = choice.usage
-        if choice.finish_reason and isinstance(choice.finish_reason, str):
-            self._reason = choice.finish_reason
+        if has_content and self._reason is not None:
+            self._has_early_reason = True
+        reason = choice.finish_reason
+        if not isinstance(reason, str) or reason.lower() in _NO_REASONS:
+            if has_content:
+                self._is_settled = False
+            return
+        self._reason = reason.lower()
+        if self._reason in _FAILURES:
+            raise UpstreamFailed("error_event", is_retryable=True)
+        # A provider that sends a reason with every frame has ended only when a frame holds nothing else. The first
+        # frame, which announces the role, is not an end either.
+        self._is_settled = not (has_content and self._has_early_reason) and (self.has_said or not is_first)
+
+    def _delta(self, delta: _Delta, logprobs: Any, deltas: list[ModelDelta]) -> None:
+        reasoning = delta.reasoning_content or delta.reasoning
+        text = self._taken("reasoning", reasoning) if reasoning and isinstance(reasoning, str) else ""
+        if delta.reasoning_content or delta.reasoning_details or delta.extra_content:
+            self._has_state = True
+            self._state.add(
+                text if delta.reasoning_content else None, delta.reasoning_details, delta.extra_content
+            )
+        if text:
+            deltas.append(ReasoningPiece(text))
+        content = delta.content
+        if content:
+            if type(content) is str:
+                if text := self._taken("content", content):
+                    self._text(text, logprobs and _token_list(logprobs, "content"), deltas)
+            elif isinstance(content, list):
+                self._parts(content, deltas)
+        refusal = delta.refusal
+        if refusal and isinstance(refusal, str) and (text := self._taken("refusal", refusal)):
+            deltas.append(RefusalPiece(text, _token_list(logprobs, "refusal")))
+        if delta.tool_calls:
+            self._calls_of(delta.tool_calls, deltas)
+
+    def _message(self, message: _Delta, logprobs: Any, deltas: list[ModelDelta]) -> None:
+        """Read a whole message: all of the answer, or all of it so far.
+
+        Only what the deltas did not bring is new. Its calls wait for the end, so that none is taken twice.
+        """
+        rest = _Delta(
+            content=self._beyond("content", message.content),
+            reasoning_content=message.reasoning_content
+            and self._beyond("reasoning", message.reasoning_content),
+            reasoning=None if message.reasoning_content else self._beyond("reasoning", message.reasoning),
+            refusal=self._beyond("refusal", message.refusal),
+        )
+        if not self._has_state:
+            rest.reasoning_details, rest.extra_content = message.reasoning_details, message.extra_content
+        self._delta(rest, logprobs, deltas)
+        if message.tool_calls and not self._calls.has_calls:
+            self.has_said = True
+            self._size += 1
+            self._message_calls = message.tool_calls
+
+    def _beyond(self, member: str, whole: Any) -> Any:
+        received = self._received.get(member)
+        if not received or not whole:
+            return whole
+        before = "".join(received)
+        self._received[member] = [before]
+        return whole[len(before) :] if isinstance(whole, str) and whole.startswith(before) else None
+
+    def _taken(self, member: str, text: str) -> str:
+        """Count and keep a piece of a text member; return it as whole characters."""
+        self.has_said = True
+        text = self._bounded(text)
+        self._received.setdefault(member, []).append(text)
+        if text.isascii() and not self._halves:
+            return text
+        return self._joined(member, text)
+
+    def _joined(self, member: str, text: str) -> str:
+        """Join a surrogate pair that two chunks share; a half without its other half is replaced."""
+        text = self._halves.pop(member, "") + text
+        if "\ud800" <= text[-1] <= "\udbff":
+            self._halves[member] = text[-1]
+            text = text[:-1]
+        return clean(text)
+
+    def _text(self, text: str, logprobs: Any, deltas: list[ModelDelta]) -> None:
+        pieces: list[ModelDelta] = [TextPiece(text, logprobs)]
+        if self._thoughts is not None:
+            found = self._thoughts.read(text)
+            if found != [TextPiece(text)]:
+                pieces = found
+            if self._thoughts.is_plain:
+                self._thoughts = None
+        if self._has_text:
+            deltas.extend(pieces)
+            return
+        has_text = False
+        for piece in pieces:
+            if type(piece) is not TextPiece:
+                deltas.append(piece)
+            elif has_text or piece.text.strip():
+                has_text = True
+                self._release_space(deltas)
+                deltas.append(piece)
+            else:
+                self._space.append(piece)
+
+    def _release_space(self, deltas: list[ModelDelta]) -> None:
+        self._has_text = True
+        deltas.extend(self._space)
+        self._space.clear()
+
+    def _calls_of(self, calls: list[CallDelta], deltas: list[ModelDelta]) -> None:
+        self.has_said = True
+        # A frame with a call is content, even if its arguments are empty.
+        self._size += 1
+        # Qwen and others write blank lines between reasoning and a call.
+        self._space.clear()
+        for call in calls:
+            self._count(call)
+            deltas.extend(self._calls.add(call))
 
     def _parts(self, parts: list[Any], deltas: list[ModelDelta]) -> None:
         """Read content that came as a list: text parts, and thinking parts that hold text parts (Mistral)."""
         for part in parts:
             if not isinstance(part, dict):
                 continue
-            if isinstance(text := part.get("text"), str) and text:
-                deltas.append(TextPiece(self._bounded(text)))
+            if isinstance(text := part.get("text"), str) and text and (text := self._taken("content", text)):
+                self._text(text, None, deltas)
             thoughts = part.get("thinking")
             for thought in thoughts if isinstance(thoughts, list) else ():
                 if isinstance(thought, dict) and isinstance(text := thought.get("text"), str) and text:
-                    deltas.append(ReasoningPiece(self._bounded(text)))  # noqa: PERF401
+                    self.has_said = True
+                    deltas.append(ReasoningPiece(self._bounded(text)))
 
     def _bounded(self, text: str) -> str:
         self._size += len(text)
@@ -245,6 +388,7 @@ class AnswerReader:
     def _finish(self, deltas: list[ModelDelta]) -> None:
         if not self._has_choice:
             raise UpstreamProtocolError("protocol")
+        self._release_held(deltas)
         reason = _REASONS.get(self._reason or "")
         ending: Ending = "whole"
         if reason is None:
@@ -257,9 +401,29 @@ class AnswerReader:
             reason = "tool_calls"
         elif reason is None or (reason == "tool_calls" and not self._calls.has_calls):
             reason = "stop"
+        if not self._calls.has_calls:
+            self._release_space(deltas)
         self.is_finished = True
         state = self._state.state(self._calls.states()) if self._calls.has_calls else None
         deltas.append(Finished(reason, clean_usage(self._usage), state=state))
+
+    def _release_held(self, deltas: list[ModelDelta]) -> None:
+        """Add what waited for more: half a character, a possible tag, and the calls of a whole message."""
+        if self._halves.pop("reasoning", ""):
+            deltas.append(ReasoningPiece("\ufffd"))
+        if self._halves.pop("content", ""):
+            self._text("\ufffd", None, deltas)
+        if self._halves.pop("refusal", ""):
+            deltas.append(RefusalPiece("\ufffd"))
+        for piece in self._thoughts.end() if self._thoughts is not None else ():
+            if isinstance(piece, TextPiece) and not piece.text.strip():
+                self._space.append(piece)
+            else:
+                deltas.append(piece)
+        if self._message_calls is not None and not self._calls.has_calls:
+            for position, call in enumerate(self._message_calls):
+                call.index = position
+            self._calls_of(self._message_calls, deltas)
 
 
 def clean_usage(told: object) -> Usage | None:
@@ -295,14 +459,39 @@ def _token_list(logprobs: object, of: str) -> list[Any] | None:
     return tokens if isinstance(tokens, list) and tokens else None
 
 
+def _decoded_whole(body: bytes) -> list[_Chunk]:
+    try:
+        return [_decoded(body)]
+    except UpstreamProtocolError:
+        lines = [line for line in body.splitlines() if line.strip()]
+        if len(lines) < 2:
+            raise
+    return [_decoded(line) for line in lines]
+
+
 def _decoded(data: bytes) -> _Chunk:
     try:
         return _decode(data)
     except (ValueError, RecursionError):
         pass
-    # msgspec refuses raw control characters, NaN and half surrogate pairs; some models produce them.
+    # msgspec refuses raw control characters, NaN and half surrogate pairs; some models produce them. The halves stay:
+    # the other half may be in the next chunk.
     try:
         loose = json.loads(data, strict=False, parse_constant=lambda _: None)
-        return _decode(clean(json.dumps(loose, ensure_ascii=False)))
+        chunk = msgspec.convert(loose, _Chunk)
+        for choice in chunk.choices or ():
+            choice.logprobs = _cleaned(choice.logprobs)
+            for part in (choice.delta, choice.message):
+                if part is not None:
+                    part.reasoning_details = _cleaned(part.reasoning_details)
+                    part.extra_content = _cleaned(part.extra_content)
+                    for call in part.tool_calls or ():
+                        call.extra_content = _cleaned(call.extra_content)
     except (ValueError, RecursionError):
         raise UpstreamProtocolError("protocol") from None
+    return chunk
+
+
+def _cleaned(value: Any) -> Any:
+    """Return a JSON value whose text holds whole characters only."""
+    return value and json.loads(clean(json.dumps(value, ensure_ascii=False)))

@@ -15,13 +15,17 @@ from msgspec import Struct
 
 from proxy.errors import UpstreamIncomplete, UpstreamProtocolError, UpstreamTooMuch
 from proxy.providers.model import CallPiece
-from proxy.providers.sanitize import without_nul
+from proxy.providers.sanitize import clean
 
 MAX_CALLS = 256
 
 Ending = Literal["whole", "untold", "cut_short"]
 """How an answer with calls ended: its reason says that they are whole, no reason was told, or it was cut by a limit."""
 
+_PLACEHOLDERS = ("{}", "null", "[]", '""')
+"""What some send for no arguments, others before the real arguments, which then come whole on the same index."""
+
+_LONGEST_PLACEHOLDER = 16
 _MARKS = re.compile(r'\\.|\\$|["{}\[\]]', re.DOTALL)
 
 
@@ -70,7 +74,17 @@ class _Nesting:
 class _Call:
     """One call as far as it came; ``held`` is what of its arguments did not go out yet."""
 
-    __slots__ = ("arguments", "call_id", "extra_content", "held", "is_begun", "name", "nesting", "position")
+    __slots__ = (
+        "arguments",
+        "call_id",
+        "extra_content",
+        "half",
+        "held",
+        "is_begun",
+        "name",
+        "nesting",
+        "position",
+    )
 
     def __init__(self, position: int, call_id: str | None) -> None:
         self.position = position
@@ -78,11 +92,35 @@ class _Call:
         self.name = ""
         self.arguments: list[str] = []
         self.held: list[str] = []
+        self.half = ""
+        """The first half of a surrogate pair; the second half is in the next piece."""
         self.nesting = _Nesting()
         self.is_begun = False
         self.extra_content: Any = None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the arguments are whole, as far as that can be known before the end."""
+        return self.nesting.is_closed and not self.is_placeholder
+
+    @property
+    def is_placeholder(self) -> bool:
+        """Whether the arguments stand, or may come to stand, for none, and none of them were sent on."""
+        if len(self.arguments) != len(self.held) or sum(map(len, self.arguments)) > _LONGEST_PLACEHOLDER:
+            return False
+        text = "".join(self.arguments).strip()
+        return bool(text) and text != "{" and any(one.startswith(text) for one in _PLACEHOLDERS)
+
     def add(self, arguments: str) -> None:
+        if arguments.lstrip().startswith("{") and self.is_placeholder:
+            self.arguments.clear()
+            self.held.clear()
+            self.nesting = _Nesting()
+        arguments = self.half + arguments
+        self.half = arguments[-1] if "\ud800" <= arguments[-1] <= "\udbff" else ""
+        arguments = clean(arguments.removesuffix(self.half))
+        if not arguments:
+            return
         self.arguments.append(arguments)
         self.held.append(arguments)
         self.nesting.add(arguments)
@@ -127,7 +165,9 @@ class CallAssembler:
             return []
         if delta.extra_content is not None:
             call.extra_content = delta.extra_content
-        call.name = call.name or name
+        if name and name != call.name and not call.is_begun:
+            # A name in pieces; some send it again and longer.
+            call.name = name if name.startswith(call.name) else call.name + name
         if arguments:
             if call.position < self._front:
                 if arguments.strip():
@@ -135,7 +175,7 @@ class CallAssembler:
                 return []
             call.add(arguments)
         pieces = self._advance()
-        while self._front + 1 < len(self._calls) and self._calls[self._front].nesting.is_closed:
+        while self._front + 1 < len(self._calls) and self._calls[self._front].is_closed:
             self._front += 1
             pieces += self._advance()
         return pieces
@@ -152,16 +192,21 @@ class CallAssembler:
         pieces: list[CallPiece] = []
         for call in self._calls[self._front :]:
             self._front = call.position
-            pieces += self._advance()
+            pieces += self._advance(is_end=True)
             if not call.is_begun:
                 raise UpstreamProtocolError("protocol")
         return pieces
 
-    def _advance(self) -> list[CallPiece]:
+    def _advance(self, *, is_end: bool = False) -> list[CallPiece]:
+        """Return what is new of the front call. Before the end, a name waits for arguments: it may be in pieces."""
         call = self._calls[self._front]
-        if not call.name or (call.is_begun and not call.held):
+        if not call.name or (not call.held and (call.is_begun or not is_end)):
             return []
         arguments = "".join(call.held)
+        if call.is_placeholder:
+            if not is_end:
+                return []
+            arguments = "{}"
         call.held.clear()
         if call.is_begun:
             return [CallPiece(self._front, arguments)]
@@ -169,7 +214,7 @@ class CallAssembler:
         return [CallPiece(self._front, arguments, call.name, call.call_id)]
 
     def _call_of(self, delta: CallDelta, name: str, arguments: str) -> _Call | None:
-        call_id = delta.id if isinstance(delta.id, str) and delta.id else None
+        call_id = clean(delta.id) if isinstance(delta.id, str) and delta.id else None
         index = delta.index if isinstance(delta.index, int) else None
         if index is not None:
             call = self._by_index.get(index)
@@ -178,7 +223,11 @@ class CallAssembler:
             call = self._by_id.get(call_id) or (None if name else self._last())
         else:
             call = self._last()
-        if call is not None and name and _begins_another(call, call_id, name, arguments):
+        if (
+            call is not None
+            and name
+            and _begins_another(call, call_id, name, arguments, has_index=index is not None)
+        ):
             call = self._by_id.get(call_id) if call_id is not None and call_id != call.call_id else None
         if call is None and (name or call_id or index is not None):
             call = self._begun(call_id)
@@ -203,13 +252,19 @@ class CallAssembler:
         return self._calls[-1] if self._calls else None
 
 
-def _begins_another(call: _Call, call_id: str | None, name: str, arguments: str) -> bool:
+def _begins_another(call: _Call, call_id: str | None, name: str, arguments: str, *, has_index: bool) -> bool:
     """Whether a piece with a name, that seems to belong to ``call``, is the first of another one.
 
     Some repeat the name with every piece, and some (Google's compatible endpoint) use one number for all
     calls.
     """
     if not call.name:
+        return False
+    is_same_call = has_index and call_id in (None, call.call_id)
+    if is_same_call and not call.arguments and name != call.name:
+        # The next piece of a name.
+        return False
+    if is_same_call and name == call.name and call.is_placeholder:
         return False
     if name != call.name or (call_id is not None and call.call_id not in (None, call_id)):
         return True
@@ -234,4 +289,4 @@ def _content(function: FunctionDelta | None) -> tuple[str, str]:
     if arguments is not None and not isinstance(arguments, str):
         # Some send the arguments as the object itself.
         arguments = msgspec.json.encode(arguments).decode()
-    return name if isinstance(name, str) else "", without_nul(arguments or "")
+    return clean(name) if isinstance(name, str) else "", arguments or ""
