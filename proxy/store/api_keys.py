@@ -61,7 +61,7 @@ class SqlKeys:
         }
 
         def write(connection: Connection) -> None:
-            # The writer asks again when it does not know whether it was written.
+            # The writer retries when the outcome of a commit is unknown.
             if connection.execute(_FIND, {"of_id": key.id}).first() is None:
                 connection.execute(insert(api_keys), row)
 

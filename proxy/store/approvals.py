@@ -11,7 +11,7 @@ from proxy.store.engine.group_commit import Call
 from proxy.store.engine.writer import Writer
 from proxy.store.sql.approvals import Approving
 from proxy.store.sql.begin_turn import begin_of
-from proxy.store.sql.statements import statements
+from proxy.store.sql.dialects import statements
 from proxy.turns.repository import Begun, NewTurn, Order, Page
 
 

@@ -17,17 +17,16 @@ from proxy.store.engine.group_commit import Call
 from proxy.store.engine.writer import Writer
 from proxy.store.sql.conversation_list import Outlines
 from proxy.store.sql.conversations import Addition, Done, Keeping
+from proxy.store.sql.dialects import statements
 from proxy.store.sql.retention import Old, Retention, batches
-from proxy.store.sql.statements import statements
 from proxy.store.sql.stored_completions import Completions
-from proxy.store.sql.turn_polling import Following
-from proxy.store.sql.turn_queries import Reading
+from proxy.store.sql.turn_queries import TurnPolling, TurnQueries
 from proxy.turns.repository import ChainTurn, Conversation, Order, Page, TurnRecord
 
 R = TypeVar("R")
 
 ATTEMPTS = 5
-"""How often items are appended anew when the conversation went on meanwhile."""
+"""Number of attempts to append items when other writes change the conversation concurrently."""
 
 
 class SqlLibrary:
@@ -36,10 +35,10 @@ class SqlLibrary:
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
         self._writer = writer
-        self._reading = statements(Reading, database.dialect)
+        self._reading = statements(TurnQueries, database.dialect)
         self._completions = statements(Completions, database.dialect)
         self._keeping = statements(Keeping, database.dialect)
-        self._following = statements(Following, database.dialect)
+        self._polling = statements(TurnPolling, database.dialect)
         self._outlines = statements(Outlines, database.dialect)
         self._retention = statements(Retention, database.dialect)
 
@@ -156,19 +155,19 @@ class SqlLibrary:
     ) -> Sequence[tuple[int, str]]:
         """See ``Library``."""
         return await self._database.read(
-            lambda on: self._following.behind(on, caller, conversation_id, after, limit)
+            lambda on: self._polling.behind(on, caller, conversation_id, after, limit)
         )
 
     async def turn_key(self, caller: str, conversation_id: str, turn_id: str) -> int | None:
         """See ``Library``."""
-        return await self._database.read(lambda on: self._following.key(on, caller, conversation_id, turn_id))
+        return await self._database.read(lambda on: self._polling.key(on, caller, conversation_id, turn_id))
 
     async def add_items(
         self, caller: str, conversation_id: str, items: Sequence[Item | ForeignItem], *, now: float
     ) -> Sequence[KeptItem] | None:
         """See ``Library``."""
         for _ in range(ATTEMPTS):
-            # Long conversations are read where that holds nobody up, and only the end is compared under the lock.
+            # Read long conversations outside the write transaction; only the head is compared under the lock.
             conversation, chain = await self._database.read(
                 lambda on: self._end_of(on, caller, conversation_id)
             )

@@ -11,8 +11,7 @@ from proxy.agents.custom_agent_repository import Creation, Kind, NameTaken, Revi
 from proxy.store.engine.database import Database
 from proxy.store.engine.group_commit import Call
 from proxy.store.engine.writer import Writer
-from proxy.store.sql.dialects import insert_into
-from proxy.store.sql.statements import statements
+from proxy.store.sql.dialects import insert_into, statements
 from proxy.store.sql.tables import conversations, creations, snapshots, turns
 
 R = TypeVar("R")
@@ -73,7 +72,7 @@ class SqlCreations:
 
 
 class Making:
-    """Asks and writes in the words of one dialect."""
+    """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
         of = creations.c
@@ -142,7 +141,7 @@ class Making:
             if not rows and (connection.scalar(self._names, {"of_caller": caller}) or 0) >= most:
                 return "many"
             if rows and (rows[-1].made_at, rows[-1].body) == (now, body):
-                # It is there: written before, or just now. The writer asks again when it does not know.
+                # Already stored. The writer retries when the outcome of a commit is unknown.
                 return _creation(rows, rows[-1])
             version = rows[-1].version + 1 if rows else 1
             new = {"caller": caller, "kind": kind, "name": name, "version": version}

@@ -16,11 +16,10 @@ from proxy.store.engine.group_commit import Call, Writing
 from proxy.store.engine.writer import Writer
 from proxy.store.sql import rows
 from proxy.store.sql.begin_turn import begin_of
+from proxy.store.sql.dialects import statements
 from proxy.store.sql.finish_turn import Finish
 from proxy.store.sql.leases import Leases
-from proxy.store.sql.statements import statements
-from proxy.store.sql.turn_polling import Following
-from proxy.store.sql.turn_queries import Reading
+from proxy.store.sql.turn_queries import TurnPolling, TurnQueries
 from proxy.turns.repository import (
     Begun,
     ChainTurn,
@@ -34,22 +33,23 @@ from proxy.turns.repository import (
 
 TIME_LIMIT = 10.0
 READY_WITHIN = 2.0
-# From here on compressing takes long enough to be felt by everyone else.
+# Compress larger journals in a thread: in the event loop it would delay other requests.
 _LARGE_BYTES = 256 * 1024
 
 
 class SqlHistory:
-    """See ``History``. Made in the event loop that uses it; ``time_limit`` (seconds) is how long a call waits for a
-    database that is locked or gone. ``library`` looks after what is kept in the same database, ``approvals`` after what
-    waits in it for a person, ``creations`` after what callers make, ``keys`` after those who may call.
+    """``History`` in a SQL database. Create it in the event loop that uses it.
+
+    ``time_limit`` (seconds) limits how long a call waits for a locked or unreachable database. ``library``,
+    ``approvals``, ``creations`` and ``keys`` are the other repositories of the same database.
     """
 
     def __init__(self, database: Database, *, time_limit: float = TIME_LIMIT) -> None:
         self._database = database
         self._writer = Writer(database, statements(Writing, database.dialect), time_limit=time_limit)
-        self._reading = statements(Reading, database.dialect)
+        self._reading = statements(TurnQueries, database.dialect)
         self._leases = statements(Leases, database.dialect)
-        self._following = statements(Following, database.dialect)
+        self._polling = statements(TurnPolling, database.dialect)
         self.library = SqlLibrary(database, self._writer)
         self.approvals = SqlApprovals(database, self._writer)
         self.creations = SqlCreations(database, self._writer)
@@ -92,7 +92,7 @@ class SqlHistory:
     async def find_pending(
         self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
     ) -> Sequence[tuple[str, int]]:
-        """See ``History``. Of one id, the newest hundred are told."""
+        """See ``History``. At most the newest hundred per call id."""
         if not call_ids:
             return []
         return await self._database.read(lambda on: self._reading.pending(on, caller, call_ids, conversation))
@@ -128,14 +128,14 @@ class SqlHistory:
 
     async def standing(self, *, turns: Sequence[int], conversations: Sequence[int]) -> Standing:
         """See ``History``."""
-        return await self._database.read(lambda on: self._following.standing(on, turns, conversations))
+        return await self._database.read(lambda on: self._polling.standing(on, turns, conversations))
 
     async def running_workers(self) -> Sequence[str]:
         """See ``History``."""
         return await self._database.read(self._reading.running_workers)
 
     async def is_ready(self) -> bool:
-        """Whether the database takes a write within two seconds: reading goes on where writing does not."""
+        """Whether the database accepts a write within two seconds: a database can serve reads while writes fail."""
         try:
             async with asyncio.timeout(READY_WITHIN):
                 await self._writer.write(Call(self._reading.ask))
@@ -159,7 +159,7 @@ class SqlHistory:
 
 
 def open_history(url: str, *, time_limit: float = TIME_LIMIT) -> SqlHistory:
-    """Return the history in the database at the URL, whose schema is as it should be (see ``migrating``).
+    """Return the history in the database at the URL, whose schema must be current (see ``migrations``).
 
     Raises:
         ConfigurationError: The URL cannot be used.

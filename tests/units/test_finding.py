@@ -9,13 +9,13 @@ from typing import Any
 from sqlalchemy import Connection, event, text
 
 from proxy.store.engine.database import open_database
-from proxy.store.sql.turn_queries import PENDING_PER_ID, Reading
+from proxy.store.sql.turn_queries import PENDING_PER_ID, TurnQueries
 from proxy.store.turns import open_history
 from tests.fakes.history import new_turn, the_end
 
 ALIKE = 5_000
 
-Find = Callable[[Reading, Connection, int], Any]
+Find = Callable[[TurnQueries, Connection, int], Any]
 WAYS: dict[str, Find] = {
     "fingerprints": lambda reading, on, _: reading.places(on, [b"f", b"other"], None),
     "fingerprints of a conversation": lambda reading, on, conversation: reading.places(
@@ -104,7 +104,7 @@ def rows_read(node: dict[str, Any]) -> int:
 async def cost(url: str, find: Find, conversation: int) -> int:
     database = open_database(url, time_limit=30.0)
     measure = work_on_sqlite if database.dialect == "sqlite" else work_on_postgres
-    reading = Reading(database.dialect)
+    reading = TurnQueries(database.dialect)
 
     def work(on: Connection) -> int:
         assert find(reading, on, conversation)

@@ -249,7 +249,7 @@ async def test_an_error_of_ours_is_told_as_unavailable_and_logs_nothing_that_was
     await restore.write(lambda on: on.execute(text("ALTER TABLE elsewhere RENAME TO items")))
     await restore.close()
 
-    assert {"a write failed", "a read failed"} <= set(caplog.messages)
+    assert {"store write failed", "store read failed"} <= set(caplog.messages)
     formatter = logging.Formatter("%(message)s %(cause)s", defaults={"cause": ""})
     assert "my secret" not in "".join(map(formatter.format, caplog.records))
 

@@ -35,14 +35,14 @@ class Faulty:
     async def read(self, work: Callable[[Connection], Any]) -> Any:
         return await self.behind.read(work)
 
-    async def write(self, work: Callable[[Connection], Any], *, outlives_power: bool = True) -> Any:
+    async def write(self, work: Callable[[Connection], Any], *, is_durable: bool = True) -> Any:
         self.is_asked = True
         await self.gate.wait()
         if self.before:
             raise self.before.pop(0)
-        given = await self.behind.write(work, outlives_power=outlives_power)
+        given = await self.behind.write(work, is_durable=is_durable)
         self.commits += 1
-        self.outlived.append(outlives_power)
+        self.outlived.append(is_durable)
         if self.after:
             self.before = self.then_before
             raise self.after.pop(0)
@@ -56,7 +56,7 @@ def gone(times: int) -> list[Exception]:
     return [Unavailable("gone") for _ in range(times)]
 
 
-LOST_ANSWER = Unavailable("connection lost in commit", is_in_doubt=True)
+LOST_ANSWER = Unavailable("connection lost in commit", outcome_unknown=True)
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ async def test_a_bad_one_does_not_fail_the_rest(
     assert isinstance(bad, StoreUnavailable)
     assert isinstance(also_good, Begun)
     assert await history.find_conversation("alice", "conv_b") is None
-    assert "a write failed" in caplog.messages
+    assert "store write failed" in caplog.messages
 
 
 # --- a commit whose outcome is not known ----------------------------------------------------------------------
@@ -247,7 +247,7 @@ async def test_a_refused_end_is_not_stored_and_does_not_keep_the_conversation(
 
 async def test_nobody_waits_for_a_full_disk(faulty: Faulty, history: SqlHistory) -> None:
     begun = await history.begin(new_turn("conv_a"))
-    faulty.before = [Unavailable("SQLITE_FULL", is_lasting=True)]
+    faulty.before = [Unavailable("SQLITE_FULL", is_permanent=True)]
 
     with pytest.raises(StoreUnavailable):
         await history.begin(new_turn("conv_b"))

@@ -1,4 +1,4 @@
-"""The database: where it is, and one way to run work in it that does not depend on which it is.
+"""Database URL parsing, and the ``Database`` protocol that SQLite and PostgreSQL implement.
 
 Work is a plain function over a SQLAlchemy ``Connection``, run as one transaction: for SQLite in a thread, for
 PostgreSQL over asyncpg.
@@ -26,7 +26,7 @@ _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
-# What PostgreSQL's own programs call it, and what the driver does.
+# libpq parameter names, and the names that asyncpg uses.
 _PARAMETERS = {
     "sslmode": "ssl",
     "host": "host",
@@ -37,40 +37,39 @@ _WANTED = "it should look like sqlite:///folder/file.sqlite or postgresql://user
 
 
 class Database(Protocol):
-    """Runs work. Both methods give what the work gives, and raise its errors; nothing is written then."""
+    """Runs transactions. Both methods return the result of ``work``; if it raises, the transaction is rolled back."""
 
     dialect: str
     """``sqlite`` or ``postgresql``."""
 
     async def read(self, work: Callable[[Connection], R]) -> R:
-        """Run work that only reads, seeing one state of the database.
+        """Run a read-only transaction; all its statements see one snapshot.
 
         Raises:
             StoreUnavailable: The database did not answer within the time limit.
         """
         ...
 
-    async def write(self, work: Callable[[Connection], R], *, outlives_power: bool = True) -> R:
-        """Run work that writes; return when it is durable. Not to be called again before it returned.
+    async def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> R:
+        """Run a write transaction and return after the commit. Calls must not overlap.
 
-        Without ``outlives_power`` it may be lost when the machine that this process runs on stops at once, but not
-        when the process does.
+        Without ``is_durable``, a power failure can lose the commit; the end of the process cannot.
 
         Raises:
-            Unavailable: The database as a whole did not do it.
+            Unavailable: The database failed, not a single statement.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         ...
 
 
 def database_url(given: str) -> URL:
-    """Return the URL of the database with the driver in use, from any of the usual forms.
+    """Return the database URL with the driver that this package uses; common aliases are accepted.
 
     Raises:
-        ConfigurationError: It is none of a database that can be used. The sentence does not repeat it.
+        ConfigurationError: The URL is invalid or not supported. The message does not repeat it: it may have a password.
     """
     try:
         url = make_url(given)
@@ -100,15 +99,15 @@ def database_url(given: str) -> URL:
 
 
 def open_database(given: str, *, time_limit: float) -> Database:
-    """Return the database at the URL. SQLite's file is made when it is missing; PostgreSQL is not asked yet.
+    """Open the database at the URL. A missing SQLite file is created; PostgreSQL is not connected yet.
 
     Raises:
-        ConfigurationError: The URL cannot be used, or the file not be made.
+        ConfigurationError: The URL is invalid, or the file cannot be created.
     """
     url = database_url(given)
     if url.drivername == "sqlite":
         return SqliteDatabase(url, time_limit=time_limit)
-    # Only where it is in use: importing it takes a tenth of the time to start.
+    # Imported on demand: the import is a tenth of the startup time.
     from proxy.store.engine.postgres import PostgresDatabase
 
     return PostgresDatabase(url, time_limit=time_limit)

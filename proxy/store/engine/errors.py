@@ -1,4 +1,4 @@
-"""What an error of a driver means for what was to be done."""
+"""Classify driver errors as transient, permanent, or specific to one statement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.errors import StoreUnavailable
 logger = logging.getLogger(__name__)
 
 # Result codes of SQLite (sqlite.org/rescode.html); the low byte is the kind.
-_SQLITE_PASSING = {
+_SQLITE_TRANSIENT = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_PROTOCOL,
@@ -20,7 +20,7 @@ _SQLITE_PASSING = {
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_INTERRUPT,
 }
-_SQLITE_LASTING = {
+_SQLITE_PERMANENT = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_CORRUPT,
@@ -31,16 +31,16 @@ _SQLITE_LASTING = {
 }
 
 # Classes and codes of PostgreSQL (postgresql.org/docs/current/errcodes-appendix.html).
-_POSTGRES_PASSING = (
+_POSTGRES_TRANSIENT = (
     "08",  # connection exception
-    "25006",  # read-only transaction: the server is a standby just now
+    "25006",  # read-only transaction: the server is a standby at present
     "40",  # transaction rollback: serialization, deadlock
     "53300",  # too many connections
     "55P03",  # lock not available
     "57",  # operator intervention: shutting down, starting up, query cancelled
 )
-_POSTGRES_LASTING = (
-    "28",  # refused credentials
+_POSTGRES_PERMANENT = (
+    "28",  # invalid credentials
     "3D000",  # no such database
     "53",  # disk full, out of memory
     "58",  # system error
@@ -49,20 +49,20 @@ _POSTGRES_LASTING = (
 
 
 class Unavailable(Exception):
-    """The database as a whole did not do what it was asked.
+    """The database failed, not a single statement.
 
-    ``is_lasting``: waiting does not mend it soon. ``is_in_doubt``: the answer to a commit was lost, what it was to
-    write may be there.
+    ``is_permanent``: a retry will not help soon (disk full, invalid credentials). ``outcome_unknown``: the connection
+    failed during commit; the write may have been applied.
     """
 
-    def __init__(self, cause: str, *, is_lasting: bool = False, is_in_doubt: bool = False) -> None:
+    def __init__(self, cause: str, *, is_permanent: bool = False, outcome_unknown: bool = False) -> None:
         super().__init__(cause)
-        self.is_lasting = is_lasting
-        self.is_in_doubt = is_in_doubt
+        self.is_permanent = is_permanent
+        self.outcome_unknown = outcome_unknown
 
 
 def unavailability(error: BaseException) -> Unavailable | None:
-    """Return the error as ``Unavailable``, or None when it is about one statement."""
+    """Return the error as ``Unavailable``, or None if it concerns one statement only."""
     if isinstance(error, Unavailable):
         return error
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
@@ -70,21 +70,23 @@ def unavailability(error: BaseException) -> Unavailable | None:
     if isinstance(cause, sqlite3.Error):
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
         name = getattr(cause, "sqlite_errorname", name)
-        return _judge(name, is_passing=code in _SQLITE_PASSING, is_lasting=code in _SQLITE_LASTING)
+        return _classify(name, is_transient=code in _SQLITE_TRANSIENT, is_permanent=code in _SQLITE_PERMANENT)
     state = getattr(cause, "sqlstate", None)
     if isinstance(state, str):
-        is_passing = state.startswith(_POSTGRES_PASSING)
-        return _judge(
-            state, is_passing=is_passing, is_lasting=not is_passing and state.startswith(_POSTGRES_LASTING)
+        is_transient = state.startswith(_POSTGRES_TRANSIENT)
+        return _classify(
+            state,
+            is_transient=is_transient,
+            is_permanent=not is_transient and state.startswith(_POSTGRES_PERMANENT),
         )
     is_gone = isinstance(error, DBAPIError) and (
         error.connection_invalidated or isinstance(error, InterfaceError)
     )
-    return _judge(name, is_passing=is_gone or isinstance(cause, OSError | EOFError), is_lasting=False)
+    return _classify(name, is_transient=is_gone or isinstance(cause, OSError | EOFError), is_permanent=False)
 
 
 def cause_of(error: BaseException) -> str:
-    """Return what went wrong in a word for the log: a driver's own sentences may repeat what people wrote."""
+    """Return the error code for the log. Driver messages are not logged, because they can contain message contents."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     return (
         getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None) or type(cause).__name__
@@ -92,10 +94,10 @@ def cause_of(error: BaseException) -> str:
 
 
 def refused_read(error: Exception) -> StoreUnavailable:
-    """Log that one statement failed, which is a defect of ours, and return what the asker is told."""
-    logger.error("a read failed", extra={"cause": cause_of(error)})
+    """Log the failure of one read statement (a defect in the proxy) and return the error to raise."""
+    logger.error("store read failed", extra={"cause": cause_of(error)})
     return StoreUnavailable()
 
 
-def _judge(name: str, *, is_passing: bool, is_lasting: bool) -> Unavailable | None:
-    return Unavailable(name, is_lasting=is_lasting) if is_passing or is_lasting else None
+def _classify(name: str, *, is_transient: bool, is_permanent: bool) -> Unavailable | None:
+    return Unavailable(name, is_permanent=is_permanent) if is_transient or is_permanent else None

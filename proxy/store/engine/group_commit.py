@@ -1,4 +1,4 @@
-"""What is written, many things in one transaction or one thing in its own."""
+"""Execute a group of writes in one transaction, or a single write in its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.store.sql.finish_turn import Close, Endings, Finish
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """Anything but the beginnings and ends of turns."""
+    """A write other than beginning or finishing a turn."""
 
     function: Callable[[Connection], Any]
 
@@ -23,7 +23,7 @@ Work = Begin | Finish | Close | Call
 
 
 class Lost(Exception):
-    """Some of a group cannot be written as things stand; nothing of it may be committed."""
+    """Some writes of a group cannot be applied with it. Roll back the group and retry these writes alone."""
 
     def __init__(self, members: frozenset[Work]) -> None:
         super().__init__(members)
@@ -31,7 +31,7 @@ class Lost(Exception):
 
 
 class Writing:
-    """Writes work and returns what it gives: ``Begun`` for Begin (or None, see ``Resume``), whether it is done for
+    """Executes writes. Results: ``Begun`` for Begin (or None, see ``Resume``), whether the turn was finished for
     Finish, None for Close.
     """
 
@@ -40,10 +40,10 @@ class Writing:
         self._endings = Endings(dialect)
 
     def together(self, connection: Connection, group: Sequence[Work]) -> dict[Work, Any]:
-        """Write a group. Ends come first: who begins in the same group finds the conversation free.
+        """Execute a group. Turns are finished first, so that a turn begun in the same group can use the conversation.
 
         Raises:
-            Lost: Some turns cannot be begun, or not in a group.
+            Lost: Some turns cannot be begun, or must be begun alone.
         """
         if lone := frozenset(work for work in group if isinstance(work, Begin) and work.resume is not None):
             raise Lost(lone)
@@ -65,12 +65,12 @@ class Writing:
         return given
 
     def alone(self, connection: Connection, work: Work) -> Any:
-        """Write one piece of work.
+        """Execute one write.
 
         Raises:
             ConversationBusy: Another turn of the conversation is running.
-            IdempotencyKeyTaken: The caller used the key for another turn.
-            ApprovalsMoved: What is to be decided no longer stands as it was read.
+            IdempotencyKeyTaken: Another turn of the caller has the key.
+            ApprovalsMoved: The approvals changed after they were read.
         """
         if isinstance(work, Begin):
             return self._beginnings.alone(connection, work)

@@ -1,4 +1,4 @@
-"""Brings the schema of a database to what this program needs.
+"""Check the database schema and upgrade it to the newest Alembic revision.
 
 One migration runs at a time, over all workers: on PostgreSQL under an advisory lock, on SQLite in an exclusive
 transaction. All steps and the new version are one transaction, so that a failed migration leaves nothing behind.
@@ -32,14 +32,14 @@ SchemaState = Literal["empty", "behind", "current", "too_new"]
 
 TIME_LIMIT = 60.0
 _PAUSE = 0.1
-# Any number will do, as long as it stays the same.
+# Arbitrary, but it must not change: workers of different versions share the lock.
 ADVISORY_LOCK = 4_872_301_966
-# Alembic keeps the migration under way in module globals.
-_one_at_a_time = threading.Lock()
+# Alembic stores the running migration in module globals.
+_migration_lock = threading.Lock()
 
 
 def migrations_folder(package: Path = Path(proxy.__file__).parent) -> Path:
-    """Return where the migrations are: inside the package when installed, beside it in a working copy."""
+    """Return where the migrations are: inside the package when installed, next to it in a working copy."""
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"
 
@@ -64,7 +64,7 @@ async def migrate(
 async def schema_state(
     url: str, *, folder: Path | None = None, time_limit: float = TIME_LIMIT
 ) -> SchemaState:
-    """Tell whether the schema is what this program needs.
+    """Return whether the schema is at the revision of this program.
 
     Raises:
         ConfigurationError: The URL cannot be used, or the database did not answer.
@@ -76,10 +76,10 @@ async def schema_state(
 
 
 async def prepare_schema(url: str, *, time_limit: float = TIME_LIMIT) -> None:
-    """Do what is to be done before the start: migrate SQLite, check PostgreSQL.
+    """Prepare the schema before startup: migrate SQLite, check PostgreSQL.
 
     Raises:
-        ConfigurationError: The database cannot be used as it is; the sentence says what to do.
+        ConfigurationError: The schema is not current or the database is not usable; the message says what to do.
     """
     place = database_url(url)
     if place.drivername == "sqlite":
@@ -97,7 +97,7 @@ async def prepare_schema(url: str, *, time_limit: float = TIME_LIMIT) -> None:
 
 def _config(folder: Path | None) -> Config:
     config = Config()
-    # Alembic reads % as the start of a reference.
+    # ConfigParser, which Alembic uses, interpolates %.
     config.set_main_option("script_location", str(folder or migrations_folder()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
@@ -144,7 +144,7 @@ def _too_new() -> SchemaTooNew:
 
 
 async def _run(url: URL, work: Callable[[Connection], R], *, time_limit: float) -> R:
-    """Run the work in one transaction, as soon as the database lets us."""
+    """Run the work in one transaction; retry transient errors until the time limit."""
     run = _run_on_sqlite if url.drivername == "sqlite" else _run_on_postgres
     deadline = time.monotonic() + time_limit
     while True:
@@ -154,7 +154,7 @@ async def _run(url: URL, work: Callable[[Connection], R], *, time_limit: float) 
             fault = unavailability(error)
             if fault is None:
                 raise
-            if fault.is_lasting or time.monotonic() > deadline:
+            if fault.is_permanent or time.monotonic() > deadline:
                 place = (
                     url.database
                     if url.drivername == "sqlite"
@@ -173,14 +173,14 @@ def _run_on_sqlite(url: URL, work: Callable[[Connection], R]) -> R:
     # Foreign keys stay off: where a table is rebuilt, dropping the old one would delete what belongs to its rows.
     engine = sqlite_engine(url, begin="BEGIN EXCLUSIVE", pragmas={"journal_mode": "WAL"})
     try:
-        with _one_at_a_time, engine.begin() as connection:
+        with _migration_lock, engine.begin() as connection:
             return work(connection)
     finally:
         engine.dispose()
 
 
 def _run_on_postgres(url: URL, work: Callable[[Connection], R]) -> R:
-    # Only where it is in use, see ``open_database``.
+    # Imported on demand, see ``open_database``.
     from proxy.store.engine.postgres import postgres_engine
 
     async def run() -> R:
@@ -191,6 +191,6 @@ def _run_on_postgres(url: URL, work: Callable[[Connection], R]) -> R:
         finally:
             await engine.dispose()
 
-    # A loop of its own, in this thread: other tasks go on meanwhile.
-    with _one_at_a_time:
+    # A separate event loop in this thread, so that the loop of the server is not blocked.
+    with _migration_lock:
         return asyncio.run(run())

@@ -17,7 +17,7 @@ from proxy.store.sql.dialects import decode_json, encode_json
 
 R = TypeVar("R")
 
-# Beside the one that writes. A worker's reads are short; many workers share the server's connections (100 by default).
+# In addition to the write connection. Reads are short; many workers share the server's connections (100 by default).
 READERS, MORE_READERS = 4, 6
 _PAUSE = 0.05
 
@@ -26,7 +26,7 @@ def postgres_engine(url: URL, *, time_limit: float) -> AsyncEngine:
     """Return an engine that waits for connections no longer than the time limit (seconds)."""
     return create_async_engine(
         url,
-        # Errors go to the log, what people wrote does not.
+        # Errors are logged; parameters contain message contents.
         hide_parameters=True,
         pool_size=READERS,
         max_overflow=MORE_READERS,
@@ -38,21 +38,21 @@ def postgres_engine(url: URL, *, time_limit: float) -> AsyncEngine:
 
 
 class PostgresDatabase:
-    """A ``Database`` on a server."""
+    """``Database`` on a PostgreSQL server."""
 
     dialect = "postgresql"
 
     def __init__(self, url: URL, *, time_limit: float) -> None:
         self._time_limit = time_limit
         self._engine = postgres_engine(url, time_limit=time_limit)
-        # All statements of one piece of work see one state.
-        self._reading = self._engine.execution_options(
+        # All statements of a transaction see one snapshot.
+        self._read_engine = self._engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
-        self._writing: AsyncConnection | None = None
+        self._write_connection: AsyncConnection | None = None
 
     async def read(self, work: Callable[[Connection], R]) -> R:
-        """See ``Database``."""
+        """Run ``work`` in a read-only transaction. Transient errors are retried until the time limit."""
         try:
             async with asyncio.timeout(self._time_limit):
                 while True:
@@ -62,42 +62,42 @@ class PostgresDatabase:
                         fault = unavailability(error)
                         if fault is None:
                             raise refused_read(error) from None
-                        if fault.is_lasting:
+                        if fault.is_permanent:
                             raise StoreUnavailable from error
                     await asyncio.sleep(_PAUSE)
         except TimeoutError:
             raise StoreUnavailable from None
 
     async def _read_once(self, work: Callable[[Connection], R]) -> R:
-        async with self._reading.connect() as connection:
+        async with self._read_engine.connect() as connection:
             return await connection.run_sync(work)
 
-    async def write(self, work: Callable[[Connection], R], *, outlives_power: bool = True) -> R:
-        """See ``Database``. The server may be on another machine, so that what it wrote has to outlive its power."""
+    async def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> R:
+        """Run ``work`` in a transaction. ``is_durable`` is ignored: every commit waits for the server's disk."""
         try:
             async with asyncio.timeout(self._time_limit):
-                if self._writing is None:
-                    self._writing = await self._engine.connect()
-                return await self._writing.run_sync(_transact, work)
+                if self._write_connection is None:
+                    self._write_connection = await self._engine.connect()
+                return await self._write_connection.run_sync(_transact, work)
         except BaseException as error:
             fault = unavailability(error)
             if fault is None and isinstance(error, Exception):
                 raise
-            await self._let_go()
+            await self._discard_connection()
             if fault is None:
                 raise
-            # A commit may have been what took too long.
-            fault.is_in_doubt |= isinstance(error, TimeoutError)
+            # The timeout may have occurred during the commit.
+            fault.outcome_unknown |= isinstance(error, TimeoutError)
             raise fault from error
 
     async def close(self) -> None:
-        """See ``Database``."""
-        if self._writing is not None:
-            await self._writing.close()
+        """Close the write connection and the pool."""
+        if self._write_connection is not None:
+            await self._write_connection.close()
         await self._engine.dispose()
 
-    async def _let_go(self) -> None:
-        connection, self._writing = self._writing, None
+    async def _discard_connection(self) -> None:
+        connection, self._write_connection = self._write_connection, None
         if connection is not None:
             await connection.invalidate()
             await connection.close()
@@ -115,6 +115,6 @@ def _transact(connection: Connection, work: Callable[[Connection], R]) -> R:
     except Exception as error:
         if (fault := unavailability(error)) is None:
             raise
-        fault.is_in_doubt = True
+        fault.outcome_unknown = True
         raise fault from error
     return given

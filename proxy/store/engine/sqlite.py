@@ -33,7 +33,7 @@ _Job = tuple[Callable[[Connection], Any], str | None, "asyncio.Future[Any]", asy
 READERS = 3
 START_BYTES = 1024 * 1024
 """Free space that a start needs: an empty database, its write-ahead log and the index of that."""
-# How long one attempt waits for another process's lock; the attempts are repeated until the time limit.
+# How long one attempt waits for a lock of another process. Attempts are repeated until the time limit.
 BUSY_SECONDS = 1.0
 _PAUSE = 0.05
 
@@ -43,7 +43,7 @@ def sqlite_engine(url: URL, *, begin: str, pragmas: dict[str, object]) -> Engine
     engine = create_engine(
         url,
         poolclass=NullPool,
-        # Errors go to the log, what people wrote does not.
+        # Errors are logged; parameters contain message contents.
         hide_parameters=True,
         json_serializer=encode_json,
         json_deserializer=decode_json,
@@ -64,10 +64,10 @@ def sqlite_engine(url: URL, *, begin: str, pragmas: dict[str, object]) -> Engine
 
 
 def make_file(url: URL) -> None:
-    """Make the database's file and folder where they are missing; only their owner may look into them.
+    """Create the database file and its folder if they are missing, with access for the owner only.
 
     Raises:
-        ConfigurationError: It cannot be made.
+        ConfigurationError: The file or folder cannot be created.
     """
     file = Path(url.database or "").resolve()
     try:
@@ -80,7 +80,7 @@ def make_file(url: URL) -> None:
 
 
 def check_free_space(url: URL) -> None:
-    """Write and remove a temporary file beside the database.
+    """Write and remove a temporary file next to the database.
 
     SQLite reports a full disk in several ways, some of which also mean a lock and are retried (SQLITE_IOERR and
     SQLITE_CANTOPEN when the index of the write-ahead log cannot be created).
@@ -109,7 +109,7 @@ def check_free_space(url: URL) -> None:
 class DatabaseFile:
     """Detects that the file at the path is no longer the one that the connections have open.
 
-    POSIX keeps an open file after it was deleted or replaced: SQLite would go on to commit into it, and all of that
+    POSIX keeps an open file after it was deleted or replaced: SQLite would continue to commit into it, and all of that
     would be lost with the last connection. The same holds for the write-ahead log. A replaced file stays an error
     until the process ends, even if the path leads to the first file again: its log may be gone.
     """
@@ -145,7 +145,7 @@ class DatabaseFile:
                 "the database was deleted or replaced while the server runs; no turn is stored until it is restarted",
                 extra={"database": str(self._path), "replaced": part},
             )
-        raise Unavailable("database replaced", is_lasting=True)
+        raise Unavailable("database replaced", is_permanent=True)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -167,7 +167,7 @@ class SqliteDatabase:
         self._time_limit = time_limit
         pragmas: dict[str, object] = {"foreign_keys": "ON", "synchronous": "FULL"}
         written = pragmas | {"journal_mode": "WAL", "journal_size_limit": 64 * 1024 * 1024}
-        # Deleted words are overwritten, not only let go of; some builds of SQLite do that by themselves, most do not.
+        # Overwrite deleted content with zeros (sqlite.org/pragma.html#pragma_secure_delete); off in most SQLite builds.
         written["secure_delete"] = "ON"
         self._writer = _Threads(
             sqlite_engine(url, begin="BEGIN IMMEDIATE", pragmas=written), 1, "store writes", file
@@ -177,14 +177,14 @@ class SqliteDatabase:
         )
 
     async def read(self, work: Callable[[Connection], R]) -> R:
-        """See ``Database``."""
+        """Run ``work`` in a reader thread. Transient errors (``SQLITE_BUSY``) are retried until the time limit."""
         try:
             async with asyncio.timeout(self._time_limit):
                 while True:
                     try:
                         return await self._readers.run(work)
                     except Unavailable as error:
-                        if error.is_lasting:
+                        if error.is_permanent:
                             raise StoreUnavailable from error
                     except SQLAlchemyError as error:
                         raise refused_read(error) from None
@@ -192,22 +192,22 @@ class SqliteDatabase:
         except TimeoutError:
             raise StoreUnavailable from None
 
-    async def write(self, work: Callable[[Connection], R], *, outlives_power: bool = True) -> R:
-        """See ``Database``."""
+    async def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> R:
+        """Run ``work`` in the writer thread. Transient errors are raised; the caller retries."""
         # NORMAL does not wait for the disk. A later commit that does takes with it what came before
         # (sqlite.org/pragma.html#pragma_synchronous).
-        synchronous = "FULL" if outlives_power else "NORMAL"
+        synchronous = "FULL" if is_durable else "NORMAL"
         return await self._writer.run(work, f"PRAGMA synchronous = {synchronous}")
 
     async def close(self) -> None:
-        """See ``Database``."""
-        # The last connection to close moves the log into the file and removes it; of two at a time, neither may.
+        """Finish the queued work and close all connections."""
+        # The last connection to close checkpoints and deletes the WAL. If two close concurrently, neither does.
         await self._readers.close()
         await self._writer.close()
 
 
 class _Threads:
-    """Threads that run work, each over a connection of its own, in the order in which it comes."""
+    """Threads with one connection each that run jobs from a shared FIFO queue."""
 
     def __init__(self, engine: Engine, count: int, name: str, file: DatabaseFile) -> None:
         self._engine = engine
@@ -221,14 +221,14 @@ class _Threads:
             thread.start()
 
     async def run(self, work: Callable[[Connection], R], pragma: str | None = None) -> R:
-        """Run the work in a thread, after setting the pragma; cancelling does not stop what has begun."""
+        """Run the work in a thread, after setting the pragma; cancellation does not stop a job that has started."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         self._jobs.put((work, pragma, future, loop))
         return await future
 
     async def close(self) -> None:
-        """Finish what was handed in and close the connections."""
+        """Finish the queued jobs and close the connections."""
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
@@ -239,7 +239,7 @@ class _Threads:
         connection: Connection | None = None
         while (job := self._jobs.get()) is not None:
             connection = self._do(job, connection)
-            # What was read is not kept until the next job.
+            # Release the result now, not at the next job.
             del job
         if connection is not None:
             connection.close()
@@ -258,9 +258,9 @@ class _Threads:
                 with connection.begin():
                     result = work(connection)
                 self._check_committed(connection)
-            except BaseException as raised:  # noqa: BLE001 - it is raised where it is waited for
+            except BaseException as raised:  # noqa: BLE001 - raised to the waiter
                 error = unavailability(raised) or raised
-            # One that is well is kept: opening another needs room on a disk that may be full.
+            # Reuse the connection after an error: opening another needs disk space, and the disk may be full.
             if connection is not None and _is_stuck(connection):
                 connection.close()
                 connection = None

@@ -1,10 +1,10 @@
-"""The one writer of a process: it takes everything that waits and commits it together.
+"""Group commit: the only writer of a process commits all queued writes in one transaction.
 
-A commit costs a wait for the disk and some hundred microseconds, whether it holds one turn or a hundred. So while
-one is under way the next group gathers, and each waiter is told when its own commit is durable.
+A commit costs one disk flush and some hundred microseconds, for one turn or a hundred. Writes that arrive during a
+commit form the next group; each waiter resumes when its own commit is durable.
 
-Everything can be written twice without harm (a begin is found by its id, an end is compared with what is there), so
-a group whose outcome is not known is simply written again.
+Every write is idempotent (a begun turn is found by its id, a result is compared with the stored one), so a group
+whose commit outcome is unknown is retried.
 """
 
 from __future__ import annotations
@@ -37,38 +37,38 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 
 
 class Writable(Protocol):
-    """A database, as the writer needs it."""
+    """The write half of ``Database``."""
 
-    async def write(self, work: Callable[[Connection], R], *, outlives_power: bool = True) -> R:
-        """Run ``work`` in one transaction and return what it gives when the commit is durable.
+    async def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> R:
+        """Run ``work`` in one transaction and return its result after the commit.
 
-        Without ``outlives_power`` it may be lost when this machine stops at once.
+        Without ``is_durable``, a power failure can lose the commit.
 
         Raises:
-            Unavailable: The database did not do it. Any other error is the work's own; nothing is written then.
+            Unavailable: The database failed. Errors of ``work`` pass through; the transaction is rolled back.
         """
         ...
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A piece of work until it is settled: written, or given up.
+    """A queued write until it is settled (written or abandoned).
 
-    ``done`` may be done earlier than that, when the waiter went away or its time was over.
+    ``done`` can complete earlier: the waiter was cancelled or timed out.
     """
 
     work: Work
     done: asyncio.Future[Any]
     deadline: float
-    is_in_doubt: bool = False
+    outcome_unknown: bool = False
     is_settled: bool = False
 
-    def give(self, result: Any) -> None:
+    def resolve(self, result: Any) -> None:
         self.is_settled = True
         if not self.done.done():
             self.done.set_result(result)
 
-    def refuse(self, error: Exception) -> None:
+    def reject(self, error: Exception) -> None:
         self.is_settled = True
         self.time_out(error)
 
@@ -78,7 +78,7 @@ class _Waiting:
 
 
 class Writer:
-    """Takes work from any task of the event loop that it was made in."""
+    """Accepts writes from any task of the event loop in which it was created."""
 
     def __init__(self, database: Writable, writing: Writing, *, time_limit: float) -> None:
         self._database = database
@@ -91,17 +91,17 @@ class Writer:
         self._task = asyncio.create_task(self._run(), name="store writer")
 
     async def write(self, work: Work) -> Any:
-        """Hand in a piece of work; return what it gives when it is durable.
+        """Queue a write; return its result when the commit is durable.
 
-        A Begin whose waiter is cancelled or told that it failed leaves no running turn behind; neither does a Finish
-        that is told to have failed. A cancelled waiter of anything but a Begin does not stop it.
+        If the waiter of a Begin is cancelled or gets an error, no running turn remains. The same holds for a failed
+        Finish. Cancelling the waiter of any other write does not stop the write.
 
         Raises:
             StoreUnavailable: It was not written within the time limit, or cannot be written.
         """
         if self._is_closing:
             raise StoreUnavailable
-        waiting = self._hand_in(work, self._loop.time() + self._time_limit)
+        waiting = self._enqueue(work, self._loop.time() + self._time_limit)
         timer = self._loop.call_later(self._time_limit, waiting.time_out, StoreUnavailable())
         try:
             return await (waiting.done if isinstance(work, Begin) else asyncio.shield(waiting.done))
@@ -109,12 +109,12 @@ class Writer:
             timer.cancel()
 
     async def close(self) -> None:
-        """Write what was handed in, and stop."""
+        """Write what is queued, and stop."""
         self._is_closing = True
         self._wake.set()
         await self._task
 
-    def _hand_in(self, work: Work, deadline: float) -> _Waiting:
+    def _enqueue(self, work: Work, deadline: float) -> _Waiting:
         waiting = _Waiting(work, self._loop.create_future(), deadline)
         self._queue.append(waiting)
         self._wake.set()
@@ -123,7 +123,7 @@ class Writer:
     async def _run(self) -> None:
         pause = 0.0
         while True:
-            group = self._take()
+            group = self._next_group()
             if not group:
                 if self._is_closing:
                     return
@@ -135,38 +135,38 @@ class Writer:
             except Unavailable as error:
                 if not pause:
                     logger.warning("database not available", extra={"cause": str(error)})
-                self._put_back(group, error)
+                self._requeue(group, error)
                 if self._is_closing and all(isinstance(waiting.work, Close) for waiting in self._queue):
-                    # Their leases run out.
+                    # The leases of these turns expire.
                     return
                 pause = min(2 * pause, LONGEST_PAUSE) or FIRST_PAUSE
                 await asyncio.sleep(pause)
             else:
                 if pause:
-                    logger.warning("database is back")
+                    logger.warning("database available again")
                 pause = 0.0
 
-    def _take(self) -> list[_Waiting]:
-        """Return the next group; what nobody waits for any more is given up."""
+    def _next_group(self) -> list[_Waiting]:
+        """Return the next group; drop writes whose waiter is gone."""
         group: list[_Waiting] = []
         while self._queue and len(group) < GROUP_SIZE:
             waiting = self._queue.popleft()
             if waiting.done.done():
-                self._give_up(waiting)
+                self._abandon(waiting)
             else:
                 group.append(waiting)
         return group
 
-    def _put_back(self, group: Sequence[_Waiting], error: Unavailable) -> None:
+    def _requeue(self, group: Sequence[_Waiting], error: Unavailable) -> None:
         now = self._loop.time()
         for waiting in reversed(group):
             if waiting.is_settled:
                 continue
-            waiting.is_in_doubt |= error.is_in_doubt
-            if isinstance(waiting.work, Close) or (waiting.deadline > now and not error.is_lasting):
+            waiting.outcome_unknown |= error.outcome_unknown
+            if isinstance(waiting.work, Close) or (waiting.deadline > now and not error.is_permanent):
                 self._queue.appendleft(waiting)
             else:
-                self._give_up(waiting)
+                self._abandon(waiting)
 
     async def _commit(self, group: Sequence[_Waiting]) -> None:
         works = [waiting.work for waiting in group]
@@ -174,19 +174,19 @@ class Writer:
         try:
             given = await self._database.write(
                 lambda connection: self._writing.together(connection, works),
-                # A turn that was only begun ends with the machine: nobody will have had an answer.
-                outlives_power=not all(isinstance(work, Begin) for work in works),
+                # A begun turn does not survive a power failure, and no client has its response yet.
+                is_durable=not all(isinstance(work, Begin) for work in works),
             )
         except Unavailable:
             raise
         except Lost as error:
             lost = error.members
-        except Exception as error:  # noqa: BLE001 - the one that is at fault is told and logged alone
-            logger.warning("a group of writes failed", extra={"size": len(group), "cause": cause_of(error)})
+        except Exception as error:  # noqa: BLE001 - the failing write is reported and logged when it runs alone
+            logger.warning("group commit failed", extra={"size": len(group), "cause": cause_of(error)})
             lost = frozenset(works)
         else:
             for waiting in group:
-                self._tell(waiting, given[waiting.work])
+                self._resolve_waiter(waiting, given[waiting.work])
             return
         if rest := [waiting for waiting in group if waiting.work not in lost]:
             await self._commit(rest)
@@ -201,35 +201,35 @@ class Writer:
             )
         except Unavailable:
             raise
-        except (ProxyError, IdempotencyKeyTaken, ApprovalsMoved) as refusal:
-            waiting.refuse(refusal)
+        except (ProxyError, IdempotencyKeyTaken, ApprovalsMoved) as error:
+            waiting.reject(error)
         except SQLAlchemyError as error:
             logger.error(
-                "a write failed", extra={"work": type(waiting.work).__name__, "cause": cause_of(error)}
+                "store write failed", extra={"work": type(waiting.work).__name__, "cause": cause_of(error)}
             )
-            self._give_up(waiting)
+            self._abandon(waiting)
         except Exception:
-            logger.exception("a write failed", extra={"work": type(waiting.work).__name__})
-            self._give_up(waiting)
+            logger.exception("store write failed", extra={"work": type(waiting.work).__name__})
+            self._abandon(waiting)
         else:
-            self._tell(waiting, given)
+            self._resolve_waiter(waiting, given)
 
-    def _tell(self, waiting: _Waiting, given: Any) -> None:
+    def _resolve_waiter(self, waiting: _Waiting, given: Any) -> None:
         if isinstance(waiting.work, Begin) and waiting.done.done():
-            self._close_left_over(waiting)
-        waiting.give(given)
+            self._close_orphan(waiting)
+        waiting.resolve(given)
 
-    def _give_up(self, waiting: _Waiting) -> None:
-        if isinstance(waiting.work, Finish) or (isinstance(waiting.work, Begin) and waiting.is_in_doubt):
-            self._close_left_over(waiting)
-        waiting.refuse(StoreUnavailable())
+    def _abandon(self, waiting: _Waiting) -> None:
+        if isinstance(waiting.work, Finish) or (isinstance(waiting.work, Begin) and waiting.outcome_unknown):
+            self._close_orphan(waiting)
+        waiting.reject(StoreUnavailable())
 
-    def _close_left_over(self, waiting: _Waiting) -> None:
-        """See to it that a turn without an owner does not keep its conversation busy."""
+    def _close_orphan(self, waiting: _Waiting) -> None:
+        """Close a turn without an owner, so that it does not keep its conversation locked."""
         work = waiting.work
         if isinstance(work, Begin):
             close = Close(work.turn["id"], None, "abandoned", work.turn["created_at"])
         else:
             assert isinstance(work, Finish)
             close = Close(None, work.end.turn, "storage_unavailable", work.end.finished_at)
-        self._hand_in(close, math.inf)
+        self._enqueue(close, math.inf)

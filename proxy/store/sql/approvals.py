@@ -1,7 +1,7 @@
-"""Approvals as rows: asked for with the end of a turn, decided with the beginning of another, run once.
+"""Queries for approvals: requested when a turn ends, decided when another begins, executed once.
 
-What is kept is the decision. Whether an approval is open, or expired without one, follows from the head of its
-conversation, so that nothing has to be written when a conversation goes on.
+Only the decision is stored. Whether an approval is pending or expired follows from the head of its conversation, so
+that a new turn of the conversation writes nothing here.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _STATUS = case(
 
 
 class Approving:
-    """Reads and writes in the words of one dialect."""
+    """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
         of_caller = _of.caller == bindparam("of_caller", type_=_of.caller.type)
@@ -63,7 +63,7 @@ class Approving:
             .join(turns, turns.c.key == _of.turn)
             .join(conversations, conversations.c.key == _of.conversation)
         )
-        # Of a turn whose answer was deleted nobody asks by an id any more; in the conversation it goes on.
+        # A turn whose completion was deleted cannot be retrieved by id, but its conversation continues.
         self._of_caller = self._all.where(of_caller, turns.c.caller != "")
         self._by_id = self._of_caller.where(of_id)
         self._of_turn = self._all.where(of_turn).order_by(_of.key)
@@ -157,7 +157,7 @@ class Approving:
         return [_approval(row) for row in connection.execute(self._of_turn, {"of_turn": turn})]
 
     def circumstances(self, connection: Connection, turn: int) -> bytes | None:
-        """Return what is needed to go on behind the turn, or None."""
+        """Return the stored request context that a continuation of the turn needs, or None."""
         found: bytes | None = connection.scalar(self._circumstances, {"of_turn": turn})
         return found
 
@@ -198,7 +198,7 @@ class Approving:
         connection.execute(insert(approvals), asked)
 
     def ended(self, connection: Connection, turn: int, took_up: int) -> None:
-        """The end of a turn was written that took up what another had asked for: nobody need begin it again."""
+        """Record that the continuation turn ended: the approvals it applied need no further continuation."""
         connection.execute(self._ended, {"of_turn": took_up, "by_turn": turn})
 
     def decide(

@@ -1,7 +1,7 @@
-"""How turns are begun: a group of them by four statements, whatever its size.
+"""Begin a group of turns with four statements, whatever its size.
 
-Nothing is raised in the usual course of things. A turn whose place is taken is passed over by the database and
-missing in what was begun; it is then tried alone, where the reason is found.
+Conflicts do not raise an error in a group: ``ON CONFLICT DO NOTHING`` skips the turn, and it is missing in the
+result. The writer then retries it alone, which determines the reason.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from proxy.approvals.repository import Resume
 from proxy.errors import ConversationBusy
 from proxy.store.sql import rows
 from proxy.store.sql.approvals import Approving
-from proxy.store.sql.dialects import IS_RUNNING, Insertion, insert_into, listed
+from proxy.store.sql.dialects import IS_RUNNING, Insertion, insert_into, listed, statements
 from proxy.store.sql.rows import ItemRow
-from proxy.store.sql.statements import statements
 from proxy.store.sql.tables import conversations, items, turns
 from proxy.turns.repository import Begun, IdempotencyKeyTaken, NewTurn
 
@@ -27,7 +26,7 @@ from proxy.turns.repository import Begun, IdempotencyKeyTaken, NewTurn
 class Begin:
     """A turn to begin, as rows. Those of ``input`` have no turn yet.
 
-    With ``resume``, it decides about approvals, which is written alone.
+    With ``resume`` it also records approval decisions and is written alone.
     """
 
     conversation: dict[str, Any]
@@ -43,7 +42,7 @@ def begin_of(turn: NewTurn, resume: Resume | None = None) -> Begin:
 
 
 class Beginnings:
-    """Begins turns in the words of one dialect."""
+    """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
         self._approving = statements(Approving, dialect)
@@ -95,12 +94,11 @@ class Beginnings:
         )
 
     def together(self, connection: Connection, begins: Sequence[Begin]) -> dict[Begin, Begun]:
-        """Begin the turns that can be begun as things stand.
+        """Begin the turns that have no conflict.
 
-        A turn that is there already under this id, running for this worker, counts as begun: the answer to its
-        commit was lost.
+        A turn that is already running under this id for this worker counts as begun: the write is a retry.
         """
-        # In the same order everywhere, so that no two workers wait for each other.
+        # Insert in the same order in all workers, so that they cannot deadlock.
         begins = sorted(begins, key=lambda begin: (begin.turn["of_caller"], begin.turn["of_conversation"]))
         connection.execute(self._add_conversation, [begin.conversation for begin in begins])
         if named := [_named(begin.turn) for begin in begins if begin.turn["end_user"]]:
@@ -120,14 +118,14 @@ class Beginnings:
         return begun
 
     def alone(self, connection: Connection, begin: Begin) -> Begun | None:
-        """Begin a turn; where one whose lease ran out has the conversation or the key, it gives them up.
+        """Begin a turn. A turn with an expired lease that holds the conversation or the key is interrupted first.
 
-        None when it awaits other decisions than the one that was written.
+        None if the paused turn still has pending approvals after this decision.
 
         Raises:
-            ApprovalsMoved: The approvals do not stand as they were read; nothing may be committed.
-            ConversationBusy: Another turn of the conversation is running; nothing may be committed.
-            IdempotencyKeyTaken: Another turn of the caller's has the key; nothing may be committed.
+            ApprovalsMoved: The approvals changed after they were read; roll back.
+            ConversationBusy: Another turn of the conversation is running; roll back.
+            IdempotencyKeyTaken: Another turn of the caller has the key; roll back.
         """
         turn = begin.turn
         # Only what the statement names: SQLAlchemy sets every column that it finds a value for.

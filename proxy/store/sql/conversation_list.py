@@ -1,6 +1,4 @@
-"""How conversations look from outside: what they began with, who has the floor, what holds certain words, and the
-whole tree of their turns.
-"""
+"""Queries for conversation summaries (first text, active agent), text search, and the tree of turns."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from proxy.turns.repository import TurnRecord
 
 
 class Outlines:
-    """Reads in the words of one dialect."""
+    """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
         of, wanted = turns.c, listed(dialect, "wanted", BigInteger)
@@ -63,7 +61,7 @@ class Outlines:
         )
 
     def outlines(self, connection: Connection, keys: Sequence[int]) -> Mapping[int, Outline]:
-        """Return the outlines of the conversations with these keys; of one without turns there is none."""
+        """Return the summaries of the conversations with these keys; a conversation without turns has none."""
         given = {"wanted": list(keys)}
         words: dict[int, str] = {}
         for key, message, agent, visible in connection.execute(self._first_words, given):
@@ -86,17 +84,17 @@ class Outlines:
         return [rows.to_record(row, said.get(row.key, ())) for row in connection.execute(self._tree, given)]
 
     def is_about(self, connection: Connection, row: Any, words: str) -> bool:
-        """Whether a conversation that ``may_be_about`` let through holds the words."""
+        """Whether a conversation that matched ``may_be_about`` contains the text."""
         said = connection.execute(self._visible, {"of_key": row.key})
         return is_about(words, row.metadata, (rows.to_item(*one) for one in said))
 
 
 def may_be_about(words: str) -> ColumnElement[bool]:
-    """Return what holds for every conversation with the words, and for few others.
+    """Return a condition that every conversation with the text meets, and few others.
 
     On SQLite, case counts beyond ASCII.
     """
-    # Messages are kept as JSON, in which quotes and line breaks are written otherwise.
+    # Messages are stored as JSON, which escapes quotes and line breaks.
     written = msgspec.json.encode(words).decode()[1:-1]
     said = (
         select(items.c.turn)

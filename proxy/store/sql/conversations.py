@@ -1,4 +1,4 @@
-"""Conversations as they are kept: made, listed, read from the root to the head, added to and deleted.
+"""Queries for stored conversations: create, list, read from the root to the head, append and delete.
 
 Whatever changes a conversation first locks its row, as beginning a turn does, and does nothing while a turn runs.
 """
@@ -28,8 +28,7 @@ from proxy.conversations.repository import KeptItem, Rest
 from proxy.messages import ForeignItem, Item
 from proxy.store.sql import rows
 from proxy.store.sql.conversation_list import Outlines, may_be_about
-from proxy.store.sql.dialects import IS_RUNNING, Insertion, encode_json, insert_into
-from proxy.store.sql.statements import statements
+from proxy.store.sql.dialects import IS_RUNNING, Insertion, encode_json, insert_into, statements
 from proxy.store.sql.stored_completions import FORGOTTEN, storable_pairs, visible_to
 from proxy.store.sql.tables import (
     approvals,
@@ -58,7 +57,7 @@ class Addition:
 
 
 class Keeping:
-    """Reads and changes conversations in the words of one dialect."""
+    """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
         self._insert_items = Insertion(insert_into(dialect, items), items)
@@ -123,7 +122,9 @@ class Keeping:
         given = {"of_caller": caller, "of_id": conversation_id}
         if connection.execute(self._by_id, given).first() is None:
             return None
-        found = [((row.key, row.position), _kept(row)) for row in connection.execute(self._items, given)]
+        found = [
+            ((row.key, row.position), _stored_item(row)) for row in connection.execute(self._items, given)
+        ]
         foreign = [
             ((row.key, row.position), _foreign(row)) for row in connection.execute(self._foreign, given)
         ]
@@ -147,7 +148,7 @@ class Keeping:
         first: Addition,
         now: float,
     ) -> Conversation:
-        """Make the conversation if it is not there, with its first items; return it as it stands then."""
+        """Create the conversation with its first items if it does not exist; return the stored conversation."""
         who = {"caller": caller, "id": conversation_id, "end_user": end_user, "team": ""}
         row = {**who, "metadata": storable_pairs(metadata), "created_at": now}
         connection.execute(self._make, [row])
@@ -225,7 +226,7 @@ class Keeping:
             message = rows.item_rows([Item(left)], is_input=row.is_input)[0][-1]
             connection.execute(update(items).where(*here).values(message=message))
         if not row.is_input:
-            # The journal holds what was said as well.
+            # The journal also contains the messages.
             connection.execute(
                 update(turns).where(turns.c.key == turn.key, ~turns.c.is_listed).values(FORGOTTEN)
             )
@@ -236,7 +237,7 @@ class Keeping:
         return "done"
 
     def _lock(self, connection: Connection, caller: str, conversation_id: str, now: float) -> Row[Any] | None:
-        """Return the conversation, which nobody else changes any more, and without a turn whose lease ran out."""
+        """Lock and return the conversation; interrupt its running turn if the lease expired."""
         given = {"of_caller": caller, "of_id": conversation_id}
         connection.execute(self._interrupt, given | {"now": now})
         return connection.execute(self._locked, given).first()
@@ -309,7 +310,7 @@ def _turn_row(conversation: Row[Any], new: Addition, now: float) -> dict[str, An
     }
 
 
-def _kept(row: Row[Any]) -> KeptItem:
+def _stored_item(row: Row[Any]) -> KeptItem:
     item = rows.to_item(row.message, row.agent, row.visible)
     return KeptItem(row.id, row.position, item, tuple(rows.to_names(row.pending)))
 

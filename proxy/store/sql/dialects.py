@@ -1,9 +1,10 @@
-"""The few places where SQLite and PostgreSQL want other words."""
+"""SQL constructs that differ between SQLite and PostgreSQL, and the cache of built statements."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, TypeVar, cast
 
 import msgspec
 from sqlalchemy import (
@@ -23,7 +24,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from proxy.store.sql.tables import turns
 
-# Written out, not bound: a partial index is used only where the database sees its condition.
+S = TypeVar("S")
+
+# A literal, not a parameter: a partial index is used only where the database sees its condition.
 IS_RUNNING = turns.c.status == literal_column("'running'")
 
 
@@ -36,14 +39,14 @@ def encode_json(value: object) -> str:
 
 
 def insert_into(dialect: str, table: Table) -> Any:
-    """Return an insert that knows ``on_conflict_…`` and does not ask for the new row's key."""
+    """Return an insert with ``on_conflict_…`` methods that does not fetch the key of the new row."""
     return (sqlite.insert if dialect == "sqlite" else postgresql.insert)(table).inline()
 
 
 class Insertion:
-    """Inserts many rows, each given as a tuple of all columns in the order of the table, as the database takes them.
+    """Inserts many rows, given as tuples of database values for all columns in table order.
 
-    SQLAlchemy would look at every value of every row: 5 µs for a row, which a history of a thousand messages feels.
+    It bypasses SQLAlchemy's bind processing, which costs 5 µs per row; histories can have a thousand messages.
     """
 
     def __init__(self, statement: Any, table: Table) -> None:
@@ -76,3 +79,16 @@ def list_of(dialect: str, column: ColumnElement[int]) -> ColumnElement[Any]:
     if dialect == "sqlite":
         return func.json_group_array(column, type_=JSON)
     return func.array_agg(column, type_=ARRAY(BigInteger))
+
+
+def statements(kind: Callable[[str], S], dialect: str) -> S:
+    """Return the cached instance of a statement class for a dialect; the class must have no other state.
+
+    Building the statements of the whole store takes 40 ms.
+    """
+    return cast(S, _build_statements(kind, dialect))
+
+
+@cache
+def _build_statements(kind: Callable[[str], Any], dialect: str) -> Any:
+    return kind(dialect)

@@ -1,4 +1,4 @@
-"""How turns end: a group of them by five statements, whatever its size, and some more where approval is asked for."""
+"""Finish a group of turns with five statements, whatever its size, and a few more for approvals."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from sqlalchemy import BigInteger, Boolean, Connection, bindparam, case, cast, o
 
 from proxy.store.sql import rows
 from proxy.store.sql.approvals import Approving
-from proxy.store.sql.dialects import IS_RUNNING, Insertion, insert_into, listed
+from proxy.store.sql.dialects import IS_RUNNING, Insertion, insert_into, listed, statements
 from proxy.store.sql.rows import ItemRow
-from proxy.store.sql.statements import statements
 from proxy.store.sql.tables import conversations, indexable, items, pending_calls, turns
 from proxy.turns.repository import TurnEnd
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Finish:
-    """A turn to finish. ``items`` are rows that have no turn yet, ``journal`` is as it is kept."""
+    """A turn to finish. ``items`` are rows that have no turn yet, ``journal`` is in the stored format."""
 
     end: TurnEnd
     items: Sequence[ItemRow]
@@ -28,7 +27,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Close:
-    """A turn that nobody will finish, by its id or key: if it runs, it failed with nothing of it kept."""
+    """A turn that will not be finished, by id or key: if it is running, it is marked as failed, without a result."""
 
     turn_id: str | None
     turn: int | None
@@ -37,7 +36,7 @@ class Close:
 
 
 class Endings:
-    """Ends turns in the words of one dialect."""
+    """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
         self._approving = statements(Approving, dialect)
@@ -45,7 +44,7 @@ class Endings:
         self._ending = (
             select(of.key, of.conversation, of.caller, of.status, of.finished_at, of.is_stored, of.inputs)
             .where(turns.c.key.in_(select(cast(keys.c.value, BigInteger))))
-            # In the same order everywhere, so that no two workers wait for each other.
+            # Lock in key order, so that two workers cannot deadlock.
             .order_by(turns.c.key)
             .with_for_update()
         )
@@ -75,27 +74,27 @@ class Endings:
         )
 
     def finish(self, connection: Connection, finishes: Sequence[Finish]) -> dict[Finish, bool]:
-        """Finish the turns that are running; tell of each whether it is now finished as it should be.
+        """Finish the running turns; return for each whether its stored result is the given one.
 
-        A turn that is there already with this very end counts: it is done again, or the answer to its commit was lost.
+        A turn that already has this result counts as finished: the write is a retry.
         """
         keys = [str(finish.end.turn) for finish in finishes]
         found = {row.key: row for row in connection.execute(self._ending, {"keys": keys})}
         ends: dict[int, Finish] = {}
-        told: dict[Finish, bool] = {}
+        results: dict[Finish, bool] = {}
         for finish in finishes:
             row = found.get(finish.end.turn)
             if row is not None and row.status == "running":
                 first = ends.setdefault(row.key, finish).end
-                told[finish] = _is_same(finish.end, first.status, first.finished_at)
+                results[finish] = _is_same(finish.end, first.status, first.finished_at)
             else:
-                told[finish] = row is not None and _is_same(finish.end, row.status, row.finished_at)
+                results[finish] = row is not None and _is_same(finish.end, row.status, row.finished_at)
         if ends:
             self._write(connection, [(finish, found[key]) for key, finish in ends.items()])
-        return told
+        return results
 
     def close(self, connection: Connection, close: Close) -> None:
-        """Give up a turn, if it is running."""
+        """Mark a turn as failed, if it is running."""
         connection.execute(self._close, asdict(close))
 
     def _write(self, connection: Connection, ends: Sequence[tuple[Finish, Any]]) -> None:
@@ -115,7 +114,7 @@ class Endings:
                 for place, item in enumerate(finish.items)
             ),
         )
-        # A call id may be there twice when a model is careless.
+        # Models can repeat a call id.
         waited_for = [
             {"caller": row.caller, "call_id": call_id, "turn": row.key, "conversation": row.conversation}
             for finish, row in ends
@@ -130,7 +129,7 @@ class Endings:
         ]
         if heads:
             connection.execute(self._move_head, heads)
-        # Behind the conversations, which whoever decides about approvals locks first.
+        # After the conversations: recording decisions locks conversations first, so this order avoids a deadlock.
         self._approving.ask(connection, [(finish.end, row) for finish, row in ends if row.is_stored])
         for finish, row in ends:
             if finish.end.took_up is not None:

@@ -1,4 +1,4 @@
-"""Which worker runs which turn, until when, and whether it is to stop."""
+"""Turn leases: which worker runs a turn, when its lease expires, and whether cancellation was requested."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxy.store.sql.tables import turns
 
 
 class Leases:
-    """Changes leases in the words of one dialect."""
+    """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
         worker = turns.c.worker == bindparam("of_worker", type_=turns.c.worker.type)
@@ -32,14 +32,14 @@ class Leases:
         )
 
     def renew(self, connection: Connection, worker: str, lease_until: float) -> list[str]:
-        """Extend the worker's leases; return the ids of its turns that are to stop."""
+        """Extend the worker's leases; return the ids of its turns for which cancellation was requested."""
         connection.execute(self._renew, {"of_worker": worker, "lease_until": lease_until})
         return list(connection.scalars(self._to_stop, {"of_worker": worker}))
 
     def request_cancel(self, connection: Connection, caller: str, turn_id: str) -> bool:
-        """Mark a running turn as to be stopped; return whether there is one."""
+        """Request cancellation of a running turn; return whether the turn is running."""
         return connection.execute(self._request_cancel, {"of_caller": caller, "of_id": turn_id}).rowcount > 0
 
     def interrupt(self, connection: Connection, now: float, dead_workers: Sequence[str]) -> int:
-        """Give up turns whose lease ran out or whose worker is dead; return how many."""
+        """Mark turns as interrupted whose lease expired or whose worker is dead; return the count."""
         return connection.execute(self._interrupt, {"now": now, "dead": list(dead_workers)}).rowcount

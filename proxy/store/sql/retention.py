@@ -1,6 +1,6 @@
-"""Removing conversations in which nothing happened for long, a few at a time.
+"""Delete expired conversations in batches.
 
-They are looked for without a lock, in pieces of the whole table, and looked at again when they are deleted.
+The search reads the table in pieces, without locks; the delete statement checks each conversation again.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from proxy.store.sql.dialects import IS_RUNNING, listed
 from proxy.store.sql.tables import conversations, turns
 
 LOOKED_AT = 1000
-"""Conversations that are looked at in one transaction."""
+"""Number of conversations scanned in one transaction."""
 TURNS_AT_ONCE = 200
-"""A transaction deletes no more conversations when it has deleted so many turns."""
+"""Number of turns after which a delete transaction ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Old:
-    """A conversation that may go, by its key, and how many turns it has."""
+    """An expired conversation: its key and its number of turns."""
 
     key: int
     turns: int
 
 
 class Retention:
-    """Finds and deletes in the words of one dialect."""
+    """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
         of = conversations.c
@@ -58,7 +58,7 @@ class Retention:
             .order_by(of.key)
         )
         keys = listed(dialect, "keys")
-        # Several workers at once each take what no other has taken.
+        # Concurrent workers skip rows that another worker locked.
         self._lock = (
             select(of.key)
             .where(of.key.in_(select(cast(keys.c.value, BigInteger))))
@@ -78,16 +78,16 @@ class Retention:
         return [Old(key, count) for key, count in found], last
 
     def delete(self, connection: Connection, before: float, keys: Sequence[int]) -> int:
-        """Delete those that are still old; return how many."""
+        """Delete those that are still expired; return the count."""
         locked = list(connection.scalars(self._lock, {"keys": [str(key) for key in keys]}))
-        # A statement of its own: what was begun until the rows were locked is seen by it.
+        # A separate statement, so that its snapshot includes turns that began before the rows were locked.
         return connection.execute(
             self._delete, {"keys": [str(key) for key in locked], "before": before}
         ).rowcount
 
 
 def batches(old: Sequence[Old]) -> Iterator[list[int]]:
-    """Divide into what one transaction deletes."""
+    """Divide into batches of one transaction each."""
     batch: list[int] = []
     count = 0
     for one in old:

@@ -1,4 +1,4 @@
-"""The values of ``exchange.history`` as rows, and back."""
+"""Convert the values of ``turns.repository`` to rows and back."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def end_row(end: TurnEnd) -> dict[str, Any]:
 
 
 def item_rows(items: Iterable[Item], *, is_input: bool) -> list[ItemRow]:
-    """Return the items as they are kept."""
+    """Return the items in the stored format."""
     return [
         (is_input, storable(item.agent) if item.agent else item.agent, item.visible, _message_json(item))
         for item in items
@@ -105,7 +105,7 @@ def item_rows(items: Iterable[Item], *, is_input: bool) -> list[ItemRow]:
 
 
 def pack(journal: bytes) -> bytes | None:
-    """Return the journal as it is kept: None when empty, compressed when that pays."""
+    """Return the journal in the stored format: None if empty, compressed if that saves space."""
     if not journal:
         return None
     if len(journal) < COMPRESS_FROM_BYTES:

@@ -1,4 +1,4 @@
-"""Stored completions: turns that were asked for with ``store: true`` and completed."""
+"""Stored completions: completed turns of requests with ``store: true``."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.expression import literal_column
 
 from proxy.store.sql import rows
-from proxy.store.sql.statements import statements
+from proxy.store.sql.dialects import statements
 from proxy.store.sql.tables import conversations, storable, turns
-from proxy.store.sql.turn_queries import Reading
+from proxy.store.sql.turn_queries import TurnQueries
 from proxy.turns.repository import Order, Page, TurnRecord
 
 FORGOTTEN: Mapping[str, Any] = {
@@ -34,12 +34,12 @@ FORGOTTEN: Mapping[str, Any] = {
     "metadata": {},
     "options": b"",
     "journal": None,
-    # Whether it asked for approval still has to be known.
+    # Keep whether the turn requested approvals.
     "circumstances": case((turns.c.circumstances.is_not(None), b"{}")),
     "idempotency_key": None,
     "body_digest": None,
 }
-"""What a turn becomes when its answer is no longer given back: a part of its conversation and nothing else."""
+"""Column values of a turn whose completion was deleted; the turn remains part of its conversation."""
 
 # Written out, not bound: a partial index is used only where the database sees its condition.
 _IS_COMPLETION: tuple[ColumnElement[bool], ...] = (
@@ -49,10 +49,10 @@ _IS_COMPLETION: tuple[ColumnElement[bool], ...] = (
 
 
 class Completions:
-    """Finds and changes stored completions in the words of one dialect."""
+    """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
-        self._reading = statements(Reading, dialect)
+        self._reading = statements(TurnQueries, dialect)
         self._has_metadata = _has_metadata(dialect)
         self._all: Select[Any] = (
             select(*turns.c, conversations.c.id.label("conversation_id"))
@@ -90,7 +90,7 @@ class Completions:
         metadata: Mapping[str, str],
         end_user: str,
     ) -> Page[TurnRecord] | None:
-        """Return a part of the list; None when nothing has the id ``after``."""
+        """Return a part of the list; None if no turn has the id ``after``."""
         query = self._all
         given: dict[str, Any] = {"of_caller": caller}
         if after is not None:
@@ -119,26 +119,26 @@ class Completions:
         return self._reading.by_id(connection, caller, completion_id)
 
     def delete(self, connection: Connection, caller: str, completion_id: str) -> bool:
-        """Forget the answer; tell whether there was one."""
+        """Delete the completion; return whether it existed."""
         return connection.execute(self._delete, {"of_caller": caller, "of_id": completion_id}).rowcount > 0
 
     def forget(self, connection: Connection, caller: str, turn_id: str) -> bool:
-        """Forget the answer of a turn that has ended, listed or not; tell whether there was one."""
+        """Delete the completion of a finished turn, listed or not; return whether it existed."""
         return connection.execute(self._forget, {"of_caller": caller, "of_id": turn_id}).rowcount > 0
 
 
 def storable_pairs(pairs: Mapping[str, str]) -> dict[str, str]:
-    """Return metadata as both databases take it."""
+    """Return metadata in a form that both databases accept."""
     return {storable(key): storable(value) for key, value in pairs.items()}
 
 
 def visible_to(column: ColumnElement[str], end_user: str) -> ColumnElement[bool]:
-    """What belongs to the end user, or to none."""
+    """Return the condition that a row belongs to the end user, or to no end user."""
     return or_(column == "", column == storable(end_user))
 
 
 def _has_metadata(dialect: str) -> ColumnElement[bool]:
-    """The condition that a turn has all of the pairs bound to ``wanted``."""
+    """Return the condition that a turn has all of the pairs bound to ``wanted``."""
     if dialect == "postgresql":
         return type_coerce(turns.c.metadata, JSONB).contains(bindparam("wanted", type_=JSONB))
     wanted = func.json_each(bindparam("wanted", type_=JSON)).table_valued("key", "value", name="wanted")

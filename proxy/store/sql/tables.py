@@ -42,7 +42,7 @@ metadata = MetaData(
 
 
 def storable(words: str) -> str:
-    """Return the text as both databases take it: PostgreSQL refuses NUL, and no encoding has lone surrogates."""
+    """Return the text that both databases accept: PostgreSQL rejects NUL, and no encoding has lone surrogates."""
     if "\0" in words:
         words = words.replace("\0", "\ufffd")
     if words.isascii():
@@ -79,7 +79,7 @@ class Name(Words):
 
 
 class Digest(TypeDecorator[bytes]):
-    """A digest, kept as hexadecimal text so that lists of them fit into one parameter on both databases."""
+    """A digest, stored as hexadecimal text so that lists of them fit into one parameter on both databases."""
 
     impl = String
     cache_ok = True
@@ -114,8 +114,8 @@ conversations = Table(
     sqlite_autoincrement=True,
 )
 
-# ``caller`` is who may ask for the turn by its id; nobody ("") when its answer was deleted.
-# ``head`` and ``parent`` are no foreign keys: whole conversations are deleted at once, and checking each of their
+# ``caller`` may retrieve the turn by its id; "" after its completion was deleted.
+# ``head`` and ``parent`` are not foreign keys: whole conversations are deleted at once, and checking each of their
 # turns for children would make that slow.
 turns = Table(
     "turns",
@@ -187,7 +187,7 @@ items = Table(
     Column("is_input", Boolean, nullable=False),
     Column("agent", Words),
     Column("visible", Boolean, nullable=False),
-    Column("message", Text, nullable=False, doc="JSON in the words of the OpenAI wire"),
+    Column("message", Text, nullable=False, doc="JSON in the format of the OpenAI API"),
 )
 
 foreign_items = Table(
@@ -210,7 +210,7 @@ pending_calls = Table(
     Index("ix_pending_calls_conversation", "conversation", "call_id", "turn"),
 )
 
-# A decision is kept, and what it means now is told by the head of its conversation (see ``store.approvals``).
+# The decision is stored; its present meaning depends on the head of the conversation (see ``store.sql.approvals``).
 approvals = Table(
     "approvals",
     metadata,
@@ -247,7 +247,7 @@ Index(
     postgresql_where=text("is_unattended"),
 )
 
-# What callers make: every version of every agent and team.
+# All versions of custom agents and teams.
 creations = Table(
     "creations",
     metadata,
@@ -272,7 +272,7 @@ snapshots = Table(
     Column("body", LargeBinary, nullable=False, doc="JSON"),
 )
 
-# Of a key itself only a digest is kept.
+# API keys: only the digest of a key is stored.
 api_keys = Table(
     "api_keys",
     metadata,

@@ -1,24 +1,36 @@
-"""How conversations and turns are found and read; the cost of finding does not grow with what looks alike."""
+"""Queries for conversations and turns. The cost of a lookup does not grow with the number of equal matches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Connection, Select, bindparam, exists, literal_column, or_, select
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 
 from proxy.messages import Item
 from proxy.store.sql import rows
 from proxy.store.sql.dialects import IS_RUNNING, list_of, listed
 from proxy.store.sql.tables import conversations, indexable, items, pending_calls, turns
-from proxy.turns.repository import ChainTurn, Conversation, Place, TurnRecord
+from proxy.turns.repository import ChainTurn, Conversation, Place, Standing, TurnRecord
 
 PENDING_PER_ID = 100
-"""How many turns are told that wait for the same call id; some models number their calls from 0 in every turn."""
+"""Maximum number of turns returned for one pending call id; some models number their calls from 0 in every turn."""
 
 
-class Reading:
-    """Reads in the words of one dialect; statements are made once, so that each is compiled once."""
+class TurnQueries:
+    """Statements for one dialect, built once so that each is compiled once."""
 
     def __init__(self, dialect: str) -> None:
         self._conversation = select(conversations).where(
@@ -46,12 +58,12 @@ class Reading:
 
     def chain(self, connection: Connection, turn: int) -> list[ChainTurn]:
         """Return the turn and its ancestors, the root first; a parent's key is always the smaller."""
-        # All at once, and unpacked instead of asked for by name: a long conversation has a thousand rows.
-        told = connection.execute(self._chain, {"turn": turn}).all()
-        said: dict[int, list[Item]] = {row[0]: [] for row in told}
+        # All at once, and unpacked by position, not accessed by name: a long conversation has a thousand rows.
+        turn_rows = connection.execute(self._chain, {"turn": turn}).all()
+        said: dict[int, list[Item]] = {row[0]: [] for row in turn_rows}
         for key, message, said_by, visible in connection.execute(self._chain_items, {"turn": turn}).all():
             said[key].append(rows.to_item(message, said_by, visible))
-        return [rows.to_chain_turn(key, said[key], *of_turn) for key, *of_turn in told]
+        return [rows.to_chain_turn(key, said[key], *of_turn) for key, *of_turn in turn_rows]
 
     def places(
         self, connection: Connection, fingerprints: Sequence[bytes], conversation: int | None
@@ -91,7 +103,7 @@ class Reading:
         return self._record(connection, self._by_key, {"caller": caller, "idempotency_key": key})
 
     def by_body(self, connection: Connection, caller: str, digest: bytes, since: float) -> TurnRecord | None:
-        """Return the newest turn with the body, or None also when it ended badly or others followed it."""
+        """Return the newest turn with the body, or None; also None if it failed or has a later turn."""
         return self._record(
             connection, self._by_body, {"caller": caller, "body_digest": digest, "since": since}
         )
@@ -101,7 +113,7 @@ class Reading:
         return list(connection.scalars(self._workers))
 
     def ask(self, connection: Connection) -> None:
-        """Ask the database for nothing but an answer."""
+        """Execute a trivial query to check that the database answers."""
         connection.execute(self._nothing)
 
     def _record(self, connection: Connection, query: Select[Any], given: dict[str, Any]) -> TurnRecord | None:
@@ -120,7 +132,7 @@ def _by_body(record: Select[Any]) -> Select[Any]:
         .limit(1)
         .scalar_subquery()
     )
-    goes_on = exists().where(
+    has_running_successor = exists().where(
         running.c.conversation == turns.c.conversation,
         running.c.status == literal_column("'running'"),
         running.c.key > turns.c.key,
@@ -128,7 +140,9 @@ def _by_body(record: Select[Any]) -> Select[Any]:
     return (
         record.where(turns.c.key == newest_key, turns.c.created_at >= bindparam("since"))
         .where(turns.c.status.in_(["running", "completed"]))
-        .where(or_(conversations.c.head.is_(None), conversations.c.head <= turns.c.key), ~goes_on)
+        .where(
+            or_(conversations.c.head.is_(None), conversations.c.head <= turns.c.key), ~has_running_successor
+        )
     )
 
 
@@ -167,7 +181,7 @@ def _chain() -> Select[Any]:
 
 
 def _chain_items() -> Select[Any]:
-    # Apart from their turns: what is told of a turn would come again with each of its items.
+    # Apart from their turns: a join would repeat the turn columns for every item.
     of = items.c
     chain = _keys_of_chain()
     return (
@@ -247,3 +261,66 @@ def _pending(dialect: str, *, is_within: bool) -> Select[Any]:
         .subquery("newest")
     )
     return select(wanted.c.value, select(list_of(dialect, newest.c.turn)).scalar_subquery())
+
+
+_HAS_EVENTS = (turns.c.worker != "", turns.c.caller != "")
+
+
+class TurnPolling:
+    """Polling queries of event readers, for one dialect: running turns, newest turns, and later turns."""
+
+    def __init__(self, dialect: str) -> None:
+        of, wanted = turns.c, listed(dialect, "wanted", BigInteger)
+        self._running = select(of.key, of.lease_until).where(of.key.in_(select(wanted.c.value)), IS_RUNNING)
+        self._there = select(conversations.c.key).where(conversations.c.key.in_(select(wanted.c.value)))
+        # Not one by one: a database may look for the largest key of one conversation among those of all.
+        self._newest = (
+            select(of.conversation, func.max(of.key))
+            .where(of.conversation.in_(select(wanted.c.value)), *_HAS_EVENTS)
+            .group_by(of.conversation)
+        )
+        self._behind: Select[Any] = (
+            _of_conversation(of.key, of.id)
+            .where(of.key > bindparam("after"), *_HAS_EVENTS)
+            .order_by(of.key)
+            .limit(bindparam("at_most"))
+        )
+        self._key = _of_conversation(of.key).where(of.id == bindparam("turn_id", type_=of.id.type))
+
+    def standing(
+        self, connection: Connection, turn_keys: Sequence[int], conversation_keys: Sequence[int]
+    ) -> Standing:
+        """Return which of the turns run, and the newest turn of each conversation that exists."""
+        running: dict[int, float] = {}
+        newest: dict[int, int] = {}
+        if turn_keys:
+            running = {row[0]: row[1] for row in connection.execute(self._running, {"wanted": turn_keys})}
+        if conversation_keys:
+            wanted = {"wanted": conversation_keys}
+            newest = dict.fromkeys(connection.scalars(self._there, wanted), 0)
+            newest |= {row[0]: row[1] for row in connection.execute(self._newest, wanted)}
+        return Standing(running, newest)
+
+    def behind(
+        self, connection: Connection, caller: str, conversation_id: str, after: int, limit: int
+    ) -> list[tuple[int, str]]:
+        """Return (key, id) of the turns of a conversation that began after the turn ``after``."""
+        given = {"of_caller": caller, "of_conversation": conversation_id, "after": after, "at_most": limit}
+        return [(row.key, row.id) for row in connection.execute(self._behind, given)]
+
+    def key(self, connection: Connection, caller: str, conversation_id: str, turn_id: str) -> int | None:
+        """Return the key of a turn, or None."""
+        given = {"of_caller": caller, "of_conversation": conversation_id, "turn_id": turn_id}
+        found: int | None = connection.scalar(self._key, given)
+        return found
+
+
+def _of_conversation(*columns: Any) -> Select[Any]:
+    of = conversations.c
+    key = (
+        select(of.key)
+        .where(of.caller == bindparam("of_caller", type_=of.caller.type))
+        .where(of.id == bindparam("of_conversation", type_=of.id.type))
+        .scalar_subquery()
+    )
+    return select(*columns).where(turns.c.conversation == key)

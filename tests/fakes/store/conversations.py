@@ -14,7 +14,7 @@ from proxy.conversations.repository import KeptItem, Outline, Rest, is_about
 from proxy.errors import ConversationBusy
 from proxy.messages import ForeignItem, Item, OpenCalls, UserMessage, text_of
 from proxy.turns.repository import Conversation, NewTurn, Order, Page, TurnEnd, TurnRecord
-from tests.fakes.store.turns import Kept, MemoryHistory, is_told
+from tests.fakes.store.turns import MemoryHistory, StoredTurn, has_events
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class MemoryLibrary:
                 return is_forgotten
         return False
 
-    def _completion(self, caller: str, completion_id: str) -> Kept | None:
+    def _completion(self, caller: str, completion_id: str) -> StoredTurn | None:
         return next(
             (
                 kept
@@ -217,7 +217,7 @@ class MemoryLibrary:
         found = [
             (kept.record.turn, kept.record.id)
             for kept in self._turns_of(caller, conversation_id)
-            if kept.record.turn > after and is_told(kept.record)
+            if kept.record.turn > after and has_events(kept.record)
         ]
         return sorted(found)[:limit]
 
@@ -226,7 +226,7 @@ class MemoryLibrary:
         of_id = (kept for kept in self._turns_of(caller, conversation_id) if kept.record.id == turn_id)
         return next((kept.record.turn for kept in of_id), None)
 
-    def _turns_of(self, caller: str, conversation_id: str) -> Iterator[Kept]:
+    def _turns_of(self, caller: str, conversation_id: str) -> Iterator[StoredTurn]:
         known = self._history.conversations.get((caller, conversation_id))
         key = known.key if known is not None else None
         return (kept for kept in self._history.turns.values() if kept.conversation.key == key)
@@ -329,9 +329,9 @@ class MemoryLibrary:
         for asked in [one for one in self._history.asked.values() if one.turn not in turns]:
             del self._history.asked[asked.id]
 
-    def _path(self, caller: str, conversation_id: str) -> Sequence[Kept]:
+    def _path(self, caller: str, conversation_id: str) -> Sequence[StoredTurn]:
         known = self._history.conversations.get((caller, conversation_id))
-        path: list[Kept] = []
+        path: list[StoredTurn] = []
         key = known.head if known is not None else None
         while key is not None and (kept := self._history.turns.get(key)) is not None:
             path.append(kept)
@@ -351,7 +351,7 @@ def _is_completion(record: TurnRecord) -> bool:
     return record.is_listed and record.status == "completed"
 
 
-def _place(kept: Kept, placed: dict[int, Item | ForeignItem]) -> None:
+def _place(kept: StoredTurn, placed: dict[int, Item | ForeignItem]) -> None:
     kept.placed = placed
     said = [(place, one) for place, one in sorted(placed.items()) if isinstance(one, Item)]
     kept.record = replace(
@@ -361,8 +361,8 @@ def _place(kept: Kept, placed: dict[int, Item | ForeignItem]) -> None:
     )
 
 
-def _forget(kept: Kept) -> None:
-    """Nobody asks for the turn by its id any more; it is a part of its conversation."""
+def _forget(kept: StoredTurn) -> None:
+    """Make the turn unavailable by id; it remains part of its conversation."""
     if kept.circumstances is not None:
         kept.circumstances = b"{}"
     kept.record = replace(

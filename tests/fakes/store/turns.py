@@ -1,4 +1,4 @@
-"""``History`` in memory: for tests, and for programs that embed the proxy and keep nothing."""
+"""``History`` in memory: for tests."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from proxy.turns.repository import (
 
 
 @dataclass(slots=True)
-class Kept:
-    """A turn: its record, and what is not told in a record."""
+class StoredTurn:
+    """A stored turn: its record, and the columns that a record does not have."""
 
     record: TurnRecord
     conversation: Conversation
@@ -48,7 +48,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An approval as it is kept."""
+    """A stored approval."""
 
     key: int
     id: str
@@ -70,14 +70,14 @@ class Asked:
 
 
 class MemoryHistory:
-    """See ``History``. Nothing outlives the object.
+    """``History`` without persistence.
 
     ``conversations``, ``turns`` and ``asked`` are for a ``MemoryLibrary`` and ``MemoryApprovals``.
     """
 
     def __init__(self) -> None:
         self.conversations: dict[tuple[str, str], Conversation] = {}
-        self.turns: dict[int, Kept] = {}
+        self.turns: dict[int, StoredTurn] = {}
         self.asked: dict[str, Asked] = {}
         self._keys = itertools.count(1)
 
@@ -115,7 +115,9 @@ class MemoryHistory:
             known = replace(known, end_user=turn.end_user)
         self.conversations[place] = known
         key = self.next_key()
-        self.turns[key] = Kept(_running_record(key, turn), known, len(turn.input), snapshot=turn.snapshot)
+        self.turns[key] = StoredTurn(
+            _running_record(key, turn), known, len(turn.input), snapshot=turn.snapshot
+        )
         return Begun(key, known.key)
 
     def is_busy(self, conversation: int, now: float) -> bool:
@@ -145,7 +147,7 @@ class MemoryHistory:
                 self.asked[asked.id] = replace(asked, is_unattended=False)
         return True
 
-    def _ask(self, kept: Kept, end: TurnEnd, pause: Pause) -> None:
+    def _ask(self, kept: StoredTurn, end: TurnEnd, pause: Pause) -> None:
         kept.circumstances = pause.circumstances
         for new in pause.approvals:
             self.asked[new.id] = Asked(
@@ -254,7 +256,7 @@ class MemoryHistory:
         here = {known.key for known in self.conversations.values()} & set(conversations)
         newest = dict.fromkeys(here, 0)
         for key, kept in self.turns.items():
-            if kept.conversation.key in here and is_told(kept.record):
+            if kept.conversation.key in here and has_events(kept.record):
                 newest[kept.conversation.key] = max(newest[kept.conversation.key], key)
         running = self._running(lambda kept: kept.record.turn in turns)
         return Standing({kept.record.turn: kept.record.lease_until for kept in running}, newest)
@@ -270,10 +272,10 @@ class MemoryHistory:
     async def close(self) -> None:
         """See ``History``."""
 
-    def _running(self, is_wanted: Callable[[Kept], bool]) -> Iterator[Kept]:
+    def _running(self, is_wanted: Callable[[StoredTurn], bool]) -> Iterator[StoredTurn]:
         return (kept for kept in self.turns.values() if kept.record.status == "running" and is_wanted(kept))
 
-    def _interrupt(self, kept: Kept, now: float) -> None:
+    def _interrupt(self, kept: StoredTurn, now: float) -> None:
         kept.record = replace(kept.record, status="interrupted", finished_at=now, idempotency_key=None)
 
     def _last(self, is_wanted: Callable[[TurnRecord], bool]) -> TurnRecord | None:
@@ -304,8 +306,8 @@ class MemoryHistory:
         )
 
 
-def is_told(record: TurnRecord) -> bool:
-    """Whether the events of the turn can be asked for."""
+def has_events(record: TurnRecord) -> bool:
+    """Whether the events of the turn can be read."""
     return record.was_run and record.caller != ""
 
 
