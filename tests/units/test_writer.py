@@ -295,7 +295,7 @@ async def test_a_begin_cancelled_before_its_turn_came_is_never_written(
     first = asyncio.create_task(history.begin(new_turn("conv_first")))
     while not faulty.is_asked:
         await asyncio.sleep(0)
-    begin = asyncio.create_task(history.begin(new_turn("conv_a", id="chatcmpl-1")))
+    begin = asyncio.create_task(history.begin(new_turn("conv_a", id="chatcmpl-cancelled")))
     await asyncio.sleep(0)
     begin.cancel()
     faulty.gate.set()
@@ -303,7 +303,7 @@ async def test_a_begin_cancelled_before_its_turn_came_is_never_written(
 
     await history.begin(new_turn("conv_a"))
 
-    assert await history.turn("alice", "chatcmpl-1") is None
+    assert await history.turn("alice", "chatcmpl-cancelled") is None
 
 
 @pytest.mark.parametrize("journal", [b"[]", b"[" + b" " * 500_000 + b"]"], ids=["short", "long"])
