@@ -10,10 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.routes.error_handlers import guarded
+from proxy.errors import Unauthorized
+from proxy.routes.dependencies import services_of
+from proxy.routes.error_handlers import answer_of, guarded
 from proxy.routes.openapi import complete
+from proxy.routes.request_body import authorization_of
+from proxy.wire.errors import invalid_url
 
 
 class Application(FastAPI):
@@ -54,4 +59,21 @@ class Application(FastAPI):
                 scope["app"] = self
                 await endpoint(scope, receive, send)
                 return
+        elif scope["type"] == "websocket" and not self._has_websocket(scope):
+            scope["app"] = self
+            await _refuse_websocket(scope, receive, send)
+            return
         await super().__call__(scope, receive, send)
+
+    def _has_websocket(self, scope: Scope) -> bool:
+        return any(route.matches(scope)[0] is Match.FULL for route in self.routes)
+
+
+async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a handshake for a path that does not exist; the framework would answer 403 without a body."""
+    try:
+        services_of(scope).keys.caller(authorization_of(scope))
+    except Unauthorized as error:
+        await answer_of(error)(scope, receive, send)
+    else:
+        await answer_of(invalid_url("GET", scope["path"]))(scope, receive, send)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import httpx2
 import openai
 import pytest
 
-from tests.behaviour.wire import check_refusal
+from tests.behaviour.wire import Socket, check_refusal
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import Served, serve
 
@@ -78,3 +79,17 @@ async def test_names_of_its_resources_are_reserved(tmp_path: Path, upstream: Fak
             assert (told["param"], told["code"]) == ("name", "invalid_value")
             assert told["message"] == f"Invalid 'name': '{name}' is reserved."
         assert (await http.get(f"/v1/agents/{name}")).status_code == 404
+
+
+@pytest.mark.parametrize(("key", "status", "code"), [("right", 404, None), ("wrong", 401, "invalid_api_key")])
+async def test_a_websocket_to_a_path_that_does_not_exist_is_refused_in_the_envelope(
+    tmp_path: Path, upstream: FakeUpstream, key: str, status: int, code: str | None
+) -> None:
+    head = (
+        f"GET /v1/none HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\nConnection: Upgrade\r\n"
+        "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+    )
+    async with serve(tmp_path, upstream.base_url, api_keys=("right",)) as served, Socket(served) as socket:
+        await socket.send(head.encode())
+        reply = await socket.reply()
+    assert (reply.status, json.loads(reply.body)["error"]["code"]) == (status, code)
