@@ -25,6 +25,7 @@ from proxy.checking import load_component
 from proxy.conversations.retention import keep_to_retention
 from proxy.errors import ConfigurationError
 from proxy.limits import Limiter
+from proxy.loop_watchdog import LoopWatchdog
 from proxy.metrics import Metrics
 from proxy.providers.demo.client import DemoModel
 from proxy.providers.factory import build_models, model_limits
@@ -214,6 +215,10 @@ def create_app(
             if passing is not None:
                 stack.push_async_callback(partial(passing.close, grace=0))
             app.state.services = services
+            # Last: what blocks during the start delays nobody.
+            watchdog = LoopWatchdog(on_blocked=metrics.loop_blocked if metrics is not None else None)
+            watchdog.start()
+            stack.callback(watchdog.close)
             yield
 
     app: Application = Application(

@@ -47,6 +47,9 @@ class Metrics:
         )
         self._running = Gauge("turns_running", "Turns under way.", registry=registry)
         self._lag = Gauge("loop_lag_seconds", "How late the event loop is.", registry=registry)
+        self._blocked = Counter(
+            "loop_blocked_total", "Times the event loop was blocked for more than 250 ms.", registry=registry
+        )
 
     def exposition(self) -> bytes:
         """Return everything in the text format of Prometheus."""
@@ -63,6 +66,10 @@ class Metrics:
             due = loop.time() + LAG_INTERVAL
             await asyncio.sleep(LAG_INTERVAL)
             self._lag.set(max(loop.time() - due, 0.0))
+
+    def loop_blocked(self) -> None:
+        """Count a block of the event loop; called from the thread of the watchdog."""
+        self._blocked.inc()
 
     def request_ended(self, path: str, status: int, outcome: str) -> None:
         """Count a request."""
