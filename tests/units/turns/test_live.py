@@ -1,6 +1,8 @@
-"""The turns that a process remembers."""
+"""The log of a running turn, its back-pressure, and the turns that stay in memory."""
 
 from __future__ import annotations
+
+import asyncio
 
 from proxy.events import Completed, Started, TextDelta
 from proxy.messages import Usage
@@ -39,3 +41,36 @@ async def test_long_answers_are_kept_for_as_long_as_there_is_room() -> None:
     assert [one for one in "abcd" if turns.get(one)] == []
     turns.retire(finished("e", characters=4_000))
     assert turns.get("e") is not None
+
+
+async def test_writer_continues_when_its_last_slow_reader_leaves() -> None:
+    live = LiveTurn("a", high_water=10)
+    reader = live.follower()
+    with reader:
+        live.emit(TextDelta("x" * 11))
+        writer = asyncio.create_task(live.room())
+        await asyncio.sleep(0)
+        assert not writer.done()
+
+    async with asyncio.timeout(5):
+        await writer
+    assert not live.has_readers
+
+
+async def test_writer_waits_for_the_slower_of_two_readers() -> None:
+    live = LiveTurn("a", high_water=10)
+    with live.follower() as fast, live.follower() as slow:
+        live.emit(TextDelta("x" * 11))
+        writer = asyncio.create_task(live.room())
+        await fast.next()
+        live.emit(TextDelta("y"))
+        await fast.next()
+        await asyncio.sleep(0)
+        assert not writer.done()
+
+        await slow.next()
+        assert not writer.done(), "the batch in hand is not read yet"
+        live.emit(TextDelta("z"))
+        await slow.next()
+        async with asyncio.timeout(5):
+            await writer

@@ -1,0 +1,158 @@
+"""The turn, the agent and the new input that the resolver chooses for a list of messages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from proxy.conversations.fingerprints import Transcript, fingerprint_behind, last_answer_of, scope_of
+from proxy.conversations.resolver import Recall, Recalled
+from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCall, ToolMessage, UserMessage
+from proxy.turns.repository import ChainTurn
+from proxy.turns.request import Ask
+from proxy.wire.chat.message_validation import TRANSLATED_ID
+from tests.fakes.history import approvals_of, new_turn, the_end
+from tests.fakes.models import ScriptedModel
+from tests.fakes.store.turns import MemoryHistory
+from tests.fakes.teams import agent, team_of
+
+SCOPE = scope_of("alice", "shop", "")
+FIRST_USER, FIRST_ANSWER = UserMessage("Hi."), AssistantMessage("Hello!")
+SECOND_USER, SECOND_ANSWER = UserMessage("A laptop?"), AssistantMessage("This one.")
+NEXT = UserMessage("Go on")
+
+
+async def store(
+    history: MemoryHistory, shown: Sequence[Message], answer: str, agent_name: str, parent: int | None = None
+) -> int:
+    """Store a turn that answers the last message of the list; returns its key."""
+    transcript = Transcript(SCOPE)
+    transcript.extend(shown)
+    begun = await history.begin(new_turn(team="shop", parent=parent, input=[Item(shown[-1])]))
+    await history.finish(
+        the_end(
+            begun.turn,
+            agent=agent_name,
+            items=[Item(AssistantMessage(answer), agent_name)],
+            fingerprint=transcript.answer(answer),
+            last_answer=last_answer_of(SCOPE, answer),
+        )
+    )
+    return begun.turn
+
+
+async def resolve(history: MemoryHistory, *messages: Message, conversation_id: str | None = None) -> Recalled:
+    team = await team_of(agent("triage", ScriptedModel()), agent("sales", ScriptedModel()))
+    request = Ask(caller="alice", model="shop", messages=messages, conversation_id=conversation_id)
+    resolved = await Recall(history, approvals_of(history), time.time).recall(request, team)
+    assert isinstance(resolved, Recalled)
+    return resolved
+
+
+def messages_of(items: Sequence[Item]) -> list[Message]:
+    return [item.message for item in items]
+
+
+async def test_identical_turns_that_are_not_the_head_determine_only_the_agent() -> None:
+    history = MemoryHistory()
+    await store(history, [FIRST_USER], "Hello!", "sales")
+    second = await store(history, [FIRST_USER], "Hello!", "sales")
+    await store(history, [FIRST_USER, FIRST_ANSWER, SECOND_USER], "This one.", "triage", parent=second)
+
+    resolved = await resolve(history, FIRST_USER, FIRST_ANSWER, NEXT, conversation_id="conv_a")
+
+    assert (resolved.conversation_id, resolved.parent, resolved.agent) == ("conv_a", None, "sales")
+    assert messages_of(resolved.context) == []
+    assert messages_of(resolved.input) == [FIRST_USER, FIRST_ANSWER, NEXT]
+
+
+async def test_of_identical_turns_the_head_of_the_named_conversation_is_continued() -> None:
+    history = MemoryHistory()
+    await store(history, [FIRST_USER], "Hello!", "sales")
+    head = await store(history, [FIRST_USER], "Hello!", "sales")
+
+    resolved = await resolve(history, FIRST_USER, FIRST_ANSWER, NEXT, conversation_id="conv_a")
+
+    assert (resolved.parent, resolved.agent) == (head, "sales")
+    assert messages_of(resolved.input) == [NEXT]
+
+
+@pytest.mark.parametrize("conversation_id", [None, "conv_a"])
+async def test_input_after_a_rewritten_message_excludes_the_known_answer_before_it(
+    conversation_id: str | None,
+) -> None:
+    history = MemoryHistory()
+    first = await store(history, [FIRST_USER], "Hello!", "triage")
+    await store(history, [FIRST_USER, FIRST_ANSWER, SECOND_USER], "This one.", "sales", parent=first)
+    rewritten = UserMessage("A notebook?")
+
+    resolved = await resolve(
+        history, FIRST_USER, FIRST_ANSWER, rewritten, SECOND_ANSWER, NEXT, conversation_id=conversation_id
+    )
+
+    assert (resolved.parent, resolved.agent) == (first, "sales")
+    assert messages_of(resolved.context) == [FIRST_USER, FIRST_ANSWER]
+    assert messages_of(resolved.input) == [rewritten, SECOND_ANSWER, NEXT]
+
+
+@pytest.mark.parametrize("unknown", [7, 8, 519, 520])
+async def test_newest_known_answer_is_found_at_any_distance_from_the_end(unknown: int) -> None:
+    history = MemoryHistory()
+    await store(history, [UserMessage("Start")], "First.", "triage")
+    opening = [UserMessage("Start"), AssistantMessage("First.")]
+    known = await store(history, [*opening, FIRST_USER], "Hello!", "sales")
+    added = [
+        message
+        for number in range(unknown)
+        for message in (UserMessage(f"Question {number}"), AssistantMessage(f"Answer {number}"))
+    ]
+
+    resolved = await resolve(history, *opening, FIRST_USER, FIRST_ANSWER, *added, NEXT)
+
+    assert (resolved.parent, resolved.agent, resolved.match) == (known, "sales", "fingerprint")
+    assert messages_of(resolved.input) == [*added, NEXT]
+
+
+@pytest.mark.parametrize("results", [1, 2])
+async def test_repeated_function_call_resumes_the_turn_that_its_result_answers(results: int) -> None:
+    history = MemoryHistory()
+    call = FunctionCall("weather", "{}")
+    transcript = Transcript(SCOPE)
+    transcript.add(FIRST_USER)
+    turns: list[int] = []
+    for number, message in enumerate((FIRST_USER, ToolMessage("call_0", "rain"))):
+        if number:
+            transcript.add(message)
+        parent = turns[-1] if turns else None
+        begun = await history.begin(new_turn(team="shop", parent=parent, input=[Item(message)]))
+        made = AssistantMessage(None, tool_calls=[ToolCall(f"call_{number}", call)])
+        await history.finish(
+            the_end(
+                begun.turn,
+                items=[Item(made, "sales")],
+                last_answer=transcript.call(call),
+                pending=[f"call_{number}"],
+            )
+        )
+        turns.append(begun.turn)
+    shown: list[Message] = [FIRST_USER]
+    for number in range(results):
+        call_id = f"{TRANSLATED_ID}{number}"
+        shown += [AssistantMessage(None, tool_calls=[ToolCall(call_id, call)]), ToolMessage(call_id, "rain")]
+
+    resolved = await resolve(history, *shown)
+
+    assert (resolved.parent, resolved.match) == (turns[results - 1], "tool-calls")
+    assert messages_of(resolved.input) == [ToolMessage(f"call_{results - 1}", "rain")]
+
+
+def test_items_that_end_with_a_user_message_have_no_fingerprint() -> None:
+    transcript = Transcript(SCOPE)
+    transcript.add(FIRST_USER)
+    chain = [ChainTurn(1, "sales", True, [], (), fingerprint=transcript.answer("Hello!"))]
+
+    assert fingerprint_behind(chain, [SECOND_USER, SECOND_ANSWER, NEXT]) is None
+    transcript.extend([SECOND_USER, SECOND_ANSWER])
+    assert fingerprint_behind(chain, [SECOND_USER, SECOND_ANSWER]) == transcript.fingerprint
