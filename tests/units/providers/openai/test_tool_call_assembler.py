@@ -10,7 +10,7 @@ from proxy.providers.openai.tool_call_assembler import CallAssembler, CallDelta,
 
 @pytest.mark.parametrize(
     "pieces",
-    [['{"path": "C:\\', '"}"}'], ['{"path": "C:', "\\", '"', '}"}'], ['{"path": "C:\\\\', '"}']],
+    [['{"path": "C:\\', '" b"}'], ['{"path": "C:', "\\", '"', ' b"}'], ['{"path": "C:\\\\', '"}']],
     ids=["quotation mark is escaped", "one character each", "backslash is escaped"],
 )
 def test_backslash_at_the_end_of_a_piece_escapes_the_next_piece(pieces: list[str]) -> None:
