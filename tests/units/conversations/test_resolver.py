@@ -101,9 +101,9 @@ async def test_input_after_a_rewritten_message_excludes_the_known_answer_before_
 async def test_newest_known_answer_is_found_at_any_distance_from_the_end(unknown: int) -> None:
     history = MemoryHistory()
     await store(history, [UserMessage("Start")], "First.", "triage")
-    opening = [UserMessage("Start"), AssistantMessage("First.")]
+    opening: list[Message] = [UserMessage("Start"), AssistantMessage("First.")]
     known = await store(history, [*opening, FIRST_USER], "Hello!", "sales")
-    added = [
+    added: list[Message] = [
         message
         for number in range(unknown)
         for message in (UserMessage(f"Question {number}"), AssistantMessage(f"Answer {number}"))
@@ -122,7 +122,8 @@ async def test_repeated_function_call_resumes_the_turn_that_its_result_answers(r
     transcript = Transcript(SCOPE)
     transcript.add(FIRST_USER)
     turns: list[int] = []
-    for number, message in enumerate((FIRST_USER, ToolMessage("call_0", "rain"))):
+    inputs: list[Message] = [FIRST_USER, ToolMessage("call_0", "rain")]
+    for number, message in enumerate(inputs):
         if number:
             transcript.add(message)
         parent = turns[-1] if turns else None
