@@ -19,7 +19,7 @@ def test_backslash_at_the_end_of_a_piece_escapes_the_next_piece(pieces: list[str
     for piece in pieces[1:]:
         first += assembler.add(CallDelta(0, None, FunctionDelta(None, piece)))
 
-    second = assembler.add(CallDelta(1, "call_2", FunctionDelta("close", "{}")))
+    second = assembler.add(CallDelta(1, "call_2", FunctionDelta("close", '{"now": true}')))
 
     assert "".join(piece.arguments for piece in first) == "".join(pieces)
-    assert second == [CallPiece(1, "{}", "close", "call_2")]
+    assert second == [CallPiece(1, '{"now": true}', "close", "call_2")]
