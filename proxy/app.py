@@ -26,6 +26,7 @@ from proxy.conversations.retention import keep_to_retention
 from proxy.errors import ConfigurationError
 from proxy.limits import Limiter
 from proxy.loop_watchdog import LoopWatchdog
+from proxy.memory import available_memory
 from proxy.metrics import Metrics
 from proxy.providers.demo.client import DemoModel
 from proxy.providers.factory import build_models, model_limits
@@ -206,6 +207,7 @@ def create_app(
             )
             if metrics is not None:
                 metrics.watch_running(lambda: exchange.running)
+                metrics.watch_log_bytes(lambda: exchange.log_bytes)
                 stack.push_async_callback(_stop, asyncio.create_task(metrics.watch_loop(), name="loop lag"))
             if settings.retention_days is not None:
                 retention = keep_to_retention(history.library, days=settings.retention_days, clock=time.time)
@@ -381,9 +383,15 @@ async def _exchange(
         event_log=EventLog(with_text=settings.stream_events_text),
         made=made,
         watcher=meter,
+        log_memory_limit=settings.max_log_bytes or _default_log_bytes(),
     )
     await exchange.start()
     return exchange
+
+
+def _default_log_bytes() -> int | None:
+    memory = available_memory()
+    return max(memory // 4, 1) if memory is not None else None
 
 
 def _metrics(loaded: LoadedTeams) -> Metrics:

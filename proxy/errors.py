@@ -386,6 +386,16 @@ class Overloaded(ProxyError):
         self.retry_after = retry_after
 
 
+class LogMemoryExhausted(ProxyError):
+    """The logs of all turns in this process take as much memory as they may."""
+
+    code = "log_memory_exhausted"
+
+    def __init__(self, retry_after: float = 2.0) -> None:
+        super().__init__("The server has no memory for another turn. Please retry in a few seconds.")
+        self.retry_after = retry_after
+
+
 class ShuttingDown(ProxyError):
     """The server is stopping."""
 

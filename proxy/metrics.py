@@ -46,6 +46,7 @@ class Metrics:
             "tool_calls_total", "Calls of tools of the server.", ["tool", "outcome"], registry=registry
         )
         self._running = Gauge("turns_running", "Turns under way.", registry=registry)
+        self._log_bytes = Gauge("turn_log_bytes", "Estimated memory of turn logs.", registry=registry)
         self._lag = Gauge("loop_lag_seconds", "How late the event loop is.", registry=registry)
         self._blocked = Counter(
             "loop_blocked_total", "Times the event loop was blocked for more than 250 ms.", registry=registry
@@ -58,6 +59,10 @@ class Metrics:
     def watch_running(self, count: Callable[[], int]) -> None:
         """Ask this for the turns under way."""
         self._running.set_function(count)
+
+    def watch_log_bytes(self, count: Callable[[], int]) -> None:
+        """Read the memory of turn logs from ``count``."""
+        self._log_bytes.set_function(count)
 
     async def watch_loop(self) -> None:
         """Look at how late the event loop is, again and again."""

@@ -251,6 +251,11 @@ class Settings(BaseSettings):
         Form("a whole number from 1 up"),
         _setting("Turns that run at a time in one process.", "PROXY_MAX_RUNNING_TURNS"),
     ] = None
+    max_log_bytes: Annotated[
+        Count | None,
+        Form("a whole number from 1 up"),
+        _setting("Memory of the logs of turns in one process, in bytes.", "PROXY_MAX_LOG_BYTES"),
+    ] = None
     metrics: Annotated[bool, Form("true or false"), _setting("Tell counts at /metrics.", "PROXY_METRICS")] = (
         False
     )

@@ -13,7 +13,7 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from proxy.errors import InvalidRequest, ResponseNotFound
+from proxy.errors import InvalidRequest, LogMemoryExhausted, ResponseNotFound
 from proxy.routes.conversation_access import EndUserDep, json_answer, may_see
 from proxy.routes.dependencies import CallerDep, Services, ServicesDep, services_of
 from proxy.routes.item_references import References
@@ -311,7 +311,10 @@ async def _tell_begun(
 ) -> None:
     """Answer at once, while the turn runs on in the background."""
     if opened.is_replayed and opened.live.is_finished:
-        body = response_of(options, opened.live.entries)
+        entries = opened.live.entries_after(0)
+        if entries is None:
+            raise LogMemoryExhausted
+        body = response_of(options, entries)
     else:
         body = response_body(options, "in_progress" if opened.is_replayed else "queued", output=[])
     encoded = encode(body)

@@ -208,7 +208,7 @@ async def answer(
     Returns False when the client left before.
     """
     async with _watched(live, connection, patience) as (follower, watch):
-        while not live.is_finished or follower.position < len(live.entries):
+        while not live.is_finished or follower.position < live.length:
             for entry in await follower.next():
                 builder.take(entry)
             if watch.has_left():

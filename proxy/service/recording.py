@@ -22,7 +22,7 @@ from proxy.events import (
 from proxy.messages import Item, Usage, text_of
 from proxy.service.resumption import circumstances_of
 from proxy.turns.contract import Answered, Recorder, Turn
-from proxy.turns.live import LiveTurn, StopReason
+from proxy.turns.live import LOST, LiveTurn, StopReason
 from proxy.turns.repository import (
     Begun,
     ModelUse,
@@ -35,9 +35,6 @@ from proxy.turns.repository import (
 from proxy.turns.request import Ask
 from proxy.wire.chat.answer_text import visible_text
 from proxy.wire.errors import failed_event
-
-LOST = 1_000_000_000
-"""The position of an end that is told without the events before it: behind all that a reader may have seen."""
 
 
 @dataclass(frozen=True, slots=True)

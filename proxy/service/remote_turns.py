@@ -13,8 +13,8 @@ from typing import TypeVar
 from proxy.errors import StoreUnavailable
 from proxy.events import Cancelled, Started
 from proxy.messages import Usage
-from proxy.service.recording import LOST, replay
-from proxy.turns.live import LiveTurn
+from proxy.service.recording import replay
+from proxy.turns.live import LOST, LiveTurn
 from proxy.turns.repository import History, TurnRecord
 from proxy.turns.request import Clock
 

@@ -24,6 +24,7 @@ from proxy.errors import (
     IdempotencyConflict,
     InternalTurnError,
     InvalidRequest,
+    LogMemoryExhausted,
     ModelNotFound,
     ProxyError,
     ShuttingDown,
@@ -38,7 +39,7 @@ from proxy.service.resumption import ATTEMPTS, Resuming
 from proxy.service.side_requests import is_side_request
 from proxy.service.workers import is_dead, new_worker, retire
 from proxy.turns.contract import Answered, Recorder, ServedTeam, Team, Turn, run
-from proxy.turns.live import LiveTurn, LiveTurns
+from proxy.turns.live import LiveTurn, LiveTurns, LogMemory
 from proxy.turns.repository import Begun, Conversation, History, IdempotencyKeyTaken, NewTurn, TurnRecord
 from proxy.turns.request import Ask, Clock, DisconnectPolicy, Match, Verdict
 from proxy.turns.structured_output import answer_form
@@ -132,6 +133,7 @@ class Exchange:
         event_log: EventLog | None = None,
         made: MadeTeams | None = None,
         watcher: TurnWatcher | None = None,
+        log_memory_limit: int | None = None,
     ) -> None:
         self._teams = teams
         self._made = made
@@ -143,7 +145,7 @@ class Exchange:
         self._watcher = watcher
         self._recall = Recall(history, approvals, clock)
         self._resuming = Resuming(history, approvals, clock, self._go_on)
-        self._lives = LiveTurns()
+        self._lives = LiveTurns(memory=LogMemory(log_memory_limit))
         self._worker = new_worker()
         self._heart: asyncio.Task[None] | None = None
         self._elsewhere = Elsewhere(history, clock, follow=policy.follow, listen=policy.listen)
@@ -154,6 +156,11 @@ class Exchange:
     def running(self) -> int:
         """How many turns run in this process."""
         return len(self._lives)
+
+    @property
+    def log_bytes(self) -> int:
+        """Estimated memory of the logs in this process, in bytes."""
+        return self._lives.memory.used
 
     def running_turns(self) -> list[str]:
         """Return the ids of the turns that run in this process."""
@@ -230,16 +237,19 @@ class Exchange:
             ConversationBusy: Another turn of the conversation is under way.
             IdempotencyConflict: The key belongs to another body.
             StoreUnavailable: The store did not answer.
+            LogMemoryExhausted: The logs of this process take as much memory as they may.
             ShuttingDown: No new turns are taken.
         """
         if self._is_closing:
             raise ShuttingDown
         team, is_side_model = await self._find(ask)
         if ask.is_side or is_side_model or (_may_be_side(ask) and is_side_request(ask.messages)):
+            self._check_memory()
             return self._open_side(ask, team)
         repeated = await self._repeated(ask)
         if repeated is not None:
             return repeated
+        self._check_memory()
         answer_form(ask.parameters.response_format)
         for _ in range(ATTEMPTS):
             team, ignored, recalled = await self._placed(ask, team)
@@ -261,7 +271,12 @@ class Exchange:
         """
         if self._is_closing:
             raise ShuttingDown
+        self._check_memory()
         return await self._resuming.decide(caller, verdict, end_user=end_user)
+
+    def _check_memory(self) -> None:
+        if not self._lives.has_memory():
+            raise LogMemoryExhausted
 
     async def approval(self, caller: str, approval_id: str, *, end_user: str = "") -> Approval:
         """Return an approval.
@@ -370,7 +385,7 @@ class Exchange:
     def _attach(self, record: TurnRecord, *, is_observer: bool = False) -> Opened:
         live = self._lives.get(record.id)
         if live is None:
-            live = LiveTurn(record.id, conversation_id=record.conversation_id)
+            live = LiveTurn(record.id, conversation_id=record.conversation_id, memory=self._lives.memory)
             if record.status == "running":
                 steps = self._steps_of(record.model)
                 self._elsewhere.follow(record, live, steps=steps, is_observer=is_observer)
@@ -422,7 +437,7 @@ class Exchange:
             tool_choice=ask.tool_choice,
             parallel_tool_calls=ask.parallel_tool_calls,
         )
-        live = LiveTurn(turn_id, stops_when_left=True)
+        live = LiveTurn(turn_id, stops_when_left=True, memory=self._lives.memory)
         self._start(live, team.side, turn, None)
         return Opened(
             live=live,
@@ -495,7 +510,11 @@ class Exchange:
         )
         policy = ask.on_disconnect or team.on_disconnect or self._policy.on_disconnect
         live = LiveTurn(
-            turn_id, conversation_id=conversation_id, stops_when_left=policy == "cancel", began=now
+            turn_id,
+            conversation_id=conversation_id,
+            stops_when_left=policy == "cancel",
+            began=now,
+            memory=self._lives.memory,
         )
         self._start(live, team, turn, Kept(ask, begun, recalled))
         self._elsewhere.went_on(begun.conversation)
@@ -545,9 +564,9 @@ class Exchange:
                 closing = await self._store(kept, live, turn, closing, answered, recorder, now)
         finally:
             live.emit(closing, at=now)
-            self._lives.retire(live)
             if self._watcher is not None:
                 self._watcher.turn_ended(turn.caller, team.name, live.entries)
+            self._lives.retire(live)
 
     async def _store(
         self,

@@ -27,6 +27,7 @@ from proxy.errors import (
     IdempotencyConflict,
     InternalTurnError,
     InvalidRequest,
+    LogMemoryExhausted,
     NotFound,
     Overloaded,
     ProxyError,
@@ -87,6 +88,9 @@ _KINDS: dict[str, Kind] = {
     "storage_unavailable": Kind(503, "server_error", retry_after=2),
     "rate_limit_exceeded": Kind(429, "rate_limit_error"),
     "server_is_overloaded": Kind(503, "server_error", retry_after=1),
+    "log_memory_exhausted": Kind(503, "server_error", retry_after=2),
+    # The turn has ended and may have had effects; its answer is stored.
+    "log_discarded": Kind(503, "server_error", is_hopeless=True),
     "shutting_down": Kind(503, "server_error", retry_after=2),
     # Refused when the turn had begun; before it, an InvalidRequest says more.
     "invalid_request": Kind(400, "invalid_request_error", is_hopeless=True),
@@ -137,6 +141,7 @@ def problem_of(error: BaseException | Failed) -> Problem:
         case (
             ConversationBusy()
             | IdempotencyConflict()
+            | LogMemoryExhausted()
             | Overloaded()
             | RateLimitExceeded()
             | StoreUnavailable()

@@ -35,7 +35,7 @@ from proxy.events import (
 )
 from proxy.messages import Usage
 from proxy.routes.websocket import MAX_TURNS
-from proxy.service.recording import LOST
+from proxy.turns.live import LOST
 from proxy.wire.chat.response_models import encode
 from proxy.wire.events.feed import Feed, FrameType
 from proxy.wire.events.websocket import Action, ClientMessage

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from proxy.events import Completed, Started, TextDelta
+import pytest
+
+from proxy.errors import LogMemoryExhausted
+from proxy.events import Completed, Failed, Started, TextDelta
 from proxy.messages import Usage
-from proxy.turns.live import LiveTurn, LiveTurns
+from proxy.turns.live import ENTRY_WEIGHT, LiveTurn, LiveTurns, LogMemory
 
 
 def finished(turn_id: str, *, characters: int = 1) -> LiveTurn:
@@ -74,3 +77,66 @@ async def test_writer_waits_for_the_slower_of_two_readers() -> None:
         await slow.next()
         async with asyncio.timeout(5):
             await writer
+
+
+async def test_the_memory_of_logs_is_counted_until_they_are_evicted_and_no_longer_read() -> None:
+    memory = LogMemory(limit=20_000)
+    turns = LiveTurns(memory=memory)
+    live = LiveTurn("a", memory=memory)
+    turns.add(live)
+    live.emit(Started("a", "triage"))
+    live.emit(TextDelta("x" * 30_000))
+    assert memory.used == 30_000 + 2 * ENTRY_WEIGHT
+    # A running turn is never evicted: its events are stored when it ends.
+    assert not turns.has_memory()
+    assert turns.get("a") is live
+
+    with live.follower() as reader:
+        assert len(await reader.next()) == 2
+        live.emit(TextDelta("y" * 100))
+        live.emit(Completed("triage", "stop", Usage()))
+        turns.retire(live)
+        assert turns.get("a") is None
+        assert memory.used > 30_000
+        # The next call shows that the reader has sent the long entry.
+        rest = await reader.next()
+        assert [entry.position for entry in rest] == [3, 4]
+        assert memory.used == 100 + 2 * ENTRY_WEIGHT
+        assert turns.has_memory()
+    assert memory.used == 0
+
+
+async def test_finished_logs_are_evicted_before_turns_are_refused() -> None:
+    memory = LogMemory(limit=10_000)
+    turns = LiveTurns(memory=memory)
+    for turn_id in ("a", "b"):
+        live = LiveTurn(turn_id, memory=memory)
+        turns.add(live)
+        live.emit(TextDelta("x" * 4_000))
+        live.emit(Completed("triage", "stop", Usage()))
+        turns.retire(live)
+    running = LiveTurn("c", memory=memory)
+    turns.add(running)
+    running.emit(TextDelta("x" * 4_000))
+
+    assert turns.has_memory()
+    assert [turn_id for turn_id in "abc" if turns.get(turn_id)] == ["b", "c"]
+
+
+async def test_who_comes_after_entries_were_dropped_gets_an_error_and_not_a_part() -> None:
+    live = finished("a", characters=10)
+    live.hold()
+    with live.follower() as reader:
+        live.evict()
+        await reader.next()
+        await reader.next()
+        assert live.entries_after(0) is None
+        assert live.is_finished
+
+        with live.follower() as late:
+            (entry,) = await late.next()
+            assert isinstance(entry.event, Failed)
+            assert entry.event.code == "log_discarded"
+            assert not await late.next()
+        with live.follower(is_observer=True) as observer, pytest.raises(LogMemoryExhausted):
+            await observer.next()
