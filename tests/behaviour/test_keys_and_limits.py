@@ -165,6 +165,41 @@ async def test_no_more_turns_run_than_may(tmp_path: Path, upstream: FakeUpstream
     assert refused.value.response.headers["retry-after"] == "1"
 
 
+async def test_slow_readers_do_not_fill_the_memory(tmp_path: Path, upstream: FakeUpstream) -> None:
+    content = "0123456789abcdef" * 450_000
+    both_begun = asyncio.Event()
+    size = len(content) // 200
+    pieces = [content[start : start + size] for start in range(0, len(content), size)]
+    long = text(content, chunks=[pieces[0], both_begun, *pieces[1:]])
+    upstream.reply(long, long, text("Hello"))
+    async with serve(tmp_path, upstream.base_url, max_log_bytes=1_500_000) as served:
+        exchange = served.services.exchange
+        slow = [await _unread(served, conversation) for conversation in ("one", "two")]
+        both_begun.set()
+        async with asyncio.timeout(20):
+            while exchange.log_bytes < 1_500_000:
+                await asyncio.sleep(0.01)
+        with pytest.raises(openai.InternalServerError) as refused:
+            await Caller(served).ask([user("Hi")])
+        assert (refused.value.status_code, refused.value.code) == (503, "log_memory_exhausted")
+        assert refused.value.response.headers["retry-after"] == "2"
+
+        for stream in slow:
+            parts = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
+            assert "".join(parts) == content
+        assert exchange.log_bytes < 1_500_000
+        assert await Caller(served).ask([user("Hi")]) == "Hello"
+
+
+async def _unread(served: Served, conversation: str) -> Any:
+    return await served.client().chat.completions.create(
+        model="shop",
+        messages=[{"role": "user", "content": "A long answer"}],
+        stream=True,
+        extra_headers={"X-Conversation-Id": conversation},
+    )
+
+
 async def test_when_nobody_can_count_nothing_is_served(tmp_path: Path, upstream: FakeUpstream) -> None:
     limits: dict[str, Any] = {"requests_per_minute": 5, "redis_url": "redis://127.0.0.1:1/0"}
     async with serve(tmp_path, upstream.base_url, **limits) as served:
