@@ -564,9 +564,12 @@ class Exchange:
                 closing = await self._store(kept, live, turn, closing, answered, recorder, now)
         finally:
             live.emit(closing, at=now)
-            if self._watcher is not None:
-                self._watcher.turn_ended(turn.caller, team.name, live.entries)
-            self._lives.retire(live)
+            try:
+                # Before the log is retired: retiring may discard its entries.
+                if self._watcher is not None:
+                    self._watcher.turn_ended(turn.caller, team.name, live.entries)
+            finally:
+                self._lives.retire(live)
 
     async def _store(
         self,
