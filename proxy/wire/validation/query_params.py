@@ -37,7 +37,8 @@ INCLUDABLE = (
 MAX_LIMIT = 100
 MAX_SEARCH = 200
 """Characters."""
-_INTEGER = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?", re.ASCII)
+_INTEGER = re.compile(r"([+-]?)(\d++)(?:\.0*+)?", re.ASCII)
+"""Leading zeros are not a group of their own: two neighbouring repetitions that match zeros take quadratic time."""
 _DIGITS = 18
 """How many digits of a number are read: enough to see on which side of a bound it is."""
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
@@ -197,7 +198,8 @@ def _limit(value: str | None) -> int:
             param="limit",
             code="invalid_type",
         )
-    limit = int(found[1] + found[2][:_DIGITS])
+    digits = found[2].lstrip("0") or "0"
+    limit = int(found[1] + digits[:_DIGITS])
     for is_broken, sign, bound, side in (
         (limit < 1, ">=", 1, "below_min_value"),
         (limit > MAX_LIMIT, "<=", MAX_LIMIT, "above_max_value"),
