@@ -45,7 +45,13 @@ export function openDialog(title, body, { action, danger = false, submit, wide =
     );
     dialog.classList.toggle("wide", wide);
     dialog.replaceChildren(form);
-    dialog.addEventListener("close", () => resolve(result), { once: true });
+    // The browser fires "close" in a later task. An event of the previous dialog must not resolve this one.
+    const onclose = () => {
+      if (dialog.open && dialog.contains(form)) return;
+      dialog.removeEventListener("close", onclose);
+      resolve(result);
+    };
+    dialog.addEventListener("close", onclose);
     if (!dialog.open) dialog.showModal();
     form.querySelector("input, textarea, select")?.focus();
   });

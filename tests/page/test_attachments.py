@@ -38,7 +38,7 @@ async def test_image_and_text_file_are_sent_with_the_message(
     await visitor.page.reload()
     await visitor.wait_for_answer()
     await expect(visitor.page.get_by_alt_text("Attached image")).to_be_visible()
-    assert await visitor.messages() == ["What is it?\nnote.txt:\n\nremember"]
+    await visitor.expect_messages(["What is it?\nnote.txt:\n\nremember"])
 
 
 async def test_binary_and_large_files_are_rejected(visitor: Visitor) -> None:

@@ -26,7 +26,7 @@ async def test_answer_is_shown_while_it_streams(visitor: Visitor, upstream: Fake
     await expect(visitor.button("Stop")).to_be_visible()
     rest.set()
     await visitor.wait_for_answer()
-    assert await visitor.answers() == ["Hello you, what is it?"]
+    await visitor.expect_answers(["Hello you, what is it?"])
     await expect(visitor.answer.locator("strong")).to_have_text("you")
     await expect(visitor.page.locator(".writing")).to_have_count(0)
     await expect(visitor.page.locator("#announcer")).to_have_text("Response complete")
@@ -77,7 +77,7 @@ async def test_stopped_answer_keeps_its_text(visitor: Visitor, upstream: FakeUps
     await visitor.wait_for_answer()
     await expect(visitor.answer).to_contain_text("Response stopped.")
     await visitor.ask("Thanks", 2)
-    assert await visitor.answers() == ["Once upon a time", "Yes?"]
+    await visitor.expect_answers(["Once upon a time", "Yes?"])
 
 
 async def test_edited_message_starts_a_branch_and_both_remain(
@@ -91,15 +91,15 @@ async def test_edited_message_starts_a_branch_and_both_remain(
     await visitor.page.get_by_role("textbox", name="Edit the message").fill("A blue one")
     await visitor.page.keyboard.press("Enter")
     await visitor.wait_for_answer()
-    assert await visitor.messages() == ["A blue one"]
+    await visitor.expect_messages(["A blue one"])
     await visitor.ask("And this?", 2)
 
     await visitor.button("Previous version").click()
-    assert await visitor.messages() == ["A red one", "How much?"]
-    assert await visitor.answers() == ["Red, then", "It is 10"]
+    await visitor.expect_messages(["A red one", "How much?"])
+    await visitor.expect_answers(["Red, then", "It is 10"])
     await expect(visitor.page.locator(".branches")).to_contain_text("1/2")
     await visitor.button("Next version").click()
-    assert await visitor.messages() == ["A blue one", "And this?"]
+    await visitor.expect_messages(["A blue one", "And this?"])
 
 
 async def test_regenerate_starts_a_branch(visitor: Visitor, upstream: FakeUpstream) -> None:
@@ -110,7 +110,7 @@ async def test_regenerate_starts_a_branch(visitor: Visitor, upstream: FakeUpstre
     await visitor.wait_for_answer()
 
     await expect(visitor.answer).to_contain_text("Second try")
-    assert await visitor.messages() == ["Tell me"]
+    await visitor.expect_messages(["Tell me"])
     assert [m["content"] for m in upstream.requests[1].body["messages"]][1:] == ["Tell me"]
     await expect(visitor.page.locator(".branches")).to_contain_text("2/2")
 
@@ -124,10 +124,10 @@ async def test_reload_resumes_a_running_answer(visitor: Visitor, upstream: FakeU
     await visitor.page.reload()
 
     await expect(visitor.answer.locator(".writing")).to_have_text("Half of it")
-    assert await visitor.messages() == ["Go on"]
+    await visitor.expect_messages(["Go on"])
     rest.set()
     await visitor.wait_for_answer()
-    assert await visitor.answers() == ["Half of it and the rest"]
+    await visitor.expect_answers(["Half of it and the rest"])
     assert len(upstream.requests) == 1
 
 
@@ -140,8 +140,8 @@ async def test_failed_turn_can_be_retried(visitor: Visitor, upstream: FakeUpstre
     await expect(problem).to_be_visible()
     await visitor.button("Try again").click()
     await visitor.wait_for_answer()
-    assert await visitor.answers() == ["Here I am"]
-    assert await visitor.messages() == ["Hello?"]
+    await visitor.expect_answers(["Here I am"])
+    await visitor.expect_messages(["Hello?"])
 
 
 async def test_turn_that_fails_mid_stream_can_be_retried(visitor: Visitor, upstream: FakeUpstream) -> None:
@@ -152,7 +152,7 @@ async def test_turn_that_fails_mid_stream_can_be_retried(visitor: Visitor, upstr
     await visitor.button("Try again").click()
 
     await visitor.wait_for_answer()
-    assert await visitor.answers() == ["A whole one"]
+    await visitor.expect_answers(["A whole one"])
 
 
 async def test_draft_survives_a_reload_and_an_offline_send(visitor: Visitor, upstream: FakeUpstream) -> None:
@@ -164,12 +164,12 @@ async def test_draft_survives_a_reload_and_an_offline_send(visitor: Visitor, ups
     await visitor.page.context.set_offline(True)
     await visitor.page.locator("#message").press("Enter")
     await visitor.expect_text("The server cannot be reached")
-    assert await visitor.messages() == ["Half a thought"]
+    await visitor.expect_messages(["Half a thought"])
     await visitor.page.context.set_offline(False)
     await visitor.button("Try again").click()
 
     await visitor.wait_for_answer()
-    assert await visitor.messages() == ["Half a thought"]
+    await visitor.expect_messages(["Half a thought"])
 
 
 async def test_required_key_opens_a_dialog_that_checks_it(
@@ -210,7 +210,7 @@ async def test_page_works_with_the_keyboard(visitor: Visitor, upstream: FakeUpst
     await keyboard.type("line two")
     await keyboard.press("Enter")
     await visitor.wait_for_answer()
-    assert await visitor.messages() == ["Line one\nline two"]
+    await visitor.expect_messages(["Line one\nline two"])
     await visitor.page.locator(".skip").focus()
     await expect(visitor.page.locator(".skip")).to_be_in_viewport()
     await keyboard.press("Enter")
@@ -220,7 +220,7 @@ async def test_page_works_with_the_keyboard(visitor: Visitor, upstream: FakeUpst
     await expect(visitor.button("Regenerate")).to_be_focused()
     await keyboard.press("Enter")
     await visitor.wait_for_answer()
-    assert await visitor.answers() == ["Hello again"]
+    await visitor.expect_answers(["Hello again"])
 
 
 async def test_pending_answer_can_be_stopped(visitor: Visitor, upstream: FakeUpstream) -> None:
@@ -240,7 +240,7 @@ async def test_reasoning_is_collapsed(visitor: Visitor, upstream: FakeUpstream) 
 
     await expect(visitor.answer.locator(".reasoning")).to_contain_text("Six times seven.")
     await expect(visitor.answer.locator(".reasoning .inside")).to_be_hidden()
-    assert await visitor.answers() == ["42"]
+    await visitor.expect_answers(["42"])
 
 
 async def test_message_sent_before_the_teams_load_is_not_lost(
@@ -260,7 +260,7 @@ async def test_message_sent_before_the_teams_load_is_not_lost(
         is_slow.set()
 
         await visitor.wait_for_answer()
-        assert await visitor.messages() == ["Hi"]
+        await visitor.expect_messages(["Hi"])
         await expect(visitor.page.locator("#message")).to_have_value("")
 
 
@@ -274,7 +274,7 @@ async def test_page_works_without_its_libraries(
         await visitor.open()
         await visitor.ask("Hi")
 
-        assert await visitor.answers() == ["Plain **text**"]
+        await visitor.expect_answers(["Plain **text**"])
 
 
 async def test_lost_connection_is_shown_and_the_answer_resumes(
@@ -296,7 +296,7 @@ async def test_lost_connection_is_shown_and_the_answer_resumes(
         rest.set()
         line.restore()
         await visitor.wait_for_answer()
-        assert await visitor.answers() == ["The first half and the second"]
+        await visitor.expect_answers(["The first half and the second"])
         await expect(lost).to_have_count(0)
         assert len(upstream.requests) == 1
 
@@ -313,8 +313,8 @@ async def test_enter_during_an_answer_queues_the_message(visitor: Visitor, upstr
     await expect(visitor.page.locator("#message")).to_have_value("")
     rest.set()
     await visitor.wait_for_answer(2)
-    assert await visitor.answers() == ["One", "Two"]
-    assert await visitor.messages() == ["First", "Second"]
+    await visitor.expect_answers(["One", "Two"])
+    await visitor.expect_messages(["First", "Second"])
     await expect(visitor.page.locator("#queue")).to_be_hidden()
 
 
@@ -343,7 +343,7 @@ async def test_failed_message_stays_visible_after_the_next_one(
 
     await visitor.ask("This one works", 3)
 
-    assert await visitor.messages() == ["Hi", "This one fails", "This one works"]
+    await visitor.expect_messages(["Hi", "This one fails", "This one works"])
     await expect(visitor.page.locator("#turns > .failed .below")).to_contain_text(
         "Not part of the conversation"
     )

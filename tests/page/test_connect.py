@@ -102,7 +102,7 @@ async def test_shared_link_opens_a_read_only_view(visitor: Visitor, upstream: Fa
 
     await visitor.expect_text("Read-only view of a shared conversation.")
     await expect(visitor.turns).to_have_count(1)
-    assert await visitor.messages() == ["Hi"]
+    await visitor.expect_messages(["Hi"])
     for control in ("#composer", "#turns [data-edits]"):
         await expect(visitor.page.locator(control).first).to_be_hidden()
     await visitor.button("Continue it").click()

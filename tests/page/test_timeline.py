@@ -63,7 +63,7 @@ async def test_branch_starts_from_the_timeline_and_is_compared(
     await visitor.button("Start branch").click()
     await visitor.wait_for_answer()
 
-    assert await visitor.messages() == ["A unicycle"]
+    await visitor.expect_messages(["A unicycle"])
     await visitor.button("Compare versions").click()
     left, right = (visitor.page.locator(".column").nth(index) for index in range(2))
     await expect(left.locator(".user .text")).to_have_text("A rocket")

@@ -72,16 +72,23 @@ class Visitor:
     async def expect_text(self, text: str | re.Pattern[str]) -> None:
         await expect(self.page.locator("main")).to_contain_text(text)
 
-    async def messages(self) -> list[str]:
-        """The user messages that are shown."""
-        return await self.page.locator("#turns .user .text").all_text_contents()
+    async def expect_messages(self, texts: list[str]) -> None:
+        """Wait until the page shows exactly these user messages."""
+        await _expect_exact(self.page.locator("#turns .user .text"), texts)
 
-    async def answers(self) -> list[str]:
-        return [text.strip() for text in await self.page.locator("#turns .answer .md").all_text_contents()]
+    async def expect_answers(self, texts: list[str]) -> None:
+        """Wait until the page shows exactly these answers."""
+        await _expect_exact(self.page.locator("#turns .answer .md"), texts)
 
     async def api(self, path: str) -> Any:
         """Return the JSON of a GET request of the page."""
         return await self.page.evaluate("path => fetch(path).then(response => response.json())", path)
+
+
+async def _expect_exact(locator: Locator, texts: list[str]) -> None:
+    # to_have_text waits, but ignores differences of white space.
+    await expect(locator).to_have_text(texts)
+    assert [text.strip() for text in await locator.all_text_contents()] == [text.strip() for text in texts]
 
 
 @asynccontextmanager
