@@ -115,7 +115,7 @@ def without_thinking(text: str) -> str:
     lazy repetition searches to the end of the text again for every unclosed tag.
     """
     openings = {pair: at for pair in _THINKING_TAGS if (at := text.find(pair[0])) >= 0}
-    kept: list[str] = []
+    pieces: list[str] = []
     done = 0
     while openings:
         pair = min(openings, key=openings.__getitem__)
@@ -125,14 +125,14 @@ def without_thinking(text: str) -> str:
             # No later tag of this name is closed either.
             del openings[pair]
             continue
-        kept.append(text[done : openings[pair]])
+        pieces.append(text[done : openings[pair]])
         done = end + len(closing)
         for other, at in list(openings.items()):
             if at < done:
                 openings[other] = text.find(other[0], done)
                 if openings[other] < 0:
                     del openings[other]
-    return "".join((*kept, text[done:])) if kept else text
+    return "".join((*pieces, text[done:])) if pieces else text
 
 
 def _said(text: str, *, is_assistant: bool) -> bytes:
