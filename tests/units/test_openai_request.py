@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import SecretStr
 
@@ -26,6 +27,7 @@ from proxy.messages import (
 from proxy.providers.http.pool import HttpSession
 from proxy.providers.model import Finished, ModelRequest
 from proxy.providers.openai.client import OpenAIWireModel
+from proxy.providers.openai.errors import rejected_fields
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
 from tests.fakes.asking import HELLO, ask
@@ -199,3 +201,53 @@ async def test_a_provider_that_refuses_stream_options_is_asked_without_them_from
         assert (first.text, first.end) == ("One", Finished("stop", None))
         assert second.text == "Two"
         assert ["stream_options" in one.body for one in upstream.requests] == [True, False, False]
+
+
+async def test_echo_of_a_request_does_not_change_later_requests(http_session: HttpSession) -> None:
+    words = "What does stream_options do?"
+    echo = error(400, message=f"Invalid content: {words}")
+    async with FakeUpstream(echo, text("One"), text("Two")) as upstream:
+        model = model_at(upstream, http_session)
+
+        await ask(model, ModelRequest(messages=[UserMessage(content=words)]))
+        await ask(model)
+
+        assert ["stream_options" in one.body for one in upstream.requests] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({"error": {"message": "No.", "param": "stream_options"}}, {"stream_options"}),
+        ({"error": {"message": "No.", "param": "stream_options.include_usage"}}, {"stream_options"}),
+        ({"error": {"message": "'stream_options' is fine", "param": "messages"}}, set()),
+        ({"error": {"message": "Unknown parameter: 'seed'."}}, {"seed"}),
+        (
+            {"error": {"message": "Unrecognized request argument supplied: stream_options"}},
+            {"stream_options"},
+        ),
+        ({"message": "`seed` and `stream_options` are not supported"}, {"seed", "stream_options"}),
+        ({"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"]}]}, {"seed"}),
+        (
+            {"message": {"detail": [{"loc": ["body", "stream_options", "include_usage"]}]}},
+            {"stream_options"},
+        ),
+        ({"detail": [{"loc": ["body", "messages", 0], "input": {"seed": 1}}]}, set()),
+        ({"error": {"message": "Invalid request: {'messages': [], 'seed': 7}"}}, set()),
+        ({"error": {"message": "Bad value in seed=7, messages"}}, set()),
+        ({"error": {"message": "x" * 300 + " 'seed'"}}, set()),
+        ({"error": {"message": "No."}, "request": {"seed": 7}}, set()),
+        ({"error": {"message": "The seeds are not random"}}, set()),
+        ([{"error": {"message": "Unknown name 'seed'."}}], {"seed"}),
+        ("seed", {"seed"}),
+        (7, set()),
+    ],
+)
+def test_rejected_fields_are_read_from_the_error_and_not_from_an_echo(body: object, fields: set[str]) -> None:
+    known = ("stream_options", "seed")
+
+    assert rejected_fields(msgspec.json.encode(body), known) == fields
+
+
+def test_rejected_fields_of_a_body_that_is_not_json_are_none() -> None:
+    assert rejected_fields(b"seed", ("seed",)) == frozenset()

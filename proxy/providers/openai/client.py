@@ -27,7 +27,7 @@ from proxy.providers.capabilities import Abilities
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import TRANSPORT_ERRORS, Endpoint, HttpSession, error_body
 from proxy.providers.model import ModelDelta, ModelRequest
-from proxy.providers.openai.errors import error_code, error_message, refusal, rejected_param
+from proxy.providers.openai.errors import error_code, error_message, refusal, rejected_fields
 from proxy.providers.openai.provider_state import provider_of
 from proxy.providers.openai.request import DISPENSABLE, body_of, headers_of
 from proxy.providers.openai.responses_request import OPTIONAL, UNSUPPORTED, responses_body
@@ -108,28 +108,33 @@ class OpenAIWireModel:
         wire = first = self._wire
         may_switch = self._may_switch
         refusal_of_first: UpstreamFailed | None = None
+        dropped: frozenset[str] = frozenset()
         while True:
-            # Calls at the same time learn of a refusal each by themselves.
-            without = self._refused
-            response, told = await self._post(request, wire, without)
-            if may_switch and wire == first and (other := _other_wire(wire, response.status, told)):
-                refusal_of_first = refusal(response.status, told, response.headers)
+            # Concurrent calls learn of a rejected field independently.
+            without = self._refused | dropped
+            body = self._body(request, wire, without)
+            response, error = await self._post(body, wire)
+            if may_switch and wire == first and (other := _other_wire(wire, response.status, error)):
+                refusal_of_first = refusal(response.status, error, response.headers)
                 wire = other
                 continue
             if wire != first:
                 if response.status in (404, 405):
-                    raise refusal_of_first or refusal(response.status, told, response.headers)
+                    raise refusal_of_first or refusal(response.status, error, response.headers)
                 self._switch(wire)
-            if wire == "responses":
-                refused = {param} if (param := rejected_param(told)) in OPTIONAL else set()
-            else:
-                refused = {name for name in DISPENSABLE if name.encode() in told}
-            refused -= without
-            if response.status not in (400, 422) or not refused:
-                return _accepted(response, told), wire
-            self._refused |= refused
-            facts = {"model": self.name, "fields": sorted(refused)}
-            logger.info("provider refuses fields that it can do without", extra=facts)
+            optional = OPTIONAL if wire == "responses" else DISPENSABLE
+            rejected = (
+                rejected_fields(error, optional) - without if response.status in (400, 422) else frozenset()
+            )
+            if not rejected:
+                return _accepted(response, error), wire
+            dropped |= rejected
+            # If the caller's text has the name as well, the error may quote it: nothing is learned for other callers.
+            learned = {name for name in rejected if body.count(name.encode()) <= 1}
+            if learned:
+                self._refused |= learned
+                facts = {"model": self.name, "fields": sorted(learned)}
+                logger.info("provider rejects optional fields; they are no longer sent", extra=facts)
 
     def _switch(self, wire: Wire) -> None:
         if self._may_switch:
@@ -137,14 +142,15 @@ class OpenAIWireModel:
             self._may_switch = False
             logger.info("model uses the other wire of its provider", extra={"model": self.name, "wire": wire})
 
-    async def _post(
-        self, request: ModelRequest, wire: Wire, without: Collection[str]
-    ) -> tuple[Response, bytes]:
+    def _body(self, request: ModelRequest, wire: Wire, without: Collection[str]) -> bytes:
         make_body = responses_body if wire == "responses" else body_of
         try:
-            body = make_body(self._definition, request, provider=self.provider, without=without)
+            return make_body(self._definition, request, provider=self.provider, without=without)
         except (ValueError, TypeError):
             raise UpstreamBadRequest("bad_request") from None
+
+    async def _post(self, body: bytes, wire: Wire) -> tuple[Response, bytes]:
+        """Return the response and, if it is an error, its body."""
         response = await self._session.ask(self._endpoints[wire], body, connect=self._limits.connect)
         if response.status < 300:
             return response, b""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -28,6 +28,11 @@ from proxy.errors import (
 )
 
 MAX_RETRY_AFTER = 3600.0
+MAX_ERROR_SEARCH = 300
+"""Characters of an error's message in which the name of a rejected field is searched."""
+MAX_DETAILS = 100
+# A name followed by a colon or an equals sign is a key of an echoed request.
+_NAME = re.compile(r"""\b[a-z_]++(?:\.[a-z_]++)*+(?!["'`]?\s*[:=])""")
 
 # Of OpenAI, Azure, vLLM, llama.cpp, Anthropic, OpenRouter and those who follow them. Codes and types first;
 # several tell the length of the context only in their message.
@@ -88,9 +93,38 @@ def error_event(error: object) -> UpstreamFailed:
     return bad
 
 
-def rejected_param(body: bytes) -> str:
-    """Return the ``param`` of an error; empty if it has none."""
-    return _member(body, "param")
+def rejected_fields(body: bytes, known: Collection[str]) -> frozenset[str]:
+    """Return those of the ``known`` request fields that an error rejects.
+
+    ``param`` (OpenAI) or ``loc`` (Mistral, vLLM and others that validate with pydantic) decides if the error has one.
+    Otherwise the beginning of the error's own message is searched. The rest of the body may echo the request, and a
+    caller must not be able to name fields there.
+    """
+    error = _error_object(body)
+    param = error.get("param")
+    message = error.get("message")
+    places = [param] if isinstance(param, str) and param else [*_locations(error), *_locations(message)]
+    if places:
+        return frozenset(
+            name for name in known for place in places if place == name or place.startswith(f"{name}.")
+        )
+    if not isinstance(message, str):
+        return frozenset()
+    words = _NAME.findall(message[:MAX_ERROR_SEARCH].partition("{")[0])
+    return frozenset(known).intersection(words)
+
+
+def _locations(error: object) -> list[str]:
+    """Return the ``loc`` of each validation error as a dotted name, without its first member ``body``."""
+    details = error.get("detail") if isinstance(error, dict) else None
+    if not isinstance(details, list):
+        return []
+    places = []
+    for detail in details[:MAX_DETAILS]:
+        place = detail.get("loc") if isinstance(detail, dict) else None
+        if isinstance(place, list) and place:
+            places.append(".".join(str(part) for part in place[place[0] == "body" :]))
+    return places
 
 
 def error_code(body: bytes) -> str:
