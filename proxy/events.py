@@ -32,22 +32,23 @@ class Started(Struct, frozen=True, omit_defaults=True, tag="started"):
     steps: tuple[str, ...] = ()
 
 
-class TextDelta(Struct, frozen=True, omit_defaults=True, tag="text"):
-    """A piece of the answer. Never empty."""
+# Deltas come by the thousand and contain no cycles: the garbage collector need not track them.
+class TextDelta(Struct, frozen=True, gc=False, omit_defaults=True, tag="text"):
+    """A piece of the text of the answer, as the provider sent it; never empty."""
 
     text: str
     logprobs: Any = None
     """The wire's ``logprobs.content`` list for this piece, when asked for and given."""
 
 
-class ReasoningDelta(Struct, frozen=True, tag="reasoning"):
-    """A piece of what the model thinks aloud; not part of the answer."""
+class ReasoningDelta(Struct, frozen=True, gc=False, tag="reasoning"):
+    """A piece of the model's reasoning, which is not part of the answer; never empty."""
 
     text: str
 
 
-class RefusalDelta(Struct, frozen=True, omit_defaults=True, tag="refusal"):
-    """A piece of a refusal."""
+class RefusalDelta(Struct, frozen=True, gc=False, omit_defaults=True, tag="refusal"):
+    """A piece of a refusal; never empty."""
 
     text: str
     logprobs: Any = None

@@ -49,9 +49,6 @@ from proxy.providers.model import (
     CallPiece,
     Finished,
     ModelRequest,
-    ReasoningPiece,
-    RefusalPiece,
-    TextPiece,
     UsagePiece,
 )
 from proxy.tools.handoff_tools import handoff_reason, handoff_result
@@ -168,7 +165,7 @@ class Speaker:
         delegates_open = floor.handoffs < floor.limits.max_handoffs
         reply = _Reply()
         # In a structured answer, words beside a call would spoil the JSON: they wait until it is clear what they are.
-        held: list[TextPiece] | None = [] if floor.form is not None and request.tools else None
+        held: list[TextDelta] | None = [] if floor.form is not None and request.tools else None
         name = self.agent.model.name
         usage: Usage | None = None
         cost: float | None = None
@@ -177,20 +174,20 @@ class Speaker:
             async with self.agent.model.stream(request) as batches:
                 async for batch in batches:
                     for delta in batch:
-                        if type(delta) is TextPiece:
+                        if type(delta) is TextDelta:
                             reply.text.append(delta.text)
                             if held is not None:
                                 held.append(delta)
                                 continue
                             floor.turn.draft.append(delta.text)
-                            floor.sink.emit(TextDelta(delta.text, delta.logprobs))
+                            floor.sink.emit(delta)
                         elif type(delta) is CallPiece:
                             self._take_call_piece(floor, reply, delta, client_names, delegates_open)
-                        elif type(delta) is ReasoningPiece:
-                            floor.sink.emit(ReasoningDelta(delta.text))
-                        elif type(delta) is RefusalPiece:
+                        elif type(delta) is ReasoningDelta:
+                            floor.sink.emit(delta)
+                        elif type(delta) is RefusalDelta:
                             reply.refusal.append(delta.text)
-                            floor.sink.emit(RefusalDelta(delta.text, delta.logprobs))
+                            floor.sink.emit(delta)
                         elif type(delta) is UsagePiece:
                             usage = delta.usage
                         elif type(delta) is Finished:
@@ -208,10 +205,10 @@ class Speaker:
             self._release(floor, held)
         return reply
 
-    def _release(self, floor: Floor, held: Sequence[TextPiece]) -> None:
+    def _release(self, floor: Floor, held: Sequence[TextDelta]) -> None:
         for piece in held:
             floor.turn.draft.append(piece.text)
-            floor.sink.emit(TextDelta(piece.text, piece.logprobs))
+            floor.sink.emit(piece)
 
     def _check_form(self, floor: Floor, reply: _Reply) -> None:
         """A whole answer has to be what the caller asked for; one that was cut says so by its finish reason."""

@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
+from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
 from proxy.messages import (
     FinishReason,
     FunctionTool,
@@ -54,27 +55,7 @@ class ModelRequest:
     """Provider state of assistant messages, by the id of the first tool call of each."""
 
 
-# Pieces come by the thousand and refer to nothing that could refer back: the collector need not look at them.
-class TextPiece(Struct, frozen=True, gc=False):
-    """A piece of the answer's text; never empty."""
-
-    text: str
-    logprobs: Any = None
-
-
-class ReasoningPiece(Struct, frozen=True, gc=False):
-    """A piece of the model's reasoning; never empty."""
-
-    text: str
-
-
-class RefusalPiece(Struct, frozen=True, gc=False):
-    """A piece of a refusal; never empty."""
-
-    text: str
-    logprobs: Any = None
-
-
+# Deltas come by the thousand and contain no cycles: the garbage collector need not track them.
 class CallPiece(Struct, frozen=True, gc=False):
     """A piece of tool call ``index``. ``name`` is set in the first piece of a call only."""
 
@@ -105,7 +86,7 @@ class Finished(Struct, frozen=True):
     """What the provider expects back with the calls of this answer."""
 
 
-ModelDelta = TextPiece | ReasoningPiece | RefusalPiece | CallPiece | UsagePiece | Finished
+ModelDelta = TextDelta | ReasoningDelta | RefusalDelta | CallPiece | UsagePiece | Finished
 
 
 class Model(Protocol):

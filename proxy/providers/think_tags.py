@@ -6,7 +6,8 @@ a reasoning parser.
 
 from __future__ import annotations
 
-from proxy.providers.model import ModelDelta, ReasoningPiece, TextPiece
+from proxy.events import ReasoningDelta, TextDelta
+from proxy.providers.model import ModelDelta
 from proxy.providers.sanitize import clean
 
 _OPENING = "<think>"
@@ -46,14 +47,14 @@ class ThoughtSplitter:
                 self._held = _possible_start(thought, _CLOSING)
                 thought = thought.removesuffix(self._held)
             if thought:
-                deltas.append(ReasoningPiece(thought))
+                deltas.append(ReasoningDelta(thought))
         if self._state == "between":
             # The line ends between reasoning and answer belong to neither.
             text = text.lstrip()
             if text:
                 self._state = "speaking"
         if text:
-            deltas.append(TextPiece(text))
+            deltas.append(TextDelta(text))
         return deltas
 
     def end(self) -> list[ModelDelta]:
@@ -61,7 +62,7 @@ class ThoughtSplitter:
         held, self._held = self._held, ""
         if not held:
             return []
-        return [ReasoningPiece(held) if self._state == "thinking" else TextPiece(held)]
+        return [ReasoningDelta(held) if self._state == "thinking" else TextDelta(held)]
 
 
 def _possible_start(text: str, mark: str) -> str:

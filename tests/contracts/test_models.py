@@ -23,6 +23,7 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from proxy.events import TextDelta
 from proxy.messages import (
     AssistantMessage,
     FunctionCall,
@@ -41,7 +42,7 @@ from proxy.providers.autogen.client import ComponentChatModel
 from proxy.providers.circuit_breaker import Circuit
 from proxy.providers.demo.client import DemoModel
 from proxy.providers.http.pool import HttpSession
-from proxy.providers.model import CallPiece, Finished, Model, ModelRequest, TextPiece
+from proxy.providers.model import CallPiece, Finished, Model, ModelRequest
 from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.retry import AttemptingModel, Candidate, RetryPolicy
 from proxy.providers.timeouts import ModelLimits
@@ -119,7 +120,7 @@ async def test_an_answer_ends_with_one_finished(make: MakeModel, upstream: FakeU
     assert answer.end is not None
     assert answer.end.reason == "stop"
     assert all(batch for batch in answer.batches), "no batch is empty"
-    assert all(delta.text for delta in answer.deltas if isinstance(delta, TextPiece)), "no piece is empty"
+    assert all(delta.text for delta in answer.deltas if isinstance(delta, TextDelta)), "no piece is empty"
 
 
 @pytest.mark.parametrize("make", MODELS)
@@ -160,7 +161,7 @@ async def test_text_is_told_while_it_comes(make: MakeModel, upstream: FakeUpstre
     async with make(upstream.base_url, PATIENT) as model:
         answer = await ask(model, after_batch=open_gate)
 
-    assert answer.deltas == [TextPiece("Hello"), TextPiece(" you"), Finished("stop", Usage(11, 7))]
+    assert answer.deltas == [TextDelta("Hello"), TextDelta(" you"), Finished("stop", Usage(11, 7))]
 
 
 @pytest.mark.parametrize("make", PROVIDED)

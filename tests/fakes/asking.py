@@ -6,17 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from proxy.errors import UpstreamFailed
+from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
 from proxy.messages import FunctionTool, UserMessage
-from proxy.providers.model import (
-    CallPiece,
-    Finished,
-    Model,
-    ModelDelta,
-    ModelRequest,
-    ReasoningPiece,
-    RefusalPiece,
-    TextPiece,
-)
+from proxy.providers.model import CallPiece, Finished, Model, ModelDelta, ModelRequest
 
 HELLO = ModelRequest(messages=[UserMessage(content="Hello")])
 WITH_TOOLS = ModelRequest(
@@ -41,15 +33,15 @@ class Answer:
 
     @property
     def text(self) -> str:
-        return "".join(delta.text for delta in self.deltas if isinstance(delta, TextPiece))
+        return "".join(delta.text for delta in self.deltas if isinstance(delta, TextDelta))
 
     @property
     def reasoning(self) -> str:
-        return "".join(delta.text for delta in self.deltas if isinstance(delta, ReasoningPiece))
+        return "".join(delta.text for delta in self.deltas if isinstance(delta, ReasoningDelta))
 
     @property
     def refusal(self) -> str:
-        return "".join(delta.text for delta in self.deltas if isinstance(delta, RefusalPiece))
+        return "".join(delta.text for delta in self.deltas if isinstance(delta, RefusalDelta))
 
     @property
     def calls(self) -> list[tuple[str, str]]:

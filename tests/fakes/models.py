@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from proxy.events import TextDelta
 from proxy.messages import FinishReason, Usage
 from proxy.providers.capabilities import Abilities
-from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest, TextPiece
+from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest
 
 Reply = Sequence[ModelDelta | BaseException | asyncio.Event]
 """Deltas in order; an exception is raised at its place, an event is waited for."""
@@ -18,12 +19,12 @@ USAGE = Usage(prompt=10, completion=5)
 
 def says(text: str, *, reason: FinishReason = "stop", usage: Usage | None = USAGE) -> Reply:
     """A reply of words."""
-    return [*(TextPiece(piece) for piece in _pieces(text)), Finished(reason, usage)]
+    return [*(TextDelta(piece) for piece in _pieces(text)), Finished(reason, usage)]
 
 
 def calls(*named: tuple[str, str], text: str = "", usage: Usage | None = USAGE) -> Reply:
     """A reply of tool calls, each (name, arguments), perhaps behind some words."""
-    pieces: list[ModelDelta] = [TextPiece(piece) for piece in _pieces(text)]
+    pieces: list[ModelDelta] = [TextDelta(piece) for piece in _pieces(text)]
     for index, (name, arguments) in enumerate(named):
         pieces.append(CallPiece(index, name=name, call_id=f"upstream-{index}"))
         pieces.append(CallPiece(index, arguments=arguments))

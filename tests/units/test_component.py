@@ -41,6 +41,7 @@ from proxy.errors import (
     UpstreamTooMuch,
     UpstreamUnreachable,
 )
+from proxy.events import ReasoningDelta, TextDelta
 from proxy.messages import (
     AssistantMessage,
     AudioData,
@@ -61,7 +62,7 @@ from proxy.messages import FunctionCall as WireCall
 from proxy.providers.autogen.client import ComponentChatModel
 from proxy.providers.autogen.failures import failure_of
 from proxy.providers.autogen.messages import create_args, llm_messages
-from proxy.providers.model import CallPiece, Finished, ModelRequest, ReasoningPiece, TextPiece
+from proxy.providers.model import CallPiece, Finished, ModelRequest
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import ComponentModel
 from tests.fakes.asking import HELLO, Answer, ask
@@ -267,30 +268,30 @@ def test_a_response_format_that_a_client_cannot_ask_for_is_refused() -> None:
 @pytest.mark.parametrize(
     ("steps", "deltas"),
     [
-        pytest.param(["Hel", "lo", result("Hello")], [TextPiece("Hel"), TextPiece("lo")], id="text"),
-        pytest.param([result("Hello")], [TextPiece("Hello")], id="text in the result only"),
+        pytest.param(["Hel", "lo", result("Hello")], [TextDelta("Hel"), TextDelta("lo")], id="text"),
+        pytest.param([result("Hello")], [TextDelta("Hello")], id="text in the result only"),
         pytest.param(
-            [result("Hello", thought="Hm.")], [ReasoningPiece("Hm."), TextPiece("Hello")], id="a thought"
+            [result("Hello", thought="Hm.")], [ReasoningDelta("Hm."), TextDelta("Hello")], id="a thought"
         ),
         pytest.param(
             ["<think>Hm", ".", "</think>", "Hello", result("Hello", thought="Hm.")],
-            [ReasoningPiece("Hm"), ReasoningPiece("."), TextPiece("Hello")],
+            [ReasoningDelta("Hm"), ReasoningDelta("."), TextDelta("Hello")],
             id="reasoning in the text",
         ),
         pytest.param(
             ["<th", "ink>Hm.</th", "ink>Hel", "lo", result("Hello")],
-            [ReasoningPiece("Hm."), TextPiece("Hel"), TextPiece("lo")],
+            [ReasoningDelta("Hm."), TextDelta("Hel"), TextDelta("lo")],
             id="marks cut in two",
         ),
         pytest.param(
             ["<think>1 </", "2", result("")],
-            [ReasoningPiece("1 "), ReasoningPiece("</2")],
+            [ReasoningDelta("1 "), ReasoningDelta("</2")],
             id="what is no mark",
         ),
-        pytest.param(["<t", result("<t")], [TextPiece("<t")], id="the beginning of a mark that never comes"),
-        pytest.param(["a <think>b", result("")], [TextPiece("a <think>b")], id="a mark inside of the text"),
+        pytest.param(["<t", result("<t")], [TextDelta("<t")], id="the beginning of a mark that never comes"),
+        pytest.param(["a <think>b", result("")], [TextDelta("a <think>b")], id="a mark inside of the text"),
         pytest.param(["", result("")], [], id="nothing"),
-        pytest.param(["a\x00\ud83db", result("")], [TextPiece("a\ufffd\ufffdb")], id="NUL and half a pair"),
+        pytest.param(["a\x00\ud83db", result("")], [TextDelta("a\ufffd\ufffdb")], id="NUL and half a pair"),
     ],
 )
 async def test_pieces_become_deltas(steps: list[Step], deltas: list[Any]) -> None:
@@ -306,7 +307,7 @@ async def test_calls_come_with_the_result() -> None:
     )
 
     assert answer.deltas == [
-        TextPiece("Hm. "),
+        TextDelta("Hm. "),
         CallPiece(0, '{"q":1}', "look_up", "c1"),
         CallPiece(1, "", "refund", "c1"),
         Finished("tool_calls", None),
@@ -422,6 +423,6 @@ async def test_leaving_ends_the_task_that_reads() -> None:
     model = ComponentChatModel("scripted", ScriptedClient("Hel", asyncio.Event()))
 
     async with model.stream(HELLO) as batches:
-        assert await anext(batches) == [TextPiece("Hel")]
+        assert await anext(batches) == [TextDelta("Hel")]
 
     assert [task.get_name() for task in asyncio.all_tasks() if "model call" in task.get_name()] == []

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import ConfigurationError
+from proxy.events import TextDelta
 from proxy.messages import (
     AssistantMessage,
     FunctionCall,
@@ -28,7 +29,7 @@ from proxy.messages import (
 )
 from proxy.providers.demo.client import NOTICE, DemoModel
 from proxy.providers.demo.script import Script, bundled_scripts, load_script
-from proxy.providers.model import CallPiece, Finished, Model, ModelDelta, ModelRequest, TextPiece
+from proxy.providers.model import CallPiece, Finished, Model, ModelDelta, ModelRequest
 from proxy.teamfiles.definitions import DemoModel as DemoDefinition
 from proxy.teamfiles.loading import load_teams
 from proxy.tools.builtin import builtin_names, builtin_tools
@@ -57,7 +58,7 @@ async def ask(model: Model, request: ModelRequest) -> list[ModelDelta]:
 
 
 def text_in(deltas: Sequence[ModelDelta]) -> str:
-    return "".join(delta.text for delta in deltas if isinstance(delta, TextPiece))
+    return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
 
 
 def calls_in(deltas: Sequence[ModelDelta]) -> list[ToolCall]:
@@ -438,7 +439,7 @@ async def test_it_speaks_word_by_word_and_counts_words() -> None:
     async with model.stream(simple()) as batches:
         read = [tuple(batch) async for batch in batches]
 
-    assert read[:3] == [(TextPiece("Welcome"),), (TextPiece(" to"),), (TextPiece(" ACME"),)]
+    assert read[:3] == [(TextDelta("Welcome"),), (TextDelta(" to"),), (TextDelta(" ACME"),)]
     assert read[-1] == (Finished("stop", Usage(prompt=5, completion=18)),)
     assert len(read) == 19
     assert model.name == "demo"

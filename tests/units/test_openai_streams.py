@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from proxy.errors import UpstreamFailed
+from proxy.events import TextDelta
 from proxy.providers.http.pool import HttpSession
-from proxy.providers.model import TextPiece
 from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
@@ -218,7 +218,7 @@ async def test_white_space_before_a_call_is_dropped(http_session: HttpSession) -
 
     answer = await answer_to(http_session, events(*frames))
 
-    assert not [delta for delta in answer.deltas if isinstance(delta, TextPiece)]
+    assert not [delta for delta in answer.deltas if isinstance(delta, TextDelta)]
     assert answer.calls == [("look_up", '{"q": 1}')]
 
 

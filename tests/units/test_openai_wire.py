@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from proxy.events import ReasoningDelta, TextDelta
 from proxy.messages import (
     Usage,
 )
 from proxy.providers.http.pool import HttpSession
-from proxy.providers.model import CallPiece, Finished, ReasoningPiece, TextPiece
+from proxy.providers.model import CallPiece, Finished
 from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.openai.stream_parser import clean_usage
 from proxy.providers.timeouts import ModelLimits
@@ -43,8 +44,8 @@ async def test_text_comes_in_pieces_as_it_is_sent(http_session: HttpSession) -> 
     async with FakeUpstream(text("Hello you", chunks=["Hello", gate, " you"], usage=USED)) as upstream:
         answer = await ask(model_at(upstream, http_session), after_batch=open_gate)
 
-    assert answer.deltas == [TextPiece("Hello"), TextPiece(" you"), Finished("stop", Usage(3, 2))]
-    assert answer.batches[0] == [TextPiece("Hello")]
+    assert answer.deltas == [TextDelta("Hello"), TextDelta(" you"), Finished("stop", Usage(3, 2))]
+    assert answer.batches[0] == [TextDelta("Hello")]
 
 
 async def test_everything_of_one_read_is_one_batch(http_session: HttpSession) -> None:
@@ -52,7 +53,7 @@ async def test_everything_of_one_read_is_one_batch(http_session: HttpSession) ->
 
     answer = await answer_to(http_session, raw(sse + b"data: [DONE]\n\n"))
 
-    assert answer.batches == [[TextPiece("a"), TextPiece("b"), TextPiece("c"), Finished("stop")]]
+    assert answer.batches == [[TextDelta("a"), TextDelta("b"), TextDelta("c"), Finished("stop")]]
 
 
 async def test_the_connection_of_a_whole_answer_is_used_again(http_session: HttpSession) -> None:
@@ -93,19 +94,19 @@ def whole(message: Any, finish: str | None = "stop", **more: Any) -> Reply:
     [
         pytest.param(
             events(chunk({"content": "Hi"}), chunk({}, "stop", usage=USED), done=False),
-            [TextPiece("Hi"), Finished("stop", Usage(3, 2))],
+            [TextDelta("Hi"), Finished("stop", Usage(3, 2))],
             id="finish and usage together, no [DONE]",
         ),
         pytest.param(
             events(
                 chunk({"content": "Hi"}, "stop", usage={"prompt_tokens": 1}), {"choices": [], "usage": USED}
             ),
-            [TextPiece("Hi"), Finished("stop", Usage(3, 2))],
+            [TextDelta("Hi"), Finished("stop", Usage(3, 2))],
             id="text in the last chunk, the last usage counts",
         ),
         pytest.param(
             events(chunk({"content": "Hi"}), chunk({}, "stop"), {"choices": [], "x_groq": {"usage": USED}}),
-            [TextPiece("Hi"), Finished("stop", Usage(3, 2))],
+            [TextDelta("Hi"), Finished("stop", Usage(3, 2))],
             id="usage in Groq's place",
         ),
         pytest.param(
@@ -113,17 +114,17 @@ def whole(message: Any, finish: str | None = "stop", **more: Any) -> Reply:
                 chunk({"content": "Hi"}),
                 {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": USED}]},
             ),
-            [TextPiece("Hi"), Finished("stop", Usage(3, 2))],
+            [TextDelta("Hi"), Finished("stop", Usage(3, 2))],
             id="usage in the choice",
         ),
         pytest.param(
             events(chunk({"content": "Hi"}, "stop"), "[DONE]", chunk({"content": "more"})),
-            [TextPiece("Hi"), Finished("stop")],
+            [TextDelta("Hi"), Finished("stop")],
             id="text after [DONE]",
         ),
         pytest.param(
             raw(b'data: {"choices":[{"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\ndata: [DONE] '),
-            [TextPiece("Hi"), Finished("stop")],
+            [TextDelta("Hi"), Finished("stop")],
             id="an unfinished last line",
         ),
         pytest.param(
@@ -133,7 +134,7 @@ def whole(message: Any, finish: str | None = "stop", **more: Any) -> Reply:
                 {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]},
                 "",
             ),
-            [TextPiece("Hi"), Finished("stop")],
+            [TextDelta("Hi"), Finished("stop")],
             id="no choice, a second choice, an empty event",
         ),
         pytest.param(
@@ -152,7 +153,7 @@ def whole(message: Any, finish: str | None = "stop", **more: Any) -> Reply:
                     ],
                 }
             ),
-            [TextPiece("Hi"), Finished("stop")],
+            [TextDelta("Hi"), Finished("stop")],
             id="null fields",
         ),
         pytest.param(
@@ -166,12 +167,12 @@ def whole(message: Any, finish: str | None = "stop", **more: Any) -> Reply:
                 chunk({"reasoning": "So."}),
                 chunk({"content": "Hi"}, "stop"),
             ),
-            [ReasoningPiece("Hm. "), ReasoningPiece("So."), TextPiece("Hi"), Finished("stop")],
+            [ReasoningDelta("Hm. "), ReasoningDelta("So."), TextDelta("Hi"), Finished("stop")],
             id="reasoning under both names",
         ),
         pytest.param(
             events(chunk({"reasoning_content": "Hm.", "reasoning": "Hm."}), chunk({}, "stop")),
-            [ReasoningPiece("Hm."), Finished("stop")],
+            [ReasoningDelta("Hm."), Finished("stop")],
             id="reasoning twice is told once",
         ),
         pytest.param(
@@ -186,22 +187,22 @@ def whole(message: Any, finish: str | None = "stop", **more: Any) -> Reply:
                     "stop",
                 )
             ),
-            [ReasoningPiece("Hm."), TextPiece("Hi"), Finished("stop")],
+            [ReasoningDelta("Hm."), TextDelta("Hi"), Finished("stop")],
             id="content as parts",
         ),
         pytest.param(
             events(b'{"choices":[{"delta":{"content":"a\\u0000b\\ud83dc"},"finish_reason":"stop"}]}'),
-            [TextPiece("a\ufffdb\ufffdc"), Finished("stop")],
+            [TextDelta("a\ufffdb\ufffdc"), Finished("stop")],
             id="NUL and half a surrogate pair",
         ),
         pytest.param(
             events(b'{"choices":[{"delta":{"content":"a\x02b"},"finish_reason":"stop"}], "x": NaN}'),
-            [TextPiece("a\x02b"), Finished("stop")],
+            [TextDelta("a\x02b"), Finished("stop")],
             id="a raw control character and NaN",
         ),
         pytest.param(
             whole({"role": "assistant", "content": "Hi"}, usage=USED),
-            [TextPiece("Hi"), Finished("stop", Usage(3, 2))],
+            [TextDelta("Hi"), Finished("stop", Usage(3, 2))],
             id="JSON instead of a stream",
         ),
         pytest.param(
@@ -220,7 +221,7 @@ def whole(message: Any, finish: str | None = "stop", **more: Any) -> Reply:
         ),
         pytest.param(
             whole({"content": "Hi"}, None),
-            [TextPiece("Hi"), Finished("stop")],
+            [TextDelta("Hi"), Finished("stop")],
             id="JSON without a finish reason",
         ),
     ],
@@ -250,7 +251,7 @@ async def test_log_probabilities_stay_with_their_text(http_session: HttpSession)
 
     answer = await answer_to(http_session, events(said, chunk({}, "stop")))
 
-    assert answer.deltas[0] == TextPiece("Hi", [token])
+    assert answer.deltas[0] == TextDelta("Hi", [token])
 
 
 async def test_an_answer_that_only_lacks_its_end_is_not_waited_for_long(http_session: HttpSession) -> None:
@@ -260,13 +261,13 @@ async def test_an_answer_that_only_lacks_its_end_is_not_waited_for_long(http_ses
         answer = await ask(OpenAIWireModel(definition, http_session, ModelLimits(idle=0.1)))
         await upstream.requests[0].closed()
 
-    assert answer.deltas == [TextPiece("Hi"), Finished("stop")]
+    assert answer.deltas == [TextDelta("Hi"), Finished("stop")]
 
 
 async def test_a_reset_behind_a_finished_answer_does_no_harm(http_session: HttpSession) -> None:
     answer = await answer_to(http_session, events(chunk({"content": "Hi"}, "stop"), done=False).cut(after=1))
 
-    assert answer.deltas == [TextPiece("Hi"), Finished("stop")]
+    assert answer.deltas == [TextDelta("Hi"), Finished("stop")]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from proxy.errors import (
     UpstreamModelNotFound,
     UpstreamRateLimited,
 )
+from proxy.events import ReasoningDelta, TextDelta
 from proxy.messages import (
     AssistantMessage,
     FileData,
@@ -36,7 +37,7 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.providers.http.pool import HttpSession
-from proxy.providers.model import Finished, ModelRequest, ReasoningPiece, TextPiece
+from proxy.providers.model import Finished, ModelRequest
 from proxy.providers.openai.client import OpenAIWireModel, first_wire
 from proxy.providers.openai.provider_state import MAX_STATE_BYTES, provider_of
 from proxy.teamfiles.definitions import OpenAIModel
@@ -74,7 +75,7 @@ async def answered(*replies: Reply, request: ModelRequest = WITH_TOOLS, **more: 
 async def test_text_comes_as_it_is_streamed() -> None:
     answer, _ = await answered(response(message("Hello", " you")))
 
-    assert answer.deltas == [TextPiece("Hell"), TextPiece("o you"), Finished("stop", TOLD)]
+    assert answer.deltas == [TextDelta("Hell"), TextDelta("o you"), Finished("stop", TOLD)]
 
 
 async def test_parallel_calls_come_in_order_with_their_state() -> None:
@@ -113,7 +114,7 @@ async def test_summaries_are_reasoning_with_a_blank_line_between_parts() -> None
     parts = [{"type": "summary_text", "text": "First"}, {"type": "summary_text", "text": "then"}]
     answer, _ = await answered(response({**reasoning_item(0), "summary": parts}, message("Hello")))
 
-    assert [delta.text for delta in answer.deltas if isinstance(delta, ReasoningPiece)] == [
+    assert [delta.text for delta in answer.deltas if isinstance(delta, ReasoningDelta)] == [
         "First",
         "\n\n",
         "then",
@@ -176,7 +177,7 @@ async def test_log_probabilities_have_the_form_of_chat_completions() -> None:
         ),
     )
 
-    first = next(delta for delta in answer.deltas if isinstance(delta, TextPiece))
+    first = next(delta for delta in answer.deltas if isinstance(delta, TextDelta))
     assert first.logprobs == [
         {
             "token": "H",

@@ -21,10 +21,11 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from proxy.events import TextDelta
 from proxy.messages import Usage
 from proxy.providers.circuit_breaker import Circuit
 from proxy.providers.factory import Models
-from proxy.providers.model import Finished, ModelRequest, TextPiece
+from proxy.providers.model import Finished, ModelRequest
 from proxy.providers.retry import AttemptingModel, Candidate, RetryPolicy
 from proxy.teamfiles.definitions import DemoModel, ModelDefinition, OpenAIModel, Price
 from tests.fakes.asking import Answer, ask
@@ -75,7 +76,7 @@ async def test_a_good_answer_passes_unchanged() -> None:
 
     answer = await bench.ask()
 
-    assert answer.batches == [[TextPiece("Hello ")], [TextPiece("you")], [Finished("stop", USED)]]
+    assert answer.batches == [[TextDelta("Hello ")], [TextDelta("you")], [Finished("stop", USED)]]
     assert (bench.slept, bench.outcomes) == ([], [("model-0", "ok")])
 
 
@@ -176,7 +177,7 @@ async def test_what_stays_is_not_tried_again(failure: UpstreamFailed) -> None:
 
 
 async def test_nothing_is_tried_again_once_something_was_said() -> None:
-    bench = Bench([[TextPiece("Hel"), DOWN]], [says("Never")])
+    bench = Bench([[TextDelta("Hel"), DOWN]], [says("Never")])
 
     answer = await bench.ask()
 

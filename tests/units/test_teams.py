@@ -29,7 +29,7 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.providers.model import CallPiece, Finished, TextPiece
+from proxy.providers.model import CallPiece, Finished
 from proxy.teamfiles.definitions import Limits
 from proxy.turns.contract import Answered
 from tests.fakes.models import USAGE, Reply, ScriptedModel, calls, says
@@ -190,7 +190,7 @@ async def test_a_wrong_call_is_answered_so_that_the_model_can_mend_it(
 async def test_a_reply_cut_at_the_length_limit_runs_nothing() -> None:
     shelf = FixedTool("shelf")
     cut: Reply = [
-        TextPiece("Let me"),
+        TextDelta("Let me"),
         CallPiece(0, name="shelf"),
         CallPiece(0, arguments='{"r'),
         Finished("length"),
@@ -241,7 +241,7 @@ async def test_calls_over_the_limit_are_not_run() -> None:
 
 async def test_usage_is_told_for_a_call_that_fails_too() -> None:
     sink = RememberingSink()
-    model = ScriptedModel([TextPiece("Hal"), UpstreamIncomplete()])
+    model = ScriptedModel([TextDelta("Hal"), UpstreamIncomplete()])
     team = await team_of(agent("triage", model))
     turn = turn_of(HELLO, agent="triage")
 
@@ -253,7 +253,7 @@ async def test_usage_is_told_for_a_call_that_fails_too() -> None:
 
 async def test_a_cancelled_turn_closes_the_model_and_keeps_what_was_said() -> None:
     never, said = asyncio.Event(), asyncio.Event()
-    model = ScriptedModel([TextPiece("Hal"), never])
+    model = ScriptedModel([TextDelta("Hal"), never])
 
     class Sink(RememberingSink):
         async def room(self) -> None:

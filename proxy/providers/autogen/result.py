@@ -7,8 +7,9 @@ from autogen_core import FunctionCall
 from autogen_core.models import CreateResult
 
 from proxy.errors import UpstreamIncomplete, UpstreamProtocolError
+from proxy.events import ReasoningDelta, TextDelta
 from proxy.messages import FinishReason, Usage
-from proxy.providers.model import CallPiece, Finished, ModelDelta, ReasoningPiece, TextPiece
+from proxy.providers.model import CallPiece, Finished, ModelDelta
 from proxy.providers.openai.stream_parser import clean_usage
 from proxy.providers.sanitize import clean
 
@@ -39,9 +40,9 @@ def rest_of(result: CreateResult, *, has_said: bool, reports_usage: bool) -> lis
     deltas: list[ModelDelta] = []
     if not has_said:
         if result.thought:
-            deltas.append(ReasoningPiece(clean(result.thought)))
+            deltas.append(ReasoningDelta(clean(result.thought)))
         if text:
-            deltas.append(TextPiece(clean(text)))
+            deltas.append(TextDelta(clean(text)))
     is_empty = not (has_said or deltas or calls)
     if result.finish_reason == "unknown" and (is_empty or (reports_usage and usage is None)):
         raise UpstreamIncomplete("incomplete", is_retryable=True)

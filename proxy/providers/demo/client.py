@@ -15,11 +15,12 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+from proxy.events import TextDelta
 from proxy.messages import AssistantMessage, FinishReason, Parameters, ToolCall, Usage, text_of
 from proxy.providers.capabilities import Abilities
 from proxy.providers.demo.context import Situation, situation_of
 from proxy.providers.demo.script import ANY, SIDE, AgentScript, Reply, Script, bundled_scripts
-from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest, TextPiece
+from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class DemoModel:
         completion = _words(text)
         for word in _WORD.findall(text):
             await asyncio.sleep(self._word_delay)
-            yield (TextPiece(word),)
+            yield (TextDelta(word),)
         for index, (name, arguments) in enumerate(calls):
             await asyncio.sleep(self._word_delay)
             yield (CallPiece(index, name=name, call_id=f"call_{secrets.token_hex(12)}"),)

@@ -13,9 +13,10 @@ import msgspec
 from msgspec import Struct
 
 from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamTooMuch
+from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
 from proxy.messages import FinishReason, ProviderState, Usage
 from proxy.providers.http.sse import EventReader
-from proxy.providers.model import Finished, ModelDelta, ReasoningPiece, RefusalPiece, TextPiece
+from proxy.providers.model import Finished, ModelDelta
 from proxy.providers.openai.errors import error_event
 from proxy.providers.openai.provider_state import bounded_state
 from proxy.providers.openai.tool_call_assembler import CallAssembler, CallDelta, Ending, FunctionDelta
@@ -131,7 +132,7 @@ class ResponsesReader:
                 if delta:
                     self._streamed.add(("message", index))
                     self.has_said = True
-                    deltas.append(TextPiece(self._bounded(delta), _logprobs(event.logprobs)))
+                    deltas.append(TextDelta(self._bounded(delta), _logprobs(event.logprobs)))
             case "response.function_call_arguments.delta":
                 if delta:
                     self._streamed.add(("function_call", index))
@@ -140,15 +141,15 @@ class ResponsesReader:
                 if delta:
                     self._streamed.add(("reasoning", index))
                     self.has_said = True
-                    deltas.append(ReasoningPiece(self._bounded(delta)))
+                    deltas.append(ReasoningDelta(self._bounded(delta)))
             case "response.reasoning_summary_part.added":
                 if event.summary_index and ("reasoning", index) in self._streamed:
-                    deltas.append(ReasoningPiece("\n\n"))
+                    deltas.append(ReasoningDelta("\n\n"))
             case "response.refusal.delta":
                 if delta:
                     self._streamed.add(("message", index))
                     self.has_said = True
-                    deltas.append(RefusalPiece(self._bounded(delta)))
+                    deltas.append(RefusalDelta(self._bounded(delta)))
             case "response.output_item.added":
                 if isinstance(event.item, dict) and event.item.get("type") == "function_call":
                     self._name(index, event.item, deltas)
@@ -187,7 +188,7 @@ class ResponsesReader:
             if not is_streamed:
                 texts = [_texts(item.get(member)) for member in ("summary", "content")]
                 if text := "\n\n".join(texts[0] or texts[1]):
-                    deltas.append(ReasoningPiece(self._bounded(text)))
+                    deltas.append(ReasoningDelta(self._bounded(text)))
         elif kind == "function_call":
             self._order[index] = {"type": "function_call"}
             self._name(index, item, deltas)
@@ -201,9 +202,9 @@ class ResponsesReader:
             if not isinstance(part, dict):
                 continue
             if isinstance(text := part.get("text"), str) and text:
-                deltas.append(TextPiece(self._bounded(text), _logprobs(part.get("logprobs"))))
+                deltas.append(TextDelta(self._bounded(text), _logprobs(part.get("logprobs"))))
             elif isinstance(refusal := part.get("refusal"), str) and refusal:
-                deltas.append(RefusalPiece(self._bounded(refusal)))
+                deltas.append(RefusalDelta(self._bounded(refusal)))
 
     def _name(self, index: int, item: dict[str, Any], deltas: list[ModelDelta]) -> None:
         name, call_id = item.get("name"), item.get("call_id")

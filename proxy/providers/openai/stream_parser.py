@@ -13,16 +13,10 @@ import msgspec
 from msgspec import Struct
 
 from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamTooMuch
+from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
 from proxy.messages import FinishReason, Usage
 from proxy.providers.http.sse import EventReader
-from proxy.providers.model import (
-    Finished,
-    ModelDelta,
-    ReasoningPiece,
-    RefusalPiece,
-    TextPiece,
-    UsagePiece,
-)
+from proxy.providers.model import Finished, ModelDelta, UsagePiece
 from proxy.providers.openai.errors import error_event
 from proxy.providers.openai.provider_state import StateCollector
 from proxy.providers.openai.tool_call_assembler import CallAssembler, CallDelta, Ending
@@ -117,7 +111,7 @@ class AnswerReader:
         self._message_calls: list[CallDelta] | None = None
         """The calls of the latest whole ``message``; used if no call arrived in deltas."""
         self._thoughts: ThoughtSplitter | None = ThoughtSplitter()
-        self._space: list[TextPiece] = []
+        self._space: list[TextDelta] = []
         """White space before the first text; dropped if only calls follow."""
         self._has_text = False
         self._has_state = False
@@ -263,7 +257,7 @@ class AnswerReader:
                 text if delta.reasoning_content else None, delta.reasoning_details, delta.extra_content
             )
         if text:
-            deltas.append(ReasoningPiece(text))
+            deltas.append(ReasoningDelta(text))
         content = delta.content
         if content:
             if type(content) is str:
@@ -273,7 +267,7 @@ class AnswerReader:
                 self._parts(content, deltas)
         refusal = delta.refusal
         if refusal and isinstance(refusal, str) and (text := self._taken("refusal", refusal)):
-            deltas.append(RefusalPiece(text, _token_list(logprobs, "refusal")))
+            deltas.append(RefusalDelta(text, _token_list(logprobs, "refusal")))
         if delta.tool_calls:
             self._calls_of(delta.tool_calls, deltas)
 
@@ -323,10 +317,10 @@ class AnswerReader:
         return clean(text)
 
     def _text(self, text: str, logprobs: Any, deltas: list[ModelDelta]) -> None:
-        pieces: list[ModelDelta] = [TextPiece(text, logprobs)]
+        pieces: list[ModelDelta] = [TextDelta(text, logprobs)]
         if self._thoughts is not None:
             found = self._thoughts.read(text)
-            if found != [TextPiece(text)]:
+            if found != [TextDelta(text)]:
                 pieces = found
             if self._thoughts.is_plain:
                 self._thoughts = None
@@ -335,7 +329,7 @@ class AnswerReader:
             return
         has_text = False
         for piece in pieces:
-            if type(piece) is not TextPiece:
+            if type(piece) is not TextDelta:
                 deltas.append(piece)
             elif has_text or piece.text.strip():
                 has_text = True
@@ -370,7 +364,7 @@ class AnswerReader:
             for thought in thoughts if isinstance(thoughts, list) else ():
                 if isinstance(thought, dict) and isinstance(text := thought.get("text"), str) and text:
                     self.has_said = True
-                    deltas.append(ReasoningPiece(self._bounded(text)))
+                    deltas.append(ReasoningDelta(self._bounded(text)))
 
     def _bounded(self, text: str) -> str:
         self._size += len(text)
@@ -410,13 +404,13 @@ class AnswerReader:
     def _release_held(self, deltas: list[ModelDelta]) -> None:
         """Add what waited for more: half a character, a possible tag, and the calls of a whole message."""
         if self._halves.pop("reasoning", ""):
-            deltas.append(ReasoningPiece("\ufffd"))
+            deltas.append(ReasoningDelta("\ufffd"))
         if self._halves.pop("content", ""):
             self._text("\ufffd", None, deltas)
         if self._halves.pop("refusal", ""):
-            deltas.append(RefusalPiece("\ufffd"))
+            deltas.append(RefusalDelta("\ufffd"))
         for piece in self._thoughts.end() if self._thoughts is not None else ():
-            if isinstance(piece, TextPiece) and not piece.text.strip():
+            if isinstance(piece, TextDelta) and not piece.text.strip():
                 self._space.append(piece)
             else:
                 deltas.append(piece)
