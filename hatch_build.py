@@ -1,8 +1,9 @@
-"""Download the JavaScript libraries of the page, which are not part of this repository, before a wheel is built.
+"""Download the JavaScript libraries of the page and of the API documentation before a wheel is built.
 
-``proxy/web/package-lock.json`` pins them by hash. npm, a package of the build group, downloads them, and the files that
-the page loads are copied to ``proxy/web/vendor``. ``make install`` runs ``python hatch_build.py`` in a working copy; if
-the download fails there, the page shows plain text.
+They are not part of this repository. ``proxy/web/package-lock.json`` pins them by hash. npm, a package of the build
+group, downloads them, and the files that browsers load are copied to ``proxy/web/vendor``. ``make install`` runs
+``python hatch_build.py`` in a working copy; if the download fails there, the page shows plain text and ``/docs`` links
+to ``/openapi.json``.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ FILES = {
     "@mermaid-js/tiny/LICENSE": "mermaid.LICENSE",
     "@fontsource-variable/inter/files/inter-latin-wght-normal.woff2": "inter.woff2",
     "@fontsource-variable/inter/LICENSE": "inter.LICENSE",
+    "swagger-ui-dist/swagger-ui-bundle.js": "swagger-ui.js",
+    "swagger-ui-dist/swagger-ui.css": "swagger-ui.css",
+    "swagger-ui-dist/LICENSE": "swagger-ui.LICENSE",
+    "redoc/bundles/redoc.standalone.js": "redoc.js",
+    "redoc/LICENSE": "redoc.LICENSE",
 }
 """Files of the packages and their names in ``vendor``; a pattern copies to a folder."""
 TEST_FILES = {"axe-core/axe.min.js": "axe.js"}
@@ -162,8 +168,9 @@ def main() -> None:
         download()
     except (OSError, subprocess.CalledProcessError):
         print(
-            "Failed to download the libraries of the page: it will show answers as plain text. "
-            "Everything else works. Run `make install` again when the network is available.",
+            "Failed to download the libraries of the page: it will show answers as plain text, and /docs and /redoc "
+            "will only link to /openapi.json. Everything else works. Run `make install` again when the network is "
+            "available.",
             file=sys.stderr,
         )
 

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from proxy.wire.chat.response_models import Completion, ErrorEnvelope, ModelBody, ModelList
 from proxy.wire.chat.schema import ChatBody
 from proxy.wire.conversations.objects import NewConversation, NewItems, NewMetadata
+from proxy.wire.legacy import requests as legacy
 from proxy.wire.responses.schema import ResponsesBody
 
 Document = dict[str, Any]
@@ -28,7 +29,20 @@ _ASKED: Mapping[tuple[str, str], type[Struct]] = {
     ("post", "/v1/conversations/{conversation_id}"): NewMetadata,
     ("post", "/v1/conversations/{conversation_id}/items"): NewItems,
     ("post", "/v1/responses"): ResponsesBody,
+    ("post", "/agents/{agent_name}"): legacy.OlderAgentBody,
+    ("post", "/ask-stream"): legacy.QuestionBody,
+    ("post", "/chat"): legacy.LegacyChatBody,
+    ("post", "/chat/stream"): legacy.LegacyChatBody,
 }
+_LEGACY_COMPLETIONS = (legacy.NewMessageBody, legacy.SourcesBody, ChatBody)
+"""The bodies that ``POST /chat/completions`` accepts."""
+_STREAMS: Mapping[tuple[str, str], str] = {
+    ("post", "/ask-stream"): "text/event-stream",
+    ("get", "/test-stream"): "text/event-stream",
+    ("post", "/chat/stream"): "text/event-stream",
+    ("post", "/chat/completions"): "text/plain",
+}
+"""Content types of the responses that are streams only."""
 _ANSWERED: Mapping[tuple[str, str], type[Struct]] = {
     ("post", "/v1/chat/completions"): Completion,
     ("get", "/v1/chat/completions/{completion_id}"): Completion,
@@ -43,13 +57,13 @@ def complete(document: Document, routes: Iterable[BaseRoute]) -> Document:
     """Return the framework's description with what is missing there; ``routes`` are those of the application."""
     paths: dict[str, dict[str, Any]] = document["paths"]
     for route in routes:
-        if type(route) is Route and route.include_in_schema and route.path.startswith("/v1/"):
+        if type(route) is Route and route.include_in_schema and route.path != "/metrics":
             for method in sorted({one.lower() for one in route.methods or ()} & {*_METHODS}):
                 paths.setdefault(route.path, {}).setdefault(method, _operation(route))
-    schemas = _schemas({*_ASKED.values(), *_ANSWERED.values(), ErrorEnvelope})
+    schemas = _schemas({*_ASKED.values(), *_LEGACY_COMPLETIONS, *_ANSWERED.values(), ErrorEnvelope})
     for path, operations in paths.items():
         for method in operations.keys() & {*_METHODS}:
-            _tell_bodies(operations[method], method, path)
+            _add_bodies(operations[method], method, path)
     known = document.setdefault("components", {})
     # The framework's own form of errors never leaves.
     theirs = {"HTTPValidationError", "ValidationError"}
@@ -61,42 +75,45 @@ def complete(document: Document, routes: Iterable[BaseRoute]) -> Document:
 
 
 def _operation(route: Route) -> Document:
-    told = (
-        inspect.getdoc(route.endpoint if inspect.isfunction(route.endpoint) else type(route.endpoint)) or ""
-    )
+    documentation = inspect.getdoc(route.endpoint) or ""
     names = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in route.param_convertors
     ]
     operation: Document = {
-        "tags": [route.path.split("/")[2]],
-        "summary": _summary(told),
+        "tags": [route.path.split("/")[2] if route.path.startswith("/v1/") else "legacy"],
+        "summary": _summary(documentation),
         "responses": {"200": {"description": "Successful Response"}},
     }
     return {**operation, "parameters": names} if names else operation
 
 
-def _summary(told: str) -> str:
+def _summary(documentation: str) -> str:
     """Return the first line of a docstring, without the request that some begin with."""
-    line = re.sub(r"^``[^`]*``: ", "", told.partition("\n")[0]).replace("``", "`")
+    line = re.sub(r"^``[^`]*``: ", "", documentation.partition("\n")[0]).replace("``", "`")
     return line[:1].upper() + line[1:].removesuffix(".")
 
 
-def _tell_bodies(operation: Document, method: str, path: str) -> None:
+def _add_bodies(operation: Document, method: str, path: str) -> None:
     if asked := _ASKED.get((method, path)):
         is_required = asked is not NewConversation
         operation["requestBody"] = {"content": _content(asked), "required": is_required}
+    if (method, path) == ("post", "/chat/completions"):
+        operation["requestBody"] = {"content": _content(*_LEGACY_COMPLETIONS), "required": True}
     responses = operation["responses"]
     if answered := _ANSWERED.get((method, path)):
         responses["200"]["content"] = _content(answered)
     if asked in (ChatBody, ResponsesBody):
         responses["200"].setdefault("content", {})["text/event-stream"] = {"schema": {"type": "string"}}
+    if stream := _STREAMS.get((method, path)):
+        responses["200"].setdefault("content", {})[stream] = {"schema": {"type": "string"}}
     responses.pop("422", None)
     responses["default"] = {"description": "An error", "content": _content(ErrorEnvelope)}
 
 
-def _content(body: type[Struct]) -> Document:
-    return {"application/json": {"schema": {"$ref": _REFERENCE.format(name=body.__name__)}}}
+def _content(*bodies: type[Struct]) -> Document:
+    references = [{"$ref": _REFERENCE.format(name=body.__name__)} for body in bodies]
+    return {"application/json": {"schema": references[0] if len(references) == 1 else {"anyOf": references}}}
 
 
 def _schemas(bodies: Iterable[type[Struct]]) -> dict[str, Document]:

@@ -1,5 +1,6 @@
-"""The page: static files, under a policy that lets them load nothing from elsewhere and run nothing that was written
-into them.
+"""Static files: the page at ``/`` and ``/client``, Swagger UI at ``/docs``, ReDoc at ``/redoc``.
+
+Their Content Security Policy allows only files of this server and no inline scripts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 WEB = Path(__file__).parent.parent / "web"
-"""The files; ``vendor`` holds the libraries, which are gathered at the installation."""
+"""The files; ``vendor`` has the libraries, which are downloaded at installation."""
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -44,27 +45,45 @@ DIAGRAM_POLICY = "; ".join(
         "sandbox allow-scripts",
     )
 )
+VIEWERS = {"/docs": "docs.html", "/redoc": "redoc.html"}
+"""Pages that show ``/openapi.json``."""
+VIEWER_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        # ReDoc writes style sheets at run time; Swagger UI has data: images and style attributes.
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'none'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+_POLICIES = {DIAGRAM: DIAGRAM_POLICY, **dict.fromkeys(VIEWERS, VIEWER_POLICY)}
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
-    # Asked for again each time, and answered with 304 as long as nothing changed.
+    # Revalidated at each request: 304 as long as the file is unchanged.
     (b"cache-control", b"no-cache"),
 ]
 
 
 def page_routes() -> list[BaseRoute]:
-    """Return the routes of the page; none of them needs a key, for none tells anything."""
-    index = _Guarded(_index)
+    """Return the routes; none of them needs an API key, because the files contain no data of this server."""
+    files = {"/": "index.html", "/client": "index.html", **VIEWERS}
     return [
-        Route("/", index, methods=["GET"], include_in_schema=False),
-        Route("/client", index, methods=["GET"], include_in_schema=False),
+        *(
+            Route(path, _Guarded(FileResponse(WEB / name)), methods=["GET"], include_in_schema=False)
+            for path, name in files.items()
+        ),
         Mount("/page", _Guarded(StaticFiles(directory=WEB))),
     ]
 
 
 class _Guarded:
-    """Adds the headers that hold a browser to what the page needs."""
+    """Adds the security headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -72,16 +91,12 @@ class _Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                policy = DIAGRAM_POLICY if scope["path"] == DIAGRAM else POLICY
+                policy = _POLICIES.get(scope["path"], POLICY)
                 security = (b"content-security-policy", policy.encode())
                 message["headers"] = [*message.get("headers", ()), security, *_HEADERS]
             await send(message)
 
         await self._app(scope, receive, send_guarded)
-
-
-async def _index(scope: Scope, receive: Receive, send: Send) -> None:
-    await FileResponse(WEB / "index.html")(scope, receive, send)
 
 
 def has_libraries() -> bool:

@@ -19,7 +19,7 @@ from proxy.routes.streaming import Connection
 from proxy.service.turns import Opened
 from proxy.turns.request import Ask
 from proxy.wire.legacy.chat import ChatBuilder, ChatEventEncoder
-from proxy.wire.legacy.requests import CHAT, ChatBody
+from proxy.wire.legacy.requests import CHAT, LegacyChatBody
 from proxy.wire.validation.json_objects import read_object
 
 CHAT_TEAM = "assistant"
@@ -39,7 +39,7 @@ async def chat_stream(scope: Scope, receive: Receive, send: Send) -> None:
     await write(services, opened, connection, ChatEventEncoder(), framing=EVENTS)
 
 
-async def chat_ask(services: Services, caller: str, scope: Scope, given: ChatBody, body: bytes) -> Ask:
+async def chat_ask(services: Services, caller: str, scope: Scope, given: LegacyChatBody, body: bytes) -> Ask:
     """Return what a message of the chat asks for."""
     conversation = await current_chat(
         services, caller, headers_of(scope), begins_anew=bool(given.reset_history)

@@ -35,6 +35,8 @@ class Plain:
 
     def __init__(self, endpoint: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self._endpoint = guarded(endpoint)
+        # The summary of the operation in /openapi.json.
+        self.__doc__ = endpoint.__doc__
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

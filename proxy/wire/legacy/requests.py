@@ -50,7 +50,7 @@ class SourcesBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     messages: Annotated[list[SourceMessage], Meta(min_length=1)]
 
 
-class ChatBody(Struct, frozen=True, forbid_unknown_fields=True):
+class LegacyChatBody(Struct, frozen=True, forbid_unknown_fields=True):
     """One new message of the chat that the caller has going on."""
 
     message: _Words
@@ -85,7 +85,7 @@ class SocketBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 NEW_MESSAGE = BodyDecoder(NewMessageBody)
 SOURCES = BodyDecoder(SourcesBody)
-CHAT = BodyDecoder(ChatBody)
+CHAT = BodyDecoder(LegacyChatBody)
 QUESTION = BodyDecoder(QuestionBody)
 SOCKET = BodyDecoder(SocketBody)
 OLDER_AGENT = BodyDecoder(OlderAgentBody)
