@@ -22,6 +22,7 @@ from proxy.conversations.function_calls import (
     shown_call,
     waiting_call,
 )
+from proxy.conversations.steps import Step, split_step, step_at
 from proxy.conversations.tool_results import answered_in, called_in, check_calls, check_results
 from proxy.errors import ConversationBusy, ConversationNotFound, InvalidRequest
 from proxy.messages import (
@@ -68,6 +69,8 @@ class Recalled:
     is_kept: bool = True
     """All that the agents know before the input is in the store."""
     resumption: Resumption | None = None
+    step: Step | None = None
+    """The turn follows this part of a turn, which has to be stored first; ``parent`` is the turn before that one."""
 
     @property
     def said(self) -> Sequence[Item]:
@@ -155,12 +158,18 @@ class _Reading:
 
     # --- the client named a turn ---
 
-    async def by_parent(self, turn_id: str) -> Recalled:
+    async def by_parent(self, parent: str) -> Recalled:
+        turn_id, position = split_step(parent)
         record = await self._history.turn(self._ask.caller, turn_id)
         if record is None or not record.is_stored or self._is_of_another(record):
             raise self._no_parent(turn_id)
         if record.status == "running":
             raise ConversationBusy
+        step = step_at(record, position) if position is not None else None
+        if position is not None and step is None:
+            raise self._no_parent(parent)
+        if step is not None and not (record.is_history and len(step.items) == len(record.items)):
+            return await self._behind_step(step)
         chain = await self._history.chain(record.turn) if record.is_history else ()
         if not chain or not self._may_read(chain[-1]):
             raise self._no_parent(turn_id)
@@ -169,6 +178,29 @@ class _Reading:
         check_results(pending, answered, self._ask.list_name)
         match: Match = "parent-id" if self._ask.parent_name == "X-Parent-Id" else "previous-response"
         return self._go_on(record.conversation_id, match, chain, self._said, shown=())
+
+    async def _behind_step(self, step: Step) -> Recalled:
+        record = step.record
+        chain = await self._history.chain(record.parent) if record.parent is not None else []
+        self._check_calls(answered_in(self._said), called_in(self._said))
+        transcript = transcript_behind(chain, self._scope)
+        transcript.extend(item.message for item in record.input)
+        fingerprint = transcript.answer(step.text) if step.text else None
+        shown = ChainTurn(
+            turn=record.turn,
+            agent=step.agent,
+            is_stored=True,
+            items=[*record.input, *step.items],
+            pending=(),
+            conversation_id=record.conversation_id,
+            end_user=record.end_user,
+            fingerprint=fingerprint,
+        )
+        if not self._may_read(shown):
+            raise self._no_parent(record.id)
+        match: Match = "parent-id" if self._ask.parent_name == "X-Parent-Id" else "previous-response"
+        found = self._go_on(record.conversation_id, match, [*chain, shown], self._said, shown=())
+        return replace(found, parent=record.parent, step=replace(step, fingerprint=fingerprint))
 
     async def from_root(self) -> Recalled:
         conversation_id = self._ask.conversation_id

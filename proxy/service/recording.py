@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.conversations.fingerprints import last_answer_of
 from proxy.conversations.function_calls import call_of
 from proxy.conversations.resolver import Recalled
+from proxy.conversations.steps import Step
 from proxy.errors import InternalTurnError, ProxyError
 from proxy.events import (
     Cancelled,
@@ -27,6 +28,7 @@ from proxy.turns.repository import (
     Begun,
     ModelUse,
     NewApproval,
+    NewTurn,
     Pause,
     TurnEnd,
     TurnRecord,
@@ -98,6 +100,41 @@ def bare_end_of(kept: Kept, turn: Turn, failure: ProxyError, *, now: float) -> T
         finished_at=now,
         error_code=failure.code,
         took_up=kept.recalled.parent if _takes_up(kept) else None,
+    )
+
+
+def step_turn(step: Step, following: NewTurn, turn_id: str) -> NewTurn:
+    """Return the turn under which a step is stored; ``following`` is the turn that follows it."""
+    return replace(
+        following,
+        id=turn_id,
+        end_user=step.record.end_user,
+        model=step.record.model,
+        parent=step.record.parent,
+        agent=step.first_agent,
+        input=step.record.input,
+        is_stored=True,
+        is_listed=False,
+        metadata={},
+        options=step.record.options,
+        idempotency_key=None,
+        body_digest=None,
+    )
+
+
+def step_end(step: Step, begun: Begun, turn: NewTurn) -> TurnEnd:
+    """Return the end of the turn under which a step is stored. The original turn has the usage."""
+    return TurnEnd(
+        turn=begun.turn,
+        status="completed",
+        is_history=True,
+        agent=step.agent,
+        items=step.items,
+        uses=(),
+        finished_at=turn.created_at,
+        fingerprint=step.fingerprint,
+        finish_reason="stop",
+        journal=step.journal(turn.id),
     )
 
 

@@ -18,6 +18,7 @@ from typing import Protocol
 from proxy.approvals.decisions import Account
 from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved
 from proxy.conversations.resolver import NotOfConversation, Recall, Recalled
+from proxy.conversations.steps import Step
 from proxy.errors import (
     CompletionNotFound,
     ConversationBusy,
@@ -33,7 +34,7 @@ from proxy.errors import (
 from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started, decode_journal
 from proxy.messages import DeveloperMessage, Item, SystemMessage
 from proxy.service.event_log import EventLog
-from proxy.service.recording import Kept, bare_end_of, end_of, replay
+from proxy.service.recording import Kept, bare_end_of, end_of, replay, step_end, step_turn
 from proxy.service.remote_turns import Elsewhere, Listener
 from proxy.service.resumption import ATTEMPTS, Resuming
 from proxy.service.side_requests import is_side_request
@@ -478,6 +479,8 @@ class Exchange:
             body_digest=ask.body_digest,
             snapshot=team.snapshot,
         )
+        if recalled.step is not None:
+            new = replace(new, parent=await self._store_step(recalled.step, new))
         resumption = recalled.resumption
         try:
             if resumption is None or resumption.resume is None:
@@ -528,6 +531,14 @@ class Exchange:
             options=ask.options,
             ignored=ignored,
         )
+
+    async def _store_step(self, step: Step, following: NewTurn) -> int:
+        """Store the part of a turn that ``following`` follows as a turn of its own; return its key."""
+        turn = step_turn(step, following, _new_turn_id())
+        begun = await self._history.begin(turn)
+        if not await self._history.finish(step_end(step, begun, turn)):
+            raise ConversationBusy
+        return begun.turn
 
     def _start(self, live: LiveTurn, team: Team, turn: Turn, kept: Kept | None) -> None:
         live.task = asyncio.create_task(self._answer(live, team, turn, kept), name=turn.id)

@@ -8,8 +8,8 @@ import httpx2
 import openai
 import pytest
 
-from tests.behaviour.asking import Caller, shape_of, user
-from tests.fakes.upstream import FakeUpstream, calls, text
+from tests.behaviour.asking import Caller, agent_of, assistant, shape_of, user
+from tests.fakes.upstream import FakeUpstream, calls, error, text
 from tests.serving import Served
 
 
@@ -82,7 +82,114 @@ async def test_a_turn_of_the_tree_tells_what_was_said_and_what_happened(
     assert turn["events"][-3]["data"] == {"text": "\n\nOrdered."}
 
 
-@pytest.mark.parametrize("parent", ["chatcmpl-none", "x" * 500])
+async def test_branch_starts_behind_an_event_of_a_turn(served: Served, upstream: FakeUpstream) -> None:
+    caller = Caller(served)
+    upstream.reply(
+        calls(("transfer_to_sales", {"reason": "a rocket"}), text="One moment."),
+        calls(("execute_order", {"product": "Rocket", "price": 10}), ("execute_order", {})),
+        text("Ordered."),
+    )
+    first = await caller.completion([user("A rocket")], headers={"X-Conversation-Id": "anna"})
+    (turn,) = (await get(served, "/conversations/anna/turns"))["data"]
+    positions = {frame["type"]: frame["position"] for frame in reversed(turn["events"])}
+    upstream.requests.clear()
+
+    upstream.reply(text("A blue one, then."))
+    branch = await caller.completion(
+        [user("Blue, please")], headers={"X-Parent-Id": f"{first.id}.{positions['handoff']}"}
+    )
+
+    assert (caller.match, caller.conversation) == ("parent-id", "anna")
+    assert agent_of(upstream) == "sales"
+    assert [(said["role"], said.get("content")) for said in upstream.requests[0].body["messages"][1:]] == [
+        ("user", "A rocket"),
+        ("assistant", "One moment."),
+        ("tool", upstream.requests[0].body["messages"][3]["content"]),
+        ("user", "Blue, please"),
+    ]
+    tree = await get(served, "/conversations/anna/turns")
+    part = tree["data"][1]
+    assert [(one["id"], one["parent_id"]) for one in tree["data"]] == [
+        (first.id, None),
+        (part["id"], None),
+        (branch.id, part["id"]),
+    ]
+    assert (part["agent"], part["input"]) == ("sales", [{"role": "user", "content": "A rocket"}])
+    assert [said["content"] for said in part["answer"]] == ["One moment."]
+    assert [frame["type"] for frame in part["events"]] == [
+        "turn.started", "agent.speaking", "text.delta", "usage", "handoff", "turn.completed",
+    ]  # fmt: skip
+    assert {frame["turn_id"] for frame in part["events"]} == {part["id"]}
+    assert tree["head_id"] == branch.id
+
+    # A call of two parallel ones: both stay, with their results.
+    upstream.reply(text("Only one of them."))
+    await caller.ask([user("Stop")], headers={"X-Parent-Id": f"{first.id}.{positions['tool.started']}"})
+    shown = upstream.requests[-1].body["messages"]
+    called = [call["id"] for message in shown for call in message.get("tool_calls") or ()]
+    assert [message["tool_call_id"] for message in shown if message["role"] == "tool"] == called
+    assert len(called) == 3
+    assert shown[-1]["content"] == "Stop"
+
+
+async def test_branch_behind_the_last_event_follows_the_turn_itself(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    caller = Caller(served)
+    first = await talked(caller, upstream, "One", "1")
+    (turn,) = (await get(served, "/conversations/anna/turns"))["data"]
+    last = turn["events"][-1]["position"]
+
+    second = await talked(caller, upstream, "Two", "2", **{"X-Parent-Id": f"{first}.{last}"})
+
+    tree = await get(served, "/conversations/anna/turns")
+    assert [(one["id"], one["parent_id"]) for one in tree["data"]] == [(first, None), (second, first)]
+
+
+async def test_later_requests_find_a_branch_inside_a_turn_by_its_messages(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    caller = Caller(served)
+    upstream.reply(calls(("transfer_to_sales", {}), text="One moment."), text("Which?"), text("Blue, then."))
+    first = await caller.completion([user("A rocket")], headers={"X-Conversation-Id": "anna"})
+    await caller.ask([user("Blue")], headers={"X-Parent-Id": f"{first.id}.3"})
+    upstream.reply(text("Ordered."))
+
+    answer = [
+        user("A rocket"),
+        assistant("One moment."),
+        user("Blue"),
+        assistant("Blue, then."),
+        user("Order it"),
+    ]
+    await caller.ask(answer)
+
+    assert (caller.match, caller.conversation) == ("fingerprint", "anna")
+    assert agent_of(upstream) == "sales"
+    assert [one["role"] for one in upstream.requests[-1].body["messages"]] == [
+        "system", "user", "assistant", "tool", "user", "assistant", "user",
+    ]  # fmt: skip
+
+
+async def test_branch_behind_a_step_of_a_failed_turn_continues_from_there(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    caller = Caller(served, max_retries=0)
+    upstream.reply(calls(("transfer_to_sales", {"reason": "a rocket"})), error(401))
+    with pytest.raises(openai.APIStatusError):
+        await caller.ask([user("A rocket")], headers={"X-Conversation-Id": "anna"})
+    (failed,) = (await get(served, "/conversations/anna/turns"))["data"]
+
+    upstream.reply(text("Which one?"))
+    await caller.ask([user("Still there?")], headers={"X-Parent-Id": f"{failed['id']}.3"})
+
+    assert agent_of(upstream) == "sales"
+    assert [one["role"] for one in upstream.requests[-1].body["messages"]] == [
+        "system", "user", "assistant", "tool", "user",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("parent", ["chatcmpl-none", "chatcmpl-none.2", "x" * 500])
 async def test_a_turn_that_is_not_there_is_refused(
     parent: str, served: Served, upstream: FakeUpstream
 ) -> None:
@@ -106,6 +213,10 @@ async def test_the_turn_of_another_conversation_or_caller_is_refused(
             await Caller(served, key).completion(
                 [user("Hi")], headers={"X-Parent-Id": first, "X-Conversation-Id": conversation}
             )
+    for position in (0, 99, 999_999_999):
+        with pytest.raises(openai.BadRequestError) as refused:
+            await Caller(served).ask([user("Hi")], headers={"X-Parent-Id": f"{first}.{position}"})
+        assert refused.value.param == "X-Parent-Id"
     missing = await get(served, "/conversations/anna/turns", key="other-key")
     assert missing["error"]["type"] == "invalid_request_error"
 

@@ -10,6 +10,17 @@ import pytest
 
 from proxy.conversations.resolver import Recall, Recalled
 from proxy.errors import ConversationBusy, ConversationNotFound, InvalidRequest
+from proxy.events import (
+    Completed,
+    Handoff,
+    ModelCalled,
+    Started,
+    TextDelta,
+    ToolCompleted,
+    ToolStarted,
+    decode_journal,
+    encode_journal,
+)
 from proxy.messages import (
     AssistantMessage,
     DeveloperMessage,
@@ -18,8 +29,10 @@ from proxy.messages import (
     Message,
     ToolCall,
     ToolMessage,
+    Usage,
     UserMessage,
 )
+from proxy.service.recording import step_end, step_turn
 from proxy.store.turns import open_history
 from proxy.turns.repository import Begun, History
 from proxy.turns.request import Ask
@@ -65,6 +78,96 @@ async def recalled(history: History, *messages: Message, **more: Any) -> Recalle
 
 def told(items: Sequence[Item]) -> list[Message]:
     return [item.message for item in items]
+
+
+# --- behind an event of a turn ---
+
+JOURNAL = encode_journal(
+    [
+        Started(PARENT, "triage"),
+        ModelCalled("triage", "m", Usage(3, 1), 0.1),
+        Handoff("triage", "sales", "wants a rocket"),
+        ModelCalled("sales", "m", Usage(5, 1), 0.1),
+        ToolStarted("c1", "weather", "{}", "sales"),
+        ToolCompleted("c1", "weather", "rain", 0.1),
+        TextDelta("It rains."),
+        ModelCalled("sales", "m", Usage(7, 2), 0.1),
+        Completed("sales", "stop", Usage(15, 4)),
+    ],
+    [100.0 + second for second in range(9)],
+)
+STEPS = [
+    Item(
+        AssistantMessage(None, tool_calls=[ToolCall("h1", FunctionCall("transfer", "{}"))]), "triage", False
+    ),
+    Item(ToolMessage("h1", "transferred"), "triage", False),
+    Item(CALLING, "sales", False),
+    Item(RESULT, "sales", False),
+    Item(AssistantMessage("It rains."), "sales"),
+]
+
+
+@pytest.mark.parametrize(
+    ("position", "count", "active"),
+    [(1, 0, "triage"), (2, 2, "sales"), (3, 2, "sales"), (4, 4, "sales"), (5, 4, "sales")],
+)
+async def test_branch_behind_an_event_has_whole_model_calls(
+    position: int, count: int, active: str, history: History
+) -> None:
+    root = await turn(history, "chatcmpl-0")
+    original = await turn(history, parent=root.turn, end={"items": STEPS, "journal": JOURNAL})
+
+    found = await recalled(history, MORE, parent=f"{PARENT}.{position}")
+
+    assert found.step is not None
+    assert (found.parent, found.agent, found.step.agent) == (root.turn, active, active)
+    hi, hello = UserMessage("Hi."), AssistantMessage("Hello!")
+    assert told(found.context) == [hi, hello, hi, *told(STEPS[:count])]
+    following = new_turn(id="chatcmpl-3", parent=root.turn, conversation_id=found.conversation_id)
+    part = step_turn(found.step, following, "chatcmpl-2")
+    begun = await history.begin(part)
+    assert await history.finish(step_end(found.step, begun, part))
+
+    chain = await history.chain(begun.turn)
+    assert [one.turn for one in chain] == [root.turn, begun.turn]
+    assert told(chain[-1].items) == [hi, *told(STEPS[:count])]
+    stored = await history.turn("alice", "chatcmpl-2")
+    assert stored is not None
+    events = [entry.event for entry in decode_journal(stored.journal).entries()]
+    assert events[0] == Started("chatcmpl-2", "triage")
+    assert isinstance(events[-1], Completed)
+    unchanged = await history.turn("alice", PARENT)
+    assert unchanged is not None
+    assert (unchanged.turn, told(unchanged.items)) == (original.turn, told(STEPS))
+
+
+@pytest.mark.parametrize("position", [7, 8, 9])
+async def test_branch_behind_the_last_model_call_follows_the_turn(position: int, history: History) -> None:
+    parent = await turn(history, end={"items": STEPS, "journal": JOURNAL})
+
+    found = await recalled(history, MORE, parent=f"{PARENT}.{position}")
+
+    assert (found.parent, found.step, found.agent) == (parent.turn, None, "sales")
+
+
+async def test_branch_behind_an_event_of_a_failed_turn_has_no_call_without_result(history: History) -> None:
+    await turn(
+        history,
+        end={"status": "failed", "is_history": False, "items": STEPS[:3], "journal": JOURNAL},
+    )
+
+    found = await recalled(history, MORE, parent=f"{PARENT}.5")
+
+    assert found.step is not None
+    assert (told(found.step.items), found.step.agent) == (told(STEPS[:2]), "sales")
+
+
+@pytest.mark.parametrize("position", [0, 10])
+async def test_branch_behind_an_unknown_event_is_rejected(position: int, history: History) -> None:
+    await turn(history, end={"items": STEPS, "journal": JOURNAL})
+
+    with pytest.raises(InvalidRequest):
+        await recalled(history, MORE, parent=f"{PARENT}.{position}")
 
 
 # --- behind a turn -------------------------------------------------------------------------------------------
