@@ -33,6 +33,7 @@ CATALOGUE = {
     "acme-0106": ("Pocket Thundercloud", 39_950),
     "acme-0107": ("Roadrunner-Flavoured Magnet", 54_900),
     "acme-0108": ("Trampoline for Anvils", 74_900),
+    "acme-0109": ("SpaceX 3000 Rocket Shoes", 300_000),
 }
 """What was sold at the counter: item id → (product, price in cents)."""
 

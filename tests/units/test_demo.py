@@ -271,6 +271,63 @@ STORIES = {
         ),
         ("repairs", ["transfer_to_issues_and_repairs", "IssuesAndRepairsAgent: .*which ACME product is it"]),
     ],
+    "a product that the customer names": [
+        ("Hello, I need some help.", ["TriageAgent: .*Welcome to ACME"]),
+        (
+            "I want the rocket my friend bought",
+            ["transfer_to_sales_agent", "SalesAgent: .*catching roadrunners"],
+        ),
+        (
+            "Tell me about the Giant Rubber Band",
+            [r"SalesAgent: A steal, the ACME Giant Rubber Band is yours for \$9,999,999.99"],
+        ),
+        ("That sounds great, I'll take it!", ["SalesAgent: It only works as long as you never look down"]),
+        (
+            "Yes, I agree to the price and the caveat.",
+            [
+                r'execute_order\({"product": "ACME Giant Rubber Band", "price": 9999999.99}\)',
+                "SalesAgent: Done, the ACME Giant Rubber Band is on its way",
+            ],
+        ),
+    ],
+    "a refund for a product that is named later": [
+        ("Hello, I need some help.", ["TriageAgent: .*Welcome to ACME"]),
+        (
+            "My shoes are broken",
+            [
+                "transfer_to_issues_and_repairs",
+                "IssuesAndRepairsAgent: .*sorry about the shoes; would it help",
+            ],
+        ),
+        ("They are the SpaceX 3000s", ["IssuesAndRepairsAgent: .*would you like me to refund you"]),
+        (
+            "I want refund",
+            [
+                r'look_up_item\({"search_query": "SpaceX 3000s"}\)',
+                r'execute_refund\({"item_id": "acme-0109", "reason": "My shoes are broken"}\)',
+                r"IssuesAndRepairsAgent: Your refund is done, \$3,000.00 for the SpaceX 3000 Rocket Shoes",
+            ],
+        ),
+    ],
+    "a refund before the product is named": [
+        (
+            "I want a refund",
+            ["transfer_to_issues_and_repairs", "IssuesAndRepairsAgent: .*which ACME product is it"],
+        ),
+        ("They are the SpaceX 3000s", ["IssuesAndRepairsAgent: I see; would it help to"]),
+        (
+            "I want refund",
+            [
+                r'look_up_item\({"search_query": "SpaceX 3000s"}\)',
+                r'execute_refund\({"item_id": "acme-0109"',
+                "IssuesAndRepairsAgent: Your refund is done",
+            ],
+        ),
+    ],
+    "help from a person is not a purchase": [
+        ("I need a manager", ["TriageAgent: .*There are two departments"]),
+        ("I want an answer", ["TriageAgent: .*I did not quite get that"]),
+    ],
     "small talk": [
         ("asdf", ["TriageAgent: .*Welcome to ACME"]),
         ("qwer", ["TriageAgent: I did not quite get that"]),
