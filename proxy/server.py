@@ -24,7 +24,7 @@ from fastapi import FastAPI
 from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.http_protocol import bounded_http
 from proxy.routes.passthrough import Passing
-from proxy.service.turns import Exchange
+from proxy.service.turns import TurnService
 from proxy.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -79,18 +79,18 @@ class ProxyServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let turns finish within the grace time, end the others properly."""
         services = self._app.state.services
-        exchange: Exchange = services.exchange
+        turns: TurnService = services.turns
         passing: Passing | None = services.passing
-        logger.info("stopping", extra={"running_turns": exchange.running})
+        logger.info("stopping", extra={"running_turns": turns.running})
         await asyncio.gather(
-            self._close(exchange, passing, grace=services.settings.shutdown_grace), super().shutdown(sockets)
+            self._close(turns, passing, grace=services.settings.shutdown_grace), super().shutdown(sockets)
         )
         logger.info("stopped")
 
-    async def _close(self, exchange: Exchange, passing: Passing | None, *, grace: float) -> None:
+    async def _close(self, turns: TurnService, passing: Passing | None, *, grace: float) -> None:
         async def close(grace: float) -> None:
             await asyncio.gather(
-                exchange.close(grace=grace), *([passing.close(grace=grace)] if passing is not None else [])
+                turns.close(grace=grace), *([passing.close(grace=grace)] if passing is not None else [])
             )
 
         closing = asyncio.create_task(close(grace), name="closing")

@@ -55,7 +55,7 @@ async def decide_named(
     """Decide about the approval that the body names."""
     given = read_object(NAMED_DECISION, body)
     verdict = _verdict(given.approval_id, given)
-    return _answer(await services.exchange.decide(caller, verdict, end_user=end_user))
+    return _answer(await services.turns.decide(caller, verdict, end_user=end_user))
 
 
 @router.get("/v1/approvals/{approval_id}")
@@ -63,7 +63,7 @@ async def retrieve(
     approval_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
     """Return an approval."""
-    return _answer(await services.exchange.approval(caller, approval_id, end_user=end_user))
+    return _answer(await services.turns.approval(caller, approval_id, end_user=end_user))
 
 
 @router.post("/v1/approvals/{approval_id}")
@@ -72,9 +72,9 @@ async def decide(
 ) -> Response:
     """Decide. When nothing else that the turn asked for is open, it goes on in the background as a new turn."""
     # Whose it is comes first: to others it does not exist, whatever they send.
-    await services.exchange.approval(caller, approval_id, end_user=end_user)
+    await services.turns.approval(caller, approval_id, end_user=end_user)
     verdict = _verdict(approval_id, read_object(DECISION, body))
-    return _answer(await services.exchange.decide(caller, verdict, end_user=end_user))
+    return _answer(await services.turns.decide(caller, verdict, end_user=end_user))
 
 
 def _verdict(approval_id: str, given: DecisionBody) -> Verdict:

@@ -67,7 +67,7 @@ class ChatCompletions:
             # It is as large as the history, and the answer may take minutes.
             del body
             scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
-            opened = await services.exchange.open(ask)
+            opened = await services.turns.open(ask)
             await _write(services, opened, connection, is_stream=request.stream, ignored=request.ignored)
         except ClientLeft:
             scope["state"]["facts"].update(outcome="client_disconnect")
@@ -85,7 +85,7 @@ class ResumedStream:
         headers = headers_of(scope)
         caller = services.keys.caller(headers.get("authorization"))
         after = last_seen(headers, QueryParams(scope["query_string"]))
-        opened = await services.exchange.attach(
+        opened = await services.turns.attach(
             caller,
             scope["path_params"]["completion_id"],
             end_user=first_of(headers, services.settings.user_headers),

@@ -53,7 +53,7 @@ class ConversationEvents:
         scope["state"]["facts"].update(conversation_id=conversation.id)
         named = [(b"x-conversation-id", conversation.id.encode())]
         async with feed_stream(services, Connection(scope, receive, send), named, types) as stream:
-            with services.exchange.listener(conversation) as listener:
+            with services.turns.listener(conversation) as listener:
                 await reader.tell_all(stream, listener)
 
 
@@ -94,7 +94,7 @@ class _Reader:
         """Tell turn after turn, each to its end before the next: no two of a conversation run at a time."""
         while not listener.is_gone:
             # Whether it stops is looked at first, so that what began before is told.
-            is_closing = self._services.exchange.is_closing
+            is_closing = self._services.turns.is_closing
             try:
                 has_told = await self._tell_next(stream)
             except StoreUnavailable:
@@ -118,7 +118,7 @@ class _Reader:
         for key, turn_id in turns:
             # Another person's, or deleted meanwhile.
             with suppress(CompletionNotFound):
-                opened = await self._services.exchange.attach(
+                opened = await self._services.turns.attach(
                     known.caller, turn_id, end_user=self._end_user, is_observer=True
                 )
                 after = self._after.pop(turn_id, sse.START)

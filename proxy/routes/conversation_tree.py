@@ -48,7 +48,7 @@ async def list_turns(
     ids = {record.turn: record.id for record in records}
     hides_details = not services.settings.handoff_details
     data = [
-        _body(record, ids, services.exchange.log_of(record) if record.was_run else (), hides_details)
+        _body(record, ids, services.turns.log_of(record) if record.was_run else (), hides_details)
         for record in records
     ]
     head = ids.get(known.head) if known.head is not None else None

@@ -18,7 +18,7 @@ from proxy.errors import ModelNotFound
 from proxy.limits import Limiter
 from proxy.messages import EventsMode
 from proxy.routes.passthrough import Passing
-from proxy.service.turns import Exchange
+from proxy.service.turns import TurnService
 from proxy.settings import Settings
 from proxy.turns.repository import History
 from proxy.turns.request import Clock
@@ -152,7 +152,7 @@ class Services:
 
     settings: Settings
     keys: Keys
-    exchange: Exchange
+    turns: TurnService
     history: History
     library: Library
     approvals: Approvals

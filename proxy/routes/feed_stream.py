@@ -27,7 +27,7 @@ class FeedStream:
     """One reader's stream; made by ``feed_stream``. Everything raises ``ClientLeft`` as soon as the reader has."""
 
     def __init__(self, services: Services, connection: Connection, types: Collection[str]) -> None:
-        self._exchange = services.exchange
+        self._exchange = services.turns
         self._hides_details = not services.settings.handoff_details
         self._send = connection.send
         self._types = types

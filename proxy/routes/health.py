@@ -35,7 +35,7 @@ def _distinct(names: Iterable[str]) -> list[str]:
 @router.get("/health/ready")
 async def ready(services: ServicesDep) -> Response:
     """Return 200 when turns are taken and the store answers, else 503."""
-    is_ready = not services.exchange.is_closing and await services.history.is_ready()
+    is_ready = not services.turns.is_closing and await services.history.is_ready()
     return JSONResponse(
         {"status": "ready" if is_ready else "unavailable"}, status_code=200 if is_ready else 503
     )

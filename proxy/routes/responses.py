@@ -119,7 +119,7 @@ class KeptResponse:
             answer = json_answer(_body_of(record), conversation_id=record.conversation_id)
             await answer(scope, receive, send)
             return
-        opened = await services.exchange.attach(caller, record.id)
+        opened = await services.turns.attach(caller, record.id)
         connection = Connection(scope, receive, send)
         options = _options_of(opened, None)
         await _write(services, opened, options, connection, is_stream=True, after=after)
@@ -145,7 +145,7 @@ async def cancel(
     """Stop a response wherever it runs; one that has ended is returned as it is."""
     record = await _find(services, caller, end_user, response_id)
     if record.status == "running":
-        record = await services.exchange.cancel(caller, record.id)
+        record = await services.turns.cancel(caller, record.id)
     return json_answer(_body_of(record), conversation_id=record.conversation_id)
 
 
@@ -252,7 +252,7 @@ def _without_content(options: ResponseOptions) -> ResponseOptions:
 
 async def _open(services: Services, ask: Ask) -> Opened:
     try:
-        return await services.exchange.open(ask)
+        return await services.turns.open(ask)
     except InvalidRequest as error:
         raise reworded(error) from None
 

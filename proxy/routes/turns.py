@@ -35,7 +35,7 @@ async def cancel(
 
     A turn that has ended stays as it is. ``status`` is ``running`` while another worker is still being told.
     """
-    record = await services.exchange.cancel(caller, completion_id, end_user=end_user)
+    record = await services.turns.cancel(caller, completion_id, end_user=end_user)
     body = {
         "id": record.id,
         "object": "chat.completion.cancelled",
@@ -53,7 +53,7 @@ async def retrieve_turn(
     record = await services.history.turn(caller, turn_id)
     if record is None or not record.was_run or not may_see(end_user, record.end_user):
         raise CompletionNotFound(turn_id)
-    course = Course(services.exchange.log_of(record), now=services.clock())
+    course = Course(services.turns.log_of(record), now=services.clock())
     return Response(encode(_body(record, course)), media_type="application/json")
 
 
@@ -72,7 +72,7 @@ class TurnEvents:
         query = QueryParams(scope["query_string"])
         after = last_seen(headers, query)
         types = feed_types(query.get("types", ""))
-        opened = await services.exchange.attach(
+        opened = await services.turns.attach(
             caller,
             scope["path_params"]["turn_id"],
             end_user=first_of(headers, services.settings.user_headers),

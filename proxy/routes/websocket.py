@@ -85,7 +85,7 @@ class Session:
         for turn_id in list(self._telling):
             await self._untell(turn_id)
         # A server that stops closes its sockets first; their turns have their time to finish all the same.
-        if not self._services.exchange.is_closing:
+        if not self._services.turns.is_closing:
             for live in list(self._begun.values()):
                 live.left()
 
@@ -115,7 +115,7 @@ class Session:
         )
         ask = chat_ask(self._services, self._caller, self._headers_with(message), message.body, request)
         await admit_turn(self._services, self._caller)
-        opened = await self._services.exchange.open(ask)
+        opened = await self._services.turns.open(ask)
         self._remember(opened.live)
         ignored = [*request.ignored, *opened.ignored]
         more = {"ignored": ignored} if ignored else {}
@@ -126,7 +126,7 @@ class Session:
         wanted, after = message.wanted, message.position
         if message.turn not in self._telling:
             self._make_room()
-        opened = await self._services.exchange.attach(
+        opened = await self._services.turns.attach(
             self._caller, message.turn, end_user=self._end_user(message), is_observer=True
         )
         await self._untell(opened.turn_id)
@@ -136,7 +136,7 @@ class Session:
     async def _cancel(self, message: ClientMessage) -> str:
         """Return how the turn stands afterwards."""
         try:
-            record = await self._services.exchange.cancel(
+            record = await self._services.turns.cancel(
                 self._caller, message.turn, end_user=self._end_user(message)
             )
         except CompletionNotFound:

@@ -45,7 +45,7 @@ class Listener:
         asyncio.get_running_loop().call_later(seconds, self.wake)
 
 
-class Elsewhere:
+class RemoteTurns:
     """One for each process."""
 
     def __init__(self, history: History, clock: Clock, *, follow: float, listen: float) -> None:
@@ -74,7 +74,7 @@ class Elsewhere:
         finally:
             _discard(self._listeners, conversation, listener)
 
-    def went_on(self, conversation: int) -> None:
+    def notify_turn_started(self, conversation: int) -> None:
         """Tell those who listen that a turn began here."""
         for listener in self._listeners.get(conversation, ()):
             listener.wake()

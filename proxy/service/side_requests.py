@@ -1,6 +1,7 @@
-"""Recognises side requests by their words: the last resort, where neither a model id nor a header marks them.
+"""Side requests (titles, tags): recognise them by their text, and build their turns.
 
-Being wrong costs little on purpose: a request taken for a side request is answered by one model and not stored.
+The text is the last resort, if neither a model id nor a header marks the request. A false positive is cheap: one model
+answers the request, and nothing is stored.
 """
 
 from __future__ import annotations
@@ -13,7 +14,19 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from proxy.messages import AssistantMessage, Message, UserMessage, is_instruction, text_of
+from proxy.errors import InvalidRequest
+from proxy.messages import (
+    AssistantMessage,
+    DeveloperMessage,
+    Item,
+    Message,
+    SystemMessage,
+    UserMessage,
+    is_instruction,
+    text_of,
+)
+from proxy.turns.contract import AskedTeam, Turn
+from proxy.turns.request import Ask
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,8 +56,47 @@ def load_rules() -> Sequence[Rule]:
 _RULES = load_rules()
 
 
+def has_side_request_text(ask: Ask) -> bool:
+    """Whether the messages have the text of a known frontend's side request.
+
+    A request that names a parent turn, adds to a conversation or runs in the background is never a side request.
+    """
+    return (
+        ask.parent is None and not ask.is_addition and not ask.in_background and is_side_request(ask.messages)
+    )
+
+
+def side_turn(turn_id: str, ask: Ask, team: AskedTeam) -> Turn:
+    """Return the turn of a side request.
+
+    Raises:
+        InvalidRequest: ``background`` is set: the answer is not stored, so it could not be retrieved later.
+    """
+    if ask.in_background:
+        raise InvalidRequest(
+            "Invalid 'background': a side request is not stored, so its answer could not be asked for later.",
+            param="background",
+            code="unsupported_value",
+        )
+    overlay = [m for m in ask.messages if isinstance(m, SystemMessage | DeveloperMessage)]
+    if ask.instructions:
+        overlay.insert(0, SystemMessage(content=ask.instructions))
+    return Turn(
+        id=turn_id,
+        conversation_id="",
+        caller=ask.caller,
+        agent=team.entry,
+        context=[Item(m) for m in ask.messages if not isinstance(m, SystemMessage | DeveloperMessage)],
+        overlay=overlay,
+        parameters=ask.parameters,
+        client_tools=ask.tools,
+        tool_choice=ask.tool_choice,
+        parallel_tool_calls=ask.parallel_tool_calls,
+    )
+
+
 def is_side_request(messages: Sequence[Message]) -> bool:
-    """Whether a list is worded like a known frontend's side request."""
+    """Whether the messages have the text of a known frontend's side request."""
     system = [message for message in messages if is_instruction(message)]
     places: dict[str, Sequence[Message]] = {
         "only-user": _only_user(messages),

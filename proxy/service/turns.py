@@ -1,21 +1,12 @@
-"""The exchange: opens turns, attaches to those that run or ran, and writes down how they end.
-
-A turn is acknowledged only after its end is stored: ``Completed`` enters the log behind the commit. A turn that is not
-stored ends as ``Failed``, whatever its agents said.
-"""
+"""Open, attach to and cancel turns: what a request does, whatever its API."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import count
-from typing import Protocol
 
-from proxy.approvals.decisions import Account
 from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved
 from proxy.conversations.resolver import NotOfConversation, Recall, Recalled
 from proxy.conversations.steps import Step
@@ -23,90 +14,45 @@ from proxy.errors import (
     CompletionNotFound,
     ConversationBusy,
     IdempotencyConflict,
-    InternalTurnError,
-    InvalidRequest,
     LogMemoryExhausted,
-    ModelNotFound,
-    ProxyError,
     ShuttingDown,
-    StoreUnavailable,
 )
-from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started, decode_journal
-from proxy.messages import DeveloperMessage, Item, SystemMessage
+from proxy.events import Entry, decode_journal
 from proxy.service.event_log import EventLog
-from proxy.service.recording import Kept, bare_end_of, end_of, replay, step_end, step_turn
-from proxy.service.remote_turns import Elsewhere, Listener
+from proxy.service.leases import Leases
+from proxy.service.new_turns import new_turn, new_turn_id, turn_of
+from proxy.service.recording import Kept, replay, step_end, step_turn
+from proxy.service.remote_turns import Listener, RemoteTurns
 from proxy.service.resumption import ATTEMPTS, Resuming
-from proxy.service.side_requests import is_side_request
-from proxy.service.workers import is_dead, new_worker, retire
-from proxy.turns.contract import Answered, Recorder, ServedTeam, Team, Turn, run
+from proxy.service.runner import TurnObserver, TurnRunner
+from proxy.service.side_requests import has_side_request_text, side_turn
+from proxy.service.team_lookup import CustomTeams, TeamLookup, Teams
+from proxy.turns.contract import ServedTeam
 from proxy.turns.live import LiveTurn, LiveTurns, LogMemory
 from proxy.turns.repository import Begun, Conversation, History, IdempotencyKeyTaken, NewTurn, TurnRecord
 from proxy.turns.request import Ask, Clock, DisconnectPolicy, Match, Verdict
 from proxy.turns.structured_output import answer_form
-from proxy.wire.errors import failed_event
-
-logger = logging.getLogger(__name__)
-
-SWEEP_BEATS = 15
-"""Heartbeats from one look for turns of dead workers to the next."""
-
-
-class MadeTeams(Protocol):
-    """The teams that callers made."""
-
-    async def find_team(self, caller: str, model: str) -> tuple[ServedTeam, bool]:
-        """Return the caller's team with this model id as it is now, and whether the id is that of side requests.
-
-        Raises:
-            ModelNotFound: There is none.
-        """
-        ...
-
-    async def as_begun(self, caller: str, conversation_id: str, team: ServedTeam) -> ServedTeam:
-        """Return the team as it was when the conversation began with it; ``team`` itself when it did not."""
-        ...
-
-
-class TurnWatcher(Protocol):
-    """Is told what became of turns."""
-
-    def turn_ended(self, caller: str, team: str, entries: Sequence[Entry]) -> None:
-        """A turn of the caller's has ended here; ``entries`` is its whole log."""
-        ...
-
-
-class Teams(Protocol):
-    """The teams that can be asked."""
-
-    def find(self, model: str) -> tuple[ServedTeam, bool]:
-        """Return the team with this model id, and whether the id is that of its side requests.
-
-        Raises:
-            ModelNotFound: There is none.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How turns are run; times in seconds."""
+    """Limits and intervals of turns, in seconds."""
 
     turn_time_limit: float = 600.0
     on_disconnect: DisconnectPolicy = "cancel"
     lease: float = 15.0
-    """How long a conversation stays locked by a worker that is gone."""
+    """Time until the lock of a dead worker's turn expires."""
     heartbeat: float = 2.0
-    """How often leases are renewed, and cancellations asked for elsewhere are noticed."""
+    """Interval at which leases are renewed and cancellation requests from other workers are read."""
     follow: float = 0.25
-    """How often turns of other workers that somebody waits for are looked at."""
+    """Polling interval for turns of other workers that have a reader here."""
     listen: float = 1.0
-    """How often conversations that somebody listens to are looked at."""
+    """Polling interval for conversations that have a listener here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A turn to be read; ``is_replayed`` says that it was not begun by this request."""
+    """A turn to read. ``is_replayed``: an earlier request began it."""
 
     live: LiveTurn
     turn_id: str
@@ -117,11 +63,11 @@ class Opened:
     options: bytes
     is_replayed: bool = False
     ignored: Sequence[str] = ()
-    """What was asked for and has no effect on this team."""
+    """Parameters of the request that have no effect on this team."""
 
 
-class Exchange:
-    """One per process."""
+class TurnService:
+    """Turns of this process and access to those of other workers; one instance per process."""
 
     def __init__(
         self,
@@ -132,30 +78,40 @@ class Exchange:
         policy: Policy,
         clock: Clock,
         event_log: EventLog | None = None,
-        made: MadeTeams | None = None,
-        watcher: TurnWatcher | None = None,
+        custom_teams: CustomTeams | None = None,
+        observer: TurnObserver | None = None,
         log_memory_limit: int | None = None,
     ) -> None:
-        self._teams = teams
-        self._made = made
+        self._teams = TeamLookup(teams, custom_teams)
         self._history = history
         self._approvals = approvals
         self._policy = policy
         self._clock = clock
-        self._event_log = event_log or EventLog()
-        self._watcher = watcher
-        self._recall = Recall(history, approvals, clock)
-        self._resuming = Resuming(history, approvals, clock, self._go_on)
+        self._resolver = Recall(history, approvals, clock)
+        self._resumption = Resuming(history, approvals, clock, self._resume)
         self._lives = LiveTurns(memory=LogMemory(log_memory_limit))
-        self._worker = new_worker()
-        self._heart: asyncio.Task[None] | None = None
-        self._elsewhere = Elsewhere(history, clock, follow=policy.follow, listen=policy.listen)
+        self._runner = TurnRunner(
+            history,
+            self._lives,
+            clock,
+            time_limit=policy.turn_time_limit,
+            event_log=event_log or EventLog(),
+            observer=observer,
+        )
+        self._leases = Leases(
+            history,
+            self._lives,
+            clock,
+            lease=policy.lease,
+            heartbeat=policy.heartbeat,
+            after_sweep=self._resume_lost,
+        )
+        self._remote = RemoteTurns(history, clock, follow=policy.follow, listen=policy.listen)
         self._is_closing = False
-        self._is_over = False
 
     @property
     def running(self) -> int:
-        """How many turns run in this process."""
+        """Number of turns that run in this process."""
         return len(self._lives)
 
     @property
@@ -169,82 +125,39 @@ class Exchange:
 
     @property
     def is_closing(self) -> bool:
-        """Whether the server is about to stop."""
+        """Whether ``close`` was called."""
         return self._is_closing
 
-    # --- life of the process ---
-
     async def start(self) -> None:
-        """Mark turns that died with their worker as interrupted, and begin to renew leases."""
-        await self._sweep()
-        self._heart = asyncio.create_task(self._renew_leases(), name="leases")
+        """Mark turns of dead workers as interrupted, and start to renew leases."""
+        await self._leases.start()
 
     async def close(self, *, grace: float) -> None:
-        """Take no new turns, let the running ones finish for ``grace`` seconds, then stop them and wait."""
+        """Reject new turns, wait up to ``grace`` seconds for the running ones, then cancel them and wait."""
         self._is_closing = True
-        self._elsewhere.wake_listeners()
-        if grace > 0 and (tasks := self._tasks()):
-            await asyncio.wait(tasks, timeout=grace)
-        self._is_over = True
-        while tasks := self._tasks():
-            for live in self._lives.running():
-                live.stop("shutting_down")
-            await asyncio.wait(tasks)
-        await self._elsewhere.close()
-        if self._heart is not None:
-            self._heart.cancel()
-            await asyncio.gather(self._heart, return_exceptions=True)
-        retire(self._worker)
+        self._remote.wake_listeners()
+        await self._runner.stop(grace=grace)
+        await self._remote.close()
+        await self._leases.close()
 
-    def _tasks(self) -> list[asyncio.Task[None]]:
-        return [live.task for live in self._lives.running() if live.task is not None]
-
-    async def _sweep(self) -> None:
-        workers = await self._history.running_workers()
-        dead = [worker for worker in workers if is_dead(worker)]
-        interrupted = await self._history.interrupt(now=self._clock(), dead_workers=dead)
-        if interrupted:
-            logger.warning("turns were interrupted by the end of their worker", extra={"turns": interrupted})
-        if not self._is_closing:
-            await self._resuming.take_up_lost()
-
-    async def _renew_leases(self) -> None:
-        for beat in count():
-            await asyncio.sleep(self._policy.heartbeat)
-            try:
-                if beat % SWEEP_BEATS == SWEEP_BEATS - 1:
-                    await self._sweep()
-                if not self._lives:
-                    continue
-                stopped = await self._history.renew(
-                    self._worker, lease_until=self._clock() + self._policy.lease
-                )
-            except StoreUnavailable:
-                logger.warning("leases could not be renewed")
-                continue
-            for turn_id in stopped:
-                live = self._lives.get(turn_id)
-                if live is not None:
-                    live.stop("requested")
-
-    # --- opening and attaching ---
+    # --- open ---
 
     async def open(self, ask: Ask) -> Opened:
-        """Begin a turn, or attach to the one that this request repeats.
+        """Begin a turn, or attach to the turn that this request repeats.
 
         Raises:
-            ModelNotFound: No such team.
+            ModelNotFound: The caller has no team with this model id.
             InvalidRequest: The request does not fit the team or the conversation.
-            ConversationBusy: Another turn of the conversation is under way.
-            IdempotencyConflict: The key belongs to another body.
-            StoreUnavailable: The store did not answer.
-            LogMemoryExhausted: The logs of this process take as much memory as they may.
-            ShuttingDown: No new turns are taken.
+            ConversationBusy: Another turn of the conversation is running.
+            IdempotencyConflict: The idempotency key was used with another body.
+            StoreUnavailable: The database did not answer.
+            LogMemoryExhausted: The logs of this process have reached their memory limit.
+            ShuttingDown: ``close`` was called.
         """
         if self._is_closing:
             raise ShuttingDown
-        team, is_side_model = await self._find(ask)
-        if ask.is_side or is_side_model or (_may_be_side(ask) and is_side_request(ask.messages)):
+        team, is_side_model = await self._teams.find(ask.caller, ask.model)
+        if ask.is_side or is_side_model or has_side_request_text(ask):
             self._check_memory()
             return self._open_side(ask, team)
         repeated = await self._repeated(ask)
@@ -253,7 +166,7 @@ class Exchange:
         self._check_memory()
         answer_form(ask.parameters.response_format)
         for _ in range(ATTEMPTS):
-            team, ignored, recalled = await self._placed(ask, team)
+            team, ignored, recalled = await self._resolve(ask, team)
             if isinstance(recalled, NotOfConversation):
                 return self._open_side(ask, team)
             try:
@@ -264,107 +177,164 @@ class Exchange:
                 return opened
         raise ConversationBusy
 
+    def _check_memory(self) -> None:
+        if not self._lives.has_memory():
+            raise LogMemoryExhausted
+
+    async def _resolve(
+        self, ask: Ask, team: ServedTeam
+    ) -> tuple[ServedTeam, Sequence[str], Recalled | NotOfConversation]:
+        """Return the team as its conversation began with it, the ignored parameters, and where the turn begins."""
+        ignored, recalled = await self._resolve_for(ask, team)
+        if isinstance(recalled, Recalled) and recalled.conversation_id is not None:
+            began_as = await self._teams.as_begun(ask.caller, recalled.conversation_id, team)
+            if began_as is not team:
+                return began_as, *await self._resolve_for(ask, began_as)
+        return team, ignored, recalled
+
+    async def _resolve_for(
+        self, ask: Ask, team: ServedTeam
+    ) -> tuple[Sequence[str], Recalled | NotOfConversation]:
+        team.check_client_tools(tuple(ask.tools))
+        ignored = team.unheeded(ask)
+        return ignored, await self._resolver.recall(ask, team)
+
+    def _open_side(self, ask: Ask, team: ServedTeam) -> Opened:
+        """Start a turn without conversation, team or lock; nothing of it is stored."""
+        turn = side_turn(new_turn_id(), ask, team.side)
+        answer_form(ask.parameters.response_format)
+        ignored = team.side.unheeded(ask)
+        live = LiveTurn(turn.id, stops_when_left=True, memory=self._lives.memory)
+        self._runner.start(live, team.side, turn, None)
+        return Opened(
+            live=live,
+            turn_id=turn.id,
+            created_at=self._clock(),
+            conversation_id=ask.conversation_id or "",
+            match="side-request",
+            agent=turn.agent,
+            options=ask.options,
+            ignored=ignored,
+        )
+
+    async def _open_turn(
+        self, ask: Ask, team: ServedTeam, recalled: Recalled, ignored: Sequence[str]
+    ) -> Opened | None:
+        """Begin and start the turn; None if it waits for further approval decisions."""
+        now = self._clock()
+        new = new_turn(
+            ask, team, recalled, worker=self._leases.worker, lease_until=self._leases.until(now), now=now
+        )
+        try:
+            begun = await self._begin(new, recalled)
+        except IdempotencyKeyTaken:
+            repeated = await self._repeated(ask)
+            if repeated is None:
+                raise IdempotencyConflict from None
+            return repeated
+        if begun is None:
+            return None
+        policy = ask.on_disconnect or team.on_disconnect or self._policy.on_disconnect
+        live = LiveTurn(
+            new.id,
+            conversation_id=new.conversation_id,
+            stops_when_left=policy == "cancel",
+            began=new.created_at,
+            memory=self._lives.memory,
+        )
+        self._runner.start(
+            live, team, turn_of(ask, new, recalled, self._approvals), Kept(ask, begun, recalled)
+        )
+        self._remote.notify_turn_started(begun.conversation)
+        return Opened(
+            live=live,
+            turn_id=new.id,
+            created_at=new.created_at,
+            conversation_id=new.conversation_id,
+            match=recalled.match,
+            agent=new.agent,
+            options=ask.options,
+            ignored=ignored,
+        )
+
+    async def _begin(self, new: NewTurn, recalled: Recalled) -> Begun | None:
+        """Write the turn as running; None if it waits for further approval decisions."""
+        if recalled.step is not None:
+            new = replace(new, parent=await self._store_step(recalled.step, new))
+        resumption = recalled.resumption
+        if resumption is None or resumption.resume is None:
+            return await self._history.begin(new)
+        return await self._approvals.resume(new, resumption.resume)
+
+    async def _store_step(self, step: Step, following: NewTurn) -> int:
+        """Store the part of a turn that ``following`` follows as a turn of its own; return its key."""
+        turn = step_turn(step, following, new_turn_id())
+        begun = await self._history.begin(turn)
+        if not await self._history.finish(step_end(step, begun, turn)):
+            raise ConversationBusy
+        return begun.turn
+
+    # --- approvals ---
+
     async def decide(self, caller: str, verdict: Verdict, *, end_user: str = "") -> Approval:
-        """Decide about a call that waits for a person; see ``Resuming.decide``.
+        """Decide a pending approval as ``Resuming.decide`` does, within the limits of this process.
 
         Raises:
-            ShuttingDown: No new turns are taken.
+            LogMemoryExhausted: The logs of this process have reached their memory limit.
+            ShuttingDown: ``close`` was called.
         """
         if self._is_closing:
             raise ShuttingDown
         self._check_memory()
-        return await self._resuming.decide(caller, verdict, end_user=end_user)
-
-    def _check_memory(self) -> None:
-        if not self._lives.has_memory():
-            raise LogMemoryExhausted
+        return await self._resumption.decide(caller, verdict, end_user=end_user)
 
     async def approval(self, caller: str, approval_id: str, *, end_user: str = "") -> Approval:
         """Return an approval.
 
         Raises:
-            ApprovalNotFound: The caller has no such approval, or it is another end user's.
+            ApprovalNotFound: The caller has no such approval, or it belongs to another end user.
         """
-        return await self._resuming.find(caller, approval_id, end_user=end_user)
+        return await self._resumption.find(caller, approval_id, end_user=end_user)
 
-    async def _go_on(self, ask: Ask, recalled: Recalled) -> None:
-        """Begin a turn that nobody asks for, with the agent that had the floor, if it is still there."""
-        team, _ = await self._find(ask)
+    async def _resume(self, ask: Ask, recalled: Recalled) -> None:
+        """Begin a turn without a request, with the agent that was active, or the entry agent if it no longer exists."""
+        team, _ = await self._teams.find(ask.caller, ask.model)
         if recalled.conversation_id is not None:
-            team = await self._as_begun(ask, team, recalled.conversation_id)
+            team = await self._teams.as_begun(ask.caller, recalled.conversation_id, team)
         agent = recalled.agent if recalled.agent in team.agents else team.entry
         await self._open_turn(ask, team, replace(recalled, agent=agent), ())
 
-    async def _find(self, ask: Ask) -> tuple[ServedTeam, bool]:
-        try:
-            return self._teams.find(ask.model)
-        except ModelNotFound:
-            if self._made is None:
-                raise
-        return await self._made.find_team(ask.caller, ask.model)
+    async def _resume_lost(self) -> None:
+        if not self._is_closing:
+            await self._resumption.take_up_lost()
 
-    async def _placed(
-        self, ask: Ask, team: ServedTeam
-    ) -> tuple[ServedTeam, Sequence[str], Recalled | NotOfConversation]:
-        """Return the team as its conversation began with it, what has no effect on it, and where the turn begins."""
-        ignored, recalled = await self._place(ask, team)
-        if isinstance(recalled, Recalled) and recalled.conversation_id is not None:
-            began_as = await self._as_begun(ask, team, recalled.conversation_id)
-            if began_as is not team:
-                return began_as, *await self._place(ask, began_as)
-        return team, ignored, recalled
-
-    async def _as_begun(self, ask: Ask, team: ServedTeam, conversation_id: str) -> ServedTeam:
-        if self._made is None or team.snapshot is None:
-            return team
-        return await self._made.as_begun(ask.caller, conversation_id, team)
-
-    async def _place(self, ask: Ask, team: ServedTeam) -> tuple[Sequence[str], Recalled | NotOfConversation]:
-        """Return what of the request has no effect on the team, and where its turn begins."""
-        team.check_client_tools(tuple(ask.tools))
-        ignored = team.unheeded(ask)
-        return ignored, await self._recall.recall(ask, team)
+    # --- attach ---
 
     async def attach(
         self, caller: str, turn_id: str, *, end_user: str = "", is_observer: bool = False
     ) -> Opened:
-        """Return a turn of the caller's, running here, running elsewhere, or finished.
+        """Return a turn of the caller: running in this worker or another one, or ended.
 
-        An observer wants to know what happens and not the answer. It is told at once that a turn elsewhere began, how
-        one ended of which no more is kept, and not that this worker stops (see ``LiveTurn.is_over``).
+        An observer (event feed) of a turn in another worker gets ``Started`` immediately. It gets the stored status
+        if the events were not stored, and no ``Cancelled`` when this worker shuts down (see ``LiveTurn.is_over``).
 
         Raises:
-            CompletionNotFound: The caller has no such turn, or it is another end user's.
+            CompletionNotFound: The caller has no such turn, or it belongs to another end user.
         """
-        return self._attach(await self._turn(caller, turn_id, end_user), is_observer=is_observer)
+        return self._attach(await self._find_turn(caller, turn_id, end_user), is_observer=is_observer)
 
     def listener(self, conversation: Conversation) -> AbstractContextManager[Listener]:
-        """Return what waits for new turns of a conversation, on whatever worker they begin."""
-        return self._elsewhere.listener(conversation.key)
+        """Return a listener for new turns of a conversation, in all workers."""
+        return self._remote.listener(conversation.key)
 
     def log_of(self, record: TurnRecord) -> Sequence[Entry]:
-        """Return what is known here of a turn's events: all so far when it runs here, or all when they were kept."""
+        """Return the events of a turn: so far if it runs here, else the stored ones; empty if none were stored."""
         live = self._lives.get(record.id)
         if live is not None:
             return live.entries
         return decode_journal(record.journal).entries() if record.journal else ()
 
-    async def cancel(self, caller: str, turn_id: str, *, end_user: str = "") -> TurnRecord:
-        """Stop a turn wherever it runs; what was said stays. Returns the turn as it stands afterwards.
-
-        Raises:
-            CompletionNotFound: The caller has no such turn, or it is another end user's.
-        """
-        record = await self._turn(caller, turn_id, end_user)
-        live = self._lives.get(turn_id)
-        if live is not None and live.task is not None:
-            live.stop("requested")
-            await asyncio.wait([live.task])
-        elif record.status == "running":
-            await self._history.request_cancel(caller, turn_id)
-        return await self._history.turn(caller, turn_id) or record
-
-    async def _turn(self, caller: str, turn_id: str, end_user: str) -> TurnRecord:
+    async def _find_turn(self, caller: str, turn_id: str, end_user: str) -> TurnRecord:
         record = await self._history.turn(caller, turn_id)
         if record is None or not record.was_run:
             raise CompletionNotFound(turn_id)
@@ -388,8 +358,8 @@ class Exchange:
         if live is None:
             live = LiveTurn(record.id, conversation_id=record.conversation_id, memory=self._lives.memory)
             if record.status == "running":
-                steps = self._steps_of(record.model)
-                self._elsewhere.follow(record, live, steps=steps, is_observer=is_observer)
+                steps = self._teams.steps_of(record.model)
+                self._remote.follow(record, live, steps=steps, is_observer=is_observer)
             else:
                 replay(record, live, is_observer=is_observer)
         return Opened(
@@ -403,217 +373,19 @@ class Exchange:
             is_replayed=True,
         )
 
-    def _steps_of(self, model: str) -> tuple[str, ...]:
-        try:
-            return self._teams.find(model)[0].steps
-        except ModelNotFound:
-            return ()  # it is served by others only
+    # --- cancel ---
 
-    # --- running ---
+    async def cancel(self, caller: str, turn_id: str, *, end_user: str = "") -> TurnRecord:
+        """Cancel a turn in whichever worker it runs; its text so far is stored. Return the turn afterwards.
 
-    def _open_side(self, ask: Ask, team: ServedTeam) -> Opened:
-        """Answer without conversation, team or lock; nothing is stored."""
-        if ask.in_background:
-            raise InvalidRequest(
-                "Invalid 'background': a side request is not stored, so its answer could not be asked for later.",
-                param="background",
-                code="unsupported_value",
-            )
-        answer_form(ask.parameters.response_format)
-        ignored = team.side.unheeded(ask)
-        turn_id = _new_turn_id()
-        overlay = [m for m in ask.messages if isinstance(m, SystemMessage | DeveloperMessage)]
-        if ask.instructions:
-            overlay.insert(0, SystemMessage(content=ask.instructions))
-        said = [Item(m) for m in ask.messages if not isinstance(m, SystemMessage | DeveloperMessage)]
-        turn = Turn(
-            id=turn_id,
-            conversation_id="",
-            caller=ask.caller,
-            agent=team.side.entry,
-            context=said,
-            overlay=overlay,
-            parameters=ask.parameters,
-            client_tools=ask.tools,
-            tool_choice=ask.tool_choice,
-            parallel_tool_calls=ask.parallel_tool_calls,
-        )
-        live = LiveTurn(turn_id, stops_when_left=True, memory=self._lives.memory)
-        self._start(live, team.side, turn, None)
-        return Opened(
-            live=live,
-            turn_id=turn_id,
-            created_at=self._clock(),
-            conversation_id=ask.conversation_id or "",
-            match="side-request",
-            agent=turn.agent,
-            options=ask.options,
-            ignored=ignored,
-        )
-
-    async def _open_turn(
-        self, ask: Ask, team: ServedTeam, recalled: Recalled, ignored: Sequence[str]
-    ) -> Opened | None:
-        """Begin the turn; None when it awaits decisions about approvals."""
-        now = self._clock()
-        turn_id = _new_turn_id()
-        conversation_id = recalled.conversation_id or f"conv_{secrets.token_hex(16)}"
-        new = NewTurn(
-            id=turn_id,
-            caller=ask.caller,
-            end_user=ask.end_user,
-            conversation_id=conversation_id,
-            team=team.name,
-            model=ask.model,
-            parent=recalled.parent,
-            agent=recalled.agent,
-            input=recalled.input,
-            is_stored=ask.is_stored,
-            is_listed=ask.is_listed,
-            metadata=ask.metadata,
-            options=ask.options,
-            worker=self._worker,
-            lease_until=now + self._policy.lease,
-            created_at=now,
-            idempotency_key=ask.idempotency_key,
-            body_digest=ask.body_digest,
-            snapshot=team.snapshot,
-        )
-        if recalled.step is not None:
-            new = replace(new, parent=await self._store_step(recalled.step, new))
-        resumption = recalled.resumption
-        try:
-            if resumption is None or resumption.resume is None:
-                begun: Begun | None = await self._history.begin(new)
-            else:
-                begun = await self._approvals.resume(new, resumption.resume)
-        except IdempotencyKeyTaken:
-            repeated = await self._repeated(ask)
-            if repeated is None:
-                raise IdempotencyConflict from None
-            return repeated
-        if begun is None:
-            return None
-        turn = Turn(
-            id=turn_id,
-            conversation_id=conversation_id,
-            caller=ask.caller,
-            agent=recalled.agent,
-            context=[*recalled.context, *recalled.said],
-            overlay=recalled.overlay,
-            parameters=ask.parameters,
-            client_tools=ask.tools,
-            tool_choice=ask.tool_choice,
-            parallel_tool_calls=ask.parallel_tool_calls,
-            max_tool_calls=ask.max_tool_calls,
-            may_ask=ask.is_stored and recalled.is_kept,
-            opening=replace(resumption.opening, runs=Account(self._approvals, turn_id))
-            if resumption is not None
-            else None,
-        )
-        policy = ask.on_disconnect or team.on_disconnect or self._policy.on_disconnect
-        live = LiveTurn(
-            turn_id,
-            conversation_id=conversation_id,
-            stops_when_left=policy == "cancel",
-            began=now,
-            memory=self._lives.memory,
-        )
-        self._start(live, team, turn, Kept(ask, begun, recalled))
-        self._elsewhere.went_on(begun.conversation)
-        return Opened(
-            live=live,
-            turn_id=turn_id,
-            created_at=now,
-            conversation_id=conversation_id,
-            match=recalled.match,
-            agent=recalled.agent,
-            options=ask.options,
-            ignored=ignored,
-        )
-
-    async def _store_step(self, step: Step, following: NewTurn) -> int:
-        """Store the part of a turn that ``following`` follows as a turn of its own; return its key."""
-        turn = step_turn(step, following, _new_turn_id())
-        begun = await self._history.begin(turn)
-        if not await self._history.finish(step_end(step, begun, turn)):
-            raise ConversationBusy
-        return begun.turn
-
-    def _start(self, live: LiveTurn, team: Team, turn: Turn, kept: Kept | None) -> None:
-        live.task = asyncio.create_task(self._answer(live, team, turn, kept), name=turn.id)
-        live.listener = self._event_log.listener(live)
-        self._lives.add(live)
-        if self._is_over:
-            # It was being opened when the others were stopped.
-            live.stop("shutting_down")
-
-    async def _answer(self, live: LiveTurn, team: Team, turn: Turn, kept: Kept | None) -> None:
-        """The turn's own task: let the team answer, store the end, and only then tell it."""
-        recorder = Recorder(live)
-        answered: Answered | None = None
-        closing: ClosingEvent
-        try:
-            if live.stop_reason is not None:
-                recorder.emit(Started(turn.id, turn.agent, team.steps))
-                raise asyncio.CancelledError
-            answered = await run(
-                team, turn, recorder, time_limit=team.time_limit or self._policy.turn_time_limit
-            )
-            closing = Completed(turn.agent, answered.finish_reason, recorder.usage)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            assert task is not None
-            task.uncancel()
-            closing = Cancelled(live.stop_reason or "shutting_down", turn.agent, recorder.usage)
-        except ProxyError as error:
-            closing = failed_event(error, recorder.usage, ran_effects=turn.ran_effects)
-        live.seal()
-        now = round(self._clock(), 3)
-        try:
-            if kept is not None:
-                closing = await self._store(kept, live, turn, closing, answered, recorder, now)
-        finally:
-            live.emit(closing, at=now)
-            try:
-                # Before the log is retired: retiring may discard its entries.
-                if self._watcher is not None:
-                    self._watcher.turn_ended(turn.caller, team.name, live.entries)
-            finally:
-                self._lives.retire(live)
-
-    async def _store(
-        self,
-        kept: Kept,
-        live: LiveTurn,
-        turn: Turn,
-        closing: ClosingEvent,
-        answered: Answered | None,
-        recorder: Recorder,
-        now: float,
-    ) -> ClosingEvent:
-        """Write the end; return what is to be told, which is not success when nothing was written."""
-        failure: ProxyError
-        try:
-            if await self._history.finish(end_of(kept, live, turn, closing, answered, recorder, now=now)):
-                return closing
-            logger.error("a turn lost its lease before it ended", extra={"turn_id": turn.id})
-            failure = InternalTurnError()
-        except StoreUnavailable as error:
-            failure = error
-        except Exception:
-            logger.exception("the end of a turn could not be written", extra={"turn_id": turn.id})
-            failure = InternalTurnError()
-            # Or it would keep its conversation busy for as long as this worker lives.
-            with suppress(StoreUnavailable):
-                await self._history.finish(bare_end_of(kept, turn, failure, now=now))
-        return failed_event(failure, recorder.usage, ran_effects=turn.ran_effects)
-
-
-def _may_be_side(ask: Ask) -> bool:
-    """Whether the words of a request may mark it; one that says where it belongs does not mean that."""
-    return ask.parent is None and not ask.is_addition and not ask.in_background
-
-
-def _new_turn_id() -> str:
-    return f"chatcmpl-{secrets.token_hex(16)}"
+        Raises:
+            CompletionNotFound: The caller has no such turn, or it belongs to another end user.
+        """
+        record = await self._find_turn(caller, turn_id, end_user)
+        live = self._lives.get(turn_id)
+        if live is not None and live.task is not None:
+            live.stop("requested")
+            await asyncio.wait([live.task])
+        elif record.status == "running":
+            await self._history.request_cancel(caller, turn_id)
+        return await self._history.turn(caller, turn_id) or record

@@ -140,7 +140,7 @@ async def test_a_word_at_one_worker_and_a_decision_at_another_run_the_call_once(
 
         assert answer.choices[0].message.content in ("Paid.", "It is paid.")
         async with asyncio.timeout(5):
-            while one.services.exchange.running or two.services.exchange.running:
+            while one.services.turns.running or two.services.turns.running:
                 await asyncio.sleep(0.01)
         assert here.paid() == [7]
 

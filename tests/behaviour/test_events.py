@@ -97,7 +97,7 @@ async def test_a_live_turn_is_told_as_it_happens_and_reading_does_not_keep_it_al
     upstream.reply(hang())
     asking = asyncio.create_task(Caller(served).completion([user("Hi")]))
     asked = await upstream.received(1)
-    (turn_id,) = served.services.exchange.running_turns()
+    (turn_id,) = served.services.turns.running_turns()
     reading = asyncio.create_task(get(served, f"/turns/{turn_id}/events"))
     await asyncio.sleep(0.1)
     asking.cancel()
@@ -157,7 +157,7 @@ async def test_how_a_turn_stands_can_be_read_while_it_runs(served: Served, upstr
     upstream.reply(calls(("transfer_to_sales", {})), hang())
     asking = asyncio.create_task(Caller(served).completion([user("A rocket")]))
     await upstream.received(2)
-    (turn_id,) = served.services.exchange.running_turns()
+    (turn_id,) = served.services.turns.running_turns()
 
     turn = (await get(served, f"/turns/{turn_id}")).json()
     await served.client().post(f"/turns/{turn_id}/cancel", cast_to=object)

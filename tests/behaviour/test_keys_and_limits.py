@@ -173,11 +173,11 @@ async def test_slow_readers_do_not_fill_the_memory(tmp_path: Path, upstream: Fak
     long = text(content, chunks=[pieces[0], both_begun, *pieces[1:]])
     upstream.reply(long, long, text("Hello"))
     async with serve(tmp_path, upstream.base_url, max_log_bytes=1_500_000) as served:
-        exchange = served.services.exchange
+        turns = served.services.turns
         slow = [await _unread(served, conversation) for conversation in ("one", "two")]
         both_begun.set()
         async with asyncio.timeout(20):
-            while exchange.log_bytes < 1_500_000:
+            while turns.log_bytes < 1_500_000:
                 await asyncio.sleep(0.01)
         with pytest.raises(openai.InternalServerError) as refused:
             await Caller(served).ask([user("Hi")])
@@ -187,7 +187,7 @@ async def test_slow_readers_do_not_fill_the_memory(tmp_path: Path, upstream: Fak
         for stream in slow:
             parts = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
             assert "".join(parts) == content
-        assert exchange.log_bytes < 1_500_000
+        assert turns.log_bytes < 1_500_000
         assert await Caller(served).ask([user("Hi")]) == "Hello"
 
 

@@ -300,7 +300,7 @@ async def test_a_client_that_leaves_stops_the_turn_and_a_retry_is_clean(
         await asyncio.sleep(0.1)
         asking.cancel()
         await asked.closed()
-        await until(lambda: served.services.exchange.running == 0)
+        await until(lambda: served.services.turns.running == 0)
         again = await wire.ask(x_conversation_id="chat-1")
 
     assert again.json()["choices"][0]["message"]["content"] == "A long answer"
@@ -316,7 +316,7 @@ async def test_a_detached_turn_finishes_and_is_history(served: Served, upstream:
         asking.cancel()
         await asyncio.sleep(0.05)
         go.set()
-        await until(lambda: served.services.exchange.running == 0)
+        await until(lambda: served.services.turns.running == 0)
         await wire.ask({"messages": [user("Finished?")]}, x_conversation_id="chat-1")
 
     assert shape_of(upstream) == [
@@ -364,7 +364,7 @@ async def test_a_turn_that_nobody_reads_can_be_stopped_from_another_connection(
     async with Wire(served) as wire:
         asking = asyncio.create_task(wire.ask(idempotency_key="k1"))
         asked = await upstream.received(1)
-        (turn_id,) = served.services.exchange.running_turns()
+        (turn_id,) = served.services.turns.running_turns()
         await wire.http.post(f"/chat/completions/{turn_id}/cancel")
         await asked.closed()
 

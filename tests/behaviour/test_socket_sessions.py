@@ -54,7 +54,7 @@ async def test_a_turn_is_let_go_of_when_it_has_ended_although_nobody_is_told(
 
     await session.serve(START)
     turn_id = (await socket.until("text.delta"))["turn_id"]
-    live = (await served.services.exchange.attach("anyone", turn_id)).live
+    live = (await served.services.turns.attach("anyone", turn_id)).live
     await session.serve(message("unsubscribe", turn_id=turn_id))
     held = session.begun
     rest.set()

@@ -71,7 +71,7 @@ async def test_a_turn_can_be_stopped_from_another_worker(
     upstream.reply(hang())
     asking = asyncio.create_task(Caller(served).completion([user("Hi")]))
     asked = await upstream.received(1)
-    (turn,) = served.services.exchange.running_turns()
+    (turn,) = served.services.turns.running_turns()
 
     await other.client().post(f"/chat/completions/{turn}/cancel", cast_to=object)
 

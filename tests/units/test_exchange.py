@@ -11,7 +11,7 @@ import pytest
 from proxy.errors import ModelNotFound, StoreUnavailable
 from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, TextDelta
 from proxy.messages import Usage, UserMessage
-from proxy.service.turns import Exchange, Opened, Policy
+from proxy.service.turns import Opened, Policy, TurnService
 from proxy.turns.live import StopReason
 from proxy.turns.repository import Begun, ModelUse, NewTurn, TurnEnd
 from proxy.turns.request import Ask
@@ -44,11 +44,11 @@ class OneTeam:
 
 async def exchange_of(
     *replies: Any, history: Any = None, clock: Clock | None = None, listen: float = 0.01
-) -> Exchange:
+) -> TurnService:
     team = await team_of(agent("triage", ScriptedModel(*replies)))
     policy = Policy(heartbeat=0.01, follow=0.01, listen=listen)
     kept = history or MemoryHistory()
-    return Exchange(
+    return TurnService(
         OneTeam(team), kept, approvals=MemoryApprovals(kept), policy=policy, clock=clock or Clock()
     )
 

@@ -52,7 +52,7 @@ async def ask_stream(scope: Scope, receive: Receive, send: Send) -> None:
     services, caller, body = await read_request(scope, receive)
     question = read_object(QUESTION, body).question
     team = team_of(services, services.settings.older_ask_team, usual=ASK_TEAM)
-    opened = await services.exchange.open(
+    opened = await services.turns.open(
         ask_of(scope, caller, services, team, one_message(question), body=body)
     )
     facts = services.catalog.find(team)

@@ -59,4 +59,4 @@ async def chat_ask(services: Services, caller: str, scope: Scope, given: LegacyC
 async def _open(scope: Scope, receive: Receive) -> tuple[Services, Opened]:
     services, caller, body = await read_request(scope, receive)
     given = read_object(CHAT, body)
-    return services, await services.exchange.open(await chat_ask(services, caller, scope, given, body))
+    return services, await services.turns.open(await chat_ask(services, caller, scope, given, body))

@@ -61,7 +61,7 @@ async def _new_message(scope: Scope, receive: Receive, send: Send) -> None:
     named = conversation_id(given.conversation_id) if given.conversation_id is not None else None
     team = team_of(services, services.settings.older_team, named=given.agent)
     ask = ask_of(scope, caller, services, team, one_message(given.message), body=body, conversation=named)
-    opened = await services.exchange.open(ask)
+    opened = await services.turns.open(ask)
     await write(services, opened, Connection(scope, receive, send), LineEncoder(is_typed=is_typed))
 
 
@@ -71,7 +71,7 @@ async def _sources(scope: Scope, receive: Receive, send: Send) -> None:
     given = read_object(SOURCES, body)
     messages = messages_of(given, max_messages=services.settings.max_messages)
     team = team_of(services, services.settings.older_team)
-    opened = await services.exchange.open(
+    opened = await services.turns.open(
         ask_of(scope, caller, services, team, messages, body=body, is_addition=False)
     )
     connection = Connection(scope, receive, send)

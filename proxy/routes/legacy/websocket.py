@@ -67,7 +67,7 @@ async def _answer(
     given = read_object(CHAT, bytes(read_object(SOCKET, message).data))
     ask = await chat_ask(services, caller, dict(websocket.scope), given, message)
     await admit_turn(services, caller)
-    opened = await services.exchange.open(ask)
+    opened = await services.turns.open(ask)
     events = ChatSocketEvents()
 
     def encode(entry: Entry) -> list[str]:
@@ -78,7 +78,7 @@ async def _answer(
         await channel.tell(opened.live, encode)
     finally:
         # A server that stops closes its sockets first; their turns have their time to finish all the same.
-        if not services.exchange.is_closing:
+        if not services.turns.is_closing:
             opened.live.left()
 
 

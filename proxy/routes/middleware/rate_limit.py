@@ -80,7 +80,7 @@ async def admit(services: Services, caller: str) -> list[Stand]:
         StoreUnavailable: The counts are not to be had.
     """
     most = services.settings.max_running_turns
-    if most is not None and services.exchange.running >= most:
+    if most is not None and services.turns.running >= most:
         raise Overloaded
     bounds = bounds_of(services.keys, services.settings, caller)
     return await services.limiter.admit(caller, bounds) if bounds.are_any else []

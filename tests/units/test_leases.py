@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from proxy.service.workers import is_dead, new_worker, retire
+from proxy.service.leases import is_dead, new_worker, retire
 
 
 def named_like(worker: str, *, place: str = "", pid: int = 0) -> str:

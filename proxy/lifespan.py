@@ -1,0 +1,269 @@
+"""Open the long-lived services when the application starts, and close them in reverse order when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proxy.agents.custom_agents import MadeTeams
+from proxy.agents.dispatch import Dispatcher
+from proxy.agents.registry import Registry
+from proxy.auth import Keys
+from proxy.catalog import TeamCatalog
+from proxy.conversations.retention import keep_to_retention
+from proxy.limits import Limiter
+from proxy.loop_watchdog import LoopWatchdog
+from proxy.memory import available_memory
+from proxy.metrics import Metrics
+from proxy.providers.demo.client import DemoModel
+from proxy.providers.factory import build_models, model_limits
+from proxy.providers.passthrough_models import PassThrough
+from proxy.routes.dependencies import Services
+from proxy.routes.middleware.cors import Visitors
+from proxy.routes.middleware.rate_limit import bounds_of
+from proxy.routes.passthrough import Passing
+from proxy.service.event_log import EventLog
+from proxy.service.turns import Policy, TurnService
+from proxy.settings import Settings
+from proxy.store.turns import SqlHistory, open_history
+from proxy.teamfiles.definitions import ComponentModel, ModelDefinition, OpenAIModel
+from proxy.teamfiles.loading import BUNDLED, LoadedTeams
+from proxy.teamfiles.summary import models_in_use
+from proxy.tools.builtin import Addresses, builtin_names, builtin_tools
+from proxy.tools.port import Tool
+from proxy.tools.threads import ToolThreads
+from proxy.usage import Meter
+
+if TYPE_CHECKING:
+    from proxy.tools.mcp.tool import McpServers
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Parts of the application that exist before it starts."""
+
+    settings: Settings
+    loaded: LoadedTeams
+    threads: ToolThreads
+    dispatcher: Dispatcher
+    visitors: Visitors
+    metrics: Metrics | None
+    make_mcp_servers: Callable[[], McpServers] | None
+    demo_word_delay: float
+    version: str
+
+
+@asynccontextmanager
+async def open_services(parts: Parts) -> AsyncIterator[Services]:
+    """Open the services; close them when the block ends."""
+    settings, metrics = parts.settings, parts.metrics
+    async with AsyncExitStack() as stack:
+        stack.callback(parts.threads.close)
+        mcp_tools = _start_mcp(parts.make_mcp_servers, stack)
+        history = open_history(settings.database)
+        stack.push_async_callback(history.close)
+        registry = _registry(parts, mcp_tools)
+        await registry.start()
+        stack.push_async_callback(registry.close)
+        passthrough = _passthrough(settings, parts.loaded, registry)
+        await passthrough.start()
+        stack.push_async_callback(passthrough.close)
+        made = _made_teams(settings, registry, history, passthrough)
+        keys = Keys((key.get_secret_value() for key in settings.api_keys), history.keys)
+        await keys.prepare(None)
+        parts.visitors.learn(needs_keys=not keys.is_open)
+        limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
+        stack.push_async_callback(limiter.close)
+        meter = Meter(limiter, partial(bounds_of, keys, settings), metrics)
+        stack.push_async_callback(meter.close)
+        services = Services(
+            settings=settings,
+            keys=keys,
+            turns=await _turn_service(settings, registry, history, made, meter),
+            history=history,
+            library=history.library,
+            approvals=history.approvals,
+            catalog=_catalog(parts, registry, passthrough, made),
+            version=parts.version,
+            passing=_passing(settings, passthrough, meter),
+            agents=made,
+            limiter=limiter,
+            metrics=metrics,
+        )
+        _start_tasks(services, metrics, stack)
+        yield services
+
+
+def _start_tasks(services: Services, metrics: Metrics | None, stack: AsyncExitStack) -> None:
+    """Start the background tasks; the stack stops the turns before them."""
+    settings, turns, passing = services.settings, services.turns, services.passing
+    if metrics is not None:
+        metrics.watch_running(lambda: turns.running)
+        metrics.watch_log_bytes(lambda: turns.log_bytes)
+        _start_task(metrics.watch_loop(), "loop lag", stack)
+    if settings.retention_days is not None:
+        retention = keep_to_retention(services.library, days=settings.retention_days, clock=time.time)
+        _start_task(retention, "retention", stack)
+    # The server has already waited for the turns, for as long as its grace time allows.
+    stack.push_async_callback(partial(turns.close, grace=0))
+    if passing is not None:
+        stack.push_async_callback(partial(passing.close, grace=0))
+    # Last: blocking calls during the start delay no request.
+    watchdog = LoopWatchdog(on_blocked=metrics.loop_blocked if metrics is not None else None)
+    watchdog.start()
+    stack.callback(watchdog.close)
+
+
+def _start_task(work: Coroutine[None, None, None], name: str, stack: AsyncExitStack) -> None:
+    task = asyncio.create_task(work, name=name)
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(stop)
+
+
+def _catalog(
+    parts: Parts, registry: Registry, passthrough: PassThrough, made: MadeTeams | None
+) -> TeamCatalog:
+    return TeamCatalog(
+        parts.loaded.definitions,
+        registry,
+        created=_written_at(parts.settings.teams or BUNDLED),
+        listed=lambda: passthrough.listed,
+        made=made,
+    )
+
+
+def _passing(settings: Settings, passthrough: PassThrough, meter: Meter) -> Passing | None:
+    if passthrough.is_empty:
+        return None
+    return Passing(passthrough, stall=settings.stalled_client_timeout, used=meter.passed_on)
+
+
+def _registry(parts: Parts, mcp_tools: Mapping[str, Tool]) -> Registry:
+    settings, loaded = parts.settings, parts.loaded
+    demo = partial(DemoModel, word_delay=parts.demo_word_delay)
+    in_use = models_in_use(loaded.definitions)
+    # Custom agents can use any of these models. A component is loaded only if a team of the team files uses it.
+    definitions = {
+        name: model
+        for name, model in loaded.definitions.models.items()
+        if name in in_use or (settings.agents_over_http and not isinstance(model, ComponentModel))
+    }
+    return Registry(
+        loaded.definitions,
+        model_names=list(definitions),
+        models=build_models(definitions, settings, demo=lambda name, definition: demo()),
+        tools=builtin_tools(parts.threads, Addresses.of(settings), beside={**loaded.tools, **mcp_tools}),
+        dispatcher=parts.dispatcher,
+        data_dir=settings.data_dir,
+        max_tool_result_bytes=settings.max_tool_result_bytes,
+        max_client_tools=settings.max_client_tools,
+    )
+
+
+def mcp_servers_of(loaded: LoadedTeams) -> Callable[[], McpServers] | None:
+    """Return a factory of the MCP servers of the team files; None if there are none."""
+    if not loaded.servers:
+        return None
+    # Imported here: the MCP SDK costs a second and 29 MiB, and most servers do not need it.
+    from proxy.tools.mcp.tool import McpServers
+
+    return partial(McpServers, loaded.servers, loaded.pins)
+
+
+def _start_mcp(make_servers: Callable[[], McpServers] | None, stack: AsyncExitStack) -> Mapping[str, Tool]:
+    """Start sessions with the MCP servers, which the stack closes, and return their tools."""
+    if make_servers is None:
+        return {}
+    servers = make_servers()
+    servers.start()
+    stack.push_async_callback(servers.close)
+    return servers.tools
+
+
+def _passthrough(settings: Settings, loaded: LoadedTeams, registry: Registry) -> PassThrough:
+    return PassThrough(
+        loaded.definitions.models,
+        lists_default=settings.pass_through,
+        is_taken=registry.knows,
+        limits=model_limits(settings),
+        time_limit=settings.turn_time_limit,
+    )
+
+
+def _made_teams(
+    settings: Settings, registry: Registry, history: SqlHistory, passthrough: PassThrough
+) -> MadeTeams | None:
+    """Return the custom teams; None if the setting disables them."""
+    if not settings.agents_over_http:
+        return None
+
+    registry.check_tools(settings.agent_tools or ())
+
+    def is_taken(name: str) -> bool:
+        return registry.knows(name) or any(one.id == name for one in passthrough.listed)
+
+    return MadeTeams(
+        registry,
+        history.creations,
+        models=registry.models,
+        tools=partial(registry.tools_named, settings.agent_tools),
+        is_taken=is_taken,
+        most=settings.max_agents,
+        clock=time.time,
+    )
+
+
+async def _turn_service(
+    settings: Settings, registry: Registry, history: SqlHistory, made: MadeTeams | None, meter: Meter
+) -> TurnService:
+    service = TurnService(
+        registry,
+        history,
+        approvals=history.approvals,
+        policy=Policy(turn_time_limit=settings.turn_time_limit, on_disconnect=settings.on_disconnect),
+        clock=time.time,
+        event_log=EventLog(with_text=settings.stream_events_text),
+        custom_teams=made,
+        observer=meter,
+        log_memory_limit=settings.max_log_bytes or _default_log_bytes(),
+    )
+    await service.start()
+    return service
+
+
+def _default_log_bytes() -> int | None:
+    memory = available_memory()
+    return max(memory // 4, 1) if memory is not None else None
+
+
+def metrics_of(loaded: LoadedTeams) -> Metrics:
+    """Return the metrics; their labels are the names in the team files."""
+    definitions = loaded.definitions
+    agents = [agent for team in definitions.teams.values() for agent in team.agents.values()]
+    tools = {use.name for agent in agents for use in agent.tools}
+    models = {name for model in definitions.models.values() for name in _names_of(model)}
+    return Metrics(
+        teams=definitions.teams,
+        models={*definitions.models, *models},
+        tools={*builtin_names(), *(name.rpartition(":")[2].rpartition(".")[2] for name in tools)},
+    )
+
+
+def _names_of(model: ModelDefinition) -> list[str]:
+    return [model.model] if isinstance(model, OpenAIModel) else []
+
+
+def _written_at(teams: Path) -> int:
+    """Return the modification time of the newest team file, in seconds since the epoch."""
+    files = [file for file in teams.iterdir() if file.is_file()] if teams.is_dir() else [teams]
+    return int(max(file.stat().st_mtime for file in files))

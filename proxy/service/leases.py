@@ -1,0 +1,134 @@
+"""Worker identity and leases: renew those of running turns, and interrupt the turns of dead workers.
+
+A running turn locks its conversation until its lease expires. A worker that dies releases the lock at the latest then,
+and earlier where another worker of the same host can see that the process has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from itertools import count
+
+from proxy.errors import StoreUnavailable
+from proxy.turns.live import LiveTurns
+from proxy.turns.repository import History
+from proxy.turns.request import Clock
+
+logger = logging.getLogger(__name__)
+
+SWEEP_BEATS = 15
+"""Heartbeats from one search for turns of dead workers to the next."""
+
+_workers_of_process: set[str] = set()
+
+
+class Leases:
+    """The leases of this worker. ``lease`` and ``heartbeat`` are in seconds."""
+
+    def __init__(
+        self,
+        history: History,
+        lives: LiveTurns,
+        clock: Clock,
+        *,
+        lease: float,
+        heartbeat: float,
+        after_sweep: Callable[[], Awaitable[None]],
+    ) -> None:
+        """``after_sweep`` is awaited after each sweep; it may raise ``StoreUnavailable``."""
+        self.worker = new_worker()
+        self._history = history
+        self._lives = lives
+        self._clock = clock
+        self._lease = lease
+        self._heartbeat = heartbeat
+        self._after_sweep = after_sweep
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Mark turns of dead workers as interrupted, and start the heartbeat."""
+        await self._sweep()
+        self._task = asyncio.create_task(self._run(), name="leases")
+
+    async def close(self) -> None:
+        """Stop the heartbeat. Other workers may treat this worker as dead from here on."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        retire(self.worker)
+
+    def until(self, now: float) -> float:
+        """Return when a lease that is taken or renewed ``now`` expires."""
+        return now + self._lease
+
+    async def _run(self) -> None:
+        for beat in count():
+            await asyncio.sleep(self._heartbeat)
+            try:
+                if beat % SWEEP_BEATS == SWEEP_BEATS - 1:
+                    await self._sweep()
+                if self._lives:
+                    await self._renew()
+            except StoreUnavailable:
+                logger.warning("failed to renew leases")
+
+    async def _renew(self) -> None:
+        cancelled = await self._history.renew(self.worker, lease_until=self.until(self._clock()))
+        for turn_id in cancelled:
+            live = self._lives.get(turn_id)
+            if live is not None:
+                live.stop("requested")
+
+    async def _sweep(self) -> None:
+        workers = await self._history.running_workers()
+        dead = [worker for worker in workers if is_dead(worker)]
+        interrupted = await self._history.interrupt(now=self._clock(), dead_workers=dead)
+        if interrupted:
+            logger.warning("marked turns of dead workers as interrupted", extra={"turns": interrupted})
+        await self._after_sweep()
+
+
+def new_worker() -> str:
+    """Return a name for a worker of this process: ``location:pid:random``."""
+    worker = f"{_location()}:{os.getpid()}:{secrets.token_hex(4)}"
+    _workers_of_process.add(worker)
+    return worker
+
+
+def retire(worker: str) -> None:
+    """Mark a worker of this process as ended."""
+    _workers_of_process.discard(worker)
+
+
+def is_dead(worker: str) -> bool:
+    """Whether the worker's process has certainly ended. False for a process that cannot be checked from here."""
+    location, _, rest = worker.partition(":")
+    pid, _, _ = rest.partition(":")
+    if location != _location() or not pid.isdigit() or worker in _workers_of_process:
+        return False
+    # The system reuses process ids: a worker with this id that this process did not create is an earlier process.
+    if int(pid) == os.getpid():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _location() -> str:
+    """Return the scope in which process ids are unique: the host and, on Linux, the PID namespace.
+
+    Containers can share a host name, and the server is process 1 in each of them.
+    """
+    try:
+        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return socket.gethostname()

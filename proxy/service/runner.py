@@ -1,0 +1,140 @@
+"""Run turns as tasks of this process, and store their results.
+
+A turn is acknowledged only after its result is stored: ``Completed`` is logged after the commit. A turn whose result
+could not be stored ends as ``Failed``, whatever its agents produced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from proxy.errors import InternalTurnError, ProxyError, StoreUnavailable
+from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started
+from proxy.service.event_log import EventLog
+from proxy.service.recording import Kept, bare_end_of, end_of
+from proxy.turns.contract import Answered, Recorder, Team, Turn, run
+from proxy.turns.live import LiveTurn, LiveTurns
+from proxy.turns.repository import History
+from proxy.turns.request import Clock
+from proxy.wire.errors import failed_event
+
+logger = logging.getLogger(__name__)
+
+
+class TurnObserver(Protocol):
+    """Receives the log of each turn that ends in this process."""
+
+    def turn_ended(self, caller: str, team: str, entries: Sequence[Entry]) -> None:
+        """Handle the end of a turn of ``caller``; ``entries`` is the complete log."""
+        ...
+
+
+class TurnRunner:
+    """Runs turns. ``time_limit`` is in seconds and applies to teams that do not set their own."""
+
+    def __init__(
+        self,
+        history: History,
+        lives: LiveTurns,
+        clock: Clock,
+        *,
+        time_limit: float,
+        event_log: EventLog,
+        observer: TurnObserver | None,
+    ) -> None:
+        self._history = history
+        self._lives = lives
+        self._clock = clock
+        self._time_limit = time_limit
+        self._event_log = event_log
+        self._observer = observer
+        self._is_stopped = False
+
+    def start(self, live: LiveTurn, team: Team, turn: Turn, kept: Kept | None) -> None:
+        """Start the task of a turn; it is stored unless ``kept`` is None."""
+        live.task = asyncio.create_task(self._run(live, team, turn, kept), name=turn.id)
+        live.listener = self._event_log.listener(live)
+        self._lives.add(live)
+        if self._is_stopped:
+            # The turn was being opened while ``stop`` ran.
+            live.stop("shutting_down")
+
+    async def stop(self, *, grace: float) -> None:
+        """Wait up to ``grace`` seconds for the running turns, then cancel them and all that start later."""
+        if grace > 0 and (tasks := self._tasks()):
+            await asyncio.wait(tasks, timeout=grace)
+        self._is_stopped = True
+        while tasks := self._tasks():
+            for live in self._lives.running():
+                live.stop("shutting_down")
+            await asyncio.wait(tasks)
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [live.task for live in self._lives.running() if live.task is not None]
+
+    async def _run(self, live: LiveTurn, team: Team, turn: Turn, kept: Kept | None) -> None:
+        """Run the team, store the result, then log the closing event."""
+        recorder = Recorder(live)
+        answered, closing = await self._answer(live, team, turn, recorder)
+        live.seal()
+        now = round(self._clock(), 3)
+        try:
+            if kept is not None:
+                closing = await self._store(kept, live, turn, closing, answered, recorder, now)
+        finally:
+            live.emit(closing, at=now)
+            try:
+                # Before the log is retired: retiring may discard its entries.
+                if self._observer is not None:
+                    self._observer.turn_ended(turn.caller, team.name, live.entries)
+            finally:
+                self._lives.retire(live)
+
+    async def _answer(
+        self, live: LiveTurn, team: Team, turn: Turn, recorder: Recorder
+    ) -> tuple[Answered | None, ClosingEvent]:
+        """Run the team; the outcome is None if the turn failed or was cancelled."""
+        try:
+            if live.stop_reason is not None:
+                recorder.emit(Started(turn.id, turn.agent, team.steps))
+                raise asyncio.CancelledError
+            answered = await run(team, turn, recorder, time_limit=team.time_limit or self._time_limit)
+            return answered, Completed(turn.agent, answered.finish_reason, recorder.usage)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+            return None, Cancelled(live.stop_reason or "shutting_down", turn.agent, recorder.usage)
+        except ProxyError as error:
+            return None, failed_event(error, recorder.usage, ran_effects=turn.ran_effects)
+
+    async def _store(
+        self,
+        kept: Kept,
+        live: LiveTurn,
+        turn: Turn,
+        closing: ClosingEvent,
+        answered: Answered | None,
+        recorder: Recorder,
+        now: float,
+    ) -> ClosingEvent:
+        """Store the result. Return the closing event to log: a ``Failed`` if the result was not stored."""
+        failure: ProxyError
+        try:
+            if await self._history.finish(end_of(kept, live, turn, closing, answered, recorder, now=now)):
+                return closing
+            logger.error("turn lease expired before completion", extra={"turn_id": turn.id})
+            failure = InternalTurnError()
+        except StoreUnavailable as error:
+            failure = error
+        except Exception:
+            logger.exception("failed to store turn result", extra={"turn_id": turn.id})
+            failure = InternalTurnError()
+            # Release the conversation lock. Otherwise requests get 409 for as long as this worker renews the lease.
+            with suppress(StoreUnavailable):
+                await self._history.finish(bare_end_of(kept, turn, failure, now=now))
+        return failed_event(failure, recorder.usage, ran_effects=turn.ran_effects)

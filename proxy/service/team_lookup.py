@@ -1,0 +1,70 @@
+"""Find the team of a model id: a team of the team files, or one that the caller created."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from proxy.errors import ModelNotFound
+from proxy.turns.contract import ServedTeam
+
+
+class CustomTeams(Protocol):
+    """Teams that callers created."""
+
+    async def find_team(self, caller: str, model: str) -> tuple[ServedTeam, bool]:
+        """Return the current version of the caller's team with this model id, and whether the id is for side requests.
+
+        Raises:
+            ModelNotFound: The caller has no such team.
+        """
+        ...
+
+    async def as_begun(self, caller: str, conversation_id: str, team: ServedTeam) -> ServedTeam:
+        """Return the version of the team with which the conversation began; ``team`` if it is that version."""
+        ...
+
+
+class Teams(Protocol):
+    """Teams of the team files."""
+
+    def find(self, model: str) -> tuple[ServedTeam, bool]:
+        """Return the team with this model id, and whether the id is for side requests.
+
+        Raises:
+            ModelNotFound: No team has this id.
+        """
+        ...
+
+
+class TeamLookup:
+    """Both kinds of teams; those of the team files take precedence."""
+
+    def __init__(self, teams: Teams, custom_teams: CustomTeams | None) -> None:
+        self._teams = teams
+        self._custom_teams = custom_teams
+
+    async def find(self, caller: str, model: str) -> tuple[ServedTeam, bool]:
+        """Return the team with this model id, and whether the id is for side requests.
+
+        Raises:
+            ModelNotFound: The caller has no team with this id.
+        """
+        try:
+            return self._teams.find(model)
+        except ModelNotFound:
+            if self._custom_teams is None:
+                raise
+        return await self._custom_teams.find_team(caller, model)
+
+    async def as_begun(self, caller: str, conversation_id: str, team: ServedTeam) -> ServedTeam:
+        """Return the version of the team with which the conversation began."""
+        if self._custom_teams is None or team.snapshot is None:
+            return team
+        return await self._custom_teams.as_begun(caller, conversation_id, team)
+
+    def steps_of(self, model: str) -> tuple[str, ...]:
+        """Return the steps of a team of the team files; empty for any other model id."""
+        try:
+            return self._teams.find(model)[0].steps
+        except ModelNotFound:
+            return ()
