@@ -338,6 +338,17 @@ class InternalTurnError(TurnFailed):
         super().__init__("The server had an error while processing your request. Sorry about that!")
 
 
+class TurnLeaseLost(TurnFailed):
+    """Another worker treated this worker as dead and interrupted the turn, so its result was not stored."""
+
+    code = "turn_lease_lost"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server lost its lease on this turn, so the response was not stored. Please retry."
+        )
+
+
 # --- tools ---------------------------------------------------------------------------------------------------
 
 

@@ -126,7 +126,7 @@ def _body(record: TurnRecord, course: Course) -> dict[str, Any]:
         "finished_at": None if record.finished_at is None else round(record.finished_at, 3),
         "seconds": None if record.finished_at is None else round(record.finished_at - record.created_at, 3),
         "finish_reason": record.finish_reason,
-        "error_code": record.error_code if record.status == "failed" else None,
+        "error_code": record.error_code if record.status in ("failed", "interrupted") else None,
         "cancel_reason": record.error_code if record.status == "cancelled" else None,
         "usage": usage_body(total),
         "usage_by_agent": uses,

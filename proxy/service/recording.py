@@ -9,7 +9,7 @@ from proxy.conversations.fingerprints import last_answer_of
 from proxy.conversations.function_calls import call_of
 from proxy.conversations.resolver import Recalled
 from proxy.conversations.steps import Step
-from proxy.errors import InternalTurnError, ProxyError
+from proxy.errors import InternalTurnError, ProxyError, TurnLeaseLost
 from proxy.events import (
     Cancelled,
     ClosingEvent,
@@ -193,7 +193,7 @@ def entries_of(record: TurnRecord, *, is_observer: bool = False) -> list[Entry]:
     if record.journal:
         return decode_journal(record.journal).entries()
     usage = sum((use.usage for use in record.uses), Usage())
-    closing = _known_end(record, usage) if is_observer else _lost_answer(usage)
+    closing = _known_end(record, usage) if is_observer else _lost_answer(record, usage)
     first = record.uses[0].agent if record.uses else record.agent
     return [
         Entry(1, Started(record.id, first), record.created_at),
@@ -201,8 +201,9 @@ def entries_of(record: TurnRecord, *, is_observer: bool = False) -> list[Entry]:
     ]
 
 
-def _lost_answer(usage: Usage) -> Failed:
-    return failed_event(InternalTurnError(), usage, ran_effects=True)
+def _lost_answer(record: TurnRecord, usage: Usage) -> Failed:
+    error = TurnLeaseLost() if record.error_code == TurnLeaseLost.code else InternalTurnError()
+    return failed_event(error, usage, ran_effects=True)
 
 
 def _known_end(record: TurnRecord, usage: Usage) -> ClosingEvent:
@@ -215,6 +216,8 @@ def _known_end(record: TurnRecord, usage: Usage) -> ClosingEvent:
             code = record.error_code or InternalTurnError.code
             return Failed(code, "The turn failed; no more of it is kept.", usage)
         case _:
+            if record.error_code == TurnLeaseLost.code:
+                return _lost_answer(record, usage)
             return Failed("turn_interrupted", "The server that ran the turn is gone.", usage)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from proxy.errors import InternalTurnError, ProxyError, StoreUnavailable
+from proxy.errors import InternalTurnError, ProxyError, StoreUnavailable, TurnLeaseLost
 from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started
 from proxy.service.event_log import EventLog
 from proxy.service.recording import Kept, bare_end_of, end_of
@@ -128,7 +128,7 @@ class TurnRunner:
             if await self._history.finish(end_of(kept, live, turn, closing, answered, recorder, now=now)):
                 return closing
             logger.error("turn lease expired before completion", extra={"turn_id": turn.id})
-            failure = InternalTurnError()
+            failure = TurnLeaseLost()
         except StoreUnavailable as error:
             failure = error
         except Exception:

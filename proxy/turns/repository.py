@@ -261,8 +261,8 @@ class History(Protocol):
     async def finish(self, end: TurnEnd) -> bool:
         """Write everything about the end of a running turn at once and release the lock.
 
-        Doing it again changes nothing. Returns False when the turn was no longer running under this key (its lease
-        ran out and it is ``interrupted``): nothing was written then.
+        Doing it again changes nothing. Returns False when the turn was no longer running under this key. If its lease
+        expired and it is ``interrupted``, its error code becomes ``turn_lease_lost``; nothing else is written then.
         """
         ...
 

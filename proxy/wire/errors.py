@@ -85,6 +85,7 @@ _KINDS: dict[str, Kind] = {
     "tool_loop_limit": Kind(502, "agent_error", is_hopeless=True),
     "response_format_not_met": Kind(502, "agent_error"),
     "turn_timeout": Kind(504, "agent_error", is_hopeless=True),
+    "turn_lease_lost": Kind(503, "server_error", retry_after=1),
     "storage_unavailable": Kind(503, "server_error", retry_after=2),
     "rate_limit_exceeded": Kind(429, "rate_limit_error"),
     "server_is_overloaded": Kind(503, "server_error", retry_after=1),

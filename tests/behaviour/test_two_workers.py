@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -48,6 +51,39 @@ async def test_the_lock_holds_across_workers(served: Served, other: Served, upst
         await Caller(other).ask([user("Me too")], headers=CHAT)
     go.set()
     assert await first == "First"
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["answer", "stream"])
+async def test_turn_that_another_worker_interrupted_fails_with_its_own_code(
+    served: Served, other: Served, upstream: FakeUpstream, is_stream: bool
+) -> None:
+    go = asyncio.Event()
+    upstream.reply(text("First", chunks=2).held(go), text("Second"))
+    client: Any = served.client()
+
+    async def request() -> None:
+        answer = await client.chat.completions.create(
+            model="shop", messages=[user("Hi")], stream=is_stream, extra_headers=CHAT
+        )
+        if is_stream:
+            async for _ in answer:
+                pass
+
+    lost = asyncio.create_task(request())
+    await upstream.received(1)
+    (turn_id,) = served.services.turns.running_turns()
+    await other.services.history.interrupt(now=time.time() + 60)
+    assert await Caller(other).ask([user("Hi")], headers=CHAT) == "Second"
+    go.set()
+
+    with pytest.raises(openai.APIError) as error:
+        await lost
+    assert error.value.code == "turn_lease_lost"
+    turn: Any = await other.client().get(f"/turns/{turn_id}", cast_to=object)
+    assert (turn["status"], turn["error_code"]) == ("interrupted", "turn_lease_lost")
+    feed = await other.client().get(f"/turns/{turn_id}/events", cast_to=httpx2.Response)
+    assert '"type":"turn.failed"' in feed.text
+    assert '"code":"turn_lease_lost"' in feed.text
 
 
 async def test_a_retry_at_another_worker_waits_for_the_same_answer(

@@ -444,6 +444,7 @@ async def test_who_lost_the_lease_cannot_end_the_turn(history: History) -> None:
     record = await history.turn("alice", "chatcmpl-lost")
     assert record is not None
     assert (record.status, record.items, record.finished_at) == ("interrupted", [], 200.0)
+    assert record.error_code == "turn_lease_lost"
     assert await history.find_places([b"f"]) == []
 
 

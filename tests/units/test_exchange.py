@@ -89,17 +89,36 @@ async def test_an_answer_that_cannot_be_stored_is_no_success() -> None:
     assert any(isinstance(entry.event, TextDelta) for entry in opened.live.entries)
 
 
-async def test_a_turn_that_lost_its_lease_does_not_say_that_it_was_kept() -> None:
-    class Swept(MemoryHistory):
+async def test_turn_fails_if_its_lease_expired_before_finish() -> None:
+    finishing, taken = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryHistory):
         async def finish(self, end: TurnEnd) -> bool:
-            return False
+            finishing.set()
+            await taken.wait()
+            return await super().finish(end)
 
-    exchange = await exchange_of(says("Hello"), history=Swept())
+    history, clock = Slow(), Clock()
+    request = replace(ASK, conversation_id="chat")
+    service = await exchange_of(says("Hello"), history=history, clock=clock)
+    other = await exchange_of(says("Hello again"), history=history, clock=clock)
+    lost = await service.open(request)
+    await finishing.wait()
+    clock.now += 16
+    following = await other.open(request)
+    taken.set()
 
-    end = await end_of(await exchange.open(ASK))
-
+    end = await end_of(lost)
     assert isinstance(end, Failed)
-    assert end.code == "internal_error"
+    assert (end.code, end.is_repeatable) == ("turn_lease_lost", True)
+    assert isinstance(await end_of(following), Completed)
+    record = await history.turn("c", lost.turn_id)
+    assert record is not None
+    assert (record.status, record.error_code, record.items) == ("interrupted", "turn_lease_lost", [])
+    for is_observer in (True, False):
+        stored = (await other.attach("c", lost.turn_id, is_observer=is_observer)).live.entries[-1].event
+        assert isinstance(stored, Failed)
+        assert stored.code == "turn_lease_lost"
 
 
 async def test_a_turn_that_is_stopped_before_its_first_step_ends_like_any_other() -> None:

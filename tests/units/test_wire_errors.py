@@ -39,6 +39,7 @@ from proxy.errors import (
     StoreUnavailable,
     ToolError,
     ToolLoopLimitReached,
+    TurnLeaseLost,
     TurnTimeout,
     Unauthorized,
     UpstreamAuthFailed,
@@ -128,6 +129,7 @@ CATALOGUE: list[tuple[Exception, int, str, str | None, str | None, dict[str, str
     (AnswerNotInForm(), 502, "agent_error", "response_format_not_met", None, {}),
     (TurnTimeout(600), 504, "agent_error", "turn_timeout", None, NEVER),
     (InternalTurnError(), 500, "server_error", "internal_error", None, {}),
+    (TurnLeaseLost(), 503, "server_error", "turn_lease_lost", None, after(1)),
     (StoreUnavailable(), 503, "server_error", "storage_unavailable", None, after(2)),
     (ShuttingDown(), 503, "server_error", "shutting_down", None, after(2)),
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Connection, bindparam, case, cast, or_, select, update
 
+from proxy.errors import TurnLeaseLost
 from proxy.store.sql import rows
 from proxy.store.sql.approvals import Approving
 from proxy.store.sql.dialects import IS_RUNNING, Insertion, insert_into, listed, statements
@@ -62,6 +63,11 @@ class Endings:
             .where(or_(conversations.c.head.is_(None), conversations.c.head < bindparam("turn")))
             .values(head=bindparam("turn"))
         )
+        self._mark_lost = (
+            update(turns)
+            .where(turns.c.key == bindparam("turn"), turns.c.status == "interrupted")
+            .values(error_code=TurnLeaseLost.code)
+        )
         self._close = (
             update(turns)
             .where(or_(turns.c.id == bindparam("turn_id"), turns.c.key == bindparam("turn")), IS_RUNNING)
@@ -76,12 +82,14 @@ class Endings:
     def finish(self, connection: Connection, finishes: Sequence[Finish]) -> dict[Finish, bool]:
         """Finish the running turns; return for each whether its stored result is the given one.
 
-        A turn that already has this result counts as finished: the write is a retry.
+        A turn that already has this result counts as finished: the write is a retry. For an interrupted turn, only
+        the error code is written.
         """
         keys = [str(finish.end.turn) for finish in finishes]
         found = {row.key: row for row in connection.execute(self._ending, {"keys": keys})}
         ends: dict[int, Finish] = {}
         results: dict[Finish, bool] = {}
+        lost: list[dict[str, int]] = []
         for finish in finishes:
             row = found.get(finish.end.turn)
             if row is not None and row.status == "running":
@@ -89,6 +97,10 @@ class Endings:
                 results[finish] = _is_same(finish.end, first.status, first.finished_at)
             else:
                 results[finish] = row is not None and _is_same(finish.end, row.status, row.finished_at)
+                if row is not None and row.status == "interrupted":
+                    lost.append({"turn": row.key})
+        if lost:
+            connection.execute(self._mark_lost, lost)
         if ends:
             self._write(connection, [(finish, found[key]) for key, finish in ends.items()])
         return results

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from proxy.errors import ConversationBusy
+from proxy.errors import ConversationBusy, TurnLeaseLost
 from proxy.events import DecidedBy, Decision
 from proxy.messages import ForeignItem, Item
 from proxy.turns.repository import (
@@ -133,6 +133,8 @@ class MemoryHistory:
         kept = self.turns.get(end.turn)
         if kept is None:
             return False
+        if kept.record.status == "interrupted":
+            kept.record = replace(kept.record, error_code=TurnLeaseLost.code)
         if kept.record.status != "running":
             return kept.end is not None and _is_same(kept.end, end)
         kept.end = end
