@@ -208,7 +208,7 @@ class MadeTeams:
                 raise ModelNotFound(model)
             self._refuse_gone(made)
             definition = team_definition(made, self._registry.approved_tools)
-            team = await self._registry.make(made.name or "", definition, digest, alone=member or None)
+            team = self._registry.make(made.name or "", definition, digest, alone=member or None)
             self._ready[place] = team
             _bound(self._ready)
         self._ready.move_to_end(place)

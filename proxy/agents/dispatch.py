@@ -1,14 +1,13 @@
-"""How a turn reaches the agent that has the floor: AutoGen's runtime, or a direct call.
+"""Dispatch of the active agent of a turn: over AutoGen's runtime, or as a direct call.
 
-AutoGen is the dispatcher and nothing more: messages carry the turn's id alone, there is one stateless instance of one
-agent class per address, and nothing is published. Both dispatchers pass ``tests/contracts/test_dispatchers.py``, so
-that the one can be put in the place of the other.
+AutoGen only dispatches: a message contains the id of the turn, and one stateless AutoGen agent runs every
+agent of every team. Both dispatchers pass ``tests/contracts/test_dispatchers.py``, so one can replace the other.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,107 +21,111 @@ from autogen_core import (
     message_handler,
 )
 
-if TYPE_CHECKING:
-    from proxy.agents.agent_loop import Outcome
+from proxy.agents.turn_state import TurnState
 
-Handler = Callable[[str], Awaitable["Outcome"]]
-"""Lets one agent speak in the turn with this id."""
+if TYPE_CHECKING:
+    from proxy.agents.agent_loop import AgentOutcome
+
+
+class RunnableAgent(Protocol):
+    """An agent as a dispatcher sees it; implemented by ``AgentLoop``."""
+
+    async def run(self, state: TurnState) -> AgentOutcome:
+        """Run the agent until it has an outcome."""
+        ...
 
 
 class Dispatcher(Protocol):
-    """Calls the handler at an address and gives its outcome back."""
+    """Runs agents. ``start`` comes before the first ``run``, ``close`` after the last has returned."""
 
-    async def start(self, handlers: Mapping[str, Handler]) -> None:
-        """Take the handlers by address; addresses are letters, digits, ``_``, ``-`` and ``.``."""
+    async def start(self) -> None:
+        """Get ready to run agents."""
         ...
 
-    async def dispatch(self, address: str, turn_id: str) -> Outcome:
-        """Run the handler for the turn.
+    async def run(self, agent: RunnableAgent, state: TurnState) -> AgentOutcome:
+        """Return the outcome of ``agent.run(state)``, or raise its exception.
 
-        An exception of the handler is raised here. When this task is cancelled, the handler is cancelled too and has
-        ended before this returns.
+        A turn runs one agent at a time. When this task is cancelled, the agent is cancelled too and has ended before
+        this returns.
         """
         ...
 
     async def close(self) -> None:
-        """Stop; running handlers have to be cancelled by their turns before."""
+        """Stop."""
         ...
 
 
 class DirectDispatcher:
-    """Calls handlers directly."""
+    """Awaits agents directly."""
 
-    def __init__(self) -> None:
-        self._handlers: Mapping[str, Handler] = {}
+    async def start(self) -> None:
+        """Do nothing: there is nothing to start."""
 
-    async def start(self, handlers: Mapping[str, Handler]) -> None:
-        """Take the handlers."""
-        self._handlers = handlers
-
-    async def dispatch(self, address: str, turn_id: str) -> Outcome:
-        """Await the handler."""
-        return await self._handlers[address](turn_id)
+    async def run(self, agent: RunnableAgent, state: TurnState) -> AgentOutcome:
+        """Await the agent."""
+        return await agent.run(state)
 
     async def close(self) -> None:
-        """Nothing to stop."""
+        """Do nothing: there is nothing to stop."""
 
 
 @dataclass(frozen=True)
 class RunAgent:
-    """Asks an agent to speak in a turn."""
+    """Message: run the active agent of the turn with this id."""
 
     turn_id: str
 
 
 @dataclass(frozen=True)
-class Ran:
-    """The agent ended, well or not; how is kept with the call, not in the message."""
+class RunEnded:
+    """Response to ``RunAgent``. The outcome or error is in the ``_Run``, because the runtime logs messages."""
 
 
-class _Call:
-    """One dispatch under way. Outcome and errors go this way, because the runtime logs what travels in messages."""
+class _Run:
+    """The arguments of one dispatch, and its result."""
 
-    __slots__ = ("error", "handled", "outcome")
+    __slots__ = ("agent", "ended", "error", "outcome", "state")
 
-    def __init__(self) -> None:
-        self.outcome: Outcome | None = None
+    def __init__(self, agent: RunnableAgent, state: TurnState) -> None:
+        self.agent = agent
+        self.state = state
+        self.outcome: AgentOutcome | None = None
         self.error: Exception | None = None
-        self.handled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
-class _TeamAgent(RoutedAgent):
-    """The one agent class; an instance is an address and its handler."""
+class _AgentRunner(RoutedAgent):
+    """The only AutoGen agent. Messages contain only an id, so it looks the arguments up in ``runs`` by turn id."""
 
-    def __init__(self, handler: Handler, calls: Mapping[str, _Call]) -> None:
-        super().__init__("an agent of a team")
-        self._handler = handler
-        self._calls = calls
+    def __init__(self, runs: Mapping[str, _Run]) -> None:
+        super().__init__("runs the active agent of a turn")
+        self._runs = runs
 
     @message_handler
-    async def run_agent(self, message: RunAgent, ctx: MessageContext) -> Ran:
-        """Run the handler; its error is kept, so that none is raised into the runtime."""
+    async def run_agent(self, message: RunAgent, ctx: MessageContext) -> RunEnded:
+        """Run the agent; store its exception instead of raising it into the runtime."""
         task = asyncio.current_task()
         assert task is not None
-        # Without this link nothing that the asker does stops the handler.
+        # AutoGen does not cancel this task when the sender is cancelled: the token does, once the task is linked.
         ctx.cancellation_token.link_future(task)
-        call = self._calls[message.turn_id]
+        run = self._runs[message.turn_id]
         try:
-            call.outcome = await self._handler(message.turn_id)
+            run.outcome = await run.agent.run(run.state)
         except asyncio.CancelledError:
             if ctx.cancellation_token.is_cancelled():
                 raise
-            # A library's own CancelledError must not look as if the asker had gone.
-            call.error = RuntimeError("the handler was cancelled by something it called")
-        except Exception as error:  # noqa: BLE001 - handed to the asker, who raises it
-            call.error = error
+            # A CancelledError that a library raised by itself must not look like a cancelled turn.
+            run.error = RuntimeError("the agent was cancelled by something it called")
+        except Exception as error:  # noqa: BLE001 - raised by AutoGenDispatcher.run
+            run.error = error
         finally:
-            if not call.handled.done():
-                call.handled.set_result(None)
-        return Ran()
+            if not run.ended.done():
+                run.ended.set_result(None)
+        return RunEnded()
 
 
 class _NoSpans:
-    """In the place of the runtime's tracing, which nobody listens to: turns are traced as a whole."""
+    """Replaces the runtime's tracing: the proxy traces whole turns."""
 
     def trace_block(self, *_: object, **__: object) -> AbstractContextManager[None]:
         return _NO_SPAN
@@ -132,11 +135,11 @@ _NO_SPAN = nullcontext()
 
 
 class _QuietRuntime(SingleThreadedAgentRuntime):
-    """The runtime without its telling of every message.
+    """The runtime without serialisation of every message for logs and spans.
 
-    It writes each message out six times for loggers and spans before it looks whether they are on: two thirds of what
-    a turn costs it. There is no setting for that, so three private names are replaced. In a version that has them no
-    longer, this does nothing and the runtime is slower.
+    autogen-core 0.7.5 serialises each message six times before it checks whether logging and tracing are enabled, which
+    is two thirds of the runtime's CPU time per turn. There is no setting for it, so three private names are replaced.
+    In a version without these names this class has no effect and the runtime is slower.
     """
 
     def __init__(self) -> None:
@@ -151,93 +154,40 @@ class _QuietRuntime(SingleThreadedAgentRuntime):
 
 
 class AutoGenDispatcher:
-    """Sends direct messages through one ``SingleThreadedAgentRuntime``."""
+    """Sends one direct message per run through a ``SingleThreadedAgentRuntime``."""
+
+    ADDRESS = AgentId("team_agent", "shared")
 
     def __init__(self) -> None:
         self._runtime = _QuietRuntime()
-        self._calls: dict[str, _Call] = {}
+        self._runs: dict[str, _Run] = {}
 
-    async def start(self, handlers: Mapping[str, Handler]) -> None:
-        """Register one agent per address and start the runtime."""
-        for address, handler in handlers.items():
-            await _TeamAgent(handler, self._calls).register_instance(
-                self._runtime, AgentId(address, "shared"), skip_class_subscriptions=True
-            )
+    async def start(self) -> None:
+        """Register the AutoGen agent and start the runtime."""
+        await _AgentRunner(self._runs).register_instance(
+            self._runtime, self.ADDRESS, skip_class_subscriptions=True
+        )
         self._runtime.start()
 
-    async def dispatch(self, address: str, turn_id: str) -> Outcome:
-        """Send ``RunAgent`` and wait for the handler's end."""
-        call = self._calls[turn_id] = _Call()
+    async def run(self, agent: RunnableAgent, state: TurnState) -> AgentOutcome:
+        """Send ``RunAgent`` and wait until the agent has ended."""
+        turn_id = state.turn.id
+        run = self._runs[turn_id] = _Run(agent, state)
         token = CancellationToken()
-        sent = False
         try:
-            sending = self._runtime.send_message(
-                RunAgent(turn_id), AgentId(address, "shared"), cancellation_token=token
-            )
-            sent = True
-            await sending
+            await self._runtime.send_message(RunAgent(turn_id), self.ADDRESS, cancellation_token=token)
         except asyncio.CancelledError:
             token.cancel()
+            # Wait for the agent, which closes its connections. The runtime delivers the message in any case.
+            await asyncio.shield(run.ended)
             raise
         finally:
-            if sent and token.is_cancelled():
-                await _settled(call.handled)
-            self._calls.pop(turn_id, None)
-        if call.error is not None:
-            raise call.error
-        assert call.outcome is not None
-        return call.outcome
+            del self._runs[turn_id]
+        if run.error is not None:
+            raise run.error
+        assert run.outcome is not None
+        return run.outcome
 
     async def close(self) -> None:
         """Stop the runtime."""
         await self._runtime.stop()
-
-
-async def _settled(handled: asyncio.Future[None]) -> None:
-    """Wait for a cancelled handler's end, which closes its connections."""
-    await asyncio.shield(handled)
-
-
-class OneAddress:
-    """Reaches the agents of any number of teams at one address.
-
-    A dispatcher keeps what it was started with. Teams that come and go while the server runs are called through this,
-    so that nothing is left of them.
-    """
-
-    ADDRESS = "_made"
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-        self._called: dict[str, Handler] = {}
-
-    async def speak(self, turn_id: str) -> Outcome:
-        """The handler at the address."""
-        return await self._called[turn_id](turn_id)
-
-    async def call(self, handler: Handler, turn_id: str) -> Outcome:
-        """Let the handler be called by the dispatcher; a turn calls one at a time."""
-        self._called[turn_id] = handler
-        try:
-            return await self._dispatcher.dispatch(self.ADDRESS, turn_id)
-        finally:
-            del self._called[turn_id]
-
-
-class OneTeam:
-    """A dispatcher for one team behind the one address."""
-
-    def __init__(self, address: OneAddress) -> None:
-        self._address = address
-        self._handlers: Mapping[str, Handler] = {}
-
-    async def start(self, handlers: Mapping[str, Handler]) -> None:
-        """Take the handlers."""
-        self._handlers = handlers
-
-    async def dispatch(self, address: str, turn_id: str) -> Outcome:
-        """Call the handler at the team's own address."""
-        return await self._address.call(self._handlers[address], turn_id)
-
-    async def close(self) -> None:
-        """Nothing to stop."""

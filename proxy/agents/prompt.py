@@ -1,7 +1,7 @@
-"""What an agent is shown: its instructions, then everything said, as a chain that every provider accepts.
+"""The messages of a model call: the instructions of the agent, then the conversation.
 
-A chain is complete when every tool call has exactly one answer, right behind the message that made it. Turns that were
-stopped, and callers that did not run their tools, leave calls without one.
+Providers reject a list in which a tool call has no result directly after its message. Cancelled turns, and clients that
+do not run their tools, leave such calls; ``closed`` adds a result to them.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ def messages_for(
     context: Iterable[Item],
     items: Iterable[Item],
 ) -> list[Message]:
-    """Return the whole chain: one system message, then the rest.
+    """Return all messages of a model call, beginning with one system message.
 
-    One message, because several providers take no second one, and none but the first place. It holds the agent's
-    instructions, those that the conversation keeps, and the client's of this turn, in this order.
+    Several providers accept only one system message, and only as the first message. It contains the agent's
+    instructions, those stored in the conversation, and those of the client for this turn, in this order.
     """
-    said = [item.message for item in context]
-    kept = [message for message in said if is_instruction(message)]
-    if kept:
-        said = [message for message in said if not is_instruction(message)]
-    told = "\n\n".join(text for text in (instructions, *map(text_of, kept), *map(text_of, overlay)) if text)
-    chain: list[Message] = [SystemMessage(content=told)] if told else []
-    chain.extend(said)
+    messages = [item.message for item in context]
+    stored = [message for message in messages if is_instruction(message)]
+    if stored:
+        messages = [message for message in messages if not is_instruction(message)]
+    text = "\n\n".join(part for part in (instructions, *map(text_of, stored), *map(text_of, overlay)) if part)
+    chain: list[Message] = [SystemMessage(content=text)] if text else []
+    chain.extend(messages)
     chain.extend(item.message for item in items)
     return closed(chain)
 
 
 def provider_states(items: Iterable[Item]) -> dict[str, ProviderState]:
-    """Return the provider state of the items that have one, by the id of the first call of each message."""
+    """Return the provider state of all items that have one, by the id of the first tool call of the message."""
     return {
         item.message.tool_calls[0].id: item.state
         for item in items
@@ -61,25 +61,25 @@ def provider_states(items: Iterable[Item]) -> dict[str, ProviderState]:
 
 
 def state_of_repeated(message: AssistantMessage, context: Sequence[Item]) -> ProviderState | None:
-    """Return the provider state for calls that are made again, from the newest reply that made the first of them.
+    """Return the provider state for repeated calls, taken from the newest message with the first of them.
 
-    Reasoning items are left out: the Responses API rejects an item that occurs twice, and accepts calls without one.
+    Reasoning items are omitted: the Responses API rejects an item that occurs twice, and accepts calls without one.
     """
     wanted = [call.function for call in message.tool_calls or () if isinstance(call, ToolCall)]
     for item in reversed(context):
         if item.state is None or not isinstance(item.message, AssistantMessage):
             continue
-        made = [
+        functions = [
             call.function if isinstance(call, ToolCall) else None for call in item.message.tool_calls or ()
         ]
-        if wanted and wanted[0] in made:
-            of_calls = dict(zip(range(len(made)), item.state.calls, strict=False))
-            calls = [of_calls.get(made.index(one), {}) if one in made else {} for one in wanted]
+        if wanted and wanted[0] in functions:
+            of_calls = dict(zip(range(len(functions)), item.state.calls, strict=False))
+            calls = [of_calls.get(functions.index(one), {}) if one in functions else {} for one in wanted]
             return msgspec.structs.replace(item.state, calls=calls, items=[])
     return None
 
 
-def _calls_or_answers(message: Message) -> bool:
+def _has_calls_or_results(message: Message) -> bool:
     kind = type(message)
     if kind is UserMessage or kind is SystemMessage:
         return False
@@ -89,13 +89,10 @@ def _calls_or_answers(message: Message) -> bool:
 
 
 def closed(chain: list[Message]) -> list[Message]:
-    """Return the chain with an answer behind every call, and without answers to calls that nobody made.
-
-    The usual chain has none of these troubles and comes back as it is.
-    """
-    if not any(map(_calls_or_answers, chain)):
+    """Return the messages with exactly one result after every call, and without results of unknown calls."""
+    if not any(map(_has_calls_or_results, chain)):
         return chain
-    mended: list[Message] = []
+    complete: list[Message] = []
     at = 0
     while at < len(chain):
         message = chain[at]
@@ -103,30 +100,31 @@ def closed(chain: list[Message]) -> list[Message]:
         if isinstance(message, ToolMessage):
             continue
         if not isinstance(message, AssistantMessage):
-            mended.append(message)
+            complete.append(message)
             continue
         while message.tool_calls and at < len(chain) and (further := _further_calls(chain[at])):
-            # Calls that were kept one by one were made at once; apart, only the last of them would have its answer.
+            # A conversation item contains one call, so the calls of one reply can be stored as several messages. As
+            # separate messages, all but the last would lack a result.
             message = msgspec.structs.replace(message, tool_calls=[*message.tool_calls, *further])
             at += 1
-        answers: dict[str, ToolMessage] = {}
-        while at < len(chain) and isinstance(answer := chain[at], ToolMessage):
-            answers.setdefault(answer.tool_call_id, answer)
+        results: dict[str, ToolMessage] = {}
+        while at < len(chain) and isinstance(result := chain[at], ToolMessage):
+            results.setdefault(result.tool_call_id, result)
             at += 1
-        mended.append(message)
-        mended.extend(
-            answers.get(call.id) or ToolMessage(call.id, NOT_EXECUTED) for call in message.tool_calls or ()
+        complete.append(message)
+        complete.extend(
+            results.get(call.id) or ToolMessage(call.id, NOT_EXECUTED) for call in message.tool_calls or ()
         )
-    return mended
+    return complete
 
 
 def _further_calls(message: Message) -> list[ToolCall | CustomToolCall] | None:
-    """The calls of a message that holds nothing else."""
+    """Return the calls of a message that contains nothing else."""
     return message.tool_calls if isinstance(message, AssistantMessage) and not text_of(message) else None
 
 
 def assistant_message(text: str, refusal: str, calls: Sequence[ToolCall]) -> AssistantMessage:
-    """Return one reply as a message; content is null when there are only calls or a refusal."""
+    """Return one reply as a message; ``content`` is None if there are only calls or a refusal."""
     return AssistantMessage(
         content=text if text or not (calls or refusal) else None,
         refusal=refusal or None,

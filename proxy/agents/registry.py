@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from proxy.agents.dispatch import Dispatcher, Handler, OneAddress, OneTeam
+from proxy.agents.dispatch import Dispatcher
 from proxy.agents.team import AgentTeam, TeamFacts
 from proxy.agents.turn_state import Agent, Delegate
 from proxy.errors import ConfigurationError, ModelNotFound
@@ -69,7 +69,6 @@ class Registry:
         )
         """What some agent of the files may only call when a person approves."""
         self._dispatcher = dispatcher
-        self._made = OneAddress(dispatcher)
         self._data_dir = data_dir
         self._max_tool_result_bytes = max_tool_result_bytes
         self._max_client_tools = max_client_tools
@@ -86,11 +85,8 @@ class Registry:
         }
 
     async def start(self) -> None:
-        """Make every agent reachable."""
-        handlers: dict[str, Handler] = {OneAddress.ADDRESS: self._made.speak}
-        for team in (*self._teams.values(), *self._alone.values(), *self._exposed.values()):
-            handlers.update(team.handlers())
-        await self._dispatcher.start(handlers)
+        """Start the dispatcher."""
+        await self._dispatcher.start()
 
     async def close(self) -> None:
         """Stop the dispatcher and close the models."""
@@ -147,31 +143,24 @@ class Registry:
             names = [name for name, tool in self._tools.items() if not tool.has_effects]
         return {name: self._tools[name].spec.description or "" for name in names}
 
-    async def make(
+    def make(
         self, name: str, definition: TeamDefinition, snapshot: str, *, alone: str | None = None
     ) -> AgentTeam:
         """Return a team that a caller made, or one agent of it ``alone``; it is not found by its name here.
 
         Models and tools have to be there.
         """
-        within = OneTeam(self._made)
-        if alone is None:
-            team = self._team(name, definition, within)
-        else:
-            team = self._one_agent(name, alone, definition, within)
+        team = self._team(name, definition) if alone is None else self._one_agent(name, alone, definition)
         team.facts = dataclasses.replace(team.facts, snapshot=snapshot)
-        await within.start(team.handlers())
         return team
 
-    def _team(self, name: str, definition: TeamDefinition, dispatcher: Dispatcher | None = None) -> AgentTeam:
+    def _team(self, name: str, definition: TeamDefinition) -> AgentTeam:
         facts = self._facts(name, definition.entry, definition)
         agents = [self._agent(agent, definition.agents[agent], definition) for agent in definition.agents]
         side_model = self._side_model(definition)
-        return AgentTeam(facts, agents, dispatcher or self._dispatcher, side_model=side_model)
+        return AgentTeam(facts, agents, self._dispatcher, side_model=side_model)
 
-    def _one_agent(
-        self, team: str, name: str, definition: TeamDefinition, dispatcher: Dispatcher | None = None
-    ) -> AgentTeam:
+    def _one_agent(self, team: str, name: str, definition: TeamDefinition) -> AgentTeam:
         facts = dataclasses.replace(
             self._facts(f"{team}/{name}", name, definition),
             part_of=team,
@@ -181,7 +170,7 @@ class Registry:
         agent = self._agent(name, definition.agents[name], definition)
         alone = dataclasses.replace(agent, delegates={})
         side_model = self._side_model(definition)
-        return AgentTeam(facts, [alone], dispatcher or self._dispatcher, side_model=side_model)
+        return AgentTeam(facts, [alone], self._dispatcher, side_model=side_model)
 
     def _plain(self, name: str) -> AgentTeam:
         model = self._models.model_for(name)

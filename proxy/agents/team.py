@@ -1,4 +1,4 @@
-"""A team: lets the agent with the floor speak, and the one it hands over to, until there is an answer."""
+"""A team: run the active agent of a turn, and the agents it hands off to, until there is an outcome."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from proxy.agents.agent_loop import AwaitsApproval, AwaitsClient, HandedOver, Outcome, Speaker, Spoke
-from proxy.agents.dispatch import Dispatcher, Handler
-from proxy.agents.turn_state import Agent, Floor
+from proxy.agents.agent_loop import (
+    AgentAnswered,
+    AgentHandedOff,
+    AgentLoop,
+    ApprovalPending,
+    ToolResultsPending,
+)
+from proxy.agents.dispatch import Dispatcher
+from proxy.agents.turn_state import Agent, TurnState
 from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool
 from proxy.providers.capabilities import Abilities
@@ -22,25 +28,25 @@ from proxy.turns.structured_output import answer_form
 
 @dataclass(frozen=True, slots=True)
 class TeamFacts:
-    """What a team is besides its agents."""
+    """The properties of a team apart from its agents."""
 
     name: str
     entry: str
     part_of: str = ""
-    """The whole team, when this is one agent of it that is asked alone."""
+    """The name of the whole team, if this team is a single agent of it."""
     description: str = ""
     limits: Limits = field(default_factory=Limits)
     on_disconnect: Literal["cancel", "detach"] | None = None
     steps: tuple[str, ...] = ()
     snapshot: str | None = None
-    """The digest of what it is made of, when a caller made it."""
+    """The digest of the definition of a custom team; None for teams from team files."""
     data_dir: Path = Path()
     max_tool_result_bytes: int = 64 * 1024
     max_client_tools: int = 32
 
 
 class AgentTeam:
-    """Implements ``turns.Team`` over a dispatcher that is shared by all teams of a configuration."""
+    """Implements ``turns.contract.ServedTeam`` over a dispatcher that all teams share."""
 
     def __init__(
         self,
@@ -52,18 +58,12 @@ class AgentTeam:
     ) -> None:
         self.facts = facts
         self.side = SideTeam(facts.name, side_model)
-        self._speakers = {agent.name: Speaker(agent) for agent in agents}
+        self._loops = {agent.name: AgentLoop(agent) for agent in agents}
         self._agents = {agent.name: agent for agent in agents}
         self._abilities = Abilities()
-        for speaker in self._speakers.values():
-            self._abilities &= speaker.abilities
+        for loop in self._loops.values():
+            self._abilities &= loop.abilities
         self._dispatcher = dispatcher
-        self._floors: dict[str, Floor] = {}
-        # No name begins with '_', so that an agent alone has an address of its own.
-        self._addresses = {
-            name: f"_{facts.part_of}.{name}" if facts.part_of else f"{facts.name}.{name}"
-            for name in self._speakers
-        }
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ class AgentTeam:
 
     @property
     def entry(self) -> str:
-        """The agent that answers when nothing says otherwise."""
+        """The agent that answers if no rule of the conversation resolver selects another."""
         return self.facts.entry
 
     @property
@@ -87,41 +87,32 @@ class AgentTeam:
 
     @property
     def time_limit(self) -> float | None:
-        """Seconds for a whole turn, when the team has a limit of its own."""
+        """The time limit of a turn in seconds, if the team sets one."""
         return self.facts.limits.turn_seconds
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """The agents whose work its turns are made of, when the team says so."""
+        """The agents of a typical turn in order, for progress; empty if the team does not declare them."""
         return self.facts.steps
 
     @property
     def snapshot(self) -> str | None:
-        """The digest of what it is made of, when a caller made it."""
+        """The digest of the definition of a custom team; None for teams from team files."""
         return self.facts.snapshot
 
     @property
     def on_disconnect(self) -> Literal["cancel", "detach"] | None:
-        """What happens to a turn whose client leaves, when the team says so."""
+        """What happens to a turn if the client disconnects; None if the team does not set it."""
         return self.facts.on_disconnect
 
-    @property
-    def running(self) -> int:
-        """How many turns the team is answering now."""
-        return len(self._floors)
-
-    def handlers(self) -> dict[str, Handler]:
-        """The team's agents for a dispatcher, by address."""
-        return {self._addresses[name]: self._handler(speaker) for name, speaker in self._speakers.items()}
-
     def check_client_tools(self, tools: Sequence[FunctionTool]) -> None:
-        """Refuse tools of the caller's that an agent could not tell from its own.
+        """Reject client tools that have the name of a tool of an agent that sees them.
 
         Raises:
-            InvalidRequest: Naming the first such tool.
+            InvalidRequest: Names the first such tool.
         """
-        for speaker in self._speakers.values():
-            taken = speaker.collisions(tools, self.facts.max_client_tools)
+        for loop in self._loops.values():
+            taken = loop.collisions(tools, self.facts.max_client_tools)
             if taken:
                 index = next(i for i, tool in enumerate(tools) if tool.name == taken[0])
                 raise InvalidRequest(
@@ -131,14 +122,14 @@ class AgentTeam:
                 )
 
     def offers(self, tools: Sequence[FunctionTool]) -> bool:
-        """Whether any agent of the team is shown any of the caller's tools."""
-        return any(speaker.offered(tools, self.facts.max_client_tools) for speaker in self._speakers.values())
+        """Whether at least one agent of the team sees at least one of the client tools."""
+        return any(loop.client_tools(tools, self.facts.max_client_tools) for loop in self._loops.values())
 
     def unheeded(self, ask: Ask) -> Sequence[str]:
-        """Return what is asked for and has no effect on this team: any of its agents may come to answer.
+        """Return the names of parameters without effect; a parameter has an effect only if all agents support it.
 
         Raises:
-            InvalidRequest: Something is asked for without which the answer would be another.
+            InvalidRequest: A parameter that must not be ignored is not supported.
         """
         shows_tools = self.offers(ask.tools)
         abilities = self._abilities.without("prediction") if shows_tools else self._abilities
@@ -148,9 +139,13 @@ class AgentTeam:
         return [*ignored, "tools"] if ask.tools and not shows_tools else ignored
 
     async def answer(self, turn: Turn, sink: Sink) -> Answered:
-        """Let agents speak until one has the answer; see ``turns.Team``."""
+        """Run agents until one of them has answered, or the client or a person has to respond.
+
+        Raises:
+            TurnFailed: The turn could not be finished.
+        """
         facts = self.facts
-        floor = Floor(
+        state = TurnState(
             team=facts.part_of or facts.name,
             turn=turn,
             sink=sink,
@@ -160,39 +155,29 @@ class AgentTeam:
             max_client_tools=facts.max_client_tools,
             form=answer_form(turn.parameters.response_format),
         )
-        self._floors[turn.id] = floor
-        try:
-            while True:
-                match await self._dispatcher.dispatch(self._addresses[turn.agent], turn.id):
-                    case Spoke(finish_reason):
-                        return Answered(finish_reason)
-                    case AwaitsClient(pending):
-                        return Answered("tool_calls", pending)
-                    case AwaitsApproval(requests):
-                        return Answered("stop", approvals=requests)
-                    case HandedOver():
-                        continue
-        finally:
-            del self._floors[turn.id]
-
-    def _handler(self, speaker: Speaker) -> Handler:
-        async def speak(turn_id: str) -> Outcome:
-            return await speaker.speak(self._floors[turn_id])
-
-        return speak
+        while True:
+            match await self._dispatcher.run(self._loops[turn.agent], state):
+                case AgentAnswered(finish_reason):
+                    return Answered(finish_reason)
+                case ToolResultsPending(pending):
+                    return Answered("tool_calls", pending)
+                case ApprovalPending(requests):
+                    return Answered("stop", approvals=requests)
+                case AgentHandedOff():
+                    continue
 
 
 def _within(limits: Limits, max_tool_calls: int | None) -> Limits:
-    """Return the limits of a turn whose caller allows only so many calls of the server's tools."""
+    """Return the limits with ``max_tool_calls`` of the request, if it is lower than that of the team."""
     if max_tool_calls is None or max_tool_calls >= limits.max_tool_calls:
         return limits
     return limits.model_copy(update={"max_tool_calls": max_tool_calls})
 
 
 class SideTeam:
-    """Answers side requests (titles, tags, summaries): one model, without instructions or state.
+    """Answers side requests (titles, tags, summaries) with one model call, without instructions or stored state.
 
-    It is shown the caller's tools and nobody else's: some frontends want a title as the arguments of a call.
+    The model sees client tools only: some frontends request a title as the arguments of a call.
     """
 
     time_limit: float | None = None
@@ -202,22 +187,30 @@ class SideTeam:
         self.name = name
         self.entry = "side"
         self.agents = ("side",)
-        self._speaker = Speaker(Agent(name="side", instructions="", model=model, client_tools="pass"))
+        self._loop = AgentLoop(Agent(name="side", instructions="", model=model, client_tools="pass"))
 
     def unheeded(self, ask: Ask) -> Sequence[str]:
-        """Return what is asked for and has no effect; see ``AgentTeam.unheeded``."""
-        abilities = self._speaker.abilities.without(*(("prediction",) if ask.tools else ()))
+        """Return the names of parameters without effect.
+
+        Raises:
+            InvalidRequest: A parameter that must not be ignored is not supported.
+        """
+        abilities = self._loop.abilities.without(*(("prediction",) if ask.tools else ()))
         return abilities.unheeded(ask.parameters, ask.tool_choice, ask.messages, ask.list_name)
 
     async def answer(self, turn: Turn, sink: Sink) -> Answered:
-        """Ask the model once."""
+        """Call the model once.
+
+        Raises:
+            TurnFailed: The turn could not be finished.
+        """
         limits = Limits(max_model_calls=1, max_handoffs=0, max_tool_calls=0)
         form = answer_form(turn.parameters.response_format)
-        floor = Floor(team=self.name, turn=turn, sink=sink, limits=limits, data_dir=Path(), form=form)
-        match await self._speaker.speak(floor):
-            case Spoke(finish_reason):
+        state = TurnState(team=self.name, turn=turn, sink=sink, limits=limits, data_dir=Path(), form=form)
+        match await self._loop.run(state):
+            case AgentAnswered(finish_reason):
                 return Answered(finish_reason)
-            case AwaitsClient(pending):
+            case ToolResultsPending(pending):
                 return Answered("tool_calls", pending)
-            case HandedOver() | AwaitsApproval():
-                raise AssertionError("a side request has neither delegates nor tools of the server")
+            case AgentHandedOff() | ApprovalPending():
+                raise AssertionError("a side request has neither delegates nor server tools")

@@ -1,196 +1,261 @@
-"""Calls of the server's own tools: run under their limits, or put before a person first."""
+"""Calls of server tools: run them within their limits, or ask a person for approval first.
+
+The question for approval is the answer of its turn, so that every client shows it. It contains a short unique
+reference: a message list that contains it matches this turn, and no other turn with similar text.
+"""
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from proxy.agents import approval_calls
 from proxy.agents.prompt import assistant_message, state_of_repeated
-from proxy.agents.turn_state import Agent, Call, Floor, clean_name, new_call_id, wire_call
+from proxy.agents.turn_state import Agent, Call, TurnState, clean_name, new_call_id, wire_call
 from proxy.events import ApprovalRequested, TextDelta, ToolCompleted, ToolFailed, ToolStarted
-from proxy.messages import AssistantMessage, Item, ToolMessage, UserMessage
+from proxy.messages import AssistantMessage, FunctionTool, Item, ToolMessage, UserMessage
 from proxy.tools.execution import CallResult, PreparedCall, mistake_in, run_calls
 from proxy.tools.port import ToolContext
 from proxy.turns.contract import RUN_UNKNOWN, ApprovalRequest, Opening, OpeningCall, Runs
 
-SHORT = 1000
-"""Characters of arguments and results that events carry; the whole goes to the model."""
+EVENT_TEXT_LIMIT = 1000
+"""Maximum number of characters of arguments and results in events. The model gets the complete text."""
+MAX_SHOWN = 1000
+"""Maximum number of characters of one call in a question."""
+WAITING = (
+    "not executed yet: the user has to approve this call and is being asked now. It is run only if the user says yes; "
+    "anything else means no."
+)
+"""The result of a call while its approval is pending; it stays the result if the call is never approved."""
 _TOO_MANY = "error: the limit of tool calls is reached; answer with what is known"
+_NOT_STORED = "nothing of this conversation is kept"
+_HAS_FORMAT = "the answer has to be JSON"
 
 
-def no_tool(name: str) -> str:
-    """Return the result of a call of something that is not there."""
+def unknown_tool(name: str) -> str:
+    """Return the result of a call of a tool that does not exist."""
     return f"error: there is no tool named {clean_name(name)!r}"
 
 
-def tell(floor: Floor, agent: Agent, call_id: str, result: str) -> None:
-    """Keep the result of a call."""
-    floor.turn.items.append(Item(ToolMessage(call_id, result), agent=agent.name, visible=False))
+def append_tool_result(state: TurnState, agent: Agent, call_id: str, result: str) -> None:
+    """Append the result of a call to the items of the turn."""
+    state.turn.items.append(Item(ToolMessage(call_id, result), agent=agent.name, visible=False))
 
 
 class ServerCalls:
-    """Those of one agent; like the agent, it holds no state of any turn."""
+    """The calls of one agent's tools. Stateless, like ``AgentLoop``."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.specs = {
-            name: approval_calls.told_to_the_model(tool.spec) if name in agent.approvals else tool.spec
+            name: _spec_with_approval(tool.spec) if name in agent.approvals else tool.spec
             for name, tool in agent.tools.items()
         }
-        """The tools as the model is told of them, by name."""
+        """The tool descriptions for the model, by name."""
 
-    async def run(self, floor: Floor, calls: Sequence[Call]) -> dict[str, str]:
-        """Run those calls that are the server's and need nobody's word; return their results by id."""
+    async def run(self, state: TurnState, calls: Sequence[Call]) -> dict[str, str]:
+        """Run the calls of server tools that need no approval; return their results by call id."""
         runnable: list[tuple[Call, PreparedCall]] = []
-        answers: dict[str, str] = {}
+        rejected: dict[str, str] = {}
         for index, call in enumerate(calls):
             if call.kind != "server":
                 continue
-            if floor.tool_calls >= floor.limits.max_tool_calls:
-                answers[call.id] = _TOO_MANY
+            if state.tool_calls >= state.limits.max_tool_calls:
+                rejected[call.id] = _TOO_MANY
                 continue
-            floor.tool_calls += 1
-            key = f"{floor.turn.id}:{floor.model_calls}:{index}"
-            runnable.append((call, self._prepare(floor, call, key)))
-        return answers | await self._run(floor, runnable)
+            state.tool_calls += 1
+            key = f"{state.turn.id}:{state.model_calls}:{index}"
+            runnable.append((call, self._prepare(state, call, key)))
+        return rejected | await self._run(state, runnable)
 
-    def unasked(self, floor: Floor, calls: Sequence[Call], *, client_is_asked: bool) -> dict[str, str]:
-        """Return the results of those calls that need a person's word and about which nobody will be asked."""
+    def without_question(
+        self, state: TurnState, calls: Sequence[Call], *, has_client_calls: bool
+    ) -> dict[str, str]:
+        """Return, by call id, the results of calls that need approval but cannot be put before a person now."""
         results: dict[str, str] = {}
         for call in calls:
             if call.kind != "approval":
                 continue
-            if client_is_asked:
+            if has_client_calls:
                 results[call.id] = (
                     "error: not executed, because other calls have to be answered first; repeat it then"
                 )
-            elif not floor.turn.may_ask:
-                results[call.id] = approval_calls.not_asked(approval_calls.NOT_KEPT)
-            elif floor.form is not None:
-                results[call.id] = approval_calls.not_asked(approval_calls.HAS_FORM)
-            elif mistake := mistake_in("".join(call.arguments)):
-                results[call.id] = f"error: {mistake}"
-            elif floor.tool_calls >= floor.limits.max_tool_calls:
+            elif not state.turn.may_ask:
+                results[call.id] = _cannot_ask(_NOT_STORED)
+            elif state.form is not None:
+                results[call.id] = _cannot_ask(_HAS_FORMAT)
+            elif error := mistake_in("".join(call.arguments)):
+                results[call.id] = f"error: {error}"
+            elif state.tool_calls >= state.limits.max_tool_calls:
                 results[call.id] = _TOO_MANY
             else:
-                floor.tool_calls += 1
+                state.tool_calls += 1
         return results
 
-    def ask(self, floor: Floor, calls: Sequence[Call]) -> tuple[ApprovalRequest, ...]:
-        """Put calls before a person, in words; return what was asked."""
+    def ask(self, state: TurnState, calls: Sequence[Call]) -> tuple[ApprovalRequest, ...]:
+        """Emit a question for approval of the calls as the answer of the turn; return the requests."""
         requests = tuple(
             ApprovalRequest(
                 f"appr_{secrets.token_hex(16)}", call.id, call.name, "".join(call.arguments) or "{}"
             )
             for call in calls
         )
-        question = approval_calls.question(requests)
-        floor.sink.emit(TextDelta(question))
+        text = _question(requests)
+        state.sink.emit(TextDelta(text))
         for request in requests:
-            shown = request.arguments[:SHORT]
-            floor.sink.emit(ApprovalRequested(request.id, request.call_id, request.tool, shown))
-        floor.turn.items.append(Item(AssistantMessage(content=question), agent=self.agent.name))
+            arguments = request.arguments[:EVENT_TEXT_LIMIT]
+            state.sink.emit(ApprovalRequested(request.id, request.call_id, request.tool, arguments))
+        state.turn.items.append(Item(AssistantMessage(content=text), agent=self.agent.name))
         return requests
 
-    async def take_up(self, floor: Floor, opening: Opening) -> None:
-        """Do what was decided about calls of an earlier turn: make them again, under new ids.
+    async def apply_decisions(self, state: TurnState, opening: Opening) -> None:
+        """Repeat the calls of an earlier turn under new ids, with the results that the decisions lead to.
 
         Raises:
-            StoreUnavailable: It could not be noted that one of them runs.
+            StoreUnavailable: The start of an approved call could not be recorded, so it was not run.
         """
         calls = [
-            (made, Call(new_call_id(), made.name, "server", arguments=[made.arguments]))
-            for made in opening.calls
+            (source, Call(new_call_id(), source.name, "server", arguments=[source.arguments]))
+            for source in opening.calls
         ]
-        ids = {made.approval_id: call.id for made, call in calls}
+        ids = {source.approval_id: call.id for source, call in calls}
         for decided in opening.decided:
             call_id = ids.get(decided.approval_id, decided.call_id)
-            floor.sink.emit(msgspec.structs.replace(decided, call_id=call_id))
+            state.sink.emit(msgspec.structs.replace(decided, call_id=call_id))
         if opening.note:
-            floor.turn.items.append(Item(UserMessage(opening.note), agent=self.agent.name, visible=False))
+            state.turn.items.append(Item(UserMessage(opening.note), agent=self.agent.name, visible=False))
         if not calls:
             return
         message = assistant_message("", "", [wire_call(call) for _, call in calls])
-        state = state_of_repeated(message, floor.turn.context)
-        floor.turn.items.append(Item(message, agent=self.agent.name, visible=False, state=state))
-        results = await self._run_approved(floor, calls, opening.runs)
-        for made, call in calls:
-            result = results.get(call.id, no_tool(call.name)) if made.result is None else made.result
-            tell(floor, self.agent, call.id, result)
+        provider_state = state_of_repeated(message, state.turn.context)
+        state.turn.items.append(Item(message, agent=self.agent.name, visible=False, state=provider_state))
+        results = await self._run_approved(state, calls, opening.runs)
+        for source, call in calls:
+            result = results.get(call.id, unknown_tool(call.name)) if source.result is None else source.result
+            append_tool_result(state, self.agent, call.id, result)
 
     async def _run_approved(
-        self, floor: Floor, calls: Sequence[tuple[OpeningCall, Call]], runs: Runs | None
+        self, state: TurnState, calls: Sequence[tuple[OpeningCall, Call]], runs: Runs | None
     ) -> dict[str, str]:
         results: dict[str, str] = {}
         runnable: list[tuple[Call, PreparedCall]] = []
-        for made, call in calls:
-            if made.result is not None or runs is None or call.name not in self.agent.tools:
+        for source, call in calls:
+            if source.result is not None or runs is None or call.name not in self.agent.tools:
                 continue
-            if not await runs.begin(made.approval_id):
+            if not await runs.begin(source.approval_id):
                 results[call.id] = RUN_UNKNOWN
                 continue
-            floor.tool_calls += 1
-            # The key is the approval's id, in whichever turn and attempt the call is run.
-            runnable.append((call, self._prepare(floor, call, made.approval_id)))
+            state.tool_calls += 1
+            # The key is the approval id, so that it is the same in every attempt to run the call.
+            runnable.append((call, self._prepare(state, call, source.approval_id)))
 
-        async def note(at: int, result: CallResult) -> None:
+        async def record_end(index: int, result: CallResult) -> None:
             assert runs is not None
-            await runs.end(runnable[at][1].context.call_key, result.text)
+            await runs.end(runnable[index][1].context.call_key, result.text)
 
-        return results | await self._run(floor, runnable, note)
+        return results | await self._run(state, runnable, record_end)
 
-    # --- running ---
+    # --- execution ---
 
     async def _run(
         self,
-        floor: Floor,
+        state: TurnState,
         runnable: Sequence[tuple[Call, PreparedCall]],
-        note: Callable[[int, CallResult], Awaitable[None]] | None = None,
+        after: Callable[[int, CallResult], Awaitable[None]] | None = None,
     ) -> dict[str, str]:
-        """Run calls side by side and return their results by id; ``note`` is awaited for each that has ended."""
+        """Run calls in parallel and return their results by call id; ``after`` is awaited for each finished call."""
         if not runnable:
             return {}
-        floor.turn.ran_effects = floor.turn.ran_effects or any(c.tool.has_effects for _, c in runnable)
+        state.turn.ran_effects = state.turn.ran_effects or any(c.tool.has_effects for _, c in runnable)
 
-        def started(at: int) -> None:
-            call, prepared = runnable[at]
-            shown = prepared.arguments[:SHORT]
-            floor.sink.emit(ToolStarted(call.id, call.name, shown, self.agent.name))
+        def on_started(index: int) -> None:
+            call, prepared = runnable[index]
+            arguments = prepared.arguments[:EVENT_TEXT_LIMIT]
+            state.sink.emit(ToolStarted(call.id, call.name, arguments, self.agent.name))
 
-        def done(at: int, result: CallResult) -> None:
-            call, _ = runnable[at]
-            shown = result.text[:SHORT]
-            if result.is_error:
-                floor.sink.emit(ToolFailed(call.id, call.name, shown, result.seconds))
-            else:
-                floor.sink.emit(ToolCompleted(call.id, call.name, shown, result.seconds))
+        def on_done(index: int, result: CallResult) -> None:
+            call, _ = runnable[index]
+            ended = ToolFailed if result.is_error else ToolCompleted
+            state.sink.emit(ended(call.id, call.name, result.text[:EVENT_TEXT_LIMIT], result.seconds))
 
         results = await run_calls(
             [prepared for _, prepared in runnable],
             max_parallel=self.agent.max_parallel_tools,
-            on_started=started,
-            on_done=done,
-            after=note,
+            on_started=on_started,
+            on_done=on_done,
+            after=after,
         )
         return {call.id: result.text for (call, _), result in zip(runnable, results, strict=True)}
 
-    def _prepare(self, floor: Floor, call: Call, key: str) -> PreparedCall:
-        turn = floor.turn
+    def _prepare(self, state: TurnState, call: Call, key: str) -> PreparedCall:
+        turn = state.turn
         context = ToolContext(
             call_key=key,
             turn_id=turn.id,
             conversation_id=turn.conversation_id,
             caller=turn.caller,
             agent=self.agent.name,
-            data_dir=floor.data_dir,
+            data_dir=state.data_dir,
         )
         return PreparedCall(
             tool=self.agent.tools[call.name],
             arguments="".join(call.arguments),
             context=context,
             time_limit=self.agent.tool_call_timeout,
-            max_result_bytes=floor.max_tool_result_bytes,
+            max_result_bytes=state.max_tool_result_bytes,
         )
+
+
+# --- texts of approvals ---
+
+
+def _cannot_ask(reason: str) -> str:
+    return f"error: not executed: this tool needs the user's approval, which cannot be asked for here, because {reason}"
+
+
+def _spec_with_approval(spec: FunctionTool) -> FunctionTool:
+    """Add the approval to the tool description; without it many models ask the user too, who then is asked twice."""
+    sentence = "The system asks the user to approve each call before it runs; do not ask for that yourself."
+    description = f"{spec.description.rstrip()}\n\n{sentence}" if spec.description else sentence
+    return msgspec.structs.replace(spec, description=description)
+
+
+def _question(requests: Sequence[ApprovalRequest]) -> str:
+    """Return the question about calls; ``approvals.yes_no`` recognises the answers that it suggests."""
+    reference = requests[0].id.partition("_")[2][:6]
+    if len(requests) == 1:
+        return f"Approval {reference}: shall I run {_one_line(requests[0])}? Reply yes or no."
+    lines = "\n".join(f"- {_one_line(request)}" for request in requests)
+    return (
+        f"Approval {reference}: shall I run these {len(requests)} calls?\n\n{lines}\n\n"
+        "Reply yes to run all of them, or no to run none."
+    )
+
+
+def _one_line(request: ApprovalRequest) -> str:
+    """Return the call as one line of inline code.
+
+    Backticks and unprintable characters are replaced. Otherwise arguments, which a model wrote, could render as other
+    text and misrepresent the call that the user approves.
+    """
+    try:
+        arguments = json.loads(request.arguments or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if isinstance(arguments, dict):
+        pairs = (f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+        text = f"{request.tool}({', '.join(pairs)})"
+    else:
+        text = f"{request.tool}({request.arguments})"
+    line = "".join(map(_printable, text[: MAX_SHOWN + 1]))
+    if len(text) > MAX_SHOWN:
+        return f"`{line[:MAX_SHOWN]}…` (and {len(text) - MAX_SHOWN:,} more characters)"
+    return f"`{line}`"
+
+
+def _printable(character: str) -> str:
+    if character == "`":
+        return "'"
+    return character if character.isprintable() else f"\\u{ord(character):04x}"

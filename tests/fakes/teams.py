@@ -84,7 +84,7 @@ async def team_of(
     dispatcher = dispatcher or DirectDispatcher()
     facts = TeamFacts(name=name, entry=agents[0].name, limits=limits or Limits(), data_dir=Path())
     team = AgentTeam(facts, agents, dispatcher, side_model=agents[0].model)
-    await dispatcher.start(team.handlers())
+    await dispatcher.start()
     return team
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.agents.approval_calls import WAITING
+from proxy.agents.tool_calls import WAITING
 from proxy.errors import StoreUnavailable
 from proxy.events import (
     ApprovalDecided,

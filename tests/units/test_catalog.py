@@ -86,13 +86,3 @@ def test_an_agent_with_the_name_side_leaves_that_id_to_side_requests() -> None:
     assert [facts.id for facts in listed.models()] == ["shop", "shop/a"]
     assert registry.find("shop/side") == (registry.find("shop")[0], True)
     assert registry.find("shop/a/side") == (registry.find("shop/a")[0], True)
-
-
-def test_agents_alone_have_addresses_of_their_own() -> None:
-    _, registry = catalog(agents={"a": agent(), "b": agent()})
-
-    addresses = [
-        address for model in ("shop", "shop/a", "shop/b") for address in registry.find(model)[0].handlers()
-    ]
-
-    assert sorted(addresses) == ["_shop.a", "_shop.b", "shop.a", "shop.b"]

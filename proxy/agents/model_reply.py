@@ -1,0 +1,202 @@
+"""One model call of an agent: build the request, emit the deltas of the reply, and collect the reply."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from proxy.agents.prompt import messages_for, provider_states
+from proxy.agents.turn_state import Agent, Call, CallKind, TurnState, new_call_id
+from proxy.errors import ToolLoopLimitReached
+from proxy.events import (
+    ClientToolArguments,
+    ClientToolCall,
+    ModelCalled,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+)
+from proxy.messages import (
+    FinishReason,
+    FunctionTool,
+    NamedToolChoice,
+    Parameters,
+    ProviderState,
+    ToolChoice,
+    Usage,
+)
+from proxy.providers.model import CallPiece, Finished, ModelRequest, UsagePiece
+
+_NO_PARAMETERS = Parameters()
+
+
+@dataclass(slots=True)
+class ModelReply:
+    """The reply of a model, in pieces."""
+
+    text: list[str] = field(default_factory=list)
+    refusal: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    finish_reason: FinishReason = "stop"
+    provider_state: ProviderState | None = None
+
+
+def visible_client_tools(
+    agent: Agent, client_tools: Sequence[FunctionTool], max_client_tools: int
+) -> Sequence[FunctionTool]:
+    """Return the client tools passed to this agent's model.
+
+    With ``client_tools: auto``, none if the request has more than ``max_client_tools``.
+    """
+    policy = agent.client_tools
+    if policy == "ignore" or (policy == "auto" and len(client_tools) > max_client_tools):
+        return ()
+    if policy in ("pass", "auto"):
+        return client_tools
+    return [tool for tool in client_tools if tool.name in policy]
+
+
+async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[FunctionTool]) -> ModelReply:
+    """Call the agent's model once: emit the deltas of its reply, and return the reply.
+
+    ``own_tools`` are the tools and delegates that the agent may call, without the client tools.
+
+    Raises:
+        UpstreamFailed: The model call failed.
+        ToolLoopLimitReached: The turn has made all model calls that its limits allow.
+    """
+    if state.model_calls >= state.limits.max_model_calls:
+        raise ToolLoopLimitReached(state.limits.max_model_calls)
+    state.model_calls += 1
+    client_tools = _client_tools(agent, state)
+    request = _request(agent, state, own_tools, client_tools)
+    client_names = {tool.name for tool in client_tools}
+    reply = ModelReply()
+    # Text next to a tool call would make a structured answer invalid JSON: hold it until the reply is complete.
+    held: list[TextDelta] | None = [] if state.form is not None and request.tools else None
+    name = agent.model.name
+    usage: Usage | None = None
+    cost: float | None = None
+    began = time.monotonic()
+    try:
+        async with agent.model.stream(request) as batches:
+            async for batch in batches:
+                for delta in batch:
+                    if type(delta) is TextDelta:
+                        reply.text.append(delta.text)
+                        if held is None:
+                            _emit_text(state, delta)
+                        else:
+                            held.append(delta)
+                    elif type(delta) is CallPiece:
+                        _add_call_piece(agent, state, reply, delta, client_names)
+                    elif type(delta) is ReasoningDelta:
+                        state.sink.emit(delta)
+                    elif type(delta) is RefusalDelta:
+                        reply.refusal.append(delta.text)
+                        state.sink.emit(delta)
+                    elif type(delta) is UsagePiece:
+                        usage = delta.usage
+                    elif type(delta) is Finished:
+                        reply.finish_reason = delta.reason
+                        usage, cost = delta.usage, delta.cost
+                        reply.provider_state = delta.state
+                        name = delta.model or name
+                await state.sink.room()
+    finally:
+        state.completion_tokens += usage.completion if usage else 0
+        state.sink.emit(ModelCalled(agent.name, name, usage, time.monotonic() - began, cost))
+    if held is not None and reply.calls:
+        reply.text.clear()
+    for delta in held or ():
+        if not reply.calls:
+            _emit_text(state, delta)
+    return reply
+
+
+def _emit_text(state: TurnState, delta: TextDelta) -> None:
+    state.turn.draft.append(delta.text)
+    state.sink.emit(delta)
+
+
+def _add_call_piece(
+    agent: Agent, state: TurnState, reply: ModelReply, piece: CallPiece, client_names: Collection[str]
+) -> None:
+    if piece.index == len(reply.calls):
+        name = piece.name or ""
+        kind = _kind(agent, state, name, client_names)
+        if kind == "client" and not state.turn.parallel_tool_calls and _has_client_call(reply):
+            kind = "surplus"
+        call = Call(new_call_id(), name, kind)
+        reply.calls.append(call)
+        if kind == "client":
+            call.client_index = state.client_calls
+            state.client_calls += 1
+            state.sink.emit(ClientToolCall(call.client_index, call.id, name))
+    call = reply.calls[piece.index]
+    if piece.arguments:
+        call.arguments.append(piece.arguments)
+        if call.kind == "client":
+            state.sink.emit(ClientToolArguments(call.client_index, piece.arguments))
+
+
+def _kind(agent: Agent, state: TurnState, name: str, client_names: Collection[str]) -> CallKind:
+    if name in agent.tools:
+        return "approval" if name in agent.approvals else "server"
+    if name in agent.delegates and state.handoffs < state.limits.max_handoffs:
+        return "delegate"
+    return "client" if name in client_names else "unknown"
+
+
+def _has_client_call(reply: ModelReply) -> bool:
+    return any(call.kind == "client" for call in reply.calls)
+
+
+def _client_tools(agent: Agent, state: TurnState) -> Sequence[FunctionTool]:
+    if state.turn.tool_choice == "none":
+        return ()
+    return visible_client_tools(agent, state.turn.client_tools, state.max_client_tools)
+
+
+def _request(
+    agent: Agent, state: TurnState, own_tools: Sequence[FunctionTool], client_tools: Sequence[FunctionTool]
+) -> ModelRequest:
+    turn = state.turn
+    tools = (*own_tools, *client_tools)
+    return ModelRequest(
+        messages=messages_for(agent.instructions, turn.overlay, turn.context, turn.items),
+        tools=tools,
+        tool_choice=_tool_choice(turn.tool_choice, client_tools),
+        parallel_tool_calls=False if tools and not turn.parallel_tool_calls else None,
+        parameters=_merged(agent.parameters, turn.parameters, has_tools=bool(tools)),
+        team=state.team,
+        agent=agent.name,
+        states=provider_states((*turn.context, *turn.items)),
+    )
+
+
+def _tool_choice(requested: ToolChoice | None, client_tools: Sequence[FunctionTool]) -> ToolChoice | None:
+    """Return the caller's ``tool_choice``, which applies to client tools only; None if the agent does not see them."""
+    if requested == "required" and client_tools:
+        return requested
+    if isinstance(requested, NamedToolChoice) and any(tool.name == requested.name for tool in client_tools):
+        return requested
+    return None
+
+
+def _merged(own: Parameters, requested: Parameters, *, has_tools: bool) -> Parameters:
+    """Return the agent's parameters, overridden by those of the request."""
+    if requested.prediction is not None and has_tools:
+        # OpenAI rejects a prediction together with tools (predicted outputs guide, limitations).
+        requested = msgspec.structs.replace(requested, prediction=None)
+    if requested == _NO_PARAMETERS:
+        return own
+    if own == _NO_PARAMETERS:
+        return requested
+    changes = {
+        name: value for name in requested.__struct_fields__ if (value := getattr(requested, name)) is not None
+    }
+    return msgspec.structs.replace(own, **changes)
