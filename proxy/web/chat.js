@@ -4,7 +4,7 @@ import { ApiError, chunkEvents, readChunks, request, requestJson, turnStream } f
 import { announce, byId, copyButton, formatCost, h, iconButton } from "./dom.js";
 import { icon } from "./icons.js";
 import { markdownReady } from "./markdown.js";
-import { timeline } from "./timeline.js";
+import { eventsBefore, timeline } from "./timeline.js";
 import { settleApproval, TurnView } from "./turn-view.js";
 
 /** Statuses of turns that no other turn continues. */
@@ -253,7 +253,7 @@ export class Chat {
       const toggle = iconButton("clock", "Timeline", () => {
         const isOpen = toggle.getAttribute("aria-expanded") === "true";
         toggle.setAttribute("aria-expanded", String(!isOpen));
-        place.replaceChildren(...(isOpen ? [] : [timeline(turn, { path: this.path(turn.id), branch: (messages) => this.branch(turn, messages) })]));
+        place.replaceChildren(...(isOpen ? [] : [timeline(turn, { path: this.path(turn.id), branch: (text, position) => this.branch(turn, text, position) })]));
       }, { "aria-expanded": "false" });
       footer.append(toggle);
     }
@@ -278,10 +278,16 @@ export class Chat {
     return this.send(turn.input, turn.parent_id ?? "root", turn);
   }
 
-  /** Start a branch as a sibling of a turn. @param {any} turn @param {string} text */
-  branch(turn, text) {
+  /**
+   * Start a branch: another message in place of that of a turn, or behind one of its events.
+   * @param {any} turn @param {string} text @param {number | null} [position] of the event
+   */
+  branch(turn, text, position = null) {
     if (this.running) return undefined;
-    return this.send([{ role: "user", content: text }], turn.parent_id ?? "root", turn);
+    const messages = [{ role: "user", content: text }];
+    if (position === null) return this.send(messages, turn.parent_id ?? "root", turn);
+    const part = { ...turn, id: "", status: "completed", answer: [], events: eventsBefore(turn.events, position) };
+    return this.send(messages, `${turn.id}.${position}`, turn, part);
   }
 
   /** @param {any} turn @param {HTMLElement} box @param {string} text */
@@ -318,12 +324,14 @@ export class Chat {
    * @param {any[]} messages
    * @param {string} parent a turn id, or "root"
    * @param {any} [replaced] the turn in whose place the new one is shown
+   * @param {any} [part] the part of that turn that stays
    */
-  async send(messages, parent, replaced) {
+  async send(messages, parent, replaced, part) {
     const id = (this.id ??= `page-${crypto.randomUUID()}`);
     const isNew = !this.turns.length;
     if (replaced) this.removeFrom(replaced);
     for (const item of [...this.list.querySelectorAll(":scope > li:not([data-turn])")]) item.remove();
+    if (part) this.list.append(h("li", { class: "turn" }, this.userMessage(part), this.render(part).element));
     const turn = { id: "", parent_id: null, input: messages, events: [], answer: [], status: "running", model: "" };
     const item = this.item(turn);
     item.removeAttribute("data-turn");
@@ -346,7 +354,7 @@ export class Chat {
           "Idempotency-Key": idempotencyKey,
         },
       });
-    return this.read(begin, item, null, () => this.send(messages, parent, replaced));
+    return this.read(begin, item, null, () => this.send(messages, parent, replaced, part));
   }
 
   /** Remove a turn and what follows it from the list. @param {any} turn */

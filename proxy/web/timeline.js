@@ -8,8 +8,9 @@ import { icon } from "./icons.js";
 const MAX_ENTRY = 400;
 
 /**
+ * `branch` starts a branch behind an event of the turn; without a position, another message replaces that of the turn.
  * @param {any} turn with its events
- * @param {{path: any[], branch: (text: string) => unknown}} options `path` ends with the turn
+ * @param {{path: any[], branch: (text: string, position: number | null) => unknown}} options `path` ends with the turn
  * @returns {HTMLElement}
  */
 export function timeline(turn, { path, branch }) {
@@ -100,7 +101,7 @@ function stepsOf(events) {
   const usage = { prompt_tokens: 0, completion_tokens: 0 };
   const names = new Map();
   const add = (/** @type {any} */ event, /** @type {string} */ title, /** @type {string} */ text, kind = event.type) =>
-    steps.push({ kind, title, text, agent: event.agent, time: event.time, usage: { ...usage } });
+    steps.push({ kind, title, text, agent: event.agent, time: event.time, position: event.position, usage: { ...usage } });
   for (const event of events) {
     const { type, agent, data } = event;
     const last = steps[steps.length - 1];
@@ -127,7 +128,27 @@ function stepsOf(events) {
   return steps;
 }
 
-/** @param {any} step @param {number} at @param {any[]} steps @param {any[]} path @param {(text: string) => unknown} branch */
+/**
+ * Return the events up to the end of the model call that contains an event: its deltas, tool calls and handoff. The server
+ * ends a branch at the same place.
+ * @param {any[]} events @param {number} position
+ */
+export function eventsBefore(events, position) {
+  const ofModelCall = new Set(["agent.speaking", "reasoning.delta", "text.delta", "refusal.delta", "client_tool.requested", "client_tool.arguments", "usage"]);
+  let ended = 0;
+  const calls = events.map(({ type }) => {
+    const number = ofModelCall.has(type) ? ended + 1 : ended;
+    if (type === "usage") ended += 1;
+    return number;
+  });
+  const last = calls[events.findIndex((event) => event.position === position)] ?? ended;
+  return events.filter(({ type }, at) => calls[at] <= last && !/^turn\.(completed|failed|cancelled)$/.test(type));
+}
+
+/**
+ * @param {any} step @param {number} at @param {any[]} steps @param {any[]} path
+ * @param {(text: string, position: number | null) => unknown} branch
+ */
 function stepDetail(step, at, steps, path, branch) {
   const turn = path[path.length - 1];
   const messages = path.flatMap((one) => [
@@ -136,9 +157,10 @@ function stepDetail(step, at, steps, path, branch) {
   ]);
   const earlier = steps.slice(0, at).filter((one) => one.text && one.kind !== "reasoning").map((one) => [one.title, one.text]);
   const context = [...messages, ...earlier];
-  const userText = messages.filter(([role]) => role === "User").pop()?.[1] ?? "";
-  const input = h("textarea", { "aria-label": "Message of the branch", rows: "2" });
-  input.value = userText;
+  // At the first step nothing was done yet: a branch there is another message in place of the user's.
+  const isFirst = at === 0;
+  const input = h("textarea", { "aria-label": "Message of the branch", rows: "2", placeholder: `Send another message to ${step.agent}` });
+  if (isFirst) input.value = messages.filter(([role]) => role === "User").pop()?.[1] ?? "";
   const form = h(
     "form",
     {
@@ -146,9 +168,10 @@ function stepDetail(step, at, steps, path, branch) {
       hidden: true,
       onsubmit: (/** @type {Event} */ event) => {
         event.preventDefault();
-        if (input.value.trim()) branch(input.value);
+        if (input.value.trim()) branch(input.value, isFirst ? null : step.position);
       },
     },
+    h("p", { class: "hint" }, isFirst ? "Replaces the message of this turn. Both versions remain." : `The history ends behind this step, and ${step.agent} continues. Both versions remain.`),
     input,
     h("button", { type: "submit", class: "primary" }, "Start branch"),
   );

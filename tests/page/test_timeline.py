@@ -57,9 +57,12 @@ async def test_branch_starts_from_the_timeline_and_is_compared(
     upstream.reply(*ORDER, text("A unicycle, then."))
     await visitor.ask("A rocket")
     await visitor.button("Timeline").click()
+    await visitor.page.get_by_role("slider", name="Step of the turn").fill("0")
 
     await visitor.button("Branch from here").click()
-    await visitor.page.get_by_role("textbox", name="Message of the branch").fill("A unicycle")
+    message = visitor.page.get_by_role("textbox", name="Message of the branch")
+    await expect(message).to_have_value("A rocket")
+    await message.fill("A unicycle")
     await visitor.button("Start branch").click()
     await visitor.wait_for_answer()
 
@@ -72,3 +75,32 @@ async def test_branch_starts_from_the_timeline_and_is_compared(
     await expect(right).to_contain_text("A unicycle, then.")
     await left.get_by_role("combobox").select_option("1")
     await expect(left).to_contain_text("A unicycle, then.")
+
+
+async def test_branch_starts_behind_a_step_inside_a_turn(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(*ORDER, text("Which colour?"))
+    await visitor.ask("A rocket")
+    await visitor.button("Timeline").click()
+    slider = visitor.page.get_by_role("slider", name="Step of the turn")
+    await slider.fill("1")
+
+    await visitor.button("Branch from here").click()
+    await visitor.page.get_by_role("textbox", name="Message of the branch").fill("A blue one, please")
+    await visitor.button("Start branch").click()
+    await visitor.wait_for_answer(2)
+
+    await visitor.expect_messages(["A rocket", "A blue one, please"])
+    await expect(visitor.turns.first.locator(".handoff .reason")).to_have_text("wants a rocket")
+    await expect(visitor.turns.first.locator(".tool")).to_have_count(0)
+    await visitor.expect_answers(["Which colour?"])
+    sent = upstream.requests[-1].body["messages"]
+    assert [one["role"] for one in sent] == ["system", "user", "assistant", "tool", "user"]
+    assert sent[0]["content"].startswith("You are sales.")
+
+    await visitor.button("Previous version").click()
+    await visitor.expect_answers(["Ordered."])
+    await visitor.button("Compare versions").click()
+    columns = visitor.page.locator(".column")
+    await expect(columns.first).to_contain_text("Ordered.")
+    await expect(columns.last.locator(".user .text")).to_have_text(["A rocket", "A blue one, please"])
+    await expect(columns.last).to_contain_text("Which colour?")
