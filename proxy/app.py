@@ -25,6 +25,7 @@ from proxy.lifespan import Parts, mcp_servers_of, metrics_of, open_services
 from proxy.routes import (
     agents,
     approvals,
+    connection_checks,
     conversation_tree,
     conversations,
     error_handlers,
@@ -211,6 +212,7 @@ def _add_routes(app: Application, *, has_metrics: bool) -> None:
         conversation_tree,
         turns,
         approvals,
+        connection_checks,
         models,
         agents,
         health,

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proxy.agents.connection_check import ConnectionChecks
 from proxy.agents.custom_agents import MadeTeams
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.registry import Registry
@@ -90,6 +91,7 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
             library=history.library,
             approvals=history.approvals,
             catalog=_catalog(parts, registry, passthrough, made),
+            connection_checks=ConnectionChecks(registry, made, record_usage=meter.passed_on),
             version=parts.version,
             passing=_passing(settings, passthrough, meter),
             agents=made,

@@ -10,6 +10,7 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Request
 from starlette.types import Scope
 
+from proxy.agents.connection_check import ConnectionChecks
 from proxy.agents.custom_agent_repository import Creation, Kind
 from proxy.approvals.repository import Approvals
 from proxy.auth import Keys
@@ -157,6 +158,7 @@ class Services:
     library: Library
     approvals: Approvals
     catalog: Catalog
+    connection_checks: ConnectionChecks
     version: str
     clock: Clock = time.time
     passing: Passing | None = None

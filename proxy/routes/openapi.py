@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from proxy.wire.chat.response_models import Completion, ErrorEnvelope, ModelBody, ModelList
 from proxy.wire.chat.schema import ChatBody
+from proxy.wire.connection_check import ConnectionCheckBody, NewConnectionCheck
 from proxy.wire.conversations.objects import NewConversation, NewItems, NewMetadata
 from proxy.wire.legacy import requests as legacy
 from proxy.wire.responses.schema import ResponsesBody
@@ -25,6 +26,7 @@ Document = dict[str, Any]
 _ASKED: Mapping[tuple[str, str], type[Struct]] = {
     ("post", "/v1/chat/completions"): ChatBody,
     ("post", "/v1/chat/completions/{completion_id}"): NewMetadata,
+    ("post", "/v1/connection_checks"): NewConnectionCheck,
     ("post", "/v1/conversations"): NewConversation,
     ("post", "/v1/conversations/{conversation_id}"): NewMetadata,
     ("post", "/v1/conversations/{conversation_id}/items"): NewItems,
@@ -46,6 +48,7 @@ _STREAMS: Mapping[tuple[str, str], str] = {
 _ANSWERED: Mapping[tuple[str, str], type[Struct]] = {
     ("post", "/v1/chat/completions"): Completion,
     ("get", "/v1/chat/completions/{completion_id}"): Completion,
+    ("post", "/v1/connection_checks"): ConnectionCheckBody,
     ("get", "/v1/models"): ModelList,
     ("get", "/v1/models/{model}"): ModelBody,
 }

@@ -50,7 +50,10 @@ const chat = new Chat({
     byId("welcome").hidden = true;
   },
   onturn: () => sidebar.load(),
-  onidle: sendQueued,
+  onidle: () => {
+    sendQueued();
+    nameConversation();
+  },
   oncompare: (versions, turn) => compareVersions(chat, versions, turn),
 });
 const sidebar = new Sidebar({
@@ -255,6 +258,13 @@ function setQueued(text) {
   byId("queue").replaceChildren(
     ...(text ? [icon("clock"), h("span", { class: "hidden" }, "Queued message: "), h("span", { class: "text" }, text), h("span", { class: "hint" }, "Sent after this response"), iconButton("edit", "Edit queued message", edit), iconButton("close", "Remove queued message", () => setQueued(null))] : []),
   );
+}
+
+async function nameConversation() {
+  const { id } = chat;
+  // Of a new conversation, the list knows nothing before it was loaded again.
+  await sidebar.loading;
+  await sidebar.addTitle(id);
 }
 
 function sendQueued() {

@@ -425,8 +425,8 @@ export class Chat {
     const turn = this.running;
     this.detach();
     if (turn) await this.refresh(turn).catch((error) => this.actions.onerror(error));
-    this.actions.onturn();
     if (isComplete) this.actions.onidle();
+    else this.actions.onturn();
   }
 
   async stop() {

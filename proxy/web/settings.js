@@ -3,6 +3,7 @@
 import { field, openDialog } from "./dialogs.js";
 import { h } from "./dom.js";
 import { persistent } from "./storage.js";
+import { hasAutomaticTitles, setAutomaticTitles } from "./titles.js";
 
 /** @param {string | null} conversation */
 const settingsName = (conversation) => `handoff.settings.${conversation ?? "new"}`;
@@ -29,7 +30,10 @@ export async function showSettings(conversation) {
   const effort = h("select", {}, ...["", "minimal", "low", "medium", "high"].map((value) => h("option", { value }, value || "Default")));
   temperature.value = String(current.temperature ?? "");
   effort.value = current.reasoning_effort ?? "";
+  const titles = h("input", { type: "checkbox" });
+  titles.checked = hasAutomaticTitles();
   const submit = () => {
+    setAutomaticTitles(titles.checked);
     const options = {
       ...(temperature.value === "" ? {} : { temperature: Number(temperature.value) }),
       ...(effort.value ? { reasoning_effort: effort.value } : {}),
@@ -39,7 +43,11 @@ export async function showSettings(conversation) {
   };
   await openDialog(
     "Conversation settings",
-    [field("Temperature", temperature, "0 to 2; the team's own value if empty"), field("Reasoning effort", effort, "for models that support it")],
+    [
+      field("Temperature", temperature, "0 to 2; the team's own value if empty"),
+      field("Reasoning effort", effort, "for models that support it"),
+      h("label", { class: "choice" }, titles, h("span", {}, "Write titles", h("span", { class: "hint" }, "For all conversations: the side model of the team writes one after the first answer."))),
+    ],
     { action: "Save", submit },
   );
 }

@@ -3,6 +3,7 @@
 import { ApiError, request, requestJson } from "./api.js";
 import { askForTitle, confirmDeletion } from "./dialogs.js";
 import { announce, byId, h, iconButton } from "./dom.js";
+import { hasAutomaticTitles, suggestTitle } from "./titles.js";
 
 const PAGE_SIZE = 40;
 const DAY = 86_400_000;
@@ -17,6 +18,7 @@ export class Sidebar {
     this.known = [];
     this.current = /** @type {string | null} */ (null);
     this.requests = 0;
+    this.loading = Promise.resolve();
     byId("more").addEventListener("click", () => this.load(true));
     let timer = 0;
     byId("search").addEventListener("input", () => {
@@ -25,8 +27,13 @@ export class Sidebar {
     });
   }
 
-  /** @param {boolean} [isNextPage] whether to append to the list */
-  async load(isNextPage = false) {
+  /** Load the list; `loading` is the newest request. @param {boolean} [isNextPage] whether to append to the list */
+  load(isNextPage = false) {
+    return (this.loading = this.loadPage(isNextPage));
+  }
+
+  /** @param {boolean} isNextPage */
+  async loadPage(isNextPage) {
     const number = ++this.requests;
     const query = new URLSearchParams({ limit: String(PAGE_SIZE) });
     const text = byId("search").value.trim();
@@ -109,6 +116,19 @@ export class Sidebar {
     }
   }
 
+  /**
+   * Give a conversation a title after its first turn, unless it has one. Without a title the list shows the beginning of the
+   * first message.
+   * @param {string | null} id
+   */
+  async addTitle(id) {
+    const one = this.known.find((conversation) => conversation.id === id);
+    if (!one || one.handoff.turns !== 1 || one.metadata?.title || !hasAutomaticTitles()) return;
+    // A title is an extra: an error of the side model is not shown.
+    const title = await suggestTitle(one).catch(() => "");
+    if (title) await this.update(one, { title });
+  }
+
   /** @param {any} one */
   async rename(one) {
     const title = await askForTitle(one.handoff.title, () => suggestTitle(one));
@@ -131,26 +151,6 @@ export class Sidebar {
     this.actions.ondeleted(one.id);
     await this.load();
   }
-}
-
-/** Ask the side model of the team for a title. @param {any} one @returns {Promise<string>} */
-async function suggestTitle(one) {
-  const page = await requestJson(`/v1/conversations/${encodeURIComponent(one.id)}/turns`);
-  const text = (/** @type {any} */ content) => (typeof content === "string" ? content : (content ?? []).map((/** @type {any} */ part) => part.text ?? "").join(" "));
-  const excerpt = page.data
-    .slice(0, 3)
-    .flatMap((/** @type {any} */ turn) => [...turn.input, ...turn.answer])
-    .map((/** @type {any} */ message) => `${message.role}: ${text(message.content).slice(0, 600)}`)
-    .join("\n");
-  const completion = await requestJson("/v1/chat/completions", {
-    method: "POST",
-    headers: { "X-Task": "title" },
-    body: {
-      model: `${one.handoff.team}/side`,
-      messages: [{ role: "user", content: `Write a title of at most six words for this conversation. Reply with the title only.\n\n${excerpt}` }],
-    },
-  });
-  return (completion.choices[0].message.content ?? "").trim().replace(/^["'“]|["'”.]$/g, "").slice(0, 200);
 }
 
 /** @param {any} one */

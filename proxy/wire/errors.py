@@ -187,6 +187,12 @@ def envelope(error: BaseException | Failed | Problem) -> bytes:
     return encoded
 
 
+def error_body(error: BaseException | Failed | Problem) -> ErrorBody:
+    """Return the error as a value of other JSON bodies, with at most 1,000 characters of its message."""
+    problem = error if isinstance(error, Problem) else problem_of(error)
+    return ErrorBody(_cut(problem.message, 1000), problem.type, problem.param, problem.code)
+
+
 def headers_of(error: BaseException | Failed | Problem) -> dict[str, str]:
     """Return the headers that belong to the error: when to come back, and whether to."""
     problem = error if isinstance(error, Problem) else problem_of(error)

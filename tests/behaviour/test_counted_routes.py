@@ -16,6 +16,7 @@ from tests.serving import Served, serve
 COUNTED = {
     "/v1/chat/completions",
     "/v1/responses",
+    "/v1/connection_checks",
     "/v1/approvals",
     "/v1/approvals/{approval_id}",
     "/chat/completions",

@@ -34,7 +34,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
@@ -77,6 +77,7 @@ __all__ = [
 ]
 
 Answer = Callable[["Received"], "Reply | Awaitable[Reply]"]
+Aside = Callable[["Received"], "Reply | None"]
 
 
 class Connection:
@@ -126,9 +127,15 @@ class FakeUpstream:
         api_key: str | None = None,
         port: int = 0,
         lists_models: bool = True,
+        aside: Aside | None = None,
     ) -> None:
-        """With ``lists_models`` false, the list of models is a request like any other."""
+        """With ``lists_models`` false, the list of models is a request like any other.
+
+        A request for which ``aside`` returns a reply is in ``asides``, not ``requests``, and takes no scripted reply.
+        """
         self.requests: list[Received] = []
+        self.asides: list[Received] = []
+        self._aside = aside
         self.base_url = ""
         self._queue = deque(replies)
         self._answer = answer
@@ -156,7 +163,7 @@ class FakeUpstream:
                 await self._arrival.wait()
         return self.requests[count - 1]
 
-    async def __aenter__(self) -> FakeUpstream:
+    async def __aenter__(self) -> Self:
         self._web = _Server(self._handle)
         listener = socket.create_server(("127.0.0.1", self._port), backlog=1024)
         self._server = await asyncio.get_running_loop().create_server(self._web, sock=listener)
@@ -189,9 +196,10 @@ class FakeUpstream:
             content=content,
             connection=self._web.connection_of(request),
         )
-        self.requests.append(received)
+        aside = self._aside(received) if self._aside is not None else None
+        (self.requests if aside is None else self.asides).append(received)
         self._arrival.set()
-        reply = await self._choose(received)
+        reply = await self._choose(received) if aside is None else aside
         response = await _play(reply, request, received)
         received.is_answered = True
         return response

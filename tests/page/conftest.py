@@ -16,7 +16,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, async_playwright
 
 from proxy.routes.ui import has_libraries
-from tests.fakes.upstream import FakeUpstream
+from tests.fakes.upstream import FakeUpstream, Received, Reply, text
 from tests.page.visitor import Visitor, visit
 from tests.serving import Served, serve
 
@@ -59,9 +59,23 @@ async def browser() -> AsyncIterator[Browser]:
         await browser.close()
 
 
+class PageUpstream(FakeUpstream):
+    """A provider that writes titles beside its script: those of ``titles``, or the first line of the user's message."""
+
+    def __init__(self) -> None:
+        super().__init__(aside=self._title)
+        self.titles: list[str] = []
+
+    def _title(self, request: Received) -> Reply | None:
+        content = request.body["messages"][-1]["content"] if request.body else None
+        if not isinstance(content, str) or not content.startswith("Write a title of at most six words"):
+            return None
+        return text(self.titles.pop(0) if self.titles else content.partition("user: ")[2].partition("\n")[0])
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as made:
+async def upstream() -> AsyncIterator[PageUpstream]:
+    async with PageUpstream() as made:
         yield made
 
 

@@ -10,6 +10,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.fakes.upstream import FakeUpstream, text
+from tests.page.conftest import PageUpstream
 from tests.page.visitor import Visitor, visit
 from tests.serving import TEAM_FILE, serve
 
@@ -110,9 +111,35 @@ async def test_shared_link_opens_a_read_only_view(visitor: Visitor, upstream: Fa
     await expect(visitor.page.locator("#turns .user .text")).to_have_text(["Hi"])
 
 
-async def test_title_is_suggested_by_the_side_model(visitor: Visitor, upstream: FakeUpstream) -> None:
-    upstream.reply(text("Which rocket?"), text('"Rocket purchase"'))
+async def test_side_model_writes_the_title_after_the_first_turn(
+    visitor: Visitor, upstream: PageUpstream
+) -> None:
+    upstream.reply(text("Which rocket?"), text("Red."))
+    upstream.titles = ['**"Rocket purchase."**\n\nAnything else?']
     await visitor.ask("I want a rocket")
+
+    title = visitor.page.locator("#conversations .title")
+    await expect(title).to_have_text(["Rocket purchase"])
+    (request,) = upstream.asides
+    assert "user: I want a rocket\nassistant: Which rocket?" in request.body["messages"][-1]["content"]
+    assert "tools" not in request.body
+    await visitor.ask("A red one", 2)
+    await visitor.page.reload()
+    await expect(title).to_have_text(["Rocket purchase"])
+    assert len(upstream.asides) == 1
+
+
+async def test_title_is_suggested_in_the_dialog_and_automatic_ones_can_be_disabled(
+    visitor: Visitor, upstream: PageUpstream
+) -> None:
+    upstream.reply(text("Which rocket?"))
+    upstream.titles = ["Rocket purchase"]
+    await visitor.button("Conversation settings").click()
+    await visitor.page.get_by_role("checkbox", name="Write titles").uncheck()
+    await visitor.button("Save").click()
+    await visitor.ask("I want a rocket")
+    title = visitor.page.locator("#conversations .title")
+    await expect(title).to_have_text(["I want a rocket"])
 
     await visitor.button("Rename I want a rocket").focus()
     await visitor.page.keyboard.press("Enter")
@@ -120,9 +147,8 @@ async def test_title_is_suggested_by_the_side_model(visitor: Visitor, upstream: 
     await expect(visitor.page.get_by_role("textbox", name="Title")).to_have_value("Rocket purchase")
     await visitor.button("Rename").click()
 
-    await expect(visitor.page.locator("#conversations .title")).to_have_text(["Rocket purchase"])
-    assert "assistant: Which rocket?" in upstream.requests[1].body["messages"][-1]["content"]
-    assert "tools" not in upstream.requests[1].body
+    await expect(title).to_have_text(["Rocket purchase"])
+    assert len(upstream.asides) == 1
 
 
 async def test_message_shows_its_cost_if_the_model_has_a_price(

@@ -714,6 +714,38 @@ async def test_side_requests_get_a_short_answer_without_the_notice(agent: str, w
     assert text_in(await ask(DemoModel(word_delay=0), request)) == text
 
 
+OPEN_WEBUI_TITLE = (
+    "### Task:\nGenerate a concise, 3-5 word title with an emoji summarizing the chat history.\n"
+    + "### Guidelines:\n"
+    + "- Use emojis and write in the primary language of the chat.\n" * 20
+    + '### Output:\nJSON format: { "title": "your concise title here" }\n'
+    + '### Chat History:\n<chat_history>\nUSER: My "rocket" exploded. Again!\nASSISTANT: Oh.\n</chat_history>'
+)
+PAGE_TITLE = "Write a title of at most six words for this conversation. Reply with the title only.\n\n"
+
+
+@pytest.mark.parametrize(
+    ("messages", "title"),
+    [
+        (
+            [PAGE_TITLE + "user: My rocket-powered unicycle exploded. I want my money back.\nassistant: Oh."],
+            "My rocket-powered unicycle exploded",
+        ),
+        ([PAGE_TITLE + "user: one two three four five six seven eight"], "one two three four five six"),
+        (
+            ["I want a rocket", "Please generate a four to five word title summarizing our conversation"],
+            "I want a rocket",
+        ),
+        ([OPEN_WEBUI_TITLE], '{"title": "My"}'),
+        ([OPEN_WEBUI_TITLE.replace('"rocket"', "rocket")], '{"title": "My rocket exploded"}'),
+    ],
+)
+async def test_title_is_made_from_the_conversation(messages: list[str], title: str) -> None:
+    request = ModelRequest([UserMessage(text) for text in messages], team="acme-support", agent="side")
+
+    assert text_in(await ask(DemoModel(word_delay=0), request)) == title
+
+
 async def test_nothing_said_at_all_is_answered_too() -> None:
     deltas = await ask(DemoModel(word_delay=0), ModelRequest([], team="acme-support", agent=SALES))
 

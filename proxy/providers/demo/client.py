@@ -18,8 +18,8 @@ from contextlib import asynccontextmanager
 from proxy.events import TextDelta
 from proxy.messages import AssistantMessage, FinishReason, Parameters, ToolCall, Usage, text_of
 from proxy.providers.capabilities import Abilities
-from proxy.providers.demo.context import Situation, situation_of
-from proxy.providers.demo.script import ANY, SIDE, AgentScript, Reply, Script, bundled_scripts
+from proxy.providers.demo.context import SIDE, SIDE_AGENTS, Situation, situation_of
+from proxy.providers.demo.script import ANY, AgentScript, Reply, Script, bundled_scripts
 from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class DemoModel:
 
     def _reply(self, request: ModelRequest) -> Reply:
         situation = situation_of(request)
-        is_side = request.agent in ("", SIDE)
+        is_side = request.agent in SIDE_AGENTS
         script = self._scripts.get(request.team)
         agent = script.agents.get(request.agent) if script and not is_side else None
         player = agent or self._scripts[ANY].agents[SIDE if is_side else ANY]

@@ -9,8 +9,14 @@ from dataclasses import dataclass, field, replace
 from proxy.messages import AssistantMessage, FunctionTool, ToolCall, ToolMessage, UserMessage, text_of
 from proxy.providers.model import ModelRequest
 
+SIDE = "side"
+"""The agent that answers side requests."""
+SIDE_AGENTS = ("", SIDE)
+"""Names of the agent of a side request."""
 _MAX_READ = 1000
 """Characters of a message that rules look at."""
+_MAX_SIDE_READ = 8000
+"""The same for side requests: frontends put the conversation behind instructions of a page."""
 _MAX_RESULT_READ = 4000
 """Characters of a tool's result that rules look at."""
 _MAX_BACK = 60
@@ -60,17 +66,18 @@ def situation_of(request: ModelRequest) -> Situation:
     """Read from a request what rules look at."""
     offered = {tool.name: tool for tool in request.tools} if request.tool_choice != "none" else {}
     recent = request.messages[-_MAX_BACK:]
+    limit = _MAX_SIDE_READ if request.agent in SIDE_AGENTS else _MAX_READ
     user_texts, agent_texts, given, called = [], [], [], set()
     is_since_user = True
     for message in reversed(recent):
         if isinstance(message, UserMessage):
             is_since_user = False
-            user_texts.append(text_of(message)[:_MAX_READ])
+            user_texts.append(text_of(message)[:limit])
         elif isinstance(message, ToolMessage) and is_since_user:
             given.append(text_of(message)[:_MAX_RESULT_READ])
         elif isinstance(message, AssistantMessage):
             if text := text_of(message):
-                agent_texts.append(text[:_MAX_READ])
+                agent_texts.append(text[:limit])
             if is_since_user:
                 called |= {
                     call.function.name for call in message.tool_calls or () if isinstance(call, ToolCall)

@@ -25,9 +25,6 @@ from proxy.teamfiles.definitions import FunctionName, Name
 
 FOLDER = Path(__file__).parents[2] / "teamfiles" / "bundled"
 ANY = "*"
-SIDE = "side"
-"""The agent that answers side requests."""
-
 _MAX_FILLED = 200
 """Characters of one value filled into a text."""
 _Pattern = Annotated[str, Field(min_length=1)]

@@ -22,6 +22,7 @@ BEGIN_TURNS = frozenset(
     (
         "/v1/chat/completions",
         "/v1/responses",
+        "/v1/connection_checks",
         "/chat/completions",
         "/chat",
         "/chat/stream",
