@@ -54,13 +54,14 @@ pictures: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench
 
-# Versions and hashes for all platforms, without index URLs.
+# Versions and hashes for all platforms, without index URLs. The extras are in the lock file for development only, so that
+# a server without them does not install them.
 lock: | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command 'make lock' --group build pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
-		--custom-compile-command 'make lock' --constraint requirements.lock --group dev pyproject.toml -o requirements-dev.lock
+		--custom-compile-command 'make lock' --constraint requirements.lock --extra azure --group dev pyproject.toml -o requirements-dev.lock
 
 # Known vulnerabilities of the locked versions; without a network it says so and succeeds.
 audit: $(VENV)/.installed-dev

@@ -168,6 +168,7 @@ def _load(settings: Settings, environment: Mapping[str, str], threads: ToolThrea
         known_tools=builtin_names(),
         import_tool=python_tools(threads),
         check_component=load_component,
+        models_file=settings.models,
     )
     _check_older_teams(settings, loaded)
     if not has_libraries():

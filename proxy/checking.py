@@ -35,6 +35,7 @@ def check_teams_at(settings: Settings, *, environment: Mapping[str, str] = os.en
             known_tools=builtin_names(),
             import_tool=python_tools(threads),
             check_component=load_component,
+            models_file=settings.models,
         )
     finally:
         threads.close()

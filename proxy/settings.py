@@ -151,6 +151,12 @@ class Settings(BaseSettings):
         Place | None, Form("a path"), _setting("A team file, or a folder of them.", "PROXY_TEAMS")
     ] = None
 
+    models: Annotated[
+        Place | None,
+        Form("a path"),
+        _setting("File with models for all teams, or with one default model.", "PROXY_MODELS"),
+    ] = None
+
     openai_api_key: Annotated[
         Annotated[SecretStr, _secret(_VISIBLE)] | None,
         Form("a key of visible ASCII characters"),
@@ -168,6 +174,11 @@ class Settings(BaseSettings):
         Form("the name of a model"),
         _setting("The default model.", "OPENAI_MODEL"),
     ] = "gpt-5-mini"
+    openai_auth: Annotated[
+        Literal["key", "entra"],
+        Form("key or entra"),
+        _setting("How to sign in at the default model's provider.", "OPENAI_AUTH"),
+    ] = "key"
     pass_through: Annotated[
         bool,
         Form("true or false"),

@@ -78,6 +78,8 @@ class OpenAIModel(_Closed):
     model: Annotated[str, StringConstraints(min_length=1)]
     base_url: Annotated[str, StringConstraints(pattern=r"^https?://")] = "https://api.openai.com/v1"
     api_key: SecretStr | None = None
+    auth: Literal["key", "entra"] = "key"
+    """``entra``: sign in at Microsoft Entra ID instead of sending an API key."""
     headers: dict[str, SecretStr] = {}
     parameters: dict[str, Any] = {}
     """Sent with every request unless the agent or the caller says otherwise."""

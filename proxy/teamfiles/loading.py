@@ -25,7 +25,7 @@ from proxy.teamfiles.definitions import (
 from proxy.teamfiles.diagnostics import Mistakes, Place
 from proxy.teamfiles.mcp_servers import SECTION, expanded, server_setup, usable_pins
 from proxy.teamfiles.name_checks import ImportTool, Surroundings, check_references
-from proxy.teamfiles.schema_checks import SECTIONS, check_sections, is_free, mapping, validated
+from proxy.teamfiles.schema_checks import SECTIONS, check_sections, is_free, is_model, mapping, validated
 from proxy.teamfiles.source_map import Source, read_source
 from proxy.teamfiles.summary import counted, described
 from proxy.tools.functions import function_tool, load_function
@@ -79,7 +79,12 @@ def default_model(settings: Settings) -> OpenAIModel | DemoModel:
     base_url = settings.openai_base_url
     if settings.openai_api_key is None and base_url.rstrip("/") == _OPENAI:
         return DemoModel(demo=True)
-    return OpenAIModel(model=settings.openai_model, base_url=base_url, api_key=settings.openai_api_key)
+    return OpenAIModel(
+        model=settings.openai_model,
+        base_url=base_url,
+        api_key=settings.openai_api_key,
+        auth=settings.openai_auth,
+    )
 
 
 def python_tools(threads: ToolThreads) -> ImportTool:
@@ -96,6 +101,7 @@ def load_teams(
     import_tool: ImportTool,
     check_component: CheckComponent | None = None,
     needs_pins: bool = True,
+    models_file: Path | None = None,
 ) -> LoadedTeams:
     """Load a team file, the files of a folder (``*.yaml``, ``*.yml``) as one, or the bundled teams for None.
 
@@ -105,12 +111,15 @@ def load_teams(
     to models with the same address. Tools of MCP servers have to be in the lock file beside the team files, unless
     ``needs_pins`` is false, as when that is still to be written; nothing is asked of a server here.
 
+    ``models_file`` defines further models, or is one model, which is then ``default``. Its models replace those of the
+    team files with the same names.
+
     Raises:
-        TeamFileError: With a line for every mistake.
+        TeamFileError: With one line per error.
     """
     path = path or BUNDLED
     mistakes = Mistakes()
-    source = _read(path, environment, mistakes)
+    source = _read(path, environment, mistakes, models_file)
     around = _surroundings(source, path, known_tools, import_tool)
     around.pins = _pinned(source, around.folder) if needs_pins else None
     loaded = _resolve(source, around, default, check_component, environment)
@@ -127,11 +136,12 @@ def check_teams(
     known_tools: Collection[str],
     import_tool: ImportTool,
     check_component: CheckComponent | None = None,
+    models_file: Path | None = None,
 ) -> Report:
-    """Check what ``load_teams`` would load, and tell what is in it."""
+    """Check what ``load_teams`` would load, and return its errors, or its notices and a summary."""
     path = path or BUNDLED
     mistakes = Mistakes()
-    source = _read(path, environment, mistakes)
+    source = _read(path, environment, mistakes, models_file)
     around = _surroundings(source, path, known_tools, import_tool)
     around.pins = _pinned(source, around.folder)
     loaded = _resolve(source, around, default, check_component, environment)
@@ -149,9 +159,15 @@ def team_folder(path: Path | None) -> Path:
 # --- reading -------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, environment: Mapping[str, str], mistakes: Mistakes) -> Source:
-    """Read the file, or all files of the folder, into one source."""
+def _read(path: Path, environment: Mapping[str, str], mistakes: Mistakes, models_file: Path | None) -> Source:
+    """Read the models file, and the team file or all files of the folder, into one source."""
     merged = Source(mistakes, values={(): Place(str(path))})
+    if models_file is not None:
+        models = _read_models(models_file, environment, mistakes)
+        merged.is_whole = models is not None
+        if models is not None:
+            merged.adopt(models, "models")
+    replaced = set(mapping(merged.value(("models",))))
     for file in _files(path, mistakes):
         source = read_source(file, environment, mistakes, is_free=is_free)
         if source is None:
@@ -159,8 +175,22 @@ def _read(path: Path, environment: Mapping[str, str], mistakes: Mistakes) -> Sou
             continue
         check_sections(source)
         for section in SECTIONS:
-            merged.adopt(source, section)
+            merged.adopt(source, section, replaced=replaced if section == "models" else ())
     return merged
+
+
+def _read_models(file: Path, environment: Mapping[str, str], mistakes: Mistakes) -> Source | None:
+    """Read a file with a section ``models``, or with the keys of one model at its top level."""
+    default = ("models", DEFAULT_MODEL)
+    source = read_source(
+        file, environment, mistakes, is_free=lambda path: is_free(path) or is_free((*default, *path))
+    )
+    if source is not None:
+        if is_model(source.data):
+            source.data = {name: value for name, value in source.data.items() if not name.startswith("x-")}
+            source = source.moved_to(default)
+        check_sections(source, ("models",))
+    return source
 
 
 def _files(path: Path, mistakes: Mistakes) -> list[Path]:
@@ -265,9 +295,9 @@ def _is_exposed(model: ModelDefinition) -> bool:
 
 
 def _completed(model: ModelDefinition, default: ModelDefinition) -> ModelDefinition:
-    """Give a model that names no address the default's, and the default's key to models with the same address.
+    """Give a model without an address that of the default, and the default's key or sign-in to models at its address.
 
-    A key never goes to another address than the one it was set for.
+    A key is never sent to another address than the one it was set for.
     """
     if not isinstance(model, OpenAIModel):
         return model
@@ -282,8 +312,9 @@ def _completed(model: ModelDefinition, default: ModelDefinition) -> ModelDefinit
         if "base_url" not in model.model_fields_set:
             changed["base_url"] = default.base_url
         address = changed.get("base_url", model.base_url)
-        if "api_key" not in model.model_fields_set and address.rstrip("/") == default.base_url.rstrip("/"):
-            changed["api_key"] = default.api_key
+        if address.rstrip("/") == default.base_url.rstrip("/"):
+            for name in {"api_key", "auth"} - model.model_fields_set:
+                changed[name] = getattr(default, name)
     return model.model_copy(update=changed) if changed else model
 
 

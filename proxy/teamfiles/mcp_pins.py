@@ -64,6 +64,7 @@ def _setups(settings: Settings, environment: Mapping[str, str]) -> Sequence[Serv
             known_tools=builtin_names(),
             import_tool=python_tools(threads),
             needs_pins=False,
+            models_file=settings.models,
         )
     finally:
         threads.close()

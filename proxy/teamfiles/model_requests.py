@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from types import NoneType
 from typing import Any, get_args, get_origin
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ _WORDS = {
     list: "a list of texts",
     dict: "a mapping",
 }
+NO_SIGN_IN = "needs the package azure-identity: install handoff-proxy with the extra 'azure'"
 # https://www.rfc-editor.org/rfc/rfc9110#name-tokens
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -64,7 +66,17 @@ def check_connection(source: Source, path: Path) -> None:
     key = source.value((*path, "api_key"))
     if isinstance(key, str) and not _is_header_value(key):
         source.wrong((*path, "api_key"), "holds a line break or a character that no HTTP header can carry")
+    if source.value((*path, "auth")) == "entra" and not can_sign_in():
+        source.wrong((*path, "auth"), NO_SIGN_IN)
     check_headers(source, path)
+
+
+def can_sign_in() -> bool:
+    """Whether the package that signs in at Microsoft Entra ID is installed."""
+    try:
+        return find_spec("azure.identity.aio") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def check_headers(source: Source, path: Path) -> None:

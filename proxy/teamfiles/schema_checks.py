@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -69,11 +69,11 @@ def is_free(path: Path) -> bool:
             return False
 
 
-def check_sections(source: Source) -> None:
-    """Refuse unknown keys at the top; those that begin with ``x-`` hold anchors and are nobody's business."""
-    for name in [name for name in source.data if name not in SECTIONS]:
+def check_sections(source: Source, sections: Sequence[str] = SECTIONS) -> None:
+    """Report unknown keys at the top level; keys that begin with ``x-`` hold anchors and are ignored."""
+    for name in [name for name in source.data if name not in sections]:
         if not name.startswith("x-"):
-            known = () if _owner(name) else SECTIONS
+            known = () if _owner(name) else sections
             source.unknown_key((name,), _unknown_key(name), known)
         del source.data[name]
     for name, value in source.data.items():
@@ -118,6 +118,11 @@ def _valid_servers(source: Source) -> dict[str, McpServerDefinition]:
             servers[name] = server
         check_server(source, path)
     return servers
+
+
+def is_model(data: Mapping[str, Any]) -> bool:
+    """Whether the data of a file is one model: AutoGen's ``provider`` and ``config``, or our own keys."""
+    return "models" not in data and bool(data.keys() & {"provider", "config", "model"})
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

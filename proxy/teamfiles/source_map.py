@@ -6,7 +6,7 @@ What is shown of a value is what the file says, never what a variable held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -82,8 +82,29 @@ class Source:
                 return None
         return value
 
-    def adopt(self, other: Source, section: str) -> None:
-        """Take over what ``other`` has under ``section``; a name that is already here is a mistake."""
+    def moved_to(self, path: Path) -> Source:
+        """Return the same source with all of its data under the keys of ``path``."""
+        data: dict[str, Any] = self.data
+        for key in reversed(path):
+            data = {str(key): data}
+        top = self.values[()]
+        enclosing = {path[:length]: top for length in range(len(path))}
+        return Source(
+            self.mistakes,
+            data,
+            keys={path[: length + 1]: top for length in range(len(path))}
+            | {(*path, *inner): place for inner, place in self.keys.items()},
+            values=enclosing | {(*path, *inner): place for inner, place in self.values.items()},
+            substituted={(*path, *inner): raw for inner, raw in self.substituted.items()},
+            broken={(*path, *inner) for inner in self.broken},
+            is_whole=self.is_whole,
+        )
+
+    def adopt(self, other: Source, section: str, *, replaced: Collection[str] = ()) -> None:
+        """Add what ``other`` has under ``section``, without the names in ``replaced``.
+
+        Any other name that is already here is an error.
+        """
         theirs = other.data.get(section)
         if not isinstance(theirs, dict):
             return
@@ -91,6 +112,8 @@ class Source:
         taken = set()
         for name, value in theirs.items():
             path = (section, name)
+            if name in replaced:
+                continue
             if name in ours:
                 self.mistakes.add(other.keys[path], path, f"is already defined at {self.keys[path]}")
             else:

@@ -10,17 +10,9 @@ import pytest
 
 from tests.behaviour.asking import WEATHER, Caller, assistant, result, user
 from tests.behaviour.banking import bank
-from tests.fakes.providers import (
-    ANSWER,
-    PLAN,
-    SECRET,
-    ChatProvider,
-    DeepSeek,
-    Gemini,
-    OpenRouter,
-    Plan,
-)
+from tests.fakes.providers.chat import ANSWER, PLAN, SECRET, ChatProvider, Plan
 from tests.fakes.providers.openai import Gpt55
+from tests.fakes.providers.reasoning import DeepSeek, Gemini, OpenRouter
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import TEAM_FILE, serve
 
@@ -128,12 +120,14 @@ async def test_state_is_not_sent_to_another_model(tmp_path: Path) -> None:
         file = tmp_path / "other-model.yaml"
         file.write_text(TEAM_FILE.format(upstream=upstream.base_url).replace("test-model", "another-model"))
         provider = DeepSeek()
-        provider.has_state = lambda message, number: "reasoning_content" not in message  # type: ignore[method-assign]
         upstream._answer = provider
         async with serve(tmp_path, upstream.base_url, teams=file) as served:
             text, _ = await ask(served.client(), "Really?", is_streamed=False)
 
     assert (text, provider.rejections) == (ANSWER, [])
+    sent = provider.requests[0]["messages"]
+    assert any(message.get("tool_calls") for message in sent)
+    assert not any("reasoning_content" in message for message in sent)
 
 
 async def test_parameters_without_a_responses_name_are_reported_as_ignored(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def load(
     environment: Mapping[str, str] | None = None,
     default: ModelDefinition = DEMO,
     check_component: CheckComponent | None = None,
+    models_file: Path | None = None,
 ) -> LoadedTeams:
     """Load with the built-in tools and with real imports."""
     return load_teams(
@@ -40,6 +41,7 @@ def load(
         known_tools=builtin_names(),
         import_tool=python_tools(ToolThreads()),
         check_component=check_component,
+        models_file=models_file,
     )
 
 

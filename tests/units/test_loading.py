@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from proxy.errors import ConfigurationError
+from proxy.errors import ConfigurationError, TeamFileError
 from proxy.providers.autogen.client import ComponentChatModel
 from proxy.settings import Settings
 from proxy.teamfiles.definitions import (
@@ -225,6 +225,67 @@ def test_a_model_without_an_address_follows_the_servers(write: Write) -> None:
     model = load(write("models: {m: {model: y}}" + SHOP), default=local).definitions.models["m"]
 
     assert model == OpenAIModel(model="y", base_url="http://127.0.0.1:8080/v1", api_key=None)
+
+
+def test_a_model_at_the_servers_address_signs_in_as_the_default(write: Write) -> None:
+    azure = OpenAIModel(model="x", base_url="https://shop.openai.azure.com/openai/v1", auth="entra")
+    text = "models: {m: {model: y}, keyed: {model: z, auth: key, api_key: k}}"
+
+    models = load(write(text + SHOP), default=azure).definitions.models
+
+    assert models["m"] == azure.model_copy(update={"model": "y"})
+    assert models["keyed"] == OpenAIModel(model="z", base_url=azure.base_url, api_key=SecretStr("k"))
+
+
+# --- models files --------------------------------------------------------------------------------------------
+
+
+def test_a_models_file_adds_models_and_replaces_those_of_the_same_name(write: Write) -> None:
+    teams = write("models: {fast: {model: a, api_key: k}, slow: {model: b, api_key: k}}" + SHOP)
+    file = write("models: {default: {model: c, api_key: k}, fast: {model: d, api_key: k}}", "models.yaml")
+
+    models = load(teams, models_file=file).definitions.models
+
+    names = {name: model.model for name, model in models.items() if isinstance(model, OpenAIModel)}
+    assert names == {"default": "c", "fast": "d", "slow": "b"}
+
+
+def test_a_models_file_applies_to_the_bundled_teams(write: Write) -> None:
+    file = write("{model: local, base_url: 'http://127.0.0.1:1234/v1', parameters: {seed: 1}}", "models.yaml")
+
+    definitions = load(None, models_file=file).definitions
+
+    assert "acme-support" in definitions.teams
+    assert definitions.models == {
+        "default": OpenAIModel(model="local", base_url="http://127.0.0.1:1234/v1", parameters={"seed": 1})
+    }
+
+
+def test_a_model_config_of_autogen_is_the_default_model(write: Write) -> None:
+    text = "x-note: 1\nprovider: p.M\nconfig:\n  api_key: ${KEY}\n  seed: ${SEED}\n"
+    file = write(text, "model_config.yaml")
+
+    models = load(None, models_file=file, environment={"KEY": "k", "SEED": "7"}).definitions.models
+
+    assert models == {"default": ComponentModel(provider="p.M", config={"api_key": "k", "seed": 7})}
+
+
+def test_errors_in_a_models_file_have_their_places(write: Write, tmp_path: Path) -> None:
+    teams = write(SHOP, "shop.yaml")
+    one = write("model: x\nbase_ulr: http://y\n", "one.yaml")
+    many = write("models: {m: {model: 1}}\nteams: {}\n", "many.yaml")
+
+    def lines(file: Path) -> list[str]:
+        with pytest.raises(TeamFileError) as caught:
+            load(teams, models_file=file)
+        return [line.replace(f"{tmp_path}/", "") for line in caught.value.problems]
+
+    assert lines(one) == ["one.yaml:2:1: models.default: unknown key 'base_ulr'; did you mean 'base_url'?"]
+    assert lines(many) == [
+        "many.yaml:1:21: models.m.model: wanted text, found a number; put it in quotes",
+        "many.yaml:2:1: unknown key 'teams'; there is 'models'",
+    ]
+    assert lines(tmp_path / "none.yaml") == ["none.yaml: cannot be read: No such file or directory"]
 
 
 # --- folders -------------------------------------------------------------------------------------------------

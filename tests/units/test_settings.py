@@ -48,7 +48,7 @@ def test_defaults_without_any_setting() -> None:
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert settings.data_dir == Path("./data")
     assert settings.database == f"sqlite:///{Path('./data/handoff-proxy.sqlite').resolve()}"
-    assert settings.teams is None
+    assert (settings.teams, settings.models) == (None, None)
     assert (settings.openai_api_key, settings.openai_base_url) == (None, "https://api.openai.com/v1")
     assert settings.log_level == "INFO"
     assert settings.connect_timeout == 5
@@ -195,6 +195,7 @@ BAD = {
     "OPENAI_API_KEY": ["sk secret", "sk-sécret", "sk-secret\n"],
     "OPENAI_BASE_URL": ["api.openai.com/v1", "ftp://host/v1", "https://", "http:// host"],
     "OPENAI_MODEL": [" "],
+    "OPENAI_AUTH": ["Entra", "azure"],
     "PROXY_STREAM_EVENTS_TEXT": ["maybe", "2"],
     "LOG_LEVEL": ["loud", "10", "WARN"],
     "PROXY_CONNECT_TIMEOUT": SECONDS,
@@ -241,7 +242,7 @@ BAD = {
     "PROXY_SEARXNG_URL": BAD_SERVICES,
     "PROXY_RETENTION_DAYS": ["0", "-1", "forever", "inf"],
 }
-ANYTHING_GOES = {"PROXY_DATA_DIR", "PROXY_TEAMS"}
+ANYTHING_GOES = {"PROXY_DATA_DIR", "PROXY_MODELS", "PROXY_TEAMS"}
 
 
 def test_every_variable_has_invalid_values_to_test() -> None:

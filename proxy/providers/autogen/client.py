@@ -21,6 +21,7 @@ from typing import Any
 
 from autogen_core import EVENT_LOGGER_NAME
 from autogen_core.models import ChatCompletionClient
+from pydantic import SecretStr
 
 from proxy.errors import (
     ConfigurationError,
@@ -52,6 +53,12 @@ logger = logging.getLogger(__name__)
 
 _TO_LEAVE = 1.0
 """Seconds that a client has to stop when it is told to."""
+_AZURE = (
+    "autogen_ext.models.openai.AzureOpenAIChatCompletionClient",
+    "azure_openai_chat_completion_client",
+    "AzureOpenAIChatCompletionClient",
+)
+"""The class, and the short names that AutoGen accepts for it."""
 _OWN_RETRIES = ("OpenAIChatCompletionClient", "AnthropicChatCompletionClient", "BedrockChatCompletionClient")
 
 
@@ -85,7 +92,7 @@ class ComponentChatModel:
             # Attempts are counted in one place, and that is not here.
             config.setdefault("max_retries", 0)
         try:
-            client = ChatCompletionClient.load_component({"provider": definition.provider, "config": config})
+            client = _client(definition.provider, config)
         except ImportError as error:
             missing = f" ({error.name} is not installed)" if error.name else ""
             raise ConfigurationError(
@@ -249,6 +256,20 @@ class _Answer:
             self._has_said = True
             self._deltas.extend(deltas)
             self._news.set()
+
+
+def _client(provider: str, config: dict[str, Any]) -> ChatCompletionClient:
+    if provider in _AZURE and "azure_ad_token_provider" not in config:
+        # Loaded as a component it imports azure-identity, which only the sign-in at Entra ID needs
+        # (AzureOpenAIChatCompletionClient._from_config).
+        from autogen_ext.models.openai import AzureOpenAIChatCompletionClient
+
+        checked = AzureOpenAIChatCompletionClient.component_config_schema.model_validate(config)
+        arguments = checked.model_dump(exclude_none=True)
+        if isinstance(key := arguments.get("api_key"), SecretStr):
+            arguments["api_key"] = key.get_secret_value()
+        return AzureOpenAIChatCompletionClient(**arguments)
+    return ChatCompletionClient.load_component({"provider": provider, "config": config})
 
 
 def _family(client: ChatCompletionClient) -> Family:

@@ -17,6 +17,7 @@ from yarl import URL
 
 from proxy.errors import UpstreamUnreachable
 from proxy.providers.http.connection import Connection, ConnectionBroken, Owner, Response, request_head
+from proxy.providers.http.entra import EntraSignIn
 
 TRANSPORT_ERRORS = (ConnectionBroken, OSError)
 """What reading an answer raises when its connection fails."""
@@ -40,9 +41,13 @@ class Endpoint:
     port: int
     is_tls: bool
     head: bytes
+    needs_sign_in: bool = False
+    """Whether each request carries a token of Entra ID, which is not part of ``head``."""
 
     @classmethod
-    def at(cls, url: URL, headers: Mapping[str, str], method: str = "POST") -> Endpoint:
+    def at(
+        cls, url: URL, headers: Mapping[str, str], method: str = "POST", *, needs_sign_in: bool = False
+    ) -> Endpoint:
         """Return the endpoint for the URL.
 
         Raises:
@@ -55,7 +60,7 @@ class Endpoint:
             credentials = f"{url.user}:{url.password or ''}".encode()
             headers = {**headers, "authorization": f"Basic {b64encode(credentials).decode()}"}
         head = request_head(url.raw_authority.rpartition("@")[2], url.raw_path_qs, headers, method)
-        return cls(host, port, url.scheme == "https", head)
+        return cls(host, port, url.scheme == "https", head, needs_sign_in)
 
 
 class HttpSession(Owner):
@@ -65,6 +70,7 @@ class HttpSession(Owner):
         self._idle: defaultdict[tuple[str, int, bool], list[Connection]] = defaultdict(list)
         self._places: dict[Connection, tuple[str, int, bool]] = {}
         self._addresses: dict[tuple[str, int], tuple[float, Addresses]] = {}
+        self._sign_in = EntraSignIn()
         self._tls: ssl.SSLContext | None = None
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -73,10 +79,17 @@ class HttpSession(Owner):
 
         Raises:
             UpstreamUnreachable: There is no answer.
+            UpstreamAuthFailed: The sign-in that the endpoint needs failed.
         """
+        head = endpoint.head
+        if endpoint.needs_sign_in:
+            # The last line of the head is the unfinished content-length.
+            token = (await self._sign_in.token()).encode("ascii")
+            start, last = head.rsplit(b"\r\n", 1)
+            head = b"%b\r\nauthorization: Bearer %b\r\n%b" % (start, token, last)
         place = endpoint.host, endpoint.port, endpoint.is_tls
         connection = self._take(place) or await self._connect(place, connect)
-        response = connection.ask(b"%b%d\r\n\r\n%b" % (endpoint.head, len(body), body))
+        response = connection.ask(b"%b%d\r\n\r\n%b" % (head, len(body), body))
         try:
             await response.head()
         except BaseException as error:
@@ -96,6 +109,7 @@ class HttpSession(Owner):
         for connection in list(self._places):
             connection.abort()
         self._idle.clear()
+        await self._sign_in.close()
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None

@@ -35,6 +35,7 @@ from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import Alarm, ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
+from proxy.teamfiles.model_requests import NO_SIGN_IN, can_sign_in
 
 logger = logging.getLogger(__name__)
 
@@ -322,10 +323,12 @@ def endpoint_of(definition: OpenAIModel, *path: str, method: str = "POST") -> En
     Raises:
         ConfigurationError: The URL, the key or a header cannot be used.
     """
+    if definition.auth == "entra" and not can_sign_in():
+        raise ConfigurationError(f"model {definition.model!r}: auth: entra {NO_SIGN_IN}")
     try:
         base = URL(definition.base_url)
         url = base.joinpath(*path).with_query(base.query)
-        return Endpoint.at(url, headers_of(definition), method)
+        return Endpoint.at(url, headers_of(definition), method, needs_sign_in=definition.auth == "entra")
     except ValueError:
         raise ConfigurationError(
             f"model {definition.model!r}: its URL, or the name of a header, cannot be used"

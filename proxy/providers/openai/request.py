@@ -70,10 +70,17 @@ def headers_of(definition: OpenAIModel) -> dict[str, str]:
         "content-type": "application/json",
         "user-agent": "handoff-proxy",
     }
-    if definition.api_key is not None:
-        headers["authorization"] = f"Bearer {definition.api_key.get_secret_value().strip()}"
+    if definition.api_key is not None and definition.auth == "key":
+        key = definition.api_key.get_secret_value().strip()
+        # Azure's deployments API reads the key from a header of its own; a bearer token there is one of Entra ID:
+        # https://learn.microsoft.com/azure/ai-foundry/openai/reference#authentication
+        is_deployment = "/openai/deployments/" in definition.base_url
+        headers["api-key" if is_deployment else "authorization"] = key if is_deployment else f"Bearer {key}"
     for name, secret in definition.headers.items():
         headers[name.lower()] = secret.get_secret_value().strip()
+    if definition.auth == "entra":
+        # Each request gets its own.
+        headers.pop("authorization", None)
     _check(definition.model, headers)
     return {name: value for name, value in headers.items() if value}
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tests.fakes.providers import ANSWER, PLAN, SECRET, Plan
+from tests.fakes.providers.chat import ANSWER, PLAN, SECRET, Plan
 from tests.fakes.replies import JSON, Reply, chunk, error, events, raw
 from tests.fakes.upstream import Received
 
@@ -38,16 +38,31 @@ Event = dict[str, Any]
 class Gpt55:
     """The model behind both APIs; ``has_responses`` false is a gateway without the newer one."""
 
-    def __init__(self, plan: Plan = PLAN, *, has_responses: bool = True, has_reasoning: bool = True) -> None:
+    def __init__(
+        self,
+        plan: Plan = PLAN,
+        *,
+        has_responses: bool = True,
+        has_reasoning: bool = True,
+        key: str | None = None,
+        path: str = "",
+    ) -> None:
+        """``key`` is the accepted API key or token, ``path`` the base of the only paths; without, all are accepted."""
         self.rejections: list[str] = []
+        self._key = key
+        self._path = path
         self._plan = plan
         self._has_responses = has_responses
         self._has_reasoning = has_reasoning
 
     def __call__(self, received: Received) -> Reply:
-        if received.path.endswith("/chat/completions"):
+        key = received.headers.get("authorization", "").removeprefix("Bearer ")
+        if self._key not in (None, key):
+            return error(401, code="invalid_api_key")
+        path = received.path.removeprefix(self._path)
+        if path in ("/chat/completions", "/v1/chat/completions"):
             return self._chat(received.body)
-        if received.path.endswith("/responses") and self._has_responses:
+        if path in ("/responses", "/v1/responses") and self._has_responses:
             return self._respond(received.body)
         return raw(b'{"detail": "Not Found"}', status=404, content_type=JSON)
 

@@ -1,0 +1,101 @@
+"""Families that want their reasoning back with calls: DeepSeek, Kimi, Gemini 3, OpenRouter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.fakes.providers.chat import SECRET, Body, ChatProvider
+from tests.fakes.replies import Reply, chunk, error
+
+
+class DeepSeek(ChatProvider):
+    """``reasoning_content`` of every reply with calls has to come back (V4)."""
+
+    path = "/chat/completions"
+
+    def issue(self, number: int) -> str:
+        return f"{SECRET} {number} is long — ends"
+
+    def returned(self, message: Body, call: Body) -> Any:
+        return message.get("reasoning_content")
+
+    def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
+        first, rest = state[:7], state[7:]
+        pieces = [chunk({"reasoning_content": piece}) for piece in (first, rest)]
+        return [*pieces, *super().call_chunks(call, state)]
+
+    def state_error(self) -> Reply:
+        message = "Missing `reasoning_content` field in the assistant message at message index 1."
+        return error(400, code="invalid_request_error", message=message)
+
+
+class Kimi(DeepSeek):
+    """The same, with another error."""
+
+    def state_error(self) -> Reply:
+        message = (
+            "thinking is enabled but reasoning_content is missing in assistant tool call message at index 1"
+        )
+        return error(400, code="invalid_request_error", message=message)
+
+
+class Gemini(ChatProvider):
+    """The thought signature of a call has to come back with it; it arrives in a chunk of its own.
+
+    Errors are a JSON array. Tools exclude ``response_format``.
+    """
+
+    path = "/v1beta/openai/chat/completions"
+
+    def issue(self, number: int) -> dict[str, Any]:
+        return {"google": {"thought_signature": f"{SECRET}+/{number}=="}}
+
+    def returned(self, message: Body, call: Body) -> Any:
+        return call.get("extra_content")
+
+    def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
+        extra = {"index": 0, "extra_content": state}
+        return [*super().call_chunks(call, state), chunk({"tool_calls": [extra]})]
+
+    def state_error(self) -> Reply:
+        return self._error("Function call is missing a thought_signature in functionCall parts.")
+
+    def rejection(self, body: Body) -> Reply | None:
+        if body.get("tools") and (body.get("response_format") or {}).get("type", "text") != "text":
+            self.rejections.append("response_format")
+            return self._error(
+                "Function calling with a response mime type: 'application/json' is unsupported"
+            )
+        return None
+
+    def _error(self, message: str) -> Reply:
+        told = [{"error": {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}}]
+        rejections = list(self.rejections)
+        reply = self._reject(400, message, told)
+        self.rejections = rejections
+        return reply
+
+
+class OpenRouter(ChatProvider):
+    """``reasoning_details`` of replies with calls have to come back whole; they are streamed in pieces by index."""
+
+    path = "/api/v1/chat/completions"
+
+    def issue(self, number: int) -> list[dict[str, Any]]:
+        text = {"type": "reasoning.text", "index": 0, "format": "anthropic-v1", "text": "I think"}
+        data = {"type": "reasoning.encrypted", "index": 1, "id": "r1", "data": f"{SECRET}/{number}=="}
+        return [{**text, "signature": f"{SECRET}{number}"}, data]
+
+    def returned(self, message: Body, call: Body) -> Any:
+        return message.get("reasoning_details")
+
+    def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
+        text, data = state
+        details = [
+            {**text, "text": "I ", "signature": None},
+            {**text, "text": "think", "signature": None},
+            {**text, "text": ""},
+            {**data, "data": data["data"][:6]},
+            {**data, "data": data["data"][6:]},
+        ]
+        return [*(chunk({"reasoning_details": [one]}) for one in details), *super().call_chunks(call, state)]
