@@ -7,7 +7,7 @@ import { Chat } from "./chat.js";
 import { compareVersions } from "./compare.js";
 import { showConnect } from "./connect.js";
 import { askForKey, manageAgents, openDialog } from "./dialogs.js";
-import { byId, copyButton, fill, h, iconButton } from "./dom.js";
+import { byId, copyButton, h, iconButton } from "./dom.js";
 import { showExport } from "./export.js";
 import { fillIcons, icon } from "./icons.js";
 import { requestOptions, showSettings } from "./settings.js";
@@ -15,6 +15,7 @@ import { Sidebar } from "./sidebar.js";
 import { apiKey, drafts, persistent } from "./storage.js";
 import { TeamPanel } from "./team-panel.js";
 import { Teams } from "./teams.js";
+import { showWelcome } from "./welcome.js";
 
 fillIcons();
 const message = byId("message");
@@ -96,7 +97,7 @@ async function open(id) {
   resizeComposer();
   sidebar.mark(id);
   byId("welcome").hidden = Boolean(id);
-  if (!id) showWelcome();
+  if (!id) showStart();
   try {
     await chat.open(id);
   } catch (error) {
@@ -150,25 +151,12 @@ byId("close-team").addEventListener("click", () => {
 
 // --- start panel ---
 
-function showWelcome() {
-  const team = teams.chosen;
-  const facts = team?.handoff ?? {};
-  const send = (/** @type {string} */ text) => () => submit(text);
-  fill(
-    byId("welcome"),
-    h("h1", {}, team ? team.name || team.id : "handoff-proxy"),
-    h("p", { class: "lead" }, facts.description || "Send a message to start a conversation."),
-    h("div", { class: "agents" }, ...(facts.agents ?? []).map((/** @type {string} */ name) => h("span", { class: `agent-name ${colourClass(name)}` }, name))),
-    h("div", { class: "examples" }, ...teams.examples.map((text) => h("button", { type: "button", onclick: send(text) }, h("span", {}, text), icon("arrowUp")))),
-    team &&
-      h(
-        "ul",
-        { class: "status", "aria-label": "Status" },
-        h("li", { class: "good" }, icon("check"), `Connected, ${teams.models.filter((one) => !one.id.includes("/")).length} teams`),
-        h("li", { class: facts.demo ? "" : "good" }, icon(facts.demo ? "warning" : "check"), facts.demo ? "Demo model" : "Language model configured"),
-        h("li", { class: apiKey.get() ? "good" : "" }, icon("key"), apiKey.get() ? "API key set" : "No API key required"),
-      ),
-  );
+function showStart() {
+  showWelcome(teams.chosen, { examples: teams.examples, submit, changeKey });
+}
+
+async function changeKey() {
+  if (await askForKey()) started = start();
 }
 
 // --- errors ---
@@ -330,9 +318,7 @@ function closeDrawer(returnsFocus = false) {
 byId("open-sidebar").addEventListener("click", openDrawer);
 byId("close-sidebar").addEventListener("click", () => closeDrawer(true));
 byId("new").addEventListener("click", () => navigate(null));
-byId("key").addEventListener("click", async () => {
-  if (await askForKey()) started = start();
-});
+byId("key").addEventListener("click", changeKey);
 byId("connect").addEventListener("click", () => teams.chosen && showConnect(teams.chosen, chat.id));
 byId("share").addEventListener("click", () => {
   const link = `${location.origin}${location.pathname}#${READ_ONLY}${encodeURIComponent(chat.id ?? "")}`;
@@ -350,7 +336,7 @@ teams.select.addEventListener("change", () => {
   updateTeam();
   // A conversation belongs to one team.
   if (chat.turns.length) navigate(null);
-  else showWelcome();
+  else showStart();
 });
 byId("agents").addEventListener("click", async () => {
   try {
@@ -360,7 +346,7 @@ byId("agents").addEventListener("click", async () => {
     if (!changed.isDeleted) teams.choose(changed.name);
     updateTeam();
     navigate(null);
-    showWelcome();
+    showStart();
   } catch (error) {
     showError(error);
   }

@@ -77,7 +77,21 @@ export class Sidebar {
       group = name;
       rows.push(this.row(one));
     }
+    const focused = this.focusedControl();
     this.list.replaceChildren(...(rows.length ? rows : [h("li", { class: "empty" }, isSearch ? "No results." : "No conversations yet.")]));
+    if (focused) this.controls(focused.id)[focused.index]?.focus({ preventScroll: true });
+  }
+
+  /** @param {string} id of a conversation @returns {HTMLElement[]} the link and the buttons of its row */
+  controls(id) {
+    return [...this.list.querySelectorAll(`[data-id="${CSS.escape(id)}"] :is(a, button)`)];
+  }
+
+  /** The control in the list that has the focus, which a new list would lose. @returns {{id: string, index: number} | null} */
+  focusedControl() {
+    const row = /** @type {HTMLElement | null} */ (this.list.contains(document.activeElement) ? document.activeElement?.closest("[data-id]") : null);
+    const id = row?.dataset.id;
+    return id ? { id, index: this.controls(id).indexOf(/** @type {HTMLElement} */ (document.activeElement)) } : null;
   }
 
   /** @param {any} one */
@@ -93,7 +107,7 @@ export class Sidebar {
     const pin = isPinned(one) ? "Unpin" : "Pin";
     return h(
       "li",
-      { class: one.id === this.current ? "current" : "" },
+      { class: one.id === this.current ? "current" : "", "data-id": one.id },
       link,
       h(
         "span",

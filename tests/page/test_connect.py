@@ -87,6 +87,7 @@ async def test_pinned_conversation_is_first_and_search_has_a_shortcut(
     await visitor.page.keyboard.press("Enter")
 
     await expect(titles).to_have_text(["Older", "Newer"])
+    await expect(visitor.button("Unpin Older")).to_be_focused()
     await expect(visitor.page.locator("#conversations .group")).to_have_text(["Pinned", "Today"])
     await visitor.page.keyboard.press("Control+K")
     await expect(visitor.page.get_by_label("Search conversations")).to_be_focused()
