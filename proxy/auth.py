@@ -28,7 +28,7 @@ from proxy.messages import EventsMode
 
 ANYONE = "anyone"
 """The caller of an open server who sends no key."""
-FRESH = 1.0
+KEY_CACHE_SECONDS = 1.0
 """Seconds for which what is known of a kept key holds: so long a revoked one may still be taken."""
 MAX_MISSING = 4096
 """Public parts that are remembered of keys that do not exist."""
@@ -55,7 +55,7 @@ NO_TERMS = Terms()
 
 
 @dataclass(frozen=True, slots=True)
-class KeptKey:
+class ApiKeyRecord:
     """A key as the database has it. Times are seconds since the epoch; ``digest`` is that of the whole key."""
 
     id: str
@@ -75,7 +75,7 @@ class KeptKey:
 class KeyStore(Protocol):
     """Kept keys; every implementation passes ``tests/contracts/test_keys.py``."""
 
-    async def find(self, key_id: str) -> KeptKey | None:
+    async def find(self, key_id: str) -> ApiKeyRecord | None:
         """Return the key with this public part, also one that was revoked or has expired."""
         ...
 
@@ -83,11 +83,11 @@ class KeyStore(Protocol):
         """Whether there is a key that was not revoked; expired ones count, too."""
         ...
 
-    async def all(self) -> Sequence[KeptKey]:
+    async def all(self) -> Sequence[ApiKeyRecord]:
         """Return all of them, the oldest first."""
         ...
 
-    async def add(self, key: KeptKey) -> None:
+    async def add(self, key: ApiKeyRecord) -> None:
         """Keep a new key."""
         ...
 
@@ -96,18 +96,20 @@ class KeyStore(Protocol):
         ...
 
 
-def new_key(name: str, terms: Terms, *, now: float, expires_at: float | None = None) -> tuple[str, KeptKey]:
+def new_key(
+    name: str, terms: Terms, *, now: float, expires_at: float | None = None
+) -> tuple[str, ApiKeyRecord]:
     """Return a new key, which is not to be had again, and what is kept of it."""
     key_id = secrets.token_hex(8)
     key = f"hp_{key_id}_{secrets.token_urlsafe(32)}"
-    return key, KeptKey(key_id, name, _digest(key), terms, now, expires_at)
+    return key, ApiKeyRecord(key_id, name, _digest(key), terms, now, expires_at)
 
 
 class Keys:
     """The keys that are accepted: those of the settings, as digests, and those of a store.
 
     Asking who calls waits for nothing, since every request does it more than once. What the store knows of a key is
-    fetched before, by ``prepare``, and holds for ``FRESH`` seconds.
+    fetched before, by ``prepare``, and holds for ``KEY_CACHE_SECONDS`` seconds.
     """
 
     def __init__(
@@ -122,11 +124,11 @@ class Keys:
         self._store = store
         self._clock = clock
         self._monotonic = monotonic
-        self._known: dict[str, tuple[float, KeptKey]] = {}
+        self._known: dict[str, tuple[float, ApiKeyRecord]] = {}
         # Apart, so that nobody can make us forget a key, and its terms, by asking with many that do not exist.
         self._missing: OrderedDict[str, float] = OrderedDict()
         self._has_kept = False
-        self._looked_at = -FRESH
+        self._looked_at = -KEY_CACHE_SECONDS
 
     @property
     def is_open(self) -> bool:
@@ -142,7 +144,7 @@ class Keys:
         if self._store is None:
             return
         now = self._monotonic()
-        if self.is_open and now - self._looked_at >= FRESH:
+        if self.is_open and now - self._looked_at >= KEY_CACHE_SECONDS:
             self._looked_at = now
             # When nobody can tell, it is as it was: an open server lives without its database.
             with suppress(StoreUnavailable):
@@ -152,8 +154,8 @@ class Keys:
             return
         key_id = found[1]
         known = self._known.get(key_id)
-        at = self._missing.get(key_id, -FRESH) if known is None else known[0]
-        if now - at < FRESH:
+        at = self._missing.get(key_id, -KEY_CACHE_SECONDS) if known is None else known[0]
+        if now - at < KEY_CACHE_SECONDS:
             return
         kept = await self._store.find(key_id)
         if kept is not None:
@@ -193,19 +195,19 @@ class Keys:
         kept = self._kept_of(caller)
         return None if kept is None else kept.name
 
-    def _kept(self, key: str, digest: bytes) -> KeptKey | None:
+    def _kept(self, key: str, digest: bytes) -> ApiKeyRecord | None:
         found = _KEPT_KEY.fullmatch(key)
         kept = self._known_as(found[1]) if found else None
         is_it = hmac.compare_digest(digest, kept.digest if kept is not None else b"\0" * len(digest))
         return kept if kept is not None and is_it and kept.is_valid(self._clock()) else None
 
-    def _kept_of(self, caller: str) -> KeptKey | None:
+    def _kept_of(self, caller: str) -> ApiKeyRecord | None:
         key_id = caller.removeprefix(_CALLER)
         if key_id == caller:
             return None
         return self._known_as(key_id)
 
-    def _known_as(self, key_id: str) -> KeptKey | None:
+    def _known_as(self, key_id: str) -> ApiKeyRecord | None:
         known = self._known.get(key_id)
         return None if known is None else known[1]
 
@@ -213,7 +215,7 @@ class Keys:
 _CALLER = "kept-"
 
 
-def _caller_of(key: KeptKey) -> str:
+def _caller_of(key: ApiKeyRecord) -> str:
     return f"{_CALLER}{key.id}"
 
 

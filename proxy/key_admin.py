@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from proxy.auth import KeptKey, KeyStore, Terms, new_key
+from proxy.auth import ApiKeyRecord, KeyStore, Terms, new_key
 from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.settings import Settings
 from proxy.store.engine.migrations import prepare_schema
@@ -22,7 +22,7 @@ _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 
 def create_key(
     settings: Settings, name: str, terms: Terms, *, expires_days: float | None
-) -> tuple[str, KeptKey]:
+) -> tuple[str, ApiKeyRecord]:
     """Make a key; return it and what is kept of it.
 
     Raises:
@@ -69,7 +69,7 @@ def _with_store(settings: Settings, work: Callable[[KeyStore], Awaitable[R]]) ->
         raise ConfigurationError("PROXY_DATABASE_URL: the database does not answer") from None
 
 
-def _line(key: KeptKey, now: float) -> str:
+def _line(key: ApiKeyRecord, now: float) -> str:
     terms = key.terms
     state = "revoked" if key.revoked_at is not None else "good" if key.is_valid(now) else "expired"
     facts = [

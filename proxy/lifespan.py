@@ -26,6 +26,7 @@ from proxy.providers.demo.client import DemoModel
 from proxy.providers.factory import build_models, model_limits
 from proxy.providers.passthrough_models import PassThrough
 from proxy.routes.dependencies import Services
+from proxy.routes.key_monitor import KeyMonitor
 from proxy.routes.middleware.cors import Visitors
 from proxy.routes.middleware.rate_limit import bounds_of
 from proxy.routes.passthrough import Passing
@@ -86,6 +87,7 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
         services = Services(
             settings=settings,
             keys=keys,
+            key_monitor=KeyMonitor(keys),
             turns=await _turn_service(settings, registry, history, made, meter),
             history=history,
             library=history.library,
@@ -109,6 +111,7 @@ def _start_tasks(services: Services, metrics: Metrics | None, stack: AsyncExitSt
         metrics.watch_running(lambda: turns.running)
         metrics.watch_log_bytes(lambda: turns.log_bytes)
         _start_task(metrics.watch_loop(), "loop lag", stack)
+    _start_task(services.key_monitor.run(), "key monitor", stack)
     if settings.retention_days is not None:
         retention = keep_to_retention(services.library, days=settings.retention_days, clock=time.time)
         _start_task(retention, "retention", stack)

@@ -1,4 +1,4 @@
-"""``GET /v1/conversations/{id}/events``: the events of all turns of a conversation, as they were and as they come."""
+"""``GET /v1/conversations/{id}/events``: the events of all turns of a conversation, past and future."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from proxy.wire.events import sse
 from proxy.wire.events.feed import BEHIND, feed_types, place_in_conversation
 from proxy.wire.validation.query_params import is_true
 
-TURNS_AT_ONCE = 50
-"""Whose ids are asked for together; they are read one by one."""
+TURNS_PER_QUERY = 50
+"""Turn ids that one query returns. The turns are read one at a time."""
 RETRY_SECONDS = 1.0
-"""Between two questions to a store that does not answer."""
+"""Between two queries while the store does not answer."""
 
 
 class ConversationEvents:
     """The endpoint.
 
-    ``Last-Event-ID`` (or ``?starting_after=``) names the last frame that the reader saw, or a turn that it knows;
-    ``?types=`` the types it wants; ``?follow=false`` ends with what there is. Else the stream stays open until the
-    reader leaves, the conversation is deleted, or the server stops.
+    ``Last-Event-ID`` (or ``?starting_after=``) is the id of the last frame that the reader has, or of a turn;
+    ``?types=`` selects types of frames; ``?follow=false`` ends the stream after the existing frames. Otherwise the
+    stream stays open until the reader disconnects, its API key becomes invalid, the conversation is deleted, or the
+    server stops.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,22 +44,22 @@ class ConversationEvents:
         end_user = first_of(headers, services.settings.user_headers)
         types = feed_types(query.get("types", ""))
         follows = is_true(query, "follow", default=True)
-        value, param = named_position(headers, query)
+        position, param = named_position(headers, query)
         conversation = await conversation_of(
             services, caller, end_user, scope["path_params"]["conversation_id"]
         )
         reader = _Reader(services, conversation, end_user, follows=follows)
-        if value:
-            await reader.go_behind(value, param)
+        if position:
+            await reader.start_after(position, param)
         scope["state"]["facts"].update(conversation_id=conversation.id)
         named = [(b"x-conversation-id", conversation.id.encode())]
         async with feed_stream(services, Connection(scope, receive, send), named, types) as stream:
             with services.turns.listener(conversation) as listener:
-                await reader.tell_all(stream, listener)
+                await reader.write_all(stream, listener)
 
 
 class _Reader:
-    """Where one reader is in a conversation."""
+    """The position of one reader in a conversation."""
 
     def __init__(
         self, services: Services, conversation: Conversation, end_user: str, *, follows: bool
@@ -68,19 +69,19 @@ class _Reader:
         self._end_user = end_user
         self._follows = follows
         self._last = 0
-        """The key of the turn up to which everything was told."""
+        """The key of the last turn that was sent completely."""
         self._after: dict[str, sse.Position] = {}
-        """Of the turn that comes next, what was told of it before."""
+        """The position that the reader already has of the next turn, by turn id."""
 
-    async def go_behind(self, value: str, param: str) -> None:
-        """Begin behind a frame.
+    async def start_after(self, frame_id: str, param: str) -> None:
+        """Start after a frame, or after a turn.
 
         Raises:
-            InvalidRequest: There is no such frame in the conversation.
+            InvalidRequest: The conversation has no such frame.
         """
-        turn_id, position = place_in_conversation(value, param=param)
-        known = self._conversation
-        key = await self._services.library.turn_key(known.caller, known.id, turn_id)
+        turn_id, position = place_in_conversation(frame_id, param=param)
+        conversation = self._conversation
+        key = await self._services.library.turn_key(conversation.caller, conversation.id, turn_id)
         if key is None:
             raise InvalidRequest(
                 f"Invalid '{param}': the conversation has no turn '{turn_id[:64]}'.",
@@ -90,38 +91,38 @@ class _Reader:
         self._last = key if position == BEHIND else key - 1
         self._after[turn_id] = position
 
-    async def tell_all(self, stream: FeedStream, listener: Listener) -> None:
-        """Tell turn after turn, each to its end before the next: no two of a conversation run at a time."""
+    async def write_all(self, stream: FeedStream, listener: Listener) -> None:
+        """Send each turn to its end before the next: turns of a conversation do not run concurrently."""
         while not listener.is_gone:
-            # Whether it stops is looked at first, so that what began before is told.
+            # Read before the query, so that turns which started before the server began to stop are sent.
             is_closing = self._services.turns.is_closing
             try:
-                has_told = await self._tell_next(stream)
+                has_turns = await self._write_next(stream)
             except StoreUnavailable:
-                has_told = False
+                has_turns = False
                 listener.wake_in(RETRY_SECONDS)
             else:
-                if not has_told and not self._follows:
+                if not has_turns and not self._follows:
                     return
-            if not has_told and is_closing:
+            if not has_turns and is_closing:
                 return
-            if not has_told:
+            if not has_turns:
                 listener.after = self._last
                 await stream.wait(listener)
 
-    async def _tell_next(self, stream: FeedStream) -> bool:
-        """Tell some turns; False when there are none."""
-        known = self._conversation
+    async def _write_next(self, stream: FeedStream) -> bool:
+        """Send the next turns; False if there are none."""
+        conversation = self._conversation
         turns = await self._services.library.turns_behind(
-            known.caller, known.id, self._last, limit=TURNS_AT_ONCE
+            conversation.caller, conversation.id, self._last, limit=TURNS_PER_QUERY
         )
         for key, turn_id in turns:
-            # Another person's, or deleted meanwhile.
+            # A turn of another end user, or one that was deleted after the query.
             with suppress(CompletionNotFound):
                 opened = await self._services.turns.attach(
-                    known.caller, turn_id, end_user=self._end_user, is_observer=True
+                    conversation.caller, turn_id, end_user=self._end_user, is_observer=True
                 )
                 after = self._after.pop(turn_id, sse.START)
-                await stream.tell(opened, after=after, prefix=f"{turn_id}.")
+                await stream.write_turn(opened, after=after, prefix=f"{turn_id}.")
             self._last = key
         return bool(turns)

@@ -18,6 +18,7 @@ from proxy.conversations.repository import Library
 from proxy.errors import ModelNotFound
 from proxy.limits import Limiter
 from proxy.messages import EventsMode
+from proxy.routes.key_monitor import KeyMonitor
 from proxy.routes.passthrough import Passing
 from proxy.service.turns import TurnService
 from proxy.settings import Settings
@@ -153,6 +154,7 @@ class Services:
 
     settings: Settings
     keys: Keys
+    key_monitor: KeyMonitor
     turns: TurnService
     history: History
     library: Library

@@ -1,7 +1,8 @@
-"""The event feed over HTTP: turns told one after the other, in one stream of server-sent events.
+"""The event feed over HTTP: a stream of server-sent events with one turn after another.
 
-Its readers look on: no turn waits for them or lives for them. A stream that ends is whole up to there, and whoever
-wants more comes again with the id of the last frame.
+Its readers are observers: they cause no backpressure, and a disconnect cancels nothing. A stream that ends is complete
+up to its last frame; a client continues with the id of that frame. An API key that is revoked or expires ends the
+stream with an ``error`` event.
 """
 
 from __future__ import annotations
@@ -9,98 +10,123 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
+from proxy.errors import Unauthorized
 from proxy.events import Entry, is_closing
 from proxy.routes.dependencies import Services
-from proxy.routes.request_body import ClientLeft
+from proxy.routes.request_body import ClientLeft, authorization_of
 from proxy.routes.streaming import STREAM_HEADERS, Connection, Headers, Patience, Watch, watched
 from proxy.service.remote_turns import Listener
 from proxy.service.turns import Opened
 from proxy.turns.live import Follower
 from proxy.wire.events import sse
-from proxy.wire.events.feed import Feed, FeedEncoder
+from proxy.wire.events.feed import Feed, FeedEncoder, error_frame
 
-ENTRIES_AT_ONCE = 200
-"""Of a turn that was kept, so many are written at a time."""
+ENTRIES_PER_WRITE = 200
+"""Entries of a stored turn that are encoded and sent together."""
 
 
 class FeedStream:
-    """One reader's stream; made by ``feed_stream``. Everything raises ``ClientLeft`` as soon as the reader has."""
+    """The stream of one reader, created by ``feed_stream``.
+
+    All methods raise ``ClientLeft`` after the reader has disconnected, and ``Unauthorized`` after its API key has
+    become invalid.
+    """
 
     def __init__(self, services: Services, connection: Connection, types: Collection[str]) -> None:
-        self._exchange = services.turns
         self._hides_details = not services.settings.handoff_details
         self._send = connection.send
         self._types = types
         self._waiting: Follower | Listener | None = None
         self._watch: Watch
+        self._unauthorized: Unauthorized | None = None
 
-    async def begin(self, watch: Watch, headers: Headers) -> None:
-        """Send the head of the answer: whatever comes, it is no error of this request."""
+    async def start(self, watch: Watch, headers: Headers) -> None:
+        """Send the head of the response. Later errors cannot change its status."""
         self._watch = watch
         await self._send(
             {"type": "http.response.start", "status": 200, "headers": [*headers, *STREAM_HEADERS]}
         )
 
-    async def end(self) -> None:
-        """Send the end of the answer."""
-        await self._watch.send(self._send, b"", is_last=True)
+    async def end(self, error: Unauthorized | None = None) -> None:
+        """Send the end of the response, after an ``error`` event if there is an error."""
+        body = b"" if error is None else error_frame(error)
+        await self._watch.send(self._send, body, is_last=True)
 
-    async def tell(self, opened: Opened, *, after: sse.Position = sse.START, prefix: str = "") -> None:
-        """Tell what comes behind ``after`` of a turn, until its end or until nothing more is known of it here."""
+    async def write_turn(self, opened: Opened, *, after: sse.Position = sse.START, prefix: str = "") -> None:
+        """Send the frames after ``after``, until the turn ends or this process has no more events of it."""
         feed = Feed(opened.turn_id, hides_details=self._hides_details)
         encoder = FeedEncoder(feed, types=self._types, after=after, prefix=prefix)
         with opened.live.follower(is_observer=True) as follower:
             self._waiting = follower
             while True:
-                self._stay()
+                self._check()
                 entries = await follower.next()
                 await self._write(entries, encoder)
                 if is_closing(entries[-1].event) if entries else opened.live.is_over:
                     return
 
     async def wait(self, listener: Listener) -> None:
-        """Wait for news of a conversation, or until there may be some."""
+        """Wait until the conversation may have a new turn, or the keep-alive interval ends."""
         self._waiting = listener
-        self._stay()
+        self._check()
         await listener.wait()
         await self._keep_alive()
 
     def wake(self) -> None:
-        """Let whatever waits look around."""
+        """Let a waiting method return, or raise."""
         if self._waiting is not None:
             self._waiting.wake()
 
+    def invalidate(self, error: Unauthorized) -> None:
+        """End the stream with this error."""
+        self._unauthorized = error
+        self.wake()
+
     async def _write(self, entries: Sequence[Entry], encoder: FeedEncoder) -> None:
-        for start in range(0, len(entries), ENTRIES_AT_ONCE):
-            self._stay()
-            body = b"".join(map(encoder.encode, entries[start : start + ENTRIES_AT_ONCE]))
+        for start in range(0, len(entries), ENTRIES_PER_WRITE):
+            self._check()
+            body = b"".join(map(encoder.encode, entries[start : start + ENTRIES_PER_WRITE]))
             if body:
                 await self._watch.send(self._send, body)
         await self._keep_alive()
 
     async def _keep_alive(self) -> None:
-        self._stay()
+        self._check()
         if self._watch.is_quiet():
             await self._watch.send(self._send, sse.PING)
 
-    def _stay(self) -> None:
-        # Nothing wakes who waits for a departure that was noticed before.
+    def _check(self) -> None:
+        # Before each wait: a disconnect that was noticed earlier wakes no later wait.
         if self._watch.has_left():
             raise ClientLeft
+        if self._unauthorized is not None:
+            raise self._unauthorized
 
 
 @asynccontextmanager
 async def feed_stream(
     services: Services, connection: Connection, headers: Headers, types: Collection[str]
 ) -> AsyncIterator[FeedStream]:
-    """Answer with a stream that ends properly with the block; a reader that leaves ends the block, and is noted."""
-    settings = services.settings
+    """Respond with a stream that ends regularly with the block.
+
+    A disconnect ends the block and is recorded for the request log. An invalid API key ends the block too, and the
+    stream with an ``error`` event.
+    """
+    settings, facts = services.settings, connection.scope["state"]["facts"]
     patience = Patience(settings.keep_alive_interval, settings.stalled_client_timeout)
+    authorization = authorization_of(connection.scope)
+    caller = services.keys.caller(authorization)
     stream = FeedStream(services, connection, types)
     try:
         async with watched(stream.wake, connection, patience) as watch:
-            await stream.begin(watch, headers)
-            yield stream
-            await stream.end()
+            await stream.start(watch, headers)
+            try:
+                with services.key_monitor.watch(authorization, caller, stream.invalidate):
+                    yield stream
+            except Unauthorized as error:
+                facts.update(outcome="invalid_api_key")
+                await stream.end(error)
+            else:
+                await stream.end()
     except ClientLeft:
-        connection.scope["state"]["facts"].update(outcome="client_disconnect")
+        facts.update(outcome="client_disconnect")

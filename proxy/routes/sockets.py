@@ -1,14 +1,15 @@
-"""What WebSockets have in common: who may open one, messages in and out, and turns told over it.
+"""What all WebSockets share: authentication, messages in both directions, and the stream of a turn.
 
-Origins are checked before (``routes.browsers``). The server itself refuses messages over the limit (it closes the
-socket with 1009 and says why), asks every 20 seconds whether the client is still there, and closes sockets first when
-it stops (1012).
+The CORS middleware checks origins before. The protocol implementation closes a socket with code 1009 if a message is
+too large, sends a ping every 20 seconds, and closes sockets with code 1012 when the server stops. An API key that is
+revoked or expires closes its sockets with code 1008.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import suppress
 
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -21,27 +22,33 @@ from proxy.routes.request_body import ClientLeft, authorization_of
 from proxy.turns.live import LiveTurn
 
 PROTOCOL = "handoff.v1"
-KEY_PREFIX = "handoff-key."
-"""A page cannot set headers: it offers the two protocols ``handoff.v1`` and ``handoff-key.KEY``, the key
-percent-encoded where it has characters that the name of a protocol may not have."""
+"""A page cannot set headers of a WebSocket. It offers the subprotocols ``handoff.v1`` and ``handoff-key.KEY``."""
+POLICY_VIOLATION = 1008
+"""Close code (RFC 6455, 7.4.1)."""
+INVALID_KEY = "invalid_api_key"
+"""Reason of the close frame: the error code of the same problem over HTTP."""
 
 
 class Channel:
-    """An open socket. Messages leave one at a time, whoever sends them."""
+    """An accepted WebSocket. Messages are sent one at a time, whichever task sends them."""
 
-    def __init__(self, websocket: WebSocket, *, stall: float) -> None:
-        """``stall`` is for how many seconds a client may take nothing of what it is sent."""
+    def __init__(self, websocket: WebSocket, services: Services, caller: str) -> None:
+        self.services = services
+        self.caller = caller
         self._websocket = websocket
-        self._stall = stall
+        self._authorization = authorization_of(websocket.scope)
+        self._stall = services.settings.stalled_client_timeout
         self._sending = asyncio.Lock()
         self._receiving: asyncio.Timeout | None = None
         self._is_lost = False
+        self._unauthorized: Unauthorized | None = None
 
     async def send(self, text: str) -> None:
         """Send a message.
 
         Raises:
-            ClientLeft: The client is gone, or takes nothing any more; so it is from then on.
+            ClientLeft: The client has disconnected, or has read nothing for the time limit of stalled clients. From
+                then on every call raises it.
         """
         async with self._sending:
             if self._is_lost:
@@ -50,20 +57,47 @@ class Channel:
                 async with asyncio.timeout(self._stall):
                     await self._websocket.send_text(text)
             except (TimeoutError, WebSocketDisconnect, RuntimeError):
-                # Starlette raises a RuntimeError for what is sent behind a close.
+                # Starlette raises RuntimeError for a message after a close.
                 self._lose()
                 raise ClientLeft from None
 
-    async def messages(self) -> AsyncIterator[bytes]:
-        """Give each message until the client leaves, or takes nothing any more."""
-        while (message := await self._receive())["type"] != "websocket.disconnect":
-            text = message.get("text")
-            yield text.encode("utf-8", "replace") if text is not None else message.get("bytes") or b""
+    async def close_unauthorized(self, error_message: str) -> None:
+        """Send a last message, then close with code 1008."""
+        with suppress(ClientLeft):
+            await self.send(error_message)
+        async with self._sending:
+            if self._is_lost:
+                return
+            self._lose()
+            with suppress(WebSocketDisconnect, RuntimeError):
+                await self._websocket.close(POLICY_VIOLATION, INVALID_KEY)
+
+    async def verify_key(self) -> None:
+        """Check the API key with which the socket was opened.
+
+        Raises:
+            Unauthorized: It is not valid any more.
+            StoreUnavailable: It cannot be checked.
+        """
+        await self.services.key_monitor.verify(self._authorization, self.caller)
+
+    async def messages(self) -> AsyncGenerator[bytes]:
+        """Yield messages until the client disconnects or stalls.
+
+        Raises:
+            Unauthorized: The API key is not valid any more.
+        """
+        with self.services.key_monitor.watch(self._authorization, self.caller, self._invalidate):
+            while (message := await self._receive())["type"] != "websocket.disconnect":
+                text = message.get("text")
+                yield text.encode("utf-8", "replace") if text is not None else message.get("bytes") or b""
+        if self._unauthorized is not None and not self._is_lost:
+            raise self._unauthorized
 
     async def _receive(self) -> Message:
         try:
             async with asyncio.timeout(None) as self._receiving:
-                if not self._is_lost:
+                if not self._is_lost and self._unauthorized is None:
                     return await self._websocket.receive()
         except TimeoutError:
             pass
@@ -72,15 +106,22 @@ class Channel:
         return {"type": "websocket.disconnect"}
 
     def _lose(self) -> None:
-        """Whoever reads learns it, too: a client that stalls would be waited for as long as it keeps its socket."""
+        # The reader stops too. Otherwise it would wait as long as a stalled client leaves its connection open.
         self._is_lost = True
+        self._stop_receiving()
+
+    def _invalidate(self, error: Unauthorized) -> None:
+        self._unauthorized = error
+        self._stop_receiving()
+
+    def _stop_receiving(self) -> None:
         if self._receiving is not None:
             self._receiving.reschedule(0)
 
-    async def tell(
+    async def stream_turn(
         self, live: LiveTurn, encode: Callable[[Entry], Iterable[str]], *, is_observer: bool = False
     ) -> None:
-        """Send what is made of a turn's entries, from the first to the closing one."""
+        """Send the messages of all entries of a turn, from the first entry to the closing one."""
         with live.follower(is_observer=is_observer) as follower:
             while True:
                 entries = await follower.next()
@@ -91,8 +132,8 @@ class Channel:
                     return
 
 
-async def admit(websocket: WebSocket) -> tuple[Services, str, Channel] | None:
-    """Accept who may call; others get the error that HTTP would give, and None is returned."""
+async def admit(websocket: WebSocket) -> Channel | None:
+    """Accept a handshake with a valid API key; reject others with the same response as over HTTP and return None."""
     services = services_of(websocket.scope)
     try:
         caller = services.keys.caller(authorization_of(websocket.scope))
@@ -101,4 +142,4 @@ async def admit(websocket: WebSocket) -> tuple[Services, str, Channel] | None:
         return None
     offered = websocket.scope.get("subprotocols", ())
     await websocket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
-    return services, caller, Channel(websocket, stall=services.settings.stalled_client_timeout)
+    return Channel(websocket, services, caller)

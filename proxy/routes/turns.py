@@ -86,7 +86,7 @@ class TurnEvents:
             await send({"type": "http.response.body", "body": b""})
             return
         async with feed_stream(services, Connection(scope, receive, send), named, types) as stream:
-            await stream.tell(opened, after=after)
+            await stream.write_turn(opened, after=after)
 
 
 def last_seen(headers: dict[str, str], query: QueryParams) -> sse.Position:

@@ -1,17 +1,16 @@
-"""``WS /v1/ws``: any number of turns over one socket, begun, followed, resumed and stopped."""
+"""``WS /v1/ws``: start, follow, resume and cancel any number of turns over one WebSocket."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 from starlette.websockets import WebSocket
 
-from proxy.errors import CompletionNotFound, InternalTurnError, ProxyError
+from proxy.errors import CompletionNotFound, InternalTurnError, ProxyError, Unauthorized
 from proxy.routes.chat_completions import chat_ask
-from proxy.routes.dependencies import Services
 from proxy.routes.middleware.rate_limit import admit as admit_turn
 from proxy.routes.request_body import ClientLeft, first_of, headers_of
 from proxy.routes.sockets import Channel, admit
@@ -33,72 +32,84 @@ from proxy.wire.validation.json_objects import read_object
 logger = logging.getLogger(__name__)
 
 MAX_TURNS = 256
-"""Turns that are followed at a time."""
+"""Turns that one socket can stream at the same time."""
 
 
 async def turn_socket(websocket: WebSocket) -> None:
-    """Serve one socket."""
-    admitted = await admit(websocket)
-    if admitted is None:
+    """Serve one WebSocket."""
+    channel = await admit(websocket)
+    if channel is None:
         return
-    services, caller, channel = admitted
-    session = Session(services, caller, headers_of(websocket.scope), channel)
+    session = Session(channel, headers_of(websocket.scope))
     try:
-        async for message in channel.messages():
-            await session.serve(message)
+        async with aclosing(channel.messages()) as messages:
+            async for message in messages:
+                await session.serve(message)
     except ClientLeft:
         pass
+    except Unauthorized as error:
+        await channel.close_unauthorized(refusal(error, None))
     finally:
         await session.close()
 
 
 class Session:
-    """One socket, the turns that it began and that still run here, and those that it is told."""
+    """One WebSocket: the running turns that it started, and the turns that it streams."""
 
-    def __init__(self, services: Services, caller: str, headers: dict[str, str], channel: Channel) -> None:
-        self._services = services
-        self._caller = caller
+    def __init__(self, channel: Channel, headers: dict[str, str]) -> None:
+        """``headers`` are those of the handshake, by lower-case name."""
+        self._services = channel.services
+        self._caller = channel.caller
         self._headers = headers
         self._channel = channel
-        self._begun: dict[str, LiveTurn] = {}
-        self._telling: dict[str, asyncio.Task[None]] = {}
+        self._started: dict[str, LiveTurn] = {}
+        self._streams: dict[str, asyncio.Task[None]] = {}
 
     @property
-    def begun(self) -> Sequence[str]:
-        """The turns that this socket began and that still run."""
-        return list(self._begun)
+    def started(self) -> Sequence[str]:
+        """The running turns that this socket started."""
+        return list(self._started)
 
     async def serve(self, text: bytes) -> None:
-        """Do what a message wants; a mistake in it is told and ends nothing."""
+        """Process a message. An error in it is reported, and the socket stays open.
+
+        Raises:
+            ClientLeft: The client has disconnected, or the socket was closed because the API key is not valid.
+        """
         try:
-            await self._do(read_object(CLIENT_MESSAGE, text))
+            # The key may have been revoked since the handshake.
+            await self._channel.verify_key()
+            await self._process(read_object(CLIENT_MESSAGE, text))
+        except Unauthorized as error:
+            await self._channel.close_unauthorized(refusal(error, id_of(text)))
+            raise ClientLeft from None
         except ProxyError as error:
             await self._channel.send(refusal(error, id_of(text)))
         except ClientLeft:
             raise
         except Exception:
-            logger.exception("a message of a socket could not be served")
+            logger.exception("failed to process a WebSocket message")
             await self._channel.send(refusal(InternalTurnError(), id_of(text)))
 
     async def close(self) -> None:
-        """Stop telling; turns that were begun here are left, and stop if their policy says so."""
-        for turn_id in list(self._telling):
-            await self._untell(turn_id)
-        # A server that stops closes its sockets first; their turns have their time to finish all the same.
+        """Stop streaming. For the turns that this socket started, this is a client disconnect."""
+        for turn_id in list(self._streams):
+            await self._stop_stream(turn_id)
+        # A server that stops closes its sockets first. Their turns still have the grace time to finish.
         if not self._services.turns.is_closing:
-            for live in list(self._begun.values()):
+            for live in list(self._started.values()):
                 live.left()
 
-    # --- what a client may want ---
+    # --- actions of the client ---
 
-    async def _do(self, message: ClientMessage) -> None:
+    async def _process(self, message: ClientMessage) -> None:
         match message.type:
             case "start":
                 await self._start(message)
             case "subscribe":
                 await self._subscribe(message)
             case "unsubscribe":
-                await self._untell(message.turn)
+                await self._stop_stream(message.turn)
                 await self._channel.send(reply(message, turn_id=message.turn))
             case "cancel":
                 status = await self._cancel(message)
@@ -107,8 +118,8 @@ class Session:
                 await self._channel.send(reply(message))
 
     async def _start(self, message: ClientMessage) -> None:
-        wanted = message.wanted
-        self._make_room()
+        types = message.wanted
+        self._check_stream_count()
         settings = self._services.settings
         request = decode_chat(
             message.body, max_messages=settings.max_messages, strict=settings.strict_parameters
@@ -116,32 +127,32 @@ class Session:
         ask = chat_ask(self._services, self._caller, self._headers_with(message), message.body, request)
         await admit_turn(self._services, self._caller)
         opened = await self._services.turns.open(ask)
-        self._remember(opened.live)
+        self._add_started(opened.live)
         ignored = [*request.ignored, *opened.ignored]
         more = {"ignored": ignored} if ignored else {}
         await self._channel.send(reply(message, **_facts(opened), **more))
-        await self._tell(opened, FrameMessages(self._feed(opened), types=wanted))
+        await self._stream(opened, FrameMessages(self._feed(opened), types=types))
 
     async def _subscribe(self, message: ClientMessage) -> None:
-        wanted, after = message.wanted, message.position
-        if message.turn not in self._telling:
-            self._make_room()
+        types, after = message.wanted, message.position
+        if message.turn not in self._streams:
+            self._check_stream_count()
         opened = await self._services.turns.attach(
             self._caller, message.turn, end_user=self._end_user(message), is_observer=True
         )
-        await self._untell(opened.turn_id)
+        await self._stop_stream(opened.turn_id)
         await self._channel.send(reply(message, **_facts(opened)))
-        await self._tell(opened, FrameMessages(self._feed(opened), types=wanted, after=after))
+        await self._stream(opened, FrameMessages(self._feed(opened), types=types, after=after))
 
     async def _cancel(self, message: ClientMessage) -> str:
-        """Return how the turn stands afterwards."""
+        """Cancel a turn and return its status."""
         try:
             record = await self._services.turns.cancel(
                 self._caller, message.turn, end_user=self._end_user(message)
             )
         except CompletionNotFound:
-            # Side requests are stored nowhere, and known only where they were begun.
-            live = self._begun.get(message.turn)
+            # Side requests are not stored. Only the socket that started one can cancel it.
+            live = self._started.get(message.turn)
             if live is None or live.conversation_id or live.task is None:
                 raise
             live.stop("requested")
@@ -149,40 +160,41 @@ class Session:
             return "cancelled"
         return record.status
 
-    # --- turns that are told ---
+    # --- streams of turns ---
 
-    def _make_room(self) -> None:
-        if len(self._telling) >= MAX_TURNS:
+    def _check_stream_count(self) -> None:
+        if len(self._streams) >= MAX_TURNS:
             raise too_many(MAX_TURNS)
 
-    def _remember(self, live: LiveTurn) -> None:
-        """Hold on to a turn that was begun here until it has ended, however long the socket lives."""
+    def _add_started(self, live: LiveTurn) -> None:
+        """Record a turn that this socket started, until the turn ends."""
         if live.task is not None and not live.task.done():
-            self._begun[live.turn_id] = live
-            live.task.add_done_callback(lambda _: self._begun.pop(live.turn_id, None))
+            self._started[live.turn_id] = live
+            live.task.add_done_callback(lambda _: self._started.pop(live.turn_id, None))
 
-    async def _tell(self, opened: Opened, frames: FrameMessages) -> None:
-        await self._untell(opened.turn_id)
-        task = asyncio.create_task(self._follow(opened.live, frames), name=f"tell {opened.turn_id}")
-        self._telling[opened.turn_id] = task
-        task.add_done_callback(lambda _: self._told(opened.turn_id, task))
+    async def _stream(self, opened: Opened, frames: FrameMessages) -> None:
+        await self._stop_stream(opened.turn_id)
+        task = asyncio.create_task(self._run_stream(opened.live, frames), name=f"stream {opened.turn_id}")
+        self._streams[opened.turn_id] = task
+        task.add_done_callback(lambda _: self._remove_stream(opened.turn_id, task))
 
-    async def _follow(self, live: LiveTurn, frames: FrameMessages) -> None:
+    async def _run_stream(self, live: LiveTurn, frames: FrameMessages) -> None:
+        is_observer = live.turn_id not in self._started
         try:
-            await self._channel.tell(live, frames.encode, is_observer=live.turn_id not in self._begun)
+            await self._channel.stream_turn(live, frames.encode, is_observer=is_observer)
         except ClientLeft:
             pass
         except Exception:
-            logger.exception("a turn could not be told over a socket", extra={"turn_id": live.turn_id})
+            logger.exception("failed to stream turn over WebSocket", extra={"turn_id": live.turn_id})
             with suppress(ClientLeft):
                 await self._channel.send(refusal(InternalTurnError(), None, turn_id=live.turn_id))
 
-    def _told(self, turn_id: str, task: asyncio.Task[None]) -> None:
-        if self._telling.get(turn_id) is task:
-            del self._telling[turn_id]
+    def _remove_stream(self, turn_id: str, task: asyncio.Task[None]) -> None:
+        if self._streams.get(turn_id) is task:
+            del self._streams[turn_id]
 
-    async def _untell(self, turn_id: str) -> None:
-        task = self._telling.pop(turn_id, None)
+    async def _stop_stream(self, turn_id: str) -> None:
+        task = self._streams.pop(turn_id, None)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -190,16 +202,16 @@ class Session:
     def _feed(self, opened: Opened) -> Feed:
         return Feed(opened.turn_id, hides_details=not self._services.settings.handoff_details)
 
-    # --- what the handshake and the message say together ---
+    # --- headers of the handshake and of the message ---
 
     def _headers_with(self, message: ClientMessage) -> dict[str, str]:
-        given = {name.lower(): value for name, value in (message.headers or {}).items()}
+        added = {name.lower(): value for name, value in (message.headers or {}).items()}
         names = self._services.settings.user_headers
         if first_of(self._headers, names):
-            # Who opened the socket for a person, a gateway for example, has said which.
+            # A gateway that opens a socket for an end user has identified that user. A message cannot change it.
             for name in names:
-                given.pop(name.lower(), None)
-        return {**self._headers, **given}
+                added.pop(name.lower(), None)
+        return {**self._headers, **added}
 
     def _end_user(self, message: ClientMessage) -> str:
         return first_of(self._headers_with(message), self._services.settings.user_headers)

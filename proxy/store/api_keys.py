@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
-from proxy.auth import KeptKey, Terms
+from proxy.auth import ApiKeyRecord, Terms
 from proxy.store.engine.database import Database
 from proxy.store.engine.group_commit import Call
 from proxy.store.engine.writer import Writer
@@ -31,7 +31,7 @@ class SqlKeys:
         self._database = database
         self._writer = writer
 
-    async def find(self, key_id: str) -> KeptKey | None:
+    async def find(self, key_id: str) -> ApiKeyRecord | None:
         """See ``KeyStore``."""
         row = await self._database.read(lambda on: on.execute(_FIND, {"of_id": key_id}).first())
         return None if row is None else _key(row)
@@ -40,11 +40,11 @@ class SqlKeys:
         """See ``KeyStore``."""
         return await self._database.read(lambda on: on.scalar(_ANY)) is not None
 
-    async def all(self) -> Sequence[KeptKey]:
+    async def all(self) -> Sequence[ApiKeyRecord]:
         """See ``KeyStore``."""
         return [_key(row) for row in await self._database.read(lambda on: on.execute(_ALL).all())]
 
-    async def add(self, key: KeptKey) -> None:
+    async def add(self, key: ApiKeyRecord) -> None:
         """See ``KeyStore``."""
         terms = key.terms
         row = {
@@ -76,7 +76,7 @@ class SqlKeys:
         return cast(bool, await self._writer.write(Call(write)))
 
 
-def _key(row: Row[Any]) -> KeptKey:
+def _key(row: Row[Any]) -> ApiKeyRecord:
     models = None if row.models is None else tuple(row.models)
     terms = Terms(row.events, row.requests_per_minute, row.tokens_per_minute, models)
-    return KeptKey(row.id, row.name, row.digest, terms, row.created_at, row.expires_at, row.revoked_at)
+    return ApiKeyRecord(row.id, row.name, row.digest, terms, row.created_at, row.expires_at, row.revoked_at)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from proxy.auth import ANYONE
 from proxy.routes.request_body import ClientLeft
 from proxy.routes.sockets import Channel
 from proxy.routes.websocket import Session
@@ -19,6 +21,7 @@ class Socket:
     """A WebSocket whose client takes what it is sent, until it is ``stalled``."""
 
     def __init__(self) -> None:
+        self.scope: Any = {"type": "websocket", "headers": [], "subprotocols": []}
         self.sent: asyncio.Queue[Any] = asyncio.Queue()
         self.goes_on = asyncio.Event()
         self.goes_on.set()
@@ -37,6 +40,11 @@ class Socket:
         return message
 
 
+def channel_of(served: Served, socket: Any, **settings: Any) -> Channel:
+    services = replace(served.services, settings=served.services.settings.model_copy(update=settings))
+    return Channel(socket, services, ANYONE)
+
+
 def message(kind: str, **more: Any) -> bytes:
     return json.dumps({"type": kind, **more}).encode()
 
@@ -50,19 +58,19 @@ async def test_a_turn_is_let_go_of_when_it_has_ended_although_nobody_is_told(
     rest = asyncio.Event()
     upstream.reply(text("One two", chunks=2).held(rest, after=2))
     socket: Any = Socket()
-    session = Session(served.services, "anyone", {}, Channel(socket, stall=5))
+    session = Session(channel_of(served, socket), {})
 
     await session.serve(START)
     turn_id = (await socket.until("text.delta"))["turn_id"]
     live = (await served.services.turns.attach("anyone", turn_id)).live
     await session.serve(message("unsubscribe", turn_id=turn_id))
-    held = session.begun
+    held = session.started
     rest.set()
     assert live.task is not None
     await asyncio.wait([live.task])
     await asyncio.sleep(0)
 
-    assert (held, session.begun) == ([turn_id], [])
+    assert (held, session.started) == ([turn_id], [])
     await session.close()
 
 
@@ -71,8 +79,8 @@ async def test_a_client_that_takes_nothing_any_more_has_left_and_its_turn_stops(
 ) -> None:
     upstream.reply(hang())
     socket: Any = Socket()
-    channel = Channel(socket, stall=0.05)
-    session = Session(served.services, "anyone", {}, channel)
+    channel = channel_of(served, socket, stalled_client_timeout=0.05)
+    session = Session(channel, {})
     await session.serve(START)
     asked = await upstream.received(1)
     await socket.until("turn.started")
@@ -87,9 +95,11 @@ async def test_a_client_that_takes_nothing_any_more_has_left_and_its_turn_stops(
     await asked.closed()
 
 
-async def test_one_that_waits_for_messages_learns_that_its_client_takes_nothing() -> None:
+async def test_one_that_waits_for_messages_learns_that_its_client_takes_nothing(
+    served: Served,
+) -> None:
     socket: Any = Socket()
-    channel = Channel(socket, stall=0.05)
+    channel = channel_of(served, socket, stalled_client_timeout=0.05)
 
     async def wait() -> list[bytes]:
         return [one async for one in channel.messages()]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.auth import KeptKey, KeyStore, Terms, new_key
+from proxy.auth import ApiKeyRecord, KeyStore, Terms, new_key
 from proxy.store.turns import open_history
 from tests.fakes.store.api_keys import MemoryKeys
 
@@ -24,7 +24,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[KeyStore]:
     await history.close()
 
 
-def a_key(name: str = "desk", *, now: float = 1.0, expires_at: float | None = None) -> KeptKey:
+def a_key(name: str = "desk", *, now: float = 1.0, expires_at: float | None = None) -> ApiKeyRecord:
     return new_key(name, TERMS, now=now, expires_at=expires_at)[1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.auth import MAX_MISSING, NO_TERMS, KeptKey, Keys, Terms, new_key
+from proxy.auth import MAX_MISSING, NO_TERMS, ApiKeyRecord, Keys, Terms, new_key
 from proxy.errors import NoKey, StoreUnavailable, Unauthorized
 from tests.fakes.store.api_keys import MemoryKeys
 
@@ -14,7 +14,7 @@ class CountingStore(MemoryKeys):
 
     asked = 0
 
-    async def find(self, key_id: str) -> KeptKey | None:
+    async def find(self, key_id: str) -> ApiKeyRecord | None:
         self.asked += 1
         return await super().find(key_id)
 
@@ -132,7 +132,7 @@ async def test_nobody_makes_a_key_and_its_terms_forgotten(monotonic: Time) -> No
 class GoneStore(MemoryKeys):
     """Does not answer."""
 
-    async def find(self, key_id: str) -> KeptKey | None:
+    async def find(self, key_id: str) -> ApiKeyRecord | None:
         raise StoreUnavailable
 
     async def has_any(self) -> bool:

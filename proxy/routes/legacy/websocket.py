@@ -1,15 +1,15 @@
-"""``WS /ws``: the chat that a caller has going on, over the WebSocket of older clients, one message at a time."""
+"""``WS /ws``: the current chat of a caller over the legacy WebSocket, one message at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import aclosing
 
 from starlette.websockets import WebSocket
 
-from proxy.errors import InternalTurnError, InvalidRequest, ProxyError
+from proxy.errors import InternalTurnError, InvalidRequest, ProxyError, Unauthorized
 from proxy.events import Entry
-from proxy.routes.dependencies import Services
 from proxy.routes.legacy.chat import chat_ask
 from proxy.routes.middleware.rate_limit import admit as admit_turn
 from proxy.routes.request_body import ClientLeft
@@ -21,66 +21,70 @@ from proxy.wire.validation.json_objects import read_object
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 16
-"""Messages that may wait for the answers before theirs."""
+"""Messages that can wait while another one is answered."""
 
 
 async def chat_socket(websocket: WebSocket) -> None:
-    """Serve one socket."""
-    admitted = await admit(websocket)
-    if admitted is None:
+    """Serve one WebSocket."""
+    channel = await admit(websocket)
+    if channel is None:
         return
-    services, caller, channel = admitted
     waiting: asyncio.Queue[bytes] = asyncio.Queue(MAX_WAITING)
-    answering = asyncio.create_task(_answer_all(websocket, services, caller, channel, waiting), name="chat")
+    answers = asyncio.create_task(_answer_all(websocket, channel, waiting), name="chat")
     try:
-        async for message in channel.messages():
-            try:
-                waiting.put_nowait(message)
-            except asyncio.QueueFull:
-                await _tell(channel, InvalidRequest("Too many messages wait to be answered."))
+        async with aclosing(channel.messages()) as messages:
+            async for message in messages:
+                try:
+                    waiting.put_nowait(message)
+                except asyncio.QueueFull:
+                    await _send_error(channel, InvalidRequest("Too many messages wait to be answered."))
     except ClientLeft:
         pass
+    except Unauthorized as error:
+        await channel.close_unauthorized(socket_message(refused(error)))
     finally:
-        answering.cancel()
-        await asyncio.gather(answering, return_exceptions=True)
+        answers.cancel()
+        await asyncio.gather(answers, return_exceptions=True)
 
 
-async def _answer_all(
-    websocket: WebSocket, services: Services, caller: str, channel: Channel, waiting: asyncio.Queue[bytes]
-) -> None:
+async def _answer_all(websocket: WebSocket, channel: Channel, waiting: asyncio.Queue[bytes]) -> None:
     while True:
         message = await waiting.get()
         try:
-            await _answer(websocket, services, caller, channel, message)
+            await _answer(websocket, channel, message)
         except ClientLeft:
             return
+        except Unauthorized as error:
+            await channel.close_unauthorized(socket_message(refused(error)))
+            return
         except ProxyError as error:
-            await _tell(channel, error)
+            await _send_error(channel, error)
         except Exception:
-            logger.exception("a message of a socket could not be answered")
-            await _tell(channel, InternalTurnError())
+            logger.exception("failed to answer a WebSocket message")
+            await _send_error(channel, InternalTurnError())
 
 
-async def _answer(
-    websocket: WebSocket, services: Services, caller: str, channel: Channel, message: bytes
-) -> None:
-    given = read_object(CHAT, bytes(read_object(SOCKET, message).data))
-    ask = await chat_ask(services, caller, dict(websocket.scope), given, message)
+async def _answer(websocket: WebSocket, channel: Channel, message: bytes) -> None:
+    services, caller = channel.services, channel.caller
+    # The key may have been revoked since the handshake.
+    await channel.verify_key()
+    body = read_object(CHAT, bytes(read_object(SOCKET, message).data))
+    ask = await chat_ask(services, caller, dict(websocket.scope), body, message)
     await admit_turn(services, caller)
     opened = await services.turns.open(ask)
     events = ChatSocketEvents()
 
     def encode(entry: Entry) -> list[str]:
-        told = events.message(entry)
-        return [] if told is None else [told]
+        text = events.message(entry)
+        return [] if text is None else [text]
 
     try:
-        await channel.tell(opened.live, encode)
+        await channel.stream_turn(opened.live, encode)
     finally:
-        # A server that stops closes its sockets first; their turns have their time to finish all the same.
+        # A server that stops closes its sockets first. Their turns still have the grace time to finish.
         if not services.turns.is_closing:
             opened.live.left()
 
 
-async def _tell(channel: Channel, error: ProxyError) -> None:
+async def _send_error(channel: Channel, error: ProxyError) -> None:
     await channel.send(socket_message(refused(error)))

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import msgspec
 from msgspec import Struct
 
-from proxy.errors import InvalidRequest
+from proxy.errors import InvalidRequest, ProxyError
 from proxy.events import (
     ApprovalDecided,
     ApprovalRequested,
@@ -40,7 +40,8 @@ from proxy.events import (
 )
 from proxy.messages import Usage
 from proxy.wire.chat.answer_text import Joints
-from proxy.wire.chat.response_models import encode, usage_body
+from proxy.wire.chat.response_models import ErrorBody, encode, usage_body
+from proxy.wire.errors import problem_of
 from proxy.wire.events import sse
 from proxy.wire.progress import Progress
 from proxy.wire.uses import rounded_cost
@@ -208,6 +209,13 @@ class FeedEncoder:
             for frame in self._feed.frames(entry)
             if (not self._types or frame.type in self._types) and (frame.position, frame.part) > self._after
         )
+
+
+def error_frame(error: ProxyError) -> bytes:
+    """Return the event that ends a stream whose reader may not continue; it has no id and the type ``error``."""
+    problem = problem_of(error)
+    body = ErrorBody(problem.message, problem.type, problem.param, problem.code)
+    return sse.named("error", encode({"type": "error", "status": problem.status, "error": body}))
 
 
 def place_in_conversation(value: str, *, param: str) -> tuple[str, sse.Position]:

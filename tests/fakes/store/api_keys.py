@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from proxy.auth import KeptKey
+from proxy.auth import ApiKeyRecord
 
 
 class MemoryKeys:
     """See ``KeyStore``."""
 
     def __init__(self) -> None:
-        self._keys: dict[str, KeptKey] = {}
+        self._keys: dict[str, ApiKeyRecord] = {}
 
-    async def find(self, key_id: str) -> KeptKey | None:
+    async def find(self, key_id: str) -> ApiKeyRecord | None:
         """See ``KeyStore``."""
         return self._keys.get(key_id)
 
@@ -22,11 +22,11 @@ class MemoryKeys:
         """See ``KeyStore``."""
         return any(key.revoked_at is None for key in self._keys.values())
 
-    async def all(self) -> Sequence[KeptKey]:
+    async def all(self) -> Sequence[ApiKeyRecord]:
         """See ``KeyStore``."""
         return sorted(self._keys.values(), key=lambda key: (key.created_at, key.id))
 
-    async def add(self, key: KeptKey) -> None:
+    async def add(self, key: ApiKeyRecord) -> None:
         """See ``KeyStore``."""
         self._keys.setdefault(key.id, key)
 
