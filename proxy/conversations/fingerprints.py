@@ -1,8 +1,9 @@
-"""How a transcript is recognised: a rolling hash over what was said, in the eyes of a client.
+"""Fingerprints of transcripts: a rolling hash over the messages that a client sees.
 
-Only the text of users and assistants counts. White space does not, nor reasoning, tool traffic, and system messages
-(frontends put clocks into them). A fingerprint stands at every assistant message; it depends on the one before and on
-what was said since, so the fingerprints of a list are found in one pass, and a turn's own from its parent's.
+The hash includes only the text of user and assistant messages, without white space and reasoning. System messages are
+excluded because frontends put the time into them. Each assistant message has a fingerprint. It depends on the previous
+fingerprint and the messages since then, so one pass calculates all fingerprints of a list, and that of a new turn
+follows from its parent's.
 """
 
 from __future__ import annotations
@@ -10,28 +11,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
-from proxy.messages import AssistantMessage, FunctionCall, Message, ToolMessage, UserMessage, text_of
+from proxy.messages import (
+    AssistantMessage,
+    FunctionCall,
+    Message,
+    ToolMessage,
+    UserMessage,
+    is_instruction,
+    text_of,
+)
 from proxy.turns.repository import ChainTurn
 
 _SIZE = 16
 _WHITE = b" \t\n\r\x0b\x0c"
-# Some models think aloud inside of the text, and some clients cut that out before they send it back.
+# Some models put reasoning into the text, and some clients remove it before they send the message again.
 _THINKING_TAGS = tuple((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "reasoning"))
 
 
 def scope_of(caller: str, team: str, end_user: str) -> bytes:
-    """Return where a fingerprint chain begins: equal words of other callers, users or teams never meet."""
+    """Return the start of a transcript: equal texts of other callers, teams or end users have other fingerprints."""
     return _digest(b"scope", *(part.encode() for part in (caller, team, end_user)))
 
 
 def last_answer_of(scope: bytes, text: str) -> bytes | None:
-    """Return the mark of an assistant's text by itself, without what was said before; None for an empty one."""
-    said = _said(text, is_assistant=True)
-    return _digest(b"answer", scope, said) if said else None
+    """Return the digest of an assistant's text without the messages before it; None for an empty text."""
+    data = _hashed_text(text, is_assistant=True)
+    return _digest(b"answer", scope, data) if data else None
 
 
 class Transcript:
-    """A transcript as it grows; ``start`` is a scope, or the fingerprint of a turn to go on from."""
+    """The hash of a growing transcript; ``start`` is a scope, or the fingerprint of a turn to continue from."""
 
     __slots__ = ("_hash", "_results", "fingerprint")
 
@@ -41,12 +50,12 @@ class Transcript:
         self._results = 0
 
     def add(self, message: Message) -> bytes | None:
-        """Take a message; return the fingerprint if it is one at which one stands."""
+        """Add a message; return the fingerprint if it is an assistant message that has one."""
         kind = type(message)
         if kind is UserMessage:
-            said = _said(text_of(message), is_assistant=False)
-            if said:
-                self._hash.update(b"u%d:%b" % (len(said), said))
+            data = user_text(text_of(message))
+            if data:
+                self._hash.update(b"u%d:%b" % (len(data), data))
         elif kind is ToolMessage:
             self._results += 1
         elif isinstance(message, AssistantMessage):
@@ -54,26 +63,26 @@ class Transcript:
         return None
 
     def answer(self, text: str, *, is_call: bool = False) -> bytes | None:
-        """Take an assistant's text; an empty one counts only if it is an answer and not the frame of a call."""
-        said = _said(text, is_assistant=True)
-        if not said and is_call:
+        """Add an assistant's text and return the fingerprint; None for a tool call without text, which is not added."""
+        data = _hashed_text(text, is_assistant=True)
+        if not data and is_call:
             return None
-        self._hash.update(b"a%d:%b" % (len(said), said))
+        self._hash.update(b"a%d:%b" % (len(data), data))
         self.fingerprint = self._hash.digest()
         self._hash = blake2b(self.fingerprint, digest_size=_SIZE)
         self._results = 0
         return self.fingerprint
 
     def call(self, call: FunctionCall) -> bytes:
-        """Return the mark of a call made here, for calls without ids; it changes nothing.
+        """Return the digest of a tool call at this position, to find calls without ids. The transcript is unchanged.
 
-        The same call may be made again behind its first result, so results count in it.
+        The digest includes the number of results, because a model can repeat a call after its first result.
         """
-        said = _said(call.arguments, is_assistant=False)
-        return _digest(b"call", self._hash.digest(), b"%d" % self._results, call.name.encode(), said)
+        arguments = _hashed_text(call.arguments, is_assistant=False)
+        return _digest(b"call", self._hash.digest(), b"%d" % self._results, call.name.encode(), arguments)
 
     def extend(self, messages: Iterable[Message]) -> None:
-        """Take messages in order."""
+        """Add messages in order."""
         for message in messages:
             self.add(message)
 
@@ -83,33 +92,78 @@ def newest_known(chain: Sequence[ChainTurn]) -> int:
     return next((at for at in range(len(chain) - 1, -1, -1) if chain[at].fingerprint is not None), -1)
 
 
-def fingerprint_behind(chain: Sequence[ChainTurn], said: Iterable[Message]) -> bytes | None:
-    """Return the fingerprint of what was said behind a chain, if it ends with an answer.
-
-    None also when no turn of the chain has one to go on from: then neither the team nor the end user is known yet.
-    """
+def transcript_after(
+    chain: Sequence[ChainTurn], scope: bytes, messages: Iterable[Message] = ()
+) -> Transcript:
+    """Return the transcript of a chain and the messages after it, computed from its newest fingerprint."""
     known = newest_known(chain)
     start = chain[known].fingerprint if known >= 0 else None
-    if start is None:
-        return None
-    transcript = Transcript(start)
+    transcript = Transcript(start or scope)
     for turn in chain[known + 1 :]:
         transcript.extend(item.message for item in turn.items if item.agent is None)
+    transcript.extend(messages)
+    return transcript
+
+
+def fingerprint_behind(chain: Sequence[ChainTurn], messages: Iterable[Message]) -> bytes | None:
+    """Return the fingerprint of messages after a chain; None if they do not end with an answer.
+
+    None also if no turn of the chain has a fingerprint: then its team and its end user are not known yet.
+    """
+    if newest_known(chain) < 0:
+        return None
+    transcript = transcript_after(chain, b"")
     fingerprint: bytes | None = None
-    for message in said:
+    for message in messages:
         found = transcript.add(message)
         if found is not None or isinstance(message, UserMessage):
             fingerprint = found
     return fingerprint
 
 
-def words_of(text: str) -> bytes:
-    """Return what counts of a user's text, for comparing two."""
-    return _said(text, is_assistant=False)
+def agent_by_user_messages(
+    chain: Sequence[ChainTurn], messages: Sequence[Message]
+) -> tuple[bool, str | None]:
+    """Return whether the list begins like the chain, and the agent active after the last turn that both share.
+
+    Only user messages are compared: answers may be edited or missing. The last user message of the list is the one to
+    answer now, so it is not part of a shared turn.
+    """
+    shown = [user_text(text_of(m)) for m in messages if isinstance(m, UserMessage)]
+    agent: str | None = None
+    at = 0
+    for turn in chain:
+        texts = [
+            user_text(text_of(item.message))
+            for item in turn.items
+            if item.agent is None and isinstance(item.message, UserMessage)
+        ]
+        if shown[at : at + len(texts)] != texts:
+            break
+        at += len(texts)
+        if at >= len(shown):
+            break
+        agent = turn.agent
+    return at > 0, agent
+
+
+def is_first_input(first: ChainTurn, messages: Sequence[Message]) -> bool:
+    """Whether the messages have the same types and texts as the input of the first turn."""
+    stored = [item.message for item in first.items if item.agent is None and not is_instruction(item.message)]
+    return bool(stored) and [_type_and_text(m) for m in stored] == [_type_and_text(m) for m in messages]
+
+
+def _type_and_text(message: Message) -> tuple[type[Message], bytes]:
+    return type(message), user_text(text_of(message))
+
+
+def user_text(text: str) -> bytes:
+    """Return the part of a user's text that is compared and hashed."""
+    return _hashed_text(text, is_assistant=False)
 
 
 def without_thinking(text: str) -> str:
-    """Return the text without its closed think tags; a tag that is never closed stays.
+    """Return the text without closed think tags; an unclosed tag stays.
 
     Each character is searched at most once per tag, so time grows linearly with the text. A regular expression with a
     lazy repetition searches to the end of the text again for every unclosed tag.
@@ -135,7 +189,7 @@ def without_thinking(text: str) -> str:
     return "".join((*pieces, text[done:])) if pieces else text
 
 
-def _said(text: str, *, is_assistant: bool) -> bytes:
+def _hashed_text(text: str, *, is_assistant: bool) -> bytes:
     if is_assistant and "<" in text:
         text = without_thinking(text)
     return text.encode("utf-8", "surrogatepass").translate(None, _WHITE)

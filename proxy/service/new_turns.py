@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from proxy.approvals.decisions import Account
 from proxy.approvals.repository import Approvals
-from proxy.conversations.resolver import Recalled
+from proxy.conversations.resolver import ResolvedTurn
 from proxy.turns.contract import ServedTeam, Turn
 from proxy.turns.repository import NewTurn
 from proxy.turns.request import Ask
@@ -19,7 +19,7 @@ def new_turn_id() -> str:
 
 
 def new_turn(
-    ask: Ask, team: ServedTeam, recalled: Recalled, *, worker: str, lease_until: float, now: float
+    ask: Ask, team: ServedTeam, recalled: ResolvedTurn, *, worker: str, lease_until: float, now: float
 ) -> NewTurn:
     """Return the row of a turn that begins ``now``."""
     return NewTurn(
@@ -45,7 +45,7 @@ def new_turn(
     )
 
 
-def turn_of(ask: Ask, new: NewTurn, recalled: Recalled, approvals: Approvals) -> Turn:
+def turn_of(ask: Ask, new: NewTurn, recalled: ResolvedTurn, approvals: Approvals) -> Turn:
     """Return the turn to run."""
     resumption = recalled.resumption
     opening = None
@@ -56,7 +56,7 @@ def turn_of(ask: Ask, new: NewTurn, recalled: Recalled, approvals: Approvals) ->
         conversation_id=new.conversation_id,
         caller=ask.caller,
         agent=recalled.agent,
-        context=[*recalled.context, *recalled.said],
+        context=[*recalled.context, *recalled.new_messages],
         overlay=recalled.overlay,
         parameters=ask.parameters,
         client_tools=ask.tools,

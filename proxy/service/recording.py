@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from proxy.conversations.fingerprints import last_answer_of
 from proxy.conversations.function_calls import call_of
-from proxy.conversations.resolver import Recalled
+from proxy.conversations.resolver import ResolvedTurn
 from proxy.conversations.steps import Step
 from proxy.errors import InternalTurnError, ProxyError, TurnLeaseLost
 from proxy.events import (
@@ -45,7 +45,7 @@ class Kept:
 
     ask: Ask
     begun: Begun
-    recalled: Recalled
+    recalled: ResolvedTurn
 
 
 def end_of(

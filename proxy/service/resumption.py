@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from proxy.approvals.decisions import Question, check_open
 from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved, Decision
-from proxy.conversations.fingerprints import scope_of
-from proxy.conversations.resolver import Recalled, transcript_behind
+from proxy.conversations.fingerprints import scope_of, transcript_after
+from proxy.conversations.resolver import ResolvedTurn
 from proxy.errors import ApprovalNotFound, ConversationBusy, ProxyError, StoreUnavailable
 from proxy.messages import (
     DeveloperMessage,
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 10
 """How often a decision is tried anew when others decided meanwhile."""
 
-Begins = Callable[[Ask, Recalled], Awaitable[object]]
+Begins = Callable[[Ask, ResolvedTurn], Awaitable[object]]
 """Begins a turn, unless it awaits further decisions."""
 
 
@@ -156,7 +156,7 @@ class Resuming:
         given = _decode(circumstances)
         resumption = Question(approvals, self._clock()).after_decision(decisions)
         scope = scope_of(caller, record.team, record.end_user)
-        recalled = Recalled(
+        recalled = ResolvedTurn(
             conversation_id=record.conversation_id,
             match="same-turn",
             parent=record.turn,
@@ -164,7 +164,7 @@ class Resuming:
             context=_said(chain),
             input=(),
             overlay=given.overlay,
-            transcript=transcript_behind(chain, scope),
+            transcript=transcript_after(chain, scope),
             scope=scope,
             is_paused=True,
             resumption=resumption,

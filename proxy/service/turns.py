@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved
-from proxy.conversations.resolver import NotOfConversation, Recall, Recalled
+from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
+from proxy.conversations.resolver_query import UnrelatedMessages
 from proxy.conversations.steps import Step
 from proxy.errors import (
     CompletionNotFound,
@@ -87,7 +88,7 @@ class TurnService:
         self._approvals = approvals
         self._policy = policy
         self._clock = clock
-        self._resolver = Recall(history, approvals, clock)
+        self._resolver = ConversationResolver(history, approvals, clock)
         self._resumption = Resuming(history, approvals, clock, self._resume)
         self._lives = LiveTurns(memory=LogMemory(log_memory_limit))
         self._runner = TurnRunner(
@@ -167,7 +168,7 @@ class TurnService:
         answer_form(ask.parameters.response_format)
         for _ in range(ATTEMPTS):
             team, ignored, recalled = await self._resolve(ask, team)
-            if isinstance(recalled, NotOfConversation):
+            if isinstance(recalled, UnrelatedMessages):
                 return self._open_side(ask, team)
             try:
                 opened = await self._open_turn(ask, team, recalled, ignored)
@@ -183,10 +184,10 @@ class TurnService:
 
     async def _resolve(
         self, ask: Ask, team: ServedTeam
-    ) -> tuple[ServedTeam, Sequence[str], Recalled | NotOfConversation]:
+    ) -> tuple[ServedTeam, Sequence[str], ResolvedTurn | UnrelatedMessages]:
         """Return the team as its conversation began with it, the ignored parameters, and where the turn begins."""
         ignored, recalled = await self._resolve_for(ask, team)
-        if isinstance(recalled, Recalled) and recalled.conversation_id is not None:
+        if isinstance(recalled, ResolvedTurn) and recalled.conversation_id is not None:
             began_as = await self._teams.as_begun(ask.caller, recalled.conversation_id, team)
             if began_as is not team:
                 return began_as, *await self._resolve_for(ask, began_as)
@@ -194,10 +195,10 @@ class TurnService:
 
     async def _resolve_for(
         self, ask: Ask, team: ServedTeam
-    ) -> tuple[Sequence[str], Recalled | NotOfConversation]:
+    ) -> tuple[Sequence[str], ResolvedTurn | UnrelatedMessages]:
         team.check_client_tools(tuple(ask.tools))
         ignored = team.unheeded(ask)
-        return ignored, await self._resolver.recall(ask, team)
+        return ignored, await self._resolver.resolve(ask, team)
 
     def _open_side(self, ask: Ask, team: ServedTeam) -> Opened:
         """Start a turn without conversation, team or lock; nothing of it is stored."""
@@ -218,7 +219,7 @@ class TurnService:
         )
 
     async def _open_turn(
-        self, ask: Ask, team: ServedTeam, recalled: Recalled, ignored: Sequence[str]
+        self, ask: Ask, team: ServedTeam, recalled: ResolvedTurn, ignored: Sequence[str]
     ) -> Opened | None:
         """Begin and start the turn; None if it waits for further approval decisions."""
         now = self._clock()
@@ -257,7 +258,7 @@ class TurnService:
             ignored=ignored,
         )
 
-    async def _begin(self, new: NewTurn, recalled: Recalled) -> Begun | None:
+    async def _begin(self, new: NewTurn, recalled: ResolvedTurn) -> Begun | None:
         """Write the turn as running; None if it waits for further approval decisions."""
         if recalled.step is not None:
             new = replace(new, parent=await self._store_step(recalled.step, new))
@@ -296,7 +297,7 @@ class TurnService:
         """
         return await self._resumption.find(caller, approval_id, end_user=end_user)
 
-    async def _resume(self, ask: Ask, recalled: Recalled) -> None:
+    async def _resume(self, ask: Ask, recalled: ResolvedTurn) -> None:
         """Begin a turn without a request, with the agent that was active, or the entry agent if it no longer exists."""
         team, _ = await self._teams.find(ask.caller, ask.model)
         if recalled.conversation_id is not None:

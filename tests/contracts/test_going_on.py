@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.conversations.resolver import Recall, Recalled
+from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
 from proxy.errors import ConversationBusy, ConversationNotFound, InvalidRequest
 from proxy.events import (
     Completed,
@@ -68,11 +68,11 @@ async def turn(
     return begun
 
 
-async def recalled(history: History, *messages: Message, **more: Any) -> Recalled:
+async def recalled(history: History, *messages: Message, **more: Any) -> ResolvedTurn:
     team = await team_of(agent("triage", ScriptedModel()), agent("sales", ScriptedModel()))
     ask = Ask(**{"caller": "alice", "model": "shop", "messages": messages, "list_name": "input", **more})
-    found = await Recall(history, approvals_of(history), time.time).recall(ask, team)
-    assert isinstance(found, Recalled)
+    found = await ConversationResolver(history, approvals_of(history), time.time).resolve(ask, team)
+    assert isinstance(found, ResolvedTurn)
     return found
 
 
@@ -317,7 +317,7 @@ async def test_instructions_that_stay_are_kept_and_laid_over_later_turns(history
     chat = await recalled(history, UserMessage("And?"), conversation_id="conv_a")
 
     assert [message.content for message in first.overlay] == ["Be brief.", PIRATE.content]
-    assert (told(first.input), told(first.said)) == ([PIRATE, MORE], [MORE])
+    assert (told(first.input), told(first.new_messages)) == ([PIRATE, MORE], [MORE])
     assert told(later.context) == told(chat.context) == [MORE, AssistantMessage("Hello!")]
     assert later.overlay == chat.overlay == [PIRATE]
     assert told(later.input) == [UserMessage("And?")]

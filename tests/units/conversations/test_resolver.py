@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from proxy.conversations.fingerprints import Transcript, fingerprint_behind, last_answer_of, scope_of
-from proxy.conversations.resolver import Recall, Recalled
+from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
 from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCall, ToolMessage, UserMessage
 from proxy.turns.repository import ChainTurn
 from proxy.turns.request import Ask
@@ -43,11 +43,13 @@ async def store(
     return begun.turn
 
 
-async def resolve(history: MemoryHistory, *messages: Message, conversation_id: str | None = None) -> Recalled:
+async def resolve(
+    history: MemoryHistory, *messages: Message, conversation_id: str | None = None
+) -> ResolvedTurn:
     team = await team_of(agent("triage", ScriptedModel()), agent("sales", ScriptedModel()))
     request = Ask(caller="alice", model="shop", messages=messages, conversation_id=conversation_id)
-    resolved = await Recall(history, approvals_of(history), time.time).recall(request, team)
-    assert isinstance(resolved, Recalled)
+    resolved = await ConversationResolver(history, approvals_of(history), time.time).resolve(request, team)
+    assert isinstance(resolved, ResolvedTurn)
     return resolved
 
 

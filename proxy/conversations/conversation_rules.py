@@ -1,0 +1,84 @@
+"""Resolver rules for the named conversation, the transcript in the message list, and the agent that it names."""
+
+from __future__ import annotations
+
+from proxy.conversations.fingerprints import agent_by_user_messages, is_first_input
+from proxy.conversations.resolver_query import (
+    ResolverQuery,
+    RuleMatch,
+    UnrelatedMessages,
+    find_transcript,
+)
+from proxy.turns.request import Match
+
+
+async def empty_conversation(query: ResolverQuery) -> RuleMatch | None:
+    """Start a named conversation that has no turns.
+
+    The agent is still found by the transcript: clients add a conversation id to conversations that began without one.
+    """
+    request = query.request
+    if request.conversation_id is None or query.head is not None:
+        return None
+    found = await find_transcript(query, None)
+    agent = found.agent if found is not None else query.named_agent
+    return RuleMatch(request.id_source, request.conversation_id, agent=agent)
+
+
+async def added_messages(query: ResolverQuery) -> RuleMatch | None:
+    """Continue from the head of the named conversation if all messages of the request are new."""
+    if query.head is None or not query.request.is_addition:
+        return None
+    chain = await query.turns.chain(query.head)
+    return RuleMatch(query.request.id_source, query.request.conversation_id, chain)
+
+
+async def known_transcript(query: ResolverQuery) -> RuleMatch | None:
+    """Continue from the turn whose transcript or answer is in the list, within the conversation if one is named."""
+    request = query.request
+    found = await find_transcript(query, query.conversation)
+    if found is None:
+        return None
+    rule: Match = "last-answer" if found.is_last_answer else "fingerprint"
+    if request.conversation_id is not None:
+        rule = request.id_source
+    if found.place is None:
+        return RuleMatch(rule, request.conversation_id, agent=found.agent)
+    chain = await query.turns.chain(found.place.turn)
+    conversation_id = request.conversation_id or found.place.conversation_id
+    return RuleMatch(rule, conversation_id, chain, found.length, agent=found.agent)
+
+
+async def known_user_messages(query: ResolverQuery) -> RuleMatch | UnrelatedMessages | None:
+    """Start a branch of the named conversation if the list has its first user messages but other answers."""
+    if query.head is None or query.last_assistant < 0:
+        return None
+    is_known, agent = agent_by_user_messages(await query.turns.chain(query.head), query.messages)
+    if not is_known:
+        return UnrelatedMessages()
+    return RuleMatch(query.request.id_source, query.request.conversation_id, agent=agent)
+
+
+async def conversation_head(query: ResolverQuery) -> RuleMatch | None:
+    """Continue from the head of the named conversation with a list that has no assistant messages.
+
+    Such a list starts the conversation again if it repeats the first input (a regenerated first answer), or if it is
+    from a frontend that always sends the complete list.
+    """
+    request = query.request
+    if query.head is None:
+        return None
+    chain = await query.turns.chain(query.head)
+    if request.id_source == "frontend-header" or is_first_input(chain[0], query.messages):
+        chain = ()
+    return RuleMatch(request.id_source, request.conversation_id, chain)
+
+
+async def agent_name(query: ResolverQuery) -> RuleMatch | None:
+    """Start a conversation with the agent that the last assistant message has as its ``name``."""
+    return RuleMatch("agent-name", None, agent=query.named_agent) if query.named_agent else None
+
+
+async def entry_agent(query: ResolverQuery) -> RuleMatch:
+    """Start a conversation with the entry agent."""
+    return RuleMatch("entry", None)

@@ -1,0 +1,207 @@
+"""Input and output of the resolver's rules, and the search for the stored turn whose transcript a request contains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from proxy.approvals.yes_no import plain_decision
+from proxy.conversations.fingerprints import Transcript, last_answer_of, scope_of
+from proxy.conversations.steps import Step
+from proxy.messages import (
+    AssistantMessage,
+    DeveloperMessage,
+    Message,
+    SystemMessage,
+    is_instruction,
+    text_of,
+)
+from proxy.turns.contract import Team
+from proxy.turns.repository import ChainTurn, Conversation, History, Place
+from proxy.turns.request import Ask, Match
+
+FIRST_LOOKUP, NEXT_LOOKUPS = 8, 512
+"""Number of fingerprints per query: in the first one, from the end of the list, and in each further one."""
+
+
+@dataclass(frozen=True)
+class ResolverQuery:
+    """A request, with the parts that several rules need.
+
+    ``conversation`` is the conversation that the request names; None if it names none, or if it does not exist yet.
+    """
+
+    request: Ask
+    team: Team
+    turns: History
+    conversation: Conversation | None
+
+    @cached_property
+    def messages(self) -> Sequence[Message]:
+        """The messages of the request without instructions."""
+        return [message for message in self.request.messages if not is_instruction(message)]
+
+    @cached_property
+    def instructions(self) -> Sequence[SystemMessage | DeveloperMessage]:
+        """The system and developer messages of the request."""
+        return [message for message in self.request.messages if is_instruction(message)]
+
+    @cached_property
+    def scope(self) -> bytes:
+        """The start of all fingerprints of this caller, team and end user."""
+        return scope_of(self.request.caller, self.team.name, self.request.end_user)
+
+    @cached_property
+    def last_assistant(self) -> int:
+        """The index of the last assistant message in ``messages``; -1 if there is none."""
+        indexes = range(len(self.messages) - 1, -1, -1)
+        return next((at for at in indexes if isinstance(self.messages[at], AssistantMessage)), -1)
+
+    @property
+    def new_messages(self) -> Sequence[Message]:
+        """The messages after the last assistant message."""
+        return self.messages[self.last_assistant + 1 :]
+
+    @property
+    def transcript(self) -> Transcript:
+        """The transcript of all ``messages``."""
+        return self._fingerprints[0]
+
+    @property
+    def boundaries(self) -> Sequence[tuple[int, bytes]]:
+        """The index and the fingerprint of each assistant message that has one."""
+        return self._fingerprints[1]
+
+    @cached_property
+    def _fingerprints(self) -> tuple[Transcript, Sequence[tuple[int, bytes]]]:
+        transcript = Transcript(self.scope)
+        boundaries = [
+            (index, fingerprint)
+            for index, message in enumerate(self.messages)
+            if (fingerprint := transcript.add(message)) is not None
+        ]
+        return transcript, boundaries
+
+    @property
+    def head(self) -> int | None:
+        """The key of the newest turn of the named conversation; None if it has no turns."""
+        return self.conversation.head if self.conversation is not None else None
+
+    @property
+    def conversation_key(self) -> int | None:
+        """The key of the named conversation, to search only its turns; None searches all."""
+        return self.conversation.key if self.conversation is not None else None
+
+    @property
+    def named_agent(self) -> str | None:
+        """The ``name`` of the last assistant message, if it is an agent of the team."""
+        last = self.messages[self.last_assistant] if self.last_assistant >= 0 else None
+        name = last.name if isinstance(last, AssistantMessage) else None
+        return name if name in self.team.agents else None
+
+    def may_read(self, turn: ChainTurn) -> bool:
+        """Whether the turn belongs to the end user of the request, or to none."""
+        return self.request.end_user in ("", turn.end_user) or not turn.end_user
+
+
+@dataclass(frozen=True, slots=True)
+class RuleMatch:
+    """The starting point that a rule found.
+
+    ``chain`` ends with the parent turn; an empty chain starts the conversation. The first ``shown`` messages of the
+    request are part of the chain, ``new`` are the others (by default the rest of the list). ``agent`` is the active
+    agent, if it is not that of the last turn of the chain.
+    """
+
+    rule: Match
+    conversation_id: str | None
+    chain: Sequence[ChainTurn] = ()
+    shown: int = 0
+    new: Sequence[Message] | None = None
+    agent: str | None = None
+    step: Step | None = None
+    """If not None, the last turn of the chain is this part of a turn, which is not stored as a turn yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnrelatedMessages:
+    """The messages have nothing in common with the conversation that the request names."""
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptMatch:
+    """A stored turn that the request contains: its transcript, or only its answer.
+
+    If ``place`` is None, only the agent is certain. ``length`` is the number of messages that the chain of ``place``
+    contains.
+    """
+
+    agent: str
+    place: Place | None = None
+    length: int = 0
+    is_last_answer: bool = False
+
+
+def is_certain(place: Place, conversation: Conversation | None) -> bool:
+    """Whether the client means this turn. Of turns with the same transcript, only the head of the named conversation
+    is certain.
+    """
+    return place.is_unique or (conversation is not None and place.turn == conversation.head)
+
+
+async def find_transcript(query: ResolverQuery, conversation: Conversation | None) -> TranscriptMatch | None:
+    """Return the turn with the longest known transcript at the beginning of the messages, or the newest with the last
+    answer; with ``conversation``, only its turns are searched.
+    """
+    if query.last_assistant < 0:
+        return None
+    place, index = await _longest(query, conversation)
+    exact: TranscriptMatch | None = None
+    if place is not None:
+        certain = is_certain(place, conversation)
+        exact = TranscriptMatch(place.agent, place, index + 1) if certain else TranscriptMatch(place.agent)
+        if index == query.last_assistant:
+            return exact
+    trusted = exact.place if exact is not None else None
+    latest = await _by_last_answer(
+        query, conversation.key if conversation else trusted.conversation if trusted else None
+    )
+    if latest is None:
+        return exact
+    if await _is_decision_on(query, latest):
+        return TranscriptMatch(latest.agent, latest, query.last_assistant + 1, is_last_answer=True)
+    if trusted is None:
+        return TranscriptMatch(latest.agent, is_last_answer=True)
+    # Older messages were edited but the newest answer was not: the agent that gave it is the active one.
+    return TranscriptMatch(latest.agent, trusted, index + 1)
+
+
+async def _longest(query: ResolverQuery, conversation: Conversation | None) -> tuple[Place | None, int]:
+    """Return the place of the last fingerprint that is known, and the index of its message."""
+    boundaries = query.boundaries
+    end, size = len(boundaries), FIRST_LOOKUP
+    while end > 0:
+        part = boundaries[max(0, end - size) : end]
+        places = await query.turns.find_places(
+            [fingerprint for _, fingerprint in part], conversation=conversation.key if conversation else None
+        )
+        by_fingerprint = {place.fingerprint: place for place in places}
+        for index, fingerprint in reversed(part):
+            if fingerprint in by_fingerprint:
+                return by_fingerprint[fingerprint], index
+        end, size = end - size, NEXT_LOOKUPS
+    return None, -1
+
+
+async def _by_last_answer(query: ResolverQuery, conversation: int | None) -> Place | None:
+    digest = last_answer_of(query.scope, text_of(query.messages[query.last_assistant]))
+    return await query.turns.find_last_answer(digest, conversation=conversation) if digest else None
+
+
+async def _is_decision_on(query: ResolverQuery, place: Place) -> bool:
+    """Whether the new messages are only a decision on the approvals of this turn, whose question is unique."""
+    if not place.is_unique or not (query.request.verdicts or plain_decision(query.new_messages)):
+        return False
+    chain = await query.turns.chain(place.turn)
+    return bool(chain) and chain[-1].is_paused and query.may_read(chain[-1])

@@ -1,0 +1,108 @@
+"""Resolver rules for message lists that end with tool calls or their results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from proxy.conversations.fingerprints import Transcript
+from proxy.conversations.function_calls import (
+    answers,
+    as_result_of,
+    is_function_result,
+    shown_call,
+    waiting_call,
+)
+from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, is_certain
+from proxy.conversations.tool_results import answered_in, called_in, check_calls, check_results
+from proxy.errors import InvalidRequest
+from proxy.messages import Message, ToolCall
+from proxy.turns.repository import ChainTurn, Place
+from proxy.wire.chat.message_validation import misplaced_result
+
+
+async def function_result(query: ResolverQuery) -> RuleMatch | None:
+    """Resume the turn whose ``function_call`` has its result at the end of the list.
+
+    These deprecated calls have no id: the turn is that of the call in the list, or the head of the named conversation.
+    """
+    results = _function_results(query)
+    if not results:
+        return None
+    call = shown_call(query.messages[query.last_assistant]) if query.last_assistant >= 0 else None
+    place = await _place_of(query, call) if call is not None else None
+    if place is not None and not is_certain(place, query.conversation):
+        return RuleMatch("last-answer", query.request.conversation_id, agent=place.agent)
+    turn = place.turn if place is not None else query.head
+    chain = await query.turns.chain(turn) if turn is not None else ()
+    pending = waiting_call(chain[-1]) if chain and query.may_read(chain[-1]) else None
+    if pending is not None and len(results) == 1 and answers(results[0], pending, call):
+        return _resumed(query, chain, [as_result_of(pending, message) for message in query.new_messages])
+    if call is None:
+        raise misplaced_result(query.request.messages.index(results[0]), "function")
+    # A turn without stored content still determines the agent. Without a turn, the list contains the call itself.
+    return _resumed(query, chain) if place is not None else None
+
+
+async def tool_results(query: ResolverQuery) -> RuleMatch | None:
+    """Resume the turn whose tool calls have their results at the end of the list.
+
+    Raises:
+        InvalidRequest: Tool results are missing or unknown.
+    """
+    request, answered = query.request, answered_in(query.new_messages)
+    if not answered or _function_results(query):
+        return None
+    chain = await _chain_of_calls(query, answered)
+    if not chain:
+        # A list from another server can contain both calls and results. Any other id is unknown.
+        own = called_in(query.messages[query.last_assistant :]) if query.last_assistant >= 0 else set()
+        check_calls(answered, own, request.messages, request.list_name)
+        return None
+    check_calls(answered, chain[-1].pending, request.messages, request.list_name)
+    check_results(chain[-1].pending, answered, request.list_name)
+    return _resumed(query, chain)
+
+
+async def unanswered_calls(query: ResolverQuery) -> RuleMatch | None:
+    """Continue from the turn whose tool calls are last in the list without results: they count as not executed."""
+    if query.last_assistant < 0 or query.request.is_addition:
+        return None
+    if answered_in(query.new_messages) or _function_results(query):
+        return None
+    calls = called_in([query.messages[query.last_assistant]])
+    chain = await _chain_of_calls(query, sorted(calls)) if calls else ()
+    return _resumed(query, chain) if chain else None
+
+
+def _function_results(query: ResolverQuery) -> list[Message]:
+    return [message for message in query.new_messages if is_function_result(message)]
+
+
+async def _place_of(query: ResolverQuery, call: ToolCall) -> Place | None:
+    transcript = Transcript(query.scope)
+    transcript.extend(query.messages[: query.last_assistant])
+    digest = transcript.call(call.function)
+    return await query.turns.find_last_answer(digest, conversation=query.conversation_key)
+
+
+async def _chain_of_calls(query: ResolverQuery, call_ids: Sequence[str]) -> Sequence[ChainTurn]:
+    """Return the chain of the newest turn that made one of the calls; empty if the end user may not read it."""
+    found = await query.turns.find_pending(
+        query.request.caller, call_ids, conversation=query.conversation_key
+    )
+    newest = dict(reversed(found))
+    chain = await query.turns.chain(max(newest.values())) if newest else ()
+    return chain if chain and query.may_read(chain[-1]) else ()
+
+
+def _resumed(
+    query: ResolverQuery, chain: Sequence[ChainTurn], new: Sequence[Message] | None = None
+) -> RuleMatch:
+    """Continue from a turn with pending tool calls."""
+    if query.last_assistant < 0 and not chain[-1].is_stored:
+        raise InvalidRequest(
+            "Nothing was kept of the calls that these are the results of: send the whole list of messages.",
+            param=query.request.list_name,
+        )
+    conversation_id = query.request.conversation_id or chain[-1].conversation_id
+    return RuleMatch("tool-calls", conversation_id, chain, query.last_assistant + 1, new)
