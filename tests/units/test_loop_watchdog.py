@@ -3,13 +3,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from proxy.loop_watchdog import LoopWatchdog
+from proxy.loop_watchdog import INTERVAL, THRESHOLD, LoopWatchdog
 from proxy.metrics import Metrics
 
 LONG = 30.0
@@ -73,28 +72,100 @@ async def test_a_block_is_reported_while_it_lasts_with_its_stack(log: _Log) -> N
         next(line for line in stack if "test_a_block_is_reported" in line)
     )
     assert "a private message" not in str(blocked.__dict__)
-    assert ended.__dict__["seconds"] >= blocked.__dict__["seconds"] > 0.25
+    assert ended.__dict__["seconds"] >= blocked.__dict__["seconds"] >= 0.25
     assert b"loop_blocked_total " in metrics.exposition()
     assert b"loop_blocked_total 0.0" not in metrics.exposition()
 
 
-async def test_one_block_is_one_report(log: _Log) -> None:
-    counted = threading.Event()
-    watchdog = LoopWatchdog(on_blocked=counted.set)
-    watchdog.start()
-    try:
-        assert block_until(counted, "still blocked")
-        # The block goes on for several checks of the thread.
-        end = time.monotonic() + 0.5
-        while time.monotonic() < end:
-            pass
-        assert await asyncio.to_thread(log.ended.wait, LONG)
-    finally:
-        watchdog.close()
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
 
-    messages = [record.getMessage() for record in log.records[:2]]
+    def __call__(self) -> float:
+        return self.now
+
+
+class _Driven:
+    """A watchdog whose heartbeats and checks come at the times that a test sets."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.clock = _Clock()
+        self.watchdog = LoopWatchdog(on_blocked=self._counted, clock=self.clock)
+        self.watchdog.beat()
+        self.watchdog.check()
+
+    def _counted(self) -> None:
+        self.count += 1
+
+    def after(self, seconds: float) -> LoopWatchdog:
+        self.clock.now += seconds
+        return self.watchdog
+
+
+@pytest.fixture
+def driven(log: _Log) -> _Driven:
+    made = _Driven()
+    # The first heartbeat comes after a start that this test did not time.
+    made.count = 0
+    log.records.clear()
+    return made
+
+
+def test_one_block_is_one_report_however_often_it_is_checked(driven: _Driven, log: _Log) -> None:
+    for _ in range(5):
+        driven.after(0.26).check()
+    driven.after(0).beat()
+    driven.after(0).check()
+    driven.after(INTERVAL).beat()
+    driven.after(0).check()
+
+    messages = [record.getMessage() for record in log.records]
     assert messages == ["the event loop is blocked", "the event loop is no longer blocked"]
-    assert log.records[1].__dict__["seconds"] > 0.7
+    assert [record.__dict__["seconds"] for record in log.records] == [0.26, 1.3]
+    assert driven.count == 1
+
+
+@pytest.mark.parametrize("seconds", [0.251, 0.26, 0.3, 2.0])
+def test_a_block_is_reported_even_if_the_thread_could_not_check_before_its_end(
+    driven: _Driven, log: _Log, seconds: float
+) -> None:
+    driven.after(seconds).beat()
+    driven.after(INTERVAL).beat()
+    driven.after(0).check()
+
+    assert [record.__dict__["seconds"] for record in log.records] == [seconds, seconds]
+    assert log.records[0].__dict__["stack"] == []
+    assert driven.count == 1
+
+
+def test_shorter_delays_are_not_reported(driven: _Driven, log: _Log) -> None:
+    for _ in range(3):
+        driven.after(THRESHOLD - 0.001).check()
+        driven.after(0).beat()
+
+    assert (log.records, driven.count) == ([], 0)
+
+
+@pytest.mark.parametrize("since_heartbeat", [0.0, 0.01, 0.2])
+def test_the_next_check_comes_when_a_block_can_have_reached_the_threshold(
+    driven: _Driven, since_heartbeat: float
+) -> None:
+    driven.after(0).beat()
+
+    wait = driven.after(since_heartbeat).check()
+
+    assert THRESHOLD < since_heartbeat + wait < THRESHOLD + 0.01
+
+
+def test_two_blocks_are_two_reports(driven: _Driven, log: _Log) -> None:
+    for _ in range(2):
+        driven.after(0.3).check()
+        driven.after(0.1).beat()
+    driven.after(0).check()
+
+    assert driven.count == 2
+    assert [record.__dict__["seconds"] for record in log.records] == [0.3, 0.4, 0.3, 0.4]
 
 
 async def test_close_ends_the_thread_and_the_heartbeat() -> None:
