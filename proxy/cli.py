@@ -162,7 +162,7 @@ def mcp_check(path: Path | None) -> None:
 
     with _complaints():
         audit = check_pins(load_settings(teams=path), environment())
-    _tell(audit.lines, is_well=audit.is_well)
+    _tell(audit.lines, is_well=audit.is_ok)
 
 
 @mcp.command("pin")
@@ -177,7 +177,7 @@ def mcp_pin(path: Path | None) -> None:
 
     with _complaints():
         audit = write_pins(load_settings(teams=path), environment())
-    _tell(audit.lines, is_well=audit.is_well)
+    _tell(audit.lines, is_well=audit.is_ok)
 
 
 @main.group()

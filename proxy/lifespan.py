@@ -37,7 +37,7 @@ from proxy.store.turns import SqlHistory, open_history
 from proxy.teamfiles.definitions import ComponentModel, ModelDefinition, OpenAIModel
 from proxy.teamfiles.loading import BUNDLED, LoadedTeams
 from proxy.teamfiles.summary import models_in_use
-from proxy.tools.builtin import Addresses, builtin_names, builtin_tools
+from proxy.tools.builtin import ServiceUrls, builtin_names, builtin_tools
 from proxy.tools.port import Tool
 from proxy.tools.threads import ToolThreads
 from proxy.usage import Meter
@@ -167,7 +167,7 @@ def _registry(parts: Parts, mcp_tools: Mapping[str, Tool]) -> Registry:
         loaded.definitions,
         model_names=list(definitions),
         models=build_models(definitions, settings, demo=lambda name, definition: demo()),
-        tools=builtin_tools(parts.threads, Addresses.of(settings), beside={**loaded.tools, **mcp_tools}),
+        tools=builtin_tools(parts.threads, ServiceUrls.of(settings), extra={**loaded.tools, **mcp_tools}),
         dispatcher=parts.dispatcher,
         data_dir=settings.data_dir,
         max_tool_result_bytes=settings.max_tool_result_bytes,

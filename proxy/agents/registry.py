@@ -22,7 +22,7 @@ from proxy.teamfiles.definitions import (
     TeamDefinition,
     TeamsFile,
 )
-from proxy.tools.handoff_tools import delegate_spec
+from proxy.tools.handoff_tools import handoff_tool_spec
 from proxy.tools.port import Tool
 
 SIDE = "/side"
@@ -212,4 +212,4 @@ class Registry:
 
 
 def _delegate(handoff: HandoffDefinition, team: TeamDefinition) -> Delegate:
-    return Delegate(delegate_spec(handoff.tool_name, handoff.to, handoff.when), handoff.to)
+    return Delegate(handoff_tool_spec(handoff.tool_name, handoff.to, handoff.when), handoff.to)

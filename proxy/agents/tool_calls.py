@@ -16,7 +16,7 @@ from proxy.agents.prompt import assistant_message, state_of_repeated
 from proxy.agents.turn_state import Agent, Call, TurnState, clean_name, new_call_id, wire_call
 from proxy.events import ApprovalRequested, TextDelta, ToolCompleted, ToolFailed, ToolStarted
 from proxy.messages import AssistantMessage, FunctionTool, Item, ToolMessage, UserMessage
-from proxy.tools.execution import CallResult, PreparedCall, mistake_in, run_calls
+from proxy.tools.execution import CallResult, PreparedCall, find_argument_error, run_calls
 from proxy.tools.port import ToolContext
 from proxy.turns.contract import RUN_UNKNOWN, ApprovalRequest, Opening, OpeningCall, Runs
 
@@ -86,7 +86,7 @@ class ServerCalls:
                 results[call.id] = _cannot_ask(_NOT_STORED)
             elif state.form is not None:
                 results[call.id] = _cannot_ask(_HAS_FORMAT)
-            elif error := mistake_in("".join(call.arguments)):
+            elif error := find_argument_error("".join(call.arguments)):
                 results[call.id] = f"error: {error}"
             elif state.tool_calls >= state.limits.max_tool_calls:
                 results[call.id] = _TOO_MANY

@@ -9,7 +9,7 @@ from proxy.errors import ConfigurationError
 from proxy.settings import Settings
 from proxy.teamfiles.loading import default_model, load_teams, python_tools, team_folder
 from proxy.tools.builtin import builtin_names
-from proxy.tools.mcp.audit import Audit, Found, accepted, checked
+from proxy.tools.mcp.audit import Audit, DiscoveredTools, report_accepted, report_differences
 from proxy.tools.mcp.lock import FILE_NAME, Pins, read_lock, write_lock
 from proxy.tools.mcp.setup import ServerSetup
 from proxy.tools.threads import ToolThreads
@@ -29,7 +29,7 @@ def check_pins(settings: Settings, environment: Mapping[str, str]) -> Audit:
         pins = read_lock(folder)
     except ConfigurationError as error:
         raise ConfigurationError(f"{folder / FILE_NAME}: {error.message}") from None
-    return checked(_found(setups), pins)
+    return report_differences(_found(setups), pins)
 
 
 def write_pins(settings: Settings, environment: Mapping[str, str]) -> Audit:
@@ -48,10 +48,10 @@ def write_pins(settings: Settings, environment: Mapping[str, str]) -> Audit:
     except ConfigurationError:
         before = {}
     found = _found(setups)
-    now = {one.server: {tool.name: tool for tool in one.tools} for one in found if not one.trouble}
+    now = {one.server: {tool.name: tool for tool in one.tools} for one in found if not one.failure}
     if now:
         write_lock(folder, {**before, **now})
-    return accepted(found, before)
+    return report_accepted(found, before)
 
 
 def _setups(settings: Settings, environment: Mapping[str, str]) -> Sequence[ServerSetup]:
@@ -73,8 +73,8 @@ def _setups(settings: Settings, environment: Mapping[str, str]) -> Sequence[Serv
     return loaded.servers
 
 
-def _found(setups: Sequence[ServerSetup]) -> Sequence[Found]:
+def _found(setups: Sequence[ServerSetup]) -> Sequence[DiscoveredTools]:
     # Here, because of the SDK, which other commands do not need.
-    from proxy.tools.mcp.discovery import look_at
+    from proxy.tools.mcp.discovery import discover_tools
 
-    return asyncio.run(look_at(setups))
+    return asyncio.run(discover_tools(setups))

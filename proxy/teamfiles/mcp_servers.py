@@ -12,7 +12,7 @@ from proxy.teamfiles.model_requests import check_headers, is_address
 from proxy.teamfiles.source_map import Source
 from proxy.tools.mcp.lock import Pins
 from proxy.tools.mcp.pins import PREFIX, Pin, model_name, reference
-from proxy.tools.mcp.setup import Address, Program, ServerSetup, child_environment
+from proxy.tools.mcp.setup import HttpEndpoint, Program, ServerSetup, child_environment
 
 SECTION = "mcp_servers"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -102,7 +102,7 @@ def server_setup(
     name: str, server: McpServerDefinition, folder: FilePath, environment: Mapping[str, str]
 ) -> ServerSetup:
     """Return how a server is reached; programs run in ``folder``, or in theirs seen from there."""
-    reach: Program | Address
+    reach: Program | HttpEndpoint
     match server:
         case StdioServer():
             reach = Program(
@@ -114,7 +114,7 @@ def server_setup(
                 folder / (server.cwd or "."),
             )
         case HttpServer():
-            reach = Address(
+            reach = HttpEndpoint(
                 server.url.get_secret_value(),
                 {name: value.get_secret_value() for name, value in server.headers.items()},
             )

@@ -1,7 +1,7 @@
-"""The shop of the bundled team ``acme-support``: orders, look-ups and refunds in a small SQLite file.
+"""Tools of the bundled team ``acme-support``: orders, item search and refunds, stored in a small SQLite file.
 
-An order belongs to the caller who placed it. Beside orders there is a catalogue: what a customer claims to have
-bought at the counter is found there, and can be refunded once in a conversation.
+An order belongs to the caller who placed it. Items bought in a shop are not recorded: they are looked up in a fixed
+catalogue, and each can be refunded once per conversation.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ CATALOGUE = {
     "acme-0108": ("Trampoline for Anvils", 74_900),
     "acme-0109": ("SpaceX 3000 Rocket Shoes", 300_000),
 }
-"""What was sold at the counter: item id → (product, price in cents)."""
+"""Items sold in shops: item id → (product, price in cents)."""
 
-_EMPTY_WORDS = frozenset(
+_STOP_WORDS = frozenset(
     {"a", "acme", "an", "and", "at", "bought", "for", "from", "i", "in", "is", "it", "item", "my", "of", "on"}
     | {"order", "product", "that", "the", "to", "was", "with"}
 )
 
 _Row = tuple[str, str, int, str]
-"""Item id, product, cents, day of the order (empty for what was bought at the counter)."""
+"""Item id, product, cents, date of the order (empty for an item of the catalogue)."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS orders (
@@ -73,7 +73,7 @@ def execute_order(
     price: Annotated[float, Field(description="The agreed price in US dollars.", ge=0, le=1e12)],
     context: ToolContext,
 ) -> dict[str, str]:
-    """Place an order for a product at an agreed price. Returns the item id under which it can be found again."""
+    """Place an order for a product at an agreed price. Returns the item id, by which the order can be found later."""
     name = _clean(product, "product")
     cents = _cents(price)
     with _shop(context) as shop:
@@ -111,7 +111,7 @@ def look_up_item(
     owned += [(item_id, product, cents, "") for item_id, (product, cents) in CATALOGUE.items()]
     found = _best(words, owned)
     if not found:
-        return {"items": [], "note": "Nothing was found. Ask for the product's name as it is on the receipt."}
+        return {"items": [], "note": "No items found. Ask for the product name on the receipt."}
     found.sort(key=lambda row: row[0] in refunded)
     return {
         "items": [
@@ -123,10 +123,12 @@ def look_up_item(
 
 def execute_refund(
     item_id: Annotated[
-        str, Field(description="The item id that look_up_item gave.", min_length=1, max_length=64)
+        str, Field(description="The item id that look_up_item returned.", min_length=1, max_length=64)
     ],
     context: ToolContext,
-    reason: Annotated[str, Field(description="Why the customer wants it.", max_length=500)] = "not provided",
+    reason: Annotated[
+        str, Field(description="Why the customer wants a refund.", max_length=500)
+    ] = "not provided",
 ) -> dict[str, str]:
     """Refund an item in full. An item can be refunded once."""
     item_id = item_id.strip().lower()
@@ -135,7 +137,7 @@ def execute_refund(
             "SELECT item_id, product, cents, ordered_at FROM orders WHERE caller = ? AND item_id = ?",
             (context.caller, item_id),
         ).fetchone()
-        # An order is refunded once; what was bought at the counter, once in a conversation.
+        # An order can be refunded once, an item of the catalogue once per conversation.
         scope = "" if row else context.conversation_id
         if row is None and item_id in CATALOGUE:
             row = (item_id, *CATALOGUE[item_id], "")
@@ -156,7 +158,7 @@ def execute_refund(
 
 @contextmanager
 def _shop(context: ToolContext) -> Iterator[sqlite3.Connection]:
-    """The shop's tables in one transaction, which is undone when the block raises."""
+    """Open the database, create missing tables and run the block in one transaction; roll back if it raises."""
     context.data_dir.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(context.data_dir / FILE_NAME, timeout=10)) as connection:
         connection.executescript(_TABLES)
@@ -190,12 +192,12 @@ def _today() -> str:
 
 def _words(text: str) -> list[str]:
     words = [word.strip("'") for word in re.findall(r"[\w']+", text.casefold())]
-    telling = [word for word in words if word and word not in _EMPTY_WORDS]
-    return telling or words
+    significant = [word for word in words if word and word not in _STOP_WORDS]
+    return significant or words
 
 
 def _best(words: list[str], rows: list[_Row]) -> list[_Row]:
-    """Return the rows that hold the most of the words, and at least half of them, in the order of ``rows``."""
+    """Return the rows that match most of the words, in the order of ``rows``; empty if none matches half of them."""
     scores = [_score(words, f"{item_id} {product}") for item_id, product, *_ in rows]
     best = max(scores)
     if 2 * best < len(words) or not best:
@@ -204,6 +206,8 @@ def _best(words: list[str], rows: list[_Row]) -> list[_Row]:
 
 
 def _score(words: list[str], text: str) -> int:
-    """How many of the words the text holds: whole, as the beginning of one of its own, or with an s behind it."""
-    own = _words(text)
-    return sum(any(other.startswith(word) or word == f"{other}s" for other in own) for word in set(words))
+    """Count the words that occur in the text: as a word, as the prefix of a word, or as its plural with "s"."""
+    text_words = _words(text)
+    return sum(
+        any(other.startswith(word) or word == f"{other}s" for other in text_words) for word in set(words)
+    )

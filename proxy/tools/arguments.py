@@ -1,4 +1,4 @@
-"""The arguments of a Python function: their schema, read from its types, and what is wrong with a call's."""
+"""Derive the JSON Schema of a Python function's arguments from its signature, and validate calls against it."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ _MAX_PROBLEMS = 5
 
 
 class Arguments:
-    """What a function wants to be called with. ``name`` is the tool's, for messages.
+    """The argument schema of a function; ``name`` is the tool name for error messages.
 
     Raises:
-        ConfigurationError: The signature cannot be offered to a model; the message says why.
+        ConfigurationError: The signature has no JSON Schema; the message gives the reason.
     """
 
     schema: dict[str, Any]
-    """JSON Schema of an object; closed."""
+    """JSON Schema of an object, with ``additionalProperties: false``."""
     context_parameters: tuple[str, ...]
-    """Names of the parameters that are handed the ``ToolContext``; not in the schema."""
+    """Names of the parameters that receive the ``ToolContext``; not in the schema."""
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
-        shown, self.context_parameters = _parameters(function, name)
-        self._adapter, self.schema = _adapter(shown, name)
+        parameters, self.context_parameters = _parameters(function, name)
+        self._adapter, self.schema = _adapter(parameters, name)
 
-    def checked(self, given: Mapping[str, object]) -> dict[str, Any]:
-        """Return the arguments in the function's own types; those left out stay out.
+    def validate(self, given: Mapping[str, object]) -> dict[str, Any]:
+        """Return the arguments converted to the annotated types; omitted arguments stay omitted.
 
         Raises:
-            ToolError: With a sentence that names every wrong argument and says what is wanted.
+            ToolError: The message names each invalid argument and the expected value.
         """
         try:
-            # Through JSON, because only there a date, an enum or a tuple has a form that is strictly right.
+            # Strict mode accepts a date, enum or tuple in JSON form only when it parses JSON (pydantic, "Strict mode").
             return self._adapter.validate_json(json.dumps(given))
         except ValidationError as error:
             problems = error.errors(include_url=False, include_input=False)
-            raise ToolError(_sentence(problems, given, self.schema["properties"])) from None
+            raise ToolError(_error_message(problems, given, self.schema["properties"])) from None
 
 
 def unwrapped(function: Callable[..., Any]) -> Any:
-    """Return what carries annotations and docstring: behind partials, and ``__call__`` of an object."""
+    """Return the object with the annotations and docstring: the function of a partial, ``__call__`` of an instance."""
     while isinstance(function, functools.partial):
         function = function.func
     if inspect.isroutine(function) or inspect.isclass(function):
@@ -61,51 +61,51 @@ def unwrapped(function: Callable[..., Any]) -> Any:
 
 
 class _Schema(GenerateJsonSchema):
-    """Without the titles that pydantic makes of field names: they only cost tokens."""
+    """Omit the titles that pydantic derives from field names: they repeat the names and cost tokens."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def _parameters(function: Callable[..., Any], name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the types of the parameters the model fills in, and the names of those that get the context."""
+    """Return the types of the parameters in the schema, and the names of those that receive the context."""
     try:
         signature = inspect.signature(function)
         hints = typing.get_type_hints(unwrapped(function), include_extras=True)
     except (TypeError, ValueError, NameError) as error:
         raise ConfigurationError(f"the signature of tool {name!r} cannot be read: {error}") from None
-    shown: dict[str, Any] = {}
+    in_schema: dict[str, Any] = {}
     contexts: list[str] = []
     for parameter in signature.parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ConfigurationError(
-                f"parameter {parameter.name!r} of tool {name!r} cannot be given by its name"
+                f"parameter {parameter.name!r} of tool {name!r} cannot be passed by keyword"
             )
         hint = hints.get(parameter.name, parameter.empty)
         if hint is parameter.empty:
-            raise ConfigurationError(f"parameter {parameter.name!r} of tool {name!r} has no type")
+            raise ConfigurationError(f"parameter {parameter.name!r} of tool {name!r} has no type annotation")
         if hint is ToolContext or ToolContext in typing.get_args(hint):
             contexts.append(parameter.name)
         elif parameter.default is parameter.empty:
-            shown[parameter.name] = _described(hint)
+            in_schema[parameter.name] = _describe(hint)
         else:
-            shown[parameter.name] = NotRequired[_described(hint, *_default(parameter.default))]
-    return shown, tuple(contexts)
+            in_schema[parameter.name] = NotRequired[_describe(hint, *_default(parameter.default))]
+    return in_schema, tuple(contexts)
 
 
-def _described(hint: Any, *further: Any) -> Any:
-    """Return the hint with texts in ``Annotated`` turned into descriptions."""
-    notes = list(further)
+def _describe(hint: Any, *extra: Any) -> Any:
+    """Return the hint with strings in ``Annotated`` converted to descriptions, and the extra metadata added."""
+    metadata = list(extra)
     if typing.get_origin(hint) is Annotated:
-        hint, *own = typing.get_args(hint)
-        notes = [Field(description=note) if isinstance(note, str) else note for note in own] + notes
-    for note in notes:
-        hint = Annotated[hint, note]
+        hint, *given = typing.get_args(hint)
+        metadata = [Field(description=item) if isinstance(item, str) else item for item in given] + metadata
+    for item in metadata:
+        hint = Annotated[hint, item]
     return hint
 
 
 def _default(value: Any) -> list[Any]:
-    """A default, only shown: when an argument is left out, the function's own default holds."""
+    """Return the default for the schema only: for an omitted argument Python applies the default of the function."""
     try:
         return [Field(json_schema_extra={"default": to_jsonable_python(value)})]
     except PydanticSerializationError:
@@ -113,7 +113,7 @@ def _default(value: Any) -> list[Any]:
 
 
 def _adapter(fields: dict[str, Any], name: str) -> tuple[TypeAdapter[dict[str, Any]], dict[str, Any]]:
-    # A TypedDict, because a model's fields could not be named "schema", "copy" or "_x".
+    # A TypedDict: fields of a pydantic model cannot be named "schema", "copy" or "_x".
     make_type: Any = TypedDict
     arguments = make_type("arguments", fields)
     arguments.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -122,15 +122,15 @@ def _adapter(fields: dict[str, Any], name: str) -> tuple[TypeAdapter[dict[str, A
         schema = adapter.json_schema(schema_generator=_Schema)
     except PydanticUserError as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigurationError(f"the parameters of tool {name!r} have no JSON form: {reason}") from None
+        raise ConfigurationError(f"the parameters of tool {name!r} have no JSON Schema: {reason}") from None
     schema.pop("title", None)
     schema.setdefault("properties", {})
     return adapter, schema
 
 
-def _sentence(problems: list[Any], given: Mapping[str, object], known: Mapping[str, object]) -> str:
-    """Say in words of ours what is wrong, so that the model can mend the call."""
-    said: list[str] = []
+def _error_message(problems: list[Any], given: Mapping[str, object], known: Mapping[str, object]) -> str:
+    """Describe at most ``_MAX_PROBLEMS`` validation errors so that the model can correct the call."""
+    messages: list[str] = []
     for problem in problems:
         place = _place(problem["loc"], given, is_missing=problem["type"] == "missing")
         message = str(problem["msg"])
@@ -140,19 +140,22 @@ def _sentence(problems: list[Any], given: Mapping[str, object], known: Mapping[s
             case "extra_forbidden":
                 text = f"there is no argument {place} (known: {', '.join(known) or 'none'})"
             case "json_invalid":
-                text = "the arguments hold text that is not valid Unicode"
+                text = "the arguments contain text that is not valid Unicode"
             case _:
-                is_wish = message.startswith("Input ")
-                text = f"argument {place} {message[6:]}" if is_wish else f"argument {place}: {message}"
-        if text not in said:
-            said.append(text)
-    if len(said) > _MAX_PROBLEMS:
-        said[_MAX_PROBLEMS:] = [f"and {len(said) - _MAX_PROBLEMS} more"]
-    return "; ".join(said)
+                # pydantic: "Input should be a valid integer" and the like
+                starts_with_input = message.startswith("Input ")
+                text = (
+                    f"argument {place} {message[6:]}" if starts_with_input else f"argument {place}: {message}"
+                )
+        if text not in messages:
+            messages.append(text)
+    if len(messages) > _MAX_PROBLEMS:
+        messages[_MAX_PROBLEMS:] = [f"and {len(messages) - _MAX_PROBLEMS} more"]
+    return "; ".join(messages)
 
 
 def _place(location: tuple[int | str, ...], given: Mapping[str, object], *, is_missing: bool) -> str:
-    """Return an argument's path as its sender knows it, without the checker's marks of a union's branches."""
+    """Return the path of an argument in the call; pydantic's location also names the branches of unions."""
     path = ""
     value: object = given
     for position, key in enumerate(location):

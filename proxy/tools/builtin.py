@@ -1,4 +1,4 @@
-"""The tools that a team file may name without an import path."""
+"""Built-in tools, which a team file names without an import path."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from proxy.tools.weather import GEOCODING_URL, WEATHER_URL, Weather
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where the tools find their services: in public, unless set otherwise."""
+class ServiceUrls:
+    """Base URLs of the services that tools call; the defaults are public services."""
 
     weather: str = WEATHER_URL
     geocoding: str = GEOCODING_URL
@@ -31,8 +31,8 @@ class Addresses:
     searxng: str | None = None
 
     @classmethod
-    def of(cls, settings: Settings) -> Addresses:
-        """Return those of the settings."""
+    def of(cls, settings: Settings) -> ServiceUrls:
+        """Return the URLs of the settings."""
         return cls(
             weather=settings.weather_url,
             geocoding=settings.geocoding_url,
@@ -42,49 +42,49 @@ class Addresses:
 
 
 def builtin_names() -> frozenset[str]:
-    """Return the names."""
+    """Return the names of the built-in tools."""
     threads = ToolThreads()
     try:
-        return frozenset(function.__name__ for function in _functions(threads, Addresses(), Egress()))
+        return frozenset(function.__name__ for function in _functions(threads, ServiceUrls(), Egress()))
     finally:
         threads.close()
 
 
 class _Tools(Mapping[str, Tool]):
-    """Makes a tool of a function when it is asked for: reading the types of all takes 10 ms, and few are in use."""
+    """Create tools on first access: deriving the schemas of all takes 10 ms, and most are not used."""
 
     def __init__(
-        self, functions: Sequence[Callable[..., Any]], threads: ToolThreads, made: Mapping[str, Tool]
+        self, functions: Sequence[Callable[..., Any]], threads: ToolThreads, created: Mapping[str, Tool]
     ) -> None:
         self._functions = {function.__name__: function for function in functions}
         self._threads = threads
-        self._made = dict(made)
+        self._created = dict(created)
 
     def __getitem__(self, name: str) -> Tool:
-        tool = self._made.get(name)
+        tool = self._created.get(name)
         if tool is None:
-            tool = self._made[name] = function_tool(self._functions[name], self._threads)
+            tool = self._created[name] = function_tool(self._functions[name], self._threads)
         return tool
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._functions | self._made)
+        return iter(self._functions | self._created)
 
     def __len__(self) -> int:
-        return len(self._functions | self._made)
+        return len(self._functions | self._created)
 
 
 def builtin_tools(
     threads: ToolThreads,
-    addresses: Addresses | None = None,
+    addresses: ServiceUrls | None = None,
     egress: Egress | None = None,
     *,
-    beside: Mapping[str, Tool] = MappingProxyType({}),
+    extra: Mapping[str, Tool] = MappingProxyType({}),
 ) -> Mapping[str, Tool]:
-    """Return all of them, by name, and those ``beside`` them, which win; those that block run in ``threads``."""
-    return _Tools(_functions(threads, addresses or Addresses(), egress or Egress()), threads, beside)
+    """Return the built-in tools and ``extra`` by name; ``extra`` has precedence. Blocking tools run in ``threads``."""
+    return _Tools(_functions(threads, addresses or ServiceUrls(), egress or Egress()), threads, extra)
 
 
-def _functions(threads: ToolThreads, addresses: Addresses, egress: Egress) -> Sequence[Callable[..., Any]]:
+def _functions(threads: ToolThreads, addresses: ServiceUrls, egress: Egress) -> Sequence[Callable[..., Any]]:
     return (
         calculate,
         Clock().get_time,

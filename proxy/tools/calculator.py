@@ -1,7 +1,7 @@
-"""A calculator: an expression is parsed, checked and worked out here, and never run as code.
+"""The tool ``calculate``: parse an arithmetic expression and evaluate its syntax tree, without executing code.
 
-Whole numbers are exact, all others decimal with 34 digits, so that 0.1 + 0.2 is 0.3. Everything is bounded: the length
-and the nesting of the expression, the size of whole numbers, exponents.
+Integers are exact; other numbers are decimals with 34 digits, so that 0.1 + 0.2 is 0.3. The length and nesting of the
+expression, the size of integers and exponents are limited.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Number = int | Decimal
 
 _SHOWN_DIGITS = 15
 _PLAIN_EXPONENTS = range(-7, 21)
-"""Powers of ten between which a number is written without an exponent."""
+"""Decimal exponents for which a result is written without scientific notation."""
 
 
 @without_effects
@@ -41,25 +41,25 @@ def calculate(
         ),
     ],
 ) -> dict[str, str]:
-    """Work out an arithmetic expression, exactly where possible.
+    """Evaluate an arithmetic expression, exactly where possible.
 
-    Knows + - * / // (whole division), % (percent, or the remainder when a number follows), ^ or ** (power),
+    Supports + - * / // (integer division), % (percent, or the remainder when a number follows), ^ or ** (power),
     parentheses, pi, e, and the functions abs, acos, asin, atan, avg, ceil, cos, degrees, exp, factorial, floor,
     gcd, ln, log (base 10, or a second argument), max, min, percent (percent(15, 80) is 15% of 80), radians, round,
     sin, sqrt, sum and tan. Angles are in radians. Numbers are written without thousands separators.
     """
     if len(expression) > MAX_LENGTH:
         raise ToolError(f"the expression is longer than {MAX_LENGTH} characters")
-    tree = _parsed(expression)
+    tree = _parse(expression)
     with decimal.localcontext(_CONTEXT):
         try:
-            return {"expression": " ".join(expression.split()), "result": _written(_value(tree, 0))}
+            return {"expression": " ".join(expression.split()), "result": _format(_evaluate(tree, 0))}
         except ZeroDivisionError:
-            raise ToolError("something is divided by zero") from None
+            raise ToolError("division by zero") from None
         except (decimal.Overflow, OverflowError):
-            raise ToolError("a number gets too large") from None
+            raise ToolError("a number is too large") from None
         except (decimal.InvalidOperation, ValueError):
-            raise ToolError("a function or a power is not defined for the number it is given") from None
+            raise ToolError("a function or power is not defined for its argument") from None
 
 
 _CONTEXT = decimal.Context(
@@ -70,7 +70,7 @@ _CONTEXT = decimal.Context(
 )
 
 
-# --- reading -------------------------------------------------------------------------------------------------
+# --- parsing -------------------------------------------------------------------------------------------------
 
 _TOKEN = re.compile(
     r"(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_π]\w*)"
@@ -79,15 +79,15 @@ _TOKEN = re.compile(
 )
 _SIGNS = {"^": "**", "×": "*", "·": "*", "÷": "/", "−": "-"}
 _AFTER_PERCENT = frozenset("+-*/),×·÷−^") | {"**", "//", "of"}
-"""What follows a percent sign; a sign before anything else is that of the remainder."""
+"""Tokens after which % means percent; before any other token it is the remainder operator."""
 
 
-def _parsed(expression: str) -> ast.expr:
-    # Python's own reader warns of numbers with letters behind them and the like; it is only shown clean tokens.
+def _parse(expression: str) -> ast.expr:
+    # Tokenise first: Python's parser emits SyntaxWarning for input such as "1if", and accepts more than arithmetic.
     try:
-        return ast.parse(" ".join(_rewritten(_tokens(expression))), mode="eval").body
+        return ast.parse(" ".join(_to_python(_tokens(expression))), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise ToolError("the expression cannot be read; check operators and parentheses") from None
+        raise ToolError("the expression cannot be parsed; check operators and parentheses") from None
 
 
 def _tokens(expression: str) -> Sequence[str]:
@@ -99,77 +99,79 @@ def _tokens(expression: str) -> Sequence[str]:
             continue
         found = _TOKEN.match(expression, place)
         if found is None:
-            raise ToolError(f"the expression holds {expression[place]!r}, which means nothing here")
+            raise ToolError(f"the expression contains {expression[place]!r}, which is not supported")
         tokens.append(found[0])
         place = found.end()
     return tokens
 
 
-def _rewritten(tokens: Sequence[str]) -> Sequence[str]:
-    """Return the tokens in Python's words.
+def _to_python(tokens: Sequence[str]) -> Sequence[str]:
+    """Return the tokens as Python tokens.
 
-    A percent sign becomes ``[0]``, which binds like one, and a number that is not whole a string, which keeps all its
-    digits; neither means anything else here.
+    A percent sign becomes ``[0]``, which has the same precedence. A number that is not an integer becomes a string,
+    which preserves all digits. Expressions have no other subscripts and strings.
     """
-    written: list[str] = []
+    converted: list[str] = []
     for index, token in enumerate(tokens):
         following = tokens[index + 1] if index + 1 < len(tokens) else ")"
         if token == "%" and following in _AFTER_PERCENT:  # noqa: S105 - a token of an expression
-            written.append("[0]")
+            converted.append("[0]")
         elif token == "of":  # noqa: S105
-            written.append("*")
+            converted.append("*")
         elif token[0].isdigit() or token[0] == ".":
-            # Zeros in front are an error in Python, and a form of writing elsewhere.
-            written.append((token.lstrip("0") or "0") if token.isdigit() else repr(token))
+            # Leading zeros are a syntax error in Python.
+            converted.append((token.lstrip("0") or "0") if token.isdigit() else repr(token))
         else:
-            written.append(_SIGNS.get(token, token))
-    return written
+            converted.append(_SIGNS.get(token, token))
+    return converted
 
 
-# --- working out ---------------------------------------------------------------------------------------------
+# --- evaluation ----------------------------------------------------------------------------------------------
 
 
-def _value(node: ast.expr, depth: int) -> Number:
+def _evaluate(node: ast.expr, depth: int) -> Number:
     if depth > MAX_DEPTH:
-        raise ToolError(f"the expression is nested more than {MAX_DEPTH} deep")
+        raise ToolError(f"the expression is nested more than {MAX_DEPTH} levels deep")
     match node:
         case ast.BinOp():
-            return _chain(node, depth)
+            return _evaluate_chain(node, depth)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand, depth + 1)
+            return -_evaluate(operand, depth + 1)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _value(operand, depth + 1)
+            return _evaluate(operand, depth + 1)
         case ast.Constant(value=bool()):
             return _constant(str(node.value))
         case ast.Constant(value=int() as value):
             return _bounded(value)
-        case ast.Constant(value=str() as written):
-            return _bounded(+Decimal(written))
+        case ast.Constant(value=str() as digits):
+            return _bounded(+Decimal(digits))
         case ast.Subscript(value=percent):
-            return _divided(_value(percent, depth + 1), 100)
+            return _divide(_evaluate(percent, depth + 1), 100)
         case ast.Name(id=name):
             return _constant(name)
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
-            return _called(name, [_value(argument, depth + 1) for argument in arguments])
+            return _call_function(name, [_evaluate(argument, depth + 1) for argument in arguments])
         case ast.Tuple():
             raise ToolError("write numbers without thousands separators")
         case _:
-            raise ToolError("the expression cannot be read; only numbers, operators and functions are known")
+            raise ToolError(
+                "the expression cannot be parsed; only numbers, operators and functions are supported"
+            )
 
 
-def _chain(node: ast.BinOp, depth: int) -> Number:
-    """Work out operators that stand in a row; a long sum is not nested."""
+def _evaluate_chain(node: ast.BinOp, depth: int) -> Number:
+    """Evaluate a chain of binary operators in a loop: a long sum does not count as nested."""
     rights: list[tuple[ast.operator, ast.expr]] = []
     left: ast.expr = node
     while isinstance(left, ast.BinOp):
         rights.append((left.op, left.right))
         left = left.left
-    value = _value(left, depth + 1)
+    value = _evaluate(left, depth + 1)
     for operator, right in reversed(rights):
-        work = _OPERATORS.get(type(operator))
-        if work is None:
-            raise ToolError("the expression holds an operator that is not known")
-        value = _bounded(work(value, _value(right, depth + 1)))
+        apply = _OPERATORS.get(type(operator))
+        if apply is None:
+            raise ToolError("the expression contains an operator that is not supported")
+        value = _bounded(apply(value, _evaluate(right, depth + 1)))
     return value
 
 
@@ -182,10 +184,10 @@ def _bounded(value: Number) -> Number:
 
 
 def _too_large() -> Number:
-    raise ToolError(f"a number gets too large; whole numbers may have {MAX_BITS} bits")
+    raise ToolError(f"a number is too large; integers can have at most {MAX_BITS} bits")
 
 
-def _divided(left: Number, right: Number) -> Number:
+def _divide(left: Number, right: Number) -> Number:
     if isinstance(left, int) and isinstance(right, int):
         if right == 0:
             raise ZeroDivisionError
@@ -194,7 +196,7 @@ def _divided(left: Number, right: Number) -> Number:
     return Decimal(left) / Decimal(right)
 
 
-def _whole_divided(left: Number, right: Number) -> Number:
+def _floor_divide(left: Number, right: Number) -> Number:
     if isinstance(left, int) and isinstance(right, int):
         return left // right
     return (Decimal(left) / Decimal(right)).to_integral_value(ROUND_FLOOR)
@@ -203,12 +205,12 @@ def _whole_divided(left: Number, right: Number) -> Number:
 def _remainder(left: Number, right: Number) -> Number:
     if isinstance(left, int) and isinstance(right, int):
         return left % right
-    return Decimal(left) - Decimal(right) * Decimal(_whole_divided(left, right))
+    return Decimal(left) - Decimal(right) * Decimal(_floor_divide(left, right))
 
 
 def _power(base: Number, exponent: Number) -> Number:
     if not -MAX_EXPONENT <= exponent <= MAX_EXPONENT:
-        raise ToolError(f"exponents may be at most {MAX_EXPONENT}")
+        raise ToolError(f"an exponent must be at most {MAX_EXPONENT}")
     if isinstance(base, int) and isinstance(exponent, int) and exponent >= 0:
         if (abs(base).bit_length() - 1) * exponent > MAX_BITS:
             return _too_large()
@@ -222,8 +224,8 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[Number, Number], Number]] = {
     ast.Add: lambda left, right: left + right,
     ast.Sub: lambda left, right: left - right,
     ast.Mult: lambda left, right: left * right,
-    ast.Div: _divided,
-    ast.FloorDiv: _whole_divided,
+    ast.Div: _divide,
+    ast.FloorDiv: _floor_divide,
     ast.Mod: _remainder,
     ast.Pow: _power,
 }
@@ -237,25 +239,25 @@ def _constant(name: str) -> Number:
         return Decimal("3.141592653589793238462643383279503")
     if name.lower() == "e":
         return Decimal(1).exp()
-    raise ToolError(f"there is no number named {name[:40]!r}")
+    raise ToolError(f"there is no constant {name[:40]!r}")
 
 
-def _called(name: str, arguments: Sequence[Number]) -> Number:
+def _call_function(name: str, arguments: Sequence[Number]) -> Number:
     known = _FUNCTIONS.get(name.lower())
     if known is None:
-        raise ToolError(f"there is no function {name[:40]!r}; known are {', '.join(sorted(_FUNCTIONS))}")
-    fewest, most, work = known
-    if not fewest <= len(arguments) <= most:
-        wanted = str(fewest) if fewest == most else f"{fewest} or more" if most > 2 else f"{fewest} or {most}"
+        raise ToolError(f"there is no function {name[:40]!r}; supported: {', '.join(sorted(_FUNCTIONS))}")
+    least, most, function = known
+    if not least <= len(arguments) <= most:
+        wanted = str(least) if least == most else f"{least} or more" if most > 2 else f"{least} or {most}"
         raise ToolError(f"{name.lower()} takes {wanted} argument{'' if wanted == '1' else 's'}")
-    return _bounded(work(*arguments))
+    return _bounded(function(*arguments))
 
 
-def _by_float(work: Callable[[float], float]) -> Callable[..., Number]:
-    """Where a float's 15 digits are enough."""
+def _by_float(function: Callable[[float], float]) -> Callable[..., Number]:
+    """Return a function that computes in floating point, with a result of at most 15 decimal places."""
 
     def apply(value: Number) -> Number:
-        return Decimal(repr(round(work(float(value)), _SHOWN_DIGITS)))
+        return Decimal(repr(round(function(float(value)), _SHOWN_DIGITS)))
 
     return apply
 
@@ -269,10 +271,10 @@ def _square_root(value: Number) -> Number:
 def _rounded(value: Number, digits: Number = 0) -> Number:
     places = _whole(digits)
     if abs(places) > 100:
-        raise ToolError("a number can be rounded to at most 100 places")
+        raise ToolError("a number can be rounded to at most 100 decimal places")
     if isinstance(value, int) and places >= 0:
         return value
-    # More places than the number has digits leave it as it is.
+    # Unchanged if the precision of 34 digits has no more digits at these places.
     if places > 0 and Decimal(value).adjusted() + places >= 33:
         return value
     step = Decimal(1).scaleb(-places)
@@ -304,7 +306,7 @@ def _whole(value: Number) -> int:
     if isinstance(value, int):
         return value
     if value != value.to_integral_value():
-        raise ToolError("a whole number is wanted here")
+        raise ToolError("an integer is required")
     return int(value) if abs(value) < 10**30 else _whole(_too_large())
 
 
@@ -320,7 +322,7 @@ _FUNCTIONS: Mapping[str, tuple[int, int, Callable[..., Number]]] = {
     "acos": (1, 1, _by_float(math.acos)),
     "asin": (1, 1, _by_float(math.asin)),
     "atan": (1, 1, _by_float(math.atan)),
-    "avg": (1, MAX_LENGTH, lambda *values: _divided(_sum(*values), len(values))),
+    "avg": (1, MAX_LENGTH, lambda *values: _divide(_sum(*values), len(values))),
     "ceil": (1, 1, _to_whole(ROUND_CEILING)),
     "cos": (1, 1, _by_float(math.cos)),
     "degrees": (1, 1, _by_float(math.degrees)),
@@ -332,7 +334,7 @@ _FUNCTIONS: Mapping[str, tuple[int, int, Callable[..., Number]]] = {
     "log": (1, 2, _logarithm),
     "max": (1, MAX_LENGTH, lambda *values: max(values)),
     "min": (1, MAX_LENGTH, lambda *values: min(values)),
-    "percent": (2, 2, lambda share, whole: _divided(share * whole, 100)),
+    "percent": (2, 2, lambda share, whole: _divide(share * whole, 100)),
     "radians": (1, 1, _by_float(math.radians)),
     "round": (1, 2, _rounded),
     "sin": (1, 1, _by_float(math.sin)),
@@ -340,11 +342,11 @@ _FUNCTIONS: Mapping[str, tuple[int, int, Callable[..., Number]]] = {
     "sum": (1, MAX_LENGTH, _sum),
     "tan": (1, 1, _by_float(math.tan)),
 }
-"""Fewest and most arguments, and the function."""
+"""Minimum and maximum number of arguments, and the function."""
 
 
-def _written(value: Number) -> str:
-    """Write a number as people do: 42, 0.3, 1.5E+40; at most 15 digits where it is not exact."""
+def _format(value: Number) -> str:
+    """Return a number as text: 42, 0.3, 1.5E+40; decimals with at most 15 significant digits."""
     if isinstance(value, int):
         return str(value)
     rounded = decimal.Context(prec=_SHOWN_DIGITS, rounding=ROUND_HALF_UP).plus(value)

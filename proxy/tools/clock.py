@@ -1,4 +1,4 @@
-"""What time it is, by the name of a time zone or of a city."""
+"""The tool ``get_time``: the current time in a time zone or city."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _CITIES = {
     "Europe/Zurich": "basel, bern, geneva, zürich",
     "Pacific/Auckland": "christchurch, wellington",
 }
-"""Large cities that the database of time zones does not name, by their zone."""
+"""Large cities without a time zone of their own name in the IANA database, by time zone."""
 
 
 class Clock:
@@ -66,7 +66,7 @@ class Clock:
             ),
         ] = "UTC",
     ) -> dict[str, str]:
-        """Tell the date and the time of day in a time zone or a city."""
+        """Return the date and the time of day in a time zone or a city."""
         name, zone = _zone(timezone)
         now = self._now().astimezone(zone)
         offset = now.strftime("%z")
@@ -83,7 +83,7 @@ def _zone(text: str) -> tuple[str, tzinfo]:
     wanted = _plain(text)
     if offset := _OFFSET.fullmatch(text.strip()):
         return _fixed(offset)
-    # "Paris, France" and the like: what stands before the comma is the city.
+    # In "Paris, France", the part before the comma is the city.
     for candidate in (wanted, wanted.partition(",")[0].strip()):
         if name := _names().get(candidate):
             return name, ZoneInfo(name)
@@ -91,7 +91,7 @@ def _zone(text: str) -> tuple[str, tzinfo]:
     hint = (
         f"did you mean {_names()[near[0]]}?"
         if near
-        else "give an IANA name, as Europe/Paris, or a large city"
+        else "use an IANA name such as Europe/Paris, or a large city"
     )
     raise ToolError(f"there is no time zone {text.strip()[:60]!r}; {hint}")
 
@@ -106,12 +106,12 @@ def _fixed(offset: re.Match[str]) -> tuple[str, tzinfo]:
 
 @functools.cache
 def _names() -> Mapping[str, str]:
-    """Every name that is understood, in small letters and with spaces, and the zone it stands for."""
+    """Return the IANA time zone by each accepted name; names are in lower case, with spaces for underscores."""
     zones = sorted(available_timezones() - {"Factory", "localtime"})
     names: dict[str, str] = {}
     for zone in zones:
         area, _, city = zone.rpartition("/")
-        # The likes of Etc/GMT+5 mean the opposite of what they say, so only their whole names count.
+        # The sign in Etc/GMT+5 is inverted (it is UTC-5; IANA tz database, "etcetera"). Accept the full name only.
         if area and area != "Etc":
             names.setdefault(_plain(city), zone)
     for zone, cities in _CITIES.items():

@@ -1,8 +1,8 @@
-"""How tools reach services on the network: JSON from addresses that the operator set, and from nowhere else.
+"""HTTP client for tools with SSRF protection: JSON from the services that the operator configured.
 
-What is asked is ``https`` at public addresses. A service that the operator set to ``http`` or to a literal private
-address is one of his own: it has to be at a loopback or private address. Addresses of cloud metadata are never asked.
-A host is resolved once, and the connection goes to the addresses that were checked.
+A request goes over HTTPS to public addresses. If the configured URL has the scheme ``http``, the host ``localhost`` or
+a literal private address, the address must be loopback or private instead. Addresses of cloud metadata services are
+always rejected. A host is resolved once, and the client connects to the validated addresses (no DNS rebinding).
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ from proxy.errors import ToolError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
-"""Returns the addresses of a host's name; raises ``OSError`` when there are none."""
+"""Returns the IP addresses of a host name; raises ``OSError`` if it cannot be resolved."""
 Shape = TypeVar("Shape")
 
-# Several services answer nobody whose name does not begin like a browser's; this is the usual honest form.
+# Several services reject a User-Agent that does not start with "Mozilla/5.0"; crawlers identify themselves in this
+# form.
 USER_AGENT = f"Mozilla/5.0 (compatible; handoff-proxy/{version('handoff-proxy')})"
 
 _NUMERIC_HOST = re.compile(r"(?:.*\.)?(?:\d+|0x[0-9a-f]*)\.?", re.IGNORECASE)
-"""A host whose last part is a number: browsers and C libraries read such names as IPv4 addresses."""
+"""A host whose last label is a number: browsers (URL Standard, "ends in a number") and C libraries parse it as IPv4."""
 _METADATA = frozenset(
     ipaddress.ip_address(address)
     for address in ("169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254")
 )
-"""Where clouds tell a machine its secrets; Azure's looks like any public address."""
-_CARRIERS = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::/96"))
-"""IPv6 networks whose addresses end in an IPv4 address."""
-_OWN_NETWORKS = tuple(
+"""Metadata services of cloud providers, which return credentials; Azure's 168.63.129.16 is a public address."""
+_EMBEDDED_IPV4 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::/96"))
+"""IPv6 networks whose addresses end in an IPv4 address: NAT64 (RFC 6052, 2.1), IPv4-compatible (RFC 4291, 2.5.5.1)."""
+_PRIVATE_NETWORKS = tuple(
     ipaddress.ip_network(network)
     for network in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
 )
-_MAX_KEPT = 256
+_MAX_CACHED = 256
 
 
 class ServiceFailed(ToolError):
-    """A service gave no usable answer; ``status`` is its HTTP status, where it had one."""
+    """A service returned no usable response; ``status`` is the HTTP status, None if there was no response."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -58,20 +59,20 @@ class ServiceFailed(ToolError):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service by the name under which people are told of it, and the address that the operator set."""
+    """A service: its name in error messages, and the base URL that the operator configured."""
 
     name: str
     base: str
 
 
 async def system_addresses(host: str) -> Sequence[str]:
-    """Resolve as the system does."""
+    """Resolve a host name with the resolver of the operating system."""
     found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
 
 
 class Egress:
-    """The way out for tools. Times are in seconds, for a whole request; nothing is held open between requests."""
+    """HTTP client. ``time_limit`` is in seconds, for a whole request; connections are not reused."""
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class Egress:
         self._max_bytes = max_bytes
         self._resolve = resolve
         self._clock = clock
-        self._kept: dict[str, tuple[float, bytes]] = {}
+        self._cache: dict[str, tuple[float, bytes]] = {}
 
     async def get(
         self,
@@ -94,67 +95,67 @@ class Egress:
         query: Mapping[str, str],
         shape: type[Shape],
         *,
-        keep_seconds: float = 0.0,
+        cache_seconds: float = 0.0,
     ) -> Shape:
-        """Ask the service for JSON of a shape (a msgspec type); the answer is good for ``keep_seconds``.
+        """GET JSON from the service, decoded as ``shape`` (a msgspec type); cache the body for ``cache_seconds``.
 
         Raises:
-            ServiceFailed: With a sentence that says what is wrong with the service, and nothing of what it wrote.
+            ServiceFailed: The message describes the failure and contains nothing of the response.
         """
         url = _url(service, path, query)
         key = str(url)
-        kept = self._kept.get(key)
-        if kept is not None and kept[0] > self._clock():
-            return _decoded(service, kept[1], shape)
-        body = await self._asked(service, url)
-        answer = _decoded(service, body, shape)
-        if keep_seconds:
-            self._keep(key, body, keep_seconds)
-        return answer
+        cached = self._cache.get(key)
+        if cached is not None and cached[0] > self._clock():
+            return _decode(service, cached[1], shape)
+        body = await self._request(service, url)
+        decoded = _decode(service, body, shape)
+        if cache_seconds:
+            self._store(key, body, cache_seconds)
+        return decoded
 
-    def _keep(self, key: str, body: bytes, seconds: float) -> None:
+    def _store(self, key: str, body: bytes, seconds: float) -> None:
         now = self._clock()
-        if len(self._kept) >= _MAX_KEPT:
-            self._kept = {key: kept for key, kept in self._kept.items() if kept[0] > now}
-            while len(self._kept) >= _MAX_KEPT:
-                del self._kept[next(iter(self._kept))]
-        self._kept[key] = (now + seconds, body)
+        if len(self._cache) >= _MAX_CACHED:
+            self._cache = {key: entry for key, entry in self._cache.items() if entry[0] > now}
+            while len(self._cache) >= _MAX_CACHED:
+                del self._cache[next(iter(self._cache))]
+        self._cache[key] = (now + seconds, body)
 
-    async def _asked(self, service: Service, url: URL) -> bytes:
+    async def _request(self, service: Service, url: URL) -> bytes:
         try:
             async with asyncio.timeout(self._time_limit):
                 addresses = await self._addresses(service, url)
-                return await self._fetched(service, url, addresses)
+                return await self._fetch(service, url, addresses)
         except TimeoutError:
             raise ServiceFailed(
-                f"{service.name} did not answer within {self._time_limit:g} seconds"
+                f"{service.name} did not respond within {self._time_limit:g} seconds"
             ) from None
-        # aiohttp lets a few bare exceptions of its parser and of asyncio through.
+        # aiohttp does not wrap some exceptions of its parser and of asyncio.
         except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError, ValueError, RuntimeError):
             raise ServiceFailed(f"{service.name} could not be reached") from None
 
     async def _addresses(self, service: Service, url: URL) -> Sequence[Address]:
-        """Return where to connect to; every address of the host has to be allowed."""
+        """Return the addresses to connect to; fail unless every address of the host is allowed."""
         host = (url.host or "").rstrip(".")
         literal = _literal(host)
         if literal is None and _NUMERIC_HOST.fullmatch(host):
-            raise _refused(service)
+            raise _forbidden(service)
         if literal is not None:
             found: Sequence[Address] = [literal]
         else:
-            # An address of a scope ("fe80::1%eth0") is link-local, and refused with or without its scope.
+            # An address with a zone ("fe80::1%eth0", RFC 4007, 11) is link-local, which is rejected with or without it.
             found = [ipaddress.ip_address(text.partition("%")[0]) for text in await self._resolve(host)]
-        is_own = (
+        must_be_private = (
             url.scheme == "http" or host == "localhost" or (literal is not None and not _is_public(literal))
         )
-        is_allowed = _is_own if is_own else _is_public
+        is_allowed = _is_private if must_be_private else _is_public
         if not found or not all(is_allowed(address) for address in found):
-            raise _refused(service)
+            raise _forbidden(service)
         return found
 
-    async def _fetched(self, service: Service, url: URL, addresses: Sequence[Address]) -> bytes:
+    async def _fetch(self, service: Service, url: URL, addresses: Sequence[Address]) -> bytes:
         connector = aiohttp.TCPConnector(
-            resolver=_Pinned(addresses), use_dns_cache=False, force_close=True, limit=1
+            resolver=_FixedResolver(addresses), use_dns_cache=False, force_close=True, limit=1
         )
         async with (
             aiohttp.ClientSession(
@@ -162,12 +163,12 @@ class Egress:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,
-                # The limit is set around all of it; aiohttp's own would count anew for each address.
+                # ``_request`` limits the whole time; aiohttp's timeout would start again for each address.
                 timeout=aiohttp.ClientTimeout(total=None),
             ) as session,
             session.get(url, headers=_HEADERS, allow_redirects=False) as response,
         ):
-            _check(service, response)
+            _check_response(service, response)
             body = bytearray()
             while received := await response.content.readany():
                 body += received
@@ -179,8 +180,8 @@ class Egress:
 _HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"}
 
 
-class _Pinned(AbstractResolver):
-    """Gives the addresses that were checked, whatever the name would resolve to by now."""
+class _FixedResolver(AbstractResolver):
+    """Return the validated addresses for any host, so that a second DNS answer cannot replace them."""
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._addresses = addresses
@@ -201,16 +202,16 @@ class _Pinned(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the resolver has no resources."""
 
 
 def _url(service: Service, path: str, query: Mapping[str, str]) -> URL:
     try:
         url = URL(f"{service.base.rstrip('/')}{path}").with_query(query)
     except ValueError:
-        raise _refused(service) from None
+        raise _forbidden(service) from None
     if url.scheme not in ("http", "https") or not url.host or url.user or url.password:
-        raise _refused(service)
+        raise _forbidden(service)
     return url
 
 
@@ -222,48 +223,48 @@ def _literal(host: str) -> Address | None:
 
 
 def _is_public(address: Address) -> bool:
-    plain = _inner(address)
-    return plain.is_global and not plain.is_multicast and plain not in _METADATA
+    effective = _embedded_ipv4(address)
+    return effective.is_global and not effective.is_multicast and effective not in _METADATA
 
 
-def _is_own(address: Address) -> bool:
-    plain = _inner(address)
-    if plain in _METADATA:
+def _is_private(address: Address) -> bool:
+    effective = _embedded_ipv4(address)
+    if effective in _METADATA:
         return False
-    return any(plain.version == network.version and plain in network for network in _OWN_NETWORKS)
+    return any(effective.version == network.version and effective in network for network in _PRIVATE_NETWORKS)
 
 
-def _inner(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 address carries, or the address itself."""
+def _embedded_ipv4(address: Address) -> Address:
+    """Return the IPv4 address embedded in an IPv6 address (mapped, 6to4, Teredo, NAT64), or the address itself."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
-    carried = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
-    if carried:
-        return carried
-    if address not in _OWN_NETWORKS[4] and any(address in network for network in _CARRIERS):
+    embedded = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
+    if embedded:
+        return embedded
+    if address not in _PRIVATE_NETWORKS[4] and any(address in network for network in _EMBEDDED_IPV4):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address
 
 
-def _refused(service: Service) -> ServiceFailed:
-    return ServiceFailed(f"{service.name} is set to an address that tools may not ask")
+def _forbidden(service: Service) -> ServiceFailed:
+    return ServiceFailed(f"{service.name} is configured with an address that tools must not access")
 
 
-def _check(service: Service, response: aiohttp.ClientResponse) -> None:
+def _check_response(service: Service, response: aiohttp.ClientResponse) -> None:
     status = response.status
     if status == 429:
-        raise ServiceFailed(f"{service.name} asks for a pause; try again in a few minutes", status)
+        raise ServiceFailed(f"{service.name} is rate limiting requests; try again in a few minutes", status)
     if 300 <= status < 400:
-        raise ServiceFailed(f"{service.name} wants to send us elsewhere, which tools do not follow", status)
+        raise ServiceFailed(f"{service.name} responded with a redirect, which tools do not follow", status)
     if status != 200:
-        raise ServiceFailed(f"{service.name} answered with an error (status {status})", status)
+        raise ServiceFailed(f"{service.name} responded with an error (status {status})", status)
     coding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if "json" not in response.content_type or coding not in ("identity", ""):
-        raise ServiceFailed(f"{service.name} did not answer with JSON", status)
+        raise ServiceFailed(f"{service.name} did not respond with JSON", status)
 
 
-def _decoded(service: Service, body: bytes, shape: type[Shape]) -> Shape:
+def _decode(service: Service, body: bytes, shape: type[Shape]) -> Shape:
     try:
         return msgspec.json.decode(body, type=shape)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise ServiceFailed(f"{service.name} sent an answer that could not be read") from None
+        raise ServiceFailed(f"{service.name} sent a response that could not be decoded") from None

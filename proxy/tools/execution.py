@@ -1,7 +1,7 @@
-"""One tool call, checked, timed and cut to size; and several at once.
+"""Execute tool calls: parse the arguments, enforce the time limit, truncate the result; run several in parallel.
 
-Whatever a tool does, the call ends: in a result, in a sentence for the model that begins with ``error:``, or,
-when the task that makes the call is cancelled, in its cancellation.
+A call always ends, whatever the tool does: with a result, with a text for the model that starts with ``error:``, or
+with the cancellation of the calling task.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from proxy.tools.port import Tool, ToolContext
 logger = logging.getLogger(__name__)
 
 MAX_ARGUMENTS = 1024 * 1024
-"""Characters of arguments that are read at all."""
+"""Maximum length of the arguments of a call, in characters."""
 MAX_NESTING = 64
-"""Levels of objects and lists in arguments."""
+"""Maximum nesting of objects and arrays in arguments."""
 STOP_GRACE = 1.0
-"""Seconds that a tool has to end when it is cancelled; after that, nobody waits for it."""
+"""Seconds to wait for a cancelled tool; after that it is abandoned."""
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-"""NUL and halves of surrogate pairs: databases and UTF-8 refuse them."""
+"""NUL, which PostgreSQL rejects in text, and unpaired surrogates, which UTF-8 cannot encode."""
 
-_left_alone: set[asyncio.Task[CallResult]] = set()
-"""Tools that did not stop when cancelled; kept here so that their tasks are not collected under way."""
+_abandoned: set[asyncio.Task[CallResult]] = set()
+"""Tasks that ignored cancellation. The event loop has only weak references to tasks (``asyncio.create_task``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """What the model is told, whether it is an error, and how long the call took."""
+    """The text for the model, whether it is an error, and the duration of the call."""
 
     text: str
     is_error: bool
@@ -45,7 +45,7 @@ class CallResult:
 
 @dataclass(frozen=True, slots=True)
 class PreparedCall:
-    """A call with its circumstances. ``arguments`` is what the model wrote; the time limit is in seconds."""
+    """A call with its context and limits. ``arguments`` is JSON as the model wrote it; ``time_limit`` is in seconds."""
 
     tool: Tool
     arguments: str
@@ -62,15 +62,15 @@ async def run_calls(
     on_done: Callable[[int, CallResult], None],
     after: Callable[[int, CallResult], Awaitable[None]] | None = None,
 ) -> list[CallResult]:
-    """Run calls, at most ``max_parallel`` at once, started in order; return their results in the same order.
+    """Run calls, at most ``max_parallel`` at a time; return the results in the order of the calls.
 
-    The callbacks get the call's index; ``after`` is awaited behind ``on_done``. A call's time limit begins when it is
-    started. Cancelled, this cancels what runs and waits for it.
+    Calls start in order, and the time limit of a call begins at its start. The callbacks receive the index of the call;
+    ``after`` is awaited after ``on_done``. On cancellation, running calls are cancelled and awaited.
     """
-    places = asyncio.Semaphore(max_parallel)
+    slots = asyncio.Semaphore(max_parallel)
 
     async def run(index: int, call: PreparedCall) -> CallResult:
-        async with places:
+        async with slots:
             on_started(index)
             result = await call_tool(
                 call.tool,
@@ -92,7 +92,7 @@ async def run_calls(
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
-            if not task.cancelling():  # a second cancellation would end its waiting for the tool
+            if not task.cancelling():  # a second cancellation would interrupt the wait for the tool
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -100,18 +100,18 @@ async def run_calls(
 async def call_tool(
     tool: Tool, arguments_json: str, context: ToolContext, *, time_limit: float, max_result_bytes: int
 ) -> CallResult:
-    """Call a tool, and return what the model is told. Raises nothing but this task's own cancellation.
+    """Call a tool and return the result for the model. Raises only ``CancelledError``, when this task is cancelled.
 
-    The call returns at the time limit even if the tool goes on: a function in a thread cannot be stopped, and
-    a coroutine that ignores its cancellation is left alone after ``STOP_GRACE`` seconds more.
+    The call returns at the time limit even if the tool continues: a function in a thread cannot be stopped, and a
+    coroutine that ignores cancellation is abandoned after another ``STOP_GRACE`` seconds.
     """
     began = time.monotonic()
     try:
-        arguments = _arguments(arguments_json)
+        arguments = _parse_arguments(arguments_json)
     except ToolError as error:
         return _result(f"error: {error.message}", True, began, max_result_bytes)
-    # In a task of its own: there a tool's CancelledError cannot be mistaken for ours, nor can its stray
-    # cancellations hit us (a dropped MCP connection makes both), and it can be left alone if it goes on.
+    # A separate task: a CancelledError of the tool is not confused with the cancellation of this task, a stray cancel
+    # by the tool does not reach this task (a dropped MCP connection causes both), and the task can be abandoned.
     task = asyncio.create_task(
         _run(tool, arguments, context, began, max_result_bytes), name=f"tool {tool.spec.name}"
     )
@@ -122,10 +122,10 @@ async def call_tool(
         if is_late:
             await _stop(task, context)
     if is_late:
-        logger.warning("a tool ran out of time", extra=_facts(tool, context))
+        logger.warning("tool call timed out", extra=_log_fields(tool, context))
         return _result(f"error: timed out after {time_limit:g} seconds", True, began, max_result_bytes)
     if task.cancelled():
-        logger.warning("a tool cancelled itself", extra=_facts(tool, context))
+        logger.warning("tool call cancelled itself", extra=_log_fields(tool, context))
         return _result("error: the tool was cancelled", True, began, max_result_bytes)
     return task.result()
 
@@ -136,14 +136,14 @@ async def _run(
     try:
         text = await tool.call(arguments, context)
         if not isinstance(text, str):
-            raise TypeError(f"a tool has to return text, not {type(text).__name__}")
+            raise TypeError(f"a tool must return str, not {type(text).__name__}")
     except ToolError as error:
         return _result(f"error: {error.message}", True, began, max_result_bytes)
     except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException:
-        # Also SystemExit, which would end the server, and groups that hold a CancelledError.
-        logger.exception("a tool failed", extra=_facts(tool, context))
+        # Including SystemExit, which would stop the server, and exception groups that contain a CancelledError.
+        logger.exception("tool call failed", extra=_log_fields(tool, context))
         return _result("error: the tool failed", True, began, max_result_bytes)
     return _result(text, False, began, max_result_bytes)
 
@@ -154,99 +154,99 @@ async def _stop(task: asyncio.Task[CallResult], context: ToolContext) -> None:
         await asyncio.wait((task,), timeout=STOP_GRACE)
     finally:
         if not task.done():
-            logger.warning("a tool did not stop when cancelled", extra={"call_key": context.call_key})
-            _left_alone.add(task)
-            task.add_done_callback(_left_alone.discard)
+            logger.warning("tool call ignored cancellation", extra={"call_key": context.call_key})
+            _abandoned.add(task)
+            task.add_done_callback(_abandoned.discard)
 
 
-def _facts(tool: Tool, context: ToolContext) -> dict[str, str]:
+def _log_fields(tool: Tool, context: ToolContext) -> dict[str, str]:
     return {"tool": tool.spec.name, "agent": context.agent, "call_key": context.call_key}
 
 
 # --- arguments ---
 
 
-def mistake_in(arguments_json: str) -> str | None:
-    """Return what is wrong with the arguments of a call, whatever the tool; None when nothing is."""
+def find_argument_error(arguments_json: str) -> str | None:
+    """Return the error in the arguments of a call that is independent of the tool; None if there is none."""
     try:
-        _arguments(arguments_json)
+        _parse_arguments(arguments_json)
     except ToolError as error:
         return error.message
     return None
 
 
-def _arguments(text: str) -> dict[str, object]:
-    """Read the arguments of a call; nothing at all counts as no arguments.
+def _parse_arguments(text: str) -> dict[str, object]:
+    """Parse the arguments of a call; an empty or blank text means no arguments.
 
     Raises:
-        ToolError: With what is wrong and what is wanted.
+        ToolError: The message describes the error for the model.
     """
     if len(text) > MAX_ARGUMENTS:
         raise ToolError(f"the arguments are longer than {MAX_ARGUMENTS} characters")
     if not text.strip():
         return {}
     try:
-        arguments = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        arguments = json.loads(text, object_pairs_hook=_build_object, parse_constant=_reject_constant)
     except json.JSONDecodeError as error:
         raise ToolError(
             f"the arguments are not valid JSON ({error.msg}, line {error.lineno} column {error.colno})"
         ) from None
     except ValueError:
-        raise ToolError("the arguments hold a number that is too long") from None
+        raise ToolError("the arguments contain a number with too many digits") from None
     except RecursionError:
         raise ToolError("the arguments are nested too deeply") from None
     if not isinstance(arguments, dict):
-        raise ToolError("the arguments have to be one JSON object")
+        raise ToolError("the arguments must be one JSON object")
     if "\\u" in text or text.count("[") + text.count("{") > MAX_NESTING or _UNSTORABLE.search(text):
-        _look_through(arguments, MAX_NESTING)
+        _check_values(arguments, MAX_NESTING)
     return arguments
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        raise ToolError(f"the arguments name {repeated[:100]!r} more than once")
+        raise ToolError(f"the arguments contain {repeated[:100]!r} more than once")
     return found
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ToolError(f"the arguments hold {name}, which is not JSON")
+def _reject_constant(name: str) -> NoReturn:
+    raise ToolError(f"the arguments contain {name}, which is not valid JSON")
 
 
-def _look_through(value: object, levels: int) -> None:
-    """Refuse what lies deeper than ``levels``, and texts that cannot be stored."""
+def _check_values(value: object, levels: int) -> None:
+    """Reject values nested deeper than ``levels`` and strings that cannot be stored."""
     if isinstance(value, str):
         if _UNSTORABLE.search(value):
             raise ToolError(
-                "the arguments hold a character that is not allowed (NUL or half a surrogate pair)"
+                "the arguments contain a character that is not allowed (NUL or an unpaired surrogate)"
             )
     elif isinstance(value, dict | list):
         if not levels:
             raise ToolError("the arguments are nested too deeply")
         for part in (*value, *value.values()) if isinstance(value, dict) else value:
-            _look_through(part, levels - 1)
+            _check_values(part, levels - 1)
 
 
 # --- results ---
 
 
 def _result(text: str, is_error: bool, began: float, max_bytes: int) -> CallResult:
-    return CallResult(_cut(text, max_bytes), is_error, time.monotonic() - began)
+    return CallResult(_truncate(text, max_bytes), is_error, time.monotonic() - began)
 
 
-def _cut(text: str, max_bytes: int) -> str:
-    """Return at most ``max_bytes`` of text as UTF-8, with a note in place of what is left out."""
-    # A character is a byte or more: what is behind so many characters need not be looked at.
-    kept = _UNSTORABLE.sub("\ufffd", text[: max_bytes + 1])
-    if len(text) <= max_bytes and len(kept.encode()) <= max_bytes:
-        return kept
-    # The note is reckoned at its longest, so that text and note together are within the limit.
-    room = max(max_bytes - len(_note(len(text)).encode()), 0)
-    kept = kept.encode()[:room].decode(errors="ignore")
-    return (kept + _note(len(text) - len(kept)))[:max_bytes]
+def _truncate(text: str, max_bytes: int) -> str:
+    """Return at most ``max_bytes`` of text in UTF-8; a truncated text ends with a note."""
+    # A character has at least one byte, so characters after ``max_bytes`` cannot fit.
+    start = _UNSTORABLE.sub("\ufffd", text[: max_bytes + 1])
+    if len(text) <= max_bytes and len(start.encode()) <= max_bytes:
+        return start
+    # Reserve space for the longest possible note, so that text and note together stay within the limit.
+    space = max(max_bytes - len(_truncation_note(len(text)).encode()), 0)
+    start = start.encode()[:space].decode(errors="ignore")
+    return (start + _truncation_note(len(text) - len(start)))[:max_bytes]
 
 
-def _note(characters: int) -> str:
-    return f"\n[cut: {characters} more characters are left out]"
+def _truncation_note(characters: int) -> str:
+    return f"\n[truncated: {characters} characters]"

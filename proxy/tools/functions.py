@@ -1,7 +1,7 @@
-"""Python functions as tools: arguments are checked, results become JSON text.
+"""Python functions as tools: validate the arguments, encode the result as JSON.
 
-AutoGen's ``FunctionTool`` does not serve: it drops what ``Annotated`` says besides a text, converts arguments
-silently ("3" for 3), ignores unknown ones, logs arguments and results, and uses the executor of the loop.
+AutoGen's ``FunctionTool`` is not used: it drops metadata in ``Annotated`` other than strings, converts arguments ("3"
+to 3), ignores unknown arguments, logs arguments and results, and blocks threads of the loop's default executor.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def without_effects(function: Function) -> Function:
-    """Mark a function whose calls change nothing: a turn that ran only such tools may be run again."""
+    """Mark a function without side effects: a turn that called only such tools can be repeated."""
     function.has_effects = False  # type: ignore[attr-defined]
     return function
 
 
 class PythonTool:
-    """A Python function as a tool (see ``function_tool``)."""
+    """A tool that calls a Python function; created by ``function_tool``."""
 
     def __init__(
         self,
@@ -56,21 +56,21 @@ class PythonTool:
 
     @property
     def spec(self) -> FunctionTool:
-        """What the model is told."""
+        """The function definition for the model."""
         return self._spec
 
     @property
     def has_effects(self) -> bool:
-        """Whether a call changes something."""
+        """Whether a call can have side effects."""
         return self._has_effects
 
     async def call(self, arguments: dict[str, object], context: ToolContext) -> str:
-        """Check the arguments, run the function and return its result as JSON text; a string stays as it is.
+        """Validate the arguments, run the function and return its result: a string unchanged, other values as JSON.
 
-        A function that is not ``async`` runs in a thread. It cannot be stopped there: when the call is
-        cancelled, the thread goes on to its end, unheard.
+        A function that is not ``async`` runs in a thread, which cannot be stopped: after cancellation it continues
+        to its end, and the result is discarded.
         """
-        given = self._arguments.checked(arguments)
+        given = self._arguments.validate(arguments)
         given.update(dict.fromkeys(self._arguments.context_parameters, context))
         run = functools.partial(self._function, **given)
         if self._is_async:
@@ -86,18 +86,20 @@ def function_tool(
     name: str | None = None,
     has_effects: bool | None = None,
 ) -> PythonTool:
-    """Make a tool of a function, sync or async, with typed parameters.
+    """Create a tool from a function, sync or async, with annotated parameters.
 
-    The docstring becomes the description, ``Annotated[..., "text"]`` describes a parameter, and a parameter
-    annotated with ``ToolContext`` is handed the context and not shown to the model. ``has_effects`` is true
-    unless said otherwise, here or by ``without_effects``.
+    The docstring is the description of the tool, and ``Annotated[..., "text"]`` describes a parameter. A parameter
+    annotated with ``ToolContext`` receives the context and is not in the schema. ``has_effects`` defaults to true,
+    or to false for a function marked by ``without_effects``.
 
     Raises:
-        ConfigurationError: The signature cannot be offered to a model; the message says why.
+        ConfigurationError: The name is invalid or the signature has no JSON Schema; the message gives the reason.
     """
     name = name or _name_of(function)
     if not _NAME.fullmatch(name):
-        raise ConfigurationError(f"a tool's name is 1 to 64 letters, digits, '_' or '-', not {name[:80]!r}")
+        raise ConfigurationError(
+            f"a tool name must have 1 to 64 letters, digits, '_' or '-'; got {name[:80]!r}"
+        )
     if has_effects is None:
         has_effects = bool(getattr(function, "has_effects", True))
     description = inspect.cleandoc(unwrapped(function).__doc__ or "") or None
@@ -105,19 +107,19 @@ def function_tool(
 
 
 def load_function(path: str, search: Path | None = None) -> Callable[..., Any]:
-    """Import ``package.module:function``; modules in the folder ``search`` are found too, after all others.
+    """Import ``package.module:function``; the folder ``search`` is searched after ``sys.path``.
 
-    Importing executes the module, so paths may come from the operator's files only.
+    Importing executes the module, so ``path`` must come from a file of the operator.
 
     Raises:
-        ConfigurationError: With what is wrong, and the nearest right name where there is one.
+        ConfigurationError: The import failed; the message gives the reason and suggests a similar name.
     """
     module_name, separator, attribute = path.partition(":")
     parts = [*module_name.split("."), *attribute.split(".")]
     if not separator or not all(part.isidentifier() for part in parts):
         raise ConfigurationError(f"{path[:200]!r} is not of the form 'package.module:function'")
     if search is not None and (folder := str(search.resolve())) not in sys.path:
-        # For good, as a tool may import its neighbours when called; at the end, so that it shadows nothing.
+        # Not removed again, because a tool can import other modules when called; last, so that it shadows no package.
         sys.path.append(folder)
     importlib.invalidate_caches()
     found: Any = _import(module_name)
@@ -138,8 +140,10 @@ def _import(module_name: str) -> Any:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigurationError(f"there is no module {error.name!r}") from None
-        raise ConfigurationError(f"module {module_name!r} needs {error.name!r}, which is missing") from error
+            raise ConfigurationError(f"module {error.name!r} not found") from None
+        raise ConfigurationError(
+            f"module {module_name!r} imports {error.name!r}, which is not installed"
+        ) from error
     except Exception as error:
         kind, text = type(error).__name__, str(error).partition("\n")[0][:200]
         raise ConfigurationError(f"module {module_name!r} cannot be imported: {kind}: {text}") from error
@@ -156,7 +160,8 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 
 def _text_unless_awaitable(result: Any) -> Any:
-    # In the thread, so that a large result does not hold up the loop. A decorator may hide an async function.
+    # Encode in the thread: a large result would block the event loop. A decorator can hide an async function, whose
+    # awaitable is awaited in the loop.
     return result if inspect.isawaitable(result) else _result_text(result)
 
 
@@ -166,4 +171,4 @@ def _result_text(result: Any) -> str:
     try:
         return to_json(result, inf_nan_mode="null").decode()
     except PydanticSerializationError as error:
-        raise ToolError("the tool gave a result that cannot be written as JSON") from error
+        raise ToolError("the tool returned a result that cannot be encoded as JSON") from error

@@ -1,4 +1,7 @@
-"""Delegates: the tools by which an agent gives the floor to another. They never run; here are their words."""
+"""Handoff tools, which a model calls to hand over to another agent: definition, reason and tool result.
+
+They are not executed: the agent loop ends with the handoff.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from proxy.messages import FunctionTool
 _MAX_REASON = 300
 
 
-def delegate_spec(name: str, target: str, when: str = "") -> FunctionTool:
-    """Return the tool ``name`` that hands over to ``target``; ``when`` tells the model when to use it."""
+def handoff_tool_spec(name: str, target: str, when: str = "") -> FunctionTool:
+    """Return the tool ``name`` that hands over to ``target``; ``when`` describes when to use it."""
     sentence = f"Hand the conversation over to {target}."
     description = f"{sentence} {when.strip()}" if when.strip() else sentence
     return FunctionTool(
@@ -21,7 +24,7 @@ def delegate_spec(name: str, target: str, when: str = "") -> FunctionTool:
             "properties": {
                 "reason": {
                     "type": "string",
-                    "description": f"What {target} needs to know: what is wanted, and what is done so far.",
+                    "description": f"What {target} needs to know: what the user wants and what is already done.",
                 }
             },
             "additionalProperties": False,
@@ -30,9 +33,9 @@ def delegate_spec(name: str, target: str, when: str = "") -> FunctionTool:
 
 
 def handoff_reason(arguments_json: str) -> str:
-    """Return the reason that a delegate call gives, as one line of at most 300 characters.
+    """Return the reason in the arguments of a handoff call, as one line of at most 300 characters.
 
-    A handoff needs no arguments, so bad ones do not stop it: they give ``""``.
+    A handoff needs no arguments: invalid arguments do not prevent it and give ``""``.
     """
     try:
         arguments = json.loads(arguments_json)
@@ -46,12 +49,12 @@ def handoff_reason(arguments_json: str) -> str:
 
 
 def handoff_result(target: str) -> str:
-    """Return the tool result that stands behind the delegate call when ``target`` takes the floor.
+    """Return the tool result that follows the handoff call when ``target`` becomes the active agent.
 
-    The new agent is its first reader. A mere "transferred" makes models tell the user about transfers; what
-    is now expected has to be said.
+    ``target`` reads it first. After a result such as "transferred", models announce the transfer to the user, so the
+    text states the expected behaviour.
     """
     return (
-        f"You are {target} now and have the floor. Follow your own instructions and answer the user's last "
-        "message yourself. Say nothing about a transfer."
+        f"You are {target}, now the active agent. Follow your own instructions and answer the user's last "
+        "message yourself. Do not mention a transfer."
     )

@@ -1,4 +1,4 @@
-"""What a tool is to an agent, and what a call of it is told about where it runs."""
+"""The interface of tools, and the context that a call receives."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from proxy.messages import FunctionTool
 
 @dataclass(frozen=True, slots=True)
 class ToolContext:
-    """The circumstances of one call.
+    """Context of one tool call.
 
-    A Python function that has a parameter annotated with this class gets it; the model never sees that parameter.
+    A Python function receives it in a parameter annotated with this class, which is not in the schema for the model.
     """
 
     call_key: str
-    """The same for every attempt of the same call (``turn:step:index``, or the id of its approval); tools with effects
-    may use it to recognise a repeat."""
+    """Idempotency key: equal for all attempts of the same call (``turn:step:index``, or the id of its approval)."""
     turn_id: str
     conversation_id: str
     caller: str
@@ -27,31 +26,31 @@ class ToolContext:
 
 
 class Tool(Protocol):
-    """A tool of the server.
+    """A tool that the proxy executes.
 
-    One that can be withdrawn while the server runs has a property ``is_offered`` besides (see ``is_offered``).
+    A tool that can become unavailable while the server runs also has a property ``is_offered``.
     """
 
     @property
     def spec(self) -> FunctionTool:
-        """Name, description and argument schema as the model is told; computed once, cheap to read."""
+        """Name, description and argument schema for the model; computed once, cheap to read."""
         ...
 
     @property
     def has_effects(self) -> bool:
-        """Whether a call changes something outside of the conversation; true unless the tool says otherwise."""
+        """Whether a call can have side effects outside the conversation."""
         ...
 
     async def call(self, arguments: dict[str, object], context: ToolContext) -> str:
-        """Run with arguments that are a JSON object, and return the result as text.
+        """Run the tool with a JSON object as arguments and return the result as text.
 
         Raises:
-            ToolError: With a sentence for the model.
-            Exception: Anything else is a defect; the model is told that the tool failed, and nothing more.
+            ToolError: The message is passed to the model.
+            Exception: A defect of the tool; the model receives only "the tool failed".
         """
         ...
 
 
 def is_offered(tool: Tool) -> bool:
-    """Whether models are told of the tool now."""
+    """Return whether the tool is currently passed to models."""
     return getattr(tool, "is_offered", True)

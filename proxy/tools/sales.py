@@ -1,7 +1,6 @@
-"""The sales of the bundled company for 24 months, as a database that reports are made from.
+"""The tool ``query_sales``: monthly sales of the bundled sample company over 24 months.
 
-``sales.csv`` beside this module is read into an SQLite database in memory for each question, which takes two
-milliseconds; nothing that is asked can change it.
+Each call loads ``sales.csv`` into a new in-memory SQLite database, which takes two milliseconds.
 """
 
 from __future__ import annotations
@@ -45,33 +44,35 @@ _GROUPS: dict[Grouping, str] = {
     "product": "product",
     "region": "region",
 }
-_OF_TIME = ("month", "quarter", "year")
+_TIME_GROUPINGS = ("month", "quarter", "year")
 
 
 @without_effects
 def query_sales(
     group_by: Annotated[
-        Grouping, Field(description="What the rows stand for; none gives only the total.")
+        Grouping, Field(description="The dimension of the rows; none returns only the total.")
     ] = "none",
-    metric: Annotated[Metric, Field(description="What rows are ranked and compared by.")] = "revenue",
+    metric: Annotated[
+        Metric, Field(description="The metric that rows are ranked and compared by.")
+    ] = "revenue",
     period_from: Month | None = None,
     period_to: Month | None = None,
     last_months: Annotated[
         int | None,
         Field(
-            description="The last so many months of the data (or up to period_to), in place of period_from.",
+            description="The number of months up to period_to or the end of the data, instead of period_from.",
             ge=1,
             le=24,
         ),
     ] = None,
     product: Annotated[str | None, Field(description="Only this product.", max_length=100)] = None,
     region: Annotated[str | None, Field(description="Only this region.", max_length=100)] = None,
-    top: Annotated[int | None, Field(description="Only so many rows, the best first.", ge=1, le=100)] = None,
+    top: Annotated[int | None, Field(description="Maximum number of rows, best first.", ge=1, le=100)] = None,
 ) -> dict[str, object]:
-    """Ask the company's sales figures: units and revenue in US dollars by month, region and product.
+    """Query the company's sales figures: units and revenue in US dollars by month, region and product.
 
-    Rows of a time are in its order, with the change from the row before; rows of products and regions come best first,
-    with their share. The total is always that of the whole period and choice, also with top.
+    Rows of months, quarters or years are in chronological order, with the change from the previous row. Rows of
+    products and regions are sorted best first, with their share. The total covers all matching sales, also with top.
     """
     with closing(_database()) as database:
         months = [row[0] for row in database.execute("SELECT DISTINCT month FROM sales ORDER BY month")]
@@ -80,9 +81,9 @@ def query_sales(
         where = "month BETWEEN :first AND :last"
         for column, wanted in (("product", product), ("region", region)):
             if wanted is not None and wanted.strip():
-                chosen[column] = _known(database, column, wanted)
+                chosen[column] = _match_name(database, column, wanted)
                 where += f" AND {column} = :{column}"
-        # Expressions of our own only; what was asked for is bound.
+        # The interpolated expressions are constants of this module; values of the caller are bound parameters.
         select = f"SELECT {_GROUPS[group_by]}, SUM(units), SUM(cents) FROM sales WHERE {where} GROUP BY 1 ORDER BY 1"  # noqa: S608
         groups = [_figures(group_by, *row) for row in database.execute(select, chosen)]
         total = _figures(
@@ -124,19 +125,19 @@ def _sales() -> Sequence[tuple[str, str, str, int, int]]:
 def _period(
     months: Sequence[str], period_from: str | None, period_to: str | None, last_months: int | None
 ) -> tuple[str, str]:
-    """Return the first and the last month, both within the data."""
+    """Return the first and the last month of the period, limited to the months of the data."""
     last = min(period_to or months[-1], months[-1])
     if last_months is not None and period_from is not None:
-        raise ToolError("give period_from or last_months, not both")
+        raise ToolError("specify period_from or last_months, not both")
     first = max(period_from or months[0], months[0])
     if last < first or last not in months:
-        raise ToolError(f"there are sales from {months[0]} to {months[-1]}, and none in the period asked for")
+        raise ToolError(f"no sales in the requested period; the data covers {months[0]} to {months[-1]}")
     if last_months is not None:
         first = months[max(months.index(last) - last_months + 1, 0)]
     return first, last
 
 
-def _known(database: sqlite3.Connection, column: str, wanted: str) -> str:
+def _match_name(database: sqlite3.Connection, column: str, wanted: str) -> str:
     names: list[str] = [row[0] for row in database.execute(f"SELECT DISTINCT {column} FROM sales ORDER BY 1")]  # noqa: S608
     spelled = {name.lower(): name for name in names}
     plain = " ".join(wanted.lower().split())
@@ -158,12 +159,12 @@ def _figures(group_by: Grouping, name: str, units: int, cents: int) -> dict[str,
 def _rows(
     rows: list[dict[str, Any]], group_by: Grouping, metric: Metric, total: dict[str, Any], top: int | None
 ) -> list[dict[str, Any]]:
-    if group_by in _OF_TIME:
+    if group_by in _TIME_GROUPINGS:
         for before, row in pairwise(rows):
             row["change_percent"] = round(100 * (row[metric] / before[metric] - 1), 1)
     elif metric != "average_price":
         for row in rows:
             row["share_percent"] = round(100 * row[metric] / total[metric], 1)
-    if group_by not in _OF_TIME or top is not None:
+    if group_by not in _TIME_GROUPINGS or top is not None:
         rows = sorted(rows, key=lambda row: float(row[metric]), reverse=True)
     return rows[:top]

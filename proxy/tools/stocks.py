@@ -1,7 +1,6 @@
-"""The price of a share, by the chart endpoint of Yahoo Finance: public, without a key, for personal use.
+"""The tool ``get_stock_price``: prices from the chart endpoint of Yahoo Finance (no API key, personal use only).
 
-Another server of the same form can be set in its place. Stooq's CSV, long the usual choice, is given to browsers
-only by now.
+A server with the same response format can be configured instead. Stooq's CSV endpoint serves only browsers.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from proxy.tools.functions import without_effects
 
 STOCK_URL = "https://query1.finance.yahoo.com"
 
-_KEEP = 60.0
-"""Seconds."""
+_CACHE_SECONDS = 60.0
 
 
 class _Quote(msgspec.Struct, rename="camel"):
@@ -65,15 +63,15 @@ class Stocks:
             ),
         ],
     ) -> dict[str, object]:
-        """Tell the latest known price of a share, an index, a fund or a currency by its ticker symbol."""
+        """Return the latest known price of a share, an index, a fund or a currency by its ticker symbol."""
         wanted = symbol.strip().upper()
         path = f"/v8/finance/chart/{wanted.replace('^', '%5E')}"
         unknown = ToolError(
-            f"there is no symbol {wanted!r}; shares outside of the US have an ending, as SAP.DE"
+            f"there is no symbol {wanted!r}; symbols of exchanges outside the US have a suffix, as in SAP.DE"
         )
         try:
             answer = await self._egress.get(
-                self._service, path, {"range": "1d", "interval": "1d"}, _Answer, keep_seconds=_KEEP
+                self._service, path, {"range": "1d", "interval": "1d"}, _Answer, cache_seconds=_CACHE_SECONDS
             )
         except ServiceFailed as error:
             if error.status == 404:
@@ -81,15 +79,15 @@ class Stocks:
             raise
         if not answer.chart.result:
             raise unknown
-        return _told(answer.chart.result[0].meta)
+        return _result(answer.chart.result[0].meta)
 
 
-def _told(quote: _Quote) -> dict[str, object]:
+def _result(quote: _Quote) -> dict[str, object]:
     try:
         as_of = datetime.fromtimestamp(quote.regular_market_time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
         as_of = None
-    told: dict[str, object] = {
+    result: dict[str, object] = {
         "symbol": quote.symbol,
         "name": quote.long_name or quote.short_name or quote.symbol,
         "price": quote.regular_market_price,
@@ -101,9 +99,9 @@ def _told(quote: _Quote) -> dict[str, object]:
     }
     if before := quote.chart_previous_close:
         change = quote.regular_market_price - before
-        told |= {
+        result |= {
             "previous_close": before,
             "change": round(change, 4),
             "change_percent": round(100 * change / before, 2),
         }
-    return told
+    return result

@@ -1,7 +1,7 @@
-"""Threads for Python functions that block, so that a slow tool never delays the loop's own (DNS, files).
+"""Thread pool for blocking tools, apart from the default executor, which asyncio needs for DNS and files.
 
-They are daemons. ``concurrent.futures`` joins its threads when the process ends, so that one hanging tool
-would keep a stopped server alive for ever; here, a thread that is still busy then ends with the process.
+The threads are daemons. ``concurrent.futures`` joins its threads at exit, so a hanging tool would prevent the process
+from ending; a daemon thread ends with the process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Outcome = tuple[Any, BaseException | None]
 
 
 class _Job:
-    """A function, and where its outcome is awaited."""
+    """A function to run, and the future for its outcome."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self.outcome: Future[_Outcome] = Future()
@@ -33,16 +33,16 @@ class _Job:
         try:
             result = self._context.run(self._function)
         except BaseException as error:  # noqa: BLE001  raised again in the task that waits
-            # Handed over as a value: as the future's exception, a StopIteration would never reach the waiter.
+            # As a value: a future cannot have StopIteration as its exception (``asyncio.Future.set_exception``).
             self.outcome.set_result((None, error))
         else:
             self.outcome.set_result((result, None))
 
 
 class ToolThreads:
-    """At most ``max_threads`` threads, started when needed; whoever makes it closes it.
+    """At most ``max_threads`` threads, started when needed. The creator calls ``close``.
 
-    A function that does not return occupies its thread for good, and further calls wait for another one.
+    A function that does not return occupies its thread permanently; further calls wait for another one.
     """
 
     def __init__(self, max_threads: int = 32) -> None:
@@ -54,9 +54,10 @@ class ToolThreads:
         self._is_closed = False
 
     async def run(self, function: Callable[[], Result]) -> Result:
-        """Run ``function`` in a thread, in a copy of the current context, and return or raise what it does.
+        """Run ``function`` in a thread with a copy of the current context; return its result or raise its exception.
 
-        Cancelled while it waits for a thread, it never runs; cancelled later, it runs on, unheard.
+        If the call is cancelled before a thread is free, the function does not run. If it is cancelled later, the
+        function continues and its result is discarded.
         """
         job = _Job(function)
         with self._lock:
@@ -71,7 +72,7 @@ class ToolThreads:
         return result  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Take no more functions; idle threads end now, busy ones after what they run."""
+        """Accept no more functions. Idle threads end now, busy ones after their function."""
         with self._lock:
             if self._is_closed:
                 return
@@ -88,5 +89,5 @@ class ToolThreads:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job.run()
-            del job  # the result may be large, and this thread may sit idle for long
+            del job  # release the result, which can be large, before waiting for the next job
             self._idle.release()

@@ -1,4 +1,4 @@
-"""The weather of a place, by Open-Meteo's geocoding and forecast (https://open-meteo.com/en/docs), without a key."""
+"""The tool ``get_weather``, with the geocoding and forecast APIs of Open-Meteo (https://open-meteo.com/en/docs)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from proxy.tools.functions import without_effects
 GEOCODING_URL = "https://geocoding-api.open-meteo.com"
 WEATHER_URL = "https://api.open-meteo.com"
 
-_KEEP_PLACES = 24 * 3600.0
-_KEEP_WEATHER = 600.0
-"""Seconds. Open-Meteo's models give new values every quarter of an hour."""
+_PLACES_CACHE_SECONDS = 24 * 3600.0
+_FORECAST_CACHE_SECONDS = 600.0
+"""Open-Meteo updates the current conditions every 15 minutes (forecast API, ``current``)."""
 
 _CURRENT = (
     "temperature_2m,apparent_temperature,relative_humidity_2m,precipitation,weather_code,wind_speed_10m"
@@ -31,11 +31,11 @@ _SKIES = {
     82: "violent showers", 85: "light snow showers", 86: "heavy snow showers", 95: "thunderstorm",
     96: "thunderstorm with hail", 99: "thunderstorm with heavy hail",
 }  # fmt: skip
-"""The WMO's codes as Open-Meteo uses them."""
+"""WMO weather interpretation codes (Open-Meteo documentation, "Weather variable documentation")."""
 
 
 class Place(msgspec.Struct):
-    """A place that the geocoding found."""
+    """A result of the geocoding API."""
 
     name: str
     latitude: float
@@ -46,7 +46,7 @@ class Place(msgspec.Struct):
 
 class _Places(msgspec.Struct):
     results: list[Place] = []
-    """Left out when nothing was found."""
+    """The API omits the field if it found nothing."""
 
 
 class _Now(msgspec.Struct):
@@ -80,7 +80,7 @@ class Weather:
         self, egress: Egress, *, geocoding: str = GEOCODING_URL, forecast: str = WEATHER_URL
     ) -> None:
         self._egress = egress
-        self._geocoding = Service("the search for places", geocoding)
+        self._geocoding = Service("the geocoding service", geocoding)
         self._forecast = Service("the weather service", forecast)
 
     @without_effects
@@ -89,15 +89,15 @@ class Weather:
         city: Annotated[
             str,
             Field(
-                description="A city's name, with its country if need be: Paris, France.",
+                description="The name of a city, with its country if ambiguous: Paris, France.",
                 min_length=2,
                 max_length=100,
             ),
         ],
         unit: Literal["celsius", "fahrenheit"] = "celsius",
-        days: Annotated[int, Field(description="Days of forecast, today among them.", ge=1, le=7)] = 3,
+        days: Annotated[int, Field(description="Days of forecast, including today.", ge=1, le=7)] = 3,
     ) -> dict[str, object]:
-        """Tell the weather in a city as it is now, and a forecast of a few days."""
+        """Return the current weather in a city and a forecast of a few days."""
         place = await self._place(" ".join(city.split()))
         query = {
             "latitude": f"{place.latitude:.4f}",
@@ -110,23 +110,23 @@ class Weather:
         if unit == "fahrenheit":
             query.update(temperature_unit="fahrenheit", wind_speed_unit="mph")
         found = await self._egress.get(
-            self._forecast, "/v1/forecast", query, _Forecast, keep_seconds=_KEEP_WEATHER
+            self._forecast, "/v1/forecast", query, _Forecast, cache_seconds=_FORECAST_CACHE_SECONDS
         )
-        return _told(place, found, unit)
+        return _result(place, found, unit)
 
     async def _place(self, city: str) -> Place:
         query = {"name": city, "count": "1", "language": "en", "format": "json"}
         found = await self._egress.get(
-            self._geocoding, "/v1/search", query, _Places, keep_seconds=_KEEP_PLACES
+            self._geocoding, "/v1/search", query, _Places, cache_seconds=_PLACES_CACHE_SECONDS
         )
         if not found.results:
             raise ToolError(
-                f"no place named {city[:60]!r} was found; check the spelling, or name a larger city nearby"
+                f"no place named {city[:60]!r} was found; check the spelling or use a larger city nearby"
             )
         return found.results[0]
 
 
-def _told(place: Place, found: _Forecast, unit: str) -> dict[str, object]:
+def _result(place: Place, found: _Forecast, unit: str) -> dict[str, object]:
     now, days = found.current, found.daily
     rows = zip(
         days.time,

@@ -72,8 +72,8 @@ async def test_its_tools_run_side_by_side(served: Served, services: FakeServices
     )
 
     assert answer.endswith(
-        "I could not find out the weather: the search for places answered with an error (status 500).\n\n"
-        "I could not find out the price: the quote service answered with an error (status 500)."
+        "I could not find out the weather: the geocoding service responded with an error (status 500).\n\n"
+        "I could not find out the price: the quote service responded with an error (status 500)."
     )
 
 
@@ -87,7 +87,7 @@ async def test_without_network_the_assistant_says_so_and_answers_the_rest(
         await services.__aenter__()
 
     assert answer.endswith(
-        "I could not find out the weather: the search for places could not be reached.\n\n15 + 27 = 42"
+        "I could not find out the weather: the geocoding service could not be reached.\n\n15 + 27 = 42"
     )
 
 
@@ -102,7 +102,7 @@ async def test_without_network_the_assistant_says_so_and_answers_the_rest(
         ),
         ("Search the web for roadrunners", 'I found "Result 1" (https://example.org/1): What stands at 1.'),
         ("How much is 15% of 80?", "15% of 80 = 12"),
-        ("And 1/0?", "I could not work that out: something is divided by zero."),
+        ("And 1/0?", "I could not work that out: division by zero."),
         ("Weather in Atlantis?", "no place named 'Atlantis' was found"),
         ("Hello", "Ask me about the weather"),
         ("Sing", "Without a language model I understand"),

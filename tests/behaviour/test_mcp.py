@@ -15,10 +15,10 @@ import pytest
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
 
-from proxy.tools.mcp.discovery import look_at
+from proxy.tools.mcp.discovery import discover_tools
 from proxy.tools.mcp.lock import FILE_NAME, read_lock, write_lock
 from proxy.tools.mcp.server import McpServer
-from proxy.tools.mcp.setup import Address, ServerSetup
+from proxy.tools.mcp.setup import HttpEndpoint, ServerSetup
 from tests.fakes.mcp_http import FakeMcp, described, says
 from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.serving import Served, free_port, serve
@@ -84,13 +84,13 @@ def test_what_has_changed_is_told_and_can_be_accepted(run: Any, tmp_path: Path) 
         1,
         [
             "shop: 1 changed, 1 missing, 1 not pinned",
-            "  ~ echo is not what was pinned",
+            "  ~ echo differs from the pinned tool",
             "      description",
             "      -Say it again.",
             "      +Say it to me.",
-            "  - process is pinned, and the server has it no more",
+            "  - process is pinned, but removed from the server",
             "  + fail is not pinned: The tool fail.",
-            "  ! nothing is in the list 'tools', and the server has no such tool",
+            "  ! nothing is in the list 'tools', but the server has no such tool",
         ],
     )
     assert (tmp_path / FILE_NAME).read_text() == before
@@ -112,7 +112,7 @@ def test_a_server_that_cannot_be_asked_keeps_its_pins_and_is_told_with_its_last_
         result = run("mcp", command, "teams.yaml")
         assert (result.exit_code, result.stdout.splitlines()) == (
             1,
-            ["shop: the server ended before it had told its tools", "    | no configuration was found"],
+            ["shop: the server ended before it listed its tools", "    | no configuration was found"],
         )
     assert (tmp_path / FILE_NAME).read_text() == before
 
@@ -147,7 +147,7 @@ def test_a_lock_file_that_cannot_be_read_stops_a_check_and_is_written_anew_by_pi
     (tmp_path / FILE_NAME).write_text("{")
 
     assert run("mcp", "check", "teams.yaml").stderr == (
-        f"{FILE_NAME}: is no lock file; write it anew with 'handoff-proxy mcp pin'\n"
+        f"{FILE_NAME}: not a valid lock file; recreate it with 'handoff-proxy mcp pin'\n"
     )
     assert run("mcp", "pin", "teams.yaml").exit_code == 0
     assert run("mcp", "check", "teams.yaml").exit_code == 0
@@ -166,7 +166,7 @@ async def fake() -> AsyncIterator[FakeMcp]:
 async def helpers(folder: Path, upstream: FakeUpstream, url: str) -> AsyncIterator[Served]:
     """Serve a team whose agent has the tools of a server at ``url``, pinned as they are there now, if it is there."""
     (folder / "teams.yaml").write_text(team(f"{{url: '{url}'}}", upstream=upstream.base_url))
-    (found,) = await look_at([ServerSetup("shop", Address(url))])
+    (found,) = await discover_tools([ServerSetup("shop", HttpEndpoint(url))])
     if found.tools:
         write_lock(folder, {"shop": {tool.name: tool for tool in found.tools}})
     async with serve(folder, teams=folder) as served:
@@ -234,7 +234,7 @@ async def test_a_tool_that_has_changed_is_offered_no_more(
 async def test_teams_are_served_while_a_server_is_down(tmp_path: Path, upstream: FakeUpstream) -> None:
     port = free_port()
     async with FakeMcp(port=port) as fake:
-        (found,) = await look_at([ServerSetup("shop", Address(fake.url))])
+        (found,) = await discover_tools([ServerSetup("shop", HttpEndpoint(fake.url))])
         url = fake.url
     write_lock(tmp_path, {"shop": {tool.name: tool for tool in found.tools}})
     upstream.reply(calls(("shop__echo", {"text": "x"})), text("The shop is closed."))
@@ -299,8 +299,8 @@ async def served_shop(*, is_stateless: bool) -> AsyncIterator[str]:
 @pytest.mark.parametrize("is_stateless", [False, True], ids=["with sessions", "without sessions"])
 async def test_a_server_of_the_official_sdk_is_called_and_followed(is_stateless: bool) -> None:
     async with served_shop(is_stateless=is_stateless) as url:
-        setup = ServerSetup("shop", Address(url))
-        (found,) = await look_at([setup])
+        setup = ServerSetup("shop", HttpEndpoint(url))
+        (found,) = await discover_tools([setup])
         server = McpServer(setup, {tool.name: tool for tool in found.tools})
         server.start()
 

@@ -13,7 +13,7 @@ from proxy.events import Event
 from proxy.messages import FunctionTool, Item, Message
 from proxy.providers.model import Model
 from proxy.teamfiles.definitions import ClientTools, Limits
-from proxy.tools.handoff_tools import delegate_spec
+from proxy.tools.handoff_tools import handoff_tool_spec
 from proxy.tools.port import Tool, ToolContext
 from proxy.turns.contract import Turn
 
@@ -61,7 +61,7 @@ def agent(
 ) -> Agent:
     delegates: Mapping[str, Delegate] = {
         f"transfer_to_{target}": Delegate(
-            delegate_spec(f"transfer_to_{target}", target, "when asked"), target
+            handoff_tool_spec(f"transfer_to_{target}", target, "when asked"), target
         )
         for target in hands_to
     }

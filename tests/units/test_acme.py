@@ -185,7 +185,7 @@ async def test_what_can_still_be_refunded_comes_first_and_five_are_enough(shop: 
 async def test_nothing_found_tells_the_model_how_to_go_on(shop: Shop) -> None:
     assert await shop.answer("look_up_item", search_query="time machine") == {
         "items": [],
-        "note": "Nothing was found. Ask for the product's name as it is on the receipt.",
+        "note": "No items found. Ask for the product name on the receipt.",
     }
 
 
@@ -230,7 +230,7 @@ async def test_money_is_exact(shop: Shop) -> None:
 async def test_tools_beside_the_built_in_ones_win(threads: ToolThreads) -> None:
     own = dict.fromkeys(("get_time", "convert"), builtin_tools(threads)["calculate"])
 
-    tools = builtin_tools(threads, beside=own)
+    tools = builtin_tools(threads, extra=own)
 
     assert tools.keys() == {*builtin_names(), "convert"}
     assert len(tools) == len(builtin_names()) + 1
@@ -254,12 +254,12 @@ async def test_the_built_in_tools_are_described_for_the_model(threads: ToolThrea
                     "type": "string",
                     "minLength": 1,
                     "maxLength": 64,
-                    "description": "The item id that look_up_item gave.",
+                    "description": "The item id that look_up_item returned.",
                 },
                 "reason": {
                     "type": "string",
                     "maxLength": 500,
-                    "description": "Why the customer wants it.",
+                    "description": "Why the customer wants a refund.",
                     "default": "not provided",
                 },
             },

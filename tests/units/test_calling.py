@@ -83,13 +83,19 @@ async def test_arguments_are_read_as_json() -> None:
         pytest.param(
             "price=1", "the arguments are not valid JSON (Expecting value, line 1 column 1)", id="no json"
         ),
-        pytest.param("[1]", "the arguments have to be one JSON object", id="list"),
-        pytest.param("null", "the arguments have to be one JSON object", id="null"),
-        pytest.param('{"a": 1, "b": {"x": 1, "x": 2}}', "the arguments name 'x' more than once", id="twice"),
-        pytest.param('{"a": NaN}', "the arguments hold NaN, which is not JSON", id="NaN"),
-        pytest.param('{"a": -Infinity}', "the arguments hold -Infinity, which is not JSON", id="infinity"),
+        pytest.param("[1]", "the arguments must be one JSON object", id="list"),
+        pytest.param("null", "the arguments must be one JSON object", id="null"),
         pytest.param(
-            '{"a": ' + "9" * 5000 + "}", "the arguments hold a number that is too long", id="long number"
+            '{"a": 1, "b": {"x": 1, "x": 2}}', "the arguments contain 'x' more than once", id="twice"
+        ),
+        pytest.param('{"a": NaN}', "the arguments contain NaN, which is not valid JSON", id="NaN"),
+        pytest.param(
+            '{"a": -Infinity}', "the arguments contain -Infinity, which is not valid JSON", id="infinity"
+        ),
+        pytest.param(
+            '{"a": ' + "9" * 5000 + "}",
+            "the arguments contain a number with too many digits",
+            id="long number",
         ),
         pytest.param(
             '{"a": ' + "[" * 64 + "]" * 64 + "}", "the arguments are nested too deeply", id="65 levels"
@@ -107,7 +113,7 @@ async def test_arguments_are_read_as_json() -> None:
         *(
             pytest.param(
                 text,
-                "the arguments hold a character that is not allowed (NUL or half a surrogate pair)",
+                "the arguments contain a character that is not allowed (NUL or an unpaired surrogate)",
                 id=name,
             )
             for name, text in {
@@ -171,7 +177,7 @@ async def test_any_other_failure_is_told_without_internals_and_logged_without_ar
 
     assert result == ("error: the tool failed", True)
     (record,) = caplog.records
-    assert (record.levelno, record.getMessage()) == (logging.ERROR, "a tool failed")
+    assert (record.levelno, record.getMessage()) == (logging.ERROR, "tool call failed")
     assert (record.__dict__["tool"], record.__dict__["call_key"]) == ("fake", "t1:1:0")
     assert record.exc_info is not None
     assert "4111-1111" not in caplog.text
@@ -290,12 +296,10 @@ async def test_cancelling_the_caller_stops_the_tool_and_waits_for_it() -> None:
     ("text", "limit", "kept"),
     [
         pytest.param("x" * 100, 100, "x" * 100, id="fits"),
-        pytest.param("x" * 1000, 100, "x" * 59 + "\n[cut: 941 more characters are left out]", id="ascii"),
-        pytest.param("é" * 60, 100, "é" * 30 + "\n[cut: 30 more characters are left out]", id="two bytes"),
-        pytest.param(
-            "€" * 1000, 101, "€" * 20 + "\n[cut: 980 more characters are left out]", id="three bytes"
-        ),
-        pytest.param("x" * 1000, 10, "\n[cut: 100", id="no room for the note"),
+        pytest.param("x" * 1000, 100, "x" * 71 + "\n[truncated: 929 characters]", id="ascii"),
+        pytest.param("é" * 60, 100, "é" * 36 + "\n[truncated: 24 characters]", id="two bytes"),
+        pytest.param("€" * 1000, 101, "€" * 24 + "\n[truncated: 976 characters]", id="three bytes"),
+        pytest.param("x" * 1000, 10, "\n[truncate", id="no room for the note"),
         pytest.param("a\x00b\ud800c", 100, "a\ufffdb\ufffdc", id="what cannot be stored"),
     ],
 )

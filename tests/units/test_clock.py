@@ -66,14 +66,14 @@ def test_summer_time_counts() -> None:
     [
         ("Tokio", "there is no time zone 'Tokio'; did you mean Asia/Tokyo?"),
         ("Europe/Pariss", "there is no time zone 'Europe/Pariss'; did you mean Europe/Paris?"),
-        ("", "there is no time zone ''; give an IANA name, as Europe/Paris, or a large city"),
+        ("", "there is no time zone ''; use an IANA name such as Europe/Paris, or a large city"),
         (
             "Narnia-on-Sea",
-            "there is no time zone 'Narnia-on-Sea'; give an IANA name, as Europe/Paris, or a large city",
+            "there is no time zone 'Narnia-on-Sea'; use an IANA name such as Europe/Paris, or a large city",
         ),
         (
             "../../etc/passwd",
-            "there is no time zone '../../etc/passwd'; give an IANA name, as Europe/Paris, or a large city",
+            "there is no time zone '../../etc/passwd'; use an IANA name such as Europe/Paris, or a large city",
         ),
         ("UTC+15", "an offset from UTC is at most 14 hours"),
         ("+1:75", "an offset from UTC is at most 14 hours"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from proxy.messages import FunctionTool
-from proxy.tools.handoff_tools import delegate_spec, handoff_reason, handoff_result
+from proxy.tools.handoff_tools import handoff_reason, handoff_result, handoff_tool_spec
 
 
 def test_a_delegate_takes_an_optional_reason_and_nothing_else() -> None:
-    assert delegate_spec(
+    assert handoff_tool_spec(
         "transfer_to_sales_agent", "SalesAgent", "For anything about buying."
     ) == FunctionTool(
         "transfer_to_sales_agent",
@@ -19,7 +19,7 @@ def test_a_delegate_takes_an_optional_reason_and_nothing_else() -> None:
             "properties": {
                 "reason": {
                     "type": "string",
-                    "description": "What SalesAgent needs to know: what is wanted, and what is done so far.",
+                    "description": "What SalesAgent needs to know: what the user wants and what is already done.",
                 }
             },
             "additionalProperties": False,
@@ -28,7 +28,7 @@ def test_a_delegate_takes_an_optional_reason_and_nothing_else() -> None:
 
 
 def test_a_delegate_without_a_when_still_says_what_it_does() -> None:
-    assert delegate_spec("go", "B", "  ").description == "Hand the conversation over to B."
+    assert handoff_tool_spec("go", "B", "  ").description == "Hand the conversation over to B."
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,6 @@ def test_the_reason_is_read_where_there_is_one(arguments: str, reason: str) -> N
 def test_the_result_of_a_handoff_tells_the_next_agent_what_to_do() -> None:
     told = handoff_result("IssuesAndRepairsAgent")
 
-    assert told.startswith("You are IssuesAndRepairsAgent now")
+    assert told.startswith("You are IssuesAndRepairsAgent, now the active agent.")
     assert "answer the user's last message yourself" in told
     assert "transferred" not in told.lower()

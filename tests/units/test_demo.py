@@ -34,7 +34,7 @@ from proxy.teamfiles.definitions import DemoModel as DemoDefinition
 from proxy.teamfiles.loading import load_teams
 from proxy.tools.builtin import builtin_names, builtin_tools
 from proxy.tools.execution import call_tool
-from proxy.tools.handoff_tools import delegate_spec, handoff_reason, handoff_result
+from proxy.tools.handoff_tools import handoff_reason, handoff_result, handoff_tool_spec
 from proxy.tools.port import ToolContext
 from proxy.tools.threads import ToolThreads
 
@@ -102,7 +102,7 @@ class Stage:
     def _request(self) -> ModelRequest:
         offered = [name for name in OFFERED[self.agent] if name not in self.withheld]
         specs = [
-            self._tools[name].spec if name in self._tools else delegate_spec(name, DELEGATES[name])
+            self._tools[name].spec if name in self._tools else handoff_tool_spec(name, DELEGATES[name])
             for name in offered
         ]
         instructions = SystemMessage(f"You are {self.agent}.")
@@ -600,7 +600,7 @@ SIDE_BY_SIDE = Script.model_validate(
                     {"after": "two", "also": True, "result": r"(?P<all>.+)", "say": "Two gave {all:,}."},
                     {"said": "one", "also": True, "call": [{"name": "one"}]},
                     {"said": "two", "also": True, "call": [{"name": "two"}, {"name": "two"}]},
-                    {"said": "one", "say": "never said beside the others"},
+                    {"said": "one", "say": "never said extra the others"},
                     {"given_before": "=(?P<n>\\d)", "say": "Somebody found {n}."},
                     {"said": "three", "say": "Three, alone."},
                 ],

@@ -14,7 +14,7 @@ from proxy.errors import ToolError
 from proxy.tools.egress import Egress, Service, ServiceFailed
 from tests.fakes.services import FakeServices, Handler
 
-REFUSED = "the test is set to an address that tools may not ask"
+REFUSED = "the test is configured with an address that tools must not access"
 UNREACHED = "the test could not be reached"
 ELSEWHERE = "https://service.example"
 
@@ -184,31 +184,31 @@ async def silent(request: web.Request) -> web.StreamResponse:
 BAD_ANSWERS: dict[str, tuple[Handler, str]] = {
     "redirect-to-private": (
         giving("{}", status=302, Location="http://169.254.169.254/latest/meta-data/"),
-        "the test wants to send us elsewhere, which tools do not follow",
+        "the test responded with a redirect, which tools do not follow",
     ),
     "redirect-to-itself": (
         giving("{}", status=307, Location="/thing"),
-        "the test wants to send us elsewhere, which tools do not follow",
+        "the test responded with a redirect, which tools do not follow",
     ),
     "rate-limit": (
         giving("{}", status=429),
-        "the test asks for a pause; try again in a few minutes",
+        "the test is rate limiting requests; try again in a few minutes",
     ),
-    "error": (giving('{"secret": 1}', status=503), "the test answered with an error (status 503)"),
-    "no-content": (giving("", status=204), "the test answered with an error (status 204)"),
-    "a-page": (giving("<html>", kind="text/html"), "the test did not answer with JSON"),
+    "error": (giving('{"secret": 1}', status=503), "the test responded with an error (status 503)"),
+    "no-content": (giving("", status=204), "the test responded with an error (status 204)"),
+    "a-page": (giving("<html>", kind="text/html"), "the test did not respond with JSON"),
     "compressed": (
         giving(gzip.compress(b" " * 10_000_000), Content_Encoding="gzip"),
-        "the test did not answer with JSON",
+        "the test did not respond with JSON",
     ),
-    "half-an-object": (giving('{"a": '), "the test sent an answer that could not be read"),
-    "another-shape": (giving("[1]"), "the test sent an answer that could not be read"),
-    "not-utf-8": (giving(b'{"a": "\xff"}'), "the test sent an answer that could not be read"),
-    "nested-deeply": (giving("[" * 200_000), "the test sent an answer that could not be read"),
+    "half-an-object": (giving('{"a": '), "the test sent a response that could not be decoded"),
+    "another-shape": (giving("[1]"), "the test sent a response that could not be decoded"),
+    "not-utf-8": (giving(b'{"a": "\xff"}'), "the test sent a response that could not be decoded"),
+    "nested-deeply": (giving("[" * 200_000), "the test sent a response that could not be decoded"),
     "huge": (giving(b" " * 300_001), "the test sent more than 300000 bytes"),
     "endless": (endless, "the test sent more than 300000 bytes"),
-    "slow": (slow, "the test did not answer within 0.3 seconds"),
-    "silent": (silent, "the test did not answer within 0.3 seconds"),
+    "slow": (slow, "the test did not respond within 0.3 seconds"),
+    "silent": (silent, "the test did not respond within 0.3 seconds"),
 }
 
 
@@ -243,7 +243,7 @@ async def test_an_answer_is_kept_as_long_as_it_is_good(services: FakeServices) -
     service = Service("the test", services.url)
 
     async def ask(q: str) -> None:
-        assert (await egress.get(service, "/thing", {"q": q}, dict, keep_seconds=60))["q"] == q
+        assert (await egress.get(service, "/thing", {"q": q}, dict, cache_seconds=60))["q"] == q
 
     await ask("a")
     await ask("a")
@@ -262,12 +262,12 @@ async def test_errors_are_not_kept_and_neither_are_answers_without_number(servic
     service = Service("the test", services.url)
     services.answer("/thing", giving("{}", status=500))
     with pytest.raises(ServiceFailed):
-        await egress.get(service, "/thing", {}, dict, keep_seconds=60)
+        await egress.get(service, "/thing", {}, dict, cache_seconds=60)
     services.answer("/thing", json_thing)
 
     for number in range(300):
-        await egress.get(service, "/thing", {"q": str(number)}, dict, keep_seconds=60)
-    await egress.get(service, "/thing", {"q": "299"}, dict, keep_seconds=60)
-    await egress.get(service, "/thing", {"q": "0"}, dict, keep_seconds=60)
+        await egress.get(service, "/thing", {"q": str(number)}, dict, cache_seconds=60)
+    await egress.get(service, "/thing", {"q": "299"}, dict, cache_seconds=60)
+    await egress.get(service, "/thing", {"q": "0"}, dict, cache_seconds=60)
 
     assert len(services.asked) == 1 + 300 + 1

@@ -180,11 +180,11 @@ def shapeless(x: threading.Lock) -> None: ...
 @pytest.mark.parametrize(
     ("function", "complaint"),
     [
-        pytest.param(untyped, "parameter 'x' of tool 'untyped' has no type", id="no type"),
-        pytest.param(many, "parameter 'names' of tool 'many' cannot be given by its name", id="*names"),
+        pytest.param(untyped, "parameter 'x' of tool 'untyped' has no type annotation", id="no type"),
+        pytest.param(many, "parameter 'names' of tool 'many' cannot be passed by keyword", id="*names"),
         pytest.param(unknown_type, "'NotThere' is not defined", id="unknown type"),
-        pytest.param(shapeless, "the parameters of tool 'shapeless' have no JSON form", id="no schema"),
-        pytest.param(lambda: None, "a tool's name is 1 to 64 letters", id="no name"),
+        pytest.param(shapeless, "the parameters of tool 'shapeless' have no JSON Schema", id="no schema"),
+        pytest.param(lambda: None, "a tool name must have 1 to 64 letters", id="no name"),
     ],
 )
 async def test_a_signature_that_no_model_can_fill_in_is_refused(
@@ -333,7 +333,7 @@ async def test_a_result_that_is_not_json_is_an_error_in_a_sentence(tool_of: Make
     with pytest.raises(ToolError) as refused:
         await tool_of(give).call({}, CONTEXT)
 
-    assert refused.value.message == "the tool gave a result that cannot be written as JSON"
+    assert refused.value.message == "the tool returned a result that cannot be encoded as JSON"
 
 
 async def test_a_decorator_may_hide_that_a_function_is_async(tool_of: MakeTool) -> None:
@@ -498,9 +498,9 @@ async def test_a_function_beside_the_team_file_is_found_and_shadows_nothing(fold
         ("json:dump_s", "module 'json' has no function 'dump_s'; did you mean 'dumps'?"),
         ("json:decoder.JSONDecodeErr", "did you mean 'JSONDecodeError'?"),
         ("sys:path", "'path' in module 'sys' is not a function"),
-        ("no_such_package.tools:run", "there is no module 'no_such_package'"),
-        ("json.no_such:run", "there is no module 'json.no_such'"),
-        ("wants_more:run", "module 'wants_more' needs 'no_such_thing', which is missing"),
+        ("no_such_package.tools:run", "module 'no_such_package' not found"),
+        ("json.no_such:run", "module 'json.no_such' not found"),
+        ("wants_more:run", "module 'wants_more' imports 'no_such_thing', which is not installed"),
         ("broken:run", "module 'broken' cannot be imported: ZeroDivisionError: division by zero"),
         ("unreadable:run", "module 'unreadable' cannot be imported: SyntaxError"),
     ],

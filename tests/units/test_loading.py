@@ -342,7 +342,7 @@ def test_a_module_that_is_nearly_one_beside_the_file_is_suggested(write: Write) 
     path = write(SHOP.replace("Be kind.", "Be kind., tools: ['shop_tool_near:find']"))
 
     assert problems(path) == [
-        "team.yaml:6:47: teams.shop.agents.Clerk.tools[0]: there is no module 'shop_tool_near'; "
+        "team.yaml:6:47: teams.shop.agents.Clerk.tools[0]: module 'shop_tool_near' not found; "
         "did you mean 'shop_tools_near'?"
     ]
 

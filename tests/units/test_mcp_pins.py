@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import ConfigurationError, ToolError
-from proxy.tools.mcp.argument_schema import ArgumentForm
-from proxy.tools.mcp.audit import Found, accepted, checked
-from proxy.tools.mcp.lines import Lines, LongLine, answered_request
+from proxy.tools.mcp.argument_schema import ArgumentSchema
+from proxy.tools.mcp.audit import DiscoveredTools, report_accepted, report_differences
+from proxy.tools.mcp.lines import LineSplitter, OversizedLine, find_request_id
 from proxy.tools.mcp.lock import FILE_NAME, read_lock, write_lock
 from proxy.tools.mcp.pins import Pin, model_name
-from proxy.tools.mcp.setup import Address, Program, ServerSetup, child_environment
+from proxy.tools.mcp.setup import HttpEndpoint, Program, ServerSetup, child_environment
 
 SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
 READ = Pin("read", "Read a file.\nSlowly.", SCHEMA, read_only=True)
@@ -85,18 +85,18 @@ def test_without_a_lock_file_nothing_is_pinned(tmp_path: Path) -> None:
     [
         pytest.param(
             lambda lock: lock["servers"]["files"]["read"].update(description="Send it to me."),
-            "tool 'read' of server 'files' does not fit its hash, so it was changed by hand; "
-            "pin it anew with 'handoff-proxy mcp pin'",
+            "tool 'read' of server 'files' does not match its hash: the file was edited; "
+            "pin the tool again with 'handoff-proxy mcp pin'",
             id="a word changed by hand",
         ),
         pytest.param(
             lambda lock: lock.update(version=2),
-            "was written by another version; write it anew with 'handoff-proxy mcp pin'",
+            "unsupported lock file version; recreate it with 'handoff-proxy mcp pin'",
             id="another version",
         ),
         pytest.param(
             lambda lock: lock["servers"]["files"]["read"].pop("sha256"),
-            "is no lock file; write it anew with 'handoff-proxy mcp pin'",
+            "not a valid lock file; recreate it with 'handoff-proxy mcp pin'",
             id="no hash",
         ),
     ],
@@ -118,7 +118,7 @@ def test_a_lock_file_that_cannot_be_used_is_told(change: Any, told: str, tmp_pat
 def test_what_is_no_lock_file_is_told(content: bytes, tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
 
-    with pytest.raises(ConfigurationError, match="is no lock file"):
+    with pytest.raises(ConfigurationError, match="not a valid lock file"):
         read_lock(tmp_path)
 
 
@@ -140,14 +140,15 @@ def test_differences_are_told_line_by_line() -> None:
     changed = Pin("read", "Read a file.\nQuickly,\x1b[2J and send it.", {**wider, "required": ["path"]})
     purge = Pin("purge", "Delete all.", {})
 
-    audit = checked(
-        [Found("files", [changed, purge], missing=["list"])], {"files": {"read": READ, "write": WRITE}}
+    audit = report_differences(
+        [DiscoveredTools("files", [changed, purge], missing=["list"])],
+        {"files": {"read": READ, "write": WRITE}},
     )
 
-    assert not audit.is_well
+    assert not audit.is_ok
     assert audit.lines == (
         "files: 1 changed, 1 missing, 1 not pinned",
-        "  ~ read is not what was pinned",
+        "  ~ read differs from the pinned tool",
         "      description",
         "       Read a file.",
         "      -Slowly.",
@@ -158,28 +159,32 @@ def test_differences_are_told_line_by_line() -> None:
         '      +      "type": "string"',
         "      +    },",
         '           "path": {',
-        "  - write is pinned, and the server has it no more",
+        "  - write is pinned, but removed from the server",
         "  + purge is not pinned: Delete all.",
-        "  ! list is in the list 'tools', and the server has no such tool",
+        "  ! list is in the list 'tools', but the server has no such tool",
     )
 
 
 def test_that_all_is_as_pinned_is_told_in_a_line() -> None:
-    audit = checked([Found("files", [READ])], {"files": {"read": READ}, "elsewhere": {"write": WRITE}})
+    audit = report_differences(
+        [DiscoveredTools("files", [READ])], {"files": {"read": READ}, "elsewhere": {"write": WRITE}}
+    )
 
-    assert audit.is_well
+    assert audit.is_ok
     assert audit.lines == ("files: 1 as pinned",)
 
 
 def test_a_server_that_does_not_answer_is_told_with_its_last_words() -> None:
     found = [
-        Found("files", trouble="ended before it had told its tools", last_words="Traceback\n\x07no token")
+        DiscoveredTools(
+            "files", failure="ended before it listed its tools", stderr_tail="Traceback\n\x07no token"
+        )
     ]
 
-    for audit in (checked(found, {}), accepted(found, {})):
-        assert not audit.is_well
+    for audit in (report_differences(found, {}), report_accepted(found, {})):
+        assert not audit.is_ok
         assert audit.lines == (
-            "files: the server ended before it had told its tools",
+            "files: the server ended before it listed its tools",
             "    | Traceback",
             "    | �no token",
         )
@@ -188,17 +193,19 @@ def test_a_server_that_does_not_answer_is_told_with_its_last_words() -> None:
 def test_what_is_pinned_is_told_with_what_is_new_in_it() -> None:
     louder = Pin("write", "Write a file loudly.", SCHEMA)
 
-    audit = accepted([Found("files", [READ, louder])], {"files": {"write": WRITE, "list": READ}})
+    audit = report_accepted(
+        [DiscoveredTools("files", [READ, louder])], {"files": {"write": WRITE, "list": READ}}
+    )
 
-    assert audit.is_well
+    assert audit.is_ok
     assert audit.lines == (
         "files: 2 tools pinned",
-        "  + read, only reads: Read a file.",
+        "  + read, read-only: Read a file.",
         "  ~ write",
         "      description",
         "      -Write a file.",
         "      +Write a file loudly.",
-        "  - list: the server has it no more",
+        "  - list: removed from the server",
     )
 
 
@@ -208,7 +215,7 @@ def test_what_is_pinned_is_told_with_what_is_new_in_it() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        pytest.param({}, 'the arguments are wrong: "path" is a required property', id="missing"),
+        pytest.param({}, 'invalid arguments: "path" is a required property', id="missing"),
         pytest.param({"path": 3}, "argument 'path': 3 is not of type \"string\"", id="type"),
         pytest.param(
             {"path": "a", "rows": [{"n": 1}, {"n": 0}]},
@@ -223,7 +230,7 @@ def test_what_is_pinned_is_told_with_what_is_new_in_it() -> None:
 def test_what_is_wrong_with_arguments_is_told(arguments: dict[str, object], told: str) -> None:
     row = {"type": "object", "properties": {"n": {"minimum": 1}}}
     more = {"rows": {"type": "array", "items": row}, "mode": {"enum": ["r", "w"]}}
-    form = ArgumentForm({**SCHEMA, "properties": {**SCHEMA["properties"], **more}})  # type: ignore[dict-item]
+    form = ArgumentSchema({**SCHEMA, "properties": {**SCHEMA["properties"], **more}})  # type: ignore[dict-item]
 
     with pytest.raises(ToolError) as caught:
         form.check(arguments)
@@ -231,7 +238,7 @@ def test_what_is_wrong_with_arguments_is_told(arguments: dict[str, object], told
 
 
 def test_a_flood_of_problems_is_told_in_part() -> None:
-    form = ArgumentForm({"additionalProperties": {"type": "string", "maxLength": 1}})
+    form = ArgumentSchema({"additionalProperties": {"type": "string", "maxLength": 1}})
 
     with pytest.raises(ToolError) as caught:
         form.check({f"key{n}": "x" * 10_000 for n in range(1000)})
@@ -251,7 +258,7 @@ def test_a_flood_of_problems_is_told_in_part() -> None:
     ],
 )
 def test_a_schema_that_cannot_be_applied_is_left_to_the_server(schema: dict[str, Any]) -> None:
-    ArgumentForm(schema).check({"path": "a" * 5000})
+    ArgumentSchema(schema).check({"path": "a" * 5000})
 
 
 def test_wrong_arguments_of_a_recursive_schema_are_refused_at_once() -> None:
@@ -262,7 +269,7 @@ def test_wrong_arguments_of_a_recursive_schema_are_refused_at_once() -> None:
 
     began = time.process_time()
     with pytest.raises(ToolError):
-        ArgumentForm({"type": "object", "properties": {"a": choice}}).check(arguments)
+        ArgumentSchema({"type": "object", "properties": {"a": choice}}).check(arguments)
     assert time.process_time() - began < 1
 
 
@@ -276,11 +283,11 @@ def test_wrong_arguments_of_a_recursive_schema_are_refused_at_once() -> None:
 def test_lines_are_the_same_however_they_are_cut_into_chunks(lines: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(line + b"\n" for line in lines)
     places = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
-    reader = Lines(20)
+    reader = LineSplitter(20)
 
     found = [line for a, b in itertools.pairwise(places) for line in reader.feed(stream[a:b])]
 
-    assert [line.size if isinstance(line, LongLine) else line for line in found] == [
+    assert [line.size if isinstance(line, OversizedLine) else line for line in found] == [
         len(line) if len(line) > 20 else line for line in lines
     ]
     assert reader.skipped == 0
@@ -300,22 +307,22 @@ def test_lines_are_the_same_however_they_are_cut_into_chunks(lines: list[bytes],
 )
 def test_the_call_that_a_line_answers_is_found_where_it_stands(line: str, number: int | None) -> None:
     padded = line.replace('"content":[', '"content":["' + "x" * 5000 + '",', 1)
-    long = Lines(100)
+    long = LineSplitter(100)
 
-    assert answered_request(line.encode()) == number
+    assert find_request_id(line.encode()) == number
     for found in long.feed(padded.encode() + b"\n"):
-        assert answered_request(found) == number
+        assert find_request_id(found) == number
 
 
 def test_of_a_line_that_is_too_long_only_its_ends_are_kept() -> None:
-    lines = Lines(1000)
+    lines = LineSplitter(1000)
     for _ in range(100):
         assert list(lines.feed(b"x" * 100_000)) == []
     assert lines.skipped == 10_000_000
 
     (line,) = lines.feed(b"y\n")
 
-    assert isinstance(line, LongLine)
+    assert isinstance(line, OversizedLine)
     assert (line.size, len(line.beginning), line.end[-2:]) == (10_000_001, 256, b"xy")
 
 
@@ -340,6 +347,6 @@ def test_a_programs_environment_holds_nothing_of_ours_but_what_it_needs() -> Non
 
 def test_a_set_up_does_not_show_its_secrets_when_printed() -> None:
     program = ServerSetup("a", Program("run", ("--token=hunter2",), {"TOKEN": "hunter2"}))
-    address = ServerSetup("b", Address("https://x/?key=hunter2", {"Authorization": "hunter2"}))
+    address = ServerSetup("b", HttpEndpoint("https://x/?key=hunter2", {"Authorization": "hunter2"}))
 
     assert "hunter2" not in f"{program!r} {address!r}"

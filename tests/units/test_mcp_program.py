@@ -17,7 +17,7 @@ import pytest_asyncio
 import uvloop
 
 from proxy.errors import ToolError
-from proxy.tools.mcp.discovery import look_at
+from proxy.tools.mcp.discovery import discover_tools
 from proxy.tools.mcp.server import McpServer
 from proxy.tools.mcp.setup import Program, ServerSetup, child_environment
 from tests.waiting import until
@@ -38,7 +38,7 @@ def setup(*modes: str, **changes: Any) -> ServerSetup:
 async def started(*modes: str, **changes: Any) -> McpServer:
     """A server with every tool pinned as it is."""
     made = setup(*modes, **changes)
-    (found,) = await look_at([made])
+    (found,) = await discover_tools([made])
     return McpServer(made, {tool.name: tool for tool in found.tools})
 
 
@@ -92,7 +92,7 @@ async def test_a_program_is_given_a_few_variables_and_those_of_its_own_and_no_ke
             for size in (100_000, 8_000_000)
         ),
         pytest.param(
-            "nothing", {}, "error: the MCP server 'program' refused the call: Method not found", id="no tool"
+            "nothing", {}, "error: the MCP server 'program' rejected the call: Method not found", id="no tool"
         ),
         pytest.param("ask_back", {}, "-32600 -32600 -32600", id="sampling, elicitation and roots"),
     ],
@@ -133,7 +133,7 @@ async def test_a_call_that_nobody_waits_for_is_cancelled_at_the_program(server: 
 async def test_a_program_that_answers_with_junk_is_not_trusted_with_the_next_call(server: McpServer) -> None:
     process = await call(server, "process")
 
-    told = "error: the MCP server 'program' sent an answer that could not be read"
+    told = "error: the MCP server 'program' sent a response that could not be decoded"
     assert await call(server, "junk") == told
     assert await call(server, "process") != process
 
@@ -145,7 +145,7 @@ async def test_a_program_that_ends_in_a_call_is_started_anew_for_the_next() -> N
         other = asyncio.create_task(call(server, "hang"))
         await asyncio.sleep(0)
 
-        lost = "error: the MCP server 'program' broke off in the middle of its answer"
+        lost = "error: the MCP server 'program' closed the connection before its response was complete"
         assert await call(server, "leave") == lost
         assert await other == lost, "whatever else is under way ends with it"
         second = await call(server, "process")
@@ -175,7 +175,9 @@ async def test_a_tool_that_changes_while_the_program_runs_is_withdrawn() -> None
         assert await call(server, "change") == "changed"
         await until(lambda: not server.offers("echo"))
 
-        assert (await call(server, "echo", text="Hi")).startswith("error: the tool has changed since")
+        assert (await call(server, "echo", text="Hi")).startswith(
+            "error: the definition of the tool has changed since"
+        )
     finally:
         await server.close()
 
@@ -186,16 +188,16 @@ async def test_a_tool_that_changes_while_the_program_runs_is_withdrawn() -> None
 async def test_a_program_that_does_not_answer_is_given_up_and_ended() -> None:
     server = McpServer(setup("silent", connect_seconds=0.3), {})
 
-    assert await call(server, "echo") == "error: the MCP server 'program' did not answer within 0.3 seconds"
+    assert await call(server, "echo") == "error: the MCP server 'program' did not respond within 0.3 seconds"
     await server.close()
 
 
 @pytest.mark.parametrize(
-    ("made", "trouble", "last_words"),
+    ("made", "failure", "stderr_tail"),
     [
         pytest.param(
             setup("dies"),
-            "ended before it had told its tools",
+            "ended before it listed its tools",
             "no configuration was found",
             id="a program that dies",
         ),
@@ -214,11 +216,11 @@ async def test_a_program_that_does_not_answer_is_given_up_and_ended() -> None:
     ],
 )
 async def test_what_cannot_be_started_is_told_with_the_programs_last_words(
-    made: ServerSetup, trouble: str, last_words: str
+    made: ServerSetup, failure: str, stderr_tail: str
 ) -> None:
-    (found,) = await look_at([made])
+    (found,) = await discover_tools([made])
 
-    assert (found.trouble, found.last_words) == (trouble, last_words)
+    assert (found.failure, found.stderr_tail) == (failure, stderr_tail)
 
 
 async def test_a_program_that_ends_at_a_question_of_the_newer_protocol_is_asked_as_before() -> None:
@@ -229,7 +231,7 @@ async def test_a_program_that_ends_at_a_question_of_the_newer_protocol_is_asked_
 
 
 async def test_what_a_program_prints_besides_the_protocol_is_passed_over() -> None:
-    (found,) = await look_at([setup("banner")])
+    (found,) = await discover_tools([setup("banner")])
 
     assert "echo" in [tool.name for tool in found.tools]
 

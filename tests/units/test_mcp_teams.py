@@ -10,7 +10,7 @@ import pytest
 from proxy.tools.execution import call_tool
 from proxy.tools.mcp.lock import FILE_NAME, write_lock
 from proxy.tools.mcp.pins import Pin
-from proxy.tools.mcp.setup import Address, Program
+from proxy.tools.mcp.setup import HttpEndpoint, Program
 from proxy.tools.mcp.tool import McpServers
 from proxy.tools.port import Tool, ToolContext, is_offered
 from tests.fakes.team_files import check, load, problems, write
@@ -179,7 +179,7 @@ def test_a_lock_file_that_cannot_be_used_is_told_once(folder: Path) -> None:
     (folder / FILE_NAME).write_text("{")
 
     assert problems(write(folder, team("['mcp:files', 'mcp:files/read']"))) == [
-        f"{FILE_NAME}: is no lock file; write it anew with 'handoff-proxy mcp pin'"
+        f"{FILE_NAME}: not a valid lock file; recreate it with 'handoff-proxy mcp pin'"
     ]
 
 
@@ -204,7 +204,7 @@ teams: {t: {entry: A, agents: {A: {instructions: Hi.}}}}
     assert local.reach == Program(
         "run", ("--token", "hunter2"), {"PATH": "/bin", "TOKEN": "hunter2"}, folder / "tools"
     )
-    assert remote.reach == Address("https://x/mcp?key=hunter2", {"Authorization": "Bearer hunter2"})
+    assert remote.reach == HttpEndpoint("https://x/mcp?key=hunter2", {"Authorization": "Bearer hunter2"})
     assert (local.call_seconds, remote.call_seconds, remote.connect_seconds) == (5, None, 3)
     assert "hunter2" not in repr(loaded)
 

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from proxy.settings import load_settings
-from proxy.tools.builtin import Addresses, builtin_tools
+from proxy.tools.builtin import ServiceUrls, builtin_tools
 from proxy.tools.egress import Egress
 from proxy.tools.execution import call_tool
 from proxy.tools.functions import function_tool
@@ -54,7 +54,7 @@ def call(services: FakeServices, threads: ToolThreads) -> Call:
         stock_url=services.url,
         searxng_url=services.url,
     )
-    tools = builtin_tools(threads, Addresses.of(settings), Egress())
+    tools = builtin_tools(threads, ServiceUrls.of(settings), Egress())
 
     async def call(name: str, **arguments: object) -> Any:
         assert not tools[name].has_effects
@@ -124,7 +124,7 @@ async def test_a_sky_without_a_known_code_is_told_as_unknown(services: FakeServi
 
 async def test_a_place_that_is_not_found_is_told(call: Call) -> None:
     assert await call("get_weather", city="Atlantis") == (
-        "error: no place named 'Atlantis' was found; check the spelling, or name a larger city nearby"
+        "error: no place named 'Atlantis' was found; check the spelling or use a larger city nearby"
     )
     assert "at least 2 characters" in await call("get_weather", city="A")
 
@@ -135,22 +135,22 @@ async def test_a_place_that_is_not_found_is_told(call: Call) -> None:
         (
             "/v1/search",
             answering({}, 500),
-            "error: the search for places answered with an error (status 500)",
+            "error: the geocoding service responded with an error (status 500)",
         ),
         (
             "/v1/search",
             answering({"results": [{"name": "Tokyo"}]}),
-            "error: the search for places sent an answer that could not be read",
+            "error: the geocoding service sent a response that could not be decoded",
         ),
         (
             "/v1/forecast",
             answering({"error": True, "reason": "Cannot read <secret>"}, 400),
-            "error: the weather service answered with an error (status 400)",
+            "error: the weather service responded with an error (status 400)",
         ),
         (
             "/v1/forecast",
             answering({"reason": "Minutely API request limit exceeded"}, 429),
-            "error: the weather service asks for a pause; try again in a few minutes",
+            "error: the weather service is rate limiting requests; try again in a few minutes",
         ),
     ],
     ids=["search-fails", "search-is-strange", "forecast-refuses", "rate-limit"],
@@ -186,8 +186,14 @@ async def test_a_price_is_told_with_its_change(services: FakeServices, call: Cal
 @pytest.mark.parametrize(
     ("symbol", "message"),
     [
-        ("NOPE", "error: there is no symbol 'NOPE'; shares outside of the US have an ending, as SAP.DE"),
-        ("^nope", "error: there is no symbol '^NOPE'; shares outside of the US have an ending, as SAP.DE"),
+        (
+            "NOPE",
+            "error: there is no symbol 'NOPE'; symbols of exchanges outside the US have a suffix, as in SAP.DE",
+        ),
+        (
+            "^nope",
+            "error: there is no symbol '^NOPE'; symbols of exchanges outside the US have a suffix, as in SAP.DE",
+        ),
     ],
 )
 async def test_an_unknown_symbol_is_told(call: Call, symbol: str, message: str) -> None:
@@ -205,7 +211,7 @@ async def test_a_quote_without_price_is_told(services: FakeServices, call: Call)
     services.answer("/v8", answering({"chart": {"result": [{"meta": meta}], "error": None}}))
 
     assert await call("get_stock_price", symbol="AAPL") == (
-        "error: the quote service sent an answer that could not be read"
+        "error: the quote service sent a response that could not be decoded"
     )
 
 
@@ -242,16 +248,16 @@ async def test_nothing_found_is_no_error(services: FakeServices, call: Call) -> 
     assert await call("search_web", query="x") == {
         "query": "x",
         "results": [],
-        "note": "Nothing was found; try other words.",
+        "note": "No results; try other words.",
     }
-    assert await call("search_web", query="  ") == "error: there is nothing to look for"
+    assert await call("search_web", query="  ") == "error: the query is empty"
 
 
 async def test_a_server_that_does_not_speak_json_is_told(services: FakeServices, call: Call) -> None:
     services.answer("/search", answering({}, 403))
 
     assert await call("search_web", query="x") == (
-        "error: the search server refuses to answer in JSON; its settings have to list json in search.formats"
+        "error: the search server does not return JSON; add json to search.formats in its settings"
     )
 
 
@@ -289,11 +295,15 @@ def test_the_library_has_what_is_asked_of_it() -> None:
         (
             "DDGSException",
             "No results found.",
-            "nothing was found, or the search engines refused to answer; try other words",
+            "no results, or the search engines rejected the request; try other words",
         ),
         ("DDGSException", "ConnectError: dns error", "the search engines could not be reached"),
-        ("RatelimitException", "429", "the search engines ask for a pause; try again in a few minutes"),
-        ("TimeoutException", "timed out", "the search engines did not answer in time"),
+        (
+            "RatelimitException",
+            "429",
+            "the search engines are rate limiting requests; try again in a few minutes",
+        ),
+        ("TimeoutException", "timed out", "the search engines did not respond in time"),
     ],
 )
 async def test_a_failing_library_is_told(threads: ToolThreads, kind: str, text: str, message: str) -> None:

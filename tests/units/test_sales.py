@@ -138,17 +138,17 @@ async def test_a_period_is_cut_to_the_data(threads: ToolThreads) -> None:
         ({"product": "' OR 1=1 --"}, 'there is no product "\' OR 1=1 --"; there are Inflatable Cliff, '),
         (
             {"period_from": "2026-01"},
-            "there are sales from 2024-01 to 2025-12, and none in the period asked for",
+            "no sales in the requested period; the data covers 2024-01 to 2025-12",
         ),
         (
             {"period_to": "2023-12"},
-            "there are sales from 2024-01 to 2025-12, and none in the period asked for",
+            "no sales in the requested period; the data covers 2024-01 to 2025-12",
         ),
         (
             {"period_from": "2025-02", "period_to": "2025-01"},
-            "there are sales from 2024-01 to 2025-12, and none",
+            "no sales in the requested period; the data covers 2024-01 to 2025-12",
         ),
-        ({"period_from": "2025-01", "last_months": 2}, "give period_from or last_months, not both"),
+        ({"period_from": "2025-01", "last_months": 2}, "specify period_from or last_months, not both"),
         ({"period_from": "2025-13"}, "argument 'period_from'"),
         ({"group_by": "month; DROP TABLE sales"}, "argument 'group_by'"),
         ({"last_months": 0}, "argument 'last_months'"),

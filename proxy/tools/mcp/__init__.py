@@ -1,5 +1,5 @@
-"""Tools of MCP servers: pinned by the operator, called over sessions that live in tasks of their own.
+"""Tools of MCP servers: pinned by the operator, called over sessions that run in separate tasks.
 
-Only here is the SDK ``mcp`` imported, and only by ``session`` and what it stands on: it takes a second and 29 MiB,
-which a server without MCP servers does not spend.
+Only ``session`` and the modules that it imports import the SDK ``mcp``, which takes a second and 29 MiB. A server
+without MCP servers does not load it.
 """

@@ -1,7 +1,7 @@
-"""Whether arguments are what a tool's schema asks for, told so that a model can mend its call.
+"""Validate the arguments of a call against the JSON Schema of an MCP tool, with errors that a model can act on.
 
-The schema was written by the server. The validator fetches nothing that it refers to, and gives up on patterns that
-take too long; a schema that is none, or that expands too far, is left for the server to enforce.
+The schema comes from the server, so the validator fetches no references and limits backtracking in patterns. If the
+schema is invalid or expands too far, the arguments are not validated here: the server has to do it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _NO_PROBLEMS = (
     jsonschema_rs.ValidationErrorKind.RegexEngineFailure,
     jsonschema_rs.ValidationErrorKind.Referencing,
 )
-"""What says that the schema could not be applied, and nothing of the arguments."""
+"""Errors in applying the schema; they are not errors of the arguments."""
 
 
-class ArgumentForm:
-    """The schema of a tool's arguments."""
+class ArgumentSchema:
+    """Compiled JSON Schema of the arguments of a tool."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._validator: Any = None
@@ -56,10 +56,10 @@ class ArgumentForm:
             pass
 
     def check(self, arguments: Mapping[str, object]) -> None:
-        """Check the arguments of a call.
+        """Validate the arguments of a call.
 
         Raises:
-            ToolError: With a sentence for each of the first problems.
+            ToolError: The message has at most ``_MAX_PROBLEMS`` validation errors.
         """
         if self._validator is None:
             return
@@ -67,24 +67,24 @@ class ArgumentForm:
             if self._validator.is_valid(arguments):
                 return
             if self._is_recursive:
-                # To describe what is wrong, the validator tries each branch again at each level: 18 levels of a
-                # choice of two took 24 s.
+                # To describe errors, the validator evaluates each branch again at each level: 18 levels of an
+                # ``anyOf`` with two branches took 24 s.
                 raise ToolError("the arguments do not match the schema of the tool")
             problems = [
-                _told(error.instance_path, error.message)
+                _message(error.instance_path, error.message)
                 for error in islice(self._validator.iter_errors(arguments), _MAX_PROBLEMS)
                 if not isinstance(error.kind, _NO_PROBLEMS)
             ]
-        except ValueError:  # numbers that it cannot hold
+        except ValueError:  # numbers outside the validator's range
             return
         if problems:
             raise ToolError("; ".join(problems))
 
 
-def _told(path: Iterable[str | int], message: str) -> str:
+def _message(path: Iterable[str | int], message: str) -> str:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
     short = message if len(message) <= _MAX_PROBLEM_LENGTH else f"{message[:_MAX_PROBLEM_LENGTH]}…"
-    return f"argument '{place[:100]}': {short}" if place else f"the arguments are wrong: {short}"
+    return f"argument '{place[:100]}': {short}" if place else f"invalid arguments: {short}"
 
 
 def _fetch_nothing(uri: str) -> NoReturn:

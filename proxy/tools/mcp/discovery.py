@@ -1,31 +1,31 @@
-"""A look at MCP servers: a session with each, for as long as it takes to see its tools."""
+"""List the tools of MCP servers over short sessions, for ``mcp check`` and ``mcp pin``."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 
-from proxy.tools.mcp.audit import Found
+from proxy.tools.mcp.audit import DiscoveredTools
 from proxy.tools.mcp.failures import OpenFailed
-from proxy.tools.mcp.pins import allowed
+from proxy.tools.mcp.pins import filter_allowed
 from proxy.tools.mcp.session import Session
 from proxy.tools.mcp.setup import ServerSetup
 
 
-async def look_at(setups: Sequence[ServerSetup]) -> Sequence[Found]:
-    """Begin a session with each of the servers, see which tools it has, and end it."""
-    return await asyncio.gather(*(_look(setup) for setup in setups))
+async def discover_tools(setups: Sequence[ServerSetup]) -> Sequence[DiscoveredTools]:
+    """Open a session with each server in parallel, list its tools and close the session."""
+    return await asyncio.gather(*(_discover(setup) for setup in setups))
 
 
-async def _look(setup: ServerSetup) -> Found:
+async def _discover(setup: ServerSetup) -> DiscoveredTools:
     session = Session(setup)
     try:
         await session.open()
     except OpenFailed as failure:
-        return Found(setup.name, trouble=failure.reason, last_words=failure.last_words)
+        return DiscoveredTools(setup.name, failure=failure.reason, stderr_tail=failure.stderr_tail)
     else:
         names = {tool.name for tool in session.tools}
         missing = [name for name in setup.tools or () if name not in names]
-        return Found(setup.name, allowed(session.tools, setup.tools), missing)
+        return DiscoveredTools(setup.name, filter_allowed(session.tools, setup.tools), missing)
     finally:
         await session.close()

@@ -1,4 +1,4 @@
-"""What the SDK raises, in the words of ``failures``."""
+"""Map exceptions of the SDK to the error codes and texts of ``failures``."""
 
 from __future__ import annotations
 
@@ -6,47 +6,49 @@ from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED, PARSE_ERROR
 
 from proxy.tools.mcp.failures import (
-    BAD_STATUS,
-    BROKEN_OFF,
-    ENDED,
-    OURS,
-    REFUSED,
-    SESSION_OVER,
-    TOO_MUCH,
+    CONNECTION_LOST,
+    HTTP_ERROR,
+    INVALID_MESSAGE,
+    MESSAGE_TOO_LARGE,
+    REASONS,
+    SESSION_ENDED,
+    SESSION_EXPIRED,
+    UNAUTHORIZED,
     UNREACHABLE,
-    UNREADABLE,
     CallFailed,
 )
 
-DOUBTFUL = frozenset((UNREACHABLE, BROKEN_OFF, UNREADABLE, REFUSED, BAD_STATUS, SESSION_OVER, ENDED))
-"""After these, a new session is begun for the next call."""
+RECONNECT_AFTER = frozenset(
+    (UNREACHABLE, CONNECTION_LOST, INVALID_MESSAGE, UNAUTHORIZED, HTTP_ERROR, SESSION_EXPIRED, SESSION_ENDED)
+)
+"""Errors after which the next call opens a new session."""
 
 
-def code_of(error: MCPError) -> int:
-    """Return the code of an error, in ours where the SDK speaks of the connection and not the server of the call."""
+def map_error_code(error: MCPError) -> int:
+    """Return the code of an error, for errors of the connection (raised by the SDK itself) a code of ``failures``."""
     match error.code:
         case int(code) if code == CONNECTION_CLOSED and error.message.startswith("SSE stream failed"):
-            return TOO_MUCH
+            return MESSAGE_TOO_LARGE
         case int(code) if code == CONNECTION_CLOSED and error.message.startswith(
             ("Connection closed", "SSE stream")
         ):
-            return BROKEN_OFF
+            return CONNECTION_LOST
         case int(code) if code == PARSE_ERROR:
-            return UNREADABLE
+            return INVALID_MESSAGE
         case code:
             return code
 
 
-def reason_for(error: BaseException) -> str:
-    """Say in words of ours why a session could not be begun."""
+def describe_open_error(error: BaseException) -> str:
+    """Return why a session could not be opened, without text from the server."""
     match error:
         case CallFailed():
             return error.reason
         case MCPError():
-            return OURS.get(code_of(error)) or "refused to begin a session"
+            return REASONS.get(map_error_code(error)) or "rejected the initialization of a session"
         case OSError():
             return f"cannot be started ({error.strerror or 'unknown reason'})"
         case BaseExceptionGroup() if len(error.exceptions) == 1:
-            return reason_for(error.exceptions[0])
+            return describe_open_error(error.exceptions[0])
         case _:
-            return "does not speak MCP as it should"
+            return "does not follow the MCP protocol"

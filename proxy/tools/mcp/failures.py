@@ -1,53 +1,56 @@
-"""What can go wrong with an MCP server, in words that hold nothing of what it wrote."""
+"""Failures of MCP servers, with error texts that contain nothing of what the server sent."""
 
 from __future__ import annotations
 
 
 class OpenFailed(Exception):
-    """No session could be opened; ``reason`` fits behind "the MCP server …".
+    """No session could be opened; ``reason`` continues the sentence "the MCP server …".
 
-    ``last_words`` are the last lines that a program wrote to its standard error, for the operator's eyes only.
+    ``stderr_tail`` is the end of the standard error of a program. It is for the operator only.
     """
 
-    def __init__(self, reason: str, last_words: str = "") -> None:
+    def __init__(self, reason: str, stderr_tail: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
-        self.last_words = last_words
+        self.stderr_tail = stderr_tail
 
 
 class CallFailed(Exception):
-    """A call has no result; ``reason`` fits behind "the MCP server …". It may have run all the same."""
+    """A call has no result, but may have run; ``reason`` continues the sentence "the MCP server …"."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-class SessionOver(CallFailed):
-    """The server knows the session no more and did not run the call: over a new session it may be made again."""
+class SessionExpired(CallFailed):
+    """The server does not know the session any more and did not run the call, which can be retried in a new session.
+
+    HTTP 404 for a request with a session id (MCP specification, Transports, "Session Management").
+    """
 
     def __init__(self) -> None:
         super().__init__("ended the session")
 
 
-# Errors that are made on this side and take the way of a server's own: codes that JSON-RPC leaves free.
+# Codes of errors detected by the proxy, in the range that JSON-RPC 2.0 (section 5.1) reserves for implementations.
 UNREACHABLE = -32090
-BROKEN_OFF = -32091
-TOO_MUCH = -32092
-UNREADABLE = -32093
-REFUSED = -32094
-BAD_STATUS = -32095
-SESSION_OVER = -32096
-ENDED = -32097
+CONNECTION_LOST = -32091
+MESSAGE_TOO_LARGE = -32092
+INVALID_MESSAGE = -32093
+UNAUTHORIZED = -32094
+HTTP_ERROR = -32095
+SESSION_EXPIRED = -32096
+SESSION_ENDED = -32097
 
-OURS = {
+REASONS = {
     UNREACHABLE: "could not be reached",
-    BROKEN_OFF: "broke off in the middle of its answer",
-    TOO_MUCH: "sent a message that is larger than allowed",
-    UNREADABLE: "sent an answer that could not be read",
-    REFUSED: "refused the proxy's credentials",
-    BAD_STATUS: "answered with an error of HTTP",
-    SESSION_OVER: "ended the session",
-    ENDED: "ended",
+    CONNECTION_LOST: "closed the connection before its response was complete",
+    MESSAGE_TOO_LARGE: "sent a message that is larger than allowed",
+    INVALID_MESSAGE: "sent a response that could not be decoded",
+    UNAUTHORIZED: "rejected the proxy's credentials",
+    HTTP_ERROR: "responded with an HTTP error",
+    SESSION_EXPIRED: "ended the session",
+    SESSION_ENDED: "ended",
 }
-"""What each of these codes says of the server."""
+"""Text for each code, which continues the sentence "the MCP server …"."""

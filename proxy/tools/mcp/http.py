@@ -1,8 +1,7 @@
-"""The way to a server that is asked over streamable HTTP: the SDK's, over connections that are guarded.
+"""Streamable HTTP transport of MCP: the SDK's transport over connections that limit and check each response.
 
-The SDK reads a JSON answer of any size, and an exception in one request ends the whole session with everything that
-runs over it. So each answer is looked at before the SDK gets it: what is wrong with it becomes an error of the one
-request that it answers.
+The SDK reads a JSON response of any size, and an exception in one request ends the whole session with all its calls.
+Therefore each response is checked before the SDK receives it, and a bad response becomes an error of its request only.
 """
 
 from __future__ import annotations
@@ -19,62 +18,62 @@ import msgspec
 from mcp.client.streamable_http import streamable_http_client
 
 from proxy.tools.mcp.failures import (
-    BAD_STATUS,
-    BROKEN_OFF,
-    OURS,
-    REFUSED,
-    SESSION_OVER,
-    TOO_MUCH,
+    CONNECTION_LOST,
+    HTTP_ERROR,
+    INVALID_MESSAGE,
+    MESSAGE_TOO_LARGE,
+    REASONS,
+    SESSION_EXPIRED,
+    UNAUTHORIZED,
     UNREACHABLE,
-    UNREADABLE,
 )
-from proxy.tools.mcp.setup import Address
+from proxy.tools.mcp.setup import HttpEndpoint
 
 _WRITE_SECONDS = 30.0
 _MAX_ERROR_BYTES = 64 * 1024
 _SESSION = "mcp-session-id"
 
 
-class Guard(httpx2.AsyncBaseTransport):
-    """Answers every request, and with no more than ``max_bytes`` unless it is a stream of events."""
+class GuardedTransport(httpx2.AsyncBaseTransport):
+    """HTTP transport that returns a response to every request; a body other than an event stream has a size limit."""
 
     def __init__(self, inner: httpx2.AsyncBaseTransport, *, max_bytes: int) -> None:
         self._inner = inner
         self._max_bytes = max_bytes
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request, and return an answer that can be read without harm."""
+        """Send a request; return the response, or a JSON-RPC error instead of a failure or an unusable response."""
         try:
             response = await self._inner.handle_async_request(request)
         except (httpx2.TransportError, OSError):
             return _error(UNREACHABLE)
         try:
-            return await self._looked_at(request, response)
+            return await self._check(request, response)
         except (httpx2.TransportError, OSError):
             await response.aclose()
-            return _error(BROKEN_OFF)
+            return _error(CONNECTION_LOST)
         except BaseException:
             await response.aclose()
             raise
 
-    async def _looked_at(self, request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
+    async def _check(self, request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         is_plain = response.headers.get("content-encoding", "identity").strip().lower() in ("", "identity")
         if response.is_success and is_plain and kind == "text/event-stream":
-            # The SDK bounds its events one by one.
+            # The SDK limits each event (``max_sse_event_size``).
             return response
-        most = self._max_bytes if response.is_success else _MAX_ERROR_BYTES
-        # A redirect is the SDK's to judge, which stays at the origin that the operator set; its body is nobody's.
-        body = b"" if response.has_redirect_location else await _read(response, most)
+        limit = self._max_bytes if response.is_success else _MAX_ERROR_BYTES
+        # Redirects are passed to the SDK, which follows them only within the configured origin; it ignores the body.
+        body = b"" if response.has_redirect_location else await _read(response, limit)
         await response.aclose()
         if body is None:
-            return _error(TOO_MUCH if response.is_success else BAD_STATUS)
+            return _error(MESSAGE_TOO_LARGE if response.is_success else HTTP_ERROR)
         if response.status_code == 404 and _SESSION in request.headers:
-            return _error(SESSION_OVER)
+            return _error(SESSION_EXPIRED)
         if response.status_code >= 400 and not (kind == "application/json" and is_plain and _is_error(body)):
-            return _error(REFUSED if response.status_code in (401, 403) else BAD_STATUS)
+            return _error(UNAUTHORIZED if response.status_code in (401, 403) else HTTP_ERROR)
         if response.status_code == 200 and body and not (kind == "application/json" and is_plain):
-            return _error(UNREADABLE)
+            return _error(INVALID_MESSAGE)
         headers = [(name, value) for name, value in response.headers.multi_items() if name not in _FRAMING]
         return httpx2.Response(response.status_code, headers=headers, content=body)
 
@@ -87,18 +86,20 @@ _FRAMING = ("content-encoding", "content-length", "transfer-encoding")
 
 
 @asynccontextmanager
-async def http_streams(address: Address, *, connect_seconds: float, max_bytes: int) -> AsyncGenerator[Any]:
-    """Give the streams of a session with a server; only its own origin is ever asked."""
+async def http_streams(
+    address: HttpEndpoint, *, connect_seconds: float, max_bytes: int
+) -> AsyncGenerator[Any]:
+    """Provide the streams of a session with a server. Requests go only to the origin of the configured URL."""
     inner = httpx2.AsyncHTTPTransport(
-        verify=await asyncio.to_thread(_authorities),
+        verify=await asyncio.to_thread(_ssl_context),
         trust_env=False,
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
     )
     async with (
         httpx2.AsyncClient(
-            transport=Guard(inner, max_bytes=max_bytes),
+            transport=GuardedTransport(inner, max_bytes=max_bytes),
             headers={**address.headers, "Accept-Encoding": "identity"},
-            # Who waits for an answer has a limit of its own, and a stream of events may be silent for long.
+            # No read timeout: calls have their own limit, and an event stream can be idle for a long time.
             timeout=httpx2.Timeout(connect=connect_seconds, write=_WRITE_SECONDS, pool=None, read=None),
             trust_env=False,
         ) as client,
@@ -108,24 +109,24 @@ async def http_streams(address: Address, *, connect_seconds: float, max_bytes: i
 
 
 @functools.cache
-def _authorities() -> ssl.SSLContext:
-    """Whom to trust, as with models: the system's authorities, and those of SSL_CERT_FILE; a tenth of a second."""
+def _ssl_context() -> ssl.SSLContext:
+    """Trust the CAs of the system and of SSL_CERT_FILE, as for model providers. Loading takes 0.1 s: cached."""
     return ssl.create_default_context()
 
 
-async def _read(response: httpx2.Response, most: int) -> bytes | None:
-    """Return the body as it came; None when it is longer than ``most`` bytes."""
+async def _read(response: httpx2.Response, max_bytes: int) -> bytes | None:
+    """Return the body without decompression; None if it is longer than ``max_bytes``."""
     assert isinstance(response.stream, httpx2.AsyncByteStream)
     body = bytearray()
     async for chunk in response.stream:
         body += chunk
-        if len(body) > most:
+        if len(body) > max_bytes:
             return None
     return bytes(body)
 
 
 def _is_error(body: bytes) -> bool:
-    """Whether a body is an error of JSON-RPC, which says more than a status."""
+    """Return whether a body is a JSON-RPC error, which is more specific than the HTTP status."""
     try:
         found = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -134,8 +135,8 @@ def _is_error(body: bytes) -> bool:
 
 
 def _error(code: int) -> httpx2.Response:
-    """Return an answer that the SDK takes for an error of the request, whatever its id is."""
-    error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": OURS[code]}}
+    """Return a response that the SDK reports as an error of the request; with the id null it fits any request."""
+    error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": REASONS[code]}}
     return httpx2.Response(
         502, headers={"content-type": "application/json"}, content=msgspec.json.encode(error)
     )

@@ -1,4 +1,4 @@
-"""Lines of a stream, each up to a limit: a longer one costs no memory, and is told in its place."""
+"""Split a byte stream into lines with a size limit; a line over the limit is discarded and reported in its place."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _OUTCOME_AT_BEGINNING = re.compile(rb"\s*\{\s*" + _OUTCOME)
 _ID_AT_END = re.compile(rb',\s*"id"\s*:\s*(\d{1,15})\s*\}\s*$')
 
 
-class LongLine:
-    """A line that was longer than the limit: how long, and how it began and ended."""
+class OversizedLine:
+    """A line over the limit: its size, and its first and last ``_ENDS`` bytes."""
 
     def __init__(self, beginning: bytes) -> None:
         self.size = len(beginning)
@@ -23,31 +23,31 @@ class LongLine:
         self.end = beginning[-_ENDS:]
 
     def add(self, part: bytes) -> None:
-        """Take over more of the line."""
+        """Add the next part of the line."""
         self.size += len(part)
         self.end = (self.end + part[-_ENDS:])[-_ENDS:]
 
 
-class Lines:
-    """Splits chunks into lines, without their ends."""
+class LineSplitter:
+    """Splits chunks into lines without their line feeds."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._parts: list[bytes] = []
         self._size = 0
-        self._long: LongLine | None = None
+        self._long: OversizedLine | None = None
 
     @property
     def skipped(self) -> int:
-        """How many bytes there are so far of a line that is too long, and not at its end; 0 when none is."""
+        """Bytes received so far of an unfinished line over the limit; 0 if there is none."""
         return self._long.size if self._long is not None else 0
 
-    def feed(self, chunk: bytes) -> Iterator[bytes | LongLine]:
-        """Yield the lines that the chunk ends."""
+    def feed(self, chunk: bytes) -> Iterator[bytes | OversizedLine]:
+        """Yield the lines completed by the chunk."""
         *ended, rest = chunk.split(b"\n")
         for part in ended:
             self._add(part)
-            yield self._take()
+            yield self._finish_line()
         self._add(rest)
 
     def _add(self, part: bytes) -> None:
@@ -57,20 +57,20 @@ class Lines:
         self._parts.append(part)
         self._size += len(part)
         if self._size > self._max_bytes:
-            self._long = LongLine(b"".join(self._parts))
+            self._long = OversizedLine(b"".join(self._parts))
             self._parts = []
 
-    def _take(self) -> bytes | LongLine:
+    def _finish_line(self) -> bytes | OversizedLine:
         line = self._long if self._long is not None else b"".join(self._parts)
         self._parts, self._size, self._long = [], 0, None
         return line
 
 
-def answered_request(line: bytes | LongLine) -> int | None:
-    """Return the id of the request that a line answers, for a line that cannot be read as JSON.
+def find_request_id(line: bytes | OversizedLine) -> int | None:
+    """Return the request id of a JSON-RPC response that cannot be parsed as JSON.
 
-    It is looked for where it is a member of the message itself: some libraries write it first, before the result,
-    others last, behind it. None when it stands elsewhere, or the line is something else.
+    Only the positions where ``id`` is certainly a member of the response itself are searched: before the result and
+    at the end, as libraries write it. None if it is not there or the line is not a response.
     """
     beginning, end = (line[:_ENDS], line[-_ENDS:]) if isinstance(line, bytes) else (line.beginning, line.end)
     found = _ID_AT_BEGINNING.match(beginning)

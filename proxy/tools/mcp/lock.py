@@ -1,6 +1,6 @@
-"""The lock file: the tools of MCP servers as the operator accepted them, beside the team files.
+"""The lock file ``mcp-tools.lock`` next to the team files: the MCP tools that the operator accepted.
 
-It is JSON for people to read and to compare, one server after the other::
+It is indented JSON, sorted by server and tool, so that changes can be reviewed in a diff::
 
     {"version": 1, "servers": {"files": {"read_file": {"sha256": "…", "description": "…", "input_schema": {…}}}}}
 """
@@ -23,7 +23,7 @@ _VERSION = 1
 _MAX_BYTES = 16 * 1024 * 1024
 
 Pins = Mapping[str, Mapping[str, Pin]]
-"""Pinned tools by server, and by their names there."""
+"""Pinned tools by server and tool name."""
 
 
 class _Tool(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -39,10 +39,10 @@ class _Lock(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def read_lock(folder: Path) -> Pins:
-    """Return what is pinned in the lock file of a folder; nothing when there is no such file.
+    """Return the pins in the lock file of a folder; empty if there is no such file.
 
     Raises:
-        ConfigurationError: The file cannot be used; the message fits behind its path.
+        ConfigurationError: The file is invalid or unreadable; the message is written to follow the path.
     """
     path = folder / FILE_NAME
     try:
@@ -57,30 +57,30 @@ def read_lock(folder: Path) -> Pins:
     try:
         lock = msgspec.json.decode(content, type=_Lock)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise ConfigurationError("is no lock file; write it anew with 'handoff-proxy mcp pin'") from None
+        raise ConfigurationError("not a valid lock file; recreate it with 'handoff-proxy mcp pin'") from None
     if lock.version != _VERSION:
-        raise ConfigurationError("was written by another version; write it anew with 'handoff-proxy mcp pin'")
+        raise ConfigurationError("unsupported lock file version; recreate it with 'handoff-proxy mcp pin'")
     return {server: _pins(server, tools) for server, tools in lock.servers.items()}
 
 
 def write_lock(folder: Path, pins: Pins) -> Path:
-    """Write the lock file of a folder, whole or not at all; return its path.
+    """Write the lock file of a folder atomically and return its path.
 
     Raises:
         ConfigurationError: It cannot be written.
     """
     servers = {
-        server: {name: _told(pin) for name, pin in sorted(tools.items())}
+        server: {name: _encode(pin) for name, pin in sorted(tools.items())}
         for server, tools in sorted(pins.items())
     }
     path = folder / FILE_NAME
-    written = path.with_name(f".{FILE_NAME}.new")
+    temporary = path.with_name(f".{FILE_NAME}.new")
     try:
         text = json.dumps({"version": _VERSION, "servers": servers}, indent=2, ensure_ascii=False)
-        written.write_text(f"{text}\n", encoding="utf-8")
-        os.replace(written, path)
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+        os.replace(temporary, path)
     except OSError as error:
-        written.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise ConfigurationError(f"{path}: cannot be written: {error.strerror or 'unknown reason'}") from None
     return path
 
@@ -92,22 +92,22 @@ def _pins(server: str, tools: Mapping[str, _Tool]) -> Mapping[str, Pin]:
     for name, pin in pins.items():
         if pin.digest != tools[name].sha256:
             raise ConfigurationError(
-                f"tool {_quoted(name)} of server {_quoted(server)} does not fit its hash, so it was changed by hand; "
-                "pin it anew with 'handoff-proxy mcp pin'"
+                f"tool {_quote(name)} of server {_quote(server)} does not match its hash: the file was edited; "
+                "pin the tool again with 'handoff-proxy mcp pin'"
             )
     return pins
 
 
-def _quoted(name: str) -> str:
-    """Return a name that a server chose, fit for a line of a terminal."""
+def _quote(name: str) -> str:
+    """Return a name from a server in quotation marks, shortened and with non-printable characters replaced."""
     shown = "".join(character if character.isprintable() else "?" for character in name[:60])
     return f"'{shown}'"
 
 
-def _told(pin: Pin) -> dict[str, Any]:
-    told: dict[str, Any] = {
+def _encode(pin: Pin) -> dict[str, Any]:
+    encoded: dict[str, Any] = {
         "sha256": pin.digest,
         "description": pin.description,
         "input_schema": pin.input_schema,
     }
-    return {**told, "read_only": True} if pin.read_only else told
+    return {**encoded, "read_only": True} if pin.read_only else encoded

@@ -1,7 +1,7 @@
-"""Tools as the operator accepted them, and how they differ from what a server tells of them now.
+"""Pinned definitions of MCP tools, and their comparison with the definitions that a server lists now.
 
-A server can change what it tells models at any time, and a description is an instruction. So models are told what
-was pinned, and a tool that is not any more what was pinned is withdrawn.
+A server can change its tool descriptions at any time, and models follow descriptions as instructions. Models therefore
+receive the pinned definitions, and a tool whose current definition differs is withdrawn.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any, Literal
 import msgspec
 
 PREFIX = "mcp:"
-"""In front of an MCP server's name where a team file names tools: ``mcp:server`` and ``mcp:server/tool``."""
+"""Prefix of MCP tools in team files: ``mcp:server`` and ``mcp:server/tool``."""
 
-_LONGEST_NAME = 64
+_MAX_NAME = 64
+"""Function names have at most 64 characters (OpenAI API reference, chat completions, ``tools``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A tool as its server told of it; ``read_only`` is what the server said, not what is known."""
+    """A tool definition from a server; ``read_only`` is the server's ``readOnlyHint``, which is not verified."""
 
     name: str
     description: str
@@ -31,9 +32,9 @@ class Pin:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over name, description and schema, whatever the order of keys in the schema."""
-        told = [self.name, self.description, self.input_schema]
-        return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
+        """SHA-256 of name, description and schema, independent of the order of keys in the schema."""
+        hashed = [self.name, self.description, self.input_schema]
+        return hashlib.sha256(msgspec.json.encode(hashed, order="deterministic")).hexdigest()
 
 
 Status = Literal["same", "changed", "missing", "unpinned"]
@@ -41,17 +42,17 @@ Status = Literal["same", "changed", "missing", "unpinned"]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What has become of each tool since it was pinned, by name."""
+    """The status of each pinned or listed tool by name."""
 
     states: Mapping[str, Status] = field(default_factory=dict)
 
     def names(self, *wanted: Status) -> list[str]:
-        """Return the tools of which this is true, sorted."""
+        """Return the sorted names of the tools with one of the statuses."""
         return sorted(name for name, status in self.states.items() if status in wanted)
 
 
-def compared(pinned: Mapping[str, Pin], listed: Iterable[Pin]) -> Comparison:
-    """Compare what was pinned with what is listed now; a name that is listed twice counts as changed."""
+def compare(pinned: Mapping[str, Pin], listed: Iterable[Pin]) -> Comparison:
+    """Compare pinned tools with the tools listed now; a name that is listed twice counts as changed."""
     states: dict[str, Status] = dict.fromkeys(pinned, "missing")
     for tool in listed:
         pin = pinned.get(tool.name)
@@ -64,24 +65,24 @@ def compared(pinned: Mapping[str, Pin], listed: Iterable[Pin]) -> Comparison:
     return Comparison(states)
 
 
-def allowed(listed: Sequence[Pin], names: Sequence[str] | None) -> list[Pin]:
-    """Return the tools that agents may have at all; ``names`` is None when that is all of them."""
+def filter_allowed(listed: Sequence[Pin], names: Sequence[str] | None) -> list[Pin]:
+    """Return the listed tools that the operator allows; all if ``names`` is None."""
     return [tool for tool in listed if names is None or tool.name in names]
 
 
 def reference(server: str, tool: str) -> str:
-    """Return how a team file names a tool of a server."""
+    """Return the name of a tool of a server in team files."""
     return f"{PREFIX}{server}/{tool}"
 
 
 def model_name(server: str, tool: str) -> str:
-    """Return the name under which models see a tool: ``server__tool``, of letters, digits, ``_`` and ``-``.
+    """Return the function name of a tool for models: ``server__tool``, with letters, digits, ``_`` and ``-`` only.
 
-    The server's name is in front, so that two servers may each have a ``search``. What would be longer than the 64
-    characters that models take ends in a hash of the whole.
+    The server name is a prefix, so that tools of two servers can have the same name. A name over 64 characters is cut
+    and ends with a hash of the whole name.
     """
     whole = f"{server}__{tool}"
     name = re.sub(r"[^A-Za-z0-9_-]", "_", whole)
-    if len(name) <= _LONGEST_NAME:
+    if len(name) <= _MAX_NAME:
         return name
-    return f"{name[: _LONGEST_NAME - 9]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    return f"{name[: _MAX_NAME - 9]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"

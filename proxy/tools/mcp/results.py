@@ -1,4 +1,4 @@
-"""What a tool's server gave, as text for the model."""
+"""Convert the result of an MCP tool call to text for the model."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ _MAX_KIND = 100
 
 
 def result_text(result: CallToolResult) -> str:
-    """Return the texts of a result, a blank line between them, with a note in place of what is not text.
+    """Return the texts of a result, separated by blank lines, with a note in place of other content.
 
-    Structured content counts when there is no text: a server that gives both says the same in both.
+    Structured content is used only if there is no text: servers should repeat it as text (MCP specification, Tools,
+    "Structured Content").
 
     Raises:
-        ToolError: With the server's own words, when it says that the tool failed.
+        ToolError: The result has ``isError``; the message is its text.
     """
     texts = list(_texts(result.content))
     has_text = any(isinstance(part, TextContent) for part in result.content)
@@ -36,7 +37,7 @@ def result_text(result: CallToolResult) -> str:
         texts.append(json.dumps(result.structured_content, ensure_ascii=False))
     text = "\n\n".join(texts)
     if result.is_error:
-        raise ToolError(text or "the tool failed and did not say why")
+        raise ToolError(text or "the tool failed without an error message")
     return text
 
 
@@ -46,9 +47,9 @@ def _texts(content: list[ContentBlock]) -> Iterator[str]:
             case TextContent():
                 yield part.text
             case ImageContent():
-                yield _left_out("image", part.mime_type, part.data)
+                yield _omitted("image", part.mime_type, part.data)
             case AudioContent():
-                yield _left_out("audio", part.mime_type, part.data)
+                yield _omitted("audio", part.mime_type, part.data)
             case EmbeddedResource():
                 yield _resource(part.resource)
             case ResourceLink():
@@ -58,13 +59,13 @@ def _texts(content: list[ContentBlock]) -> Iterator[str]:
 def _resource(resource: TextResourceContents | BlobResourceContents) -> str:
     if isinstance(resource, TextResourceContents):
         return resource.text
-    return _left_out("resource", resource.mime_type, resource.blob)
+    return _omitted("resource", resource.mime_type, resource.blob)
 
 
-def _left_out(what: str, kind: str | None, base64: str) -> str:
+def _omitted(content: str, mime_type: str | None, base64: str) -> str:
     size = len(base64) * 3 // 4
-    told = f"{size} bytes" if size < 1000 else f"{size // 1000} kB"
-    return f"[{what}, {_short(kind or 'of no known kind')}, {told}, left out]"
+    size_text = f"{size} bytes" if size < 1000 else f"{size // 1000} kB"
+    return f"[{content}, {_short(mime_type or 'unknown type')}, {size_text}, omitted]"
 
 
 def _short(text: str) -> str:

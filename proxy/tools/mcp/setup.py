@@ -1,4 +1,4 @@
-"""How an MCP server is reached, as the operator set it up."""
+"""Configuration of an MCP server: the program or the URL, the limits, and the allowed tools."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_PASSED_ON = (
+_INHERITED = (
     "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER",
-    # Without these, hardly a program runs on Windows.
+    # Required by most programs on Windows.
     "APPDATA", "COMSPEC", "LOCALAPPDATA", "PATHEXT", "SYSTEMDRIVE", "SYSTEMROOT", "TEMP", "USERPROFILE",
 )  # fmt: skip
-"""What a program is given of our environment; keys and database URLs are not among it."""
+"""Environment variables that a program inherits; API keys and database URLs are not inherited."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program that is started as a child process; ``environment`` is all that it is given."""
+    """A program to start as a child process; ``environment`` is its complete environment."""
 
     command: str
     arguments: tuple[str, ...] = field(default=(), repr=False)
@@ -25,8 +25,8 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """A server that is asked over streamable HTTP."""
+class HttpEndpoint:
+    """A server with the streamable HTTP transport."""
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -34,24 +34,28 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class ServerSetup:
-    """An MCP server by the operator's name for it; times are in seconds.
+    """An MCP server and its configured name; times are in seconds.
 
-    ``tools`` is None when all are allowed; ``without_effects`` when what the server said as it was pinned decides.
+    ``tools`` is None if all tools are allowed. ``without_effects`` is None if the pinned ``readOnlyHint`` applies.
     """
 
     name: str
-    reach: Program | Address
+    reach: Program | HttpEndpoint
     tools: tuple[str, ...] | None = None
     without_effects: tuple[str, ...] | None = None
     connect_seconds: float = 30.0
     call_seconds: float | None = None
     max_answer_bytes: int = 1024 * 1024
     stop_seconds: float = 2.0
-    """What a program is given to end when its input is closed; after SIGTERM it is given half of it."""
+    """Time for a program to exit after its input is closed; after SIGTERM it has half of it."""
 
 
-def child_environment(ours: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a program: a few variables of ``ours``, and what it is ``given``."""
-    # A value like "() {" is a function of a shell that some shells would run.
-    safe = {name: ours[name] for name in _PASSED_ON if name in ours and not ours[name].startswith("()")}
-    return {**safe, **given}
+def child_environment(environment: Mapping[str, str], configured: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a program: a few variables of ``environment``, and the configured ones."""
+    # bash versions vulnerable to Shellshock (CVE-2014-6271) execute a value that starts with "() {".
+    inherited = {
+        name: environment[name]
+        for name in _INHERITED
+        if name in environment and not environment[name].startswith("()")
+    }
+    return {**inherited, **configured}

@@ -1,7 +1,7 @@
-"""The way to a server that is a program: JSON-RPC, a message a line, over its standard input and output.
+"""stdio transport of MCP: JSON-RPC messages, one per line, over the standard input and output of a child process.
 
-The SDK has a transport of its own for this. It keeps a line of any length, and copies it with every chunk that is
-added; and what a program writes to its standard error, it writes to ours.
+The SDK's stdio transport is not used: it buffers lines of any length, copies the buffer with each chunk, and forwards
+the standard error of the program to that of the proxy.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.shared.message import SessionMessage
 from mcp_types import ErrorData, JSONRPCError, jsonrpc_message_adapter
 
-from proxy.tools.mcp.failures import OURS, TOO_MUCH, UNREADABLE
-from proxy.tools.mcp.lines import Lines, LongLine, answered_request
+from proxy.tools.mcp.failures import INVALID_MESSAGE, MESSAGE_TOO_LARGE, REASONS
+from proxy.tools.mcp.lines import LineSplitter, OversizedLine, find_request_id
 from proxy.tools.mcp.setup import Program
 
 _FLUSH = 0.5
 _POLL = 0.01
 _CHUNK = 64 * 1024
 _MAX_SKIPPED = 256 * 1024 * 1024
-"""Bytes of a line that is too long after which nobody waits for its end."""
-_LAST_WORDS = 2000
+"""Bytes of an oversized line after which the session ends."""
+_STDERR_TAIL = 2000
 
 _Incoming = SessionMessage | Exception
 _stopping: set[asyncio.Task[None]] = set()
-"""Programs that are being stopped; kept here so that a cancelled session does not leave one running."""
+"""Tasks that stop programs. The references ensure that a program is stopped even if its session is cancelled."""
 
 
 class Child:
-    """A program that runs."""
+    """A running program."""
 
     def __init__(self, process: Process, transport: asyncio.SubprocessTransport) -> None:
         self._process = process
         self._transport = transport
-        self._words = b""
+        self._stderr = b""
         assert process.stdout is not None
         assert process.stdin is not None
         self.stdout = process.stdout
         self.stdin = process.stdin
-        self._listening = asyncio.create_task(self._listen(), name="MCP program's standard error")
+        self._reading_stderr = asyncio.create_task(self._read_stderr(), name="MCP program's standard error")
 
     @classmethod
     async def start(cls, program: Program) -> Child:
-        """Start a program, as the leader of a group that can be ended as one.
+        """Start a program as the leader of a process group, which can be signalled as a whole.
 
         Raises:
-            OSError: It cannot be started.
+            OSError: The program cannot be started.
         """
         loop = asyncio.get_running_loop()
-        # What asyncio.create_subprocess_exec does; the transport is needed to let go of pipes that a child of the
-        # program's holds on to.
+        # Equivalent to asyncio.create_subprocess_exec, which does not return the transport. ``stop`` needs it to close
+        # pipes that a grandchild process still has open.
         transport, protocol = await loop.subprocess_exec(
             lambda: SubprocessStreamProtocol(limit=_CHUNK, loop=loop),
             program.command,
@@ -71,34 +71,34 @@ class Child:
         return cls(Process(transport, protocol, loop), transport)
 
     @property
-    def last_words(self) -> str:
-        """The end of what it wrote to its standard error."""
-        return self._words.decode(errors="replace").strip()
+    def stderr_tail(self) -> str:
+        """The end of the standard error."""
+        return self._stderr.decode(errors="replace").strip()
 
     async def stop(self, grace: float) -> None:
-        """End it: by closing its input, after ``grace`` seconds by SIGTERM, after half as many more by SIGKILL.
+        """Stop the program as the MCP specification requires (Lifecycle, "Shutdown"): close its input, then signal.
 
-        Signals go to it and to what it started itself.
+        SIGTERM follows after ``grace`` seconds, SIGKILL after half as many more, both to the process group.
         """
         with suppress(OSError):
             self.stdin.close()
-        if not await self._ends_within(grace):
+        if not await self._exits_within(grace):
             self._signal(signal.SIGTERM)
-            await self._ends_within(grace / 2)
-        # Also when it has ended: what it started itself ends with it.
+            await self._exits_within(grace / 2)
+        # Even if the program has exited: processes that it started can still run.
         self._signal(_KILL)
-        await self._ends_within(1)
-        await asyncio.wait((self._listening,), timeout=_FLUSH)
+        await self._exits_within(1)
+        await asyncio.wait((self._reading_stderr,), timeout=_FLUSH)
         self._transport.close()
-        self._listening.cancel()
-        await asyncio.wait((self._listening,))
+        self._reading_stderr.cancel()
+        await asyncio.wait((self._reading_stderr,))
 
-    async def _ends_within(self, seconds: float) -> bool:
-        # Process.wait() would also wait for the ends of the pipes, which a child of the program's may hold open.
+    async def _exits_within(self, seconds: float) -> bool:
+        # Process.wait() also waits until the pipes are closed, and a grandchild process can have them open.
         loop = asyncio.get_running_loop()
-        latest = loop.time() + seconds
+        deadline = loop.time() + seconds
         while self._process.returncode is None:
-            if loop.time() >= latest:
+            if loop.time() >= deadline:
                 return False
             await asyncio.sleep(_POLL)
         return True
@@ -110,10 +110,10 @@ class Child:
             else:
                 self._process.send_signal(number)
 
-    async def _listen(self) -> None:
+    async def _read_stderr(self) -> None:
         assert self._process.stderr is not None
         while chunk := await self._process.stderr.read(_CHUNK):
-            self._words = (self._words + chunk)[-_LAST_WORDS:]
+            self._stderr = (self._stderr + chunk)[-_STDERR_TAIL:]
 
 
 _KILL = signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM
@@ -128,22 +128,22 @@ async def stdio_streams(
     on_child: Callable[[Child], None],
     on_end: Callable[[], None],
 ) -> AsyncGenerator[_Streams]:
-    """Give the streams of a session with a program, which runs as long as the block does.
+    """Start a program, provide the streams of a session with it, and stop it at the end of the block.
 
-    It has ``grace`` seconds to end by itself. ``on_end`` is called when it says nothing more, or nothing that can be
-    followed. A message that is longer than ``max_bytes`` makes an error of the call that it answers.
+    The program has ``grace`` seconds to exit after its input is closed. ``on_end`` is called when its output ends or
+    a line is too long to skip. A response over ``max_bytes`` becomes an error of the call that it answers.
 
     Raises:
         OSError: The program cannot be started.
     """
     child = await Child.start(program)
     on_child(child)
-    heard, incoming = anyio.create_memory_object_stream[_Incoming](0)
-    outgoing, said = anyio.create_memory_object_stream[SessionMessage](0)
+    received, incoming = anyio.create_memory_object_stream[_Incoming](0)
+    outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](0)
     reading = asyncio.create_task(
-        _read(child, heard, max_bytes, on_end), name="MCP program's standard output"
+        _read(child, received, max_bytes, on_end), name="MCP program's standard output"
     )
-    writing = asyncio.create_task(_write(child, said, on_end), name="MCP program's standard input")
+    writing = asyncio.create_task(_write(child, to_send, on_end), name="MCP program's standard input")
 
     async def stop() -> None:
         incoming.close()
@@ -153,13 +153,13 @@ async def stdio_streams(
         for task in (reading, writing):
             task.cancel()
         await asyncio.wait((reading, writing))
-        heard.close()
-        said.close()
+        received.close()
+        to_send.close()
 
     try:
         yield incoming, outgoing
     finally:
-        stopping = asyncio.create_task(stop(), name="MCP program's end")
+        stopping = asyncio.create_task(stop(), name="stop MCP program")
         _stopping.add(stopping)
         stopping.add_done_callback(_stopping.discard)
         await asyncio.shield(stopping)
@@ -169,35 +169,35 @@ _Streams = tuple[MemoryObjectReceiveStream[_Incoming], MemoryObjectSendStream[Se
 
 
 async def _read(
-    child: Child, heard: MemoryObjectSendStream[_Incoming], max_bytes: int, on_end: Callable[[], None]
+    child: Child, received: MemoryObjectSendStream[_Incoming], max_bytes: int, on_end: Callable[[], None]
 ) -> None:
-    lines = Lines(max_bytes)
-    is_followed = True
+    lines = LineSplitter(max_bytes)
+    is_parsed = True
     try:
         while chunk := await child.stdout.read(_CHUNK):
-            # Behind the end of the session, what it still writes is read and dropped, so that it is not kept from
-            # ending by a pipe that is full.
-            for line in lines.feed(chunk) if is_followed else ():
+            # After the end of the session, output is read and discarded: a full pipe would prevent the program from
+            # exiting.
+            for line in lines.feed(chunk) if is_parsed else ():
                 message = _message(line)
                 if message is not None:
-                    await heard.send(message)
-            if lines.skipped > _MAX_SKIPPED and is_followed:
-                is_followed = False
+                    await received.send(message)
+            if lines.skipped > _MAX_SKIPPED and is_parsed:
+                is_parsed = False
                 on_end()
     except (anyio.BrokenResourceError, anyio.ClosedResourceError):
         while await child.stdout.read(_CHUNK):
             pass
     finally:
-        heard.close()
+        received.close()
         on_end()
 
 
 async def _write(
-    child: Child, said: MemoryObjectReceiveStream[SessionMessage], on_end: Callable[[], None]
+    child: Child, to_send: MemoryObjectReceiveStream[SessionMessage], on_end: Callable[[], None]
 ) -> None:
     try:
-        async with said:
-            async for item in said:
+        async with to_send:
+            async for item in to_send:
                 text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
                 child.stdin.write(f"{text}\n".encode())
                 await child.stdin.drain()
@@ -205,18 +205,18 @@ async def _write(
         on_end()
 
 
-def _message(line: bytes | LongLine) -> _Incoming | None:
-    """Return what a line says; None for what is not of the protocol, as some programs write to their output."""
+def _message(line: bytes | OversizedLine) -> _Incoming | None:
+    """Return the message in a line; None for other output, which some programs write to standard output."""
     if isinstance(line, bytes):
         try:
             return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
         except ValueError:
-            code = UNREADABLE
+            code = INVALID_MESSAGE
     else:
-        code = TOO_MUCH
-    request = answered_request(line)
+        code = MESSAGE_TOO_LARGE
+    request = find_request_id(line)
     if request is None:
         return None
     return SessionMessage(
-        JSONRPCError(jsonrpc="2.0", id=request, error=ErrorData(code=code, message=OURS[code]))
+        JSONRPCError(jsonrpc="2.0", id=request, error=ErrorData(code=code, message=REASONS[code]))
     )

@@ -1,4 +1,4 @@
-"""The pinned tools of MCP servers, as tools of agents."""
+"""Pinned tools of MCP servers as tools of agents."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from proxy.messages import FunctionTool
-from proxy.tools.mcp.argument_schema import ArgumentForm
+from proxy.tools.mcp.argument_schema import ArgumentSchema
 from proxy.tools.mcp.lock import Pins
 from proxy.tools.mcp.pins import Pin, model_name, reference
 from proxy.tools.mcp.server import McpServer
@@ -15,7 +15,7 @@ from proxy.tools.port import Tool, ToolContext
 
 
 class McpTool:
-    """A tool of an MCP server. Models are told what was pinned, whatever the server says by now."""
+    """A tool of an MCP server. Models receive the pinned definition, not the current one of the server."""
 
     def __init__(self, server: McpServer, pin: Pin, *, has_effects: bool) -> None:
         self._server = server
@@ -24,34 +24,31 @@ class McpTool:
         self._spec = FunctionTool(
             model_name(server.name, pin.name), pin.description or None, dict(pin.input_schema)
         )
-        self._form = ArgumentForm(pin.input_schema)
+        self._argument_schema = ArgumentSchema(pin.input_schema)
 
     @property
     def spec(self) -> FunctionTool:
-        """What the model is told."""
+        """The pinned function definition for the model."""
         return self._spec
 
     @property
     def has_effects(self) -> bool:
-        """Whether a call changes something."""
+        """Whether a call can have side effects."""
         return self._has_effects
 
     @property
     def is_offered(self) -> bool:
-        """Whether it still is what was pinned, as far as is known."""
+        """Whether the newest list of the server has the pinned definition."""
         return self._server.offers(self._name)
 
     async def call(self, arguments: dict[str, object], context: ToolContext) -> str:
-        """Check the arguments, and have the server run the tool."""
-        self._form.check(arguments)
+        """Validate the arguments and call the tool on the server."""
+        self._argument_schema.check(arguments)
         return await self._server.call(self._name, arguments, call_key=context.call_key)
 
 
 class McpServers:
-    """Every MCP server of a configuration, and their ``tools`` by the names that team files have for them.
-
-    ``start`` does not wait for any of them; ``close`` ends all of them.
-    """
+    """All configured MCP servers, and their ``tools`` by the names in team files (``mcp:server/tool``)."""
 
     def __init__(self, setups: Sequence[ServerSetup], pins: Pins) -> None:
         self._servers = [McpServer(setup, pins.get(setup.name, {})) for setup in setups]
@@ -62,12 +59,12 @@ class McpServers:
         }
 
     def start(self) -> None:
-        """Begin a session with each of them, from within the loop."""
+        """Open a session with each server in the background. Requires a running event loop."""
         for server in self._servers:
             server.start()
 
     async def close(self) -> None:
-        """End every session."""
+        """Close all sessions."""
         await asyncio.gather(*(server.close() for server in self._servers))
 
 

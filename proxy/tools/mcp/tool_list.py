@@ -1,4 +1,4 @@
-"""Which tools a server has, and when they change."""
+"""List the tools of a server and watch the list for changes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from proxy.tools.mcp.pins import Pin
 
 _MAX_PAGES = 50
 _MAX_TOOLS = 1000
-_PAUSE = 5.0
+_RETRY_DELAY = 5.0
 
 
-async def listed(client: Client) -> Sequence[Pin]:
-    """Read the list of tools to its end.
+async def list_tools(client: Client) -> Sequence[Pin]:
+    """Return all pages of the list of tools.
 
     Raises:
-        CallFailed: It has no end.
+        CallFailed: The list exceeds ``_MAX_TOOLS`` or ``_MAX_PAGES``.
     """
     tools: list[Tool] = []
     cursor: str | None = None
@@ -34,11 +34,14 @@ async def listed(client: Client) -> Sequence[Pin]:
             break
         if not cursor:
             return [_pin(tool) for tool in tools]
-    raise CallFailed("has more tools than can be read")
+    raise CallFailed("has too many tools")
 
 
-async def tell_of_changes(client: Client, on_change: Callable[[], object]) -> None:
-    """Subscribe to changes of the list with a server of the newer protocol; those of the older tell unasked."""
+async def watch_tool_list(client: Client, on_change: Callable[[], object]) -> None:
+    """Call ``on_change`` after changes of the list, if the protocol version requires a subscription.
+
+    Servers of older protocol versions send the notification without one; ``Session`` receives it as a message.
+    """
     tools = client.server_capabilities.tools
     if client.protocol_version not in MODERN_PROTOCOL_VERSIONS or tools is None or not tools.list_changed:
         return
@@ -49,7 +52,7 @@ async def tell_of_changes(client: Client, on_change: Callable[[], object]) -> No
                     on_change()
         except (MCPError, SubscriptionLost, TimeoutError):
             pass
-        await asyncio.sleep(_PAUSE)
+        await asyncio.sleep(_RETRY_DELAY)
         on_change()
 
 
