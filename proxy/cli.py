@@ -6,7 +6,6 @@ are refused need not wait for.
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from proxy.errors import ConfigurationError
 from proxy.log_config import configure_logging
 from proxy.messages import EventsMode
 from proxy.settings import Settings, environment, flag_of, form_of, load_settings, misspelt, variables_of
+from proxy.supervisor import Facts, Supervisor
 
 VERSION = version("handoff-proxy")
 logger = logging.getLogger(__name__)
@@ -72,24 +72,28 @@ def serve(**flags: Any) -> None:
         for sentence in misspelt(variables):
             logger.warning(sentence)
 
-        # Nothing that is imported is garbage; looking for some takes a tenth of the time.
-        gc.disable()
-        from proxy.app import create_app, prepare
-        from proxy.server import bound_sockets, serve_forever, url_of
+        # Before prepare(): a server that runs on this port must not have its database migrated.
+        from proxy.server import LATEST, bound_sockets, url_of
+        from proxy.worker import serve_process, serve_worker, shared_counters
 
-        gc.enable()
-
-        # A port in use is told before the database is brought to another schema under a server that runs.
         with ExitStack() as stack:
             try:
                 sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
             except ConfigurationError as error:
                 raise _with_team_file_errors(error, settings, variables) from None
-            prepare(settings)
-            app = create_app(settings, environment=variables)
-            url = url_of(settings.host, sockets)
-            announce = partial(_announce, app.state.teams, app.state.models, url)
-            serve_forever(app, settings, sockets, on_started=announce)
+            announce = partial(_announce, url_of(settings.host, sockets))
+            if settings.workers == 1:
+                serve_process(settings, variables, sockets, announce)
+                return
+            supervisor = Supervisor(
+                partial(serve_worker, flags),
+                sockets,
+                settings.workers,
+                stop_time_limit=settings.shutdown_grace + LATEST + 5,
+                on_ready=announce,
+                on_exit=stack.enter_context(shared_counters()),
+            )
+            sys.exit(supervisor.run())
 
 
 def _with_team_file_errors(
@@ -102,8 +106,9 @@ def _with_team_file_errors(
     return ConfigurationError("\n".join((*problems, error.message)))
 
 
-def _announce(teams: Sequence[str], models: Mapping[str, str], url: str) -> None:
-    """Tell what is served where: as facts in the log, and for people on standard output."""
+def _announce(url: str, facts: Facts) -> None:
+    """Report what is served where: as fields in the log, and as text on standard output."""
+    teams, models = facts["teams"], facts["models"]
     logger.info("serving", extra={"url": f"{url}/v1", "teams": teams, "models": models, "version": VERSION})
     click.echo(f"handoff-proxy {VERSION} listens on {url}/v1")
     click.echo(f"  page: {url}/")

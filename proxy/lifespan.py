@@ -240,15 +240,15 @@ async def _turn_service(
         event_log=EventLog(with_text=settings.stream_events_text),
         custom_teams=made,
         observer=meter,
-        log_memory_limit=settings.max_log_bytes or _default_log_bytes(),
+        log_memory_limit=settings.max_log_bytes or _default_log_bytes(settings.workers),
     )
     await service.start()
     return service
 
 
-def _default_log_bytes() -> int | None:
+def _default_log_bytes(workers: int) -> int | None:
     memory = available_memory()
-    return max(memory // 4, 1) if memory is not None else None
+    return max(memory // 4 // workers, 1) if memory is not None else None
 
 
 def metrics_of(loaded: LoadedTeams) -> Metrics:

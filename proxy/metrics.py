@@ -5,17 +5,19 @@ like counts as ``other``, and no caller, key or conversation is one.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Collection, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from proxy.events import Cancelled, Completed, Entry, Failed, ModelCalled, ToolCompleted, ToolFailed
 from proxy.messages import Usage
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 LAG_INTERVAL = 0.5
-"""Seconds between two looks at how late the event loop is."""
+"""Seconds between two measurements of the event loop's lag and updates of the other gauges."""
 OTHER = "other"
 _FIRST_SEGMENTS = frozenset(
     (
@@ -27,12 +29,16 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
 class Metrics:
-    """All counts of this process."""
+    """All metrics of this process, or the sums of all workers if PROMETHEUS_MULTIPROC_DIR is set.
+
+    The variable belongs to prometheus_client ("Multiprocess Mode (E.g. Gunicorn)" in its documentation).
+    """
 
     def __init__(self, *, teams: Collection[str], models: Collection[str], tools: Collection[str]) -> None:
         """The names that are labels of their own."""
         self._teams, self._models, self._tools = set(teams), set(models), set(tools)
         self._registry = registry = CollectorRegistry()
+        self._sources: list[tuple[Gauge, Callable[[], int]]] = []
         self._requests = Counter(
             "requests_total", "HTTP requests.", ["route", "status", "outcome"], registry=registry
         )
@@ -45,32 +51,49 @@ class Metrics:
         self._tool_calls = Counter(
             "tool_calls_total", "Calls of tools of the server.", ["tool", "outcome"], registry=registry
         )
-        self._running = Gauge("turns_running", "Turns under way.", registry=registry)
-        self._log_bytes = Gauge("turn_log_bytes", "Estimated memory of turn logs.", registry=registry)
-        self._lag = Gauge("loop_lag_seconds", "How late the event loop is.", registry=registry)
+        # Of workers that live: the supervisor removes the files of those that ended.
+        self._running = Gauge(
+            "turns_running", "Turns under way.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._log_bytes = Gauge(
+            "turn_log_bytes", "Estimated memory of turn logs.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._lag = Gauge(
+            "loop_lag_seconds", "How late the event loop is.", registry=registry, multiprocess_mode="livemax"
+        )
         self._blocked = Counter(
             "loop_blocked_total", "Times the event loop was blocked for more than 250 ms.", registry=registry
         )
 
     def exposition(self) -> bytes:
         """Return everything in the text format of Prometheus."""
-        return generate_latest(self._registry)
+        self._update_gauges()
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
 
     def watch_running(self, count: Callable[[], int]) -> None:
-        """Ask this for the turns under way."""
-        self._running.set_function(count)
+        """Read the number of running turns from ``count``."""
+        self._sources.append((self._running, count))
 
     def watch_log_bytes(self, count: Callable[[], int]) -> None:
         """Read the memory of turn logs from ``count``."""
-        self._log_bytes.set_function(count)
+        self._sources.append((self._log_bytes, count))
+
+    def _update_gauges(self) -> None:
+        for gauge, count in self._sources:
+            gauge.set(count())
 
     async def watch_loop(self) -> None:
-        """Look at how late the event loop is, again and again."""
+        """Measure the lag of the event loop until cancelled, and update the gauges that other workers show."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + LAG_INTERVAL
             await asyncio.sleep(LAG_INTERVAL)
             self._lag.set(max(loop.time() - due, 0.0))
+            self._update_gauges()
 
     def loop_blocked(self) -> None:
         """Count a block of the event loop; called from the thread of the watchdog."""

@@ -139,6 +139,9 @@ class Settings(BaseSettings):
         Form("a whole number from 0 to 65535"),
         _setting("Port to listen on; 0 takes a free one.", "PROXY_PORT", "PORT"),
     ] = 8000
+    workers: Annotated[
+        Count, _setting("Processes that serve; more than one are supervised.", "PROXY_WORKERS")
+    ] = 1
     data_dir: Annotated[Place, _setting("Folder for the database and what tools keep.", "PROXY_DATA_DIR")] = (
         Path("./data")
     )

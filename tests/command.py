@@ -45,6 +45,12 @@ class Output:
                 assert not self._is_over, f"it ended without {part!r}:\n{self.text}"
                 await self._news.wait()
 
+    async def more(self) -> None:
+        """Wait for another line."""
+        async with self._news:
+            assert not self._is_over, f"it ended:\n{self.text}"
+            await self._news.wait()
+
     @property
     def text(self) -> str:
         return "\n".join(self.lines)
@@ -67,7 +73,7 @@ class Command:
     @property
     def log(self) -> list[dict[str, Any]]:
         """The lines of its log so far, all JSON but those of the logger of events, which has a form of its own."""
-        return [json.loads(line) for line in self.err.lines if " - STREAM - " not in line]
+        return [json.loads(line) for line in self.err.lines if line.startswith("{")]
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

@@ -258,3 +258,12 @@ def forbidden_host(name: str) -> Problem:
 def _cut(text: str, limit: int) -> str:
     text = text.encode("utf-8", "replace").decode()  # half a surrogate pair, as from a path, cannot leave
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def loopback_only() -> Problem:
+    """Return the error for a connection from another machine to a server without API keys."""
+    message = (
+        "This server has no API keys and accepts only connections to loopback addresses. "
+        "Set PROXY_API_KEYS, or PROXY_ALLOW_OPEN=true."
+    )
+    return Problem(403, "invalid_request_error", message, "api_keys_required")

@@ -1,0 +1,81 @@
+"""One server process: the only one, or a worker of the supervisor."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from proxy.errors import ConfigurationError
+from proxy.log_config import configure_logging
+from proxy.settings import Settings, environment, load_settings
+from proxy.supervisor import CONFIGURATION_EXIT_CODE, Facts
+
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def serve_process(
+    settings: Settings,
+    variables: Mapping[str, str],
+    sockets: Sequence[socket.socket],
+    on_started: Callable[[Facts], None],
+) -> None:
+    """Prepare the database and serve on the bound sockets until a signal ends it.
+
+    ``on_started`` gets the teams (names) and models (by name) when connections are accepted.
+
+    Raises:
+        ConfigurationError: The application cannot start with these settings.
+    """
+    # Imports create no garbage; collections during them take a tenth of the time.
+    gc.disable()
+    from proxy.app import create_app, prepare
+    from proxy.server import serve_forever
+
+    gc.enable()
+    prepare(settings)
+    app = create_app(settings, environment=variables)
+    facts = {"teams": app.state.teams, "models": app.state.models}
+    serve_forever(app, settings, list(sockets), on_started=lambda: on_started(facts))
+
+
+def serve_worker(
+    flags: Mapping[str, Any], sockets: Sequence[socket.socket], on_started: Callable[[Facts], None]
+) -> None:
+    """Serve as a worker. The settings are read again, so that a restarted worker uses a changed ``.env``."""
+    try:
+        settings = load_settings(**flags)
+        configure_logging(settings.log_level)
+        serve_process(settings, environment(), sockets, on_started)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error.message}\n")
+        sys.exit(CONFIGURATION_EXIT_CODE)
+
+
+@contextmanager
+def shared_counters() -> Iterator[Callable[[int], None]]:
+    """Let the workers that start in this block count together, so that ``/metrics`` of each shows the sum.
+
+    Gives a function to call with the process id of a worker that ended: its gauges are removed. If
+    PROMETHEUS_MULTIPROC_DIR is set, that folder is used. See "Multiprocess Mode" of prometheus_client, which reads the
+    variable in each worker at import.
+    """
+    with TemporaryDirectory(prefix="handoff-proxy-") as folder:
+        is_set = VARIABLE in os.environ
+        os.environ.setdefault(VARIABLE, folder)
+
+        def forget(worker: int) -> None:
+            from prometheus_client.multiprocess import mark_process_dead
+
+            mark_process_dead(worker, os.environ[VARIABLE])  # type: ignore[no-untyped-call]
+
+        try:
+            yield forget
+        finally:
+            if not is_set:
+                del os.environ[VARIABLE]

@@ -1,0 +1,128 @@
+"""``proxy.asgi:app`` under other servers: uvicorn's own command and gunicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionMessageParam
+
+from tests.command import ROOT, Output
+
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello, I need some help."}]
+UVICORN = ("-m", "uvicorn", "proxy.asgi:app")
+GUNICORN = ("-m", "gunicorn", "proxy.asgi:app", "-k", "uvicorn.workers.UvicornWorker", "-w", "2")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@asynccontextmanager
+async def server(
+    folder: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, Output]]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments,
+        cwd=folder,
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "PROXY_DATA_DIR": str(folder / "data"),
+            **(environment or {}),
+        },
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    errors = Output(process.stderr)
+    try:
+        yield process, errors
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            await errors.reading
+            await process.wait()
+
+
+async def is_ready(url: str, process: asyncio.subprocess.Process) -> None:
+    async with asyncio.timeout(60), httpx2.AsyncClient() as client:
+        while True:
+            assert process.returncode is None
+            try:
+                if (await client.get(f"{url}/health/ready")).status_code == 200:
+                    return
+            except httpx2.TransportError:
+                await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("arguments", [UVICORN, GUNICORN], ids=["uvicorn", "gunicorn"])
+async def test_openai_sdk_works_and_the_server_stops(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    port = free_port()
+    place = ("--port", str(port)) if arguments == UVICORN else ("-b", f"127.0.0.1:{port}")
+    url = f"http://127.0.0.1:{port}"
+    async with server(tmp_path, *arguments, *place) as (process, errors):
+        await is_ready(url, process)
+        async with AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+            answer = await client.chat.completions.create(model="acme-support", messages=QUESTION)
+            stream = await client.chat.completions.create(
+                model="acme-support", messages=QUESTION, stream=True
+            )
+            streamed = "".join([one.choices[0].delta.content or "" async for one in stream if one.choices])
+
+        assert answer.choices[0].message.content == streamed
+        assert "Welcome to ACME" in streamed
+        async with httpx2.AsyncClient() as plain:
+            assert (await plain.get(f"{url}/v1/unknown")).json()["error"]["type"] == "invalid_request_error"
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            await process.wait()
+    assert "Traceback" not in errors.text
+
+
+async def test_invalid_settings_end_the_server_with_a_sentence(tmp_path: Path) -> None:
+    for arguments in (UVICORN, GUNICORN):
+        async with server(tmp_path, *arguments, environment={"PROXY_TEAMS": "missing.yaml"}) as (
+            process,
+            errors,
+        ):
+            async with asyncio.timeout(60):
+                assert await process.wait() == 3
+        assert "missing.yaml" in errors.text
+        assert "Traceback" not in errors.text
+
+
+async def test_without_keys_only_loopback_addresses_are_served(tmp_path: Path) -> None:
+    address = another_address()
+    if address is None:
+        pytest.skip("this machine has only loopback addresses")
+    port = free_port()
+    async with server(tmp_path, *UVICORN, "--host", "0.0.0.0", "--port", str(port)) as (process, _):
+        await is_ready(f"http://127.0.0.1:{port}", process)
+        async with httpx2.AsyncClient() as client:
+            refused = await client.get(f"http://{address}:{port}/v1/models", headers={"Host": "localhost"})
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "api_keys_required")
+
+
+def another_address() -> str | None:
+    """An IPv4 address of this machine that is not loopback. Nothing is sent: connecting UDP only selects a route."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
+        try:
+            found.connect(("192.0.2.1", 9))
+        except OSError:
+            return None
+        address = str(found.getsockname()[0])
+    return None if address.startswith("127.") else address
