@@ -8,6 +8,7 @@ with ids that begin with ``TRANSLATED_ID``. A ``function`` message whose call is
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -40,6 +41,7 @@ _PARTS: dict[type[Any], tuple[str, ...]] = {
     ToolMessage: ("text", "image_url", "input_audio", "file"),
 }
 
+_NOUNS = {"messages": "messages", "input": "items", "items": "items"}
 
 MAX_PARTS = 10_000
 """Content parts of all messages of a request together: each of them is copied, stored and encoded as an object."""
@@ -66,14 +68,7 @@ def checked(messages: list[Message], *, max_messages: int) -> list[Message]:
     """
     if len(messages) > max_messages:
         raise too_long("array", "messages", max_messages, len(messages))
-    parts = sum(len(message.content) for message in messages if message.content.__class__ is list)
-    if parts > MAX_PARTS:
-        raise InvalidRequest(
-            f"Invalid 'messages': too many content parts. Expected at most {MAX_PARTS} in all messages together, but"
-            f" got {parts}.",
-            param="messages",
-            code="array_above_max_length",
-        )
+    check_parts("messages", (message.content for message in messages))
     changed: dict[int, Message] = {}
     calls: dict[str, int] | None = (
         None  # ids waiting for results, and how many; None before any assistant message
@@ -100,6 +95,22 @@ def checked(messages: list[Message], *, max_messages: int) -> list[Message]:
         if proper is not message:
             changed[index] = proper
     return [changed.get(index, message) for index, message in enumerate(messages)] if changed else messages
+
+
+def check_parts(param: str, contents: Iterable[object]) -> None:
+    """Refuse more than ``MAX_PARTS`` content parts; contents that are no lists have none.
+
+    Raises:
+        InvalidRequest: There are more in all contents together.
+    """
+    parts = sum(len(content) for content in contents if isinstance(content, list))
+    if parts > MAX_PARTS:
+        raise InvalidRequest(
+            f"Invalid '{param}': too many content parts. Expected at most {MAX_PARTS} in all {_NOUNS[param]} together,"
+            f" but got {parts}.",
+            param=param,
+            code="array_above_max_length",
+        )
 
 
 def _with_content(message: Message, index: int) -> Message:

@@ -6,6 +6,7 @@ is refused, never dropped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,12 @@ SCHEMA_DEPTH = 64
 """Levels that a schema of the caller's may be nested."""
 SCHEMA_SIZE = 5000
 """Objects and arrays that one may have."""
+MAX_TOOLS_SIZE = 10_000
+"""Objects and arrays that the schemas of all tools of a request may have together."""
+MAX_SCHEMA_VALUES = 25_000
+"""Properties of objects and elements of arrays, on all levels together, that a schema may have."""
+
+_EXPANDS = re.compile(rb'"(?:\$(?:ref|dynamicRef|recursiveRef)|unevaluated(?:Items|Properties))"')
 
 
 def check_combinations(body: ChatBody) -> None:
@@ -103,34 +110,51 @@ def tools_of(body: ChatBody) -> tuple[FunctionTool, ...]:
     Raises:
         InvalidRequest: A custom tool, a bad schema, or one name for two different functions.
     """
-    found: dict[str, FunctionTool] = {}
+    found = Tools()
     for index, tool in enumerate(body.tools or ()):
         if isinstance(tool, CustomToolBody):
             raise unsupported_value(
                 f"tools[{index}].type", f"'tools[{index}].type' does not support 'custom' with this model."
             )
-        add_tool(found, tool.function, f"tools[{index}].function")
+        found.add(tool.function, f"tools[{index}].function")
     for index, function in enumerate(body.functions or ()):
-        add_tool(found, function, f"functions[{index}]")
-    return tuple(found.values())
+        found.add(function, f"functions[{index}]")
+    return found.all()
 
 
-def add_tool(found: dict[str, FunctionTool], function: FunctionBody, place: str) -> None:
-    """Add a function to those found; ``place`` is where it was.
+class Tools:
+    """The functions of a request, each once."""
 
-    Raises:
-        InvalidRequest: A bad schema, or a name that another function has.
-    """
-    if function.parameters is not None:
-        _check_schema(function.name, function.parameters, f"{place}.parameters")
-    tool = FunctionTool(function.name, function.description, function.parameters, function.strict)
-    if found.setdefault(tool.name, tool) != tool:
-        raise invalid_value(
-            f"{place}.name", f"Invalid '{place}.name': '{tool.name}' names two different functions."
-        )
+    def __init__(self) -> None:
+        self._by_name: dict[str, FunctionTool] = {}
+        self._size = 0
+
+    def add(self, function: FunctionBody, place: str) -> None:
+        """Add a function; ``place`` is its position in the body.
+
+        Raises:
+            InvalidRequest: A bad schema, schemas that are too large together, or a name that another function has.
+        """
+        if function.parameters is not None:
+            self._size += _check_schema(function.name, function.parameters, f"{place}.parameters")
+            if self._size > MAX_TOOLS_SIZE:
+                param = place.partition("[")[0]
+                raise invalid_value(
+                    param,
+                    f"Invalid '{param}': the schemas have more than {MAX_TOOLS_SIZE} objects and arrays in total.",
+                )
+        tool = FunctionTool(function.name, function.description, function.parameters, function.strict)
+        if self._by_name.setdefault(tool.name, tool) != tool:
+            raise invalid_value(
+                f"{place}.name", f"Invalid '{place}.name': '{tool.name}' names two different functions."
+            )
+
+    def all(self) -> tuple[FunctionTool, ...]:
+        """Return the functions, in the order in which they were added."""
+        return tuple(self._by_name.values())
 
 
-def _check_schema(name: str, schema: dict[str, Any], place: str) -> None:
+def _check_schema(name: str, schema: dict[str, Any], place: str) -> int:
     kind = schema.get("type", "object")
     if kind != "object":
         raise _bad_schema(
@@ -141,7 +165,7 @@ def _check_schema(name: str, schema: dict[str, Any], place: str) -> None:
     required = schema.get("required") or []
     if not isinstance(required, list) or not all(isinstance(one, str) for one in required):
         raise _bad_schema(name, place, "'required' must be an array of strings")
-    check_depth(schema, place)
+    return check_depth(schema, place)
 
 
 def _bad_schema(name: str, place: str, reason: str) -> InvalidRequest:
@@ -150,8 +174,10 @@ def _bad_schema(name: str, place: str, reason: str) -> InvalidRequest:
     )
 
 
-def check_depth(schema: dict[str, Any], place: str) -> None:
+def check_depth(schema: dict[str, Any], place: str) -> int:
     """Refuse a schema that is nested too deep or too large, as it is or with its references followed.
+
+    Return how many objects and arrays it has, at most.
 
     Whoever encodes a schema again stands deeper on the stack than who decoded it: leave room.
 
@@ -168,7 +194,11 @@ def check_depth(schema: dict[str, Any], place: str) -> None:
         raise invalid_value(place, f"Invalid '{place}': more than {SCHEMA_SIZE} objects and arrays.")
     if brackets > SCHEMA_DEPTH and _is_deeper(schema, SCHEMA_DEPTH):
         raise invalid_value(place, f"Invalid '{place}': nested more than {SCHEMA_DEPTH} levels deep.")
-    if b'"$' in encoded or b'"unevaluated' in encoded:
+    if encoded.count(b",") > MAX_SCHEMA_VALUES and _has_more_values(schema, MAX_SCHEMA_VALUES):
+        raise invalid_value(
+            place, f"Invalid '{place}': more than {MAX_SCHEMA_VALUES} properties and array elements."
+        )
+    if _EXPANDS.search(encoded):
         try:
             check_expansion(schema)
         except ExpansionTooLarge:
@@ -177,6 +207,18 @@ def check_depth(schema: dict[str, Any], place: str) -> None:
                 f"Invalid '{place}': its references expand to too many schemas, or to themselves"
                 f" (more than {MAX_IN_PLACE} for one value, or {MAX_EXPANSION} altogether).",
             ) from None
+    return brackets
+
+
+def _has_more_values(schema: dict[str, Any], limit: int) -> bool:
+    count = 0
+    pending: list[Any] = [schema]
+    while pending and count <= limit:
+        value = pending.pop()
+        count += len(value)
+        inner = value.values() if isinstance(value, dict) else value
+        pending.extend(one for one in inner if isinstance(one, dict | list))
+    return count > limit
 
 
 def _is_deeper(value: dict[str, Any], levels: int) -> bool:

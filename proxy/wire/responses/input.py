@@ -24,6 +24,7 @@ from proxy.messages import (
     text_of,
 )
 from proxy.wire.approvals import is_approval
+from proxy.wire.chat.message_validation import check_parts
 from proxy.wire.conversations.item_input import (
     CallInput,
     MessageInput,
@@ -71,6 +72,7 @@ def said_in(items: str | Sequence[dict[str, Any]], *, max_items: int) -> list[Sa
         return [UserMessage(content=items)]
     if len(items) > max_items:
         raise too_long("array", "input", max_items, len(items))
+    check_parts("input", (part for item in items for part in (item.get("content"), item.get("output"))))
     pieces = (_piece(item, f"input[{index}]") for index, item in enumerate(items))
     return [piece for piece in pieces if piece is not None]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, ToolChoice
-from proxy.wire.chat.parameters import add_tool, named_choice
+from proxy.wire.chat.parameters import Tools, named_choice
 from proxy.wire.chat.schema import FunctionBody
 from proxy.wire.conversations.item_input import typed
 from proxy.wire.responses.schema import REFUSED_TOOLS, AllowedToolsItem, FunctionChoiceItem, ResponsesBody
@@ -22,12 +22,12 @@ def tools_of(tools: Sequence[Body]) -> tuple[FunctionTool, ...]:
     Raises:
         InvalidRequest: A tool that is not a function, a bad schema, or one name for two different functions.
     """
-    found: dict[str, FunctionTool] = {}
+    found = Tools()
     for index, tool in enumerate(tools):
         at = f"tools[{index}]"
         _check_type(tool, at, ("function",))
-        add_tool(found, typed(tool, FunctionBody, at), at)
-    return tuple(found.values())
+        found.add(typed(tool, FunctionBody, at), at)
+    return found.all()
 
 
 def choice_of(

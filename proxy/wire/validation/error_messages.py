@@ -13,7 +13,15 @@ from typing import Any
 from msgspec import inspect
 
 from proxy.errors import InvalidRequest
-from proxy.wire.validation.errors import clip, empty, invalid_value, missing, not_among, too_long
+from proxy.wire.validation.errors import (
+    clip,
+    empty,
+    invalid_value,
+    missing,
+    not_among,
+    too_long,
+    too_many_properties,
+)
 
 _PLACE = re.compile(r" - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
@@ -260,9 +268,4 @@ def _length_rules(
 
 def _size_rules(declared: inspect.DictType, size: int, path: str) -> Iterator[InvalidRequest]:
     if declared.max_length is not None and size > declared.max_length:
-        yield InvalidRequest(
-            f"Invalid '{clip(path)}': too many properties. Expected an object with at most {declared.max_length} "
-            f"properties, but got an object with {size} properties instead.",
-            param=clip(path),
-            code="object_above_max_properties",
-        )
+        yield too_many_properties(path, declared.max_length, size)

@@ -69,3 +69,13 @@ def too_long(word: str, path: str, limit: int, length: int) -> InvalidRequest:
         param=clip(path),
         code=f"{word}_above_max_length",
     )
+
+
+def too_many_properties(path: str, limit: int, count: int) -> InvalidRequest:
+    """An object has more properties than it may have."""
+    return InvalidRequest(
+        f"Invalid '{clip(path)}': too many properties. Expected an object with at most {limit} properties, but got an "
+        f"object with {count} properties instead.",
+        param=clip(path),
+        code="object_above_max_properties",
+    )
