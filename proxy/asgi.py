@@ -79,7 +79,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
 def _load() -> AsgiApplication:
     try:
         settings = load_settings()
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, stream_events=settings.stream_events)
         return AsgiApplication(create_app(settings, environment=environment()), settings)
     except ConfigurationError as error:
         sys.stderr.write(f"{error.message}\n")

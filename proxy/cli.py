@@ -67,7 +67,7 @@ def serve(**flags: Any) -> None:
     """
     with _complaints():
         settings = load_settings(**flags)
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, stream_events=settings.stream_events)
         variables = environment()
         for sentence in misspelt(variables):
             logger.warning(sentence)

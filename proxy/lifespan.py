@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -237,7 +238,10 @@ async def _turn_service(
         approvals=history.approvals,
         policy=Policy(turn_time_limit=settings.turn_time_limit, on_disconnect=settings.on_disconnect),
         clock=time.time,
-        event_log=EventLog(with_text=settings.stream_events_text),
+        event_log=EventLog(
+            with_text=settings.stream_events_text,
+            level=logging.INFO if settings.stream_events else logging.DEBUG,
+        ),
         custom_teams=made,
         observer=meter,
         log_memory_limit=settings.max_log_bytes or _default_log_bytes(settings.workers),

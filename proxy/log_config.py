@@ -1,13 +1,17 @@
-"""Logs: one JSON object per line on standard error. What people wrote, and keys, never get here.
+"""Logs on standard error: one JSON object per line, or readable lines if it is a terminal.
 
-The one exception is ``stream_events``, of a form that people read, and with their words if the operator wants them.
+They contain no message text and no keys. The exception is the logger ``stream_events``, whose lines have a format of
+their own and contain text if the operator enables it.
 """
 
 from __future__ import annotations
 
 import logging
 import logging.config
+import sys
+from collections.abc import Mapping
 
+import click
 from pythonjsonlogger.core import RESERVED_ATTRS
 
 # These log every message, URL or statement they handle, or what is told by ours already.
@@ -23,9 +27,55 @@ _TALKATIVE = (
 _SILENT = ("client", "mcp")
 
 
-def configure_logging(level: str) -> None:
-    """Set up logging for the whole process."""
+_COLOURS: Mapping[str, str] = {
+    "DEBUG": "cyan",
+    "INFO": "green",
+    "WARNING": "yellow",
+    "ERROR": "red",
+    "CRITICAL": "bright_red",
+}
+_STANDARD = frozenset((*RESERVED_ATTRS, "color_message"))
+
+
+class TerminalFormatter(logging.Formatter):
+    """Coloured lines for people: time, level, logger, message, and the fields of ``extra`` as ``name=value``."""
+
+    default_time_format = "%H:%M:%S"
+    default_msec_format = "%s.%03d"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line; tracebacks follow it."""
+        fields = {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+        parts = (
+            click.style(self.formatTime(record), dim=True),
+            click.style(f"{record.levelname:<8}", fg=_COLOURS.get(record.levelname)),
+            click.style(record.name, fg="blue"),
+            _printable(record.getMessage()),
+            *(f"{click.style(f'{name}=', dim=True)}{_shown(value)}" for name, value in fields.items()),
+        )
+        line = " ".join(parts)
+        if record.exc_info:
+            line = f"{line}\n{self.formatException(record.exc_info)}"
+        return line
+
+
+def _printable(text: str) -> str:
+    """Escape control characters, which could change what the terminal shows."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def _shown(value: object) -> str:
+    is_plain = isinstance(value, str) and value.isprintable() and value and " " not in value
+    return str(value) if is_plain else repr(value)
+
+
+def configure_logging(level: str, *, stream_events: bool = False) -> None:
+    """Set up logging for the whole process.
+
+    With ``stream_events`` the logger of that name writes at INFO whatever ``level`` is.
+    """
     quiet = level if level in ("ERROR", "CRITICAL") else "WARNING"
+    is_terminal = sys.stderr.isatty()
     logging.config.dictConfig(
         {
             "version": 1,
@@ -39,17 +89,25 @@ def configure_logging(level: str) -> None:
                     # uvicorn adds its messages once more, coloured.
                     "reserved_attrs": [*RESERVED_ATTRS, "color_message"],
                 },
+                "terminal": {"()": TerminalFormatter},
                 "stream": {"format": "%(asctime)s - STREAM - %(levelname)s - %(message)s"},
             },
             "handlers": {
-                "stderr": {"class": "logging.StreamHandler", "formatter": "json"},
+                "stderr": {
+                    "class": "logging.StreamHandler",
+                    "formatter": "terminal" if is_terminal else "json",
+                },
                 "stream": {"class": "logging.StreamHandler", "formatter": "stream"},
             },
             "root": {"handlers": ["stderr"], "level": level},
             "loggers": {
                 **{name: {"level": quiet} for name in _TALKATIVE},
                 **{name: {"level": "CRITICAL"} for name in _SILENT},
-                "stream_events": {"handlers": ["stream"], "propagate": False},
+                "stream_events": {
+                    "handlers": ["stream"],
+                    "propagate": False,
+                    "level": "INFO" if stream_events else "NOTSET",
+                },
                 "uvicorn.access": {"handlers": [], "propagate": False},
             },
         }

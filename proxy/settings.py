@@ -189,6 +189,11 @@ class Settings(BaseSettings):
     ] = False
 
     log_level: Annotated[LogLevel, _setting("What is logged.", "LOG_LEVEL")] = "INFO"
+    stream_events: Annotated[
+        bool,
+        Form("true or false"),
+        _setting("Log every event of every turn, whatever the log level.", "PROXY_STREAM_EVENTS"),
+    ] = False
     stream_events_text: Annotated[
         bool,
         Form("true or false"),

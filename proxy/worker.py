@@ -50,7 +50,7 @@ def serve_worker(
     """Serve as a worker. The settings are read again, so that a restarted worker uses a changed ``.env``."""
     try:
         settings = load_settings(**flags)
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, stream_events=settings.stream_events)
         serve_process(settings, environment(), sockets, on_started)
     except ConfigurationError as error:
         sys.stderr.write(f"{error.message}\n")

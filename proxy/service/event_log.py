@@ -1,6 +1,6 @@
-"""The logger ``stream_events``: one line for each event of the turns that run here, at DEBUG.
+"""The logger ``stream_events``: one line for each event of the turns of this worker.
 
-What people, agents and tools wrote stays out, unless that is switched on; of a text its length is told.
+The lines contain the length of text and not the text, unless the operator enables it.
 """
 
 from __future__ import annotations
@@ -24,33 +24,34 @@ _WRITTEN = {
     "client_tool.arguments": ("arguments",),
     "turn.failed": ("message",),
 }
-"""By type of frame, the keys that hold what somebody wrote."""
+"""By type of frame, the keys whose values are text of users, agents or tools."""
 
 Listener = Callable[[Entry], None]
 
 
 class EventLog:
-    """Writes the lines."""
+    """Writes the lines, at ``level``."""
 
-    def __init__(self, *, with_text: bool = False) -> None:
+    def __init__(self, *, with_text: bool = False, level: int = logging.DEBUG) -> None:
         self._with_text = with_text
+        self._level = level
 
     def listener(self, live: LiveTurn) -> Listener | None:
-        """Return what is to be told every entry of a turn, from the first; None when nobody reads the log."""
-        if not logger.isEnabledFor(logging.DEBUG):
+        """Return a function for every entry of a turn, from the first; None if the log is off."""
+        if not logger.isEnabledFor(self._level):
             return None
         feed = Feed(live.turn_id)
 
         def log(entry: Entry) -> None:
             for frame in feed.frames(entry):
-                logger.debug(self._line(frame))
+                logger.log(self._level, self._line(frame))
 
         return log
 
     def _line(self, frame: FeedFrame) -> str:
         data = frame.data if self._with_text else _without_text(frame)
         place = f"{frame.turn_id} {frame.position}.{frame.part} {frame.type} agent={frame.agent}"
-        # JSON, so that nothing that somebody wrote begins a line of its own.
+        # JSON escapes line breaks: text must not begin a line.
         return f"{place} {encode(data).decode()}"
 
 

@@ -52,8 +52,10 @@ def logging_as_before() -> Iterator[None]:
         one.propagate = propagate
 
 
-async def logged(log: EventLog, level: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    configure_logging(level)
+async def logged(
+    log: EventLog, level: str, capsys: pytest.CaptureFixture[str], *, is_enabled: bool = False
+) -> list[str]:
+    configure_logging(level, stream_events=is_enabled)
     live = LiveTurn("t1")
     live.listener = log.listener(live)
     for event in EVENTS:
@@ -88,3 +90,13 @@ async def test_what_was_written_is_told_when_switched_on(capsys: pytest.CaptureF
 
 async def test_nothing_is_written_at_other_levels(capsys: pytest.CaptureFixture[str]) -> None:
     assert await logged(EventLog(), "INFO", capsys) == []
+
+
+@pytest.mark.parametrize("level", ["INFO", "WARNING", "ERROR"])
+async def test_event_log_does_not_depend_on_the_log_level_if_enabled(
+    capsys: pytest.CaptureFixture[str], level: str
+) -> None:
+    lines = await logged(EventLog(level=logging.INFO), level, capsys, is_enabled=True)
+
+    assert len(lines) == len(EVENTS) + 1
+    assert all(" - STREAM - INFO - t1 " in line for line in lines)

@@ -196,6 +196,7 @@ BAD = {
     "OPENAI_BASE_URL": ["api.openai.com/v1", "ftp://host/v1", "https://", "http:// host"],
     "OPENAI_MODEL": [" "],
     "OPENAI_AUTH": ["Entra", "azure"],
+    "PROXY_STREAM_EVENTS": ["maybe", "2"],
     "PROXY_STREAM_EVENTS_TEXT": ["maybe", "2"],
     "LOG_LEVEL": ["loud", "10", "WARN"],
     "PROXY_CONNECT_TIMEOUT": SECONDS,

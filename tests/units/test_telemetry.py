@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -66,3 +68,41 @@ def test_libraries_that_log_what_passes_through_them_are_heard_from_warnings_on(
     theirs.error("theirs error")
 
     assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == heard
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_for_a_terminal_are_readable_and_cannot_control_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    configure_logging("INFO")
+    logging.getLogger("proxy.x").warning(
+        "turn finished", extra={"turn_id": "t1", "seconds": 0.5, "path": "/a b\033[2J", "color_message": "x"}
+    )
+
+    line = re.sub(r"\033\[\d*m", "", terminal.getvalue())
+
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d\.\d{3} WARNING  proxy\.x turn finished turn_id=t1 seconds=0\.5 path='/a b\\x1b\[2J'\n",
+        line,
+    )
+    assert "\033[33m" in terminal.getvalue()
+
+
+def test_traceback_follows_the_line_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    configure_logging("INFO")
+    try:
+        raise ValueError("out of rockets")
+    except ValueError:
+        logging.getLogger("proxy.x").exception("turn failed")
+
+    lines = terminal.getvalue().splitlines()
+
+    assert "turn failed" in lines[0]
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1] == "ValueError: out of rockets"
