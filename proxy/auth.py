@@ -54,6 +54,16 @@ class Terms:
 NO_TERMS = Terms()
 
 
+def may_access(end_user: str, owner: str) -> bool:
+    """Whether a request of an end user may access data of ``owner``; ``""`` stands for no end user.
+
+    The only rule about end users: a request without one may access all data of its caller, and data without one belongs
+    to all end users of its caller. ``store.sql.stored_completions.visible_to`` is the same rule in SQL, for lists. The
+    caller is part of every query of the repositories.
+    """
+    return end_user == "" or owner in ("", end_user)
+
+
 @dataclass(frozen=True, slots=True)
 class ApiKeyRecord:
     """A key as the database has it. Times are seconds since the epoch; ``digest`` is that of the whole key."""

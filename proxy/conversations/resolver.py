@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from proxy.approvals.decisions import Question, Resumption, resumption, unknown_approval
 from proxy.approvals.repository import Approvals
+from proxy.auth import may_access
 from proxy.conversations.conversation_rules import (
     added_messages,
     agent_name,
@@ -114,7 +115,7 @@ class ConversationResolver:
         if request.conversation_id is None or request.parent not in (None, ROOT):
             return None
         known = await self._turns.find_conversation(request.caller, request.conversation_id)
-        if known is not None and known.end_user and request.end_user not in ("", known.end_user):
+        if known is not None and not may_access(request.end_user, known.end_user):
             raise ConversationNotFound(request.conversation_id)
         if known is None and request.must_exist and request.parent is None:
             raise ConversationNotFound(request.conversation_id)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from proxy.approvals.yes_no import plain_decision
+from proxy.auth import may_access
 from proxy.conversations.fingerprints import Transcript, last_answer_of, scope_of
 from proxy.conversations.steps import Step
 from proxy.messages import (
@@ -101,8 +102,8 @@ class ResolverQuery:
         return name if name in self.team.agents else None
 
     def may_read(self, turn: ChainTurn) -> bool:
-        """Whether the turn belongs to the end user of the request, or to none."""
-        return self.request.end_user in ("", turn.end_user) or not turn.end_user
+        """Whether the end user of the request may read the turn."""
+        return may_access(self.request.end_user, turn.end_user)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from starlette.responses import Response
 
+from proxy.auth import may_access
 from proxy.errors import ConversationNotFound, InvalidRequest
 from proxy.routes.dependencies import Services, services_of
 from proxy.routes.request_body import ClientLeft, first_of, headers_of, read_body
@@ -21,11 +22,6 @@ def json_answer(body: Mapping[str, Any], *, conversation_id: str | None = None) 
     return Response(encode(body), media_type="application/json", headers=headers)
 
 
-def may_see(asking: str, owner: str) -> bool:
-    """Whether an end user may see what is another's, or nobody's; who is not named sees all of the caller's."""
-    return asking == "" or owner in ("", asking)
-
-
 async def conversation_of(
     services: Services, caller: str, end_user: str, conversation_id: str
 ) -> Conversation:
@@ -35,7 +31,7 @@ async def conversation_of(
         ConversationNotFound: The caller has none with this id, or it is another end user's.
     """
     known = await services.history.find_conversation(caller, conversation_id)
-    if known is None or not may_see(end_user, known.end_user):
+    if known is None or not may_access(end_user, known.end_user):
         raise ConversationNotFound(conversation_id)
     return known
 

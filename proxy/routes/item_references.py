@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from proxy.auth import may_access
 from proxy.errors import InvalidRequest
 from proxy.events import decode_journal
 from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCall
@@ -80,10 +81,8 @@ class References:
     async def _record(self, turn_id: str) -> TurnRecord | None:
         if turn_id not in self._records:
             record = await self._history.turn(self._caller, turn_id)
-            is_theirs = record is not None and (
-                self._end_user == "" or record.end_user in ("", self._end_user)
-            )
-            self._records[turn_id] = record if is_theirs else None
+            is_readable = record is not None and may_access(self._end_user, record.end_user)
+            self._records[turn_id] = record if is_readable else None
         return self._records[turn_id]
 
     def _output(self, turn: TurnRecord) -> Sequence[OutputItem]:

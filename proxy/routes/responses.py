@@ -13,8 +13,9 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from proxy.auth import may_access
 from proxy.errors import InvalidRequest, LogMemoryExhausted, ResponseNotFound
-from proxy.routes.conversation_access import EndUserDep, json_answer, may_see
+from proxy.routes.conversation_access import EndUserDep, json_answer
 from proxy.routes.dependencies import CallerDep, Services, ServicesDep, services_of
 from proxy.routes.item_references import References
 from proxy.routes.request_body import ClientLeft, first_of, headers_of, read_body
@@ -334,7 +335,7 @@ def _headers(opened: Opened, ignored: Sequence[str], facts: dict[str, object]) -
 async def _find(services: Services, caller: str, end_user: str, given_id: str) -> TurnRecord:
     turn_id = turn_id_of(given_id)
     record = await services.history.turn(caller, turn_id) if turn_id is not None else None
-    if record is None or not record.is_stored or not may_see(end_user, record.end_user):
+    if record is None or not record.is_stored or not may_access(end_user, record.end_user):
         raise ResponseNotFound(given_id)
     try:
         decode_options(record.options)

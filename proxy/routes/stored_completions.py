@@ -7,9 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from proxy.auth import may_access
 from proxy.conversations.visible_messages import asked_with
 from proxy.errors import CompletionNotFound
-from proxy.routes.conversation_access import BodyDep, EndUserDep, json_answer, may_see
+from proxy.routes.conversation_access import BodyDep, EndUserDep, json_answer
 from proxy.routes.dependencies import CallerDep, Services, ServicesDep
 from proxy.turns.repository import TurnRecord
 from proxy.wire.chat.stored import completion_body, message_bodies, options_of
@@ -102,7 +103,7 @@ async def _find(services: Services, caller: str, end_user: str, completion_id: s
     record = await services.history.turn(caller, completion_id)
     if record is None or not (record.is_listed and record.status == "completed"):
         raise CompletionNotFound(completion_id)
-    if not may_see(end_user, record.end_user):
+    if not may_access(end_user, record.end_user):
         raise CompletionNotFound(completion_id)
     return record
 

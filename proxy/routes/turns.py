@@ -9,9 +9,10 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from proxy.auth import may_access
 from proxy.errors import CompletionNotFound
 from proxy.messages import Usage
-from proxy.routes.conversation_access import EndUserDep, may_see
+from proxy.routes.conversation_access import EndUserDep
 from proxy.routes.dependencies import CallerDep, ServicesDep, services_of
 from proxy.routes.feed_stream import feed_stream
 from proxy.routes.request_body import first_of, headers_of
@@ -51,7 +52,7 @@ async def retrieve_turn(
 ) -> Response:
     """Return how a turn stands: its state, who has the floor, what was used, and who worked when and for how long."""
     record = await services.history.turn(caller, turn_id)
-    if record is None or not record.was_run or not may_see(end_user, record.end_user):
+    if record is None or not record.was_run or not may_access(end_user, record.end_user):
         raise CompletionNotFound(turn_id)
     course = Course(services.turns.log_of(record), now=services.clock())
     return Response(encode(_body(record, course)), media_type="application/json")

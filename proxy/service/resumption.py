@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from proxy.approvals.decisions import Question, check_open
 from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved, Decision
+from proxy.auth import may_access
 from proxy.conversations.fingerprints import scope_of, transcript_after
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.errors import ApprovalNotFound, ConversationBusy, ProxyError, StoreUnavailable
@@ -115,7 +116,7 @@ class Resuming:
             ApprovalNotFound: The caller has no such approval, or it is another end user's.
         """
         approval = await self._approvals.find(caller, approval_id)
-        if approval is None or (end_user and approval.end_user not in ("", end_user)):
+        if approval is None or not may_access(end_user, approval.end_user):
             raise ApprovalNotFound(approval_id)
         return approval
 

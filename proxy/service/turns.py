@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved
+from proxy.auth import may_access
 from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
 from proxy.conversations.resolver_query import UnrelatedMessages
 from proxy.conversations.steps import Step
@@ -337,9 +338,7 @@ class TurnService:
 
     async def _find_turn(self, caller: str, turn_id: str, end_user: str) -> TurnRecord:
         record = await self._history.turn(caller, turn_id)
-        if record is None or not record.was_run:
-            raise CompletionNotFound(turn_id)
-        if end_user and record.end_user not in ("", end_user):
+        if record is None or not record.was_run or not may_access(end_user, record.end_user):
             raise CompletionNotFound(turn_id)
         return record
 

@@ -146,8 +146,7 @@ class Approving:
             query = query.where(_STATUS.in_([status]))
         if conversation_id is not None:
             query = query.where(conversations.c.id == conversation_id)
-        if end_user:
-            query = query.where(visible_to(conversations.c.end_user, end_user))
+        query = query.where(visible_to(conversations.c.end_user, end_user))
         query = query.order_by(_of.key if order == "asc" else _of.key.desc()).limit(limit + 1)
         found = connection.execute(query, given).all()
         return Page([_approval(row) for row in found[:limit]], has_more=len(found) > limit)

@@ -106,8 +106,7 @@ class Keeping:
             if row is None:
                 return None
             query = query.where(of.key > row.key if order == "asc" else of.key < row.key)
-        if end_user:
-            query = query.where(visible_to(of.end_user, end_user))
+        query = query.where(visible_to(of.end_user, end_user))
         query = query.order_by(of.key if order == "asc" else of.key.desc())
         if search:
             candidates = connection.execute(query.where(may_be_about(search)), {"of_caller": caller}).all()

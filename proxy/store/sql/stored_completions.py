@@ -16,6 +16,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    true,
     type_coerce,
     update,
 )
@@ -100,8 +101,7 @@ class Completions:
             query = query.where(turns.c.key > key if order == "asc" else turns.c.key < key)
         if model is not None:
             query = query.where(turns.c.model == bindparam("of_model", model, type_=turns.c.model.type))
-        if end_user:
-            query = query.where(visible_to(turns.c.end_user, end_user))
+        query = query.where(visible_to(turns.c.end_user, end_user))
         if metadata:
             query = query.where(self._has_metadata)
             given["wanted"] = storable_pairs(metadata)
@@ -133,8 +133,8 @@ def storable_pairs(pairs: Mapping[str, str]) -> dict[str, str]:
 
 
 def visible_to(column: ColumnElement[str], end_user: str) -> ColumnElement[bool]:
-    """Return the condition that a row belongs to the end user, or to no end user."""
-    return or_(column == "", column == storable(end_user))
+    """Return the rule of ``auth.may_access`` in SQL: ``column`` is the owner of the row."""
+    return or_(column == "", column == storable(end_user)) if end_user else true()
 
 
 def _has_metadata(dialect: str) -> ColumnElement[bool]:

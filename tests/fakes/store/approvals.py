@@ -13,6 +13,7 @@ from proxy.approvals.repository import (
     Decision,
     Resume,
 )
+from proxy.auth import may_access
 from proxy.turns.repository import Begun, NewTurn, Order, Page
 from tests.fakes.store.conversations import page_of
 from tests.fakes.store.turns import Asked, MemoryHistory
@@ -53,7 +54,7 @@ class MemoryApprovals:
             if self._history.turns[asked.turn].record.caller == caller
             and status in (None, (approval := self._approval(asked)).status)
             and conversation_id in (None, approval.conversation_id)
-            and (not end_user or approval.end_user in ("", end_user))
+            and may_access(end_user, approval.end_user)
         ]
         return page_of(found, start, limit, order)
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from proxy.auth import may_access
 from proxy.conversations.fingerprints import fingerprint_behind
 from proxy.conversations.repository import KeptItem, Outline, Rest, is_about
 from proxy.errors import ConversationBusy
@@ -56,7 +57,7 @@ class MemoryLibrary:
             and _is_completion(record)
             and model in (None, record.model)
             and metadata.items() <= record.metadata.items()
-            and (not end_user or record.end_user in ("", end_user))
+            and may_access(end_user, record.end_user)
         ]
         return page_of(found, start, limit, order)
 
@@ -136,7 +137,7 @@ class MemoryLibrary:
             (one.key, one)
             for one in self._history.conversations.values()
             if one.caller == caller
-            and (not end_user or one.end_user in ("", end_user))
+            and may_access(end_user, one.end_user)
             and (not search or is_about(search, one.metadata, self._said(one.key)))
         ]
         return page_of(found, start.key if start else None, limit, order)
