@@ -201,6 +201,8 @@ class UpstreamFailed(TurnFailed):
         self.label = label
         self.is_retryable = is_retryable
         self.retry_after = retry_after
+        self.facts: dict[str, object] = {}
+        """For the log only: the provider's host, and what it answered."""
 
 
 class UpstreamUnreachable(UpstreamFailed):
@@ -232,10 +234,21 @@ class UpstreamModelNotFound(UpstreamFailed):
 
 
 class UpstreamBadRequest(UpstreamFailed):
-    """The upstream refused the request as such."""
+    """The provider rejected the request.
+
+    ``param`` is the parameter of the caller that it rejected, None if it was another part of the request.
+    """
 
     code = "upstream_bad_request"
-    sentence = "The model behind this team refused the request."
+    sentence = "The model's provider rejected the request."
+
+    def __init__(
+        self, label: str = "bad_request", *, message: str | None = None, param: str | None = None
+    ) -> None:
+        if param is not None:
+            message = f"Unsupported value: '{param}' is not accepted by the model behind this team."
+        super().__init__(label, message=message)
+        self.param = param
 
 
 class ContextLengthExceeded(UpstreamFailed):

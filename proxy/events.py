@@ -2,8 +2,8 @@
 
 Their order is
 
-    Started (ModelCalled | ReasoningDelta | TextDelta | RefusalDelta | ToolStarted | ToolCompleted | ToolFailed
-             | Handoff | ClientToolCall | ClientToolArguments | ApprovalRequested | ApprovalDecided)*
+    Started (ParametersIgnored | ModelCalled | ReasoningDelta | TextDelta | RefusalDelta | ToolStarted | ToolCompleted
+             | ToolFailed | Handoff | ClientToolCall | ClientToolArguments | ApprovalRequested | ApprovalDecided)*
     (Completed | Failed | Cancelled)
 
 ``turns`` keeps that order and the pairs: every ToolStarted has exactly one ToolCompleted or ToolFailed before the
@@ -132,6 +132,12 @@ class ApprovalDecided(Struct, frozen=True, tag="approval_decided"):
     by: DecidedBy
 
 
+class ParametersIgnored(Struct, frozen=True, tag="parameters_ignored"):
+    """Parameters of the request that the provider rejected, so that the model was called without them."""
+
+    names: tuple[str, ...]
+
+
 class ModelCalled(Struct, frozen=True, tag="model_called", omit_defaults=True):
     """A model call ended, well or not; ``usage`` is None when the model did not tell.
 
@@ -164,6 +170,8 @@ class Failed(Struct, frozen=True, tag="failed"):
     usage: Usage
     retry_after: float | None = None
     is_repeatable: bool = False
+    param: str | None = None
+    """The parameter of the request that the failure is about."""
 
 
 class Cancelled(Struct, frozen=True, tag="cancelled"):
@@ -197,6 +205,7 @@ Event = (
     | ClientToolArguments
     | ApprovalRequested
     | ApprovalDecided
+    | ParametersIgnored
     | ModelCalled
     | Completed
     | Failed

@@ -326,7 +326,10 @@ class Settings(BaseSettings):
     strict_parameters: Annotated[
         bool,
         Form("true or false"),
-        _setting("Refuse parameters that nobody knows.", "PROXY_STRICT_PARAMETERS"),
+        _setting(
+            "Reject parameters that are unknown, or that the models of the team do not support.",
+            "PROXY_STRICT_PARAMETERS",
+        ),
     ] = False
     older_team: Annotated[
         TeamName,

@@ -15,6 +15,7 @@ from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
     ModelCalled,
+    ParametersIgnored,
     ReasoningDelta,
     RefusalDelta,
     TextDelta,
@@ -29,6 +30,7 @@ from proxy.messages import (
     Usage,
 )
 from proxy.providers.model import CallPiece, Finished, ModelRequest, UsagePiece
+from proxy.turns.contract import Turn
 
 _NO_PARAMETERS = Parameters()
 
@@ -100,6 +102,8 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
                         state.sink.emit(delta)
                     elif type(delta) is UsagePiece:
                         usage = delta.usage
+                    elif type(delta) is ParametersIgnored:
+                        state.sink.emit(delta)
                     elif type(delta) is Finished:
                         reply.finish_reason = delta.reason
                         usage, cost = delta.usage, delta.cost
@@ -175,6 +179,8 @@ def _request(
         team=state.team,
         agent=agent.name,
         states=provider_states((*turn.context, *turn.items)),
+        requested=_requested(turn),
+        is_strict=turn.is_strict,
     )
 
 
@@ -185,6 +191,15 @@ def _tool_choice(requested: ToolChoice | None, client_tools: Sequence[FunctionTo
     if isinstance(requested, NamedToolChoice) and any(tool.name == requested.name for tool in client_tools):
         return requested
     return None
+
+
+def _requested(turn: Turn) -> frozenset[str]:
+    """Return the names of the parameters that the caller set."""
+    names = [] if turn.parameters == _NO_PARAMETERS else list(msgspec.to_builtins(turn.parameters))
+    if turn.tool_choice not in (None, "auto", "none"):
+        names.append("tool_choice")
+    # Names of participants are always the caller's.
+    return frozenset((*names, "messages.name"))
 
 
 def _merged(own: Parameters, requested: Parameters, *, has_tools: bool) -> Parameters:

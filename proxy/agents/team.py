@@ -60,9 +60,6 @@ class AgentTeam:
         self.side = SideTeam(facts.name, side_model)
         self._loops = {agent.name: AgentLoop(agent) for agent in agents}
         self._agents = {agent.name: agent for agent in agents}
-        self._abilities = Abilities()
-        for loop in self._loops.values():
-            self._abilities &= loop.abilities
         self._dispatcher = dispatcher
 
     @property
@@ -74,6 +71,14 @@ class AgentTeam:
     def entry(self) -> str:
         """The agent that answers if no rule of the conversation resolver selects another."""
         return self.facts.entry
+
+    @property
+    def _abilities(self) -> Abilities:
+        """What all agents can do; a model may find out that its provider rejects a parameter."""
+        abilities = Abilities()
+        for loop in self._loops.values():
+            abilities &= loop.abilities
+        return abilities
 
     @property
     def content_parts(self) -> frozenset[str]:

@@ -23,7 +23,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
+from proxy.events import ParametersIgnored, ReasoningDelta, RefusalDelta, TextDelta
 from proxy.messages import (
     FinishReason,
     FunctionTool,
@@ -53,6 +53,11 @@ class ModelRequest:
     agent: str = ""
     states: Mapping[str, ProviderState] = field(default_factory=dict)
     """Provider state of assistant messages, by the id of the first tool call of each."""
+    requested: frozenset[str] = frozenset()
+    """Names of the parameters that the caller set; the others come from the team file."""
+    is_strict: bool = False
+    """A parameter of the caller that the provider rejects is an error. Otherwise the answer may ignore it, and begins
+    with ``ParametersIgnored``."""
 
 
 # Deltas come by the thousand and contain no cycles: the garbage collector need not track them.
@@ -86,7 +91,7 @@ class Finished(Struct, frozen=True):
     """What the provider expects back with the calls of this answer."""
 
 
-ModelDelta = TextDelta | ReasoningDelta | RefusalDelta | CallPiece | UsagePiece | Finished
+ModelDelta = ParametersIgnored | TextDelta | ReasoningDelta | RefusalDelta | CallPiece | UsagePiece | Finished
 
 
 class Model(Protocol):

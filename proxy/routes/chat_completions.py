@@ -169,6 +169,7 @@ def chat_ask(
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls is not False,
+        is_strict=settings.strict_parameters,
         uses_functions=request.uses_functions,
         is_stored=request.store is not False,
         is_listed=request.store is True,

@@ -11,7 +11,7 @@ from proxy.auth import pseudonym
 from proxy.errors import InvalidRequest
 from proxy.messages import EventsMode, Parameters
 from proxy.routes.request_body import first_of
-from proxy.routes.streaming import Headers
+from proxy.routes.streaming import IGNORED_HEADER, Headers
 from proxy.service.turns import Opened
 from proxy.settings import Settings
 from proxy.turns.live import LiveTurn
@@ -132,7 +132,7 @@ def answer_headers(opened: Opened, ignored: Sequence[str], facts: dict[str, obje
         headers.append((b"x-conversation-id", opened.conversation_id.encode()))
     if ignored:
         facts.update(ignored=[*ignored])
-        headers.append((b"x-ignored-parameters", ", ".join(ignored).encode("latin-1", "replace")))
+        headers.append((IGNORED_HEADER, ", ".join(ignored).encode("latin-1", "replace")))
     if opened.is_replayed:
         headers.append((b"idempotency-replayed", b"true"))
     return headers

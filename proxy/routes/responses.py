@@ -38,7 +38,7 @@ from proxy.turns.repository import TurnRecord
 from proxy.turns.request import Ask, Verdict
 from proxy.wire.chat.response_models import encode
 from proxy.wire.conversations.objects import items_of, list_body, part_of
-from proxy.wire.responses.errors import problem_of_response, reworded
+from proxy.wire.responses.errors import PARAMETERS, problem_of_response, reworded
 from proxy.wire.responses.ids import turn_id_of
 from proxy.wire.responses.input import joined, responses_in
 from proxy.wire.responses.options import (
@@ -55,13 +55,6 @@ from proxy.wire.validation.query_params import included, is_true, list_query, un
 
 router = APIRouter(tags=["responses"])
 
-_WORDS = {
-    "max_completion_tokens": "max_output_tokens",
-    "reasoning_effort": "reasoning.effort",
-    "response_format": "text.format",
-    "verbosity": "text.verbosity",
-}
-"""What chat completions call otherwise, in the list of what was ignored."""
 _OURS = "conv_"
 """How the ids of conversations begin that were made here; any other is the caller's own, and made on first use."""
 
@@ -227,6 +220,7 @@ async def _ask(
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls,
+        is_strict=services.settings.strict_parameters,
         is_stored=request.store,
         metadata=request.metadata,
         options=encode_options(options if request.store else _without_content(options)),
@@ -296,11 +290,18 @@ async def _write(
                 patience,
                 is_resumed=after is not None,
                 told=problem_of_response,
+                parameters=PARAMETERS,
             )
         else:
             builder = ResponseBuilder(options)
             took_all = await answer(
-                opened.live, builder, headers, connection, patience, told=problem_of_response
+                opened.live,
+                builder,
+                headers,
+                connection,
+                patience,
+                told=problem_of_response,
+                parameters=PARAMETERS,
             )
     finally:
         if not took_all:
@@ -326,7 +327,7 @@ async def _tell_begun(
 
 
 def _headers(opened: Opened, ignored: Sequence[str], facts: dict[str, object]) -> Headers:
-    return answer_headers(opened, [*ignored, *(_WORDS.get(name, name) for name in opened.ignored)], facts)
+    return answer_headers(opened, [*ignored, *(PARAMETERS.get(name, name) for name in opened.ignored)], facts)
 
 
 # --- what is kept --------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ takes long, they go out with a comment, which keeps connections and read time-ou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from proxy.events import Entry, Failed, ModelCalled, Started, is_closing
+from proxy.events import Entry, Failed, ModelCalled, ParametersIgnored, Started, is_closing
 from proxy.routes.error_handlers import answer_of
 from proxy.routes.request_body import ClientLeft
 from proxy.turns.live import Follower, LiveTurn
@@ -44,6 +44,8 @@ class Framing:
     is_prompt: bool = False
     """It begins at once, so that no failure has a status of its own."""
 
+
+IGNORED_HEADER = b"x-ignored-parameters"
 
 SSE = Framing(STREAM_HEADERS, sse.PING)
 
@@ -156,12 +158,14 @@ async def stream(
     *,
     is_resumed: bool = False,
     told: Callable[[Failed], Problem] = problem_of,
+    parameters: Mapping[str, str] | None = None,
     framing: Framing = SSE,
 ) -> bool:
     """Write the turn as a stream until its end; False when the client left before.
 
     A turn that fails before its agents did anything is answered with the error's own status, as ``told`` words it,
-    unless the reader ``is_resumed`` and had its headers already.
+    unless the reader ``is_resumed`` and had its headers already. ``parameters`` are names that this API has for
+    parameters of chat completions.
     """
     send = connection.send
     async with _watched(live, connection, patience) as (follower, watch):
@@ -173,6 +177,7 @@ async def stream(
         if isinstance(failure, Failed) and has_status and all(map(_is_preface, entries[:-1])):
             await answer_of(told(failure), headers)(connection.scope, connection.receive, send)
             return True
+        headers = with_ignored(headers, entries, parameters or {})
         await send({"type": "http.response.start", "status": 200, "headers": headers + framing.headers})
         while True:
             is_last = bool(entries) and is_closing(entries[-1].event)
@@ -202,6 +207,7 @@ async def answer(
     patience: Patience,
     *,
     told: Callable[[Failed], Problem] = problem_of,
+    parameters: Mapping[str, str] | None = None,
 ) -> bool:
     """Write the turn as one JSON object at its end, or as the error that ``told`` makes of it.
 
@@ -211,6 +217,8 @@ async def answer(
         while not live.is_finished or follower.position < live.length:
             for entry in await follower.next():
                 builder.take(entry)
+                if type(entry.event) is ParametersIgnored:
+                    headers = with_ignored(headers, (entry,), parameters or {})
             if watch.has_left():
                 return False
     result = builder.answer()
@@ -264,4 +272,19 @@ async def _opening(follower: Follower, watch: Watch) -> Sequence[Entry]:
 
 def _is_preface(entry: Entry) -> bool:
     """Whether a client has nothing from this yet, so that the turn may still fail with a status of its own."""
-    return isinstance(entry.event, Started | ModelCalled)
+    return isinstance(entry.event, Started | ParametersIgnored | ModelCalled)
+
+
+def with_ignored(headers: Headers, entries: Iterable[Entry], parameters: Mapping[str, str]) -> Headers:
+    """Return the headers with the parameters that the provider was found to reject in this turn.
+
+    A stream has those of the calls before its first byte.
+    """
+    events = [entry.event for entry in entries if isinstance(entry.event, ParametersIgnored)]
+    names = [parameters.get(name, name) for event in events for name in event.names]
+    if not names:
+        return headers
+    listed = [value.decode("latin-1") for name, value in headers if name == IGNORED_HEADER]
+    named = dict.fromkeys([*", ".join(listed).split(", "), *names] if listed else names)
+    value = ", ".join(named).encode("latin-1", "replace")
+    return [*(header for header in headers if header[0] != IGNORED_HEADER), (IGNORED_HEADER, value)]

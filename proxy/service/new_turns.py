@@ -63,6 +63,7 @@ def turn_of(ask: Ask, new: NewTurn, recalled: ResolvedTurn, approvals: Approvals
         tool_choice=ask.tool_choice,
         parallel_tool_calls=ask.parallel_tool_calls,
         max_tool_calls=ask.max_tool_calls,
+        is_strict=ask.is_strict,
         may_ask=ask.is_stored and recalled.is_kept,
         opening=opening,
     )

@@ -92,6 +92,7 @@ def side_turn(turn_id: str, ask: Ask, team: AskedTeam) -> Turn:
         client_tools=ask.tools,
         tool_choice=ask.tool_choice,
         parallel_tool_calls=ask.parallel_tool_calls,
+        is_strict=ask.is_strict,
     )
 
 

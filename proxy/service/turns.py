@@ -16,6 +16,7 @@ from proxy.errors import (
     CompletionNotFound,
     ConversationBusy,
     IdempotencyConflict,
+    InvalidRequest,
     LogMemoryExhausted,
     ShuttingDown,
 )
@@ -29,7 +30,7 @@ from proxy.service.resumption import ATTEMPTS, Resuming
 from proxy.service.runner import TurnObserver, TurnRunner
 from proxy.service.side_requests import has_side_request_text, side_turn
 from proxy.service.team_lookup import CustomTeams, TeamLookup, Teams
-from proxy.turns.contract import ServedTeam
+from proxy.turns.contract import AskedTeam, ServedTeam
 from proxy.turns.live import LiveTurn, LiveTurns, LogMemory
 from proxy.turns.repository import Begun, Conversation, History, IdempotencyKeyTaken, NewTurn, TurnRecord
 from proxy.turns.request import Ask, Clock, DisconnectPolicy, Match, Verdict
@@ -198,14 +199,14 @@ class TurnService:
         self, ask: Ask, team: ServedTeam
     ) -> tuple[Sequence[str], ResolvedTurn | UnrelatedMessages]:
         team.check_client_tools(tuple(ask.tools))
-        ignored = team.unheeded(ask)
+        ignored = _ignored(ask, team)
         return ignored, await self._resolver.resolve(ask, team)
 
     def _open_side(self, ask: Ask, team: ServedTeam) -> Opened:
         """Start a turn without conversation, team or lock; nothing of it is stored."""
         turn = side_turn(new_turn_id(), ask, team.side)
         answer_form(ask.parameters.response_format)
-        ignored = team.side.unheeded(ask)
+        ignored = _ignored(ask, team.side)
         live = LiveTurn(turn.id, stops_when_left=True, memory=self._lives.memory)
         self._runner.start(live, team.side, turn, None)
         return Opened(
@@ -389,3 +390,20 @@ class TurnService:
         elif record.status == "running":
             await self._history.request_cancel(caller, turn_id)
         return await self._history.turn(caller, turn_id) or record
+
+
+def _ignored(ask: Ask, team: AskedTeam) -> Sequence[str]:
+    """Return the parameters that have no effect on the team.
+
+    Raises:
+        InvalidRequest: Parameters are strict and one has no effect. Tools are the exception: many clients send theirs
+            with every request.
+    """
+    ignored = team.unheeded(ask)
+    if ask.is_strict and (refused := [name for name in ignored if name != "tools"]):
+        raise InvalidRequest(
+            f"Unsupported parameter: '{refused[0]}' is not supported with this model.",
+            param=refused[0],
+            code="unsupported_parameter",
+        )
+    return ignored

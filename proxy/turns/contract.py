@@ -109,6 +109,8 @@ class Turn:
     parallel_tool_calls: bool = True
     max_tool_calls: int | None = None
     """Calls of the server's own tools that the caller allows; None leaves it to the team."""
+    is_strict: bool = False
+    """A parameter that would have no effect is an error."""
     may_ask: bool = False
     """The turn may end with a question for approval: all that is needed to go on behind it is kept."""
     opening: Opening | None = None

@@ -61,6 +61,8 @@ class Ask:
     tools: Sequence[FunctionTool] = ()
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
+    is_strict: bool = False
+    """A parameter that would have no effect is an error."""
     uses_functions: bool = False
     """The tools came in the deprecated form; so will the result of a call, without the call's id."""
     is_stored: bool = True

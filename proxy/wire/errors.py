@@ -163,7 +163,7 @@ def _problem_of_failed(failed: Failed) -> Problem:
         type="invalid_request_error" if did_harm else kind.type,
         message=failed.message,
         code=failed.code,
-        param=kind.param,
+        param=failed.param or kind.param,
         # 4xx other than these are repeated by nobody, so that nothing need be said.
         should_retry=False if is_final and (kind.status >= 500 or kind.status in (408, 409, 429)) else None,
         retry_after=None if is_final and kind.status != 429 else failed.retry_after or kind.retry_after,
@@ -219,6 +219,7 @@ def failed_event(error: BaseException, usage: Usage, *, ran_effects: bool) -> Fa
         usage=usage,
         retry_after=getattr(error, "retry_after", None),
         is_repeatable=not ran_effects and not is_hopeless,
+        param=getattr(error, "param", None),
     )
 
 

@@ -16,6 +16,7 @@ from proxy.events import (
     Failed,
     Handoff,
     ModelCalled,
+    ParametersIgnored,
     ReasoningDelta,
     RefusalDelta,
     Started,
@@ -85,6 +86,8 @@ class Course:
             case Handoff():
                 self.progress.handed_over(event.source)
                 self._gets_floor(event.target, at)
+            case ParametersIgnored():
+                pass
             case ModelCalled():
                 self.uses.setdefault((event.agent, event.model), Use()).add(event)
                 work = self._work(event.agent)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 from yarl import URL
@@ -51,14 +50,6 @@ RECIPES: dict[str, Callable[[], Provider]] = {
 }
 
 
-PENDING = {"mistral", "groq"}
-"""Providers whose rejections the proxy does not adapt to yet."""
-
-
-def _param(name: str) -> Any:
-    return pytest.param(name, marks=[pytest.mark.xfail] if name in PENDING else [])
-
-
 def blocks(name: str, language: str) -> str:
     """The block of a page; ``name 2`` is the second one."""
     page, _, number = name.partition(" ")
@@ -79,7 +70,7 @@ def _variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
 
-@pytest.mark.parametrize("name", [_param(name) for name in RECIPES])
+@pytest.mark.parametrize("name", RECIPES)
 async def test_the_models_file_of_the_page_serves_the_bundled_team(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

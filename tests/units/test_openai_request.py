@@ -27,7 +27,7 @@ from proxy.messages import (
 from proxy.providers.http.pool import HttpSession
 from proxy.providers.model import Finished, ModelRequest
 from proxy.providers.openai.client import OpenAIWireModel
-from proxy.providers.openai.errors import rejected_fields
+from proxy.providers.openai.rejection import rejection_of
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
 from tests.fakes.asking import HELLO, ask
@@ -246,8 +246,8 @@ async def test_echo_of_a_request_does_not_change_later_requests(http_session: Ht
 def test_rejected_fields_are_read_from_the_error_and_not_from_an_echo(body: object, fields: set[str]) -> None:
     known = ("stream_options", "seed")
 
-    assert rejected_fields(msgspec.json.encode(body), known) == fields
+    assert set(rejection_of(400, msgspec.json.encode(body)).named(known)) == fields
 
 
 def test_rejected_fields_of_a_body_that_is_not_json_are_none() -> None:
-    assert rejected_fields(b"seed", ("seed",)) == frozenset()
+    assert not rejection_of(400, b"seed").named(("seed",))

@@ -8,12 +8,10 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
-
-import msgspec
 
 from proxy.errors import (
     ContentFiltered,
@@ -26,14 +24,9 @@ from proxy.errors import (
     UpstreamQuotaExceeded,
     UpstreamRateLimited,
 )
+from proxy.providers.openai.rejection import error_object
 
 MAX_RETRY_AFTER = 3600.0
-MAX_ERROR_SEARCH = 300
-"""Characters of an error's message in which the name of a rejected field is searched."""
-MAX_DETAILS = 100
-# A name followed by a colon or an equals sign is a key of an echoed request.
-_NAME = re.compile(r"""\b[a-z_]++(?:\.[a-z_]++)*+(?!["'`]?\s*[:=])""")
-
 # Of OpenAI, Azure, vLLM, llama.cpp, Anthropic, OpenRouter and those who follow them. Codes and types first;
 # several tell the length of the context only in their message.
 _FILTER_CODES = frozenset(
@@ -50,12 +43,15 @@ _QUOTA_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance"}
 )
 _RATE_CODES = frozenset({"rate_limit_exceeded", "rate_limit_error", "requests", "tokens"})
+_INVALID_OUTPUT_CODES = frozenset({"tool_use_failed", "output_parse_failed", "json_validate_failed"})
+"""The model wrote a call or an answer that its provider cannot read (Groq); another attempt usually works."""
 _AUTH_CODES = frozenset({"invalid_api_key", "authentication_error", "permission_error"})
 
 
 def refusal(status: int, body: bytes | object, headers: Mapping[str, str]) -> UpstreamFailed:
     """Return what an answer with this status means; ``body`` is its text, or its JSON if already decoded."""
-    codes, words = _signs(_error_object(body))
+    found = error_object(body)
+    codes, words = _signs(found)
     wait = retry_after(headers)
     if 300 <= status < 400:
         return UpstreamProtocolError("protocol")
@@ -71,12 +67,12 @@ def refusal(status: int, body: bytes | object, headers: Mapping[str, str]) -> Up
         # Their SDKs obey this header as well.
         may_retry = headers.get("x-should-retry") != "false"
         return UpstreamFailed("status_5xx", is_retryable=may_retry, retry_after=wait)
-    return _bad_request(codes, words)
+    return _invalid_output(found, codes) or _bad_request(codes, words)
 
 
 def error_event(error: object) -> UpstreamFailed:
     """Return what an error object inside a stream means; nobody told a status, so its codes have to do."""
-    found = _error_object(error)
+    found = error_object(error)
     codes, words = _signs(found)
     status = found.get("code", found.get("status"))
     if isinstance(status, int) and 400 <= status < 600:
@@ -87,44 +83,12 @@ def error_event(error: object) -> UpstreamFailed:
         return UpstreamRateLimited("rate_limited", is_retryable=True)
     if codes & _AUTH_CODES:
         return UpstreamAuthFailed("auth")
+    if invalid := _invalid_output(found, codes):
+        return invalid
     bad = _bad_request(codes, words)
     if isinstance(bad, UpstreamBadRequest) and "invalid_request_error" not in codes:
         return UpstreamFailed("error_event", is_retryable=True)
     return bad
-
-
-def rejected_fields(body: bytes, known: Collection[str]) -> frozenset[str]:
-    """Return those of the ``known`` request fields that an error rejects.
-
-    ``param`` (OpenAI) or ``loc`` (Mistral, vLLM and others that validate with pydantic) decides if the error has one.
-    Otherwise the beginning of the error's own message is searched. The rest of the body may echo the request, and a
-    caller must not be able to name fields there.
-    """
-    error = _error_object(body)
-    param = error.get("param")
-    message = error.get("message")
-    places = [param] if isinstance(param, str) and param else [*_locations(error), *_locations(message)]
-    if places:
-        return frozenset(
-            name for name in known for place in places if place == name or place.startswith(f"{name}.")
-        )
-    if not isinstance(message, str):
-        return frozenset()
-    words = _NAME.findall(message[:MAX_ERROR_SEARCH].partition("{")[0])
-    return frozenset(known).intersection(words)
-
-
-def _locations(error: object) -> list[str]:
-    """Return the ``loc`` of each validation error as a dotted name, without its first member ``body``."""
-    details = error.get("detail") if isinstance(error, dict) else None
-    if not isinstance(details, list):
-        return []
-    places = []
-    for detail in details[:MAX_DETAILS]:
-        place = detail.get("loc") if isinstance(detail, dict) else None
-        if isinstance(place, list) and place:
-            places.append(".".join(str(part) for part in place[place[0] == "body" :]))
-    return places
 
 
 def error_code(body: bytes) -> str:
@@ -138,7 +102,7 @@ def error_message(body: bytes) -> str:
 
 
 def _member(body: bytes, name: str) -> str:
-    value = _error_object(body).get(name)
+    value = error_object(body).get(name)
     return value if isinstance(value, str) else ""
 
 
@@ -165,27 +129,17 @@ def _seconds_until(date: str, now: float) -> float:
         return math.nan
 
 
+def _invalid_output(error: Mapping[str, Any], codes: set[str]) -> UpstreamFailed | None:
+    is_invalid = bool(codes & _INVALID_OUTPUT_CODES) or isinstance(error.get("failed_generation"), str)
+    return UpstreamFailed("invalid_output", is_retryable=True) if is_invalid else None
+
+
 def _bad_request(codes: set[str], words: str) -> UpstreamFailed:
     if codes & _FILTER_CODES:
         return ContentFiltered("content_filter")
     if codes & _LENGTH_CODES or _LENGTH_WORDS.search(words):
         return ContextLengthExceeded("context_length")
     return UpstreamBadRequest("bad_request")
-
-
-def _error_object(body: bytes | object) -> dict[str, Any]:
-    if isinstance(body, bytes):
-        try:
-            body = msgspec.json.decode(body)
-        except (ValueError, RecursionError):
-            return {}
-    if isinstance(body, list) and body:
-        # Google wraps the envelope in an array.
-        body = body[0]
-    if not isinstance(body, dict):
-        return {"message": body} if isinstance(body, str) else {}
-    inner = body.get("error", body)
-    return inner if isinstance(inner, dict) else {"message": inner}
 
 
 def _signs(error: Mapping[str, Any]) -> tuple[set[str], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -10,39 +11,48 @@ import msgspec
 from proxy.errors import ConfigurationError
 from proxy.messages import FunctionTool, NamedToolChoice, ToolChoice
 from proxy.providers.model import ModelRequest
+from proxy.providers.openai.adaptation import TWINS, Adaptation, Omission, Reshaping
+from proxy.providers.openai.adapted_body import omit_fields, plain, reshape
 from proxy.providers.openai.provider_state import messages_with_state
 from proxy.teamfiles.definitions import OpenAIModel
 
 _encode = msgspec.json.Encoder().encode
+_CHOICES = ("tool_choice", "parallel_tool_calls")
 _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
-_TWINS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-"""Two names for one wish: the API refuses both together, so the one asked for now takes the other's place."""
 
 
-DISPENSABLE = ("stream_options", "safety_identifier", "prompt_cache_key")
-"""Fields that change nothing in the answer; not every provider knows them."""
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A body as it is sent. ``ignored`` are parameters, as callers name them, that it does not have therefore."""
+
+    body: bytes
+    ignored: frozenset[str] = frozenset()
+    defers_form: bool = False
+    """``response_format`` is not in it, because the provider rejects it next to tools."""
 
 
 def body_of(
-    definition: OpenAIModel, request: ModelRequest, *, provider: str = "", without: Collection[str] = ()
-) -> bytes:
-    """Return the body of a streamed request, ``without`` fields that the provider refuses.
+    definition: OpenAIModel,
+    request: ModelRequest,
+    *,
+    provider: str = "",
+    adaptations: Collection[Adaptation] = (),
+) -> Outgoing:
+    """Return the body of a streamed request, with ``adaptations`` to what the provider rejects.
 
-    Only provider state of ``provider`` is sent.
-
-    What the request wishes wins over the definition's parameters, and ``extra_body`` over both.
+    Only provider state of ``provider`` is sent. The parameters of the request win over those of the definition, and
+    ``extra_body`` over both.
 
     Raises:
-        ValueError: Something in it has no form in JSON (half a surrogate pair).
+        ValueError: A value has no JSON form (half of a surrogate pair).
         TypeError: As above, for a value of another type in the definition.
     """
     body: dict[str, Any] = dict(definition.parameters)
     for name, value in msgspec.to_builtins(request.parameters).items():
-        body.pop(_TWINS.get(name, name), None)
+        body.pop(TWINS.get(name, name), None)
         body[name] = value
     body["stream_options"] = {"include_usage": True}
-    for name in without:
-        body.pop(name, None)
+    ignored = omit_fields(body, adaptations) if adaptations else frozenset()
     body.update(definition.extra_body)
     body["model"] = definition.model
     body["messages"] = messages_with_state(request.messages, request.states, provider)
@@ -53,7 +63,24 @@ def body_of(
             body["tool_choice"] = wire_tool_choice(request.tool_choice)
         if request.parallel_tool_calls is not None:
             body["parallel_tool_calls"] = request.parallel_tool_calls
-    return _encode(body)
+    if not adaptations:
+        return Outgoing(_encode(body))
+    return adapted(body, adaptations, ignored)
+
+
+def adapted(body: dict[str, Any], adaptations: Collection[Adaptation], ignored: frozenset[str]) -> Outgoing:
+    """Return the finished body in the form that the provider accepts."""
+    defers_form = False
+    if any(isinstance(one, Reshaping) for one in adaptations):
+        body = plain(body)
+        ignored |= reshape(body, adaptations)
+        if Reshaping.FORM_AFTER_TOOLS in adaptations and body.get("tools"):
+            defers_form = body.pop("response_format", None) is not None
+    # After the reshapings, which add fields that a provider may reject as well.
+    ignored |= omit_fields(
+        body, [one for one in adaptations if isinstance(one, Omission) and one.name in _CHOICES]
+    )
+    return Outgoing(_encode(body), ignored, defers_form)
 
 
 def headers_of(definition: OpenAIModel) -> dict[str, str]:

@@ -31,27 +31,33 @@ from proxy.messages import (
     text_of,
 )
 from proxy.providers.model import ModelRequest
+from proxy.providers.openai.adaptation import Adaptation, Omission
+from proxy.providers.openai.adapted_body import omit_fields
+from proxy.providers.openai.request import Outgoing, adapted
 from proxy.teamfiles.definitions import OpenAIModel
 
 UNSUPPORTED = ("stop", "seed", "frequency_penalty", "presence_penalty", "prediction")
 """Parameters of chat completions that the Responses API does not have."""
-OPTIONAL = ("reasoning.summary", "include", "safety_identifier", "prompt_cache_key")
-"""Fields that do not change the answer; models without reasoning reject the first two."""
+_NO_INCLUDE = Omission("include")
+"""Models without reasoning reject encrypted reasoning; log probabilities, which are an include too, stay."""
 
 _DROPPED = frozenset((*UNSUPPORTED, "logit_bias", "n", "stream_options", "modalities", "audio", "metadata"))
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _LEAST_OUTPUT_TOKENS = 16
 """The API answers 400 ``integer_below_min_value`` to a smaller ``max_output_tokens``."""
 _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
-_encode = msgspec.json.Encoder().encode
 
 Item = dict[str, Any]
 
 
 def responses_body(
-    definition: OpenAIModel, request: ModelRequest, *, provider: str, without: Collection[str] = ()
-) -> bytes:
-    """Return the body of a streamed request, ``without`` those of ``OPTIONAL`` that the provider rejects.
+    definition: OpenAIModel,
+    request: ModelRequest,
+    *,
+    provider: str,
+    adaptations: Collection[Adaptation] = (),
+) -> Outgoing:
+    """Return the body of a streamed request, with ``adaptations`` to what the provider rejects.
 
     The parameters of the request win over those of the definition, and ``extra_body`` over both. Only provider state
     of ``provider`` is sent.
@@ -61,12 +67,10 @@ def responses_body(
         TypeError: As above, for a value of another type in the definition.
     """
     body = _parameters(definition.parameters, msgspec.to_builtins(request.parameters))
-    if "reasoning.summary" not in without:
-        body.setdefault("reasoning", {}).setdefault("summary", "auto")
-    if "include" not in without:
+    body.setdefault("reasoning", {}).setdefault("summary", "auto")
+    if _NO_INCLUDE not in adaptations:
         body.setdefault("include", []).append("reasoning.encrypted_content")
-    for name in without:
-        body.pop(name, None)
+    ignored = omit_fields(body, [one for one in adaptations if one != _NO_INCLUDE])
     messages = request.messages
     if messages and isinstance(messages[0], SystemMessage):
         body["instructions"] = text_of(messages[0])
@@ -82,7 +86,7 @@ def responses_body(
     body["model"] = definition.model
     body["input"] = input_items(messages, request.states, provider)
     body["stream"] = True
-    return _encode(body)
+    return adapted(body, adaptations, ignored)
 
 
 def input_items(

@@ -20,6 +20,7 @@ from proxy.events import (
     Failed,
     Handoff,
     ModelCalled,
+    ParametersIgnored,
     ReasoningDelta,
     RefusalDelta,
     Started,
@@ -126,6 +127,7 @@ class CompletionBuilder:
                 self._ran_tools = True
             case (
                 Started()
+                | ParametersIgnored()
                 | ReasoningDelta()
                 | ToolCompleted()
                 | ToolFailed()

@@ -26,6 +26,7 @@ from proxy.events import (
     Failed,
     Handoff,
     ModelCalled,
+    ParametersIgnored,
     ReasoningDelta,
     RefusalDelta,
     Started,
@@ -183,7 +184,7 @@ class Narrator:
             case ModelCalled():
                 self._joints.pause()
                 self._uses.setdefault((event.agent, event.model), Use()).add(event)
-            case ClientToolArguments() | Completed() | Failed() | Cancelled():
+            case ParametersIgnored() | ClientToolArguments() | Completed() | Failed() | Cancelled():
                 pass
         return None
 

@@ -22,6 +22,7 @@ from proxy.events import (
     Failed,
     Handoff,
     ModelCalled,
+    ParametersIgnored,
     ReasoningDelta,
     RefusalDelta,
     Started,
@@ -131,6 +132,7 @@ class ChunkEncoder:
                 self._ran_tools = True
             case (
                 Started()
+                | ParametersIgnored()
                 | ReasoningDelta()
                 | ToolCompleted()
                 | ToolFailed()

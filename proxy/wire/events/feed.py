@@ -30,6 +30,7 @@ from proxy.events import (
     Failed,
     Handoff,
     ModelCalled,
+    ParametersIgnored,
     ReasoningDelta,
     RefusalDelta,
     Started,
@@ -151,6 +152,8 @@ class Feed:
             case ApprovalDecided():
                 told = {"approval_id": event.approval_id, **_named(event)}
                 yield "approval.decided", {**told, "decision": event.decision, "by": event.by}
+            case ParametersIgnored():
+                pass
             case ModelCalled():
                 self._joints.pause()
                 usage = usage_body(event.usage) if event.usage else None

@@ -21,6 +21,7 @@ from proxy.events import (
     Failed,
     Handoff,
     ModelCalled,
+    ParametersIgnored,
     ReasoningDelta,
     RefusalDelta,
     Started,
@@ -67,6 +68,8 @@ class QuestionEncoder:
                 yield self._thinking()
             case TextDelta() | RefusalDelta():
                 self._saying.append(event.text)
+            case ParametersIgnored():
+                pass
             case ModelCalled():
                 said, self._saying = "".join(self._saying).strip(), []
                 self._messages += 1

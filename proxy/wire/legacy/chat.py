@@ -18,6 +18,7 @@ from proxy.events import (
     Failed,
     Handoff,
     ModelCalled,
+    ParametersIgnored,
     ReasoningDelta,
     RefusalDelta,
     Started,
@@ -71,6 +72,7 @@ class ChatEvents:
                 return failed(failure_of(event, ran_tools=bool(self._calls)))
             case (
                 Started()
+                | ParametersIgnored()
                 | ReasoningDelta()
                 | ClientToolCall()
                 | ClientToolArguments()

@@ -22,6 +22,7 @@ from proxy.events import (
     Failed,
     Handoff,
     ModelCalled,
+    ParametersIgnored,
     ReasoningDelta,
     RefusalDelta,
     Started,
@@ -67,6 +68,7 @@ class LineEncoder:
                     return self._failed(failure_of(event, ran_tools=self._ran_tools))
             case (
                 Started()
+                | ParametersIgnored()
                 | ReasoningDelta()
                 | ToolCompleted()
                 | ToolFailed()

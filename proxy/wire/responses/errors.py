@@ -10,6 +10,15 @@ from proxy.errors import InvalidRequest
 from proxy.events import Failed
 from proxy.wire.errors import Problem, problem_of
 
+PARAMETERS = {
+    "max_completion_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "messages.name": "input.name",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+}
+"""Parameters of chat completions that have another name in the Responses API."""
 _PATHS = (
     (re.compile(r"\b(tools\[\d+\])\.function\b"), r"\1"),
     (re.compile(r"\bresponse_format\.json_schema\b"), "text.format"),
@@ -30,4 +39,9 @@ def reworded(error: InvalidRequest) -> InvalidRequest:
 def problem_of_response(failure: Failed) -> Problem:
     """Return how a failed response leaves before its first byte."""
     problem = problem_of(failure)
-    return msgspec.structs.replace(problem, param="input") if problem.param == "messages" else problem
+    if problem.param == "messages":
+        return msgspec.structs.replace(problem, param="input")
+    if (name := PARAMETERS.get(problem.param or "")) is not None:
+        message = problem.message.replace(f"'{problem.param}'", f"'{name}'")
+        return msgspec.structs.replace(problem, param=name, message=message)
+    return problem

@@ -22,6 +22,7 @@ from proxy.events import (
     Failed,
     Handoff,
     ModelCalled,
+    ParametersIgnored,
     ReasoningDelta,
     RefusalDelta,
     Started,
@@ -129,6 +130,8 @@ class Output:
             case ApprovalDecided():
                 if event.decision == "approve":
                     self._approvals[event.call_id] = event.approval_id
+            case ParametersIgnored():
+                pass
             case ModelCalled():
                 self._joints.pause()
                 self._reasoning.close("completed")

@@ -1,0 +1,248 @@
+"""One answer of an OpenAI-compatible API: sends the request, reads the response, releases the connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+import msgspec
+
+from proxy.errors import (
+    UpstreamBadRequest,
+    UpstreamFailed,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+    UpstreamTooMuch,
+)
+from proxy.events import ParametersIgnored, ReasoningDelta
+from proxy.messages import Usage
+from proxy.providers.http.connection import Response
+from proxy.providers.http.pool import TRANSPORT_ERRORS
+from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest
+from proxy.providers.openai.responses_stream import ResponsesReader
+from proxy.providers.openai.stream_parser import AnswerReader
+from proxy.providers.timeouts import Alarm, ModelLimits
+
+_AFTER_REASON = 2.0
+"""Seconds that a finished answer waits for its usage, and for the end of its stream."""
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+"""White space and a byte order mark."""
+_LONGEST_BLANK_START = 4096
+_FOR_REUSE = 0.05
+"""Seconds that a read answer waits for the end of its body, so that the connection can be used again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A response with a good status, whose body was not read yet."""
+
+    response: Response
+    make_reader: Callable[..., AnswerReader | ResponsesReader]
+    ignored: tuple[str, ...] = ()
+    """Parameters of the caller that the request did not have."""
+    defers_form: bool = False
+    """The request did not have ``response_format``, because it has tools."""
+
+
+Send = Callable[[ModelRequest], Awaitable[Accepted]]
+
+
+class Answer:
+    """One call: sends the request when its block is entered, and releases the connection when it is left."""
+
+    def __init__(
+        self, send: Send, request: ModelRequest, limits: ModelLimits, *, provider: str, host: str
+    ) -> None:
+        """``provider`` is what provider state is bound to, ``host`` what failures are reported of."""
+        self._send = send
+        self._request = request
+        self._limits = limits
+        self._provider = provider
+        self._host = host
+        self._reader: AnswerReader | ResponsesReader
+        self._loop = asyncio.get_running_loop()
+        self._alarm = Alarm(self._give_up)
+        self._response: Response | None = None
+        self._is_whole = False
+        self._start: bytes | None = None
+        """The first bytes of the body, read to tell JSON from an event stream."""
+        self._reason_deadline: float | None = None
+        self._has_received = False
+        self._ignored: tuple[str, ...] = ()
+        self._defers_form = False
+        self._usage_before: Usage | None = None
+        """Of the call with tools, before the one with ``response_format``."""
+
+    async def __aenter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
+        try:
+            await self._open(self._request)
+        except UpstreamFailed as failure:
+            failure.facts.setdefault("host", self._host)
+            raise
+        return self
+
+    def __aiter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
+        return self
+
+    async def __anext__(self) -> Sequence[ModelDelta]:
+        try:
+            deltas = await (self._first_of_two() if self._defers_form else self._batch())
+        except UpstreamFailed as failure:
+            failure.facts.setdefault("host", self._host)
+            raise
+        if self._ignored:
+            deltas = [ParametersIgnored(self._ignored), *deltas]
+            self._ignored = ()
+        if self._usage_before is not None and isinstance(last := deltas[-1], Finished):
+            usage = self._usage_before + (last.usage or Usage())
+            return [*deltas[:-1], msgspec.structs.replace(last, usage=usage)]
+        return deltas
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._alarm.stop()
+        await self._leave(is_good=kind is None and self._reader.is_finished)
+
+    async def _open(self, request: ModelRequest) -> None:
+        self._first_deadline = self._loop.time() + self._limits.first_token
+        try:
+            async with asyncio.timeout_at(self._first_deadline):
+                accepted = await self._send(request)
+        except TimeoutError:
+            raise UpstreamTimeout("timeout_first") from None
+        self._response = response = accepted.response
+        self._reader = accepted.make_reader(
+            provider=self._provider,
+            max_answer_bytes=self._limits.answer_bytes,
+            max_line_bytes=self._limits.line_bytes,
+        )
+        self._is_whole = self._has_received = False
+        self._start = self._reason_deadline = None
+        self._ignored = tuple(dict.fromkeys((*self._ignored, *accepted.ignored)))
+        self._defers_form = accepted.defers_form
+        encoding = response.headers.get("content-encoding", "identity")
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if encoding.lower() != "identity":
+            response.release()
+            raise UpstreamProtocolError("protocol")
+        if kind == "text/html":
+            # The page of a gateway whose provider is gone.
+            response.release()
+            raise UpstreamFailed("status_5xx", is_retryable=True)
+
+    async def _first_of_two(self) -> Sequence[ModelDelta]:
+        """Read the whole answer to the request with tools; without calls in it, call again for the form.
+
+        Providers that reject ``response_format`` next to tools (Gemini, Groq) get it in a request without tools.
+        """
+        self._defers_form = False
+        deltas: list[ModelDelta] = []
+        while not self._reader.is_finished:
+            deltas += await self._batch()
+        finished = deltas[-1]
+        assert isinstance(finished, Finished)
+        if finished.reason != "stop" or any(isinstance(delta, CallPiece) for delta in deltas):
+            return deltas
+        await self._leave(is_good=True)
+        await self._open(replace(self._request, tools=(), tool_choice=None, parallel_tool_calls=None))
+        if self._defers_form:
+            # The provider needs tools, because earlier messages have calls, and rejects the form next to them.
+            raise UpstreamBadRequest(param="response_format")
+        self._usage_before = finished.usage
+        reasoning = [delta for delta in deltas if isinstance(delta, ReasoningDelta)]
+        return reasoning or await self._batch()
+
+    async def _batch(self) -> Sequence[ModelDelta]:
+        reader = self._reader
+        if reader.failure is not None:
+            raise reader.failure
+        if reader.is_finished:
+            raise StopAsyncIteration
+        if self._start is None:
+            self._start = await self._look_at_start()
+            self._is_whole = self._start.lstrip(_BLANK)[:1] in (b"{", b"[")
+        if self._is_whole:
+            return reader.read_whole(await self._whole())
+        while True:
+            received, self._start = self._start or await self._more(), b""
+            if received:
+                self._has_received = True
+                deltas = reader.feed(received)
+            elif self._has_received:
+                deltas = reader.end()
+            else:
+                raise UpstreamFailed("status_5xx", is_retryable=True)
+            if deltas:
+                return deltas
+
+    async def _leave(self, *, is_good: bool) -> None:
+        """Release the connection; after a complete answer it is used again if its end arrives soon."""
+        response, self._response = self._response, None
+        if response is None:
+            return
+        try:
+            if is_good and not response.is_complete:
+                async with asyncio.timeout(_FOR_REUSE):
+                    await response.end()
+        except (TimeoutError, UpstreamTimeout, *TRANSPORT_ERRORS):
+            # The answer is complete; a timeout that ended the wait for usage is raised here again.
+            pass
+        finally:
+            response.release()
+
+    async def _more(self) -> bytes:
+        """Return what came since the last read, b"" at the end."""
+        assert self._response is not None
+        self._alarm.set(self._deadline())
+        try:
+            return await self._response.read()
+        except (UpstreamTimeout, *TRANSPORT_ERRORS) as failure:
+            if self._reader.has_reason:
+                # The answer itself is whole.
+                return b""
+            if isinstance(failure, UpstreamTimeout):
+                raise
+            raise UpstreamFailed("broken", is_retryable=True) from None
+        finally:
+            self._alarm.pause()
+
+    async def _look_at_start(self) -> bytes:
+        """Return the first bytes that are not blank: gateways label JSON as event stream, and the other way."""
+        start = b""
+        while not start.lstrip(_BLANK) and len(start) < _LONGEST_BLANK_START:
+            received = await self._more()
+            start += received
+            if not received:
+                break
+        return start
+
+    async def _whole(self) -> bytes:
+        assert self._start is not None
+        body = bytearray(self._start)
+        while len(body) <= self._limits.answer_bytes and (received := await self._more()):
+            body += received
+        if len(body) > self._limits.answer_bytes:
+            raise UpstreamTooMuch("too_much")
+        if not body:
+            raise UpstreamFailed("status_5xx", is_retryable=True)
+        return bytes(body)
+
+    def _deadline(self) -> float:
+        reader = self._reader
+        if reader.has_reason:
+            # Set once: comments that keep the connection alive do not make it later.
+            if self._reason_deadline is None:
+                self._reason_deadline = self._loop.time() + min(_AFTER_REASON, self._limits.idle)
+            return self._reason_deadline
+        self._reason_deadline = None
+        if reader.has_said:
+            return self._loop.time() + self._limits.idle
+        return self._first_deadline
+
+    def _give_up(self) -> None:
+        assert self._response is not None
+        label = "timeout_idle" if self._reader.has_said else "timeout_first"
+        self._response.fail(UpstreamTimeout(label))
