@@ -110,7 +110,7 @@ class AgentLoop:
             limit = state.limits.max_output_tokens
             if limit is not None and state.completion_tokens >= limit:
                 return AgentAnswered("length")
-        _check_format(state, reply)
+        await _check_format(state, reply)
         self._append_message(state, reply, [])
         is_cut = reply.finish_reason in ("length", "content_filter")
         return AgentAnswered(reply.finish_reason if is_cut else "stop")
@@ -175,8 +175,8 @@ class AgentLoop:
         return unknown_tool(call.name)
 
 
-def _check_format(state: TurnState, reply: ModelReply) -> None:
+async def _check_format(state: TurnState, reply: ModelReply) -> None:
     """Check a complete answer against ``response_format``; the finish reason of any other marks it as incomplete."""
     is_complete = reply.finish_reason in ("stop", "tool_calls") and not reply.refusal
-    if state.form is not None and is_complete and not state.form.is_met_by("".join(reply.text)):
+    if state.form is not None and is_complete and not await state.form.is_met_by("".join(reply.text)):
         raise AnswerNotInForm

@@ -1,54 +1,48 @@
 """Structured output: whether a schema can be used, and whether an answer is in the form that was asked for.
 
-Schemas come from callers. The validator is one whose regular expressions take linear time, or give up; it fetches
-nothing.
+Schemas come from callers, and answers from models: neither may block the event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any, NoReturn
+from typing import Any
 
-import jsonschema_rs
 import msgspec
 
 from proxy.errors import InvalidRequest
-from proxy.wire.schema_expansion import MAX_PATTERNS, bytes_per_pattern, pattern_count
+from proxy.wire.schema_expansion import MAX_PATTERNS
+from proxy.wire.schema_process import executor, is_valid_text
+from proxy.wire.schema_validator import SchemaValidator
 
-_BACKTRACKS = 10_000
+_MAX_SECONDS = 0.02
 
 
 class AnswerForm:
     """The form that ``response_format`` asks for: JSON, perhaps of a schema."""
 
     def __init__(self, schema: dict[str, Any] | None) -> None:
-        patterns = 0 if schema is None else pattern_count(schema)
-        if patterns > MAX_PATTERNS:
-            raise ValueError("too many patterns")
-        self._validator = (
-            None
-            if schema is None
-            else jsonschema_rs.validator_for(
-                schema,
-                retriever=_fetch_nothing,
-                pattern_options=jsonschema_rs.FancyRegexOptions(
-                    backtrack_limit=_BACKTRACKS,
-                    size_limit=bytes_per_pattern(patterns),
-                    dfa_size_limit=bytes_per_pattern(patterns),
-                ),
-            )
-        )
+        self._schema = schema
+        self._validator = None if schema is None else SchemaValidator(schema)
 
-    def is_met_by(self, text: str) -> bool:
-        """Whether the text is such JSON and nothing else."""
+    async def is_met_by(self, text: str) -> bool:
+        """Return whether the text is such JSON and nothing else.
+
+        A validation that could block the event loop runs in a process of its own. If it takes longer than the process
+        may take, the answer is none.
+        """
+        if self._validator is not None and self._validator.seconds(text) > _MAX_SECONDS:
+            schema = msgspec.json.encode(self._schema)
+            return await asyncio.get_running_loop().run_in_executor(executor, is_valid_text, schema, text)
         try:
             answer = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError):
             return False
         try:
-            return self._validator is None or bool(self._validator.is_valid(answer))
-        except ValueError:  # a pattern that takes too long
+            return self._validator is None or self._validator.is_valid(answer)
+        except ValueError:  # numbers that the validator does not support
             return False
 
 
@@ -88,7 +82,3 @@ def _compiled(schema: dict[str, Any]) -> AnswerForm:
         del _forms[next(iter(_forms))]
     _forms[digest] = form  # the last entry is the one used last
     return form
-
-
-def _fetch_nothing(uri: str) -> NoReturn:
-    raise ValueError("schemas are not fetched")

@@ -8,7 +8,7 @@ schema stops the whole process. The count takes time linear in the size of the s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urldefrag, urljoin
 
 MAX_IN_PLACE = 10_000
@@ -64,6 +64,37 @@ def check_expansion(schema: Schema) -> bool:
     return total.has_cycle
 
 
+class Applied(NamedTuple):
+    """How much of a schema applies to one value, at most, with every reference followed."""
+
+    subschemas: int
+    patterns: int
+    """Regular expressions for one string, or for one property name."""
+
+
+def applied_to_one_value(schema: Schema) -> Applied:
+    """Return the maximum over all places of a schema; for a schema that expands too far, the bound."""
+    graph = _Graph(schema)
+    subschemas = _Counter(graph.in_place, MAX_IN_PLACE, allows_cycles=False)
+    patterns = _Counter(graph.in_place, MAX_IN_PLACE, allows_cycles=False, weight=_own_patterns)
+    try:
+        for node in graph.reachable():
+            subschemas.count(node)
+            patterns.count(node)
+    except ExpansionTooLarge:
+        return Applied(MAX_IN_PLACE, MAX_PATTERNS)
+    return Applied(subschemas.largest, patterns.largest)
+
+
+def _own_patterns(node: Schema) -> int:
+    named = node.get("patternProperties")
+    return isinstance(node.get("pattern"), str) + (len(named) if isinstance(named, Mapping) else 0)
+
+
+def _one(node: Schema) -> int:
+    return 1
+
+
 def pattern_count(schema: Schema) -> int:
     """Return how many regular expressions a validator compiles for the schema."""
     count = 0
@@ -92,13 +123,24 @@ class _Counter:
     """Counts paths in a graph of schemas; each node is visited once."""
 
     def __init__(
-        self, children: Callable[[Schema], Sequence[Schema]], limit: int, *, allows_cycles: bool
+        self,
+        children: Callable[[Schema], Sequence[Schema]],
+        limit: int,
+        *,
+        allows_cycles: bool,
+        weight: Callable[[Schema], int] = _one,
     ) -> None:
         self._children = children
+        self._weight = weight
         self._limit = limit
         self._allows_cycles = allows_cycles
         self._counts: dict[int, int] = {}
         self.has_cycle = False
+
+    @property
+    def largest(self) -> int:
+        """The largest count of a node so far."""
+        return max(self._counts.values(), default=0)
 
     def count(self, start: Schema) -> None:
         """Count the nodes of the tree that results when every edge from ``start`` is followed.
@@ -117,7 +159,10 @@ class _Counter:
                 pending.pop()
                 in_progress.remove(key)
                 factor = _UNEVALUATED_FACTOR if any(word in node for word in _UNEVALUATED) else 1
-                counts[key] = 1 + factor * sum(counts.get(id(child), 1) for child in self._children(node))
+                weight = self._weight(node)
+                counts[key] = weight + factor * sum(
+                    counts.get(id(child), 1) for child in self._children(node)
+                )
                 if counts[key] > self._limit:
                     raise ExpansionTooLarge
             elif key in counts:

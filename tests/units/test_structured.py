@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from proxy.errors import InvalidRequest
 from proxy.turns.structured_output import answer_form
-from proxy.wire.schema_expansion import ExpansionTooLarge, check_expansion
+from proxy.wire.schema_expansion import ExpansionTooLarge, applied_to_one_value, check_expansion
+from proxy.wire.schema_process import is_valid_text
 
 
 def form(schema: Any) -> dict[str, Any]:
@@ -36,11 +38,11 @@ def test_any_text_will_do_when_no_form_is_asked_for(asked: Any) -> None:
         pytest.param(form({}), "[" * 100_000, False, id="deep nesting"),
     ],
 )
-def test_an_answer_is_met_or_not(asked: Any, text: str, is_met: bool) -> None:
+async def test_an_answer_is_met_or_not(asked: Any, text: str, is_met: bool) -> None:
     made = answer_form(asked)
 
     assert made is not None
-    assert made.is_met_by(text) is is_met
+    assert await made.is_met_by(text) is is_met
 
 
 @pytest.mark.parametrize(
@@ -60,14 +62,68 @@ def test_a_schema_that_cannot_be_used_is_refused(schema: Any) -> None:
     assert refused.value.param == "response_format.json_schema.schema"
 
 
-@pytest.mark.parametrize("pattern", ["^(a+)+$", r"^(a+)+\1$", "(?=a)(a+)+b"])
-def test_an_evil_pattern_takes_no_time(pattern: str) -> None:
-    made = answer_form(form({"type": "string", "pattern": pattern}))
+LOOKAHEADS = "(?:(?=(?:(?=(a+))a)*)a)*b"
+
+
+@pytest.mark.parametrize(
+    ("schema", "answer"),
+    [
+        pytest.param({"pattern": "^(a+)+$"}, "a" * 50_000 + "!", id="nested repetition"),
+        pytest.param({"pattern": r"^(a+)+\1$"}, "a" * 50_000 + "!", id="back reference"),
+        pytest.param({"pattern": "(?=(a+))b"}, "a" * 50_000, id="look-ahead at every position"),
+        pytest.param({"pattern": LOOKAHEADS}, "a" * 5_000, id="nested look-aheads"),
+        pytest.param(
+            {"items": {"anyOf": [{"maxLength": 0}] * 4_000}},
+            ["a"] * 50_000,
+            id="many alternatives for many values",
+        ),
+        pytest.param(
+            {"items": {"allOf": [{"pattern": f"a.*b.*c.*{n}|a$"} for n in range(100)]}},
+            ["a" * 40_000] * 10 + ["b"],
+            id="many patterns for much text",
+        ),
+    ],
+)
+async def test_no_answer_and_schema_block_the_event_loop(schema: dict[str, Any], answer: Any) -> None:
+    made = answer_form(form(schema))
     assert made is not None
 
-    began = time.process_time()
-    assert made.is_met_by('"' + "a" * 50_000 + '!"') is False
-    assert time.process_time() - began < 2
+    began = time.thread_time()
+    assert await made.is_met_by(json.dumps(answer)) is False
+    # CPU of this thread: a process of its own does the rest.
+    assert time.thread_time() - began < 0.2
+
+
+async def test_a_large_answer_that_matches_is_accepted() -> None:
+    made = answer_form(form({"type": "array", "items": {"type": "string", "pattern": "^(?!b)a+$"}}))
+
+    assert made is not None
+    assert await made.is_met_by(json.dumps(["a" * 100] * 500))
+    assert not await made.is_met_by(json.dumps(["a" * 100] * 500 + ["b"]))
+    assert not await made.is_met_by("no JSON")
+
+
+def test_a_process_that_takes_too_much_cpu_time_is_ended() -> None:
+    schema = json.dumps({"pattern": LOOKAHEADS}).encode()
+
+    assert not is_valid_text(schema, json.dumps("a" * 20_000), cpu_seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("schema", "applied"),
+    [
+        pytest.param({"type": "string"}, (1, 0), id="one"),
+        pytest.param({"anyOf": [{"pattern": "a"}, {"pattern": "b"}]}, (3, 2), id="alternatives"),
+        pytest.param({"patternProperties": {"a": {}, "b": {"pattern": "c"}}}, (1, 2), id="named patterns"),
+        pytest.param(
+            {"items": {"allOf": [{"$ref": "#/$defs/a"}] * 3}, "$defs": {"a": {"pattern": "x"}}},
+            (7, 3),
+            id="references",
+        ),
+    ],
+)
+def test_what_applies_to_one_value_is_counted(schema: dict[str, Any], applied: tuple[int, int]) -> None:
+    assert applied_to_one_value(schema) == applied
 
 
 def test_a_schema_is_compiled_once() -> None:
@@ -86,11 +142,11 @@ def test_a_schema_is_compiled_once() -> None:
         (r"^(?!.*\.\.)\w{1,10}$", "a_name"),
     ],
 )
-def test_ordinary_patterns_are_within_the_bounds(pattern: str, text: str) -> None:
+async def test_ordinary_patterns_are_within_the_bounds(pattern: str, text: str) -> None:
     made = answer_form(form({"type": "string", "pattern": pattern}))
 
     assert made is not None
-    assert made.is_met_by(f'"{text}"')
+    assert await made.is_met_by(f'"{text}"')
 
 
 def doubling(levels: int) -> dict[str, Any]:

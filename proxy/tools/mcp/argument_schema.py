@@ -1,27 +1,25 @@
 """Validate the arguments of a call against the JSON Schema of an MCP tool, with errors that a model can act on.
 
 The schema comes from the server, so the validator fetches no references and limits backtracking in patterns. If the
-schema is invalid or expands too far, the arguments are not validated here: the server has to do it.
+schema is invalid or expands too far, or validation could take too long, the arguments are not validated here: the
+server has to do it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any
 
 import jsonschema_rs
+import msgspec
 
 from proxy.errors import ToolError
-from proxy.wire.schema_expansion import (
-    MAX_PATTERNS,
-    ExpansionTooLarge,
-    bytes_per_pattern,
-    check_expansion,
-    pattern_count,
-)
+from proxy.wire.schema_expansion import ExpansionTooLarge, check_expansion
+from proxy.wire.schema_validator import SchemaValidator
 
-_BACKTRACKS = 10_000
+_MAX_SECONDS = 0.05
+_MAX_BACKTRACKING_LENGTH = 4_000
 _MAX_PROBLEMS = 5
 _MAX_PROBLEM_LENGTH = 300
 _NO_PROBLEMS = (
@@ -36,22 +34,11 @@ class ArgumentSchema:
     """Compiled JSON Schema of the arguments of a tool."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        self._validator: Any = None
+        self._validator: SchemaValidator | None = None
         self._is_recursive = False
         try:
             self._is_recursive = check_expansion(schema)
-            patterns = pattern_count(schema)
-            if patterns > MAX_PATTERNS:
-                return
-            self._validator = jsonschema_rs.validator_for(
-                dict(schema),
-                retriever=_fetch_nothing,
-                pattern_options=jsonschema_rs.FancyRegexOptions(
-                    backtrack_limit=_BACKTRACKS,
-                    size_limit=bytes_per_pattern(patterns),
-                    dfa_size_limit=bytes_per_pattern(patterns),
-                ),
-            )
+            self._validator = SchemaValidator(schema)
         except (ValueError, ExpansionTooLarge):
             pass
 
@@ -61,7 +48,7 @@ class ArgumentSchema:
         Raises:
             ToolError: The message has at most ``_MAX_PROBLEMS`` validation errors.
         """
-        if self._validator is None:
+        if self._validator is None or self._takes_too_long(self._validator, arguments):
             return
         try:
             if self._validator.is_valid(arguments):
@@ -72,7 +59,7 @@ class ArgumentSchema:
                 raise ToolError("the arguments do not match the schema of the tool")
             problems = [
                 _message(error.instance_path, error.message)
-                for error in islice(self._validator.iter_errors(arguments), _MAX_PROBLEMS)
+                for error in islice(self._validator.errors(arguments), _MAX_PROBLEMS)
                 if not isinstance(error.kind, _NO_PROBLEMS)
             ]
         except ValueError:  # numbers outside the validator's range
@@ -80,12 +67,16 @@ class ArgumentSchema:
         if problems:
             raise ToolError("; ".join(problems))
 
+    @staticmethod
+    def _takes_too_long(validator: SchemaValidator, arguments: Mapping[str, object]) -> bool:
+        """Return whether validation could block the event loop; the server then has to do it."""
+        text = msgspec.json.encode(arguments).decode()
+        if validator.may_backtrack:
+            return len(text) > _MAX_BACKTRACKING_LENGTH
+        return validator.seconds(text) > _MAX_SECONDS
+
 
 def _message(path: Iterable[str | int], message: str) -> str:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
     short = message if len(message) <= _MAX_PROBLEM_LENGTH else f"{message[:_MAX_PROBLEM_LENGTH]}…"
     return f"argument '{place[:100]}': {short}" if place else f"invalid arguments: {short}"
-
-
-def _fetch_nothing(uri: str) -> NoReturn:
-    raise ValueError("schemas are not fetched")
