@@ -118,6 +118,23 @@ def _announce(url: str, facts: Facts) -> None:
 
 
 @main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("."))
+def init(folder: Path) -> None:
+    """Write a commented team file and .env to FOLDER, by default the current folder.
+
+    Existing files are not overwritten: then nothing is written, and the exit code is 2.
+    """
+    from proxy.teamfiles.templates import write_templates
+
+    with _complaints():
+        paths = write_templates(folder)
+    for path in paths:
+        click.echo(f"wrote {path}")
+    change = "" if folder == Path(".") else f"cd {folder} && "
+    click.echo(f"Next: {change}handoff-proxy serve")
+
+
+@main.command()
 @_flags("data_dir")
 def migrate(**flags: Any) -> None:
     """Bring the database to this version's schema.

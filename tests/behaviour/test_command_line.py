@@ -441,3 +441,47 @@ async def test_what_people_wrote_and_keys_are_not_in_the_log(tmp_path: Path, lev
 
     assert len([line for line in serving.log if line["message"] == "request"]) == 5
     assert [line for line in serving.err.lines if "marker" in line.lower()] == []
+
+
+# --- init ------------------------------------------------------------------------------------------------------
+
+
+async def test_init_writes_a_team_that_is_served_without_further_changes(tmp_path: Path) -> None:
+    async with command("init", "new", folder=tmp_path) as written:
+        assert await written.ended() == 0
+    assert written.out.lines == [
+        "wrote new/team.yaml", "wrote new/.env", "Next: cd new && handoff-proxy serve"
+    ]  # fmt: skip
+    assert (tmp_path / "new" / ".env").stat().st_mode & 0o777 == 0o600
+
+    async with command("check", "team.yaml", folder=tmp_path / "new") as checked:
+        assert await checked.ended() == 0, checked.out.text
+    async with command("serve", "--port", "0", folder=tmp_path / "new") as running:
+        client = AsyncOpenAI(base_url=await running.url(), api_key="any", max_retries=0)
+        async with client:
+            models = [model.id async for model in client.models.list()]
+            answer = await client.chat.completions.create(
+                model="help-desk", messages=[{"role": "user", "content": "Hi"}]
+            )
+    assert models[0] == "help-desk"
+    assert "Reception" in (answer.choices[0].message.content or "")
+
+
+@pytest.mark.parametrize("existing", ["team.yaml", ".env"])
+def test_init_overwrites_nothing(run: Any, tmp_path: Path, existing: str) -> None:
+    (tmp_path / existing).write_text("mine")
+
+    result = run("init", str(tmp_path))
+
+    assert refusal(result) == [f"{tmp_path / existing}: exists already; nothing was written"]
+    assert [file.name for file in tmp_path.iterdir()] == [existing]
+    assert (tmp_path / existing).read_text() == "mine"
+
+
+def test_init_reports_a_folder_that_cannot_be_written(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    result = run("init", str(tmp_path / "file" / "folder"))
+
+    assert len(refusal(result)) == 1
+    assert "cannot be written (Not a directory)" in result.stderr
