@@ -177,6 +177,7 @@ class AgentLoop:
 
 async def _check_format(state: TurnState, reply: ModelReply) -> None:
     """Check a complete answer against ``response_format``; the finish reason of any other marks it as incomplete."""
+    required = state.turn.response_format
     is_complete = reply.finish_reason in ("stop", "tool_calls") and not reply.refusal
-    if state.form is not None and is_complete and not await state.form.is_met_by("".join(reply.text)):
+    if required is not None and is_complete and not await required.is_met_by("".join(reply.text)):
         raise AnswerNotInForm

@@ -78,7 +78,7 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
     client_names = {tool.name for tool in client_tools}
     reply = ModelReply()
     # Text next to a tool call would make a structured answer invalid JSON: hold it until the reply is complete.
-    held: list[TextDelta] | None = [] if state.form is not None and request.tools else None
+    held: list[TextDelta] | None = [] if state.turn.response_format is not None and request.tools else None
     name = agent.model.name
     usage: Usage | None = None
     cost: float | None = None

@@ -22,8 +22,7 @@ from proxy.providers.capabilities import Abilities
 from proxy.providers.model import Model
 from proxy.teamfiles.definitions import Limits
 from proxy.turns.contract import Answered, Sink, Turn
-from proxy.turns.request import Ask
-from proxy.turns.structured_output import answer_form
+from proxy.turns.request import TurnRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +129,21 @@ class AgentTeam:
         """Whether at least one agent of the team sees at least one of the client tools."""
         return any(loop.client_tools(tools, self.facts.max_client_tools) for loop in self._loops.values())
 
-    def unheeded(self, ask: Ask) -> Sequence[str]:
+    def unheeded(self, request: TurnRequest) -> Sequence[str]:
         """Return the names of parameters without effect; a parameter has an effect only if all agents support it.
 
         Raises:
             InvalidRequest: A parameter that must not be ignored is not supported.
         """
-        shows_tools = self.offers(ask.tools)
+        shows_tools = self.offers(request.tools)
         abilities = self._abilities.without("prediction") if shows_tools else self._abilities
         ignored = abilities.unheeded(
-            ask.parameters, ask.tool_choice if shows_tools else None, ask.messages, ask.list_name
+            request.parameters,
+            request.tool_choice if shows_tools else None,
+            request.messages,
+            request.list_name,
         )
-        return [*ignored, "tools"] if ask.tools and not shows_tools else ignored
+        return [*ignored, "tools"] if request.tools and not shows_tools else ignored
 
     async def answer(self, turn: Turn, sink: Sink) -> Answered:
         """Run agents until one of them has answered, or the client or a person has to respond.
@@ -158,7 +160,6 @@ class AgentTeam:
             data_dir=facts.data_dir,
             max_tool_result_bytes=facts.max_tool_result_bytes,
             max_client_tools=facts.max_client_tools,
-            form=answer_form(turn.parameters.response_format),
         )
         while True:
             match await self._dispatcher.run(self._loops[turn.agent], state):
@@ -194,14 +195,16 @@ class SideTeam:
         self.agents = ("side",)
         self._loop = AgentLoop(Agent(name="side", instructions="", model=model, client_tools="pass"))
 
-    def unheeded(self, ask: Ask) -> Sequence[str]:
+    def unheeded(self, request: TurnRequest) -> Sequence[str]:
         """Return the names of parameters without effect.
 
         Raises:
             InvalidRequest: A parameter that must not be ignored is not supported.
         """
-        abilities = self._loop.abilities.without(*(("prediction",) if ask.tools else ()))
-        return abilities.unheeded(ask.parameters, ask.tool_choice, ask.messages, ask.list_name)
+        abilities = self._loop.abilities.without(*(("prediction",) if request.tools else ()))
+        return abilities.unheeded(
+            request.parameters, request.tool_choice, request.messages, request.list_name
+        )
 
     async def answer(self, turn: Turn, sink: Sink) -> Answered:
         """Call the model once.
@@ -210,8 +213,7 @@ class SideTeam:
             TurnFailed: The turn could not be finished.
         """
         limits = Limits(max_model_calls=1, max_handoffs=0, max_tool_calls=0)
-        form = answer_form(turn.parameters.response_format)
-        state = TurnState(team=self.name, turn=turn, sink=sink, limits=limits, data_dir=Path(), form=form)
+        state = TurnState(team=self.name, turn=turn, sink=sink, limits=limits, data_dir=Path())
         match await self._loop.run(state):
             case AgentAnswered(finish_reason):
                 return Answered(finish_reason)

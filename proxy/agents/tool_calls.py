@@ -84,7 +84,7 @@ class ServerCalls:
                 )
             elif not state.turn.may_ask:
                 results[call.id] = _cannot_ask(_NOT_STORED)
-            elif state.form is not None:
+            elif state.turn.response_format is not None:
                 results[call.id] = _cannot_ask(_HAS_FORMAT)
             elif error := find_argument_error("".join(call.arguments)):
                 results[call.id] = f"error: {error}"

@@ -16,7 +16,6 @@ from proxy.providers.model import Model
 from proxy.teamfiles.definitions import ClientTools, Limits
 from proxy.tools.port import Tool
 from proxy.turns.contract import Sink, Turn
-from proxy.turns.structured_output import AnswerForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +59,6 @@ class TurnState:
     tool_calls: int = 0
     client_calls: int = 0
     completion_tokens: int = 0
-    form: AnswerForm | None = None
-    """The required format of the answer, if the caller set ``response_format``."""
 
 
 CallKind = Literal["server", "approval", "delegate", "client", "surplus", "unknown"]

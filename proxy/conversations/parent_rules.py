@@ -10,7 +10,7 @@ from proxy.conversations.steps import Step, split_step, step_at
 from proxy.conversations.tool_results import answered_in, called_in, check_calls, check_results
 from proxy.errors import ConversationBusy, InvalidRequest
 from proxy.turns.repository import ChainTurn
-from proxy.turns.request import ROOT, Ask, Match
+from proxy.turns.request import ROOT, Match, TurnRequest
 from proxy.wire.responses.ids import response_id
 
 
@@ -77,11 +77,11 @@ async def _after_step(query: ResolverQuery, step: Step) -> RuleMatch:
     return RuleMatch(_rule(request), record.conversation_id, [*chain, turn], step=step)
 
 
-def _rule(request: Ask) -> Match:
+def _rule(request: TurnRequest) -> Match:
     return "parent-id" if request.parent_name == "X-Parent-Id" else "previous-response"
 
 
-def _no_parent(request: Ask, reference: str) -> InvalidRequest:
+def _no_parent(request: TurnRequest, reference: str) -> InvalidRequest:
     if request.parent_name == "X-Parent-Id":
         return InvalidRequest(
             f"Invalid 'X-Parent-Id': no turn '{reference[:64]}' to go on from.",

@@ -32,7 +32,7 @@ from proxy.errors import ConversationNotFound
 from proxy.messages import DeveloperMessage, Item, Message, SystemMessage, is_instruction
 from proxy.turns.contract import Team
 from proxy.turns.repository import Conversation, History
-from proxy.turns.request import ROOT, Ask, Clock, Match
+from proxy.turns.request import ROOT, Clock, Match, TurnRequest
 
 Rule = Callable[[ResolverQuery], Awaitable[RuleMatch | UnrelatedMessages | None]]
 RULES: Sequence[Rule] = (
@@ -66,6 +66,8 @@ class ResolvedTurn:
     agent: str
     context: Sequence[Item]
     input: Sequence[Item]
+    new_messages: Sequence[Item]
+    """The input without instructions."""
     overlay: Sequence[SystemMessage | DeveloperMessage]
     transcript: Transcript
     scope: bytes
@@ -77,11 +79,6 @@ class ResolvedTurn:
     step: Step | None = None
     """The turn follows this part of a turn, which has to be stored first; ``parent`` is the parent of that turn."""
 
-    @property
-    def new_messages(self) -> Sequence[Item]:
-        """The input without instructions."""
-        return [item for item in self.input if not is_instruction(item.message)]
-
 
 class ConversationResolver:
     """Applies the rules to a request, and decisions on approvals to the result. Reads from the store only."""
@@ -91,7 +88,7 @@ class ConversationResolver:
         self._approvals = approvals
         self._clock = clock
 
-    async def resolve(self, request: Ask, team: Team) -> ResolvedTurn | UnrelatedMessages:
+    async def resolve(self, request: TurnRequest, team: Team) -> ResolvedTurn | UnrelatedMessages:
         """Return the starting point of the requested turn.
 
         Raises:
@@ -111,7 +108,7 @@ class ConversationResolver:
             raise unknown_approval(request.verdicts[0].approval_id)
         return resolved
 
-    async def _named_conversation(self, request: Ask) -> Conversation | None:
+    async def _named_conversation(self, request: TurnRequest) -> Conversation | None:
         if request.conversation_id is None or request.parent not in (None, ROOT):
             return None
         known = await self._turns.find_conversation(request.caller, request.conversation_id)
@@ -142,10 +139,11 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
         context = [Item(message) for message in shown]
     else:
         context = [item for turn in chain for item in turn.items if not is_instruction(item.message)]
+    new_items = [Item(message) for message in new]
     parent = chain[-1].turn if chain else None
     agent = match.agent or (chain[-1].agent if chain else None)
     stored = [m for turn in chain for item in turn.items if is_instruction(m := item.message)]
-    added = [message for message in query.instructions if message not in stored]
+    added = [message for message in request.system_messages if message not in stored]
     # A list that contains the earlier messages contains the instructions too.
     shows_all = query.last_assistant >= 0 and not request.is_addition and request.parent is None
     own = [SystemMessage(content=request.instructions)] if request.instructions else []
@@ -155,8 +153,9 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
         parent=parent if match.step is None else match.step.record.parent,
         agent=agent if agent is not None and agent in query.team.agents else query.team.entry,
         context=context,
-        input=_input(request, new, added),
-        overlay=[*own, *(query.instructions if shows_all else [*stored, *added])],
+        input=_input(request, new_items, added),
+        new_messages=new_items,
+        overlay=[*own, *(request.system_messages if shows_all else [*stored, *added])],
         transcript=transcript_after(chain, query.scope, new) if chain else query.transcript,
         scope=query.scope,
         is_paused=bool(chain) and chain[-1].is_paused,
@@ -165,9 +164,9 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     )
 
 
-def _input(request: Ask, new: Sequence[Message], instructions: Sequence[Message]) -> list[Item]:
+def _input(request: TurnRequest, new: Sequence[Item], instructions: Sequence[Message]) -> Sequence[Item]:
     """Return the new messages, with instructions in their place if these become part of the conversation."""
     if not (instructions and request.keeps_instructions):
-        return [Item(message) for message in new]
-    stored = {id(message) for message in (*new, *instructions)}
-    return [Item(message) for message in request.messages if id(message) in stored]
+        return new
+    stored = {id(item.message): item for item in (*new, *map(Item, instructions))}
+    return [stored[id(message)] for message in request.messages if id(message) in stored]

@@ -12,15 +12,12 @@ from proxy.conversations.fingerprints import Transcript, last_answer_of, scope_o
 from proxy.conversations.steps import Step
 from proxy.messages import (
     AssistantMessage,
-    DeveloperMessage,
     Message,
-    SystemMessage,
-    is_instruction,
     text_of,
 )
 from proxy.turns.contract import Team
 from proxy.turns.repository import ChainTurn, Conversation, History, Place
-from proxy.turns.request import Ask, Match
+from proxy.turns.request import Match, TurnRequest
 
 FIRST_LOOKUP, NEXT_LOOKUPS = 8, 512
 """Number of fingerprints per query: in the first one, from the end of the list, and in each further one."""
@@ -33,20 +30,15 @@ class ResolverQuery:
     ``conversation`` is the conversation that the request names; None if it names none, or if it does not exist yet.
     """
 
-    request: Ask
+    request: TurnRequest
     team: Team
     turns: History
     conversation: Conversation | None
 
-    @cached_property
+    @property
     def messages(self) -> Sequence[Message]:
         """The messages of the request without instructions."""
-        return [message for message in self.request.messages if not is_instruction(message)]
-
-    @cached_property
-    def instructions(self) -> Sequence[SystemMessage | DeveloperMessage]:
-        """The system and developer messages of the request."""
-        return [message for message in self.request.messages if is_instruction(message)]
+        return self.request.turn_messages
 
     @cached_property
     def scope(self) -> bytes:

@@ -5,7 +5,6 @@ A plain ASGI endpoint: the framework's validation and its streaming response cos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
@@ -15,9 +14,7 @@ from starlette.types import Receive, Scope, Send
 from proxy.routes.dependencies import Services, services_of
 from proxy.routes.request_body import ClientLeft, first_of, headers_of, read_body
 from proxy.routes.request_headers import (
-    answer_headers,
     body_digest,
-    client_left,
     idempotency_key,
     is_retry,
     is_side_task,
@@ -28,20 +25,20 @@ from proxy.routes.request_headers import (
     wants_status,
     with_pseudonyms,
 )
-from proxy.routes.streaming import Connection, Patience, answer, stream
+from proxy.routes.streaming import Connection
+from proxy.routes.turn_response import write_turn
 from proxy.routes.turns import last_seen
 from proxy.service.turns import Opened
-from proxy.turns.request import Ask
+from proxy.turns.request import TurnRequest
+from proxy.turns.structured_output import compile_response_format
 from proxy.wire.chat.completion import (
     AnswerOptions,
     CompletionBuilder,
     decode_options,
-    encode_options,
 )
 from proxy.wire.chat.parse import ChatRequest, decode_chat
 from proxy.wire.chat.stored import asked_with
 from proxy.wire.chat.stream import ChunkEncoder
-from proxy.wire.events import sse
 
 
 class ChatCompletions:
@@ -63,12 +60,14 @@ class ChatCompletions:
             ):
                 return
             request = decode_chat(body, max_messages=settings.max_messages, strict=settings.strict_parameters)
-            ask = chat_ask(services, caller, headers, body, request)
+            turn_request, options = chat_turn_request(services, caller, headers, body, request)
             # It is as large as the history, and the answer may take minutes.
             del body
-            scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
-            opened = await services.turns.open(ask)
-            await _write(services, opened, connection, is_stream=request.stream, ignored=request.ignored)
+            scope["state"]["facts"].update(model=request.model[:100], stream=request.stream)
+            opened = await services.turns.open(turn_request)
+            options = _options_of(opened, options)
+            encoder = ChunkEncoder(options) if request.stream else CompletionBuilder(options)
+            await write_turn(services, opened, connection, encoder, ignored=request.ignored)
         except ClientLeft:
             scope["state"]["facts"].update(outcome="client_disconnect")
 
@@ -92,52 +91,30 @@ class ResumedStream:
         )
         connection = Connection(scope, receive, send)
         # Who takes nothing any more has left; that was noted.
+        encoder = ChunkEncoder(_options_of(opened), after=after)
         with suppress(ClientLeft):
-            await _write(services, opened, connection, is_stream=True, after=after)
+            await write_turn(services, opened, connection, encoder, is_resumed=True)
 
 
-async def _write(
-    services: Services,
-    opened: Opened,
-    connection: Connection,
-    *,
-    is_stream: bool,
-    ignored: Sequence[str] = (),
-    after: sse.Position | None = None,
-) -> None:
-    facts = connection.scope["state"]["facts"]
-    facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
-    options = options_of(opened)
-    headers = answer_headers(opened, [*ignored, *opened.ignored], facts)
-    patience = Patience(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
-    took_all = False
-    try:
-        if is_stream:
-            encoder = ChunkEncoder(options, after=after or sse.START)
-            took_all = await stream(
-                opened.live, encoder, headers, connection, patience, is_resumed=after is not None
-            )
-        else:
-            took_all = await answer(opened.live, CompletionBuilder(options), headers, connection, patience)
-    finally:
-        if not took_all:
-            client_left(opened.live, facts)
-
-
-def options_of(opened: Opened) -> AnswerOptions:
-    """Return what the encoders need, with the id and the time that the turn has."""
-    options = decode_options(opened.options)
-    # Side requests are answered by one model; of a team there is nothing to tell.
+def _options_of(opened: Opened, requested: AnswerOptions | None = None) -> AnswerOptions:
+    """Return the options of the encoders, with id and time of the turn; ``requested`` if this request began it."""
+    if opened.stored_options is not None:
+        options = decode_options(opened.stored_options)
+    else:
+        assert requested is not None
+        options = requested
+    # One model answers a side request, so there are no handoffs to report.
     events = options.events if opened.match != "side-request" else "none"
     return msgspec.structs.replace(options, id=opened.turn_id, created=int(opened.created_at), events=events)
 
 
-def chat_ask(
+def chat_turn_request(
     services: Services, caller: str, headers: dict[str, str], body: bytes, request: ChatRequest
-) -> Ask:
-    """Return what a request asks for, with what its headers say."""
+) -> tuple[TurnRequest, AnswerOptions]:
+    """Combine body and headers of a request; return it with the options for encoding its response."""
     services.check_model(caller, request.model)
     settings = services.settings
+    parent = parent_id(headers)
     named, source = named_conversation(headers, settings.conversation_headers, request.metadata)
     end_user = request.safety_identifier or request.user or first_of(headers, settings.user_headers)
     options = AnswerOptions(
@@ -153,7 +130,7 @@ def chat_ask(
         hides_details=not settings.handoff_details,
         has_status=wants_status(headers, settings),
     )
-    return Ask(
+    turn_request = TurnRequest(
         caller=caller,
         model=request.model,
         messages=request.messages,
@@ -166,6 +143,7 @@ def chat_ask(
             safety_identifier=request.safety_identifier,
             prompt_cache_key=request.prompt_cache_key,
         ),
+        response_format=compile_response_format(request.parameters.response_format),
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls is not False,
@@ -174,12 +152,13 @@ def chat_ask(
         is_stored=request.store is not False,
         is_listed=request.store is True,
         metadata=request.metadata,
-        options=encode_options(asked_with(options, request.messages) if request.store else options),
-        body_digest=body_digest(body, named or "", end_user, parent_id(headers) or ""),
+        options=asked_with(options, request.messages) if request.store else options,
+        body_digest=body_digest(body, named or "", end_user, parent or ""),
         idempotency_key=idempotency_key(headers),
         is_retry=is_retry(headers),
         is_side=is_side_task(headers, settings),
         on_disconnect=on_disconnect(headers),
-        parent=parent_id(headers),
+        parent=parent,
         parent_name="X-Parent-Id",
     )
+    return turn_request, options

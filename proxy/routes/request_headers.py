@@ -1,8 +1,8 @@
-"""What a request says beside its body, and what its answer says: headers that both APIs of a team have in common."""
+"""Read the request headers that all APIs of a team have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
 
 import msgspec
@@ -11,15 +11,9 @@ from proxy.auth import pseudonym
 from proxy.errors import InvalidRequest
 from proxy.messages import EventsMode, Parameters
 from proxy.routes.request_body import first_of
-from proxy.routes.streaming import IGNORED_HEADER, Headers
-from proxy.service.turns import Opened
 from proxy.settings import Settings
-from proxy.turns.live import LiveTurn
 from proxy.turns.request import DisconnectPolicy, IdSource
 from proxy.wire.chat.parse import conversation_id
-
-RETRY_GRACE = 0.6
-"""Seconds that a turn goes on when its client left before its answer had begun."""
 
 
 def named_conversation(
@@ -123,24 +117,3 @@ def body_digest(body: bytes, *places: str) -> bytes:
     for place in places:
         digest.update(b"|" + place.encode("utf-8", "surrogateescape"))
     return digest.digest()
-
-
-def answer_headers(opened: Opened, ignored: Sequence[str], facts: dict[str, object]) -> Headers:
-    """Return the headers of our own that tell what the answer belongs to; what had no effect is logged, too."""
-    headers = [(b"x-conversation-match", opened.match.encode())]
-    if opened.conversation_id:
-        headers.append((b"x-conversation-id", opened.conversation_id.encode()))
-    if ignored:
-        facts.update(ignored=[*ignored])
-        headers.append((IGNORED_HEADER, ", ".join(ignored).encode("latin-1", "replace")))
-    if opened.is_replayed:
-        headers.append((b"idempotency-replayed", b"true"))
-    return headers
-
-
-def client_left(live: LiveTurn, facts: dict[str, object]) -> None:
-    """Note that the client did not take all of its answer; the turn stops if its policy says so."""
-    facts.update(outcome="client_disconnect")
-    # The official SDKs repeat a request whose answer had not begun, half a second after they gave it up. That repeat
-    # attaches to the turn, instead of running its tools again, if the turn is still there.
-    live.left(grace=0.0 if "status" in facts else RETRY_GRACE)

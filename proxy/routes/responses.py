@@ -6,6 +6,7 @@ Making a response and reading one are plain ASGI endpoints, because both can be 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -20,9 +21,7 @@ from proxy.routes.dependencies import CallerDep, Services, ServicesDep, services
 from proxy.routes.item_references import References
 from proxy.routes.request_body import ClientLeft, first_of, headers_of, read_body
 from proxy.routes.request_headers import (
-    answer_headers,
     body_digest,
-    client_left,
     idempotency_key,
     is_retry,
     is_side_task,
@@ -31,11 +30,13 @@ from proxy.routes.request_headers import (
     told_events,
     with_pseudonyms,
 )
-from proxy.routes.streaming import JSON_HEADERS, Connection, Headers, Patience, answer, stream
+from proxy.routes.streaming import JSON_HEADERS, Connection
+from proxy.routes.turn_response import turn_headers, write_turn
 from proxy.service.recording import entries_of
 from proxy.service.turns import Opened
 from proxy.turns.repository import TurnRecord
-from proxy.turns.request import Ask, Verdict
+from proxy.turns.request import TurnRequest, Verdict
+from proxy.turns.structured_output import compile_response_format
 from proxy.wire.chat.response_models import encode
 from proxy.wire.conversations.objects import items_of, list_body, part_of
 from proxy.wire.responses.errors import PARAMETERS, problem_of_response, reworded
@@ -46,7 +47,6 @@ from proxy.wire.responses.options import (
     Echo,
     ResponseOptions,
     decode_options,
-    encode_options,
     response_body,
 )
 from proxy.wire.responses.parse import ResponsesRequest, decode_response_request
@@ -82,13 +82,12 @@ class Responses:
             ask = await _ask(services, caller, headers, body, request, options)
             scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
             opened = await _open(services, ask)
-            options = _options_of(opened, None if opened.is_replayed else options)
+            options = _options_of(opened, options)
             if request.background and not request.stream:
                 await _tell_begun(opened, options, connection, request.ignored)
             else:
-                await _write(
-                    services, opened, options, connection, is_stream=request.stream, ignored=request.ignored
-                )
+                encoder = ResponseEncoder(options) if request.stream else ResponseBuilder(options)
+                await _write(services, opened, connection, encoder, ignored=request.ignored)
         except ClientLeft:
             scope["state"]["facts"].update(outcome="client_disconnect")
 
@@ -115,8 +114,8 @@ class KeptResponse:
             return
         opened = await services.turns.attach(caller, record.id)
         connection = Connection(scope, receive, send)
-        options = _options_of(opened, None)
-        await _write(services, opened, options, connection, is_stream=True, after=after)
+        encoder = ResponseEncoder(_options_of(opened), after=-1 if after is None else after)
+        await _write(services, opened, connection, encoder, is_resumed=after is not None)
 
 
 @router.delete("/v1/responses/{response_id}")
@@ -190,7 +189,7 @@ async def _ask(
     body: bytes,
     request: ResponsesRequest,
     options: ResponseOptions,
-) -> Ask:
+) -> TurnRequest:
     services.check_model(caller, request.model)
     settings = services.settings
     named, source = named_conversation(headers, settings.conversation_headers, request.metadata)
@@ -203,7 +202,7 @@ async def _ask(
         parent = turn_id_of(request.previous_response_id) or request.previous_response_id
     references = References(services.history, caller, end_user)
     pieces = await references.resolved(request.said, parent=parent, conversation_id=request.conversation)
-    return Ask(
+    return TurnRequest(
         caller=caller,
         model=request.model,
         messages=joined(pieces),
@@ -217,13 +216,14 @@ async def _ask(
             safety_identifier=request.safety_identifier,
             prompt_cache_key=request.echo.prompt_cache_key,
         ),
+        response_format=compile_response_format(request.parameters.response_format),
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls,
         is_strict=services.settings.strict_parameters,
         is_stored=request.store,
         metadata=request.metadata,
-        options=encode_options(options if request.store else _without_content(options)),
+        options=options if request.store else _without_content(options),
         body_digest=body_digest(body, "responses", named or "", end_user),
         idempotency_key=idempotency_key(headers),
         is_retry=is_retry(headers),
@@ -245,7 +245,7 @@ def _without_content(options: ResponseOptions) -> ResponseOptions:
     return msgspec.structs.replace(options, response=Echo(store=False))
 
 
-async def _open(services: Services, ask: Ask) -> Opened:
+async def _open(services: Services, ask: TurnRequest) -> Opened:
     try:
         return await services.turns.open(ask)
     except InvalidRequest as error:
@@ -255,57 +255,21 @@ async def _open(services: Services, ask: Ask) -> Opened:
 # --- answering -----------------------------------------------------------------------------------------------
 
 
-def _options_of(opened: Opened, given: ResponseOptions | None) -> ResponseOptions:
-    """Return what the encoders need, with the id and the time that the turn has; ``given`` if it just began."""
-    options = given or decode_options(opened.options)
+_write = partial(write_turn, to_problem=problem_of_response, parameters=PARAMETERS)
+
+
+def _options_of(opened: Opened, requested: ResponseOptions | None = None) -> ResponseOptions:
+    """Return the options of the encoders, with id and time of the turn; ``requested`` if this request began it."""
+    if opened.stored_options is not None:
+        options = decode_options(opened.stored_options)
+    else:
+        assert requested is not None
+        options = requested
     # Side requests are answered by one model and not stored; of a team there is nothing to tell.
     if opened.match == "side-request":
         echo = msgspec.structs.replace(options.response, store=False)
         options = msgspec.structs.replace(options, events="none", response=echo)
     return msgspec.structs.replace(options, id=opened.turn_id, created=int(opened.created_at))
-
-
-async def _write(
-    services: Services,
-    opened: Opened,
-    options: ResponseOptions,
-    connection: Connection,
-    *,
-    is_stream: bool,
-    ignored: Sequence[str] = (),
-    after: int | None = None,
-) -> None:
-    facts = connection.scope["state"]["facts"]
-    facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
-    headers = _headers(opened, ignored, facts)
-    patience = Patience(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
-    took_all = False
-    try:
-        if is_stream:
-            took_all = await stream(
-                opened.live,
-                ResponseEncoder(options, after=-1 if after is None else after),
-                headers,
-                connection,
-                patience,
-                is_resumed=after is not None,
-                told=problem_of_response,
-                parameters=PARAMETERS,
-            )
-        else:
-            builder = ResponseBuilder(options)
-            took_all = await answer(
-                opened.live,
-                builder,
-                headers,
-                connection,
-                patience,
-                told=problem_of_response,
-                parameters=PARAMETERS,
-            )
-    finally:
-        if not took_all:
-            client_left(opened.live, facts)
 
 
 async def _tell_begun(
@@ -321,13 +285,13 @@ async def _tell_begun(
         body = response_body(options, "in_progress" if opened.is_replayed else "queued", output=[])
     encoded = encode(body)
     facts = connection.scope["state"]["facts"]
-    headers = [*_headers(opened, ignored, facts), *JSON_HEADERS, (b"content-length", b"%d" % len(encoded))]
+    headers = [
+        *turn_headers(opened, ignored, facts, PARAMETERS),
+        *JSON_HEADERS,
+        (b"content-length", b"%d" % len(encoded)),
+    ]
     await connection.send({"type": "http.response.start", "status": 200, "headers": headers})
     await connection.send({"type": "http.response.body", "body": encoded})
-
-
-def _headers(opened: Opened, ignored: Sequence[str], facts: dict[str, object]) -> Headers:
-    return answer_headers(opened, [*ignored, *(PARAMETERS.get(name, name) for name in opened.ignored)], facts)
 
 
 # --- what is kept --------------------------------------------------------------------------------------------

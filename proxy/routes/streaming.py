@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from starlette.types import Receive, Scope, Send
 
@@ -59,8 +59,9 @@ class Connection:
     send: Send
 
 
+@runtime_checkable
 class Encoder(Protocol):
-    """Turns entries into the frames of a stream."""
+    """Encodes entries as the frames of a stream."""
 
     def encode(self, entry: Entry) -> bytes:
         """Return the frames of one entry, whole; often none."""

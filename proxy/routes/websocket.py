@@ -10,7 +10,7 @@ from contextlib import aclosing, suppress
 from starlette.websockets import WebSocket
 
 from proxy.errors import CompletionNotFound, InternalTurnError, ProxyError, Unauthorized
-from proxy.routes.chat_completions import chat_ask
+from proxy.routes.chat_completions import chat_turn_request
 from proxy.routes.middleware.rate_limit import admit as admit_turn
 from proxy.routes.request_body import ClientLeft, first_of, headers_of
 from proxy.routes.sockets import Channel, admit
@@ -124,9 +124,11 @@ class Session:
         request = decode_chat(
             message.body, max_messages=settings.max_messages, strict=settings.strict_parameters
         )
-        ask = chat_ask(self._services, self._caller, self._headers_with(message), message.body, request)
+        turn_request, _ = chat_turn_request(
+            self._services, self._caller, self._headers_with(message), message.body, request
+        )
         await admit_turn(self._services, self._caller)
-        opened = await self._services.turns.open(ask)
+        opened = await self._services.turns.open(turn_request)
         self._add_started(opened.live)
         ignored = [*request.ignored, *opened.ignored]
         more = {"ignored": ignored} if ignored else {}

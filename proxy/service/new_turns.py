@@ -10,7 +10,8 @@ from proxy.approvals.repository import Approvals
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.turns.contract import ServedTeam, Turn
 from proxy.turns.repository import NewTurn
-from proxy.turns.request import Ask
+from proxy.turns.request import TurnRequest
+from proxy.wire.chat.response_models import encode
 
 
 def new_turn_id() -> str:
@@ -19,33 +20,39 @@ def new_turn_id() -> str:
 
 
 def new_turn(
-    ask: Ask, team: ServedTeam, recalled: ResolvedTurn, *, worker: str, lease_until: float, now: float
+    request: TurnRequest,
+    team: ServedTeam,
+    recalled: ResolvedTurn,
+    *,
+    worker: str,
+    lease_until: float,
+    now: float,
 ) -> NewTurn:
     """Return the row of a turn that begins ``now``."""
     return NewTurn(
         id=new_turn_id(),
-        caller=ask.caller,
-        end_user=ask.end_user,
+        caller=request.caller,
+        end_user=request.end_user,
         conversation_id=recalled.conversation_id or f"conv_{secrets.token_hex(16)}",
         team=team.name,
-        model=ask.model,
+        model=request.model,
         parent=recalled.parent,
         agent=recalled.agent,
         input=recalled.input,
-        is_stored=ask.is_stored,
-        is_listed=ask.is_listed,
-        metadata=ask.metadata,
-        options=ask.options,
+        is_stored=request.is_stored,
+        is_listed=request.is_listed,
+        metadata=request.metadata,
+        options=encode(request.options),
         worker=worker,
         lease_until=lease_until,
         created_at=now,
-        idempotency_key=ask.idempotency_key,
-        body_digest=ask.body_digest,
+        idempotency_key=request.idempotency_key,
+        body_digest=request.body_digest,
         snapshot=team.snapshot,
     )
 
 
-def turn_of(ask: Ask, new: NewTurn, recalled: ResolvedTurn, approvals: Approvals) -> Turn:
+def turn_of(request: TurnRequest, new: NewTurn, recalled: ResolvedTurn, approvals: Approvals) -> Turn:
     """Return the turn to run."""
     resumption = recalled.resumption
     opening = None
@@ -54,16 +61,17 @@ def turn_of(ask: Ask, new: NewTurn, recalled: ResolvedTurn, approvals: Approvals
     return Turn(
         id=new.id,
         conversation_id=new.conversation_id,
-        caller=ask.caller,
+        caller=request.caller,
         agent=recalled.agent,
         context=[*recalled.context, *recalled.new_messages],
         overlay=recalled.overlay,
-        parameters=ask.parameters,
-        client_tools=ask.tools,
-        tool_choice=ask.tool_choice,
-        parallel_tool_calls=ask.parallel_tool_calls,
-        max_tool_calls=ask.max_tool_calls,
-        is_strict=ask.is_strict,
-        may_ask=ask.is_stored and recalled.is_kept,
+        parameters=request.parameters,
+        response_format=request.response_format,
+        client_tools=request.tools,
+        tool_choice=request.tool_choice,
+        parallel_tool_calls=request.parallel_tool_calls,
+        is_strict=request.is_strict,
+        max_tool_calls=request.max_tool_calls,
+        may_ask=request.is_stored and recalled.is_kept,
         opening=opening,
     )

@@ -34,7 +34,7 @@ from proxy.turns.repository import (
     TurnRecord,
     TurnStatus,
 )
-from proxy.turns.request import Ask
+from proxy.turns.request import TurnRequest
 from proxy.wire.chat.answer_text import visible_text
 from proxy.wire.errors import failed_event
 
@@ -43,7 +43,7 @@ from proxy.wire.errors import failed_event
 class Kept:
     """What ties a running turn to the store; side requests have none."""
 
-    ask: Ask
+    request: TurnRequest
     begun: Begun
     recalled: ResolvedTurn
 
@@ -65,7 +65,7 @@ def end_of(
     was_stopped = isinstance(closing, Cancelled) and closing.reason == "requested"
     is_history = answered is not None or (was_stopped and bool(said))
     pending = answered.pending if answered is not None else ()
-    is_stored = kept.ask.is_stored
+    is_stored = kept.request.is_stored
     mark = _mark(kept, items, pending, said) if is_history else None
     return TurnEnd(
         turn=kept.begun.turn,
@@ -142,7 +142,7 @@ def _pause(turn: Turn, kept: Kept, answered: Answered) -> Pause | None:
     if not answered.approvals:
         return None
     asked = [NewApproval(one.id, one.call_id, one.tool, one.arguments) for one in answered.approvals]
-    return Pause(asked, circumstances_of(turn, uses_functions=kept.ask.uses_functions))
+    return Pause(asked, circumstances_of(turn, uses_functions=kept.request.uses_functions))
 
 
 def _takes_up(kept: Kept) -> bool:
@@ -151,7 +151,7 @@ def _takes_up(kept: Kept) -> bool:
 
 def _mark(kept: Kept, items: Sequence[Item], pending: Sequence[str], said: str) -> bytes | None:
     """Return what finds the turn by its answer alone, or by its call when that has no id for the client."""
-    call = call_of(items, pending) if kept.ask.uses_functions else None
+    call = call_of(items, pending) if kept.request.uses_functions else None
     if call is not None:
         return kept.recalled.transcript.call(call.function)
     return last_answer_of(kept.recalled.scope, said)

@@ -30,7 +30,8 @@ from proxy.messages import (
 )
 from proxy.turns.contract import Turn
 from proxy.turns.repository import ChainTurn, History, TurnRecord
-from proxy.turns.request import Ask, Clock, Verdict
+from proxy.turns.request import Clock, TurnRequest, Verdict
+from proxy.turns.structured_output import compile_response_format
 from proxy.wire.events.last_event_id import resumed_options
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 10
 """How often a decision is tried anew when others decided meanwhile."""
 
-Begins = Callable[[Ask, ResolvedTurn], Awaitable[object]]
+Begins = Callable[[TurnRequest, ResolvedTurn], Awaitable[object]]
 """Begins a turn, unless it awaits further decisions."""
 
 
@@ -164,6 +165,7 @@ class Resuming:
             agent=chain[-1].agent,
             context=_said(chain),
             input=(),
+            new_messages=(),
             overlay=given.overlay,
             transcript=transcript_after(chain, scope),
             scope=scope,
@@ -177,22 +179,23 @@ def _said(chain: Sequence[ChainTurn]) -> list[Item]:
     return [item for turn in chain for item in turn.items if not is_instruction(item.message)]
 
 
-def _ask(caller: str, record: TurnRecord, given: Circumstances) -> Ask:
+def _ask(caller: str, record: TurnRecord, given: Circumstances) -> TurnRequest:
     """Return what the client would ask, if it asked."""
-    return Ask(
+    return TurnRequest(
         caller=caller,
         model=record.model,
         messages=(),
         end_user=record.end_user,
         conversation_id=record.conversation_id,
         parameters=given.parameters,
+        response_format=compile_response_format(given.parameters.response_format),
         tools=given.client_tools,
         tool_choice=given.tool_choice,
         parallel_tool_calls=given.parallel_tool_calls,
         uses_functions=given.uses_functions,
         is_listed=record.is_listed,
         metadata=record.metadata,
-        options=resumed_options(record.options, record.id),
+        options=msgspec.Raw(resumed_options(record.options, record.id)),
         on_disconnect="detach",
         in_background=True,
         max_tool_calls=given.max_tool_calls,

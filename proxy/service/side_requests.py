@@ -17,7 +17,6 @@ from msgspec import Struct
 from proxy.errors import InvalidRequest
 from proxy.messages import (
     AssistantMessage,
-    DeveloperMessage,
     Item,
     Message,
     SystemMessage,
@@ -26,7 +25,7 @@ from proxy.messages import (
     text_of,
 )
 from proxy.turns.contract import AskedTeam, Turn
-from proxy.turns.request import Ask
+from proxy.turns.request import TurnRequest
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,43 +55,41 @@ def load_rules() -> Sequence[Rule]:
 _RULES = load_rules()
 
 
-def has_side_request_text(ask: Ask) -> bool:
+def has_side_request_text(request: TurnRequest) -> bool:
     """Whether the messages have the text of a known frontend's side request.
 
     A request that names a parent turn, adds to a conversation or runs in the background is never a side request.
     """
-    return (
-        ask.parent is None and not ask.is_addition and not ask.in_background and is_side_request(ask.messages)
-    )
+    can_be = request.parent is None and not request.is_addition and not request.in_background
+    return can_be and is_side_request(request.messages)
 
 
-def side_turn(turn_id: str, ask: Ask, team: AskedTeam) -> Turn:
+def side_turn(turn_id: str, request: TurnRequest, team: AskedTeam) -> Turn:
     """Return the turn of a side request.
 
     Raises:
         InvalidRequest: ``background`` is set: the answer is not stored, so it could not be retrieved later.
     """
-    if ask.in_background:
+    if request.in_background:
         raise InvalidRequest(
             "Invalid 'background': a side request is not stored, so its answer could not be asked for later.",
             param="background",
             code="unsupported_value",
         )
-    overlay = [m for m in ask.messages if isinstance(m, SystemMessage | DeveloperMessage)]
-    if ask.instructions:
-        overlay.insert(0, SystemMessage(content=ask.instructions))
+    own = [SystemMessage(content=request.instructions)] if request.instructions else []
     return Turn(
         id=turn_id,
         conversation_id="",
-        caller=ask.caller,
+        caller=request.caller,
         agent=team.entry,
-        context=[Item(m) for m in ask.messages if not isinstance(m, SystemMessage | DeveloperMessage)],
-        overlay=overlay,
-        parameters=ask.parameters,
-        client_tools=ask.tools,
-        tool_choice=ask.tool_choice,
-        parallel_tool_calls=ask.parallel_tool_calls,
-        is_strict=ask.is_strict,
+        context=[Item(message) for message in request.turn_messages],
+        overlay=[*own, *request.system_messages],
+        parameters=request.parameters,
+        response_format=request.response_format,
+        client_tools=request.tools,
+        tool_choice=request.tool_choice,
+        parallel_tool_calls=request.parallel_tool_calls,
+        is_strict=request.is_strict,
     )
 
 

@@ -33,8 +33,7 @@ from proxy.service.team_lookup import CustomTeams, TeamLookup, Teams
 from proxy.turns.contract import AskedTeam, ServedTeam
 from proxy.turns.live import LiveTurn, LiveTurns, LogMemory
 from proxy.turns.repository import Begun, Conversation, History, IdempotencyKeyTaken, NewTurn, TurnRecord
-from proxy.turns.request import Ask, Clock, DisconnectPolicy, Match, Verdict
-from proxy.turns.structured_output import answer_form
+from proxy.turns.request import Clock, DisconnectPolicy, Match, TurnRequest, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A turn to read. ``is_replayed``: an earlier request began it."""
+    """A turn to read."""
 
     live: LiveTurn
     turn_id: str
@@ -63,10 +62,15 @@ class Opened:
     conversation_id: str
     match: Match
     agent: str
-    options: bytes
-    is_replayed: bool = False
+    stored_options: bytes | None = None
+    """Options of the earlier request that began the turn, as JSON; None if this request began it."""
     ignored: Sequence[str] = ()
     """Parameters of the request that have no effect on this team."""
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether an earlier request began the turn."""
+        return self.stored_options is not None
 
 
 class TurnService:
@@ -145,7 +149,7 @@ class TurnService:
 
     # --- open ---
 
-    async def open(self, ask: Ask) -> Opened:
+    async def open(self, request: TurnRequest) -> Opened:
         """Begin a turn, or attach to the turn that this request repeats.
 
         Raises:
@@ -159,21 +163,20 @@ class TurnService:
         """
         if self._is_closing:
             raise ShuttingDown
-        team, is_side_model = await self._teams.find(ask.caller, ask.model)
-        if ask.is_side or is_side_model or has_side_request_text(ask):
+        team, is_side_model = await self._teams.find(request.caller, request.model)
+        if request.is_side or is_side_model or has_side_request_text(request):
             self._check_memory()
-            return self._open_side(ask, team)
-        repeated = await self._repeated(ask)
+            return self._open_side(request, team)
+        repeated = await self._repeated(request)
         if repeated is not None:
             return repeated
         self._check_memory()
-        answer_form(ask.parameters.response_format)
         for _ in range(ATTEMPTS):
-            team, ignored, recalled = await self._resolve(ask, team)
+            team, ignored, recalled = await self._resolve(request, team)
             if isinstance(recalled, UnrelatedMessages):
-                return self._open_side(ask, team)
+                return self._open_side(request, team)
             try:
-                opened = await self._open_turn(ask, team, recalled, ignored)
+                opened = await self._open_turn(request, team, recalled, ignored)
             except ApprovalsMoved:
                 continue
             if opened is not None:
@@ -185,59 +188,57 @@ class TurnService:
             raise LogMemoryExhausted
 
     async def _resolve(
-        self, ask: Ask, team: ServedTeam
+        self, request: TurnRequest, team: ServedTeam
     ) -> tuple[ServedTeam, Sequence[str], ResolvedTurn | UnrelatedMessages]:
         """Return the team as its conversation began with it, the ignored parameters, and where the turn begins."""
-        ignored, recalled = await self._resolve_for(ask, team)
+        ignored, recalled = await self._resolve_for(request, team)
         if isinstance(recalled, ResolvedTurn) and recalled.conversation_id is not None:
-            began_as = await self._teams.as_begun(ask.caller, recalled.conversation_id, team)
+            began_as = await self._teams.as_begun(request.caller, recalled.conversation_id, team)
             if began_as is not team:
-                return began_as, *await self._resolve_for(ask, began_as)
+                return began_as, *await self._resolve_for(request, began_as)
         return team, ignored, recalled
 
     async def _resolve_for(
-        self, ask: Ask, team: ServedTeam
+        self, request: TurnRequest, team: ServedTeam
     ) -> tuple[Sequence[str], ResolvedTurn | UnrelatedMessages]:
-        team.check_client_tools(tuple(ask.tools))
-        ignored = _ignored(ask, team)
-        return ignored, await self._resolver.resolve(ask, team)
+        team.check_client_tools(tuple(request.tools))
+        ignored = _ignored(request, team)
+        return ignored, await self._resolver.resolve(request, team)
 
-    def _open_side(self, ask: Ask, team: ServedTeam) -> Opened:
+    def _open_side(self, request: TurnRequest, team: ServedTeam) -> Opened:
         """Start a turn without conversation, team or lock; nothing of it is stored."""
-        turn = side_turn(new_turn_id(), ask, team.side)
-        answer_form(ask.parameters.response_format)
-        ignored = _ignored(ask, team.side)
+        turn = side_turn(new_turn_id(), request, team.side)
+        ignored = _ignored(request, team.side)
         live = LiveTurn(turn.id, stops_when_left=True, memory=self._lives.memory)
         self._runner.start(live, team.side, turn, None)
         return Opened(
             live=live,
             turn_id=turn.id,
             created_at=self._clock(),
-            conversation_id=ask.conversation_id or "",
+            conversation_id=request.conversation_id or "",
             match="side-request",
             agent=turn.agent,
-            options=ask.options,
             ignored=ignored,
         )
 
     async def _open_turn(
-        self, ask: Ask, team: ServedTeam, recalled: ResolvedTurn, ignored: Sequence[str]
+        self, request: TurnRequest, team: ServedTeam, recalled: ResolvedTurn, ignored: Sequence[str]
     ) -> Opened | None:
         """Begin and start the turn; None if it waits for further approval decisions."""
         now = self._clock()
         new = new_turn(
-            ask, team, recalled, worker=self._leases.worker, lease_until=self._leases.until(now), now=now
+            request, team, recalled, worker=self._leases.worker, lease_until=self._leases.until(now), now=now
         )
         try:
             begun = await self._begin(new, recalled)
         except IdempotencyKeyTaken:
-            repeated = await self._repeated(ask)
+            repeated = await self._repeated(request)
             if repeated is None:
                 raise IdempotencyConflict from None
             return repeated
         if begun is None:
             return None
-        policy = ask.on_disconnect or team.on_disconnect or self._policy.on_disconnect
+        policy = request.on_disconnect or team.on_disconnect or self._policy.on_disconnect
         live = LiveTurn(
             new.id,
             conversation_id=new.conversation_id,
@@ -246,7 +247,7 @@ class TurnService:
             memory=self._lives.memory,
         )
         self._runner.start(
-            live, team, turn_of(ask, new, recalled, self._approvals), Kept(ask, begun, recalled)
+            live, team, turn_of(request, new, recalled, self._approvals), Kept(request, begun, recalled)
         )
         self._remote.notify_turn_started(begun.conversation)
         return Opened(
@@ -256,7 +257,6 @@ class TurnService:
             conversation_id=new.conversation_id,
             match=recalled.match,
             agent=new.agent,
-            options=ask.options,
             ignored=ignored,
         )
 
@@ -299,13 +299,13 @@ class TurnService:
         """
         return await self._resumption.find(caller, approval_id, end_user=end_user)
 
-    async def _resume(self, ask: Ask, recalled: ResolvedTurn) -> None:
+    async def _resume(self, request: TurnRequest, recalled: ResolvedTurn) -> None:
         """Begin a turn without a request, with the agent that was active, or the entry agent if it no longer exists."""
-        team, _ = await self._teams.find(ask.caller, ask.model)
+        team, _ = await self._teams.find(request.caller, request.model)
         if recalled.conversation_id is not None:
-            team = await self._teams.as_begun(ask.caller, recalled.conversation_id, team)
+            team = await self._teams.as_begun(request.caller, recalled.conversation_id, team)
         agent = recalled.agent if recalled.agent in team.agents else team.entry
-        await self._open_turn(ask, team, replace(recalled, agent=agent), ())
+        await self._open_turn(request, team, replace(recalled, agent=agent), ())
 
     async def _resume_lost(self) -> None:
         if not self._is_closing:
@@ -343,15 +343,15 @@ class TurnService:
             raise CompletionNotFound(turn_id)
         return record
 
-    async def _repeated(self, ask: Ask) -> Opened | None:
+    async def _repeated(self, request: TurnRequest) -> Opened | None:
         record: TurnRecord | None = None
-        if ask.idempotency_key is not None:
-            record = await self._history.turn_by_idempotency_key(ask.caller, ask.idempotency_key)
-            if record is not None and record.body_digest != ask.body_digest:
+        if request.idempotency_key is not None:
+            record = await self._history.turn_by_idempotency_key(request.caller, request.idempotency_key)
+            if record is not None and record.body_digest != request.body_digest:
                 raise IdempotencyConflict
-        elif ask.is_retry and ask.body_digest is not None:
+        elif request.is_retry and request.body_digest is not None:
             since = self._clock() - self._policy.turn_time_limit
-            record = await self._history.turn_by_body(ask.caller, ask.body_digest, since=since)
+            record = await self._history.turn_by_body(request.caller, request.body_digest, since=since)
         return self._attach(record) if record is not None else None
 
     def _attach(self, record: TurnRecord, *, is_observer: bool = False) -> Opened:
@@ -370,8 +370,7 @@ class TurnService:
             conversation_id=record.conversation_id,
             match="same-turn",
             agent=record.agent,
-            options=record.options,
-            is_replayed=True,
+            stored_options=record.options,
         )
 
     # --- cancel ---
@@ -392,15 +391,15 @@ class TurnService:
         return await self._history.turn(caller, turn_id) or record
 
 
-def _ignored(ask: Ask, team: AskedTeam) -> Sequence[str]:
+def _ignored(request: TurnRequest, team: AskedTeam) -> Sequence[str]:
     """Return the parameters that have no effect on the team.
 
     Raises:
         InvalidRequest: Parameters are strict and one has no effect. Tools are the exception: many clients send theirs
             with every request.
     """
-    ignored = team.unheeded(ask)
-    if ask.is_strict and (refused := [name for name in ignored if name != "tools"]):
+    ignored = team.unheeded(request)
+    if request.is_strict and (refused := [name for name in ignored if name != "tools"]):
         raise InvalidRequest(
             f"Unsupported parameter: '{refused[0]}' is not supported with this model.",
             param=refused[0],

@@ -34,7 +34,8 @@ from proxy.messages import (
     ToolChoice,
     Usage,
 )
-from proxy.turns.request import Ask, DisconnectPolicy
+from proxy.turns.request import DisconnectPolicy, TurnRequest
+from proxy.turns.structured_output import ResponseFormat
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class Turn:
     context: Sequence[Item]
     overlay: Sequence[SystemMessage | DeveloperMessage] = ()
     parameters: Parameters = field(default_factory=Parameters)
+    response_format: ResponseFormat | None = None
     client_tools: Sequence[FunctionTool] = ()
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
@@ -203,7 +205,7 @@ class Team(Protocol):
 class AskedTeam(Team, Protocol):
     """A team that knows what it can be asked."""
 
-    def unheeded(self, ask: Ask) -> Sequence[str]:
+    def unheeded(self, request: TurnRequest) -> Sequence[str]:
         """Return what is asked for and has no effect on this team.
 
         Raises:

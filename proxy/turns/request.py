@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from proxy.messages import FunctionTool, Message, Parameters, ToolChoice
+from proxy.messages import (
+    DeveloperMessage,
+    FunctionTool,
+    Message,
+    Parameters,
+    SystemMessage,
+    ToolChoice,
+    is_instruction,
+)
+from proxy.turns.structured_output import ResponseFormat
 
 ListName = Literal["messages", "input"]
 IdSource = Literal["conversation-id", "frontend-header", "metadata"]
@@ -42,13 +51,13 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class TurnRequest:
     """One request to a team.
 
     ``conversation_id`` is the client's, with where it was found; a ``frontend-header`` comes from programs that
     always send their whole list, so that there a list without answers is a rewind and not an addition.
-    ``body_digest`` is equal for requests that ask for the same in the same place. ``options`` is kept with the turn,
-    to encode its answer again.
+    ``body_digest`` is equal for requests that ask for the same in the same place. ``options`` is what an encoder of the
+    response needs; it is stored with the turn as JSON.
     """
 
     caller: str
@@ -58,6 +67,8 @@ class Ask:
     conversation_id: str | None = None
     id_source: IdSource = "conversation-id"
     parameters: Parameters = field(default_factory=Parameters)
+    response_format: ResponseFormat | None = None
+    """The compiled ``parameters.response_format``."""
     tools: Sequence[FunctionTool] = ()
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
@@ -68,7 +79,7 @@ class Ask:
     is_stored: bool = True
     is_listed: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
-    options: bytes = b""
+    options: object = None
     body_digest: bytes | None = None
     idempotency_key: str | None = None
     is_retry: bool = False
@@ -94,6 +105,21 @@ class Ask:
     """Calls of the server's tools in this turn, if fewer than the team allows."""
     list_name: ListName = "messages"
     """What the caller calls its list, for errors."""
+    system_messages: Sequence[SystemMessage | DeveloperMessage] = field(init=False)
+    """The system and developer messages of ``messages``."""
+    turn_messages: Sequence[Message] = field(init=False)
+    """The other messages."""
+
+    def __post_init__(self) -> None:
+        system: list[SystemMessage | DeveloperMessage] = []
+        others: list[Message] = []
+        for message in self.messages:
+            if is_instruction(message):
+                system.append(message)
+            else:
+                others.append(message)
+        object.__setattr__(self, "system_messages", system)
+        object.__setattr__(self, "turn_messages", others)
 
 
 Clock = Callable[[], float]

@@ -1,4 +1,4 @@
-"""Structured output: whether a schema can be used, and whether an answer is in the form that was asked for.
+"""Structured output: compile the schema of ``response_format``, and validate responses against it.
 
 Schemas come from callers, and answers from models: neither may block the event loop.
 """
@@ -20,18 +20,18 @@ from proxy.wire.schema_validator import SchemaValidator
 _MAX_SECONDS = 0.02
 
 
-class AnswerForm:
-    """The form that ``response_format`` asks for: JSON, perhaps of a schema."""
+class ResponseFormat:
+    """A compiled ``response_format``: any JSON, or JSON that matches a schema."""
 
     def __init__(self, schema: dict[str, Any] | None) -> None:
         self._schema = schema
         self._validator = None if schema is None else SchemaValidator(schema)
 
     async def is_met_by(self, text: str) -> bool:
-        """Return whether the text is such JSON and nothing else.
+        """Return whether the whole text is JSON that matches.
 
-        A validation that could block the event loop runs in a process of its own. If it takes longer than the process
-        may take, the answer is none.
+        A validation that could block the event loop runs in a separate process. One that exceeds the CPU time limit of
+        that process returns False.
         """
         if self._validator is not None and self._validator.seconds(text) > _MAX_SECONDS:
             schema = msgspec.json.encode(self._schema)
@@ -46,11 +46,11 @@ class AnswerForm:
             return False
 
 
-def answer_form(response_format: Mapping[str, Any] | None) -> AnswerForm | None:
-    """Return the form, or None when any text will do.
+def compile_response_format(response_format: Mapping[str, Any] | None) -> ResponseFormat | None:
+    """Return the compiled format; None if any text is allowed.
 
     Raises:
-        InvalidRequest: The schema is none.
+        InvalidRequest: The schema is invalid, or its patterns are too large or too many.
     """
     match response_format:
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
@@ -64,21 +64,20 @@ def answer_form(response_format: Mapping[str, Any] | None) -> AnswerForm | None:
                     code="invalid_value",
                 ) from None
         case {"type": "json_schema" | "json_object"}:
-            return AnswerForm(None)
+            return ResponseFormat(None)
         case _:
             return None
 
 
-# By the digest of the schema: a request asks for its form when it is opened and again when it is answered, and callers
-# send the same schema many times.
-_forms: dict[bytes, AnswerForm] = {}
-_MAX_FORMS = 32
+# By the digest of the schema: callers send the same schema with many requests.
+_formats: dict[bytes, ResponseFormat] = {}
+_MAX_FORMATS = 32
 
 
-def _compiled(schema: dict[str, Any]) -> AnswerForm:
+def _compiled(schema: dict[str, Any]) -> ResponseFormat:
     digest = blake2b(msgspec.json.encode(schema)).digest()
-    form = _forms.pop(digest, None) or AnswerForm(schema)
-    while len(_forms) >= _MAX_FORMS:
-        del _forms[next(iter(_forms))]
-    _forms[digest] = form  # the last entry is the one used last
-    return form
+    compiled = _formats.pop(digest, None) or ResponseFormat(schema)
+    while len(_formats) >= _MAX_FORMATS:
+        del _formats[next(iter(_formats))]
+    _formats[digest] = compiled  # the last entry is the most recently used one
+    return compiled

@@ -35,7 +35,7 @@ from proxy.messages import (
 from proxy.service.recording import step_end, step_turn
 from proxy.store.turns import open_history
 from proxy.turns.repository import Begun, History
-from proxy.turns.request import Ask
+from proxy.turns.request import TurnRequest
 from tests.fakes.history import approvals_of, new_turn, the_end
 from tests.fakes.models import ScriptedModel
 from tests.fakes.store.turns import MemoryHistory
@@ -70,7 +70,9 @@ async def turn(
 
 async def recalled(history: History, *messages: Message, **more: Any) -> ResolvedTurn:
     team = await team_of(agent("triage", ScriptedModel()), agent("sales", ScriptedModel()))
-    ask = Ask(**{"caller": "alice", "model": "shop", "messages": messages, "list_name": "input", **more})
+    ask = TurnRequest(
+        **{"caller": "alice", "model": "shop", "messages": messages, "list_name": "input", **more}
+    )
     found = await ConversationResolver(history, approvals_of(history), time.time).resolve(ask, team)
     assert isinstance(found, ResolvedTurn)
     return found

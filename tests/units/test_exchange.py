@@ -14,7 +14,7 @@ from proxy.messages import Usage, UserMessage
 from proxy.service.turns import Opened, Policy, TurnService
 from proxy.turns.live import StopReason
 from proxy.turns.repository import Begun, ModelUse, NewTurn, TurnEnd
-from proxy.turns.request import Ask
+from proxy.turns.request import TurnRequest
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.chat.stream import ChunkEncoder
 from tests.fakes.history import new_turn, the_end
@@ -61,7 +61,7 @@ async def end_of(opened: Opened) -> Any:
     return opened.live.entries[-1].event
 
 
-ASK = Ask(caller="c", model="shop", messages=[UserMessage("Hi")])
+ASK = TurnRequest(caller="c", model="shop", messages=[UserMessage("Hi")])
 
 
 async def test_an_answer_is_completed_only_after_it_was_stored() -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from proxy.errors import InvalidRequest
-from proxy.turns.structured_output import answer_form
+from proxy.turns.structured_output import compile_response_format
 from proxy.wire.schema_expansion import ExpansionTooLarge, applied_to_one_value, check_expansion
 from proxy.wire.schema_process import is_valid_text
 
@@ -21,7 +21,7 @@ def form(schema: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("asked", [None, {"type": "text"}], ids=["nothing asked", "text"])
 def test_any_text_will_do_when_no_form_is_asked_for(asked: Any) -> None:
-    assert answer_form(asked) is None
+    assert compile_response_format(asked) is None
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_any_text_will_do_when_no_form_is_asked_for(asked: Any) -> None:
     ],
 )
 async def test_an_answer_is_met_or_not(asked: Any, text: str, is_met: bool) -> None:
-    made = answer_form(asked)
+    made = compile_response_format(asked)
 
     assert made is not None
     assert await made.is_met_by(text) is is_met
@@ -58,7 +58,7 @@ async def test_an_answer_is_met_or_not(asked: Any, text: str, is_met: bool) -> N
 )
 def test_a_schema_that_cannot_be_used_is_refused(schema: Any) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        answer_form(form(schema))
+        compile_response_format(form(schema))
     assert refused.value.param == "response_format.json_schema.schema"
 
 
@@ -85,7 +85,7 @@ LOOKAHEADS = "(?:(?=(?:(?=(a+))a)*)a)*b"
     ],
 )
 async def test_no_answer_and_schema_block_the_event_loop(schema: dict[str, Any], answer: Any) -> None:
-    made = answer_form(form(schema))
+    made = compile_response_format(form(schema))
     assert made is not None
 
     began = time.thread_time()
@@ -95,7 +95,9 @@ async def test_no_answer_and_schema_block_the_event_loop(schema: dict[str, Any],
 
 
 async def test_a_large_answer_that_matches_is_accepted() -> None:
-    made = answer_form(form({"type": "array", "items": {"type": "string", "pattern": "^(?!b)a+$"}}))
+    made = compile_response_format(
+        form({"type": "array", "items": {"type": "string", "pattern": "^(?!b)a+$"}})
+    )
 
     assert made is not None
     assert await made.is_met_by(json.dumps(["a" * 100] * 500))
@@ -129,8 +131,10 @@ def test_what_applies_to_one_value_is_counted(schema: dict[str, Any], applied: t
 def test_a_schema_is_compiled_once() -> None:
     asked = form({"type": "string", "pattern": "^compiled once$"})
 
-    assert answer_form(asked) is answer_form(msgspec.json.decode(msgspec.json.encode(asked)))
-    assert answer_form(asked) is not answer_form(form({"type": "string"}))
+    assert compile_response_format(asked) is compile_response_format(
+        msgspec.json.decode(msgspec.json.encode(asked))
+    )
+    assert compile_response_format(asked) is not compile_response_format(form({"type": "string"}))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_a_schema_is_compiled_once() -> None:
     ],
 )
 async def test_ordinary_patterns_are_within_the_bounds(pattern: str, text: str) -> None:
-    made = answer_form(form({"type": "string", "pattern": pattern}))
+    made = compile_response_format(form({"type": "string", "pattern": pattern}))
 
     assert made is not None
     assert await made.is_met_by(f'"{text}"')

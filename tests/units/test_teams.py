@@ -24,7 +24,6 @@ from proxy.messages import (
     FunctionTool,
     Message,
     NamedToolChoice,
-    Parameters,
     SystemMessage,
     ToolMessage,
     UserMessage,
@@ -32,6 +31,7 @@ from proxy.messages import (
 from proxy.providers.model import CallPiece, Finished
 from proxy.teamfiles.definitions import Limits
 from proxy.turns.contract import Answered
+from proxy.turns.structured_output import compile_response_format
 from tests.fakes.models import USAGE, Reply, ScriptedModel, calls, says
 from tests.fakes.teams import SORRY, FixedTool, RememberingSink, agent, team_of, turn_of
 
@@ -360,7 +360,7 @@ async def test_a_structured_answer_is_not_spoiled_by_words_beside_a_call() -> No
     sales, sink = ScriptedModel(says('{"price": 10}')), RememberingSink()
     team = await team_of(agent("triage", triage, hands_to=["sales"]), agent("sales", sales))
     turn = turn_of(HELLO, agent="triage")
-    turn.parameters = Parameters(response_format=JSON_FORM)
+    turn.response_format = compile_response_format(JSON_FORM)
 
     assert await team.answer(turn, sink) == Answered("stop")
     assert "".join(e.text for e in sink.events if isinstance(e, TextDelta)) == '{"price": 10}'
@@ -370,7 +370,7 @@ async def test_a_structured_answer_is_not_spoiled_by_words_beside_a_call() -> No
 async def test_free_text_never_leaves_as_a_structured_answer(said: str) -> None:
     team = await team_of(agent("triage", ScriptedModel(says(said))))
     turn = turn_of(HELLO, agent="triage")
-    turn.parameters = Parameters(response_format=JSON_FORM)
+    turn.response_format = compile_response_format(JSON_FORM)
 
     with pytest.raises(AnswerNotInForm):
         await team.answer(turn, RememberingSink())
@@ -379,6 +379,6 @@ async def test_free_text_never_leaves_as_a_structured_answer(said: str) -> None:
 async def test_a_structured_answer_that_was_cut_says_so_by_its_finish_reason() -> None:
     team = await team_of(agent("triage", ScriptedModel(says('{"pri', reason="length"))))
     turn = turn_of(HELLO, agent="triage")
-    turn.parameters = Parameters(response_format=JSON_FORM)
+    turn.response_format = compile_response_format(JSON_FORM)
 
     assert await team.answer(turn, RememberingSink()) == Answered("length")

@@ -19,7 +19,7 @@ from proxy.events import (
 )
 from proxy.messages import Usage
 from proxy.routes.dependencies import services_of
-from proxy.routes.legacy.requests import EVENTS, ask_of, one_message, read_request, team_of, write
+from proxy.routes.legacy.requests import EVENTS, ask_of, one_message, read_request, team_of, write_legacy_turn
 from proxy.routes.request_body import headers_of
 from proxy.routes.streaming import Connection, Patience, stream
 from proxy.turns.live import LiveTurn
@@ -58,7 +58,8 @@ async def ask_stream(scope: Scope, receive: Receive, send: Send) -> None:
     facts = services.catalog.find(team)
     agents = facts.team.agents if facts is not None and facts.team is not None else [opened.agent]
     encoder = QuestionEncoder(question, agents=agents)
-    await write(services, opened, Connection(scope, receive, send), encoder, framing=EVENTS)
+    connection = Connection(scope, receive, send)
+    await write_legacy_turn(services, opened, connection, encoder, framing=EVENTS)
 
 
 async def scripted_stream(scope: Scope, receive: Receive, send: Send) -> None:

@@ -12,12 +12,12 @@ from proxy.routes.legacy.requests import (
     one_message,
     read_request,
     team_of,
-    write,
+    write_legacy_turn,
 )
 from proxy.routes.request_body import headers_of
 from proxy.routes.streaming import Connection
 from proxy.service.turns import Opened
-from proxy.turns.request import Ask
+from proxy.turns.request import TurnRequest
 from proxy.wire.legacy.chat import ChatBuilder, ChatEventEncoder
 from proxy.wire.legacy.requests import CHAT, LegacyChatBody
 from proxy.wire.validation.json_objects import read_object
@@ -29,17 +29,21 @@ async def chat(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer at once, at the end of the turn."""
     services, opened = await _open(scope, receive)
     builder = ChatBuilder(opened.conversation_id)
-    await write(services, opened, Connection(scope, receive, send), builder=builder)
+    connection = Connection(scope, receive, send)
+    await write_legacy_turn(services, opened, connection, builder)
 
 
 async def chat_stream(scope: Scope, receive: Receive, send: Send) -> None:
     """Tell the turn as it goes."""
     services, opened = await _open(scope, receive)
     connection = Connection(scope, receive, send)
-    await write(services, opened, connection, ChatEventEncoder(), framing=EVENTS)
+    encoder = ChatEventEncoder()
+    await write_legacy_turn(services, opened, connection, encoder, framing=EVENTS)
 
 
-async def chat_ask(services: Services, caller: str, scope: Scope, given: LegacyChatBody, body: bytes) -> Ask:
+async def chat_ask(
+    services: Services, caller: str, scope: Scope, given: LegacyChatBody, body: bytes
+) -> TurnRequest:
     """Return what a message of the chat asks for."""
     conversation = await current_chat(
         services, caller, headers_of(scope), begins_anew=bool(given.reset_history)

@@ -7,7 +7,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.errors import InvalidRequest
 from proxy.routes.dependencies import services_of
-from proxy.routes.legacy.requests import ask_of, guarded, one_message, read_request, team_of, write
+from proxy.routes.legacy.requests import (
+    LINES,
+    ask_of,
+    guarded,
+    one_message,
+    read_request,
+    team_of,
+    write_legacy_turn,
+)
 from proxy.routes.request_body import ClientLeft, headers_of, read_body
 from proxy.routes.streaming import Connection
 from proxy.wire.legacy.ndjson import LineEncoder, TextBuilder
@@ -62,7 +70,8 @@ async def _new_message(scope: Scope, receive: Receive, send: Send) -> None:
     team = team_of(services, services.settings.older_team, named=given.agent)
     ask = ask_of(scope, caller, services, team, one_message(given.message), body=body, conversation=named)
     opened = await services.turns.open(ask)
-    await write(services, opened, Connection(scope, receive, send), LineEncoder(is_typed=is_typed))
+    connection, encoder = Connection(scope, receive, send), LineEncoder(is_typed=is_typed)
+    await write_legacy_turn(services, opened, connection, encoder, framing=LINES)
 
 
 async def _sources(scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,10 +84,8 @@ async def _sources(scope: Scope, receive: Receive, send: Send) -> None:
         ask_of(scope, caller, services, team, messages, body=body, is_addition=False)
     )
     connection = Connection(scope, receive, send)
-    if given.stream is False:
-        await write(services, opened, connection, builder=TextBuilder())
-    else:
-        await write(services, opened, connection, LineEncoder(is_typed=False))
+    encoder = TextBuilder() if given.stream is False else LineEncoder(is_typed=False)
+    await write_legacy_turn(services, opened, connection, encoder, framing=LINES)
 
 
 def _is_typed(scope: Scope) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from functools import partial
 from hashlib import blake2b
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,26 +15,18 @@ from proxy.routes.dependencies import Services, services_of
 from proxy.routes.error_handlers import answer_of
 from proxy.routes.request_body import ClientLeft, first_of, headers_of, read_body
 from proxy.routes.request_headers import (
-    answer_headers,
     body_digest,
-    client_left,
     idempotency_key,
     on_disconnect,
 )
 from proxy.routes.streaming import (
     STREAM_HEADERS,
-    Builder,
-    Connection,
-    Encoder,
     Framing,
     Headers,
-    Patience,
-    answer,
-    stream,
 )
-from proxy.service.turns import Opened
-from proxy.turns.request import Ask
-from proxy.wire.chat.completion import AnswerOptions, encode_options
+from proxy.routes.turn_response import write_turn
+from proxy.turns.request import TurnRequest
+from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.chat.parse import conversation_id
 from proxy.wire.errors import detailed
 from proxy.wire.events import sse
@@ -46,6 +39,7 @@ LINE_HEADERS: Headers = [
 # A line of nothing would make a client stumble that decodes every line.
 LINES = Framing(LINE_HEADERS, b"", is_each_apart=True)
 EVENTS = Framing(STREAM_HEADERS, sse.PING, is_each_apart=True, is_prompt=True)
+write_legacy_turn = partial(write_turn, to_problem=detailed)
 
 
 def guarded(endpoint: ASGIApp) -> ASGIApp:
@@ -110,20 +104,20 @@ def ask_of(
     conversation: str | None = None,
     is_addition: bool = True,
     parallel_tools: bool = True,
-) -> Ask:
+) -> TurnRequest:
     """Return what is asked of the team."""
     services.check_model(caller, team)
     headers = headers_of(scope)
     named = conversation or _named(headers)
     end_user = end_user_of(services, headers)
-    return Ask(
+    return TurnRequest(
         caller=caller,
         model=team,
         messages=messages,
         end_user=end_user,
         conversation_id=named,
         parallel_tool_calls=parallel_tools,
-        options=encode_options(AnswerOptions(id="", created=0, model=team)),
+        options=AnswerOptions(id="", created=0, model=team),
         body_digest=body_digest(body, scope["path"], named or "", end_user),
         idempotency_key=idempotency_key(headers),
         on_disconnect=on_disconnect(headers),
@@ -161,33 +155,6 @@ async def current_chat(services: Services, caller: str, headers: dict[str, str],
     if named is None:
         await services.library.update_conversation(caller, first, {**known.metadata, "current": anew})
     return anew
-
-
-async def write(
-    services: Services,
-    opened: Opened,
-    connection: Connection,
-    encoder: Encoder | None = None,
-    *,
-    builder: Builder | None = None,
-    framing: Framing = LINES,
-) -> None:
-    """Write the turn: as a stream, with an ``encoder``, or at once at its end, with a ``builder``."""
-    facts = connection.scope["state"]["facts"]
-    facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
-    headers = answer_headers(opened, opened.ignored, facts)
-    patience = Patience(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
-    took_all = False
-    try:
-        if encoder is not None:
-            took_all = await stream(
-                opened.live, encoder, headers, connection, patience, told=detailed, framing=framing
-            )
-        elif builder is not None:
-            took_all = await answer(opened.live, builder, headers, connection, patience, told=detailed)
-    finally:
-        if not took_all:
-            client_left(opened.live, facts)
 
 
 def _named(headers: dict[str, str]) -> str | None:

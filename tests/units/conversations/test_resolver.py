@@ -11,7 +11,7 @@ from proxy.conversations.fingerprints import Transcript, fingerprint_behind, las
 from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
 from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCall, ToolMessage, UserMessage
 from proxy.turns.repository import ChainTurn
-from proxy.turns.request import Ask
+from proxy.turns.request import TurnRequest
 from proxy.wire.chat.message_validation import TRANSLATED_ID
 from tests.fakes.history import approvals_of, new_turn, the_end
 from tests.fakes.models import ScriptedModel
@@ -47,7 +47,7 @@ async def resolve(
     history: MemoryHistory, *messages: Message, conversation_id: str | None = None
 ) -> ResolvedTurn:
     team = await team_of(agent("triage", ScriptedModel()), agent("sales", ScriptedModel()))
-    request = Ask(caller="alice", model="shop", messages=messages, conversation_id=conversation_id)
+    request = TurnRequest(caller="alice", model="shop", messages=messages, conversation_id=conversation_id)
     resolved = await ConversationResolver(history, approvals_of(history), time.time).resolve(request, team)
     assert isinstance(resolved, ResolvedTurn)
     return resolved

@@ -1,0 +1,98 @@
+"""Write a turn as the response to a request, in the format of any API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from proxy.events import Failed
+from proxy.routes.dependencies import Services
+from proxy.routes.streaming import (
+    IGNORED_HEADER,
+    SSE,
+    Builder,
+    Connection,
+    Encoder,
+    Framing,
+    Headers,
+    Patience,
+    answer,
+    stream,
+)
+from proxy.service.turns import Opened
+from proxy.turns.live import LiveTurn
+from proxy.wire.errors import Problem, problem_of
+
+RETRY_GRACE = 0.6
+"""Seconds for which a turn continues if its client disconnects before the response starts."""
+
+
+async def write_turn(
+    services: Services,
+    opened: Opened,
+    connection: Connection,
+    encoder: Encoder | Builder,
+    *,
+    ignored: Sequence[str] = (),
+    parameters: Mapping[str, str] = {},
+    to_problem: Callable[[Failed], Problem] = problem_of,
+    is_resumed: bool = False,
+    framing: Framing = SSE,
+) -> None:
+    """Write the turn: a stream with an ``Encoder``, one JSON object at its end with a ``Builder``.
+
+    ``ignored`` are parameters without effect on any team; ``parameters`` are names that the API has for parameters of
+    chat completions. ``to_problem`` words a failure, ``is_resumed`` means that an earlier response had the headers,
+    and ``framing`` applies to streams. If the client disconnects before it has received the
+    whole response, the turn is handled as its disconnect policy says.
+
+    Raises:
+        ClientLeft: The client stopped reading.
+    """
+    facts = connection.scope["state"]["facts"]
+    facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
+    headers = turn_headers(opened, ignored, facts, parameters)
+    patience = Patience(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
+    is_complete = False
+    try:
+        if isinstance(encoder, Encoder):
+            is_complete = await stream(
+                opened.live,
+                encoder,
+                headers,
+                connection,
+                patience,
+                is_resumed=is_resumed,
+                told=to_problem,
+                parameters=parameters,
+                framing=framing,
+            )
+        else:
+            is_complete = await answer(
+                opened.live, encoder, headers, connection, patience, told=to_problem, parameters=parameters
+            )
+    finally:
+        if not is_complete:
+            _handle_disconnect(opened.live, facts)
+
+
+def turn_headers(
+    opened: Opened, ignored: Sequence[str], facts: dict[str, object], parameters: Mapping[str, str] = {}
+) -> Headers:
+    """Return the response headers about the turn, and add the ignored parameters to the request log."""
+    ignored = [*ignored, *(parameters.get(name, name) for name in opened.ignored)]
+    headers = [(b"x-conversation-match", opened.match.encode())]
+    if opened.conversation_id:
+        headers.append((b"x-conversation-id", opened.conversation_id.encode()))
+    if ignored:
+        facts.update(ignored=ignored)
+        headers.append((IGNORED_HEADER, ", ".join(ignored).encode("latin-1", "replace")))
+    if opened.is_replayed:
+        headers.append((b"idempotency-replayed", b"true"))
+    return headers
+
+
+def _handle_disconnect(live: LiveTurn, facts: dict[str, object]) -> None:
+    facts.update(outcome="client_disconnect")
+    # The official SDKs retry half a second after a response that did not start (openai-python,
+    # ``INITIAL_RETRY_DELAY``). The retry attaches to the turn if it still runs, and so does not run its tools again.
+    live.left(grace=0.0 if "status" in facts else RETRY_GRACE)
