@@ -15,7 +15,7 @@ import { Sidebar } from "./sidebar.js";
 import { apiKey, drafts, persistent } from "./storage.js";
 import { TeamPanel } from "./team-panel.js";
 import { Teams } from "./teams.js";
-import { showWelcome } from "./welcome.js";
+import { showModelSetup, showWelcome } from "./welcome.js";
 
 fillIcons();
 const message = byId("message");
@@ -134,9 +134,26 @@ function showActiveAgent(agent) {
 }
 
 const wide = matchMedia("(min-width: 1120px)");
+const isPanelOverlay = () => !wide.matches && app.classList.contains("with-team");
+
+/** The sidebar and the team panel lie over the conversation on narrow screens; a click beside them closes them. */
+function showScrim() {
+  byId("scrim").hidden = !app.classList.contains("open") && !isPanelOverlay();
+}
+byId("scrim").addEventListener("click", () => {
+  if (app.classList.contains("open")) closeDrawer(true);
+  else closeTeamPanel();
+});
+
+function closeTeamPanel() {
+  showTeamPanel(false, true);
+  byId("toggle-team").focus();
+}
+
 /** @param {boolean} isOpen @param {boolean} [isChoice] whether to remember it */
 function showTeamPanel(isOpen, isChoice = false) {
   app.classList.toggle("with-team", isOpen);
+  showScrim();
   byId("toggle-team").setAttribute("aria-expanded", String(isOpen));
   if (isChoice && wide.matches) persistent.set("handoff.team-panel", isOpen ? null : "closed");
 }
@@ -144,10 +161,7 @@ const restoreTeamPanel = () => showTeamPanel(wide.matches && persistent.get("han
 wide.addEventListener("change", restoreTeamPanel);
 restoreTeamPanel();
 byId("toggle-team").addEventListener("click", () => showTeamPanel(!app.classList.contains("with-team"), true));
-byId("close-team").addEventListener("click", () => {
-  showTeamPanel(false, true);
-  byId("toggle-team").focus();
-});
+byId("close-team").addEventListener("click", closeTeamPanel);
 
 // --- start panel ---
 
@@ -288,6 +302,7 @@ document.addEventListener("keydown", (event) => {
   if (byId("dialog").open) return;
   const isCommand = (event.ctrlKey || event.metaKey) && !event.altKey;
   if (event.key === "Escape" && app.classList.contains("open")) closeDrawer(true);
+  else if (event.key === "Escape" && isPanelOverlay()) closeTeamPanel();
   else if (event.key === "Escape") chat.stop();
   else if (isCommand && event.key.toLowerCase() === "k") {
     event.preventDefault();
@@ -305,20 +320,24 @@ const wideEnoughForSidebar = matchMedia("(min-width: 761px)");
 
 function openDrawer() {
   app.classList.add("open");
+  showScrim();
   byId("open-sidebar").setAttribute("aria-expanded", "true");
   byId("close-sidebar").focus();
 }
 
 function closeDrawer(returnsFocus = false) {
   app.classList.remove("open");
+  showScrim();
   byId("open-sidebar").setAttribute("aria-expanded", "false");
   if (returnsFocus) byId("open-sidebar").focus();
 }
 
+wideEnoughForSidebar.addEventListener("change", () => closeDrawer());
 byId("open-sidebar").addEventListener("click", openDrawer);
 byId("close-sidebar").addEventListener("click", () => closeDrawer(true));
 byId("new").addEventListener("click", () => navigate(null));
 byId("key").addEventListener("click", changeKey);
+byId("use-model").addEventListener("click", () => teams.chosen && showModelSetup(teams.chosen));
 byId("connect").addEventListener("click", () => teams.chosen && showConnect(teams.chosen, chat.id));
 byId("share").addEventListener("click", () => {
   const link = `${location.origin}${location.pathname}#${READ_ONLY}${encodeURIComponent(chat.id ?? "")}`;

@@ -2,6 +2,7 @@
 
 import { openDialog } from "./dialogs.js";
 import { copyButton, h } from "./dom.js";
+import { markOverflow } from "./markdown.js";
 import { apiKey } from "./storage.js";
 
 const PLACEHOLDER = "YOUR_API_KEY";
@@ -79,7 +80,7 @@ const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 /** @param {any} team @param {string | null} conversation */
 export function showConnect(team, conversation) {
   const code = h("code");
-  const pre = h("pre", { tabindex: "0" }, code);
+  const pre = markOverflow(h("pre", { tabindex: "0" }, code));
   const withKey = h("input", { type: "checkbox" });
   const withConversation = h("input", { type: "checkbox" });
   const client = h("select", { "aria-label": "Client" }, ...Object.keys(CLIENTS).map((name) => h("option", {}, name)));

@@ -61,6 +61,12 @@ export function copyButton(label, text) {
   return button;
 }
 
+/** The demonstration begins its first answer with a notice; the page shows a banner instead. */
+const DEMO_NOTICE = /^\(This is a demonstration[^)]*\)\s*/;
+
+/** @param {string} text of an answer */
+export const withoutDemoNotice = (text) => text.replace(DEMO_NOTICE, "");
+
 /** @param {number | undefined | null} seconds */
 export function formatDuration(seconds) {
   if (seconds === undefined || seconds === null) return "";

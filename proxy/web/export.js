@@ -1,7 +1,7 @@
 // Export of the conversation that is shown, as Markdown or JSON.
 
 import { openDialog } from "./dialogs.js";
-import { byId, h } from "./dom.js";
+import { byId, h, withoutDemoNotice } from "./dom.js";
 import { icon } from "./icons.js";
 
 /** @param {any[]} path @param {string} title */
@@ -37,7 +37,7 @@ export function markdownOf(path, title) {
       if (type === "handoff") parts.push(`> Handoff: ${data.from} → ${data.to}${data.reason ? `: ${data.reason.replaceAll("\n", " ")}` : ""}`);
       else if (type === "tool.started") parts.push(`> ${agent} calls \`${data.name}\` ${data.arguments ?? ""}`);
     }
-    for (const message of turn.answer) parts.push(`## ${message.agent ?? "Assistant"}\n\n${plainText(message.content)}`);
+    for (const message of turn.answer) parts.push(`## ${message.agent ?? "Assistant"}\n\n${withoutDemoNotice(plainText(message.content))}`);
   }
   return `${parts.join("\n\n")}\n`;
 }

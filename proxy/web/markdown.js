@@ -198,10 +198,11 @@ const overflow = new ResizeObserver((entries) => {
   for (const { target } of entries) updateOverflow(/** @type {HTMLElement} */ (target));
 });
 
-/** Show at the edge that a box can be scrolled. @param {HTMLElement} box */
-function markOverflow(box) {
+/** Show at the edge that a box can be scrolled. @param {HTMLElement} box @returns {HTMLElement} the box */
+export function markOverflow(box) {
   box.addEventListener("scroll", () => updateOverflow(box), { passive: true });
   overflow.observe(box);
+  return box;
 }
 
 /** @param {HTMLElement} box */

@@ -1,8 +1,9 @@
 // The list of conversations: search, date groups, pins, rename and delete.
 
 import { ApiError, request, requestJson } from "./api.js";
-import { askForTitle, confirmDeletion } from "./dialogs.js";
+import { askForTitle, confirmDeletion, openDialog } from "./dialogs.js";
 import { announce, byId, h, iconButton } from "./dom.js";
+import { icon } from "./icons.js";
 import { hasAutomaticTitles, suggestTitle } from "./titles.js";
 
 const PAGE_SIZE = 40;
@@ -100,7 +101,7 @@ export class Sidebar {
     const name = title || "Untitled";
     const link = h(
       "a",
-      { href: `#${encodeURIComponent(one.id)}`, "aria-current": one.id === this.current && "page" },
+      { href: `#${encodeURIComponent(one.id)}`, "aria-current": one.id === this.current && "page", title: name },
       h("span", { class: "title" }, name),
       h("span", { class: "about" }, [agent, relative(at)].filter(Boolean).join(" · ")),
     );
@@ -115,8 +116,27 @@ export class Sidebar {
         iconButton(isPinned(one) ? "pinned" : "pin", `${pin} ${name}`, () => this.update(one, { pinned: isPinned(one) ? null : "true" })),
         iconButton("edit", `Rename ${name}`, () => this.rename(one)),
         iconButton("trash", `Delete ${name}`, () => this.remove(one)),
+        iconButton("more", `Actions for ${name}`, () => this.showActions(one), { class: "icon-button more" }),
       ),
     );
+  }
+
+  /** The actions of a row, for screens without room for three buttons. @param {any} one */
+  async showActions(one) {
+    /** @type {(() => unknown) | undefined} */
+    let action;
+    const choice = (/** @type {any} */ name, /** @type {string} */ label, /** @type {() => unknown} */ chosen) =>
+      h("button", { type: "button", onclick: () => ((action = chosen), byId("dialog").close()) }, icon(name), label);
+    await openDialog(one.handoff.title || "Untitled", [
+      h(
+        "div",
+        { class: "choices stacked" },
+        choice("pin", isPinned(one) ? "Unpin" : "Pin", () => this.update(one, { pinned: isPinned(one) ? null : "true" })),
+        choice("edit", "Rename", () => this.rename(one)),
+        choice("trash", "Delete", () => this.remove(one)),
+      ),
+    ]);
+    await action?.();
   }
 
   /** @param {any} one @param {Record<string, string | null>} changes null removes the entry */

@@ -6,7 +6,7 @@ import { icon } from "./icons.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 304;
-const NODE = { width: 138, height: 54 };
+const NODE = { width: 138, height: 62 };
 const GAP = { x: 20, y: 56 };
 const MARGIN = 8;
 const TRAVEL = 900;

@@ -2,7 +2,7 @@
 // context and did at each step.
 
 import { colourClass } from "./agents.js";
-import { formatDuration, formatUsage, h } from "./dom.js";
+import { formatDuration, formatUsage, h, withoutDemoNotice } from "./dom.js";
 import { icon } from "./icons.js";
 
 const MAX_ENTRY = 400;
@@ -155,7 +155,7 @@ function stepDetail(step, at, steps, path, branch) {
     ...one.input.filter((/** @type {any} */ message) => message.role === "user").map((/** @type {any} */ message) => ["User", contentText(message.content)]),
     ...(one === turn ? [] : one.answer.map((/** @type {any} */ message) => [message.agent ?? "Assistant", contentText(message.content)])),
   ]);
-  const earlier = steps.slice(0, at).filter((one) => one.text && one.kind !== "reasoning").map((one) => [one.title, one.text]);
+  const earlier = steps.slice(0, at).filter((one) => one.text && one.kind !== "reasoning").map((one) => [one.title, withoutDemoNotice(one.text)]);
   const context = [...messages, ...earlier];
   // At the first step nothing was done yet: a branch there is another message in place of the user's.
   const isFirst = at === 0;
@@ -196,7 +196,7 @@ function stepDetail(step, at, steps, path, branch) {
     { class: colourClass(step.agent) },
     h("div", { class: "head" }, h("p", { class: "step-title" }, h("span", { class: "agent-name" }, `${at + 1}/${steps.length}`), step.title), open),
     form,
-    step.text && h("pre", { tabindex: "0" }, step.text),
+    step.text && h("pre", { tabindex: "0" }, withoutDemoNotice(step.text)),
     h(
       "details",
       { class: "context" },
@@ -209,6 +209,6 @@ function stepDetail(step, at, steps, path, branch) {
 
 /** @param {any} content */
 function contentText(content) {
-  if (typeof content === "string") return content;
+  if (typeof content === "string") return withoutDemoNotice(content);
   return (Array.isArray(content) ? content : []).map((part) => part.text ?? `[${part.type}]`).join("\n");
 }

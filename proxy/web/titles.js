@@ -1,6 +1,7 @@
 // Titles of conversations, written by the side model of the team.
 
 import { requestJson } from "./api.js";
+import { withoutDemoNotice } from "./dom.js";
 import { persistent } from "./storage.js";
 
 const SETTING = "handoff.titles";
@@ -20,7 +21,7 @@ export async function suggestTitle(conversation) {
   const excerpt = page.data
     .slice(0, MAX_TURNS)
     .flatMap((/** @type {any} */ turn) => [...turn.input, ...turn.answer])
-    .map((/** @type {any} */ message) => `${message.role}: ${plainText(message.content).slice(0, MAX_TEXT)}`)
+    .map((/** @type {any} */ message) => `${message.role}: ${withoutDemoNotice(plainText(message.content)).slice(0, MAX_TEXT)}`)
     .join("\n");
   const completion = await requestJson("/v1/chat/completions", {
     method: "POST",

@@ -2,14 +2,12 @@
 // event feed, live or stored, and renders them.
 
 import { colourClass } from "./agents.js";
-import { formatDuration, h } from "./dom.js";
+import { formatDuration, h, withoutDemoNotice } from "./dom.js";
 import { icon } from "./icons.js";
 import { StreamingMarkdown } from "./markdown.js";
 
 const CLOCK_INTERVAL = 100;
 const PREVIEW_LENGTH = 120;
-/** The demo model begins the first answer with this notice; the page shows a banner instead. */
-const DEMO_NOTICE = /^\(This is a demonstration[^)]*\)\s*/;
 
 /** Pretty-print JSON; return other text as it is. @param {string} text */
 function prettyPrint(text) {
@@ -153,7 +151,7 @@ export class TurnView {
 
   /** @param {string} text */
   addText(text) {
-    if (!this.text) text = text.replace(DEMO_NOTICE, "");
+    if (!this.text) text = withoutDemoNotice(text);
     this.text += text;
     if (!this.markdown) {
       if (!text.trim()) return;

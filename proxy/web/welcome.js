@@ -5,6 +5,7 @@ import { ApiError, requestJson } from "./api.js";
 import { field, openDialog } from "./dialogs.js";
 import { byId, copyButton, fill, formatDuration, h } from "./dom.js";
 import { icon } from "./icons.js";
+import { markOverflow } from "./markdown.js";
 import { apiKey } from "./storage.js";
 
 const MAX_EXAMPLES = 3;
@@ -61,9 +62,9 @@ function row(name, title, detail, action) {
   return h("li", { class: name === "check" ? "good" : name === "warning" ? "warn" : "" }, icon(name), h("div", {}, h("b", {}, title), h("span", { class: "hint", role: "status" }, detail)), action);
 }
 
-/** @param {any} team */
-function connectionRow(team) {
-  const item = row("check", "Language model configured", "Check whether it answers. This sends one short message.", h("button", { type: "button", onclick: () => check(team, item) }, "Check connection"));
+/** @param {any} team @param {any} [name] of the icon @param {string} [title] */
+function connectionRow(team, name = "check", title = "Language model configured") {
+  const item = row(name, title, "Check whether the model answers. This sends one short message.", h("button", { type: "button", onclick: () => check(team, item) }, "Check connection"));
   return item;
 }
 
@@ -96,7 +97,7 @@ function resultLine({ model, status, seconds, answered_by: fallback, error }) {
 }
 
 /** Show the settings for a model. The page cannot change settings of the server. @param {any} team */
-function showModelSetup(team) {
+export function showModelSetup(team) {
   const provider = h("select", {}, ...Object.keys(PROVIDERS).map((name) => h("option", {}, name)));
   const url = h("input", { type: "url", autocomplete: "off", spellcheck: "false" });
   const model = h("input", { autocomplete: "off", spellcheck: "false" });
@@ -114,14 +115,14 @@ function showModelSetup(team) {
   provider.addEventListener("change", choose);
   for (const input of [url, model]) input.addEventListener("input", showSettings);
   choose();
-  const item = connectionRow(team);
+  const item = connectionRow(team, "clock", "Connection");
   return openDialog(
     "Use a language model",
     [
       field("Provider", provider),
       h("div", { class: "pair" }, field("Base URL", url), field("Model", model)),
       h("ol", { class: "steps" }, h("li", {}, "Put these lines into the file ", h("code", {}, ".env"), " in the directory where the server starts, with your key."), h("li", {}, "Restart the server."), h("li", {}, "Reload this page and check the connection.")),
-      h("div", { class: "code" }, h("div", { class: "bar" }, h("span", {}, ".env"), copyButton("Copy settings", () => code.textContent ?? "")), h("pre", { tabindex: "0" }, code)),
+      h("div", { class: "code" }, h("div", { class: "bar" }, h("span", {}, ".env"), copyButton("Copy settings", () => code.textContent ?? "")), markOverflow(h("pre", { tabindex: "0" }, code))),
       h("ul", { class: "setup" }, item),
       h("p", { class: "hint" }, "The page does not change settings of the server, and it never needs the key of your provider."),
     ],

@@ -112,10 +112,38 @@ async def test_narrow_screen_has_a_drawer_and_no_horizontal_scroll(
         await visitor.page.keyboard.press("Escape")
         await expect(visitor.page.locator("#sidebar")).to_be_hidden()
         await expect(visitor.button("Open the list of conversations")).to_be_focused()
+        await visitor.button("Open the list of conversations").click()
+        await visitor.page.locator("#scrim").click(position={"x": 350, "y": 400})
+        await expect(visitor.page.locator("#sidebar")).to_be_hidden()
         assert (
             await visitor.page.evaluate("getComputedStyle(document.body).backgroundColor")
             == "rgb(21, 23, 28)"
         )
+
+
+async def test_narrow_screen_has_the_actions_of_a_conversation_in_a_dialog(
+    browser: Browser, served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello"))
+    async with visit(browser, served.url) as visitor:
+        await visitor.page.set_viewport_size({"width": 390, "height": 844})
+        await visitor.open()
+        await visitor.ask("Hi")
+        groups = visitor.page.locator("#conversations .group")
+
+        await visitor.button("Open the list of conversations").click()
+        await visitor.button("Actions for Hi").click()
+        await visitor.button("Pin").click()
+        await expect(groups).to_have_text(["Pinned"])
+        await visitor.button("Actions for Hi").click()
+        await visitor.button("Rename").click()
+        await visitor.page.get_by_role("textbox", name="Title").fill("Greeting")
+        await visitor.page.keyboard.press("Enter")
+        await expect(visitor.page.locator("#conversations .title")).to_have_text(["Greeting"])
+        await visitor.button("Actions for Greeting").click()
+        await visitor.button("Delete").click()
+        await visitor.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        await expect(visitor.page.locator("#conversations .empty")).to_have_text("No conversations yet.")
 
 
 async def test_theme_is_stored(visitor: Visitor) -> None:

@@ -69,6 +69,14 @@ async def test_panel_is_closed_on_narrow_screens_and_remembered_on_wide_ones(vis
     await expect(panel).to_be_visible()
     await visitor.button("Close the team panel").click()
     await expect(toggle).to_be_focused()
+    for close in (
+        visitor.page.keyboard.press("Escape"),
+        visitor.page.locator("#scrim").click(position={"x": 40, "y": 400}),
+    ):
+        await toggle.click()
+        await expect(panel).to_be_visible()
+        await close
+        await expect(panel).to_be_hidden()
 
     await visitor.page.set_viewport_size(WIDE)
     await expect(panel).to_be_visible()
