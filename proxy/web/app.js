@@ -51,7 +51,12 @@ const chat = new Chat({
     byId("welcome").hidden = true;
   },
   onturn: () => sidebar.load(),
-  onidle: () => {
+  onidle: (isComplete) => {
+    if (!isComplete) {
+      sidebar.load();
+      editQueued();
+      return;
+    }
     sendQueued();
     nameConversation();
   },
@@ -136,7 +141,7 @@ function showActiveAgent(agent) {
 const wide = matchMedia("(min-width: 1120px)");
 const isPanelOverlay = () => !wide.matches && app.classList.contains("with-team");
 
-/** The sidebar and the team panel lie over the conversation on narrow screens; a click beside them closes them. */
+/** The sidebar and the team panel lie over the conversation on narrow screens; a click next to them closes them. */
 function showScrim() {
   byId("scrim").hidden = !app.classList.contains("open") && !isPanelOverlay();
 }
@@ -251,15 +256,22 @@ function clearComposer() {
 function setQueued(text) {
   queued = text;
   const edit = () => {
-    message.value = [queued, message.value].filter(Boolean).join("\n\n");
-    setQueued(null);
-    resizeComposer();
+    editQueued();
     message.focus();
   };
   byId("queue").hidden = !text;
   byId("queue").replaceChildren(
     ...(text ? [icon("clock"), h("span", { class: "hidden" }, "Queued message: "), h("span", { class: "text" }, text), h("span", { class: "hint" }, "Sent after this response"), iconButton("edit", "Edit queued message", edit), iconButton("close", "Remove queued message", () => setQueued(null))] : []),
   );
+}
+
+/** Move the queued message back to the message box. */
+function editQueued() {
+  if (!queued) return;
+  message.value = [queued, message.value].filter(Boolean).join("\n\n");
+  drafts.set(chat.id, message.value);
+  setQueued(null);
+  resizeComposer();
 }
 
 async function nameConversation() {

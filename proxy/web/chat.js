@@ -19,7 +19,7 @@ export class Chat {
   /** @param {{team: () => string, options: () => object, onagent: (agent: string) => void, onturn: () => void,
    *   onbusy: (busy: boolean) => void, onerror: (error: unknown, retry?: () => unknown) => void,
    *   onmodel: (model: string) => void, onevents: (turns: any[]) => void, onevent: (event: any) => void,
-   *   onstarted: (id: string) => void, onidle?: () => void, oncompare: (turns: any[], turn: any) => void}} actions */
+   *   onstarted: (id: string) => void, onidle: (isComplete: boolean) => void, oncompare: (turns: any[], turn: any) => void}} actions */
   constructor(actions) {
     this.actions = actions;
     this.list = byId("turns");
@@ -34,6 +34,8 @@ export class Chat {
     this.reading = null;
     /** @type {string | null} */
     this.running = null;
+    /** Messages that the server did not store, with their places. @type {{item: HTMLElement, key: string, parent: string, known: Set<string>}[]} */
+    this.unsent = [];
     this.follows = true;
     let lastTop = 0;
     this.scroll.addEventListener("scroll", () => {
@@ -44,7 +46,9 @@ export class Chat {
       byId("to-end").hidden = this.follows;
     });
     byId("to-end").addEventListener("click", () => this.scrollToEnd());
-    new ResizeObserver(() => this.follows && this.scrollToEnd()).observe(this.list);
+    // Also the box: a queued message or a longer draft makes it smaller.
+    const resize = new ResizeObserver(() => this.follows && this.scrollToEnd());
+    for (const element of [this.list, this.scroll]) resize.observe(element);
   }
 
   // --- stored turns ---
@@ -54,6 +58,7 @@ export class Chat {
     this.detach();
     this.id = id;
     this.turns = [];
+    this.unsent = [];
     this.leaf = null;
     this.list.replaceChildren();
     this.follows = true;
@@ -109,13 +114,13 @@ export class Chat {
     /** @type {any[]} */
     const found = [];
     const addFailed = (/** @type {string | null} */ parent, /** @type {any} */ next) => {
-      const resent = next && inputKey(next);
       const failed = this.turns.filter(
         (turn) => turn.parent_id === parent && turn !== next && isFailed(turn) && (!next || turn.created_at < next.created_at),
       );
       failed.forEach((turn, index) => {
         const later = failed.slice(index + 1).some((one) => inputKey(one) === inputKey(turn));
-        if (!later && inputKey(turn) !== resent) found.push(turn);
+        const isResent = path.some((one) => one.created_at > turn.created_at && !isFailed(one) && inputKey(one) === inputKey(turn));
+        if (!later && !isResent) found.push(turn);
       });
     };
     let parent = null;
@@ -136,10 +141,23 @@ export class Chat {
   show() {
     const turns = this.visible;
     this.list.replaceChildren(...turns.map((turn) => this.item(turn)));
+    this.showUnsent();
     this.actions.onagent(turns[turns.length - 1]?.agent ?? "");
     this.actions.onevents(turns);
     this.scrollToEnd();
     this.settleApprovals().catch((error) => this.actions.onerror(error));
+  }
+
+  /** Show messages that failed before the server stored a turn, behind the turn that they followed. */
+  showUnsent() {
+    const isStored = (/** @type {any} */ turn, /** @type {any} */ one) => isFailed(turn) && !one.known.has(turn.id) && inputKey(turn) === one.key;
+    this.unsent = this.unsent.filter((one) => !this.turns.some((turn) => isStored(turn, one)));
+    for (const { item, parent } of this.unsent) {
+      const previous = this.list.querySelector(`:scope > li[data-turn="${CSS.escape(parent)}"]`);
+      if (previous) previous.after(item);
+      else if (parent === "root") this.list.prepend(item);
+      else this.list.append(item);
+    }
   }
 
   /** Remove the buttons of approvals that were decided by other clients or expired. */
@@ -243,7 +261,7 @@ export class Chat {
     if (isFailed(turn)) {
       footer.append(
         h("span", { class: "hint" }, "Not part of the conversation."),
-        h("button", { type: "button", class: "quiet", "data-edits": true, onclick: () => this.regenerate(turn) }, icon("refresh"), "Try again"),
+        h("button", { type: "button", class: "quiet", "data-edits": true, onclick: () => this.retry(turn) }, icon("refresh"), "Try again"),
       );
     } else {
       if (view.text) footer.append(copyButton("Copy response", () => view.text));
@@ -270,6 +288,15 @@ export class Chat {
     const last = this.turn(this.leaf);
     const parent = last && isFailed(last) ? last.parent_id : this.leaf;
     return this.send([{ role: "user", content }], parent ?? "root");
+  }
+
+  /** Send the message of a failed turn again, behind what followed it. @param {any} turn */
+  retry(turn) {
+    if (this.running) return undefined;
+    const last = this.turn(this.leaf);
+    if (!last || isFailed(last) || last.id === turn.parent_id) return this.regenerate(turn);
+    this.list.querySelector(`:scope > li[data-turn="${CSS.escape(turn.id)}"]`)?.remove();
+    return this.send(turn.input, last.id);
   }
 
   /** @param {any} turn */
@@ -330,9 +357,8 @@ export class Chat {
     const id = (this.id ??= `page-${crypto.randomUUID()}`);
     const isNew = !this.turns.length;
     if (replaced) this.removeFrom(replaced);
-    for (const item of [...this.list.querySelectorAll(":scope > li:not([data-turn])")]) item.remove();
     if (part) this.list.append(h("li", { class: "turn" }, this.userMessage(part), this.render(part).element));
-    const turn = { id: "", parent_id: null, input: messages, events: [], answer: [], status: "running", model: "" };
+    const turn = { id: "", parent_id: parent === "root" ? null : parent, input: messages, events: [], answer: [], status: "running", model: "" };
     const item = this.item(turn);
     item.removeAttribute("data-turn");
     this.list.append(item);
@@ -354,7 +380,16 @@ export class Chat {
           "Idempotency-Key": idempotencyKey,
         },
       });
-    return this.read(begin, item, null, () => this.send(messages, parent, replaced, part));
+    const { leaf } = this;
+    const unsent = { item, key: inputKey(turn), parent, known: new Set(this.turns.map((one) => one.id)) };
+    const retry = () => {
+      item.remove();
+      this.unsent = this.unsent.filter((one) => one !== unsent);
+      // Turns that followed meanwhile stay before it.
+      const isBehind = this.leaf && this.leaf !== leaf && !replaced;
+      return this.send(messages, isBehind ? /** @type {string} */ (this.leaf) : parent, replaced, part);
+    };
+    return this.read(begin, item, null, retry, unsent);
   }
 
   /** Remove a turn and what follows it from the list. @param {any} turn */
@@ -386,8 +421,9 @@ export class Chat {
    * @param {HTMLElement} item
    * @param {string | null} id
    * @param {() => unknown} retry
+   * @param {any} [unsent] the message, if it is new
    */
-  async read(begin, item, id, retry) {
+  async read(begin, item, id, retry, unsent) {
     const reading = /** @type {AbortController} */ (this.reading);
     await markdownReady;
     const view = this.view();
@@ -425,8 +461,13 @@ export class Chat {
     const turn = this.running;
     this.detach();
     if (turn) await this.refresh(turn).catch((error) => this.actions.onerror(error));
-    if (isComplete) this.actions.onidle();
-    else this.actions.onturn();
+    else if (!isComplete && unsent) {
+      this.unsent.push(unsent);
+      item.classList.add("failed");
+      // The error is shown at the message; a turn that failed before its first chunk is in the tree.
+      await this.refresh(this.leaf ?? undefined).catch(() => undefined);
+    }
+    this.actions.onidle(isComplete);
   }
 
   async stop() {

@@ -231,6 +231,9 @@ async def test_pending_answer_can_be_stopped(visitor: Visitor, upstream: FakeUps
     await expect(visitor.answer.locator(".pending")).to_have_text("Thinking")
     await visitor.button("Stop").click()
     await visitor.wait_for_answer()
+    await expect(visitor.answer).to_contain_text("Response stopped.")
+    await expect(visitor.answer.locator(".pending")).to_have_count(0)
+    await upstream.requests[0].closed()
 
 
 async def test_reasoning_is_collapsed(visitor: Visitor, upstream: FakeUpstream) -> None:
@@ -333,6 +336,24 @@ async def test_queued_message_can_be_edited(visitor: Visitor, upstream: FakeUpst
     await visitor.wait_for_answer()
 
 
+async def test_queued_message_returns_to_the_box_if_the_answer_fails(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    failure = asyncio.Event()
+    upstream.reply(text("", chunks=["One", failure, "two"]).cut(after=3))
+    await visitor.send("First")
+    await expect(visitor.answer).to_contain_text("One")
+    await visitor.send("Second")
+    await visitor.page.fill("#message", "Third")
+
+    failure.set()
+
+    await expect(visitor.answer.locator(".problem")).to_be_visible()
+    await expect(visitor.page.locator("#message")).to_have_value("Second\n\nThird")
+    await expect(visitor.page.locator("#queue")).to_be_hidden()
+    await visitor.expect_messages(["First"])
+
+
 async def test_failed_message_stays_visible_after_the_next_one(
     visitor: Visitor, upstream: FakeUpstream
 ) -> None:
@@ -351,6 +372,29 @@ async def test_failed_message_stays_visible_after_the_next_one(
     assert sent == ["Hi", "This one works"]
     await visitor.page.reload()
     await visitor.wait_for_answer(3)
+    await visitor.expect_messages(["Hi", "This one fails", "This one works"])
+    upstream.reply(text("At last"))
+    await visitor.button("Try again").click()
+    await visitor.expect_answers(["Hello", "Fine", "At last"])
+    await visitor.expect_messages(["Hi", "This one works", "This one fails"])
+
+
+async def test_message_that_the_server_never_received_stays_until_it_is_sent_again(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello"), text("Fine"), text("At last"))
+    await visitor.ask("Hi")
+    await visitor.page.route("**/v1/chat/completions", lambda route: route.abort())
+    await visitor.send("This one is lost")
+    await expect(visitor.answer.locator(".problem")).to_contain_text("cannot be reached")
+    await visitor.page.unroute("**/v1/chat/completions")
+
+    await visitor.ask("This one works", 3)
+    await visitor.expect_messages(["Hi", "This one is lost", "This one works"])
+    await visitor.button("Try again").click()
+
+    await visitor.expect_answers(["Hello", "Fine", "At last"])
+    await visitor.expect_messages(["Hi", "This one works", "This one is lost"])
 
 
 async def test_parallel_tool_calls_are_rows_of_one_block(visitor: Visitor, upstream: FakeUpstream) -> None:
