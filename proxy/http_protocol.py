@@ -1,6 +1,10 @@
-"""HTTP as uvicorn reads it, with bounds on the head of a request, and errors in the envelope.
+"""HTTP/1.1 connections: uvicorn's protocol with limits, strict heads, and responses that reach their client.
 
-What is refused here never becomes a request: there is no route, no log line of a request, and no key is looked at.
+A request that is rejected here reaches no route and no middleware. Its response has the error envelope all the same.
+
+- The size of a head is limited, and so is the time until it is complete.
+- Ambiguous heads are rejected (``http_head``), absolute-form targets are converted, and trailers are ignored.
+- A response that does not wait for the end of the request's body reaches its client (``http_responses``).
 """
 
 from __future__ import annotations
@@ -9,94 +13,230 @@ import asyncio
 import logging
 import secrets
 from http import HTTPStatus
-from typing import Any, cast
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+import httptools
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from proxy.http_head import MAX_HEAD_BYTES, body_headers, head_problem, head_too_large, read_target
+from proxy.http_responses import LingeringHttp
 from proxy.wire.errors import Problem, envelope
 
 logger = logging.getLogger(__name__)
 
-_LINGER = 1.0
-"""Seconds."""
-HEAD_BYTES = 64 * 1024
-"""Request line and headers together, as the official API has it."""
+
+class HeadRejected(Exception):
+    """Makes the parser stop at the end of a head."""
 
 
-class BoundedHttp(HttpToolsProtocol):
+class BoundedHttp(LingeringHttp):
     """One connection of a client."""
 
     head_timeout = 30.0
-    """Seconds in which a head has to come."""
+    """Seconds in which a head has to be complete, and the rest of a body after an early response."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection; somebody who says nothing does not keep it."""
+        """Start the timeout of the first head."""
         super().connection_made(transport)
         self._is_in_head = True
-        self._is_refused = False
+        self._is_between_requests = False
+        self._heads_in_data = 0
+        self._has_body_data = False
         self._head_bytes = 0
-        self._deadline: asyncio.TimerHandle | None = self.loop.call_later(self.head_timeout, self._give_up)
+        self._framing_bytes = 0
+        self._problem: Problem | None = None
+        self._is_refused = False
+        self._is_repeating_head = False
+        self._deadline: asyncio.TimerHandle | None = self.loop.call_later(self.head_timeout, self._time_out)
+        self._body_deadline: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take the end."""
-        self._stop_waiting()
+        """Cancel all timers."""
+        self._stop_deadline()
+        self._stop_body_deadline()
         super().connection_lost(exc)
 
+    # --- input ---
+
     def data_received(self, data: bytes) -> None:
-        """Take bytes."""
+        """Parse bytes, and check the limits of heads and trailers."""
+        if self.is_lingering:
+            self.keep_lingering()
+            return
         if self._is_refused:
             return
-        super().data_received(data)
-        if not self._is_in_head:
-            self._stop_waiting()
+        started_in_head = self._is_in_head or self._is_between_requests
+        if self._is_between_requests:
+            self._is_between_requests, self._is_in_head, self._head_bytes = False, True, 0
+        self._heads_in_data, self._has_body_data = 0, False
+        self._feed(data)
+        if self._is_in_head:
+            # A head that began behind another request has an unknown part of the data; the next data count.
+            if started_in_head and self._heads_in_data <= 1:
+                self._head_bytes += len(data)
+            self._check_head_progress()
             return
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_BYTES:
-            self._refuse(Problem(431, "invalid_request_error", "The headers of the request are too large."))
+        self._stop_deadline()
+        # Chunk extensions and trailers.
+        self._framing_bytes = 0 if self._has_body_data else self._framing_bytes + len(data)
+        if self._framing_bytes > MAX_HEAD_BYTES and not self._is_between_requests:
+            self._refuse(head_too_large())
+
+    def _feed(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        rest = memoryview(data)
+        while rest and not self._is_refused:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserError:
+                self.send_400_response("The request is not valid HTTP.")
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    self._upgrade()
+                    return
+                rest = rest[upgrade.args[0] :]
+                self._continue_without_upgrade()
+            else:
+                return
+
+    def _upgrade(self) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            self._refuse(_bad_request("A WebSocket handshake cannot be pipelined."))
+            return
+        self.handle_websocket_upgrade()
+
+    def _continue_without_upgrade(self) -> None:
+        """Answer a request in HTTP/1.1 although its client offers another protocol (RFC 9110, 7.8).
+
+        java.net.http offers HTTP/2 with every request. The parser stops at the end of such a head, so the body and the
+        next request need a new parser. It starts with a head that announces the same body.
+        """
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        if body := body_headers(self.headers):
+            fields = b"".join(b"%b: %b\r\n" % header for header in body)
+            self._is_repeating_head = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % fields)
+            self._is_repeating_head = False
+
+    def _check_head_progress(self) -> None:
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(head_too_large())
         elif self._deadline is None and not self._is_refused:
-            self._deadline = self.loop.call_later(self.head_timeout, self._give_up)
+            self._deadline = self.loop.call_later(self.head_timeout, self._time_out)
+
+    # --- callbacks of the parser ---
 
     def on_message_begin(self) -> None:
-        """Take the first byte of a request."""
+        """Start a request."""
+        if self._is_repeating_head:
+            return
         self._is_in_head = True
-        self._head_bytes = 0
+        self._is_between_requests = False
+        self._heads_in_data += 1
+        self._head_bytes = self._framing_bytes = 0
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header; ignore trailers, which nothing here reads (RFC 9110, 6.5.1).
+
+        Otherwise a client could add headers after a reverse proxy has checked and removed them.
+        """
+        if self._is_in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """Take the end of a head."""
+        """Check a head, and serve its request.
+
+        Raises:
+            HeadRejected: The parser then reports an error, which becomes the response.
+        """
+        if self._is_repeating_head:
+            return
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        self._problem = head_problem(version, method, self.headers, self.url)
+        if self._problem is not None:
+            raise HeadRejected
         self._is_in_head = False
+        target = read_target(self.url, method)
+        assert target is not None
+        self.url = target.path
+        if target.authority is not None:
+            # Its authority replaces Host (RFC 9112, 3.2.2). The scope has this list.
+            self.headers[:] = [header for header in self.headers if header[0] != b"host"]
+            self.headers.append((b"host", target.authority))
         super().on_headers_complete()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Answer; a client of HTTP/1.0 in its own way."""
-        if cycle.scope["http_version"] == "1.0":
-            app = cast("Any", _ended_by_closing(cycle, app))
-        super()._start_asgi_task(cycle, app)
+    def on_body(self, body: bytes) -> None:
+        """Add a part of the body."""
+        self._has_body_data = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        if self.parser.should_upgrade() and not self._should_upgrade() and body_headers(self.headers):
+            # The parser stops before the body.
+            return
+        self._is_between_requests = True
+        self._stop_body_deadline()
+        super().on_message_complete()
+
+    # --- responses ---
+
+    def on_response_complete(self) -> None:
+        """Start the next pipelined request, or wait for one."""
+        is_last, cycle = not self.pipeline, self.cycle
+        super().on_response_complete()
+        if not is_last or self.is_lingering or self.transport.is_closing():
+            return
+        if self._problem is not None:
+            self._send_problem(self._problem)
+        elif cycle.more_body:
+            self._body_deadline = self.loop.call_later(self.head_timeout, self.close_slowly)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
-        self._refuse(Problem(400, "invalid_request_error", msg))
+        """Reject what the parser rejects."""
+        self._refuse(self._problem or _bad_request(msg))
 
-    def _give_up(self) -> None:
+    def _time_out(self) -> None:
         self._deadline = None
         if self._head_bytes:
-            message = f"The headers of the request did not come within {self.head_timeout:g} seconds."
+            message = f"The headers of the request did not arrive within {self.head_timeout:g} seconds."
             self._refuse(Problem(408, "invalid_request_error", message, "request_timeout"))
         else:
             self.transport.close()
 
     def _refuse(self, problem: Problem) -> None:
-        self._stop_waiting()
-        if self._is_refused or self.transport.is_closing():
+        """Send an error response, after those of earlier requests (RFC 9112, 9.3.2), and close."""
+        self._stop_deadline()
+        if self._is_refused or self.is_lingering or self.transport.is_closing():
             return
         self._is_refused = True
+        self._problem = None
         cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            # Another answer is on its way: nothing can be put into it.
-            self.transport.close()
-            return
-        logger.info("not a request", extra={"status": problem.status})
+        if cycle is None or cycle.response_complete:
+            # After an early response the error is in the body of a request that has its response.
+            is_answered = cycle is not None and cycle.more_body and self._is_in_body
+            self.close_slowly() if is_answered else self._send_problem(problem)
+        elif not (cycle.more_body and self._is_in_body):
+            self._problem = problem
+        elif self.pipeline:
+            # The invalid body belongs to the newest request, which has not started.
+            self.pipeline.popleft()
+            self._problem = problem
+        elif cycle.response_started:
+            cycle.keep_alive = False
+        else:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            self._send_problem(problem)
+
+    @property
+    def _is_in_body(self) -> bool:
+        return not (self._is_in_head or self._is_between_requests)
+
+    def _send_problem(self, problem: Problem) -> None:
+        logger.info("request rejected", extra={"status": problem.status})
         body = envelope(problem)
         head = (
             f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
@@ -104,43 +244,23 @@ class BoundedHttp(HttpToolsProtocol):
             f"x-request-id: req_{secrets.token_hex(16)}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self._close_slowly()
+        self.close_slowly()
 
-    def _close_slowly(self) -> None:
-        """Let the answer arrive: closing while the client still sends would take it back."""
-        if not self.transport.can_write_eof():
-            self.transport.close()
-            return
-        self.transport.write_eof()
-        self.loop.call_later(_LINGER, self.transport.abort)
+    # --- timers ---
 
-    def _stop_waiting(self) -> None:
+    def _stop_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
+    def _stop_body_deadline(self) -> None:
+        if self._body_deadline is not None:
+            self._body_deadline.cancel()
+            self._body_deadline = None
 
-def _ended_by_closing(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
-    """Return the application for a client that knows no chunks: its body ends with the connection.
 
-    uvicorn writes chunks for everybody whose answer has no length, unless it thinks that it knows one.
-    """
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        has_length = True
-
-        async def send_bare(message: Message) -> None:
-            nonlocal has_length
-            if message["type"] == "http.response.start":
-                has_length = any(name.lower() == b"content-length" for name, _ in message["headers"])
-                cycle.chunked_encoding = None if has_length else False
-            elif not has_length:
-                cycle.expected_content_length = len(message.get("body", b""))
-            await send(message)
-
-        await app(scope, receive, send_bare)
-
-    return answer
+def _bad_request(message: str) -> Problem:
+    return Problem(400, "invalid_request_error", message)
 
 
 def bounded_http(head_timeout: float) -> type[BoundedHttp]:

@@ -22,7 +22,7 @@ OTHER = "other"
 _FIRST_SEGMENTS = frozenset(
     (
         "agents", "approvals", "ask-stream", "chat", "client", "conversations", "health", "metrics", "models",
-        "openapi.json", "page", "responses", "teams", "test-stream", "turns",
+        "openapi.json", "page", "responses", "teams", "test-stream", "turns", "ws",
     )
 )  # fmt: skip
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)

@@ -26,6 +26,7 @@ from proxy.http_protocol import bounded_http
 from proxy.routes.passthrough import Passing
 from proxy.service.turns import TurnService
 from proxy.settings import Settings
+from proxy.websocket_protocol import EnvelopeWebSocket
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.C
         "log_config": None,
         "access_log": False,
         "server_header": False,
-        "ws": "websockets-sansio",
+        "ws": EnvelopeWebSocket,
         # One that is larger closes the socket with 1009 and the reason.
         "ws_max_size": settings.max_body_bytes,
         # Each piece of text is a message of its own: compressing it costs more than sending it, and memory per socket.

@@ -6,6 +6,7 @@ When a test fails after an update: read the release notes, adapt the named modul
 from __future__ import annotations
 
 import inspect
+import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -15,14 +16,15 @@ import msgspec
 import pytest
 from autogen_core.models import ChatCompletionClient
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 TESTED = {
     "autogen-core": "0.7",  # providers/autogen/client.py
     "autogen-ext": "0.7",  # providers/autogen/client.py
-    "httptools": "0.9",  # http_protocol.py
+    "httptools": "0.9",  # http_protocol.py, http_responses.py
     "msgspec": "0.22",  # wire/explaining.py
-    "uvicorn": "0.54",  # http_protocol.py, server.py
+    "uvicorn": "0.54",  # http_protocol.py, http_responses.py, websocket_protocol.py, server.py
 }
 
 
@@ -83,7 +85,15 @@ def test_msgspec_reports_places_in_the_form_that_is_parsed(body: str, message: s
         ("connection_lost", ["self", "exc"]),
         ("data_received", ["self", "data"]),
         ("on_message_begin", ["self"]),
+        ("on_header", ["self", "name", "value"]),
         ("on_headers_complete", ["self"]),
+        ("on_body", ["self", "body"]),
+        ("on_message_complete", ["self"]),
+        ("on_response_complete", ["self"]),
+        ("handle_websocket_upgrade", ["self"]),
+        ("_should_upgrade", ["self"]),
+        ("_unset_keepalive_if_required", ["self"]),
+        ("shutdown", ["self"]),
         ("send_400_response", ["self", "msg"]),
         ("_start_asgi_task", ["self", "cycle", "app"]),
     ],
@@ -97,8 +107,25 @@ def test_uvicorn_has_the_methods_that_the_protocol_overrides(method: str, parame
 def test_uvicorn_has_the_state_of_a_response_that_the_protocol_changes() -> None:
     source = inspect.getsource(RequestResponseCycle.__init__)
 
-    assigned = {"response_complete", "chunked_encoding", "expected_content_length", "scope"}
+    assigned = {
+        "chunked_encoding", "disconnected", "expected_content_length", "keep_alive", "message_event", "more_body",
+        "response_complete", "response_started", "scope", "transport", "waiting_for_100_continue",
+    }  # fmt: skip
     assert {name for name in assigned if f"self.{name}" in source} == assigned
+
+
+def test_uvicorn_uses_three_methods_of_the_transport_of_a_response() -> None:
+    source = inspect.getsource(RequestResponseCycle)
+
+    assert set(re.findall(r"self\.transport\.(\w+)", source)) == {"write", "close", "is_closing"}
+
+
+def test_uvicorn_rejects_handshakes_with_the_protocol_object_that_is_replaced() -> None:
+    source = inspect.getsource(WebSocketsSansIOProtocol)
+
+    assert "self.conn = ServerProtocol(" in source
+    assert source.count("self.conn.reject(") == 2
+    assert "if not self.handshake_complete:" in inspect.getsource(WebSocketsSansIOProtocol.run_asgi)
 
 
 def test_autogen_loads_components_from_a_provider_and_a_config() -> None:

@@ -147,14 +147,14 @@ class Browsers:
             return
         origin, host = _origin_and_host(scope)
         if not self._visitors.knows(host):
-            await _refuse(answer_of(forbidden_host(_name_of(host))), scope, receive, send)
+            await answer_of(forbidden_host(_name_of(host)))(scope, receive, send)
         elif not origin or scope["path"].startswith(STATIC_FILES):
             await self._app(scope, receive, send)
         elif self._visitors.is_welcome(origin, host):
             await self._welcome(origin, scope, receive, send)
         elif scope["type"] == "websocket" or _is_preflight(scope) or not self._visitors.may_ask(origin, host):
             # There is no CORS for WebSockets: a page that may open one may read it.
-            await _refuse(answer_of(forbidden_origin(origin)), scope, receive, send)
+            await answer_of(forbidden_origin(origin))(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -198,13 +198,6 @@ def _is_preflight(scope: Scope) -> bool:
         and scope["method"] == "OPTIONS"
         and any(name == b"access-control-request-method" for name, _ in scope["headers"])
     )
-
-
-async def _refuse(answer: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008})
-    else:
-        await answer(scope, receive, send)
 
 
 def _origin_and_host(scope: Scope) -> tuple[str, str]:

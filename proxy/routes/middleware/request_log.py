@@ -1,6 +1,6 @@
-"""Around every request: its id, the headers that every answer carries, and one log line.
+"""The outermost middleware: request id, headers of every response, and one log line per request and WebSocket.
 
-Pure ASGI: a middleware that reads or wraps bodies would hold streams back.
+Plain ASGI: middleware that reads or wraps bodies would delay streams.
 """
 
 from __future__ import annotations
@@ -15,45 +15,49 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 logger = logging.getLogger("proxy.requests")
 
 API_VERSION = b"2020-10-01"
-"""What the official API sends as ``openai-version``."""
+"""The value of ``openai-version`` in responses of the official API."""
 
-
-Ended = Callable[[str, int, str], None]
+OnEnd = Callable[[str, int, str], None]
 
 
 class RequestContext:
-    """Gives each request an id (``scope["state"]["request_id"]``) and logs how it ended, without what was said."""
+    """Gives each request an id (``scope["state"]["request_id"]``) and logs its result without message contents.
 
-    def __init__(self, app: ASGIApp, ended: Ended | None = None) -> None:
-        """``ended`` is told path, status and outcome of every request."""
+    The id is also in the response headers of a WebSocket handshake. Its line is logged when the socket closes, with
+    status 101, or when the handshake is rejected.
+    """
+
+    def __init__(self, app: ASGIApp, ended: OnEnd | None = None) -> None:
+        """``ended`` is called with path, status and outcome of every request."""
         self._app = app
         self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
+        """Serve one request or WebSocket."""
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         request_id = f"req_{secrets.token_hex(16)}"
         facts: dict[str, object] = {"request_id": request_id}
-        if named := _client_request_id(scope):
-            facts["client_request_id"] = named
+        if client_id := _client_request_id(scope):
+            facts["client_request_id"] = client_id
         scope.setdefault("state", {})["facts"] = facts
         scope["state"]["request_id"] = request_id
-        began = time.monotonic()
+        started = time.monotonic()
         status = 0
 
-        # Not a coroutine of its own: it is in the way of every chunk.
+        # Plain function: a coroutine would add a frame to every streamed chunk.
         def send_with_headers(message: Message) -> Awaitable[None]:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = facts["status"] = message["status"]
-                took = int((time.monotonic() - began) * 1000)
+            kind = message["type"]
+            if kind in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
+                status = facts["status"] = message.get("status", 101)
+                milliseconds = int((time.monotonic() - started) * 1000)
                 message["headers"] = [
                     *message.get("headers", ()),
                     (b"x-request-id", request_id.encode()),
                     (b"openai-version", API_VERSION),
-                    (b"openai-processing-ms", b"%d" % took),
+                    (b"openai-processing-ms", b"%d" % milliseconds),
                     (b"vary", b"Origin"),
                 ]
             return send(message)
@@ -61,28 +65,31 @@ class RequestContext:
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
-            if self._ended is not None:
-                self._ended(
-                    scope["path"], status, str(facts.get("outcome", "ok" if status < 400 else "refused"))
-                )
-            level = logging.INFO if status < 500 else logging.WARNING
-            if logger.isEnabledFor(level):
-                logger.log(
-                    level,
-                    "request",
-                    extra={
-                        **facts,
-                        "method": scope["method"],
-                        "path": scope["path"][:200],
-                        "ms": round((time.monotonic() - began) * 1000, 1),
-                    },
-                )
+            self._end(scope, facts, status, time.monotonic() - started)
+
+    def _end(self, scope: Scope, facts: dict[str, object], status: int, seconds: float) -> None:
+        if self._ended is not None:
+            outcome = facts.get("outcome", "ok" if status < 400 else "refused")
+            self._ended(scope["path"], status, str(outcome))
+        level = logging.INFO if status < 500 else logging.WARNING
+        if logger.isEnabledFor(level):
+            logger.log(
+                level,
+                "request",
+                extra={
+                    **facts,
+                    # A WebSocket handshake is a GET, and its scope has no method.
+                    "method": scope.get("method", "GET"),
+                    "path": scope["path"][:200],
+                    "ms": round(seconds * 1000, 1),
+                },
+            )
 
 
 def _client_request_id(scope: Scope) -> str | None:
-    """Return what the client calls the request, if it is as the official API takes it."""
+    """Return ``X-Client-Request-Id`` if it has the form that the official API accepts."""
     for name, value in scope["headers"]:
         if name == b"x-client-request-id" and len(value) <= 512 and value.isascii():
-            told: str = value.decode("ascii")
-            return told if told.isprintable() else None
+            client_id: str = value.decode("ascii")
+            return client_id if client_id.isprintable() else None
     return None

@@ -1,0 +1,150 @@
+"""The end of responses and connections: what uvicorn does differently from HTTP, or cannot know.
+
+Closing a connection with unread input sends a TCP reset, which can discard the response before the client reads it
+(RFC 9112, 9.6). A client that sends a large body and gets an early response (413, 401, 429) would see only the reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+LINGER_IDLE_SECONDS = 2.0
+"""A lingering close ends when the client has sent nothing for this long, ..."""
+LINGER_SECONDS = 30.0
+"""... and after this time in any case. nginx has 5 and 30 seconds (``lingering_timeout``, ``lingering_time``)."""
+MAX_DISCARDED_BYTES = 64 * 1024
+"""After an early response, the rest of a body of at most this size is read and discarded, and the connection stays
+usable. Clients would have to reconnect otherwise."""
+
+
+class LingeringHttp(HttpToolsProtocol):
+    """Closes a connection so that the last response reaches a client that is still sending."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start a connection."""
+        super().connection_made(transport)
+        self.is_lingering = False
+        self._linger: asyncio.TimerHandle | None = None
+        self._linger_until = 0.0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End a connection."""
+        if self._linger is not None:
+            self._linger.cancel()
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Run the application for one request."""
+        cycle.transport = cast("Any", CycleTransport(self.transport, partial(self._close_after, cycle)))
+        if cycle.more_body:
+            app = cast("Any", closing_early(cycle, app))
+        if cycle.scope["http_version"] == "1.0":
+            app = cast("Any", ended_by_closing(cycle, app))
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """Start the next pipelined request, or wait for one, unless the connection is closing."""
+        if self.is_lingering:
+            self.server_state.total_requests += 1
+            self.pipeline.clear()
+            return
+        super().on_response_complete()
+
+    def _close_after(self, cycle: RequestResponseCycle) -> None:
+        """Close the connection after a response; slowly if the client may still send."""
+        if cycle.more_body or self.pipeline:
+            self.close_slowly()
+        else:
+            self.transport.close()
+
+    def close_slowly(self) -> None:
+        """Send what is written and the end of the stream, discard input for a while, then close."""
+        if self.is_lingering or self.transport.is_closing():
+            return
+        self.is_lingering = True
+        self._unset_keepalive_if_required()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._linger_until = self.loop.time() + LINGER_SECONDS
+        self.keep_lingering()
+
+    def shutdown(self) -> None:
+        """Close when the server stops; a lingering close ends at once."""
+        if self.is_lingering:
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    def keep_lingering(self) -> None:
+        """Restart the idle timeout of a lingering close."""
+        if self._linger is not None:
+            self._linger.cancel()
+        seconds = min(LINGER_IDLE_SECONDS, max(self._linger_until - self.loop.time(), 0.0))
+        self._linger = self.loop.call_later(seconds, self.transport.abort)
+
+
+class CycleTransport:
+    """The transport of one request and response: the three methods that uvicorn uses, with another ``close``."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
+
+
+def closing_early(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
+    """Return the application for a request whose body is incomplete.
+
+    A response that starts before the body is read announces that the connection closes if the rest of the body is
+    too large to be discarded, or may never come: after a final status a client can omit a body that waits for
+    ``100 Continue`` (RFC 9110, 10.1.1), and the next request would be read as that body.
+    """
+
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        # Plain function: a coroutine would add a frame to every streamed chunk.
+        def send_closing(message: Message) -> Any:
+            if message["type"] == "http.response.start" and cycle.more_body:
+                is_small = _announced_length(cycle) <= MAX_DISCARDED_BYTES
+                if cycle.waiting_for_100_continue or not is_small:
+                    cycle.keep_alive = False
+            return send(message)
+
+        await app(scope, receive, send_closing)
+
+    return respond
+
+
+def _announced_length(cycle: RequestResponseCycle) -> float:
+    """Return the length of a body, infinite for a chunked one."""
+    lengths = [value for name, value in cycle.scope["headers"] if name == b"content-length"]
+    return int(lengths[0]) if lengths and lengths[0].isdigit() else float("inf")
+
+
+def ended_by_closing(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
+    """Return the application for a client of HTTP/1.0, which does not know chunked encoding (RFC 9112, 6.1).
+
+    A response without Content-Length ends when the connection closes (6.3). uvicorn would send chunks.
+    """
+
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        has_length = True
+
+        async def send_unchunked(message: Message) -> None:
+            nonlocal has_length
+            if message["type"] == "http.response.start":
+                has_length = any(name.lower() == b"content-length" for name, _ in message["headers"])
+                cycle.chunked_encoding = None if has_length else False
+            elif not has_length:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_unchunked)
+
+    return respond
