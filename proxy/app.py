@@ -19,7 +19,6 @@ from starlette.types import ASGIApp
 
 from proxy.agents.dispatch import AutoGenDispatcher, Dispatcher
 from proxy.auth import check_exposure, is_this_machine
-from proxy.checking import load_component
 from proxy.errors import ConfigurationError
 from proxy.lifespan import Parts, mcp_servers_of, metrics_of, open_services
 from proxy.routes import (
@@ -54,6 +53,7 @@ from proxy.routes.websocket import turn_socket
 from proxy.settings import Settings
 from proxy.store.engine.migrations import migrate, prepare_schema
 from proxy.store.turns import open_history
+from proxy.team_check import load_component
 from proxy.teamfiles.loading import LoadedTeams, default_model, load_teams, python_tools
 from proxy.teamfiles.summary import models_in_use
 from proxy.tools.builtin import builtin_names

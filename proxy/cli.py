@@ -100,9 +100,9 @@ def _with_team_file_errors(
     error: ConfigurationError, settings: Settings, variables: Mapping[str, str]
 ) -> ConfigurationError:
     """Return the error with those of the team files before it, so that one start reports both."""
-    from proxy.checking import check_teams_at
+    from proxy.team_check import check_configured_teams
 
-    problems = check_teams_at(settings, environment=variables).problems
+    problems = check_configured_teams(settings, environment=variables).problems
     return ConfigurationError("\n".join((*problems, error.message)))
 
 
@@ -156,10 +156,10 @@ def check(path: Path | None) -> None:
     Without PATH, those of PROXY_TEAMS or the bundled teams. Ends with 0 when they can be served, and with 1 when they
     have mistakes: one line for each, with file and line.
     """
-    from proxy.checking import check_teams_at
+    from proxy.team_check import check_configured_teams
 
     with _complaints():
-        report = check_teams_at(load_settings(teams=path), environment=environment())
+        report = check_configured_teams(load_settings(teams=path), environment=environment())
     _tell((*report.problems, *report.notices, *report.summary), is_well=not report.problems)
 
 

@@ -1,7 +1,7 @@
-"""What a team file may say: closed, frozen schemas of plain data.
+"""Schema of team files: frozen pydantic models that reject unknown keys.
 
-Names are checked here one by one; whether they exist (a handoff's target, a model, a tool) is checked by
-``agents.loading``, which also knows file and line.
+The models validate the format of names. ``name_checks`` validates that a name refers to something (the target of a
+handoff, a model, a tool), with file and line.
 """
 
 from __future__ import annotations
@@ -15,65 +15,65 @@ from pydantic_core import PydanticCustomError
 from proxy.messages import EventsMode, Usage
 
 
-def _no_truth_value(value: Any) -> Any:
-    # pydantic takes true for 1, and in a file that is a slip.
+def _reject_bool(value: Any) -> Any:
+    # pydantic converts true to 1 (conversion table, bool to int); in a file it is an error.
     if isinstance(value, bool):
         raise PydanticCustomError("number_type", "Input should be a number")
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_no_truth_value)]
-Real = Annotated[float, BeforeValidator(_no_truth_value)]
+Integer = Annotated[int, BeforeValidator(_reject_bool)]
+Real = Annotated[float, BeforeValidator(_reject_bool)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 ServerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
-"""Of an MCP server; the names of its tools, as models see them, begin with it."""
+"""Name of an MCP server, which is the prefix of its tool names for models."""
 ToolName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-"""Of a tool, as its MCP server calls it."""
+"""Name of a tool at its MCP server."""
 ClientTools = Literal["auto", "pass", "ignore"] | tuple[FunctionName, ...]
-"""Which of the caller's own tools an agent is offered: ``auto`` (all, unless there are so many that they were not
-meant for a team, see ``PROXY_MAX_CLIENT_TOOLS``), all, none, or those named."""
+"""The client tools passed to the model of an agent: ``pass`` (all), ``ignore`` (none), the named ones, or ``auto``
+(all, but none if the request has more than ``PROXY_MAX_CLIENT_TOOLS``)."""
 
 
-class _Closed(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class Limits(_Closed):
-    """Bounds of one turn; counts, and seconds where the name says so."""
+class Limits(_StrictModel):
+    """Limits of one turn."""
 
-    max_handoffs: Annotated[Whole, Field(ge=0, le=100)] = 10
-    """After so many, delegates are withheld and the active agent has to answer itself."""
-    max_model_calls: Annotated[Whole, Field(ge=1, le=1000)] = 25
-    max_tool_calls: Annotated[Whole, Field(ge=0, le=1000)] = 50
-    """After so many, further calls get a result that says so."""
-    max_output_tokens: Annotated[Whole, Field(ge=1)] | None = None
-    """Completion tokens of the whole turn; when used up, the turn ends with ``length``."""
+    max_handoffs: Annotated[Integer, Field(ge=0, le=100)] = 10
+    """After this number of handoffs, the active agent gets no handoff tools and has to answer itself."""
+    max_model_calls: Annotated[Integer, Field(ge=1, le=1000)] = 25
+    max_tool_calls: Annotated[Integer, Field(ge=0, le=1000)] = 50
+    """Further calls are not executed; their result states the limit."""
+    max_output_tokens: Annotated[Integer, Field(ge=1)] | None = None
+    """Completion tokens of the whole turn; at the limit the turn ends with finish_reason ``length``."""
     turn_seconds: Annotated[Real, Field(gt=0, allow_inf_nan=False)] | None = None
     """Overrides ``PROXY_TURN_TIME_LIMIT`` for this team."""
 
 
-class Price(_Closed):
-    """What a model costs for each million tokens, in the operator's currency."""
+class Price(_StrictModel):
+    """Price of a model per million tokens, in the operator's currency."""
 
     prompt: Annotated[Real, Field(ge=0, allow_inf_nan=False)]
     completion: Annotated[Real, Field(ge=0, allow_inf_nan=False)]
     cached: Annotated[Real, Field(ge=0, allow_inf_nan=False)] | None = None
-    """For tokens of the prompt that the provider had in its cache; ``prompt`` when unset."""
+    """Price of cached prompt tokens; ``prompt`` if unset."""
 
     def cost(self, usage: Usage) -> float:
-        """Return what so many tokens cost."""
+        """Return the cost of the tokens."""
         cached = self.prompt if self.cached is None else self.cached
         prompt = (usage.prompt - usage.cached) * self.prompt + usage.cached * cached
         return (prompt + usage.completion * self.completion) / 1_000_000
 
 
-ContextLength = Annotated[Whole, Field(ge=1)]
-"""Tokens that a model can read at once, told in ``/v1/models``."""
+ContextLength = Annotated[Integer, Field(ge=1)]
+"""Context window of a model in tokens, reported by ``/v1/models``."""
 
 
-class OpenAIModel(_Closed):
-    """A model that speaks the OpenAI wire."""
+class OpenAIModel(_StrictModel):
+    """A model with an OpenAI-compatible API."""
 
     model: Annotated[str, StringConstraints(min_length=1)]
     base_url: Annotated[str, StringConstraints(pattern=r"^https?://")] = "https://api.openai.com/v1"
@@ -82,9 +82,9 @@ class OpenAIModel(_Closed):
     """``entra``: sign in at Microsoft Entra ID instead of sending an API key."""
     headers: dict[str, SecretStr] = {}
     parameters: dict[str, Any] = {}
-    """Sent with every request unless the agent or the caller says otherwise."""
+    """Default request parameters; parameters of the agent and of the request have precedence."""
     extra_body: dict[str, Any] = {}
-    """Further keys for the body, for providers with fields of their own."""
+    """Additional fields of the request body, for provider-specific parameters."""
     wire: Literal["auto", "chat", "responses"] = "auto"
     """The API of the provider that is called."""
     price: Price | None = None
@@ -92,8 +92,8 @@ class OpenAIModel(_Closed):
     expose: bool = False
 
 
-class ComponentModel(_Closed):
-    """Any AutoGen ``ChatCompletionClient`` component. Loading one executes the code it names."""
+class ComponentModel(_StrictModel):
+    """Any AutoGen ``ChatCompletionClient`` component. Loading it executes the code that it names."""
 
     provider: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*$")]
     config: dict[str, Any] = {}
@@ -102,8 +102,8 @@ class ComponentModel(_Closed):
     expose: bool = False
 
 
-class DemoModel(_Closed):
-    """The offline demonstration."""
+class DemoModel(_StrictModel):
+    """The scripted offline model of the bundled teams."""
 
     demo: Literal[True]
 
@@ -111,54 +111,54 @@ class DemoModel(_Closed):
 ModelDefinition = OpenAIModel | ComponentModel | DemoModel
 
 
-class HandoffDefinition(_Closed):
-    """Whom an agent may hand over to, and when."""
+class HandoffDefinition(_StrictModel):
+    """A handoff target of an agent."""
 
     to: Name
     when: str = ""
-    """Told to the model as the description of the delegate tool."""
+    """When to hand over; part of the description of the handoff tool."""
     tool: FunctionName | None = None
-    """The delegate's name; ``transfer_to_<target in snake case>`` when unset."""
+    """Name of the handoff tool; ``transfer_to_<target in snake case>`` if unset."""
 
     @property
     def tool_name(self) -> str:
-        """The name under which the model sees the delegate."""
+        """The name of the handoff tool for the model."""
         return self.tool or f"transfer_to_{snake_case(self.to)}"
 
 
-class ToolUse(_Closed):
-    """A tool of an agent. Its name alone stands for one without further terms."""
+class ToolUse(_StrictModel):
+    """A tool of an agent; a string in the file is a tool with this name and no other options."""
 
     name: str
     """A built-in name, the import path of a Python function (``package.module:function``), or tools of an MCP server
     (``mcp:server/tool``, or ``mcp:server`` for all of them)."""
     approval: Literal["required"] | None = None
-    """Whether a person has to approve each call before it is run."""
+    """``required`` if a person has to approve each call before it is executed."""
 
 
 def _tool_use(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-class AgentDefinition(_Closed):
+class AgentDefinition(_StrictModel):
     """One agent of a team; its name is its key in the file."""
 
     instructions: Annotated[str, StringConstraints(min_length=1)]
     description: str = ""
     model: Name = "default"
     fallbacks: tuple[Name, ...] = ()
-    """Models asked in turn when the one before fails before it said anything."""
+    """Models to try in order if the previous one fails before its first delta."""
     tools: tuple[Annotated[ToolUse, BeforeValidator(_tool_use)], ...] = ()
     handoffs: tuple[HandoffDefinition, ...] = ()
     client_tools: ClientTools | None = None
-    """Overrides the team's."""
+    """Overrides ``client_tools`` of the team."""
     parameters: dict[str, Any] = {}
-    max_parallel_tools: Annotated[Whole, Field(ge=1, le=64)] = 8
+    max_parallel_tools: Annotated[Integer, Field(ge=1, le=64)] = 8
     tool_call_timeout: Annotated[Real, Field(gt=0, le=3600)] = 30.0
 
 
-class TeamDefinition(_Closed):
-    """Named agents, one of them the entry."""
+class TeamDefinition(_StrictModel):
+    """A team: named agents, one of which is the entry agent."""
 
     description: str = ""
     entry: Name
@@ -166,47 +166,47 @@ class TeamDefinition(_Closed):
     limits: Limits = Limits()
     client_tools: ClientTools = "auto"
     side_model: Name | None = None
-    """Answers titles and other side requests; the entry agent's model when unset."""
+    """Model for side requests such as titles; the model of the entry agent if unset."""
     on_disconnect: Literal["cancel", "detach"] | None = None
-    """What happens to a turn whose client leaves; the setting when unset."""
+    """What to do with a turn when its client disconnects; ``PROXY_ON_DISCONNECT`` if unset."""
     events: EventsMode | None = None
-    """What answers tell beside the answer, when the request does not say it; the setting when unset."""
+    """Default of ``X-Handoff-Events`` for this team; ``PROXY_HANDOFF_EVENTS`` if unset."""
     steps: tuple[Name, ...] = ()
-    """Agents whose work its turns are made of, one after the other; told as progress."""
+    """Agents that work in this order in a turn; reported as progress."""
     examples: Annotated[
         tuple[Annotated[str, StringConstraints(min_length=1, max_length=300)], ...], Field(max_length=8)
     ] = ()
-    """First messages that a frontend can offer."""
+    """Suggested first messages for frontends."""
 
 
-class _McpServer(_Closed):
-    """What is the same for every MCP server, however it is reached."""
+class _McpServer(_StrictModel):
+    """Common fields of MCP servers with any transport."""
 
     tools: tuple[ToolName, ...] | None = None
-    """The tools that agents may have, by their names at the server; all of them when unset."""
+    """Tools that agents can use, by their names at the server; all if unset."""
     without_effects: tuple[ToolName, ...] | None = None
-    """Those that change nothing; when unset, those of which the server said so when it was pinned."""
+    """Tools without side effects; if unset, those that are pinned with ``readOnlyHint``."""
     connect_timeout: Annotated[Real, Field(gt=0, le=300)] = 30.0
-    """Seconds until the server has to have told its tools."""
+    """Seconds to open a session, including the list of tools."""
     call_timeout: Annotated[Real, Field(gt=0, le=3600)] | None = None
-    """Seconds for one call; the agent's ``tool_call_timeout`` holds too."""
-    max_answer_bytes: Annotated[Whole, Field(ge=1024, le=16 * 1024 * 1024)] = 1024 * 1024
-    """How long one message of the server may be."""
+    """Seconds for one call, in addition to the agent's ``tool_call_timeout``."""
+    max_answer_bytes: Annotated[Integer, Field(ge=1024, le=16 * 1024 * 1024)] = 1024 * 1024
+    """Maximum size of one message of the server."""
 
 
 class StdioServer(_McpServer):
-    """An MCP server that is a program: started by this one, spoken to over its standard input and output."""
+    """An MCP server with the stdio transport: a program that the proxy starts as a child process."""
 
     command: Annotated[str, StringConstraints(min_length=1)]
     args: tuple[SecretStr, ...] = ()
     env: dict[str, SecretStr] = {}
-    """Added to the few variables that it is given anyway."""
+    """Environment variables in addition to the inherited ones (see ``tools.mcp.setup``)."""
     cwd: Annotated[str, StringConstraints(min_length=1)] | None = None
-    """Relative to the folder of the team files, which is also where it runs when this is unset."""
+    """Working directory, relative to the folder of the team files, which is the default."""
 
 
 class HttpServer(_McpServer):
-    """An MCP server that is asked over streamable HTTP."""
+    """An MCP server with the streamable HTTP transport."""
 
     url: SecretStr
     headers: dict[str, SecretStr] = {}
@@ -215,8 +215,8 @@ class HttpServer(_McpServer):
 McpServerDefinition = StdioServer | HttpServer
 
 
-class TeamsFile(_Closed):
-    """A whole team file; a folder's files are merged into one."""
+class TeamsFile(_StrictModel):
+    """A team file, or the merged files of a folder."""
 
     models: dict[Name, ModelDefinition] = {}
     teams: dict[Name, TeamDefinition] = {}
@@ -224,6 +224,6 @@ class TeamsFile(_Closed):
 
 
 def snake_case(name: str) -> str:
-    """``IssuesAndRepairs`` → ``issues_and_repairs``; anything but letters, digits and ``_`` becomes ``_``."""
+    """Convert ``IssuesAndRepairs`` to ``issues_and_repairs``; other characters than a-z, 0-9 and ``_`` become ``_``."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
     return re.sub(r"[^a-z0-9_]+", "_", spaced.lower()).strip("_")

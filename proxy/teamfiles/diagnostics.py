@@ -1,4 +1,4 @@
-"""What is wrong in team files: where it stands, a sentence, and the nearest right name."""
+"""Errors in team files: location, message and suggested name."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 Path = tuple[str | int, ...]
-"""Where something stands in the data: keys and indexes from the top."""
+"""Path of a value in the data: keys and indexes from the root."""
 
 MAX_LINES = 200
 _SHOWN_LENGTH = 60
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """A place in a file; lines and columns count from 1, and line 0 is the file as a whole."""
+class SourceLocation:
+    """A location in a file; lines and columns count from 1, and line 0 means the whole file."""
 
     file: str
     line: int = 0
@@ -26,48 +26,52 @@ class Place:
 
 
 @dataclass(slots=True)
-class Mistakes:
-    """Collects what is wrong; ``lines`` tells it in the order of the files."""
+class TeamFileErrors:
+    """Collects errors; ``lines`` formats them in the order of their locations."""
 
-    _found: dict[tuple[Place, str], tuple[Path, str, tuple[str, ...]]] = field(default_factory=dict)
+    _discover: dict[tuple[SourceLocation, str], tuple[Path, str, tuple[str, ...]]] = field(
+        default_factory=dict
+    )
 
-    def add(self, place: Place, path: Path, what: str, *, wrong: str = "", right: Iterable[str] = ()) -> None:
-        """Note a mistake; ``wrong`` is the name that was written, ``right`` those that would have been right.
+    def add(
+        self, place: SourceLocation, path: Path, what: str, *, wrong: str = "", right: Iterable[str] = ()
+    ) -> None:
+        """Add an error; ``wrong`` is the invalid name, ``right`` are the valid names for a suggestion.
 
-        A mistake in an anchor is told once, however many aliases repeat it.
+        An error in an anchor is reported once, also if several aliases repeat it.
         """
-        self._found.setdefault((place, what), (path, wrong, tuple(right)))
+        self._discover.setdefault((place, what), (path, wrong, tuple(right)))
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._discover)
 
     def lines(self) -> list[str]:
-        """Return one line for each mistake, at most ``MAX_LINES`` and one that counts the rest."""
-        ordered = sorted(self._found.items(), key=lambda entry: entry[0][0])
+        """Return one line per error, at most ``MAX_LINES`` and a line with the number of the others."""
+        ordered = sorted(self._discover.items(), key=lambda entry: entry[0][0])
         lines = []
         for (place, what), (path, wrong, right) in ordered[:MAX_LINES]:
-            where = f"{dotted(path)}: " if path else ""
+            where = f"{dotted_path(path)}: " if path else ""
             lines.append(f"{place}: {where}{what}{_hint(wrong, right)}")
         if len(ordered) > MAX_LINES:
             lines.append(f"… and {len(ordered) - MAX_LINES} more")
         return lines
 
 
-def dotted(path: Path) -> str:
-    """``("teams", "shop", "agents", 0)`` → ``teams.shop.agents[0]``."""
+def dotted_path(path: Path) -> str:
+    """Format ``("teams", "shop", "agents", 0)`` as ``teams.shop.agents[0]``."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{_shortened(part)}"
     return text.removeprefix(".")
 
 
-def quoted(text: str) -> str:
-    """Return ``text`` in single quotes, on one line and at most sixty characters long."""
+def quote(text: str) -> str:
+    """Return ``text`` in single quotes, on one line and with at most ``_SHOWN_LENGTH`` characters."""
     return f"'{_shortened(text)}'"
 
 
-def nearest(wrong: str, right: Sequence[str]) -> str | None:
-    """Return the name most like ``wrong``, whatever its case; None when none is like it."""
+def closest_match(wrong: str, right: Sequence[str]) -> str | None:
+    """Return the valid name most similar to ``wrong``, ignoring case; None if no name is similar."""
     if len(wrong) > 100:
         return None
     folded = {name.casefold(): name for name in reversed(right)}
@@ -76,11 +80,11 @@ def nearest(wrong: str, right: Sequence[str]) -> str | None:
 
 
 def _hint(wrong: str, right: Sequence[str]) -> str:
-    near = nearest(wrong, right) if wrong else None
+    near = closest_match(wrong, right) if wrong else None
     if near is not None and near != wrong:
-        return f"; did you mean {quoted(near)}?"
+        return f"; did you mean {quote(near)}?"
     if 0 < len(right) <= 12:
-        return f"; there {'is' if len(right) == 1 else 'are'} {', '.join(quoted(name) for name in right)}"
+        return f"; available: {', '.join(quote(name) for name in right)}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Environment variables named in values: ``${NAME}``, ``${NAME:-default}``, and ``$${`` for a literal ``${``."""
+"""Substitute environment variables in values: ``${NAME}``, ``${NAME:-default}``, and ``$${`` for a literal ``${``."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# A default ends at the first brace of either kind, so that scanning a text stays linear in its length.
+# A default ends at the first brace of either kind: the scan is linear in the length of the text.
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}|\$\{")
 
 
 @dataclass(frozen=True, slots=True)
-class Substituted:
+class Substitution:
     """A text with its references replaced.
 
-    ``unset`` are variables without value and default, ``has_malformed`` tells of a ``${`` that opens no reference;
-    both leave the text as it was. ``is_reference`` tells that the text was one reference and nothing else.
+    ``unset`` are variables without value and default, ``has_malformed`` is true if a ``${`` does not start a valid
+    reference; in both cases the text is unchanged. ``is_reference`` is true if the whole text is one reference.
     """
 
     text: str
@@ -24,10 +24,10 @@ class Substituted:
     is_reference: bool = False
 
 
-def substitute(text: str, environment: Mapping[str, str]) -> Substituted | None:
-    """Replace the references in ``text``; None when there are none.
+def substitute(text: str, environment: Mapping[str, str]) -> Substitution | None:
+    """Replace the references in ``text``; None if there are none.
 
-    As in a shell, a default stands in for a variable that is unset or empty.
+    As in a shell, the default replaces a variable that is unset or empty (POSIX, Parameter Expansion).
     """
     if "${" not in text:
         return None
@@ -50,7 +50,7 @@ def substitute(text: str, environment: Mapping[str, str]) -> Substituted | None:
         else:
             unset[name] = None
     if unset or has_malformed:
-        return Substituted(text, tuple(unset), has_malformed)
+        return Substitution(text, tuple(unset), has_malformed)
     pieces.append(text[end:])
     whole = _REFERENCE.fullmatch(text)
-    return Substituted("".join(pieces), is_reference=whole is not None and whole["name"] is not None)
+    return Substitution("".join(pieces), is_reference=whole is not None and whole["name"] is not None)

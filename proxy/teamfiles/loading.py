@@ -1,7 +1,7 @@
-"""Team files loaded: a file, a folder of them, or the bundled teams, with every mistake told at once.
+"""Load team files: one file, a folder, or the bundled teams; report all errors together.
 
-A mistake is one line, ``file:line:column: where: what``, with the nearest right name where there is one. No line
-holds what an environment variable held, or a key.
+An error is one line, ``file:line:column: path: message``, with a suggestion if there is a similar name. Lines contain
+no values of environment variables and no API keys.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ from proxy.teamfiles.definitions import (
     TeamDefinition,
     TeamsFile,
 )
-from proxy.teamfiles.diagnostics import Mistakes, Place
-from proxy.teamfiles.mcp_servers import SECTION, expanded, server_setup, usable_pins
-from proxy.teamfiles.name_checks import ImportTool, Surroundings, check_references
-from proxy.teamfiles.schema_checks import SECTIONS, check_sections, is_free, is_model, mapping, validated
+from proxy.teamfiles.diagnostics import SourceLocation, TeamFileErrors
+from proxy.teamfiles.mcp_servers import SECTION, expand_servers, server_setup, usable_pins
+from proxy.teamfiles.name_checks import ImportTool, ReferenceContext, check_references
+from proxy.teamfiles.schema_checks import (
+    SECTIONS,
+    check_sections,
+    is_model,
+    is_untyped,
+    mapping,
+    validate_definitions,
+)
 from proxy.teamfiles.source_map import Source, read_source
-from proxy.teamfiles.summary import counted, described
+from proxy.teamfiles.summary import describe_definitions, summarize_counts
 from proxy.tools.functions import function_tool, load_function
 from proxy.tools.mcp.lock import FILE_NAME, Pins, read_lock
 from proxy.tools.mcp.setup import ServerSetup
@@ -35,11 +42,10 @@ from proxy.tools.port import Tool
 from proxy.tools.threads import ToolThreads
 
 CheckComponent = Callable[[str, ComponentModel], object]
-"""Raises ``ConfigurationError``, without values of the config, for a component that cannot be used. It is given the
-model's name."""
+"""Validates an AutoGen component, given the name of the model. Raises ``ConfigurationError`` without config values."""
 
 BUNDLED = Path(__file__).parent / "bundled"
-"""The folder of the teams that come with the program, beside the scripts that play them without a model."""
+"""The folder of the bundled teams and their scripts for the demo model."""
 DEFAULT_MODEL = "default"
 
 _OPENAI = "https://api.openai.com/v1"
@@ -47,12 +53,12 @@ _OPENAI = "https://api.openai.com/v1"
 
 @dataclass(frozen=True, slots=True)
 class LoadedTeams:
-    """What team files say, with every name resolved.
+    """The content of team files, with all names resolved.
 
-    ``definitions`` always has a model named ``default``. ``tools`` holds the imported functions by their paths;
-    built-in names are not among them. ``notices`` are lines about what is no mistake but hardly meant. ``servers`` are
-    the MCP servers, ``pins`` their tools that agents may have, as they were accepted; an agent's list names each of
-    its own (``mcp:server/tool``).
+    ``definitions`` always has a model named ``default``. ``tools`` has the imported Python functions by import path,
+    without built-in tools. ``notices`` are warnings about valid but probably unintended content. ``servers`` are the
+    MCP servers, and ``pins`` the accepted tools that agents can use; the tool lists of agents name each of them
+    (``mcp:server/tool``).
     """
 
     definitions: TeamsFile
@@ -64,7 +70,7 @@ class LoadedTeams:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found: whole lines. Without ``problems`` the files can be served."""
+    """Result of a check, as lines of text. Files without ``problems`` can be served."""
 
     problems: tuple[str, ...]
     notices: tuple[str, ...]
@@ -72,9 +78,9 @@ class Report:
 
 
 def default_model(settings: Settings) -> OpenAIModel | DemoModel:
-    """Return the model for agents that name none: OpenAI's wire as set, or the demonstration.
+    """Return the model ``default``: an OpenAI-compatible API, or the demo model if there is no key for OpenAI.
 
-    An address of one's own without a key is a real model: local servers need none.
+    Another base URL needs no key, because local servers accept requests without one.
     """
     base_url = settings.openai_base_url
     if settings.openai_api_key is None and base_url.rstrip("/") == _OPENAI:
@@ -88,7 +94,7 @@ def default_model(settings: Settings) -> OpenAIModel | DemoModel:
 
 
 def python_tools(threads: ToolThreads) -> ImportTool:
-    """Return an importer that makes tools of Python functions; those that are not ``async`` run in ``threads``."""
+    """Return an importer that creates tools from Python functions; blocking functions run in ``threads``."""
     return lambda path, folder: function_tool(load_function(path, folder), threads)
 
 
@@ -103,13 +109,13 @@ def load_teams(
     needs_pins: bool = True,
     models_file: Path | None = None,
 ) -> LoadedTeams:
-    """Load a team file, the files of a folder (``*.yaml``, ``*.yml``) as one, or the bundled teams for None.
+    """Load a team file, all files of a folder (``*.yaml``, ``*.yml``) merged, or the bundled teams for None.
 
-    ``known_tools`` are the names of built-in tools. ``import_tool`` is called once for each function path, with the
-    folder of the team files, and ``check_component`` for each AutoGen component; both raise ``ConfigurationError`` for
-    one that cannot be used. ``default`` is the model named ``default`` where the files define none, and lends its key
-    to models with the same address. Tools of MCP servers have to be in the lock file beside the team files, unless
-    ``needs_pins`` is false, as when that is still to be written; nothing is asked of a server here.
+    ``known_tools`` are the names of built-in tools. ``import_tool`` is called once per import path, with the folder of
+    the team files, and ``check_component`` for each AutoGen component; both raise ``ConfigurationError`` for an
+    invalid one. ``default`` is the model ``default`` if the files do not define it; its key is also used for models
+    with the same base URL. Tools of MCP servers must be in the lock file next to the team files, unless
+    ``needs_pins`` is false. Loading does not connect to servers.
 
     ``models_file`` defines further models, or is one model, which is then ``default``. Its models replace those of the
     team files with the same names.
@@ -118,13 +124,13 @@ def load_teams(
         TeamFileError: With one line per error.
     """
     path = path or BUNDLED
-    mistakes = Mistakes()
-    source = _read(path, environment, mistakes, models_file)
-    around = _surroundings(source, path, known_tools, import_tool)
-    around.pins = _pinned(source, around.folder) if needs_pins else None
-    loaded = _resolve(source, around, default, check_component, environment)
-    if mistakes:
-        raise TeamFileError(mistakes.lines())
+    errors = TeamFileErrors()
+    source = _read(path, environment, errors, models_file)
+    context = _reference_context(source, path, known_tools, import_tool)
+    context.pins = _read_pins(source, context.folder) if needs_pins else None
+    loaded = _resolve(source, context, default, check_component, environment)
+    if errors:
+        raise TeamFileError(errors.lines())
     return loaded
 
 
@@ -140,18 +146,20 @@ def check_teams(
 ) -> Report:
     """Check what ``load_teams`` would load, and return its errors, or its notices and a summary."""
     path = path or BUNDLED
-    mistakes = Mistakes()
-    source = _read(path, environment, mistakes, models_file)
-    around = _surroundings(source, path, known_tools, import_tool)
-    around.pins = _pinned(source, around.folder)
-    loaded = _resolve(source, around, default, check_component, environment)
-    if mistakes:
-        return Report(tuple(mistakes.lines()), (), (counted(source),))
-    return Report((), loaded.notices, (counted(source), *described(loaded.definitions, loaded.pins)))
+    errors = TeamFileErrors()
+    source = _read(path, environment, errors, models_file)
+    context = _reference_context(source, path, known_tools, import_tool)
+    context.pins = _read_pins(source, context.folder)
+    loaded = _resolve(source, context, default, check_component, environment)
+    if errors:
+        return Report(tuple(errors.lines()), (), (summarize_counts(source),))
+    return Report(
+        (), loaded.notices, (summarize_counts(source), *describe_definitions(loaded.definitions, loaded.pins))
+    )
 
 
 def team_folder(path: Path | None) -> Path:
-    """Return the folder of the team files: modules, programs of MCP servers and the lock file are there."""
+    """Return the folder of the team files, which also has Python modules, MCP programs and the lock file."""
     path = path or BUNDLED
     return path if os.path.isdir(path) else path.parent
 
@@ -159,31 +167,33 @@ def team_folder(path: Path | None) -> Path:
 # --- reading -------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, environment: Mapping[str, str], mistakes: Mistakes, models_file: Path | None) -> Source:
-    """Read the models file, and the team file or all files of the folder, into one source."""
-    merged = Source(mistakes, values={(): Place(str(path))})
+def _read(
+    path: Path, environment: Mapping[str, str], errors: TeamFileErrors, models_file: Path | None
+) -> Source:
+    """Read the models file, and the team file or all files of the folder, and merge them."""
+    merged = Source(errors, values={(): SourceLocation(str(path))})
     if models_file is not None:
-        models = _read_models(models_file, environment, mistakes)
-        merged.is_whole = models is not None
+        models = _read_models(models_file, environment, errors)
+        merged.is_complete = models is not None
         if models is not None:
-            merged.adopt(models, "models")
+            merged.merge_section(models, "models")
     replaced = set(mapping(merged.value(("models",))))
-    for file in _files(path, mistakes):
-        source = read_source(file, environment, mistakes, is_free=is_free)
+    for file in _list_files(path, errors):
+        source = read_source(file, environment, errors, is_untyped=is_untyped)
         if source is None:
-            merged.is_whole = False
+            merged.is_complete = False
             continue
         check_sections(source)
         for section in SECTIONS:
-            merged.adopt(source, section, replaced=replaced if section == "models" else ())
+            merged.merge_section(source, section, replaced=replaced if section == "models" else ())
     return merged
 
 
-def _read_models(file: Path, environment: Mapping[str, str], mistakes: Mistakes) -> Source | None:
+def _read_models(file: Path, environment: Mapping[str, str], errors: TeamFileErrors) -> Source | None:
     """Read a file with a section ``models``, or with the keys of one model at its top level."""
     default = ("models", DEFAULT_MODEL)
     source = read_source(
-        file, environment, mistakes, is_free=lambda path: is_free(path) or is_free((*default, *path))
+        file, environment, errors, is_untyped=lambda path: is_untyped(path) or is_untyped((*default, *path))
     )
     if source is not None:
         if is_model(source.data):
@@ -193,86 +203,82 @@ def _read_models(file: Path, environment: Mapping[str, str], mistakes: Mistakes)
     return source
 
 
-def _files(path: Path, mistakes: Mistakes) -> list[Path]:
+def _list_files(path: Path, errors: TeamFileErrors) -> list[Path]:
     try:
-        if not os.path.isdir(path):  # unlike Path.is_dir, false where it may not look
+        if not os.path.isdir(path):  # unlike Path.is_dir, false instead of an error without permission
             return [path]
         files = [file for file in sorted(path.iterdir()) if _is_team_file(file)]
     except OSError as error:
-        mistakes.add(Place(str(path)), (), f"cannot be read: {error.strerror or 'unknown reason'}")
+        errors.add(SourceLocation(str(path)), (), f"cannot be read: {error.strerror or 'unknown reason'}")
         return []
     if not files:
-        mistakes.add(Place(str(path)), (), "the folder holds no file named *.yaml or *.yml")
+        errors.add(SourceLocation(str(path)), (), "the folder has no file named *.yaml or *.yml")
     return files
 
 
 def _is_team_file(file: Path) -> bool:
     if file.parent == BUNDLED and file.name.endswith(".demo.yaml"):
         return False
-    # Hidden entries are left behind by editors, and by mounted ConfigMaps.
+    # Editors and Kubernetes ConfigMap mounts create hidden entries.
     return file.suffix in (".yaml", ".yml") and not file.name.startswith(".") and not file.is_dir()
 
 
 # --- resolving -----------------------------------------------------------------------------------------------
 
 
-def _surroundings(
+def _reference_context(
     source: Source, path: Path, known_tools: Collection[str], import_tool: ImportTool
-) -> Surroundings:
+) -> ReferenceContext:
     models = sorted({DEFAULT_MODEL, *mapping(source.value(("models",)))})
-    return Surroundings(
+    return ReferenceContext(
         folder=team_folder(path),
-        models=models if source.is_whole else None,
+        models=models if source.is_complete else None,
         known_tools=sorted(known_tools),
         import_tool=import_tool,
     )
 
 
-def _pinned(source: Source, folder: Path) -> Pins | None:
+def _read_pins(source: Source, folder: Path) -> Pins | None:
     if not mapping(source.value((SECTION,))):
         return {}
     try:
         return read_lock(folder)
     except ConfigurationError as error:
-        source.mistakes.add(Place(str(folder / FILE_NAME)), (), error.message)
+        source.errors.add(SourceLocation(str(folder / FILE_NAME)), (), error.message)
         return None
 
 
 def _resolve(
     source: Source,
-    around: Surroundings,
+    context: ReferenceContext,
     default: ModelDefinition,
     check_component: CheckComponent | None,
     environment: Mapping[str, str],
 ) -> LoadedTeams:
-    definitions = validated(source)
-    check_references(source, around)
+    definitions = validate_definitions(source)
+    check_references(source, context)
     _check_components(source, definitions, check_component)
-    if (
-        not source.mistakes
-        and not definitions.teams
-        and not any(map(_is_exposed, definitions.models.values()))
-    ):
-        source.wrong((), "no team is defined")
-    completed = {name: _completed(model, default) for name, model in definitions.models.items()}
-    pins = usable_pins(definitions.mcp_servers, around.pins or {})
+    if not source.errors and not definitions.teams and not any(map(_is_exposed, definitions.models.values())):
+        source.add_error((), "no team is defined")
+    completed = {name: _with_defaults(model, default) for name, model in definitions.models.items()}
+    pins = usable_pins(definitions.mcp_servers, context.pins or {})
     definitions = TeamsFile(
         models={DEFAULT_MODEL: default, **completed},
         teams={name: _with_tools(team, pins) for name, team in definitions.teams.items()},
         mcp_servers=definitions.mcp_servers,
     )
     servers = [
-        server_setup(name, server, around.folder, environment)
+        server_setup(name, server, context.folder, environment)
         for name, server in definitions.mcp_servers.items()
     ]
     notices = tuple(_notices(source, definitions))
-    return LoadedTeams(definitions, around.imported, notices, tuple(servers), pins)
+    return LoadedTeams(definitions, context.imported, notices, tuple(servers), pins)
 
 
 def _with_tools(team: TeamDefinition, pins: Pins) -> TeamDefinition:
-    """Return the team with each tool of an MCP server named by itself."""
+    """Return the team with ``mcp:server`` in tool lists replaced by the names of its tools."""
     agents = {
-        name: agent.model_copy(update={"tools": expanded(agent.tools, pins)})
+        name: agent.model_copy(update={"tools": expand_servers(agent.tools, pins)})
         for name, agent in team.agents.items()
     }
     return team.model_copy(update={"agents": agents})
@@ -285,19 +291,19 @@ def _check_components(source: Source, definitions: TeamsFile, check: CheckCompon
             try:
                 check(name, model)
             except ConfigurationError as error:
-                # A name out of a variable is told by its variable only.
-                hidden = "the component that it names cannot be used"
-                source.wrong(path, hidden if path in source.substituted else error.message)
+                # The value of a variable must not appear in the error message.
+                hidden = "the component cannot be loaded"
+                source.add_error(path, hidden if path in source.substituted else error.message)
 
 
 def _is_exposed(model: ModelDefinition) -> bool:
     return not isinstance(model, DemoModel) and model.expose
 
 
-def _completed(model: ModelDefinition, default: ModelDefinition) -> ModelDefinition:
-    """Give a model without an address that of the default, and the default's key or sign-in to models at its address.
+def _with_defaults(model: ModelDefinition, default: ModelDefinition) -> ModelDefinition:
+    """Fill in the base URL of the default model, and its key or sign-in if the base URL is the same.
 
-    A key is never sent to another address than the one it was set for.
+    A key is never sent to another base URL than the one that it was configured for.
     """
     if not isinstance(model, OpenAIModel):
         return model
@@ -318,26 +324,26 @@ def _completed(model: ModelDefinition, default: ModelDefinition) -> ModelDefinit
     return model.model_copy(update=changed) if changed else model
 
 
-# --- what is no mistake, but worth telling -------------------------------------------------------------------
+# --- notices -------------------------------------------------------------------------------------------------
 
 
 def _notices(source: Source, definitions: TeamsFile) -> Iterator[str]:
     for name, model in definitions.models.items():
         if isinstance(model, OpenAIModel) and model.api_key is None and model.base_url.rstrip("/") == _OPENAI:
-            place = source.place(("models", name), at_key=True)
-            yield f"{place}: models.{name}: has no key, and OpenAI answers nobody without one"
+            place = source.location(("models", name), at_key=True)
+            yield f"{place}: models.{name}: no API key is set, and OpenAI requires one"
     for name, team in definitions.teams.items():
-        for agent in team.agents.keys() - _reached(team):
-            place = source.place(("teams", name, "agents", agent), at_key=True)
-            yield f"{place}: teams.{name}.agents.{agent}: no way leads here from the entry '{team.entry}'"
+        for agent in team.agents.keys() - _reachable(team):
+            place = source.location(("teams", name, "agents", agent), at_key=True)
+            yield f"{place}: teams.{name}.agents.{agent}: not reachable by handoffs from the entry '{team.entry}'"
 
 
-def _reached(team: TeamDefinition) -> set[str]:
+def _reachable(team: TeamDefinition) -> set[str]:
     reached: set[str] = set()
-    waiting = [team.entry]
-    while waiting:
-        name = waiting.pop()
+    pending = [team.entry]
+    while pending:
+        name = pending.pop()
         if name not in reached and name in team.agents:
             reached.add(name)
-            waiting += [handoff.to for handoff in team.agents[name].handoffs]
+            pending += [handoff.to for handoff in team.agents[name].handoffs]
     return reached

@@ -1,4 +1,4 @@
-"""The tools of the MCP servers in team files: pinned, and compared with what is pinned."""
+"""Pin the tools of the MCP servers in team files, and compare the current tools with the pins."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["Audit", "check_pins", "write_pins"]
 
 
 def check_pins(settings: Settings, environment: Mapping[str, str]) -> Audit:
-    """Ask the MCP servers of the team files for their tools, and compare them with what is pinned.
+    """List the tools of the MCP servers in the team files and compare them with the lock file.
 
     Raises:
-        ConfigurationError: A team file has mistakes or no MCP servers, or the lock file cannot be used.
+        ConfigurationError: The team files have errors or no MCP servers, or the lock file is invalid.
     """
     setups = _setups(settings, environment)
     folder = team_folder(settings.teams)
@@ -29,17 +29,17 @@ def check_pins(settings: Settings, environment: Mapping[str, str]) -> Audit:
         pins = read_lock(folder)
     except ConfigurationError as error:
         raise ConfigurationError(f"{folder / FILE_NAME}: {error.message}") from None
-    return report_differences(_found(setups), pins)
+    return report_differences(_discover(setups), pins)
 
 
 def write_pins(settings: Settings, environment: Mapping[str, str]) -> Audit:
-    """Ask the MCP servers of the team files for their tools, and write them into the lock file.
+    """List the tools of the MCP servers in the team files and write them to the lock file.
 
-    Servers that do not answer keep what is pinned of them, and so do servers of other team files in the folder. A lock
-    file that cannot be used counts as none.
+    The pins of servers that do not respond, and of servers of other team files in the folder, are preserved. An
+    invalid lock file is replaced.
 
     Raises:
-        ConfigurationError: A team file has mistakes or no MCP servers, or the lock file cannot be written.
+        ConfigurationError: The team files have errors or no MCP servers, or the lock file cannot be written.
     """
     setups = _setups(settings, environment)
     folder = team_folder(settings.teams)
@@ -47,10 +47,10 @@ def write_pins(settings: Settings, environment: Mapping[str, str]) -> Audit:
         before: Pins = read_lock(folder)
     except ConfigurationError:
         before = {}
-    found = _found(setups)
-    now = {one.server: {tool.name: tool for tool in one.tools} for one in found if not one.failure}
-    if now:
-        write_lock(folder, {**before, **now})
+    found = _discover(setups)
+    current = {one.server: {tool.name: tool for tool in one.tools} for one in found if not one.failure}
+    if current:
+        write_lock(folder, {**before, **current})
     return report_accepted(found, before)
 
 
@@ -73,8 +73,8 @@ def _setups(settings: Settings, environment: Mapping[str, str]) -> Sequence[Serv
     return loaded.servers
 
 
-def _found(setups: Sequence[ServerSetup]) -> Sequence[DiscoveredTools]:
-    # Here, because of the SDK, which other commands do not need.
+def _discover(setups: Sequence[ServerSetup]) -> Sequence[DiscoveredTools]:
+    # Imported on first use: other commands do not need the SDK.
     from proxy.tools.mcp.discovery import discover_tools
 
     return asyncio.run(discover_tools(setups))

@@ -1,4 +1,4 @@
-"""MCP servers in team files: what is wrong with them, and which of their tools an agent's list names."""
+"""MCP servers in team files: validation, and resolution of ``mcp:`` names in the tool lists of agents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 
 from proxy.teamfiles.definitions import HttpServer, McpServerDefinition, StdioServer, ToolUse
 from proxy.teamfiles.diagnostics import Path
-from proxy.teamfiles.model_requests import check_headers, is_address
+from proxy.teamfiles.model_requests import check_headers, is_server_url
 from proxy.teamfiles.source_map import Source
 from proxy.tools.mcp.lock import Pins
 from proxy.tools.mcp.pins import PREFIX, Pin, model_name, reference
@@ -19,21 +19,21 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def check_server(source: Source, path: Path) -> None:
-    """Check what of a server cannot be used, whatever its type: address, headers, variables."""
+    """Check the parts of a server that the schema does not cover: URL, headers, environment, NUL characters."""
     url = source.value((*path, "url"))
-    if isinstance(url, str) and not (url.startswith(("http://", "https://")) and is_address(url)):
-        source.wrong((*path, "url"), "wanted a URL that begins with http:// or https://")
+    if isinstance(url, str) and not (url.startswith(("http://", "https://")) and is_server_url(url)):
+        source.add_error((*path, "url"), "expected a URL that starts with http:// or https://")
     check_headers(source, path)
     variables = source.value((*path, "env"))
     for name in variables if isinstance(variables, dict) else ():
         if not _VARIABLE.fullmatch(name):
-            source.wrong((*path, "env", name), "is not the name of an environment variable", at_key=True)
+            source.add_error((*path, "env", name), "is not the name of an environment variable", at_key=True)
     for key in ("command", "args", "env", "cwd"):
         _check_no_nul(source, (*path, key))
 
 
 def check_tool_lists(source: Source, pins: Pins) -> None:
-    """Check that what a server's lists name was pinned; nothing is known of a server that has no pins at all."""
+    """Check that the tools named in the lists of a server are pinned; skip servers without any pins."""
     servers = source.value((SECTION,))
     for name in servers if isinstance(servers, dict) else ():
         for key in ("tools", "without_effects"):
@@ -41,29 +41,29 @@ def check_tool_lists(source: Source, pins: Pins) -> None:
             for index, tool in enumerate(listed if isinstance(listed, list) else ()):
                 if isinstance(tool, str) and name in pins and tool not in pins[name]:
                     place = (SECTION, name, key, index)
-                    what = f"no tool {source.shown(place, tool)} of this server is pinned"
-                    source.wrong(place, what, wrong=tool, right=pins[name])
+                    what = f"no tool {source.quote_value(place, tool)} of this server is pinned"
+                    source.add_error(place, what, wrong=tool, right=pins[name])
 
 
 def tool_names(source: Source, path: Path, tool: str, pins: Pins | None) -> Sequence[str]:
-    """Return the names under which models see what ``mcp:server`` or ``mcp:server/tool`` names.
+    """Return the function names for models of the tools that ``mcp:server`` or ``mcp:server/tool`` refers to.
 
-    What it does not name is noted as a mistake. ``pins`` is None when nothing needs to be pinned yet.
+    An unknown name is added as an error. ``pins`` is None if tools need not be pinned.
     """
     server, slash, name = tool.removeprefix(PREFIX).partition("/")
     servers = source.value((SECTION,))
     known = servers if isinstance(servers, dict) else {}
     if server not in known:
-        what = f"unknown MCP server in {source.shown(path, tool)}"
-        source.wrong(path, what, wrong=server, right=known)
+        what = f"unknown MCP server in {source.quote_value(path, tool)}"
+        source.add_error(path, what, wrong=server, right=known)
         return ()
     if pins is None:
         return ()
     if server not in pins:
-        source.wrong(
+        source.add_error(
             path,
-            f"the tools of MCP server {source.shown(path, server)} are not pinned; "
-            "to look at them and accept them, run 'handoff-proxy mcp pin' with the path of the team files",
+            f"the tools of MCP server {source.quote_value(path, server)} are not pinned; "
+            "to review and accept them, run 'handoff-proxy mcp pin' with the path of the team files",
         )
         return ()
     usable = _allowed(pins[server], source.value((SECTION, server, "tools")))
@@ -71,13 +71,15 @@ def tool_names(source: Source, path: Path, tool: str, pins: Pins | None) -> Sequ
         return [model_name(server, name) for name in usable]
     if name not in usable:
         reason = "is not in its list 'tools'" if name in pins[server] else "is not pinned"
-        source.wrong(path, f"the tool of {source.shown(path, tool)} {reason}", wrong=name, right=usable)
+        source.add_error(
+            path, f"the tool of {source.quote_value(path, tool)} {reason}", wrong=name, right=usable
+        )
         return ()
     return [model_name(server, name)]
 
 
-def expanded(tools: Sequence[ToolUse], pins: Pins) -> tuple[ToolUse, ...]:
-    """Return an agent's list of tools with every ``mcp:server`` replaced by the tools that it stands for."""
+def expand_servers(tools: Sequence[ToolUse], pins: Pins) -> tuple[ToolUse, ...]:
+    """Return a tool list with every ``mcp:server`` replaced by the pinned tools of the server."""
     found: list[ToolUse] = []
     for use in tools:
         if use.name.startswith(PREFIX) and "/" not in use.name:
@@ -90,7 +92,7 @@ def expanded(tools: Sequence[ToolUse], pins: Pins) -> tuple[ToolUse, ...]:
 
 
 def usable_pins(servers: Mapping[str, McpServerDefinition], pins: Pins) -> Pins:
-    """Return the pinned tools that agents may have, of the servers that there are."""
+    """Return the pins of configured servers, without tools that the configuration excludes."""
     return {
         name: {tool: pin for tool, pin in pins[name].items() if server.tools is None or tool in server.tools}
         for name, server in servers.items()
@@ -101,7 +103,7 @@ def usable_pins(servers: Mapping[str, McpServerDefinition], pins: Pins) -> Pins:
 def server_setup(
     name: str, server: McpServerDefinition, folder: FilePath, environment: Mapping[str, str]
 ) -> ServerSetup:
-    """Return how a server is reached; programs run in ``folder``, or in theirs seen from there."""
+    """Return the configuration of a session; the working directory of a program is relative to ``folder``."""
     reach: Program | HttpEndpoint
     match server:
         case StdioServer():
@@ -136,7 +138,7 @@ def _allowed(pinned: Mapping[str, Pin], listed: object) -> Collection[str]:
 def _check_no_nul(source: Source, path: Path) -> None:
     value = source.value(path)
     if isinstance(value, str) and "\x00" in value:
-        source.wrong(path, "holds a NUL character, which no program can be given")
+        source.add_error(path, "contains a NUL character, which cannot be passed to a program")
     elif isinstance(value, list | dict):
         for key in value if isinstance(value, dict) else range(len(value)):
             _check_no_nul(source, (*path, key))

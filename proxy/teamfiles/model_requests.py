@@ -1,4 +1,4 @@
-"""What a team file adds to requests of a model: parameters, further body keys, headers, key and address."""
+"""Validate the parts of team files that go into model requests: parameters, body fields, headers, key, base URL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from proxy.messages import Parameters
-from proxy.teamfiles.diagnostics import Path, quoted
+from proxy.teamfiles.diagnostics import Path, quote
 from proxy.teamfiles.source_map import Source
 
 _PARAMETERS: dict[str, Any] = {field.name: field.type for field in msgspec.structs.fields(Parameters)}
@@ -28,46 +28,47 @@ _SET_BY_THE_PROXY = frozenset(
         "n",
     )
 )
-_WORDS = {
+_TYPE_NAMES = {
     float: "a number",
-    int: "a whole number",
+    int: "an integer",
     bool: "true or false",
-    str: "text",
-    list: "a list of texts",
+    str: "a string",
+    list: "a list of strings",
     dict: "a mapping",
 }
 NO_SIGN_IN = "needs the package azure-identity: install handoff-proxy with the extra 'azure'"
-# https://www.rfc-editor.org/rfc/rfc9110#name-tokens
+_INVALID_HEADER_VALUE = "contains a character that is not allowed in HTTP headers"
+# token (RFC 9110, 5.6.2)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def check_body(source: Source, path: Path) -> None:
-    """Check the keys under ``parameters`` or ``extra_body``, and the types of the parameters."""
+    """Check the keys in ``parameters`` or ``extra_body``, and the types of the parameters."""
     value = source.value(path)
     for name, given in value.items() if isinstance(value, dict) else ():
         place = (*path, name)
         if name in _SET_BY_THE_PROXY:
-            source.wrong(place, "is set by the proxy itself", at_key=True)
+            source.add_error(place, "is set by the proxy", at_key=True)
         elif path[-1] == "extra_body":
             continue
         elif name not in _PARAMETERS:
-            elsewhere = "; a provider's own go under 'extra_body'" if path[0] == "models" else ""
-            what = f"unknown parameter {quoted(name)}{elsewhere}"
-            source.unknown_key(place, what, _PARAMETERS)
-        elif not _fits(given, _PARAMETERS[name]):
-            source.wrong(place, f"wanted {_in_words(_PARAMETERS[name])}")
+            hint = "; put provider-specific parameters in 'extra_body'" if path[0] == "models" else ""
+            what = f"unknown parameter {quote(name)}{hint}"
+            source.add_unknown_key(place, what, _PARAMETERS)
+        elif not _matches_type(given, _PARAMETERS[name]):
+            source.add_error(place, f"expected {_describe_types(_PARAMETERS[name])}")
 
 
 def check_connection(source: Source, path: Path) -> None:
-    """Check that address, key and headers of a model can go into a request."""
+    """Check that base URL, key and headers of a model are valid in an HTTP request."""
     url = source.value((*path, "base_url"))
-    if isinstance(url, str) and url.startswith(("http://", "https://")) and not is_address(url):
-        source.wrong((*path, "base_url"), "is not the URL of a server")
+    if isinstance(url, str) and url.startswith(("http://", "https://")) and not is_server_url(url):
+        source.add_error((*path, "base_url"), "is not a valid URL")
     key = source.value((*path, "api_key"))
     if isinstance(key, str) and not _is_header_value(key):
-        source.wrong((*path, "api_key"), "holds a line break or a character that no HTTP header can carry")
+        source.add_error((*path, "api_key"), _INVALID_HEADER_VALUE)
     if source.value((*path, "auth")) == "entra" and not can_sign_in():
-        source.wrong((*path, "auth"), NO_SIGN_IN)
+        source.add_error((*path, "auth"), NO_SIGN_IN)
     check_headers(source, path)
 
 
@@ -80,17 +81,17 @@ def can_sign_in() -> bool:
 
 
 def check_headers(source: Source, path: Path) -> None:
-    """Check that headers can go into a request."""
+    """Check the names (RFC 9110, 5.1) and values of headers."""
     headers = source.value((*path, "headers"))
     for name, value in headers.items() if isinstance(headers, dict) else ():
         place = (*path, "headers", name)
         if not _TOKEN.fullmatch(name):
-            source.wrong(place, "is not the name of an HTTP header", at_key=True)
+            source.add_error(place, "is not a valid HTTP header name", at_key=True)
         if isinstance(value, str) and not _is_header_value(value):
-            source.wrong(place, "holds a line break or a character that no HTTP header can carry")
+            source.add_error(place, _INVALID_HEADER_VALUE)
 
 
-def _fits(value: Any, wanted: Any) -> bool:
+def _matches_type(value: Any, wanted: Any) -> bool:
     try:
         msgspec.convert(value, wanted)
     except msgspec.ValidationError:
@@ -98,12 +99,14 @@ def _fits(value: Any, wanted: Any) -> bool:
     return True
 
 
-def _in_words(wanted: Any) -> str:
-    return " or ".join(_WORDS[get_origin(kind) or kind] for kind in get_args(wanted) if kind is not NoneType)
+def _describe_types(wanted: Any) -> str:
+    return " or ".join(
+        _TYPE_NAMES[get_origin(kind) or kind] for kind in get_args(wanted) if kind is not NoneType
+    )
 
 
-def is_address(url: str) -> bool:
-    """Whether a URL names a server."""
+def is_server_url(url: str) -> bool:
+    """Return whether a URL has a host and a valid port."""
     try:
         parts = urlsplit(url)
         return bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url

@@ -1,4 +1,4 @@
-"""The schema applied to a source: valid definitions, and every breach of it in plain words."""
+"""Validate the data of team files against the schema, with an error message for each violation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from proxy.teamfiles.definitions import (
     TeamsFile,
     ToolUse,
 )
-from proxy.teamfiles.diagnostics import Path, nearest, quoted
+from proxy.teamfiles.diagnostics import Path, closest_match, quote
 from proxy.teamfiles.mcp_servers import SECTION, check_server
 from proxy.teamfiles.model_requests import check_body, check_connection
 from proxy.teamfiles.source_map import Source
@@ -48,18 +48,22 @@ _OWNERS: tuple[tuple[type[BaseModel], str], ...] = (
     (StdioServer, "an MCP server with 'command'"),
     (HttpServer, "an MCP server with 'url'"),
 )
-_WANTED_BY_KEY = {
-    "base_url": "wanted a URL that begins with http:// or https://",
-    "provider": "wanted the import path of a class, such as package.module.Class",
-    "tool": "wanted a function name: up to 64 letters, digits, '_' and '-'",
-    "client_tools": "wanted 'auto', 'pass', 'ignore', or a list of function names",
+_EXPECTED_BY_KEY = {
+    "base_url": "expected a URL that starts with http:// or https://",
+    "provider": "expected the import path of a class, such as package.module.Class",
+    "tool": "expected a function name: up to 64 letters, digits, '_' and '-'",
+    "client_tools": "expected 'auto', 'pass', 'ignore', or a list of function names",
 }
-_A_SERVER_NAME = "wanted a name: up to 32 letters, digits, '_' and '-', beginning with a letter or digit"
-_A_NAME = "wanted a name: up to 64 letters, digits, '_', '-' and '.', beginning with a letter or digit"
+_EXPECTED_SERVER_NAME = (
+    "expected a name: up to 32 letters, digits, '_' and '-', starting with a letter or digit"
+)
+_EXPECTED_NAME = (
+    "expected a name: up to 64 letters, digits, '_', '-' and '.', starting with a letter or digit"
+)
 
 
-def is_free(path: Path) -> bool:
-    """Whether the schema leaves the type of the value at ``path`` open: parameters and component configs."""
+def is_untyped(path: Path) -> bool:
+    """Return whether the schema does not define the type of the value: parameters and component configs."""
     match path:
         case ("models", _, "parameters" | "extra_body" | "config", _, *_):
             return True
@@ -74,15 +78,15 @@ def check_sections(source: Source, sections: Sequence[str] = SECTIONS) -> None:
     for name in [name for name in source.data if name not in sections]:
         if not name.startswith("x-"):
             known = () if _owner(name) else sections
-            source.unknown_key((name,), _unknown_key(name), known)
+            source.add_unknown_key((name,), _unknown_key(name), known)
         del source.data[name]
     for name, value in source.data.items():
         if not isinstance(value, dict):
-            source.wrong((name,), f"wanted a mapping of names, found {_kind(value)}")
+            source.add_error((name,), f"expected a mapping of names, found {_kind(value)}")
 
 
-def validated(source: Source) -> TeamsFile:
-    """Return what of the source is valid; what is not is noted as a mistake and left out."""
+def validate_definitions(source: Source) -> TeamsFile:
+    """Return the valid definitions; add errors for invalid ones and omit them."""
     models: dict[str, ModelDefinition] = {}
     teams: dict[str, TeamDefinition] = {}
     for name, value in mapping(source.value(("models",))).items():
@@ -108,13 +112,13 @@ def _valid_servers(source: Source) -> dict[str, McpServerDefinition]:
     for name, value in mapping(source.value((SECTION,))).items():
         path: Path = (SECTION, name)
         if isinstance(value, dict) and not value.keys() & {"command", "url"}:
-            source.wrong(path, "'command' or 'url' is missing", at_key=True)
+            source.add_error(path, "'command' or 'url' is missing", at_key=True)
             continue
         is_http = "url" in mapping(value) and "command" not in mapping(value)
         server: McpServerDefinition | None = (
             _valid(source, path, HttpServer) if is_http else _valid(source, path, StdioServer)
         )
-        if _is_name(source, path, _SERVER_NAME, _A_SERVER_NAME) and server is not None:
+        if _is_name(source, path, _SERVER_NAME, _EXPECTED_SERVER_NAME) and server is not None:
             servers[name] = server
         check_server(source, path)
     return servers
@@ -126,7 +130,7 @@ def is_model(data: Mapping[str, Any]) -> bool:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """Return ``value`` when it is a mapping; otherwise nothing, for the schema has already refused it."""
+    """Return ``value`` if it is a mapping, else an empty one; the schema check reports the error."""
     return value if isinstance(value, dict) else {}
 
 
@@ -142,88 +146,90 @@ def _valid(source: Source, path: Path, schema: type[Schema]) -> Schema | None:
         return schema.model_validate(source.value(path))
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_input=False):
-            _tell(source, path, schema, problem)
+            _add_schema_error(source, path, schema, problem)
         return None
 
 
-def _is_name(source: Source, path: Path, form: TypeAdapter[str] = _NAME, wanted: str = _A_NAME) -> bool:
+def _is_name(
+    source: Source, path: Path, format_: TypeAdapter[str] = _NAME, wanted: str = _EXPECTED_NAME
+) -> bool:
     try:
-        form.validate_python(path[-1])
+        format_.validate_python(path[-1])
     except ValidationError:
-        source.wrong(path, wanted, at_key=True)
+        source.add_error(path, wanted, at_key=True)
         return False
     return True
 
 
-# --- breaches of the schema, in plain words ------------------------------------------------------------------
+# --- error messages ------------------------------------------------------------------------------------------
 
 
-def _tell(source: Source, base: Path, schema: type[BaseModel], problem: ErrorDetails) -> None:
+def _add_schema_error(source: Source, base: Path, schema: type[BaseModel], problem: ErrorDetails) -> None:
     loc = problem["loc"]
     if loc and loc[-1] == "[key]":
-        source.wrong((*base, *loc[:-1]), _A_NAME, at_key=True)
+        source.add_error((*base, *loc[:-1]), _EXPECTED_NAME, at_key=True)
         return
-    path = (*base, *_without_union_branches(loc))
+    path = (*base, *_strip_union_branches(loc))
     match problem["type"]:
         case "missing":
-            source.wrong(path[:-1], f"'{path[-1]}' is missing", at_key=True)
+            source.add_error(path[:-1], f"'{path[-1]}' is missing", at_key=True)
         case "extra_forbidden":
             name = str(path[-1])
             known = () if _owner(name) else _schema_at(schema, loc[:-1]).model_fields
-            source.unknown_key(path, _unknown_key(name), known)
+            source.add_unknown_key(path, _unknown_key(name), known)
         case "literal_error":
-            _tell_choice(source, path, str(problem["ctx"]["expected"]))
+            _add_choice_error(source, path, str(problem["ctx"]["expected"]))
         case _:
-            source.wrong(path, _breach(path, problem, source.value(path)))
+            source.add_error(path, _schema_error(path, problem, source.value(path)))
 
 
-def _tell_choice(source: Source, path: Path, expected: str) -> None:
+def _add_choice_error(source: Source, path: Path, expected: str) -> None:
     value = source.value(path)
-    near = nearest(value, expected.split("'")[1::2]) if isinstance(value, str) else None
-    wanted = _WANTED_BY_KEY.get(str(path[-1])) or f"wanted {expected.replace('True', 'true')}"
-    source.wrong(path, wanted, wrong=value if near else "", right=(near,) if near else ())
+    near = closest_match(value, expected.split("'")[1::2]) if isinstance(value, str) else None
+    wanted = _EXPECTED_BY_KEY.get(str(path[-1])) or f"expected {expected.replace('True', 'true')}"
+    source.add_error(path, wanted, wrong=value if near else "", right=(near,) if near else ())
 
 
-def _breach(path: Path, problem: ErrorDetails, value: Any) -> str:
+def _schema_error(path: Path, problem: ErrorDetails, value: Any) -> str:
     kind, facts = problem["type"], problem.get("ctx", {})
     found = f", found {_kind(value)}"
     if path[-1] == "client_tools" and kind != "model_type":
-        return _WANTED_BY_KEY["client_tools"]
+        return _EXPECTED_BY_KEY["client_tools"]
     match kind:
         case "string_type":
-            return f"wanted text{found}" + (
+            return f"expected a string{found}" + (
                 "; put it in quotes" if isinstance(value, bool | int | float) else ""
             )
         case "string_pattern_mismatch":
-            return _WANTED_BY_KEY.get(str(path[-1]), _A_NAME)
+            return _EXPECTED_BY_KEY.get(str(path[-1]), _EXPECTED_NAME)
         case "string_too_short":
             return "must not be empty"
         case "int_from_float":
-            return "wanted a whole number, found a fraction"
+            return "expected an integer, found a number with a fraction"
         case "int_type" | "int_parsing" | "int_parsing_size":
-            return f"wanted a whole number{found}"
+            return f"expected an integer{found}"
         case "number_type" | "float_type" | "float_parsing" | "finite_number":
-            return f"wanted a number{found}"
+            return f"expected a number{found}"
         case "bool_type" | "bool_parsing":
-            return f"wanted true or false{found}"
+            return f"expected true or false{found}"
         case "greater_than":
-            return f"has to be more than {facts['gt']:g}"
+            return f"must be greater than {facts['gt']:g}"
         case "greater_than_equal":
-            return f"has to be {facts['ge']:g} or more"
+            return f"must be greater than or equal to {facts['ge']:g}"
         case "less_than_equal":
-            return f"has to be {facts['le']:g} or less"
+            return f"must be less than or equal to {facts['le']:g}"
         case "dict_type" | "model_type":
             if len(path) > 1 and path[-2] == "tools":
-                return f"wanted the name of a tool, or a mapping with 'name' and 'approval'{found}"
-            return f"wanted a mapping{found}"
+                return f"expected the name of a tool, or a mapping with 'name' and 'approval'{found}"
+            return f"expected a mapping{found}"
         case "tuple_type":
-            return f"wanted a list{found}"
+            return f"expected a list{found}"
         case _:
-            return "cannot be used here"
+            return "invalid value"
 
 
-def _without_union_branches(loc: Path) -> Path:
-    """Cut off what pydantic adds about the alternatives of ``client_tools``, the only union of its kind."""
+def _strip_union_branches(loc: Path) -> Path:
+    """Remove the names of union branches that pydantic adds to the path of ``client_tools``."""
     match loc:
         case ("client_tools", *_):
             return loc[:1]
@@ -251,7 +257,7 @@ def _schema_at(schema: type[BaseModel], path: Path) -> type[BaseModel]:
 
 def _unknown_key(name: str) -> str:
     owner = _owner(name)
-    return f"unknown key {quoted(name)}" + (f": it belongs to {owner}" if owner else "")
+    return f"unknown key {quote(name)}" + (f": it belongs to {owner}" if owner else "")
 
 
 def _owner(name: str) -> str | None:
@@ -261,13 +267,13 @@ def _owner(name: str) -> str | None:
 def _kind(value: Any) -> str:
     match value:
         case None:
-            return "nothing"
+            return "null"
         case bool():
-            return "a truth value"
+            return "a boolean"
         case int() | float():
             return "a number"
         case str():
-            return "text"
+            return "a string"
         case list():
             return "a list"
         case _:

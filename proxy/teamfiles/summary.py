@@ -1,4 +1,4 @@
-"""What team files hold, in lines for people."""
+"""Summaries of the content of team files, as text."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from proxy.teamfiles.source_map import Source
 from proxy.tools.mcp.lock import Pins
 
 
-def counted(source: Source) -> str:
-    """``1 team, 3 agents, 2 tools, 1 model``: what is written, right or wrong."""
+def summarize_counts(source: Source) -> str:
+    """Return ``1 team, 3 agents, 2 tools, 1 model``, including invalid definitions."""
     agents = [
         mapping(agent)
         for team in mapping(source.value(("teams",))).values()
@@ -38,11 +38,11 @@ def counted(source: Source) -> str:
         ("model", len({"default", *mapping(source.value(("models",)))})),
         ("MCP server", len(mapping(source.value((SECTION,))))),
     )
-    # Most files have no MCP servers, and need not be told so.
+    # Most files have no MCP servers: omit "0 MCP servers".
     return ", ".join(_count(count, word) for word, count in counts if count or word != "MCP server")
 
 
-def described(definitions: TeamsFile, pins: Pins) -> Iterator[str]:
+def describe_definitions(definitions: TeamsFile, pins: Pins) -> Iterator[str]:
     """Yield a line for every model, MCP server, team and agent."""
     for name, model in definitions.models.items():
         yield f"model {name}: {_model(model)}"
@@ -56,7 +56,7 @@ def described(definitions: TeamsFile, pins: Pins) -> Iterator[str]:
 
 
 def models_in_use(definitions: TeamsFile) -> dict[str, str]:
-    """Return every model that a team or a caller may ask, described, by name."""
+    """Return a description of every model that teams or callers can use, by name."""
     names = [
         name
         for team in definitions.teams.values()
@@ -69,7 +69,7 @@ def models_in_use(definitions: TeamsFile) -> dict[str, str]:
 
 
 def exposed_models(definitions: TeamsFile) -> list[str]:
-    """Return the names of the models that callers may ask themselves."""
+    """Return the names of the passthrough models: models that callers can request directly."""
     return [
         name
         for name, model in definitions.models.items()
@@ -78,7 +78,7 @@ def exposed_models(definitions: TeamsFile) -> list[str]:
 
 
 def server_place(server: McpServerDefinition) -> str:
-    """Return where a server is, without anything that may be a secret."""
+    """Return the program or host of a server, without anything that can contain a secret."""
     if isinstance(server, StdioServer):
         return f"runs {server.command}"
     return f"at {urlsplit(server.url.get_secret_value()).hostname}"
@@ -91,23 +91,25 @@ def _count(count: int, word: str) -> str:
 def _model(model: ModelDefinition) -> str:
     match model:
         case DemoModel():
-            return "the offline demonstration"
+            return "demo model (offline)"
         case ComponentModel():
             return f"AutoGen component {model.provider.rpartition('.')[2]}"
         case _:
             key = "with a key" if model.api_key else "without a key"
-            # The host only: an address may hold a password.
+            # The host only: a URL can contain a password.
             return f"{model.model} at {urlsplit(model.base_url).hostname}, {key}"
 
 
 def _tool(use: ToolUse) -> str:
-    return f"{use.name} (when approved)" if use.approval == "required" else use.name
+    return f"{use.name} (approval required)" if use.approval == "required" else use.name
 
 
 def _agent(agent: AgentDefinition) -> str:
-    parts = [f"asks {', then '.join((agent.model, *agent.fallbacks))}"]
+    parts = [f"model {agent.model}"]
+    if agent.fallbacks:
+        parts.append(f"fallbacks {', '.join(agent.fallbacks)}")
     if agent.tools:
-        parts.append(f"uses {', '.join(map(_tool, agent.tools))}")
+        parts.append(f"tools {', '.join(map(_tool, agent.tools))}")
     if agent.handoffs:
-        parts.append(f"hands over to {', '.join(handoff.to for handoff in agent.handoffs)}")
+        parts.append(f"handoffs to {', '.join(handoff.to for handoff in agent.handoffs)}")
     return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""YAML text into nodes, within bounds, with PyYAML's complaints put into plain words."""
+"""Parse YAML into nodes, with limits on size and nesting and readable messages for PyYAML's errors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ MAX_NODES = 20_000
 MAX_DEPTH = 40
 
 
-class Unreadable(Exception):
-    """A file that cannot be read any further; line and column count from 1, line 0 is the file as a whole."""
+class UnreadableFile(Exception):
+    """Reading a file failed; line and column count from 1, and line 0 means the whole file."""
 
     def __init__(self, what: str, line: int = 0, column: int = 0) -> None:
         super().__init__(what)
@@ -23,9 +23,9 @@ class Unreadable(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's composer with bounds, and plain scalars read as YAML 1.2 does.
+    """PyYAML's composer with limits, and with plain scalars resolved as in YAML 1.2 (10.3.2, core schema).
 
-    YAML 1.1 takes ``no`` for false, ``010`` for eight, ``12:30`` for 750 and ``1e3`` for text.
+    YAML 1.1 reads ``no`` as false, ``010`` as 8, ``12:30`` as 750 and ``1e3`` as a string.
     """
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - overrides PyYAML's own table, filled below
@@ -39,9 +39,9 @@ class _Loader(yaml.SafeLoader):
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise Unreadable(f"more than {MAX_NODES:,} values", mark.line + 1, mark.column + 1)
+            raise UnreadableFile(f"more than {MAX_NODES:,} values", mark.line + 1, mark.column + 1)
         if self._depth >= MAX_DEPTH:
-            raise Unreadable(f"nested more than {MAX_DEPTH} levels deep", mark.line + 1, mark.column + 1)
+            raise UnreadableFile(f"nested more than {MAX_DEPTH} levels deep", mark.line + 1, mark.column + 1)
         self._depth += 1
         try:
             return super().compose_node(parent, index)
@@ -60,10 +60,10 @@ for _tag, _pattern, _first in (
 
 
 def compose(text: str) -> Node | None:
-    """Return the root node of the one document in ``text``; None when there is none.
+    """Return the root node of the only document in ``text``; None if it is empty.
 
     Raises:
-        Unreadable: Not YAML, or over the bounds.
+        UnreadableFile: The text is not valid YAML, or exceeds a limit.
     """
     try:
         loader = _Loader(text)
@@ -75,16 +75,16 @@ def compose(text: str) -> Node | None:
         raise _unreadable(error, text) from None
     except yaml.reader.ReaderError as error:
         line, column = line_and_column(text, int(error.position))
-        raise Unreadable(
+        raise UnreadableFile(
             f"not valid YAML: the character U+{ord(text[error.position]):04X} is not allowed", line, column
         ) from None
-    # PyYAML lets these through for escapes and version numbers that are out of range.
+    # PyYAML raises these for escapes and version numbers that are out of range.
     except (yaml.YAMLError, ValueError, OverflowError):
-        raise Unreadable("not valid YAML: an escape or a number is out of range") from None
+        raise UnreadableFile("not valid YAML: an escape or a number is out of range") from None
 
 
 def plain_value(text: str) -> bool | int | float | str:
-    """Read a number or a truth value as it would be read in a file; anything else stays text."""
+    """Convert a number or boolean as the parser does; return other text unchanged."""
     for tag, pattern in _Loader.yaml_implicit_resolvers.get(text[:1], ()):
         if tag.endswith((":bool", ":int", ":float")) and pattern.match(text):
             try:
@@ -99,7 +99,7 @@ def scalar(tag: str, text: str) -> Any:
     """Return the value of a scalar with one of the core tags.
 
     Raises:
-        ValueError: The text is none of the tag's, or a number out of range.
+        ValueError: The text is not valid for the tag, or the number is out of range.
     """
     match tag.removeprefix("tag:yaml.org,2002:"):
         case "bool":
@@ -107,7 +107,7 @@ def scalar(tag: str, text: str) -> Any:
                 raise ValueError
             return text.lower() == "true"
         case "int":
-            # What is written as a number is sent as one, and msgspec sends no more than 64 bits.
+            # Numbers are sent to providers as numbers, and msgspec encodes at most 64 bits.
             if not -(2**63) <= int(text) < 2**64:
                 raise ValueError
             return int(text)
@@ -123,55 +123,55 @@ def scalar(tag: str, text: str) -> Any:
 
 
 def line_and_column(text: str, position: int) -> tuple[int, int]:
-    """Return line and column, from 1, of a position in ``text``."""
+    """Return line and column of a position in ``text``; both count from 1."""
     return text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
 
 
 _UNCLOSED_QUOTE = "unexpected end of stream"
-_PLAIN_WORDS = (
-    ("but found another document", "a team file is one YAML document; a second one begins here"),
-    ("undefined alias", "no anchor has the name of this alias; text that begins with '*' needs quotes"),
-    ("duplicate anchor", "this anchor has the name of another one"),
-    ("tag handle", "text that begins with '!' needs quotes"),
-    (repr("\t"), "a tab cannot indent; use spaces"),
-    ("cannot start any token", "text that begins with this character needs quotes"),
-    ("mapping values are not allowed", "a ':' is not expected here; text that holds ': ' needs quotes"),
+_MESSAGES = (
+    ("but found another document", "a team file must be one YAML document; a second one starts here"),
+    ("undefined alias", "this alias has no anchor; text that starts with '*' needs quotes"),
+    ("duplicate anchor", "an anchor with this name already exists"),
+    ("tag handle", "text that starts with '!' needs quotes"),
+    (repr("\t"), "tabs are not allowed for indentation; use spaces"),
+    ("cannot start any token", "text that starts with this character needs quotes"),
+    ("mapping values are not allowed", "unexpected ':'; text that contains ': ' needs quotes"),
     ("could not find expected ':'", "expected 'key: value' in the line before this one"),
     (
         "expected the node content",
-        "a value is expected here; text that begins with this character needs quotes",
+        "expected a value; text that starts with this character needs quotes",
     ),
-    ("<document start>", "this does not fit the indentation or the quotes of what stands before it"),
-    ("<block end>", "this does not fit the indentation or the quotes of what stands before it"),
-    ("',' or ']'", "expected ',' or ']' here; the list begins in line {line}"),
-    ("',' or '}'", "expected ',' or '}' here; the mapping begins in line {line}"),
-    (_UNCLOSED_QUOTE, "a quoted text is not closed"),
+    ("<document start>", "this does not match the indentation or quotes of the preceding lines"),
+    ("<block end>", "this does not match the indentation or quotes of the preceding lines"),
+    ("',' or ']'", "expected ',' or ']' here; the list starts in line {line}"),
+    ("',' or '}'", "expected ',' or '}' here; the mapping starts in line {line}"),
+    (_UNCLOSED_QUOTE, "unclosed quotation mark"),
     (
         "unknown escape character",
-        "in double quotes a '\\' begins an escape, and this is none; use single quotes",
+        "invalid escape in double quotes; use single quotes for a literal '\\'",
     ),
 )
 
 
-def _unreadable(error: yaml.MarkedYAMLError, text: str) -> Unreadable:
+def _unreadable(error: yaml.MarkedYAMLError, text: str) -> UnreadableFile:
     context, mark = error.context_mark, error.problem_mark or error.context_mark
     if mark is None:
-        return Unreadable(_in_plain_words(error, 0))
+        return UnreadableFile(_message(error, 0))
     line = context.line + 1 if context else mark.line + 1
     if context and _UNCLOSED_QUOTE in (error.problem or ""):
-        return Unreadable(_in_plain_words(error, line), line, context.column + 1)
+        return UnreadableFile(_message(error, line), line, context.column + 1)
     if text[mark.index - 1 : mark.index + 1] == "${":
         what = "not valid YAML: between brackets or braces, ${NAME} needs quotes"
     else:
-        what = _in_plain_words(error, line)
-    return Unreadable(what, mark.line + 1, mark.column + 1)
+        what = _message(error, line)
+    return UnreadableFile(what, mark.line + 1, mark.column + 1)
 
 
-def _in_plain_words(error: yaml.MarkedYAMLError, line: int) -> str:
-    told = f"{error.context} {error.problem}"
-    for part, words in _PLAIN_WORDS:
-        if part in told:
-            return f"not valid YAML: {words.replace('{line}', str(line))}"
-    # What PyYAML quotes may come out of the file, where a secret may stand in the wrong place.
+def _message(error: yaml.MarkedYAMLError, line: int) -> str:
+    original = f"{error.context} {error.problem}"
+    for part, message in _MESSAGES:
+        if part in original:
+            return f"not valid YAML: {message.replace('{line}', str(line))}"
+    # Remove quoted text: it comes from the file and can be a misplaced secret.
     unquoted = re.sub(r"\s*\b(?:but )?(?:found )?(['\"]).*\1", "", error.problem or "")
-    return f"not valid YAML: {unquoted.rstrip(' ,;:') or 'this cannot be read'}"
+    return f"not valid YAML: {unquoted.rstrip(' ,;:') or 'syntax error'}"

@@ -50,7 +50,7 @@ def test_the_version_is_that_of_the_distribution(run: Any) -> None:
     assert (result.exit_code, result.output) == (0, f"handoff-proxy {VERSION}\n")
 
 
-@pytest.mark.parametrize("module", ["proxy.cli", "proxy.checking"])
+@pytest.mark.parametrize("module", ["proxy.cli", "proxy.team_check"])
 async def test_help_and_a_check_do_not_wait_for_the_servers_parts(module: str) -> None:
     parts = {"alembic", "autogen_core", "fastapi", "openai", "sqlalchemy", "uvicorn"}
     process = await asyncio.create_subprocess_exec(
@@ -90,9 +90,9 @@ def test_a_good_team_file_is_described(run: Any, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "1 team, 1 agent, 0 tools, 1 model",
-        "model default: the offline demonstration",
+        "model default: demo model (offline)",
         "team library",
-        "  Librarian (entry): asks default",
+        "  Librarian (entry): model default",
     ]
     assert result.stderr == ""
     assert list(tmp_path.iterdir()) == [tmp_path / "library.yaml"], "to check leaves nothing behind"
@@ -286,12 +286,12 @@ async def test_the_first_lines_tell_people_what_is_served_where_and_the_log_tell
         f"handoff-proxy {VERSION} listens on {url}",
         f"  page: {url.removesuffix('v1')}",
         "  teams: library",
-        "  model default: the offline demonstration",
+        "  model default: demo model (offline)",
     ]
     (line,) = [line for line in serving.log if line["message"] == "serving"]
     assert line["level"] == "INFO"
     assert (line["url"], line["teams"], line["version"]) == (url, ["library"], VERSION)
-    assert line["models"] == {"default": "the offline demonstration"}
+    assert line["models"] == {"default": "demo model (offline)"}
     assert {"time", "level", "logger", "message"} <= set.intersection(*(set(line) for line in serving.log))
     assert "color_message" not in serving.err.text
     assert any("OPENAI_API_KEY" in line["message"] for line in serving.log), "how to set a real model"

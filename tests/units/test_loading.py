@@ -282,8 +282,8 @@ def test_errors_in_a_models_file_have_their_places(write: Write, tmp_path: Path)
 
     assert lines(one) == ["one.yaml:2:1: models.default: unknown key 'base_ulr'; did you mean 'base_url'?"]
     assert lines(many) == [
-        "many.yaml:1:21: models.m.model: wanted text, found a number; put it in quotes",
-        "many.yaml:2:1: unknown key 'teams'; there is 'models'",
+        "many.yaml:1:21: models.m.model: expected a string, found a number; put it in quotes",
+        "many.yaml:2:1: unknown key 'teams'; available: 'models'",
     ]
     assert lines(tmp_path / "none.yaml") == ["none.yaml: cannot be read: No such file or directory"]
 
@@ -320,7 +320,7 @@ def test_what_an_unreadable_file_may_have_defined_is_not_called_unknown(write: W
     write(SHOP.replace("Be kind.", "Be kind., model: fast"), "shop.yaml")
 
     assert problems(tmp_path) == [
-        "models.yaml:1:26: not valid YAML: expected ',' or '}' here; the mapping begins in line 1"
+        "models.yaml:1:26: not valid YAML: expected ',' or '}' here; the mapping starts in line 1"
     ]
 
 
@@ -352,7 +352,7 @@ def test_a_module_that_ends_the_process_when_imported_is_a_mistake_like_any_othe
     path = write(SHOP.replace("Be kind.", "Be kind., tools: ['shop_tools_leaving:find']"))
 
     assert problems(path) == [
-        "team.yaml:6:47: teams.shop.agents.Clerk.tools[0]: the function cannot be made a tool (SystemExit)"
+        "team.yaml:6:47: teams.shop.agents.Clerk.tools[0]: the function cannot be used as a tool (SystemExit)"
     ]
 
 
@@ -364,7 +364,7 @@ def test_a_component_that_cannot_be_used_is_told_at_its_provider(write: Write) -
 
     assert problems(path, environment={"PROVIDER": "hunter2"}, check_component=check_component) == [
         "team.yaml:1:24: models.m.provider: model 'm': there is no some.Client",
-        "team.yaml:1:52: models.n.provider: the component that it names cannot be used",
+        "team.yaml:1:52: models.n.provider: the component cannot be loaded",
     ]
 
 
@@ -390,8 +390,8 @@ def test_what_is_hardly_meant_is_noticed(write: Write) -> None:
     path = write("models: {m: {model: x}}" + SHOP + "      Hermit: {instructions: Wait.}\n")
 
     assert [notice.replace(str(path), "team.yaml") for notice in load(path).notices] == [
-        "team.yaml:1:10: models.m: has no key, and OpenAI answers nobody without one",
-        "team.yaml:7:7: teams.shop.agents.Hermit: no way leads here from the entry 'Clerk'",
+        "team.yaml:1:10: models.m: no API key is set, and OpenAI requires one",
+        "team.yaml:7:7: teams.shop.agents.Hermit: not reachable by handoffs from the entry 'Clerk'",
     ]
 
 
@@ -401,17 +401,17 @@ def test_a_report_tells_what_was_found() -> None:
     assert report.problems == ()
     assert report.summary == (
         "3 teams, 7 agents, 9 tools, 1 model",
-        "model default: the offline demonstration",
+        "model default: demo model (offline)",
         "team acme-support",
-        "  TriageAgent (entry): asks default; hands over to SalesAgent, IssuesAndRepairsAgent",
-        "  SalesAgent: asks default; uses execute_order; hands over to TriageAgent",
-        "  IssuesAndRepairsAgent: asks default; uses look_up_item, execute_refund; hands over to TriageAgent",
+        "  TriageAgent (entry): model default; handoffs to SalesAgent, IssuesAndRepairsAgent",
+        "  SalesAgent: model default; tools execute_order; handoffs to TriageAgent",
+        "  IssuesAndRepairsAgent: model default; tools look_up_item, execute_refund; handoffs to TriageAgent",
         "team assistant",
-        "  Assistant (entry): asks default; uses get_weather, get_time, calculate, get_stock_price, search_web",
+        "  Assistant (entry): model default; tools get_weather, get_time, calculate, get_stock_price, search_web",
         "team business-insights",
-        "  PlanningAgent (entry): asks default; hands over to DataAgent",
-        "  DataAgent: asks default; uses query_sales, calculate; hands over to ReportAgent",
-        "  ReportAgent: asks default; uses calculate; hands over to DataAgent, PlanningAgent",
+        "  PlanningAgent (entry): model default; handoffs to DataAgent",
+        "  DataAgent: model default; tools query_sales, calculate; handoffs to ReportAgent",
+        "  ReportAgent: model default; tools calculate; handoffs to DataAgent, PlanningAgent",
     )
 
 

@@ -146,13 +146,13 @@ async def test_a_server_that_cannot_be_started_is_told_in_a_sentence(folder: Pat
             "['mcp:files/write']",
             "{command: run, tools: [read]}",
             "9:17: teams.shop.agents.A.tools[0]: the tool of 'mcp:files/write' is not in its list 'tools'; "
-            "there is 'read'",
+            "available: 'read'",
             id="a-tool-that-is-not-allowed",
         ),
         pytest.param(
             "['mcp:files', 'mcp:files/read']",
             "{command: run}",
-            "9:30: teams.shop.agents.A.tools[1]: the tool name 'files__read' is taken by tools[0]",
+            "9:30: teams.shop.agents.A.tools[1]: the tool name 'files__read' is already used by tools[0]",
             id="a-tool-twice",
         ),
         pytest.param(
@@ -171,7 +171,7 @@ def test_tools_whose_names_come_to_the_same_are_a_mistake(tmp_path: Path) -> Non
     write_lock(tmp_path, {"files": {name: Pin(name, "", TEXT) for name in ("a.b", "a_b")}})
 
     assert problems(write(tmp_path, team("['mcp:files/a.b', 'mcp:files/a_b']"))) == [
-        "team.yaml:9:34: teams.shop.agents.A.tools[1]: the tool name 'files__a_b' is taken by tools[0]"
+        "team.yaml:9:34: teams.shop.agents.A.tools[1]: the tool name 'files__a_b' is already used by tools[0]"
     ]
 
 
@@ -217,8 +217,8 @@ def test_check_tells_of_servers_without_asking_them_and_without_their_secrets(fo
     assert report.problems == ()
     assert report.summary == (
         "1 team, 1 agent, 1 tool, 1 model, 1 MCP server",
-        "model default: the offline demonstration",
+        "model default: demo model (offline)",
         "MCP server files: at files.example.com, 3 pinned tools",
         "team shop",
-        "  A (entry): asks default; uses mcp:files/read",
+        "  A (entry): model default; tools mcp:files/read",
     )

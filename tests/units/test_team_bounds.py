@@ -42,12 +42,12 @@ NINE_MERGES = "".join(
     [
         pytest.param(
             f"x-0: &a0 [x]\n{NINE_FOLD}{AGENT}",
-            ["team.yaml: more than 20,000 values when its aliases are followed"],
+            ["team.yaml: more than 20,000 values after resolving aliases"],
             id="lists-of-aliases",
         ),
         pytest.param(
             f"x-0: &a0 {{k: 1}}\n{NINE_MERGES}{AGENT}",
-            ["team.yaml: more than 20,000 values when its aliases are followed"],
+            ["team.yaml: more than 20,000 values after resolving aliases"],
             id="merges-of-aliases",
         ),
         pytest.param(
@@ -70,8 +70,8 @@ NINE_MERGES = "".join(
         pytest.param(
             AGENT + "        description: '" + "${A:-" * 100_000 + "'\n",
             [
-                "team.yaml:7:23: teams.shop.agents.A.description: '${' begins a variable, as in ${NAME} or "
-                "${NAME:-default}; for the two characters write '$${'"
+                "team.yaml:7:23: teams.shop.agents.A.description: '${' starts a variable, as in ${NAME} or "
+                "${NAME:-default}; for a literal '${' write '$${'"
             ],
             id="defaults-in-defaults",
         ),

@@ -43,12 +43,12 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_files_and_lines(tmp_path:
     write(tmp_path, "models: {m: {modle: x}}\n", "c.yaml")
 
     assert problems(tmp_path) == [
-        "a.yaml:6:23: teams.shop.agents.A.instructions: wanted text, found a number; put it in quotes",
-        "a.yaml:7:17: teams.shop.agents.A.tools[0]: unknown tool 'nope'; a function of your own is written "
-        "package.module:function; there are 'calculate', 'execute_order', 'execute_refund', 'get_stock_price', "
+        "a.yaml:6:23: teams.shop.agents.A.instructions: expected a string, found a number; put it in quotes",
+        "a.yaml:7:17: teams.shop.agents.A.tools[0]: unknown tool 'nope'; for a Python function write "
+        "package.module:function; available: 'calculate', 'execute_order', 'execute_refund', 'get_stock_price', "
         "'get_time', 'get_weather', 'look_up_item', 'query_sales', 'search_web'",
-        "a.yaml:8:16: teams.shop.agents.A.model: wanted text, found a number; put it in quotes",
-        "b.yaml:3:12: teams.b.entry: unknown agent 'X'; there is 'A'",
+        "a.yaml:8:16: teams.shop.agents.A.model: expected a string, found a number; put it in quotes",
+        "b.yaml:3:12: teams.b.entry: unknown agent 'X'; available: 'A'",
         "b.yaml:7:1: unknown key 'modles'; did you mean 'models'?",
         "c.yaml:1:10: models.m: 'model' is missing",
         "c.yaml:1:14: models.m: unknown key 'modle'; did you mean 'model'?",
@@ -66,7 +66,7 @@ def test_a_path_that_leads_nowhere_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
 
     assert problems(tmp_path / "none.yaml") == ["none.yaml: cannot be read: No such file or directory"]
-    assert problems(tmp_path / "empty") == ["FOLDER: the folder holds no file named *.yaml or *.yml"]
+    assert problems(tmp_path / "empty") == ["FOLDER: the folder has no file named *.yaml or *.yml"]
 
 
 # --- secrets -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Checks team files without serving them, and without the server's parts."""
+"""Validate the configured team files for ``handoff-proxy check``, without starting a server."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from proxy.tools.threads import ToolThreads
 
 
 def load_component(name: str, definition: ComponentModel) -> None:
-    """Load an AutoGen component as serving does.
+    """Load an AutoGen component in the same way as the server.
 
     Raises:
-        ConfigurationError: It cannot be imported or created.
+        ConfigurationError: The component cannot be imported or created.
     """
-    # Importing AutoGen takes a second; files without components need not wait for it.
+    # Imported on first use: importing AutoGen takes a second, and most files have no components.
     from proxy.providers.autogen.client import ComponentChatModel
 
     ComponentChatModel.load(name, definition)
 
 
-def check_teams_at(settings: Settings, *, environment: Mapping[str, str] = os.environ) -> Report:
-    """Check the team files that the settings name, without serving; they may name variables of ``environment``."""
+def check_configured_teams(settings: Settings, *, environment: Mapping[str, str] = os.environ) -> Report:
+    """Validate the configured team files; ``environment`` provides the variables that they reference."""
     threads = ToolThreads()
     try:
         return check_teams(
