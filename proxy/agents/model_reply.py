@@ -170,6 +170,10 @@ def _request(
 ) -> ModelRequest:
     turn = state.turn
     tools = (*own_tools, *client_tools)
+    cacheable = None
+    if state.cacheable_prompt is not None:
+        seen = () if turn.tool_choice == "none" else _seen_by_any(state)
+        cacheable = state.cacheable_prompt.layout(agent, turn, seen)
     return ModelRequest(
         messages=messages_for(agent.instructions, turn.overlay, turn.context, turn.items),
         tools=tools,
@@ -181,7 +185,19 @@ def _request(
         states=provider_states((*turn.context, *turn.items)),
         requested=_requested(turn),
         is_strict=turn.is_strict,
+        cacheable=cacheable,
     )
+
+
+def _seen_by_any(state: TurnState) -> Sequence[FunctionTool]:
+    """Return the client tools that at least one agent of the team sees."""
+    assert state.cacheable_prompt is not None
+    tools = state.turn.client_tools
+    agents = state.cacheable_prompt.agents.values()
+    names = {
+        tool.name for agent in agents for tool in visible_client_tools(agent, tools, state.max_client_tools)
+    }
+    return [tool for tool in tools if tool.name in names]
 
 
 def _tool_choice(requested: ToolChoice | None, client_tools: Sequence[FunctionTool]) -> ToolChoice | None:

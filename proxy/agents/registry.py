@@ -186,6 +186,7 @@ class Registry:
             limits=definition.limits,
             on_disconnect=definition.on_disconnect,
             steps=definition.steps,
+            prompt_cache=definition.prompt_cache,
             data_dir=self._data_dir,
             max_tool_result_bytes=self._max_tool_result_bytes,
             max_client_tools=self._max_client_tools,

@@ -14,6 +14,7 @@ from proxy.agents.agent_loop import (
     ApprovalPending,
     ToolResultsPending,
 )
+from proxy.agents.cacheable_prompt import CacheablePrompt
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.turn_state import Agent, TurnState
 from proxy.errors import InvalidRequest
@@ -37,6 +38,7 @@ class TeamFacts:
     limits: Limits = field(default_factory=Limits)
     on_disconnect: Literal["cancel", "detach"] | None = None
     steps: tuple[str, ...] = ()
+    prompt_cache: bool = False
     snapshot: str | None = None
     """The digest of the definition of a custom team; None for teams from team files."""
     data_dir: Path = Path()
@@ -59,6 +61,7 @@ class AgentTeam:
         self.side = SideTeam(facts.name, side_model)
         self._loops = {agent.name: AgentLoop(agent) for agent in agents}
         self._agents = {agent.name: agent for agent in agents}
+        self._cacheable_prompt = CacheablePrompt.of(facts.entry, self._agents) if facts.prompt_cache else None
         self._dispatcher = dispatcher
 
     @property
@@ -160,6 +163,7 @@ class AgentTeam:
             data_dir=facts.data_dir,
             max_tool_result_bytes=facts.max_tool_result_bytes,
             max_client_tools=facts.max_client_tools,
+            cacheable_prompt=self._cacheable_prompt,
         )
         while True:
             match await self._dispatcher.run(self._loops[turn.agent], state):

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -16,6 +16,9 @@ from proxy.providers.model import Model
 from proxy.teamfiles.definitions import ClientTools, Limits
 from proxy.tools.port import Tool
 from proxy.turns.contract import Sink, Turn
+
+if TYPE_CHECKING:
+    from proxy.agents.cacheable_prompt import CacheablePrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class TurnState:
     tool_calls: int = 0
     client_calls: int = 0
     completion_tokens: int = 0
+    cacheable_prompt: CacheablePrompt | None = None
+    """How prompts are built if the team has ``prompt_cache``."""
 
 
 CallKind = Literal["server", "approval", "delegate", "client", "surplus", "unknown"]

@@ -16,6 +16,7 @@ Every implementation passes the same contract tests (``tests/contracts/test_mode
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -30,10 +31,25 @@ from proxy.messages import (
     Message,
     Parameters,
     ProviderState,
+    SystemMessage,
     ToolChoice,
     Usage,
 )
 from proxy.providers.capabilities import Abilities
+
+
+@dataclass(frozen=True, slots=True)
+class CacheableLayout:
+    """Messages with the instructions of all agents, and the tools of all agents."""
+
+    messages: Sequence[Message]
+    """System messages can follow other messages."""
+    tools: Sequence[FunctionTool]
+
+    @property
+    def has_late_instructions(self) -> bool:
+        """Whether a system message follows another message, which some providers reject."""
+        return any(isinstance(message, SystemMessage) for message in self.messages[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +74,26 @@ class ModelRequest:
     is_strict: bool = False
     """A parameter of the caller that the provider rejects is an error. Otherwise the answer may ignore it, and begins
     with ``ParametersIgnored``."""
+    cacheable: CacheableLayout | None = None
+    """The same request in a form that keeps the provider's prompt cache, for models that accept it."""
+    allowed_tools: Sequence[str] = ()
+    """The names of ``tools`` that may be called; empty for all."""
+
+    def in_cacheable_layout(self, *, allows_subset: bool) -> ModelRequest:
+        """Return the request in its cacheable form; ``allows_subset``: the provider supports ``allowed_tools``."""
+        layout = self.cacheable
+        if layout is None:
+            return self
+        names = tuple(tool.name for tool in self.tools)
+        is_subset = allows_subset and len(names) < len(layout.tools)
+        return dataclasses.replace(
+            self,
+            messages=layout.messages,
+            tools=layout.tools,
+            tool_choice=self.tool_choice if self.tools or not layout.tools else "none",
+            allowed_tools=names if is_subset else (),
+            cacheable=None,
+        )
 
 
 # Deltas come by the thousand and contain no cycles: the garbage collector need not track them.

@@ -171,6 +171,8 @@ class TeamDefinition(_StrictModel):
     """What to do with a turn when its client disconnects; ``PROXY_ON_DISCONNECT`` if unset."""
     events: EventsMode | None = None
     """Default of ``X-Handoff-Events`` for this team; ``PROXY_HANDOFF_EVENTS`` if unset."""
+    prompt_cache: bool = False
+    """Arrange prompts so that a handoff keeps the prompt cache of the provider."""
     steps: tuple[Name, ...] = ()
     """Agents that work in this order in a turn; reported as progress."""
     examples: Annotated[

@@ -20,7 +20,7 @@ from proxy.providers.capabilities import Abilities
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import Endpoint, HttpSession, error_body
 from proxy.providers.model import ModelDelta, ModelRequest
-from proxy.providers.openai.adaptation import Adaptation, adaptations_to, fields_of
+from proxy.providers.openai.adaptation import Adaptation, Reshaping, adaptations_to, fields_of
 from proxy.providers.openai.adapted_body import caller_names, without_effect
 from proxy.providers.openai.answer import Accepted, Answer
 from proxy.providers.openai.errors import error_code, error_message, refusal
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 Wire = Literal["chat", "responses"]
 MAX_REPEATS = 8
 """Of one call, each with something else changed."""
+_ROLES = (Reshaping.SYSTEM_ROLE, Reshaping.DEVELOPER_ROLE)
 _NO_MODEL = ("model_not_found", "deploymentnotfound")
 _AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
 
@@ -67,6 +68,8 @@ class OpenAIWireModel:
         self._learned = LearnedAdaptations()
         self.provider = provider_of(definition.base_url, definition.model)
         """What provider state is bound to."""
+        self._accepts_cacheable: bool | None = None
+        """Whether system messages may follow other messages; None until a request has shown it."""
 
     @property
     def name(self) -> str:
@@ -102,6 +105,37 @@ class OpenAIWireModel:
     async def _send(self, request: ModelRequest) -> Accepted:
         """Send the request until the provider accepts it.
 
+        A request in the cacheable layout that the provider rejects is repeated in the usual one, with one system
+        message in front, which is used from then on if it is accepted.
+
+        Raises:
+            UpstreamFailed: There is none.
+        """
+        layout = request.cacheable
+        if layout is None or self._accepts_cacheable is False:
+            return await self._ask(request)
+        # Of other providers it is not known whether they support allowed_tools; some ignore it.
+        allows_subset = self._wire == "responses" or first_wire(self._definition) == "responses"
+        try:
+            answer = await self._ask(
+                request.in_cacheable_layout(allows_subset=allows_subset),
+                # A late system message may be what is rejected, and not the role.
+                learns_roles=bool(self._accepts_cacheable) or not layout.has_late_instructions,
+            )
+        except UpstreamBadRequest:
+            if self._accepts_cacheable:
+                raise
+            answer = await self._ask(request)
+            self._accepts_cacheable = False
+            logger.info("model rejects the cacheable prompt layout", extra={"model": self.name})
+            return answer
+        if layout.has_late_instructions:
+            self._accepts_cacheable = True
+        return answer
+
+    async def _ask(self, request: ModelRequest, *, learns_roles: bool = True) -> Accepted:
+        """Send a request until the provider accepts it; without ``learns_roles`` not with other roles of messages.
+
         With ``wire: auto`` the other wire is tried, once, when the provider does not have the first or points to the
         other; if it has that one, it is used from then on.
 
@@ -130,6 +164,8 @@ class OpenAIWireModel:
                 break
             rejection = rejection_of(response.status, error)
             found = self._adaptations_to(rejection, outgoing) if response.status in (400, 422) else {}
+            if not learns_roles:
+                found = {one: is_general for one, is_general in found.items() if one not in _ROLES}
             # A field that was left out already cannot be what is rejected now.
             if not found.keys() - adaptations:
                 break

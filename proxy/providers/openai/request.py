@@ -61,6 +61,11 @@ def body_of(
         body["tools"] = [wire_tool(tool) for tool in request.tools]
         if request.tool_choice is not None:
             body["tool_choice"] = wire_tool_choice(request.tool_choice)
+        if request.allowed_tools and not isinstance(request.tool_choice, NamedToolChoice):
+            # https://platform.openai.com/docs/guides/function-calling#tool-choice
+            names = [{"type": "function", "function": {"name": name}} for name in request.allowed_tools]
+            mode = request.tool_choice or "auto"
+            body["tool_choice"] = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": names}}
         if request.parallel_tool_calls is not None:
             body["parallel_tool_calls"] = request.parallel_tool_calls
     if not adaptations:

@@ -81,6 +81,13 @@ def responses_body(
         body["tools"] = [_tool(tool) for tool in request.tools]
         if request.tool_choice is not None:
             body["tool_choice"] = _tool_choice(request.tool_choice)
+        if request.allowed_tools and not isinstance(request.tool_choice, NamedToolChoice):
+            names = [{"type": "function", "name": name} for name in request.allowed_tools]
+            body["tool_choice"] = {
+                "type": "allowed_tools",
+                "mode": request.tool_choice or "auto",
+                "tools": names,
+            }
         if request.parallel_tool_calls is not None:
             body["parallel_tool_calls"] = request.parallel_tool_calls
     body["model"] = definition.model

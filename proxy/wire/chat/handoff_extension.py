@@ -81,6 +81,8 @@ class UseBody(Struct, frozen=True, omit_defaults=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    cached_tokens: int = 0
+    """Part of ``prompt_tokens``."""
     cost: float | UnsetType = UNSET
 
 
@@ -321,5 +323,6 @@ def _use_body(agent: str, model: str, use: Use) -> UseBody:
         prompt_tokens=use.usage.prompt,
         completion_tokens=use.usage.completion,
         total_tokens=use.usage.total,
+        cached_tokens=use.usage.cached,
         cost=UNSET if use.cost is None else rounded_cost(use.cost),
     )
