@@ -13,8 +13,16 @@ from starlette.responses import Response
 
 from proxy.agents.custom_agent_repository import Creation, Kind
 from proxy.errors import AgentNotFound, AgentsSwitchedOff, InvalidRequest
-from proxy.routes.conversation_access import BodyDep, json_answer
-from proxy.routes.dependencies import CallerDep, FileTeam, MadeAgents, ModelFacts, Services, ServicesDep
+from proxy.routes.dependencies import (
+    BodyDep,
+    CallerDep,
+    FileTeam,
+    MadeAgents,
+    ModelFacts,
+    Services,
+    ServicesDep,
+    json_answer,
+)
 from proxy.wire.agents import (
     NEW_AGENT,
     NEW_TEAM,

@@ -14,10 +14,9 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import Unauthorized
-from proxy.routes.dependencies import services_of
+from proxy.routes.dependencies import authenticate, services_of
 from proxy.routes.error_handlers import answer_of, guarded
 from proxy.routes.openapi import complete
-from proxy.routes.request_body import authorization_of
 from proxy.wire.errors import invalid_url
 
 
@@ -72,7 +71,7 @@ class Application(FastAPI):
 async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a handshake for a path that does not exist; the framework would answer 403 without a body."""
     try:
-        services_of(scope).keys.caller(authorization_of(scope))
+        authenticate(scope, services_of(scope))
     except Unauthorized as error:
         await answer_of(error)(scope, receive, send)
     else:

@@ -9,8 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from proxy.approvals.repository import Approval
-from proxy.routes.conversation_access import BodyDep, EndUserDep, json_answer
-from proxy.routes.dependencies import CallerDep, ServicesDep
+from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, ServicesDep, json_answer
 from proxy.turns.request import Verdict
 from proxy.wire.approvals import (
     DECISION,

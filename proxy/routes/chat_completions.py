@@ -11,8 +11,8 @@ import msgspec
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
-from proxy.routes.dependencies import Services, services_of
-from proxy.routes.request_body import ClientLeft, first_of, headers_of, read_body
+from proxy.routes.dependencies import Services, request_context
+from proxy.routes.request_body import ClientLeft, first_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
     idempotency_key,
@@ -46,15 +46,11 @@ class ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services = services_of(scope)
-        headers = headers_of(scope)
-        caller = services.keys.caller(headers.get("authorization"))
+        services, headers, caller = request_context(scope)
         connection = Connection(scope, receive, send)
         try:
             settings = services.settings
-            body = await read_body(
-                receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
-            )
+            body = await read_body(receive, headers, settings)
             if services.passing is not None and await services.passing.serve(
                 body, connection, caller, services.keys.terms_of(caller)
             ):
@@ -80,9 +76,7 @@ class ResumedStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services = services_of(scope)
-        headers = headers_of(scope)
-        caller = services.keys.caller(headers.get("authorization"))
+        services, headers, caller = request_context(scope)
         after = last_seen(headers, QueryParams(scope["query_string"]))
         opened = await services.turns.attach(
             caller,

@@ -7,8 +7,7 @@ from starlette.responses import Response
 
 from proxy.agents.connection_check import ModelCheck
 from proxy.errors import ModelNotFound
-from proxy.routes.conversation_access import BodyDep
-from proxy.routes.dependencies import CallerDep, ServicesDep
+from proxy.routes.dependencies import BodyDep, CallerDep, ServicesDep
 from proxy.wire.chat.response_models import encode
 from proxy.wire.connection_check import NEW_CONNECTION_CHECK, ConnectionCheckBody, ModelCheckBody
 from proxy.wire.errors import error_body

@@ -8,10 +8,9 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import CompletionNotFound, InvalidRequest, StoreUnavailable
-from proxy.routes.conversation_access import conversation_of
-from proxy.routes.dependencies import Services, services_of
+from proxy.routes.dependencies import Services, conversation_of, request_context
 from proxy.routes.feed_stream import FeedStream, feed_stream
-from proxy.routes.request_body import first_of, headers_of
+from proxy.routes.request_body import first_of
 from proxy.routes.streaming import Connection
 from proxy.routes.turns import named_position
 from proxy.service.remote_turns import Listener
@@ -37,9 +36,7 @@ class ConversationEvents:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services = services_of(scope)
-        headers = headers_of(scope)
-        caller = services.keys.caller(headers.get("authorization"))
+        services, headers, caller = request_context(scope)
         query = QueryParams(scope["query_string"])
         end_user = first_of(headers, services.settings.user_headers)
         types = feed_types(query.get("types", ""))

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from proxy.conversations.repository import KeptItem, Outline
 from proxy.errors import ConversationNotFound, ItemNotFound
-from proxy.messages import Item, OpenCalls
-from proxy.routes.conversation_access import BodyDep, EndUserDep, conversation_of, json_answer
-from proxy.routes.dependencies import CallerDep, Services, ServicesDep
-from proxy.turns.repository import Conversation
+from proxy.events import Entry
+from proxy.messages import Item, OpenCalls, is_instruction
+from proxy.routes.dependencies import (
+    BodyDep,
+    CallerDep,
+    EndUserDep,
+    Services,
+    ServicesDep,
+    conversation_of,
+    json_answer,
+)
+from proxy.turns.repository import Conversation, TurnRecord
 from proxy.wire.conversations.item_input import decode_items
 from proxy.wire.conversations.objects import (
     NEW_CONVERSATION,
@@ -28,6 +37,7 @@ from proxy.wire.conversations.objects import (
     part_of,
     rest_of,
 )
+from proxy.wire.events.feed import Feed, FeedFrame
 from proxy.wire.validation.json_objects import read_object
 from proxy.wire.validation.query_params import HIDDEN_ITEMS, included, list_query, search_words, unknown_after
 
@@ -219,3 +229,70 @@ def _wired(kept: Sequence[KeptItem]) -> list[WireItem]:
 def _answer(conversation: Conversation) -> Response:
     body = conversation_body(conversation.id, conversation.created_at, conversation.metadata)
     return json_answer(body, conversation_id=conversation.id)
+
+
+# --- the tree of turns ---
+
+_PIECES: Mapping[str, str] = {
+    "text.delta": "text",
+    "reasoning.delta": "text",
+    "refusal.delta": "text",
+    "client_tool.arguments": "arguments",
+}
+"""Frames that come in pieces, and the key of a piece."""
+
+
+@router.get("/v1/conversations/{conversation_id}/turns")
+async def list_turns(
+    conversation_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
+) -> Response:
+    """List the turns of all branches, oldest first; ``head_id`` is the newest turn that is history."""
+    known = await conversation_of(services, caller, end_user, conversation_id)
+    records = await services.library.tree(caller, conversation_id)
+    ids = {record.turn: record.id for record in records}
+    hides_details = not services.settings.handoff_details
+    data = [
+        _turn_body(record, ids, services.turns.log_of(record) if record.was_run else (), hides_details)
+        for record in records
+    ]
+    head = ids.get(known.head) if known.head is not None else None
+    return json_answer({**list_body(data, has_more=False), "head_id": head})
+
+
+def _turn_body(
+    record: TurnRecord, ids: Mapping[int, str], log: Sequence[Entry], hides_details: bool
+) -> dict[str, Any]:
+    """Return a turn; ``ids`` are the public ids of the conversation's turns, ``log`` what happened in it."""
+    return {
+        "id": record.id,
+        "object": "turn",
+        "parent_id": ids.get(record.parent) if record.parent is not None else None,
+        "status": record.status,
+        "model": record.model,
+        "agent": record.agent,
+        "created_at": round(record.created_at, 3),
+        "finished_at": None if record.finished_at is None else round(record.finished_at, 3),
+        "finish_reason": record.finish_reason,
+        "error_code": record.error_code,
+        "input": [msgspec.to_builtins(one.message) for one in _visible(record.input)],
+        "answer": [
+            {**msgspec.to_builtins(one.message), "agent": one.agent} for one in _visible(record.items)
+        ],
+        "events": [msgspec.to_builtins(frame) for frame in _merged_frames(record.id, log, hides_details)],
+    }
+
+
+def _visible(items: Iterable[Item]) -> list[Item]:
+    return [item for item in items if item.visible and not is_instruction(item.message)]
+
+
+def _merged_frames(turn_id: str, log: Sequence[Entry], hides_details: bool) -> list[FeedFrame]:
+    feed = Feed(turn_id, hides_details=hides_details)
+    told: list[FeedFrame] = []
+    for frame in (frame for entry in log for frame in feed.frames(entry)):
+        key = _PIECES.get(frame.type)
+        if key is not None and told and told[-1].type == frame.type:
+            told[-1].data[key] += frame.data[key]
+        else:
+            told.append(frame)
+    return told

@@ -5,26 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
+from starlette.responses import Response
 from starlette.types import Scope
 
 from proxy.agents.connection_check import ConnectionChecks
 from proxy.agents.custom_agent_repository import Creation, Kind
 from proxy.approvals.repository import Approvals
-from proxy.auth import Keys
+from proxy.auth import Keys, may_access
 from proxy.conversations.repository import Library
-from proxy.errors import ModelNotFound
+from proxy.errors import ConversationNotFound, InvalidRequest, ModelNotFound
 from proxy.limits import Limiter
 from proxy.messages import EventsMode
 from proxy.routes.key_monitor import KeyMonitor
 from proxy.routes.passthrough import Passing
+from proxy.routes.request_body import ClientLeft, authorization_of, first_of, headers_of, read_body
 from proxy.service.turns import TurnService
 from proxy.settings import Settings
-from proxy.turns.repository import History
+from proxy.turns.repository import Conversation, History
 from proxy.turns.request import Clock
 from proxy.wire.agents import NewAgent, NewTeam
+from proxy.wire.chat.response_models import encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +204,74 @@ def services_of(scope: Scope) -> Services:
     return services
 
 
+def authenticate(scope: Scope, services: Services) -> str:
+    """Return the caller of a request. Middleware and endpoints need it, so the scope stores it: one hash per request.
+
+    Raises:
+        Unauthorized: The request has no valid key.
+    """
+    state = scope.setdefault("state", {})
+    caller: str | None = state.get("caller")
+    if caller is None:
+        caller = state["caller"] = services.keys.caller(authorization_of(scope))
+    return caller
+
+
+def request_context(scope: Scope) -> tuple[Services, dict[str, str], str]:
+    """Return the services, the headers and the caller of a request to a plain ASGI endpoint.
+
+    Raises:
+        Unauthorized: The request has no valid key.
+    """
+    services = services_of(scope)
+    return services, headers_of(scope), authenticate(scope, services)
+
+
+def json_answer(body: Mapping[str, Any], *, conversation_id: str | None = None) -> Response:
+    """Return a JSON response, with the header ``X-Conversation-Id`` if the conversation is given."""
+    headers = {"X-Conversation-Id": conversation_id} if conversation_id else None
+    return Response(encode(body), media_type="application/json", headers=headers)
+
+
+async def conversation_of(
+    services: Services, caller: str, end_user: str, conversation_id: str
+) -> Conversation:
+    """Return the conversation.
+
+    Raises:
+        ConversationNotFound: The caller has no such conversation, or it belongs to another end user.
+    """
+    known = await services.history.find_conversation(caller, conversation_id)
+    if known is None or not may_access(end_user, known.end_user):
+        raise ConversationNotFound(conversation_id)
+    return known
+
+
 def _services(request: Request) -> Services:
     return services_of(request.scope)
 
 
 def _caller(request: Request) -> str:
-    return services_of(request.scope).keys.caller(request.headers.get("authorization"))
+    return authenticate(request.scope, services_of(request.scope))
+
+
+async def _body(request: Request) -> bytes:
+    settings = services_of(request.scope).settings
+    try:
+        return await read_body(request.receive, headers_of(request.scope), settings)
+    except ClientLeft:
+        # The client has gone, so this error is only logged.
+        raise InvalidRequest("The request ended before it was whole.") from None
+
+
+def _end_user(request: Request) -> str:
+    return first_of(headers_of(request.scope), services_of(request.scope).settings.user_headers)
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
 CallerDep = Annotated[str, Depends(_caller)]
-"""Who is calling; a request without a right to call fails here with ``Unauthorized``."""
+"""The caller; a request without a valid key fails here with ``Unauthorized``."""
+BodyDep = Annotated[bytes, Depends(_body)]
+"""The body, under the size limit of all bodies."""
+EndUserDep = Annotated[str, Depends(_end_user)]
+"""The end user whom a request header names, or ``""``."""

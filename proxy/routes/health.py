@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from proxy.errors import Unauthorized
-from proxy.routes.dependencies import ServicesDep
+from proxy.routes.dependencies import ServicesDep, authenticate
 
 router = APIRouter(tags=["health"])
 
@@ -19,7 +19,7 @@ async def health(request: Request, services: ServicesDep) -> Response:
     """Return 200 as long as the process serves; who may call is told the tools and agents, too."""
     body: dict[str, Any] = {"status": "ok", "version": services.version}
     try:
-        services.keys.caller(request.headers.get("authorization"))
+        authenticate(request.scope, services)
     except Unauthorized:
         return JSONResponse(body)
     teams = [facts for facts in services.catalog.models() if "/" not in facts.id and facts.team is not None]

@@ -1,4 +1,4 @@
-"""What ``/openapi.json`` tells: the framework's routes, the plain ones that it does not know, bodies and errors.
+"""``GET /openapi.json``: the framework's routes, the plain ones that it does not know, bodies and errors.
 
 Bodies are told by the declarations that decode them, so that both say the same.
 """
@@ -11,9 +11,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+from fastapi import APIRouter, Request
 from msgspec import Struct
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from proxy.routes.dependencies import CallerDep, json_answer
 from proxy.wire.chat.response_models import Completion, ErrorEnvelope, ModelBody, ModelList
 from proxy.wire.chat.schema import ChatBody
 from proxy.wire.connection_check import ConnectionCheckBody, NewConnectionCheck
@@ -52,8 +55,16 @@ _ANSWERED: Mapping[tuple[str, str], type[Struct]] = {
     ("get", "/v1/models"): ModelList,
     ("get", "/v1/models/{model}"): ModelBody,
 }
+router = APIRouter(include_in_schema=False)
+
 _METHODS = ("get", "post", "put", "patch", "delete")
 _REFERENCE = "#/components/schemas/{name}"
+
+
+@router.get("/openapi.json")
+async def openapi_document(request: Request, caller: CallerDep) -> Response:
+    """Return the description of the API, for authorised callers."""
+    return json_answer(request.app.openapi())
 
 
 def complete(document: Document, routes: Iterable[BaseRoute]) -> Document:

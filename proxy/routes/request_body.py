@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from starlette.types import Receive, Scope
 
 from proxy.errors import BodyTooLarge, BodyTooSlow
+from proxy.settings import Settings
 
 KEY_PREFIX = "handoff-key."
 
@@ -18,11 +19,14 @@ class ClientLeft(Exception):
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    """Return the headers by lower-case name; of a name that comes twice, the first counts."""
-    found: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        found.setdefault(name.decode("latin-1"), value.decode("latin-1"))
-    return found
+    """Return the headers by lower-case name, decoded once per connection; the first of a repeated name counts."""
+    state = scope.setdefault("state", {})
+    headers: dict[str, str] | None = state.get("headers")
+    if headers is None:
+        headers = state["headers"] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+    return headers
 
 
 def authorization_of(scope: Scope) -> str | None:
@@ -48,16 +52,15 @@ def first_of(headers: dict[str, str], names: Iterable[str]) -> str:
     return ""
 
 
-async def read_body(
-    receive: Receive, headers: dict[str, str], *, limit_bytes: int, time_limit: float = 30.0
-) -> bytes:
-    """Return the whole body; ``time_limit`` is in seconds.
+async def read_body(receive: Receive, headers: dict[str, str], settings: Settings) -> bytes:
+    """Return the whole body.
 
     Raises:
-        BodyTooLarge: As soon as that is known, from the header or by counting.
-        BodyTooSlow: It did not come in time.
+        BodyTooLarge: ``Content-Length`` or the bytes received so far exceed ``max_body_bytes``.
+        BodyTooSlow: The body took longer than ``body_timeout`` seconds.
         ClientLeft: The client disconnected.
     """
+    limit_bytes, time_limit = settings.max_body_bytes, settings.body_timeout
     announced = headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit_bytes:
         raise BodyTooLarge(limit_bytes)

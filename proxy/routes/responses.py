@@ -16,10 +16,16 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.auth import may_access
 from proxy.errors import InvalidRequest, LogMemoryExhausted, ResponseNotFound
-from proxy.routes.conversation_access import EndUserDep, json_answer
-from proxy.routes.dependencies import CallerDep, Services, ServicesDep, services_of
+from proxy.routes.dependencies import (
+    CallerDep,
+    EndUserDep,
+    Services,
+    ServicesDep,
+    json_answer,
+    request_context,
+)
 from proxy.routes.item_references import References
-from proxy.routes.request_body import ClientLeft, first_of, headers_of, read_body
+from proxy.routes.request_body import ClientLeft, first_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
     idempotency_key,
@@ -64,15 +70,11 @@ class Responses:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services = services_of(scope)
-        headers = headers_of(scope)
-        caller = services.keys.caller(headers.get("authorization"))
+        services, headers, caller = request_context(scope)
         connection = Connection(scope, receive, send)
         try:
             settings = services.settings
-            body = await read_body(
-                receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
-            )
+            body = await read_body(receive, headers, settings)
             request = decode_response_request(
                 body, max_items=settings.max_messages, strict=settings.strict_parameters
             )
@@ -100,9 +102,7 @@ class KeptResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services = services_of(scope)
-        headers = headers_of(scope)
-        caller = services.keys.caller(headers.get("authorization"))
+        services, headers, caller = request_context(scope)
         query = QueryParams(scope["query_string"])
         included(query.multi_items())
         is_stream, after = is_true(query, "stream"), _starting_after(query)

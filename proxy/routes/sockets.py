@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from proxy.errors import Unauthorized
 from proxy.events import ClosingEvent, Entry
-from proxy.routes.dependencies import Services, services_of
+from proxy.routes.dependencies import Services, authenticate, services_of
 from proxy.routes.error_handlers import answer_of
 from proxy.routes.request_body import ClientLeft, authorization_of
 from proxy.turns.live import LiveTurn
@@ -136,7 +136,7 @@ async def admit(websocket: WebSocket) -> Channel | None:
     """Accept a handshake with a valid API key; reject others with the same response as over HTTP and return None."""
     services = services_of(websocket.scope)
     try:
-        caller = services.keys.caller(authorization_of(websocket.scope))
+        caller = authenticate(websocket.scope, services)
     except Unauthorized as error:
         await websocket.send_denial_response(answer_of(error))
         return None

@@ -10,8 +10,7 @@ from starlette.responses import Response
 from proxy.auth import may_access
 from proxy.conversations.visible_messages import asked_with
 from proxy.errors import CompletionNotFound
-from proxy.routes.conversation_access import BodyDep, EndUserDep, json_answer
-from proxy.routes.dependencies import CallerDep, Services, ServicesDep
+from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, Services, ServicesDep, json_answer
 from proxy.turns.repository import TurnRecord
 from proxy.wire.chat.stored import completion_body, message_bodies, options_of
 from proxy.wire.conversations.objects import NEW_METADATA, list_body

@@ -12,10 +12,9 @@ from starlette.types import Receive, Scope, Send
 from proxy.auth import may_access
 from proxy.errors import CompletionNotFound
 from proxy.messages import Usage
-from proxy.routes.conversation_access import EndUserDep
-from proxy.routes.dependencies import CallerDep, ServicesDep, services_of
+from proxy.routes.dependencies import CallerDep, EndUserDep, ServicesDep, request_context
 from proxy.routes.feed_stream import feed_stream
-from proxy.routes.request_body import first_of, headers_of
+from proxy.routes.request_body import first_of
 from proxy.routes.streaming import Connection
 from proxy.turns.repository import ModelUse, TurnRecord
 from proxy.wire.chat.response_models import encode, usage_body
@@ -67,9 +66,7 @@ class TurnEvents:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services = services_of(scope)
-        headers = headers_of(scope)
-        caller = services.keys.caller(headers.get("authorization"))
+        services, headers, caller = request_context(scope)
         query = QueryParams(scope["query_string"])
         after = last_seen(headers, query)
         types = feed_types(query.get("types", ""))

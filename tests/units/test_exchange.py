@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
+from proxy.agents.team import AgentTeam
 from proxy.errors import ModelNotFound, StoreUnavailable
 from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, TextDelta
 from proxy.messages import Usage, UserMessage
 from proxy.service.turns import Opened, Policy, TurnService
+from proxy.turns.contract import Answered, Sink, Turn
 from proxy.turns.live import StopReason
 from proxy.turns.repository import Begun, ModelUse, NewTurn, TurnEnd
 from proxy.turns.request import TurnRequest
-from proxy.wire.chat.completion import AnswerOptions
+from proxy.turns.structured_output import compile_response_format
+from proxy.wire.chat.completion import AnswerOptions, encode_options
 from proxy.wire.chat.stream import ChunkEncoder
 from tests.fakes.history import new_turn, the_end
 from tests.fakes.models import ScriptedModel, says
@@ -40,6 +43,21 @@ class OneTeam:
         if model != self._team.name:
             raise ModelNotFound(model)
         return self._team, False
+
+
+class RecordingTeam:
+    """A team that records its turns."""
+
+    def __init__(self, team: AgentTeam) -> None:
+        self._team = team
+        self.turns: list[Turn] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._team, name)
+
+    async def answer(self, turn: Turn, sink: Sink) -> Answered:
+        self.turns.append(turn)
+        return await self._team.answer(turn, sink)
 
 
 async def exchange_of(
@@ -72,6 +90,31 @@ async def test_an_answer_is_completed_only_after_it_was_stored() -> None:
     assert isinstance(await end_of(opened), Completed)
     again = await exchange.attach("c", opened.turn_id)
     assert again.live.entries == opened.live.entries
+
+
+async def test_response_format_is_compiled_once_and_options_are_encoded_once() -> None:
+    history = MemoryHistory()
+    team = RecordingTeam(await team_of(agent("triage", ScriptedModel(says("{}")))))
+    service = TurnService(
+        OneTeam(team), history, approvals=MemoryApprovals(history), policy=Policy(), clock=Clock()
+    )
+    options = AnswerOptions(id="", created=0, model="shop", include_usage=True)
+    request = replace(
+        ASK,
+        response_format=compile_response_format(
+            {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
+        ),
+        options=options,
+        idempotency_key="k",
+    )
+
+    begun = await service.open(request)
+    await end_of(begun)
+    replayed = await service.open(request)
+
+    assert [turn.response_format for turn in team.turns] == [request.response_format]
+    assert (begun.stored_options, begun.is_replayed) == (None, False)
+    assert replayed.stored_options == encode_options(options)
 
 
 async def test_an_answer_that_cannot_be_stored_is_no_success() -> None:

@@ -9,9 +9,8 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.agents.custom_agent_repository import Creation
 from proxy.errors import AgentsSwitchedOff, InvalidRequest
-from proxy.routes.dependencies import services_of
+from proxy.routes.dependencies import request_context
 from proxy.routes.legacy.requests import read_request
-from proxy.routes.request_body import headers_of
 from proxy.wire.agents import NewAgent, kept_agent, made_name, read_made
 from proxy.wire.chat.response_models import encode
 from proxy.wire.legacy.requests import OLDER_AGENT
@@ -19,8 +18,7 @@ from proxy.wire.legacy.requests import OLDER_AGENT
 
 async def agents(scope: Scope, receive: Receive, send: Send) -> None:
     """List the agents of every team; ``model`` is the id under which OpenAI clients ask for one alone."""
-    services = services_of(scope)
-    caller = services.keys.caller(headers_of(scope).get("authorization"))
+    services, _, caller = request_context(scope)
     found: list[dict[str, Any]] = []
     for facts in services.catalog.models():
         team, _, name = facts.id.partition("/")

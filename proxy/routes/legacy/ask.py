@@ -18,9 +18,8 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import Usage
-from proxy.routes.dependencies import services_of
+from proxy.routes.dependencies import request_context
 from proxy.routes.legacy.requests import EVENTS, ask_of, one_message, read_request, team_of, write_legacy_turn
-from proxy.routes.request_body import headers_of
 from proxy.routes.streaming import Connection, Patience, stream
 from proxy.turns.live import LiveTurn
 from proxy.wire.legacy.ask import QuestionEncoder
@@ -64,8 +63,7 @@ async def ask_stream(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def scripted_stream(scope: Scope, receive: Receive, send: Send) -> None:
     """Play a turn of three agents, to try a client with."""
-    services = services_of(scope)
-    services.keys.caller(headers_of(scope).get("authorization"))
+    request_context(scope)
     live = LiveTurn("test")
     encoder = QuestionEncoder(SCRIPTED_QUESTION, agents=SCRIPTED_STEPS)
     playing = asyncio.create_task(_play(live), name="scripted turn")

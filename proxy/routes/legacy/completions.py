@@ -6,7 +6,7 @@ from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.errors import InvalidRequest
-from proxy.routes.dependencies import services_of
+from proxy.routes.dependencies import request_context
 from proxy.routes.legacy.requests import (
     LINES,
     ask_of,
@@ -16,7 +16,7 @@ from proxy.routes.legacy.requests import (
     team_of,
     write_legacy_turn,
 )
-from proxy.routes.request_body import ClientLeft, headers_of, read_body
+from proxy.routes.request_body import ClientLeft, read_body
 from proxy.routes.streaming import Connection
 from proxy.wire.legacy.ndjson import LineEncoder, TextBuilder
 from proxy.wire.legacy.requests import NEW_MESSAGE, SOURCES, conversation_id, kind_of, messages_of
@@ -32,14 +32,9 @@ class EitherCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        services = services_of(scope)
-        headers = headers_of(scope)
-        services.keys.caller(headers.get("authorization"))
+        services, headers, _ = request_context(scope)
         try:
-            settings = services.settings
-            body = await read_body(
-                receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
-            )
+            body = await read_body(receive, headers, services.settings)
         except ClientLeft:
             scope["state"]["facts"].update(outcome="client_disconnect")
             return

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import ProxyError
 from proxy.messages import Message, UserMessage
-from proxy.routes.dependencies import Services, services_of
+from proxy.routes.dependencies import Services, request_context
 from proxy.routes.error_handlers import answer_of
 from proxy.routes.request_body import ClientLeft, first_of, headers_of, read_body
 from proxy.routes.request_headers import (
@@ -61,14 +61,8 @@ def guarded(endpoint: ASGIApp) -> ASGIApp:
 
 async def read_request(scope: Scope, receive: Receive) -> tuple[Services, str, bytes]:
     """Return what serves a request, who asks, and the body."""
-    services = services_of(scope)
-    headers = headers_of(scope)
-    caller = services.keys.caller(headers.get("authorization"))
-    settings = services.settings
-    body = await read_body(
-        receive, headers, limit_bytes=settings.max_body_bytes, time_limit=settings.body_timeout
-    )
-    return services, caller, body
+    services, headers, caller = request_context(scope)
+    return services, caller, await read_body(receive, headers, services.settings)
 
 
 def team_of(services: Services, configured: str | None, *, usual: str = "", named: str | None = None) -> str:

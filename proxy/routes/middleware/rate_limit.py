@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from proxy.auth import Keys
 from proxy.errors import Overloaded, ProxyError, RateLimitExceeded, StoreUnavailable, Unauthorized
 from proxy.limits import Bounds, Stand, told
-from proxy.routes.dependencies import Services
+from proxy.routes.dependencies import Services, authenticate
 from proxy.routes.error_handlers import answer_of
 from proxy.routes.request_body import authorization_of
 from proxy.routes.streaming import Headers
@@ -57,7 +57,7 @@ class Gate:
             if scope["type"] == "websocket" or not _begins_turn(scope):
                 await self._app(scope, receive, send)
                 return
-            caller = _caller(services, authorization)
+            caller = _caller(services, scope)
             if caller is None:
                 await self._app(scope, receive, send)
                 return
@@ -110,9 +110,9 @@ def _begins_turn(scope: Scope) -> bool:
     return scope["method"] == "POST" and starts_turn
 
 
-def _caller(services: Services, authorization: str | None) -> str | None:
+def _caller(services: Services, scope: Scope) -> str | None:
     try:
-        return services.keys.caller(authorization)
+        return authenticate(scope, services)
     except Unauthorized:
         # The endpoint says it in its own form.
         return None
