@@ -84,7 +84,9 @@ export function showConnect(team, conversation) {
   const withKey = h("input", { type: "checkbox" });
   const withConversation = h("input", { type: "checkbox" });
   const client = h("select", { "aria-label": "Client" }, ...Object.keys(CLIENTS).map((name) => h("option", {}, name)));
+  const label = h("span");
   const show = () => {
+    label.textContent = client.value;
     code.textContent = CLIENTS[client.value]({
       base: `${location.origin}/v1`,
       model: team.id,
@@ -100,7 +102,7 @@ export function showConnect(team, conversation) {
       client,
       apiKey.get() && h("label", { class: "choice" }, withKey, h("span", {}, "Include the API key")),
       conversation && h("label", { class: "choice" }, withConversation, h("span", {}, "Continue this conversation")),
-      h("div", { class: "code" }, h("div", { class: "bar" }, h("span", {}, "Copy and run"), copyButton("Copy", () => code.textContent ?? "")), pre),
+      h("div", { class: "code" }, h("div", { class: "bar" }, label, copyButton("Copy", () => code.textContent ?? "")), pre),
     ],
     { wide: true },
   );

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -411,6 +412,48 @@ async def test_parallel_tool_calls_are_rows_of_one_block(visitor: Visitor, upstr
     await expect(block.locator(".tool").first).to_be_hidden()
     await block.locator("> summary").click()
     await expect(block.locator(".tool.done")).to_have_count(4)
+
+
+async def test_clocks_of_running_tools_advance(
+    browser: Browser, tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.reply(calls(("wait", {"name": "a"}), ("wait", {"name": "b"})), text("Done."))
+    (tmp_path / "slow_tools.py").write_text(
+        "import time\nfrom pathlib import Path\n\n\ndef wait(name: str) -> str:\n"
+        f'    """Wait for a file."""\n    while not (Path({str(tmp_path)!r}) / name).exists():\n'
+        "        time.sleep(0.01)\n    return name\n"
+    )
+    file = tmp_path / "slow.yaml"
+    file.write_text(
+        f'models: {{default: {{model: m, base_url: "{upstream.base_url}", api_key: k}}}}\n'
+        "teams:\n  slow:\n    entry: one\n    agents:\n      one:\n        instructions: You wait.\n"
+        '        tools: ["slow_tools:wait"]\n'
+    )
+    async with (
+        serve(tmp_path, upstream.base_url, teams=file) as served,
+        visit(browser, served.url) as visitor,
+    ):
+        await visitor.open()
+        await visitor.send("Wait")
+        running = visitor.answer.locator(".tool.running .time")
+        await expect(running).to_have_count(2)
+        await expect(running.first).to_have_text(re.compile(r"\d\.\d s"))
+        first = await running.first.text_content() or ""
+        await expect(running.first).not_to_have_text(first)
+        assert float((await running.first.text_content() or "")[:-2]) > float(first[:-2])
+        await expect(visitor.answer.locator(".tools > summary")).to_contain_text(
+            "0 of 2 tool calls completed"
+        )
+
+        (tmp_path / "a").touch()
+        await expect(visitor.answer.locator(".tools > summary")).to_contain_text(
+            "1 of 2 tool calls completed"
+        )
+        await expect(visitor.answer.locator(".tool.done .arguments")).to_have_text("name: a")
+        await expect(running).to_have_count(1)
+        (tmp_path / "b").touch()
+        await visitor.wait_for_answer()
+        await expect(visitor.answer.locator(".tool.done")).to_have_count(2)
 
 
 async def test_agent_colours_are_the_same_after_a_reload(visitor: Visitor, upstream: FakeUpstream) -> None:

@@ -182,3 +182,7 @@ async def test_message_shows_its_cost_if_the_model_has_a_price(
             tokens["prompt_tokens"] / 1000 + tokens["completion_tokens"] / 500
         )
         await expect(visitor.page.locator(".usage")).to_contain_text("tokens, cost 0.0")
+        await visitor.button("Team panel").click()
+        await visitor.page.locator(".node", has_text="triage").click()
+        cost = visitor.page.locator("#team-panel dt", has_text="Cost").locator("+ dd")
+        await expect(cost).to_have_text(f"{usage['cost']:.3g}")

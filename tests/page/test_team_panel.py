@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, ViewportSize, expect
 
 from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.page.visitor import Visitor, visit
-from tests.serving import Served
+from tests.serving import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -40,6 +41,74 @@ async def test_graph_shows_the_team_and_follows_a_handoff(
         rest.set()
         await visitor.wait_for_answer()
         await expect(visitor.page.locator(".node.active .used")).to_contain_text("tokens")
+
+
+async def test_handoff_moves_along_its_edge(browser: Browser, served: Served, upstream: FakeUpstream) -> None:
+    record = """() => {
+        const dot = document.querySelector(".traveller");
+        const edge = [...document.querySelectorAll(".edge")].find(one => one.classList.contains("agent-0"));
+        window.positions = [];
+        new MutationObserver(() => {
+            if (dot.style.display !== "none") window.positions.push(Number(dot.getAttribute("cy")));
+        }).observe(dot, { attributes: true, attributeFilter: ["cx", "cy"] });
+        return [edge.getPointAtLength(0).y, edge.getPointAtLength(edge.getTotalLength()).y];
+    }"""
+    for motion in ("no-preference", "reduce"):
+        upstream.reply(calls(("transfer_to_sales", {"reason": "wants a rocket"})), text("Sure."))
+        async with visit(browser, served.url, reduced_motion=motion) as visitor:
+            await visitor.page.set_viewport_size(WIDE)
+            await visitor.open()
+            await expect(visitor.page.locator(".edge")).to_have_count(4)
+            start, end = await visitor.page.evaluate(record)
+            await visitor.ask("A rocket")
+            await expect(visitor.page.locator(".traveller")).to_be_hidden()
+
+            positions = await visitor.page.evaluate("window.positions")
+            if motion == "reduce":
+                assert positions == []
+            else:
+                assert positions == sorted(positions)
+                assert start - 1 <= positions[0] < positions[-1] <= end + 1
+
+
+async def test_graph_shows_a_custom_team(browser: Browser, tmp_path: Path, upstream: FakeUpstream) -> None:
+    upstream.reply(calls(("transfer_to_writer", {"reason": "needs a text"})), text("Once upon a time"))
+    team = {
+        "name": "press",
+        "entry": "editor",
+        "agents": {
+            "editor": {
+                "instructions": "You edit.",
+                "model": "default",
+                "handoffs": [{"to": "writer", "when": "a text is needed"}],
+            },
+            "writer": {"instructions": "You write.", "model": "default"},
+        },
+    }
+    async with (
+        serve(tmp_path, upstream.base_url, agents_over_http=True) as served,
+        visit(browser, served.url) as visitor,
+    ):
+        await visitor.page.set_viewport_size(WIDE)
+        await visitor.open()
+        await visitor.page.evaluate(
+            """team => fetch("/v1/teams", {
+                method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(team),
+            })""",
+            team,
+        )
+        await visitor.page.reload()
+        await visitor.page.select_option("#team", "press")
+        await expect(visitor.page.locator(".node .name")).to_have_text(["editor", "writer"])
+        await visitor.ask("A tale")
+
+        await expect(visitor.page.locator(".node.active .name")).to_have_text("writer")
+        await expect(visitor.page.locator(".edge.used")).to_have_count(1)
+        await visitor.page.locator(".node", has_text="editor").click()
+        details = visitor.page.get_by_role("region", name="Agent", exact=True)
+        await expect(details).to_contain_text("You edit.")
+        await expect(details).to_contain_text("writer – a text is needed")
+        await expect(details).to_contain_text("Time")
 
 
 async def test_node_opens_to_the_definition_and_usage_of_the_agent(
