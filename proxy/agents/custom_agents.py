@@ -25,7 +25,15 @@ from proxy.agents.custom_agent_repository import (
 )
 from proxy.agents.registry import SIDE, Registry
 from proxy.agents.team import AgentTeam
-from proxy.errors import InvalidRequest, ModelNotFound
+from proxy.errors import ModelNotFound
+from proxy.request_errors import (
+    AgentInUse,
+    AgentNameTaken,
+    AgentOutdated,
+    HandoffToolNameTaken,
+    TooManyAgents,
+    UnknownName,
+)
 from proxy.teamfiles.definitions import AgentDefinition, HandoffDefinition, Limits, TeamDefinition, ToolUse
 from proxy.turns.contract import ServedTeam
 from proxy.turns.request import Clock
@@ -103,11 +111,7 @@ class MadeTeams:
         if kind == "agent":
             for one in await self._creations.newest(caller):
                 if one.kind == "agent" and one.name != name and name in _targets(kept_agent(one.body)):
-                    raise InvalidRequest(
-                        f"Invalid 'name': the agent '{one.name}' hands over to '{name}'. Change it first.",
-                        param="name",
-                        code="agent_in_use",
-                    )
+                    raise AgentInUse(name, one.name)
         return await self._creations.delete(caller, kind, name)
 
     async def newest(self, caller: str) -> Sequence[Creation]:
@@ -120,18 +124,15 @@ class MadeTeams:
 
     async def _put(self, caller: str, kind: Kind, name: str, body: bytes) -> Creation:
         if self._is_taken(name):
-            raise _name_taken(name)
+            raise AgentNameTaken(name)
         try:
             return await self._creations.put(
                 caller, kind, name, body, now=round(self._clock(), 3), most=self._most
             )
         except NameTaken:
-            raise _name_taken(name) from None
+            raise AgentNameTaken(name) from None
         except TooManyCreations:
-            raise InvalidRequest(
-                f"There are {self._most} agents and teams already, which is the limit. Delete one first.",
-                code="too_many_agents",
-            ) from None
+            raise TooManyAgents(self._most) from None
 
     def _check(self, agent: NewAgent | TeamMember, at: str, others: Collection[str]) -> None:
         """Refuse names of what is not there; ``at`` is where the agent stands in the body."""
@@ -147,11 +148,7 @@ class MadeTeams:
                 raise _unknown(place, "agent", handoff.to, others)
             delegate = HandoffDefinition(to=handoff.to).tool_name
             if delegate in taken:
-                raise InvalidRequest(
-                    f"Invalid '{place}': the agent has something else that models see as '{delegate}'.",
-                    param=place,
-                    code="invalid_value",
-                )
+                raise HandoffToolNameTaken(place, delegate)
             taken.add(delegate)
 
     # --- answering ---
@@ -221,11 +218,7 @@ class MadeTeams:
             if gone is None and agent.model not in self.models:
                 gone = agent.model
             if gone is not None:
-                raise InvalidRequest(
-                    f"The agent '{name}' was made with '{gone}', which this server no longer offers.",
-                    param="model",
-                    code="agent_outdated",
-                )
+                raise AgentOutdated(name, gone)
 
 
 def team_definition(team: NewTeam, approved: Collection[str]) -> TeamDefinition:
@@ -286,15 +279,6 @@ def _bound(kept: OrderedDict[Any, Any]) -> None:
         kept.popitem(last=False)
 
 
-def _unknown(param: str, kind: str, name: str, known: Iterable[str]) -> InvalidRequest:
-    near = get_close_matches(name, list(known), n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return InvalidRequest(
-        f"Invalid '{param}': there is no {kind} '{name[:100]}'.{hint}", param=param, code="invalid_value"
-    )
-
-
-def _name_taken(name: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"Invalid 'name': '{name}' is the name of something else here.", param="name", code="name_taken"
-    )
+def _unknown(path: str, kind: str, name: str, known: Iterable[str]) -> UnknownName:
+    similar = get_close_matches(name, list(known), n=1)
+    return UnknownName(path, kind, name, similar[0] if similar else None)

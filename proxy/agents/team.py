@@ -17,10 +17,10 @@ from proxy.agents.agent_loop import (
 from proxy.agents.cacheable_prompt import CacheablePrompt
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.turn_state import Agent, TurnState
-from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool
 from proxy.providers.capabilities import Abilities
 from proxy.providers.model import Model
+from proxy.request_errors import ToolNameTaken
 from proxy.teamfiles.definitions import Limits
 from proxy.turns.contract import Answered, Sink, Turn
 from proxy.turns.request import TurnRequest
@@ -116,17 +116,13 @@ class AgentTeam:
         """Reject client tools that have the name of a tool of an agent that sees them.
 
         Raises:
-            InvalidRequest: Names the first such tool.
+            ToolNameTaken: Has the first such tool.
         """
         for loop in self._loops.values():
             taken = loop.collisions(tools, self.facts.max_client_tools)
             if taken:
                 index = next(i for i, tool in enumerate(tools) if tool.name == taken[0])
-                raise InvalidRequest(
-                    f"Invalid 'tools[{index}].function.name': the team '{self.name}' has a tool named '{taken[0]}'.",
-                    param=f"tools[{index}].function.name",
-                    code="invalid_value",
-                )
+                raise ToolNameTaken(index, taken[0], self.name)
 
     def offers(self, tools: Sequence[FunctionTool]) -> bool:
         """Whether at least one agent of the team sees at least one of the client tools."""
@@ -136,15 +132,12 @@ class AgentTeam:
         """Return the names of parameters without effect; a parameter has an effect only if all agents support it.
 
         Raises:
-            InvalidRequest: A parameter that must not be ignored is not supported.
+            ParameterNotSupported, ContentNotSupported: The request requires something that is not supported.
         """
         shows_tools = self.offers(request.tools)
         abilities = self._abilities.without("prediction") if shows_tools else self._abilities
         ignored = abilities.unheeded(
-            request.parameters,
-            request.tool_choice if shows_tools else None,
-            request.messages,
-            request.list_name,
+            request.parameters, request.tool_choice if shows_tools else None, request.messages
         )
         return [*ignored, "tools"] if request.tools and not shows_tools else ignored
 
@@ -203,12 +196,10 @@ class SideTeam:
         """Return the names of parameters without effect.
 
         Raises:
-            InvalidRequest: A parameter that must not be ignored is not supported.
+            ParameterNotSupported, ContentNotSupported: The request requires something that is not supported.
         """
         abilities = self._loop.abilities.without(*(("prediction",) if request.tools else ()))
-        return abilities.unheeded(
-            request.parameters, request.tool_choice, request.messages, request.list_name
-        )
+        return abilities.unheeded(request.parameters, request.tool_choice, request.messages)
 
     async def answer(self, turn: Turn, sink: Sink) -> Answered:
         """Call the model once.

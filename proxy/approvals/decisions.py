@@ -15,10 +15,16 @@ from dataclasses import dataclass, replace
 
 from proxy.approvals.repository import Approval, Approvals, Decision, Resume
 from proxy.approvals.yes_no import plain_decision
-from proxy.errors import InvalidRequest, StoreUnavailable
+from proxy.errors import StoreUnavailable
 from proxy.events import ApprovalDecided, DecidedBy
 from proxy.events import Decision as Word
 from proxy.messages import Message, UserMessage
+from proxy.request_errors import (
+    ApprovalAlreadyDecided,
+    ApprovalExpired,
+    ApprovalNotRequested,
+    DecisionsMissing,
+)
 from proxy.turns.contract import RUN_UNKNOWN, Opening, OpeningCall
 from proxy.turns.request import Verdict
 
@@ -64,19 +70,19 @@ class Question:
         """Return what follows from decisions in a request, which have to be complete.
 
         Raises:
-            InvalidRequest: One is about something else, or cannot be made any more, or some are missing.
+            ApprovalNotRequested: The turn did not request one of the approvals.
+            ApprovalExpired, ApprovalAlreadyDecided: A decision is not possible any more.
+            DecisionsMissing: A pending approval has no decision.
         """
         known = {one.id: one for one in self.approvals}
         given = {verdict.approval_id: verdict for verdict in verdicts}
         for verdict in given.values():
             if verdict.approval_id not in known:
-                raise unknown_approval(verdict.approval_id)
-            check_open(known[verdict.approval_id], is_approved=verdict.is_approved, param="input")
+                raise ApprovalNotRequested(verdict.approval_id)
+            check_open(known[verdict.approval_id], is_approved=verdict.is_approved)
         missing = [one.id for one in self.approvals if one.status == "pending" and one.id not in given]
         if missing:
-            raise InvalidRequest(
-                f"A response is missing for these approval requests: {', '.join(missing)}.", param="input"
-            )
+            raise DecisionsMissing(missing)
         decisions = [
             Decision(verdict.approval_id, verdict.is_approved, "api", self.now, verdict.reason)
             for verdict in given.values()
@@ -193,40 +199,28 @@ class Account:
             logger.warning("the result of an approved call was not noted", extra={"turn_id": self._turn_id})
 
 
-def check_open(approval: Approval, *, is_approved: bool, param: str = "decision") -> None:
-    """Refuse a decision that comes too late, or after another one; ``param`` is where it stands.
+def check_open(approval: Approval, *, is_approved: bool) -> None:
+    """Check that this decision on the approval is possible. The same decision again is possible too.
 
     Raises:
-        InvalidRequest: Nobody can decide like that any more.
+        ApprovalExpired: The conversation has continued.
+        ApprovalAlreadyDecided: The approval has the other decision.
     """
     if approval.status == "expired":
-        raise InvalidRequest(
-            f"Approval '{approval.id}' can no longer be decided: its conversation has gone on.",
-            param=param,
-            code="approval_expired",
-        )
+        raise ApprovalExpired(approval.id)
     if approval.status != "pending" and (approval.status == "approved") != is_approved:
-        raise InvalidRequest(
-            f"Approval '{approval.id}' is already {approval.status}.",
-            param=param,
-            code="approval_already_decided",
-        )
+        raise ApprovalAlreadyDecided(approval.id, approval.status)
 
 
 def resumption(question: Question, said: Sequence[Message], verdicts: Sequence[Verdict]) -> Resumption | None:
     """Return what follows for a turn that goes on from the question with a request.
 
     Raises:
-        InvalidRequest: See ``Question.after_verdicts``.
+        RejectedRequest: The decisions are not possible or not complete.
     """
     if not verdicts:
         return question.after_words(said) if question.approvals else None
     return question.after_verdicts(verdicts, has_words=any(isinstance(one, UserMessage) for one in said))
-
-
-def unknown_approval(approval_id: str) -> InvalidRequest:
-    """The error for a decision about something that the turn before did not ask for."""
-    return InvalidRequest(f"No approval request found with id '{approval_id[:100]}'.", param="input")
 
 
 def _told(approval: Approval, *, is_yes: bool) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from proxy.approvals.decisions import Question, Resumption, resumption, unknown_approval
+from proxy.approvals.decisions import Question, Resumption, resumption
 from proxy.approvals.repository import Approvals
 from proxy.auth import may_access
 from proxy.conversations.conversation_rules import (
@@ -30,6 +30,7 @@ from proxy.conversations.steps import Step
 from proxy.conversations.tool_call_rules import function_result, tool_results, unanswered_calls
 from proxy.errors import ConversationNotFound
 from proxy.messages import DeveloperMessage, Item, Message, SystemMessage, is_instruction
+from proxy.request_errors import ApprovalNotRequested
 from proxy.turns.contract import Team
 from proxy.turns.repository import Conversation, History
 from proxy.turns.request import ROOT, Clock, Match, TurnRequest
@@ -94,7 +95,7 @@ class ConversationResolver:
         Raises:
             ConversationNotFound: The conversation belongs to another end user, or has to exist and does not.
             ConversationBusy: The parent turn is running.
-            InvalidRequest: There is no such parent turn, tool results are missing or unknown, or a decision is on an
+            RejectedRequest: There is no such parent turn, tool results are missing or unknown, or a decision is on an
                 approval that the parent turn did not request.
         """
         query = ResolverQuery(request, team, self._turns, await self._named_conversation(request))
@@ -105,7 +106,7 @@ class ConversationResolver:
             question = Question(approvals, round(self._clock(), 3))
             return replace(resolved, resumption=resumption(question, messages, request.verdicts))
         if request.verdicts:
-            raise unknown_approval(request.verdicts[0].approval_id)
+            raise ApprovalNotRequested(request.verdicts[0].approval_id)
         return resolved
 
     async def _named_conversation(self, request: TurnRequest) -> Conversation | None:

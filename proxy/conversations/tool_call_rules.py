@@ -14,10 +14,9 @@ from proxy.conversations.function_calls import (
 )
 from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, is_certain
 from proxy.conversations.tool_results import answered_in, called_in, check_calls, check_results
-from proxy.errors import InvalidRequest
 from proxy.messages import Message, ToolCall
+from proxy.request_errors import FunctionCallNotFound, ToolCallsNotStored
 from proxy.turns.repository import ChainTurn, Place
-from proxy.wire.chat.message_validation import misplaced_result
 
 
 async def function_result(query: ResolverQuery) -> RuleMatch | None:
@@ -38,7 +37,7 @@ async def function_result(query: ResolverQuery) -> RuleMatch | None:
     if pending is not None and len(results) == 1 and answers(results[0], pending, call):
         return _resumed(query, chain, [as_result_of(pending, message) for message in query.new_messages])
     if call is None:
-        raise misplaced_result(query.request.messages.index(results[0]), "function")
+        raise FunctionCallNotFound(query.request.messages.index(results[0]))
     # A turn without stored content still determines the agent. Without a turn, the list contains the call itself.
     return _resumed(query, chain) if place is not None else None
 
@@ -47,7 +46,7 @@ async def tool_results(query: ResolverQuery) -> RuleMatch | None:
     """Resume the turn whose tool calls have their results at the end of the list.
 
     Raises:
-        InvalidRequest: Tool results are missing or unknown.
+        ToolCallNotFound, ToolResultsMissing: A result has no pending call, or a pending call no result.
     """
     request, answered = query.request, answered_in(query.new_messages)
     if not answered or _function_results(query):
@@ -56,10 +55,10 @@ async def tool_results(query: ResolverQuery) -> RuleMatch | None:
     if not chain:
         # A list from another server can contain both calls and results. Any other id is unknown.
         own = called_in(query.messages[query.last_assistant :]) if query.last_assistant >= 0 else set()
-        check_calls(answered, own, request.messages, request.list_name)
+        check_calls(answered, own, request.messages)
         return None
-    check_calls(answered, chain[-1].pending, request.messages, request.list_name)
-    check_results(chain[-1].pending, answered, request.list_name)
+    check_calls(answered, chain[-1].pending, request.messages)
+    check_results(chain[-1].pending, answered)
     return _resumed(query, chain)
 
 
@@ -100,9 +99,6 @@ def _resumed(
 ) -> RuleMatch:
     """Continue from a turn with pending tool calls."""
     if query.last_assistant < 0 and not chain[-1].is_stored:
-        raise InvalidRequest(
-            "Nothing was kept of the calls that these are the results of: send the whole list of messages.",
-            param=query.request.list_name,
-        )
+        raise ToolCallsNotStored
     conversation_id = query.request.conversation_id or chain[-1].conversation_id
     return RuleMatch("tool-calls", conversation_id, chain, query.last_assistant + 1, new)

@@ -1,15 +1,11 @@
-"""Results of the caller's own tools: every call that waits has one, and every result has a call.
-
-The two halves of the official API say it in words of their own; ``list_name`` tells which half asks.
-"""
+"""Results of client tools: every pending call has one, and every result has a call."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from proxy.errors import InvalidRequest
 from proxy.messages import AssistantMessage, Message, ToolMessage
-from proxy.turns.request import ListName
+from proxy.request_errors import ToolCallNotFound, ToolResultsMissing
 
 
 def answered_in(messages: Iterable[Message]) -> list[str]:
@@ -27,41 +23,24 @@ def called_in(messages: Iterable[Message]) -> set[str]:
     }
 
 
-def check_calls(
-    answered: Iterable[str], known: Collection[str], messages: Sequence[Message], list_name: ListName
-) -> None:
-    """Refuse results of calls that nobody made; ``messages`` are all that were sent.
+def check_calls(answered: Iterable[str], known: Collection[str], messages: Sequence[Message]) -> None:
+    """Check that every result has a call; ``messages`` are all messages of the request.
 
     Raises:
-        InvalidRequest: Naming the first.
+        ToolCallNotFound: Has the first result without a call.
     """
     call_id = next((one for one in answered if one not in known), None)
-    if call_id is None:
-        return
-    if list_name == "input":
-        raise InvalidRequest(
-            f"No tool call found for function call output with call_id {call_id[:64]}.", param="input"
-        )
-    place = next(at for at, message in enumerate(messages) if answered_in([message]) == [call_id])
-    raise InvalidRequest(
-        f"No tool call with the id '{call_id[:64]}' is waiting for a result.",
-        # With a dot, as the official API has it for every result that answers no call.
-        param=f"messages.[{place}].role",
-    )
+    if call_id is not None:
+        index = next(at for at, message in enumerate(messages) if answered_in([message]) == [call_id])
+        raise ToolCallNotFound(call_id, index)
 
 
-def check_results(pending: Sequence[str], answered: Collection[str], list_name: ListName) -> None:
-    """Refuse to go on while calls wait for results.
+def check_results(pending: Sequence[str], answered: Collection[str]) -> None:
+    """Check that all pending calls have results.
 
     Raises:
-        InvalidRequest: Naming all of them.
+        ToolResultsMissing: Has all calls without results.
     """
     missing = [call_id for call_id in pending if call_id not in answered]
-    if not missing:
-        return
-    if list_name == "input":
-        calls = "call" if len(missing) == 1 else "calls"
-        sentence = f"No tool output found for function {calls} {', '.join(missing)}."
-    else:
-        sentence = "Results are missing for these tool calls: " + ", ".join(missing) + "."
-    raise InvalidRequest(sentence, param=list_name)
+    if missing:
+        raise ToolResultsMissing(missing)

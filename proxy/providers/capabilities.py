@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from proxy.errors import InvalidRequest
 from proxy.messages import Message, Parameters, ToolChoice
+from proxy.request_errors import ContentNotSupported, ParameterNotSupported
 
 _NOT_TEXT = frozenset(("image_url", "input_audio", "file"))
 _FOR_THE_PROVIDER = frozenset(("safety_identifier", "prompt_cache_key"))
@@ -41,35 +41,26 @@ class Abilities:
         parameters: Parameters,
         tool_choice: ToolChoice | None,
         messages: Sequence[Message],
-        list_name: str = "messages",
     ) -> list[str]:
-        """Return the wishes that will have no effect; ``list_name`` is what the caller calls its messages.
+        """Return the names of the parameters without effect.
 
         Raises:
-            InvalidRequest: One of them, or content of a message, decides what the answer is.
+            ParameterNotSupported: One of them determines the content of the answer.
+            ContentNotSupported: A message has content that the model does not read.
         """
         unfulfilled = [name for name in _wished(parameters, tool_choice) if name not in self.wishes]
         for name in ("response_format", "logprobs"):
             if name in unfulfilled:
-                raise InvalidRequest(
-                    f"Unsupported parameter: '{name}' is not supported with this model.",
-                    param=name,
-                    code="unsupported_parameter",
-                )
+                raise ParameterNotSupported(name)
         if self.parts != _NOT_TEXT:
-            self._check_parts(messages, list_name)
+            self._check_parts(messages)
         return [name for name in unfulfilled if name not in _FOR_THE_PROVIDER]
 
-    def _check_parts(self, messages: Sequence[Message], list_name: str) -> None:
+    def _check_parts(self, messages: Sequence[Message]) -> None:
         for index, message in enumerate(messages):
             for place, kind in _parts_of(message):
                 if kind in _NOT_TEXT and kind not in self.parts:
-                    param = f"{list_name}[{index}].content[{place}].type"
-                    raise InvalidRequest(
-                        f"Unsupported value: '{param}' does not support '{kind}' with this model.",
-                        param=param,
-                        code="unsupported_value",
-                    )
+                    raise ContentNotSupported(index, place, kind)
 
 
 def _wished(parameters: Parameters, tool_choice: ToolChoice | None) -> list[str]:

@@ -153,6 +153,6 @@ def chat_turn_request(
         is_side=is_side_task(headers, settings),
         on_disconnect=on_disconnect(headers),
         parent=parent,
-        parent_name="X-Parent-Id",
+        parent_source="parent-id",
     )
     return turn_request, options

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.auth import may_access
 from proxy.errors import InvalidRequest, LogMemoryExhausted, ResponseNotFound
+from proxy.request_errors import RejectedRequest
 from proxy.routes.dependencies import (
     CallerDep,
     EndUserDep,
@@ -45,7 +46,7 @@ from proxy.turns.request import TurnRequest, Verdict
 from proxy.turns.structured_output import compile_response_format
 from proxy.wire.chat.response_models import encode
 from proxy.wire.conversations.objects import items_of, list_body, part_of
-from proxy.wire.responses.errors import PARAMETERS, problem_of_response, reworded
+from proxy.wire.responses.errors import PARAMETERS, problem_of_response, responses_error
 from proxy.wire.responses.ids import turn_id_of
 from proxy.wire.responses.input import joined, responses_in
 from proxy.wire.responses.options import (
@@ -83,13 +84,15 @@ class Responses:
             options = _options(services, caller, headers, request)
             ask = await _ask(services, caller, headers, body, request, options)
             scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
-            opened = await _open(services, ask)
+            opened = await services.turns.open(ask)
             options = _options_of(opened, options)
             if request.background and not request.stream:
                 await _tell_begun(opened, options, connection, request.ignored)
             else:
                 encoder = ResponseEncoder(options) if request.stream else ResponseBuilder(options)
                 await _write(services, opened, connection, encoder, ignored=request.ignored)
+        except RejectedRequest as error:
+            raise responses_error(error) from None
         except ClientLeft:
             scope["state"]["facts"].update(outcome="client_disconnect")
 
@@ -236,20 +239,12 @@ async def _ask(
         keeps_instructions=True,
         in_background=request.background,
         max_tool_calls=request.max_tool_calls,
-        list_name="input",
     )
 
 
 def _without_content(options: ResponseOptions) -> ResponseOptions:
     """Return what may be kept of the options when nothing of the content may be."""
     return msgspec.structs.replace(options, response=Echo(store=False))
-
-
-async def _open(services: Services, ask: TurnRequest) -> Opened:
-    try:
-        return await services.turns.open(ask)
-    except InvalidRequest as error:
-        raise reworded(error) from None
 
 
 # --- answering -----------------------------------------------------------------------------------------------

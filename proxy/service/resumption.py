@@ -90,7 +90,7 @@ class Resuming:
 
         Raises:
             ApprovalNotFound: The caller has no such approval, or it is another end user's.
-            InvalidRequest: It was decided otherwise, or its conversation has gone on.
+            ApprovalAlreadyDecided, ApprovalExpired: It has another decision, or its conversation has continued.
             ConversationBusy: Another turn of the conversation is under way; nothing was decided.
             ModelNotFound: Its team is no longer served.
         """

@@ -14,7 +14,6 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from proxy.errors import InvalidRequest
 from proxy.messages import (
     AssistantMessage,
     Item,
@@ -24,6 +23,7 @@ from proxy.messages import (
     is_instruction,
     text_of,
 )
+from proxy.request_errors import BackgroundSideRequest
 from proxy.turns.contract import AskedTeam, Turn
 from proxy.turns.request import TurnRequest
 
@@ -68,14 +68,10 @@ def side_turn(turn_id: str, request: TurnRequest, team: AskedTeam) -> Turn:
     """Return the turn of a side request.
 
     Raises:
-        InvalidRequest: ``background`` is set: the answer is not stored, so it could not be retrieved later.
+        BackgroundSideRequest: ``background`` is set: the answer is not stored, so it could not be retrieved later.
     """
     if request.in_background:
-        raise InvalidRequest(
-            "Invalid 'background': a side request is not stored, so its answer could not be asked for later.",
-            param="background",
-            code="unsupported_value",
-        )
+        raise BackgroundSideRequest
     own = [SystemMessage(content=request.instructions)] if request.instructions else []
     return Turn(
         id=turn_id,

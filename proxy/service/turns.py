@@ -16,11 +16,11 @@ from proxy.errors import (
     CompletionNotFound,
     ConversationBusy,
     IdempotencyConflict,
-    InvalidRequest,
     LogMemoryExhausted,
     ShuttingDown,
 )
 from proxy.events import Entry, decode_journal
+from proxy.request_errors import ParameterNotSupported
 from proxy.service.event_log import EventLog
 from proxy.service.leases import Leases
 from proxy.service.new_turns import new_turn, new_turn_id, turn_of
@@ -154,7 +154,7 @@ class TurnService:
 
         Raises:
             ModelNotFound: The caller has no team with this model id.
-            InvalidRequest: The request does not fit the team or the conversation.
+            RejectedRequest: The request does not fit the team or the conversation.
             ConversationBusy: Another turn of the conversation is running.
             IdempotencyConflict: The idempotency key was used with another body.
             StoreUnavailable: The database did not answer.
@@ -395,14 +395,10 @@ def _ignored(request: TurnRequest, team: AskedTeam) -> Sequence[str]:
     """Return the parameters that have no effect on the team.
 
     Raises:
-        InvalidRequest: Parameters are strict and one has no effect. Tools are the exception: many clients send theirs
-            with every request.
+        ParameterNotSupported: Parameters are strict and one has no effect. Tools are the exception: many clients send
+            theirs with every request.
     """
     ignored = team.unheeded(request)
     if request.is_strict and (refused := [name for name in ignored if name != "tools"]):
-        raise InvalidRequest(
-            f"Unsupported parameter: '{refused[0]}' is not supported with this model.",
-            param=refused[0],
-            code="unsupported_parameter",
-        )
+        raise ParameterNotSupported(refused[0])
     return ignored

@@ -209,7 +209,7 @@ class AskedTeam(Team, Protocol):
         """Return what is asked for and has no effect on this team.
 
         Raises:
-            InvalidRequest: Something is asked for without which the answer would be another.
+            RejectedRequest: The request requires something that the team does not support.
         """
         ...
 
@@ -233,7 +233,7 @@ class ServedTeam(AskedTeam, Protocol):
         ...
 
     def check_client_tools(self, tools: tuple[FunctionTool, ...]) -> None:
-        """Refuse tools of the caller's whose names are taken, with ``InvalidRequest``."""
+        """Raise ``ToolNameTaken`` if a client tool has the name of a tool of the team."""
         ...
 
 

@@ -17,7 +17,6 @@ from proxy.messages import (
 )
 from proxy.turns.structured_output import ResponseFormat
 
-ListName = Literal["messages", "input"]
 IdSource = Literal["conversation-id", "frontend-header", "metadata"]
 Match = Literal[
     "previous-response",
@@ -37,7 +36,7 @@ Match = Literal[
 nothing to find, because the turn had begun."""
 ROOT = "root"
 """In place of a turn's id: no turn."""
-ParentName = Literal["previous_response_id", "X-Parent-Id"]
+ParentSource = Literal["previous-response", "parent-id"]
 DisconnectPolicy = Literal["cancel", "detach"]
 
 
@@ -87,8 +86,8 @@ class TurnRequest:
     on_disconnect: DisconnectPolicy | None = None
     parent: str | None = None
     """The public id of the turn to go on from, whatever was said since; ``ROOT`` begins the conversation anew."""
-    parent_name: ParentName = "previous_response_id"
-    """What the caller calls it, for errors."""
+    parent_source: ParentSource = "previous-response"
+    """The parameter that names the parent: ``previous_response_id`` or ``X-Parent-Id``."""
     verdicts: Sequence[Verdict] = ()
     """Decisions about what the turn before asks approval for, by the ids of the approvals."""
     is_addition: bool = False
@@ -103,8 +102,6 @@ class TurnRequest:
     """Nobody waits for the answer; it will be asked for by the turn's id."""
     max_tool_calls: int | None = None
     """Calls of the server's tools in this turn, if fewer than the team allows."""
-    list_name: ListName = "messages"
-    """What the caller calls its list, for errors."""
     system_messages: Sequence[SystemMessage | DeveloperMessage] = field(init=False)
     """The system and developer messages of ``messages``."""
     turn_messages: Sequence[Message] = field(init=False)

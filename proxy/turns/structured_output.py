@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.errors import InvalidRequest
+from proxy.request_errors import InvalidResponseSchema
 from proxy.wire.schema_expansion import MAX_PATTERNS
 from proxy.wire.schema_process import executor, is_valid_text
 from proxy.wire.schema_validator import SchemaValidator
@@ -50,19 +50,14 @@ def compile_response_format(response_format: Mapping[str, Any] | None) -> Respon
     """Return the compiled format; None if any text is allowed.
 
     Raises:
-        InvalidRequest: The schema is invalid, or its patterns are too large or too many.
+        InvalidResponseSchema: The schema is invalid, or its patterns are too large or too many.
     """
     match response_format:
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
             try:
                 return _compiled(schema)
             except ValueError:
-                raise InvalidRequest(
-                    "Invalid schema for response_format: it is not a valid JSON Schema, or its patterns"
-                    f" are too large or more than {MAX_PATTERNS}.",
-                    param="response_format.json_schema.schema",
-                    code="invalid_value",
-                ) from None
+                raise InvalidResponseSchema(MAX_PATTERNS) from None
         case {"type": "json_schema" | "json_object"}:
             return ResponseFormat(None)
         case _:

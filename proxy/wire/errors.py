@@ -40,6 +40,8 @@ from proxy.errors import (
 )
 from proxy.events import Cancelled, Failed
 from proxy.messages import Usage
+from proxy.request_errors import RejectedRequest
+from proxy.wire.chat.errors import chat_error
 from proxy.wire.chat.response_models import DetailedEnvelope, ErrorBody, ErrorEnvelope, encode
 
 MAX_RETRY_AFTER = 3600
@@ -126,6 +128,8 @@ def problem_of(error: BaseException | Failed) -> Problem:
     match error:
         case Failed():
             return _problem_of_failed(error)
+        case RejectedRequest():
+            return problem_of(chat_error(error))
         case InvalidRequest():
             return Problem(400, "invalid_request_error", error.message, error.code, error.param)
         case BodyTooLarge():
@@ -208,6 +212,8 @@ def headers_of(error: BaseException | Failed | Problem) -> dict[str, str]:
 
 def failed_event(error: BaseException, usage: Usage, *, ran_effects: bool) -> Failed:
     """Return the event that ends a turn which an error stopped; ``ran_effects``: a tool with effects has run."""
+    if isinstance(error, RejectedRequest):
+        error = chat_error(error)
     code = "invalid_request" if isinstance(error, InvalidRequest) else getattr(error, "code", None)
     if not isinstance(error, ProxyError) or code not in _KINDS:
         error, code = InternalTurnError(), InternalTurnError.code

@@ -272,4 +272,4 @@ async def test_results_alone_are_refused_where_no_content_is_kept(
 
     with pytest.raises(openai.BadRequestError) as refused:
         await caller.ask([result(call_ids(completion)[0], "rain")], tools=[WEATHER], headers=headers)
-    assert "send the whole list" in refused.value.message
+    assert "Send the complete message list" in refused.value.message

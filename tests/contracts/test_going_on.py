@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
-from proxy.errors import ConversationBusy, ConversationNotFound, InvalidRequest
+from proxy.errors import ConversationBusy, ConversationNotFound
 from proxy.events import (
     Completed,
     Handoff,
@@ -32,6 +32,7 @@ from proxy.messages import (
     Usage,
     UserMessage,
 )
+from proxy.request_errors import ParentNotFound, ToolCallNotFound, ToolResultsMissing
 from proxy.service.recording import step_end, step_turn
 from proxy.store.turns import open_history
 from proxy.turns.repository import Begun, History
@@ -70,9 +71,7 @@ async def turn(
 
 async def recalled(history: History, *messages: Message, **more: Any) -> ResolvedTurn:
     team = await team_of(agent("triage", ScriptedModel()), agent("sales", ScriptedModel()))
-    ask = TurnRequest(
-        **{"caller": "alice", "model": "shop", "messages": messages, "list_name": "input", **more}
-    )
+    ask = TurnRequest(**{"caller": "alice", "model": "shop", "messages": messages, **more})
     found = await ConversationResolver(history, approvals_of(history), time.time).resolve(ask, team)
     assert isinstance(found, ResolvedTurn)
     return found
@@ -168,7 +167,7 @@ async def test_branch_behind_an_event_of_a_failed_turn_has_no_call_without_resul
 async def test_branch_behind_an_unknown_event_is_rejected(position: int, history: History) -> None:
     await turn(history, end={"items": STEPS, "journal": JOURNAL})
 
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(ParentNotFound):
         await recalled(history, MORE, parent=f"{PARENT}.{position}")
 
 
@@ -209,14 +208,10 @@ async def test_a_turn_goes_on_from_the_one_that_is_named_with_all_that_its_agent
 async def test_what_cannot_be_gone_on_from_is_not_found(history: History, more: dict[str, Any]) -> None:
     await turn(history, **more)
 
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(ParentNotFound) as rejected:
         await recalled(history, MORE, parent=PARENT, end_user="ben")
 
-    assert (refused.value.param, refused.value.code) == (
-        "previous_response_id",
-        "previous_response_not_found",
-    )
-    assert "resp_" + "1" * 32 in refused.value.message
+    assert rejected.value.reference == PARENT
 
 
 async def test_a_turn_that_runs_has_to_end_first(history: History) -> None:
@@ -251,21 +246,22 @@ async def test_a_call_may_be_answered_twice_each_time_in_a_branch_of_its_own(his
     assert (await recalled(history, RESULT, parent=PARENT)).parent == waiting.turn
 
 
-@pytest.mark.parametrize(
-    ("messages", "message"),
-    [
-        ([MORE], "No tool output found for function call c1."),
-        ([ToolMessage("c2", "?"), RESULT], "No tool call found for function call output with call_id c2."),
-    ],
-    ids=["no result", "no call"],
-)
-async def test_calls_and_results_have_to_fit(history: History, messages: list[Message], message: str) -> None:
+async def test_pending_calls_need_results(history: History) -> None:
     await turn(history, end={"items": [Item(CALLING, "sales")], "pending": ["c1"]})
 
-    with pytest.raises(InvalidRequest) as refused:
-        await recalled(history, *messages, parent=PARENT)
+    with pytest.raises(ToolResultsMissing) as rejected:
+        await recalled(history, MORE, parent=PARENT)
 
-    assert (refused.value.message, refused.value.param) == (message, "input")
+    assert rejected.value.call_ids == ["c1"]
+
+
+async def test_results_need_pending_calls(history: History) -> None:
+    await turn(history, end={"items": [Item(CALLING, "sales")], "pending": ["c1"]})
+
+    with pytest.raises(ToolCallNotFound) as rejected:
+        await recalled(history, RESULT, ToolMessage("c2", "?"), parent=PARENT)
+
+    assert (rejected.value.call_id, rejected.value.index) == ("c2", 1)
 
 
 async def test_calls_of_the_input_may_bring_their_own_results(history: History) -> None:

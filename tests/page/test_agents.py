@@ -21,7 +21,7 @@ async def test_agent_can_be_created_edited_and_deleted(visitor: Visitor, upstrea
     await form.get_by_role("textbox", name="Instructions").fill("You are clerk. Reckon.")
     await form.get_by_role("checkbox", name="calculate").check()
     await form.get_by_role("button", name="Create").click()
-    await expect(form.get_by_role("alert")).to_contain_text("'shop' is the name of something else here")
+    await expect(form.get_by_role("alert")).to_contain_text("the name 'shop' is already in use")
     await form.get_by_role("textbox", name="Name").fill("clerk")
     await form.get_by_role("button", name="Create").click()
 

@@ -37,7 +37,6 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.wire.responses.errors import reworded
 from proxy.wire.responses.input import Reference, joined
 from proxy.wire.responses.parse import ResponsesRequest, decode_response_request
 from proxy.wire.responses.schema import (
@@ -494,14 +493,6 @@ def test_unknown_keys_are_mistakes_only_when_asked() -> None:
         decode_response_request(body, max_items=10, strict=True)
 
     assert (refused.value.param, refused.value.code) == ("top_k", "unknown_parameter")
-
-
-def test_refusals_of_a_team_are_told_in_the_words_of_this_api() -> None:
-    told = reworded(
-        InvalidRequest("Invalid 'tools[3].function.name': taken.", param="tools[3].function.name")
-    )
-
-    assert (told.message, told.param) == ("Invalid 'tools[3].name': taken.", "tools[3].name")
 
 
 _JSON = st.recursive(

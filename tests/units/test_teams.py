@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from proxy.agents.prompt import NOT_EXECUTED
-from proxy.errors import AnswerNotInForm, InvalidRequest, ToolLoopLimitReached, UpstreamIncomplete
+from proxy.errors import AnswerNotInForm, ToolLoopLimitReached, UpstreamIncomplete
 from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
@@ -29,6 +29,7 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.providers.model import CallPiece, Finished
+from proxy.request_errors import ToolNameTaken
 from proxy.teamfiles.definitions import Limits
 from proxy.turns.contract import Answered
 from proxy.turns.structured_output import compile_response_format
@@ -75,7 +76,7 @@ async def test_a_handoff_leaves_a_complete_chain_and_the_next_agent_its_own_inst
     assert asked.content == "One moment."
     assert asked.tool_calls is not None
     assert [m.tool_call_id for m in shown if isinstance(m, ToolMessage)] == [asked.tool_calls[0].id]
-    assert "You are sales now" in results(list(shown))[0]
+    assert "You are sales, now the active agent" in results(list(shown))[0]
     assert Handoff("triage", "sales", "wants to buy") in sink.events
     assert turn.agent == "sales"
 
@@ -318,9 +319,9 @@ async def test_tool_choice_reaches_an_agent_that_is_shown_the_tool() -> None:
 async def test_a_callers_tool_with_a_taken_name_is_refused() -> None:
     team = await team_of(agent("triage", ScriptedModel(), tools=[FixedTool("shelf")], hands_to=["sales"]))
 
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(ToolNameTaken) as rejected:
         team.check_client_tools([WEATHER, FunctionTool("shelf")])
-    assert refused.value.param == "tools[1].function.name"
+    assert (rejected.value.index, rejected.value.name, rejected.value.team) == (1, "shelf", "shop")
 
 
 async def test_calls_without_an_answer_are_closed_in_what_the_model_sees() -> None:

@@ -1,47 +1,92 @@
-"""Errors that were worded for chat completions, in the words of the Responses API: the same mistake, another path."""
+"""Error texts of the Responses API, whose parameters have other names than those of chat completions."""
 
 from __future__ import annotations
-
-import re
 
 import msgspec
 
 from proxy.errors import InvalidRequest
 from proxy.events import Failed
+from proxy.request_errors import (
+    ApprovalAlreadyDecided,
+    ApprovalExpired,
+    ApprovalNotRequested,
+    ContentNotSupported,
+    DecisionsMissing,
+    InvalidResponseSchema,
+    ParameterNotSupported,
+    ParentNotFound,
+    RejectedRequest,
+    ToolCallNotFound,
+    ToolCallsNotStored,
+    ToolNameTaken,
+    ToolResultsMissing,
+)
+from proxy.wire.chat.errors import (
+    ID_LIMIT,
+    approval_error,
+    chat_error,
+    invalid_schema,
+    tool_name_taken,
+    unsupported_content,
+)
 from proxy.wire.errors import Problem, problem_of
+from proxy.wire.responses.ids import response_id
+from proxy.wire.validation.errors import unsupported_parameter
 
 PARAMETERS = {
+    "logprobs": "top_logprobs",
     "max_completion_tokens": "max_output_tokens",
     "max_tokens": "max_output_tokens",
+    "messages": "input",
     "messages.name": "input.name",
     "reasoning_effort": "reasoning.effort",
     "response_format": "text.format",
     "verbosity": "text.verbosity",
 }
 """Parameters of chat completions that have another name in the Responses API."""
-_PATHS = (
-    (re.compile(r"\b(tools\[\d+\])\.function\b"), r"\1"),
-    (re.compile(r"\bresponse_format\.json_schema\b"), "text.format"),
-    (re.compile(r"\bresponse_format\b"), "text.format"),
-    (re.compile(r"\blogprobs\b"), "top_logprobs"),
-)
 
 
-def reworded(error: InvalidRequest) -> InvalidRequest:
-    """Return the refusal with the paths that the caller knows."""
-    message, param = error.message, error.param
-    for pattern, path in _PATHS:
-        message = pattern.sub(path, message)
-        param = pattern.sub(path, param) if param is not None else None
-    return InvalidRequest(message, param=param, code=error.code)
+def responses_error(error: RejectedRequest) -> InvalidRequest:
+    """Return the error with the text and the parameter names of the Responses API."""
+    match error:
+        case ParentNotFound(reference):
+            return InvalidRequest(
+                f"Previous response with id '{response_id(reference)[:128]}' not found.",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            )
+        case ToolCallNotFound(call_id):
+            text = f"No tool call found for function call output with call_id {call_id[:ID_LIMIT]}."
+            return InvalidRequest(text, param="input")
+        case ToolResultsMissing(call_ids):
+            calls = "call" if len(call_ids) == 1 else "calls"
+            text = f"No tool output found for function {calls} {', '.join(call_ids)}."
+            return InvalidRequest(text, param="input")
+        case ToolCallsNotStored():
+            return InvalidRequest(
+                "The tool calls for these outputs were not stored ('store' is false). Send the complete input, "
+                "including the 'function_call' items.",
+                param="input",
+            )
+        case ParameterNotSupported(name):
+            return unsupported_parameter(PARAMETERS.get(name, name), "is not supported with this model.")
+        case ContentNotSupported(message_index, part_index, kind):
+            return unsupported_content(f"input[{message_index}].content[{part_index}].type", kind)
+        case ToolNameTaken(index, name, team):
+            return tool_name_taken(f"tools[{index}].name", name, team)
+        case InvalidResponseSchema(max_patterns):
+            return invalid_schema("text.format", "text.format.schema", max_patterns)
+        case ApprovalNotRequested() | DecisionsMissing() | ApprovalExpired() | ApprovalAlreadyDecided():
+            return approval_error(error, "input")
+        case _:
+            return chat_error(error)
 
 
 def problem_of_response(failure: Failed) -> Problem:
-    """Return how a failed response leaves before its first byte."""
+    """Return the error response for a turn that failed before the first byte of its response."""
     problem = problem_of(failure)
-    if problem.param == "messages":
-        return msgspec.structs.replace(problem, param="input")
-    if (name := PARAMETERS.get(problem.param or "")) is not None:
-        message = problem.message.replace(f"'{problem.param}'", f"'{name}'")
-        return msgspec.structs.replace(problem, param=name, message=message)
-    return problem
+    name = PARAMETERS.get(problem.param or "")
+    if name is None:
+        return problem
+    message = problem.message.replace(f"'{problem.param}'", f"'{name}'")
+    return msgspec.structs.replace(problem, param=name, message=message)
