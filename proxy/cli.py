@@ -150,17 +150,27 @@ def migrate(**flags: Any) -> None:
 
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path), required=False)
-def check(path: Path | None) -> None:
+@click.option("--connect", is_flag=True, help="Call each model for a tool call and a short answer.")
+def check(path: Path | None, connect: bool) -> None:
     """Check a team file, or a folder of them, without serving.
 
     Without PATH, those of PROXY_TEAMS or the bundled teams. Ends with 0 when they can be served, and with 1 when they
-    have mistakes: one line for each, with file and line.
+    have errors: one line for each, with file and line. With --connect, also with 1 when a model does not answer.
     """
-    from proxy.team_check import check_configured_teams
+    import asyncio
+
+    from proxy.team_check import check_configured_teams, check_connections
 
     with _complaints():
-        report = check_configured_teams(load_settings(teams=path), environment=environment())
+        settings = load_settings(teams=path)
+        report = check_configured_teams(settings, environment=environment())
     _tell((*report.problems, *report.notices, *report.summary), is_well=not report.problems)
+    if connect:
+        # Failures are part of the report.
+        configure_logging("CRITICAL")
+        with _complaints():
+            connections = asyncio.run(check_connections(settings, environment=environment()))
+        _tell(connections.lines, is_well=connections.is_ok)
 
 
 @main.group()

@@ -167,7 +167,12 @@ def _registry(parts: Parts, mcp_tools: Mapping[str, Tool]) -> Registry:
     return Registry(
         loaded.definitions,
         model_names=list(definitions),
-        models=build_models(definitions, settings, demo=lambda name, definition: demo()),
+        models=build_models(
+            definitions,
+            settings,
+            demo=lambda name, definition: demo(),
+            observe=parts.metrics.model_attempted if parts.metrics is not None else None,
+        ),
         tools=builtin_tools(parts.threads, ServiceUrls.of(settings), extra={**loaded.tools, **mcp_tools}),
         dispatcher=parts.dispatcher,
         data_dir=settings.data_dir,

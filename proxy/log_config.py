@@ -14,6 +14,8 @@ from collections.abc import Mapping
 import click
 from pythonjsonlogger.core import RESERVED_ATTRS
 
+from proxy.request_id import REQUEST_ID
+
 # These log every message, URL or statement they handle, or what is told by ours already.
 _TALKATIVE = (
     "alembic", "asyncio", "autogen_core", "autogen_core.events", "httpcore", "httpcore2", "httpx", "httpx2", "openai",
@@ -59,6 +61,16 @@ class TerminalFormatter(logging.Formatter):
         return line
 
 
+class RequestIdFilter(logging.Filter):
+    """Adds the id of the request to each line that a request or its turn causes."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Pass every record."""
+        if not hasattr(record, "request_id") and (request_id := REQUEST_ID.get()):
+            record.request_id = request_id
+        return True
+
+
 def _printable(text: str) -> str:
     """Escape control characters, which could change what the terminal shows."""
     return text if text.isprintable() else repr(text)[1:-1]
@@ -92,9 +104,11 @@ def configure_logging(level: str, *, stream_events: bool = False) -> None:
                 "terminal": {"()": TerminalFormatter},
                 "stream": {"format": "%(asctime)s - STREAM - %(levelname)s - %(message)s"},
             },
+            "filters": {"request id": {"()": RequestIdFilter}},
             "handlers": {
                 "stderr": {
                     "class": "logging.StreamHandler",
+                    "filters": ["request id"],
                     "formatter": "terminal" if is_terminal else "json",
                 },
                 "stream": {"class": "logging.StreamHandler", "formatter": "stream"},

@@ -47,6 +47,15 @@ class Metrics:
             "turn_seconds", "How long turns took.", ["team"], registry=registry, buckets=_SECONDS
         )
         self._calls = Counter("model_calls_total", "Calls of models.", ["model"], registry=registry)
+        self._attempts = Counter(
+            "model_attempts_total", "Attempts of model calls.", ["model", "outcome"], registry=registry
+        )
+        self._retries = Counter(
+            "model_retries_total",
+            "Attempts after the first one of the same model.",
+            ["model"],
+            registry=registry,
+        )
         self._tokens = Counter("tokens_total", "Tokens of models.", ["model", "kind"], registry=registry)
         self._tool_calls = Counter(
             "tool_calls_total", "Calls of tools of the server.", ["tool", "outcome"], registry=registry
@@ -119,6 +128,13 @@ class Metrics:
         if entries:
             self._turns.labels(team, _outcome(entries[-1])).inc()
             self._seconds.labels(team).observe(max(entries[-1].time - entries[0].time, 0.0))
+
+    def model_attempted(self, model: str, outcome: str, attempt: int) -> None:
+        """Count an attempt of a model call; ``outcome`` is ``ok`` or the label of a failure."""
+        model = model if model in self._models else OTHER
+        self._attempts.labels(model, outcome).inc()
+        if attempt > 1:
+            self._retries.labels(model).inc()
 
     def model_called(self, model: str, usage: Usage | None) -> None:
         """Count a call of a model."""

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from proxy.settings import Settings
-from proxy.teamfiles.definitions import ComponentModel
-from proxy.teamfiles.loading import Report, check_teams, default_model, python_tools
+from proxy.teamfiles.definitions import ComponentModel, DemoModel
+from proxy.teamfiles.loading import Report, check_teams, default_model, load_teams, python_tools
+from proxy.teamfiles.summary import models_in_use
 from proxy.tools.builtin import builtin_names
 from proxy.tools.threads import ToolThreads
+
+if TYPE_CHECKING:
+    from proxy.providers.probe import Probe
 
 
 def load_component(name: str, definition: ComponentModel) -> None:
@@ -39,3 +45,84 @@ def check_configured_teams(settings: Settings, *, environment: Mapping[str, str]
         )
     finally:
         threads.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """One line for each model; ``is_ok`` if all of them answered."""
+
+    lines: tuple[str, ...]
+    is_ok: bool
+
+
+async def check_connections(
+    settings: Settings, *, environment: Mapping[str, str] = os.environ
+) -> Connections:
+    """Call each model of the team files and the models file for a tool call and a short answer.
+
+    Raises:
+        ConfigurationError: The files have errors, or a model cannot be created.
+    """
+    # The check of the files alone needs none of these.
+    import asyncio
+
+    from proxy.providers.demo.client import DemoModel as DemoChatModel
+    from proxy.providers.factory import build_models
+    from proxy.providers.probe import probe
+
+    threads = ToolThreads()
+    try:
+        loaded = load_teams(
+            settings.teams,
+            environment=environment,
+            default=default_model(settings),
+            known_tools=builtin_names(),
+            import_tool=python_tools(threads),
+            check_component=load_component,
+            needs_pins=False,
+            models_file=settings.models,
+        )
+    finally:
+        threads.close()
+    in_use = set(models_in_use(loaded.definitions))
+    models_of_files = loaded.definitions.models.items()
+    real = {name: model for name, model in models_of_files if not isinstance(model, DemoModel)}
+    models = build_models(real, settings, demo=lambda name, definition: DemoChatModel())
+    try:
+        candidates = models.each()
+        found = await asyncio.gather(*(probe(candidates[name].model) for name in real))
+        results = zip(real, found, strict=True)
+        called = [
+            _line(name, candidates[name].model.name, candidates[name].host, one) for name, one in results
+        ]
+    finally:
+        await models.close()
+    scripted = [f"{name}: not called: the demonstration answers" for name in sorted(in_use - real.keys())]
+    return Connections((*called, *scripted), all(one.failure is None for one in found))
+
+
+def _line(name: str, model: str, host: str, found: Probe) -> str:
+    """Return the result of one model in one line, and a second one for what its provider rejects."""
+    place = f"{model} at {host}" if host else model
+    parts = [f"wire {found.wire}"]
+    if found.failure is None:
+        parts.insert(0, "ok")
+    else:
+        facts = {name: value for name, value in found.failure.facts.items() if name != "host"}
+        told = "; ".join(f"{name} {value}" for name, value in facts.items())
+        parts.insert(0, f"failed: {found.failure.label}" + (f" ({told})" if told else ""))
+    if found.has_answered:
+        parts += [
+            f"streaming {_yes(found.is_streamed)}",
+            f"tools {_yes(found.has_tools)}",
+            f"reasoning {_yes(found.has_reasoning)}",
+        ]
+    if found.first_delta is not None:
+        parts.append(f"first content after {found.first_delta:.2f} s")
+    parts.append(f"total {found.total:.2f} s")
+    line = f"{name} ({place}): {', '.join(parts)}"
+    return line if not found.adaptations else f"{line}\n  adapted: {'; '.join(found.adaptations)}"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -84,11 +85,12 @@ class RunEnded:
 class _Run:
     """The arguments of one dispatch, and its result."""
 
-    __slots__ = ("agent", "ended", "error", "outcome", "state")
+    __slots__ = ("agent", "context", "ended", "error", "outcome", "state")
 
     def __init__(self, agent: RunnableAgent, state: TurnState) -> None:
         self.agent = agent
         self.state = state
+        self.context = copy_context()
         self.outcome: AgentOutcome | None = None
         self.error: Exception | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -109,6 +111,9 @@ class _AgentRunner(RoutedAgent):
         # AutoGen does not cancel this task when the sender is cancelled: the token does, once the task is linked.
         ctx.cancellation_token.link_future(task)
         run = self._runs[message.turn_id]
+        # The runtime's task has the context of its start; the agent needs that of the turn (the request id in the log).
+        for variable, value in run.context.items():
+            variable.set(value)
         try:
             run.outcome = await run.agent.run(run.state)
         except asyncio.CancelledError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
+from yarl import URL
+
 from proxy.errors import ConfigurationError
 from proxy.providers.circuit_breaker import Circuit
 from proxy.providers.http.pool import HttpSession
@@ -43,7 +45,10 @@ class Models:
         circuits: dict[str, Circuit] = defaultdict(make_circuit)
         self._candidates = {
             name: Candidate(
-                self._made(name, definition), circuits[_provider(name, definition)], _price(definition)
+                self._made(name, definition),
+                circuits[_provider(name, definition)],
+                _price(definition),
+                _host(definition),
             )
             for name, definition in definitions.items()
         }
@@ -63,6 +68,10 @@ class Models:
                     raise ConfigurationError(f"there is no model named {wanted!r}")
             self._chains[names] = AttemptingModel([self._candidates[one] for one in names], self._policy)
         return self._chains[names]
+
+    def each(self) -> Mapping[str, Candidate]:
+        """Return every model by its name, without attempts and fallbacks."""
+        return self._candidates
 
     async def close(self) -> None:
         """Close every model and every connection."""
@@ -88,9 +97,9 @@ def build_models(
     settings: Settings,
     *,
     demo: MakeDemo,
-    observe: Callable[[str, str], object] | None = None,
+    observe: Callable[[str, str, int], object] | None = None,
 ) -> Models:
-    """Make the models with the limits of the settings; ``observe`` is told each attempt's model and outcome.
+    """Make the models with the limits of the settings; ``observe`` receives model, outcome and number of each attempt.
 
     Raises:
         ConfigurationError: A model cannot be made.
@@ -114,14 +123,30 @@ def _price(definition: ModelDefinition) -> Price | None:
     return None if isinstance(definition, DemoModel) else definition.price
 
 
+def _host(definition: ModelDefinition) -> str:
+    """Return the host of the provider; empty for components that do not name one."""
+    match definition:
+        case OpenAIModel():
+            return URL(definition.base_url).host or ""
+        case ComponentModel():
+            urls = (URL(place) for place in _places(definition))
+            return next((url.host for url in urls if url.host), "")
+        case DemoModel():
+            return ""
+
+
+def _places(definition: ComponentModel) -> list[str]:
+    config = definition.config
+    places = (config.get(key) for key in ("base_url", "azure_endpoint", "endpoint", "host"))
+    return [place for place in places if isinstance(place, str)]
+
+
 def _provider(name: str, definition: ModelDefinition) -> str:
     """Return what fails together: not a model, and not a key, but who answers for them."""
     match definition:
         case OpenAIModel():
             return definition.base_url.rstrip("/")
         case ComponentModel():
-            config = definition.config
-            places = (config.get(key) for key in ("base_url", "azure_endpoint", "endpoint", "host"))
-            return " ".join([definition.provider, *(place for place in places if isinstance(place, str))])
+            return " ".join([definition.provider, *_places(definition)])
         case DemoModel():
             return f"demo {name}"

@@ -37,6 +37,8 @@ class Candidate:
     model: Model
     circuit: Circuit
     price: Price | None = None
+    host: str = ""
+    """Of the provider, for the log; empty if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,9 @@ class RetryPolicy:
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     draw: Callable[[], float] = random.random
     """Gives a number from 0 to 1, for the jitter."""
-    observe: Callable[[str, str], object] = lambda model, outcome: None
-    """Told of every attempt: the model's name and its outcome, ``ok`` or the label of a failure."""
+    observe: Callable[[str, str, int], object] = lambda model, outcome, attempt: None
+    """Receives every attempt: the model's name, ``ok`` or the label of a failure, and its number, from 1 for each model
+    of a call."""
 
 
 class AttemptingModel:
@@ -99,6 +102,8 @@ class _Attempts:
         """The block of the model that answers; it is left when this one is."""
         self._batches: AsyncIterator[Sequence[ModelDelta]]
         self._first: Sequence[ModelDelta] | None = None
+        self._answering: tuple[Candidate, int]
+        """The model that answers, and the number of its attempt."""
         self._fallback: str | None = None
         """The name of the model that answers, when it is not the first."""
         self._price: Price | None = None
@@ -144,6 +149,10 @@ class _Attempts:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(value, UpstreamFailed):
+            # The answer broke off behind its first batch.
+            candidate, attempt = self._answering
+            self._log(candidate, value, attempt)
         await self._block.__aexit__(kind, value, trace)
 
     async def _ask(self, candidate: Candidate) -> None:
@@ -152,14 +161,14 @@ class _Attempts:
             try:
                 candidate.circuit.admit()
             except UpstreamCircuitOpen as open_circuit:
-                self._tell(candidate, open_circuit.label, attempt)
+                self._report(candidate, open_circuit, attempt)
                 # What really happened says more than that it happened too often.
                 raise earlier or open_circuit from None
             try:
                 await self._attempt(candidate)
             except UpstreamFailed as failure:
                 candidate.circuit.failed(failure)
-                self._tell(candidate, failure.label, attempt)
+                self._report(candidate, failure, attempt)
                 earlier = failure
                 pause = self._pause(failure, attempt)
                 if pause is None:
@@ -169,7 +178,8 @@ class _Attempts:
                 raise
             else:
                 candidate.circuit.answered()
-                self._tell(candidate, "ok", attempt)
+                self._answering = candidate, attempt
+                self._report(candidate, None, attempt)
                 return
             await self._policy.sleep(pause)
 
@@ -192,9 +202,19 @@ class _Attempts:
             return None
         return max(wished, _FIRST_PAUSE * 2.0 ** (attempt - 1) * (0.75 + self._policy.draw() / 2))
 
-    def _tell(self, candidate: Candidate, outcome: str, attempt: int) -> None:
-        name = candidate.model.name
-        self._policy.observe(name, outcome)
-        if outcome != "ok":
-            facts = {"model": name, "outcome": outcome, "attempt": attempt}
-            logger.warning("model call failed", extra=facts)
+    def _report(self, candidate: Candidate, failure: UpstreamFailed | None, attempt: int) -> None:
+        """Count an attempt, and log it if it failed."""
+        outcome = failure.label if failure is not None else "ok"
+        self._policy.observe(candidate.model.name, outcome, attempt)
+        if failure is not None:
+            self._log(candidate, failure, attempt)
+
+    def _log(self, candidate: Candidate, failure: UpstreamFailed, attempt: int) -> None:
+        facts: dict[str, object] = {"host": candidate.host} if candidate.host else {}
+        facts |= {
+            "model": candidate.model.name,
+            "outcome": failure.label,
+            "attempt": attempt,
+            **failure.facts,
+        }
+        logger.warning("model call failed", extra=facts)

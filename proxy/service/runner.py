@@ -14,6 +14,7 @@ from typing import Protocol
 
 from proxy.errors import InternalTurnError, ProxyError, StoreUnavailable, TurnLeaseLost
 from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started
+from proxy.request_id import REQUEST_ID
 from proxy.service.event_log import EventLog
 from proxy.service.recording import Kept, bare_end_of, end_of
 from proxy.turns.contract import Answered, Recorder, Team, Turn, run
@@ -110,7 +111,9 @@ class TurnRunner:
             task.uncancel()
             return None, Cancelled(live.stop_reason or "shutting_down", turn.agent, recorder.usage)
         except ProxyError as error:
-            return None, failed_event(error, recorder.usage, ran_effects=turn.ran_effects)
+            return None, failed_event(
+                error, recorder.usage, ran_effects=turn.ran_effects, request_id=REQUEST_ID.get()
+            )
 
     async def _store(
         self,

@@ -36,6 +36,7 @@ from proxy.errors import (
     StoreUnavailable,
     TurnFailed,
     Unauthorized,
+    UpstreamBadRequest,
     UpstreamFailed,
 )
 from proxy.events import Cancelled, Failed
@@ -210,8 +211,12 @@ def headers_of(error: BaseException | Failed | Problem) -> dict[str, str]:
     return headers
 
 
-def failed_event(error: BaseException, usage: Usage, *, ran_effects: bool) -> Failed:
-    """Return the event that ends a turn which an error stopped; ``ran_effects``: a tool with effects has run."""
+def failed_event(error: BaseException, usage: Usage, *, ran_effects: bool, request_id: str = "") -> Failed:
+    """Return the event that ends a turn which an error stopped; ``ran_effects``: a tool with effects has run.
+
+    With ``request_id`` a caller who cannot know what a provider rejected can name the request to the operator, whose
+    log has the provider's error.
+    """
     if isinstance(error, RejectedRequest):
         error = chat_error(error)
     code = "invalid_request" if isinstance(error, InvalidRequest) else getattr(error, "code", None)
@@ -219,9 +224,12 @@ def failed_event(error: BaseException, usage: Usage, *, ran_effects: bool) -> Fa
         error, code = InternalTurnError(), InternalTurnError.code
     # A TLS error is a matter of set-up; other ways of being unreachable pass.
     is_hopeless = _KINDS[code].is_hopeless or (isinstance(error, UpstreamFailed) and error.label == "tls")
+    message = error.message
+    if request_id and isinstance(error, UpstreamBadRequest) and error.param is None:
+        message = f"{message} (Request ID: {request_id})"
     return Failed(
         code=code,
-        message=error.message,
+        message=message,
         usage=usage,
         retry_after=getattr(error, "retry_after", None),
         is_repeatable=not ran_effects and not is_hopeless,

@@ -57,7 +57,7 @@ class Bench:
         self.policy = RetryPolicy(
             sleep=self._sleep,
             draw=lambda: draw,
-            observe=lambda model, outcome: self.outcomes.append((model, outcome)),
+            observe=lambda model, outcome, attempt: self.outcomes.append((model, outcome)),
         )
         candidates = [Candidate(model, Circuit(), prices[i]) for i, model in enumerate(self.models)]
         self.chain = AttemptingModel(candidates, self.policy)

@@ -17,6 +17,7 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from proxy.providers.openai.error_report import report
 from proxy.providers.openai.errors import error_event, refusal
 
 _TIMEOUTS = frozenset({"APITimeoutError", "ReadTimeout", "WriteTimeout", "PoolTimeout", "TimeoutError"})
@@ -24,11 +25,14 @@ _LOSSES = frozenset({"APIConnectionError", "TransportError", "NetworkError", "Pr
 
 
 def failure_of(error: BaseException) -> UpstreamFailed:
-    """Return the failure of the port; nothing of the exception's text is kept."""
+    """Return the failure of the port; of the exception's text only the log has an excerpt."""
     status = getattr(error, "status_code", None)
     if isinstance(status, int) and 300 <= status < 600:
         headers = getattr(getattr(error, "response", None), "headers", None)
-        return refusal(status, getattr(error, "body", None), headers if isinstance(headers, Mapping) else {})
+        body = getattr(error, "body", None)
+        failure = refusal(status, body, headers if isinstance(headers, Mapping) else {})
+        failure.facts = report(status, body)
+        return failure
     causes = list(_chain(error))
     names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
     if any(isinstance(cause, ssl.SSLError) for cause in causes):

@@ -47,20 +47,22 @@ class Accepted:
 
 
 Send = Callable[[ModelRequest], Awaitable[Accepted]]
+Describe = Callable[[UpstreamFailed], None]
+"""Adds the provider to the facts of a failure."""
 
 
 class Answer:
     """One call: sends the request when its block is entered, and releases the connection when it is left."""
 
     def __init__(
-        self, send: Send, request: ModelRequest, limits: ModelLimits, *, provider: str, host: str
+        self, send: Send, request: ModelRequest, limits: ModelLimits, *, provider: str, describe: Describe
     ) -> None:
-        """``provider`` is what provider state is bound to, ``host`` what failures are reported of."""
+        """``provider`` is what provider state is bound to."""
         self._send = send
         self._request = request
         self._limits = limits
         self._provider = provider
-        self._host = host
+        self._describe = describe
         self._reader: AnswerReader | ResponsesReader
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._give_up)
@@ -79,9 +81,14 @@ class Answer:
         try:
             await self._open(self._request)
         except UpstreamFailed as failure:
-            failure.facts.setdefault("host", self._host)
+            self._describe(failure)
             raise
         return self
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the provider sent events, and not one JSON object."""
+        return not self._is_whole
 
     def __aiter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
         return self
@@ -90,7 +97,7 @@ class Answer:
         try:
             deltas = await (self._first_of_two() if self._defers_form else self._batch())
         except UpstreamFailed as failure:
-            failure.facts.setdefault("host", self._host)
+            self._describe(failure)
             raise
         if self._ignored:
             deltas = [ParametersIgnored(self._ignored), *deltas]

@@ -23,11 +23,12 @@ from proxy.providers.model import ModelDelta, ModelRequest
 from proxy.providers.openai.adaptation import Adaptation, Reshaping, adaptations_to, fields_of
 from proxy.providers.openai.adapted_body import caller_names, without_effect
 from proxy.providers.openai.answer import Accepted, Answer
+from proxy.providers.openai.error_report import excerpt, report
 from proxy.providers.openai.errors import error_code, error_message, refusal
 from proxy.providers.openai.learned_adaptations import LearnedAdaptations
 from proxy.providers.openai.provider_state import provider_of
 from proxy.providers.openai.rejection import Rejection, rejection_of
-from proxy.providers.openai.request import Outgoing, body_of, headers_of
+from proxy.providers.openai.request import Outgoing, body_of, headers_of, secrets_of
 from proxy.providers.openai.responses_request import UNSUPPORTED, responses_body
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
@@ -66,6 +67,7 @@ class OpenAIWireModel:
         self._wire: Wire = first_wire(definition)
         self._may_switch = definition.wire == "auto"
         self._learned = LearnedAdaptations()
+        self._secrets = secrets_of(definition)
         self.provider = provider_of(definition.base_url, definition.model)
         """What provider state is bound to."""
         self._accepts_cacheable: bool | None = None
@@ -96,8 +98,7 @@ class OpenAIWireModel:
         self, request: ModelRequest
     ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]:
         """Send the request, and read the answer in batches inside the block."""
-        host = self._endpoints["chat"].host
-        return Answer(self._send, request, self._limits, provider=self.provider, host=host)
+        return Answer(self._send, request, self._limits, provider=self.provider, describe=self._describe)
 
     async def close(self) -> None:
         """Nothing is held in addition to the session."""
@@ -153,12 +154,12 @@ class OpenAIWireModel:
                 raise UpstreamBadRequest(param=min(ignored))
             response, error = await self._post(outgoing.body, wire)
             if may_switch and wire == first and (other := _other_wire(wire, response.status, error)):
-                refusal_of_first = refusal(response.status, error, response.headers)
+                refusal_of_first = self._failure(request, response, error, outgoing)
                 wire = other
                 continue
             if wire != first:
                 if response.status in (404, 405):
-                    raise refusal_of_first or refusal(response.status, error, response.headers)
+                    raise refusal_of_first or self._failure(request, response, error, outgoing)
                 self._switch(wire)
             if response.status < 300:
                 break
@@ -201,7 +202,14 @@ class OpenAIWireModel:
             requested = [name for name in names if name in request.requested]
             if rejection.is_structured and requested:
                 failure = UpstreamBadRequest(param=requested[0])
+        failure.facts = report(response.status, error, sent=outgoing.body, secrets=self._secrets)
         return failure
+
+    def _describe(self, failure: UpstreamFailed) -> None:
+        if isinstance(message := failure.facts.get("provider_message"), str):
+            # Of an error inside a stream; that of a response had its secrets removed before.
+            failure.facts["provider_message"] = excerpt(message, secrets=self._secrets)
+        failure.facts.setdefault("host", self._endpoints["chat"].host)
 
     def _adaptations_to(self, rejection: Rejection, outgoing: Outgoing) -> dict[Adaptation, bool]:
         return adaptations_to(rejection, msgspec.json.decode(outgoing.body))

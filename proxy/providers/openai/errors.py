@@ -24,6 +24,7 @@ from proxy.errors import (
     UpstreamQuotaExceeded,
     UpstreamRateLimited,
 )
+from proxy.providers.openai.error_report import report
 from proxy.providers.openai.rejection import error_object
 
 MAX_RETRY_AFTER = 3600.0
@@ -71,7 +72,13 @@ def refusal(status: int, body: bytes | object, headers: Mapping[str, str]) -> Up
 
 
 def error_event(error: object) -> UpstreamFailed:
-    """Return what an error object inside a stream means; nobody told a status, so its codes have to do."""
+    """Return what an error object inside a stream means. There is no status, so its codes have to do."""
+    failure = _event_failure(error)
+    failure.facts = report(None, error)
+    return failure
+
+
+def _event_failure(error: object) -> UpstreamFailed:
     found = error_object(error)
     codes, words = _signs(found)
     status = found.get("code", found.get("status"))

@@ -7,8 +7,9 @@ ours where the provider's words would be wrong for the caller (its key is right)
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Self
@@ -27,10 +28,14 @@ from proxy.messages import Usage
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import TRANSPORT_ERRORS, HttpSession, error_body
 from proxy.providers.openai.client import endpoint_of
+from proxy.providers.openai.error_report import report
 from proxy.providers.openai.errors import refusal
+from proxy.providers.openai.request import secrets_of
 from proxy.providers.openai.stream_parser import clean_usage
 from proxy.providers.timeouts import Alarm, ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
+
+logger = logging.getLogger(__name__)
 
 _FOR_REUSE = 0.05
 """Seconds that a read answer waits for the end of its body, so that the connection can be used again."""
@@ -76,6 +81,8 @@ class Forwarding:
         self._limits = limits
         self._time_limit = time_limit
         self._endpoint = endpoint_of(definition, "chat", "completions")
+        self.host = self._endpoint.host
+        self.secrets = secrets_of(definition)
 
     def ask(self, body: bytes, *, is_stream: bool) -> AbstractAsyncContextManager[Forwarded]:
         """Hand on a body, a JSON object; inside the block its answer can be read.
@@ -123,6 +130,14 @@ class Forwarded:
         return next((usage for usage in usages if usage is not None), None)
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except UpstreamFailed as failure:
+            self._log(failure.label, failure.facts)
+            raise
+        return self
+
+    async def _open(self) -> None:
         model = self._model
         try:
             async with asyncio.timeout(self._first):
@@ -149,7 +164,6 @@ class Forwarded:
         else:
             response.release()
             raise UpstreamProtocolError("protocol")
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -185,9 +199,17 @@ class Forwarded:
     async def _refusal(self, response: Response) -> bytes:
         """Return the provider's refusal if it is fit for the caller, and raise ours otherwise."""
         told = await error_body(response)
+        facts = report(response.status, told, sent=self._body, secrets=self._model.secrets)
         if response.status >= 400 and response.status not in _OURS_TO_TELL and _is_envelope(told):
+            self._log("refused", facts)
             return told
-        raise refusal(response.status, told, response.headers)
+        failure = refusal(response.status, told, response.headers)
+        failure.facts = facts
+        raise failure
+
+    def _log(self, outcome: str, facts: Mapping[str, object]) -> None:
+        about = {"host": self._model.host, "model": self._model.name, "outcome": outcome, **facts}
+        logger.warning("model call failed", extra=about)
 
     async def _read_whole(self) -> None:
         body = bytearray()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from yarl import URL
 
 from proxy.errors import ConfigurationError
 from proxy.messages import FunctionTool, NamedToolChoice, ToolChoice
@@ -115,6 +116,16 @@ def headers_of(definition: OpenAIModel) -> dict[str, str]:
         headers.pop("authorization", None)
     _check(definition.model, headers)
     return {name: value for name, value in headers.items() if value}
+
+
+def secrets_of(definition: OpenAIModel) -> tuple[str, ...]:
+    """Return the values of the definition that must not be logged: the key, headers, and those in the URL."""
+    values = [secret.get_secret_value().strip() for secret in definition.headers.values()]
+    if definition.api_key is not None:
+        values.append(definition.api_key.get_secret_value().strip())
+    url = URL(definition.base_url)
+    values += [value for value in (url.user, url.password, *url.query.values()) if value]
+    return tuple(sorted(values, key=len, reverse=True))
 
 
 def wire_tool(tool: FunctionTool) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxy.request_id import REQUEST_ID
+
 logger = logging.getLogger("proxy.requests")
 
 API_VERSION = b"2020-10-01"
@@ -43,6 +45,7 @@ class RequestContext:
             facts["client_request_id"] = client_id
         scope.setdefault("state", {})["facts"] = facts
         scope["state"]["request_id"] = request_id
+        REQUEST_ID.set(request_id)
         started = time.monotonic()
         status = 0
 
