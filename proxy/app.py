@@ -38,6 +38,7 @@ from proxy.routes.application import Application
 from proxy.routes.chat_completions import ChatCompletions, ResumedStream
 from proxy.routes.conversation_events import ConversationEvents
 from proxy.routes.dependencies import Services
+from proxy.routes.error_handlers import PlainEndpoint
 from proxy.routes.legacy.router import older_routes
 from proxy.routes.metrics import router as metrics_router
 from proxy.routes.middleware.compression import Compression
@@ -57,6 +58,7 @@ from proxy.teamfiles.loading import LoadedTeams, default_model, load_teams, pyth
 from proxy.teamfiles.summary import models_in_use
 from proxy.tools.builtin import builtin_names
 from proxy.tools.threads import ToolThreads
+from proxy.wire.responses.errors import problem_of_response
 
 VERSION = version("handoff-proxy")
 logger = logging.getLogger(__name__)
@@ -192,18 +194,20 @@ def _middleware(parts: Parts, services: Callable[[], Services]) -> Sequence[Call
 
 
 def _add_routes(app: Application, *, has_metrics: bool) -> None:
-    chat, create_response = ChatCompletions(), Responses()
+    chat, create_response = PlainEndpoint(ChatCompletions()), PlainEndpoint(Responses(), problem_of_response)
     app.shorten("POST", "/v1/chat/completions", chat)
     app.shorten("POST", "/v1/responses", create_response)
     app.router.routes += [
         Route("/v1/chat/completions", chat, methods=["POST"]),
         *older_routes(chat),
-        Route("/v1/chat/completions/{completion_id}/stream", ResumedStream(), methods=["GET"]),
+        Route("/v1/chat/completions/{completion_id}/stream", PlainEndpoint(ResumedStream()), methods=["GET"]),
         WebSocketRoute("/v1/ws", turn_socket),
-        Route("/v1/turns/{turn_id}/events", turns.TurnEvents(), methods=["GET"]),
-        Route("/v1/conversations/{conversation_id}/events", ConversationEvents(), methods=["GET"]),
+        Route("/v1/turns/{turn_id}/events", PlainEndpoint(turns.TurnEvents()), methods=["GET"]),
+        Route(
+            "/v1/conversations/{conversation_id}/events", PlainEndpoint(ConversationEvents()), methods=["GET"]
+        ),
         Route("/v1/responses", create_response, methods=["POST"]),
-        Route("/v1/responses/{response_id}", KeptResponse(), methods=["GET"]),
+        Route("/v1/responses/{response_id}", PlainEndpoint(KeptResponse()), methods=["GET"]),
     ]
     for resource in (
         responses,

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import Unauthorized
 from proxy.routes.dependencies import authenticate, services_of
-from proxy.routes.error_handlers import answer_of, guarded
+from proxy.routes.error_handlers import PlainEndpoint, answer_of
 from proxy.routes.openapi import complete
 from proxy.wire.errors import invalid_url
 
@@ -34,12 +34,12 @@ class Application(FastAPI):
         for layer in reversed(around):
             self._outermost = layer(self._outermost)
 
-    def shorten(self, method: str, path: str, endpoint: ASGIApp) -> None:
+    def shorten(self, method: str, path: str, endpoint: PlainEndpoint) -> None:
         """Let requests for a path go straight to an endpoint that the framework has a route for, too.
 
         The route still serves what comes in another way: below a ``root_path``, or with another method.
         """
-        self._short_ways[method, path] = guarded(endpoint)
+        self._short_ways[method, path] = endpoint
 
     def openapi(self) -> dict[str, Any]:
         """Return the description of the API, which is made once."""

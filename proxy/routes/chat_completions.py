@@ -5,14 +5,12 @@ A plain ASGI endpoint: the framework's validation and its streaming response cos
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import msgspec
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from proxy.routes.dependencies import Services, request_context
-from proxy.routes.request_body import ClientLeft, first_of, read_body
+from proxy.routes.request_body import first_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
     idempotency_key,
@@ -48,24 +46,21 @@ class ChatCompletions:
         """Serve one request."""
         services, headers, caller = request_context(scope)
         connection = Connection(scope, receive, send)
-        try:
-            settings = services.settings
-            body = await read_body(receive, headers, settings)
-            if services.passing is not None and await services.passing.serve(
-                body, connection, caller, services.keys.terms_of(caller)
-            ):
-                return
-            request = decode_chat(body, max_messages=settings.max_messages, strict=settings.strict_parameters)
-            turn_request, options = chat_turn_request(services, caller, headers, body, request)
-            # It is as large as the history, and the answer may take minutes.
-            del body
-            scope["state"]["facts"].update(model=request.model[:100], stream=request.stream)
-            opened = await services.turns.open(turn_request)
-            options = _options_of(opened, options)
-            encoder = ChunkEncoder(options) if request.stream else CompletionBuilder(options)
-            await write_turn(services, opened, connection, encoder, ignored=request.ignored)
-        except ClientLeft:
-            scope["state"]["facts"].update(outcome="client_disconnect")
+        settings = services.settings
+        body = await read_body(receive, headers, settings)
+        if services.passing is not None and await services.passing.serve(
+            body, connection, caller, services.keys.terms_of(caller)
+        ):
+            return
+        request = decode_chat(body, max_messages=settings.max_messages, strict=settings.strict_parameters)
+        turn_request, options = chat_turn_request(services, caller, headers, body, request)
+        # It is as large as the history, and the answer may take minutes.
+        del body
+        scope["state"]["facts"].update(model=request.model[:100], stream=request.stream)
+        opened = await services.turns.open(turn_request)
+        options = _options_of(opened, options)
+        encoder = ChunkEncoder(options) if request.stream else CompletionBuilder(options)
+        await write_turn(services, opened, connection, encoder, ignored=request.ignored)
 
 
 class ResumedStream:
@@ -84,10 +79,8 @@ class ResumedStream:
             end_user=first_of(headers, services.settings.user_headers),
         )
         connection = Connection(scope, receive, send)
-        # Who takes nothing any more has left; that was noted.
         encoder = ChunkEncoder(_options_of(opened), after=after)
-        with suppress(ClientLeft):
-            await write_turn(services, opened, connection, encoder, is_resumed=True)
+        await write_turn(services, opened, connection, encoder, is_resumed=True)
 
 
 def _options_of(opened: Opened, requested: AnswerOptions | None = None) -> AnswerOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.errors import InternalTurnError, InvalidRequest, ProxyError
 from proxy.events import Failed
 from proxy.routes.middleware.path_normalization import allowed_methods
+from proxy.routes.request_body import ClientLeft
 from proxy.wire.errors import Problem, envelope, headers_of, invalid_url, method_not_allowed, problem_of
 
 logger = logging.getLogger(__name__)
@@ -40,32 +41,44 @@ def answer_of(error: BaseException | Failed | Problem, more: Sequence[tuple[byte
     return answer
 
 
-def guarded(endpoint: ASGIApp) -> ASGIApp:
-    """Return an endpoint of plain ASGI whose errors are answered as they would be inside of the framework."""
+class PlainEndpoint:
+    """A plain ASGI endpoint whose errors are answered as they are inside the framework.
 
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+    An instance and not a function, because Starlette calls functions with a ``Request``. ``to_problem`` words errors.
+    A client that disconnects gets no response.
+    """
+
+    def __init__(
+        self, endpoint: ASGIApp, to_problem: Callable[[BaseException | Failed], Problem] = problem_of
+    ) -> None:
+        self._endpoint = endpoint
+        self._to_problem = to_problem
+        # The summary of the operation in /openapi.json.
+        self.__doc__ = endpoint.__doc__
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
         facts = scope["state"]["facts"]
         try:
-            await endpoint(scope, receive, send)
+            await self._endpoint(scope, receive, send)
+        except ClientLeft:
+            facts.update(outcome="client_disconnect")
         except ProxyError as error:
             if "status" in facts:
                 raise
-            await _told(error)(scope, receive, send)
+            await _error_response(error, self._to_problem(error))(scope, receive, send)
         except Exception:
             if "status" not in facts:
                 await answer_of(InternalTurnError())(scope, receive, send)
-            # The server logs the trace.
+            # The server logs the traceback.
             raise
-
-    return serve
 
 
 async def _ours(request: Request, error: Exception) -> Response:
-    return _told(error)
+    return _error_response(error, problem_of(error))
 
 
-def _told(error: Exception) -> Response:
-    problem = problem_of(error)
+def _error_response(error: Exception, problem: Problem) -> Response:
     if problem.status >= 500:
         logger.warning("request failed", extra={"code": problem.code, "error": type(error).__name__})
     return answer_of(problem)

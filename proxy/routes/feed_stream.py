@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from proxy.errors import Unauthorized
 from proxy.events import Entry, is_closing
-from proxy.routes.dependencies import Services
+from proxy.routes.dependencies import Services, authenticate
 from proxy.routes.request_body import ClientLeft, authorization_of
 from proxy.routes.streaming import STREAM_HEADERS, Connection, Headers, Patience, Watch, watched
 from proxy.service.remote_turns import Listener
@@ -115,7 +115,7 @@ async def feed_stream(
     settings, facts = services.settings, connection.scope["state"]["facts"]
     patience = Patience(settings.keep_alive_interval, settings.stalled_client_timeout)
     authorization = authorization_of(connection.scope)
-    caller = services.keys.caller(authorization)
+    caller = authenticate(connection.scope, services)
     stream = FeedStream(services, connection, types)
     try:
         async with watched(stream.wake, connection, patience) as watch:

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from proxy.auth import may_access
 from proxy.errors import InvalidRequest
 from proxy.events import decode_journal
 from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCall
-from proxy.turns.repository import History, TurnRecord
+from proxy.turns.repository import History, TurnRecord, accessible_turn
 from proxy.wire.conversations.objects import WireItem, items_of
 from proxy.wire.responses.ids import item_place
 from proxy.wire.responses.input import ApprovalResponse, Reference, Said
@@ -80,9 +79,8 @@ class References:
 
     async def _record(self, turn_id: str) -> TurnRecord | None:
         if turn_id not in self._records:
-            record = await self._history.turn(self._caller, turn_id)
-            is_readable = record is not None and may_access(self._end_user, record.end_user)
-            self._records[turn_id] = record if is_readable else None
+            record = await accessible_turn(self._history, self._caller, turn_id, self._end_user)
+            self._records[turn_id] = record
         return self._records[turn_id]
 
     def _output(self, turn: TurnRecord) -> Sequence[OutputItem]:

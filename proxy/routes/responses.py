@@ -14,9 +14,7 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from proxy.auth import may_access
 from proxy.errors import InvalidRequest, LogMemoryExhausted, ResponseNotFound
-from proxy.request_errors import RejectedRequest
 from proxy.routes.dependencies import (
     CallerDep,
     EndUserDep,
@@ -26,7 +24,7 @@ from proxy.routes.dependencies import (
     request_context,
 )
 from proxy.routes.item_references import References
-from proxy.routes.request_body import ClientLeft, first_of, read_body
+from proxy.routes.request_body import first_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
     idempotency_key,
@@ -41,12 +39,12 @@ from proxy.routes.streaming import JSON_HEADERS, Connection
 from proxy.routes.turn_response import turn_headers, write_turn
 from proxy.service.recording import entries_of
 from proxy.service.turns import Opened
-from proxy.turns.repository import TurnRecord
+from proxy.turns.repository import TurnRecord, accessible_turn
 from proxy.turns.request import TurnRequest, Verdict
 from proxy.turns.structured_output import compile_response_format
 from proxy.wire.chat.response_models import encode
 from proxy.wire.conversations.objects import items_of, list_body, part_of
-from proxy.wire.responses.errors import PARAMETERS, problem_of_response, responses_error
+from proxy.wire.responses.errors import PARAMETERS, problem_of_response
 from proxy.wire.responses.ids import turn_id_of
 from proxy.wire.responses.input import joined, responses_in
 from proxy.wire.responses.options import (
@@ -73,28 +71,23 @@ class Responses:
         """Serve one request."""
         services, headers, caller = request_context(scope)
         connection = Connection(scope, receive, send)
-        try:
-            settings = services.settings
-            body = await read_body(receive, headers, settings)
-            request = decode_response_request(
-                body, max_items=settings.max_messages, strict=settings.strict_parameters
-            )
-            if services.passing is not None:
-                await services.passing.refuse_elsewhere(request.model)
-            options = _options(services, caller, headers, request)
-            ask = await _ask(services, caller, headers, body, request, options)
-            scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
-            opened = await services.turns.open(ask)
-            options = _options_of(opened, options)
-            if request.background and not request.stream:
-                await _tell_begun(opened, options, connection, request.ignored)
-            else:
-                encoder = ResponseEncoder(options) if request.stream else ResponseBuilder(options)
-                await _write(services, opened, connection, encoder, ignored=request.ignored)
-        except RejectedRequest as error:
-            raise responses_error(error) from None
-        except ClientLeft:
-            scope["state"]["facts"].update(outcome="client_disconnect")
+        settings = services.settings
+        body = await read_body(receive, headers, settings)
+        request = decode_response_request(
+            body, max_items=settings.max_messages, strict=settings.strict_parameters
+        )
+        if services.passing is not None:
+            await services.passing.refuse_elsewhere(request.model)
+        options = _options(services, caller, headers, request)
+        ask = await _ask(services, caller, headers, body, request, options)
+        scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
+        opened = await services.turns.open(ask)
+        options = _options_of(opened, options)
+        if request.background and not request.stream:
+            await _tell_begun(opened, options, connection, request.ignored)
+        else:
+            encoder = ResponseEncoder(options) if request.stream else ResponseBuilder(options)
+            await _write(services, opened, connection, encoder, ignored=request.ignored)
 
 
 class KeptResponse:
@@ -294,8 +287,8 @@ async def _tell_begun(
 
 async def _find(services: Services, caller: str, end_user: str, given_id: str) -> TurnRecord:
     turn_id = turn_id_of(given_id)
-    record = await services.history.turn(caller, turn_id) if turn_id is not None else None
-    if record is None or not record.is_stored or not may_access(end_user, record.end_user):
+    record = await accessible_turn(services.history, caller, turn_id, end_user) if turn_id else None
+    if record is None or not record.is_stored:
         raise ResponseNotFound(given_id)
     try:
         decode_options(record.options)

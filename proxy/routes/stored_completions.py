@@ -7,11 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from proxy.auth import may_access
 from proxy.conversations.visible_messages import asked_with
 from proxy.errors import CompletionNotFound
 from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, Services, ServicesDep, json_answer
-from proxy.turns.repository import TurnRecord
+from proxy.turns.repository import TurnRecord, accessible_turn
 from proxy.wire.chat.stored import completion_body, message_bodies, options_of
 from proxy.wire.conversations.objects import NEW_METADATA, list_body
 from proxy.wire.validation.json_objects import read_object
@@ -99,10 +98,8 @@ async def list_messages(
 
 
 async def _find(services: Services, caller: str, end_user: str, completion_id: str) -> TurnRecord:
-    record = await services.history.turn(caller, completion_id)
+    record = await accessible_turn(services.history, caller, completion_id, end_user)
     if record is None or not (record.is_listed and record.status == "completed"):
-        raise CompletionNotFound(completion_id)
-    if not may_access(end_user, record.end_user):
         raise CompletionNotFound(completion_id)
     return record
 

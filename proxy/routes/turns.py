@@ -9,14 +9,13 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from proxy.auth import may_access
 from proxy.errors import CompletionNotFound
 from proxy.messages import Usage
 from proxy.routes.dependencies import CallerDep, EndUserDep, ServicesDep, request_context
 from proxy.routes.feed_stream import feed_stream
 from proxy.routes.request_body import first_of
 from proxy.routes.streaming import Connection
-from proxy.turns.repository import ModelUse, TurnRecord
+from proxy.turns.repository import ModelUse, TurnRecord, accessible_turn
 from proxy.wire.chat.response_models import encode, usage_body
 from proxy.wire.events import sse
 from proxy.wire.events.feed import feed_types
@@ -50,8 +49,8 @@ async def retrieve_turn(
     turn_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
     """Return how a turn stands: its state, who has the floor, what was used, and who worked when and for how long."""
-    record = await services.history.turn(caller, turn_id)
-    if record is None or not record.was_run or not may_access(end_user, record.end_user):
+    record = await accessible_turn(services.history, caller, turn_id, end_user)
+    if record is None or not record.was_run:
         raise CompletionNotFound(turn_id)
     course = Course(services.turns.log_of(record), now=services.clock())
     return Response(encode(_body(record, course)), media_type="application/json")

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved
-from proxy.auth import may_access
 from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
 from proxy.conversations.resolver_query import UnrelatedMessages
 from proxy.conversations.steps import Step
@@ -32,7 +31,15 @@ from proxy.service.side_requests import has_side_request_text, side_turn
 from proxy.service.team_lookup import CustomTeams, TeamLookup, Teams
 from proxy.turns.contract import AskedTeam, ServedTeam
 from proxy.turns.live import LiveTurn, LiveTurns, LogMemory
-from proxy.turns.repository import Begun, Conversation, History, IdempotencyKeyTaken, NewTurn, TurnRecord
+from proxy.turns.repository import (
+    Begun,
+    Conversation,
+    History,
+    IdempotencyKeyTaken,
+    NewTurn,
+    TurnRecord,
+    accessible_turn,
+)
 from proxy.turns.request import Clock, DisconnectPolicy, Match, TurnRequest, Verdict
 
 
@@ -338,8 +345,8 @@ class TurnService:
         return decode_journal(record.journal).entries() if record.journal else ()
 
     async def _find_turn(self, caller: str, turn_id: str, end_user: str) -> TurnRecord:
-        record = await self._history.turn(caller, turn_id)
-        if record is None or not record.was_run or not may_access(end_user, record.end_user):
+        record = await accessible_turn(self._history, caller, turn_id, end_user)
+        if record is None or not record.was_run:
             raise CompletionNotFound(turn_id)
         return record
 

@@ -22,6 +22,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
+from proxy.auth import may_access
 from proxy.messages import FinishReason, Item, Usage
 
 TurnStatus = Literal["running", "completed", "failed", "cancelled", "interrupted"]
@@ -232,6 +233,12 @@ class Standing:
 
     running: Mapping[int, float]
     newest: Mapping[int, int]
+
+
+async def accessible_turn(turns: History, caller: str, turn_id: str, end_user: str) -> TurnRecord | None:
+    """Return a turn of the caller; None if there is none, or if the end user must not access it."""
+    record = await turns.turn(caller, turn_id)
+    return record if record is not None and may_access(end_user, record.end_user) else None
 
 
 class IdempotencyKeyTaken(Exception):

@@ -13,6 +13,7 @@ from proxy.errors import ModelNotFound
 from proxy.routes import error_handlers
 from proxy.routes.application import Application
 from proxy.routes.middleware.request_log import RequestContext
+from proxy.routes.request_body import ClientLeft
 
 
 class Endpoint:
@@ -30,7 +31,7 @@ class Endpoint:
 def application(failure: Exception | None = None) -> Application:
     app = Application(around=[RequestContext])
     error_handlers.install(app)
-    endpoint = Endpoint(failure)
+    endpoint = error_handlers.PlainEndpoint(Endpoint(failure))
     app.shorten("POST", "/short", endpoint)
     app.router.routes.append(Route("/short", endpoint, methods=["POST"]))
     app.router.routes.append(Route("/long", endpoint, methods=["POST"]))
@@ -88,11 +89,21 @@ async def test_an_unexpected_error_reaches_the_server_so_that_it_is_logged() -> 
     failure = RuntimeError("something of ours broke")
 
     with pytest.raises(RuntimeError) as raised:
-        await error_handlers.guarded(Endpoint(failure))(
+        await error_handlers.PlainEndpoint(Endpoint(failure))(
             {"state": {"facts": {"status": 200}}}, _nothing, _nowhere
         )
 
     assert raised.value is failure
+
+
+async def test_client_that_disconnects_gets_no_response() -> None:
+    facts: dict[str, object] = {}
+
+    await error_handlers.PlainEndpoint(Endpoint(ClientLeft()))(
+        {"state": {"facts": facts}}, _nothing, _nowhere
+    )
+
+    assert facts == {"outcome": "client_disconnect"}
 
 
 async def test_other_methods_and_a_root_path_go_through_the_framework() -> None:

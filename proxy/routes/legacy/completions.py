@@ -10,13 +10,13 @@ from proxy.routes.dependencies import request_context
 from proxy.routes.legacy.requests import (
     LINES,
     ask_of,
-    guarded,
+    legacy_endpoint,
     one_message,
     read_request,
     team_of,
     write_legacy_turn,
 )
-from proxy.routes.request_body import ClientLeft, read_body
+from proxy.routes.request_body import read_body
 from proxy.routes.streaming import Connection
 from proxy.wire.legacy.ndjson import LineEncoder, TextBuilder
 from proxy.wire.legacy.requests import NEW_MESSAGE, SOURCES, conversation_id, kind_of, messages_of
@@ -28,16 +28,12 @@ class EitherCompletions:
 
     def __init__(self, chat: ASGIApp) -> None:
         self._chat = chat
-        self._by_kind = {"message": guarded(_new_message), "sources": guarded(_sources)}
+        self._by_kind = {"message": legacy_endpoint(_new_message), "sources": legacy_endpoint(_sources)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         services, headers, _ = request_context(scope)
-        try:
-            body = await read_body(receive, headers, services.settings)
-        except ClientLeft:
-            scope["state"]["facts"].update(outcome="client_disconnect")
-            return
+        body = await read_body(receive, headers, services.settings)
         endpoint = self._by_kind.get(kind_of(body), self._chat)
         await endpoint(scope, _again(body, receive), send)
 

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from hashlib import blake2b
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope
 
-from proxy.errors import ProxyError
 from proxy.messages import Message, UserMessage
 from proxy.routes.dependencies import Services, request_context
-from proxy.routes.error_handlers import answer_of
-from proxy.routes.request_body import ClientLeft, first_of, headers_of, read_body
+from proxy.routes.error_handlers import PlainEndpoint
+from proxy.routes.request_body import first_of, headers_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
     idempotency_key,
@@ -42,21 +41,9 @@ EVENTS = Framing(STREAM_HEADERS, sse.PING, is_each_apart=True, is_prompt=True)
 write_legacy_turn = partial(write_turn, to_problem=detailed)
 
 
-def guarded(endpoint: ASGIApp) -> ASGIApp:
-    """Return the endpoint with errors in the form of older clients: OpenAI's, and the sentence under ``detail``."""
-
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        facts = scope["state"]["facts"]
-        try:
-            await endpoint(scope, receive, send)
-        except ProxyError as error:
-            if "status" in facts:
-                raise
-            await answer_of(detailed(error))(scope, receive, send)
-        except ClientLeft:
-            facts.update(outcome="client_disconnect")
-
-    return serve
+def legacy_endpoint(endpoint: ASGIApp) -> PlainEndpoint:
+    """Return the endpoint with errors in OpenAI's format and, for legacy clients, the message under ``detail``."""
+    return PlainEndpoint(endpoint, to_problem=detailed)
 
 
 async def read_request(scope: Scope, receive: Receive) -> tuple[Services, str, bytes]:

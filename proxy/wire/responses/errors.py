@@ -82,11 +82,13 @@ def responses_error(error: RejectedRequest) -> InvalidRequest:
             return chat_error(error)
 
 
-def problem_of_response(failure: Failed) -> Problem:
-    """Return the error response for a turn that failed before the first byte of its response."""
-    problem = problem_of(failure)
+def problem_of_response(error: BaseException | Failed) -> Problem:
+    """Return the error response for a request, or for a turn that failed before the first byte of its response."""
+    if isinstance(error, RejectedRequest):
+        return problem_of(responses_error(error))
+    problem = problem_of(error)
     name = PARAMETERS.get(problem.param or "")
-    if name is None:
+    if name is None or not isinstance(error, Failed):
         return problem
     message = problem.message.replace(f"'{problem.param}'", f"'{name}'")
     return msgspec.structs.replace(problem, param=name, message=message)
