@@ -130,10 +130,11 @@ class Library(Protocol):
         order: Order,
         end_user: str = "",
         search: str = "",
+        metadata: Mapping[str, str] | None = None,
     ) -> Page[Conversation] | None:
         """Return the caller's conversations, by when they were made; None when there is no ``after``.
 
-        With ``search``, those that hold these words (``is_about``).
+        With ``search``, those that hold these words (``is_about``); with ``metadata``, those that have all of it.
         """
         ...
 

@@ -39,7 +39,14 @@ from proxy.wire.conversations.objects import (
 )
 from proxy.wire.events.feed import Feed, FeedFrame
 from proxy.wire.validation.json_objects import read_object
-from proxy.wire.validation.query_params import HIDDEN_ITEMS, included, list_query, search_words, unknown_after
+from proxy.wire.validation.query_params import (
+    HIDDEN_ITEMS,
+    included,
+    list_query,
+    metadata_filter,
+    search_words,
+    unknown_after,
+)
 
 router = APIRouter(tags=["conversations"])
 
@@ -63,11 +70,12 @@ async def create(services: ServicesDep, caller: CallerDep, end_user: EndUserDep,
 async def list_conversations(
     request: Request, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """List the caller's conversations, the newest first, or those that hold the words of ``search``.
+    """List the caller's conversations, the newest first; ``search`` and ``metadata[key]=value`` select some of them.
 
     The official API has no such list.
     """
-    query = list_query(request.query_params.multi_items(), order="desc")
+    pairs = request.query_params.multi_items()
+    query = list_query(pairs, order="desc")
     page = await services.library.list_conversations(
         caller,
         after=query.after,
@@ -75,6 +83,7 @@ async def list_conversations(
         order=query.order,
         end_user=end_user,
         search=search_words(request.query_params),
+        metadata=metadata_filter(pairs),
     )
     if page is None:
         raise unknown_after(query.after)

@@ -116,11 +116,19 @@ class SqlLibrary:
         order: Order,
         end_user: str = "",
         search: str = "",
+        metadata: Mapping[str, str] | None = None,
     ) -> Page[Conversation] | None:
         """See ``Library``."""
         return await self._database.read(
             lambda on: self._keeping.page(
-                on, caller, after=after, limit=limit, order=order, end_user=end_user, search=search
+                on,
+                caller,
+                after=after,
+                limit=limit,
+                order=order,
+                end_user=end_user,
+                search=search,
+                metadata=metadata or {},
             )
         )
 

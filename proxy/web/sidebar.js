@@ -18,9 +18,13 @@ export class Sidebar {
     /** @type {any[]} */
     this.known = [];
     this.current = /** @type {string | null} */ (null);
+    /** The id of the last conversation of the newest page. */
+    this.last = "";
     this.requests = 0;
     this.loading = Promise.resolve();
     byId("more").addEventListener("click", () => this.load(true));
+    byId("search").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.searchKey(event));
+    this.list.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.listKey(event));
     let timer = 0;
     byId("search").addEventListener("input", () => {
       clearTimeout(timer);
@@ -39,21 +43,51 @@ export class Sidebar {
     const query = new URLSearchParams({ limit: String(PAGE_SIZE) });
     const text = byId("search").value.trim();
     if (text) query.set("search", text);
-    if (isNextPage && this.known.length) query.set("after", this.known[this.known.length - 1].id);
+    if (isNextPage && this.last) query.set("after", this.last);
+    const pinsQuery = new URLSearchParams({ limit: "100", "metadata[pinned]": "true" });
     let page;
+    let pinned;
     try {
-      page = await requestJson(`/v1/conversations?${query}`);
+      // Pinned conversations are shown first, however old they are.
+      [page, pinned] = await Promise.all([requestJson(`/v1/conversations?${query}`), isNextPage || text ? null : requestJson(`/v1/conversations?${pinsQuery}`)]);
     } catch (error) {
       this.actions.onerror(error);
       return;
     }
     // A response to an older request arrived after a newer request was sent.
     if (number !== this.requests) return;
-    const found = page.data.filter((/** @type {any} */ one) => one.handoff.turns || one.metadata.title);
-    this.known = isNextPage ? [...this.known, ...found] : found;
+    if (page.data.length) this.last = page.data[page.data.length - 1].id;
+    const known = new Map(isNextPage ? this.known.map((one) => [one.id, one]) : []);
+    for (const one of [...(pinned?.data ?? []), ...page.data]) if (one.handoff.turns || one.metadata.title) known.set(one.id, one);
+    this.known = [...known.values()];
     byId("more").hidden = !page.has_more;
     this.show();
     if (text) announce(`${this.known.length} conversations found`);
+  }
+
+  /** Enter opens the first result, the down arrow moves to it, and Escape shows all conversations. @param {KeyboardEvent} event */
+  searchKey(event) {
+    const first = /** @type {HTMLElement | null} */ (this.list.querySelector("a"));
+    if (event.key === "ArrowDown") first?.focus();
+    else if (event.key === "Enter" && byId("search").value) {
+      // The list may be that of an earlier text.
+      this.load().then(() => /** @type {HTMLElement | null} */ (this.list.querySelector("a"))?.click());
+    } else if (event.key === "Escape" && byId("search").value) {
+      byId("search").value = "";
+      this.load();
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  /** Arrow keys move between conversations. @param {KeyboardEvent} event */
+  listKey(event) {
+    if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
+    const links = [...this.list.querySelectorAll("a")];
+    const at = links.indexOf(/** @type {any} */ (document.activeElement?.closest("[data-id]")?.querySelector("a")));
+    const next = at + (event.key === "ArrowDown" ? 1 : -1);
+    event.preventDefault();
+    (next < 0 ? byId("search") : links[Math.min(next, links.length - 1)])?.focus();
   }
 
   /** @param {string | null} id */
@@ -71,7 +105,7 @@ export class Sidebar {
     /** @type {HTMLElement[]} */
     const rows = [];
     let group = "";
-    const sorted = isSearch ? this.known : [...this.known].sort((a, b) => Number(isPinned(b)) - Number(isPinned(a)));
+    const sorted = [...this.known].sort((a, b) => (isSearch ? 0 : Number(isPinned(b)) - Number(isPinned(a))) || b.handoff.updated_at - a.handoff.updated_at);
     for (const one of sorted) {
       const name = isSearch ? "" : isPinned(one) ? "Pinned" : dateGroup(one.handoff.updated_at * 1000);
       if (name && name !== group) rows.push(h("li", { class: "group" }, name));

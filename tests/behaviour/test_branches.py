@@ -233,6 +233,8 @@ async def test_the_list_of_conversations_tells_what_they_are_about(
     listed = (await get(served, "/conversations"))["data"]
     found = (await get(served, "/conversations", search="ROADRUNNER"))["data"]
     too_long = await get(served, "/conversations", search="x" * 201)
+    named = await get(served, "/conversations", **{"metadata[title]": "Greetings"})
+    assert [one["id"] for one in named["data"]] == ["bert"]
 
     assert [(one["id"], one["handoff"]["title"]) for one in listed] == [
         ("bert", "Greetings"),

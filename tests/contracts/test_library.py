@@ -294,6 +294,27 @@ async def test_conversations_are_found_by_what_was_said_in_them_and_by_their_tit
     assert await found("_ello") == []
 
 
+async def test_conversations_are_found_by_their_metadata(store: Store) -> None:
+    for name in ("a", "b", "c"):
+        await store.turn(name)
+    await store.library.update_conversation("alice", "a", {"pinned": "true", "topic": "röckets"})
+    await store.library.update_conversation("alice", "c", {"pinned": "true"})
+
+    async def found(metadata: dict[str, str], **given: Any) -> tuple[list[str], bool]:
+        page = await store.library.list_conversations(
+            "alice", **{"after": None, "limit": 10, "order": "asc", "metadata": metadata, **given}
+        )
+        assert page is not None
+        return [one.id for one in page.data], page.has_more
+
+    assert await found({"pinned": "true"}) == (["a", "c"], False)
+    assert await found({"pinned": "true"}, limit=1, order="desc") == (["c"], True)
+    assert await found({"pinned": "true", "topic": "röckets"}) == (["a"], False)
+    assert await found({"pinned": "true"}, search="hello") == (["a", "c"], False)
+    assert await found({"pinned": "false"}) == ([], False)
+    assert await found({}) == (["a", "b", "c"], False)
+
+
 async def test_an_outline_tells_what_a_conversation_is_about(store: Store) -> None:
     long = Item(UserMessage("A  rocket\n" * 20))
     await store.turn("a", input=[long])

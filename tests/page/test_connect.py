@@ -90,7 +90,68 @@ async def test_pinned_conversation_is_first_and_search_has_a_shortcut(
     await expect(visitor.button("Unpin Older")).to_be_focused()
     await expect(visitor.page.locator("#conversations .group")).to_have_text(["Pinned", "Today"])
     await visitor.page.keyboard.press("Control+K")
-    await expect(visitor.page.get_by_label("Search conversations")).to_be_focused()
+    search = visitor.page.get_by_label("Search conversations")
+    await expect(search).to_be_focused()
+
+    for key in ("ArrowDown", "ArrowDown"):
+        await visitor.page.keyboard.press(key)
+    await expect(visitor.page.locator("#conversations a", has_text="Newer")).to_be_focused()
+    for key in ("ArrowUp", "ArrowUp"):
+        await visitor.page.keyboard.press(key)
+    await expect(search).to_be_focused()
+    await visitor.page.keyboard.type("old")
+    await visitor.page.keyboard.press("Enter")
+    await visitor.expect_messages(["Older"])
+
+
+async def test_old_pinned_conversation_is_listed_and_the_next_page_follows(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    await visitor.page.evaluate(
+        """async () => {
+            for (let number = 0; number < 45; number++) {
+                const metadata = { title: `Number ${number}`, ...(number ? {} : { pinned: "true" }) };
+                await fetch("/v1/conversations", {
+                    method: "POST", headers: { "Content-Type": "application/json" },
+                    body: JSON.stringify({ metadata }),
+                }).then(response => response.json());
+            }
+        }"""
+    )
+    await visitor.page.reload()
+    titles = visitor.page.locator("#conversations .title")
+    await expect(titles).to_have_count(41)
+    await expect(titles.first).to_have_text("Number 0")
+
+    await visitor.button("Show more").click()
+
+    await expect(titles).to_have_count(45)
+    assert len(set(await titles.all_text_contents())) == 45
+    await expect(visitor.button("Show more")).to_be_hidden()
+
+
+async def test_shared_link_asks_for_the_key_of_the_server(
+    browser: Browser, tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello"))
+    async with serve(tmp_path, upstream.base_url, api_keys=("secret", "other")) as served:
+        async with visit(browser, served.url) as owner:
+            await owner.page.goto(f"{served.url}/")
+            await owner.page.get_by_role("textbox", name="API key").fill("secret")
+            await owner.button("Save").click()
+            await expect(owner.page.locator("#welcome h1")).to_be_visible()
+            await owner.ask("Hi")
+            await owner.button("Share conversation").click()
+            link = await owner.page.get_by_role("textbox", name="Link").input_value()
+        assert "secret" not in link
+
+        for key, shown in (("secret", "Hello"), ("other", "Conversation not found")):
+            async with visit(browser, served.url) as guest:
+                await guest.page.goto(link)
+                await guest.page.get_by_role("textbox", name="API key").fill(key)
+                await guest.button("Save").click()
+                await guest.expect_text(shown)
+                await expect(guest.page.locator("#composer")).to_be_hidden()
 
 
 async def test_shared_link_opens_a_read_only_view(visitor: Visitor, upstream: FakeUpstream) -> None:

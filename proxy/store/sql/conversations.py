@@ -29,7 +29,7 @@ from proxy.messages import ForeignItem, Item
 from proxy.store.sql import rows
 from proxy.store.sql.conversation_list import Outlines, may_be_about
 from proxy.store.sql.dialects import IS_RUNNING, Insertion, encode_json, insert_into, statements
-from proxy.store.sql.stored_completions import FORGOTTEN, storable_pairs, visible_to
+from proxy.store.sql.stored_completions import FORGOTTEN, has_metadata, storable_pairs, visible_to
 from proxy.store.sql.tables import (
     approvals,
     conversations,
@@ -85,6 +85,7 @@ class Keeping:
         ).join(foreign_items, foreign_items.c.turn == path.c.key)
         self._turn_ids = select(path.c.id).order_by(path.c.key)
         self._outlines = statements(Outlines, dialect)
+        self._has_metadata = has_metadata(dialect, conversations)
 
     # --- reading ---
 
@@ -98,6 +99,7 @@ class Keeping:
         order: Order,
         end_user: str,
         search: str,
+        metadata: Mapping[str, str],
     ) -> Page[Conversation] | None:
         """Return a part of the list; None when no conversation has the id ``after``."""
         query, of = self._of_caller, conversations.c
@@ -108,12 +110,16 @@ class Keeping:
             query = query.where(of.key > row.key if order == "asc" else of.key < row.key)
         query = query.where(visible_to(of.end_user, end_user))
         query = query.order_by(of.key if order == "asc" else of.key.desc())
+        given: dict[str, Any] = {"of_caller": caller}
+        if metadata:
+            query = query.where(self._has_metadata)
+            given["wanted"] = storable_pairs(metadata)
         if search:
-            candidates = connection.execute(query.where(may_be_about(search)), {"of_caller": caller}).all()
+            candidates = connection.execute(query.where(may_be_about(search)), given).all()
             holding = (row for row in candidates if self._outlines.is_about(connection, row, search))
             found = list(islice(holding, limit + 1))
         else:
-            found = list(connection.execute(query.limit(limit + 1), {"of_caller": caller}))
+            found = list(connection.execute(query.limit(limit + 1), given))
         return Page([rows.to_conversation(row) for row in found[:limit]], has_more=len(found) > limit)
 
     def items(self, connection: Connection, caller: str, conversation_id: str) -> list[KeptItem] | None:

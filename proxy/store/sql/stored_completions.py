@@ -10,6 +10,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    Table,
     bindparam,
     case,
     exists,
@@ -54,7 +55,7 @@ class Completions:
 
     def __init__(self, dialect: str) -> None:
         self._reading = statements(TurnQueries, dialect)
-        self._has_metadata = _has_metadata(dialect)
+        self._has_metadata = has_metadata(dialect, turns)
         self._all: Select[Any] = (
             select(*turns.c, conversations.c.id.label("conversation_id"))
             .join(conversations, conversations.c.key == turns.c.conversation)
@@ -137,11 +138,11 @@ def visible_to(column: ColumnElement[str], end_user: str) -> ColumnElement[bool]
     return or_(column == "", column == storable(end_user)) if end_user else true()
 
 
-def _has_metadata(dialect: str) -> ColumnElement[bool]:
-    """Return the condition that a turn has all of the pairs bound to ``wanted``."""
+def has_metadata(dialect: str, table: Table) -> ColumnElement[bool]:
+    """Return the condition that a row of the table has all of the metadata bound to ``wanted``."""
     if dialect == "postgresql":
-        return type_coerce(turns.c.metadata, JSONB).contains(bindparam("wanted", type_=JSONB))
+        return type_coerce(table.c.metadata, JSONB).contains(bindparam("wanted", type_=JSONB))
     wanted = func.json_each(bindparam("wanted", type_=JSON)).table_valued("key", "value", name="wanted")
-    has = func.json_each(turns.c.metadata).table_valued("key", "value", name="has")
+    has = func.json_each(table.c.metadata).table_valued("key", "value", name="has")
     is_there = exists().where(has.c.key == wanted.c.key, has.c.value == wanted.c.value)
-    return ~exists(select(literal_column("1")).select_from(wanted).where(~is_there.correlate(wanted, turns)))
+    return ~exists(select(literal_column("1")).select_from(wanted).where(~is_there.correlate(wanted, table)))

@@ -128,6 +128,7 @@ class MemoryLibrary:
         order: Order,
         end_user: str = "",
         search: str = "",
+        metadata: Mapping[str, str] | None = None,
     ) -> Page[Conversation] | None:
         """See ``Library``."""
         start = self._history.conversations.get((caller, after)) if after is not None else None
@@ -139,6 +140,7 @@ class MemoryLibrary:
             if one.caller == caller
             and may_access(end_user, one.end_user)
             and (not search or is_about(search, one.metadata, self._said(one.key)))
+            and (metadata or {}).items() <= one.metadata.items()
         ]
         return page_of(found, start.key if start else None, limit, order)
 
