@@ -187,19 +187,37 @@ def text_of(message: Message) -> str:
 # --- what a conversation keeps -------------------------------------------------------------------------------
 
 
-class ProviderState(Struct, frozen=True, omit_defaults=True):
-    """What a provider returned with a reply that has tool calls, and expects back unchanged. Opaque.
+MESSAGE_STATE_MEMBERS = (
+    "reasoning_content",
+    "reasoning_details",
+    "thinking_blocks",
+    "extra_content",
+    "provider_specific_fields",
+)
+"""Members of assistant messages that are provider state: DeepSeek and Kimi, OpenRouter, LiteLLM, Gemini, LiteLLM."""
+CALL_STATE_MEMBERS = ("extra_content", "provider_specific_fields")
+MAX_STATE_BYTES = 1024 * 1024
+"""Of one message, as JSON."""
 
-    ``provider`` names the provider and the model that it came from; no other is sent it. It is never sent to clients,
-    written to logs or exported. Chat completions use ``members`` (of the assistant message) and ``calls`` (further
-    members of each call, in their order); Responses use ``items`` (reasoning items, and where text and calls stand
-    among them).
+
+class ProviderState(Struct, frozen=True, omit_defaults=True):
+    """What a provider returned with a reply, and expects back unchanged. Opaque.
+
+    ``provider`` names the provider and the model that it came from; no other is sent it. It is empty if a client sent
+    the state. It is never sent to clients, written to logs or exported. Chat completions use ``members`` (of the
+    assistant message) and ``calls`` (further members of each call, in their order); Responses use ``items`` (reasoning
+    items, and where text and calls stand among them).
     """
 
     provider: str
     members: dict[str, Any] = {}
     calls: list[dict[str, Any]] = []
     items: list[dict[str, Any]] = []
+
+
+def is_within_limit(state: ProviderState) -> bool:
+    """Whether the state is at most ``MAX_STATE_BYTES`` long."""
+    return len(msgspec.json.encode(state)) <= MAX_STATE_BYTES
 
 
 class Item(Struct, frozen=True, omit_defaults=True):
@@ -213,7 +231,7 @@ class Item(Struct, frozen=True, omit_defaults=True):
     agent: str | None = None
     visible: bool = True
     state: ProviderState | None = None
-    """Of the provider, for a message with tool calls."""
+    """Of the provider, for an assistant message."""
 
 
 class ForeignItem(Struct, frozen=True):

@@ -152,7 +152,8 @@ class AgentLoop:
         text = "".join(reply.text)
         message = assistant_message(text, "".join(reply.refusal), [wire_call(call) for call in calls])
         is_visible = bool(text or reply.refusal or not calls or any(c.kind == "client" for c in calls))
-        provider_state = reply.provider_state if calls else None
+        # The state of discarded calls belongs to a message that does not exist.
+        provider_state = reply.provider_state if calls or not reply.calls else None
         state.turn.items.append(
             Item(message, agent=self.agent.name, visible=is_visible, state=provider_state)
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from proxy.agents.prompt import messages_for, provider_states
+from proxy.agents.prompt import messages_for, provider_states, text_states
 from proxy.agents.turn_state import Agent, Call, CallKind, TurnState, new_call_id
 from proxy.errors import ToolLoopLimitReached
 from proxy.events import (
@@ -174,7 +174,7 @@ def _request(
     if state.cacheable_prompt is not None:
         seen = () if turn.tool_choice == "none" else _seen_by_any(state)
         cacheable = state.cacheable_prompt.layout(agent, turn, seen)
-    return ModelRequest(
+    request = ModelRequest(
         messages=messages_for(agent.instructions, turn.overlay, turn.context, turn.items),
         tools=tools,
         tool_choice=_tool_choice(turn.tool_choice, client_tools),
@@ -183,10 +183,14 @@ def _request(
         team=state.team,
         agent=agent.name,
         states=provider_states((*turn.context, *turn.items)),
+        text_states=text_states((*turn.context, *turn.items)),
         requested=_requested(turn),
         is_strict=turn.is_strict,
         cacheable=cacheable,
     )
+    state.client_state_model = state.client_state_model or agent.model
+    # What the client sent belongs to the model that it knows, and not to that of an agent that is handed off to.
+    return request if agent.model is state.client_state_model else request.without_client_state()
 
 
 def _seen_by_any(state: TurnState) -> Sequence[FunctionTool]:

@@ -60,6 +60,17 @@ def provider_states(items: Iterable[Item]) -> dict[str, ProviderState]:
     }
 
 
+def text_states(items: Iterable[Item]) -> dict[int, ProviderState]:
+    """Return the provider state of messages without calls, by ``id()`` of the message."""
+    return {
+        id(item.message): item.state
+        for item in items
+        if item.state is not None
+        and isinstance(item.message, AssistantMessage)
+        and not item.message.tool_calls
+    }
+
+
 def state_of_repeated(message: AssistantMessage, context: Sequence[Item]) -> ProviderState | None:
     """Return the provider state for repeated calls, taken from the newest message with the first of them.
 

@@ -62,6 +62,8 @@ class TurnState:
     tool_calls: int = 0
     client_calls: int = 0
     completion_tokens: int = 0
+    client_state_model: Model | None = None
+    """The model of the first call, which is sent the provider state that the client sent."""
     cacheable_prompt: CacheablePrompt | None = None
     """How prompts are built if the team has ``prompt_cache``."""
 

@@ -137,10 +137,10 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     new = query.messages[match.shown :] if match.new is None else match.new
     is_kept = all(turn.is_stored for turn in chain)
     if shown and not is_kept:
-        context = [Item(message) for message in shown]
+        context = [request.item_of(message) for message in shown]
     else:
         context = [item for turn in chain for item in turn.items if not is_instruction(item.message)]
-    new_items = [Item(message) for message in new]
+    new_items = [request.item_of(message) for message in new]
     parent = chain[-1].turn if chain else None
     agent = match.agent or (chain[-1].agent if chain else None)
     stored = [m for turn in chain for item in turn.items if is_instruction(m := item.message)]

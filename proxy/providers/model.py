@@ -69,6 +69,8 @@ class ModelRequest:
     agent: str = ""
     states: Mapping[str, ProviderState] = field(default_factory=dict)
     """Provider state of assistant messages, by the id of the first tool call of each."""
+    text_states: Mapping[int, ProviderState] = field(default_factory=dict)
+    """Provider state of assistant messages without calls, by ``id()`` of the message."""
     requested: frozenset[str] = frozenset()
     """Names of the parameters that the caller set; the others come from the team file."""
     is_strict: bool = False
@@ -78,6 +80,21 @@ class ModelRequest:
     """The same request in a form that keeps the provider's prompt cache, for models that accept it."""
     allowed_tools: Sequence[str] = ()
     """The names of ``tools`` that may be called; empty for all."""
+
+    @property
+    def has_client_state(self) -> bool:
+        """Whether some provider state was sent by the client."""
+        return any(not s.provider for s in (*self.states.values(), *self.text_states.values()))
+
+    def without_client_state(self) -> ModelRequest:
+        """Return the request with provider state that models returned only."""
+        if not self.has_client_state:
+            return self
+        return dataclasses.replace(
+            self,
+            states={key: state for key, state in self.states.items() if state.provider},
+            text_states={key: state for key, state in self.text_states.items() if state.provider},
+        )
 
     def in_cacheable_layout(self, *, allows_subset: bool) -> ModelRequest:
         """Return the request in its cacheable form; ``allows_subset``: the provider supports ``allowed_tools``."""

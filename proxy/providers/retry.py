@@ -184,7 +184,11 @@ class _Attempts:
             await self._policy.sleep(pause)
 
     async def _attempt(self, candidate: Candidate) -> None:
-        block = candidate.model.stream(self._request)
+        request = self._request
+        if candidate is not self._candidates[0]:
+            # What the client sent is meant for the model that it knows.
+            request = request.without_client_state()
+        block = candidate.model.stream(request)
         batches = await block.__aenter__()
         try:
             first = await anext(batches, None)

@@ -121,6 +121,7 @@ def chat_turn_request(
         caller=caller,
         model=request.model,
         messages=request.messages,
+        provider_states=request.provider_states,
         end_user=end_user,
         conversation_id=named,
         id_source=source,

@@ -198,10 +198,12 @@ async def _ask(
         parent = turn_id_of(request.previous_response_id) or request.previous_response_id
     references = References(services.history, caller, end_user)
     pieces = await references.resolved(request.said, parent=parent, conversation_id=request.conversation)
+    messages, provider_states = joined(pieces)
     return TurnRequest(
         caller=caller,
         model=request.model,
-        messages=joined(pieces),
+        messages=messages,
+        provider_states=provider_states,
         verdicts=[Verdict(one.approval_id, one.is_approved, one.reason) for one in responses_in(pieces)],
         end_user=end_user,
         conversation_id=named,

@@ -16,7 +16,6 @@ from msgspec import Struct
 
 from proxy.messages import (
     AssistantMessage,
-    Item,
     Message,
     SystemMessage,
     UserMessage,
@@ -78,7 +77,7 @@ def side_turn(turn_id: str, request: TurnRequest, team: AskedTeam) -> Turn:
         conversation_id="",
         caller=request.caller,
         agent=team.entry,
-        context=[Item(message) for message in request.turn_messages],
+        context=[request.item_of(message) for message in request.turn_messages],
         overlay=[*own, *request.system_messages],
         parameters=request.parameters,
         response_format=request.response_format,

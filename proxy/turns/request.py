@@ -9,8 +9,10 @@ from typing import Literal
 from proxy.messages import (
     DeveloperMessage,
     FunctionTool,
+    Item,
     Message,
     Parameters,
+    ProviderState,
     SystemMessage,
     ToolChoice,
     is_instruction,
@@ -102,10 +104,14 @@ class TurnRequest:
     """Nobody waits for the answer; it will be asked for by the turn's id."""
     max_tool_calls: int | None = None
     """Calls of the server's tools in this turn, if fewer than the team allows."""
+    provider_states: Mapping[int, ProviderState] = field(default_factory=dict)
+    """Provider state that the client sent, by the index of the message."""
     system_messages: Sequence[SystemMessage | DeveloperMessage] = field(init=False)
     """The system and developer messages of ``messages``."""
     turn_messages: Sequence[Message] = field(init=False)
     """The other messages."""
+    _states: Mapping[int, ProviderState] = field(init=False, repr=False)
+    """``provider_states`` by ``id()`` of the message."""
 
     def __post_init__(self) -> None:
         system: list[SystemMessage | DeveloperMessage] = []
@@ -117,6 +123,12 @@ class TurnRequest:
                 others.append(message)
         object.__setattr__(self, "system_messages", system)
         object.__setattr__(self, "turn_messages", others)
+        states = {id(self.messages[at]): state for at, state in self.provider_states.items()}
+        object.__setattr__(self, "_states", states)
+
+    def item_of(self, message: Message) -> Item:
+        """Return one of the messages as an item, with the provider state that the client sent with it."""
+        return Item(message, state=self._states.get(id(message)))
 
 
 Clock = Callable[[], float]

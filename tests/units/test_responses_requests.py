@@ -58,7 +58,8 @@ def decode(body: Any = None, /, **keys: Any) -> ResponsesRequest:
 
 
 def messages(*items: Any) -> list[Message]:
-    return joined(piece for piece in decode(input=list(items)).said if not isinstance(piece, Reference))
+    said = decode(input=list(items)).said
+    return joined(piece for piece in said if not isinstance(piece, Reference))[0]
 
 
 def call(call_id: str, name: str = "f", arguments: str = "{}") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from proxy.errors import (
 )
 from proxy.events import ReasoningDelta, TextDelta
 from proxy.messages import (
+    MAX_STATE_BYTES,
     AssistantMessage,
     FileData,
     FilePart,
@@ -39,7 +40,7 @@ from proxy.messages import (
 from proxy.providers.http.pool import HttpSession
 from proxy.providers.model import Finished, ModelRequest
 from proxy.providers.openai.client import OpenAIWireModel, first_wire
-from proxy.providers.openai.provider_state import MAX_STATE_BYTES, provider_of
+from proxy.providers.openai.provider_state import provider_of
 from proxy.teamfiles.definitions import OpenAIModel
 from tests.fakes.asking import WITH_TOOLS, ask
 from tests.fakes.providers.openai import (
@@ -119,7 +120,8 @@ async def test_summaries_are_reasoning_with_a_blank_line_between_parts() -> None
         "\n\n",
         "then",
     ]
-    assert answer.end.state is None, "only calls need it"
+    assert answer.end.state is not None
+    assert answer.end.state.items == [{**reasoning_item(0), "summary": parts}, {"type": "message"}]
 
 
 async def test_a_refusal_is_no_text() -> None:

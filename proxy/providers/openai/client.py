@@ -72,6 +72,7 @@ class OpenAIWireModel:
         """What provider state is bound to."""
         self._accepts_cacheable: bool | None = None
         """Whether system messages may follow other messages; None until a request has shown it."""
+        self._rejects_client_state = False
 
     @property
     def name(self) -> str:
@@ -106,8 +107,26 @@ class OpenAIWireModel:
     async def _send(self, request: ModelRequest) -> Accepted:
         """Send the request until the provider accepts it.
 
-        A request in the cacheable layout that the provider rejects is repeated in the usual one, with one system
-        message in front, which is used from then on if it is accepted.
+        If it is rejected with provider state that the client sent, it is repeated without.
+
+        Raises:
+            UpstreamFailed: There is none.
+        """
+        if not request.has_client_state or self._rejects_client_state:
+            return await self._send_layout(request.without_client_state())
+        try:
+            return await self._send_layout(request)
+        except UpstreamBadRequest:
+            answer = await self._send_layout(request.without_client_state())
+            self._rejects_client_state = True
+            logger.info("model rejects provider state of clients", extra={"model": self.name})
+            return answer
+
+    async def _send_layout(self, request: ModelRequest) -> Accepted:
+        """Send the request in its cacheable layout, if it has one.
+
+        If that is rejected, the request is repeated in the usual layout, with one system message in front, which is
+        used from then on if it is accepted.
 
         Raises:
             UpstreamFailed: There is none.

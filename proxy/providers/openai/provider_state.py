@@ -1,27 +1,31 @@
 """Provider state of chat completions: collected from an answer, returned with the next request.
 
 Several providers reject a request whose assistant messages lack what they returned with tool calls: DeepSeek and Kimi
-``reasoning_content``, OpenRouter ``reasoning_details``, Gemini ``tool_calls[].extra_content``. What it holds is opaque:
-pieces of a stream are joined, nothing else is changed.
+``reasoning_content``, OpenRouter ``reasoning_details``, Gemini ``tool_calls[].extra_content``, gateways of LiteLLM
+``thinking_blocks``, ``provider_specific_fields`` or a signature in the id of the call. It is opaque: pieces of a stream
+are joined, nothing else is changed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from yarl import URL
 
-from proxy.messages import AssistantMessage, Message, ProviderState
+from proxy.messages import AssistantMessage, Message, ProviderState, ToolMessage, is_within_limit
+from proxy.providers.model import ModelRequest
 
 logger = logging.getLogger(__name__)
 
-MAX_STATE_BYTES = 1024 * 1024
-"""Of one message, as JSON."""
 _JOINED = frozenset(("text", "summary", "data"))
 """Members of a reasoning detail that arrive in pieces; the others are whole in each piece that has them."""
+_WITH_CALLS_ONLY = ("reasoning_content", "thinking_blocks", "provider_specific_fields")
+"""Not returned with text: DeepSeek's older models reject it there, the others ignore it."""
+SIGNED_ID = "__thought__"
+"""Behind it LiteLLM appends a thought signature to the id of a call (litellm, prompt_templates/factory.py)."""
 
 
 class StateCollector:
@@ -34,32 +38,52 @@ class StateCollector:
         self._pieces: dict[tuple[int, str], list[str]] = {}
         """Texts of a detail, by its position and the name of the member."""
         self._by_index: dict[Any, int] = {}
-        self._extra: Any = None
+        self._blocks: list[dict[str, Any]] = []
+        self._others: dict[str, Any] = {}
 
-    def add(self, reasoning: object, details: object, extra_content: object) -> None:
-        """Take the members of one delta."""
+    def add(self, reasoning: object, details: object, blocks: object, **others: object) -> None:
+        """Add the members of one delta; ``blocks`` are ``thinking_blocks``, ``others`` are whole in each delta."""
         if isinstance(reasoning, str) and reasoning:
             self._reasoning.append(reasoning)
         for detail in details if isinstance(details, list) else ():
             if isinstance(detail, dict):
                 self._add_detail(detail)
-        if extra_content is not None:
-            self._extra = extra_content
+        for block in blocks if isinstance(blocks, list) else ():
+            if isinstance(block, dict):
+                self._add_block(block)
+        for name, value in others.items():
+            if value is not None:
+                self._others[name] = value
 
-    def state(self, calls: list[dict[str, Any]]) -> ProviderState | None:
+    def state(self, calls: list[dict[str, Any]], *, has_calls: bool) -> ProviderState | None:
         """Return what has to be returned with the message; ``calls`` is the state of its calls."""
-        members: dict[str, Any] = {}
+        members: dict[str, Any] = dict(self._others)
         if self._reasoning:
             members["reasoning_content"] = "".join(self._reasoning)
         if self._details:
             for (position, name), pieces in self._pieces.items():
                 self._details[position][name] = "".join(pieces)
             members["reasoning_details"] = self._details
-        if self._extra is not None:
-            members["extra_content"] = self._extra
+        if self._blocks:
+            members["thinking_blocks"] = self._blocks
+        if not has_calls:
+            for name in _WITH_CALLS_ONLY:
+                members.pop(name, None)
         if not members and not calls:
             return None
         return bounded_state(ProviderState(self._provider, members, calls))
+
+    def _add_block(self, block: dict[str, Any]) -> None:
+        """Add a piece of a block; a block ends with its signature, or where another type begins."""
+        last = self._blocks[-1] if self._blocks else None
+        if last is None or last.get("signature") or last.get("type") != block.get("type"):
+            self._blocks.append(dict(block))
+            return
+        for name, value in block.items():
+            if name == "thinking" and isinstance(value, str):
+                last[name] = f"{last.get(name) or ''}{value}"
+            elif value or name not in last:
+                last[name] = value
 
     def _add_detail(self, detail: dict[str, Any]) -> None:
         index = detail.get("index")
@@ -80,37 +104,53 @@ class StateCollector:
 
 def bounded_state(state: ProviderState) -> ProviderState | None:
     """Return the state, None if it is larger than the limit."""
-    size = len(msgspec.json.encode(state))
-    if size <= MAX_STATE_BYTES:
+    if is_within_limit(state):
         return state
-    logger.warning("provider state is over the limit and is dropped", extra={"bytes": size})
+    logger.warning("provider state is over the limit and is dropped", extra={"provider": state.provider})
     return None
 
 
-def messages_with_state(
-    messages: Sequence[Message], states: Mapping[str, ProviderState], provider: str
-) -> Sequence[Message | dict[str, Any]]:
-    """Return the messages for a chat completion, with the state that ``provider`` returned with them."""
-    if not any(state.provider == provider for state in states.values()):
-        return messages
-    return [_with_state(message, states, provider) for message in messages]
+def messages_with_state(request: ModelRequest, provider: str) -> Sequence[Message | dict[str, Any]]:
+    """Return the messages for a chat completion, with the state that ``provider`` or the client sent with them."""
+    states = (*request.states.values(), *request.text_states.values())
+    if not any(is_for(state, provider) for state in states):
+        return request.messages
+    ids: dict[str, str] = {}
+    """Ids of calls at the provider, by those that are stored."""
+    return [_with_state(message, request, provider, ids) for message in request.messages]
+
+
+def is_for(state: ProviderState | None, provider: str) -> bool:
+    """Whether the state is sent to this provider and model."""
+    return state is not None and state.provider in (provider, "")
 
 
 def _with_state(
-    message: Message, states: Mapping[str, ProviderState], provider: str
+    message: Message, request: ModelRequest, provider: str, ids: dict[str, str]
 ) -> Message | dict[str, Any]:
-    if not isinstance(message, AssistantMessage) or not message.tool_calls:
+    if isinstance(message, ToolMessage):
+        call_id = ids.get(message.tool_call_id)
+        return message if call_id is None else msgspec.structs.replace(message, tool_call_id=call_id)
+    if not isinstance(message, AssistantMessage):
         return message
     body: dict[str, Any] | None = None
+    if not message.tool_calls:
+        state = request.text_states.get(id(message))
+        if state is not None and is_for(state, provider):
+            members = {n: value for n, value in state.members.items() if n not in _WITH_CALLS_ONLY}
+            body = msgspec.to_builtins(message) | members
+        return message if body is None else body
     # Replies that were merged into one message have their calls one after the other.
     for first, call in enumerate(message.tool_calls):
-        state = states.get(call.id)
-        if state is None or state.provider != provider:
+        state = request.states.get(call.id)
+        if state is None or not is_for(state, provider):
             continue
         if body is None:
             body = msgspec.to_builtins(message)
         body.update(state.members)
         for wire_call, extra in zip(body["tool_calls"][first:], state.calls, strict=False):
+            if "id" in extra:
+                ids[wire_call["id"]] = extra["id"]
             wire_call.update(extra)
     return message if body is None else body
 

@@ -56,7 +56,7 @@ def body_of(
     ignored = omit_fields(body, adaptations) if adaptations else frozenset()
     body.update(definition.extra_body)
     body["model"] = definition.model
-    body["messages"] = messages_with_state(request.messages, request.states, provider)
+    body["messages"] = messages_with_state(request, provider)
     body["stream"] = True
     if request.tools:
         body["tools"] = [wire_tool(tool) for tool in request.tools]

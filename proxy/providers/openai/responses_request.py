@@ -21,7 +21,6 @@ from proxy.messages import (
     ImagePart,
     Message,
     NamedToolChoice,
-    ProviderState,
     RefusalPart,
     SystemMessage,
     TextPart,
@@ -33,6 +32,7 @@ from proxy.messages import (
 from proxy.providers.model import ModelRequest
 from proxy.providers.openai.adaptation import Adaptation, Omission
 from proxy.providers.openai.adapted_body import omit_fields
+from proxy.providers.openai.provider_state import is_for
 from proxy.providers.openai.request import Outgoing, adapted
 from proxy.teamfiles.definitions import OpenAIModel
 
@@ -91,15 +91,13 @@ def responses_body(
         if request.parallel_tool_calls is not None:
             body["parallel_tool_calls"] = request.parallel_tool_calls
     body["model"] = definition.model
-    body["input"] = input_items(messages, request.states, provider)
+    body["input"] = input_items(messages, request, provider)
     body["stream"] = True
     return adapted(body, adaptations, ignored)
 
 
-def input_items(
-    messages: Sequence[Message], states: Mapping[str, ProviderState], provider: str
-) -> list[Item]:
-    """Return the messages as input items, in their order."""
+def input_items(messages: Sequence[Message], request: ModelRequest, provider: str) -> list[Item]:
+    """Return the messages as input items, in their order, with the provider state of the request."""
     items: list[Item] = []
     custom: set[str] = set()
     """Ids of calls of custom tools, whose results are items of another type."""
@@ -107,7 +105,7 @@ def input_items(
     for message in messages:
         match message:
             case AssistantMessage():
-                items.extend(_assistant_items(message, states, provider))
+                items.extend(_assistant_items(message, request, provider))
                 custom.update(c.id for c in message.tool_calls or () if isinstance(c, CustomToolCall))
                 if message.function_call is not None:
                     # The deprecated form has no ids; a result belongs to the newest call.
@@ -126,14 +124,12 @@ def input_items(
     return items
 
 
-def _assistant_items(
-    message: AssistantMessage, states: Mapping[str, ProviderState], provider: str
-) -> Iterator[Item]:
+def _assistant_items(message: AssistantMessage, request: ModelRequest, provider: str) -> Iterator[Item]:
     """Yield the items of one reply in the order in which the provider sent them."""
     spoken = _spoken(message)
     for call in message.tool_calls or ():
-        state = states.get(call.id)
-        for item in state.items if state is not None and state.provider == provider else ():
+        state = request.states.get(call.id)
+        for item in state.items if state is not None and is_for(state, provider) else ():
             if item.get("type") == "reasoning":
                 yield item
             elif item.get("type") == "message" and spoken is not None:
@@ -144,6 +140,12 @@ def _assistant_items(
             spoken = None
         yield _call(call)
     if spoken is not None:
+        state = request.text_states.get(id(message))
+        if state is not None and is_for(state, provider):
+            items = [item for item in state.items if item.get("type") in ("reasoning", "message")]
+            yield from (item for item in items if item["type"] == "reasoning")
+            phase = next((item.get("phase") for item in items if item["type"] == "message"), None)
+            spoken |= {"phase": phase} if phase else {}
         yield spoken
 
 

@@ -246,8 +246,6 @@ class ResponsesReader:
         deltas.append(Finished(reason, _usage(response.get("usage")), state=self._state()))
 
     def _state(self) -> ProviderState | None:
-        if not self._calls.has_calls:
-            return None
         items = [self._order[index] for index in sorted(self._order)]
         if not any(item.get("encrypted_content") or item.get("phase") for item in items):
             return None

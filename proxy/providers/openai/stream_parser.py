@@ -58,6 +58,10 @@ _FAILURES: Final = frozenset(
 _NO_REASONS: Final = frozenset({"", "null", "none", "finish_reason_unspecified"})
 
 
+_STATE: Final = ("reasoning_details", "extra_content", "thinking_blocks", "provider_specific_fields")
+"""Members of a message that are provider state only."""
+
+
 class _Delta(Struct, gc=False):
     content: Any = None
     reasoning_content: Any = None
@@ -65,6 +69,8 @@ class _Delta(Struct, gc=False):
     refusal: Any = None
     reasoning_details: Any = None
     extra_content: Any = None
+    thinking_blocks: Any = None
+    provider_specific_fields: Any = None
     tool_calls: list[CallDelta] | None = None
 
 
@@ -251,10 +257,20 @@ class AnswerReader:
     def _delta(self, delta: _Delta, logprobs: Any, deltas: list[ModelDelta]) -> None:
         reasoning = delta.reasoning_content or delta.reasoning
         text = self._taken("reasoning", reasoning) if reasoning and isinstance(reasoning, str) else ""
-        if delta.reasoning_content or delta.reasoning_details or delta.extra_content:
+        if (
+            delta.reasoning_content
+            or delta.reasoning_details
+            or delta.extra_content
+            or delta.thinking_blocks
+            or delta.provider_specific_fields
+        ):
             self._has_state = True
             self._state.add(
-                text if delta.reasoning_content else None, delta.reasoning_details, delta.extra_content
+                text if delta.reasoning_content else None,
+                delta.reasoning_details,
+                delta.thinking_blocks,
+                extra_content=delta.extra_content,
+                provider_specific_fields=delta.provider_specific_fields,
             )
         if text:
             deltas.append(ReasoningDelta(text))
@@ -284,7 +300,8 @@ class AnswerReader:
             refusal=self._beyond("refusal", message.refusal),
         )
         if not self._has_state:
-            rest.reasoning_details, rest.extra_content = message.reasoning_details, message.extra_content
+            for name in _STATE:
+                setattr(rest, name, getattr(message, name))
         self._delta(rest, logprobs, deltas)
         if message.tool_calls and not self._calls.has_calls:
             self.has_said = True
@@ -398,7 +415,7 @@ class AnswerReader:
         if not self._calls.has_calls:
             self._release_space(deltas)
         self.is_finished = True
-        state = self._state.state(self._calls.states()) if self._calls.has_calls else None
+        state = self._state.state(self._calls.states(), has_calls=self._calls.has_calls)
         deltas.append(Finished(reason, clean_usage(self._usage), state=state))
 
     def _release_held(self, deltas: list[ModelDelta]) -> None:
@@ -477,10 +494,11 @@ def _decoded(data: bytes) -> _Chunk:
             choice.logprobs = _cleaned(choice.logprobs)
             for part in (choice.delta, choice.message):
                 if part is not None:
-                    part.reasoning_details = _cleaned(part.reasoning_details)
-                    part.extra_content = _cleaned(part.extra_content)
+                    for name in _STATE:
+                        setattr(part, name, _cleaned(getattr(part, name)))
                     for call in part.tool_calls or ():
                         call.extra_content = _cleaned(call.extra_content)
+                        call.provider_specific_fields = _cleaned(call.provider_specific_fields)
     except (ValueError, RecursionError):
         raise UpstreamProtocolError("protocol") from None
     return chunk

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from proxy.errors import UpstreamIncomplete, UpstreamProtocolError, UpstreamTooMuch
 from proxy.providers.model import CallPiece
+from proxy.providers.openai.provider_state import SIGNED_ID
 from proxy.providers.sanitize import clean
 
 MAX_CALLS = 256
@@ -44,6 +45,8 @@ class CallDelta(Struct, gc=False):
     function: FunctionDelta | None = None
     extra_content: Any = None
     """Provider state of the call (Gemini's thought signatures)."""
+    provider_specific_fields: Any = None
+    """The same behind a gateway of LiteLLM."""
 
 
 class _Nesting:
@@ -77,13 +80,13 @@ class _Call:
     __slots__ = (
         "arguments",
         "call_id",
-        "extra_content",
         "half",
         "held",
         "is_begun",
         "name",
         "nesting",
         "position",
+        "provider_state",
     )
 
     def __init__(self, position: int, call_id: str | None) -> None:
@@ -96,7 +99,7 @@ class _Call:
         """The first half of a surrogate pair; the second half is in the next piece."""
         self.nesting = _Nesting()
         self.is_begun = False
-        self.extra_content: Any = None
+        self.provider_state: dict[str, Any] = {}
 
     @property
     def is_closed(self) -> bool:
@@ -147,7 +150,7 @@ class CallAssembler:
 
     def states(self) -> list[dict[str, Any]]:
         """Return the provider state of each call; the list is empty if no call has any."""
-        states = [{} if c.extra_content is None else {"extra_content": c.extra_content} for c in self._calls]
+        states = [call.provider_state for call in self._calls]
         return states if any(states) else []
 
     def add(self, delta: CallDelta) -> list[CallPiece]:
@@ -164,7 +167,11 @@ class CallAssembler:
                 raise UpstreamProtocolError("protocol")
             return []
         if delta.extra_content is not None:
-            call.extra_content = delta.extra_content
+            call.provider_state["extra_content"] = delta.extra_content
+        if delta.provider_specific_fields is not None:
+            call.provider_state["provider_specific_fields"] = delta.provider_specific_fields
+        if call.call_id is not None and SIGNED_ID in call.call_id:
+            call.provider_state["id"] = call.call_id
         if name and name != call.name and not call.is_begun:
             # A name in pieces; some send it again and longer.
             call.name = name if name.startswith(call.name) else call.name + name

@@ -18,10 +18,11 @@ import msgspec
 from msgspec import Struct
 
 from proxy.errors import InvalidRequest
-from proxy.messages import FunctionTool, Message, Parameters, ToolChoice
+from proxy.messages import FunctionTool, Message, Parameters, ProviderState, ToolChoice
 from proxy.wire.chat.message_validation import checked
 from proxy.wire.chat.parameters import check_combinations, parameters_of, tool_choice_of, tools_of
 from proxy.wire.chat.schema import ChatBody
+from proxy.wire.provider_state import states_in_chat
 from proxy.wire.validation.body_decoder import BodyDecoder, refuse_nul
 
 _CONVERSATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -58,6 +59,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     prompt_cache_key: str | None = None
     service_tier: str | None = None
     ignored: tuple[str, ...] = ()
+    provider_states: Mapping[int, ProviderState] = {}
 
 
 def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> ChatRequest:
@@ -69,7 +71,9 @@ def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> Chat
     try:
         decoded, unknown = _decode(body, strict=strict)
         check_combinations(decoded)
-        return _request(decoded, unknown, max_messages=max_messages)
+        request = _request(decoded, unknown, max_messages=max_messages)
+        states = states_in_chat(body)
+        return msgspec.structs.replace(request, provider_states=states) if states else request
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest(UNREADABLE) from None
 

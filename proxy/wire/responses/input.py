@@ -18,6 +18,7 @@ from proxy.messages import (
     CustomToolCall,
     FunctionCall,
     Message,
+    ProviderState,
     ToolCall,
     ToolMessage,
     UserMessage,
@@ -33,6 +34,7 @@ from proxy.wire.conversations.item_input import (
     output_of,
     typed,
 )
+from proxy.wire.provider_state import state_of_reasoning
 from proxy.wire.responses.schema import (
     PASSED_OVER,
     READ_ITEMS,
@@ -58,7 +60,13 @@ class ApprovalResponse(Struct, frozen=True):
     reason: str | None = None
 
 
-Said = Message | Reference | ApprovalResponse
+class Reasoning(Struct, frozen=True):
+    """A reasoning item of a provider that the client sends back, with its encrypted content."""
+
+    body: dict[str, Any]
+
+
+Said = Message | Reference | ApprovalResponse | Reasoning
 """A piece of the input: a message with one thing in it, a reference to such a piece, or a decision."""
 
 
@@ -88,6 +96,8 @@ def _piece(item: dict[str, Any], at: str) -> Said | None:
         case "function_call_output":
             result = typed(item, OutputInput, at)
             return ToolMessage(result.call_id, output_of(result, at))
+        case "reasoning" if isinstance(item.get("encrypted_content"), str):
+            return Reasoning(item)
         case "item_reference":
             reference = typed(item, ItemReference, at).id
             # A request for approval says nothing that is not kept here.
@@ -139,10 +149,13 @@ def responses_in(said: Iterable[Said]) -> list[ApprovalResponse]:
     return new
 
 
-def joined(pieces: Iterable[Message | ApprovalResponse]) -> list[Message]:
-    """Return the messages: an assistant's pieces in a row as one, and results right behind their calls.
+def joined(
+    pieces: Iterable[Message | ApprovalResponse | Reasoning],
+) -> tuple[list[Message], dict[int, ProviderState]]:
+    """Return the messages, with consecutive assistant pieces as one, and results directly after their calls.
 
-    What was said before a decision and what was said behind it are two messages.
+    Pieces before and after a decision are two messages. The second value is the provider state of the messages that
+    follow reasoning items, by index.
 
     Raises:
         InvalidRequest: A call that has no result.
@@ -150,21 +163,34 @@ def joined(pieces: Iterable[Message | ApprovalResponse]) -> list[Message]:
     whole: list[Message] = []
     row: list[AssistantMessage] = []
     results: dict[str, ToolMessage] = {}
+    reasoning: list[dict[str, Any]] = []
+    states: dict[int, ProviderState] = {}
+    """By ``id()`` of the message."""
+
+    def end_row() -> None:
+        if row:
+            whole.append(_merged(row))
+            if (state := state_of_reasoning(reasoning)) is not None:
+                states[id(whole[-1])] = state
+        row.clear()
+        reasoning.clear()
+
     for piece in pieces:
+        if isinstance(piece, Reasoning):
+            reasoning.append(piece.body)
+            continue
         if isinstance(piece, AssistantMessage):
             row.append(piece)
             continue
-        if row:
-            whole.append(_merged(row))
-            row = []
+        end_row()
         if isinstance(piece, ApprovalResponse):
             continue
         if isinstance(piece, ToolMessage):
             results.setdefault(piece.tool_call_id, piece)
         whole.append(piece)
-    if row:
-        whole.append(_merged(row))
-    return _with_results(whole, results) if any(map(_calls_of, whole)) else whole
+    end_row()
+    messages = _with_results(whole, results) if any(map(_calls_of, whole)) else whole
+    return messages, {at: states[id(one)] for at, one in enumerate(messages) if id(one) in states}
 
 
 def _merged(row: Sequence[AssistantMessage]) -> AssistantMessage:

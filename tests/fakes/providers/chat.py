@@ -73,6 +73,18 @@ class ChatProvider:
         """The state that came back with a call."""
         return None
 
+    def issue_for_text(self, number: int) -> Any:
+        """New state for a text; None if the provider has none."""
+        return None
+
+    def returned_with_text(self, message: Body) -> Any:
+        """The state that came back with a text."""
+        return None
+
+    def text_state_chunks(self, state: Any) -> list[dict[str, Any]]:
+        """The chunks with the state of a text."""
+        return []
+
     def state_error(self) -> Reply:
         return error(400, code="invalid_request_error", message="state is missing")
 
@@ -95,7 +107,7 @@ class ChatProvider:
     def answer(self, body: Body) -> Reply:
         made = sum(len(message["tool_calls"]) for message in calling(body))
         if made >= len(self._plan) or not body.get("tools"):
-            return self._events(*self.text_chunks(answer_to(body)), chunk(finish="stop"))
+            return self._text(answer_to(body))
         name, arguments = self._plan[made]
         function = {"name": name, "arguments": json.dumps(arguments)}
         self._issues += 1
@@ -103,6 +115,14 @@ class ChatProvider:
         self._issued.setdefault(_key(function), []).append(state)
         call = {"id": self.call_id(made), "type": "function", "function": function}
         return self._events(*self.call_chunks(call, state), chunk(finish=self.finish_reason_of_calls()))
+
+    def _text(self, text: str) -> Reply:
+        self._issues += 1
+        state = self.issue_for_text(self._issues)
+        if state is not None:
+            self._issued.setdefault(text, []).append(state)
+        chunks = [*self.text_chunks(text), *([] if state is None else self.text_state_chunks(state))]
+        return self._events(*chunks, chunk(finish="stop"))
 
     def _events(self, *chunks: dict[str, Any]) -> Reply:
         return events(*chunks, {"choices": [], "usage": USAGE})
@@ -113,6 +133,12 @@ class ChatProvider:
                 issued = self._issued.get(_key(call["function"]), [])
                 if any(state is not None for state in issued) and self.returned(message, call) not in issued:
                     self.rejections.append(f"state of {call['function']['name']}")
+                    return self.state_error()
+        for message in body["messages"]:
+            if message["role"] == "assistant" and not message.get("tool_calls"):
+                issued = self._issued.get(str(message.get("content")), [])
+                if issued and self.returned_with_text(message) not in issued:
+                    self.rejections.append("state of a text")
                     return self.state_error()
         return None
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tests.fakes.providers.chat import ANSWER, PLAN, SECRET, Plan
+from tests.fakes.providers.chat import ANSWER, FORM_ANSWER, PLAN, SECRET, Plan
 from tests.fakes.replies import JSON, Reply, chunk, error, events, raw
 from tests.fakes.upstream import Received
 
@@ -49,6 +49,8 @@ class Gpt55:
     ) -> None:
         """``key`` is the accepted API key or token, ``path`` the base of the only paths; without, all are accepted."""
         self.rejections: list[str] = []
+        self._texts: list[Event] = []
+        """The reasoning items of texts."""
         self._key = key
         self._path = path
         self._plan = plan
@@ -109,11 +111,23 @@ class Gpt55:
                 return self._reject(
                     "input", f"function_call {number} was provided without its reasoning item"
                 )
-        return self._answer(len(calls))
+        for place, item in enumerate(body["input"]):
+            text = item["content"][0].get("text") if item.get("role") == "assistant" else None
+            # Texts of others, such as the proxy's question for approval, have no reasoning.
+            if text in (ANSWER, FORM_ANSWER) and self._texts:
+                before = body["input"][place - 1] if place else {}
+                if before not in self._texts:
+                    return self._reject("input", "message was provided without its reasoning item")
+        return self._answer(len(calls), body)
 
-    def _answer(self, number: int) -> Reply:
-        if number >= len(self._plan):
-            return response(message(ANSWER))
+    def _answer(self, number: int, body: Any) -> Reply:
+        if number >= len(self._plan) or not body.get("tools"):
+            form = body.get("text", {}).get("format", {}).get("type", "text")
+            answer = message(ANSWER if form == "text" else FORM_ANSWER)
+            if not self._has_reasoning:
+                return response(answer)
+            self._texts.append(reasoning_item(1000 + len(self._texts)))
+            return response(self._texts[-1], answer)
         name, arguments = self._plan[number]
         call = function_call(f"call_{number}", name, json.dumps(arguments))
         return response(*([reasoning_item(number)] if self._has_reasoning else []), call)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.fakes.providers.chat import SECRET, Body, ChatProvider
+from tests.fakes.providers.chat import SECRET, Body, ChatProvider, open_calls
 from tests.fakes.replies import Reply, chunk, error
 
 
@@ -53,6 +53,15 @@ class Gemini(ChatProvider):
     def returned(self, message: Body, call: Body) -> Any:
         return call.get("extra_content")
 
+    def issue_for_text(self, number: int) -> dict[str, Any]:
+        return self.issue(number)
+
+    def returned_with_text(self, message: Body) -> Any:
+        return message.get("extra_content")
+
+    def text_state_chunks(self, state: Any) -> list[dict[str, Any]]:
+        return [chunk({"content": "", "extra_content": state})]
+
     def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
         extra = {"index": 0, "extra_content": state}
         return [*super().call_chunks(call, state), chunk({"tool_calls": [extra]})]
@@ -99,3 +108,34 @@ class OpenRouter(ChatProvider):
             {**data, "data": data["data"][6:]},
         ]
         return [*(chunk({"reasoning_details": [one]}) for one in details), *super().call_chunks(call, state)]
+
+
+class LiteLLM(ChatProvider):
+    """A gateway: thinking blocks with a signature, and a signature in the id of the call, have to come back."""
+
+    path = "/v1/chat/completions"
+
+    def issue(self, number: int) -> tuple[Any, ...]:
+        block = {"type": "thinking", "thinking": "I think so", "signature": f"{SECRET}{number}"}
+        return (
+            [block],
+            f"call_{number}__thought__{SECRET}+/{number}",
+            {"thought_signature": f"{SECRET}{number}"},
+        )
+
+    def returned(self, message: Body, call: Body) -> Any:
+        return (message.get("thinking_blocks"), call["id"], call.get("provider_specific_fields"))
+
+    def rejection(self, body: Body) -> Reply | None:
+        wrong = open_calls(body["messages"])
+        return None if wrong is None else self._reject(400, wrong)
+
+    def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
+        (block,), call_id, fields = state
+        pieces = [
+            {**block, "thinking": "I think", "signature": ""},
+            {**block, "thinking": " so", "signature": ""},
+            {**block, "thinking": ""},
+        ]
+        signed = {**call, "id": call_id, "provider_specific_fields": fields}
+        return [*(chunk({"thinking_blocks": [one]}) for one in pieces), *super().call_chunks(signed, state)]
