@@ -51,6 +51,18 @@ class BodyTooLarge(ProxyError):
         self.limit_bytes = limit_bytes
 
 
+class UnsupportedContentEncoding(ProxyError):
+    """The body has a content coding that cannot be decoded."""
+
+    code = "unsupported_content_encoding"
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(
+            f"Unsupported Content-Encoding: '{encoding[:64]}'. Send the body with gzip or without encoding."
+        )
+        self.encoding = encoding
+
+
 class BodyTooSlow(ProxyError):
     """The body did not come in time."""
 

@@ -1,21 +1,25 @@
-"""Reading what a client sends: the body under a limit, and the headers that say who and where."""
+"""The input of a request: its body, with limits of size, time and expansion, and its headers."""
 
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Iterable
 from urllib.parse import unquote
 
 from starlette.types import Receive, Scope
 
-from proxy.errors import BodyTooLarge, BodyTooSlow
+from proxy.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, UnsupportedContentEncoding
 from proxy.settings import Settings
 
 KEY_PREFIX = "handoff-key."
+GZIP = ("gzip", "x-gzip")
+"""RFC 9110, 8.4.1.3: both names have the same meaning."""
+_GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
 
 class ClientLeft(Exception):
-    """The client went away before its request was whole."""
+    """The client disconnected before the request was complete, or while it was answered."""
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -32,8 +36,8 @@ def headers_of(scope: Scope) -> dict[str, str]:
 def authorization_of(scope: Scope) -> str | None:
     """Return the ``Authorization`` of a connection.
 
-    A page cannot set headers of a WebSocket: it offers the two protocols ``handoff.v1`` and ``handoff-key.KEY``, with
-    what no protocol may hold percent-encoded.
+    A page cannot set headers of a WebSocket. It offers the subprotocols ``handoff.v1`` and ``handoff-key.KEY``, the key
+    percent-encoded where it has characters that a subprotocol may not have.
     """
     header = headers_of(scope).get("authorization")
     if header or scope["type"] != "websocket":
@@ -53,22 +57,57 @@ def first_of(headers: dict[str, str], names: Iterable[str]) -> str:
 
 
 async def read_body(receive: Receive, headers: dict[str, str], settings: Settings) -> bytes:
-    """Return the whole body.
+    """Return the whole body, decoded if it is compressed with gzip.
+
+    ``max_body_bytes`` limits the body both as it is sent and decoded.
 
     Raises:
-        BodyTooLarge: ``Content-Length`` or the bytes received so far exceed ``max_body_bytes``.
+        BodyTooLarge: As soon as the size is known, from ``Content-Length`` or by counting.
         BodyTooSlow: The body took longer than ``body_timeout`` seconds.
+        UnsupportedContentEncoding: The body has another content coding.
+        InvalidRequest: The body is not valid gzip.
         ClientLeft: The client disconnected.
     """
     limit_bytes, time_limit = settings.max_body_bytes, settings.body_timeout
+    encoding = headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity", *GZIP):
+        raise UnsupportedContentEncoding(encoding)
     announced = headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit_bytes:
         raise BodyTooLarge(limit_bytes)
     try:
         async with asyncio.timeout(time_limit):
-            return await _read(receive, limit_bytes)
+            body = await _read(receive, limit_bytes)
     except TimeoutError:
         raise BodyTooSlow(time_limit) from None
+    if encoding not in GZIP or not body:
+        return body
+    # In a thread: a few kilobytes can expand to the limit, which takes milliseconds.
+    return await asyncio.to_thread(decode_gzip, body, limit_bytes=limit_bytes)
+
+
+def decode_gzip(data: bytes, *, limit_bytes: int) -> bytes:
+    """Return decoded data; at most ``limit_bytes`` are decoded (decompression bombs).
+
+    Raises:
+        BodyTooLarge: There are more.
+        InvalidRequest: The data are not one complete gzip member. Several members (RFC 1952, 2.2) are rejected,
+            because clients send one, and many empty ones would take quadratic time.
+    """
+    decoder = zlib.decompressobj(_GZIP_FORMAT)
+    try:
+        decoded = decoder.decompress(data, limit_bytes + 1)
+    except zlib.error:
+        raise _invalid_gzip() from None
+    if len(decoded) > limit_bytes:
+        raise BodyTooLarge(limit_bytes)
+    if not decoder.eof or decoder.unused_data:
+        raise _invalid_gzip()
+    return decoded
+
+
+def _invalid_gzip() -> InvalidRequest:
+    return InvalidRequest("The body is not valid gzip, although Content-Encoding is gzip.")
 
 
 async def _read(receive: Receive, limit_bytes: int) -> bytes:

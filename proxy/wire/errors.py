@@ -36,6 +36,7 @@ from proxy.errors import (
     StoreUnavailable,
     TurnFailed,
     Unauthorized,
+    UnsupportedContentEncoding,
     UpstreamBadRequest,
     UpstreamFailed,
 )
@@ -135,6 +136,10 @@ def problem_of(error: BaseException | Failed) -> Problem:
             return Problem(400, "invalid_request_error", error.message, error.code, error.param)
         case BodyTooLarge():
             return Problem(413, "server_error", error.message)
+        case UnsupportedContentEncoding():
+            # RFC 9110, 12.5.3: in a 415 the header lists the codings that requests can have.
+            accepted = {"Accept-Encoding": "gzip"}
+            return Problem(415, "invalid_request_error", error.message, error.code, headers=accepted)
         case BodyTooSlow():
             # What is left of the body may still come; nobody waits for it.
             closing = {"Connection": "close"}

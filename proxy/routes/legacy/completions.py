@@ -22,6 +22,8 @@ from proxy.wire.legacy.ndjson import LineEncoder, TextBuilder
 from proxy.wire.legacy.requests import NEW_MESSAGE, SOURCES, conversation_id, kind_of, messages_of
 from proxy.wire.validation.json_objects import read_object
 
+_BODY_HEADERS = (b"content-encoding", b"content-length")
+
 
 class EitherCompletions:
     """The endpoint; ``chat`` is the one under ``/v1``."""
@@ -35,7 +37,11 @@ class EitherCompletions:
         services, headers, _ = request_context(scope)
         body = await read_body(receive, headers, services.settings)
         endpoint = self._by_kind.get(kind_of(body), self._chat)
-        await endpoint(scope, _again(body, receive), send)
+        # The body that is read again is decoded, so these headers do not describe it.
+        others = [header for header in scope["headers"] if header[0] not in _BODY_HEADERS]
+        # Headers are cached in the state, see ``headers_of``.
+        state = {key: value for key, value in scope["state"].items() if key != "headers"}
+        await endpoint({**scope, "headers": others, "state": state}, _again(body, receive), send)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
