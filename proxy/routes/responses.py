@@ -165,16 +165,18 @@ async def input_items(
 def _options(
     services: Services, caller: str, headers: dict[str, str], request: ResponsesRequest
 ) -> ResponseOptions:
+    events = told_events(headers)
     return ResponseOptions(
         id="",
         created=0,
         model=request.model,
         logprobs=request.logprobs,
-        events=told_events(headers) or services.events_of(request.model, caller),
+        events=events or services.events_of(request.model, caller),
         hides_details=not services.settings.handoff_details,
         response=request.echo,
         sums_up_reasoning=request.sums_up_reasoning,
         asks_for_approval=request.asks_for_approval,
+        shows_server_calls=events != "none" and (events is not None or request.includes_server_calls),
     )
 
 

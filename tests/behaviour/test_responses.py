@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -24,6 +25,7 @@ from tests.fakes.response_stream import judged_response, steps
 from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.serving import Served
 
+INCLUDE_CALLS: Any = ["handoff.mcp_calls"]
 IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,aa", "detail": "auto"}
 
 
@@ -39,7 +41,7 @@ async def test_a_response_is_whole_and_official(served: Served, upstream: FakeUp
     assert (response.status, response.output_text, kinds(response)) == (
         "completed",
         "What colour?",
-        ["mcp_call", "message"],
+        ["message"],
     )
     assert response.usage is not None
     assert response.usage.total_tokens == 36
@@ -152,6 +154,56 @@ async def test_log_probabilities_come_when_asked_for(served: Served, upstream: F
     assert upstream.requests[0].body["logprobs"] is True
 
 
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ({}, ["message"]),
+        ({"include": INCLUDE_CALLS}, ["mcp_call", "message"]),
+        ({"extra_headers": {"X-Handoff-Events": "extension"}}, ["mcp_call", "message"]),
+        (
+            {"include": INCLUDE_CALLS, "extra_headers": {"X-Handoff-Events": "none"}},
+            ["message"],
+        ),
+    ],
+    ids=["default", "include", "header", "header none"],
+)
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
+async def test_handoffs_are_items_only_if_the_request_includes_them(
+    served: Served, upstream: FakeUpstream, asked: dict[str, Any], shown: list[str], is_stream: bool
+) -> None:
+    upstream.reply(*SOLD)
+    client = served.client()
+    if is_stream:
+        stream = await client.responses.create(model="shop", input="I want a rocket", stream=True, **asked)
+        events: list[Any] = [event async for event in stream]
+        response: Any = events[-1].response
+        added = [event.item.type for event in events if event.type == "response.output_item.added"]
+        indices = [event.output_index for event in events if event.type == "response.output_item.added"]
+        assert (added, indices) == (shown, list(range(len(shown))))
+    else:
+        response = await client.responses.create(model="shop", input="I want a rocket", **asked)
+
+    assert kinds(response) == shown
+    stored = await client.responses.retrieve(response.id, include=INCLUDE_CALLS)
+    assert stored.output == response.output
+    replayed: list[Any] = [event async for event in await client.responses.retrieve(response.id, stream=True)]
+    assert replayed[-1].response.output == response.output
+
+
+async def test_the_response_of_a_chat_completion_has_no_items_for_handoffs(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(*SOLD)
+    client = served.client()
+    answer = await client.chat.completions.create(
+        model="shop", messages=[{"role": "user", "content": "I want a rocket"}]
+    )
+
+    stored = await client.responses.retrieve(answer.id.replace("chatcmpl-", "resp_"))
+
+    assert kinds(stored) == ["message"]
+
+
 async def test_the_team_can_be_kept_out_of_the_answer(served: Served, upstream: FakeUpstream) -> None:
     response = await sold(served, upstream, extra_headers={"X-Handoff-Events": "none"})
 
@@ -166,7 +218,9 @@ async def test_fewer_tool_calls_than_the_team_has_can_be_allowed(
         calls(("transfer_to_repairs", {})), calls(("look_up_item", {"search_query": "rocket"})), text("Sorry")
     )
 
-    response = await served.client().responses.create(model="shop", input="It broke", max_tool_calls=0)
+    response = await served.client().responses.create(
+        model="shop", input="It broke", max_tool_calls=0, include=INCLUDE_CALLS
+    )
 
     assert kinds(response) == ["mcp_call", "message"]
     assert "limit of tool calls" in upstream.requests[-1].body["messages"][-1]["content"]

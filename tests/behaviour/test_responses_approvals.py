@@ -38,7 +38,7 @@ def answer_to(approval_id: str, approve: bool = True, **more: Any) -> Any:
 async def test_who_asks_for_them_is_told_requests_as_items(customer: Customer) -> None:
     response = await asked(customer, 7)
 
-    assert kinds(response) == ["mcp_call", "message", "mcp_approval_request"]
+    assert kinds(response) == ["message", "mcp_approval_request"]
     (approval,) = await customer.approvals()
     request: Any = response.output[-1]
     assert request.to_dict() == {
@@ -56,7 +56,7 @@ async def test_who_asks_for_them_is_told_requests_as_items(customer: Customer) -
 async def test_everyone_else_is_asked_in_words_only(customer: Customer) -> None:
     response = await asked(customer, 7, include=[])
 
-    assert kinds(response) == ["mcp_call", "message"]
+    assert kinds(response) == ["message"]
     second = await respond(customer, "yes", text("Paid."), previous_response_id=response.id)
     assert (second.output_text, customer.paid()) == ("Paid.", [7])
 

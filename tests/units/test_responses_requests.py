@@ -214,7 +214,7 @@ def test_every_official_parameter_is_known() -> None:
     official = get_type_hints(response_create_params.ResponseCreateParamsStreaming)
 
     assert set(official) == set(ResponsesBody.__struct_fields__)
-    ours = {"handoff.approval_requests"}
+    ours = {"handoff.approval_requests", "handoff.mcp_calls"}
     assert set(get_args(response_includable.ResponseIncludable)) == set(get_args(Include)) - ours
 
 

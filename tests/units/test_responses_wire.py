@@ -76,7 +76,13 @@ WHOLE: list[Event] = [
 
 def options(**changes: Any) -> ResponseOptions:
     return ResponseOptions(
-        **{"id": TURN, "created": 1_750_000_000, "model": "shop", "events": "all", **changes}
+        **{
+            "id": TURN,
+            "created": 1_750_000_000,
+            "model": "shop",
+            "events": "all",
+            **changes,
+        }
     )
 
 
@@ -151,7 +157,15 @@ def test_the_callers_functions_are_told_in_pieces_and_as_a_whole() -> None:
 
 
 def test_what_the_server_does_is_told_as_calls_of_an_mcp_server() -> None:
-    told = stream(STARTED, CALLED, Handoff("triage", "repairs", "broken"), *LOOKED_UP, TextDelta("Hi"), DONE)
+    told = stream(
+        STARTED,
+        CALLED,
+        Handoff("triage", "repairs", "broken"),
+        *LOOKED_UP,
+        TextDelta("Hi"),
+        DONE,
+        shows_server_calls=True,
+    )
 
     call = [
         "output_item.added",
@@ -171,6 +185,28 @@ def test_what_the_server_does_is_told_as_calls_of_an_mcp_server() -> None:
     assert {i["server_label"] for i in items[:2]} == {"handoff-proxy"}
 
 
+def test_server_calls_are_no_items_unless_they_are_included() -> None:
+    told = stream(
+        STARTED,
+        TextDelta("One moment."),
+        CALLED,
+        Handoff("triage", "repairs", "broken"),
+        *LOOKED_UP,
+        TextDelta("Hi"),
+        ClientToolCall(0, "call_1", "weather"),
+        CALLED,
+        Completed("repairs", "tool_calls", USAGE),
+    )
+
+    assert not [event for event in told if "mcp" in event["type"]]
+    added = [event["output_index"] for event in told if event["type"] == "response.output_item.added"]
+    assert added == [0, 1]
+    message, call = told[-1]["response"]["output"]
+    assert (message["type"], call["type"]) == ("message", "function_call")
+    assert message["content"][0]["text"] == "One moment.\n\nHi"
+    assert "handoff" in told[-1]["response"]
+
+
 def test_tools_that_run_at_once_keep_their_places() -> None:
     told = stream(
         STARTED,
@@ -180,6 +216,7 @@ def test_tools_that_run_at_once_keep_their_places() -> None:
         ToolCompleted("c1", "one", "done", 0.2),
         TextDelta("Hi"),
         DONE,
+        shows_server_calls=True,
     )
 
     ends = [(e["type"], e["output_index"]) for e in told if e["type"].startswith("response.mcp_call.")][2:]
@@ -387,7 +424,13 @@ def test_what_tools_and_models_wrote_can_be_kept_out_of_it() -> None:
     failed: list[Event] = [LOOKED_UP[0], ToolFailed("call_s1", "look_up_item", "secret", 0.1)]
 
     body = response(
-        STARTED, Handoff("triage", "repairs", "secret"), *LOOKED_UP, *failed, DONE, hides_details=True
+        STARTED,
+        Handoff("triage", "repairs", "secret"),
+        *LOOKED_UP,
+        *failed,
+        DONE,
+        hides_details=True,
+        shows_server_calls=True,
     )
 
     assert "secret" not in json.dumps(body)
@@ -401,7 +444,8 @@ def test_what_tools_and_models_wrote_can_be_kept_out_of_it() -> None:
 def test_arguments_that_were_cut_short_are_json_all_the_same() -> None:
     cut = ToolStarted("c", "look_up_item", '{"search_query":"roc', "repairs")
 
-    item = response(STARTED, cut, ToolCompleted("c", "look_up_item", "done", 0.1), DONE)["output"][0]
+    done = ToolCompleted("c", "look_up_item", "done", 0.1)
+    item = response(STARTED, cut, done, DONE, shows_server_calls=True)["output"][0]
 
     assert json.loads(item["arguments"]) == {"text": '{"search_query":"roc'}
 

@@ -60,6 +60,8 @@ class ResponseOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Thoughts are told as a summary, which is where most clients look for them."""
     asks_for_approval: bool = False
     """Calls that wait for a person are told as items, too."""
+    shows_server_calls: bool = False
+    """Whether handoffs and calls of server tools are ``mcp_call`` items."""
 
 
 encode_options = msgspec.json.Encoder().encode

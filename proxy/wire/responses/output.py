@@ -61,9 +61,10 @@ class Output:
         self.failure: Failed | None = None
         """How the turn failed, if it did."""
         self._options = options
-        self._shows_work = options.events != "none"
         self._narrator = (
-            Narrator(options.events, hides_details=options.hides_details) if self._shows_work else None
+            Narrator(options.events, hides_details=options.hides_details)
+            if options.events != "none"
+            else None
         )
         self._joints = Joints()
         self._steps = Steps(options.id)
@@ -191,7 +192,7 @@ class Output:
 
     def _start_server_call(self, event: ToolStarted) -> None:
         self._ran_tools = True
-        if self._shows_work:
+        if self._options.shows_server_calls:
             shown = "" if self._options.hides_details else event.arguments
             approval = self._approvals.get(event.call_id)
             self._server_calls[event.call_id] = self._begin_server_call(
@@ -200,7 +201,7 @@ class Output:
 
     def _hand_over(self, event: Handoff) -> None:
         self._joints.pause()
-        if self._shows_work:
+        if self._options.shows_server_calls:
             told = {"from": event.source, "to": event.target}
             if event.reason and not self._options.hides_details:
                 told["reason"] = event.reason

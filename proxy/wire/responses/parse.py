@@ -16,7 +16,7 @@ from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, Parameters, ToolChoice
 from proxy.wire.chat.parameters import check_depth
 from proxy.wire.chat.parse import UNREADABLE, conversation_id
-from proxy.wire.responses.input import Said, said_in
+from proxy.wire.responses.input import Said, responses_in, said_in
 from proxy.wire.responses.options import Body, Echo
 from proxy.wire.responses.schema import ConversationBody, JsonSchemaText, ResponsesBody
 from proxy.wire.responses.tools import choice_of, choice_told, tool_told, tools_of
@@ -72,6 +72,7 @@ class ResponsesRequest(Struct, frozen=True, kw_only=True):
     logprobs: bool = False
     sums_up_reasoning: bool = False
     asks_for_approval: bool = False
+    includes_server_calls: bool = False
     ignored: tuple[str, ...] = ()
 
 
@@ -118,6 +119,8 @@ def _request(body: ResponsesBody, unknown: tuple[str, ...], *, max_items: int) -
             body.reasoning and (body.reasoning.summary or body.reasoning.generate_summary)
         ),
         asks_for_approval="handoff.approval_requests" in (body.include or ()),
+        # A client that answers requests for approval supports the calls that follow, as in the official API.
+        includes_server_calls="handoff.mcp_calls" in (body.include or ()) or bool(responses_in(said)),
         ignored=_ignored(body) + unknown,
     )
 

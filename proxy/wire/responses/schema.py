@@ -154,9 +154,11 @@ Include = Literal[
     "reasoning.encrypted_content",
     "message.output_text.logprobs",
     "handoff.approval_requests",
+    "handoff.mcp_calls",
 ]
-"""The last is our own: clients that know requests for approval may not take them of a server that they did not name
-(openai-agents ends its run), so that only who asks for these items is told them."""
+"""The last two are extensions. Clients may reject such items of an MCP server that they did not configure:
+openai-agents ends its run at a request for approval, and the AI SDK reads calls as calls of the client's tools. A
+response therefore contains these items only if the request includes them."""
 
 # --- the whole -----------------------------------------------------------------------------------------------
 

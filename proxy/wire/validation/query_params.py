@@ -31,6 +31,8 @@ INCLUDABLE = (
     "code_interpreter_call.outputs",
     "reasoning.encrypted_content",
     "message.output_text.logprobs",
+    "handoff.approval_requests",
+    "handoff.mcp_calls",
     HIDDEN_ITEMS,
 )
 
