@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from proxy.wire.errors import Problem
+from proxy.wire.errors import ErrorResponse
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together, as in the official API."""
@@ -46,7 +46,7 @@ def read_target(target: bytes, method: bytes) -> Target | None:
     return Target(found[2] if found[2].startswith(b"/") else b"/" + found[2], found[1])
 
 
-def head_problem(version: str, method: bytes, headers: RawHeaders, target: bytes) -> Problem | None:
+def head_problem(version: str, method: bytes, headers: RawHeaders, target: bytes) -> ErrorResponse | None:
     """Return the reason to reject a head, or None. Names of headers are in lower case."""
     if version == "0.9":
         return _problem(400, "The request line has no HTTP version.")
@@ -63,7 +63,7 @@ def head_problem(version: str, method: bytes, headers: RawHeaders, target: bytes
     return _host_problem(version, headers) or _coding_problem(version, headers)
 
 
-def head_too_large() -> Problem:
+def head_too_large() -> ErrorResponse:
     """Return the error of a head over ``MAX_HEAD_BYTES``."""
     return _problem(431, "The headers of the request are too large.")
 
@@ -81,7 +81,7 @@ def _offers_websocket(headers: RawHeaders) -> bool:
     return any(name == b"upgrade" and value.strip().lower() == b"websocket" for name, value in headers)
 
 
-def _host_problem(version: str, headers: RawHeaders) -> Problem | None:
+def _host_problem(version: str, headers: RawHeaders) -> ErrorResponse | None:
     """RFC 9112, 3.2: HTTP/1.1 requires one ``Host``; several, or an invalid value, are rejected with 400."""
     hosts = [value for name, value in headers if name == b"host"]
     if not hosts and version == "1.1":
@@ -93,7 +93,7 @@ def _host_problem(version: str, headers: RawHeaders) -> Problem | None:
     return None
 
 
-def _coding_problem(version: str, headers: RawHeaders) -> Problem | None:
+def _coding_problem(version: str, headers: RawHeaders) -> ErrorResponse | None:
     codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
     if codings and version == "1.0":
         # RFC 9112, 6.1: the end of such a message is not reliable.
@@ -103,5 +103,5 @@ def _coding_problem(version: str, headers: RawHeaders) -> Problem | None:
     return None
 
 
-def _problem(status: int, message: str) -> Problem:
-    return Problem(status, "invalid_request_error", message)
+def _problem(status: int, message: str) -> ErrorResponse:
+    return ErrorResponse(status, "invalid_request_error", message)

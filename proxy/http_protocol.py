@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from proxy.http_head import MAX_HEAD_BYTES, body_headers, head_problem, head_too_large, read_target
 from proxy.http_responses import LingeringHttp
-from proxy.wire.errors import Problem, envelope
+from proxy.wire.errors import ErrorResponse, envelope
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class BoundedHttp(LingeringHttp):
         self._has_body_data = False
         self._head_bytes = 0
         self._framing_bytes = 0
-        self._problem: Problem | None = None
+        self._problem: ErrorResponse | None = None
         self._is_refused = False
         self._is_repeating_head = False
         self._deadline: asyncio.TimerHandle | None = self.loop.call_later(self.head_timeout, self._time_out)
@@ -202,11 +202,11 @@ class BoundedHttp(LingeringHttp):
         self._deadline = None
         if self._head_bytes:
             message = f"The headers of the request did not arrive within {self.head_timeout:g} seconds."
-            self._refuse(Problem(408, "invalid_request_error", message, "request_timeout"))
+            self._refuse(ErrorResponse(408, "invalid_request_error", message, "request_timeout"))
         else:
             self.transport.close()
 
-    def _refuse(self, problem: Problem) -> None:
+    def _refuse(self, problem: ErrorResponse) -> None:
         """Send an error response, after those of earlier requests (RFC 9112, 9.3.2), and close."""
         self._stop_deadline()
         if self._is_refused or self.is_lingering or self.transport.is_closing():
@@ -235,7 +235,7 @@ class BoundedHttp(LingeringHttp):
     def _is_in_body(self) -> bool:
         return not (self._is_in_head or self._is_between_requests)
 
-    def _send_problem(self, problem: Problem) -> None:
+    def _send_problem(self, problem: ErrorResponse) -> None:
         logger.info("request rejected", extra={"status": problem.status})
         body = envelope(problem)
         head = (
@@ -259,8 +259,8 @@ class BoundedHttp(LingeringHttp):
             self._body_deadline = None
 
 
-def _bad_request(message: str) -> Problem:
-    return Problem(400, "invalid_request_error", message)
+def _bad_request(message: str) -> ErrorResponse:
+    return ErrorResponse(400, "invalid_request_error", message)
 
 
 def bounded_http(head_timeout: float) -> type[BoundedHttp]:

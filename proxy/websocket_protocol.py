@@ -15,7 +15,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
-from proxy.wire.errors import Problem, envelope
+from proxy.wire.errors import ErrorResponse, envelope
 
 
 class EnvelopeServerProtocol(ServerProtocol):
@@ -27,7 +27,7 @@ class EnvelopeServerProtocol(ServerProtocol):
         kind = "server_error" if response.status_code >= 500 else "invalid_request_error"
         # The first line; the others are addressed to people who open the address in a browser.
         message = text.strip().partition("\n")[0] or "The WebSocket handshake was rejected."
-        response.body = envelope(Problem(response.status_code, kind, message))
+        response.body = envelope(ErrorResponse(response.status_code, kind, message))
         for name, value in (
             ("Content-Length", str(len(response.body))),
             ("Content-Type", "application/json"),

@@ -37,7 +37,14 @@ from proxy.request_errors import (
 from proxy.teamfiles.definitions import AgentDefinition, HandoffDefinition, Limits, TeamDefinition, ToolUse
 from proxy.turns.contract import ServedTeam
 from proxy.turns.request import Clock
-from proxy.wire.agents import NewAgent, NewTeam, TeamMember, encode_made, kept_agent, kept_team
+from proxy.wire.agents import (
+    NewAgent,
+    NewTeam,
+    TeamMember,
+    decode_stored_agent,
+    decode_stored_team,
+    encode_custom,
+)
 
 KEPT_READY = 256
 """Teams that stay ready to answer, in this process."""
@@ -88,7 +95,9 @@ class MadeTeams:
         """
         others = [one.name for one in await self._creations.newest(caller) if one.kind == "agent"]
         self._check(agent, "", [one for one in others if one != name])
-        return await self._put(caller, "agent", name, encode_made(msgspec.structs.replace(agent, name=name)))
+        return await self._put(
+            caller, "agent", name, encode_custom(msgspec.structs.replace(agent, name=name))
+        )
 
     async def put_team(self, caller: str, name: str, team: NewTeam) -> Creation:
         """Keep a new version of a team.
@@ -100,7 +109,7 @@ class MadeTeams:
             raise _unknown("entry", "agent", team.entry, team.agents)
         for member, agent in team.agents.items():
             self._check(agent, f"agents.{member}.", [one for one in team.agents if one != member])
-        return await self._put(caller, "team", name, encode_made(msgspec.structs.replace(team, name=name)))
+        return await self._put(caller, "team", name, encode_custom(msgspec.structs.replace(team, name=name)))
 
     async def delete(self, caller: str, kind: Kind, name: str) -> bool:
         """Delete it; False when there is none.
@@ -110,7 +119,11 @@ class MadeTeams:
         """
         if kind == "agent":
             for one in await self._creations.newest(caller):
-                if one.kind == "agent" and one.name != name and name in _targets(kept_agent(one.body)):
+                if (
+                    one.kind == "agent"
+                    and one.name != name
+                    and name in _targets(decode_stored_agent(one.body))
+                ):
                     raise AgentInUse(name, one.name)
         return await self._creations.delete(caller, kind, name)
 
@@ -184,7 +197,7 @@ class MadeTeams:
             if team is None:
                 self._newest.pop(place, None)
                 raise ModelNotFound(model)
-            body = encode_made(team)
+            body = encode_custom(team)
             digest = blake2b(caller.encode() + b"\0" + body, digest_size=20).hexdigest()
             known = self._newest[place] = (revision, body, digest)
             _bound(self._newest)
@@ -200,7 +213,7 @@ class MadeTeams:
         place = (digest, member)
         team = self._ready.get(place)
         if team is None:
-            made = kept_team(body)
+            made = decode_stored_team(body)
             if member and member not in made.agents:
                 raise ModelNotFound(model)
             self._refuse_gone(made)
@@ -253,8 +266,8 @@ def _whole(name: str, made: Sequence[Creation]) -> NewTeam | None:
     if found is None:
         return None
     if found.kind == "team":
-        return kept_team(found.body)
-    agents = {one.name: kept_agent(one.body) for one in made if one.kind == "agent"}
+        return decode_stored_team(found.body)
+    agents = {one.name: decode_stored_agent(one.body) for one in made if one.kind == "agent"}
     reached: dict[str, TeamMember] = {}
     waiting = [name]
     while waiting:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from proxy.messages import AssistantMessage, Item, Message, text_of
 from proxy.turns.repository import ChainTurn
-from proxy.wire.chat.answer_text import Joints
+from proxy.wire.chat.answer_text import TextJoiner
 
 
 def asked_with(
@@ -42,7 +42,7 @@ def _shown_of_turn(turn: ChainTurn) -> list[Message]:
 
 
 def _answer(messages: Sequence[Message], pending: Sequence[str]) -> AssistantMessage:
-    joints = Joints()
+    joints = TextJoiner()
     text, refusal = "", ""
     calls = []
     for message in messages:

@@ -27,16 +27,16 @@ from proxy.wire.agents import (
     NEW_AGENT,
     NEW_TEAM,
     agent_body,
+    decode_stored_agent,
+    decode_stored_team,
     deleted_body,
-    kept_agent,
-    kept_team,
-    made_name,
-    read_made,
     team_body,
+    validate_name,
 )
 from proxy.wire.conversations.objects import list_body
+from proxy.wire.validation.body_decoder import read_object
 from proxy.wire.validation.errors import missing
-from proxy.wire.validation.query_params import list_query, part_by_id, version_of
+from proxy.wire.validation.query_params import list_query, page_by_id, version_param
 
 router = APIRouter(tags=["agents"])
 
@@ -121,18 +121,18 @@ def _made(services: Services) -> MadeAgents:
 
 async def _make_agent(services: Services, caller: str, name: str | None, body: bytes) -> Response:
     made = _made(services)
-    agent = read_made(NEW_AGENT, body)
+    agent = read_object(NEW_AGENT, body, strict=True)
     return json_answer(_body(await made.put_agent(caller, _name(name, agent.name), agent)))
 
 
 async def _make_team(services: Services, caller: str, name: str | None, body: bytes) -> Response:
     made = _made(services)
-    team = read_made(NEW_TEAM, body)
+    team = read_object(NEW_TEAM, body, strict=True)
     return json_answer(_body(await made.put_team(caller, _name(name, team.name), team)))
 
 
 async def _retrieve(services: Services, caller: str, kind: Kind, name: str, request: Request) -> Response:
-    found = await _made(services).find(caller, kind, name, version_of(request.query_params))
+    found = await _made(services).find(caller, kind, name, version_param(request.query_params))
     if found is None:
         raise AgentNotFound(kind, name)
     return json_answer(_body(found))
@@ -152,20 +152,20 @@ def _name(in_path: str | None, in_body: str | None) -> str:
         raise InvalidRequest(
             "Invalid 'name': it is another than the one in the path.", param="name", code="invalid_value"
         )
-    return made_name(in_path if in_path is not None else in_body or "")
+    return validate_name(in_path if in_path is not None else in_body or "")
 
 
 def _listed(request: Request, found: Sequence[dict[str, Any]], **more: Any) -> Response:
     query = list_query(request.query_params.multi_items(), order="asc")
-    part, has_more = part_by_id(found, query)
+    part, has_more = page_by_id(found, query)
     return json_answer({**list_body(part, has_more=has_more), **more})
 
 
 def _body(one: Creation) -> dict[str, Any]:
     if one.kind == "agent":
-        told = agent_body(one.name, kept_agent(one.body), version=one.version)
+        told = agent_body(one.name, decode_stored_agent(one.body), version=one.version)
     else:
-        told = team_body(one.name, kept_team(one.body), version=one.version)
+        told = team_body(one.name, decode_stored_team(one.body), version=one.version)
     return {**told, "created_at": int(one.created_at), "updated_at": int(one.updated_at), "is_editable": True}
 
 

@@ -17,10 +17,10 @@ from proxy.wire.approvals import (
     NAMED_DECISION,
     ApprovalBody,
     DecisionBody,
-    wanted_status,
+    status_filter,
 )
 from proxy.wire.conversations.objects import list_body
-from proxy.wire.validation.json_objects import read_object
+from proxy.wire.validation.body_decoder import read_object
 from proxy.wire.validation.query_params import list_query, unknown_after
 
 router = APIRouter(tags=["approvals"])
@@ -35,7 +35,7 @@ async def list_approvals(
     query = list_query(pairs, order="desc")
     page = await services.approvals.page(
         caller,
-        status=wanted_status(pairs),
+        status=status_filter(pairs),
         conversation_id=request.query_params.get("conversation_id") or None,
         after=query.after,
         limit=query.limit,

@@ -35,7 +35,7 @@ from proxy.wire.chat.completion import (
     decode_options,
 )
 from proxy.wire.chat.parse import ChatRequest, decode_chat
-from proxy.wire.chat.stored import asked_with
+from proxy.wire.chat.stored import with_request_messages
 from proxy.wire.chat.stream import ChunkEncoder
 
 
@@ -140,7 +140,7 @@ def chat_turn_request(
         is_stored=request.store is not False,
         is_listed=request.store is True,
         metadata=request.metadata,
-        options=asked_with(options, request.messages) if request.store else options,
+        options=with_request_messages(options, request.messages) if request.store else options,
         body_digest=body_digest(body, named or "", end_user, parent or ""),
         idempotency_key=idempotency_key(headers),
         is_retry=is_retry(headers),

@@ -11,7 +11,7 @@ from proxy.routes.dependencies import BodyDep, CallerDep, ServicesDep
 from proxy.wire.chat.response_models import encode
 from proxy.wire.connection_check import NEW_CONNECTION_CHECK, ConnectionCheckBody, ModelCheckBody
 from proxy.wire.errors import error_body
-from proxy.wire.validation.json_objects import read_object
+from proxy.wire.validation.body_decoder import read_object
 
 router = APIRouter(tags=["models"])
 

@@ -17,7 +17,7 @@ from proxy.service.remote_turns import Listener
 from proxy.turns.repository import Conversation
 from proxy.wire.events import sse
 from proxy.wire.events.feed import BEHIND, feed_types, place_in_conversation
-from proxy.wire.validation.query_params import is_true
+from proxy.wire.validation.query_params import bool_param
 
 TURNS_PER_QUERY = 50
 """Turn ids that one query returns. The turns are read one at a time."""
@@ -40,7 +40,7 @@ class ConversationEvents:
         query = QueryParams(scope["query_string"])
         end_user = first_of(headers, services.settings.user_headers)
         types = feed_types(query.get("types", ""))
-        follows = is_true(query, "follow", default=True)
+        follows = bool_param(query, "follow", default=True)
         position, param = named_position(headers, query)
         conversation = await conversation_of(
             services, caller, end_user, scope["path_params"]["conversation_id"]

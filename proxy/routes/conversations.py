@@ -38,13 +38,13 @@ from proxy.wire.conversations.objects import (
     rest_of,
 )
 from proxy.wire.events.feed import Feed, FeedFrame
-from proxy.wire.validation.json_objects import read_object
+from proxy.wire.validation.body_decoder import read_object
 from proxy.wire.validation.query_params import (
     HIDDEN_ITEMS,
     included,
     list_query,
     metadata_filter,
-    search_words,
+    search_param,
     unknown_after,
 )
 
@@ -82,7 +82,7 @@ async def list_conversations(
         limit=query.limit,
         order=query.order,
         end_user=end_user,
-        search=search_words(request.query_params),
+        search=search_param(request.query_params),
         metadata=metadata_filter(pairs),
     )
     if page is None:

@@ -15,7 +15,14 @@ from proxy.errors import InternalTurnError, InvalidRequest, ProxyError
 from proxy.events import Failed
 from proxy.routes.middleware.path_normalization import allowed_methods
 from proxy.routes.request_body import ClientLeft
-from proxy.wire.errors import Problem, envelope, headers_of, invalid_url, method_not_allowed, problem_of
+from proxy.wire.errors import (
+    ErrorResponse,
+    envelope,
+    error_response,
+    headers_of,
+    invalid_url,
+    method_not_allowed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +35,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def answer_of(error: BaseException | Failed | Problem, more: Sequence[tuple[bytes, bytes]] = ()) -> Response:
+def answer_of(
+    error: BaseException | Failed | ErrorResponse, more: Sequence[tuple[bytes, bytes]] = ()
+) -> Response:
     """Return the whole answer that tells an error; ``more`` are headers besides its own."""
-    problem = error if isinstance(error, Problem) else problem_of(error)
+    problem = error if isinstance(error, ErrorResponse) else error_response(error)
     answer = Response(
         envelope(problem),
         status_code=problem.status,
@@ -49,7 +58,9 @@ class PlainEndpoint:
     """
 
     def __init__(
-        self, endpoint: ASGIApp, to_problem: Callable[[BaseException | Failed], Problem] = problem_of
+        self,
+        endpoint: ASGIApp,
+        to_problem: Callable[[BaseException | Failed], ErrorResponse] = error_response,
     ) -> None:
         self._endpoint = endpoint
         self._to_problem = to_problem
@@ -75,10 +86,10 @@ class PlainEndpoint:
 
 
 async def _ours(request: Request, error: Exception) -> Response:
-    return _error_response(error, problem_of(error))
+    return _error_response(error, error_response(error))
 
 
-def _error_response(error: Exception, problem: Problem) -> Response:
+def _error_response(error: Exception, problem: ErrorResponse) -> Response:
     if problem.status >= 500:
         logger.warning("request failed", extra={"code": problem.code, "error": type(error).__name__})
     return answer_of(problem)
@@ -97,7 +108,7 @@ async def _framework(request: Request, error: Exception) -> Response:
                 return Response(status_code=204, headers={"Allow": allow})
             return answer_of(method_not_allowed(request.method, path, allow=allow))
         case status:
-            return answer_of(Problem(status, "invalid_request_error", str(error.detail)))
+            return answer_of(ErrorResponse(status, "invalid_request_error", str(error.detail)))
 
 
 async def _validation(request: Request, error: Exception) -> Response:

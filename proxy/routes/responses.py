@@ -56,7 +56,7 @@ from proxy.wire.responses.options import (
 )
 from proxy.wire.responses.parse import ResponsesRequest, decode_response_request
 from proxy.wire.responses.stream import ResponseBuilder, ResponseEncoder, response_of
-from proxy.wire.validation.query_params import included, is_true, list_query, unknown_after
+from proxy.wire.validation.query_params import bool_param, included, list_query, unknown_after
 
 router = APIRouter(tags=["responses"])
 
@@ -101,7 +101,7 @@ class KeptResponse:
         services, headers, caller = request_context(scope)
         query = QueryParams(scope["query_string"])
         included(query.multi_items())
-        is_stream, after = is_true(query, "stream"), _starting_after(query)
+        is_stream, after = bool_param(query, "stream"), _starting_after(query)
         end_user = first_of(headers, services.settings.user_headers)
         record = await _find(services, caller, end_user, scope["path_params"]["response_id"])
         if not is_stream:

@@ -13,8 +13,8 @@ from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, Services, 
 from proxy.turns.repository import TurnRecord, accessible_turn
 from proxy.wire.chat.stored import completion_body, message_bodies, options_of
 from proxy.wire.conversations.objects import NEW_METADATA, list_body
-from proxy.wire.validation.json_objects import read_object
-from proxy.wire.validation.query_params import list_query, metadata_filter, part_by_id, unknown_after
+from proxy.wire.validation.body_decoder import read_object
+from proxy.wire.validation.query_params import list_query, metadata_filter, page_by_id, unknown_after
 
 router = APIRouter(tags=["chat"])
 
@@ -93,7 +93,7 @@ async def list_messages(
         count=options.sent,
         instructions=options.instructions,
     )
-    part, has_more = part_by_id(message_bodies(completion_id, messages), query)
+    part, has_more = page_by_id(message_bodies(completion_id, messages), query)
     return json_answer(list_body(part, has_more=has_more))
 
 

@@ -19,7 +19,7 @@ from proxy.routes.error_handlers import answer_of
 from proxy.routes.request_body import ClientLeft
 from proxy.turns.live import Follower, LiveTurn
 from proxy.wire.chat.response_models import encode
-from proxy.wire.errors import Problem, problem_of
+from proxy.wire.errors import ErrorResponse, error_response
 from proxy.wire.events import sse
 
 Headers = list[tuple[bytes, bytes]]
@@ -158,7 +158,7 @@ async def stream(
     patience: Patience,
     *,
     is_resumed: bool = False,
-    told: Callable[[Failed], Problem] = problem_of,
+    told: Callable[[Failed], ErrorResponse] = error_response,
     parameters: Mapping[str, str] | None = None,
     framing: Framing = SSE,
 ) -> bool:
@@ -207,7 +207,7 @@ async def answer(
     connection: Connection,
     patience: Patience,
     *,
-    told: Callable[[Failed], Problem] = problem_of,
+    told: Callable[[Failed], ErrorResponse] = error_response,
     parameters: Mapping[str, str] | None = None,
 ) -> bool:
     """Write the turn as one JSON object at its end, or as the error that ``told`` makes of it.

@@ -20,7 +20,7 @@ from proxy.routes.streaming import (
 )
 from proxy.service.turns import Opened
 from proxy.turns.live import LiveTurn
-from proxy.wire.errors import Problem, problem_of
+from proxy.wire.errors import ErrorResponse, error_response
 
 RETRY_GRACE = 0.6
 """Seconds for which a turn continues if its client disconnects before the response starts."""
@@ -34,7 +34,7 @@ async def write_turn(
     *,
     ignored: Sequence[str] = (),
     parameters: Mapping[str, str] = {},
-    to_problem: Callable[[Failed], Problem] = problem_of,
+    to_problem: Callable[[Failed], ErrorResponse] = error_response,
     is_resumed: bool = False,
     framing: Framing = SSE,
 ) -> None:

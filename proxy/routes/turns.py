@@ -19,8 +19,7 @@ from proxy.turns.repository import ModelUse, TurnRecord, accessible_turn
 from proxy.wire.chat.response_models import encode, usage_body
 from proxy.wire.events import sse
 from proxy.wire.events.feed import feed_types
-from proxy.wire.turn_summary import Course
-from proxy.wire.uses import Use, rounded_cost
+from proxy.wire.turn_summary import ModelUsage, TurnSummary, rounded_cost
 
 router = APIRouter(tags=["turns"])
 
@@ -52,7 +51,7 @@ async def retrieve_turn(
     record = await accessible_turn(services.history, caller, turn_id, end_user)
     if record is None or not record.was_run:
         raise CompletionNotFound(turn_id)
-    course = Course(services.turns.log_of(record), now=services.clock())
+    course = TurnSummary(services.turns.log_of(record), now=services.clock())
     return Response(encode(_body(record, course)), media_type="application/json")
 
 
@@ -104,7 +103,7 @@ def named_position(headers: dict[str, str], query: QueryParams) -> tuple[str, st
     )
 
 
-def _body(record: TurnRecord, course: Course) -> dict[str, Any]:
+def _body(record: TurnRecord, course: TurnSummary) -> dict[str, Any]:
     uses = [_use_body(*names, use) for names, use in course.uses.items()]
     if not uses:
         # What was said is not kept, or the turn runs elsewhere.
@@ -133,9 +132,9 @@ def _body(record: TurnRecord, course: Course) -> dict[str, Any]:
     return body if percent is None else {**body, "progress": percent}
 
 
-def _use_body(agent: str, model: str, use: Use | ModelUse) -> dict[str, Any]:
+def _use_body(agent: str, model: str, use: ModelUsage | ModelUse) -> dict[str, Any]:
     body = {"agent": agent, "model": model, "calls": use.calls, "usage": usage_body(use.usage)}
-    if isinstance(use, Use):
+    if isinstance(use, ModelUsage):
         body["seconds"] = round(use.seconds, 3)
         if use.cost is not None:
             body["cost"] = rounded_cost(use.cost)

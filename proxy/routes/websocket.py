@@ -27,7 +27,7 @@ from proxy.wire.events.websocket import (
     reply,
     too_many,
 )
-from proxy.wire.validation.json_objects import read_object
+from proxy.wire.validation.body_decoder import read_object
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
-"""Agents and teams that callers make: closed bodies of plain data, and how such things are told.
+"""Request and response bodies of custom agents and teams.
 
-There is no place in them for an address, a key, a path, a class, a command or code: models, tools and other agents are
-chosen by names that exist here. Instructions are text and nothing else; no variable is looked up in them.
+Bodies contain no URLs, API keys, paths, classes, commands or code: models, tools and other agents are referenced by
+names that exist in this server. Variables in instructions are not substituted.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from proxy.errors import InvalidRequest
-from proxy.wire.chat.parse import UNREADABLE
-from proxy.wire.validation.body_decoder import Body, BodyDecoder, refuse_nul
+from proxy.wire.validation.body_decoder import BodyDecoder
 
 MAX_INSTRUCTIONS = 32_768
-"""Characters."""
+"""Maximum length in characters."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _Name = Annotated[str, Meta(pattern=rf"^{_NAME.pattern}\Z")]
 _Short = Annotated[str, Meta(max_length=500)]
@@ -25,14 +24,14 @@ _Seconds = Annotated[float, Meta(gt=0, le=600)]
 
 
 class NewHandoff(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Whom an agent may hand over to, and when."""
+    """A handoff target, and when to hand over to it."""
 
     to: _Name
     when: _Short = ""
 
 
 class NewLimits(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Bounds of one turn; what is not given is as everywhere."""
+    """Limits of one turn; unset limits have the defaults of team files."""
 
     max_handoffs: Annotated[int, Meta(ge=0, le=100)] | None = None
     max_model_calls: Annotated[int, Meta(ge=1, le=100)] | None = None
@@ -42,7 +41,7 @@ class NewLimits(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 
 
 class NewAgent(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """An agent. ``name`` may be left out where the path has it."""
+    """A new agent; ``name`` can be omitted if it is in the path."""
 
     name: _Name | None = None
     description: _Short = ""
@@ -56,7 +55,7 @@ class NewAgent(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
 
 
 class TeamMember(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """An agent of a team, whose limits are the team's."""
+    """An agent of a team; the team defines the limits."""
 
     description: _Short = ""
     instructions: Annotated[str, Meta(min_length=1, max_length=MAX_INSTRUCTIONS)]
@@ -68,7 +67,7 @@ class TeamMember(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
 
 class NewTeam(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """A team of agents of its own."""
+    """A new team with its agents."""
 
     name: _Name | None = None
     description: _Short = ""
@@ -82,37 +81,23 @@ NEW_TEAM = BodyDecoder(NewTeam)
 
 _decode_agent = msgspec.json.Decoder(NewAgent).decode
 _decode_team = msgspec.json.Decoder(NewTeam).decode
-encode_made = msgspec.json.Encoder().encode
-
-
-def read_made(decoder: BodyDecoder[Body], body: bytes) -> Body:
-    """Return the body; a key that is not known is a mistake, since it might be meant to do something.
-
-    Raises:
-        InvalidRequest: It is no JSON object, or a key is unknown, missing or not of its type.
-    """
-    try:
-        decoded, _ = decoder.decode(body, strict=True)
-        refuse_nul(body)
-        return decoded
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidRequest(UNREADABLE) from None
+encode_custom = msgspec.json.Encoder().encode
 
 
 RESERVED_NAMES = frozenset(("sessions", "automations", "environments"))
 """Sub-resources of ``/v1/agents`` in OpenAI's Agents API (``OpenAI-Beta: agents=v1``)."""
 
 
-def made_name(value: str) -> str:
-    """Return the name of an agent or a team.
+def validate_name(value: str) -> str:
+    """Return the name of an agent or team if it is valid.
 
     Raises:
-        InvalidRequest: It cannot be one.
+        InvalidRequest: The name has an invalid format or is reserved.
     """
     if not _NAME.fullmatch(value):
         raise InvalidRequest(
-            "Invalid 'name': expected 1 to 64 of the characters A-Z, a-z, 0-9, '_', '.' and '-', the first of them a "
-            "letter or a digit.",
+            "Invalid 'name': expected 1 to 64 of the characters A-Z, a-z, 0-9, '_', '.' and '-', starting with a "
+            "letter or digit.",
             param="name",
             code="invalid_value",
         )
@@ -121,30 +106,30 @@ def made_name(value: str) -> str:
     return value
 
 
-def kept_agent(body: bytes) -> NewAgent:
-    """Return an agent as it was kept."""
+def decode_stored_agent(body: bytes) -> NewAgent:
+    """Decode a stored agent."""
     return _decode_agent(body)
 
 
-def kept_team(body: bytes) -> NewTeam:
-    """Return a team as it was kept."""
+def decode_stored_team(body: bytes) -> NewTeam:
+    """Decode a stored team."""
     return _decode_team(body)
 
 
 def agent_body(name: str, agent: NewAgent, *, version: int) -> dict[str, Any]:
-    """Return an agent as it leaves, but for its times."""
+    """Return the response object of an agent, without its timestamps."""
     return {
         "id": name,
         "object": "agent",
         "name": name,
         "version": version,
-        **_told(agent),
+        **_agent_fields(agent),
         "limits": _limits(agent.limits),
     }
 
 
 def team_body(name: str, team: NewTeam, *, version: int) -> dict[str, Any]:
-    """Return a team as it leaves, but for its times."""
+    """Return the response object of a team, without its timestamps."""
     return {
         "id": name,
         "object": "team",
@@ -152,17 +137,17 @@ def team_body(name: str, team: NewTeam, *, version: int) -> dict[str, Any]:
         "version": version,
         "description": team.description,
         "entry": team.entry,
-        "agents": {member: _told(agent) for member, agent in team.agents.items()},
+        "agents": {member: _agent_fields(agent) for member, agent in team.agents.items()},
         "limits": _limits(team.limits),
     }
 
 
 def deleted_body(name: str, kind: str) -> dict[str, Any]:
-    """Return what tells that it is gone."""
+    """Return the deletion object, in the format of OpenAI's ``*.deleted`` objects."""
     return {"id": name, "object": f"{kind}.deleted", "deleted": True}
 
 
-def _told(agent: NewAgent | TeamMember) -> dict[str, Any]:
+def _agent_fields(agent: NewAgent | TeamMember) -> dict[str, Any]:
     return {
         "description": agent.description,
         "instructions": agent.instructions,

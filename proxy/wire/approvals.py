@@ -1,4 +1,4 @@
-"""Approvals as they leave, and decisions about them as they come."""
+"""Response objects of approvals, and request bodies of decisions."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from proxy.wire.validation.errors import not_among
 from proxy.wire.validation.query_params import Pairs
 
 MAX_REASON = 1000
-"""Characters of what a person says about a decision."""
+"""Maximum length of the reason of a decision, in characters."""
 MAX_SHOWN = 1000
-"""Characters of arguments that are told, as in events."""
+"""Maximum length of arguments in responses, in characters; the same as in events."""
 _STATUSES = ("pending", "approved", "refused", "expired", "all")
 _Reason = Annotated[str, Meta(max_length=MAX_REASON)] | None
 
 
 class DecisionBody(Struct, frozen=True, kw_only=True):
-    """A decision about the approval that the path names."""
+    """A decision on the approval in the path."""
 
     decision: Decision
     reason: _Reason = None
 
 
 class NamedDecisionBody(DecisionBody, frozen=True, kw_only=True):
-    """A decision that says about which approval."""
+    """A decision with the id of its approval."""
 
     approval_id: Annotated[str, Meta(min_length=1)]
 
@@ -55,15 +55,17 @@ class ApprovalBody(Struct, frozen=True):
 
 
 def is_approval(item_id: str) -> bool:
-    """Whether an id is that of an approval."""
+    """Return whether an id is the id of an approval."""
     return item_id.startswith("appr_")
 
 
-def wanted_status(pairs: Pairs) -> Any:
-    """Return the status that a list is to be of; None for any. The last value counts, and an empty one for none.
+def status_filter(pairs: Pairs) -> Any:
+    """Return the query parameter ``status``, by default ``pending``; None for ``all``.
+
+    The last non-empty value applies.
 
     Raises:
-        InvalidRequest: There is no such status.
+        InvalidRequest: The status is unknown.
     """
     given = next((value for name, value in reversed(pairs) if name == "status" and value), "pending")
     if given not in _STATUSES:

@@ -1,16 +1,16 @@
-"""How an error leaves: status, type and headers, for what is raised and for turns that ended badly.
+"""Map errors and failed turns to HTTP status, error type, code and headers.
 
-One table, keyed by code, so that a failure reads the same when it is raised before the first byte, written into a
-stream, or replayed from the store. Two questions decide whether a client runs the turn again:
+One table by error code, so that an error is the same before the response starts, in a stream, and when it is replayed
+from the store. Two conditions prevent a client from repeating the turn:
 
-- *Can a repeat mend it?* Where it cannot (``is_hopeless``: our credentials, our set-up, a limit that the same turn
-  will reach again), ``x-should-retry: false`` is sent, because the official SDKs would repeat a 5xx twice.
-- *Would a repeat do harm?* Once a tool with effects has run (``Failed.is_repeatable`` is false although the code is
-  not hopeless), the same header is sent, and the type becomes ``invalid_request_error``: three of the clients that
-  were tried run the whole turn again on an error frame of type ``server_error``, none of them on this one.
+- The error is permanent (``is_permanent``: credentials or configuration of this server, a limit that the same turn
+  reaches again). ``x-should-retry: false`` is sent, because the official SDKs retry a 5xx response twice
+  (openai-python, ``BaseClient._should_retry``).
+- A tool with side effects has run (``Failed.is_repeatable`` is false for a code that is not permanent). The same header
+  is sent, and the type becomes ``invalid_request_error``: three of the clients tested repeat the turn after an error
+  frame of type ``server_error``, none after this type.
 
-So ``server_error`` stands in a stream only while a repeat is harmless, and clients that read neither header nor type
-are left with the code, which never changes.
+Therefore ``server_error`` appears in a stream only if a repeat has no side effects. The code does not change.
 """
 
 from __future__ import annotations
@@ -50,62 +50,62 @@ MAX_RETRY_AFTER = 3600
 _MAX_BYTES = 2000
 
 
-class Kind(Struct, frozen=True):
-    """How errors of one code leave."""
+class ErrorKind(Struct, frozen=True):
+    """Status, type and retry behaviour of the errors with one code."""
 
     status: int
     type: str
-    is_hopeless: bool = False
-    """Asking again changes nothing."""
+    is_permanent: bool = False
+    """A retry has the same result."""
     retry_after: float | None = None
-    """Seconds, for errors that do not say it themselves."""
+    """Default in seconds for errors without ``retry_after``."""
     param: str | None = None
 
 
-_INTERNAL = Kind(500, "server_error")
-_KINDS: dict[str, Kind] = {
-    "invalid_api_key": Kind(401, "invalid_request_error"),
-    "model_not_found": Kind(404, "invalid_request_error"),
-    "conversation_busy": Kind(409, "invalid_request_error", retry_after=1),
-    "idempotency_key_reused": Kind(409, "invalid_request_error", is_hopeless=True),
+_INTERNAL = ErrorKind(500, "server_error")
+_ERROR_KINDS: dict[str, ErrorKind] = {
+    "invalid_api_key": ErrorKind(401, "invalid_request_error"),
+    "model_not_found": ErrorKind(404, "invalid_request_error"),
+    "conversation_busy": ErrorKind(409, "invalid_request_error", retry_after=1),
+    "idempotency_key_reused": ErrorKind(409, "invalid_request_error", is_permanent=True),
     "turn_failed": _INTERNAL,
     "internal_error": _INTERNAL,
-    "upstream_error": Kind(502, "upstream_error"),
-    "upstream_unreachable": Kind(502, "upstream_error"),
-    "upstream_timeout": Kind(504, "upstream_error"),
-    "upstream_auth_failed": Kind(502, "upstream_error", is_hopeless=True),
-    "upstream_model_not_found": Kind(502, "upstream_error", is_hopeless=True),
-    "upstream_bad_request": Kind(400, "invalid_request_error", is_hopeless=True),
-    "context_length_exceeded": Kind(400, "invalid_request_error", is_hopeless=True, param="messages"),
-    "content_filter": Kind(400, "invalid_request_error", is_hopeless=True),
-    "upstream_rate_limited": Kind(429, "rate_limit_error"),
-    "upstream_quota_exceeded": Kind(429, "upstream_error", is_hopeless=True),
-    "upstream_protocol_error": Kind(502, "upstream_error"),
-    "upstream_incomplete": Kind(502, "upstream_error"),
-    "upstream_too_much": Kind(502, "upstream_error"),
-    "upstream_circuit_open": Kind(503, "upstream_error", retry_after=10),
-    # The same turn would loop, or take as long, again.
-    "agent_error": Kind(502, "agent_error", is_hopeless=True),
-    "tool_loop_limit": Kind(502, "agent_error", is_hopeless=True),
-    "response_format_not_met": Kind(502, "agent_error"),
-    "turn_timeout": Kind(504, "agent_error", is_hopeless=True),
-    "turn_lease_lost": Kind(503, "server_error", retry_after=1),
-    "storage_unavailable": Kind(503, "server_error", retry_after=2),
-    "rate_limit_exceeded": Kind(429, "rate_limit_error"),
-    "server_is_overloaded": Kind(503, "server_error", retry_after=1),
-    "log_memory_exhausted": Kind(503, "server_error", retry_after=2),
-    # The turn has ended and may have had effects; its answer is stored.
-    "log_discarded": Kind(503, "server_error", is_hopeless=True),
-    "shutting_down": Kind(503, "server_error", retry_after=2),
-    # Refused when the turn had begun; before it, an InvalidRequest says more.
-    "invalid_request": Kind(400, "invalid_request_error", is_hopeless=True),
-    # 409 would tell every SDK to repeat it.
-    "turn_cancelled": Kind(400, "invalid_request_error", is_hopeless=True),
+    "upstream_error": ErrorKind(502, "upstream_error"),
+    "upstream_unreachable": ErrorKind(502, "upstream_error"),
+    "upstream_timeout": ErrorKind(504, "upstream_error"),
+    "upstream_auth_failed": ErrorKind(502, "upstream_error", is_permanent=True),
+    "upstream_model_not_found": ErrorKind(502, "upstream_error", is_permanent=True),
+    "upstream_bad_request": ErrorKind(400, "invalid_request_error", is_permanent=True),
+    "context_length_exceeded": ErrorKind(400, "invalid_request_error", is_permanent=True, param="messages"),
+    "content_filter": ErrorKind(400, "invalid_request_error", is_permanent=True),
+    "upstream_rate_limited": ErrorKind(429, "rate_limit_error"),
+    "upstream_quota_exceeded": ErrorKind(429, "upstream_error", is_permanent=True),
+    "upstream_protocol_error": ErrorKind(502, "upstream_error"),
+    "upstream_incomplete": ErrorKind(502, "upstream_error"),
+    "upstream_too_much": ErrorKind(502, "upstream_error"),
+    "upstream_circuit_open": ErrorKind(503, "upstream_error", retry_after=10),
+    # A repeat of the turn would loop, or take as long, again.
+    "agent_error": ErrorKind(502, "agent_error", is_permanent=True),
+    "tool_loop_limit": ErrorKind(502, "agent_error", is_permanent=True),
+    "response_format_not_met": ErrorKind(502, "agent_error"),
+    "turn_timeout": ErrorKind(504, "agent_error", is_permanent=True),
+    "turn_lease_lost": ErrorKind(503, "server_error", retry_after=1),
+    "storage_unavailable": ErrorKind(503, "server_error", retry_after=2),
+    "rate_limit_exceeded": ErrorKind(429, "rate_limit_error"),
+    "server_is_overloaded": ErrorKind(503, "server_error", retry_after=1),
+    "log_memory_exhausted": ErrorKind(503, "server_error", retry_after=2),
+    # The turn has ended and can have had side effects; its response is stored.
+    "log_discarded": ErrorKind(503, "server_error", is_permanent=True),
+    "shutting_down": ErrorKind(503, "server_error", retry_after=2),
+    # Rejected after the start of the turn; before it, an InvalidRequest has more details.
+    "invalid_request": ErrorKind(400, "invalid_request_error", is_permanent=True),
+    # Not 409, which the official SDKs retry.
+    "turn_cancelled": ErrorKind(400, "invalid_request_error", is_permanent=True),
 }
 
 
-class Problem(Struct, frozen=True):
-    """An error as it leaves."""
+class ErrorResponse(Struct, frozen=True):
+    """An error response: status, body fields and headers."""
 
     status: int
     type: str
@@ -113,42 +113,42 @@ class Problem(Struct, frozen=True):
     code: str | None = None
     param: str | None = None
     should_retry: bool | None = None
-    """None leaves it to the client's own rules."""
+    """Value of ``x-should-retry``; None for no header, so that the rules of the client apply."""
     retry_after: float | None = None
     headers: dict[str, str] = {}
     has_detail: bool = False
-    """The sentence stands under ``detail``, too, where clients of older systems look for it."""
+    """Repeat the message as ``detail``, where clients of the legacy endpoints read it (FastAPI's error format)."""
 
 
-def detailed(error: BaseException | Failed) -> Problem:
-    """Return how an error leaves for a client of an older system."""
-    return msgspec.structs.replace(problem_of(error), has_detail=True)
+def error_response_with_detail(error: BaseException | Failed) -> ErrorResponse:
+    """Return the error response of a legacy endpoint."""
+    return msgspec.structs.replace(error_response(error), has_detail=True)
 
 
-def problem_of(error: BaseException | Failed) -> Problem:
-    """Return how an error leaves. What was not raised on purpose is told without its internals."""
+def error_response(error: BaseException | Failed) -> ErrorResponse:
+    """Return the response for an error; an unexpected exception becomes an internal error without details."""
     match error:
         case Failed():
-            return _problem_of_failed(error)
+            return _response_of_failed(error)
         case RejectedRequest():
-            return problem_of(chat_error(error))
+            return error_response(chat_error(error))
         case InvalidRequest():
-            return Problem(400, "invalid_request_error", error.message, error.code, error.param)
+            return ErrorResponse(400, "invalid_request_error", error.message, error.code, error.param)
         case BodyTooLarge():
-            return Problem(413, "server_error", error.message)
+            return ErrorResponse(413, "server_error", error.message)
         case UnsupportedContentEncoding():
             # RFC 9110, 12.5.3: in a 415 the header lists the codings that requests can have.
             accepted = {"Accept-Encoding": "gzip"}
-            return Problem(415, "invalid_request_error", error.message, error.code, headers=accepted)
+            return ErrorResponse(415, "invalid_request_error", error.message, error.code, headers=accepted)
         case BodyTooSlow():
-            # What is left of the body may still come; nobody waits for it.
+            # The rest of the body can still arrive: close the connection (RFC 9110, 15.5.9).
             closing = {"Connection": "close"}
-            return Problem(408, "invalid_request_error", error.message, error.code, headers=closing)
+            return ErrorResponse(408, "invalid_request_error", error.message, error.code, headers=closing)
         case Unauthorized():
             challenge = {"WWW-Authenticate": "Bearer"}
-            return Problem(401, "invalid_request_error", error.message, error.code, headers=challenge)
+            return ErrorResponse(401, "invalid_request_error", error.message, error.code, headers=challenge)
         case NotFound():
-            return Problem(404, "invalid_request_error", error.message, error.code)
+            return ErrorResponse(404, "invalid_request_error", error.message, error.code)
         case (
             ConversationBusy()
             | IdempotencyConflict()
@@ -159,35 +159,35 @@ def problem_of(error: BaseException | Failed) -> Problem:
             | ShuttingDown()
             | TurnFailed()
         ):
-            return _problem_of_failed(failed_event(error, Usage(), ran_effects=False))
+            return _response_of_failed(failed_event(error, Usage(), ran_effects=False))
         case _:
-            return problem_of(InternalTurnError())
+            return error_response(InternalTurnError())
 
 
-def _problem_of_failed(failed: Failed) -> Problem:
-    kind = _KINDS.get(failed.code, _INTERNAL)
-    did_harm = not failed.is_repeatable and not kind.is_hopeless
-    is_final = did_harm or kind.is_hopeless
-    return Problem(
+def _response_of_failed(failed: Failed) -> ErrorResponse:
+    kind = _ERROR_KINDS.get(failed.code, _INTERNAL)
+    has_side_effects = not failed.is_repeatable and not kind.is_permanent
+    is_final = has_side_effects or kind.is_permanent
+    return ErrorResponse(
         status=kind.status,
-        type="invalid_request_error" if did_harm else kind.type,
+        type="invalid_request_error" if has_side_effects else kind.type,
         message=failed.message,
         code=failed.code,
         param=failed.param or kind.param,
-        # 4xx other than these are repeated by nobody, so that nothing need be said.
+        # Clients do not retry other 4xx statuses, so these need no header.
         should_retry=False if is_final and (kind.status >= 500 or kind.status in (408, 409, 429)) else None,
         retry_after=None if is_final and kind.status != 429 else failed.retry_after or kind.retry_after,
     )
 
 
 def status_of(error: BaseException | Failed) -> int:
-    """Return the HTTP status."""
-    return problem_of(error).status
+    """Return the HTTP status of an error."""
+    return error_response(error).status
 
 
-def envelope(error: BaseException | Failed | Problem) -> bytes:
-    """Return the JSON body, at most 2 kB."""
-    problem = error if isinstance(error, Problem) else problem_of(error)
+def envelope(error: BaseException | Failed | ErrorResponse) -> bytes:
+    """Return the JSON body of an error response, at most 2 kB."""
+    problem = error if isinstance(error, ErrorResponse) else error_response(error)
     for limit in (1000, 100):
         param = None if problem.param is None else _cut(problem.param, 100)
         body = ErrorBody(_cut(problem.message, limit), problem.type, param, problem.code)
@@ -197,15 +197,18 @@ def envelope(error: BaseException | Failed | Problem) -> bytes:
     return encoded
 
 
-def error_body(error: BaseException | Failed | Problem) -> ErrorBody:
-    """Return the error as a value of other JSON bodies, with at most 1,000 characters of its message."""
-    problem = error if isinstance(error, Problem) else problem_of(error)
+def error_body(error: BaseException | Failed | ErrorResponse) -> ErrorBody:
+    """Return the error object for other JSON bodies; its message has at most 1,000 characters."""
+    problem = error if isinstance(error, ErrorResponse) else error_response(error)
     return ErrorBody(_cut(problem.message, 1000), problem.type, problem.param, problem.code)
 
 
-def headers_of(error: BaseException | Failed | Problem) -> dict[str, str]:
-    """Return the headers that belong to the error: when to come back, and whether to."""
-    problem = error if isinstance(error, Problem) else problem_of(error)
+def headers_of(error: BaseException | Failed | ErrorResponse) -> dict[str, str]:
+    """Return the headers of an error: ``Retry-After`` (RFC 9110, 10.2.3), ``retry-after-ms`` and ``x-should-retry``.
+
+    The last two are not standard; the official SDKs read them (openai-python, ``BaseClient._should_retry``).
+    """
+    problem = error if isinstance(error, ErrorResponse) else error_response(error)
     headers = dict(problem.headers)
     if problem.should_retry is not None:
         headers["x-should-retry"] = "true" if problem.should_retry else "false"
@@ -217,18 +220,20 @@ def headers_of(error: BaseException | Failed | Problem) -> dict[str, str]:
 
 
 def failed_event(error: BaseException, usage: Usage, *, ran_effects: bool, request_id: str = "") -> Failed:
-    """Return the event that ends a turn which an error stopped; ``ran_effects``: a tool with effects has run.
+    """Return the closing event of a failed turn; ``ran_effects`` is true if a tool with side effects has run.
 
-    With ``request_id`` a caller who cannot know what a provider rejected can name the request to the operator, whose
-    log has the provider's error.
+    If a provider rejected the request without naming a parameter, the message has ``request_id``, by which the
+    operator finds the provider's error in the log.
     """
     if isinstance(error, RejectedRequest):
         error = chat_error(error)
     code = "invalid_request" if isinstance(error, InvalidRequest) else getattr(error, "code", None)
-    if not isinstance(error, ProxyError) or code not in _KINDS:
+    if not isinstance(error, ProxyError) or code not in _ERROR_KINDS:
         error, code = InternalTurnError(), InternalTurnError.code
-    # A TLS error is a matter of set-up; other ways of being unreachable pass.
-    is_hopeless = _KINDS[code].is_hopeless or (isinstance(error, UpstreamFailed) and error.label == "tls")
+    # A TLS error is a configuration error; other connection errors are temporary.
+    is_permanent = _ERROR_KINDS[code].is_permanent or (
+        isinstance(error, UpstreamFailed) and error.label == "tls"
+    )
     message = error.message
     if request_id and isinstance(error, UpstreamBadRequest) and error.param is None:
         message = f"{message} (Request ID: {request_id})"
@@ -237,53 +242,57 @@ def failed_event(error: BaseException, usage: Usage, *, ran_effects: bool, reque
         message=message,
         usage=usage,
         retry_after=getattr(error, "retry_after", None),
-        is_repeatable=not ran_effects and not is_hopeless,
+        is_repeatable=not ran_effects and not is_permanent,
         param=getattr(error, "param", None),
     )
 
 
 def failure_of(event: Cancelled, *, ran_tools: bool) -> Failed:
-    """Return a cancelled turn as the failure that those see who still ask for its answer.
+    """Return the failure that readers of a cancelled turn receive.
 
-    ``ran_tools``: a tool has run; whether it had effects is not known here, so it counts as one that has.
+    ``ran_tools`` is true if a tool has run; whether it has side effects is not known here, so they are assumed.
     """
     if event.reason == "shutting_down":
         return failed_event(ShuttingDown(), event.usage, ran_effects=ran_tools)
-    return Failed("turn_cancelled", "The turn was cancelled before it came to an answer.", event.usage)
+    return Failed("turn_cancelled", "The turn was cancelled before it was complete.", event.usage)
 
 
-def invalid_url(method: str, path: str) -> Problem:
-    """There is nothing at this path."""
-    return Problem(404, "invalid_request_error", f"Invalid URL ({method} {_cut(path, 100)})")
+def invalid_url(method: str, path: str) -> ErrorResponse:
+    """Return the error for an unknown path."""
+    return ErrorResponse(404, "invalid_request_error", f"Invalid URL ({method} {_cut(path, 100)})")
 
 
-def method_not_allowed(method: str, path: str, *, allow: str) -> Problem:
-    """The path does not know this method; ``allow`` is the header with those that it knows."""
+def method_not_allowed(method: str, path: str, *, allow: str) -> ErrorResponse:
+    """Return the error for an unsupported method; ``allow`` is the ``Allow`` header (RFC 9110, 15.5.6)."""
     message = f"Not allowed to {method} on {_cut(path, 100)} (allowed: {allow})."
-    return Problem(405, "invalid_request_error", message, "method_not_supported", headers={"Allow": allow})
+    return ErrorResponse(
+        405, "invalid_request_error", message, "method_not_supported", headers={"Allow": allow}
+    )
 
 
-def forbidden_origin(origin: str) -> Problem:
-    """A page of this origin asks, and it may not."""
-    message = f"Pages of '{_cut(origin, 100)}' may not call this server; PROXY_CORS_ORIGINS lets them in."
-    return Problem(403, "invalid_request_error", message, "origin_not_allowed")
+def forbidden_origin(origin: str) -> ErrorResponse:
+    """Return the error for a request from an origin that is not allowed."""
+    message = f"Origin '{_cut(origin, 100)}' is not allowed. Add it to PROXY_CORS_ORIGINS."
+    return ErrorResponse(403, "invalid_request_error", message, "origin_not_allowed")
 
 
-def forbidden_host(name: str) -> Problem:
-    """The server is called by a name that may be anybody's."""
-    message = f"This server is not called '{_cut(name, 100)}'; PROXY_ALLOWED_HOSTS gives it names."
-    return Problem(403, "invalid_request_error", message, "host_not_allowed")
+def forbidden_host(name: str) -> ErrorResponse:
+    """Return the error for a ``Host`` that is not allowed, which prevents DNS rebinding."""
+    message = f"Host '{_cut(name, 100)}' is not allowed. Add it to PROXY_ALLOWED_HOSTS."
+    return ErrorResponse(403, "invalid_request_error", message, "host_not_allowed")
 
 
 def _cut(text: str, limit: int) -> str:
-    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair, as from a path, cannot leave
+    text = text.encode(
+        "utf-8", "replace"
+    ).decode()  # UTF-8 cannot encode unpaired surrogates, which a path can have
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def loopback_only() -> Problem:
+def loopback_only() -> ErrorResponse:
     """Return the error for a connection from another machine to a server without API keys."""
     message = (
         "This server has no API keys and accepts only connections to loopback addresses. "
         "Set PROXY_API_KEYS, or PROXY_ALLOW_OPEN=true."
     )
-    return Problem(403, "invalid_request_error", message, "api_keys_required")
+    return ErrorResponse(403, "invalid_request_error", message, "api_keys_required")

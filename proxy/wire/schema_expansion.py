@@ -1,8 +1,8 @@
-"""How often a validator applies the parts of a JSON Schema, counted before the schema is used.
+"""Limit the expansion of a JSON Schema: count how many subschemas a validator applies, before the schema is used.
 
-``$ref`` lets a small schema stand for an exponentially large one: ``a1`` refers to ``a0`` twice, ``a2`` to ``a1``
-twice, and so on. The validator follows each reference again and holds the interpreter lock while it does, so such a
-schema stops the whole process. The count takes time linear in the size of the schema.
+With ``$ref``, a small schema can expand exponentially: ``a1`` refers to ``a0`` twice, ``a2`` to ``a1`` twice, and so
+on. The validator follows each reference again while it holds the GIL, so such a schema blocks the whole process.
+Counting takes linear time in the size of the schema.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urldefrag, urljoin
 
 MAX_IN_PLACE = 10_000
-"""Subschemas that may apply to one value, with every reference followed."""
+"""Maximum number of subschemas applied to one value, with every reference followed."""
 MAX_EXPANSION = 1_000_000
-"""Subschemas that a schema may have altogether, with every reference followed until it comes back to itself."""
+"""Maximum number of subschemas in total, with every reference followed until it is recursive."""
 MAX_PATTERNS = 100
-"""Regular expressions that a schema may have."""
+"""Maximum number of regular expressions in a schema."""
 _MAX_PATTERN_BYTES = 2_000_000
 _MAX_PATTERNS_BYTES = 10_000_000
 
@@ -35,8 +35,8 @@ _DEEPER_SINGLE = (
 )
 _DEEPER_LISTS = ("prefixItems", "items")
 _DEEPER_MAPS = ("properties", "patternProperties")
-# To learn what is unevaluated, jsonschema-rs applies the subschemas beside it again; measured with nested ``allOf``,
-# the time grows by 2.7 with each level.
+# To find unevaluated properties, jsonschema-rs applies the adjacent subschemas again: with nested ``allOf``, the
+# measured time grows by a factor of 2.7 per level.
 _UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
 _UNEVALUATED_FACTOR = 3
 
@@ -44,16 +44,16 @@ Schema = Mapping[str, Any]
 
 
 class ExpansionTooLarge(Exception):
-    """The schema expands beyond the bounds, or applies itself to the same value for ever."""
+    """The schema exceeds a limit, or applies itself to the same value without end."""
 
 
 def check_expansion(schema: Schema) -> bool:
-    """Refuse a schema that expands beyond ``MAX_IN_PLACE`` or ``MAX_EXPANSION``; return whether it is recursive.
+    """Check the limits ``MAX_IN_PLACE`` and ``MAX_EXPANSION``; return whether the schema is recursive.
 
-    References that cannot be resolved inside the schema count nothing: the validator refuses them.
+    References that cannot be resolved within the schema do not count: the validator rejects them.
 
     Raises:
-        ExpansionTooLarge: It expands too far.
+        ExpansionTooLarge: A limit is exceeded.
     """
     graph = _Graph(schema)
     in_place = _Counter(graph.in_place, MAX_IN_PLACE, allows_cycles=False)
@@ -112,9 +112,9 @@ def pattern_count(schema: Schema) -> int:
 
 
 def bytes_per_pattern(count: int) -> int:
-    """Return how large each of ``count`` compiled patterns may be, so that all together keep within one budget.
+    """Return the size limit of each of ``count`` compiled patterns that limits their total size.
 
-    Compiling takes 4 to 5 ms for 1 MB. An ordinary pattern (an e-mail address, a date, a UUID) is below 50,000 bytes.
+    Compiling takes 4 to 5 ms per MB. A common pattern (an e-mail address, a date, a UUID) has less than 50,000 bytes.
     """
     return min(_MAX_PATTERN_BYTES, _MAX_PATTERNS_BYTES // max(count, 1))
 
@@ -143,15 +143,15 @@ class _Counter:
         return max(self._counts.values(), default=0)
 
     def count(self, start: Schema) -> None:
-        """Count the nodes of the tree that results when every edge from ``start`` is followed.
+        """Count the nodes of the tree that results from following every edge from ``start``.
 
         Raises:
-            ExpansionTooLarge: There are more than the limit, or a cycle that is not allowed.
+            ExpansionTooLarge: The count exceeds the limit, or there is a cycle that is not allowed.
         """
         counts = self._counts
         in_progress: set[int] = set()
         pending = [start]
-        # Not recursive: a chain of references may be as long as the schema.
+        # Iterative: a chain of references can be as long as the schema, and would exceed the recursion limit.
         while pending:
             node = pending[-1]
             key = id(node)
@@ -179,7 +179,7 @@ class _Counter:
 
 
 class _Graph:
-    """The subschemas of a schema, and which of them each one applies."""
+    """The subschemas of a schema, with an edge for each application of one by another."""
 
     def __init__(self, schema: Schema) -> None:
         self._root = schema
@@ -191,15 +191,15 @@ class _Graph:
         self._index()
 
     def in_place(self, node: Schema) -> Sequence[Schema]:
-        """Return what applies to the same value."""
+        """Return the subschemas applied to the same value."""
         return self._edges(node)[0]
 
     def children(self, node: Schema) -> Sequence[Schema]:
-        """Return what applies to the same value or to a part of it."""
+        """Return the subschemas applied to the same value or to a part of it."""
         return self._edges(node)[1]
 
     def reachable(self) -> Iterator[Schema]:
-        """Yield every subschema that is applied to anything, once."""
+        """Yield every subschema that is applied, once."""
         seen = {id(self._root)}
         pending = [self._root]
         while pending:
@@ -211,14 +211,14 @@ class _Graph:
                     pending.append(child)
 
     def _index(self) -> None:
-        """Note the base URI of every object, and what ``$id`` and the anchors name (JSON Schema Core, section 8.2)."""
+        """Index the base URI of every object, and what ``$id`` and the anchors name (JSON Schema Core, section 8.2)."""
         self._resources[""] = self._root
         pending: list[tuple[Any, str]] = [(self._root, "")]
         while pending:
             value, base = pending.pop()
             if isinstance(value, Mapping):
                 if isinstance(name := value.get("$id"), str):
-                    base = _joined(base, name)
+                    base = _resolve_uri(base, name)
                     self._resources.setdefault(base, value)
                 for word in ("$anchor", "$dynamicAnchor"):
                     if isinstance(name := value.get(word), str):
@@ -233,9 +233,9 @@ class _Graph:
     def _edges(self, node: Schema) -> tuple[list[Schema], list[Schema]]:
         found = self._found.get(id(node))
         if found is None:
-            in_place = list(_applied(node, _SINGLE, _LISTS, _MAPS))
+            in_place = list(_subschemas(node, _SINGLE, _LISTS, _MAPS))
             in_place += (target for word in _REFERENCES for target in self._targets(node, word))
-            deeper = _applied(node, _DEEPER_SINGLE, _DEEPER_LISTS, _DEEPER_MAPS)
+            deeper = _subschemas(node, _DEEPER_SINGLE, _DEEPER_LISTS, _DEEPER_MAPS)
             found = self._found[id(node)] = (in_place, [*in_place, *deeper])
         return found
 
@@ -247,27 +247,27 @@ class _Graph:
         if reference.startswith("#") and not base:
             uri, fragment = "", reference[1:]  # the usual case; joining URIs takes ten times as long
         else:
-            uri, fragment = urldefrag(_joined(base, reference))
+            uri, fragment = urldefrag(_resolve_uri(base, reference))
         fragment = unquote(fragment)
         if word == "$dynamicRef" and fragment in self._dynamic:
-            # Which of them it is depends on the way there: count all of them.
+            # The target depends on the dynamic scope (JSON Schema Core, 8.2.3.2): count all candidates.
             yield from self._dynamic[fragment]
         elif fragment.startswith("/") or not fragment:
-            target = _at(self._resources.get(uri), fragment)
+            target = _resolve_pointer(self._resources.get(uri), fragment)
             if isinstance(target, Mapping):
                 yield target
         elif (uri, fragment) in self._anchors:
             yield self._anchors[uri, fragment]
 
 
-def _joined(base: str, reference: str) -> str:
+def _resolve_uri(base: str, reference: str) -> str:
     try:
         return urljoin(base, reference)
     except ValueError:
         return reference
 
 
-def _applied(
+def _subschemas(
     node: Schema, single: Sequence[str], lists: Sequence[str], maps: Sequence[str]
 ) -> Iterator[Schema]:
     for word in single:
@@ -281,8 +281,8 @@ def _applied(
             yield from (one for one in value.values() if isinstance(one, Mapping))
 
 
-def _at(value: Any, pointer: str) -> Any:
-    """Return what a JSON pointer (RFC 6901) names; None if there is nothing."""
+def _resolve_pointer(value: Any, pointer: str) -> Any:
+    """Return the value at a JSON pointer (RFC 6901); None if there is none."""
     for step in pointer.split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
         if isinstance(value, Mapping):

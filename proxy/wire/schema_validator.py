@@ -50,7 +50,7 @@ class SchemaValidator:
             )
             self._validator = _compiled(schema, backtracking)
             self.may_backtrack = True
-        self._applied: Applied = applied_to_one_value(schema)
+        self._subschemas: Applied = applied_to_one_value(schema)
 
     def seconds(self, text: str) -> float:
         """Return the estimated CPU time for a value with this JSON text, in the worst case; infinite with
@@ -60,8 +60,8 @@ class SchemaValidator:
             return math.inf
         values = 1 + text.count(",") + text.count("[") + text.count("{")
         return (
-            values * self._applied.subschemas * _SECONDS_PER_SUBSCHEMA
-            + len(text) * self._applied.patterns * _SECONDS_PER_CHARACTER
+            values * self._subschemas.subschemas * _SECONDS_PER_SUBSCHEMA
+            + len(text) * self._subschemas.patterns * _SECONDS_PER_CHARACTER
         )
 
     def is_valid(self, value: object) -> bool:

@@ -1,8 +1,13 @@
-"""What the log of a turn tells about it: what its agents used, and when and for how long they worked."""
+"""Summarise the event log of a turn: model usage, progress, and the working time of each agent.
+
+Progress: each agent in ``steps`` of the team counts as one step, and so does the end of the turn. A step is done when
+its agent hands over for the first time. The value therefore never decreases, and it is 100 only when the turn is
+completed. A team without ``steps`` has no progress value.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from proxy.events import (
@@ -25,12 +30,60 @@ from proxy.events import (
     ToolFailed,
     ToolStarted,
 )
-from proxy.wire.progress import Progress
-from proxy.wire.uses import Use
+from proxy.messages import Usage
 
 
-class _Work:
-    """What one agent did."""
+class Progress:
+    """Progress of one turn; ``steps`` are names of agents."""
+
+    def __init__(self, steps: Sequence[str] = ()) -> None:
+        self._steps = frozenset(steps)
+        self._done: set[str] = set()
+        self._is_complete = False
+
+    @property
+    def percent(self) -> int | None:
+        """Progress from 0 to 100; None for a team without steps."""
+        if not self._steps:
+            return None
+        return 100 if self._is_complete else 100 * len(self._done) // (len(self._steps) + 1)
+
+    def add_handoff(self, agent: str) -> None:
+        """Record that the agent handed over."""
+        self._done |= self._steps & {agent}
+
+    def complete(self) -> None:
+        """Record that the turn is completed."""
+        self._is_complete = True
+
+
+class ModelUsage:
+    """Total of the calls of one model by one agent."""
+
+    __slots__ = ("calls", "cost", "seconds", "usage")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.usage = Usage()
+        self.seconds = 0.0
+        self.cost: float | None = 0.0
+        """None if a call has no price."""
+
+    def add(self, called: ModelCalled) -> None:
+        """Add a call."""
+        self.calls += 1
+        self.usage = self.usage + (called.usage or Usage())
+        self.seconds += called.seconds
+        self.cost = None if self.cost is None or called.cost is None else self.cost + called.cost
+
+
+def rounded_cost(cost: float) -> float:
+    """Round a cost for responses."""
+    return round(cost, 9)
+
+
+class _AgentWork:
+    """Calls and times of one agent."""
 
     __slots__ = ("model_calls", "model_seconds", "seconds", "tool_calls", "tool_seconds")
 
@@ -39,28 +92,28 @@ class _Work:
         self.model_calls = self.tool_calls = 0
 
 
-class Course:
-    """What a log tells, as far as it goes."""
+class TurnSummary:
+    """Summary of the log of a turn, which can be running."""
 
     def __init__(self, entries: Iterable[Entry], *, now: float) -> None:
-        """``now`` is the time up to which an agent that still has the floor has worked, in seconds since the epoch."""
+        """``now``, in seconds since the epoch, is the end of the working time of the active agent of a running turn."""
         self.agent = ""
-        """Who has the floor, or had it last."""
+        """The active agent, or the last one."""
         self.first_text_at: float | None = None
-        self.uses: dict[tuple[str, str], Use] = {}
+        self.uses: dict[tuple[str, str], ModelUsage] = {}
         self.progress = Progress()
-        self._works: dict[str, _Work] = {}
-        self._has_floor_since = 0.0
+        self._works: dict[str, _AgentWork] = {}
+        self._active_since = 0.0
         self._callers: dict[str, str] = {}
         self._is_closed = False
         for entry in entries:
-            self._take(entry)
+            self._add(entry)
         if self.agent and not self._is_closed:
-            self._gives_floor(now)
+            self._deactivate(now)
 
     @property
     def agents(self) -> list[dict[str, Any]]:
-        """What each agent did, in the order in which they first got the floor; times in seconds."""
+        """Calls and times of each agent, in the order of their first activation; times are in seconds."""
         return [
             {
                 "agent": agent,
@@ -73,23 +126,23 @@ class Course:
             for agent, work in self._works.items()
         ]
 
-    def _take(self, entry: Entry) -> None:
+    def _add(self, entry: Entry) -> None:
         event = entry.event
-        # As the log is kept, so that a turn tells the same later.
+        # The precision of stored logs, so that the summary is the same when it is computed from the store.
         at = round(entry.time, 3)
         match event:
             case TextDelta() | RefusalDelta():
                 self.first_text_at = self.first_text_at or at
             case Started():
                 self.progress = Progress(event.steps)
-                self._gets_floor(event.agent, at)
+                self._activate(event.agent, at)
             case Handoff():
-                self.progress.handed_over(event.source)
-                self._gets_floor(event.target, at)
+                self.progress.add_handoff(event.source)
+                self._activate(event.target, at)
             case ParametersIgnored():
                 pass
             case ModelCalled():
-                self.uses.setdefault((event.agent, event.model), Use()).add(event)
+                self.uses.setdefault((event.agent, event.model), ModelUsage()).add(event)
                 work = self._work(event.agent)
                 work.model_calls += 1
                 work.model_seconds += event.seconds
@@ -99,10 +152,10 @@ class Course:
             case ToolCompleted() | ToolFailed():
                 self._work(self._callers.get(event.call_id, self.agent)).tool_seconds += event.seconds
             case Completed():
-                self.progress.completed()
-                self._ends(at)
+                self.progress.complete()
+                self._close(at)
             case Failed() | Cancelled():
-                self._ends(at)
+                self._close(at)
             case (
                 ReasoningDelta()
                 | ClientToolCall()
@@ -112,19 +165,19 @@ class Course:
             ):
                 pass
 
-    def _ends(self, at: float) -> None:
-        self._gives_floor(at)
+    def _close(self, at: float) -> None:
+        self._deactivate(at)
         self._is_closed = True
 
-    def _gets_floor(self, agent: str, at: float) -> None:
+    def _activate(self, agent: str, at: float) -> None:
         if self.agent:
-            self._gives_floor(at)
+            self._deactivate(at)
         self.agent = agent
-        self._has_floor_since = at
+        self._active_since = at
         self._work(agent)
 
-    def _gives_floor(self, at: float) -> None:
-        self._work(self.agent).seconds += max(at - self._has_floor_since, 0.0)
+    def _deactivate(self, at: float) -> None:
+        self._work(self.agent).seconds += max(at - self._active_since, 0.0)
 
-    def _work(self, agent: str) -> _Work:
-        return self._works.setdefault(agent, _Work())
+    def _work(self, agent: str) -> _AgentWork:
+        return self._works.setdefault(agent, _AgentWork())

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.wire.chat.handoff_extension import Noted, Summary
+from proxy.wire.chat.handoff_extension import ExtensionEvent, Summary
 from tests.serving import Served, serve
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extension.md").read_text("utf-8")
@@ -57,5 +57,5 @@ async def test_the_server_sends_the_documented_chunk(served: Served) -> None:
 def test_the_tables_have_every_type_and_key() -> None:
     documented = set(re.findall(r"`([\w.]+)`", PAGE))
 
-    for schema in (Noted, Summary):
+    for schema in (ExtensionEvent, Summary):
         assert {field.encode_name for field in msgspec.structs.fields(schema)} <= documented

@@ -456,7 +456,7 @@ def test_a_turn_that_is_not_over_has_no_answer() -> None:
     builder = CompletionBuilder(PLAIN)
     builder.add(STARTED)
 
-    with pytest.raises(ValueError, match="not over"):
+    with pytest.raises(ValueError, match="no closing event"):
         builder.answer()
 
 

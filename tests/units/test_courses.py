@@ -19,7 +19,7 @@ from proxy.events import (
 )
 from proxy.messages import Usage
 from proxy.wire.events.feed import Feed
-from proxy.wire.turn_summary import Course
+from proxy.wire.turn_summary import TurnSummary
 
 STEPS = ("plan", "figures", "report")
 
@@ -85,7 +85,7 @@ WORK = log(
 
 
 def test_a_log_tells_who_worked_for_how_long() -> None:
-    course = Course(WORK, now=99.0)
+    course = TurnSummary(WORK, now=99.0)
 
     assert course.agents == [
         {
@@ -114,8 +114,8 @@ def test_a_log_tells_who_worked_for_how_long() -> None:
 
 
 def test_who_still_has_the_floor_has_worked_until_now() -> None:
-    course = Course(WORK[:4], now=20.0)
+    course = TurnSummary(WORK[:4], now=20.0)
 
     assert [did["seconds"] for did in course.agents] == [1.5, 8.5]
     assert (course.first_text_at, course.progress.percent) == (None, 33)
-    assert Course([], now=20.0).agents == []
+    assert TurnSummary([], now=20.0).agents == []

@@ -172,7 +172,7 @@ def test_what_is_no_json_object_is_refused_as_such(data: bytes) -> None:
         ),
         (
             {"n": 2},
-            "Unsupported value: 'n' can only be 1: a team gives one answer. Ask again for another.",
+            "Unsupported value: 'n' does not support 2 with this model. Only the default (1) value is supported.",
             "n",
             "unsupported_value",
         ),
@@ -234,7 +234,8 @@ def test_what_is_no_json_object_is_refused_as_such(data: bytes) -> None:
         ),
         (
             {"logit_bias": {"50256": -100}},
-            "Unsupported parameter: 'logit_bias' is not supported: the agents of a team share no tokenizer.",
+            "Unsupported parameter: 'logit_bias' is not supported with this model: the agents of a team can use "
+            "different tokenizers.",
             "logit_bias",
             "unsupported_parameter",
         ),
@@ -287,8 +288,8 @@ def test_what_is_no_json_object_is_refused_as_such(data: bytes) -> None:
                     "json_schema": {"name": "n", "schema": {"anyOf": [{"$ref": "#"}]}},
                 }
             },
-            "Invalid 'response_format.json_schema.schema': its references expand to too many schemas, or to themselves "
-            "(more than 10000 for one value, or 1000000 altogether).",
+            "Invalid 'response_format.json_schema.schema': its references expand to too many schemas, or "
+            "recursively for the same value (more than 10000 for one value, or 1000000 in total).",
             "response_format.json_schema.schema",
             "invalid_value",
         ),
@@ -514,19 +515,19 @@ def test_a_bad_tool_is_named(tools: list[Any], message: str, param: str, code: s
     [
         (
             {"tool_choice": "auto"},
-            "'tool_choice' is only allowed when 'tools' are specified.",
+            "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are specified.",
             "tool_choice",
             None,
         ),
         (
             {"tools": [], "tool_choice": "required"},
-            "'tool_choice' is only allowed when 'tools' are specified.",
+            "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are specified.",
             "tool_choice",
             None,
         ),
         (
             {"function_call": "auto"},
-            "'function_call' is only allowed when 'functions' are specified.",
+            "Invalid value for 'function_call': 'function_call' is only allowed when 'functions' are specified.",
             "function_call",
             None,
         ),
@@ -550,7 +551,7 @@ def test_a_bad_tool_is_named(tools: list[Any], message: str, param: str, code: s
         ),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g" * 500}}},
-            f"Invalid value for 'tool_choice': there is no function '{'g' * 99}…' among those offered.",
+            f"Invalid value for 'tool_choice': there is no function '{'g' * 99}…' in the list of tools.",
             "tool_choice",
             "invalid_value",
         ),
@@ -562,7 +563,7 @@ def test_a_bad_tool_is_named(tools: list[Any], message: str, param: str, code: s
         ),
         (
             {"functions": [{"name": "f"}], "function_call": {"name": "g"}},
-            "Invalid value for 'function_call': there is no function 'g' among those offered.",
+            "Invalid value for 'function_call': there is no function 'g' in the list of tools.",
             "function_call",
             "invalid_value",
         ),
@@ -715,7 +716,7 @@ def test_a_bad_tool_choice_is_named(keys: dict[str, Any], message: str, param: s
         ({"role": "tool", "content": "x"}, "Missing required parameter: '{}'.", ".tool_call_id", None),
         (
             {"role": "user", "content": "a\0b"},
-            "Invalid '{}': it holds a NUL character.",
+            "Invalid '{}': it contains a NUL character.",
             "",
             "invalid_value",
         ),
@@ -841,9 +842,9 @@ def test_a_nul_character_is_refused_wherever_it_stands_but_not_its_spelling() ->
         (body(stop=["a", "b\0"]), "stop[1]"),
         (body(top_k=" \0"), "top_k"),
     ):
-        assert refusal(data) == (f"Invalid '{param}': it holds a NUL character.", param, "invalid_value")
+        assert refusal(data) == (f"Invalid '{param}': it contains a NUL character.", param, "invalid_value")
     assert refusal(body(**{"a\0": 1})) == (
-        "The body of the request holds a NUL character.",
+        "The request body contains a NUL character.",
         None,
         "invalid_value",
     )

@@ -29,7 +29,7 @@ from proxy.events import (
 )
 from proxy.messages import EventsMode, Usage
 from proxy.wire.chat.completion import AnswerOptions, completion
-from proxy.wire.chat.handoff_extension import MAX_LINE, Narrator
+from proxy.wire.chat.handoff_extension import MAX_LINE, HandoffExtensionEncoder
 from proxy.wire.chat.response_models import Completion, encode
 from proxy.wire.events import sse
 from tests.fakes.streams import PLAIN, deltas, frames, read, stream
@@ -454,10 +454,10 @@ def test_a_resumed_stream_goes_on_exactly_after_what_was_seen(
 
 
 def test_a_reader_that_leaves_text_out_tells_the_same() -> None:
-    first, second = Narrator("all"), Narrator("all")
+    first, second = HandoffExtensionEncoder("all"), HandoffExtensionEncoder("all")
     for event in TURN[:-1]:
-        first.tell(event)
+        first.encode(event)
     for event in (*TURN[:9], *TURN[10:-1]):
-        second.tell(event)
+        second.encode(event)
 
     assert first.summary(DONE) == second.summary(DONE)

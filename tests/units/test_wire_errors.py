@@ -60,12 +60,12 @@ from proxy.events import Cancelled, Failed
 from proxy.messages import Usage
 from proxy.wire.errors import (
     envelope,
+    error_response,
     failed_event,
     failure_of,
     headers_of,
     invalid_url,
     method_not_allowed,
-    problem_of,
     status_of,
 )
 
@@ -183,7 +183,7 @@ def test_the_catalogue_has_every_error_that_can_reach_a_caller() -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_what_was_not_meant_for_callers_is_told_without_its_words(error: BaseException) -> None:
-    assert problem_of(error) == problem_of(InternalTurnError())
+    assert error_response(error) == error_response(InternalTurnError())
     assert failed_event(error, Usage(), ran_effects=False) == Failed(
         "internal_error", InternalTurnError().message, Usage(), is_repeatable=True
     )
@@ -200,14 +200,14 @@ TURN_ERRORS = [
 def test_a_stored_failure_leaves_as_the_error_did(error: Exception) -> None:
     failed = failed_event(error, Usage(1, 2), ran_effects=False)
 
-    assert problem_of(failed) == problem_of(error)
+    assert error_response(failed) == error_response(error)
     assert failed.usage == Usage(1, 2)
 
 
 @pytest.mark.parametrize("error", TURN_ERRORS, ids=lambda error: type(error).__name__)
 def test_after_a_tool_with_effects_no_client_is_led_to_repeat_the_turn(error: Exception) -> None:
     failed = failed_event(error, Usage(), ran_effects=True)
-    problem = problem_of(failed)
+    problem = error_response(failed)
 
     assert not failed.is_repeatable
     assert problem.type != "server_error"
@@ -244,7 +244,7 @@ def test_a_bad_request_found_during_the_turn_stays_one() -> None:
 
 
 def test_a_code_from_another_version_is_told_as_it_stands() -> None:
-    problem = problem_of(Failed("from_the_future", "It failed.", Usage(), is_repeatable=True))
+    problem = error_response(Failed("from_the_future", "It failed.", Usage(), is_repeatable=True))
 
     assert (problem.status, problem.type, problem.code) == (500, "server_error", "from_the_future")
 
@@ -327,7 +327,7 @@ def test_the_words_for_a_large_body_are_the_official_ones() -> None:
 
 def attempts(error: Exception | Failed) -> tuple[int, Exception]:
     """How often the official client asks a server that answers with this error, and what it raises."""
-    problem = problem_of(error)
+    problem = error_response(error)
     asked: list[httpx2.Request] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -366,4 +366,4 @@ def test_the_sdk_repeats_what_may_be_repeated(error: Any, times: int, raised: ty
     asked, caught = attempts(error)
 
     assert (asked, type(caught)) == (times, raised)
-    assert getattr(caught, "code", None) == problem_of(error).code
+    assert getattr(caught, "code", None) == error_response(error).code

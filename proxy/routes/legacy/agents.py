@@ -11,9 +11,10 @@ from proxy.agents.custom_agent_repository import Creation
 from proxy.errors import AgentsSwitchedOff, InvalidRequest
 from proxy.routes.dependencies import request_context
 from proxy.routes.legacy.requests import read_request
-from proxy.wire.agents import NewAgent, kept_agent, made_name, read_made
+from proxy.wire.agents import NewAgent, decode_stored_agent, validate_name
 from proxy.wire.chat.response_models import encode
 from proxy.wire.legacy.requests import OLDER_AGENT
+from proxy.wire.validation.body_decoder import read_object
 
 
 async def agents(scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,8 +48,8 @@ async def make_agent(scope: Scope, receive: Receive, send: Send) -> None:
     made = services.agents
     if made is None:
         raise AgentsSwitchedOff
-    given = read_made(OLDER_AGENT, body)
-    name = made_name(scope["path_params"]["agent_name"])
+    given = read_object(OLDER_AGENT, body, strict=True)
+    name = validate_name(scope["path_params"]["agent_name"])
     if given.name not in (None, name):
         raise InvalidRequest("Invalid 'name': it is another than the one in the path.", param="name")
     agent = NewAgent(
@@ -62,7 +63,7 @@ async def make_agent(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _told(one: Creation) -> dict[str, Any]:
-    agent = kept_agent(one.body)
+    agent = decode_stored_agent(one.body)
     return {
         "name": one.name,
         "team": one.name,

@@ -24,7 +24,7 @@ from proxy.routes.streaming import Connection, Patience, stream
 from proxy.turns.live import LiveTurn
 from proxy.wire.legacy.ask import QuestionEncoder
 from proxy.wire.legacy.requests import QUESTION
-from proxy.wire.validation.json_objects import read_object
+from proxy.wire.validation.body_decoder import read_object
 
 ASK_TEAM = "business-insights"
 SCRIPTED_QUESTION = "Is everything there that a client needs?"

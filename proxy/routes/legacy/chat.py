@@ -20,7 +20,7 @@ from proxy.service.turns import Opened
 from proxy.turns.request import TurnRequest
 from proxy.wire.legacy.chat import ChatBuilder, ChatEventEncoder
 from proxy.wire.legacy.requests import CHAT, LegacyChatBody
-from proxy.wire.validation.json_objects import read_object
+from proxy.wire.validation.body_decoder import read_object
 
 CHAT_TEAM = "assistant"
 

@@ -20,7 +20,7 @@ from proxy.routes.request_body import read_body
 from proxy.routes.streaming import Connection
 from proxy.wire.legacy.ndjson import LineEncoder, TextBuilder
 from proxy.wire.legacy.requests import NEW_MESSAGE, SOURCES, conversation_id, kind_of, messages_of
-from proxy.wire.validation.json_objects import read_object
+from proxy.wire.validation.body_decoder import read_object
 
 _BODY_HEADERS = (b"content-encoding", b"content-length")
 

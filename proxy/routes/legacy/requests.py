@@ -27,7 +27,7 @@ from proxy.routes.turn_response import write_turn
 from proxy.turns.request import TurnRequest
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.chat.parse import conversation_id
-from proxy.wire.errors import detailed
+from proxy.wire.errors import error_response_with_detail
 from proxy.wire.events import sse
 
 LINE_HEADERS: Headers = [
@@ -38,12 +38,12 @@ LINE_HEADERS: Headers = [
 # A line of nothing would make a client stumble that decodes every line.
 LINES = Framing(LINE_HEADERS, b"", is_each_apart=True)
 EVENTS = Framing(STREAM_HEADERS, sse.PING, is_each_apart=True, is_prompt=True)
-write_legacy_turn = partial(write_turn, to_problem=detailed)
+write_legacy_turn = partial(write_turn, to_problem=error_response_with_detail)
 
 
 def legacy_endpoint(endpoint: ASGIApp) -> PlainEndpoint:
     """Return the endpoint with errors in OpenAI's format and, for legacy clients, the message under ``detail``."""
-    return PlainEndpoint(endpoint, to_problem=detailed)
+    return PlainEndpoint(endpoint, to_problem=error_response_with_detail)
 
 
 async def read_request(scope: Scope, receive: Receive) -> tuple[Services, str, bytes]:

@@ -16,7 +16,7 @@ from proxy.routes.request_body import ClientLeft
 from proxy.routes.sockets import Channel, admit
 from proxy.wire.legacy.chat import ChatSocketEvents, refused, socket_message
 from proxy.wire.legacy.requests import CHAT, SOCKET
-from proxy.wire.validation.json_objects import read_object
+from proxy.wire.validation.body_decoder import read_object
 
 logger = logging.getLogger(__name__)
 

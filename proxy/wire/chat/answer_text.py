@@ -1,8 +1,8 @@
-"""The text of an answer as a client sees it.
+"""Join the texts of a turn to the message text that the client receives.
 
-Two agents that speak in one turn, or one that speaks before and after its tools, read as one message: a blank line
-stands between what one model call said and what the next one says. It is put in when the next text begins, so that
-an answer neither begins nor ends with it. Encoders, the stored transcript and fingerprints all go by this module.
+The texts of successive model calls (of several agents, or before and after tool calls) are separated by a blank line.
+It is inserted when the next text starts, so that a message neither starts nor ends with it. Encoders, the stored
+transcript and fingerprints use this module.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from proxy.events import Event, Handoff, ModelCalled, TextDelta
 
 
-class Joints:
-    """Tells what stands between the texts of a turn, one piece at a time."""
+class TextJoiner:
+    """Inserts separators between the texts of a turn, delta by delta."""
 
     __slots__ = ("_is_joint", "_tail")
 
@@ -23,15 +23,15 @@ class Joints:
 
     @property
     def has_text(self) -> bool:
-        """Whether anything was said."""
+        """Whether there was any text."""
         return bool(self._tail)
 
     def pause(self) -> None:
-        """A model call ended, or the floor went to another agent."""
+        """Mark the end of a text: the end of a model call, or a handoff."""
         self._is_joint = True
 
     def join(self, text: str) -> str:
-        """Return the piece as the client sees it, with what has to stand before it."""
+        """Return the delta for the client: the text, preceded by the separator if a new text starts."""
         if self._is_joint:
             self._is_joint = False
             if self._tail:
@@ -41,8 +41,8 @@ class Joints:
 
 
 def visible_text(events: Iterable[Event]) -> str:
-    """Return the text of a turn's answer; ``""`` when nothing was said."""
-    joints = Joints()
+    """Return the message text of a turn; ``""`` if there is none."""
+    joints = TextJoiner()
     pieces = []
     for event in events:
         if isinstance(event, TextDelta):

@@ -1,4 +1,4 @@
-"""Events of a turn as one chat completion, and what encoders of its answer have to know."""
+"""Encode the events of a turn as one chat completion, and the options of encoders."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import EventsMode, FinishReason, FunctionCall, Message, ToolCall
-from proxy.wire.chat.answer_text import Joints
-from proxy.wire.chat.handoff_extension import Narrator
+from proxy.wire.chat.answer_text import TextJoiner
+from proxy.wire.chat.handoff_extension import HandoffExtensionEncoder
 from proxy.wire.chat.response_models import (
     AnswerMessage,
     Choice,
@@ -43,53 +43,55 @@ from proxy.wire.errors import failure_of
 
 
 class AnswerOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an encoder has to know beside the events; kept with the turn, so that it can be encoded again."""
+    """Options of an encoder, stored with the turn so that its response can be encoded again."""
 
     id: str
     created: int
     model: str
     include_usage: bool = False
     uses_functions: bool = False
-    """Calls are told in the deprecated form, as ``function_call``."""
+    """Tool calls use the deprecated ``function_call``."""
     logprobs: bool = False
     service_tier: str | None = None
-    """The tier to answer with; None leaves the key out."""
+    """Value of ``service_tier``; None omits the key."""
     system_fingerprint: str | None = None
     events: EventsMode = "none"
-    """What is told beside the answer."""
+    """Mode of the handoff extension."""
     hides_details: bool = False
-    """What models and tools wrote is kept out of that."""
+    """Omit content of models and tools from the extension."""
     has_status: bool = False
-    """Open WebUI's status line is told too."""
+    """Add status events for Open WebUI."""
     sent: int = 0
-    """How many messages the request had; told of stored completions only, like the next."""
+    """Number of messages in the request; set for stored completions only, as is ``instructions``."""
     instructions: list[tuple[int, Message]] = []
-    """Those of them that are instructions, with their places: a conversation does not keep them."""
+    """System and developer messages of the request with their indexes; conversations do not store them."""
 
 
 encode_options = msgspec.json.Encoder().encode
 decode_options = msgspec.json.Decoder(AnswerOptions).decode
 
 
-def narrator_of(options: AnswerOptions) -> Narrator | None:
-    """Return who tells what is told beside the answer."""
+def extension_encoder(options: AnswerOptions) -> HandoffExtensionEncoder | None:
+    """Return the encoder of the handoff extension; None if it is switched off."""
     if options.events == "none":
         return None
-    return Narrator(options.events, hides_details=options.hides_details, has_status=options.has_status)
+    return HandoffExtensionEncoder(
+        options.events, hides_details=options.hides_details, has_status=options.has_status
+    )
 
 
-def reason_of(reason: FinishReason, options: AnswerOptions) -> FinishReason:
-    """Return the reason in the words of the form that was asked for."""
+def finish_reason_for(reason: FinishReason, options: AnswerOptions) -> FinishReason:
+    """Return the finish reason, ``function_call`` for a request with the deprecated ``functions``."""
     return "function_call" if options.uses_functions and reason == "tool_calls" else reason
 
 
 class CompletionBuilder:
-    """Gathers the events of a turn into one completion."""
+    """Builds one completion from the events of a turn."""
 
     def __init__(self, options: AnswerOptions) -> None:
         self._options = options
-        self._joints = Joints()
-        self._narrator = narrator_of(options)
+        self._joints = TextJoiner()
+        self._extension = extension_encoder(options)
         self._reasoning: list[str] = []
         self._text: list[str] = []
         self._refusal: list[str] = []
@@ -100,12 +102,12 @@ class CompletionBuilder:
         self._answer: Completion | Failed | None = None
 
     def take(self, entry: Entry) -> None:
-        """Take the next entry of a log."""
+        """Add the next entry of a log."""
         self.add(entry.event)
 
     def add(self, event: Event) -> None:
-        """Take the next event."""
-        note = self._narrator.tell(event) if self._narrator is not None else None
+        """Add the next event."""
+        note = self._extension.encode(event) if self._extension is not None else None
         if note is not None and note.reasoning:
             self._reasoning.append(note.reasoning)
         match event:
@@ -136,25 +138,29 @@ class CompletionBuilder:
             ):
                 pass
             case Completed():
-                self._answer = self._completion(reason_of(event.finish_reason, self._options), event)
+                self._answer = self._completion(finish_reason_for(event.finish_reason, self._options), event)
             case Failed():
                 self._answer = event
             case Cancelled():
                 if event.reason == "requested":
-                    self._calls.clear()  # what was cut off must not look like a whole call
+                    self._calls.clear()  # a truncated tool call must not look complete
                     self._answer = self._completion("stop", event)
                 else:
                     self._answer = failure_of(event, ran_tools=self._ran_tools)
 
     def answer(self) -> Completion | Failed:
-        """Return what the turn came to; only after its closing event."""
+        """Return the completion or the failure of the turn.
+
+        Raises:
+            ValueError: The closing event is missing.
+        """
         if self._answer is None:
-            raise ValueError("the turn is not over")
+            raise ValueError("the turn has no closing event")
         return self._answer
 
     def _completion(self, reason: FinishReason, closing: Completed | Cancelled) -> Completion:
         options = self._options
-        summary = self._narrator.summary(closing) if self._narrator is not None else None
+        summary = self._extension.summary(closing) if self._extension is not None else None
         optional = {
             name: value
             for name in ("service_tier", "system_fingerprint")
@@ -165,15 +171,15 @@ class CompletionBuilder:
             created=options.created,
             model=options.model,
             choices=[
-                Choice(0, self._message(), self._told_logprobs(), reason),
+                Choice(0, self._message(), self._logprobs_body(), reason),
             ],
             usage=usage_body(closing.usage),
             handoff=summary or UNSET,
             **optional,
         )
 
-    def _told_logprobs(self) -> Logprobs | None:
-        """Those that were given; not every provider has them, and none is not the same as none told."""
+    def _logprobs_body(self) -> Logprobs | None:
+        """Return the log probabilities; None if they were not requested or the provider sent none."""
         if not self._options.logprobs or not (self._logprobs or self._refusal_logprobs):
             return None
         return Logprobs(self._logprobs or None, self._refusal_logprobs or None)
@@ -201,7 +207,7 @@ class CompletionBuilder:
 
 
 def completion(options: AnswerOptions, events: Iterable[Event]) -> Completion | Failed:
-    """Return the completion of a whole turn, or how it failed."""
+    """Return the completion of a complete turn, or its failure."""
     builder = CompletionBuilder(options)
     for event in events:
         builder.add(event)

@@ -26,7 +26,7 @@ from proxy.request_errors import (
     TooManyAgents,
     UnknownName,
 )
-from proxy.wire.chat.message_validation import misplaced_result
+from proxy.wire.chat.message_validation import unexpected_tool_result
 from proxy.wire.validation.errors import clip, invalid_value, unsupported_parameter, unsupported_value
 
 ID_LIMIT = 64
@@ -75,7 +75,7 @@ def _conversation_error(error: RejectedRequest) -> InvalidRequest:
             text = f"No pending tool call has the id '{call_id[:ID_LIMIT]}'."
             return InvalidRequest(text, param=f"messages.[{index}].role")
         case FunctionCallNotFound(index):
-            return misplaced_result(index, "function")
+            return unexpected_tool_result(index, "function")
         case ToolResultsMissing(call_ids):
             return InvalidRequest(
                 "An assistant message with 'tool_calls' must be followed by tool messages responding to each "

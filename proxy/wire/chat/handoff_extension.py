@@ -1,9 +1,8 @@
-"""What an answer tells beside the answer: who speaks, handoffs, the server's own tools, and what it took.
+"""The handoff extension: active agent, handoffs, server tool calls and usage, next to the message.
 
-It stands where no client trips over it: as objects under the one key ``handoff``, at the top level of an otherwise
-ordinary chunk or of a completion, and as lines in ``reasoning_content``, which frontends show as the model's thoughts.
-Types and keys of the objects are those of the event feed. ``docs/extension.md`` describes them; new types and new
-keys may come, known ones stay.
+It uses places that clients ignore: a ``handoff`` object at the top level of a chunk or completion, and lines in
+``reasoning_content``, which frontends show as the model's reasoning. Types and keys of the objects are those of the
+event feed. ``docs/extension.md`` documents them; types and keys can be added, but not changed.
 """
 
 from __future__ import annotations
@@ -36,16 +35,15 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import EventsMode
-from proxy.wire.chat.answer_text import Joints
-from proxy.wire.progress import Progress
-from proxy.wire.uses import Use, rounded_cost
+from proxy.wire.chat.answer_text import TextJoiner
+from proxy.wire.turn_summary import ModelUsage, Progress, rounded_cost
 
 MAX_LINE = 240
-"""Characters of what a model or a tool wrote, in a line for people."""
+"""Maximum length of content of a model or tool in a line of ``reasoning_content``, in characters."""
 
 
-class Noted(Struct, frozen=True, omit_defaults=True, rename={"source": "from", "target": "to"}):
-    """The object of a chunk: only what belongs to its type is set. ``agent`` is who had the floor."""
+class ExtensionEvent(Struct, frozen=True, omit_defaults=True, rename={"source": "from", "target": "to"}):
+    """The ``handoff`` object of a chunk; only fields of its type are set. ``agent`` is the active agent."""
 
     type: Literal[
         "agent.speaking",
@@ -72,8 +70,8 @@ class Noted(Struct, frozen=True, omit_defaults=True, rename={"source": "from", "
     progress: int | UnsetType = UNSET
 
 
-class UseBody(Struct, frozen=True, omit_defaults=True):
-    """What one agent asked of one model."""
+class ModelUsageBody(Struct, frozen=True, omit_defaults=True):
+    """Usage of one model by one agent."""
 
     agent: str
     model: str
@@ -87,35 +85,35 @@ class UseBody(Struct, frozen=True, omit_defaults=True):
 
 
 class Summary(Struct, frozen=True, omit_defaults=True):
-    """The object of a whole answer.
+    """The ``handoff`` object of a complete response.
 
-    ``agents`` is the way that the floor went, first to last. ``cost`` is there when every call has a price.
+    ``agents`` are the active agents in order. ``cost`` is present if every model call has a price.
     """
 
     type: Literal["turn.completed", "turn.cancelled"]
     agent: str
     agents: list[str]
     tool_calls: int
-    usage: list[UseBody]
+    usage: list[ModelUsageBody]
     cost: float | UnsetType = UNSET
 
 
 class StatusData(Struct, frozen=True):
-    """What Open WebUI shows above an answer; it shimmers until it is ``done``."""
+    """A status that Open WebUI shows above a message, with an animation until ``done`` is true."""
 
     description: str
     done: bool
 
 
 class StatusEvent(Struct, frozen=True, kw_only=True):
-    """A chunk's ``event``, as Open WebUI takes it."""
+    """The ``event`` of a chunk in the format of Open WebUI."""
 
     type: Literal["status"] = "status"
     data: StatusData
 
 
 class Capabilities(Struct, frozen=True):
-    """What can be had of a model beyond text."""
+    """Capabilities of a model beyond text."""
 
     streaming: bool
     handoffs: bool
@@ -125,7 +123,7 @@ class Capabilities(Struct, frozen=True):
 
 
 class TeamBody(Struct, frozen=True, omit_defaults=True):
-    """The object of a model that is a team, or one agent of a team. Tools are the server's own."""
+    """The ``handoff`` object of a model that is a team or an agent of a team; ``tools`` are server tools."""
 
     agents: Sequence[str]
     entry: str
@@ -136,18 +134,18 @@ class TeamBody(Struct, frozen=True, omit_defaults=True):
     demo: bool = False
 
 
-class Note(Struct, frozen=True):
-    """What is told beside the answer of one event; at least one of the three is set."""
+class ExtensionUpdate(Struct, frozen=True):
+    """What the extension adds for one event; at least one field is set."""
 
-    noted: Noted | None = None
+    event: ExtensionEvent | None = None
     reasoning: str = ""
     status: StatusEvent | None = None
 
 
-class Narrator:
-    """Follows one turn; it has to be given every event in order, except that further text of an agent may be left out.
+class HandoffExtensionEncoder:
+    """Encodes the extension of one turn. It needs every event in order, except further text deltas of an agent.
 
-    ``hides_details`` keeps what models and tools wrote (thoughts, arguments, results, errors, reasons) out of it.
+    ``hides_details`` omits content of models and tools: reasoning, arguments, results, errors and handoff reasons.
     """
 
     def __init__(self, mode: EventsMode, *, hides_details: bool = False, has_status: bool = False) -> None:
@@ -156,42 +154,42 @@ class Narrator:
         self._has_status = has_status and self._has_reasoning
         self._hides_details = hides_details
         self._agents: list[str] = []
-        self._speaking = ""
+        self._reported_agent = ""
         self._tool_calls = 0
-        self._uses: dict[tuple[str, str], Use] = {}
-        self._joints = Joints()
+        self._uses: dict[tuple[str, str], ModelUsage] = {}
+        self._joints = TextJoiner()
         self._progress = Progress()
 
-    def tell(self, event: Event) -> Note | None:
-        """Return what is told of the event, before what the event adds to the answer."""
+    def encode(self, event: Event) -> ExtensionUpdate | None:
+        """Return the update for an event, which precedes the delta of the event; None if there is none."""
         match event:
             case TextDelta() | RefusalDelta() | ClientToolCall():
-                return self._speaks()
+                return self._agent_speaking()
             case ReasoningDelta():
-                return self._thinks(event.text)
+                return self._reasoning_delta(event.text)
             case Started():
                 self._agents.append(event.agent)
                 self._progress = Progress(event.steps)
             case Handoff():
-                return self._hands_over(event)
+                return self._handoff(event)
             case ToolStarted():
                 self._tool_calls += 1
-                return self._tool_starts(event)
+                return self._tool_started(event)
             case ToolCompleted() | ToolFailed():
-                return self._tool_ends(event)
+                return self._tool_ended(event)
             case ApprovalRequested():
-                return self._asks_for_approval(event)
+                return self._approval_requested(event)
             case ApprovalDecided():
-                return self._approval_is_decided(event)
+                return self._approval_decided(event)
             case ModelCalled():
                 self._joints.pause()
-                self._uses.setdefault((event.agent, event.model), Use()).add(event)
+                self._uses.setdefault((event.agent, event.model), ModelUsage()).add(event)
             case ParametersIgnored() | ClientToolArguments() | Completed() | Failed() | Cancelled():
                 pass
         return None
 
     def summary(self, closing: Completed | Cancelled) -> Summary | None:
-        """Return the object of the whole answer, if there are objects."""
+        """Return the object of the complete response; None if the mode has no objects."""
         if not self._has_objects:
             return None
         costs = [use.cost for use in self._uses.values()]
@@ -200,11 +198,11 @@ class Narrator:
             agent=closing.agent,
             agents=list(self._agents),
             tool_calls=self._tool_calls,
-            usage=[_use_body(agent, model, use) for (agent, model), use in self._uses.items()],
+            usage=[_usage_body(agent, model, use) for (agent, model), use in self._uses.items()],
             cost=UNSET if not costs or None in costs else rounded_cost(sum(cost or 0 for cost in costs)),
         )
 
-    # --- what is told ---
+    # --- events ---
 
     @property
     def _agent(self) -> str:
@@ -215,23 +213,23 @@ class Narrator:
         percent = self._progress.percent
         return UNSET if percent is None else percent
 
-    def _speaks(self) -> Note | None:
-        if self._speaking == self._agent:
+    def _agent_speaking(self) -> ExtensionUpdate | None:
+        if self._reported_agent == self._agent:
             return None
-        self._speaking = self._agent
-        noted = Noted("agent.speaking", self._agent, progress=self._percent)
-        return Note(noted) if self._has_objects else None
+        self._reported_agent = self._agent
+        extension_event = ExtensionEvent("agent.speaking", self._agent, progress=self._percent)
+        return ExtensionUpdate(extension_event) if self._has_objects else None
 
-    def _thinks(self, text: str) -> Note | None:
-        speaks = self._speaks()
+    def _reasoning_delta(self, text: str) -> ExtensionUpdate | None:
+        first = self._agent_speaking()
         if not self._has_reasoning or self._hides_details:
-            return speaks
-        return Note(speaks.noted if speaks else None, self._joints.join(text))
+            return first
+        return ExtensionUpdate(first.event if first else None, self._joints.join(text))
 
-    def _hands_over(self, event: Handoff) -> Note | None:
+    def _handoff(self, event: Handoff) -> ExtensionUpdate | None:
         reason = "" if self._hides_details else event.reason
-        self._progress.handed_over(event.source)
-        noted = Noted(
+        self._progress.add_handoff(event.source)
+        extension_event = ExtensionEvent(
             "handoff",
             event.source,
             event.source,
@@ -241,37 +239,37 @@ class Narrator:
         )
         self._agents.append(event.target)
         line = f"{event.source} hands over to {event.target}" + (f": {_short(reason)}" if reason else "")
-        return self._note(noted, line, StatusData(f"{event.target} takes over", done=True))
+        return self._update(extension_event, line, StatusData(f"{event.target} takes over", done=True))
 
-    def _tool_starts(self, event: ToolStarted) -> Note | None:
+    def _tool_started(self, event: ToolStarted) -> ExtensionUpdate | None:
         shown = "" if self._hides_details else event.arguments
-        noted = Noted(
+        extension_event = ExtensionEvent(
             "tool.started", event.agent, call_id=event.call_id, name=event.name, arguments=shown or UNSET
         )
         line = f"{event.agent} calls {event.name}" + (f" with {_short(shown)}" if shown else "")
-        return self._note(noted, line, StatusData(f"{event.agent} uses {event.name}", done=False))
+        return self._update(extension_event, line, StatusData(f"{event.agent} uses {event.name}", done=False))
 
-    def _tool_ends(self, event: ToolCompleted | ToolFailed) -> Note | None:
-        is_well = isinstance(event, ToolCompleted)
-        told = event.result if isinstance(event, ToolCompleted) else event.error
-        shown = "" if self._hides_details else told
-        noted = Noted(
-            "tool.completed" if is_well else "tool.failed",
+    def _tool_ended(self, event: ToolCompleted | ToolFailed) -> ExtensionUpdate | None:
+        is_success = isinstance(event, ToolCompleted)
+        content = event.result if isinstance(event, ToolCompleted) else event.error
+        shown = "" if self._hides_details else content
+        extension_event = ExtensionEvent(
+            "tool.completed" if is_success else "tool.failed",
             self._agent,
             call_id=event.call_id,
             name=event.name,
-            result=shown if is_well and not self._hides_details else UNSET,
-            error=shown if not is_well and not self._hides_details else UNSET,
+            result=shown if is_success and not self._hides_details else UNSET,
+            error=shown if not is_success and not self._hides_details else UNSET,
             seconds=round(event.seconds, 3),
         )
-        line = f"{event.name} {'answered' if is_well else 'failed'} after {event.seconds:.2f} s"
-        status = f"{event.name} {'answered' if is_well else 'failed'}"
-        return self._note(
-            noted, line + (f": {_short(shown)}" if shown else ""), StatusData(status, done=True)
+        line = f"{event.name} {'answered' if is_success else 'failed'} after {event.seconds:.2f} s"
+        status = f"{event.name} {'answered' if is_success else 'failed'}"
+        return self._update(
+            extension_event, line + (f": {_short(shown)}" if shown else ""), StatusData(status, done=True)
         )
 
-    def _asks_for_approval(self, event: ApprovalRequested) -> Note | None:
-        noted = Noted(
+    def _approval_requested(self, event: ApprovalRequested) -> ExtensionUpdate | None:
+        extension_event = ExtensionEvent(
             "approval.requested",
             self._agent,
             call_id=event.call_id,
@@ -280,10 +278,10 @@ class Narrator:
             approval_id=event.approval_id,
         )
         line = f"{event.name} waits for approval"
-        return self._note(noted, line, StatusData(line, done=True))
+        return self._update(extension_event, line, StatusData(line, done=True))
 
-    def _approval_is_decided(self, event: ApprovalDecided) -> Note | None:
-        noted = Noted(
+    def _approval_decided(self, event: ApprovalDecided) -> ExtensionUpdate | None:
+        extension_event = ExtensionEvent(
             "approval.decided",
             self._agent,
             call_id=event.call_id,
@@ -293,30 +291,30 @@ class Narrator:
             by=event.by,
         )
         line = f"{event.name} was {'approved' if event.decision == 'approve' else 'refused'}"
-        return self._note(noted, line, StatusData(line, done=True))
+        return self._update(extension_event, line, StatusData(line, done=True))
 
-    def _note(self, noted: Noted, line: str, status: StatusData) -> Note | None:
-        """Tell all of it that is wanted; a line is a paragraph of its own."""
+    def _update(self, event: ExtensionEvent, line: str, status: StatusData) -> ExtensionUpdate | None:
+        """Return the parts that the mode includes; a line of reasoning is a separate paragraph."""
         if not self._has_reasoning:
-            return Note(noted)
+            return ExtensionUpdate(event)
         self._joints.pause()
         reasoning = self._joints.join(line)
         self._joints.pause()
-        return Note(
-            noted if self._has_objects else None,
+        return ExtensionUpdate(
+            event if self._has_objects else None,
             reasoning,
             StatusEvent(data=status) if self._has_status else None,
         )
 
 
 def _short(text: str) -> str:
-    """Return the text as part of one line."""
+    """Return the text on one line, shortened."""
     line = " ".join(text[: 4 * MAX_LINE].split())
     return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
 
 
-def _use_body(agent: str, model: str, use: Use) -> UseBody:
-    return UseBody(
+def _usage_body(agent: str, model: str, use: ModelUsage) -> ModelUsageBody:
+    return ModelUsageBody(
         agent=agent,
         model=model,
         calls=use.calls,

@@ -1,8 +1,8 @@
-"""What a list of messages has to obey beyond its types, and the one form in which the rest of the proxy sees it.
+"""Validate and normalise the messages of a request, beyond the checks of their types.
 
-After ``checked`` every message but an assistant's has content, no assistant message has an empty ``tool_calls``, and
-calls and results of the deprecated kind (``function_call``, role ``function``) have become tool calls and results,
-with ids that begin with ``TRANSLATED_ID``. A ``function`` message whose call is not in the list stays as it is.
+After ``validate_messages``, all messages except assistant messages have content, no assistant message has empty
+``tool_calls``, and deprecated function calls and results (``function_call``, role ``function``) are tool calls and
+results with ids that start with ``TRANSLATED_ID``. A ``function`` message without its call in the list is unchanged.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from proxy.messages import (
 from proxy.wire.validation.errors import empty, missing, not_among, too_long
 
 TRANSLATED_ID = "call_function_"
-"""How the id of a translated ``function_call`` begins; the index of its message follows."""
+"""Prefix of the id of a converted ``function_call``; the index of its message follows."""
 
-# Images and files are taken in tool results too, as editors send them; whether one can be used is for the model to say.
+# Images and files are accepted in tool results, too, because code editors send them. The model decides whether it
+# supports them.
 _PARTS: dict[type[Any], tuple[str, ...]] = {
     SystemMessage: ("text",),
     DeveloperMessage: ("text",),
@@ -44,27 +45,27 @@ _PARTS: dict[type[Any], tuple[str, ...]] = {
 _NOUNS = {"messages": "messages", "input": "items", "items": "items"}
 
 MAX_PARTS = 10_000
-"""Content parts of all messages of a request together: each of them is copied, stored and encoded as an object."""
+"""Maximum number of content parts in a request: each is copied, stored and encoded as an object."""
 
 
-def misplaced_result(index: int, role: str = "tool") -> InvalidRequest:
-    """The error for a result that answers no call; for lists, and for results sent on their own."""
+def unexpected_tool_result(index: int, role: str = "tool") -> InvalidRequest:
+    """Return the error for a tool result without a tool call, in a message list or in a separate request."""
     calls = "tool_calls" if role == "tool" else "function_call"
     return InvalidRequest(
         f"Invalid parameter: messages with role '{role}' must be a response to a preceding message with '{calls}'.",
-        # With a dot, as the official API has it here and nowhere else.
+        # OpenAI's ``param`` has a dot after "messages" for this error, unlike others. Observed, not documented.
         param=f"messages.[{index}].role",
     )
 
 
-def checked(messages: list[Message], *, max_messages: int) -> list[Message]:
-    """Return the messages in their one form.
+def validate_messages(messages: list[Message], *, max_messages: int) -> list[Message]:
+    """Return the normalised messages.
 
-    Results without any assistant message before them pass: they may answer the calls of a stored conversation.
+    Tool results without a preceding assistant message are valid: they can answer tool calls of a stored conversation.
 
     Raises:
-        InvalidRequest: Too many messages, content that is missing or of a kind that the role cannot have, or a tool
-            result out of place.
+        InvalidRequest: There are too many messages, content is missing or not allowed for the role, or a tool result
+            is out of place.
     """
     if len(messages) > max_messages:
         raise too_long("array", "messages", max_messages, len(messages))
@@ -74,8 +75,8 @@ def checked(messages: list[Message], *, max_messages: int) -> list[Message]:
         None  # ids waiting for results, and how many; None before any assistant message
     )
     for index, message in enumerate(messages):
-        # Most messages are text and nothing else; with a thousand of them, each step here counts.
-        proper = message if message.content.__class__ is str else _with_content(message, index)
+        # Fast path: most messages have only text, and a request can have thousands.
+        proper = message if message.content.__class__ is str else _normalize_content(message, index)
         kind = message.__class__
         if kind is UserMessage:
             if calls:
@@ -86,10 +87,10 @@ def checked(messages: list[Message], *, max_messages: int) -> list[Message]:
                 or proper.function_call is not None
                 or proper.content.__class__ is not str
             ):
-                proper = _with_calls(proper, index)
+                proper = _normalize_calls(proper, index)
             calls = dict(Counter(call.id for call in proper.tool_calls)) if proper.tool_calls else {}
         elif kind is ToolMessage or kind is FunctionMessage:
-            proper = _answered(proper, calls, index)
+            proper = _match_result(proper, calls, index)
         elif calls:
             calls = {}
         if proper is not message:
@@ -98,10 +99,10 @@ def checked(messages: list[Message], *, max_messages: int) -> list[Message]:
 
 
 def check_parts(param: str, contents: Iterable[object]) -> None:
-    """Refuse more than ``MAX_PARTS`` content parts; contents that are no lists have none.
+    """Reject more than ``MAX_PARTS`` content parts; contents other than lists have none.
 
     Raises:
-        InvalidRequest: There are more in all contents together.
+        InvalidRequest: All contents together exceed the limit.
     """
     parts = sum(len(content) for content in contents if isinstance(content, list))
     if parts > MAX_PARTS:
@@ -113,10 +114,10 @@ def check_parts(param: str, contents: Iterable[object]) -> None:
         )
 
 
-def _with_content(message: Message, index: int) -> Message:
-    """Content that is no string: parts are checked, null becomes the empty string.
+def _normalize_content(message: Message, index: int) -> Message:
+    """Check content parts, and convert null content to the empty string.
 
-    No client was seen that leaves content out except on assistant messages, but several send null.
+    Several clients send null; none is known to omit content, except in assistant messages.
     """
     content = message.content
     if content:
@@ -140,8 +141,8 @@ def _check_part(message: Message, part: Any, param: str) -> None:
         raise not_among(param, kind, allowed)
 
 
-def _with_calls(message: AssistantMessage, index: int) -> AssistantMessage:
-    """``tool_calls`` is absent or holds calls, those of the old form too; content is null only beside something."""
+def _normalize_calls(message: AssistantMessage, index: int) -> AssistantMessage:
+    """Convert ``function_call`` to ``tool_calls``, and null content without other output to the empty string."""
     calls = message.tool_calls or None
     if calls is None and message.function_call is not None:
         calls = [ToolCall(id=f"{TRANSLATED_ID}{index}", function=message.function_call)]
@@ -154,8 +155,8 @@ def _with_calls(message: AssistantMessage, index: int) -> AssistantMessage:
     return msgspec.structs.replace(message, content=content, tool_calls=calls, function_call=None)
 
 
-def _answered(message: Message, calls: dict[str, int] | None, index: int) -> Message:
-    """A result takes the id of the call that it answers off ``calls``."""
+def _match_result(message: Message, calls: dict[str, int] | None, index: int) -> Message:
+    """Check that a result answers one of the open ``calls``, and remove its id from them."""
     if calls is None:
         return message
     if isinstance(message, ToolMessage) and calls.get(message.tool_call_id):
@@ -166,4 +167,4 @@ def _answered(message: Message, calls: dict[str, int] | None, index: int) -> Mes
             if count and call_id.startswith(TRANSLATED_ID):
                 calls[call_id] = 0
                 return ToolMessage(tool_call_id=call_id, content=message.content)
-    raise misplaced_result(index, "tool" if isinstance(message, ToolMessage) else "function")
+    raise unexpected_tool_result(index, "tool" if isinstance(message, ToolMessage) else "function")

@@ -1,7 +1,6 @@
-"""What a decoded body asks for, in our own words; and what cannot be done as asked, refused.
+"""Convert the parameters of a decoded body to the proxy's types, and reject unsupported ones.
 
-The verdicts of the contract, section 2: a parameter that would change the meaning of the answer if it were ignored
-is refused, never dropped.
+A parameter that changes the meaning of the response if it is ignored is rejected, never dropped.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from proxy.wire.schema_expansion import MAX_EXPANSION, MAX_IN_PLACE, ExpansionTo
 from proxy.wire.validation.errors import clip, invalid_value, unsupported_parameter, unsupported_value
 
 SCHEMA_DEPTH = 64
-"""Levels that a schema of the caller's may be nested."""
+"""Maximum nesting of a schema in a request."""
 SCHEMA_SIZE = 5000
-"""Objects and arrays that one may have."""
+"""Maximum number of objects and arrays in a schema."""
 MAX_TOOLS_SIZE = 10_000
 """Objects and arrays that the schemas of all tools of a request may have together."""
 MAX_SCHEMA_VALUES = 25_000
@@ -40,10 +39,10 @@ _EXPANDS = re.compile(rb'"(?:\$(?:ref|dynamicRef|recursiveRef)|unevaluated(?:Ite
 
 
 def check_combinations(body: ChatBody) -> None:
-    """Refuse what is not offered, and keys that exclude or need each other.
+    """Reject unsupported parameters, and parameters that exclude or require each other.
 
     Raises:
-        InvalidRequest: The first of them.
+        InvalidRequest: The first invalid parameter or combination.
     """
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest(
@@ -58,10 +57,13 @@ def check_combinations(body: ChatBody) -> None:
     if body.top_logprobs is not None and not body.logprobs:
         raise _excluded("top_logprobs", "'top_logprobs' is only allowed when 'logprobs' is true.")
     if body.n is not None and body.n > 1:
-        raise unsupported_value("n", "'n' can only be 1: a team gives one answer. Ask again for another.")
+        raise unsupported_value(
+            "n", f"'n' does not support {body.n} with this model. Only the default (1) value is supported."
+        )
     if body.logit_bias:
         raise unsupported_parameter(
-            "logit_bias", "is not supported: the agents of a team share no tokenizer."
+            "logit_bias",
+            "is not supported with this model: the agents of a team can use different tokenizers.",
         )
     if body.modalities and "audio" in body.modalities:
         raise unsupported_value("modalities", "'modalities' does not support 'audio' with this model.")
@@ -80,8 +82,8 @@ def _excluded(param: str, message: str) -> InvalidRequest:
     return InvalidRequest(message, param=param, code="invalid_parameter_combination")
 
 
-def parameters_of(body: ChatBody) -> Parameters:
-    """What the caller wishes of the model."""
+def model_parameters(body: ChatBody) -> Parameters:
+    """Return the parameters for the model."""
     return Parameters(
         temperature=body.temperature,
         top_p=body.top_p,
@@ -105,10 +107,10 @@ def parameters_of(body: ChatBody) -> Parameters:
 
 
 def tools_of(body: ChatBody) -> tuple[FunctionTool, ...]:
-    """The caller's functions, each once.
+    """Return the client tools without duplicates.
 
     Raises:
-        InvalidRequest: A custom tool, a bad schema, or one name for two different functions.
+        InvalidRequest: There is a custom tool, an invalid schema, or one name for two different functions.
     """
     found = Tools()
     for index, tool in enumerate(body.tools or ()):
@@ -130,10 +132,10 @@ class Tools:
         self._size = 0
 
     def add(self, function: FunctionBody, place: str) -> None:
-        """Add a function; ``place`` is its position in the body.
+        """Add a function; ``place`` is its path in the body.
 
         Raises:
-            InvalidRequest: A bad schema, schemas that are too large together, or a name that another function has.
+            InvalidRequest: The schema is invalid, the schemas are too large together, or another function has the name.
         """
         if function.parameters is not None:
             self._size += _check_schema(function.name, function.parameters, f"{place}.parameters")
@@ -175,13 +177,12 @@ def _bad_schema(name: str, place: str, reason: str) -> InvalidRequest:
 
 
 def check_depth(schema: dict[str, Any], place: str) -> int:
-    """Refuse a schema that is nested too deep or too large, as it is or with its references followed.
+    """Reject a schema that exceeds the limits on nesting and size, also with its references followed.
 
-    Return how many objects and arrays it has, at most.
+    Return an upper bound of the number of its objects and arrays.
 
-    Whoever encodes a schema again stands deeper on the stack than who decoded it: leave room.
-
-    Counting brackets is quick, and most schemas have so few that they cannot be deep.
+    The limit on nesting is far below the recursion limit, because a later encoder can run deeper on the stack.
+    Counting brackets is a fast check: most schemas have too few to be nested deeply.
     """
     try:
         encoded = msgspec.json.encode(schema)
@@ -204,8 +205,8 @@ def check_depth(schema: dict[str, Any], place: str) -> int:
         except ExpansionTooLarge:
             raise invalid_value(
                 place,
-                f"Invalid '{place}': its references expand to too many schemas, or to themselves"
-                f" (more than {MAX_IN_PLACE} for one value, or {MAX_EXPANSION} altogether).",
+                f"Invalid '{place}': its references expand to too many schemas, or recursively for the same value"
+                f" (more than {MAX_IN_PLACE} for one value, or {MAX_EXPANSION} in total).",
             ) from None
     return brackets
 
@@ -236,10 +237,10 @@ def _is_deeper(value: dict[str, Any], levels: int) -> bool:
 def tool_choice_of(
     body: ChatBody, tools: Sequence[FunctionTool]
 ) -> tuple[ToolChoice | None, tuple[FunctionTool, ...]]:
-    """How the caller wants its tools used, and those that may be used at all.
+    """Return the tool choice and the tools that it allows.
 
     Raises:
-        InvalidRequest: A choice without tools, or of a tool that is not there.
+        InvalidRequest: There is a choice without tools, or the choice names an unknown tool.
     """
     key, choice = (
         ("tool_choice", body.tool_choice)
@@ -250,11 +251,13 @@ def tool_choice_of(
     if choice is None:
         return None, offered
     if not tools:
-        # Some clients send an empty list and "auto" with it; that asks for nothing.
+        # Some clients send an empty list with "auto", which has no effect.
         if choice in ("none", "auto") and (body.tools is not None or body.functions is not None):
             return None, ()
         wanted = "tools" if key == "tool_choice" else "functions"
-        raise InvalidRequest(f"'{key}' is only allowed when '{wanted}' are specified.", param=key)
+        raise InvalidRequest(
+            f"Invalid value for '{key}': '{key}' is only allowed when '{wanted}' are specified.", param=key
+        )
     match choice:
         case FunctionChoice():
             return named_choice(key, choice.function.name, offered), offered
@@ -270,11 +273,11 @@ def tool_choice_of(
 
 
 def named_choice(key: str, name: str, tools: Sequence[FunctionTool]) -> NamedToolChoice:
-    """Return the choice of one function, which has to be among those offered."""
+    """Return the choice of one of the functions in ``tools``."""
     if any(tool.name == name for tool in tools):
         return NamedToolChoice(name)
     raise invalid_value(
-        key, f"Invalid value for '{key}': there is no function '{clip(name)}' among those offered."
+        key, f"Invalid value for '{key}': there is no function '{clip(name)}' in the list of tools."
     )
 
 

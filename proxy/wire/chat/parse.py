@@ -1,12 +1,11 @@
-"""The body of a chat completion request, decoded and checked.
+"""Decode and validate the body of a chat completion request.
 
-The fast path accepts, the slow path explains: msgspec decodes into types that state names and ranges; only when that
-fails is the body decoded again, plainly, to mend what the contract forgives (an integer sent as ``1.0``) or to say
-exactly what is wrong. Nothing but ``InvalidRequest`` is raised, whatever the bytes.
+On the fast path, msgspec decodes into types with constraints. Only if that fails, the body is decoded again without
+types, to convert tolerated values (an integer sent as ``1.0``) or to produce a precise error. Only ``InvalidRequest``
+is raised, whatever the bytes.
 
-Of keys that come twice the last one counts. What is skipped (unknown keys inside of messages and tools) is only read
-as far as JSON is told from no JSON. A body with a NUL character in it is refused:
-not every database can keep one.
+If a key is repeated, the last value applies. Unknown keys in messages and tools are only validate_messages to be valid
+JSON. A body with a NUL character is rejected, because PostgreSQL cannot store it.
 """
 
 from __future__ import annotations
@@ -19,27 +18,23 @@ from msgspec import Struct
 
 from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, Message, Parameters, ProviderState, ToolChoice
-from proxy.wire.chat.message_validation import checked
-from proxy.wire.chat.parameters import check_combinations, parameters_of, tool_choice_of, tools_of
+from proxy.wire.chat.message_validation import validate_messages
+from proxy.wire.chat.parameters import check_combinations, model_parameters, tool_choice_of, tools_of
 from proxy.wire.chat.schema import ChatBody
 from proxy.wire.provider_state import states_in_chat
-from proxy.wire.validation.body_decoder import BodyDecoder, refuse_nul
+from proxy.wire.validation.body_decoder import INVALID_JSON, BodyDecoder, reject_nul
 
 _CONVERSATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-UNREADABLE = (
-    "We could not parse the JSON body of your request. The API expects a JSON object, but what was sent is not valid "
-    "JSON."
-)
 
 _decoder = BodyDecoder(ChatBody)
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True):
-    """What a caller asks for.
+    """A parsed chat completion request.
 
-    ``store`` is None when the caller did not say. ``ignored`` names the keys that were sent and have no effect, known
-    ones and others, fit for a header. With ``uses_functions`` the tools came as ``functions`` and the answer has to
-    speak of ``function_call``.
+    ``store`` is None if it is not set. ``ignored`` has the names of parameters without effect, known and unknown,
+    sanitised for a header. With ``uses_functions`` the request used the deprecated ``functions``, and the response
+    uses ``function_call``.
     """
 
     model: str
@@ -63,10 +58,10 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
 
 
 def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> ChatRequest:
-    """Return what the body asks for; with ``strict``, unknown top-level keys are mistakes.
+    """Parse a body; with ``strict``, unknown top-level keys are errors.
 
     Raises:
-        InvalidRequest: With the sentence, ``param`` and ``code`` of the contract.
+        InvalidRequest: The body is invalid; message, ``param`` and ``code`` are those of OpenAI where known.
     """
     try:
         decoded, unknown = _decode(body, strict=strict)
@@ -75,7 +70,7 @@ def decode_chat(body: bytes, *, max_messages: int, strict: bool = False) -> Chat
         states = states_in_chat(body)
         return msgspec.structs.replace(request, provider_states=states) if states else request
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidRequest(UNREADABLE) from None
+        raise InvalidRequest(INVALID_JSON) from None
 
 
 def _request(decoded: ChatBody, unknown: tuple[str, ...], *, max_messages: int) -> ChatRequest:
@@ -83,13 +78,13 @@ def _request(decoded: ChatBody, unknown: tuple[str, ...], *, max_messages: int) 
     choice, offered = tool_choice_of(decoded, tools)
     return ChatRequest(
         model=decoded.model,
-        messages=checked(decoded.messages, max_messages=max_messages),
+        messages=validate_messages(decoded.messages, max_messages=max_messages),
         stream=bool(decoded.stream),
         include_usage=bool(decoded.stream_options and decoded.stream_options.include_usage),
-        parameters=parameters_of(decoded),
+        parameters=model_parameters(decoded),
         tools=offered,
         tool_choice=choice,
-        # The old form has room for one call only.
+        # ``function_call`` can represent only one call.
         parallel_tool_calls=False if decoded.functions else decoded.parallel_tool_calls,
         uses_functions=bool(decoded.functions),
         n=decoded.n or 1,
@@ -104,12 +99,12 @@ def _request(decoded: ChatBody, unknown: tuple[str, ...], *, max_messages: int) 
 
 
 def conversation_id(value: str, *, param: str = "X-Conversation-Id") -> str:
-    """Return a conversation's id as a caller may choose it: 1–128 of ``A–Z a–z 0–9 . _ : -``.
+    """Return a conversation id chosen by a client if it is valid: 1 to 128 characters of ``A-Z a-z 0-9 . _ : -``.
 
-    ``param`` names where it was given, for the error.
+    ``param`` is the parameter or header for the error. Callers treat an empty value as absent.
 
     Raises:
-        InvalidRequest: Anything else; an empty value counts as absent and is not for here.
+        InvalidRequest: The id is invalid.
     """
     if _CONVERSATION_ID.fullmatch(value):
         return value
@@ -125,7 +120,7 @@ def conversation_id(value: str, *, param: str = "X-Conversation-Id") -> str:
 
 def _decode(body: bytes, *, strict: bool) -> tuple[ChatBody, tuple[str, ...]]:
     decoded, unknown = _decoder.decode(body, strict=strict)
-    refuse_nul(body)
+    reject_nul(body)
     return decoded, unknown
 
 

@@ -1,4 +1,4 @@
-"""What leaves, in the shapes of the OpenAI wire: fields in the order of the official API."""
+"""Response objects of the OpenAI API, with fields in the order of the API reference."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ encode = msgspec.json.Encoder().encode
 
 
 class PromptDetails(Struct, frozen=True):
-    """Parts of the prompt's tokens."""
+    """Breakdown of the prompt tokens."""
 
     cached_tokens: int
     audio_tokens: int
 
 
 class CompletionDetails(Struct, frozen=True):
-    """Parts of the completion's tokens."""
+    """Breakdown of the completion tokens."""
 
     reasoning_tokens: int
     audio_tokens: int
@@ -32,7 +32,7 @@ class CompletionDetails(Struct, frozen=True):
 
 
 class UsageBody(Struct, frozen=True):
-    """Tokens of the whole turn."""
+    """Token usage of the whole turn."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -42,7 +42,7 @@ class UsageBody(Struct, frozen=True):
 
 
 def usage_body(usage: Usage) -> UsageBody:
-    """Return the usage as it leaves."""
+    """Return the usage object."""
     return UsageBody(
         prompt_tokens=usage.prompt,
         completion_tokens=usage.completion,
@@ -58,27 +58,27 @@ def usage_body(usage: Usage) -> UsageBody:
 
 
 class Logprobs(Struct, frozen=True):
-    """Log probabilities of the answer's tokens, or of those of a refusal."""
+    """Log probabilities of the tokens of the text or the refusal."""
 
     content: list[Any] | None
     refusal: list[Any] | None = None
 
 
 class AnswerMessage(Struct, frozen=True, kw_only=True):
-    """The answer. ``tool_calls`` is left out when there are none: clients take an empty list for calls."""
+    """The assistant message. ``tool_calls`` is omitted if there are none: clients treat an empty list as tool calls."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: str | None = None
     reasoning_content: str | UnsetType = UNSET
-    """Not of the official API; servers of reasoning models and frontends agree on it."""
+    """Not in the OpenAI API; introduced by DeepSeek, supported by vLLM and many frontends."""
     annotations: list[Any] = []
     tool_calls: list[ToolCall] | UnsetType = UNSET
     function_call: FunctionCall | UnsetType = UNSET
 
 
 class Choice(Struct, frozen=True):
-    """The one choice."""
+    """The only choice."""
 
     index: int
     message: AnswerMessage
@@ -87,7 +87,7 @@ class Choice(Struct, frozen=True):
 
 
 class Completion(Struct, frozen=True, kw_only=True):
-    """The answer to a request that was not streamed."""
+    """The response to a request without streaming."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -98,27 +98,27 @@ class Completion(Struct, frozen=True, kw_only=True):
     service_tier: str | UnsetType = UNSET
     system_fingerprint: str | UnsetType = UNSET
     handoff: Summary | UnsetType = UNSET
-    """Ours; see ``wire.extension``."""
+    """Extension of this proxy (``handoff_extension``)."""
 
 
-# --- pieces of a stream --------------------------------------------------------------------------------------
+# --- chunks of a stream --------------------------------------------------------------------------------------
 
 
 class CallStart(Struct, frozen=True):
-    """The function of a call's first piece."""
+    """``function`` of the first delta of a tool call."""
 
     name: str
     arguments: str = ""
 
 
 class CallMore(Struct, frozen=True):
-    """The function of a call's further pieces."""
+    """``function`` of further deltas of a tool call."""
 
     arguments: str
 
 
 class FirstCallPiece(Struct, frozen=True, kw_only=True):
-    """The first piece of a call, and the only one with id, type and name."""
+    """First delta of a tool call, the only one with id, type and name."""
 
     index: int
     id: str
@@ -127,14 +127,14 @@ class FirstCallPiece(Struct, frozen=True, kw_only=True):
 
 
 class CallPiece(Struct, frozen=True):
-    """A further piece of a call."""
+    """Further delta of a tool call."""
 
     index: int
     function: CallMore
 
 
 class Delta(Struct, frozen=True, omit_defaults=True):
-    """What one chunk adds; only what is set is sent."""
+    """The delta of a chunk; unset fields are omitted."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType | None = UNSET
@@ -148,7 +148,7 @@ class Delta(Struct, frozen=True, omit_defaults=True):
 
 
 class ModelBody(Struct, frozen=True, kw_only=True):
-    """A model as it is listed; ``created`` has to be the same at each request. What follows it is not official."""
+    """A model in ``/v1/models``. Fields after ``owned_by`` are not in the OpenAI API."""
 
     id: str
     object: Literal["model"] = "model"
@@ -157,7 +157,7 @@ class ModelBody(Struct, frozen=True, kw_only=True):
     name: str | UnsetType = UNSET
     context_length: int | UnsetType = UNSET
     max_model_len: int | UnsetType = UNSET
-    """The same in the words of another server; clients look for either."""
+    """The context length under vLLM's name; clients read either field."""
     handoff: TeamBody | UnsetType = UNSET
 
 
@@ -172,7 +172,7 @@ class ModelList(Struct, frozen=True, kw_only=True):
 
 
 class ErrorBody(Struct, frozen=True):
-    """An error; all four keys are always there."""
+    """The error object; all four keys are always present."""
 
     message: str
     type: str
@@ -181,13 +181,13 @@ class ErrorBody(Struct, frozen=True):
 
 
 class ErrorEnvelope(Struct, frozen=True):
-    """The body of every answer with a status of 400 or more, and of an error in a stream."""
+    """The body of every error response, and the data of an error event in a stream."""
 
     error: ErrorBody
 
 
 class DetailedEnvelope(Struct, frozen=True):
-    """The same with the sentence beside it, for clients of older systems."""
+    """The error envelope with the message repeated as ``detail``, for clients of legacy endpoints."""
 
     error: ErrorBody
     detail: str

@@ -1,8 +1,8 @@
-"""The body of ``POST /chat/completions`` as types: names, types and ranges, and nothing that needs thought.
+"""Schema of the body of ``POST /chat/completions``: names, types and ranges.
 
-msgspec decodes into ``ChatBody``; ``wire.explaining`` reads the same declarations to say what is wrong. Sources: the
-tables in OpenAI's published document; where its SDKs are wider, the SDKs. Every optional field may be null, which
-means that it was not set.
+msgspec decodes into ``ChatBody``; ``validation.error_messages`` reads the same declarations to describe errors.
+Sources: OpenAI's published OpenAPI document, and its SDKs where they accept more. Every optional field can be null,
+which means unset.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from proxy.messages import Message, TextPart
 
-# \Z, not $: the latter lets a line break at the end pass.
+# \Z, because $ also matches before a line break at the end.
 _Identifier = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+\Z")]
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Limit = Annotated[int, Meta(ge=1, le=2**63 - 1)]
@@ -26,7 +26,7 @@ Metadata = Annotated[
 
 
 class FunctionBody(Struct, frozen=True):
-    """A function of the caller's."""
+    """A function definition of the client."""
 
     name: _Identifier
     description: str | None = None
@@ -41,7 +41,7 @@ class FunctionToolBody(Struct, frozen=True, tag="function", tag_field="type"):
 
 
 class CustomToolBody(Struct, frozen=True, tag="custom", tag_field="type"):
-    """A custom tool; known, so that it can be refused by its name."""
+    """A custom tool; part of the schema so that the error names it."""
 
     custom: dict[str, Any]
 
@@ -50,39 +50,39 @@ ToolBody = FunctionToolBody | CustomToolBody
 
 
 class NamedFunction(Struct, frozen=True):
-    """A function by its name."""
+    """A reference to a function by name."""
 
     name: str
 
 
 class FunctionChoice(Struct, frozen=True, tag="function", tag_field="type"):
-    """The function that has to be called."""
+    """Tool choice: the model must call this function."""
 
     function: NamedFunction
 
 
 class CustomChoice(Struct, frozen=True, tag="custom", tag_field="type"):
-    """The custom tool that has to be called."""
+    """Tool choice: the model must call this custom tool."""
 
     custom: NamedFunction
 
 
 class AllowedTools(Struct, frozen=True):
-    """Which of the tools may be used now."""
+    """The tools that the model can call in this request."""
 
     mode: Literal["auto", "required"]
     tools: Annotated[list[FunctionChoice | CustomChoice], Meta(min_length=1, max_length=128)]
 
 
 class AllowedToolsChoice(Struct, frozen=True, tag="allowed_tools", tag_field="type"):
-    """Only these tools may be called."""
+    """Tool choice: the model can call only these tools."""
 
     allowed_tools: AllowedTools
 
 
 ToolChoiceBody = Literal["none", "auto", "required"] | FunctionChoice | CustomChoice | AllowedToolsChoice
 
-# --- the shape of the answer ---------------------------------------------------------------------------------
+# --- response format -----------------------------------------------------------------------------------------
 
 
 class TextFormat(Struct, frozen=True, tag="text", tag_field="type"):
@@ -94,7 +94,7 @@ class JsonObjectFormat(Struct, frozen=True, tag="json_object", tag_field="type")
 
 
 class JsonSchema(Struct, frozen=True, omit_defaults=True):
-    """A named schema for the answer."""
+    """A named JSON schema for the response."""
 
     name: _Identifier
     description: str | None = None
@@ -103,36 +103,36 @@ class JsonSchema(Struct, frozen=True, omit_defaults=True):
 
 
 class JsonSchemaFormat(Struct, frozen=True, tag="json_schema", tag_field="type"):
-    """JSON that obeys a schema."""
+    """JSON that matches a schema."""
 
     json_schema: JsonSchema
 
 
 class Prediction(Struct, frozen=True, tag="content", tag_field="type"):
-    """What the answer is expected to be."""
+    """Predicted output."""
 
     content: str | list[TextPart]
 
 
 class AudioOptions(Struct, frozen=True):
-    """How an answer is spoken; only means something with the audio modality."""
+    """Audio output options, which are ignored without the modality ``audio``."""
 
     voice: Any = None
     format: str | None = None
 
 
 class StreamOptions(Struct, frozen=True):
-    """What a stream carries beside the answer."""
+    """Options of a streamed response."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-# --- the whole -----------------------------------------------------------------------------------------------
+# --- body ----------------------------------------------------------------------------------------------------
 
 
 class ChatBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body. An unknown key stops the decoding of the whole, so that somebody looks at it."""
+    """The request body. An unknown key makes the fast decoder fail, so that the body decoder can report it."""
 
     model: Annotated[str, Meta(min_length=1)]
     stream: bool | None = None
@@ -172,5 +172,5 @@ class ChatBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prompt_cache_retention: str | None = None
     web_search_options: dict[str, Any] | None = None
     moderation: dict[str, Any] | None = None
-    # Last, so that a mistake in a small field is found without decoding the history.
+    # Last, so that an error in a small field is found before the messages are decoded.
     messages: Annotated[list[Message], Meta(min_length=1)]

@@ -1,4 +1,4 @@
-"""Stored completions, and the messages they were asked with, in the words of the official API."""
+"""Response objects of stored completions and their request messages (API reference, "Chat Completions")."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from proxy.wire.chat.completion import AnswerOptions, completion, decode_options
 from proxy.wire.chat.response_models import Completion
 
 
-def asked_with(options: AnswerOptions, messages: Sequence[Message]) -> AnswerOptions:
-    """Return the options of a completion whose messages are to be listed later: what no conversation keeps of them."""
+def with_request_messages(options: AnswerOptions, messages: Sequence[Message]) -> AnswerOptions:
+    """Return the options with the data for listing the request messages that a conversation does not store."""
     instructions = [
         (place, message)
         for place, message in enumerate(messages)
@@ -24,7 +24,7 @@ def asked_with(options: AnswerOptions, messages: Sequence[Message]) -> AnswerOpt
 
 
 def options_of(completion_id: str, created_at: float, options: bytes) -> AnswerOptions | None:
-    """Return what the answer was encoded with; None when it was not a chat completion."""
+    """Return the encoder options of a stored response; None if it is not a chat completion."""
     try:
         known = decode_options(options)
     except msgspec.DecodeError:
@@ -35,7 +35,7 @@ def options_of(completion_id: str, created_at: float, options: bytes) -> AnswerO
 def completion_body(
     options: AnswerOptions, journal: bytes, metadata: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """Return the completion as it was answered, and its metadata; None when the journal does not tell of one."""
+    """Return the completion object with its metadata; None if the journal has no completion."""
     if not journal:
         return None
     answer = completion(options, decode_journal(journal).events)
@@ -46,9 +46,9 @@ def completion_body(
 
 
 def message_bodies(completion_id: str, messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Return the messages as a list of them leaves.
+    """Return the message objects.
 
-    The official types call all of them ``assistant``; here each has the role that it was sent with.
+    The type in OpenAI's SDKs has only the role ``assistant``; here each message has the role that it was sent with.
     """
     return [_message_body(f"{completion_id}-{place}", message) for place, message in enumerate(messages)]
 

@@ -1,9 +1,9 @@
-"""Events of a turn as a stream of chat completion chunks.
+"""Encode the events of a turn as a stream of chat completion chunks.
 
-The stream is, frame by frame, what the official API sends: one chunk with the role, the pieces of the answer, one
-with the finish reason, one with the usage when it was asked for, ``[DONE]``. A failure takes the place of the finish
-and usage chunks. What the server's own tools do is not in it (a ``tool_calls`` delta asks the caller to run them) but
-beside it, where ``wire.extension`` is switched on: in chunks of their own behind the role, and on the finish chunk.
+The sequence is that of the OpenAI API (API reference, "Chat Completions streaming"): a chunk with the role, the deltas,
+a chunk with the finish reason, a chunk with usage if requested, ``[DONE]``. An error event replaces the chunks with
+finish reason and usage. Server tool calls are not in it, because a ``tool_calls`` delta asks the client to run the
+tool; the handoff extension reports them in separate chunks and on the last chunk.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import FinishReason
-from proxy.wire.chat.answer_text import Joints
-from proxy.wire.chat.completion import AnswerOptions, narrator_of, reason_of
-from proxy.wire.chat.handoff_extension import Note
+from proxy.wire.chat.answer_text import TextJoiner
+from proxy.wire.chat.completion import AnswerOptions, extension_encoder, finish_reason_for
+from proxy.wire.chat.handoff_extension import ExtensionUpdate
 from proxy.wire.chat.response_models import (
     CallMore,
     CallPiece,
@@ -50,24 +50,24 @@ from proxy.wire.events import sse
 
 
 class ChunkEncoder:
-    """Turns a turn's entries into the frames of its stream, one encoder for one reader.
+    """Encodes the entries of a turn as SSE frames for one reader.
 
-    It has to be given every entry from the first. A reader that goes on later says what it has seen last: the frames
-    up to there are counted and not returned. Nothing may be written after the frames of a closing event.
+    It needs every entry from the first. For a reader that reconnects, frames up to the position ``after`` are counted
+    but not returned. The frames of the closing event are the last ones.
     """
 
     def __init__(self, options: AnswerOptions, *, after: sse.Position = sse.START) -> None:
         self._options = options
         self._after = after
-        self._joints = Joints()
-        self._narrator = narrator_of(options)
+        self._joints = TextJoiner()
+        self._extension = extension_encoder(options)
         self._has_role = False
         self._is_flowing = False
-        """Nothing has to stand before the next piece of text."""
+        """The next text delta needs no preceding frame."""
         self._ran_tools = False
         self._refused = False
         self._needs_content = False
-        """The role came before it was known what follows, and an answer of nothing is an empty text."""
+        """The chunk with the role had null content; if no other output follows, the content is an empty string."""
         self._open_call: int | None = None
         self._called = False
         tail = b',"usage":null}' if options.include_usage else b"}"
@@ -81,7 +81,7 @@ class ChunkEncoder:
         self._text_tail = b"}" + self._tail + b"\n\n"
 
     def encode(self, entry: Entry) -> bytes:
-        """Return the frames of one entry, whole; often none."""
+        """Return the complete frames of one entry; often empty."""
         event = entry.event
         if (
             type(event) is TextDelta
@@ -89,7 +89,7 @@ class ChunkEncoder:
             and event.logprobs is None
             and entry.position > self._after[0]
         ):
-            # The hot path: one frame, of which only the text is new.
+            # Fast path: one frame in which only the text varies.
             text = encode(self._joints.join(event.text))
             if not text.isascii():
                 text = sse.one_line(text)
@@ -105,17 +105,17 @@ class ChunkEncoder:
         return b"".join(written)
 
     def _frames(self, event: Event) -> list[bytes]:
-        note = self._narrator.tell(event) if self._narrator is not None else None
+        note = self._extension.encode(event) if self._extension is not None else None
         self._is_flowing = isinstance(event, TextDelta) or (
             self._is_flowing and not isinstance(event, Handoff)
         )
         if note is None:
             return self._answer(event)
         role = self._role(content="" if isinstance(event, TextDelta) else None)
-        return [*role, self._noted(note), *self._answer(event)]
+        return [*role, self._extension_chunk(note), *self._answer(event)]
 
     def _answer(self, event: Event) -> list[bytes]:
-        """What is officially told of the event."""
+        """Return the frames of an event that are part of the OpenAI API."""
         match event:
             case TextDelta():
                 return [*self._role(content=""), self._text(event)]
@@ -141,19 +141,19 @@ class ChunkEncoder:
             ):
                 pass
             case Completed():
-                reason = reason_of(event.finish_reason, self._options)
+                reason = finish_reason_for(event.finish_reason, self._options)
                 return [*self._role(content=""), *self._close_call(), *self._end(reason, event)]
             case Failed():
                 return [envelope(event)]
             case Cancelled():
-                # A call that was cut off must not look like a whole one.
+                # A truncated tool call must not look complete.
                 if event.reason == "requested" and not self._called:
                     return [*self._role(content=""), *self._end("stop", event)]
                 return [envelope(failure_of(event, ran_tools=self._ran_tools))]
         return []
 
     def _role(self, *, content: str | None, refusal: str | None = None) -> list[bytes]:
-        """The chunk with the role, which comes once and before all others."""
+        """Return the chunk with the role if it was not sent yet; it is the first chunk."""
         if self._has_role:
             return []
         self._has_role = True
@@ -185,7 +185,7 @@ class ChunkEncoder:
         self._called = True
         if self._options.uses_functions:
             if event.index > 0:
-                return []  # the old form has room for one
+                return []  # ``function_call`` can represent only one call
             self._open_call = 0
             return [self._chunk(Delta(function_call=CallStart(event.name)))]
         self._open_call = event.index
@@ -205,7 +205,7 @@ class ChunkEncoder:
         return [self._chunk(Delta(tool_calls=[CallPiece(index, more)]))]
 
     def _close_call(self) -> list[bytes]:
-        """A call without arguments has to end up with ``{}``, which every client can parse."""
+        """Complete a call without arguments with ``{}``, because clients parse arguments as JSON."""
         if self._open_call is None:
             return []
         index, self._open_call = self._open_call, None
@@ -216,7 +216,7 @@ class ChunkEncoder:
         if self._needs_content and not (self._joints.has_text or self._refused or self._called):
             frames.append(self._chunk(Delta(content="")))
         finish = self._head + b"{}" + self._finish % reason.encode()
-        summary = self._narrator.summary(closing) if self._narrator is not None else None
+        summary = self._extension.summary(closing) if self._extension is not None else None
         if summary is not None:
             finish = b'%b,"handoff":%b}' % (finish[:-1], encode(summary))
         frames.append(finish)
@@ -225,19 +225,19 @@ class ChunkEncoder:
             frames.append(_head(self._options) + b',"choices":[],"usage":' + usage + b"}")
         return frames
 
-    def _noted(self, note: Note) -> bytes:
-        """A chunk that adds nothing to the answer; what it tells stands beside its choices."""
+    def _extension_chunk(self, note: ExtensionUpdate) -> bytes:
+        """Return a chunk without a delta of the message, with the extension next to ``choices``."""
         delta = Delta(reasoning_content=note.reasoning) if note.reasoning else Delta()
         chunk = self._chunk(delta)[:-1]
-        if note.noted is not None:
-            chunk = b'%b,"handoff":%b' % (chunk, encode(note.noted))
+        if note.event is not None:
+            chunk = b'%b,"handoff":%b' % (chunk, encode(note.event))
         if note.status is not None:
             chunk = b'%b,"event":%b' % (chunk, encode(note.status))
         return chunk + b"}"
 
 
 def _head(options: AnswerOptions) -> bytes:
-    """What all chunks of a stream begin with, without the closing brace."""
+    """Return the common start of all chunks, without the closing brace."""
     head: dict[str, Any] = {
         "id": options.id,
         "object": "chat.completion.chunk",

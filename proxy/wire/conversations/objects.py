@@ -117,7 +117,7 @@ def items_of(
     if not calls or _assistant_content(message):
         prefix = "fco" if isinstance(message, ToolMessage | FunctionMessage) else "msg"
         item_id, is_hidden = f"{prefix}_{place}", not item.visible
-        body = {"id": item_id, **_message_body(message), **_told(item.agent, is_hidden=is_hidden)}
+        body = {"id": item_id, **_message_body(message), **_agent_fields(item.agent, is_hidden=is_hidden)}
         yield WireItem(item_id, turn_id, position, body, is_hidden)
     for call in calls:
         # What an agent calls and did not ask the caller for is a tool of the server, or a transfer.
@@ -125,7 +125,7 @@ def items_of(
         prefix = "ctc" if isinstance(call, CustomToolCall) else "fc"
         # Not the place of the call in its message: that changes when one before it is deleted.
         item_id = f"{prefix}_{place}_{blake2b(call.id.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
-        body = {"id": item_id, **_call_body(call), **_told(item.agent, is_hidden=is_hidden)}
+        body = {"id": item_id, **_call_body(call), **_agent_fields(item.agent, is_hidden=is_hidden)}
         yield WireItem(item_id, turn_id, position, body, is_hidden, call.id)
 
 
@@ -176,7 +176,7 @@ def _stem(turn_id: str) -> str:
     return re.split("[-_]", turn_id, maxsplit=1)[-1]
 
 
-def _told(agent: str | None, *, is_hidden: bool) -> dict[str, Any]:
+def _agent_fields(agent: str | None, *, is_hidden: bool) -> dict[str, Any]:
     told: dict[str, Any] = {} if agent is None else {"agent": agent}
     if is_hidden:
         told["hidden"] = True

@@ -40,12 +40,11 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import Usage
-from proxy.wire.chat.answer_text import Joints
+from proxy.wire.chat.answer_text import TextJoiner
 from proxy.wire.chat.response_models import ErrorBody, encode, usage_body
-from proxy.wire.errors import problem_of
+from proxy.wire.errors import error_response
 from proxy.wire.events import sse
-from proxy.wire.progress import Progress
-from proxy.wire.uses import rounded_cost
+from proxy.wire.turn_summary import Progress, rounded_cost
 
 FrameType = Literal[
     "turn.started",
@@ -103,18 +102,18 @@ class Feed:
         self._hides_details = hides_details
         self._agent = ""
         self._speaking = ""
-        self._joints = Joints()
+        self._joints = TextJoiner()
         self._progress = Progress()
 
     def frames(self, entry: Entry) -> list[FeedFrame]:
         """Return the frames of one entry; none only of what is hidden."""
         frames = [
             FeedFrame(entry.position, part, kind, round(entry.time, 3), self._turn_id, self._agent, data)
-            for part, (kind, data) in enumerate(self._told(entry))
+            for part, (kind, data) in enumerate(self._frames_of(entry))
         ]
         return list(map(_without_details, filter(_is_no_thought, frames))) if self._hides_details else frames
 
-    def _told(self, entry: Entry) -> Iterator[tuple[FrameType, dict[str, Any]]]:
+    def _frames_of(self, entry: Entry) -> Iterator[tuple[FrameType, dict[str, Any]]]:
         event = entry.event
         match event:
             case TextDelta():
@@ -138,7 +137,7 @@ class Feed:
                 yield "tool.failed", _named(event, error=event.error, seconds=_seconds(event.seconds))
             case Handoff():
                 self._joints.pause()
-                self._progress.handed_over(event.source)
+                self._progress.add_handoff(event.source)
                 told = {"from": event.source, "to": event.target, "reason": event.reason}
                 yield "handoff", {**told, **self._so_far()}
                 self._agent = event.target
@@ -163,7 +162,7 @@ class Feed:
                     {"model": event.model, "usage": usage, "seconds": _seconds(event.seconds), **cost},
                 )
             case Completed():
-                self._progress.completed()
+                self._progress.complete()
                 told = {"finish_reason": event.finish_reason, "usage": _total(event.usage)}
                 yield "turn.completed", {**told, **self._so_far()}
             case Failed():
@@ -216,7 +215,7 @@ class FeedEncoder:
 
 def error_frame(error: ProxyError) -> bytes:
     """Return the event that ends a stream whose reader may not continue; it has no id and the type ``error``."""
-    problem = problem_of(error)
+    problem = error_response(error)
     body = ErrorBody(problem.message, problem.type, problem.param, problem.code)
     return sse.named("error", encode({"type": "error", "status": problem.status, "error": body}))
 

@@ -23,7 +23,7 @@ from msgspec import Meta, Raw, Struct
 from proxy.errors import InvalidRequest, ProxyError
 from proxy.events import Entry
 from proxy.wire.chat.response_models import ErrorBody, encode
-from proxy.wire.errors import problem_of
+from proxy.wire.errors import error_response
 from proxy.wire.events import sse
 from proxy.wire.events.feed import Feed, feed_types
 from proxy.wire.validation.body_decoder import BodyDecoder
@@ -122,7 +122,7 @@ def refusal(error: ProxyError, message_id: str | None, *, turn_id: str | None = 
 
     ``status`` is the one that HTTP would have, and ``retry_after`` (seconds) when to come back, if that is known.
     """
-    problem = problem_of(error)
+    problem = error_response(error)
     told: dict[str, Any] = {"type": "error", "id": message_id, "status": problem.status}
     if turn_id is not None:
         told["turn_id"] = turn_id

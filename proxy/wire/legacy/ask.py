@@ -1,6 +1,6 @@
 """A turn as the events of ``/ask-stream``: who works, what they found, how far it is.
 
-``progress`` is that of ``wire.progress``. Its readers expect a figure in any case, so that of a team that names no
+``progress`` is that of ``wire.turn_summary``. Its readers expect a figure in any case, so that of a team that names no
 steps every agent is one.
 """
 
@@ -34,7 +34,7 @@ from proxy.wire.chat.response_models import encode
 from proxy.wire.errors import failure_of
 from proxy.wire.events.sse import one_line
 from proxy.wire.legacy.chat import arguments_of
-from proxy.wire.progress import Progress
+from proxy.wire.turn_summary import Progress
 
 
 class QuestionEncoder:
@@ -55,9 +55,9 @@ class QuestionEncoder:
     def encode(self, entry: Entry) -> bytes:
         """Return the events of one entry; often none."""
         self._time = entry.time
-        return b"".join(self._event(*told) for told in self._told(entry))
+        return b"".join(self._event(*parts) for parts in self._events(entry))
 
-    def _told(self, entry: Entry) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    def _events(self, entry: Entry) -> Iterator[tuple[str, str, dict[str, Any]]]:
         event = entry.event
         match event:
             case Started():
@@ -78,16 +78,16 @@ class QuestionEncoder:
                     yield "agent_response", said, {"progress": self._progress.percent}
             case ToolStarted():
                 self._ran_tools = True
-                told = {"tool_name": event.name, "parameters": arguments_of(event.arguments)}
+                parts = {"tool_name": event.name, "parameters": arguments_of(event.arguments)}
                 yield (
                     "tool_execution",
                     f"Executing {event.name}",
-                    {**told, "progress": self._progress.percent},
+                    {**parts, "progress": self._progress.percent},
                 )
             case ToolCompleted() | ToolFailed():
                 self._messages += 1
             case Handoff():
-                self._progress.handed_over(event.source)
+                self._progress.add_handoff(event.source)
                 self._agent = event.target
                 yield self._thinking()
             case Completed():
@@ -112,7 +112,7 @@ class QuestionEncoder:
         return "agent_thinking", f"{self._agent} is working.", {"progress": self._progress.percent}
 
     def _completed(self) -> tuple[str, str, dict[str, Any]]:
-        self._progress.completed()
+        self._progress.complete()
         final = "".join(self._saying).strip() or self._final
         data = {
             "final_response": final,

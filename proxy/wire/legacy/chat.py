@@ -27,9 +27,9 @@ from proxy.events import (
     ToolFailed,
     ToolStarted,
 )
-from proxy.wire.chat.answer_text import Joints
+from proxy.wire.chat.answer_text import TextJoiner
 from proxy.wire.chat.response_models import encode, usage_body
-from proxy.wire.errors import failure_of, problem_of
+from proxy.wire.errors import error_response, failure_of
 from proxy.wire.events.sse import one_line
 from proxy.wire.legacy.ndjson import TextBuilder
 
@@ -40,7 +40,7 @@ class ChatEvents:
     """Turns each entry into one of these events or nothing."""
 
     def __init__(self) -> None:
-        self._joints = Joints()
+        self._joints = TextJoiner()
         self._said: list[str] = []
         self._calls: dict[str, Told] = {}
 
@@ -166,7 +166,7 @@ def failed(event: Failed) -> Told:
 
 def refused(error: ProxyError) -> Told:
     """Return the event of a request that was refused."""
-    problem = problem_of(error)
+    problem = error_response(error)
     return {"event_type": "error", "error": problem.message, "code": problem.code}
 
 

@@ -31,9 +31,9 @@ from proxy.events import (
     ToolFailed,
     ToolStarted,
 )
-from proxy.wire.chat.answer_text import Joints
+from proxy.wire.chat.answer_text import TextJoiner
 from proxy.wire.chat.response_models import ErrorBody, encode
-from proxy.wire.errors import failure_of, problem_of
+from proxy.wire.errors import error_response, failure_of
 from proxy.wire.events.sse import one_line
 
 
@@ -42,7 +42,7 @@ class LineEncoder:
 
     def __init__(self, *, is_typed: bool) -> None:
         self._is_typed = is_typed
-        self._joints = Joints()
+        self._joints = TextJoiner()
         self._ran_tools = False
 
     def encode(self, entry: Entry) -> bytes:
@@ -55,10 +55,10 @@ class LineEncoder:
                 return self._text(event.text)
             case ToolStarted():
                 self._ran_tools = True
-                return self._told(f"Executing {event.name}")
+                return self._status(f"Executing {event.name}")
             case Handoff():
                 self._joints.pause()
-                return self._told(f"You are now talking to {event.target}")
+                return self._status(f"You are now talking to {event.target}")
             case ModelCalled():
                 self._joints.pause()
             case Failed():
@@ -84,7 +84,7 @@ class LineEncoder:
     def _text(self, text: str) -> bytes:
         return _line({"content": {"type": "string", "message": text} if self._is_typed else text})
 
-    def _told(self, sentence: str) -> bytes:
+    def _status(self, sentence: str) -> bytes:
         return _line({"content": {"type": "function", "message": sentence}}) if self._is_typed else b""
 
     def _failed(self, failed: Failed) -> bytes:
@@ -102,7 +102,7 @@ class TextBuilder:
     """Gathers a turn into one line."""
 
     def __init__(self) -> None:
-        self._joints = Joints()
+        self._joints = TextJoiner()
         self._pieces: list[str] = []
         self._ran_tools = False
         self._failed: Failed | None = None
@@ -140,7 +140,7 @@ class TextBuilder:
 
 def error_body(failed: Failed) -> ErrorBody:
     """Return what stands under ``error``."""
-    problem = problem_of(failed)
+    problem = error_response(failed)
     return ErrorBody(problem.message, problem.type, problem.param, problem.code)
 
 

@@ -29,7 +29,7 @@ from proxy.wire.chat.errors import (
     tool_name_taken,
     unsupported_content,
 )
-from proxy.wire.errors import Problem, problem_of
+from proxy.wire.errors import ErrorResponse, error_response
 from proxy.wire.responses.ids import response_id
 from proxy.wire.validation.errors import unsupported_parameter
 
@@ -82,11 +82,11 @@ def responses_error(error: RejectedRequest) -> InvalidRequest:
             return chat_error(error)
 
 
-def problem_of_response(error: BaseException | Failed) -> Problem:
+def problem_of_response(error: BaseException | Failed) -> ErrorResponse:
     """Return the error response for a request, or for a turn that failed before the first byte of its response."""
     if isinstance(error, RejectedRequest):
-        return problem_of(responses_error(error))
-    problem = problem_of(error)
+        return error_response(responses_error(error))
+    problem = error_response(error)
     name = PARAMETERS.get(problem.param or "")
     if name is None or not isinstance(error, Failed):
         return problem

@@ -25,30 +25,30 @@ class Steps:
         self.turn_id = turn_id
         self.items: list[OutputItem] = []
         self.count = 0
-        self._told: list[Body] = []
+        self._pending: list[Body] = []
 
     def take(self) -> list[Body]:
-        """Return what was told since the last call."""
-        told, self._told = self._told, []
-        return told
+        """Return what was pending since the last call."""
+        pending, self._pending = self._pending, []
+        return pending
 
-    def tell(self, kind: str, /, **fields: Any) -> None:
+    def add_event(self, kind: str, /, **fields: Any) -> None:
         """Add a step."""
-        self._told.append({"type": kind, "sequence_number": self.count, **fields})
+        self._pending.append({"type": kind, "sequence_number": self.count, **fields})
         self.count += 1
 
     def tell_of(self, item: OutputItem, kind: str, /, **fields: Any) -> None:
         """Add a step of an item."""
-        self.tell(kind, item_id=item.id, output_index=item.index, **fields)
+        self.add_event(kind, item_id=item.id, output_index=item.index, **fields)
 
     def begin(self, item: OutputItem) -> None:
         """An item begins."""
         self.items.append(item)
-        self.tell("response.output_item.added", output_index=item.index, item=item.body())
+        self.add_event("response.output_item.added", output_index=item.index, item=item.body())
 
     def finish(self, item: OutputItem) -> None:
         """An item is whole."""
-        self.tell("response.output_item.done", output_index=item.index, item=item.body())
+        self.add_event("response.output_item.done", output_index=item.index, item=item.body())
 
 
 class MessageWriter:

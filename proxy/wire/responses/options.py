@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from proxy.events import Failed
 from proxy.messages import EventsMode, Usage
-from proxy.wire.errors import problem_of
+from proxy.wire.errors import error_response
 from proxy.wire.responses.ids import response_id
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -155,7 +155,7 @@ def error_body(failed: Failed) -> Body:
     The official codes are a closed set, and clients run a response again unless the code tells that its input was
     wrong. So that one stands wherever a repeat would do harm or cannot help.
     """
-    problem = problem_of(failed)
+    problem = error_response(failed)
     if not failed.is_repeatable:
         code = "invalid_prompt"
     elif problem.status == 429:

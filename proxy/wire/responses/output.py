@@ -32,8 +32,8 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import FinishReason
-from proxy.wire.chat.answer_text import Joints
-from proxy.wire.chat.handoff_extension import Narrator
+from proxy.wire.chat.answer_text import TextJoiner
+from proxy.wire.chat.handoff_extension import HandoffExtensionEncoder
 from proxy.wire.chat.response_models import encode
 from proxy.wire.errors import failure_of
 from proxy.wire.responses.item_writers import MessageWriter, ReasoningWriter, Steps
@@ -61,12 +61,12 @@ class Output:
         self.failure: Failed | None = None
         """How the turn failed, if it did."""
         self._options = options
-        self._narrator = (
-            Narrator(options.events, hides_details=options.hides_details)
+        self._extension = (
+            HandoffExtensionEncoder(options.events, hides_details=options.hides_details)
             if options.events != "none"
             else None
         )
-        self._joints = Joints()
+        self._joints = TextJoiner()
         self._steps = Steps(options.id)
         self._message = MessageWriter(self._steps)
         self._reasoning = ReasoningWriter(self._steps, is_summary=options.sums_up_reasoning)
@@ -97,8 +97,8 @@ class Output:
 
     def add(self, event: Event, at: float) -> list[Body]:
         """Take the next event, logged ``at`` seconds since the epoch; return the steps that it makes."""
-        if self._narrator is not None:
-            self._narrator.tell(event)
+        if self._extension is not None:
+            self._extension.encode(event)
         if self._reply_ended and not isinstance(event, Completed | Failed | Cancelled):
             # Only now is it clear that the reply was not cut off.
             self._close_call("completed")
@@ -145,11 +145,11 @@ class Output:
         first: Status = "in_progress"
         if self._options.response.background:
             first = "queued"
-        self._steps.tell("response.created", response=response_body(self._options, first, output=[]))
+        self._steps.add_event("response.created", response=response_body(self._options, first, output=[]))
         if first == "queued":
-            self._steps.tell("response.queued", response=response_body(self._options, first, output=[]))
+            self._steps.add_event("response.queued", response=response_body(self._options, first, output=[]))
         running = response_body(self._options, "in_progress", output=[])
-        self._steps.tell("response.in_progress", response=running)
+        self._steps.add_event("response.in_progress", response=running)
 
     def _say(self, event: TextDelta) -> None:
         self._open_message()
@@ -284,8 +284,8 @@ class Output:
 
     def _conclude(self, kind: str, status: Status, closing: ClosingEvent, **more: Any) -> None:
         summary = None
-        if self._narrator is not None and not isinstance(closing, Failed):
-            summary = self._narrator.summary(closing)
+        if self._extension is not None and not isinstance(closing, Failed):
+            summary = self._extension.summary(closing)
         self.response = response_body(
             self._options,
             status,
@@ -294,7 +294,7 @@ class Output:
             summary=summary,
             **more,
         )
-        self._steps.tell(kind, response=self.response)
+        self._steps.add_event(kind, response=self.response)
 
 
 def _logprob(one: dict[str, Any]) -> Body:

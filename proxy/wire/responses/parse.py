@@ -1,4 +1,4 @@
-"""The body of a request for a response, decoded and checked.
+"""The body of a request for a response, decoded and validate_messages.
 
 As with chat completions, the fast path accepts and the slow path explains, and nothing but ``InvalidRequest`` is
 raised, whatever the bytes.
@@ -15,12 +15,12 @@ from msgspec import Struct
 from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, Parameters, ToolChoice
 from proxy.wire.chat.parameters import check_depth
-from proxy.wire.chat.parse import UNREADABLE, conversation_id
+from proxy.wire.chat.parse import conversation_id
 from proxy.wire.responses.input import Said, responses_in, said_in
 from proxy.wire.responses.options import Body, Echo
 from proxy.wire.responses.schema import ConversationBody, JsonSchemaText, ResponsesBody
 from proxy.wire.responses.tools import choice_of, choice_told, tool_told, tools_of
-from proxy.wire.validation.body_decoder import BodyDecoder, refuse_nul
+from proxy.wire.validation.body_decoder import INVALID_JSON, BodyDecoder, reject_nul
 from proxy.wire.validation.errors import empty, missing, unsupported_parameter
 
 _decoder = BodyDecoder(ResponsesBody)
@@ -84,11 +84,11 @@ def decode_response_request(text: bytes, *, max_items: int, strict: bool = False
     """
     try:
         body, unknown = _decoder.decode(text, strict=strict)
-        refuse_nul(text)
+        reject_nul(text)
         _check(body)
         return _request(body, unknown, max_items=max_items)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidRequest(UNREADABLE) from None
+        raise InvalidRequest(INVALID_JSON) from None
 
 
 def _request(body: ResponsesBody, unknown: tuple[str, ...], *, max_items: int) -> ResponsesRequest:

@@ -42,7 +42,10 @@ def choice_of(
     if choice is None or (not tools and choice in ("none", "auto")):
         return None, offered
     if not tools:
-        raise InvalidRequest("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
+        raise InvalidRequest(
+            "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are specified.",
+            param="tool_choice",
+        )
     if isinstance(choice, str):
         return choice, offered
     _check_type(choice, "tool_choice", ("function", "allowed_tools"))

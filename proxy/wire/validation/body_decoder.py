@@ -1,6 +1,6 @@
-"""The body of a request as a type: decoded whole, or key by key where that fails.
+"""Decode request bodies into msgspec types: the whole body at once, or field by field if that fails.
 
-Each key is then decoded from its own text, so that whatever else the body holds costs nothing, however large it is.
+Field by field, only the text of known fields is decoded, so that other content costs nothing, whatever its size.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ from proxy.wire.validation.errors import clip, invalid_value, missing, too_long,
 
 Body = TypeVar("Body", bound=Struct)
 
+INVALID_JSON = (
+    "We could not parse the JSON body of your request. The API expects a JSON object, but what was sent is not valid "
+    "JSON."
+)
+"""OpenAI's message for a body that is not JSON."""
+
 _HEADER_WORD = re.compile(r"[^A-Za-z0-9_.-]")
 _MAX_IGNORED = 32
 MAX_CONTAINERS = 250_000
@@ -30,7 +36,7 @@ _decode_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class Field:
-    """One key: its name, its type, and how its value is decoded."""
+    """A field of a body: name, type and decoder."""
 
     def __init__(self, name: str, annotation: Any, declared: inspect.Field) -> None:
         self.name = name
@@ -43,8 +49,8 @@ class Field:
         """Return the value.
 
         Raises:
-            InvalidRequest: It is not of its type.
-            msgspec.DecodeError: It is no JSON.
+            InvalidRequest: The value has the wrong type.
+            msgspec.DecodeError: The text is not valid JSON.
         """
         self._check_length(text)
         try:
@@ -52,8 +58,8 @@ class Field:
         except msgspec.ValidationError:
             pass
         try:
-            value = _with_integers(self._type, msgspec.json.decode(text))
-        except msgspec.ValidationError:  # the one thing that untyped decoding refuses
+            value = _convert_integers(self._type, msgspec.json.decode(text))
+        except msgspec.ValidationError:  # without a type, msgspec rejects only numbers out of range
             raise out_of_range(self.name) from None
         try:
             return msgspec.convert(value, self._annotation)
@@ -74,8 +80,8 @@ class Field:
                     raise too_many_properties(self.name, one.max_length, length)
 
 
-def _with_integers(declared: inspect.Type, value: Any) -> Any:
-    """Integers that came as ``1.0`` are written as such: JSON Schema calls them integers."""
+def _convert_integers(declared: inspect.Type, value: Any) -> Any:
+    """Convert numbers such as ``1.0`` to integers, as JSON Schema defines them (Validation, 6.1.1 "type")."""
     for one in alternatives(declared):
         if isinstance(one, inspect.IntType) and isinstance(value, float) and value.is_integer():
             return int(value)
@@ -84,37 +90,37 @@ def _with_integers(declared: inspect.Type, value: Any) -> Any:
             and isinstance(value, dict)
             and len(value) <= (one.max_length or 0)
         ):
-            return {key: _with_integers(one.value_type, inner) for key, inner in value.items()}
+            return {key: _convert_integers(one.value_type, inner) for key, inner in value.items()}
     return value
 
 
 class BodyDecoder(Generic[Body]):
-    """Decodes bodies of one type, which has to forbid unknown keys."""
+    """Decodes bodies of one type, which must forbid unknown fields."""
 
     def __init__(self, body: type[Body]) -> None:
         annotations = typing.get_type_hints(body, include_extras=True)
         declared = inspect.type_info(body)
         assert isinstance(declared, inspect.StructType)
         self.fields = {one.name: Field(one.name, annotations[one.name], one) for one in declared.fields}
-        """Every known key, in the order of their declaration."""
+        """All known fields, in the order of their declaration."""
         self._body = body
         self._decode_whole = msgspec.json.Decoder(body).decode
 
     def decode(self, text: bytes, *, strict: bool) -> tuple[Body, tuple[str, ...]]:
-        """Return the body, and the unknown keys in it, fit for a header; with ``strict``, those are mistakes.
+        """Return the body and its unknown keys, sanitised for a header; with ``strict``, unknown keys are errors.
 
         Raises:
-            InvalidRequest: A key is missing or not of its type.
-            msgspec.DecodeError: It is no JSON object.
+            InvalidRequest: A key is missing, of the wrong type, or unknown in strict mode.
+            msgspec.DecodeError: The text is not a JSON object.
         """
         refuse_oversized(text)
         try:
             return self._decode_whole(text), ()
         except msgspec.ValidationError:
-            return self._decode_slowly(text, strict=strict)
+            return self._decode_by_field(text, strict=strict)
 
-    def _decode_slowly(self, text: bytes, *, strict: bool) -> tuple[Body, tuple[str, ...]]:
-        """Decode a body that has unknown keys, something to mend, or something wrong: key by key, each on its own."""
+    def _decode_by_field(self, text: bytes, *, strict: bool) -> tuple[Body, tuple[str, ...]]:
+        """Decode field by field, for a body with unknown keys, values to convert, or errors."""
         keys = _decode_keys(text)
         unknown = list(itertools.islice((key for key in keys if key not in self.fields), _MAX_IGNORED))
         if strict and unknown:
@@ -151,26 +157,44 @@ def _containers(text: bytes) -> int:
     return text.count(b"{") + text.count(b"[")
 
 
-def refuse_nul(text: bytes) -> None:
-    """Refuse the text of a JSON object with an escaped NUL character in it.
+def read_object(decoder: BodyDecoder[Body], body: bytes, *, strict: bool = False) -> Body:
+    """Decode a JSON object. Without ``strict``, unknown keys are ignored and a blank body is an empty object.
 
     Raises:
-        InvalidRequest: Naming the key, and in a list the element, that holds the first.
+        InvalidRequest: The body is not a JSON object, or a key is missing, of the wrong type or (strict) unknown.
     """
-    if not _holds_nul(text):
+    if not (strict or body.strip()):
+        body = b"{}"
+    try:
+        decoded, _ = decoder.decode(body, strict=strict)
+        reject_nul(body)
+        return decoded
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequest(INVALID_JSON) from None
+
+
+def reject_nul(text: bytes) -> None:
+    """Reject the text of a JSON object that contains an escaped NUL character.
+
+    PostgreSQL cannot store NUL in text (PostgreSQL documentation, "Character Types").
+
+    Raises:
+        InvalidRequest: ``param`` is the key, and in an array the element, with the first NUL.
+    """
+    if not _contains_nul(text):
         return
     keys = _decode_keys(text)
-    named = next((name for name, inner in keys.items() if _holds_nul(inner)), None)
+    named = next((name for name, inner in keys.items() if _contains_nul(inner)), None)
     if named is None or "\0" in named:
-        raise InvalidRequest("The body of the request holds a NUL character.", code="invalid_value")
+        raise InvalidRequest("The request body contains a NUL character.", code="invalid_value")
     path = clip(named)
     inner = bytes(keys[named])
     if inner.lstrip().startswith(b"["):
-        path += f"[{next(i for i, one in enumerate(_decode_elements(inner)) if _holds_nul(one))}]"
-    raise invalid_value(path, f"Invalid '{path}': it holds a NUL character.")
+        path += f"[{next(i for i, one in enumerate(_decode_elements(inner)) if _contains_nul(one))}]"
+    raise invalid_value(path, f"Invalid '{path}': it contains a NUL character.")
 
 
-def _holds_nul(text: bytes | msgspec.Raw) -> bool:
-    """Whether JSON text has an escaped NUL character; what follows an escaped backslash is none."""
+def _contains_nul(text: bytes | msgspec.Raw) -> bool:
+    """Return whether JSON text has an escaped NUL character; after an escaped backslash it is not one."""
     text = bytes(text)
     return b"\\u0000" in text and b"\\u0000" in text.replace(b"\\\\", b"")

@@ -1,7 +1,7 @@
-"""Why a JSON value is not of its type, in the words of the official API.
+"""Error messages for JSON values of the wrong type, with OpenAI's wording.
 
-msgspec says where decoding stopped; the declarations (``msgspec.inspect``) and the plainly decoded value say the
-rest. Nothing here decides whether a value is good: that is decided by decoding alone.
+The location comes from msgspec's error message, the details from the declared types (``msgspec.inspect``) and the value
+decoded without a type. This module does not decide whether a value is valid: decoding does.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from proxy.wire.validation.errors import (
     too_many_properties,
 )
 
-_PLACE = re.compile(r" - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`$")
+_LOCATION = re.compile(r" - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
 _MISSING_FIELD = re.compile(r"^Object missing required field `([^`]+)`")
 _MISSING = object()
 
 
-# --- the place of a mistake ----------------------------------------------------------------------------------
+# --- location of an error ------------------------------------------------------------------------------------
 
 
-class _Place:
-    """A value inside another, its declared type, and the path in the words of ``param``."""
+class _Location:
+    """A nested value, its declared type, and its path in the format of ``param``."""
 
     def __init__(self, declared: inspect.Type, value: Any, path: str) -> None:
         self.declared = declared
@@ -41,7 +41,7 @@ class _Place:
         self.path = path
 
     def step(self, declared: inspect.Type, key: str | int) -> None:
-        """Go one step down; what is not there has the value ``_MISSING``."""
+        """Descend one level; a missing field has the value ``_MISSING``."""
         self.declared = declared
         if isinstance(key, int):
             self.path += f"[{key}]"
@@ -51,10 +51,10 @@ class _Place:
             self.value = self.value.get(key, _MISSING)
 
 
-def _locate(root: inspect.Type, value: Any, message: str, at: str) -> _Place | None:
-    """Return the place that a message of msgspec means; None when it cannot be followed."""
-    found = _PLACE.search(message)
-    place = _Place(root, value, at)
+def _find_location(root: inspect.Type, value: Any, message: str, at: str) -> _Location | None:
+    """Return the location in a message of msgspec; None if it cannot be resolved."""
+    found = _LOCATION.search(message)
+    place = _Location(root, value, at)
     for field, index, anything in _STEP.findall(found["path"] if found else ""):
         declared = _declared_for(place.declared, place.value)
         if field:
@@ -65,7 +65,7 @@ def _locate(root: inspect.Type, value: Any, message: str, at: str) -> _Place | N
         elif index and isinstance(declared, inspect.ListType):
             place.step(declared.item_type, int(index))
         elif anything and isinstance(declared, inspect.DictType):
-            key = next((k for k, v in place.value.items() if _mistake(declared.value_type, v, "")), None)
+            key = next((k for k, v in place.value.items() if _find_error(declared.value_type, v, "")), None)
             if key is None:
                 return None
             place.step(declared.value_type, key)
@@ -75,14 +75,14 @@ def _locate(root: inspect.Type, value: Any, message: str, at: str) -> _Place | N
 
 
 def alternatives(declared: inspect.Type) -> tuple[inspect.Type, ...]:
-    """The members of a union; the type itself when it is none."""
+    """Return the members of a union, or the type itself."""
     return declared.types if isinstance(declared, inspect.UnionType) else (declared,)
 
 
 def _declared_for(declared: inspect.Type, value: Any) -> inspect.Type | None:
-    """The alternative of a union that a value of this JSON kind belongs to."""
+    """Return the member of a union that matches the JSON type of the value."""
     for alternative in alternatives(declared):
-        if not _is_kind(alternative, value):
+        if not _has_json_type(alternative, value):
             continue
         if not isinstance(alternative, inspect.StructType) or alternative.tag_field is None:
             return alternative
@@ -104,29 +104,29 @@ def _field_type(declared: inspect.Type, chosen: inspect.Type | None, field: str)
     return None
 
 
-# --- what is wrong there -------------------------------------------------------------------------------------
+# --- error messages ------------------------------------------------------------------------------------------
 
 
 def explain(root: inspect.Type, value: Any, message: str, *, at: str) -> InvalidRequest:
-    """Return the error for what msgspec refused: ``message`` is what it said of ``value``, the value of key ``at``."""
-    place = _locate(root, value, message, at)
+    """Return the error for a value rejected by msgspec with ``message``; ``value`` is the value of the key ``at``."""
+    place = _find_location(root, value, message, at)
     if place is None:
         return invalid_value(at, f"Invalid value for '{at}'.")
     if found := _MISSING_FIELD.match(message):
         return missing(f"{place.path}.{found[1]}")
     if "`key` in `" in message:
         return _long_key(place)
-    return _mistake(place.declared, place.value, place.path) or invalid_value(
+    return _find_error(place.declared, place.value, place.path) or invalid_value(
         at, f"Invalid value for '{at}'."
     )
 
 
 def out_of_range(at: str) -> InvalidRequest:
-    """A number that neither an integer nor a float can hold."""
+    """Return the error for a number that is out of range for an integer and a float."""
     return invalid_value(at, f"Invalid value for '{at}': a number is out of range.")
 
 
-def _long_key(place: _Place) -> InvalidRequest:
+def _long_key(place: _Location) -> InvalidRequest:
     return InvalidRequest(
         f"Invalid '{place.path}': a property name is too long.",
         param=place.path,
@@ -134,24 +134,24 @@ def _long_key(place: _Place) -> InvalidRequest:
     )
 
 
-def _mistake(declared: inspect.Type, value: Any, path: str) -> InvalidRequest | None:
-    """What is wrong with a value itself, not looking into it; None when nothing is."""
+def _find_error(declared: inspect.Type, value: Any, path: str) -> InvalidRequest | None:
+    """Return the error in a value itself, without nested values; None if there is none."""
     if value is _MISSING:
         return missing(path)
     for alternative in alternatives(declared):
-        if _is_kind(alternative, value):
-            return next(_broken_rules(alternative, value, path), None)
-    wanted = " or ".join(dict.fromkeys(filter(None, map(_kind_name, alternatives(declared)))))
+        if _has_json_type(alternative, value):
+            return next(_constraint_errors(alternative, value, path), None)
+    wanted = " or ".join(dict.fromkeys(filter(None, map(_type_name, alternatives(declared)))))
     if wanted.count(" or "):
         wanted = f"one of {wanted}"
     return InvalidRequest(
-        f"Invalid type for '{clip(path)}': expected {wanted}, but got {_name_of(value)} instead.",
+        f"Invalid type for '{clip(path)}': expected {wanted}, but got {_type_of_value(value)} instead.",
         param=clip(path),
         code="invalid_type",
     )
 
 
-def _is_kind(declared: inspect.Type, value: Any) -> bool:
+def _has_json_type(declared: inspect.Type, value: Any) -> bool:
     match declared:
         case inspect.AnyType():
             return True
@@ -173,7 +173,7 @@ def _is_kind(declared: inspect.Type, value: Any) -> bool:
             return False
 
 
-def _kind_name(declared: inspect.Type) -> str:
+def _type_name(declared: inspect.Type) -> str:
     match declared:
         case inspect.BoolType():
             return "a boolean"
@@ -184,7 +184,7 @@ def _kind_name(declared: inspect.Type) -> str:
         case inspect.StrType() | inspect.LiteralType():
             return "a string"
         case inspect.ListType():
-            inner = {_kind_name(one).split(" ")[-1] for one in alternatives(declared.item_type)} - {""}
+            inner = {_type_name(one).split(" ")[-1] for one in alternatives(declared.item_type)} - {""}
             return f"an array of {inner.pop()}s" if len(inner) == 1 else "an array"
         case inspect.DictType() | inspect.StructType():
             return "an object"
@@ -192,7 +192,7 @@ def _kind_name(declared: inspect.Type) -> str:
             return ""
 
 
-def _name_of(value: Any) -> str:
+def _type_of_value(value: Any) -> str:
     match value:
         case None:
             return "null"
@@ -210,23 +210,23 @@ def _name_of(value: Any) -> str:
             return "an object"
 
 
-def _broken_rules(declared: inspect.Type, value: Any, path: str) -> Iterator[InvalidRequest]:
+def _constraint_errors(declared: inspect.Type, value: Any, path: str) -> Iterator[InvalidRequest]:
     match declared:
         case inspect.LiteralType() if value not in declared.values:
             yield not_among(path, value, declared.values)
         case inspect.IntType() | inspect.FloatType():
-            yield from _outside(declared, value, path)
+            yield from _range_errors(declared, value, path)
         case inspect.StrType():
-            yield from _string_rules(declared, value, path)
+            yield from _string_errors(declared, value, path)
         case inspect.ListType():
-            yield from _length_rules("array", declared, len(value), path)
+            yield from _length_errors("array", declared, len(value), path)
         case inspect.DictType():
-            yield from _size_rules(declared, len(value), path)
+            yield from _size_errors(declared, len(value), path)
         case _:
             pass
 
 
-def _outside(
+def _range_errors(
     declared: inspect.IntType | inspect.FloatType, value: float, path: str
 ) -> Iterator[InvalidRequest]:
     kind = "integer" if isinstance(declared, inspect.IntType) else "decimal"
@@ -246,8 +246,8 @@ def _outside(
             )
 
 
-def _string_rules(declared: inspect.StrType, value: str, path: str) -> Iterator[InvalidRequest]:
-    yield from _length_rules("string", declared, len(value), path)
+def _string_errors(declared: inspect.StrType, value: str, path: str) -> Iterator[InvalidRequest]:
+    yield from _length_errors("string", declared, len(value), path)
     if declared.pattern is not None and not re.search(declared.pattern, value):
         shown = declared.pattern.replace(r"\Z", "$")
         yield invalid_value(
@@ -257,7 +257,7 @@ def _string_rules(declared: inspect.StrType, value: str, path: str) -> Iterator[
         )
 
 
-def _length_rules(
+def _length_errors(
     word: str, declared: inspect.StrType | inspect.ListType, length: int, path: str
 ) -> Iterator[InvalidRequest]:
     if declared.min_length and length < declared.min_length:
@@ -266,6 +266,6 @@ def _length_rules(
         yield too_long(word, path, declared.max_length, length)
 
 
-def _size_rules(declared: inspect.DictType, size: int, path: str) -> Iterator[InvalidRequest]:
+def _size_errors(declared: inspect.DictType, size: int, path: str) -> Iterator[InvalidRequest]:
     if declared.max_length is not None and size > declared.max_length:
         yield too_many_properties(path, declared.max_length, size)

@@ -1,6 +1,6 @@
-"""The sentences with which a request is refused, in the words of the official API.
+"""Errors for invalid requests, with OpenAI's wording.
 
-They repeat what the caller wrote only as far as ``clip`` lets it through.
+Messages repeat values of the request shortened by ``clip``.
 """
 
 from __future__ import annotations
@@ -10,47 +10,47 @@ from typing import Any
 from proxy.errors import InvalidRequest
 
 ECHO_LIMIT = 100
-"""Characters of a caller's input that an error repeats at most."""
+"""Maximum length of a request value in an error message, in characters."""
 
 
 def clip(text: str) -> str:
-    """Return the text, cut to what an error may repeat."""
+    """Shorten a text to ``ECHO_LIMIT`` characters."""
     return text if len(text) <= ECHO_LIMIT else f"{text[: ECHO_LIMIT - 1]}…"
 
 
 def missing(param: str) -> InvalidRequest:
-    """A required value is not there."""
+    """Return the error for a missing required parameter."""
     return InvalidRequest(
         f"Missing required parameter: '{clip(param)}'.", param=clip(param), code="missing_required_parameter"
     )
 
 
 def unsupported_value(param: str, message: str) -> InvalidRequest:
-    """A known key has a value that is not offered here."""
+    """Return the error for a valid value that this server does not support."""
     return InvalidRequest(f"Unsupported value: {message}", param=clip(param), code="unsupported_value")
 
 
 def unsupported_parameter(param: str, reason: str) -> InvalidRequest:
-    """A known key that is not offered here."""
+    """Return the error for a known parameter that this server does not support."""
     return InvalidRequest(
         f"Unsupported parameter: '{clip(param)}' {reason}", param=clip(param), code="unsupported_parameter"
     )
 
 
 def invalid_value(param: str, message: str) -> InvalidRequest:
-    """A value of the right type that cannot be taken."""
+    """Return the error for an invalid value of the right type."""
     return InvalidRequest(message, param=clip(param), code="invalid_value")
 
 
 def not_among(param: str, value: object, supported: tuple[Any, ...]) -> InvalidRequest:
-    """A value is not one of a closed set."""
+    """Return the error for a value that is not one of the supported values."""
     names = [f"'{name}'" for name in supported]
     listed = " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])}, and {names[-1]}"
     return invalid_value(param, f"Invalid value: '{clip(str(value))}'. Supported values are: {listed}.")
 
 
 def empty(word: str, path: str) -> InvalidRequest:
-    """An array or a string has nothing in it."""
+    """Return the error for an empty array or string; ``word`` is ``array`` or ``string``."""
     article = "an" if word == "array" else "a"
     return InvalidRequest(
         f"Invalid '{clip(path)}': empty {word}. Expected {article} {word} with minimum length 1, but got an empty "
@@ -61,7 +61,7 @@ def empty(word: str, path: str) -> InvalidRequest:
 
 
 def too_long(word: str, path: str, limit: int, length: int) -> InvalidRequest:
-    """An array or a string is longer than it may be."""
+    """Return the error for an array or string over its maximum length."""
     article = "an" if word == "array" else "a"
     return InvalidRequest(
         f"Invalid '{clip(path)}': {word} too long. Expected {article} {word} with maximum length {limit}, but got "

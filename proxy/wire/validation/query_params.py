@@ -1,6 +1,6 @@
-"""What the query of a list asks for: ``limit``, ``order``, ``after``, ``metadata[key]=value`` and ``include[]``.
+"""Query parameters of lists: ``limit``, ``order``, ``after``, ``metadata[key]=value`` and ``include[]``.
 
-An empty value counts as absent, and of a name that comes twice the last one counts. Unknown names are skipped.
+An empty value counts as absent. If a name is repeated, the last value applies. Unknown names are ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Pairs = Sequence[tuple[str, str]]
 Order = Literal["asc", "desc"]
 
 HIDDEN_ITEMS = "handoff.hidden_items"
-"""Our own value of ``include``: items that only the agents see."""
+"""Value of ``include`` that is specific to this proxy: items visible to agents only."""
 INCLUDABLE = (
     "file_search_call.results",
     "web_search_call.results",
@@ -38,17 +38,17 @@ INCLUDABLE = (
 
 MAX_LIMIT = 100
 MAX_SEARCH = 200
-"""Characters."""
+"""Maximum length in characters."""
 _INTEGER = re.compile(r"([+-]?)(\d++)(?:\.0*+)?", re.ASCII)
 """Leading zeros are not a group of their own: two neighbouring repetitions that match zeros take quadratic time."""
 _DIGITS = 18
-"""How many digits of a number are read: enough to see on which side of a bound it is."""
+"""Number of digits to read, which is enough to compare with the limits."""
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 _METADATA_TYPE = msgspec.inspect.type_info(Metadata)
 
 
 class ListQuery(Struct, frozen=True):
-    """Which part of a list is asked for."""
+    """The requested page of a list."""
 
     after: str | None = None
     limit: int = 20
@@ -56,10 +56,10 @@ class ListQuery(Struct, frozen=True):
 
 
 def list_query(pairs: Pairs, *, order: Order) -> ListQuery:
-    """Return what is asked for; ``order`` is the order when none is.
+    """Return ``after``, ``limit`` and ``order`` of a query; ``order`` is the default.
 
     Raises:
-        InvalidRequest: A value is not of its kind.
+        InvalidRequest: A value is invalid.
     """
     given = {name: value for name, value in pairs if value}
     match given.get("order", order):
@@ -72,11 +72,11 @@ def list_query(pairs: Pairs, *, order: Order) -> ListQuery:
     return ListQuery(given.get("after"), _limit(given.get("limit")), order)
 
 
-def is_true(query: Mapping[str, str], name: str, *, default: bool = False) -> bool:
-    """Return a switch.
+def bool_param(query: Mapping[str, str], name: str, *, default: bool = False) -> bool:
+    """Return a boolean parameter.
 
     Raises:
-        InvalidRequest: It is neither ``true`` nor ``false``.
+        InvalidRequest: The value is neither ``true`` nor ``false``.
     """
     match query.get(name, "").strip().lower():
         case "":
@@ -93,11 +93,11 @@ def is_true(query: Mapping[str, str], name: str, *, default: bool = False) -> bo
             )
 
 
-def version_of(query: Mapping[str, str]) -> int | None:
-    """Return the version that is asked for, None for the newest.
+def version_param(query: Mapping[str, str]) -> int | None:
+    """Return the parameter ``version``; None for the newest version.
 
     Raises:
-        InvalidRequest: It is no number.
+        InvalidRequest: The value is not a number.
     """
     value = query.get("version", "").strip()
     if not value:
@@ -111,11 +111,11 @@ def version_of(query: Mapping[str, str]) -> int | None:
     return int(value)
 
 
-def search_words(query: Mapping[str, str]) -> str:
-    """Return the words that are looked for, ``""`` for none.
+def search_param(query: Mapping[str, str]) -> str:
+    """Return the search text; ``""`` if there is none.
 
     Raises:
-        InvalidRequest: They are too long.
+        InvalidRequest: The text is too long.
     """
     words = query.get("search", "").strip()
     if len(words) > MAX_SEARCH:
@@ -129,21 +129,21 @@ def search_words(query: Mapping[str, str]) -> str:
 
 
 def unknown_after(after: str | None) -> InvalidRequest:
-    """The error for a list that is to begin behind something that is not in it."""
+    """Return the error for a cursor that is not in the list."""
     return InvalidRequest(
-        f"Invalid 'after': nothing in this list has the id '{(after or '')[:100]}'.",
+        f"Invalid 'after': no item with id '{(after or '')[:100]}' in this list.",
         param="after",
         code="invalid_value",
     )
 
 
-def part_by_id(
+def page_by_id(
     data: Sequence[Mapping[str, Any]], query: ListQuery
 ) -> tuple[Sequence[Mapping[str, Any]], bool]:
-    """Return the part of a whole list (oldest first) that is asked for, and whether there is more.
+    """Return the requested page of a complete list (oldest first), and whether there are more items.
 
     Raises:
-        InvalidRequest: Nothing has the id ``after``.
+        InvalidRequest: No item has the id ``after``.
     """
     ordered = data if query.order == "asc" else data[::-1]
     start = 0
@@ -155,10 +155,10 @@ def part_by_id(
 
 
 def metadata_filter(pairs: Pairs) -> dict[str, str]:
-    """Return the metadata that has to match.
+    """Return the metadata to filter by.
 
     Raises:
-        InvalidRequest: Not of the form ``metadata[key]=value``, or more than metadata can be.
+        InvalidRequest: The format is not ``metadata[key]=value``, or a limit of metadata is exceeded.
     """
     wanted = {}
     for name, value in pairs:
@@ -178,10 +178,10 @@ def metadata_filter(pairs: Pairs) -> dict[str, str]:
 
 
 def included(pairs: Pairs) -> frozenset[str]:
-    """Return what is to be included.
+    """Return the values of ``include``.
 
     Raises:
-        InvalidRequest: A value that nobody knows.
+        InvalidRequest: A value is unknown.
     """
     wanted = [value for name, value in pairs if name in ("include", "include[]") and value]
     for value in wanted:

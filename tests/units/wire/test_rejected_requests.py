@@ -30,7 +30,7 @@ from proxy.request_errors import (
     UnknownName,
 )
 from proxy.wire.chat.errors import chat_error
-from proxy.wire.errors import Problem, failed_event, problem_of
+from proxy.wire.errors import ErrorResponse, error_response, failed_event
 from proxy.wire.responses.errors import responses_error
 
 Text = tuple[str, str | None, str | None]
@@ -247,7 +247,7 @@ def test_rejected_requests_have_status_400() -> None:
     error = ToolNameTaken(0, "refund", "shop")
     rendered = chat_error(error)
 
-    assert problem_of(error) == Problem(
+    assert error_response(error) == ErrorResponse(
         400, "invalid_request_error", rendered.message, rendered.code, rendered.param
     )
 
