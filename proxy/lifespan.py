@@ -18,7 +18,7 @@ from proxy.agents.dispatch import Dispatcher
 from proxy.agents.registry import Registry
 from proxy.auth import Keys
 from proxy.catalog import TeamCatalog
-from proxy.conversations.retention import keep_to_retention
+from proxy.conversations.retention import delete_expired
 from proxy.limits import Limiter
 from proxy.loop_watchdog import LoopWatchdog
 from proxy.memory import available_memory
@@ -114,7 +114,7 @@ def _start_tasks(services: Services, metrics: Metrics | None, stack: AsyncExitSt
         _start_task(metrics.watch_loop(), "loop lag", stack)
     _start_task(services.key_monitor.run(), "key monitor", stack)
     if settings.retention_days is not None:
-        retention = keep_to_retention(services.library, days=settings.retention_days, clock=time.time)
+        retention = delete_expired(services.library, days=settings.retention_days, clock=time.time)
         _start_task(retention, "retention", stack)
     # The server has already waited for the turns, for as long as its grace time allows.
     stack.push_async_callback(partial(turns.close, grace=0))

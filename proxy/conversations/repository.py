@@ -1,10 +1,10 @@
-"""What was kept, to be looked at and looked after: stored completions, conversations and their items.
+"""Repository protocol for stored completions, conversations and their items.
 
-Beside ``History``, which serves turns, this is the rest of the store: nothing here is on the path of a turn. The
-same promises hold (every implementation passes ``tests/contracts/test_library.py``): a method is one transaction,
-``caller`` is in every query, ``StoreUnavailable`` is all that escapes. Times are seconds since the epoch.
+``History`` serves turns; nothing here is on the path of a turn. Every implementation passes
+``tests/contracts/test_library.py``: a method is one transaction, every query contains ``caller``, and no other database
+error than ``StoreUnavailable`` is raised. Times are seconds since the epoch.
 
-An ``end_user`` narrows a list to what is that person's or nobody's; ``""`` sees all of the caller's.
+``end_user`` limits a list to the data that ``auth.may_access`` allows.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from proxy.turns.repository import Conversation, Order, Page, TurnRecord
 
 Entry = TypeVar("Entry")
 TITLE_LENGTH = 80
-"""Characters of what a user wrote first that stand for a title."""
+"""Maximum number of characters of the first user message in a summary."""
 Rest = Callable[[Message], Message | None]
-"""What is left of a message when a part of it is deleted; None when that was all."""
+"""Returns the message without a deleted part; None if nothing remains."""
 
 
 @dataclass(frozen=True, slots=True)
-class KeptItem:
-    """An item of a conversation where it stands: the public id of its turn, and its position in it (0, 1, …).
+class StoredItem:
+    """An item of a conversation, with the public id of its turn and its position in the turn (0, 1, …).
 
-    Positions stay what they are when others are deleted. ``pending`` are the ids of the calls for which the turn
-    asked the caller; the other calls of its agents are for the server's own tools.
+    Deletion of other items does not change the position. ``pending`` are the ids of calls of client tools; the other
+    calls of the turn are calls of server tools.
     """
 
     turn_id: str
@@ -38,11 +38,11 @@ class KeptItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
-    """What a list tells of a conversation; ``first_words`` is the beginning of what its user wrote first.
+class ConversationSummary:
+    """The entry of a conversation in a list; ``first_words`` is the beginning of the first user message.
 
-    ``team`` and ``agent`` are those at its head, ``""`` when there is none; ``turns`` counts those that agents worked
-    at, on all branches; ``updated_at`` is when the last of them ended, or began.
+    ``team`` and ``agent`` are those of the head, ``""`` without a head. ``turns`` is the number of turns of agents on
+    all branches. ``updated_at`` is the end of the last of them, or its beginning while it runs.
     """
 
     first_words: str
@@ -52,25 +52,25 @@ class Outline:
     updated_at: float
 
     @classmethod
-    def of(cls, words: str, *, team: str, agent: str, turns: int, updated_at: float) -> Outline:
-        """Return the outline of a conversation whose user began with these words."""
+    def of(cls, words: str, *, team: str, agent: str, turns: int, updated_at: float) -> ConversationSummary:
+        """Return the summary of a conversation; ``words`` is the text of its first user message."""
         line = " ".join(words[:1000].split())
         first = line if len(line) <= TITLE_LENGTH else f"{line[: TITLE_LENGTH - 1].rstrip()}…"
         return cls(first, team, agent, turns, updated_at)
 
 
 def is_about(words: str, metadata: Mapping[str, str], said: Iterable[Item]) -> bool:
-    """Whether a conversation holds the words, whatever their case: in its ``title``, or in what a client saw of it."""
+    """Whether the title or a visible message of a conversation contains the words; case is ignored."""
     wanted = words.casefold()
     return wanted in metadata.get("title", "").casefold() or any(
         wanted in text_of(item.message).casefold() for item in said if item.visible
     )
 
 
-class Library(Protocol):
-    """The store, as its readers and keepers need it."""
+class ConversationRepository(Protocol):
+    """Reads and changes stored data."""
 
-    # --- stored completions: turns asked for with ``store: true`` that completed ---
+    # --- stored completions: completed turns of requests with ``store: true`` ---
 
     async def list_completions(
         self,
@@ -85,25 +85,25 @@ class Library(Protocol):
     ) -> Page[TurnRecord] | None:
         """Return stored completions by time, without their items. All of ``metadata`` has to match.
 
-        ``after`` is a completion's id, perhaps of one that was deleted since; None when there never was one.
+        ``after`` is the id of a completion, which may have been deleted. The result is None if no turn had this id.
         """
         ...
 
     async def update_completion(
         self, caller: str, completion_id: str, metadata: Mapping[str, str]
     ) -> TurnRecord | None:
-        """Replace the metadata; None when there is no such stored completion."""
+        """Replace the metadata; None if there is no such stored completion."""
         ...
 
     async def delete_completion(self, caller: str, completion_id: str) -> bool:
-        """Forget the stored completion (journal, options, metadata, keys); False when there is none.
+        """Delete a stored completion (journal, options, metadata, keys); False if there is none.
 
-        Its conversation keeps its items, but nobody finds the turn by its id any more.
+        The conversation still has its items, but the turn cannot be found by its id.
         """
         ...
 
     async def delete_response(self, caller: str, turn_id: str) -> bool:
-        """Forget the answer of any turn with content that has ended, as for a completion; False when there is none."""
+        """Delete the answer of a finished turn with content, like a completion; False if there is none."""
         ...
 
     # --- conversations ---
@@ -118,7 +118,7 @@ class Library(Protocol):
         now: float,
         end_user: str = "",
     ) -> Conversation:
-        """Make a conversation under a new id, perhaps with items; it belongs to no team."""
+        """Create a conversation under a new id, optionally with items; it belongs to no team."""
         ...
 
     async def list_conversations(
@@ -132,60 +132,60 @@ class Library(Protocol):
         search: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> Page[Conversation] | None:
-        """Return the caller's conversations, by when they were made; None when there is no ``after``.
+        """Return the caller's conversations by creation time; None if there is no conversation ``after``.
 
-        With ``search``, those that hold these words (``is_about``); with ``metadata``, those that have all of it.
+        With ``search``, only those that contain these words (``is_about``); with ``metadata``, only those with all of
+        these pairs.
         """
         ...
 
-    async def outlines(self, keys: Sequence[int]) -> Mapping[int, Outline]:
-        """Return what lists tell of the conversations with these keys; nothing of those without turns."""
+    async def outlines(self, keys: Sequence[int]) -> Mapping[int, ConversationSummary]:
+        """Return the summaries of the conversations with these keys; conversations without turns have none."""
         ...
 
     async def tree(self, caller: str, conversation_id: str) -> Sequence[TurnRecord]:
-        """Return all turns of a conversation, on all branches and however they ended, the oldest first."""
+        """Return all turns of a conversation, on all branches and with any status, oldest first."""
         ...
 
     async def update_conversation(
         self, caller: str, conversation_id: str, metadata: Mapping[str, str]
     ) -> Conversation | None:
-        """Replace the metadata; None when there is no such conversation."""
+        """Replace the metadata; None if there is no such conversation."""
         ...
 
     async def delete_conversation(self, caller: str, conversation_id: str, *, now: float) -> bool:
-        """Delete the conversation and everything in it; False when there is none.
+        """Delete the conversation and everything in it; False if there is none.
 
         Raises:
             ConversationBusy: A turn of it is running.
         """
         ...
 
-    async def items(self, caller: str, conversation_id: str) -> Sequence[KeptItem] | None:
-        """Return everything said on the way to the head, oldest first, hidden items too; None when there is none."""
+    async def items(self, caller: str, conversation_id: str) -> Sequence[StoredItem] | None:
+        """Return all items from the root to the head, oldest first; None if there is no conversation."""
         ...
 
     async def turn_ids(self, caller: str, conversation_id: str) -> Sequence[str]:
-        """Return the ids of all turns on the way to the head, oldest first, also of those without items."""
+        """Return the ids of the turns from the root to the head, oldest first, including turns without items."""
         ...
 
     async def turns_behind(
         self, caller: str, conversation_id: str, after: int, *, limit: int
     ) -> Sequence[tuple[int, str]]:
-        """Return (key, id) of the turns that began behind the turn with the key ``after``, oldest first.
+        """Return (key, id) of the turns that began after the turn with the key ``after``, oldest first.
 
-        All that agents worked at and that can be asked for by their ids: those of other branches, and those that
-        failed, too.
+        Includes turns of other branches and failed turns. Excludes turns without agents and deleted answers.
         """
         ...
 
     async def turn_key(self, caller: str, conversation_id: str, turn_id: str) -> int | None:
-        """Return the key of a turn of the conversation, also when its answer was deleted; None when there is none."""
+        """Return the key of a turn of the conversation, even if its answer was deleted; None if there is none."""
         ...
 
     async def add_items(
         self, caller: str, conversation_id: str, items: Sequence[Item | ForeignItem], *, now: float
-    ) -> Sequence[KeptItem] | None:
-        """Append items behind the head, as a turn of their own; None when there is no such conversation.
+    ) -> Sequence[StoredItem] | None:
+        """Append items after the head as a separate turn; None if there is no such conversation.
 
         Without items, nothing is appended.
 
@@ -204,9 +204,10 @@ class Library(Protocol):
         now: float,
         rest: Rest | None = None,
     ) -> bool:
-        """Delete one item, or leave the rest of it; False when there is none.
+        """Delete an item, or replace it with what ``rest`` returns; False if there is none.
 
-        When an agent said it, the turn's answer can no longer be asked for by its id, unless it is a stored completion.
+        If it is an agent's message, the answer of the turn can no longer be retrieved by its id, unless it is a stored
+        completion.
 
         Raises:
             ConversationBusy: A turn of the conversation is running.
@@ -216,8 +217,8 @@ class Library(Protocol):
     # --- retention ---
 
     async def remove_older(self, before: float) -> int:
-        """Delete conversations in which nothing happened since ``before``; return how many.
+        """Delete conversations without activity since ``before``; return their number.
 
-        Works in many short transactions, so that turns go on meanwhile. Several workers may do it at once.
+        It uses many short transactions, so that turns continue meanwhile. Several workers may call it at the same time.
         """
         ...

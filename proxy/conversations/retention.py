@@ -1,4 +1,4 @@
-"""Removes what is older than it may be, from time to time."""
+"""Deletion of conversations that have expired."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from proxy.conversations.repository import Library
+from proxy.conversations.repository import ConversationRepository
 from proxy.errors import StoreUnavailable
 from proxy.turns.request import Clock
 
@@ -14,29 +14,29 @@ logger = logging.getLogger(__name__)
 
 DAY = 86_400.0
 INTERVAL = 3_600.0
-"""Seconds between two rounds."""
+"""Seconds between two deletions."""
 
 
-async def keep_to_retention(
-    library: Library,
+async def delete_expired(
+    library: ConversationRepository,
     *,
     days: float,
     clock: Clock,
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Remove conversations in which nothing happened for so many days, now and every hour, until cancelled.
+    """Delete conversations without activity for ``days`` days, immediately and every hour, until cancelled.
 
-    Every worker does this; what one has removed, the others do not find.
+    Every worker runs this; they may delete at the same time.
     """
     while True:
         try:
-            removed = await library.remove_older(clock() - days * DAY)
+            deleted = await library.remove_older(clock() - days * DAY)
         except StoreUnavailable:
-            logger.warning("old conversations could not be removed")
+            logger.warning("failed to delete expired conversations")
         except Exception:
-            # Nobody waits for this task; it has to go on, or old things would pile up unseen.
-            logger.exception("old conversations could not be removed")
+            # No other task observes this one. If it stopped, expired conversations would accumulate.
+            logger.exception("failed to delete expired conversations")
         else:
-            if removed:
-                logger.info("old conversations removed", extra={"conversations": removed})
+            if deleted:
+                logger.info("deleted expired conversations", extra={"conversations": deleted})
         await pause(INTERVAL)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proxy.conversations.fingerprints import Transcript
-from proxy.conversations.function_calls import (
-    answers,
-    as_result_of,
-    is_function_result,
-    shown_call,
-    waiting_call,
-)
 from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, is_certain
-from proxy.conversations.tool_results import answered_in, called_in, check_calls, check_results
+from proxy.conversations.tool_results import (
+    answered_in,
+    called_in,
+    check_calls,
+    check_results,
+    function_call_in,
+    is_function_result,
+    is_result_of,
+    pending_call_of,
+    with_call_id,
+)
 from proxy.messages import Message, ToolCall
 from proxy.request_errors import FunctionCallNotFound, ToolCallsNotStored
 from proxy.turns.repository import ChainTurn, Place
@@ -27,15 +30,15 @@ async def function_result(query: ResolverQuery) -> RuleMatch | None:
     results = _function_results(query)
     if not results:
         return None
-    call = shown_call(query.messages[query.last_assistant]) if query.last_assistant >= 0 else None
+    call = function_call_in(query.messages[query.last_assistant]) if query.last_assistant >= 0 else None
     place = await _place_of(query, call) if call is not None else None
     if place is not None and not is_certain(place, query.conversation):
         return RuleMatch("last-answer", query.request.conversation_id, agent=place.agent)
     turn = place.turn if place is not None else query.head
     chain = await query.turns.chain(turn) if turn is not None else ()
-    pending = waiting_call(chain[-1]) if chain and query.may_read(chain[-1]) else None
-    if pending is not None and len(results) == 1 and answers(results[0], pending, call):
-        return _resumed(query, chain, [as_result_of(pending, message) for message in query.new_messages])
+    pending = pending_call_of(chain[-1]) if chain and query.may_read(chain[-1]) else None
+    if pending is not None and len(results) == 1 and is_result_of(results[0], pending, call):
+        return _resumed(query, chain, [with_call_id(pending, message) for message in query.new_messages])
     if call is None:
         raise FunctionCallNotFound(query.request.messages.index(results[0]))
     # A turn without stored content still determines the agent. Without a turn, the list contains the call itself.

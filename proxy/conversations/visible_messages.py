@@ -1,4 +1,4 @@
-"""What a client has seen of a conversation: the messages that it sends with its next request."""
+"""The messages of a conversation that a client has seen, and sends again with its next request."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from proxy.turns.repository import ChainTurn
 from proxy.wire.chat.answer_text import TextJoiner
 
 
-def asked_with(
+def rebuild_request_messages(
     chain: Sequence[ChainTurn],
-    said: Sequence[Item],
+    turn_input: Sequence[Item],
     *,
     count: int,
     instructions: Sequence[tuple[int, Message]],
 ) -> list[Message]:
-    """Return the messages of a request, as far as they are kept.
+    """Return the messages of a request, as far as they are stored.
 
-    ``chain`` is what came before its turn, ``said`` the turn's input. The request had ``count`` messages, among them
-    ``instructions``, each with its place; no chain holds those.
+    ``chain`` ends before the turn of the request. The request had ``count`` messages; ``instructions`` are its system
+    and developer messages with their indexes, which are not part of any chain.
     """
-    shown = [*shown_of(chain), *(item.message for item in said)]
+    visible = [*visible_messages(chain), *(item.message for item in turn_input)]
     sent = count - len(instructions)
-    messages = shown[max(0, len(shown) - sent) :]
+    messages = visible[max(0, len(visible) - sent) :]
     missing = sent - len(messages)
-    for place, message in instructions:
-        messages.insert(max(0, place - missing), message)
+    for index, message in instructions:
+        messages.insert(max(0, index - missing), message)
     return messages
 
 
-def shown_of(chain: Sequence[ChainTurn]) -> list[Message]:
-    """Return the messages, oldest first; all that agents said in one turn is one message."""
-    return [message for turn in chain for message in _shown_of_turn(turn)]
+def visible_messages(chain: Sequence[ChainTurn]) -> list[Message]:
+    """Return the messages, oldest first; all answers of the agents in one turn are one message."""
+    return [message for turn in chain for message in _of_turn(turn)]
 
 
-def _shown_of_turn(turn: ChainTurn) -> list[Message]:
-    said = [item.message for item in turn.items if item.agent is None]
+def _of_turn(turn: ChainTurn) -> list[Message]:
+    turn_input = [item.message for item in turn.items if item.agent is None]
     answers = [item.message for item in turn.items if item.agent is not None and item.visible]
-    return [*said, _answer(answers, turn.pending)] if answers else said
+    return [*turn_input, _answer(answers, turn.pending)] if answers else turn_input
 
 
 def _answer(messages: Sequence[Message], pending: Sequence[str]) -> AssistantMessage:
@@ -50,7 +50,7 @@ def _answer(messages: Sequence[Message], pending: Sequence[str]) -> AssistantMes
             if message.content:
                 text += joints.join(text_of(message))
             refusal += message.refusal or ""
-            # The others were for the server's own tools, which is not in the answer.
+            # Calls that are not pending are calls of server tools, which clients do not see.
             calls += [call for call in message.tool_calls or () if call.id in pending]
             joints.pause()
     return AssistantMessage(

@@ -11,7 +11,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from proxy.conversations.repository import KeptItem, Outline
+from proxy.conversations.repository import ConversationSummary, StoredItem
 from proxy.errors import ConversationNotFound, ItemNotFound
 from proxy.events import Entry
 from proxy.messages import Item, OpenCalls, is_instruction
@@ -202,9 +202,9 @@ async def delete_item(
     return _answer(conversation)
 
 
-def _outlined(known: Conversation, outline: Outline | None) -> dict[str, Any]:
+def _outlined(known: Conversation, outline: ConversationSummary | None) -> dict[str, Any]:
     """Return a conversation as the list tells it, with what it is about under our own key."""
-    told = outline or Outline("", "", "", 0, known.created_at)
+    told = outline or ConversationSummary("", "", "", 0, known.created_at)
     return {
         **conversation_body(known.id, known.created_at, known.metadata),
         "handoff": {
@@ -217,7 +217,7 @@ def _outlined(known: Conversation, outline: Outline | None) -> dict[str, Any]:
     }
 
 
-async def _kept(services: Services, caller: str, conversation_id: str) -> Sequence[KeptItem]:
+async def _kept(services: Services, caller: str, conversation_id: str) -> Sequence[StoredItem]:
     items = await services.library.items(caller, conversation_id)
     if items is None:
         raise ConversationNotFound(conversation_id)
@@ -231,7 +231,7 @@ async def _item(services: Services, caller: str, conversation_id: str, item_id: 
     raise ItemNotFound(item_id)
 
 
-def _wired(kept: Sequence[KeptItem]) -> list[WireItem]:
+def _wired(kept: Sequence[StoredItem]) -> list[WireItem]:
     return [item for one in kept for item in items_of(one.turn_id, one.position, one.item, one.pending)]
 
 

@@ -15,7 +15,7 @@ from proxy.agents.connection_check import ConnectionChecks
 from proxy.agents.custom_agent_repository import Creation, Kind
 from proxy.approvals.repository import Approvals
 from proxy.auth import Keys, may_access
-from proxy.conversations.repository import Library
+from proxy.conversations.repository import ConversationRepository
 from proxy.errors import ConversationNotFound, InvalidRequest, ModelNotFound
 from proxy.limits import Limiter
 from proxy.messages import EventsMode
@@ -160,7 +160,7 @@ class Services:
     key_monitor: KeyMonitor
     turns: TurnService
     history: History
-    library: Library
+    library: ConversationRepository
     approvals: Approvals
     catalog: Catalog
     connection_checks: ConnectionChecks

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from proxy.conversations.visible_messages import asked_with
+from proxy.conversations.visible_messages import rebuild_request_messages
 from proxy.errors import CompletionNotFound
 from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, Services, ServicesDep, json_answer
 from proxy.turns.repository import TurnRecord, accessible_turn
@@ -87,7 +87,7 @@ async def list_messages(
     options = options_of(record.id, record.created_at, record.options)
     if options is None:
         raise CompletionNotFound(completion_id)
-    messages = asked_with(
+    messages = rebuild_request_messages(
         await services.history.chain(record.parent) if record.parent is not None else [],
         record.input,
         count=options.sent,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from proxy.conversations.fingerprints import last_answer_of
-from proxy.conversations.function_calls import call_of
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.conversations.steps import Step
+from proxy.conversations.tool_results import pending_call
 from proxy.errors import InternalTurnError, ProxyError, TurnLeaseLost
 from proxy.events import (
     Cancelled,
@@ -151,7 +151,7 @@ def _takes_up(kept: Kept) -> bool:
 
 def _mark(kept: Kept, items: Sequence[Item], pending: Sequence[str], said: str) -> bytes | None:
     """Return what finds the turn by its answer alone, or by its call when that has no id for the client."""
-    call = call_of(items, pending) if kept.request.uses_functions else None
+    call = pending_call(items, pending) if kept.request.uses_functions else None
     if call is not None:
         return kept.recalled.transcript.call(call.function)
     return last_answer_of(kept.recalled.scope, said)

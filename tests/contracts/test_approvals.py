@@ -18,7 +18,7 @@ from proxy.approvals.repository import (
     Decision,
     Resume,
 )
-from proxy.conversations.repository import Library
+from proxy.conversations.repository import ConversationRepository
 from proxy.errors import ConversationBusy
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall
 from proxy.store.turns import open_history
@@ -32,7 +32,7 @@ from tests.fakes.store.turns import MemoryHistory
 class Store:
     history: History
     approvals: Approvals
-    library: Library
+    library: ConversationRepository
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])

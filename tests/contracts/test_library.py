@@ -1,4 +1,4 @@
-"""What every ``Library`` promises: in memory, on SQLite and on PostgreSQL."""
+"""What every ``ConversationRepository`` promises: in memory, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.conversations.fingerprints import Transcript, scope_of
-from proxy.conversations.repository import KeptItem, Library, Outline
+from proxy.conversations.repository import ConversationRepository, ConversationSummary, StoredItem
 from proxy.errors import ConversationBusy
 from proxy.messages import (
     AssistantMessage,
@@ -38,7 +38,7 @@ EVERYTHING: dict[str, Any] = {"after": None, "limit": 100, "order": "asc", "mode
 @dataclass
 class Store:
     history: History
-    library: Library
+    library: ConversationRepository
 
     async def turn(self, conversation: str = "conv_a", **more: Any) -> Begun:
         """A finished turn behind the head of the conversation; ``end`` is how it ends."""
@@ -329,7 +329,7 @@ async def test_an_outline_tells_what_a_conversation_is_about(store: Store) -> No
     told = await store.library.outlines(list(keys.values()))
 
     words = "A rocket " * 9
-    assert told == {keys["a"]: Outline(f"{words[:79].rstrip()}…", "acme", "sales", 2, 120.0)}
+    assert told == {keys["a"]: ConversationSummary(f"{words[:79].rstrip()}…", "acme", "sales", 2, 120.0)}
 
 
 async def test_the_tree_of_a_conversation_holds_every_branch(store: Store) -> None:
@@ -445,12 +445,12 @@ async def test_items_are_those_on_the_way_to_the_head_hidden_ones_too(store: Sto
     await store.history.begin(new_turn(id="chatcmpl-4", created_at=100.0))
 
     assert await store.library.items("alice", "conv_a") == [
-        KeptItem("chatcmpl-1", 0, WHO),
-        KeptItem("chatcmpl-1", 1, call),
-        KeptItem("chatcmpl-1", 2, result),
-        KeptItem("chatcmpl-1", 3, ANSWER),
-        KeptItem("chatcmpl-3", 0, Item(UserMessage("Right")), ("c2",)),
-        KeptItem("chatcmpl-3", 1, ANSWER, ("c2",)),
+        StoredItem("chatcmpl-1", 0, WHO),
+        StoredItem("chatcmpl-1", 1, call),
+        StoredItem("chatcmpl-1", 2, result),
+        StoredItem("chatcmpl-1", 3, ANSWER),
+        StoredItem("chatcmpl-3", 0, Item(UserMessage("Right")), ("c2",)),
+        StoredItem("chatcmpl-3", 1, ANSWER, ("c2",)),
     ]
     assert await store.library.turn_ids("alice", "conv_a") == ["chatcmpl-1", "chatcmpl-3"]
 

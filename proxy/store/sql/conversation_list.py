@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, bindparam, cast, func, or_, select
 
-from proxy.conversations.repository import Outline, is_about
+from proxy.conversations.repository import ConversationSummary, is_about
 from proxy.messages import UserMessage, text_of
 from proxy.store.sql import rows
 from proxy.store.sql.dialects import listed
@@ -60,7 +60,7 @@ class Outlines:
             .order_by(items.c.turn, items.c.position)
         )
 
-    def outlines(self, connection: Connection, keys: Sequence[int]) -> Mapping[int, Outline]:
+    def outlines(self, connection: Connection, keys: Sequence[int]) -> Mapping[int, ConversationSummary]:
         """Return the summaries of the conversations with these keys; a conversation without turns has none."""
         given = {"wanted": list(keys)}
         words: dict[int, str] = {}
@@ -72,7 +72,9 @@ class Outlines:
         found = {}
         for key, count, at in connection.execute(self._of_turns, given):
             agent, team = heads.get(key, ("", ""))
-            found[key] = Outline.of(words.get(key, ""), team=team, agent=agent, turns=count, updated_at=at)
+            found[key] = ConversationSummary.of(
+                words.get(key, ""), team=team, agent=agent, turns=count, updated_at=at
+            )
         return found
 
     def tree(self, connection: Connection, caller: str, conversation_id: str) -> list[TurnRecord]:

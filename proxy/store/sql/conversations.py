@@ -24,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 
-from proxy.conversations.repository import KeptItem, Rest
+from proxy.conversations.repository import Rest, StoredItem
 from proxy.messages import ForeignItem, Item
 from proxy.store.sql import rows
 from proxy.store.sql.conversation_list import Outlines, may_be_about
@@ -122,7 +122,7 @@ class Keeping:
             found = list(connection.execute(query.limit(limit + 1), given))
         return Page([rows.to_conversation(row) for row in found[:limit]], has_more=len(found) > limit)
 
-    def items(self, connection: Connection, caller: str, conversation_id: str) -> list[KeptItem] | None:
+    def items(self, connection: Connection, caller: str, conversation_id: str) -> list[StoredItem] | None:
         """Return the items on the way to the head, or None."""
         given = {"of_caller": caller, "of_id": conversation_id}
         if connection.execute(self._by_id, given).first() is None:
@@ -315,12 +315,12 @@ def _turn_row(conversation: Row[Any], new: Addition, now: float) -> dict[str, An
     }
 
 
-def _stored_item(row: Row[Any]) -> KeptItem:
+def _stored_item(row: Row[Any]) -> StoredItem:
     item = rows.to_item(row.message, row.agent, row.visible)
-    return KeptItem(row.id, row.position, item, tuple(rows.to_names(row.pending)))
+    return StoredItem(row.id, row.position, item, tuple(rows.to_names(row.pending)))
 
 
-def _foreign(row: Row[Any]) -> KeptItem:
-    return KeptItem(
+def _foreign(row: Row[Any]) -> StoredItem:
+    return StoredItem(
         row.id, row.position, ForeignItem(msgspec.json.decode(row.body)), tuple(rows.to_names(row.pending))
     )

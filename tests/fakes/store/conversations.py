@@ -1,4 +1,4 @@
-"""``Library`` in memory, over what a ``MemoryHistory`` holds."""
+"""``ConversationRepository`` in memory, over what a ``MemoryHistory`` holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from proxy.auth import may_access
 from proxy.conversations.fingerprints import fingerprint_behind
-from proxy.conversations.repository import KeptItem, Outline, Rest, is_about
+from proxy.conversations.repository import ConversationSummary, Rest, StoredItem, is_about
 from proxy.errors import ConversationBusy
 from proxy.messages import ForeignItem, Item, OpenCalls, UserMessage, text_of
 from proxy.turns.repository import Conversation, NewTurn, Order, Page, TurnEnd, TurnRecord
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class MemoryLibrary:
-    """See ``Library``."""
+    """See ``ConversationRepository``."""
 
     def __init__(self, history: MemoryHistory) -> None:
         self._history = history
@@ -39,7 +39,7 @@ class MemoryLibrary:
         metadata: Mapping[str, str],
         end_user: str = "",
     ) -> Page[TurnRecord] | None:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         start = next(
             (
                 kept.record.turn
@@ -64,7 +64,7 @@ class MemoryLibrary:
     async def update_completion(
         self, caller: str, completion_id: str, metadata: Mapping[str, str]
     ) -> TurnRecord | None:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         kept = self._completion(caller, completion_id)
         if kept is None:
             return None
@@ -72,14 +72,14 @@ class MemoryLibrary:
         return kept.record
 
     async def delete_completion(self, caller: str, completion_id: str) -> bool:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         kept = self._completion(caller, completion_id)
         if kept is not None:
             _forget(kept)
         return kept is not None
 
     async def delete_response(self, caller: str, turn_id: str) -> bool:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         for kept in self._history.turns.values():
             record = kept.record
             if (record.caller, record.id) == (caller, turn_id):
@@ -112,7 +112,7 @@ class MemoryLibrary:
         now: float,
         end_user: str = "",
     ) -> Conversation:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         key = self._history.next_key()
         made = Conversation(key, conversation_id, caller, end_user, "", None, now, dict(metadata))
         self._history.conversations[caller, conversation_id] = made
@@ -130,7 +130,7 @@ class MemoryLibrary:
         search: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> Page[Conversation] | None:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         start = self._history.conversations.get((caller, after)) if after is not None else None
         if after is not None and start is None:
             return None
@@ -144,8 +144,8 @@ class MemoryLibrary:
         ]
         return page_of(found, start.key if start else None, limit, order)
 
-    async def outlines(self, keys: Sequence[int]) -> Mapping[int, Outline]:
-        """See ``Library``."""
+    async def outlines(self, keys: Sequence[int]) -> Mapping[int, ConversationSummary]:
+        """See ``ConversationRepository``."""
         found = {}
         for known in self._history.conversations.values():
             worked = [record for record in self._records(known.key) if record.was_run]
@@ -155,7 +155,7 @@ class MemoryLibrary:
             words = (
                 text_of(one.message) for one in self._said(known.key) if isinstance(one.message, UserMessage)
             )
-            found[known.key] = Outline.of(
+            found[known.key] = ConversationSummary.of(
                 next(words, ""),
                 team=head.team if head else "",
                 agent=head.agent if head else "",
@@ -165,7 +165,7 @@ class MemoryLibrary:
         return found
 
     async def tree(self, caller: str, conversation_id: str) -> Sequence[TurnRecord]:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         known = self._history.conversations.get((caller, conversation_id))
         return self._records(known.key) if known is not None else []
 
@@ -180,7 +180,7 @@ class MemoryLibrary:
     async def update_conversation(
         self, caller: str, conversation_id: str, metadata: Mapping[str, str]
     ) -> Conversation | None:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         known = self._history.conversations.get((caller, conversation_id))
         if known is None:
             return None
@@ -189,7 +189,7 @@ class MemoryLibrary:
         return changed
 
     async def delete_conversation(self, caller: str, conversation_id: str, *, now: float) -> bool:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         known = self._history.conversations.get((caller, conversation_id))
         if known is None:
             return False
@@ -199,24 +199,24 @@ class MemoryLibrary:
 
     # --- items ---
 
-    async def items(self, caller: str, conversation_id: str) -> Sequence[KeptItem] | None:
-        """See ``Library``."""
+    async def items(self, caller: str, conversation_id: str) -> Sequence[StoredItem] | None:
+        """See ``ConversationRepository``."""
         if (caller, conversation_id) not in self._history.conversations:
             return None
         return [
-            KeptItem(kept.record.id, position, item, tuple(kept.end.pending) if kept.end else ())
+            StoredItem(kept.record.id, position, item, tuple(kept.end.pending) if kept.end else ())
             for kept in self._path(caller, conversation_id)
             for position, item in sorted(kept.items().items())
         ]
 
     async def turn_ids(self, caller: str, conversation_id: str) -> Sequence[str]:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         return [kept.record.id for kept in self._path(caller, conversation_id)]
 
     async def turns_behind(
         self, caller: str, conversation_id: str, after: int, *, limit: int
     ) -> Sequence[tuple[int, str]]:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         found = [
             (kept.record.turn, kept.record.id)
             for kept in self._turns_of(caller, conversation_id)
@@ -225,7 +225,7 @@ class MemoryLibrary:
         return sorted(found)[:limit]
 
     async def turn_key(self, caller: str, conversation_id: str, turn_id: str) -> int | None:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         of_id = (kept for kept in self._turns_of(caller, conversation_id) if kept.record.id == turn_id)
         return next((kept.record.turn for kept in of_id), None)
 
@@ -236,8 +236,8 @@ class MemoryLibrary:
 
     async def add_items(
         self, caller: str, conversation_id: str, items: Sequence[Item | ForeignItem], *, now: float
-    ) -> Sequence[KeptItem] | None:
-        """See ``Library``."""
+    ) -> Sequence[StoredItem] | None:
+        """See ``ConversationRepository``."""
         known = self._history.conversations.get((caller, conversation_id))
         if known is None or not items:
             return None if known is None else []
@@ -265,7 +265,7 @@ class MemoryLibrary:
         kept = self._history.turns[begun.turn]
         kept.inputs = len(items)
         _place(kept, dict(enumerate(items)))
-        return [KeptItem(turn_id, position, item, tuple(calls.ids)) for position, item in enumerate(items)]
+        return [StoredItem(turn_id, position, item, tuple(calls.ids)) for position, item in enumerate(items)]
 
     async def delete_item(
         self,
@@ -277,7 +277,7 @@ class MemoryLibrary:
         now: float,
         rest: Rest | None = None,
     ) -> bool:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         kept = next((one for one in self._path(caller, conversation_id) if one.record.id == turn_id), None)
         placed = {} if kept is None else kept.items()
         if kept is None or position not in placed:
@@ -307,7 +307,7 @@ class MemoryLibrary:
     # --- retention ---
 
     async def remove_older(self, before: float) -> int:
-        """See ``Library``."""
+        """See ``ConversationRepository``."""
         old = [known for known in self._history.conversations.values() if self._is_old(known, before)]
         for known in old:
             self._remove(known)

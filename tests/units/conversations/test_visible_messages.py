@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.conversations.visible_messages import asked_with, shown_of
+from proxy.conversations.visible_messages import rebuild_request_messages, visible_messages
 from proxy.messages import (
     AssistantMessage,
     FunctionCall,
@@ -46,7 +46,7 @@ def test_agents_that_speak_in_one_turn_are_one_message_without_what_they_did() -
         turn(Item(ToolMessage("theirs", "the red one")), ANSWERED),
     ]
 
-    assert shown_of(chain) == [
+    assert visible_messages(chain) == [
         UserMessage("Hi"),
         AssistantMessage("One moment.\n\nWhich one?", tool_calls=[call("theirs")]),
         ToolMessage("theirs", "the red one"),
@@ -57,13 +57,13 @@ def test_agents_that_speak_in_one_turn_are_one_message_without_what_they_did() -
 def test_a_refusal_is_shown_as_one() -> None:
     refused = AssistantMessage(None, refusal="No.")
 
-    assert shown_of([turn(ASKED, Item(refused, "sales"))]) == [UserMessage("Hi"), refused]
+    assert visible_messages([turn(ASKED, Item(refused, "sales"))]) == [UserMessage("Hi"), refused]
 
 
 def test_what_a_caller_added_is_shown_as_it_is() -> None:
     added = [Item(AssistantMessage("One")), Item(AssistantMessage("Two"))]
 
-    assert shown_of([turn(*added)]) == [item.message for item in added]
+    assert visible_messages([turn(*added)]) == [item.message for item in added]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_a_caller_added_is_shown_as_it_is() -> None:
 def test_a_request_is_put_together_from_what_is_kept(
     count: int, instructions: list[tuple[int, Message]], expected: list[Message]
 ) -> None:
-    asked = asked_with(
+    asked = rebuild_request_messages(
         [turn(ASKED, ANSWERED)], [Item(UserMessage("More"))], count=count, instructions=instructions
     )
 

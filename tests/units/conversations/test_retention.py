@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from proxy.conversations.retention import DAY, INTERVAL, keep_to_retention
+from proxy.conversations.retention import DAY, INTERVAL, delete_expired
 from proxy.errors import StoreUnavailable
 from tests.fakes.store.conversations import MemoryLibrary
 from tests.fakes.store.turns import MemoryHistory
@@ -73,7 +73,7 @@ async def test_old_conversations_go_at_the_start_and_others_as_they_grow_old() -
 
     time.between = look
     with pytest.raises(Enough):
-        await keep_to_retention(library, days=7, clock=lambda: time.now, pause=time.pause)
+        await delete_expired(library, days=7, clock=lambda: time.now, pause=time.pause)
 
     assert set(time.pauses) == {INTERVAL}
     assert seen[0] == seen[12] == ["a week in half a day", "a week in two days"]
@@ -84,7 +84,7 @@ async def test_a_round_that_fails_is_not_the_last(caplog: pytest.LogCaptureFixtu
     library, time = Failing([StoreUnavailable(), ValueError("a defect")]), Time(now=10 * DAY, rounds=3)
 
     with pytest.raises(Enough):
-        await keep_to_retention(library, days=1, clock=lambda: time.now, pause=time.pause)
+        await delete_expired(library, days=1, clock=lambda: time.now, pause=time.pause)
 
     assert library.asked == [9 * DAY, 9 * DAY + INTERVAL, 9 * DAY + 2 * INTERVAL]
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
@@ -92,7 +92,7 @@ async def test_a_round_that_fails_is_not_the_last(caplog: pytest.LogCaptureFixtu
 
 async def test_it_ends_when_it_is_cancelled() -> None:
     library = Failing([])
-    task = asyncio.create_task(keep_to_retention(library, days=1, clock=lambda: 5 * DAY))
+    task = asyncio.create_task(delete_expired(library, days=1, clock=lambda: 5 * DAY))
     while not library.asked:
         await asyncio.sleep(0)
 
