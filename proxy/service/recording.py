@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from proxy.conversations.fingerprints import last_answer_of
@@ -26,6 +26,7 @@ from proxy.turns.contract import Answered, Recorder, Turn
 from proxy.turns.live import LOST, LiveTurn, StopReason
 from proxy.turns.repository import (
     Begun,
+    History,
     ModelUse,
     NewApproval,
     NewTurn,
@@ -175,6 +176,16 @@ def _status_of(closing: ClosingEvent) -> TurnStatus:
             return "failed"
         case Cancelled():
             return "cancelled"
+
+
+def stored_log(history: History, caller: str, turn_id: str) -> Callable[[], Awaitable[Sequence[Entry]]]:
+    """Return a function that reads the log of a turn from the store; empty if it is not there any more."""
+
+    async def load() -> Sequence[Entry]:
+        record = await history.turn(caller, turn_id)
+        return decode_journal(record.journal).entries() if record is not None and record.journal else ()
+
+    return load
 
 
 def replay(record: TurnRecord, live: LiveTurn, *, is_observer: bool = False) -> None:

@@ -16,7 +16,7 @@ from proxy.errors import InternalTurnError, ProxyError, StoreUnavailable, TurnLe
 from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started
 from proxy.request_id import REQUEST_ID
 from proxy.service.event_log import EventLog
-from proxy.service.recording import Kept, bare_end_of, end_of
+from proxy.service.recording import Kept, bare_end_of, end_of, stored_log
 from proxy.turns.contract import Answered, Recorder, Team, Turn, run
 from proxy.turns.live import LiveTurn, LiveTurns
 from proxy.turns.repository import History
@@ -129,6 +129,8 @@ class TurnRunner:
         failure: ProxyError
         try:
             if await self._history.finish(end_of(kept, live, turn, closing, answered, recorder, now=now)):
+                if kept.ask.is_stored:
+                    live.load = stored_log(self._history, turn.caller, turn.id)
                 return closing
             logger.error("turn lease expired before completion", extra={"turn_id": turn.id})
             failure = TurnLeaseLost()

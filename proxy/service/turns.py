@@ -23,7 +23,7 @@ from proxy.request_errors import ParameterNotSupported
 from proxy.service.event_log import EventLog
 from proxy.service.leases import Leases
 from proxy.service.new_turns import new_turn, new_turn_id, turn_of
-from proxy.service.recording import Kept, replay, step_end, step_turn
+from proxy.service.recording import Kept, replay, step_end, step_turn, stored_log
 from proxy.service.remote_turns import Listener, RemoteTurns
 from proxy.service.resumption import ATTEMPTS, Resuming
 from proxy.service.runner import TurnObserver, TurnRunner
@@ -370,6 +370,8 @@ class TurnService:
                 self._remote.follow(record, live, steps=steps, is_observer=is_observer)
             else:
                 replay(record, live, is_observer=is_observer)
+                if record.journal:
+                    live.load = stored_log(self._history, record.caller, record.id)
         return Opened(
             live=live,
             turn_id=record.id,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, Self
 
 from proxy.errors import LogMemoryExhausted
@@ -31,21 +32,35 @@ ENTRY_WEIGHT = 256
 """Estimated memory of an entry without its text, in bytes."""
 LOST = 1_000_000_000
 """Position of a closing event that is sent without the events before it."""
+_BATCH = 256 * 1024
+"""Characters after which a batch for a reader ends. A slow reader holds one batch in memory."""
+_BATCH_ENTRIES = 4096
 
 
 class LogMemory:
     """Estimated bytes of all logs that are registered or read. ``limit`` is None for no limit."""
 
-    __slots__ = ("limit", "used")
+    __slots__ = ("limit", "logs", "on_exhausted", "used")
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
         self.used = 0
+        self.logs: set[LiveTurn] = set()
+        """The logs that are counted."""
+        self.on_exhausted: Callable[[], None] | None = None
+        """Is called when the limit is reached."""
 
     @property
     def is_exhausted(self) -> bool:
         """Whether the logs take as much memory as they may."""
         return self.limit is not None and self.used >= self.limit
+
+    def add(self, count: int) -> None:
+        """Count more bytes, or fewer if ``count`` is negative."""
+        was_exhausted = self.is_exhausted
+        self.used += count
+        if self.on_exhausted is not None and self.is_exhausted and not was_exhausted:
+            self.on_exhausted()
 
 
 class Follower:
@@ -73,13 +88,15 @@ class Follower:
         self._live.leave(self)
 
     async def next(self) -> Sequence[Entry]:
-        """Return everything logged since the last call, waiting while there is nothing.
+        """Return the next batch of entries, waiting while there are none.
 
-        Empty only after ``wake``, or when nothing more will be logged and all of it was read. A reader that
-        entered after entries were trimmed gets a closing event with an error.
+        Empty only after ``wake``, or when nothing more will be logged and all of it was read. Entries that are not in
+        memory any more are read from the store. If the turn is not stored, the reader gets a closing event with an
+        error.
 
         Raises:
             LogMemoryExhausted: The same, for an observer: the turn itself did not fail.
+            StoreUnavailable: The store did not answer.
         """
         live = self._live
         self.position = self._given
@@ -88,13 +105,19 @@ class Follower:
         if self._given >= live.length and not live.is_over:
             self._wake = self._loop.create_future()
             await self._wake
-        start, self._given = self._given, live.length
+        start, self._given = self._given, live.batch_end(self._given)
+        if self._given < live.length:
+            # There is more to read at once, and encoding it takes time: let others run in between.
+            await asyncio.sleep(0)
         entries = live.entries_after(start)
         if entries is None:
-            if self.is_observer:
-                raise LogMemoryExhausted
-            return (Entry(LOST, _discarded(), time.time()),)
-        return entries
+            entries = await live.stored_after(start)
+        if entries is not None:
+            return entries[: self._given - start]
+        if self.is_observer:
+            raise LogMemoryExhausted
+        self._given = live.length
+        return (Entry(LOST, _discarded(), time.time()),)
 
     def wake(self) -> None:
         """Let a waiting ``next`` return."""
@@ -123,6 +146,8 @@ class LiveTurn:
         self.task: asyncio.Task[None] | None = None
         self.listener: Callable[[Entry], None] | None = None
         """Is told each entry before any reader."""
+        self.load: Callable[[], Awaitable[Sequence[Entry]]] | None = None
+        """Returns all entries from the store; None until they are stored."""
         self._log: list[Entry] = []
         self._sizes: list[int] = []
         self._size = 0
@@ -137,6 +162,7 @@ class LiveTurn:
         self._is_retained = True
         self._is_stoppable = True
         self._is_abandoned = False
+        self._ignores_readers = False
 
     # --- the writer's side ---
 
@@ -154,14 +180,18 @@ class LiveTurn:
             case ClientToolArguments():
                 self._size += len(event.arguments)
             case _:
-                pass
+                self._size += _text_size(event)
         self._sizes.append(self._size)
-        weight = self._size + ENTRY_WEIGHT * len(self._log)
-        if self._holds:
-            self._memory.used += weight - self._weight
-        self._weight = weight
         for reader in self._readers:
             reader.wake()
+        self._set_weight()
+
+    def _set_weight(self) -> None:
+        dropped = self._sizes[self._dropped - 1] if self._dropped else 0
+        weight = self._size - dropped + ENTRY_WEIGHT * len(self._log)
+        change, self._weight = weight - self._weight, weight
+        if self._holds:
+            self._memory.add(change)
 
     async def room(self) -> None:
         """Wait while a reader is too far behind; a turn without readers never waits."""
@@ -171,11 +201,34 @@ class LiveTurn:
 
     def _is_crowded(self) -> bool:
         # Nobody can be further behind than all that was said: so it is for nearly every turn.
-        if self._size <= self._high_water or not self.has_readers:
+        if self._size <= self._high_water or self._ignores_readers or not self.has_readers:
             return False
         slowest = min(reader.position for reader in self._readers if not reader.is_observer)
-        read = self._sizes[slowest - 1] if slowest else 0
-        return self._size - read > self._high_water
+        return self._size - self._size_until(slowest) > self._high_water
+
+    def _size_until(self, position: int) -> int:
+        return self._sizes[position - 1] if position else 0
+
+    @property
+    def unread(self) -> int:
+        """Characters that the slowest reader has not read; 0 without readers."""
+        slowest = min((reader.position for reader in self._readers), default=self.length)
+        return self._size - self._size_until(min(slowest, self.length))
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the writer waits for a slow reader."""
+        return self._room is not None and not self._room.done() and not self.is_over
+
+    @property
+    def ignores_readers(self) -> bool:
+        """Whether the writer does not wait for readers any more."""
+        return self._ignores_readers
+
+    def ignore_readers(self) -> None:
+        """Let the writer finish whatever its readers do: what they have not read is then stored, and read there."""
+        self._ignores_readers = True
+        self.make_room()
 
     def seal(self) -> None:
         """From here on the turn can no longer be stopped: its end is being written."""
@@ -213,6 +266,20 @@ class LiveTurn:
         """Return the entries after ``position``; None if some of them were trimmed."""
         return self._log[position - self._dropped :] if position >= self._dropped else None
 
+    async def stored_after(self, position: int) -> Sequence[Entry] | None:
+        """Return the entries after ``position`` from the store; None if the turn is not stored.
+
+        Raises:
+            StoreUnavailable: The store did not answer.
+        """
+        entries = await self.load() if self.load is not None else ()
+        return entries[position:] if len(entries) == self.length else None
+
+    def batch_end(self, position: int) -> int:
+        """Return the position up to which a reader at ``position`` gets entries at once."""
+        end = bisect_right(self._sizes, self._size_until(position) + _BATCH, lo=position)
+        return min(max(end, position + 1), position + _BATCH_ENTRIES, self.length)
+
     @property
     def weight(self) -> int:
         """Estimated memory of the log, in bytes."""
@@ -242,13 +309,15 @@ class LiveTurn:
         """Count the log in the memory of all logs until ``release`` is called as often."""
         self._holds += 1
         if self._holds == 1:
-            self._memory.used += self._weight
+            self._memory.logs.add(self)
+            self._memory.add(self._weight)
 
     def release(self) -> None:
         """Undo one ``hold``."""
         self._holds -= 1
         if self._holds == 0:
-            self._memory.used -= self._weight
+            self._memory.logs.discard(self)
+            self._memory.add(-self._weight)
 
     def evict(self) -> None:
         """The log is no longer registered: from here on, entries that every reader has sent are dropped."""
@@ -263,15 +332,18 @@ class LiveTurn:
         count = min(reader.position for reader in self._readers) - self._dropped
         # The closing entry stays, so that the log still shows that it is finished.
         count = min(count, len(self._log) - 1)
-        if count <= 0:
-            return
-        del self._log[:count]
-        self._dropped += count
-        rest = self._size - self._sizes[self._dropped - 1]
-        weight = rest + ENTRY_WEIGHT * len(self._log)
-        if self._holds:
-            self._memory.used += weight - self._weight
-        self._weight = weight
+        self._drop(count)
+
+    def _drop(self, count: int) -> None:
+        if count > 0:
+            del self._log[:count]
+            self._dropped += count
+            self._set_weight()
+
+    def cut(self) -> None:
+        """Drop the entries of a stored log; its readers get the rest from the store."""
+        if self.is_finished and self.load is not None:
+            self._drop(len(self._log) - 1)
 
     def make_room(self) -> None:
         """Let a waiting writer go on if the readers have caught up."""
@@ -300,6 +372,11 @@ class LiveTurn:
         return True
 
 
+def _text_size(event: Event) -> int:
+    values = (getattr(event, name) for name in event.__struct_fields__)
+    return sum(len(value) for value in values if isinstance(value, str))
+
+
 def _discarded() -> Failed:
     message = "The answer was not read in time and is no longer in memory; retrieve it from the stored turn."
     return Failed("log_discarded", message, Usage())
@@ -319,6 +396,7 @@ class LiveTurns:
         memory: LogMemory | None = None,
     ) -> None:
         self.memory = memory or LogMemory()
+        self.memory.on_exhausted = self._relieve
         self._running: dict[str, LiveTurn] = {}
         self._finished: OrderedDict[str, LiveTurn] = OrderedDict()
         self._keep_finished = keep_finished
@@ -334,10 +412,33 @@ class LiveTurns:
         live.hold()
 
     def has_memory(self) -> bool:
-        """Evict finished logs while all logs together reach their limit; return whether they are below it."""
-        while self.memory.is_exhausted and self._finished:
-            self._evict_oldest()
+        """Free memory if all logs together reach their limit; return whether they are below it then."""
+        if not self._is_relieved():
+            self._relieve()
+        return self._is_relieved()
+
+    def _is_relieved(self) -> bool:
         return not self.memory.is_exhausted
+
+    def _relieve(self) -> None:
+        """Evict finished logs, cut those of the slowest readers to what is stored, and let a waiting turn finish.
+
+        A running turn is not stored yet, so its log cannot be cut. Its writer stops waiting for its readers, one turn
+        at a time: when the turn is stored, its log is cut and the next one follows.
+        """
+        while self._finished and not self._is_relieved():
+            self._evict_oldest()
+        if self._is_relieved():
+            return
+        slowest_first = sorted(self.memory.logs, key=lambda live: live.unread, reverse=True)
+        for live in slowest_first:
+            live.cut()
+            if self._is_relieved():
+                return
+        if not any(live.ignores_readers for live in self._running.values()):
+            waiting = next((live for live in slowest_first if live.is_waiting), None)
+            if waiting is not None:
+                waiting.ignore_readers()
 
     def _evict_oldest(self) -> None:
         _, oldest = self._finished.popitem(last=False)

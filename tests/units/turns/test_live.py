@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import pytest
 
 from proxy.errors import LogMemoryExhausted
-from proxy.events import Completed, Failed, Started, TextDelta
+from proxy.events import Completed, Entry, Failed, Started, TextDelta, is_closing
 from proxy.messages import Usage
-from proxy.turns.live import ENTRY_WEIGHT, LiveTurn, LiveTurns, LogMemory
+from proxy.turns.live import ENTRY_WEIGHT, Follower, LiveTurn, LiveTurns, LogMemory
 
 
 def finished(turn_id: str, *, characters: int = 1) -> LiveTurn:
@@ -86,7 +88,7 @@ async def test_the_memory_of_logs_is_counted_until_they_are_evicted_and_no_longe
     turns.add(live)
     live.emit(Started("a", "triage"))
     live.emit(TextDelta("x" * 30_000))
-    assert memory.used == 30_000 + 2 * ENTRY_WEIGHT
+    assert memory.used == 30_000 + len("atriage") + 2 * ENTRY_WEIGHT
     # A running turn is never evicted: its events are stored when it ends.
     assert not turns.has_memory()
     assert turns.get("a") is live
@@ -101,7 +103,7 @@ async def test_the_memory_of_logs_is_counted_until_they_are_evicted_and_no_longe
         # The next call shows that the reader has sent the long entry.
         rest = await reader.next()
         assert [entry.position for entry in rest] == [3, 4]
-        assert memory.used == 100 + 2 * ENTRY_WEIGHT
+        assert memory.used == 100 + len("triagestop") + 2 * ENTRY_WEIGHT
         assert turns.has_memory()
     assert memory.used == 0
 
@@ -140,3 +142,91 @@ async def test_who_comes_after_entries_were_dropped_gets_an_error_and_not_a_part
             assert not await late.next()
         with live.follower(is_observer=True) as observer, pytest.raises(LogMemoryExhausted):
             await observer.next()
+
+
+def stored(live: LiveTurn) -> None:
+    """Let the store have the entries of a log, as it has them after the end of the turn."""
+    entries = list(live.entries)
+
+    async def load() -> list[Entry]:
+        return entries
+
+    live.load = load
+
+
+async def texts(reader: Follower) -> str:
+    """Read to the end, and return the text."""
+    found: list[str] = []
+    while True:
+        entries = await reader.next()
+        for entry in entries:
+            if isinstance(entry.event, TextDelta):
+                found.append(entry.event.text)
+            if is_closing(entry.event):
+                assert isinstance(entry.event, Completed)
+                return "".join(found)
+
+
+async def test_many_slow_readers_of_stored_turns_get_everything_within_the_limit() -> None:
+    memory = LogMemory(limit=100_000)
+    turns = LiveTurns(memory=memory)
+    with ExitStack() as readers:
+        slow: list[Follower] = []
+        for number in range(50):
+            live = LiveTurn(f"t{number}", memory=memory)
+            turns.add(live)
+            slow.append(readers.enter_context(live.follower()))
+            live.emit(Started(live.turn_id, "triage"))
+            for _ in range(10):
+                live.emit(TextDelta("x" * 1_000))
+            live.emit(Completed("triage", "stop", Usage()))
+            stored(live)
+            turns.retire(live)
+            assert turns.has_memory()
+
+        assert memory.used < 100_000
+        assert [await texts(reader) for reader in slow] == ["x" * 10_000] * 50
+    # What is left is registered and not read.
+    assert all(turns.get(live.turn_id) is live for live in memory.logs)
+
+
+async def test_waiting_turns_finish_one_after_the_other_when_memory_is_exhausted() -> None:
+    memory = LogMemory(limit=50_000)
+    turns = LiveTurns(memory=memory)
+    with ExitStack() as readers:
+        slow: list[Follower] = []
+        writers = []
+        for number in range(5):
+            live = LiveTurn(f"t{number}", memory=memory, high_water=5_000)
+            turns.add(live)
+            slow.append(readers.enter_context(live.follower()))
+            writers.append(asyncio.create_task(_write(live, turns, pieces=20)))
+        async with asyncio.timeout(5):
+            await asyncio.gather(*writers)
+
+        assert turns.has_memory()
+        assert [await texts(reader) for reader in slow] == ["x" * 20_000] * 5
+
+
+async def _write(live: LiveTurn, turns: LiveTurns, *, pieces: int) -> None:
+    for _ in range(pieces):
+        live.emit(TextDelta("x" * 1_000))
+        await live.room()
+        await asyncio.sleep(0)
+    live.emit(Completed("triage", "stop", Usage()))
+    stored(live)
+    turns.retire(live)
+
+
+async def test_a_batch_is_bounded_and_all_batches_are_the_log() -> None:
+    live = LiveTurn("a")
+    batches: list[Sequence[Entry]] = []
+    with live.follower() as reader:
+        for _ in range(10_000):
+            live.emit(TextDelta("x" * 100))
+        live.emit(Completed("triage", "stop", Usage()))
+        while not batches or not is_closing(batches[-1][-1].event):
+            batches.append(await reader.next())
+
+    assert max(map(len, batches)) < 4_000
+    assert [entry for batch in batches for entry in batch] == live.entries
