@@ -70,6 +70,9 @@ class Metrics:
         self._lag = Gauge(
             "loop_lag_seconds", "How late the event loop is.", registry=registry, multiprocess_mode="livemax"
         )
+        self._tasks = Gauge(
+            "loop_tasks", "Tasks of the event loop.", registry=registry, multiprocess_mode="livesum"
+        )
         self._blocked = Counter(
             "loop_blocked_total", "Times the event loop was blocked for more than 250 ms.", registry=registry
         )
@@ -102,6 +105,7 @@ class Metrics:
             due = loop.time() + LAG_INTERVAL
             await asyncio.sleep(LAG_INTERVAL)
             self._lag.set(max(loop.time() - due, 0.0))
+            self._tasks.set(len(asyncio.all_tasks(loop)))
             self._update_gauges()
 
     def loop_blocked(self) -> None:

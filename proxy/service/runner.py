@@ -129,7 +129,7 @@ class TurnRunner:
         failure: ProxyError
         try:
             if await self._history.finish(end_of(kept, live, turn, closing, answered, recorder, now=now)):
-                if kept.ask.is_stored:
+                if kept.request.is_stored:
                     live.load = stored_log(self._history, turn.caller, turn.id)
                 return closing
             logger.error("turn lease expired before completion", extra={"turn_id": turn.id})
