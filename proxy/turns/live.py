@@ -48,7 +48,7 @@ class LogMemory:
         self.logs: set[LiveTurn] = set()
         """The logs that are counted."""
         self.on_exhausted: Callable[[], None] | None = None
-        """Is called when the limit is reached."""
+        """Is called when the limit is reached, and when a writer has to wait for readers while it is."""
 
     @property
     def is_exhausted(self) -> bool:
@@ -59,7 +59,12 @@ class LogMemory:
         """Count more bytes, or fewer if ``count`` is negative."""
         was_exhausted = self.is_exhausted
         self.used += count
-        if self.on_exhausted is not None and self.is_exhausted and not was_exhausted:
+        if not was_exhausted:
+            self.relieve()
+
+    def relieve(self) -> None:
+        """Have memory freed if the limit is reached."""
+        if self.on_exhausted is not None and self.is_exhausted:
             self.on_exhausted()
 
 
@@ -197,6 +202,7 @@ class LiveTurn:
         """Wait while a reader is too far behind; a turn without readers never waits."""
         while self._is_crowded():
             self._room = asyncio.get_running_loop().create_future()
+            self._memory.relieve()
             await self._room
 
     def _is_crowded(self) -> bool:

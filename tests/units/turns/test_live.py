@@ -191,7 +191,7 @@ async def test_many_slow_readers_of_stored_turns_get_everything_within_the_limit
 
 
 async def test_waiting_turns_finish_one_after_the_other_when_memory_is_exhausted() -> None:
-    memory = LogMemory(limit=50_000)
+    memory = LogMemory(limit=30_000)
     turns = LiveTurns(memory=memory)
     with ExitStack() as readers:
         slow: list[Follower] = []
