@@ -109,7 +109,7 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
                         usage, cost = delta.usage, delta.cost
                         reply.provider_state = delta.state
                         name = delta.model or name
-                await state.sink.room()
+                await state.sink.drain()
     finally:
         state.completion_tokens += usage.completion if usage else 0
         state.sink.emit(ModelCalled(agent.name, name, usage, time.monotonic() - began, cost))

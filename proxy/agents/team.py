@@ -22,7 +22,7 @@ from proxy.providers.capabilities import Abilities
 from proxy.providers.model import Model
 from proxy.request_errors import ToolNameTaken
 from proxy.teamfiles.definitions import Limits
-from proxy.turns.contract import Answered, Sink, Turn
+from proxy.turns.contract import Sink, TeamOutcome, Turn
 from proxy.turns.request import TurnRequest
 
 
@@ -128,7 +128,7 @@ class AgentTeam:
         """Whether at least one agent of the team sees at least one of the client tools."""
         return any(loop.client_tools(tools, self.facts.max_client_tools) for loop in self._loops.values())
 
-    def unheeded(self, request: TurnRequest) -> Sequence[str]:
+    def check_parameters(self, request: TurnRequest) -> Sequence[str]:
         """Return the names of parameters without effect; a parameter has an effect only if all agents support it.
 
         Raises:
@@ -136,12 +136,12 @@ class AgentTeam:
         """
         shows_tools = self.offers(request.tools)
         abilities = self._abilities.without("prediction") if shows_tools else self._abilities
-        ignored = abilities.unheeded(
+        ignored = abilities.check_parameters(
             request.parameters, request.tool_choice if shows_tools else None, request.messages
         )
         return [*ignored, "tools"] if request.tools and not shows_tools else ignored
 
-    async def answer(self, turn: Turn, sink: Sink) -> Answered:
+    async def answer(self, turn: Turn, sink: Sink) -> TeamOutcome:
         """Run agents until one of them has answered, or the client or a person has to respond.
 
         Raises:
@@ -161,11 +161,11 @@ class AgentTeam:
         while True:
             match await self._dispatcher.run(self._loops[turn.agent], state):
                 case AgentAnswered(finish_reason):
-                    return Answered(finish_reason)
+                    return TeamOutcome(finish_reason)
                 case ToolResultsPending(pending):
-                    return Answered("tool_calls", pending)
+                    return TeamOutcome("tool_calls", pending)
                 case ApprovalPending(requests):
-                    return Answered("stop", approvals=requests)
+                    return TeamOutcome("stop", approvals=requests)
                 case AgentHandedOff():
                     continue
 
@@ -192,16 +192,16 @@ class SideTeam:
         self.agents = ("side",)
         self._loop = AgentLoop(Agent(name="side", instructions="", model=model, client_tools="pass"))
 
-    def unheeded(self, request: TurnRequest) -> Sequence[str]:
+    def check_parameters(self, request: TurnRequest) -> Sequence[str]:
         """Return the names of parameters without effect.
 
         Raises:
             ParameterNotSupported, ContentNotSupported: The request requires something that is not supported.
         """
         abilities = self._loop.abilities.without(*(("prediction",) if request.tools else ()))
-        return abilities.unheeded(request.parameters, request.tool_choice, request.messages)
+        return abilities.check_parameters(request.parameters, request.tool_choice, request.messages)
 
-    async def answer(self, turn: Turn, sink: Sink) -> Answered:
+    async def answer(self, turn: Turn, sink: Sink) -> TeamOutcome:
         """Call the model once.
 
         Raises:
@@ -211,8 +211,8 @@ class SideTeam:
         state = TurnState(team=self.name, turn=turn, sink=sink, limits=limits, data_dir=Path())
         match await self._loop.run(state):
             case AgentAnswered(finish_reason):
-                return Answered(finish_reason)
+                return TeamOutcome(finish_reason)
             case ToolResultsPending(pending):
-                return Answered("tool_calls", pending)
+                return TeamOutcome("tool_calls", pending)
             case AgentHandedOff() | ApprovalPending():
                 raise AssertionError("a side request has neither delegates nor server tools")

@@ -18,7 +18,13 @@ from proxy.events import ApprovalRequested, TextDelta, ToolCompleted, ToolFailed
 from proxy.messages import AssistantMessage, FunctionTool, Item, ToolMessage, UserMessage
 from proxy.tools.execution import CallResult, PreparedCall, find_argument_error, run_calls
 from proxy.tools.port import ToolContext
-from proxy.turns.contract import RUN_UNKNOWN, ApprovalRequest, Opening, OpeningCall, Runs
+from proxy.turns.contract import (
+    RUN_UNKNOWN,
+    ApprovalContinuation,
+    ApprovalRequest,
+    ApprovedCallLog,
+    ContinuationCall,
+)
 
 EVENT_TEXT_LIMIT = 1000
 """Maximum number of characters of arguments and results in events. The model gets the complete text."""
@@ -110,7 +116,7 @@ class ServerCalls:
         state.turn.items.append(Item(AssistantMessage(content=text), agent=self.agent.name))
         return requests
 
-    async def apply_decisions(self, state: TurnState, opening: Opening) -> None:
+    async def apply_decisions(self, state: TurnState, opening: ApprovalContinuation) -> None:
         """Repeat the calls of an earlier turn under new ids, with the results that the decisions lead to.
 
         Raises:
@@ -137,7 +143,7 @@ class ServerCalls:
             append_tool_result(state, self.agent, call.id, result)
 
     async def _run_approved(
-        self, state: TurnState, calls: Sequence[tuple[OpeningCall, Call]], runs: Runs | None
+        self, state: TurnState, calls: Sequence[tuple[ContinuationCall, Call]], runs: ApprovedCallLog | None
     ) -> dict[str, str]:
         results: dict[str, str] = {}
         runnable: list[tuple[Call, PreparedCall]] = []

@@ -25,8 +25,8 @@ from proxy.request_errors import (
     ApprovalNotRequested,
     DecisionsMissing,
 )
-from proxy.turns.contract import RUN_UNKNOWN, Opening, OpeningCall
-from proxy.turns.request import Verdict
+from proxy.turns.contract import RUN_UNKNOWN, ApprovalContinuation, ContinuationCall
+from proxy.turns.request import ApprovalDecision
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ WAS_REFUSED = "not executed: the user refused this call before. If they want it 
 class Resumption:
     """What a turn begins with, and what its beginning writes; ``resume`` is None when nothing is."""
 
-    opening: Opening
+    opening: ApprovalContinuation
     resume: Resume | None = None
 
 
@@ -66,7 +66,7 @@ class Question:
         runs = self._to_run(decisions) if word == "approve" else {}
         return self._resumption(decisions, runs, is_yes=word == "approve")
 
-    def after_verdicts(self, verdicts: Sequence[Verdict], *, has_words: bool) -> Resumption | None:
+    def after_verdicts(self, verdicts: Sequence[ApprovalDecision], *, has_words: bool) -> Resumption | None:
         """Return what follows from decisions in a request, which have to be complete.
 
         Raises:
@@ -136,13 +136,13 @@ class Question:
         is_yes: bool = False,
         note: str = "",
         tells_all: bool = False,
-    ) -> Opening:
+    ) -> ApprovalContinuation:
         calls = []
         for one in self.approvals:
             result = None if one.id in runs else _told(one, is_yes=is_yes)
             if one.id in runs or result is not None:
-                calls.append(OpeningCall(one.id, one.tool, one.arguments, result))
-        return Opening(self._events(decisions, tells_all=tells_all), note, calls)
+                calls.append(ContinuationCall(one.id, one.tool, one.arguments, result))
+        return ApprovalContinuation(self._events(decisions, tells_all=tells_all), note, calls)
 
     def _words(self, decisions: Sequence[Decision]) -> Mapping[str, tuple[Word, DecidedBy, str | None]]:
         """Return by id what was decided, before and now."""
@@ -180,8 +180,8 @@ class Question:
         )
 
 
-class Account:
-    """Keeps account of runs in the store, for one turn; see ``turns.Runs``."""
+class StoredApprovedCallLog:
+    """Keeps account of runs in the store, for one turn; see ``turns.ApprovedCallLog``."""
 
     def __init__(self, store: Approvals, turn_id: str) -> None:
         self._store = store
@@ -212,7 +212,9 @@ def check_open(approval: Approval, *, is_approved: bool) -> None:
         raise ApprovalAlreadyDecided(approval.id, approval.status)
 
 
-def resumption(question: Question, said: Sequence[Message], verdicts: Sequence[Verdict]) -> Resumption | None:
+def resumption(
+    question: Question, said: Sequence[Message], verdicts: Sequence[ApprovalDecision]
+) -> Resumption | None:
     """Return what follows for a turn that goes on from the question with a request.
 
     Raises:

@@ -1,6 +1,6 @@
 """Repository protocol for stored completions, conversations and their items.
 
-``History`` serves turns; nothing here is on the path of a turn. Every implementation passes
+``TurnRepository`` serves turns; nothing here is on the path of a turn. Every implementation passes
 ``tests/contracts/test_library.py``: a method is one transaction, every query contains ``caller``, and no other database
 error than ``StoreUnavailable`` is raised. Times are seconds since the epoch.
 

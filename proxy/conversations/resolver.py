@@ -32,7 +32,7 @@ from proxy.errors import ConversationNotFound
 from proxy.messages import DeveloperMessage, Item, Message, SystemMessage, is_instruction
 from proxy.request_errors import ApprovalNotRequested
 from proxy.turns.contract import Team
-from proxy.turns.repository import Conversation, History
+from proxy.turns.repository import Conversation, TurnRepository
 from proxy.turns.request import ROOT, Clock, Match, TurnRequest
 
 Rule = Callable[[ResolverQuery], Awaitable[RuleMatch | UnrelatedMessages | None]]
@@ -84,7 +84,7 @@ class ResolvedTurn:
 class ConversationResolver:
     """Applies the rules to a request, and decisions on approvals to the result. Reads from the store only."""
 
-    def __init__(self, turns: History, approvals: Approvals, clock: Clock) -> None:
+    def __init__(self, turns: TurnRepository, approvals: Approvals, clock: Clock) -> None:
         self._turns = turns
         self._approvals = approvals
         self._clock = clock

@@ -16,7 +16,7 @@ from proxy.messages import (
     text_of,
 )
 from proxy.turns.contract import Team
-from proxy.turns.repository import ChainTurn, Conversation, History, Place
+from proxy.turns.repository import ChainTurn, Conversation, TurnMatch, TurnRepository
 from proxy.turns.request import Match, TurnRequest
 
 FIRST_LOOKUP, NEXT_LOOKUPS = 8, 512
@@ -32,7 +32,7 @@ class ResolverQuery:
 
     request: TurnRequest
     team: Team
-    turns: History
+    turns: TurnRepository
     conversation: Conversation | None
 
     @property
@@ -131,12 +131,12 @@ class TranscriptMatch:
     """
 
     agent: str
-    place: Place | None = None
+    place: TurnMatch | None = None
     length: int = 0
     is_last_answer: bool = False
 
 
-def is_certain(place: Place, conversation: Conversation | None) -> bool:
+def is_certain(place: TurnMatch, conversation: Conversation | None) -> bool:
     """Whether the client means this turn. Of turns with the same transcript, only the head of the named conversation
     is certain.
     """
@@ -170,7 +170,7 @@ async def find_transcript(query: ResolverQuery, conversation: Conversation | Non
     return TranscriptMatch(latest.agent, trusted, index + 1)
 
 
-async def _longest(query: ResolverQuery, conversation: Conversation | None) -> tuple[Place | None, int]:
+async def _longest(query: ResolverQuery, conversation: Conversation | None) -> tuple[TurnMatch | None, int]:
     """Return the place of the last fingerprint that is known, and the index of its message."""
     boundaries = query.boundaries
     end, size = len(boundaries), FIRST_LOOKUP
@@ -187,12 +187,12 @@ async def _longest(query: ResolverQuery, conversation: Conversation | None) -> t
     return None, -1
 
 
-async def _by_last_answer(query: ResolverQuery, conversation: int | None) -> Place | None:
+async def _by_last_answer(query: ResolverQuery, conversation: int | None) -> TurnMatch | None:
     digest = last_answer_of(query.scope, text_of(query.messages[query.last_assistant]))
     return await query.turns.find_last_answer(digest, conversation=conversation) if digest else None
 
 
-async def _is_decision_on(query: ResolverQuery, place: Place) -> bool:
+async def _is_decision_on(query: ResolverQuery, place: TurnMatch) -> bool:
     """Whether the new messages are only a decision on the approvals of this turn, whose question is unique."""
     if not place.is_unique or not (query.request.verdicts or plain_decision(query.new_messages)):
         return False

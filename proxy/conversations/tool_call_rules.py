@@ -19,7 +19,7 @@ from proxy.conversations.tool_results import (
 )
 from proxy.messages import Message, ToolCall
 from proxy.request_errors import FunctionCallNotFound, ToolCallsNotStored
-from proxy.turns.repository import ChainTurn, Place
+from proxy.turns.repository import ChainTurn, TurnMatch
 
 
 async def function_result(query: ResolverQuery) -> RuleMatch | None:
@@ -80,7 +80,7 @@ def _function_results(query: ResolverQuery) -> list[Message]:
     return [message for message in query.new_messages if is_function_result(message)]
 
 
-async def _place_of(query: ResolverQuery, call: ToolCall) -> Place | None:
+async def _place_of(query: ResolverQuery, call: ToolCall) -> TurnMatch | None:
     transcript = Transcript(query.scope)
     transcript.extend(query.messages[: query.last_assistant])
     digest = transcript.call(call.function)

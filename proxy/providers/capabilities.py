@@ -36,7 +36,7 @@ class Abilities:
         """The same, but for these."""
         return Abilities(self.wishes.difference(wishes), self.parts)
 
-    def unheeded(
+    def check_parameters(
         self,
         parameters: Parameters,
         tool_choice: ToolChoice | None,

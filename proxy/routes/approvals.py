@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from proxy.approvals.repository import Approval
 from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, ServicesDep, json_answer
-from proxy.turns.request import Verdict
+from proxy.turns.request import ApprovalDecision
 from proxy.wire.approvals import (
     DECISION,
     MAX_SHOWN,
@@ -76,8 +76,8 @@ async def decide(
     return _answer(await services.turns.decide(caller, verdict, end_user=end_user))
 
 
-def _verdict(approval_id: str, given: DecisionBody) -> Verdict:
-    return Verdict(approval_id, given.decision == "approve", given.reason or None)
+def _verdict(approval_id: str, given: DecisionBody) -> ApprovalDecision:
+    return ApprovalDecision(approval_id, given.decision == "approve", given.reason or None)
 
 
 def _answer(approval: Approval) -> Response:

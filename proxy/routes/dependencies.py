@@ -21,10 +21,10 @@ from proxy.limits import Limiter
 from proxy.messages import EventsMode
 from proxy.routes.key_monitor import KeyMonitor
 from proxy.routes.passthrough import Passing
-from proxy.routes.request_body import ClientLeft, authorization_of, first_of, headers_of, read_body
+from proxy.routes.request_body import ClientDisconnected, authorization_of, first_of, headers_of, read_body
 from proxy.service.turns import TurnService
 from proxy.settings import Settings
-from proxy.turns.repository import Conversation, History
+from proxy.turns.repository import Conversation, TurnRepository
 from proxy.turns.request import Clock
 from proxy.wire.agents import NewAgent, NewTeam
 from proxy.wire.chat.response_models import encode
@@ -159,7 +159,7 @@ class Services:
     keys: Keys
     key_monitor: KeyMonitor
     turns: TurnService
-    history: History
+    history: TurnRepository
     library: ConversationRepository
     approvals: Approvals
     catalog: Catalog
@@ -259,7 +259,7 @@ async def _body(request: Request) -> bytes:
     settings = services_of(request.scope).settings
     try:
         return await read_body(request.receive, headers_of(request.scope), settings)
-    except ClientLeft:
+    except ClientDisconnected:
         # The client has gone, so this error is only logged.
         raise InvalidRequest("The request ended before it was whole.") from None
 

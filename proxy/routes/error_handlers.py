@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.errors import InternalTurnError, InvalidRequest, ProxyError
 from proxy.events import Failed
 from proxy.routes.middleware.path_normalization import allowed_methods
-from proxy.routes.request_body import ClientLeft
+from proxy.routes.request_body import ClientDisconnected
 from proxy.wire.errors import (
     ErrorResponse,
     envelope,
@@ -72,7 +72,7 @@ class PlainEndpoint:
         facts = scope["state"]["facts"]
         try:
             await self._endpoint(scope, receive, send)
-        except ClientLeft:
+        except ClientDisconnected:
             facts.update(outcome="client_disconnect")
         except ProxyError as error:
             if "status" in facts:

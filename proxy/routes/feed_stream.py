@@ -13,11 +13,18 @@ from contextlib import asynccontextmanager
 from proxy.errors import Unauthorized
 from proxy.events import Entry, is_closing
 from proxy.routes.dependencies import Services, authenticate
-from proxy.routes.request_body import ClientLeft, authorization_of
-from proxy.routes.streaming import STREAM_HEADERS, Connection, Headers, Patience, Watch, watched
+from proxy.routes.request_body import ClientDisconnected, authorization_of
+from proxy.routes.streaming import (
+    STREAM_HEADERS,
+    ClientMonitor,
+    Connection,
+    Headers,
+    StreamTimeouts,
+    monitor_client,
+)
 from proxy.service.remote_turns import Listener
 from proxy.service.turns import Opened
-from proxy.turns.live import Follower
+from proxy.turns.live import EventLogReader
 from proxy.wire.events import sse
 from proxy.wire.events.feed import Feed, FeedEncoder, error_frame
 
@@ -28,19 +35,19 @@ ENTRIES_PER_WRITE = 200
 class FeedStream:
     """The stream of one reader, created by ``feed_stream``.
 
-    All methods raise ``ClientLeft`` after the reader has disconnected, and ``Unauthorized`` after its API key has
-    become invalid.
+    All methods raise ``ClientDisconnected`` after the reader has disconnected, and ``Unauthorized`` after its API key
+    has become invalid.
     """
 
     def __init__(self, services: Services, connection: Connection, types: Collection[str]) -> None:
         self._hides_details = not services.settings.handoff_details
         self._send = connection.send
         self._types = types
-        self._waiting: Follower | Listener | None = None
-        self._watch: Watch
+        self._waiting: EventLogReader | Listener | None = None
+        self._watch: ClientMonitor
         self._unauthorized: Unauthorized | None = None
 
-    async def start(self, watch: Watch, headers: Headers) -> None:
+    async def start(self, watch: ClientMonitor, headers: Headers) -> None:
         """Send the head of the response. Later errors cannot change its status."""
         self._watch = watch
         await self._send(
@@ -56,7 +63,7 @@ class FeedStream:
         """Send the frames after ``after``, until the turn ends or this process has no more events of it."""
         feed = Feed(opened.turn_id, hides_details=self._hides_details)
         encoder = FeedEncoder(feed, types=self._types, after=after, prefix=prefix)
-        with opened.live.follower(is_observer=True) as follower:
+        with opened.live.reader(is_observer=True) as follower:
             self._waiting = follower
             while True:
                 self._check()
@@ -98,7 +105,7 @@ class FeedStream:
     def _check(self) -> None:
         # Before each wait: a disconnect that was noticed earlier wakes no later wait.
         if self._watch.has_left():
-            raise ClientLeft
+            raise ClientDisconnected
         if self._unauthorized is not None:
             raise self._unauthorized
 
@@ -113,12 +120,12 @@ async def feed_stream(
     stream with an ``error`` event.
     """
     settings, facts = services.settings, connection.scope["state"]["facts"]
-    patience = Patience(settings.keep_alive_interval, settings.stalled_client_timeout)
+    patience = StreamTimeouts(settings.keep_alive_interval, settings.stalled_client_timeout)
     authorization = authorization_of(connection.scope)
     caller = authenticate(connection.scope, services)
     stream = FeedStream(services, connection, types)
     try:
-        async with watched(stream.wake, connection, patience) as watch:
+        async with monitor_client(stream.wake, connection, patience) as watch:
             await stream.start(watch, headers)
             try:
                 with services.key_monitor.watch(authorization, caller, stream.invalidate):
@@ -128,5 +135,5 @@ async def feed_stream(
                 await stream.end(error)
             else:
                 await stream.end()
-    except ClientLeft:
+    except ClientDisconnected:
         facts.update(outcome="client_disconnect")

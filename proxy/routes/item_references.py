@@ -14,7 +14,7 @@ import msgspec
 from proxy.errors import InvalidRequest
 from proxy.events import decode_journal
 from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCall
-from proxy.turns.repository import History, TurnRecord, accessible_turn
+from proxy.turns.repository import TurnRecord, TurnRepository, accessible_turn
 from proxy.wire.conversations.objects import WireItem, items_of
 from proxy.wire.responses.ids import item_place
 from proxy.wire.responses.input import ApprovalResponse, Reasoning, Reference, Said
@@ -29,7 +29,7 @@ _LISTED = re.compile(r"[a-z]+_([0-9a-f]{32})_\d{1,9}(?:_[0-9a-f]{8})?", re.ASCII
 class References:
     """Resolves the references of one request; each turn is read once."""
 
-    def __init__(self, history: History, caller: str, end_user: str) -> None:
+    def __init__(self, history: TurnRepository, caller: str, end_user: str) -> None:
         self._history = history
         self._caller = caller
         self._end_user = end_user

@@ -17,8 +17,8 @@ from msgspec import Struct
 from proxy.auth import Terms
 from proxy.errors import ModelNotFound, ProxyError, ShuttingDown
 from proxy.messages import Usage
-from proxy.routes.request_body import ClientLeft
-from proxy.routes.streaming import STREAM_HEADERS, Connection, Headers, departure
+from proxy.routes.request_body import ClientDisconnected
+from proxy.routes.streaming import STREAM_HEADERS, Connection, Headers, wait_for_disconnect
 from proxy.wire.errors import envelope
 from proxy.wire.events import sse
 
@@ -160,7 +160,7 @@ class _Call:
 
     async def watch(self, work: asyncio.Task[None], stopping: asyncio.Event) -> None:
         """Wait for the work as long as the client is there, and the server does not stop."""
-        left = asyncio.create_task(departure(self._connection.receive), name="client")
+        left = asyncio.create_task(wait_for_disconnect(self._connection.receive), name="client")
         stopped = asyncio.create_task(stopping.wait(), name="stopping")
         try:
             await asyncio.wait({work, left, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -204,7 +204,7 @@ class _Call:
                     await self._send(piece, more=True)
             except TimeoutError:
                 # Nobody reads this any more; the connection ends with the request.
-                raise ClientLeft from None
+                raise ClientDisconnected from None
         await self._send(b"", more=False)
 
     async def _whole(self, answer: Answer) -> None:

@@ -18,7 +18,7 @@ GZIP = ("gzip", "x-gzip")
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
 
-class ClientLeft(Exception):
+class ClientDisconnected(Exception):
     """The client disconnected before the request was complete, or while it was answered."""
 
 
@@ -66,7 +66,7 @@ async def read_body(receive: Receive, headers: dict[str, str], settings: Setting
         BodyTooSlow: The body took longer than ``body_timeout`` seconds.
         UnsupportedContentEncoding: The body has another content coding.
         InvalidRequest: The body is not valid gzip.
-        ClientLeft: The client disconnected.
+        ClientDisconnected: The client disconnected.
     """
     limit_bytes, time_limit = settings.max_body_bytes, settings.body_timeout
     encoding = headers.get("content-encoding", "").strip().lower()
@@ -123,4 +123,4 @@ async def _read(receive: Receive, limit_bytes: int) -> bytes:
             return b"".join([*pieces, piece]) if pieces else piece
         pieces.append(piece)
         message = await receive()
-    raise ClientLeft
+    raise ClientDisconnected

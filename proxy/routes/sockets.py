@@ -18,7 +18,7 @@ from proxy.errors import Unauthorized
 from proxy.events import ClosingEvent, Entry
 from proxy.routes.dependencies import Services, authenticate, services_of
 from proxy.routes.error_handlers import answer_of
-from proxy.routes.request_body import ClientLeft, authorization_of
+from proxy.routes.request_body import ClientDisconnected, authorization_of
 from proxy.turns.live import LiveTurn
 
 PROTOCOL = "handoff.v1"
@@ -47,23 +47,23 @@ class Channel:
         """Send a message.
 
         Raises:
-            ClientLeft: The client has disconnected, or has read nothing for the time limit of stalled clients. From
-                then on every call raises it.
+            ClientDisconnected: The client has disconnected, or has read nothing for the time limit of stalled clients.
+                From then on every call raises it.
         """
         async with self._sending:
             if self._is_lost:
-                raise ClientLeft
+                raise ClientDisconnected
             try:
                 async with asyncio.timeout(self._stall):
                     await self._websocket.send_text(text)
             except (TimeoutError, WebSocketDisconnect, RuntimeError):
                 # Starlette raises RuntimeError for a message after a close.
                 self._lose()
-                raise ClientLeft from None
+                raise ClientDisconnected from None
 
     async def close_unauthorized(self, error_message: str) -> None:
         """Send a last message, then close with code 1008."""
-        with suppress(ClientLeft):
+        with suppress(ClientDisconnected):
             await self.send(error_message)
         async with self._sending:
             if self._is_lost:
@@ -122,7 +122,7 @@ class Channel:
         self, live: LiveTurn, encode: Callable[[Entry], Iterable[str]], *, is_observer: bool = False
     ) -> None:
         """Send the messages of all entries of a turn, from the first entry to the closing one."""
-        with live.follower(is_observer=is_observer) as follower:
+        with live.reader(is_observer=is_observer) as follower:
             while True:
                 entries = await follower.next()
                 for entry in entries:

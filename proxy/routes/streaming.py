@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.events import Entry, Failed, ModelCalled, ParametersIgnored, Started, is_closing
 from proxy.routes.error_handlers import answer_of
-from proxy.routes.request_body import ClientLeft
-from proxy.turns.live import Follower, LiveTurn
+from proxy.routes.request_body import ClientDisconnected
+from proxy.turns.live import EventLogReader, LiveTurn
 from proxy.wire.chat.response_models import encode
 from proxy.wire.errors import ErrorResponse, error_response
 from proxy.wire.events import sse
@@ -80,13 +80,13 @@ class Builder(Protocol):
         ...
 
 
-class Watch:
+class ClientMonitor:
     """What can happen to a reader besides news of the turn: the client leaves, or time passes.
 
     ``wake`` lets whatever the reader waits for return, so that it can see which.
     """
 
-    def __init__(self, wake: Callable[[], None], receive: Receive, patience: Patience) -> None:
+    def __init__(self, wake: Callable[[], None], receive: Receive, patience: StreamTimeouts) -> None:
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._interval = patience.keep_alive
@@ -95,7 +95,7 @@ class Watch:
         self._quiet_since = self._loop.time()
         self._sending_since: float | None = None
         self._timer = self._loop.call_later(self._interval, self._tick)
-        self._left = self._loop.create_task(departure(receive), name="client")
+        self._left = self._loop.create_task(wait_for_disconnect(receive), name="client")
         self._left.add_done_callback(lambda _: wake())
         self.is_stalled = False
 
@@ -136,14 +136,14 @@ class Watch:
         await asyncio.gather(self._left, return_exceptions=True)
 
 
-async def departure(receive: Receive) -> None:
+async def wait_for_disconnect(receive: Receive) -> None:
     """Return when the client is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class StreamTimeouts:
     """How long to wait, in seconds: for news before a comment is sent, and for a client to take what it is sent."""
 
     keep_alive: float = 15.0
@@ -155,7 +155,7 @@ async def stream(
     encoder: Encoder,
     headers: Headers,
     connection: Connection,
-    patience: Patience,
+    patience: StreamTimeouts,
     *,
     is_resumed: bool = False,
     told: Callable[[Failed], ErrorResponse] = error_response,
@@ -205,7 +205,7 @@ async def answer(
     builder: Builder,
     headers: Headers,
     connection: Connection,
-    patience: Patience,
+    patience: StreamTimeouts,
     *,
     told: Callable[[Failed], ErrorResponse] = error_response,
     parameters: Mapping[str, str] | None = None,
@@ -237,20 +237,20 @@ async def answer(
 
 @asynccontextmanager
 async def _watched(
-    live: LiveTurn, connection: Connection, patience: Patience
-) -> AsyncIterator[tuple[Follower, Watch]]:
+    live: LiveTurn, connection: Connection, patience: StreamTimeouts
+) -> AsyncIterator[tuple[EventLogReader, ClientMonitor]]:
     """Follow a turn, and the client with it."""
-    with live.follower() as follower:
-        async with watched(follower.wake, connection, patience) as watch:
+    with live.reader() as follower:
+        async with monitor_client(follower.wake, connection, patience) as watch:
             yield follower, watch
 
 
 @asynccontextmanager
-async def watched(
-    wake: Callable[[], None], connection: Connection, patience: Patience
-) -> AsyncIterator[Watch]:
-    """Watch the client; one that takes nothing any more counts as one that left, and ``ClientLeft`` is raised."""
-    watch = Watch(wake, connection.receive, patience)
+async def monitor_client(
+    wake: Callable[[], None], connection: Connection, patience: StreamTimeouts
+) -> AsyncIterator[ClientMonitor]:
+    """Monitor the client; raise ``ClientDisconnected`` if it reads nothing for the stall timeout."""
+    watch = ClientMonitor(wake, connection.receive, patience)
     try:
         yield watch
     except asyncio.CancelledError:
@@ -258,12 +258,12 @@ async def watched(
         if not watch.is_stalled or task is None:
             raise
         task.uncancel()
-        raise ClientLeft from None
+        raise ClientDisconnected from None
     finally:
         await watch.close()
 
 
-async def _opening(follower: Follower, watch: Watch) -> Sequence[Entry]:
+async def _opening(follower: EventLogReader, watch: ClientMonitor) -> Sequence[Entry]:
     """Return the first entries: as soon as an agent did something, or when that takes too long."""
     entries: list[Entry] = []
     while all(map(_is_preface, entries)) and not watch.is_quiet() and not watch.has_left():

@@ -14,7 +14,7 @@ from proxy.routes.streaming import (
     Encoder,
     Framing,
     Headers,
-    Patience,
+    StreamTimeouts,
     answer,
     stream,
 )
@@ -46,12 +46,12 @@ async def write_turn(
     whole response, the turn is handled as its disconnect policy says.
 
     Raises:
-        ClientLeft: The client stopped reading.
+        ClientDisconnected: The client stopped reading.
     """
     facts = connection.scope["state"]["facts"]
     facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
     headers = turn_headers(opened, ignored, facts, parameters)
-    patience = Patience(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
+    patience = StreamTimeouts(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
     is_complete = False
     try:
         if isinstance(encoder, Encoder):
@@ -95,4 +95,4 @@ def _handle_disconnect(live: LiveTurn, facts: dict[str, object]) -> None:
     facts.update(outcome="client_disconnect")
     # The official SDKs retry half a second after a response that did not start (openai-python,
     # ``INITIAL_RETRY_DELAY``). The retry attaches to the turn if it still runs, and so does not run its tools again.
-    live.left(grace=0.0 if "status" in facts else RETRY_GRACE)
+    live.on_client_disconnect(grace=0.0 if "status" in facts else RETRY_GRACE)

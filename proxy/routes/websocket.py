@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket
 from proxy.errors import CompletionNotFound, InternalTurnError, ProxyError, Unauthorized
 from proxy.routes.chat_completions import chat_turn_request
 from proxy.routes.middleware.rate_limit import admit as admit_turn
-from proxy.routes.request_body import ClientLeft, first_of, headers_of
+from proxy.routes.request_body import ClientDisconnected, first_of, headers_of
 from proxy.routes.sockets import Channel, admit
 from proxy.service.turns import Opened
 from proxy.turns.live import LiveTurn
@@ -45,7 +45,7 @@ async def turn_socket(websocket: WebSocket) -> None:
         async with aclosing(channel.messages()) as messages:
             async for message in messages:
                 await session.serve(message)
-    except ClientLeft:
+    except ClientDisconnected:
         pass
     except Unauthorized as error:
         await channel.close_unauthorized(refusal(error, None))
@@ -74,7 +74,7 @@ class Session:
         """Process a message. An error in it is reported, and the socket stays open.
 
         Raises:
-            ClientLeft: The client has disconnected, or the socket was closed because the API key is not valid.
+            ClientDisconnected: The client has disconnected, or the socket was closed because the API key is not valid.
         """
         try:
             # The key may have been revoked since the handshake.
@@ -82,10 +82,10 @@ class Session:
             await self._process(read_object(CLIENT_MESSAGE, text))
         except Unauthorized as error:
             await self._channel.close_unauthorized(refusal(error, id_of(text)))
-            raise ClientLeft from None
+            raise ClientDisconnected from None
         except ProxyError as error:
             await self._channel.send(refusal(error, id_of(text)))
-        except ClientLeft:
+        except ClientDisconnected:
             raise
         except Exception:
             logger.exception("failed to process a WebSocket message")
@@ -98,7 +98,7 @@ class Session:
         # A server that stops closes its sockets first. Their turns still have the grace time to finish.
         if not self._services.turns.is_closing:
             for live in list(self._started.values()):
-                live.left()
+                live.on_client_disconnect()
 
     # --- actions of the client ---
 
@@ -184,11 +184,11 @@ class Session:
         is_observer = live.turn_id not in self._started
         try:
             await self._channel.stream_turn(live, frames.encode, is_observer=is_observer)
-        except ClientLeft:
+        except ClientDisconnected:
             pass
         except Exception:
             logger.exception("failed to stream turn over WebSocket", extra={"turn_id": live.turn_id})
-            with suppress(ClientLeft):
+            with suppress(ClientDisconnected):
                 await self._channel.send(refusal(InternalTurnError(), None, turn_id=live.turn_id))
 
     def _remove_stream(self, turn_id: str, task: asyncio.Task[None]) -> None:

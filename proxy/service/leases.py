@@ -16,7 +16,7 @@ from itertools import count
 
 from proxy.errors import StoreUnavailable
 from proxy.turns.live import LiveTurns
-from proxy.turns.repository import History
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Leases:
 
     def __init__(
         self,
-        history: History,
+        history: TurnRepository,
         lives: LiveTurns,
         clock: Clock,
         *,

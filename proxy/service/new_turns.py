@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import replace
 
-from proxy.approvals.decisions import Account
+from proxy.approvals.decisions import StoredApprovedCallLog
 from proxy.approvals.repository import Approvals
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.turns.contract import ServedTeam, Turn
@@ -57,7 +57,7 @@ def turn_of(request: TurnRequest, new: NewTurn, recalled: ResolvedTurn, approval
     resumption = recalled.resumption
     opening = None
     if resumption is not None:
-        opening = replace(resumption.opening, runs=Account(approvals, new.id))
+        opening = replace(resumption.opening, runs=StoredApprovedCallLog(approvals, new.id))
     return Turn(
         id=new.id,
         conversation_id=new.conversation_id,

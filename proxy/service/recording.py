@@ -22,17 +22,17 @@ from proxy.events import (
 )
 from proxy.messages import Item, Usage, text_of
 from proxy.service.resumption import circumstances_of
-from proxy.turns.contract import Answered, Recorder, Turn
-from proxy.turns.live import LOST, LiveTurn, StopReason
+from proxy.turns.contract import Recorder, TeamOutcome, Turn
+from proxy.turns.live import TERMINAL_POSITION, LiveTurn, StopReason
 from proxy.turns.repository import (
     Begun,
-    History,
     ModelUse,
     NewApproval,
     NewTurn,
     Pause,
     TurnEnd,
     TurnRecord,
+    TurnRepository,
     TurnStatus,
 )
 from proxy.turns.request import TurnRequest
@@ -41,7 +41,7 @@ from proxy.wire.errors import failed_event
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredTurnContext:
     """What ties a running turn to the store; side requests have none."""
 
     request: TurnRequest
@@ -50,11 +50,11 @@ class Kept:
 
 
 def end_of(
-    kept: Kept,
+    kept: StoredTurnContext,
     live: LiveTurn,
     turn: Turn,
     closing: ClosingEvent,
-    answered: Answered | None,
+    answered: TeamOutcome | None,
     recorder: Recorder,
     *,
     now: float,
@@ -89,7 +89,7 @@ def end_of(
     )
 
 
-def bare_end_of(kept: Kept, turn: Turn, failure: ProxyError, *, now: float) -> TurnEnd:
+def bare_end_of(kept: StoredTurnContext, turn: Turn, failure: ProxyError, *, now: float) -> TurnEnd:
     """Return the end of a turn of which no more can be written down than that it failed."""
     return TurnEnd(
         turn=kept.begun.turn,
@@ -139,18 +139,18 @@ def step_end(step: Step, begun: Begun, turn: NewTurn) -> TurnEnd:
     )
 
 
-def _pause(turn: Turn, kept: Kept, answered: Answered) -> Pause | None:
+def _pause(turn: Turn, kept: StoredTurnContext, answered: TeamOutcome) -> Pause | None:
     if not answered.approvals:
         return None
     asked = [NewApproval(one.id, one.call_id, one.tool, one.arguments) for one in answered.approvals]
     return Pause(asked, circumstances_of(turn, uses_functions=kept.request.uses_functions))
 
 
-def _takes_up(kept: Kept) -> bool:
+def _takes_up(kept: StoredTurnContext) -> bool:
     return kept.recalled.resumption is not None and kept.recalled.resumption.resume is not None
 
 
-def _mark(kept: Kept, items: Sequence[Item], pending: Sequence[str], said: str) -> bytes | None:
+def _mark(kept: StoredTurnContext, items: Sequence[Item], pending: Sequence[str], said: str) -> bytes | None:
     """Return what finds the turn by its answer alone, or by its call when that has no id for the client."""
     call = pending_call(items, pending) if kept.request.uses_functions else None
     if call is not None:
@@ -178,7 +178,9 @@ def _status_of(closing: ClosingEvent) -> TurnStatus:
             return "cancelled"
 
 
-def stored_log(history: History, caller: str, turn_id: str) -> Callable[[], Awaitable[Sequence[Entry]]]:
+def stored_log(
+    history: TurnRepository, caller: str, turn_id: str
+) -> Callable[[], Awaitable[Sequence[Entry]]]:
     """Return a function that reads the log of a turn from the store; empty if it is not there any more."""
 
     async def load() -> Sequence[Entry]:
@@ -208,7 +210,7 @@ def entries_of(record: TurnRecord, *, is_observer: bool = False) -> list[Entry]:
     first = record.uses[0].agent if record.uses else record.agent
     return [
         Entry(1, Started(record.id, first), record.created_at),
-        Entry(LOST, closing, record.finished_at or record.created_at),
+        Entry(TERMINAL_POSITION, closing, record.finished_at or record.created_at),
     ]
 
 

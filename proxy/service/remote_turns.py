@@ -14,8 +14,8 @@ from proxy.errors import StoreUnavailable
 from proxy.events import Cancelled, Started
 from proxy.messages import Usage
 from proxy.service.recording import replay
-from proxy.turns.live import LOST, LiveTurn
-from proxy.turns.repository import History, TurnRecord
+from proxy.turns.live import TERMINAL_POSITION, LiveTurn
+from proxy.turns.repository import TurnRecord, TurnRepository
 from proxy.turns.request import Clock
 
 W = TypeVar("W")
@@ -48,7 +48,7 @@ class Listener:
 class RemoteTurns:
     """One for each process."""
 
-    def __init__(self, history: History, clock: Clock, *, follow: float, listen: float) -> None:
+    def __init__(self, history: TurnRepository, clock: Clock, *, follow: float, listen: float) -> None:
         """Seconds from one look to the next: while a turn is followed, and while conversations are listened to."""
         self._history = history
         self._clock = clock
@@ -118,7 +118,7 @@ class RemoteTurns:
                 live.abandon()
             else:
                 live.emit(began, at=record.created_at)
-                live.emit(Cancelled("shutting_down", record.agent, Usage()), position=LOST)
+                live.emit(Cancelled("shutting_down", record.agent, Usage()), position=TERMINAL_POSITION)
             raise
         replay(ended, live, is_observer=is_observer)
 
@@ -153,7 +153,7 @@ class RemoteTurns:
 
     async def _look_once(self) -> None:
         turns, conversations = list(self._ends), list(self._listeners)
-        seen = await self._history.standing(turns=turns, conversations=conversations)
+        seen = await self._history.poll(turns=turns, conversations=conversations)
         now = self._clock()
         if any(lease_until < now for lease_until in seen.running.values()):
             await self._history.interrupt(now=now)

@@ -29,8 +29,8 @@ from proxy.messages import (
     is_instruction,
 )
 from proxy.turns.contract import Turn
-from proxy.turns.repository import ChainTurn, History, TurnRecord
-from proxy.turns.request import Clock, TurnRequest, Verdict
+from proxy.turns.repository import ChainTurn, TurnRecord, TurnRepository
+from proxy.turns.request import ApprovalDecision, Clock, TurnRequest
 from proxy.turns.structured_output import compile_response_format
 from proxy.wire.events.last_event_id import resumed_options
 
@@ -43,7 +43,7 @@ Begins = Callable[[TurnRequest, ResolvedTurn], Awaitable[object]]
 """Begins a turn, unless it awaits further decisions."""
 
 
-class Circumstances(Struct, frozen=True, omit_defaults=True):
+class SavedRequestOptions(Struct, frozen=True, omit_defaults=True):
     """What a turn is run with besides what was said."""
 
     overlay: list[SystemMessage | DeveloperMessage] = []
@@ -56,13 +56,13 @@ class Circumstances(Struct, frozen=True, omit_defaults=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Circumstances).decode
+_decode = msgspec.json.Decoder(SavedRequestOptions).decode
 
 
 def circumstances_of(turn: Turn, *, uses_functions: bool) -> bytes:
     """Return what is kept of a turn that asks for approval."""
     return _encode(
-        Circumstances(
+        SavedRequestOptions(
             overlay=list(turn.overlay),
             parameters=turn.parameters,
             client_tools=list(turn.client_tools),
@@ -74,16 +74,16 @@ def circumstances_of(turn: Turn, *, uses_functions: bool) -> bytes:
     )
 
 
-class Resuming:
+class ApprovalResumption:
     """Decides approvals and begins the turns that follow."""
 
-    def __init__(self, history: History, approvals: Approvals, clock: Clock, begin: Begins) -> None:
+    def __init__(self, history: TurnRepository, approvals: Approvals, clock: Clock, begin: Begins) -> None:
         self._history = history
         self._approvals = approvals
         self._clock = clock
         self._begin = begin
 
-    async def decide(self, caller: str, verdict: Verdict, *, end_user: str = "") -> Approval:
+    async def decide(self, caller: str, verdict: ApprovalDecision, *, end_user: str = "") -> Approval:
         """Decide; when nothing else is open, a turn begins. Deciding the same again changes nothing.
 
         A turn that failed, or died, before it had an answer is begun again then.
@@ -179,7 +179,7 @@ def _said(chain: Sequence[ChainTurn]) -> list[Item]:
     return [item for turn in chain for item in turn.items if not is_instruction(item.message)]
 
 
-def _ask(caller: str, record: TurnRecord, given: Circumstances) -> TurnRequest:
+def _ask(caller: str, record: TurnRecord, given: SavedRequestOptions) -> TurnRequest:
     """Return what the client would ask, if it asked."""
     return TurnRequest(
         caller=caller,

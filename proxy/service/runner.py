@@ -16,10 +16,10 @@ from proxy.errors import InternalTurnError, ProxyError, StoreUnavailable, TurnLe
 from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started
 from proxy.request_id import REQUEST_ID
 from proxy.service.event_log import EventLog
-from proxy.service.recording import Kept, bare_end_of, end_of, stored_log
-from proxy.turns.contract import Answered, Recorder, Team, Turn, run
+from proxy.service.recording import StoredTurnContext, bare_end_of, end_of, stored_log
+from proxy.turns.contract import Recorder, Team, TeamOutcome, Turn, run
 from proxy.turns.live import LiveTurn, LiveTurns
-from proxy.turns.repository import History
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
 from proxy.wire.errors import failed_event
 
@@ -39,7 +39,7 @@ class TurnRunner:
 
     def __init__(
         self,
-        history: History,
+        history: TurnRepository,
         lives: LiveTurns,
         clock: Clock,
         *,
@@ -55,7 +55,7 @@ class TurnRunner:
         self._observer = observer
         self._is_stopped = False
 
-    def start(self, live: LiveTurn, team: Team, turn: Turn, kept: Kept | None) -> None:
+    def start(self, live: LiveTurn, team: Team, turn: Turn, kept: StoredTurnContext | None) -> None:
         """Start the task of a turn; it is stored unless ``kept`` is None."""
         live.task = asyncio.create_task(self._run(live, team, turn, kept), name=turn.id)
         live.listener = self._event_log.listener(live)
@@ -77,7 +77,7 @@ class TurnRunner:
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [live.task for live in self._lives.running() if live.task is not None]
 
-    async def _run(self, live: LiveTurn, team: Team, turn: Turn, kept: Kept | None) -> None:
+    async def _run(self, live: LiveTurn, team: Team, turn: Turn, kept: StoredTurnContext | None) -> None:
         """Run the team, store the result, then log the closing event."""
         recorder = Recorder(live)
         answered, closing = await self._answer(live, team, turn, recorder)
@@ -97,7 +97,7 @@ class TurnRunner:
 
     async def _answer(
         self, live: LiveTurn, team: Team, turn: Turn, recorder: Recorder
-    ) -> tuple[Answered | None, ClosingEvent]:
+    ) -> tuple[TeamOutcome | None, ClosingEvent]:
         """Run the team; the outcome is None if the turn failed or was cancelled."""
         try:
             if live.stop_reason is not None:
@@ -117,11 +117,11 @@ class TurnRunner:
 
     async def _store(
         self,
-        kept: Kept,
+        kept: StoredTurnContext,
         live: LiveTurn,
         turn: Turn,
         closing: ClosingEvent,
-        answered: Answered | None,
+        answered: TeamOutcome | None,
         recorder: Recorder,
         now: float,
     ) -> ClosingEvent:

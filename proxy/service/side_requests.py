@@ -23,7 +23,7 @@ from proxy.messages import (
     text_of,
 )
 from proxy.request_errors import BackgroundSideRequest
-from proxy.turns.contract import AskedTeam, Turn
+from proxy.turns.contract import AnsweringTeam, Turn
 from proxy.turns.request import TurnRequest
 
 
@@ -63,7 +63,7 @@ def has_side_request_text(request: TurnRequest) -> bool:
     return can_be and is_side_request(request.messages)
 
 
-def side_turn(turn_id: str, request: TurnRequest, team: AskedTeam) -> Turn:
+def side_turn(turn_id: str, request: TurnRequest, team: AnsweringTeam) -> Turn:
     """Return the turn of a side request.
 
     Raises:

@@ -23,24 +23,24 @@ from proxy.request_errors import ParameterNotSupported
 from proxy.service.event_log import EventLog
 from proxy.service.leases import Leases
 from proxy.service.new_turns import new_turn, new_turn_id, turn_of
-from proxy.service.recording import Kept, replay, step_end, step_turn, stored_log
+from proxy.service.recording import StoredTurnContext, replay, step_end, step_turn, stored_log
 from proxy.service.remote_turns import Listener, RemoteTurns
-from proxy.service.resumption import ATTEMPTS, Resuming
+from proxy.service.resumption import ATTEMPTS, ApprovalResumption
 from proxy.service.runner import TurnObserver, TurnRunner
 from proxy.service.side_requests import has_side_request_text, side_turn
 from proxy.service.team_lookup import CustomTeams, TeamLookup, Teams
-from proxy.turns.contract import AskedTeam, ServedTeam
+from proxy.turns.contract import AnsweringTeam, ServedTeam
 from proxy.turns.live import LiveTurn, LiveTurns, LogMemory
 from proxy.turns.repository import (
     Begun,
     Conversation,
-    History,
     IdempotencyKeyTaken,
     NewTurn,
     TurnRecord,
+    TurnRepository,
     accessible_turn,
 )
-from proxy.turns.request import Clock, DisconnectPolicy, Match, TurnRequest, Verdict
+from proxy.turns.request import ApprovalDecision, Clock, DisconnectPolicy, Match, TurnRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class TurnService:
     def __init__(
         self,
         teams: Teams,
-        history: History,
+        history: TurnRepository,
         *,
         approvals: Approvals,
         policy: Policy,
@@ -102,7 +102,7 @@ class TurnService:
         self._policy = policy
         self._clock = clock
         self._resolver = ConversationResolver(history, approvals, clock)
-        self._resumption = Resuming(history, approvals, clock, self._resume)
+        self._resumption = ApprovalResumption(history, approvals, clock, self._resume)
         self._lives = LiveTurns(memory=LogMemory(log_memory_limit))
         self._runner = TurnRunner(
             history,
@@ -216,7 +216,7 @@ class TurnService:
         """Start a turn without conversation, team or lock; nothing of it is stored."""
         turn = side_turn(new_turn_id(), request, team.side)
         ignored = _ignored(request, team.side)
-        live = LiveTurn(turn.id, stops_when_left=True, memory=self._lives.memory)
+        live = LiveTurn(turn.id, cancel_on_disconnect=True, memory=self._lives.memory)
         self._runner.start(live, team.side, turn, None)
         return Opened(
             live=live,
@@ -249,12 +249,15 @@ class TurnService:
         live = LiveTurn(
             new.id,
             conversation_id=new.conversation_id,
-            stops_when_left=policy == "cancel",
+            cancel_on_disconnect=policy == "cancel",
             began=new.created_at,
             memory=self._lives.memory,
         )
         self._runner.start(
-            live, team, turn_of(request, new, recalled, self._approvals), Kept(request, begun, recalled)
+            live,
+            team,
+            turn_of(request, new, recalled, self._approvals),
+            StoredTurnContext(request, begun, recalled),
         )
         self._remote.notify_turn_started(begun.conversation)
         return Opened(
@@ -286,7 +289,7 @@ class TurnService:
 
     # --- approvals ---
 
-    async def decide(self, caller: str, verdict: Verdict, *, end_user: str = "") -> Approval:
+    async def decide(self, caller: str, verdict: ApprovalDecision, *, end_user: str = "") -> Approval:
         """Decide a pending approval as ``Resuming.decide`` does, within the limits of this process.
 
         Raises:
@@ -400,14 +403,14 @@ class TurnService:
         return await self._history.turn(caller, turn_id) or record
 
 
-def _ignored(request: TurnRequest, team: AskedTeam) -> Sequence[str]:
+def _ignored(request: TurnRequest, team: AnsweringTeam) -> Sequence[str]:
     """Return the parameters that have no effect on the team.
 
     Raises:
         ParameterNotSupported: Parameters are strict and one has no effect. Tools are the exception: many clients send
             theirs with every request.
     """
-    ignored = team.unheeded(request)
+    ignored = team.check_parameters(request)
     if request.is_strict and (refused := [name for name in ignored if name != "tools"]):
         raise ParameterNotSupported(refused[0])
     return ignored

@@ -1,4 +1,4 @@
-"""``History`` in a SQL database."""
+"""``TurnRepository`` in a SQL database."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from proxy.turns.repository import (
     ChainTurn,
     Conversation,
     NewTurn,
-    Place,
-    Standing,
+    PollResult,
     TurnEnd,
+    TurnMatch,
     TurnRecord,
 )
 
@@ -38,7 +38,7 @@ _LARGE_BYTES = 256 * 1024
 
 
 class SqlHistory:
-    """``History`` in a SQL database. Create it in the event loop that uses it.
+    """``TurnRepository`` in a SQL database. Create it in the event loop that uses it.
 
     ``time_limit`` (seconds) limits how long a call waits for a locked or unreachable database. ``library``,
     ``approvals``, ``creations`` and ``keys`` are the other repositories of the same database.
@@ -57,15 +57,18 @@ class SqlHistory:
         self._large_ends: set[asyncio.Task[bool]] = set()
 
     async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.conversation(on, caller, conversation_id))
 
     async def begin(self, turn: NewTurn) -> Begun:
-        """See ``History``. A cancelled call leaves no running turn behind."""
+        """See ``TurnRepository``. A cancelled call leaves no running turn behind."""
         return cast(Begun, await self._writer.write(begin_of(turn)))
 
     async def finish(self, end: TurnEnd) -> bool:
-        """See ``History``. A cancelled call is done all the same; a turn whose end is refused does not run on."""
+        """Implement ``TurnRepository.finish``.
+
+        A cancelled call is completed. A turn whose end is rejected does not stay running.
+        """
         if len(end.journal) < _LARGE_BYTES:
             return await self._finish(end, rows.pack(end.journal))
         task = asyncio.create_task(self._finish_large(end), name="large end of a turn")
@@ -74,64 +77,64 @@ class SqlHistory:
         return await asyncio.shield(task)
 
     async def chain(self, turn: int) -> Sequence[ChainTurn]:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.chain(on, turn))
 
     async def find_places(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None
-    ) -> Sequence[Place]:
-        """See ``History``."""
+    ) -> Sequence[TurnMatch]:
+        """See ``TurnRepository``."""
         if not fingerprints:
             return []
         return await self._database.read(lambda on: self._reading.places(on, fingerprints, conversation))
 
-    async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> Place | None:
-        """See ``History``."""
+    async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
+        """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.last_answer(on, digest, conversation))
 
     async def find_pending(
         self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
     ) -> Sequence[tuple[str, int]]:
-        """See ``History``. At most the newest hundred per call id."""
+        """See ``TurnRepository``. At most the newest hundred per call id."""
         if not call_ids:
             return []
         return await self._database.read(lambda on: self._reading.pending(on, caller, call_ids, conversation))
 
     async def turn(self, caller: str, turn_id: str) -> TurnRecord | None:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.by_id(on, caller, turn_id))
 
     async def turn_by_idempotency_key(self, caller: str, key: str) -> TurnRecord | None:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.by_idempotency_key(on, caller, key))
 
     async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.by_body(on, caller, digest, since))
 
     async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         call = Call(lambda on: self._leases.renew(on, worker, lease_until))
         return cast(Sequence[str], await self._writer.write(call))
 
     async def request_cancel(self, caller: str, turn_id: str) -> bool:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return cast(
             bool, await self._writer.write(Call(lambda on: self._leases.request_cancel(on, caller, turn_id)))
         )
 
     async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return cast(
             int, await self._writer.write(Call(lambda on: self._leases.interrupt(on, now, dead_workers)))
         )
 
-    async def standing(self, *, turns: Sequence[int], conversations: Sequence[int]) -> Standing:
-        """See ``History``."""
-        return await self._database.read(lambda on: self._polling.standing(on, turns, conversations))
+    async def poll(self, *, turns: Sequence[int], conversations: Sequence[int]) -> PollResult:
+        """See ``TurnRepository``."""
+        return await self._database.read(lambda on: self._polling.poll(on, turns, conversations))
 
     async def running_workers(self) -> Sequence[str]:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return await self._database.read(self._reading.running_workers)
 
     async def is_ready(self) -> bool:
@@ -144,7 +147,7 @@ class SqlHistory:
         return True
 
     async def close(self) -> None:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         if self._large_ends:
             await asyncio.wait(self._large_ends)
         await self._writer.close()

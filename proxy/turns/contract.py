@@ -47,7 +47,7 @@ RUN_UNKNOWN = (
 """The result of an approved call of which no end was noted."""
 
 
-class Runs(Protocol):
+class ApprovedCallLog(Protocol):
     """Keeps account of approved calls, over all workers and attempts, so that none is run twice."""
 
     async def begin(self, approval_id: str) -> bool:
@@ -64,7 +64,7 @@ class Runs(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class OpeningCall:
+class ContinuationCall:
     """A call of an earlier turn, made again: run now, or told its ``result`` if it has one."""
 
     approval_id: str
@@ -74,7 +74,7 @@ class OpeningCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class ApprovalContinuation:
     """What a turn begins with that follows a question for approval.
 
     ``decided`` is what is told of it (the ids of calls that are run are given anew), ``note`` what the person would
@@ -83,8 +83,8 @@ class Opening:
 
     decided: Sequence[ApprovalDecided] = ()
     note: str = ""
-    calls: Sequence[OpeningCall] = ()
-    runs: Runs | None = None
+    calls: Sequence[ContinuationCall] = ()
+    runs: ApprovedCallLog | None = None
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class Turn:
     """A parameter that would have no effect is an error."""
     may_ask: bool = False
     """The turn may end with a question for approval: all that is needed to go on behind it is kept."""
-    opening: Opening | None = None
+    opening: ApprovalContinuation | None = None
     items: list[Item] = field(default_factory=list)
     draft: list[str] = field(default_factory=list)
     ran_effects: bool = False
@@ -138,7 +138,7 @@ class ApprovalRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class TeamOutcome:
     """A team came to an end of the turn.
 
     ``pending`` are ids of the caller's own tools, to be answered next; ``approvals`` are calls that the answer asks a
@@ -157,7 +157,7 @@ class Sink(Protocol):
         """Take the event; never waits."""
         ...
 
-    def room(self) -> Awaitable[None]:
+    def drain(self) -> Awaitable[None]:
         """Return as soon as the slowest reader is near enough to take more."""
         ...
 
@@ -190,7 +190,7 @@ class Team(Protocol):
         """Seconds for a whole turn, when the team has a limit of its own."""
         ...
 
-    async def answer(self, turn: Turn, sink: Sink) -> Answered:
+    async def answer(self, turn: Turn, sink: Sink) -> TeamOutcome:
         """Work until the turn has an answer.
 
         Emits neither ``Started`` nor a closing event. When the task is cancelled, every connection that serves the
@@ -202,10 +202,10 @@ class Team(Protocol):
         ...
 
 
-class AskedTeam(Team, Protocol):
+class AnsweringTeam(Team, Protocol):
     """A team that knows what it can be asked."""
 
-    def unheeded(self, request: TurnRequest) -> Sequence[str]:
+    def check_parameters(self, request: TurnRequest) -> Sequence[str]:
         """Return what is asked for and has no effect on this team.
 
         Raises:
@@ -214,7 +214,7 @@ class AskedTeam(Team, Protocol):
         ...
 
 
-class ServedTeam(AskedTeam, Protocol):
+class ServedTeam(AnsweringTeam, Protocol):
     """A team as the exchange needs it."""
 
     @property
@@ -228,7 +228,7 @@ class ServedTeam(AskedTeam, Protocol):
         ...
 
     @property
-    def side(self) -> AskedTeam:
+    def side(self) -> AnsweringTeam:
         """Answers side requests (titles, tags): one model, no tools of its own, no state."""
         ...
 
@@ -275,9 +275,9 @@ class Recorder:
                 pass
         self._sink.emit(event)
 
-    def room(self) -> Awaitable[None]:
+    def drain(self) -> Awaitable[None]:
         """As the sink's."""
-        return self._sink.room()
+        return self._sink.drain()
 
     def close_open_calls(self) -> None:
         """Let every call that is still open end as failed."""
@@ -285,7 +285,7 @@ class Recorder:
             self.emit(ToolFailed(call.call_id, call.name, "the turn ended before the tool did", 0.0))
 
 
-async def run(team: Team, turn: Turn, recorder: Recorder, *, time_limit: float) -> Answered:
+async def run(team: Team, turn: Turn, recorder: Recorder, *, time_limit: float) -> TeamOutcome:
     """Let the team answer within ``time_limit`` seconds; afterwards no call is open.
 
     Raises:

@@ -30,7 +30,7 @@ HIGH_WATER = 1024 * 1024
 """Characters that the writer may be ahead of the slowest reader."""
 ENTRY_WEIGHT = 256
 """Estimated memory of an entry without its text, in bytes."""
-LOST = 1_000_000_000
+TERMINAL_POSITION = 1_000_000_000
 """Position of a closing event that is sent without the events before it."""
 _BATCH = 256 * 1024
 """Characters after which a batch for a reader ends. A slow reader holds one batch in memory."""
@@ -68,7 +68,7 @@ class LogMemory:
             self.on_exhausted()
 
 
-class Follower:
+class EventLogReader:
     """One reader of a turn. Use it in a ``with`` block; leaving it ends the reading.
 
     An observer only looks on: the turn neither waits for it nor lives for it.
@@ -122,7 +122,7 @@ class Follower:
         if self.is_observer:
             raise LogMemoryExhausted
         self._given = live.length
-        return (Entry(LOST, _discarded(), time.time()),)
+        return (Entry(TERMINAL_POSITION, _discarded(), time.time()),)
 
     def wake(self) -> None:
         """Let a waiting ``next`` return."""
@@ -138,7 +138,7 @@ class LiveTurn:
         turn_id: str,
         *,
         conversation_id: str = "",
-        stops_when_left: bool = False,
+        cancel_on_disconnect: bool = False,
         high_water: int = HIGH_WATER,
         began: float | None = None,
         memory: LogMemory | None = None,
@@ -146,7 +146,7 @@ class LiveTurn:
         """``began`` is when the first event happened (seconds since the epoch), if not when it is logged."""
         self.turn_id = turn_id
         self.conversation_id = conversation_id
-        self.stops_when_left = stops_when_left
+        self.cancel_on_disconnect = cancel_on_disconnect
         self.stop_reason: StopReason | None = None
         self.task: asyncio.Task[None] | None = None
         self.listener: Callable[[Entry], None] | None = None
@@ -156,7 +156,7 @@ class LiveTurn:
         self._log: list[Entry] = []
         self._sizes: list[int] = []
         self._size = 0
-        self._readers: set[Follower] = set()
+        self._readers: set[EventLogReader] = set()
         self._room: asyncio.Future[None] | None = None
         self._high_water = high_water
         self._began = began
@@ -198,7 +198,7 @@ class LiveTurn:
         if self._holds:
             self._memory.add(change)
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Wait while a reader is too far behind; a turn without readers never waits."""
         while self._is_crowded():
             self._room = asyncio.get_running_loop().create_future()
@@ -296,16 +296,16 @@ class LiveTurn:
         """Whether anyone but observers follows the turn."""
         return any(not reader.is_observer for reader in self._readers)
 
-    def follower(self, after: int = 0, *, is_observer: bool = False) -> Follower:
+    def reader(self, after: int = 0, *, is_observer: bool = False) -> EventLogReader:
         """Return a reader that begins behind position ``after``."""
-        return Follower(self, min(after, self.length), is_observer=is_observer)
+        return EventLogReader(self, min(after, self.length), is_observer=is_observer)
 
-    def enter(self, reader: Follower) -> None:
+    def enter(self, reader: EventLogReader) -> None:
         """Count a reader in."""
         self._readers.add(reader)
         self.hold()
 
-    def leave(self, reader: Follower) -> None:
+    def leave(self, reader: EventLogReader) -> None:
         """Count a reader out."""
         self._readers.discard(reader)
         self.release()
@@ -356,12 +356,12 @@ class LiveTurn:
         if self._room is not None and not self._room.done() and not self._is_crowded():
             self._room.set_result(None)
 
-    def left(self, *, grace: float = 0.0) -> None:
+    def on_client_disconnect(self, *, grace: float = 0.0) -> None:
         """A reader has gone. If the turn stops when it is left, it does ``grace`` seconds later, unless others read."""
-        if not self.stops_when_left or self.has_readers:
+        if not self.cancel_on_disconnect or self.has_readers:
             return
         if grace > 0 and not self.is_finished:
-            asyncio.get_running_loop().call_later(grace, self.left)
+            asyncio.get_running_loop().call_later(grace, self.on_client_disconnect)
         else:
             self.stop("client_left")
 

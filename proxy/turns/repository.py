@@ -158,7 +158,7 @@ class TurnEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TurnMatch:
     """A turn that is history, found by what a client presented."""
 
     turn: int
@@ -224,7 +224,7 @@ class TurnRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PollResult:
     """How turns and conversations stand, by their keys.
 
     ``running`` are turns that run, with the end of their leases. ``newest`` are conversations that are there, each
@@ -235,7 +235,9 @@ class Standing:
     newest: Mapping[int, int]
 
 
-async def accessible_turn(turns: History, caller: str, turn_id: str, end_user: str) -> TurnRecord | None:
+async def accessible_turn(
+    turns: TurnRepository, caller: str, turn_id: str, end_user: str
+) -> TurnRecord | None:
     """Return a turn of the caller; None if there is none, or if the end user must not access it."""
     record = await turns.turn(caller, turn_id)
     return record if record is not None and may_access(end_user, record.end_user) else None
@@ -245,7 +247,7 @@ class IdempotencyKeyTaken(Exception):
     """The caller already used the key; the turn can be read with ``turn_by_idempotency_key``."""
 
 
-class History(Protocol):
+class TurnRepository(Protocol):
     """The store, as a turn needs it."""
 
     async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
@@ -279,7 +281,7 @@ class History(Protocol):
 
     async def find_places(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None
-    ) -> Sequence[Place]:
+    ) -> Sequence[TurnMatch]:
         """Return the newest place for every fingerprint that is known, in no certain order.
 
         With ``conversation``, only its turns are searched. One statement, whose cost does not grow with the number
@@ -287,7 +289,7 @@ class History(Protocol):
         """
         ...
 
-    async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> Place | None:
+    async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
         """Return the newest turn that is history and whose ``last_answer`` is ``digest``."""
         ...
 
@@ -325,7 +327,7 @@ class History(Protocol):
         """Mark running turns as interrupted whose lease ran out or whose worker is dead; return how many."""
         ...
 
-    async def standing(self, *, turns: Sequence[int], conversations: Sequence[int]) -> Standing:
+    async def poll(self, *, turns: Sequence[int], conversations: Sequence[int]) -> PollResult:
         """Return how these turns and conversations stand; what is missing has ended or is gone."""
         ...
 

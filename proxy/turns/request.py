@@ -43,7 +43,7 @@ DisconnectPolicy = Literal["cancel", "detach"]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ApprovalDecision:
     """A decision by an approval's id, as a caller gives it."""
 
     approval_id: str
@@ -90,7 +90,7 @@ class TurnRequest:
     """The public id of the turn to go on from, whatever was said since; ``ROOT`` begins the conversation anew."""
     parent_source: ParentSource = "previous-response"
     """The parameter that names the parent: ``previous_response_id`` or ``X-Parent-Id``."""
-    verdicts: Sequence[Verdict] = ()
+    verdicts: Sequence[ApprovalDecision] = ()
     """Decisions about what the turn before asks approval for, by the ids of the approvals."""
     is_addition: bool = False
     """All of the messages are new, answers among them too; nothing that was said before is shown."""

@@ -35,7 +35,7 @@ from proxy.events import (
 )
 from proxy.messages import Usage
 from proxy.routes.websocket import MAX_TURNS
-from proxy.turns.live import LOST
+from proxy.turns.live import TERMINAL_POSITION
 from proxy.wire.chat.response_models import encode
 from proxy.wire.events.feed import Feed, FrameType
 from proxy.wire.events.websocket import Action, ClientMessage
@@ -140,7 +140,7 @@ def test_the_tables_have_every_type_key_and_action() -> None:
 
 
 def test_the_page_has_the_limits_of_the_code() -> None:
-    assert f"has the position {LOST}," in PAGE
+    assert f"has the position {TERMINAL_POSITION}," in PAGE
     assert f"Up to {MAX_TURNS} turns" in PAGE
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.auth import ANYONE
-from proxy.routes.request_body import ClientLeft
+from proxy.routes.request_body import ClientDisconnected
 from proxy.routes.sockets import Channel
 from proxy.routes.websocket import Session
 from tests.fakes.upstream import FakeUpstream, hang, text
@@ -86,7 +86,7 @@ async def test_a_client_that_takes_nothing_any_more_has_left_and_its_turn_stops(
     await socket.until("turn.started")
 
     socket.goes_on.clear()
-    with pytest.raises(ClientLeft):
+    with pytest.raises(ClientDisconnected):
         await session.serve(message("ping"))
     async with asyncio.timeout(5):
         assert [one async for one in channel.messages()] == []
@@ -107,11 +107,11 @@ async def test_one_that_waits_for_messages_learns_that_its_client_takes_nothing(
     waiting = asyncio.create_task(wait())
     await asyncio.sleep(0)
     socket.goes_on.clear()
-    with pytest.raises(ClientLeft):
+    with pytest.raises(ClientDisconnected):
         await channel.send("{}")
 
     async with asyncio.timeout(5):
         assert await waiting == []
     socket.goes_on.set()
-    with pytest.raises(ClientLeft):
+    with pytest.raises(ClientDisconnected):
         await channel.send("{}")

@@ -104,10 +104,10 @@ async def test_a_prediction_reaches_an_agent_without_tools(tmp_path: Path, upstr
     upstream.reply(text("Hello you"), text("Hello you"))
     async with serving(tmp_path, upstream, "default") as served, Wire(served) as wire:
         heeded = await wire.ask(prediction=PREDICTION)
-        unheeded = await wire.ask(prediction=PREDICTION, tools=[WEATHER])
+        check_parameters = await wire.ask(prediction=PREDICTION, tools=[WEATHER])
 
     assert "x-ignored-parameters" not in heeded.headers
-    assert unheeded.headers["x-ignored-parameters"] == "prediction"
+    assert check_parameters.headers["x-ignored-parameters"] == "prediction"
     assert upstream.requests[0].body["prediction"] == PREDICTION
     assert "prediction" not in upstream.requests[1].body
 

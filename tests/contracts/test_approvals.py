@@ -22,7 +22,7 @@ from proxy.conversations.repository import ConversationRepository
 from proxy.errors import ConversationBusy
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall
 from proxy.store.turns import open_history
-from proxy.turns.repository import Begun, History, IdempotencyKeyTaken, NewApproval, Pause
+from proxy.turns.repository import Begun, IdempotencyKeyTaken, NewApproval, Pause, TurnRepository
 from tests.fakes.history import approvals_of, new_turn, the_end
 from tests.fakes.store.conversations import MemoryLibrary
 from tests.fakes.store.turns import MemoryHistory
@@ -30,7 +30,7 @@ from tests.fakes.store.turns import MemoryHistory
 
 @dataclass
 class Store:
-    history: History
+    history: TurnRepository
     approvals: Approvals
     library: ConversationRepository
 

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.agents.custom_agent_repository import Creation, Creations, NameTaken, TooManyCreations
 from proxy.store.turns import open_history
-from proxy.turns.repository import History
+from proxy.turns.repository import TurnRepository
 from tests.fakes.history import new_turn, the_end
 from tests.fakes.store.custom_agents import MemoryCreations
 from tests.fakes.store.turns import MemoryHistory
@@ -18,7 +18,7 @@ from tests.fakes.store.turns import MemoryHistory
 
 @dataclass
 class Store:
-    history: History
+    history: TurnRepository
     creations: Creations
 
     async def put(

@@ -35,7 +35,7 @@ from proxy.messages import (
 from proxy.request_errors import ParentNotFound, ToolCallNotFound, ToolResultsMissing
 from proxy.service.recording import step_end, step_turn
 from proxy.store.turns import open_history
-from proxy.turns.repository import Begun, History
+from proxy.turns.repository import Begun, TurnRepository
 from proxy.turns.request import TurnRequest
 from tests.fakes.history import approvals_of, new_turn, the_end
 from tests.fakes.models import ScriptedModel
@@ -51,7 +51,7 @@ TRANSFER = Item(AssistantMessage("hidden"), "triage", visible=False)
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-async def history(request: pytest.FixtureRequest) -> AsyncIterator[History]:
+async def history(request: pytest.FixtureRequest) -> AsyncIterator[TurnRepository]:
     if request.param == "memory":
         yield MemoryHistory()
         return
@@ -61,7 +61,7 @@ async def history(request: pytest.FixtureRequest) -> AsyncIterator[History]:
 
 
 async def turn(
-    history: History, turn_id: str = PARENT, end: dict[str, Any] | None = None, **more: Any
+    history: TurnRepository, turn_id: str = PARENT, end: dict[str, Any] | None = None, **more: Any
 ) -> Begun:
     """A turn of alice's in conv_a that has ended."""
     begun = await history.begin(new_turn(**{"id": turn_id, "team": "shop", **more}))
@@ -69,7 +69,7 @@ async def turn(
     return begun
 
 
-async def recalled(history: History, *messages: Message, **more: Any) -> ResolvedTurn:
+async def recalled(history: TurnRepository, *messages: Message, **more: Any) -> ResolvedTurn:
     team = await team_of(agent("triage", ScriptedModel()), agent("sales", ScriptedModel()))
     ask = TurnRequest(**{"caller": "alice", "model": "shop", "messages": messages, **more})
     found = await ConversationResolver(history, approvals_of(history), time.time).resolve(ask, team)
@@ -113,7 +113,7 @@ STEPS = [
     [(1, 0, "triage"), (2, 2, "sales"), (3, 2, "sales"), (4, 4, "sales"), (5, 4, "sales")],
 )
 async def test_branch_behind_an_event_has_whole_model_calls(
-    position: int, count: int, active: str, history: History
+    position: int, count: int, active: str, history: TurnRepository
 ) -> None:
     root = await turn(history, "chatcmpl-0")
     original = await turn(history, parent=root.turn, end={"items": STEPS, "journal": JOURNAL})
@@ -143,7 +143,9 @@ async def test_branch_behind_an_event_has_whole_model_calls(
 
 
 @pytest.mark.parametrize("position", [7, 8, 9])
-async def test_branch_behind_the_last_model_call_follows_the_turn(position: int, history: History) -> None:
+async def test_branch_behind_the_last_model_call_follows_the_turn(
+    position: int, history: TurnRepository
+) -> None:
     parent = await turn(history, end={"items": STEPS, "journal": JOURNAL})
 
     found = await recalled(history, MORE, parent=f"{PARENT}.{position}")
@@ -151,7 +153,9 @@ async def test_branch_behind_the_last_model_call_follows_the_turn(position: int,
     assert (found.parent, found.step, found.agent) == (parent.turn, None, "sales")
 
 
-async def test_branch_behind_an_event_of_a_failed_turn_has_no_call_without_result(history: History) -> None:
+async def test_branch_behind_an_event_of_a_failed_turn_has_no_call_without_result(
+    history: TurnRepository,
+) -> None:
     await turn(
         history,
         end={"status": "failed", "is_history": False, "items": STEPS[:3], "journal": JOURNAL},
@@ -164,7 +168,7 @@ async def test_branch_behind_an_event_of_a_failed_turn_has_no_call_without_resul
 
 
 @pytest.mark.parametrize("position", [0, 10])
-async def test_branch_behind_an_unknown_event_is_rejected(position: int, history: History) -> None:
+async def test_branch_behind_an_unknown_event_is_rejected(position: int, history: TurnRepository) -> None:
     await turn(history, end={"items": STEPS, "journal": JOURNAL})
 
     with pytest.raises(ParentNotFound):
@@ -175,7 +179,7 @@ async def test_branch_behind_an_unknown_event_is_rejected(position: int, history
 
 
 async def test_a_turn_goes_on_from_the_one_that_is_named_with_all_that_its_agents_know(
-    history: History,
+    history: TurnRepository,
 ) -> None:
     parent = await turn(history, end={"items": [TRANSFER, Item(AssistantMessage("Hello!"), "sales")]})
     child = await turn(history, "chatcmpl-2", parent=parent.turn, input=[Item(UserMessage("Other"))])
@@ -205,7 +209,9 @@ async def test_a_turn_goes_on_from_the_one_that_is_named_with_all_that_its_agent
     ],
     ids=["failed", "left", "not stored", "another caller's", "another end user's", "unknown"],
 )
-async def test_what_cannot_be_gone_on_from_is_not_found(history: History, more: dict[str, Any]) -> None:
+async def test_what_cannot_be_gone_on_from_is_not_found(
+    history: TurnRepository, more: dict[str, Any]
+) -> None:
     await turn(history, **more)
 
     with pytest.raises(ParentNotFound) as rejected:
@@ -214,14 +220,14 @@ async def test_what_cannot_be_gone_on_from_is_not_found(history: History, more: 
     assert rejected.value.reference == PARENT
 
 
-async def test_a_turn_that_runs_has_to_end_first(history: History) -> None:
+async def test_a_turn_that_runs_has_to_end_first(history: TurnRepository) -> None:
     await history.begin(new_turn(id=PARENT))
 
     with pytest.raises(ConversationBusy):
         await recalled(history, MORE, parent=PARENT)
 
 
-async def test_an_answer_of_another_team_is_gone_on_with_by_the_entry_agent(history: History) -> None:
+async def test_an_answer_of_another_team_is_gone_on_with_by_the_entry_agent(history: TurnRepository) -> None:
     await turn(history, end={"agent": "nobody of this team"})
 
     assert (await recalled(history, MORE, parent=PARENT)).agent == "triage"
@@ -229,7 +235,7 @@ async def test_an_answer_of_another_team_is_gone_on_with_by_the_entry_agent(hist
 
 @pytest.mark.parametrize("messages", [[RESULT], [RESULT, MORE]], ids=["results", "results and more"])
 async def test_calls_that_wait_are_answered_behind_their_turn(
-    history: History, messages: list[Message]
+    history: TurnRepository, messages: list[Message]
 ) -> None:
     waiting = await turn(history, end={"items": [Item(CALLING, "sales")], "pending": ["c1"]})
 
@@ -239,14 +245,14 @@ async def test_calls_that_wait_are_answered_behind_their_turn(
     assert told([*found.context, *found.input])[1:] == [CALLING, *messages]
 
 
-async def test_a_call_may_be_answered_twice_each_time_in_a_branch_of_its_own(history: History) -> None:
+async def test_a_call_may_be_answered_twice_each_time_in_a_branch_of_its_own(history: TurnRepository) -> None:
     waiting = await turn(history, end={"items": [Item(CALLING, "sales")], "pending": ["c1"]})
     await turn(history, "chatcmpl-2", parent=waiting.turn, input=[Item(RESULT)])
 
     assert (await recalled(history, RESULT, parent=PARENT)).parent == waiting.turn
 
 
-async def test_pending_calls_need_results(history: History) -> None:
+async def test_pending_calls_need_results(history: TurnRepository) -> None:
     await turn(history, end={"items": [Item(CALLING, "sales")], "pending": ["c1"]})
 
     with pytest.raises(ToolResultsMissing) as rejected:
@@ -255,7 +261,7 @@ async def test_pending_calls_need_results(history: History) -> None:
     assert rejected.value.call_ids == ["c1"]
 
 
-async def test_results_need_pending_calls(history: History) -> None:
+async def test_results_need_pending_calls(history: TurnRepository) -> None:
     await turn(history, end={"items": [Item(CALLING, "sales")], "pending": ["c1"]})
 
     with pytest.raises(ToolCallNotFound) as rejected:
@@ -264,7 +270,7 @@ async def test_results_need_pending_calls(history: History) -> None:
     assert (rejected.value.call_id, rejected.value.index) == ("c2", 1)
 
 
-async def test_calls_of_the_input_may_bring_their_own_results(history: History) -> None:
+async def test_calls_of_the_input_may_bring_their_own_results(history: TurnRepository) -> None:
     await turn(history)
 
     assert told((await recalled(history, CALLING, RESULT, MORE, parent=PARENT)).input) == [
@@ -277,7 +283,9 @@ async def test_calls_of_the_input_may_bring_their_own_results(history: History) 
 # --- in a conversation ---------------------------------------------------------------------------------------
 
 
-async def test_what_is_added_stands_behind_the_head_even_if_it_looks_like_history(history: History) -> None:
+async def test_what_is_added_stands_behind_the_head_even_if_it_looks_like_history(
+    history: TurnRepository,
+) -> None:
     head = await turn(history)
     added: list[Message] = [UserMessage("Hi."), AssistantMessage("Never said"), MORE]
 
@@ -288,7 +296,7 @@ async def test_what_is_added_stands_behind_the_head_even_if_it_looks_like_histor
     assert told(found.input) == added
 
 
-async def test_a_conversation_that_waits_for_results_takes_another_word(history: History) -> None:
+async def test_a_conversation_that_waits_for_results_takes_another_word(history: TurnRepository) -> None:
     waiting = await turn(history, end={"items": [Item(CALLING, "sales")], "pending": ["c1"]})
 
     found = await recalled(history, MORE, conversation_id="conv_a", is_addition=True)
@@ -296,7 +304,7 @@ async def test_a_conversation_that_waits_for_results_takes_another_word(history:
     assert (found.parent, told(found.input)) == (waiting.turn, [MORE])
 
 
-async def test_a_conversation_is_made_on_first_use_unless_it_has_to_exist(history: History) -> None:
+async def test_a_conversation_is_made_on_first_use_unless_it_has_to_exist(history: TurnRepository) -> None:
     made = await recalled(history, MORE, conversation_id="chat-1", is_addition=True)
 
     assert (made.conversation_id, made.parent) == ("chat-1", None)
@@ -307,7 +315,7 @@ async def test_a_conversation_is_made_on_first_use_unless_it_has_to_exist(histor
 # --- instructions --------------------------------------------------------------------------------------------
 
 
-async def test_instructions_that_stay_are_kept_and_laid_over_later_turns(history: History) -> None:
+async def test_instructions_that_stay_are_kept_and_laid_over_later_turns(history: TurnRepository) -> None:
     first = await recalled(history, PIRATE, MORE, keeps_instructions=True, instructions="Be brief.")
     await turn(history, input=first.input)
 
@@ -321,7 +329,7 @@ async def test_instructions_that_stay_are_kept_and_laid_over_later_turns(history
     assert told(later.input) == [UserMessage("And?")]
 
 
-async def test_a_list_that_shows_what_was_said_shows_its_instructions(history: History) -> None:
+async def test_a_list_that_shows_what_was_said_shows_its_instructions(history: TurnRepository) -> None:
     first = await recalled(history, PIRATE, MORE, keeps_instructions=True)
     await turn(history, input=first.input, end={"fingerprint": first.transcript.answer("Hello!")})
 
@@ -333,7 +341,7 @@ async def test_a_list_that_shows_what_was_said_shows_its_instructions(history: H
     assert told(found.context) == [MORE, AssistantMessage("Hello!")]
 
 
-async def test_instructions_of_a_chat_are_not_kept(history: History) -> None:
+async def test_instructions_of_a_chat_are_not_kept(history: TurnRepository) -> None:
     found = await recalled(history, PIRATE, MORE)
 
     assert (told(found.input), list(found.overlay)) == ([MORE], [PIRATE])

@@ -1,4 +1,4 @@
-"""What every ``History`` promises: in memory, on SQLite and on PostgreSQL."""
+"""What every ``TurnRepository`` promises: in memory, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from proxy.turns.repository import (
     Begun,
     ChainTurn,
     Conversation,
-    History,
     IdempotencyKeyTaken,
     ModelUse,
-    Place,
-    Standing,
+    PollResult,
+    TurnMatch,
     TurnRecord,
+    TurnRepository,
 )
 from tests.fakes.history import new_turn, the_end
 from tests.fakes.store.turns import MemoryHistory
@@ -39,7 +39,7 @@ ANSWER = Item(AssistantMessage("Hello!"), "sales")
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-async def history(request: pytest.FixtureRequest) -> AsyncIterator[History]:
+async def history(request: pytest.FixtureRequest) -> AsyncIterator[TurnRepository]:
     if request.param == "memory":
         yield MemoryHistory()
         return
@@ -48,7 +48,7 @@ async def history(request: pytest.FixtureRequest) -> AsyncIterator[History]:
     await store.close()
 
 
-async def answered(history: History, conversation: str = "conv_a", **end: object) -> Begun:
+async def answered(history: TurnRepository, conversation: str = "conv_a", **end: object) -> Begun:
     """A finished turn at the root of the conversation."""
     begun = await history.begin(new_turn(conversation))
     assert await history.finish(the_end(begun.turn, **end))
@@ -58,7 +58,7 @@ async def answered(history: History, conversation: str = "conv_a", **end: object
 # --- beginning -----------------------------------------------------------------------------------------------
 
 
-async def test_a_first_turn_makes_its_conversation(history: History) -> None:
+async def test_a_first_turn_makes_its_conversation(history: TurnRepository) -> None:
     begun = await history.begin(new_turn("conv_a", end_user="erin", created_at=100.0))
 
     assert await history.find_conversation("alice", "conv_a") == Conversation(
@@ -73,7 +73,7 @@ async def test_a_first_turn_makes_its_conversation(history: History) -> None:
     )
 
 
-async def test_a_running_turn_can_be_read_as_it_was_begun(history: History) -> None:
+async def test_a_running_turn_can_be_read_as_it_was_begun(history: TurnRepository) -> None:
     said = [Item(UserMessage([TextPart("Where is it?")]))]
     begun = await history.begin(
         new_turn(
@@ -119,7 +119,7 @@ async def test_a_running_turn_can_be_read_as_it_was_begun(history: History) -> N
     )
 
 
-async def test_a_conversation_with_a_running_turn_is_busy(history: History) -> None:
+async def test_a_conversation_with_a_running_turn_is_busy(history: TurnRepository) -> None:
     await history.begin(new_turn("conv_a"))
 
     with pytest.raises(ConversationBusy):
@@ -127,7 +127,7 @@ async def test_a_conversation_with_a_running_turn_is_busy(history: History) -> N
     assert await history.turn("alice", "chatcmpl-second") is None
 
 
-async def test_a_conversation_is_free_again_when_its_turn_ended(history: History) -> None:
+async def test_a_conversation_is_free_again_when_its_turn_ended(history: TurnRepository) -> None:
     first = await answered(history)
 
     second = await history.begin(new_turn("conv_a", parent=first.turn))
@@ -136,7 +136,7 @@ async def test_a_conversation_is_free_again_when_its_turn_ended(history: History
     assert second.turn > first.turn
 
 
-async def test_of_many_who_begin_at_once_one_gets_the_conversation(history: History) -> None:
+async def test_of_many_who_begin_at_once_one_gets_the_conversation(history: TurnRepository) -> None:
     tries = await asyncio.gather(
         *(history.begin(new_turn("conv_a")) for _ in range(20)), return_exceptions=True
     )
@@ -145,7 +145,7 @@ async def test_of_many_who_begin_at_once_one_gets_the_conversation(history: Hist
     assert sum(isinstance(outcome, ConversationBusy) for outcome in tries) == 19
 
 
-async def test_who_is_refused_does_not_hold_up_the_others(history: History) -> None:
+async def test_who_is_refused_does_not_hold_up_the_others(history: TurnRepository) -> None:
     await history.begin(new_turn("conv_busy"))
 
     free, busy, also_free = await asyncio.gather(
@@ -160,7 +160,7 @@ async def test_who_is_refused_does_not_hold_up_the_others(history: History) -> N
     assert isinstance(busy, ConversationBusy)
 
 
-async def test_callers_who_use_the_same_id_have_conversations_of_their_own(history: History) -> None:
+async def test_callers_who_use_the_same_id_have_conversations_of_their_own(history: TurnRepository) -> None:
     of_alice = await history.begin(new_turn("conv_a", caller="alice"))
     of_bob = await history.begin(new_turn("conv_a", caller="bob"))
 
@@ -168,7 +168,9 @@ async def test_callers_who_use_the_same_id_have_conversations_of_their_own(histo
     assert await history.find_conversation("carol", "conv_a") is None
 
 
-async def test_a_conversation_without_an_end_user_gets_the_first_that_is_named(history: History) -> None:
+async def test_a_conversation_without_an_end_user_gets_the_first_that_is_named(
+    history: TurnRepository,
+) -> None:
     await answered(history, "conv_a")
 
     for end_user in ("erin", "frank"):
@@ -180,7 +182,7 @@ async def test_a_conversation_without_an_end_user_gets_the_first_that_is_named(h
     assert conversation.end_user == "erin"
 
 
-async def test_a_turn_whose_lease_ran_out_gives_its_place_up(history: History) -> None:
+async def test_a_turn_whose_lease_ran_out_gives_its_place_up(history: TurnRepository) -> None:
     await history.begin(new_turn("conv_a", id="chatcmpl-lost", lease_until=130.0))
 
     with pytest.raises(ConversationBusy):
@@ -195,7 +197,7 @@ async def test_a_turn_whose_lease_ran_out_gives_its_place_up(history: History) -
 # --- idempotency ---------------------------------------------------------------------------------------------
 
 
-async def test_an_idempotency_key_is_taken_once_per_caller(history: History) -> None:
+async def test_an_idempotency_key_is_taken_once_per_caller(history: TurnRepository) -> None:
     first = await history.begin(new_turn("conv_a", id="chatcmpl-1", idempotency_key="k"))
 
     with pytest.raises(IdempotencyKeyTaken):
@@ -208,7 +210,7 @@ async def test_an_idempotency_key_is_taken_once_per_caller(history: History) -> 
     assert await history.turn_by_idempotency_key("carol", "k") is None
 
 
-async def test_a_refused_key_leaves_nothing_behind(history: History) -> None:
+async def test_a_refused_key_leaves_nothing_behind(history: TurnRepository) -> None:
     await history.begin(new_turn("conv_a", idempotency_key="k"))
 
     with pytest.raises(IdempotencyKeyTaken):
@@ -218,14 +220,14 @@ async def test_a_refused_key_leaves_nothing_behind(history: History) -> None:
     assert await history.turn("alice", "chatcmpl-2") is None
 
 
-async def test_a_repeated_key_is_told_before_a_busy_conversation(history: History) -> None:
+async def test_a_repeated_key_is_told_before_a_busy_conversation(history: TurnRepository) -> None:
     await history.begin(new_turn("conv_a", idempotency_key="k"))
 
     with pytest.raises(IdempotencyKeyTaken):
         await history.begin(new_turn("conv_a", idempotency_key="k"))
 
 
-async def test_of_many_with_one_key_one_begins_and_the_rest_leave_nothing(history: History) -> None:
+async def test_of_many_with_one_key_one_begins_and_the_rest_leave_nothing(history: TurnRepository) -> None:
     tries = await asyncio.gather(
         *(history.begin(new_turn(f"conv_{n}", idempotency_key="k")) for n in range(20)),
         return_exceptions=True,
@@ -238,7 +240,7 @@ async def test_of_many_with_one_key_one_begins_and_the_rest_leave_nothing(histor
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "interrupted"])
-async def test_an_end_that_is_not_history_gives_the_key_back(history: History, status: str) -> None:
+async def test_an_end_that_is_not_history_gives_the_key_back(history: TurnRepository, status: str) -> None:
     begun = await history.begin(new_turn("conv_a", idempotency_key="k"))
 
     if status == "interrupted":
@@ -251,7 +253,9 @@ async def test_an_end_that_is_not_history_gives_the_key_back(history: History, s
 
 
 @pytest.mark.parametrize("conversation", ["conv_a", "conv_b"])
-async def test_a_turn_whose_lease_ran_out_gives_its_key_up(history: History, conversation: str) -> None:
+async def test_a_turn_whose_lease_ran_out_gives_its_key_up(
+    history: TurnRepository, conversation: str
+) -> None:
     lost = await history.begin(new_turn("conv_a", lease_until=130.0, idempotency_key="k"))
 
     begun = await history.begin(
@@ -264,7 +268,7 @@ async def test_a_turn_whose_lease_ran_out_gives_its_key_up(history: History, con
     assert not await history.finish(the_end(lost.turn))
 
 
-async def test_history_keeps_its_key(history: History) -> None:
+async def test_history_keeps_its_key(history: TurnRepository) -> None:
     begun = await history.begin(new_turn("conv_a", idempotency_key="k"))
     await history.finish(the_end(begun.turn))
 
@@ -272,13 +276,15 @@ async def test_history_keeps_its_key(history: History) -> None:
         await history.begin(new_turn("conv_a", idempotency_key="k"))
 
 
-async def with_body(history: History, conversation: str, turn_id: str, status: str, **changes: Any) -> None:
+async def with_body(
+    history: TurnRepository, conversation: str, turn_id: str, status: str, **changes: Any
+) -> None:
     begun = await history.begin(new_turn(conversation, **{"id": turn_id, "body_digest": b"d", **changes}))
     if status != "running":
         await history.finish(the_end(begun.turn, status=status, is_history=status == "completed"))
 
 
-async def test_the_newest_turn_with_a_body_is_found(history: History) -> None:
+async def test_the_newest_turn_with_a_body_is_found(history: TurnRepository) -> None:
     await with_body(history, "conv_a", "old", "completed", created_at=100.0)
     assert await history.turn_by_body("alice", b"d", since=101.0) is None
     await with_body(history, "conv_b", "newer", "running", created_at=105.0)
@@ -290,7 +296,7 @@ async def test_the_newest_turn_with_a_body_is_found(history: History) -> None:
     assert await history.turn_by_body("alice", b"e", since=100.0) is None
 
 
-async def test_behind_a_turn_that_failed_none_with_its_body_is_found(history: History) -> None:
+async def test_behind_a_turn_that_failed_none_with_its_body_is_found(history: TurnRepository) -> None:
     await with_body(history, "conv_a", "old", "completed")
     await with_body(history, "conv_b", "new", "failed")
 
@@ -299,7 +305,7 @@ async def test_behind_a_turn_that_failed_none_with_its_body_is_found(history: Hi
 
 @pytest.mark.parametrize(("status", "is_found"), [("running", False), ("completed", False), ("failed", True)])
 async def test_a_body_is_not_found_when_its_conversation_went_on(
-    history: History, status: str, is_found: bool
+    history: TurnRepository, status: str, is_found: bool
 ) -> None:
     await with_body(history, "conv_a", "old", "completed")
     await with_body(history, "conv_a", "other", status, body_digest=b"e")
@@ -311,7 +317,7 @@ async def test_a_body_is_not_found_when_its_conversation_went_on(
 # --- ending --------------------------------------------------------------------------------------------------
 
 
-async def test_an_end_is_written_whole(history: History) -> None:
+async def test_an_end_is_written_whole(history: TurnRepository) -> None:
     call = ToolCall("call_1", FunctionCall("look_up", '{"what": "rocket"}'))
     produced = [
         Item(AssistantMessage(None, tool_calls=[call]), "triage", visible=False),
@@ -340,7 +346,7 @@ async def test_an_end_is_written_whole(history: History) -> None:
     assert record.journal == b'[{"type":"started"}]'
 
 
-async def test_a_long_journal_comes_back_as_it_was(history: History) -> None:
+async def test_a_long_journal_comes_back_as_it_was(history: TurnRepository) -> None:
     journal = b"[" + b'{"type":"text","text":"word"},' * 20_000 + b"{}]"
     begun = await history.begin(new_turn(id="chatcmpl-1"))
 
@@ -351,7 +357,7 @@ async def test_a_long_journal_comes_back_as_it_was(history: History) -> None:
     assert record.journal == journal
 
 
-async def test_history_becomes_the_head(history: History) -> None:
+async def test_history_becomes_the_head(history: TurnRepository) -> None:
     begun = await answered(history)
 
     conversation = await history.find_conversation("alice", "conv_a")
@@ -360,7 +366,7 @@ async def test_history_becomes_the_head(history: History) -> None:
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
-async def test_what_is_not_history_is_kept_but_cannot_be_found(history: History, status: str) -> None:
+async def test_what_is_not_history_is_kept_but_cannot_be_found(history: TurnRepository, status: str) -> None:
     first = await answered(history)
     second = await history.begin(new_turn("conv_a", id="chatcmpl-2", parent=first.turn))
 
@@ -386,13 +392,13 @@ async def test_what_is_not_history_is_kept_but_cannot_be_found(history: History,
     assert (record.status, record.error_code, record.items) == (status, "upstream_error", [ANSWER])
 
 
-async def test_what_was_cancelled_on_request_can_be_history(history: History) -> None:
+async def test_what_was_cancelled_on_request_can_be_history(history: TurnRepository) -> None:
     begun = await answered(history, status="cancelled", fingerprint=b"f")
 
     assert [place.turn for place in await history.find_places([b"f"])] == [begun.turn]
 
 
-async def test_ending_a_turn_again_changes_nothing(history: History) -> None:
+async def test_ending_a_turn_again_changes_nothing(history: TurnRepository) -> None:
     begun = await history.begin(new_turn(id="chatcmpl-1"))
     end = the_end(begun.turn, pending=["call_1"], fingerprint=b"f")
     assert await history.finish(end)
@@ -404,7 +410,7 @@ async def test_ending_a_turn_again_changes_nothing(history: History) -> None:
     assert await history.find_pending("alice", ["call_1"]) == [("call_1", begun.turn)]
 
 
-async def test_another_end_of_a_finished_turn_is_refused(history: History) -> None:
+async def test_another_end_of_a_finished_turn_is_refused(history: TurnRepository) -> None:
     begun = await answered(history)
 
     assert not await history.finish(the_end(begun.turn, status="failed", is_history=False, finished_at=111.0))
@@ -412,7 +418,7 @@ async def test_another_end_of_a_finished_turn_is_refused(history: History) -> No
     assert [turn.items for turn in await history.chain(begun.turn)] == [[WHO, ANSWER]]
 
 
-async def test_the_same_end_handed_in_twice_at_once_is_written_once(history: History) -> None:
+async def test_the_same_end_handed_in_twice_at_once_is_written_once(history: TurnRepository) -> None:
     begun = await history.begin(new_turn())
     end = the_end(begun.turn)
 
@@ -421,7 +427,7 @@ async def test_the_same_end_handed_in_twice_at_once_is_written_once(history: His
     assert [turn.items for turn in await history.chain(begun.turn)] == [[WHO, ANSWER]]
 
 
-async def test_of_two_ends_handed_in_at_once_one_is_written(history: History) -> None:
+async def test_of_two_ends_handed_in_at_once_one_is_written(history: TurnRepository) -> None:
     begun = await history.begin(new_turn(id="chatcmpl-1"))
 
     told = await asyncio.gather(
@@ -435,7 +441,7 @@ async def test_of_two_ends_handed_in_at_once_one_is_written(history: History) ->
     assert record.status == ("completed" if told[0] else "failed")
 
 
-async def test_who_lost_the_lease_cannot_end_the_turn(history: History) -> None:
+async def test_who_lost_the_lease_cannot_end_the_turn(history: TurnRepository) -> None:
     lost = await history.begin(new_turn("conv_a", id="chatcmpl-lost"))
     await history.begin(new_turn("conv_a", created_at=200.0, lease_until=230.0))
 
@@ -448,14 +454,14 @@ async def test_who_lost_the_lease_cannot_end_the_turn(history: History) -> None:
     assert await history.find_places([b"f"]) == []
 
 
-async def test_the_end_of_an_unknown_turn_is_refused(history: History) -> None:
+async def test_the_end_of_an_unknown_turn_is_refused(history: TurnRepository) -> None:
     assert not await history.finish(the_end(999_999))
 
 
 # --- what is not to be kept ----------------------------------------------------------------------------------
 
 
-async def test_a_turn_that_is_not_stored_keeps_no_content(history: History) -> None:
+async def test_a_turn_that_is_not_stored_keeps_no_content(history: TurnRepository) -> None:
     begun = await history.begin(new_turn(id="chatcmpl-1", is_stored=False, metadata={"secret": "word"}))
 
     await history.finish(the_end(begun.turn, fingerprint=b"f", last_answer=b"a", journal=b'["secret"]'))
@@ -466,7 +472,7 @@ async def test_a_turn_that_is_not_stored_keeps_no_content(history: History) -> N
     assert await history.chain(begun.turn) == [
         ChainTurn(begun.turn, "sales", False, [], (), "conv_a", "", b"f")
     ]
-    place = Place(begun.turn, begun.conversation, "conv_a", "sales", b"f", is_unique=True)
+    place = TurnMatch(begun.turn, begun.conversation, "conv_a", "sales", b"f", is_unique=True)
     assert await history.find_places([b"f"]) == [place]
     assert await history.find_last_answer(b"a") == place
 
@@ -474,7 +480,7 @@ async def test_a_turn_that_is_not_stored_keeps_no_content(history: History) -> N
 # --- chains --------------------------------------------------------------------------------------------------
 
 
-async def test_a_chain_begins_at_the_root_and_leaves_other_branches_out(history: History) -> None:
+async def test_a_chain_begins_at_the_root_and_leaves_other_branches_out(history: TurnRepository) -> None:
     async def turn(parent: int | None, said: str) -> Begun:
         begun = await history.begin(
             new_turn("conv_a", parent=parent, input=[Item(UserMessage(said))], end_user="erin")
@@ -505,11 +511,11 @@ async def test_a_chain_begins_at_the_root_and_leaves_other_branches_out(history:
     ]
 
 
-async def test_an_unknown_turn_has_no_chain(history: History) -> None:
+async def test_an_unknown_turn_has_no_chain(history: TurnRepository) -> None:
     assert await history.chain(999_999) == []
 
 
-async def test_a_chain_tells_what_is_waited_for_in_order(history: History) -> None:
+async def test_a_chain_tells_what_is_waited_for_in_order(history: TurnRepository) -> None:
     begun = await answered(history, pending=["call_2", "call_1"])
 
     (turn,) = await history.chain(begun.turn)
@@ -517,7 +523,7 @@ async def test_a_chain_tells_what_is_waited_for_in_order(history: History) -> No
     assert list(turn.pending) == ["call_2", "call_1"]
 
 
-async def test_long_chains_come_whole_and_in_order(history: History) -> None:
+async def test_long_chains_come_whole_and_in_order(history: TurnRepository) -> None:
     parent = None
     for n in range(50):
         begun = await history.begin(
@@ -536,40 +542,40 @@ async def test_long_chains_come_whole_and_in_order(history: History) -> None:
 # --- finding -------------------------------------------------------------------------------------------------
 
 
-async def test_the_known_among_many_fingerprints_are_found(history: History) -> None:
+async def test_the_known_among_many_fingerprints_are_found(history: TurnRepository) -> None:
     one = await answered(history, "conv_a", fingerprint=b"1")
     two = await answered(history, "conv_b", fingerprint=b"2", agent="triage")
 
     places = await history.find_places([b"0", b"1", b"2", b"1", *(b"x%d" % n for n in range(500))])
 
     assert sorted(places, key=lambda place: place.turn) == [
-        Place(one.turn, one.conversation, "conv_a", "sales", b"1", is_unique=True),
-        Place(two.turn, two.conversation, "conv_b", "triage", b"2", is_unique=True),
+        TurnMatch(one.turn, one.conversation, "conv_a", "sales", b"1", is_unique=True),
+        TurnMatch(two.turn, two.conversation, "conv_b", "triage", b"2", is_unique=True),
     ]
     assert await history.find_places([]) == []
 
 
-async def test_of_turns_that_look_alike_the_newest_is_told_as_not_unique(history: History) -> None:
+async def test_of_turns_that_look_alike_the_newest_is_told_as_not_unique(history: TurnRepository) -> None:
     await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
     newest = await answered(history, "conv_b", fingerprint=b"f", last_answer=b"a")
 
-    place = Place(newest.turn, newest.conversation, "conv_b", "sales", b"f", is_unique=False)
+    place = TurnMatch(newest.turn, newest.conversation, "conv_b", "sales", b"f", is_unique=False)
     assert await history.find_places([b"f"]) == [place]
     assert await history.find_last_answer(b"a") == place
 
 
-async def test_within_a_conversation_only_its_turns_count(history: History) -> None:
+async def test_within_a_conversation_only_its_turns_count(history: TurnRepository) -> None:
     ours = await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
     await answered(history, "conv_b", fingerprint=b"f", last_answer=b"a")
 
-    place = Place(ours.turn, ours.conversation, "conv_a", "sales", b"f", is_unique=True)
+    place = TurnMatch(ours.turn, ours.conversation, "conv_a", "sales", b"f", is_unique=True)
     assert await history.find_places([b"f"], conversation=ours.conversation) == [place]
     assert await history.find_last_answer(b"a", conversation=ours.conversation) == place
     assert await history.find_last_answer(b"b", conversation=ours.conversation) is None
     assert await history.find_places([b"f"], conversation=999_999) == []
 
 
-async def test_calls_that_are_waited_for_are_found_newest_first(history: History) -> None:
+async def test_calls_that_are_waited_for_are_found_newest_first(history: TurnRepository) -> None:
     first = await answered(history, "conv_a", pending=["call_1", "call_2"])
     second = await answered(history, "conv_b", pending=["call_1"])
 
@@ -583,7 +589,7 @@ async def test_calls_that_are_waited_for_are_found_newest_first(history: History
     assert await history.find_pending("alice", []) == []
 
 
-async def test_turns_of_other_callers_do_not_exist(history: History) -> None:
+async def test_turns_of_other_callers_do_not_exist(history: TurnRepository) -> None:
     await history.begin(new_turn("conv_a", id="chatcmpl-1", idempotency_key="k"))
 
     assert await history.turn("bob", "chatcmpl-1") is None
@@ -594,7 +600,7 @@ async def test_turns_of_other_callers_do_not_exist(history: History) -> None:
 # --- workers -------------------------------------------------------------------------------------------------
 
 
-async def test_a_worker_keeps_its_turns_alive_and_hears_what_is_to_stop(history: History) -> None:
+async def test_a_worker_keeps_its_turns_alive_and_hears_what_is_to_stop(history: TurnRepository) -> None:
     await history.begin(new_turn("conv_a", id="chatcmpl-1", worker="w1"))
     await history.begin(new_turn("conv_b", id="chatcmpl-2", worker="w1"))
     await history.begin(new_turn("conv_c", id="chatcmpl-3", worker="w2"))
@@ -607,7 +613,7 @@ async def test_a_worker_keeps_its_turns_alive_and_hears_what_is_to_stop(history:
     assert [record and record.lease_until for record in records] == [500.0, 500.0, 130.0]
 
 
-async def test_a_turn_that_ended_cannot_be_cancelled(history: History) -> None:
+async def test_a_turn_that_ended_cannot_be_cancelled(history: TurnRepository) -> None:
     begun = await history.begin(new_turn(id="chatcmpl-1"))
     await history.finish(the_end(begun.turn))
 
@@ -615,7 +621,7 @@ async def test_a_turn_that_ended_cannot_be_cancelled(history: History) -> None:
     assert await history.renew("w1", lease_until=500.0) == []
 
 
-async def test_turns_of_the_dead_are_interrupted(history: History) -> None:
+async def test_turns_of_the_dead_are_interrupted(history: TurnRepository) -> None:
     await history.begin(new_turn("conv_a", id="old", worker="w1", lease_until=130.0))
     await history.begin(new_turn("conv_b", id="dead", worker="w2", lease_until=900.0))
     await history.begin(new_turn("conv_c", id="alive", worker="w3", lease_until=900.0))
@@ -630,7 +636,7 @@ async def test_turns_of_the_dead_are_interrupted(history: History) -> None:
     await history.begin(new_turn("conv_b"))
 
 
-async def test_how_turns_and_conversations_stand_is_told_together(history: History) -> None:
+async def test_how_turns_and_conversations_stand_is_told_together(history: TurnRepository) -> None:
     running = await history.begin(new_turn("conv_a", lease_until=130.5))
     ended = await answered(history, "conv_b")
     failed = await history.begin(new_turn("conv_b", parent=ended.turn))
@@ -639,17 +645,17 @@ async def test_how_turns_and_conversations_stand_is_told_together(history: Histo
     await history.finish(the_end(added.turn))
 
     conversations = [running.conversation, ended.conversation, added.conversation, 10**9]
-    standing = await history.standing(turns=[running.turn, ended.turn, 10**9], conversations=conversations)
+    standing = await history.poll(turns=[running.turn, ended.turn, 10**9], conversations=conversations)
 
     newest = {running.conversation: running.turn, ended.conversation: failed.turn, added.conversation: 0}
-    assert standing == Standing({running.turn: 130.5}, newest)
-    assert await history.standing(turns=[], conversations=[]) == Standing({}, {})
+    assert standing == PollResult({running.turn: 130.5}, newest)
+    assert await history.poll(turns=[], conversations=[]) == PollResult({}, {})
 
 
 # --- many at once, and strange words --------------------------------------------------------------------------
 
 
-async def test_two_hundred_conversations_at_once_do_not_mix(history: History) -> None:
+async def test_two_hundred_conversations_at_once_do_not_mix(history: TurnRepository) -> None:
     async def talk(name: str) -> list[str]:
         parent = None
         for n in range(3):
@@ -669,7 +675,7 @@ async def test_two_hundred_conversations_at_once_do_not_mix(history: History) ->
     assert told == [[f"{name} {verb} {n}" for n in range(3) for verb in ("asks", "hears")] for name in names]
 
 
-async def test_what_is_said_comes_back_to_the_letter(history: History) -> None:
+async def test_what_is_said_comes_back_to_the_letter(history: TurnRepository) -> None:
     words = "nul \0, quote ' \" \\, emoji 🦄, line\u2028break, \x1b[0m"
     begun = await history.begin(new_turn(input=[Item(UserMessage(words))]))
 
@@ -679,7 +685,7 @@ async def test_what_is_said_comes_back_to_the_letter(history: History) -> None:
     assert turn.items == [Item(UserMessage(words)), Item(AssistantMessage(words, name="a"), "sales")]
 
 
-async def test_no_name_from_outside_breaks_the_store(history: History) -> None:
+async def test_no_name_from_outside_breaks_the_store(history: TurnRepository) -> None:
     odd = "\0 \ud800 " + "x" * 5000
     begun = await history.begin(
         new_turn(
@@ -698,7 +704,7 @@ async def test_no_name_from_outside_breaks_the_store(history: History) -> None:
     assert await history.turn("alice", odd) is None
 
 
-async def test_half_a_surrogate_pair_from_a_tool_does_not_lose_the_turn(history: History) -> None:
+async def test_half_a_surrogate_pair_from_a_tool_does_not_lose_the_turn(history: TurnRepository) -> None:
     begun = await history.begin(new_turn())
 
     assert await history.finish(the_end(begun.turn, items=[Item(ToolMessage("c", "half \ud800 a pair"))]))
@@ -707,5 +713,5 @@ async def test_half_a_surrogate_pair_from_a_tool_does_not_lose_the_turn(history:
     assert str(turn.items[-1].message.content).startswith("half ")
 
 
-async def test_it_is_ready(history: History) -> None:
+async def test_it_is_ready(history: TurnRepository) -> None:
     assert await history.is_ready()

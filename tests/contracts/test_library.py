@@ -23,7 +23,7 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.store.turns import open_history
-from proxy.turns.repository import Begun, History
+from proxy.turns.repository import Begun, TurnRepository
 from tests.fakes.history import new_turn, the_end
 from tests.fakes.store.conversations import MemoryLibrary
 from tests.fakes.store.turns import MemoryHistory
@@ -37,7 +37,7 @@ EVERYTHING: dict[str, Any] = {"after": None, "limit": 100, "order": "asc", "mode
 
 @dataclass
 class Store:
-    history: History
+    history: TurnRepository
     library: ConversationRepository
 
     async def turn(self, conversation: str = "conv_a", **more: Any) -> Begun:

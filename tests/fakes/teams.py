@@ -27,7 +27,7 @@ class RememberingSink:
     def emit(self, event: Event) -> None:
         self.events.append(event)
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         return None
 
 

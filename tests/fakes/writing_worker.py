@@ -12,13 +12,13 @@ import time
 
 from proxy.messages import AssistantMessage, Item, UserMessage
 from proxy.store.turns import open_history
-from proxy.turns.repository import History
+from proxy.turns.repository import TurnRepository
 from tests.fakes.history import new_turn, the_end
 
 CONVERSATIONS = 8
 
 
-async def talk(history: History, conversation: str) -> None:
+async def talk(history: TurnRepository, conversation: str) -> None:
     known = await history.find_conversation("alice", conversation)
     parent = known.head if known else None
     number = len(await history.chain(parent)) if parent is not None else 0

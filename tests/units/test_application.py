@@ -13,7 +13,7 @@ from proxy.errors import ModelNotFound
 from proxy.routes import error_handlers
 from proxy.routes.application import Application
 from proxy.routes.middleware.request_log import RequestContext
-from proxy.routes.request_body import ClientLeft
+from proxy.routes.request_body import ClientDisconnected
 
 
 class Endpoint:
@@ -99,7 +99,7 @@ async def test_an_unexpected_error_reaches_the_server_so_that_it_is_logged() -> 
 async def test_client_that_disconnects_gets_no_response() -> None:
     facts: dict[str, object] = {}
 
-    await error_handlers.PlainEndpoint(Endpoint(ClientLeft()))(
+    await error_handlers.PlainEndpoint(Endpoint(ClientDisconnected()))(
         {"state": {"facts": facts}}, _nothing, _nowhere
     )
 

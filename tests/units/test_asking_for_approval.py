@@ -17,7 +17,14 @@ from proxy.events import (
 )
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall, ToolMessage, UserMessage
 from proxy.teamfiles.definitions import Limits
-from proxy.turns.contract import RUN_UNKNOWN, Answered, ApprovalRequest, Opening, OpeningCall, Turn
+from proxy.turns.contract import (
+    RUN_UNKNOWN,
+    ApprovalContinuation,
+    ApprovalRequest,
+    ContinuationCall,
+    TeamOutcome,
+    Turn,
+)
 from tests.fakes.models import ScriptedModel, calls, says
 from tests.fakes.teams import SORRY, FixedTool, RememberingSink, agent, team_of, turn_of
 
@@ -63,7 +70,7 @@ async def test_the_question_stands_behind_the_call_and_nothing_ran() -> None:
     answered = await team.answer(turn, sink)
 
     (request,) = answered.approvals
-    assert answered == Answered("stop", approvals=(request,))
+    assert answered == TeamOutcome("stop", approvals=(request,))
     assert request == ApprovalRequest(request.id, request.call_id, "pay", '{"amount": 7}')
     question = f"Approval {request.id[5:11]}: shall I run `pay(amount: 7)`? Reply yes or no."
     assert turn.items == [
@@ -110,25 +117,27 @@ async def test_a_call_that_was_cut_off_is_neither_run_nor_asked_about() -> None:
     cut = [*calls(("pay", '{"amount": 70'))[:-1], *says("", reason="length")[-1:]]
     team = await team_of(agent("cashier", ScriptedModel(cut), tools=[FixedTool("pay")], approvals=["pay"]))
 
-    assert await team.answer(turn, RememberingSink()) == Answered("length")
+    assert await team.answer(turn, RememberingSink()) == TeamOutcome("length")
 
 
 # --- going on ------------------------------------------------------------------------------------------------
 
 
-def decided(*calls: OpeningCall, runs: Account | None = None, note: str = "Yes.") -> Opening:
+def decided(
+    *calls: ContinuationCall, runs: Account | None = None, note: str = "Yes."
+) -> ApprovalContinuation:
     events = [ApprovalDecided(call.approval_id, "call_old", call.name, "approve", "api") for call in calls]
-    return Opening(events, note, calls, runs)
+    return ApprovalContinuation(events, note, calls, runs)
 
 
 async def test_the_call_is_made_again_under_a_new_id_and_noted_before_and_behind() -> None:
     pay, account, sink = FixedTool("pay", "paid", has_effects=True), Account(), RememberingSink()
     turn = asking(PAY)
-    turn.opening = decided(OpeningCall("appr_1", "pay", '{"amount": 7}'), runs=account)
+    turn.opening = decided(ContinuationCall("appr_1", "pay", '{"amount": 7}'), runs=account)
     model = ScriptedModel(says("Paid."))
     team = await team_of(agent("cashier", model, tools=[pay], approvals=["pay"]))
 
-    assert await team.answer(turn, sink) == Answered("stop")
+    assert await team.answer(turn, sink) == TeamOutcome("stop")
 
     note, made, result, answer = turn.items
     assert note == Item(UserMessage("Yes."), "cashier", visible=False)
@@ -149,7 +158,7 @@ async def test_the_call_is_made_again_under_a_new_id_and_noted_before_and_behind
 
 async def test_a_result_that_is_known_is_told_and_nothing_is_run() -> None:
     pay, account, sink, turn = FixedTool("pay"), Account(), RememberingSink(), asking(PAY)
-    turn.opening = decided(OpeningCall("appr_1", "pay", "{}", ""), runs=account, note="")
+    turn.opening = decided(ContinuationCall("appr_1", "pay", "{}", ""), runs=account, note="")
     model = ScriptedModel(says("Paid."))
     team = await team_of(agent("cashier", model, tools=[pay], approvals=["pay"]))
 
@@ -164,7 +173,7 @@ async def test_what_may_have_been_run_is_not_run_and_the_agent_is_told_so() -> N
     pay, turn = FixedTool("pay"), asking(PAY)
     account = Account(knows=("appr_1",))
     turn.opening = decided(
-        OpeningCall("appr_1", "pay", "{}"), OpeningCall("appr_2", "pay", "{}"), runs=account
+        ContinuationCall("appr_1", "pay", "{}"), ContinuationCall("appr_2", "pay", "{}"), runs=account
     )
     team = await team_of(agent("cashier", ScriptedModel(says("Hm.")), tools=[pay], approvals=["pay"]))
 
@@ -176,7 +185,7 @@ async def test_what_may_have_been_run_is_not_run_and_the_agent_is_told_so() -> N
 
 async def test_a_run_that_cannot_be_noted_does_not_happen() -> None:
     pay, turn = FixedTool("pay"), asking(PAY)
-    turn.opening = decided(OpeningCall("appr_1", "pay", "{}"), runs=Account(fails=True))
+    turn.opening = decided(ContinuationCall("appr_1", "pay", "{}"), runs=Account(fails=True))
     team = await team_of(agent("cashier", ScriptedModel(), tools=[pay], approvals=["pay"]))
 
     with pytest.raises(StoreUnavailable):
@@ -186,7 +195,7 @@ async def test_a_run_that_cannot_be_noted_does_not_happen() -> None:
 
 async def test_an_approved_call_that_fails_is_told_like_any_other() -> None:
     sink, account, turn = RememberingSink(), Account(), asking(PAY)
-    turn.opening = decided(OpeningCall("appr_1", "pay", "{}"), runs=account)
+    turn.opening = decided(ContinuationCall("appr_1", "pay", "{}"), runs=account)
     pay = FixedTool("pay", SORRY)
     team = await team_of(agent("cashier", ScriptedModel(says("Sorry.")), tools=[pay], approvals=["pay"]))
 
@@ -199,7 +208,7 @@ async def test_an_approved_call_that_fails_is_told_like_any_other() -> None:
 
 async def test_a_decision_is_taken_up_once_also_when_the_floor_changes() -> None:
     pay, turn = FixedTool("pay"), asking(PAY)
-    turn.opening = decided(OpeningCall("appr_1", "pay", "{}"), runs=Account())
+    turn.opening = decided(ContinuationCall("appr_1", "pay", "{}"), runs=Account())
     cashier = agent(
         "cashier",
         ScriptedModel(calls(("transfer_to_clerk", "{}"))),

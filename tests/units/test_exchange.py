@@ -13,7 +13,7 @@ from proxy.errors import ModelNotFound, StoreUnavailable
 from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, TextDelta
 from proxy.messages import Usage, UserMessage
 from proxy.service.turns import Opened, Policy, TurnService
-from proxy.turns.contract import Answered, Sink, Turn
+from proxy.turns.contract import Sink, TeamOutcome, Turn
 from proxy.turns.live import StopReason
 from proxy.turns.repository import Begun, ModelUse, NewTurn, TurnEnd
 from proxy.turns.request import TurnRequest
@@ -55,7 +55,7 @@ class RecordingTeam:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._team, name)
 
-    async def answer(self, turn: Turn, sink: Sink) -> Answered:
+    async def answer(self, turn: Turn, sink: Sink) -> TeamOutcome:
         self.turns.append(turn)
         return await self._team.answer(turn, sink)
 
@@ -72,7 +72,7 @@ async def exchange_of(
 
 
 async def end_of(opened: Opened) -> Any:
-    with opened.live.follower() as follower:
+    with opened.live.reader() as follower:
         async with asyncio.timeout(5):
             while not opened.live.is_finished:
                 await follower.next()
@@ -242,7 +242,7 @@ async def test_an_observer_of_a_turn_elsewhere_is_told_that_it_began_and_not_tha
     exchange = await exchange_of(history=history, clock=clock)
 
     opened = await exchange.attach("c", elsewhere.id, is_observer=True)
-    with opened.live.follower(is_observer=True) as follower:
+    with opened.live.reader(is_observer=True) as follower:
         began = await follower.next()
         await exchange.close(grace=0)
         rest = await follower.next()

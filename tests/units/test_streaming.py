@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from proxy.events import Started, TextDelta
-from proxy.routes.streaming import Connection, Patience, stream
+from proxy.routes.streaming import Connection, StreamTimeouts, stream
 from proxy.turns.live import LiveTurn
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.chat.stream import ChunkEncoder
@@ -32,7 +32,7 @@ async def test_a_client_that_leaves_while_it_is_sent_something_is_noticed_at_onc
     encoder = ChunkEncoder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
     connection = Connection({"type": "http"}, receive, send)
     async with asyncio.timeout(5):
-        took_all = await stream(live, encoder, [], connection, Patience(keep_alive=60))
+        took_all = await stream(live, encoder, [], connection, StreamTimeouts(keep_alive=60))
 
     assert not took_all
     assert not live.has_readers

@@ -31,7 +31,7 @@ from proxy.messages import (
 from proxy.providers.model import CallPiece, Finished
 from proxy.request_errors import ToolNameTaken
 from proxy.teamfiles.definitions import Limits
-from proxy.turns.contract import Answered
+from proxy.turns.contract import TeamOutcome
 from proxy.turns.structured_output import compile_response_format
 from tests.fakes.models import USAGE, Reply, ScriptedModel, calls, says
 from tests.fakes.teams import SORRY, FixedTool, RememberingSink, agent, team_of, turn_of
@@ -53,7 +53,7 @@ async def test_an_agent_that_only_talks_gives_the_answer() -> None:
     model, sink = ScriptedModel(says("Hi there")), RememberingSink()
     team, turn = await team_of(agent("triage", model)), turn_of(HELLO, agent="triage")
 
-    assert await team.answer(turn, sink) == Answered("stop")
+    assert await team.answer(turn, sink) == TeamOutcome("stop")
     assert [e.text for e in sink.events if isinstance(e, TextDelta)] == ["Hi ", "there"]
     assert [(i.message, i.agent, i.visible) for i in turn.items] == [
         (AssistantMessage("Hi there"), "triage", True)
@@ -67,7 +67,7 @@ async def test_a_handoff_leaves_a_complete_chain_and_the_next_agent_its_own_inst
     team = await team_of(agent("triage", triage, hands_to=["sales"]), agent("sales", sales))
     turn = turn_of(HELLO, agent="triage")
 
-    assert await team.answer(turn, sink) == Answered("stop")
+    assert await team.answer(turn, sink) == TeamOutcome("stop")
 
     shown = sales.requests[0].messages
     assert shown[0] == SystemMessage("You are sales.")
@@ -142,7 +142,7 @@ async def test_a_call_of_the_callers_tool_ends_the_turn_and_keeps_what_else_was_
         ClientToolCall(0, first.call_id, "weather"),
         ClientToolArguments(0, '{"city": "Bonn"}'),
     ]
-    assert answered == Answered("tool_calls", (first.call_id,))
+    assert answered == TeamOutcome("tool_calls", (first.call_id,))
     assert results([i.message for i in turn.items]) == [
         "3 left",
         "error: not transferred, because other calls of this reply have to be answered first",
@@ -177,7 +177,7 @@ async def test_a_wrong_call_is_answered_so_that_the_model_can_mend_it(
     model = ScriptedModel(calls(call), says("Sorry"))
     team, turn = await team_of(agent("triage", model, tools=[shelf])), turn_of(HELLO, agent="triage")
 
-    assert await team.answer(turn, RememberingSink()) == Answered("stop")
+    assert await team.answer(turn, RememberingSink()) == TeamOutcome("stop")
 
     assert told in results([i.message for i in turn.items])[0]
     assert shelf.calls == []
@@ -199,7 +199,7 @@ async def test_a_reply_cut_at_the_length_limit_runs_nothing() -> None:
     team = await team_of(agent("triage", ScriptedModel(cut), tools=[shelf]))
     turn = turn_of(HELLO, agent="triage")
 
-    assert await team.answer(turn, RememberingSink()) == Answered("length")
+    assert await team.answer(turn, RememberingSink()) == TeamOutcome("length")
     assert shelf.calls == []
     assert [i.message for i in turn.items] == [AssistantMessage("Let me")]
 
@@ -215,7 +215,7 @@ async def test_ping_pong_ends_because_delegates_are_withheld_at_the_limit() -> N
     )
     sink, turn = RememberingSink(), turn_of(HELLO, agent="a")
 
-    assert await team.answer(turn, sink) == Answered("stop")
+    assert await team.answer(turn, sink) == TeamOutcome("stop")
     assert len([e for e in sink.events if isinstance(e, Handoff)]) == 3
     assert turn.agent == "b"
 
@@ -257,7 +257,7 @@ async def test_a_cancelled_turn_closes_the_model_and_keeps_what_was_said() -> No
     model = ScriptedModel([TextDelta("Hal"), never])
 
     class Sink(RememberingSink):
-        async def room(self) -> None:
+        async def drain(self) -> None:
             said.set()
 
     team, turn = await team_of(agent("triage", model)), turn_of(HELLO, agent="triage")
@@ -346,7 +346,7 @@ async def test_the_turn_ends_with_length_when_its_tokens_are_used_up() -> None:
         agent("triage", model, tools=[FixedTool("shelf")]), limits=Limits(max_output_tokens=12)
     )
 
-    assert await team.answer(turn_of(HELLO, agent="triage"), RememberingSink()) == Answered("length")
+    assert await team.answer(turn_of(HELLO, agent="triage"), RememberingSink()) == TeamOutcome("length")
     assert len(model.requests) == 3
 
 
@@ -363,7 +363,7 @@ async def test_a_structured_answer_is_not_spoiled_by_words_beside_a_call() -> No
     turn = turn_of(HELLO, agent="triage")
     turn.response_format = compile_response_format(JSON_FORM)
 
-    assert await team.answer(turn, sink) == Answered("stop")
+    assert await team.answer(turn, sink) == TeamOutcome("stop")
     assert "".join(e.text for e in sink.events if isinstance(e, TextDelta)) == '{"price": 10}'
 
 
@@ -382,4 +382,4 @@ async def test_a_structured_answer_that_was_cut_says_so_by_its_finish_reason() -
     turn = turn_of(HELLO, agent="triage")
     turn.response_format = compile_response_format(JSON_FORM)
 
-    assert await team.answer(turn, RememberingSink()) == Answered("length")
+    assert await team.answer(turn, RememberingSink()) == TeamOutcome("length")

@@ -20,7 +20,7 @@ from proxy.events import (
 from proxy.messages import Usage
 from proxy.routes.dependencies import request_context
 from proxy.routes.legacy.requests import EVENTS, ask_of, one_message, read_request, team_of, write_legacy_turn
-from proxy.routes.streaming import Connection, Patience, stream
+from proxy.routes.streaming import Connection, StreamTimeouts, stream
 from proxy.turns.live import LiveTurn
 from proxy.wire.legacy.ask import QuestionEncoder
 from proxy.wire.legacy.requests import QUESTION
@@ -69,7 +69,7 @@ async def scripted_stream(scope: Scope, receive: Receive, send: Send) -> None:
     playing = asyncio.create_task(_play(live), name="scripted turn")
     try:
         connection = Connection(scope, receive, send)
-        await stream(live, encoder, [], connection, Patience(), framing=EVENTS)
+        await stream(live, encoder, [], connection, StreamTimeouts(), framing=EVENTS)
     finally:
         playing.cancel()
         await asyncio.gather(playing, return_exceptions=True)

@@ -12,7 +12,7 @@ from proxy.errors import InternalTurnError, InvalidRequest, ProxyError, Unauthor
 from proxy.events import Entry
 from proxy.routes.legacy.chat import chat_ask
 from proxy.routes.middleware.rate_limit import admit as admit_turn
-from proxy.routes.request_body import ClientLeft
+from proxy.routes.request_body import ClientDisconnected
 from proxy.routes.sockets import Channel, admit
 from proxy.wire.legacy.chat import ChatSocketEvents, refused, socket_message
 from proxy.wire.legacy.requests import CHAT, SOCKET
@@ -38,7 +38,7 @@ async def chat_socket(websocket: WebSocket) -> None:
                     waiting.put_nowait(message)
                 except asyncio.QueueFull:
                     await _send_error(channel, InvalidRequest("Too many messages wait to be answered."))
-    except ClientLeft:
+    except ClientDisconnected:
         pass
     except Unauthorized as error:
         await channel.close_unauthorized(socket_message(refused(error)))
@@ -52,7 +52,7 @@ async def _answer_all(websocket: WebSocket, channel: Channel, waiting: asyncio.Q
         message = await waiting.get()
         try:
             await _answer(websocket, channel, message)
-        except ClientLeft:
+        except ClientDisconnected:
             return
         except Unauthorized as error:
             await channel.close_unauthorized(socket_message(refused(error)))
@@ -83,7 +83,7 @@ async def _answer(websocket: WebSocket, channel: Channel, message: bytes) -> Non
     finally:
         # A server that stops closes its sockets first. Their turns still have the grace time to finish.
         if not services.turns.is_closing:
-            opened.live.left()
+            opened.live.on_client_disconnect()
 
 
 async def _send_error(channel: Channel, error: ProxyError) -> None:

@@ -23,7 +23,7 @@ from proxy.messages import Item
 from proxy.store.sql import rows
 from proxy.store.sql.dialects import IS_RUNNING, list_of, listed
 from proxy.store.sql.tables import conversations, indexable, items, pending_calls, turns
-from proxy.turns.repository import ChainTurn, Conversation, Place, Standing, TurnRecord
+from proxy.turns.repository import ChainTurn, Conversation, PollResult, TurnMatch, TurnRecord
 
 PENDING_PER_ID = 100
 """Maximum number of turns returned for one pending call id; some models number their calls from 0 in every turn."""
@@ -67,20 +67,22 @@ class TurnQueries:
 
     def places(
         self, connection: Connection, fingerprints: Sequence[bytes], conversation: int | None
-    ) -> list[Place]:
+    ) -> list[TurnMatch]:
         """Return the newest place for every fingerprint that is known."""
         wanted = [fingerprint.hex() for fingerprint in dict.fromkeys(fingerprints)]
         found = connection.execute(
             self._places[conversation is not None], {"wanted": wanted} | _within(conversation)
         )
-        return [Place(*row) for row in found]
+        return [TurnMatch(*row) for row in found]
 
-    def last_answer(self, connection: Connection, digest: bytes, conversation: int | None) -> Place | None:
+    def last_answer(
+        self, connection: Connection, digest: bytes, conversation: int | None
+    ) -> TurnMatch | None:
         """Return the newest turn with this last answer, or None."""
         found = connection.execute(
             self._last_answer[conversation is not None], {"digest": digest} | _within(conversation)
         ).first()
-        return None if found is None else Place(*found)
+        return None if found is None else TurnMatch(*found)
 
     def pending(
         self, connection: Connection, caller: str, call_ids: Sequence[str], conversation: int | None
@@ -198,7 +200,7 @@ def _keys_of_chain() -> CTE:
 
 
 def _place(is_unique: ColumnElement[bool]) -> Select[Any]:
-    """Select the fields of ``Place`` in its order."""
+    """Select the fields of ``TurnMatch`` in its order."""
     return select(
         turns.c.key, turns.c.conversation, _conversation_id(), turns.c.agent, turns.c.fingerprint, is_unique
     )
@@ -287,9 +289,9 @@ class TurnPolling:
         )
         self._key = _of_conversation(of.key).where(of.id == bindparam("turn_id", type_=of.id.type))
 
-    def standing(
+    def poll(
         self, connection: Connection, turn_keys: Sequence[int], conversation_keys: Sequence[int]
-    ) -> Standing:
+    ) -> PollResult:
         """Return which of the turns run, and the newest turn of each conversation that exists."""
         running: dict[int, float] = {}
         newest: dict[int, int] = {}
@@ -299,7 +301,7 @@ class TurnPolling:
             wanted = {"wanted": conversation_keys}
             newest = dict.fromkeys(connection.scalars(self._there, wanted), 0)
             newest |= {row[0]: row[1] for row in connection.execute(self._newest, wanted)}
-        return Standing(running, newest)
+        return PollResult(running, newest)
 
     def behind(
         self, connection: Connection, caller: str, conversation_id: str, after: int, limit: int

@@ -1,4 +1,4 @@
-"""``History`` in memory: for tests."""
+"""``TurnRepository`` in memory: for tests."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from proxy.turns.repository import (
     IdempotencyKeyTaken,
     NewTurn,
     Pause,
-    Place,
-    Standing,
+    PollResult,
     TurnEnd,
+    TurnMatch,
     TurnRecord,
 )
 
@@ -70,7 +70,7 @@ class Asked:
 
 
 class MemoryHistory:
-    """``History`` without persistence.
+    """``TurnRepository`` without persistence.
 
     ``conversations``, ``turns`` and ``asked`` are for a ``MemoryLibrary`` and ``MemoryApprovals``.
     """
@@ -86,11 +86,11 @@ class MemoryHistory:
         return next(self._keys)
 
     async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return self.conversations.get((caller, conversation_id))
 
     async def begin(self, turn: NewTurn) -> Begun:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         if turn.idempotency_key is not None:
             holder = self._by_key(turn.caller, turn.idempotency_key)
             if holder is not None and (holder.status != "running" or holder.lease_until >= turn.created_at):
@@ -129,7 +129,7 @@ class MemoryHistory:
         return False
 
     async def finish(self, end: TurnEnd) -> bool:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         kept = self.turns.get(end.turn)
         if kept is None:
             return False
@@ -164,7 +164,7 @@ class MemoryHistory:
             )
 
     async def chain(self, turn: int) -> Sequence[ChainTurn]:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         chain: list[ChainTurn] = []
         key: int | None = turn
         while key is not None and (kept := self.turns.get(key)) is not None:
@@ -187,19 +187,19 @@ class MemoryHistory:
 
     async def find_places(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None
-    ) -> Sequence[Place]:
-        """See ``History``."""
+    ) -> Sequence[TurnMatch]:
+        """See ``TurnRepository``."""
         found = (self._newest(partial(_has_fingerprint, one), conversation) for one in set(fingerprints))
         return [place for place in found if place is not None]
 
-    async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> Place | None:
-        """See ``History``."""
+    async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
+        """See ``TurnRepository``."""
         return self._newest(lambda end: end.last_answer == digest, conversation)
 
     async def find_pending(
         self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
     ) -> Sequence[tuple[str, int]]:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return [
             (call_id, key)
             for key, kept in reversed(self.turns.items())
@@ -211,15 +211,15 @@ class MemoryHistory:
         ]
 
     async def turn(self, caller: str, turn_id: str) -> TurnRecord | None:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return self._last(lambda record: record.caller == caller and record.id == turn_id)
 
     async def turn_by_idempotency_key(self, caller: str, key: str) -> TurnRecord | None:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return self._by_key(caller, key)
 
     async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         found = self._last(lambda record: (record.caller, record.body_digest) == (caller, digest))
         if found is None or found.created_at < since or found.status not in ("running", "completed"):
             return None
@@ -233,46 +233,46 @@ class MemoryHistory:
         return found if behind in (None, found) else None
 
     async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         ours = list(self._running(lambda kept: kept.record.worker == worker))
         for kept in ours:
             kept.record = replace(kept.record, lease_until=lease_until)
         return [kept.record.id for kept in ours if kept.is_to_stop]
 
     async def request_cancel(self, caller: str, turn_id: str) -> bool:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         found = list(self._running(lambda kept: (kept.record.caller, kept.record.id) == (caller, turn_id)))
         for kept in found:
             kept.is_to_stop = True
         return bool(found)
 
     async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         lost = list(self._running(lambda kept: _is_lost(kept.record, now, dead_workers)))
         for kept in lost:
             self._interrupt(kept, now)
         return len(lost)
 
-    async def standing(self, *, turns: Sequence[int], conversations: Sequence[int]) -> Standing:
-        """See ``History``."""
+    async def poll(self, *, turns: Sequence[int], conversations: Sequence[int]) -> PollResult:
+        """See ``TurnRepository``."""
         here = {known.key for known in self.conversations.values()} & set(conversations)
         newest = dict.fromkeys(here, 0)
         for key, kept in self.turns.items():
             if kept.conversation.key in here and has_events(kept.record):
                 newest[kept.conversation.key] = max(newest[kept.conversation.key], key)
         running = self._running(lambda kept: kept.record.turn in turns)
-        return Standing({kept.record.turn: kept.record.lease_until for kept in running}, newest)
+        return PollResult({kept.record.turn: kept.record.lease_until for kept in running}, newest)
 
     async def running_workers(self) -> Sequence[str]:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return list({kept.record.worker for kept in self._running(lambda _: True)})
 
     async def is_ready(self) -> bool:
-        """See ``History``."""
+        """See ``TurnRepository``."""
         return True
 
     async def close(self) -> None:
-        """See ``History``."""
+        """See ``TurnRepository``."""
 
     def _running(self, is_wanted: Callable[[StoredTurn], bool]) -> Iterator[StoredTurn]:
         return (kept for kept in self.turns.values() if kept.record.status == "running" and is_wanted(kept))
@@ -286,7 +286,7 @@ class MemoryHistory:
     def _by_key(self, caller: str, key: str) -> TurnRecord | None:
         return self._last(lambda record: record.caller == caller and record.idempotency_key == key)
 
-    def _newest(self, is_wanted: Callable[[TurnEnd], bool], conversation: int | None) -> Place | None:
+    def _newest(self, is_wanted: Callable[[TurnEnd], bool], conversation: int | None) -> TurnMatch | None:
         found = [
             (kept, kept.end)
             for kept in self.turns.values()
@@ -298,7 +298,7 @@ class MemoryHistory:
         if not found:
             return None
         kept, end = found[-1]
-        return Place(
+        return TurnMatch(
             turn=end.turn,
             conversation=kept.conversation.key,
             conversation_id=kept.conversation.id,

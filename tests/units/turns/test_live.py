@@ -11,7 +11,7 @@ import pytest
 from proxy.errors import LogMemoryExhausted
 from proxy.events import Completed, Entry, Failed, Started, TextDelta, is_closing
 from proxy.messages import Usage
-from proxy.turns.live import ENTRY_WEIGHT, Follower, LiveTurn, LiveTurns, LogMemory
+from proxy.turns.live import ENTRY_WEIGHT, EventLogReader, LiveTurn, LiveTurns, LogMemory
 
 
 def finished(turn_id: str, *, characters: int = 1) -> LiveTurn:
@@ -50,10 +50,10 @@ async def test_long_answers_are_kept_for_as_long_as_there_is_room() -> None:
 
 async def test_writer_continues_when_its_last_slow_reader_leaves() -> None:
     live = LiveTurn("a", high_water=10)
-    reader = live.follower()
+    reader = live.reader()
     with reader:
         live.emit(TextDelta("x" * 11))
-        writer = asyncio.create_task(live.room())
+        writer = asyncio.create_task(live.drain())
         await asyncio.sleep(0)
         assert not writer.done()
 
@@ -64,9 +64,9 @@ async def test_writer_continues_when_its_last_slow_reader_leaves() -> None:
 
 async def test_writer_waits_for_the_slower_of_two_readers() -> None:
     live = LiveTurn("a", high_water=10)
-    with live.follower() as fast, live.follower() as slow:
+    with live.reader() as fast, live.reader() as slow:
         live.emit(TextDelta("x" * 11))
-        writer = asyncio.create_task(live.room())
+        writer = asyncio.create_task(live.drain())
         await fast.next()
         live.emit(TextDelta("y"))
         await fast.next()
@@ -93,7 +93,7 @@ async def test_the_memory_of_logs_is_counted_until_they_are_evicted_and_no_longe
     assert not turns.has_memory()
     assert turns.get("a") is live
 
-    with live.follower() as reader:
+    with live.reader() as reader:
         assert len(await reader.next()) == 2
         live.emit(TextDelta("y" * 100))
         live.emit(Completed("triage", "stop", Usage()))
@@ -128,19 +128,19 @@ async def test_finished_logs_are_evicted_before_turns_are_refused() -> None:
 async def test_who_comes_after_entries_were_dropped_gets_an_error_and_not_a_part() -> None:
     live = finished("a", characters=10)
     live.hold()
-    with live.follower() as reader:
+    with live.reader() as reader:
         live.evict()
         await reader.next()
         await reader.next()
         assert live.entries_after(0) is None
         assert live.is_finished
 
-        with live.follower() as late:
+        with live.reader() as late:
             (entry,) = await late.next()
             assert isinstance(entry.event, Failed)
             assert entry.event.code == "log_discarded"
             assert not await late.next()
-        with live.follower(is_observer=True) as observer, pytest.raises(LogMemoryExhausted):
+        with live.reader(is_observer=True) as observer, pytest.raises(LogMemoryExhausted):
             await observer.next()
 
 
@@ -154,7 +154,7 @@ def stored(live: LiveTurn) -> None:
     live.load = load
 
 
-async def texts(reader: Follower) -> str:
+async def texts(reader: EventLogReader) -> str:
     """Read to the end, and return the text."""
     found: list[str] = []
     while True:
@@ -171,11 +171,11 @@ async def test_many_slow_readers_of_stored_turns_get_everything_within_the_limit
     memory = LogMemory(limit=100_000)
     turns = LiveTurns(memory=memory)
     with ExitStack() as readers:
-        slow: list[Follower] = []
+        slow: list[EventLogReader] = []
         for number in range(50):
             live = LiveTurn(f"t{number}", memory=memory)
             turns.add(live)
-            slow.append(readers.enter_context(live.follower()))
+            slow.append(readers.enter_context(live.reader()))
             live.emit(Started(live.turn_id, "triage"))
             for _ in range(10):
                 live.emit(TextDelta("x" * 1_000))
@@ -194,12 +194,12 @@ async def test_waiting_turns_finish_until_memory_is_free() -> None:
     memory = LogMemory(limit=30_000)
     turns = LiveTurns(memory=memory)
     with ExitStack() as readers:
-        slow: list[Follower] = []
+        slow: list[EventLogReader] = []
         writers = []
         for number in range(5):
             live = LiveTurn(f"t{number}", memory=memory, high_water=5_000)
             turns.add(live)
-            slow.append(readers.enter_context(live.follower()))
+            slow.append(readers.enter_context(live.reader()))
             writers.append(asyncio.create_task(_write(live, turns, pieces=20)))
         async with asyncio.timeout(20):
             await asyncio.wait(writers, return_when=asyncio.FIRST_COMPLETED)
@@ -215,7 +215,7 @@ async def test_waiting_turns_finish_until_memory_is_free() -> None:
 async def _write(live: LiveTurn, turns: LiveTurns, *, pieces: int) -> None:
     for _ in range(pieces):
         live.emit(TextDelta("x" * 1_000))
-        await live.room()
+        await live.drain()
         await asyncio.sleep(0)
     live.emit(Completed("triage", "stop", Usage()))
     stored(live)
@@ -225,7 +225,7 @@ async def _write(live: LiveTurn, turns: LiveTurns, *, pieces: int) -> None:
 async def test_a_batch_is_bounded_and_all_batches_are_the_log() -> None:
     live = LiveTurn("a")
     batches: list[Sequence[Entry]] = []
-    with live.follower() as reader:
+    with live.reader() as reader:
         for _ in range(10_000):
             live.emit(TextDelta("x" * 100))
         live.emit(Completed("triage", "stop", Usage()))
