@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -525,3 +526,34 @@ async def test_a_refusal_reaches_the_sdk_as_its_own_error(served: Served, upstre
         await served.client().chat.completions.create(model="plain", messages=HELLO, n=3)
 
     assert (refused.value.param, refused.value.code) == ("n", "unsupported_value")
+
+
+STREAM = b'data: {"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+WHOLE = b'{"choices": [{"message": {"content": "Hi"}}]}'
+
+
+@pytest.mark.parametrize(
+    ("body", "label", "kind"),
+    [
+        (WHOLE, "text/event-stream", "application/json"),
+        (b"\r\n " + WHOLE, "text/plain", "application/json"),
+        (STREAM, "application/json", "text/event-stream"),
+        (b": waiting\n\n" + STREAM, "text/plain", "text/event-stream"),
+        (STREAM, "", "text/event-stream"),
+    ],
+)
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
+async def test_the_body_and_not_its_label_says_what_it_is(
+    served: Served, upstream: FakeUpstream, body: bytes, label: str, kind: str, is_streamed: bool
+) -> None:
+    upstream.reply(raw(body, content_type=label))
+
+    async with httpx2.AsyncClient() as client:
+        response = await client.post(
+            f"{served.base_url}/chat/completions",
+            json={"model": "plain", "messages": [], "stream": is_streamed},
+        )
+
+    assert response.status_code == 200
+    assert response.headers["content-type"] == kind
+    assert response.content == body

@@ -133,6 +133,21 @@ STATUSES: list[tuple[str, Reply, Expected]] = [
         error(503, headers={"x-should-retry": "false"}),
         (UpstreamFailed, "status_5xx", False),
     ),
+    (
+        "429 that asks not to retry",
+        error(429, headers={"x-should-retry": "false"}),
+        (UpstreamRateLimited, "rate_limited", False),
+    ),
+    (
+        "400 that asks to retry",
+        error(400, headers={"x-should-retry": "true"}),
+        (UpstreamBadRequest, "bad_request", True),
+    ),
+    (
+        "429 with another value of the header",
+        error(429, headers={"x-should-retry": "maybe"}),
+        (UpstreamRateLimited, "rate_limited", True),
+    ),
     ("a redirect", error(307, headers={"location": "http://127.0.0.1:9/v1/chat/completions"}), PROTOCOL),
 ]
 

@@ -18,6 +18,7 @@ from proxy.errors import (
 )
 from proxy.events import ParametersIgnored, ReasoningDelta
 from proxy.messages import Usage
+from proxy.providers.http.body_start import first_bytes, is_json
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import TRANSPORT_ERRORS
 from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest
@@ -27,9 +28,6 @@ from proxy.providers.timeouts import Alarm, ModelLimits
 
 _AFTER_REASON = 2.0
 """Seconds that a finished answer waits for its usage, and for the end of its stream."""
-_BLANK = b"\xef\xbb\xbf \t\r\n"
-"""White space and a byte order mark."""
-_LONGEST_BLANK_START = 4096
 _FOR_REUSE = 0.05
 """Seconds that a read answer waits for the end of its body, so that the connection can be used again."""
 
@@ -169,8 +167,8 @@ class Answer:
         if reader.is_finished:
             raise StopAsyncIteration
         if self._start is None:
-            self._start = await self._look_at_start()
-            self._is_whole = self._start.lstrip(_BLANK)[:1] in (b"{", b"[")
+            self._start = await first_bytes(self._more)
+            self._is_whole = is_json(self._start)
         if self._is_whole:
             return reader.read_whole(await self._whole())
         while True:
@@ -215,16 +213,6 @@ class Answer:
             raise UpstreamFailed("broken", is_retryable=True) from None
         finally:
             self._alarm.pause()
-
-    async def _look_at_start(self) -> bytes:
-        """Return the first bytes that are not blank: gateways label JSON as event stream, and the other way."""
-        start = b""
-        while not start.lstrip(_BLANK) and len(start) < _LONGEST_BLANK_START:
-            received = await self._more()
-            start += received
-            if not received:
-                break
-        return start
 
     async def _whole(self) -> bytes:
         assert self._start is not None

@@ -51,9 +51,15 @@ _AUTH_CODES = frozenset({"invalid_api_key", "authentication_error", "permission_
 
 def refusal(status: int, body: bytes | object, headers: Mapping[str, str]) -> UpstreamFailed:
     """Return what an answer with this status means; ``body`` is its text, or its JSON if already decoded."""
-    found = error_object(body)
-    codes, words = _signs(found)
-    wait = retry_after(headers)
+    failure = _status_failure(status, error_object(body), retry_after(headers))
+    # Non-standard header that the official SDKs check before the status (openai-python, ``BaseClient._should_retry``).
+    if (told := headers.get("x-should-retry")) in ("true", "false"):
+        failure.is_retryable = told == "true"
+    return failure
+
+
+def _status_failure(status: int, error: Mapping[str, Any], wait: float | None) -> UpstreamFailed:
+    codes, words = _signs(error)
     if 300 <= status < 400:
         return UpstreamProtocolError("protocol")
     if status in (401, 403):
@@ -65,10 +71,8 @@ def refusal(status: int, body: bytes | object, headers: Mapping[str, str]) -> Up
     if status == 429:
         return UpstreamRateLimited("rate_limited", is_retryable=True, retry_after=wait)
     if status in (408, 409, 425) or status >= 500:
-        # Their SDKs obey this header as well.
-        may_retry = headers.get("x-should-retry") != "false"
-        return UpstreamFailed("status_5xx", is_retryable=may_retry, retry_after=wait)
-    return _invalid_output(found, codes) or _bad_request(codes, words)
+        return UpstreamFailed("status_5xx", is_retryable=True, retry_after=wait)
+    return _invalid_output(error, codes) or _bad_request(codes, words)
 
 
 def error_event(error: object) -> UpstreamFailed:

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from proxy.errors import (
     UpstreamTooMuch,
 )
 from proxy.messages import Usage
+from proxy.providers.http.body_start import first_bytes, is_event_stream, is_json
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import TRANSPORT_ERRORS, HttpSession, error_body
 from proxy.providers.openai.client import endpoint_of
@@ -117,6 +119,8 @@ class Forwarded:
         self._response: Response | None = None
         self._alarm = Alarm(self._give_up)
         self._whole: bytes | None = None
+        self._start = b""
+        """The first bytes of the body, which were read to tell JSON from an event stream."""
         self._tail = b""
         self._is_read = False
 
@@ -157,13 +161,37 @@ class Forwarded:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if response.status >= 300:
             self._whole = await self._refusal(response)
-        elif kind == "text/event-stream":
-            self.is_stream = True
-        elif kind == "application/json":
-            await self._read_whole()
-        else:
-            response.release()
-            raise UpstreamProtocolError("protocol")
+            return
+        try:
+            self._start = await first_bytes(partial(self._more, self._first))
+            self.is_stream = self._is_event_stream(kind)
+            if not self.is_stream:
+                await self._read_whole()
+        except BaseException:
+            await self._leave(is_good=False)
+            raise
+        expected = "text/event-stream" if self.is_stream else "application/json"
+        if kind != expected:
+            others = [header for header in self.headers if header[0] != b"content-type"]
+            self.headers = [*others, (b"content-type", expected.encode())]
+
+    def _is_event_stream(self, kind: str) -> bool:
+        """Whether the body is an event stream: its start decides, because gateways label JSON and streams wrongly.
+
+        Raises:
+            UpstreamProtocolError: It is neither.
+        """
+        is_encoded = any(name == b"content-encoding" and value != b"identity" for name, value in self.headers)
+        if not is_encoded and kind != "text/html":
+            if is_json(self._start):
+                return False
+            if is_event_stream(self._start):
+                return True
+        if kind == "text/event-stream":
+            return True
+        if kind == "application/json":
+            return False
+        raise UpstreamProtocolError("protocol")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -180,9 +208,10 @@ class Forwarded:
             self._is_read = True
             yield self._whole
             return
-        rest = b""
-        while received := await self._more():
+        rest, received = b"", self._start
+        while received or (received := await self._more()):
             rest += received
+            received = b""
             cut = _end_of_last_event(rest)
             if cut == 0 and len(rest) <= self._limits.line_bytes:
                 continue
@@ -212,15 +241,11 @@ class Forwarded:
         logger.warning("model call failed", extra=about)
 
     async def _read_whole(self) -> None:
-        body = bytearray()
-        try:
-            while received := await self._more():
-                body += received
-                if len(body) > self._limits.answer_bytes:
-                    raise UpstreamTooMuch("too_much")
-        except BaseException:
-            await self._leave(is_good=False)
-            raise
+        body = bytearray(self._start)
+        while len(body) <= self._limits.answer_bytes and (received := await self._more()):
+            body += received
+        if len(body) > self._limits.answer_bytes:
+            raise UpstreamTooMuch("too_much")
         self._whole = bytes(body)
 
     async def _leave(self, *, is_good: bool) -> None:
@@ -236,9 +261,9 @@ class Forwarded:
         finally:
             response.release()
 
-    async def _more(self) -> bytes:
+    async def _more(self, seconds: float | None = None) -> bytes:
         assert self._response is not None
-        self._alarm.set(asyncio.get_running_loop().time() + self._idle)
+        self._alarm.set(asyncio.get_running_loop().time() + (self._idle if seconds is None else seconds))
         try:
             return await self._response.read()
         except TRANSPORT_ERRORS:
