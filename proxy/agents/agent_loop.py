@@ -96,9 +96,9 @@ class AgentLoop:
             AnswerNotInForm: The answer does not match ``response_format``.
             StoreUnavailable: The start of an approved call could not be recorded, so it was not run.
         """
-        opening, state.turn.opening = state.turn.opening, None
-        if opening is not None:
-            await self._server_calls.apply_decisions(state, opening)
+        continuation, state.turn.continuation = state.turn.continuation, None
+        if continuation is not None:
+            await self._server_calls.apply_decisions(state, continuation)
         while True:
             reply = await call_model(self.agent, state, self._own_tools(state))
             # With finish_reason "length" the arguments of the last call may be truncated: discard all calls.

@@ -116,7 +116,7 @@ class ServerCalls:
         state.turn.items.append(Item(AssistantMessage(content=text), agent=self.agent.name))
         return requests
 
-    async def apply_decisions(self, state: TurnState, opening: ApprovalContinuation) -> None:
+    async def apply_decisions(self, state: TurnState, continuation: ApprovalContinuation) -> None:
         """Repeat the calls of an earlier turn under new ids, with the results that the decisions lead to.
 
         Raises:
@@ -124,20 +124,22 @@ class ServerCalls:
         """
         calls = [
             (source, Call(new_call_id(), source.name, "server", arguments=[source.arguments]))
-            for source in opening.calls
+            for source in continuation.calls
         ]
         ids = {source.approval_id: call.id for source, call in calls}
-        for decided in opening.decided:
+        for decided in continuation.decided:
             call_id = ids.get(decided.approval_id, decided.call_id)
             state.sink.emit(msgspec.structs.replace(decided, call_id=call_id))
-        if opening.note:
-            state.turn.items.append(Item(UserMessage(opening.note), agent=self.agent.name, visible=False))
+        if continuation.note:
+            state.turn.items.append(
+                Item(UserMessage(continuation.note), agent=self.agent.name, visible=False)
+            )
         if not calls:
             return
         message = assistant_message("", "", [wire_call(call) for _, call in calls])
         provider_state = state_of_repeated(message, state.turn.context)
         state.turn.items.append(Item(message, agent=self.agent.name, visible=False, state=provider_state))
-        results = await self._run_approved(state, calls, opening.runs)
+        results = await self._run_approved(state, calls, continuation.runs)
         for source, call in calls:
             result = results.get(call.id, unknown_tool(call.name)) if source.result is None else source.result
             append_tool_result(state, self.agent, call.id, result)

@@ -1,10 +1,10 @@
-"""What becomes of approvals when a turn goes on from the one that asked for them.
+"""Decisions on approvals, and what a turn does that continues from the turn that requested them.
 
-- A decision is a plain yes or no as the only new message, or one by the ids of the approvals. Anything else decides
-  nothing: then no call is run, and what was open expires as soon as that turn has an answer.
-- A call is run at most once, in whatever branch and attempt. What was run is told, as the same call under a new id with
-  its result, to every turn that goes on from the question.
-- A yes that comes too late is told as such, so that no agent takes the call for done.
+- A decision is an unambiguous yes or no as the only new message, or a decision by approval id. With any other message
+  no call is run, and the pending approvals expire when the new turn has an answer.
+- A call runs at most once, over all branches and attempts. Every turn that continues from the question gets a call that
+  has run as the same call under a new id, with its result.
+- A yes that comes too late has a result that says so. Otherwise agents would assume that the call was executed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from proxy.approvals.repository import Approval, Approvals, Decision, Resume
+from proxy.approvals.repository import Approval, Approvals, ApprovalUpdate, DecisionRecord
 from proxy.approvals.yes_no import plain_decision
 from proxy.errors import StoreUnavailable
-from proxy.events import ApprovalDecided, DecidedBy
-from proxy.events import Decision as Word
+from proxy.events import ApprovalDecided, DecidedBy, Decision
 from proxy.messages import Message, UserMessage
 from proxy.request_errors import (
     ApprovalAlreadyDecided,
@@ -26,48 +25,51 @@ from proxy.request_errors import (
     DecisionsMissing,
 )
 from proxy.turns.contract import RUN_UNKNOWN, ApprovalContinuation, ContinuationCall
-from proxy.turns.request import ApprovalDecision
+from proxy.wire.approvals import ApprovalDecision
 
 logger = logging.getLogger(__name__)
 
 NO_LONGER_OPEN = (
-    "not executed: the user's approval came too late, because the conversation had gone on. If the call is still "
-    "wanted, make it again; the user is then asked again."
+    "not executed: the user's approval came too late, because the conversation had continued. If the call is still "
+    "wanted, make it again; the user is then asked for approval again."
 )
 WAS_REFUSED = "not executed: the user refused this call before. If they want it after all, make it again."
+_TEXT: Mapping[Decision, str] = {"approve": "Yes", "refuse": "No"}
 
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """What a turn begins with, and what its beginning writes; ``resume`` is None when nothing is."""
+    """What a turn begins with, and the update that is stored with its beginning (None if nothing changes)."""
 
-    opening: ApprovalContinuation
-    resume: Resume | None = None
+    continuation: ApprovalContinuation
+    update: ApprovalUpdate | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What a turn asked approval for, in the order of its calls, and what follows from an answer given ``now``."""
+class ApprovalBatch:
+    """The approvals that one turn requested, in the order of its calls, and the time of the decision."""
 
     approvals: Sequence[Approval]
     now: float
 
-    def after_words(self, said: Sequence[Message]) -> Resumption | None:
-        """Return what follows from what a person said; None when it changes nothing and there is nothing to tell."""
-        word = plain_decision(said)
-        decisions: list[Decision] = []
-        if word is not None:
-            decisions = [
-                Decision(one.id, word == "approve", "message", self.now)
+    def after_messages(self, messages: Sequence[Message]) -> Resumption | None:
+        """Return the consequences of the new messages; None if there are none."""
+        decision = plain_decision(messages)
+        records: list[DecisionRecord] = []
+        if decision is not None:
+            records = [
+                DecisionRecord(one.id, decision == "approve", "message", self.now)
                 for one in self.approvals
                 if one.is_open
-                and (one.status == "pending" or (word == "refuse" and one.status == "approved"))
+                and (one.status == "pending" or (decision == "refuse" and one.status == "approved"))
             ]
-        runs = self._to_run(decisions) if word == "approve" else {}
-        return self._resumption(decisions, runs, is_yes=word == "approve")
+        runnable = self._runnable(records) if decision == "approve" else {}
+        return self._resumption(records, runnable, is_yes=decision == "approve")
 
-    def after_verdicts(self, verdicts: Sequence[ApprovalDecision], *, has_words: bool) -> Resumption | None:
-        """Return what follows from decisions in a request, which have to be complete.
+    def after_decisions(
+        self, decisions: Sequence[ApprovalDecision], *, has_user_message: bool
+    ) -> Resumption | None:
+        """Return the consequences of decisions by id, which have to be complete.
 
         Raises:
             ApprovalNotRequested: The turn did not request one of the approvals.
@@ -75,40 +77,40 @@ class Question:
             DecisionsMissing: A pending approval has no decision.
         """
         known = {one.id: one for one in self.approvals}
-        given = {verdict.approval_id: verdict for verdict in verdicts}
-        for verdict in given.values():
-            if verdict.approval_id not in known:
-                raise ApprovalNotRequested(verdict.approval_id)
-            check_open(known[verdict.approval_id], is_approved=verdict.is_approved)
+        given = {decision.approval_id: decision for decision in decisions}
+        for decision in given.values():
+            if decision.approval_id not in known:
+                raise ApprovalNotRequested(decision.approval_id)
+            check_open(known[decision.approval_id], is_approved=decision.is_approved)
         missing = [one.id for one in self.approvals if one.status == "pending" and one.id not in given]
         if missing:
             raise DecisionsMissing(missing)
-        decisions = [
-            Decision(verdict.approval_id, verdict.is_approved, "api", self.now, verdict.reason)
-            for verdict in given.values()
-            if known[verdict.approval_id].status == "pending"
+        records = [
+            DecisionRecord(decision.approval_id, decision.is_approved, "api", self.now, decision.reason)
+            for decision in given.values()
+            if known[decision.approval_id].status == "pending"
         ]
-        note = "" if has_words else self._note(decisions)
-        return self._resumption(decisions, self._to_run(decisions), note=note)
+        note = "" if has_user_message else self._note(records)
+        return self._resumption(records, self._runnable(records), note=note)
 
-    def after_decision(self, decisions: Sequence[Decision]) -> Resumption:
-        """Return what a turn does that nobody asks for: it begins when nothing is left to be decided."""
-        opening = self._opening(
-            self._to_run(decisions), decisions, note=self._note(decisions), tells_all=True
+    def without_request(self, records: Sequence[DecisionRecord]) -> Resumption:
+        """Return the beginning of a turn without a request, which starts after the last decision over HTTP."""
+        continuation = self._continuation(
+            self._runnable(records), records, note=self._note(records), has_all_events=True
         )
-        resume = replace(self._resume(decisions), awaits_others=bool(decisions), is_unattended=True)
-        return Resumption(opening, resume)
+        update = replace(self._update(records), awaits_others=bool(records), is_unattended=True)
+        return Resumption(continuation, update)
 
-    # --- putting it together ---
+    # --- parts of a resumption ---
 
-    def _resume(self, decisions: Sequence[Decision]) -> Resume:
+    def _update(self, records: Sequence[DecisionRecord]) -> ApprovalUpdate:
         first = self.approvals[0]
-        stood = {one.id: one.decision for one in self.approvals}
-        return Resume(first.turn, decisions, stood, first.resumed_turn_id)
+        expected = {one.id: one.decision for one in self.approvals}
+        return ApprovalUpdate(first.turn, records, expected, first.resumed_turn_id)
 
-    def _to_run(self, decisions: Sequence[Decision]) -> Mapping[str, Approval]:
-        """Return what is to be run: approved now, or before and not taken up."""
-        decided = {decision.approval_id: decision.is_approved for decision in decisions}
+    def _runnable(self, records: Sequence[DecisionRecord]) -> Mapping[str, Approval]:
+        """Return the open approvals that are approved now, or were approved before and not run."""
+        decided = {record.approval_id: record.is_approved for record in records}
         return {
             one.id: one
             for one in self.approvals
@@ -117,86 +119,88 @@ class Question:
 
     def _resumption(
         self,
-        decisions: Sequence[Decision],
-        runs: Mapping[str, Approval],
+        records: Sequence[DecisionRecord],
+        runnable: Mapping[str, Approval],
         *,
         is_yes: bool = False,
         note: str = "",
     ) -> Resumption | None:
-        opening = self._opening(runs, decisions, is_yes=is_yes, note=note)
-        if decisions or runs:
-            return Resumption(opening, self._resume(decisions))
-        return Resumption(opening) if opening.calls or opening.note else None
+        continuation = self._continuation(runnable, records, is_yes=is_yes, note=note)
+        if records or runnable:
+            return Resumption(continuation, self._update(records))
+        return Resumption(continuation) if continuation.calls or continuation.note else None
 
-    def _opening(
+    def _continuation(
         self,
-        runs: Mapping[str, Approval],
-        decisions: Sequence[Decision],
+        runnable: Mapping[str, Approval],
+        records: Sequence[DecisionRecord],
         *,
         is_yes: bool = False,
         note: str = "",
-        tells_all: bool = False,
+        has_all_events: bool = False,
     ) -> ApprovalContinuation:
         calls = []
         for one in self.approvals:
-            result = None if one.id in runs else _told(one, is_yes=is_yes)
-            if one.id in runs or result is not None:
+            result = None if one.id in runnable else _result_without_run(one, is_yes=is_yes)
+            if one.id in runnable or result is not None:
                 calls.append(ContinuationCall(one.id, one.tool, one.arguments, result))
-        return ApprovalContinuation(self._events(decisions, tells_all=tells_all), note, calls)
+        return ApprovalContinuation(self._events(records, has_all=has_all_events), note, calls)
 
-    def _words(self, decisions: Sequence[Decision]) -> Mapping[str, tuple[Word, DecidedBy, str | None]]:
-        """Return by id what was decided, before and now."""
-        words: dict[str, tuple[Word, DecidedBy, str | None]] = {
+    def _decisions(
+        self, records: Sequence[DecisionRecord]
+    ) -> Mapping[str, tuple[Decision, DecidedBy, str | None]]:
+        """Return earlier and new decisions by approval id."""
+        decisions: dict[str, tuple[Decision, DecidedBy, str | None]] = {
             one.id: (one.decision, one.by, one.reason)
             for one in self.approvals
             if one.decision is not None and one.by is not None
         }
-        for decision in decisions:
-            word: Word = "approve" if decision.is_approved else "refuse"
-            words[decision.approval_id] = (word, decision.by, decision.reason)
-        return words
+        for record in records:
+            decision: Decision = "approve" if record.is_approved else "refuse"
+            decisions[record.approval_id] = (decision, record.by, record.reason)
+        return decisions
 
-    def _events(self, decisions: Sequence[Decision], *, tells_all: bool) -> list[ApprovalDecided]:
-        """Return what no turn has told yet, or all of it."""
-        told = {decision.approval_id for decision in decisions}
-        told |= {one.id for one in self.approvals if one.resumed_turn_id is None}
-        words = self._words(decisions)
+    def _events(self, records: Sequence[DecisionRecord], *, has_all: bool) -> list[ApprovalDecided]:
+        """Return the events of decisions that no turn has emitted yet, or of all decisions."""
+        new = {record.approval_id for record in records}
+        new |= {one.id for one in self.approvals if one.resumed_turn_id is None}
+        decisions = self._decisions(records)
         return [
-            ApprovalDecided(one.id, one.call_id, one.tool, *words[one.id][:2])
+            ApprovalDecided(one.id, one.call_id, one.tool, *decisions[one.id][:2])
             for one in self.approvals
-            if one.id in words and (tells_all or one.id in told)
+            if one.id in decisions and (has_all or one.id in new)
         ]
 
-    def _note(self, decisions: Sequence[Decision]) -> str:
-        """Return what the person would have said."""
-        words = self._words(decisions)
-        told = [(one.tool, *words[one.id]) for one in self.approvals if one.id in words]
-        if len({word for _, word, _, _ in told}) == 1:
-            reasons = [reason for _, _, _, reason in told if reason]
-            return " ".join((f"{_SAID[told[0][1]]}.", *dict.fromkeys(reasons)))
+    def _note(self, records: Sequence[DecisionRecord]) -> str:
+        """Return the decisions as the text of a user message."""
+        decisions = self._decisions(records)
+        decided = [(one.tool, *decisions[one.id]) for one in self.approvals if one.id in decisions]
+        if len({decision for _, decision, _, _ in decided}) == 1:
+            reasons = [reason for _, _, _, reason in decided if reason]
+            return " ".join((f"{_TEXT[decided[0][1]]}.", *dict.fromkeys(reasons)))
         return "\n".join(
-            f"{tool}: {_SAID[word].lower()}" + (f". {reason}" if reason else "")
-            for tool, word, _, reason in told
+            f"{tool}: {_TEXT[decision].lower()}" + (f". {reason}" if reason else "")
+            for tool, decision, _, reason in decided
         )
 
 
 class StoredApprovedCallLog:
-    """Keeps account of runs in the store, for one turn; see ``turns.ApprovedCallLog``."""
+    """``turns.contract.ApprovedCallLog`` in the store, for one turn."""
 
     def __init__(self, store: Approvals, turn_id: str) -> None:
         self._store = store
         self._turn_id = turn_id
 
     async def begin(self, approval_id: str) -> bool:
-        """Note that the turn runs the call."""
+        """Record that the turn runs the call."""
         return await self._store.begin_run(approval_id, self._turn_id)
 
     async def end(self, approval_id: str, result: str) -> None:
-        """Note what it gave; where that cannot be kept, the call counts as one of which nothing is known."""
+        """Record the result. If that fails, the outcome of the call is unknown to later turns."""
         try:
             await self._store.end_run(approval_id, self._turn_id, result)
         except StoreUnavailable:
-            logger.warning("the result of an approved call was not noted", extra={"turn_id": self._turn_id})
+            logger.warning("failed to store the result of an approved call", extra={"turn_id": self._turn_id})
 
 
 def check_open(approval: Approval, *, is_approved: bool) -> None:
@@ -213,25 +217,23 @@ def check_open(approval: Approval, *, is_approved: bool) -> None:
 
 
 def resumption(
-    question: Question, said: Sequence[Message], verdicts: Sequence[ApprovalDecision]
+    batch: ApprovalBatch, messages: Sequence[Message], decisions: Sequence[ApprovalDecision]
 ) -> Resumption | None:
-    """Return what follows for a turn that goes on from the question with a request.
+    """Return the consequences of a request that continues from the question; None if there are none.
 
     Raises:
         RejectedRequest: The decisions are not possible or not complete.
     """
-    if not verdicts:
-        return question.after_words(said) if question.approvals else None
-    return question.after_verdicts(verdicts, has_words=any(isinstance(one, UserMessage) for one in said))
+    if not decisions:
+        return batch.after_messages(messages) if batch.approvals else None
+    has_user_message = any(isinstance(message, UserMessage) for message in messages)
+    return batch.after_decisions(decisions, has_user_message=has_user_message)
 
 
-def _told(approval: Approval, *, is_yes: bool) -> str | None:
-    """Return what is told of a call that is not run now; None for nothing."""
+def _result_without_run(approval: Approval, *, is_yes: bool) -> str | None:
+    """Return the result of a call that this turn does not run; None if the call is not repeated."""
     if approval.run_in is not None:
         return RUN_UNKNOWN if approval.result is None else approval.result
     if not is_yes:
         return None
     return WAS_REFUSED if approval.status == "refused" else NO_LONGER_OPEN
-
-
-_SAID: Mapping[Word, str] = {"approve": "Yes", "refuse": "No"}

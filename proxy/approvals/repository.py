@@ -1,10 +1,10 @@
-"""Calls that a person has to approve, as they are kept.
+"""Repository protocol for approvals: calls of server tools that a person has to approve.
 
-A turn that asks for approval ends like any other; its approvals are written with its end, in one transaction. They are
-open while that turn is the head of its conversation. The last decision and the beginning of the turn that goes on with
-it are one transaction, too, so that no decision is lost between the two.
+The approvals of a turn are stored in the transaction that finishes the turn. They are open while the turn is the head
+of its conversation. The last decision and the beginning of the next turn are one transaction, so that no decision can
+be lost between them.
 
-Every implementation passes ``tests/contracts/test_approvals.py``; the promises of ``exchange.history`` hold here, too.
+Every implementation passes ``tests/contracts/test_approvals.py`` and gives the guarantees of ``turns.repository``.
 """
 
 from __future__ import annotations
@@ -13,23 +13,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from proxy.events import DecidedBy
-from proxy.events import Decision as Word
+from proxy.events import DecidedBy, Decision
 from proxy.turns.repository import Begun, NewTurn, Order, Page
 
 ApprovalStatus = Literal["pending", "approved", "refused", "expired"]
 MAX_ATTEMPTS = 3
-"""How often workers begin a turn for the same decision by themselves, when others died over it."""
+"""Maximum number of turns that begin without a client for the same decision, because workers died."""
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """An approval as it stands; ``turn`` is the one that asked, by its key, and ``turn_id`` its public id.
+    """An approval and its status. ``turn`` is the key of the turn that requested it, ``turn_id`` its public id.
 
-    ``is_head``: that turn is the newest of its conversation. An approval that was not decided while it was is
-    ``expired``, and so is one that was approved, but never taken up because another was not decided.
-    ``decision`` is what was decided, whatever came of it. ``run_in`` is the turn that ran the call, or was about to;
-    ``result`` what it gave, if that is known.
+    ``is_head``: that turn is the newest of its conversation. The status is ``expired`` if no decision was made during
+    that time, or if it was approved but not run because another approval was not decided. ``run_in`` is the id of the
+    turn that has run the call or was about to; ``result`` is None if the outcome is not known.
     """
 
     id: str
@@ -48,20 +46,20 @@ class Approval:
     decided_at: float | None = None
     reason: str | None = None
     by: DecidedBy | None = None
-    decision: Word | None = None
+    decision: Decision | None = None
     resumed_turn_id: str | None = None
     run_in: str | None = None
     result: str | None = None
 
     @property
     def is_open(self) -> bool:
-        """Whether the call can still come to be run."""
+        """Whether the call can still be run."""
         return self.is_head and self.run_in is None
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """What a person decided about one approval."""
+class DecisionRecord:
+    """The decision of a person on one approval, as it is stored."""
 
     approval_id: str
     is_approved: bool
@@ -71,32 +69,32 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Resume:
-    """What the beginning of a turn does to the approvals of ``turn``, which it goes on from.
+class ApprovalUpdate:
+    """The changes to the approvals of ``turn`` when a turn begins that continues from it.
 
-    Nothing is written unless they stand as they were read: ``turn`` is the head, the decisions were ``stood`` (by id;
-    None for those that were open), and the turn that had taken them up was ``seen`` (a public id, or None). With
-    ``awaits_others``, the turn begins only when no approval is left undecided; the decision is written all the same.
-    ``is_unattended`` turns are begun again by others when their worker dies.
+    Nothing is written unless the approvals are unchanged: ``turn`` is the head, the decisions are ``expected`` (by
+    approval id; None for no decision), and the turn that continued from them is ``expected_turn_id``. With
+    ``awaits_others``, the turn begins only if all approvals are decided; the decision is stored in any case. If the
+    worker of an ``is_unattended`` turn dies, another worker begins the turn again.
     """
 
     turn: int
-    decisions: Sequence[Decision]
-    stood: Mapping[str, Word | None]
-    seen: str | None
+    decisions: Sequence[DecisionRecord]
+    expected: Mapping[str, Decision | None]
+    expected_turn_id: str | None
     awaits_others: bool = False
     is_unattended: bool = False
 
 
 class ApprovalsMoved(Exception):
-    """The approvals no longer stand as they were read; nothing was written."""
+    """The approvals have changed since they were read; nothing was written."""
 
 
 class Approvals(Protocol):
-    """The store, as approvals need it."""
+    """Reads approvals, and stores decisions and runs of approved calls."""
 
     async def find(self, caller: str, approval_id: str) -> Approval | None:
-        """Return the approval; None also when the answer of the turn that asked was deleted."""
+        """Return the approval; None also if the answer of its turn was deleted."""
         ...
 
     async def page(
@@ -110,19 +108,19 @@ class Approvals(Protocol):
         order: Order,
         end_user: str = "",
     ) -> Page[Approval] | None:
-        """Return the caller's approvals by when they were asked for; None when there is no ``after``."""
+        """Return the caller's approvals by time of request; None if there is no approval ``after``."""
         ...
 
     async def of_turn(self, turn: int) -> Sequence[Approval]:
-        """Return the approvals that the turn asked for, in the order of its calls."""
+        """Return the approvals that the turn requested, in the order of its calls."""
         ...
 
     async def circumstances(self, turn: int) -> bytes | None:
-        """Return what a turn needs that goes on behind this one without a request; None when it asked for nothing."""
+        """Return the context for a turn that continues from this one without a request; None if it has no approvals."""
         ...
 
-    async def resume(self, turn: NewTurn, resume: Resume) -> Begun | None:
-        """Decide, and begin the turn; None when it awaits others (see ``Resume``). Doing it again changes nothing.
+    async def resume(self, turn: NewTurn, resume: ApprovalUpdate) -> Begun | None:
+        """Store the decisions and begin the turn; None if other decisions are missing. Idempotent.
 
         Raises:
             ApprovalsMoved: Nothing was written.
@@ -132,16 +130,16 @@ class Approvals(Protocol):
         ...
 
     async def begin_run(self, approval_id: str, turn_id: str) -> bool:
-        """Note that the turn runs the approved call; False when it is not this turn's to run, or may have been run."""
+        """Record that the turn runs the approved call; False if the call may have been run before."""
         ...
 
     async def end_run(self, approval_id: str, turn_id: str, result: str) -> None:
-        """Note what the call gave that this turn has run."""
+        """Record the result of a call that this turn has run."""
         ...
 
     async def lost(self) -> Sequence[tuple[str, str]]:
-        """Return (caller, id of an approval) for unattended turns whose worker died before their end was written.
+        """Return (caller, approval id) for unattended turns whose worker died before the result was stored.
 
-        One for each of them, and only while it may be begun again (``MAX_ATTEMPTS``) and its approvals are open.
+        There is one entry per turn, while its approvals are open and ``MAX_ATTEMPTS`` is not reached.
         """
         ...

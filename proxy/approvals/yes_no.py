@@ -1,4 +1,7 @@
-"""A plain yes or no, from people whose program knows nothing of approvals; and nothing that is more than that."""
+"""Detect an unambiguous yes or no in a user message, which decides pending approvals. Other text is not a decision.
+
+Clients without support for approvals send the decision as a message.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from proxy.events import Decision
 from proxy.messages import Message, TextPart, UserMessage, text_of
 
 MAX_LENGTH = 80
-"""Characters of a message that is looked at; a longer one says more than yes or no."""
+"""Maximum number of characters of a decision; a longer message has more content than a yes or no."""
 _QUESTION = re.compile("[?\u00bf\u061f\uff1f]")
 _APOSTROPHES = str.maketrans("’‘ʼ`´", "'''''")
 
@@ -42,7 +45,7 @@ def _lexicon() -> _Lexicon:
 
 
 def plain_decision(said: Sequence[Message]) -> Decision | None:
-    """Return what a person decided who said this; None unless it is one message and that a plain yes or no."""
+    """Return the decision if the messages are one user message with an unambiguous yes or no."""
     if len(said) != 1 or not isinstance(message := said[0], UserMessage):
         return None
     if isinstance(message.content, list) and not all(isinstance(part, TextPart) for part in message.content):
@@ -63,7 +66,7 @@ def plain_decision(said: Sequence[Message]) -> Decision | None:
 
 
 def _words_of(text: str) -> tuple[str, ...]:
-    """Return the words: case, punctuation and white space do not count, and letters may be composed in any way."""
+    """Return the words without case, punctuation and white space, in Unicode normalisation form C."""
     text = unicodedata.normalize("NFC", text).casefold().translate(_APOSTROPHES)
     plain = "".join(" " if _is_between_words(character) else character for character in text)
     return tuple(word for word in (word.strip("'") for word in plain.split()) if word)
@@ -72,6 +75,6 @@ def _words_of(text: str) -> tuple[str, ...]:
 def _is_between_words(character: str) -> bool:
     if character == "'":
         return False
-    # The last three are how a sign looks, and not what it says: its tone, how it is joined, and its variant.
+    # Sk: skin tones of emoji; Cf: joiners; FE00-FE0F: variation selectors. They change only how a character looks.
     kind = unicodedata.category(character)
     return kind.startswith(("P", "Z")) or kind in ("Cc", "Sk", "Cf") or "\ufe00" <= character <= "\ufe0f"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from proxy.approvals.decisions import Question, Resumption, resumption
+from proxy.approvals.decisions import ApprovalBatch, Resumption, resumption
 from proxy.approvals.repository import Approvals
 from proxy.auth import may_access
 from proxy.conversations.conversation_rules import (
@@ -73,7 +73,7 @@ class ResolvedTurn:
     transcript: Transcript
     scope: bytes
     is_paused: bool = False
-    """Whether the parent turn ended with a question for approval."""
+    """Whether the parent turn ended with a batch for approval."""
     is_kept: bool = True
     """Whether the store has the content of all turns of the chain."""
     resumption: Resumption | None = None
@@ -103,10 +103,10 @@ class ConversationResolver:
         if isinstance(resolved, ResolvedTurn) and resolved.is_paused and resolved.parent is not None:
             approvals = await self._approvals.of_turn(resolved.parent)
             messages = [item.message for item in resolved.new_messages]
-            question = Question(approvals, round(self._clock(), 3))
-            return replace(resolved, resumption=resumption(question, messages, request.verdicts))
-        if request.verdicts:
-            raise ApprovalNotRequested(request.verdicts[0].approval_id)
+            batch = ApprovalBatch(approvals, round(self._clock(), 3))
+            return replace(resolved, resumption=resumption(batch, messages, request.approval_decisions))
+        if request.approval_decisions:
+            raise ApprovalNotRequested(request.approval_decisions[0].approval_id)
         return resolved
 
     async def _named_conversation(self, request: TurnRequest) -> Conversation | None:

@@ -194,7 +194,7 @@ async def _by_last_answer(query: ResolverQuery, conversation: int | None) -> Tur
 
 async def _is_decision_on(query: ResolverQuery, place: TurnMatch) -> bool:
     """Whether the new messages are only a decision on the approvals of this turn, whose question is unique."""
-    if not place.is_unique or not (query.request.verdicts or plain_decision(query.new_messages)):
+    if not place.is_unique or not (query.request.approval_decisions or plain_decision(query.new_messages)):
         return False
     chain = await query.turns.chain(place.turn)
     return bool(chain) and chain[-1].is_paused and query.may_read(chain[-1])

@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from proxy.approvals.repository import Approval
 from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, ServicesDep, json_answer
-from proxy.turns.request import ApprovalDecision
 from proxy.wire.approvals import (
     DECISION,
     MAX_SHOWN,
     NAMED_DECISION,
     ApprovalBody,
+    ApprovalDecision,
     DecisionBody,
     status_filter,
 )
@@ -53,8 +53,8 @@ async def decide_named(
 ) -> Response:
     """Decide about the approval that the body names."""
     given = read_object(NAMED_DECISION, body)
-    verdict = _verdict(given.approval_id, given)
-    return _answer(await services.turns.decide(caller, verdict, end_user=end_user))
+    decision = _decision(given.approval_id, given)
+    return _answer(await services.turns.decide(caller, decision, end_user=end_user))
 
 
 @router.get("/v1/approvals/{approval_id}")
@@ -72,11 +72,11 @@ async def decide(
     """Decide. When nothing else that the turn asked for is open, it goes on in the background as a new turn."""
     # Whose it is comes first: to others it does not exist, whatever they send.
     await services.turns.approval(caller, approval_id, end_user=end_user)
-    verdict = _verdict(approval_id, read_object(DECISION, body))
-    return _answer(await services.turns.decide(caller, verdict, end_user=end_user))
+    decision = _decision(approval_id, read_object(DECISION, body))
+    return _answer(await services.turns.decide(caller, decision, end_user=end_user))
 
 
-def _verdict(approval_id: str, given: DecisionBody) -> ApprovalDecision:
+def _decision(approval_id: str, given: DecisionBody) -> ApprovalDecision:
     return ApprovalDecision(approval_id, given.decision == "approve", given.reason or None)
 
 

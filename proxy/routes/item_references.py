@@ -15,9 +15,10 @@ from proxy.errors import InvalidRequest
 from proxy.events import decode_journal
 from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCall
 from proxy.turns.repository import TurnRecord, TurnRepository, accessible_turn
+from proxy.wire.approvals import ApprovalDecision
 from proxy.wire.conversations.objects import WireItem, items_of
 from proxy.wire.responses.ids import item_place
-from proxy.wire.responses.input import ApprovalResponse, Reasoning, Reference, Said
+from proxy.wire.responses.input import Reasoning, Reference, Said
 from proxy.wire.responses.items import CallItem, MessageItem, OutputItem, RefusalPart, TextPart
 from proxy.wire.responses.options import decode_options
 from proxy.wire.responses.output import Output
@@ -38,7 +39,7 @@ class References:
 
     async def resolved(
         self, said: Sequence[Said], *, parent: str | None, conversation_id: str | None
-    ) -> list[Message | ApprovalResponse | Reasoning]:
+    ) -> list[Message | ApprovalDecision | Reasoning]:
         """Return the pieces without references.
 
         With ``parent`` (a turn's id) or ``conversation_id``, what is said there already is not said again.
@@ -52,7 +53,7 @@ class References:
         if parent is not None:
             record = await self._record(parent)
             conversation_id = record.conversation_id if record is not None else None
-        found: list[Message | ApprovalResponse | Reasoning] = []
+        found: list[Message | ApprovalDecision | Reasoning] = []
         for piece in said:
             if not isinstance(piece, Reference):
                 found.append(piece)

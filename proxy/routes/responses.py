@@ -40,7 +40,7 @@ from proxy.routes.turn_response import turn_headers, write_turn
 from proxy.service.recording import entries_of
 from proxy.service.turns import Opened
 from proxy.turns.repository import TurnRecord, accessible_turn
-from proxy.turns.request import ApprovalDecision, TurnRequest
+from proxy.turns.request import TurnRequest
 from proxy.turns.structured_output import compile_response_format
 from proxy.wire.chat.response_models import encode
 from proxy.wire.conversations.objects import items_of, list_body, part_of
@@ -206,9 +206,7 @@ async def _ask(
         model=request.model,
         messages=messages,
         provider_states=provider_states,
-        verdicts=[
-            ApprovalDecision(one.approval_id, one.is_approved, one.reason) for one in responses_in(pieces)
-        ],
+        approval_decisions=responses_in(pieces),
         end_user=end_user,
         conversation_id=named,
         id_source=source,

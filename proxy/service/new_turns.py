@@ -55,9 +55,9 @@ def new_turn(
 def turn_of(request: TurnRequest, new: NewTurn, recalled: ResolvedTurn, approvals: Approvals) -> Turn:
     """Return the turn to run."""
     resumption = recalled.resumption
-    opening = None
+    continuation = None
     if resumption is not None:
-        opening = replace(resumption.opening, runs=StoredApprovedCallLog(approvals, new.id))
+        continuation = replace(resumption.continuation, runs=StoredApprovedCallLog(approvals, new.id))
     return Turn(
         id=new.id,
         conversation_id=new.conversation_id,
@@ -73,5 +73,5 @@ def turn_of(request: TurnRequest, new: NewTurn, recalled: ResolvedTurn, approval
         is_strict=request.is_strict,
         max_tool_calls=request.max_tool_calls,
         may_ask=request.is_stored and recalled.is_kept,
-        opening=opening,
+        continuation=continuation,
     )

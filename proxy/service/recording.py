@@ -147,7 +147,7 @@ def _pause(turn: Turn, kept: StoredTurnContext, answered: TeamOutcome) -> Pause 
 
 
 def _takes_up(kept: StoredTurnContext) -> bool:
-    return kept.recalled.resumption is not None and kept.recalled.resumption.resume is not None
+    return kept.recalled.resumption is not None and kept.recalled.resumption.update is not None
 
 
 def _mark(kept: StoredTurnContext, items: Sequence[Item], pending: Sequence[str], said: str) -> bytes | None:

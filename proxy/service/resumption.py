@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 from msgspec import Struct
 
-from proxy.approvals.decisions import Question, check_open
-from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved, Decision
+from proxy.approvals.decisions import ApprovalBatch, check_open
+from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved, DecisionRecord
 from proxy.auth import may_access
 from proxy.conversations.fingerprints import scope_of, transcript_after
 from proxy.conversations.resolver import ResolvedTurn
@@ -30,8 +30,9 @@ from proxy.messages import (
 )
 from proxy.turns.contract import Turn
 from proxy.turns.repository import ChainTurn, TurnRecord, TurnRepository
-from proxy.turns.request import ApprovalDecision, Clock, TurnRequest
+from proxy.turns.request import Clock, TurnRequest
 from proxy.turns.structured_output import compile_response_format
+from proxy.wire.approvals import ApprovalDecision
 from proxy.wire.events.last_event_id import resumed_options
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class ApprovalResumption:
         self._clock = clock
         self._begin = begin
 
-    async def decide(self, caller: str, verdict: ApprovalDecision, *, end_user: str = "") -> Approval:
+    async def decide(self, caller: str, decision: ApprovalDecision, *, end_user: str = "") -> Approval:
         """Decide; when nothing else is open, a turn begins. Deciding the same again changes nothing.
 
         A turn that failed, or died, before it had an answer is begun again then.
@@ -95,19 +96,19 @@ class ApprovalResumption:
             ModelNotFound: Its team is no longer served.
         """
         for _ in range(ATTEMPTS):
-            approval = await self.find(caller, verdict.approval_id, end_user=end_user)
-            check_open(approval, is_approved=verdict.is_approved)
+            approval = await self.find(caller, decision.approval_id, end_user=end_user)
+            check_open(approval, is_approved=decision.is_approved)
             if approval.status != "pending" and not await self._is_to_begin_again(caller, approval):
                 return approval
             decisions = []
             if approval.status == "pending":
                 now = round(self._clock(), 3)
-                decisions = [Decision(approval.id, verdict.is_approved, "api", now, verdict.reason)]
+                decisions = [DecisionRecord(approval.id, decision.is_approved, "api", now, decision.reason)]
             try:
                 await self._go_on(caller, approval, decisions)
             except ApprovalsMoved:
                 continue
-            return await self.find(caller, verdict.approval_id, end_user=end_user)
+            return await self.find(caller, decision.approval_id, end_user=end_user)
         raise ConversationBusy
 
     async def find(self, caller: str, approval_id: str, *, end_user: str = "") -> Approval:
@@ -146,7 +147,7 @@ class ApprovalResumption:
             record = await self._history.turn(caller, approval.resumed_turn_id)
         return record is not None and record.status != "running" and not record.is_history
 
-    async def _go_on(self, caller: str, approval: Approval, decisions: Sequence[Decision]) -> None:
+    async def _go_on(self, caller: str, approval: Approval, decisions: Sequence[DecisionRecord]) -> None:
         record = await self._history.turn(caller, approval.turn_id)
         circumstances = await self._approvals.circumstances(approval.turn)
         chain = await self._history.chain(approval.turn)
@@ -156,7 +157,7 @@ class ApprovalResumption:
         if approval not in approvals:
             raise ApprovalsMoved
         given = _decode(circumstances)
-        resumption = Question(approvals, self._clock()).after_decision(decisions)
+        resumption = ApprovalBatch(approvals, self._clock()).without_request(decisions)
         scope = scope_of(caller, record.team, record.end_user)
         recalled = ResolvedTurn(
             conversation_id=record.conversation_id,

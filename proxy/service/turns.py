@@ -40,7 +40,8 @@ from proxy.turns.repository import (
     TurnRepository,
     accessible_turn,
 )
-from proxy.turns.request import ApprovalDecision, Clock, DisconnectPolicy, Match, TurnRequest
+from proxy.turns.request import Clock, DisconnectPolicy, Match, TurnRequest
+from proxy.wire.approvals import ApprovalDecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,9 +276,9 @@ class TurnService:
         if recalled.step is not None:
             new = replace(new, parent=await self._store_step(recalled.step, new))
         resumption = recalled.resumption
-        if resumption is None or resumption.resume is None:
+        if resumption is None or resumption.update is None:
             return await self._history.begin(new)
-        return await self._approvals.resume(new, resumption.resume)
+        return await self._approvals.resume(new, resumption.update)
 
     async def _store_step(self, step: Step, following: NewTurn) -> int:
         """Store the part of a turn that ``following`` follows as a turn of its own; return its key."""
@@ -289,7 +290,7 @@ class TurnService:
 
     # --- approvals ---
 
-    async def decide(self, caller: str, verdict: ApprovalDecision, *, end_user: str = "") -> Approval:
+    async def decide(self, caller: str, decision: ApprovalDecision, *, end_user: str = "") -> Approval:
         """Decide a pending approval as ``Resuming.decide`` does, within the limits of this process.
 
         Raises:
@@ -299,7 +300,7 @@ class TurnService:
         if self._is_closing:
             raise ShuttingDown
         self._check_memory()
-        return await self._resumption.decide(caller, verdict, end_user=end_user)
+        return await self._resumption.decide(caller, decision, end_user=end_user)
 
     async def approval(self, caller: str, approval_id: str, *, end_user: str = "") -> Approval:
         """Return an approval.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from proxy.approvals.repository import Approval, ApprovalStatus, Resume
+from proxy.approvals.repository import Approval, ApprovalStatus, ApprovalUpdate
 from proxy.store.engine.database import Database
 from proxy.store.engine.group_commit import Call
 from proxy.store.engine.writer import Writer
@@ -60,7 +60,7 @@ class SqlApprovals:
         """See ``Approvals``."""
         return await self._database.read(lambda on: self._approving.circumstances(on, turn))
 
-    async def resume(self, turn: NewTurn, resume: Resume) -> Begun | None:
+    async def resume(self, turn: NewTurn, resume: ApprovalUpdate) -> Begun | None:
         """See ``Approvals``. A cancelled call leaves no running turn behind."""
         return cast(Begun | None, await self._writer.write(begin_of(turn, resume)))
 

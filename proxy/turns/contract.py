@@ -44,28 +44,28 @@ RUN_UNKNOWN = (
     "error: it is not known whether this call was executed, because the server stopped while it ran. Do not tell the "
     "user that it was, and do not repeat it before you have checked or asked."
 )
-"""The result of an approved call of which no end was noted."""
+"""The result of an approved call that has begun and has no recorded result."""
 
 
 class ApprovedCallLog(Protocol):
-    """Keeps account of approved calls, over all workers and attempts, so that none is run twice."""
+    """Records runs of approved calls over all workers and attempts, so that no call runs twice."""
 
     async def begin(self, approval_id: str) -> bool:
-        """Note that the call is about to be run; False when it is not known that it never was.
+        """Record that the call is about to run; False if it may have run before.
 
         Raises:
-            StoreUnavailable: Nothing was noted; the call must not be run.
+            StoreUnavailable: Nothing was recorded; the call must not run.
         """
         ...
 
     async def end(self, approval_id: str, result: str) -> None:
-        """Note what it gave."""
+        """Record the result."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ContinuationCall:
-    """A call of an earlier turn, made again: run now, or told its ``result`` if it has one."""
+    """A call of an earlier turn that this turn repeats. If ``result`` is None, it is run now."""
 
     approval_id: str
     name: str
@@ -75,10 +75,10 @@ class ContinuationCall:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalContinuation:
-    """What a turn begins with that follows a question for approval.
+    """The beginning of a turn that follows a question for approval.
 
-    ``decided`` is what is told of it (the ids of calls that are run are given anew), ``note`` what the person would
-    have said to the agent, when they decided without a word; ``runs`` is there when a call has to be run.
+    ``decided`` are events to emit; the agent loop sets the new ids of repeated calls. ``note`` is the text of a user
+    message if the request has no user message. ``runs`` is not None if a call has to be run.
     """
 
     decided: Sequence[ApprovalDecided] = ()
@@ -115,7 +115,7 @@ class Turn:
     """A parameter that would have no effect is an error."""
     may_ask: bool = False
     """The turn may end with a question for approval: all that is needed to go on behind it is kept."""
-    opening: ApprovalContinuation | None = None
+    continuation: ApprovalContinuation | None = None
     items: list[Item] = field(default_factory=list)
     draft: list[str] = field(default_factory=list)
     ran_effects: bool = False

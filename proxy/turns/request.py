@@ -18,6 +18,7 @@ from proxy.messages import (
     is_instruction,
 )
 from proxy.turns.structured_output import ResponseFormat
+from proxy.wire.approvals import ApprovalDecision
 
 IdSource = Literal["conversation-id", "frontend-header", "metadata"]
 Match = Literal[
@@ -40,15 +41,6 @@ ROOT = "root"
 """In place of a turn's id: no turn."""
 ParentSource = Literal["previous-response", "parent-id"]
 DisconnectPolicy = Literal["cancel", "detach"]
-
-
-@dataclass(frozen=True, slots=True)
-class ApprovalDecision:
-    """A decision by an approval's id, as a caller gives it."""
-
-    approval_id: str
-    is_approved: bool
-    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +82,8 @@ class TurnRequest:
     """The public id of the turn to go on from, whatever was said since; ``ROOT`` begins the conversation anew."""
     parent_source: ParentSource = "previous-response"
     """The parameter that names the parent: ``previous_response_id`` or ``X-Parent-Id``."""
-    verdicts: Sequence[ApprovalDecision] = ()
-    """Decisions about what the turn before asks approval for, by the ids of the approvals."""
+    approval_decisions: Sequence[ApprovalDecision] = ()
+    """Decisions on approvals that the parent turn requested."""
     is_addition: bool = False
     """All of the messages are new, answers among them too; nothing that was said before is shown."""
     must_exist: bool = False

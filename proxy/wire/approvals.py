@@ -19,6 +19,14 @@ _STATUSES = ("pending", "approved", "refused", "expired", "all")
 _Reason = Annotated[str, Meta(max_length=MAX_REASON)] | None
 
 
+class ApprovalDecision(Struct, frozen=True):
+    """A decision on an approval by its id, in a request to any API."""
+
+    approval_id: str
+    is_approved: bool
+    reason: str | None = None
+
+
 class DecisionBody(Struct, frozen=True, kw_only=True):
     """A decision on the approval in the path."""
 

@@ -15,8 +15,8 @@ from proxy.approvals.repository import (
     Approvals,
     ApprovalsMoved,
     ApprovalStatus,
-    Decision,
-    Resume,
+    ApprovalUpdate,
+    DecisionRecord,
 )
 from proxy.conversations.repository import ConversationRepository
 from proxy.errors import ConversationBusy
@@ -68,18 +68,18 @@ async def paused(
     return begun
 
 
-def resume(begun: Begun, *decisions: Decision, stood: Any = None, **more: Any) -> Resume:
+def resume(begun: Begun, *decisions: DecisionRecord, stood: Any = None, **more: Any) -> ApprovalUpdate:
     known = {decision.approval_id: None for decision in decisions} if stood is None else stood
-    return Resume(begun.turn, decisions, known, more.pop("seen", None), **more)
+    return ApprovalUpdate(begun.turn, decisions, known, more.pop("seen", None), **more)
 
 
-def yes(approval_id: str = "appr_1", **more: Any) -> Decision:
-    return Decision(
+def yes(approval_id: str = "appr_1", **more: Any) -> DecisionRecord:
+    return DecisionRecord(
         **{"approval_id": approval_id, "is_approved": True, "by": "api", "decided_at": 120.0, **more}
     )
 
 
-def no(approval_id: str = "appr_1", **more: Any) -> Decision:
+def no(approval_id: str = "appr_1", **more: Any) -> DecisionRecord:
     return yes(approval_id, is_approved=False, **more)
 
 
@@ -358,7 +358,7 @@ async def test_an_attempt_takes_the_place_of_one_that_came_to_nothing(store: Sto
     await store.history.finish(
         the_end(first.turn, status="failed", is_history=False, took_up=begun.turn, finished_at=130.0)
     )
-    again = Resume(begun.turn, (), {"appr_1": "approve"}, "chatcmpl-2")
+    again = ApprovalUpdate(begun.turn, (), {"appr_1": "approve"}, "chatcmpl-2")
 
     tries = await asyncio.gather(
         *(store.approvals.resume(follower(begun, f"chatcmpl-{n}"), again) for n in (3, 4, 5)),
@@ -397,7 +397,7 @@ async def test_what_another_attempt_may_have_run_is_not_run_again(store: Store) 
     assert first is not None
     assert await store.approvals.begin_run("appr_1", "chatcmpl-2")
     await store.history.interrupt(now=1000.0)
-    again = Resume(begun.turn, (), {"appr_1": "approve"}, "chatcmpl-2")
+    again = ApprovalUpdate(begun.turn, (), {"appr_1": "approve"}, "chatcmpl-2")
     await store.approvals.resume(follower(begun, "chatcmpl-3", created_at=1000.0, lease_until=1030.0), again)
 
     assert not await store.approvals.begin_run("appr_1", "chatcmpl-3")
@@ -416,7 +416,7 @@ async def test_an_unattended_turn_is_lost_when_its_worker_dies_until_its_end_is_
     assert await store.approvals.lost() == [("alice", "appr_1")]
 
     stood: Any = {"appr_1": "approve", "appr_2": "approve"}
-    again = Resume(begun.turn, (), stood, "chatcmpl-2", is_unattended=True)
+    again = ApprovalUpdate(begun.turn, (), stood, "chatcmpl-2", is_unattended=True)
     after = await store.approvals.resume(
         follower(begun, "chatcmpl-3", created_at=1000.0, lease_until=1030.0), again
     )
@@ -438,13 +438,13 @@ async def test_turns_that_a_client_asked_for_are_the_clients_to_repeat(store: St
 
 async def test_a_turn_that_kills_its_workers_is_not_begun_for_ever(store: Store) -> None:
     begun = await paused(store, "appr_1")
-    decisions: tuple[Decision, ...] = (yes(),)
+    decisions: tuple[DecisionRecord, ...] = (yes(),)
     stood: dict[str, Any] = {"appr_1": None}
     seen = None
     for attempt in range(MAX_ATTEMPTS):
         now = 1000.0 * (attempt + 1)
         turn = follower(begun, f"chatcmpl-try-{attempt}", created_at=now, lease_until=now + 30)
-        again = Resume(begun.turn, decisions, stood, seen, is_unattended=True)
+        again = ApprovalUpdate(begun.turn, decisions, stood, seen, is_unattended=True)
         assert await store.approvals.resume(turn, again) is not None
         await store.history.interrupt(now=now + 100)
         decisions, stood, seen = (), {"appr_1": "approve"}, turn.id

@@ -133,7 +133,7 @@ def decided(
 async def test_the_call_is_made_again_under_a_new_id_and_noted_before_and_behind() -> None:
     pay, account, sink = FixedTool("pay", "paid", has_effects=True), Account(), RememberingSink()
     turn = asking(PAY)
-    turn.opening = decided(ContinuationCall("appr_1", "pay", '{"amount": 7}'), runs=account)
+    turn.continuation = decided(ContinuationCall("appr_1", "pay", '{"amount": 7}'), runs=account)
     model = ScriptedModel(says("Paid."))
     team = await team_of(agent("cashier", model, tools=[pay], approvals=["pay"]))
 
@@ -158,7 +158,7 @@ async def test_the_call_is_made_again_under_a_new_id_and_noted_before_and_behind
 
 async def test_a_result_that_is_known_is_told_and_nothing_is_run() -> None:
     pay, account, sink, turn = FixedTool("pay"), Account(), RememberingSink(), asking(PAY)
-    turn.opening = decided(ContinuationCall("appr_1", "pay", "{}", ""), runs=account, note="")
+    turn.continuation = decided(ContinuationCall("appr_1", "pay", "{}", ""), runs=account, note="")
     model = ScriptedModel(says("Paid."))
     team = await team_of(agent("cashier", model, tools=[pay], approvals=["pay"]))
 
@@ -172,7 +172,7 @@ async def test_a_result_that_is_known_is_told_and_nothing_is_run() -> None:
 async def test_what_may_have_been_run_is_not_run_and_the_agent_is_told_so() -> None:
     pay, turn = FixedTool("pay"), asking(PAY)
     account = Account(knows=("appr_1",))
-    turn.opening = decided(
+    turn.continuation = decided(
         ContinuationCall("appr_1", "pay", "{}"), ContinuationCall("appr_2", "pay", "{}"), runs=account
     )
     team = await team_of(agent("cashier", ScriptedModel(says("Hm.")), tools=[pay], approvals=["pay"]))
@@ -185,7 +185,7 @@ async def test_what_may_have_been_run_is_not_run_and_the_agent_is_told_so() -> N
 
 async def test_a_run_that_cannot_be_noted_does_not_happen() -> None:
     pay, turn = FixedTool("pay"), asking(PAY)
-    turn.opening = decided(ContinuationCall("appr_1", "pay", "{}"), runs=Account(fails=True))
+    turn.continuation = decided(ContinuationCall("appr_1", "pay", "{}"), runs=Account(fails=True))
     team = await team_of(agent("cashier", ScriptedModel(), tools=[pay], approvals=["pay"]))
 
     with pytest.raises(StoreUnavailable):
@@ -195,7 +195,7 @@ async def test_a_run_that_cannot_be_noted_does_not_happen() -> None:
 
 async def test_an_approved_call_that_fails_is_told_like_any_other() -> None:
     sink, account, turn = RememberingSink(), Account(), asking(PAY)
-    turn.opening = decided(ContinuationCall("appr_1", "pay", "{}"), runs=account)
+    turn.continuation = decided(ContinuationCall("appr_1", "pay", "{}"), runs=account)
     pay = FixedTool("pay", SORRY)
     team = await team_of(agent("cashier", ScriptedModel(says("Sorry.")), tools=[pay], approvals=["pay"]))
 
@@ -208,7 +208,7 @@ async def test_an_approved_call_that_fails_is_told_like_any_other() -> None:
 
 async def test_a_decision_is_taken_up_once_also_when_the_floor_changes() -> None:
     pay, turn = FixedTool("pay"), asking(PAY)
-    turn.opening = decided(ContinuationCall("appr_1", "pay", "{}"), runs=Account())
+    turn.continuation = decided(ContinuationCall("appr_1", "pay", "{}"), runs=Account())
     cashier = agent(
         "cashier",
         ScriptedModel(calls(("transfer_to_clerk", "{}"))),
@@ -221,4 +221,4 @@ async def test_a_decision_is_taken_up_once_also_when_the_floor_changes() -> None
     await team.answer(turn, RememberingSink())
 
     assert len(pay.calls) == 1
-    assert turn.opening is None
+    assert turn.continuation is None

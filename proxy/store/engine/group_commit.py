@@ -31,8 +31,8 @@ class Lost(Exception):
 
 
 class Writing:
-    """Executes writes. Results: ``Begun`` for Begin (or None, see ``Resume``), whether the turn was finished for
-    Finish, None for Close.
+    """Executes writes. Results: ``Begun`` for Begin (or None, see ``ApprovalUpdate``), whether the turn was finished
+    for Finish, None for Close.
     """
 
     def __init__(self, dialect: str) -> None:

@@ -30,8 +30,8 @@ from proxy.approvals.repository import (
     Approval,
     ApprovalsMoved,
     ApprovalStatus,
-    Decision,
-    Resume,
+    ApprovalUpdate,
+    DecisionRecord,
 )
 from proxy.store.sql.stored_completions import visible_to
 from proxy.store.sql.tables import approvals, conversations, turns
@@ -201,7 +201,7 @@ class Approving:
         connection.execute(self._ended, {"of_turn": took_up, "by_turn": turn})
 
     def decide(
-        self, connection: Connection, of_conversation: Mapping[str, str], turn_id: str, resume: Resume
+        self, connection: Connection, of_conversation: Mapping[str, str], turn_id: str, resume: ApprovalUpdate
     ) -> bool:
         """Write decisions; return whether the turn with this id is to begin. Doing it again changes nothing.
 
@@ -214,14 +214,14 @@ class Approving:
         asked = {row.id: row for row in connection.execute(self._asked, {"of_turn": resume.turn})}
         if asked and all(row.resumed_by == turn_id for row in asked.values()):
             return True
-        if head != resume.turn or any(row.resumed_by != resume.seen for row in asked.values()):
+        if head != resume.turn or any(row.resumed_by != resume.expected_turn_id for row in asked.values()):
             raise ApprovalsMoved
         decided = {decision.approval_id: decision for decision in resume.decisions}
         written = {one for one in decided if one in asked and _is_same(asked[one], decided[one])}
         stands = {
             approval_id: row.decision for approval_id, row in asked.items() if approval_id not in written
         }
-        if stands != {one: word for one, word in resume.stood.items() if one not in written}:
+        if stands != {one: word for one, word in resume.expected.items() if one not in written}:
             raise ApprovalsMoved
         for decision in decided.values():
             self._write(connection, decision)
@@ -239,7 +239,7 @@ class Approving:
         """Keep the result."""
         connection.execute(self._end_run, {"of_id": approval_id, "in_turn": turn_id, "gave": result})
 
-    def _write(self, connection: Connection, decision: Decision) -> None:
+    def _write(self, connection: Connection, decision: DecisionRecord) -> None:
         connection.execute(
             self._decide.values(
                 decision=_word(decision),
@@ -251,11 +251,11 @@ class Approving:
         )
 
 
-def _word(decision: Decision) -> str:
+def _word(decision: DecisionRecord) -> str:
     return "approve" if decision.is_approved else "refuse"
 
 
-def _is_same(row: Row[Any], decision: Decision) -> bool:
+def _is_same(row: Row[Any], decision: DecisionRecord) -> bool:
     return (row.decision, row.decided_at) == (_word(decision), decision.decided_at)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, or_, select, update
 
-from proxy.approvals.repository import Resume
+from proxy.approvals.repository import ApprovalUpdate
 from proxy.errors import ConversationBusy
 from proxy.store.sql import rows
 from proxy.store.sql.approvals import Approving
@@ -32,10 +32,10 @@ class Begin:
     conversation: dict[str, Any]
     turn: dict[str, Any]
     input: Sequence[ItemRow]
-    resume: Resume | None = None
+    resume: ApprovalUpdate | None = None
 
 
-def begin_of(turn: NewTurn, resume: Resume | None = None) -> Begin:
+def begin_of(turn: NewTurn, resume: ApprovalUpdate | None = None) -> Begin:
     """Return the turn as rows."""
     said = rows.item_rows(turn.input, is_input=True) if turn.is_stored else []
     return Begin(rows.conversation_row(turn), rows.turn_row(turn), said, resume)

@@ -24,7 +24,7 @@ from proxy.messages import (
     UserMessage,
     text_of,
 )
-from proxy.wire.approvals import is_approval
+from proxy.wire.approvals import ApprovalDecision, is_approval
 from proxy.wire.chat.message_validation import check_parts
 from proxy.wire.conversations.item_input import (
     CallInput,
@@ -52,21 +52,13 @@ class Reference(Struct, frozen=True):
     param: str
 
 
-class ApprovalResponse(Struct, frozen=True):
-    """A decision about a call of the server's."""
-
-    approval_id: str
-    is_approved: bool
-    reason: str | None = None
-
-
 class Reasoning(Struct, frozen=True):
     """A reasoning item of a provider that the client sends back, with its encrypted content."""
 
     body: dict[str, Any]
 
 
-Said = Message | Reference | ApprovalResponse | Reasoning
+Said = Message | Reference | ApprovalDecision | Reasoning
 """A piece of the input: a message with one thing in it, a reference to such a piece, or a decision."""
 
 
@@ -104,7 +96,7 @@ def _piece(item: dict[str, Any], at: str) -> Said | None:
             return None if is_approval(reference) else Reference(reference, f"{at}.id")
         case "mcp_approval_response":
             given = typed(item, ApprovalResponseInput, at)
-            return ApprovalResponse(given.approval_request_id, given.approve, given.reason)
+            return ApprovalDecision(given.approval_request_id, given.approve, given.reason)
         case _:
             return None
 
@@ -138,19 +130,19 @@ def _message(item: dict[str, Any], at: str) -> Message:
 # --- pieces together -----------------------------------------------------------------------------------------
 
 
-def responses_in(said: Iterable[Said]) -> list[ApprovalResponse]:
+def responses_in(said: Iterable[Said]) -> list[ApprovalDecision]:
     """Return the decisions that are new: those behind everything that an assistant said."""
-    new: list[ApprovalResponse] = []
+    new: list[ApprovalDecision] = []
     for piece in said:
         if isinstance(piece, AssistantMessage):
             new.clear()
-        elif isinstance(piece, ApprovalResponse):
+        elif isinstance(piece, ApprovalDecision):
             new.append(piece)
     return new
 
 
 def joined(
-    pieces: Iterable[Message | ApprovalResponse | Reasoning],
+    pieces: Iterable[Message | ApprovalDecision | Reasoning],
 ) -> tuple[list[Message], dict[int, ProviderState]]:
     """Return the messages, with consecutive assistant pieces as one, and results directly after their calls.
 
@@ -183,7 +175,7 @@ def joined(
             row.append(piece)
             continue
         end_row()
-        if isinstance(piece, ApprovalResponse):
+        if isinstance(piece, ApprovalDecision):
             continue
         if isinstance(piece, ToolMessage):
             results.setdefault(piece.tool_call_id, piece)

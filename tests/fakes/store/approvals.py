@@ -10,8 +10,8 @@ from proxy.approvals.repository import (
     Approval,
     ApprovalsMoved,
     ApprovalStatus,
-    Decision,
-    Resume,
+    ApprovalUpdate,
+    DecisionRecord,
 )
 from proxy.auth import may_access
 from proxy.turns.repository import Begun, NewTurn, Order, Page
@@ -67,14 +67,14 @@ class MemoryApprovals:
         kept = self._history.turns.get(turn)
         return kept.circumstances if kept is not None else None
 
-    async def resume(self, turn: NewTurn, resume: Resume) -> Begun | None:
+    async def resume(self, turn: NewTurn, resume: ApprovalUpdate) -> Begun | None:
         """See ``Approvals``."""
         asked = {one.id: one for one in self._of_turn(resume.turn)}
         conversation = self._history.conversations.get((turn.caller, turn.conversation_id))
         head = conversation.head if conversation is not None else None
-        if head != resume.turn or any(one.resumed_by != resume.seen for one in asked.values()):
+        if head != resume.turn or any(one.resumed_by != resume.expected_turn_id for one in asked.values()):
             raise ApprovalsMoved
-        if resume.stood != {one.id: one.decision for one in asked.values()}:
+        if resume.expected != {one.id: one.decision for one in asked.values()}:
             raise ApprovalsMoved
         decided = {one.approval_id: _decided(asked[one.approval_id], one) for one in resume.decisions}
         waiting = [one for one in asked.values() if one.decision is None and one.id not in decided]
@@ -157,7 +157,7 @@ class MemoryApprovals:
         )
 
 
-def _decided(asked: Asked, decision: Decision) -> Asked:
+def _decided(asked: Asked, decision: DecisionRecord) -> Asked:
     return replace(
         asked,
         decision="approve" if decision.is_approved else "refuse",
