@@ -22,7 +22,7 @@ def new_turn_id() -> str:
 def new_turn(
     request: TurnRequest,
     team: ServedTeam,
-    recalled: ResolvedTurn,
+    resolved: ResolvedTurn,
     *,
     worker: str,
     lease_until: float,
@@ -33,12 +33,12 @@ def new_turn(
         id=new_turn_id(),
         caller=request.caller,
         end_user=request.end_user,
-        conversation_id=recalled.conversation_id or f"conv_{secrets.token_hex(16)}",
+        conversation_id=resolved.conversation_id or f"conv_{secrets.token_hex(16)}",
         team=team.name,
         model=request.model,
-        parent=recalled.parent,
-        agent=recalled.agent,
-        input=recalled.input,
+        parent=resolved.parent,
+        agent=resolved.agent,
+        input=resolved.input,
         is_stored=request.is_stored,
         is_listed=request.is_listed,
         metadata=request.metadata,
@@ -52,9 +52,9 @@ def new_turn(
     )
 
 
-def turn_of(request: TurnRequest, new: NewTurn, recalled: ResolvedTurn, approvals: Approvals) -> Turn:
+def turn_of(request: TurnRequest, new: NewTurn, resolved: ResolvedTurn, approvals: Approvals) -> Turn:
     """Return the turn to run."""
-    resumption = recalled.resumption
+    resumption = resolved.resumption
     continuation = None
     if resumption is not None:
         continuation = replace(resumption.continuation, runs=StoredApprovedCallLog(approvals, new.id))
@@ -62,9 +62,9 @@ def turn_of(request: TurnRequest, new: NewTurn, recalled: ResolvedTurn, approval
         id=new.id,
         conversation_id=new.conversation_id,
         caller=request.caller,
-        agent=recalled.agent,
-        context=[*recalled.context, *recalled.new_messages],
-        overlay=recalled.overlay,
+        agent=resolved.agent,
+        context=[*resolved.context, *resolved.new_messages],
+        overlay=resolved.overlay,
         parameters=request.parameters,
         response_format=request.response_format,
         client_tools=request.tools,
@@ -72,6 +72,6 @@ def turn_of(request: TurnRequest, new: NewTurn, recalled: ResolvedTurn, approval
         parallel_tool_calls=request.parallel_tool_calls,
         is_strict=request.is_strict,
         max_tool_calls=request.max_tool_calls,
-        may_ask=request.is_stored and recalled.is_kept,
+        may_ask=request.is_stored and resolved.is_kept,
         continuation=continuation,
     )

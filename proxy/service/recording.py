@@ -1,4 +1,4 @@
-"""How a turn is written down when it ends, and read back when somebody asks for it again."""
+"""Build the stored end of a turn, and rebuild the log of a turn from the store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from proxy.events import (
     encode_journal,
 )
 from proxy.messages import Item, Usage, text_of
-from proxy.service.resumption import circumstances_of
+from proxy.service.resumption import encode_options_of
 from proxy.turns.contract import Recorder, TeamOutcome, Turn
 from proxy.turns.live import TERMINAL_POSITION, LiveTurn, StopReason
 from proxy.turns.repository import (
@@ -42,57 +42,57 @@ from proxy.wire.errors import failed_event
 
 @dataclass(frozen=True, slots=True)
 class StoredTurnContext:
-    """What ties a running turn to the store; side requests have none."""
+    """The parts of a running turn that its stored end needs. Side requests have none: they are not stored."""
 
     request: TurnRequest
     begun: Begun
-    recalled: ResolvedTurn
+    resolved: ResolvedTurn
 
 
 def end_of(
-    kept: StoredTurnContext,
+    context: StoredTurnContext,
     live: LiveTurn,
     turn: Turn,
     closing: ClosingEvent,
-    answered: TeamOutcome | None,
+    outcome: TeamOutcome | None,
     recorder: Recorder,
     *,
     now: float,
 ) -> TurnEnd:
-    """Return what is to be stored. Only answers, and what was said before a requested stop, are history."""
-    items = turn.items if answered is not None else turn.said_so_far()
+    """Return the end to store. It is history if the turn has an answer, or text and was cancelled on request."""
+    items = turn.items if outcome is not None else turn.said_so_far()
     events = [entry.event for entry in live.entries]
-    said = visible_text(events) or "".join(text_of(item.message) for item in items if item.visible)
+    text = visible_text(events) or "".join(text_of(item.message) for item in items if item.visible)
     was_stopped = isinstance(closing, Cancelled) and closing.reason == "requested"
-    is_history = answered is not None or (was_stopped and bool(said))
-    pending = answered.pending if answered is not None else ()
-    is_stored = kept.request.is_stored
-    mark = _mark(kept, items, pending, said) if is_history else None
+    is_history = outcome is not None or (was_stopped and bool(text))
+    pending = outcome.pending if outcome is not None else ()
+    is_stored = context.request.is_stored
+    digest = _answer_digest(context, items, pending, text) if is_history else None
     return TurnEnd(
-        turn=kept.begun.turn,
+        turn=context.begun.turn,
         status=_status_of(closing),
         is_history=is_history,
         agent=turn.agent,
         items=items if is_stored else (),
         uses=[ModelUse(*use) for use in recorder.uses],
         finished_at=now,
-        fingerprint=kept.recalled.transcript.answer(said, is_call=bool(pending)) if is_history else None,
-        last_answer=mark,
+        fingerprint=context.resolved.transcript.answer(text, is_call=bool(pending)) if is_history else None,
+        last_answer=digest,
         pending=pending,
-        finish_reason=answered.finish_reason if answered is not None else None,
+        finish_reason=outcome.finish_reason if outcome is not None else None,
         error_code=_code_of(closing),
         journal=encode_journal([*events, closing], [*(entry.time for entry in live.entries), now])
         if is_stored
         else b"",
-        pause=_pause(turn, kept, answered) if is_stored and answered is not None else None,
-        took_up=kept.recalled.parent if _takes_up(kept) else None,
+        pause=_pause(turn, context, outcome) if is_stored and outcome is not None else None,
+        took_up=context.resolved.parent if _resumes(context) else None,
     )
 
 
-def bare_end_of(kept: StoredTurnContext, turn: Turn, failure: ProxyError, *, now: float) -> TurnEnd:
-    """Return the end of a turn of which no more can be written down than that it failed."""
+def failed_end_of(context: StoredTurnContext, turn: Turn, failure: ProxyError, *, now: float) -> TurnEnd:
+    """Return the end of a turn whose result could not be encoded or stored: it failed."""
     return TurnEnd(
-        turn=kept.begun.turn,
+        turn=context.begun.turn,
         status="failed",
         is_history=False,
         agent=turn.agent,
@@ -100,7 +100,7 @@ def bare_end_of(kept: StoredTurnContext, turn: Turn, failure: ProxyError, *, now
         uses=(),
         finished_at=now,
         error_code=failure.code,
-        took_up=kept.recalled.parent if _takes_up(kept) else None,
+        took_up=context.resolved.parent if _resumes(context) else None,
     )
 
 
@@ -139,23 +139,25 @@ def step_end(step: Step, begun: Begun, turn: NewTurn) -> TurnEnd:
     )
 
 
-def _pause(turn: Turn, kept: StoredTurnContext, answered: TeamOutcome) -> Pause | None:
-    if not answered.approvals:
+def _pause(turn: Turn, context: StoredTurnContext, outcome: TeamOutcome) -> Pause | None:
+    if not outcome.approvals:
         return None
-    asked = [NewApproval(one.id, one.call_id, one.tool, one.arguments) for one in answered.approvals]
-    return Pause(asked, circumstances_of(turn, uses_functions=kept.request.uses_functions))
+    approvals = [NewApproval(one.id, one.call_id, one.tool, one.arguments) for one in outcome.approvals]
+    return Pause(approvals, encode_options_of(turn, uses_functions=context.request.uses_functions))
 
 
-def _takes_up(kept: StoredTurnContext) -> bool:
-    return kept.recalled.resumption is not None and kept.recalled.resumption.update is not None
+def _resumes(context: StoredTurnContext) -> bool:
+    return context.resolved.resumption is not None and context.resolved.resumption.update is not None
 
 
-def _mark(kept: StoredTurnContext, items: Sequence[Item], pending: Sequence[str], said: str) -> bytes | None:
-    """Return what finds the turn by its answer alone, or by its call when that has no id for the client."""
-    call = pending_call(items, pending) if kept.request.uses_functions else None
+def _answer_digest(
+    context: StoredTurnContext, items: Sequence[Item], pending: Sequence[str], text: str
+) -> bytes | None:
+    """Return the digest that finds the turn by its last answer, or by its call if clients get no id for calls."""
+    call = pending_call(items, pending) if context.request.uses_functions else None
     if call is not None:
-        return kept.recalled.transcript.call(call.function)
-    return last_answer_of(kept.recalled.scope, said)
+        return context.resolved.transcript.call(call.function)
+    return last_answer_of(context.resolved.scope, text)
 
 
 def _code_of(closing: ClosingEvent) -> str | None:
@@ -191,7 +193,7 @@ def stored_log(
 
 
 def replay(record: TurnRecord, live: LiveTurn, *, is_observer: bool = False) -> None:
-    """Fill the log of a turn that has ended with what is not in it yet, from what was kept."""
+    """Append to ``live`` the entries of an ended turn that it does not have yet."""
     live.seal()
     for entry in entries_of(record, is_observer=is_observer)[len(live.entries) :]:
         live.emit(entry.event, at=entry.time, position=entry.position)
@@ -200,13 +202,13 @@ def replay(record: TurnRecord, live: LiveTurn, *, is_observer: bool = False) -> 
 def entries_of(record: TurnRecord, *, is_observer: bool = False) -> list[Entry]:
     """Return the log of a turn that has ended.
 
-    Who wants the answer of a turn whose worker died, or that kept no content, is told that it failed; an observer is
-    told what is known.
+    If its events are not stored (``store: false``, or its worker died), the log has ``Started`` and a closing event: a
+    failure for a reader of the answer, the stored status for an observer.
     """
     if record.journal:
         return decode_journal(record.journal).entries()
     usage = sum((use.usage for use in record.uses), Usage())
-    closing = _known_end(record, usage) if is_observer else _lost_answer(record, usage)
+    closing = _stored_closing(record, usage) if is_observer else _failure_without_log(record, usage)
     first = record.uses[0].agent if record.uses else record.agent
     return [
         Entry(1, Started(record.id, first), record.created_at),
@@ -214,12 +216,12 @@ def entries_of(record: TurnRecord, *, is_observer: bool = False) -> list[Entry]:
     ]
 
 
-def _lost_answer(record: TurnRecord, usage: Usage) -> Failed:
+def _failure_without_log(record: TurnRecord, usage: Usage) -> Failed:
     error = TurnLeaseLost() if record.error_code == TurnLeaseLost.code else InternalTurnError()
     return failed_event(error, usage, ran_effects=True)
 
 
-def _known_end(record: TurnRecord, usage: Usage) -> ClosingEvent:
+def _stored_closing(record: TurnRecord, usage: Usage) -> ClosingEvent:
     match record.status:
         case "completed":
             return Completed(record.agent, record.finish_reason or "stop", usage)
@@ -227,11 +229,11 @@ def _known_end(record: TurnRecord, usage: Usage) -> ClosingEvent:
             return Cancelled(_reason_of(record), record.agent, usage)
         case "failed":
             code = record.error_code or InternalTurnError.code
-            return Failed(code, "The turn failed; no more of it is kept.", usage)
+            return Failed(code, "The turn failed. Its events were not stored.", usage)
         case _:
             if record.error_code == TurnLeaseLost.code:
-                return _lost_answer(record, usage)
-            return Failed("turn_interrupted", "The server that ran the turn is gone.", usage)
+                return _failure_without_log(record, usage)
+            return Failed("turn_interrupted", "The worker that ran the turn has ended.", usage)
 
 
 def _reason_of(record: TurnRecord) -> StopReason:

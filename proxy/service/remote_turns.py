@@ -1,6 +1,6 @@
-"""What other workers do: turns that end there, and conversations that go on there.
+"""Follow turns and conversations of other workers by polling the store.
 
-One look at the store serves everyone in this process who waits for that, and there is none while nobody waits.
+One query serves all waiters of this process; without waiters there is no polling.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ W = TypeVar("W")
 
 
 class Listener:
-    """Waits for a conversation to go on. ``after`` is the key of the newest turn that its reader knows."""
+    """Waits for new turns of a conversation. ``after`` is the key of the newest turn that its reader has."""
 
     def __init__(self, conversation: int) -> None:
         self.conversation = conversation
@@ -32,55 +32,58 @@ class Listener:
         self._woken = asyncio.Event()
 
     async def wait(self) -> None:
-        """Return at once if there was news since the last call, else when there is, or after ``wake``."""
+        """Wait until there is a turn after ``after``, the conversation is deleted, or ``wake`` is called.
+
+        Returns immediately if that happened since the last call.
+        """
         await self._woken.wait()
         self._woken.clear()
 
     def wake(self) -> None:
-        """Let a waiting ``wait`` return, or the next one."""
+        """Let the current call of ``wait``, or the next one, return."""
         self._woken.set()
 
     def wake_in(self, seconds: float) -> None:
-        """Do so a little later."""
+        """Call ``wake`` after ``seconds``."""
         asyncio.get_running_loop().call_later(seconds, self.wake)
 
 
 class RemoteTurns:
-    """One for each process."""
+    """The polling of this process; one instance per process."""
 
     def __init__(self, history: TurnRepository, clock: Clock, *, follow: float, listen: float) -> None:
-        """Seconds from one look to the next: while a turn is followed, and while conversations are listened to."""
+        """Polling intervals in seconds: ``follow`` while a turn is followed, else ``listen``."""
         self._history = history
         self._clock = clock
         self._follow_interval = follow
         self._listen_interval = listen
         self._ends: dict[int, set[asyncio.Event]] = {}
-        """By turn, who waits for its end."""
+        """The waiters for the end of a turn, by turn."""
         self._listeners: dict[int, set[Listener]] = {}
         """By conversation."""
-        self._looking: asyncio.Task[None] | None = None
-        self._following: set[asyncio.Task[None]] = set()
+        self._polling: asyncio.Task[None] | None = None
+        self._follow_tasks: set[asyncio.Task[None]] = set()
 
     # --- conversations ---
 
     @contextmanager
     def listener(self, conversation: int) -> Iterator[Listener]:
-        """Give a listener of the conversation with this key."""
+        """Return a listener for the conversation with this key."""
         listener = Listener(conversation)
         self._listeners.setdefault(conversation, set()).add(listener)
-        self._look()
+        self._start_polling()
         try:
             yield listener
         finally:
             _discard(self._listeners, conversation, listener)
 
     def notify_turn_started(self, conversation: int) -> None:
-        """Tell those who listen that a turn began here."""
+        """Wake the listeners of a conversation, because a turn of it started in this worker."""
         for listener in self._listeners.get(conversation, ()):
             listener.wake()
 
     def wake_listeners(self) -> None:
-        """Let everyone who listens look around, because the server is about to stop."""
+        """Wake all listeners, because the server is about to stop."""
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.wake()
@@ -90,43 +93,45 @@ class RemoteTurns:
     def follow(
         self, record: TurnRecord, live: LiveTurn, *, steps: tuple[str, ...], is_observer: bool
     ) -> None:
-        """Log the turn when it has ended, or its worker; an observer is told at once that it began.
+        """Fill ``live`` when the turn has ended or its worker has died.
 
-        ``steps`` are those of its team.
+        An observer gets ``Started`` immediately. ``steps`` are those of the team.
         """
-        began = Started(record.id, record.agent, steps)
-        following = self._follow(record, live, began, is_observer=is_observer)
-        task = asyncio.create_task(following, name=f"follow {record.id}")
-        self._following.add(task)
-        task.add_done_callback(self._following.discard)
+        started = Started(record.id, record.agent, steps)
+        follow = self._follow(record, live, started, is_observer=is_observer)
+        task = asyncio.create_task(follow, name=f"follow {record.id}")
+        self._follow_tasks.add(task)
+        task.add_done_callback(self._follow_tasks.discard)
 
     async def close(self) -> None:
-        """Follow nothing any more. The turns go on: whoever asks another worker for them finds them there."""
-        tasks = [*self._following, *([self._looking] if self._looking is not None else [])]
+        """Stop follow. The turns continue, and requests to another worker can attach to them."""
+        tasks = [*self._follow_tasks, *([self._polling] if self._polling is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _follow(self, record: TurnRecord, live: LiveTurn, began: Started, *, is_observer: bool) -> None:
+    async def _follow(
+        self, record: TurnRecord, live: LiveTurn, started: Started, *, is_observer: bool
+    ) -> None:
         live.seal()
         if is_observer:
-            live.emit(began, at=record.created_at)
+            live.emit(started, at=record.created_at)
         try:
             ended = await self._end_of(record)
         except asyncio.CancelledError:
             if is_observer:
                 live.abandon()
             else:
-                live.emit(began, at=record.created_at)
+                live.emit(started, at=record.created_at)
                 live.emit(Cancelled("shutting_down", record.agent, Usage()), position=TERMINAL_POSITION)
             raise
         replay(ended, live, is_observer=is_observer)
 
     async def _end_of(self, record: TurnRecord) -> TurnRecord:
-        """Return the turn when it no longer runs, as it was if it is no longer there either."""
+        """Return the turn when it has ended; if it was deleted meanwhile, as it was."""
         ended = asyncio.Event()
         self._ends.setdefault(record.turn, set()).add(ended)
-        self._look()
+        self._start_polling()
         try:
             await ended.wait()
         finally:
@@ -137,32 +142,32 @@ class RemoteTurns:
             except StoreUnavailable:
                 await asyncio.sleep(self._follow_interval)
 
-    # --- looking ---
+    # --- polling ---
 
-    def _look(self) -> None:
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look_around(), name="looking elsewhere")
+    def _start_polling(self) -> None:
+        if self._polling is None or self._polling.done():
+            self._polling = asyncio.create_task(self._run_polling(), name="poll remote turns")
 
-    async def _look_around(self) -> None:
+    async def _run_polling(self) -> None:
         while self._ends or self._listeners:
             await asyncio.sleep(self._follow_interval if self._ends else self._listen_interval)
             try:
-                await self._look_once()
+                await self._poll()
             except StoreUnavailable:
                 continue
 
-    async def _look_once(self) -> None:
+    async def _poll(self) -> None:
         turns, conversations = list(self._ends), list(self._listeners)
-        seen = await self._history.poll(turns=turns, conversations=conversations)
+        result = await self._history.poll(turns=turns, conversations=conversations)
         now = self._clock()
-        if any(lease_until < now for lease_until in seen.running.values()):
+        if any(lease_until < now for lease_until in result.running.values()):
             await self._history.interrupt(now=now)
         for turn in turns:
-            if turn not in seen.running:
+            if turn not in result.running:
                 for ended in self._ends.get(turn, ()):
                     ended.set()
         for conversation in conversations:
-            newest = seen.newest.get(conversation)
+            newest = result.newest.get(conversation)
             for listener in self._listeners.get(conversation, ()):
                 if newest is None:
                     listener.is_gone = True

@@ -1,7 +1,7 @@
-"""Goes on with turns that asked for approval, when it is decided by the approval's id: nobody sends a request then.
+"""Decide approvals over HTTP, and resume the turns that wait for them.
 
-So all that a request says beside its messages is kept with the turn that asked: the client's instructions, its tools
-and its wishes. The turn that goes on answers as if the client had asked it.
+A decision by id is not a chat request. Everything that a request contains besides its messages (instructions, tools,
+parameters) is therefore stored with the turn that asks for approval, and the resumed turn uses it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from proxy.wire.events.last_event_id import resumed_options
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 10
-"""How often a decision is tried anew when others decided meanwhile."""
+"""Attempts to apply a decision while concurrent decisions change the approvals of the turn."""
 
-Begins = Callable[[TurnRequest, ResolvedTurn], Awaitable[object]]
-"""Begins a turn, unless it awaits further decisions."""
+BeginTurn = Callable[[TurnRequest, ResolvedTurn], Awaitable[object]]
+"""BeginTurn a turn, unless it waits for further decisions."""
 
 
 class SavedRequestOptions(Struct, frozen=True, omit_defaults=True):
-    """What a turn is run with besides what was said."""
+    """The parts of a request besides its messages, stored while a turn waits for approval."""
 
     overlay: list[SystemMessage | DeveloperMessage] = []
     parameters: Parameters = Parameters()
@@ -60,8 +60,8 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(SavedRequestOptions).decode
 
 
-def circumstances_of(turn: Turn, *, uses_functions: bool) -> bytes:
-    """Return what is kept of a turn that asks for approval."""
+def encode_options_of(turn: Turn, *, uses_functions: bool) -> bytes:
+    """Return the options of a turn that asks for approval, as JSON."""
     return _encode(
         SavedRequestOptions(
             overlay=list(turn.overlay),
@@ -76,36 +76,36 @@ def circumstances_of(turn: Turn, *, uses_functions: bool) -> bytes:
 
 
 class ApprovalResumption:
-    """Decides approvals and begins the turns that follow."""
+    """Decides approvals and resumes their turns."""
 
-    def __init__(self, history: TurnRepository, approvals: Approvals, clock: Clock, begin: Begins) -> None:
+    def __init__(self, history: TurnRepository, approvals: Approvals, clock: Clock, begin: BeginTurn) -> None:
         self._history = history
         self._approvals = approvals
         self._clock = clock
         self._begin = begin
 
     async def decide(self, caller: str, decision: ApprovalDecision, *, end_user: str = "") -> Approval:
-        """Decide; when nothing else is open, a turn begins. Deciding the same again changes nothing.
+        """Store a decision, and resume the turn if it was the last one that was pending. Repetitions have no effect.
 
-        A turn that failed, or died, before it had an answer is begun again then.
+        If the resumed turn failed or was interrupted before it had an answer, a repetition starts it again.
 
         Raises:
-            ApprovalNotFound: The caller has no such approval, or it is another end user's.
+            ApprovalNotFound: The caller has no such approval, or it belongs to another end user.
             ApprovalAlreadyDecided, ApprovalExpired: It has another decision, or its conversation has continued.
-            ConversationBusy: Another turn of the conversation is under way; nothing was decided.
-            ModelNotFound: Its team is no longer served.
+            ConversationBusy: Another turn of the conversation is running; the decision was not stored.
+            ModelNotFound: The team does not exist any more.
         """
         for _ in range(ATTEMPTS):
             approval = await self.find(caller, decision.approval_id, end_user=end_user)
             check_open(approval, is_approved=decision.is_approved)
-            if approval.status != "pending" and not await self._is_to_begin_again(caller, approval):
+            if approval.status != "pending" and not await self._must_restart(caller, approval):
                 return approval
             decisions = []
             if approval.status == "pending":
                 now = round(self._clock(), 3)
                 decisions = [DecisionRecord(approval.id, decision.is_approved, "api", now, decision.reason)]
             try:
-                await self._go_on(caller, approval, decisions)
+                await self._resume(caller, approval, decisions)
             except ApprovalsMoved:
                 continue
             return await self.find(caller, decision.approval_id, end_user=end_user)
@@ -115,30 +115,30 @@ class ApprovalResumption:
         """Return an approval.
 
         Raises:
-            ApprovalNotFound: The caller has no such approval, or it is another end user's.
+            ApprovalNotFound: The caller has no such approval, or it belongs to another end user.
         """
         approval = await self._approvals.find(caller, approval_id)
         if approval is None or not may_access(end_user, approval.end_user):
             raise ApprovalNotFound(approval_id)
         return approval
 
-    async def take_up_lost(self) -> None:
-        """Begin turns again whose worker died; who is not at hand now is left for the next time."""
+    async def resume_lost(self) -> None:
+        """Start resumed turns again whose worker died. Those that cannot start now are left for the next call."""
         for caller, approval_id in await self._approvals.lost():
             try:
                 approval = await self.find(caller, approval_id)
-                await self._go_on(caller, approval, [])
+                await self._resume(caller, approval, [])
             except (ApprovalsMoved, ConversationBusy, ApprovalNotFound, StoreUnavailable):
                 continue
             except ProxyError as error:
                 facts = {"approval_id": approval_id, "code": error.code}
-                logger.warning("a turn that waited for approval cannot go on", extra=facts)
+                logger.warning("cannot resume turn after approval", extra=facts)
             except Exception:
-                # Nobody waits for it, and whoever called this has other turns to look after.
-                logger.exception("a turn could not be begun again", extra={"approval_id": approval_id})
+                # The heartbeat calls this: one turn must not stop the others.
+                logger.exception("failed to resume turn after approval", extra={"approval_id": approval_id})
 
-    async def _is_to_begin_again(self, caller: str, approval: Approval) -> bool:
-        """Whether the turn that took the decision up came to nothing, and the conversation is still there."""
+    async def _must_restart(self, caller: str, approval: Approval) -> bool:
+        """Whether the resumed turn ended without a result, and the approval is still the head of its conversation."""
         if approval.resumed_turn_id is None or not approval.is_head:
             return False
         record = await self._history.turn(caller, approval.resumed_turn_id)
@@ -147,57 +147,57 @@ class ApprovalResumption:
             record = await self._history.turn(caller, approval.resumed_turn_id)
         return record is not None and record.status != "running" and not record.is_history
 
-    async def _go_on(self, caller: str, approval: Approval, decisions: Sequence[DecisionRecord]) -> None:
+    async def _resume(self, caller: str, approval: Approval, decisions: Sequence[DecisionRecord]) -> None:
         record = await self._history.turn(caller, approval.turn_id)
-        circumstances = await self._approvals.circumstances(approval.turn)
+        stored_options = await self._approvals.circumstances(approval.turn)
         chain = await self._history.chain(approval.turn)
         approvals = await self._approvals.of_turn(approval.turn)
-        if record is None or circumstances is None or not chain or not approvals:
+        if record is None or stored_options is None or not chain or not approvals:
             raise ApprovalNotFound(approval.id)
         if approval not in approvals:
             raise ApprovalsMoved
-        given = _decode(circumstances)
+        saved = _decode(stored_options)
         resumption = ApprovalBatch(approvals, self._clock()).without_request(decisions)
         scope = scope_of(caller, record.team, record.end_user)
-        recalled = ResolvedTurn(
+        resolved = ResolvedTurn(
             conversation_id=record.conversation_id,
             match="same-turn",
             parent=record.turn,
             agent=chain[-1].agent,
-            context=_said(chain),
+            context=_visible_to_agents(chain),
             input=(),
             new_messages=(),
-            overlay=given.overlay,
+            overlay=saved.overlay,
             transcript=transcript_after(chain, scope),
             scope=scope,
             is_paused=True,
             resumption=resumption,
         )
-        await self._begin(_ask(caller, record, given), recalled)
+        await self._begin(_request_of(caller, record, saved), resolved)
 
 
-def _said(chain: Sequence[ChainTurn]) -> list[Item]:
+def _visible_to_agents(chain: Sequence[ChainTurn]) -> list[Item]:
     return [item for turn in chain for item in turn.items if not is_instruction(item.message)]
 
 
-def _ask(caller: str, record: TurnRecord, given: SavedRequestOptions) -> TurnRequest:
-    """Return what the client would ask, if it asked."""
+def _request_of(caller: str, record: TurnRecord, saved: SavedRequestOptions) -> TurnRequest:
+    """Return the request that resumes a turn."""
     return TurnRequest(
         caller=caller,
         model=record.model,
         messages=(),
         end_user=record.end_user,
         conversation_id=record.conversation_id,
-        parameters=given.parameters,
-        response_format=compile_response_format(given.parameters.response_format),
-        tools=given.client_tools,
-        tool_choice=given.tool_choice,
-        parallel_tool_calls=given.parallel_tool_calls,
-        uses_functions=given.uses_functions,
+        parameters=saved.parameters,
+        response_format=compile_response_format(saved.parameters.response_format),
+        tools=saved.client_tools,
+        tool_choice=saved.tool_choice,
+        parallel_tool_calls=saved.parallel_tool_calls,
+        uses_functions=saved.uses_functions,
         is_listed=record.is_listed,
         metadata=record.metadata,
         options=msgspec.Raw(resumed_options(record.options, record.id)),
         on_disconnect="detach",
         in_background=True,
-        max_tool_calls=given.max_tool_calls,
+        max_tool_calls=saved.max_tool_calls,
     )

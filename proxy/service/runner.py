@@ -16,7 +16,7 @@ from proxy.errors import InternalTurnError, ProxyError, StoreUnavailable, TurnLe
 from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started
 from proxy.request_id import REQUEST_ID
 from proxy.service.event_log import EventLog
-from proxy.service.recording import StoredTurnContext, bare_end_of, end_of, stored_log
+from proxy.service.recording import StoredTurnContext, end_of, failed_end_of, stored_log
 from proxy.turns.contract import Recorder, Team, TeamOutcome, Turn, run
 from proxy.turns.live import LiveTurn, LiveTurns
 from proxy.turns.repository import TurnRepository
@@ -55,9 +55,9 @@ class TurnRunner:
         self._observer = observer
         self._is_stopped = False
 
-    def start(self, live: LiveTurn, team: Team, turn: Turn, kept: StoredTurnContext | None) -> None:
-        """Start the task of a turn; it is stored unless ``kept`` is None."""
-        live.task = asyncio.create_task(self._run(live, team, turn, kept), name=turn.id)
+    def start(self, live: LiveTurn, team: Team, turn: Turn, context: StoredTurnContext | None) -> None:
+        """Start the task of a turn; it is stored unless ``context`` is None."""
+        live.task = asyncio.create_task(self._run(live, team, turn, context), name=turn.id)
         live.listener = self._event_log.listener(live)
         self._lives.add(live)
         if self._is_stopped:
@@ -77,15 +77,15 @@ class TurnRunner:
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [live.task for live in self._lives.running() if live.task is not None]
 
-    async def _run(self, live: LiveTurn, team: Team, turn: Turn, kept: StoredTurnContext | None) -> None:
+    async def _run(self, live: LiveTurn, team: Team, turn: Turn, context: StoredTurnContext | None) -> None:
         """Run the team, store the result, then log the closing event."""
         recorder = Recorder(live)
-        answered, closing = await self._answer(live, team, turn, recorder)
+        outcome, closing = await self._answer(live, team, turn, recorder)
         live.seal()
         now = round(self._clock(), 3)
         try:
-            if kept is not None:
-                closing = await self._store(kept, live, turn, closing, answered, recorder, now)
+            if context is not None:
+                closing = await self._store(context, live, turn, closing, outcome, recorder, now)
         finally:
             live.emit(closing, at=now)
             try:
@@ -103,8 +103,8 @@ class TurnRunner:
             if live.stop_reason is not None:
                 recorder.emit(Started(turn.id, turn.agent, team.steps))
                 raise asyncio.CancelledError
-            answered = await run(team, turn, recorder, time_limit=team.time_limit or self._time_limit)
-            return answered, Completed(turn.agent, answered.finish_reason, recorder.usage)
+            outcome = await run(team, turn, recorder, time_limit=team.time_limit or self._time_limit)
+            return outcome, Completed(turn.agent, outcome.finish_reason, recorder.usage)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             assert task is not None
@@ -117,19 +117,19 @@ class TurnRunner:
 
     async def _store(
         self,
-        kept: StoredTurnContext,
+        context: StoredTurnContext,
         live: LiveTurn,
         turn: Turn,
         closing: ClosingEvent,
-        answered: TeamOutcome | None,
+        outcome: TeamOutcome | None,
         recorder: Recorder,
         now: float,
     ) -> ClosingEvent:
         """Store the result. Return the closing event to log: a ``Failed`` if the result was not stored."""
         failure: ProxyError
         try:
-            if await self._history.finish(end_of(kept, live, turn, closing, answered, recorder, now=now)):
-                if kept.request.is_stored:
+            if await self._history.finish(end_of(context, live, turn, closing, outcome, recorder, now=now)):
+                if context.request.is_stored:
                     live.load = stored_log(self._history, turn.caller, turn.id)
                 return closing
             logger.error("turn lease expired before completion", extra={"turn_id": turn.id})
@@ -141,5 +141,5 @@ class TurnRunner:
             failure = InternalTurnError()
             # Release the conversation lock. Otherwise requests get 409 for as long as this worker renews the lease.
             with suppress(StoreUnavailable):
-                await self._history.finish(bare_end_of(kept, turn, failure, now=now))
+                await self._history.finish(failed_end_of(context, turn, failure, now=now))
         return failed_event(failure, recorder.usage, ran_effects=turn.ran_effects)

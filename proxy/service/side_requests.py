@@ -28,7 +28,7 @@ from proxy.turns.request import TurnRequest
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
-    """Words that mark a side request, and where they stand; ``holds`` may come anywhere behind."""
+    """A text that marks a side request: its place, its beginning, and text that it contains after that."""
 
     client: str
     place: Literal["only-user", "last-user", "last-system", "system"]
@@ -36,7 +36,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
     holds: str = ""
 
     def matches(self, text: str) -> bool:
-        """Whether the text begins and goes on like that."""
+        """Whether the text has this beginning and contains ``holds``."""
         beginning = text[: 2 * len(self.begins)]
         return _plain(beginning).startswith(_plain(self.begins)) and self.holds in text
 
@@ -46,7 +46,7 @@ class _Rules(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_rules() -> Sequence[Rule]:
-    """Return the rules of the data file."""
+    """Return the rules of ``side_request_phrases.toml``."""
     text = resources.files(__package__).joinpath("side_request_phrases.toml").read_text("utf-8")
     return msgspec.convert(tomllib.loads(text), _Rules).rule
 

@@ -180,11 +180,11 @@ class TurnService:
             return repeated
         self._check_memory()
         for _ in range(ATTEMPTS):
-            team, ignored, recalled = await self._resolve(request, team)
-            if isinstance(recalled, UnrelatedMessages):
+            team, ignored, resolved = await self._resolve(request, team)
+            if isinstance(resolved, UnrelatedMessages):
                 return self._open_side(request, team)
             try:
-                opened = await self._open_turn(request, team, recalled, ignored)
+                opened = await self._open_turn(request, team, resolved, ignored)
             except ApprovalsMoved:
                 continue
             if opened is not None:
@@ -199,12 +199,12 @@ class TurnService:
         self, request: TurnRequest, team: ServedTeam
     ) -> tuple[ServedTeam, Sequence[str], ResolvedTurn | UnrelatedMessages]:
         """Return the team as its conversation began with it, the ignored parameters, and where the turn begins."""
-        ignored, recalled = await self._resolve_for(request, team)
-        if isinstance(recalled, ResolvedTurn) and recalled.conversation_id is not None:
-            began_as = await self._teams.as_begun(request.caller, recalled.conversation_id, team)
+        ignored, resolved = await self._resolve_for(request, team)
+        if isinstance(resolved, ResolvedTurn) and resolved.conversation_id is not None:
+            began_as = await self._teams.as_begun(request.caller, resolved.conversation_id, team)
             if began_as is not team:
                 return began_as, *await self._resolve_for(request, began_as)
-        return team, ignored, recalled
+        return team, ignored, resolved
 
     async def _resolve_for(
         self, request: TurnRequest, team: ServedTeam
@@ -230,15 +230,15 @@ class TurnService:
         )
 
     async def _open_turn(
-        self, request: TurnRequest, team: ServedTeam, recalled: ResolvedTurn, ignored: Sequence[str]
+        self, request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn, ignored: Sequence[str]
     ) -> Opened | None:
         """Begin and start the turn; None if it waits for further approval decisions."""
         now = self._clock()
         new = new_turn(
-            request, team, recalled, worker=self._leases.worker, lease_until=self._leases.until(now), now=now
+            request, team, resolved, worker=self._leases.worker, lease_until=self._leases.until(now), now=now
         )
         try:
-            begun = await self._begin(new, recalled)
+            begun = await self._begin(new, resolved)
         except IdempotencyKeyTaken:
             repeated = await self._repeated(request)
             if repeated is None:
@@ -257,8 +257,8 @@ class TurnService:
         self._runner.start(
             live,
             team,
-            turn_of(request, new, recalled, self._approvals),
-            StoredTurnContext(request, begun, recalled),
+            turn_of(request, new, resolved, self._approvals),
+            StoredTurnContext(request, begun, resolved),
         )
         self._remote.notify_turn_started(begun.conversation)
         return Opened(
@@ -266,16 +266,16 @@ class TurnService:
             turn_id=new.id,
             created_at=new.created_at,
             conversation_id=new.conversation_id,
-            match=recalled.match,
+            match=resolved.match,
             agent=new.agent,
             ignored=ignored,
         )
 
-    async def _begin(self, new: NewTurn, recalled: ResolvedTurn) -> Begun | None:
+    async def _begin(self, new: NewTurn, resolved: ResolvedTurn) -> Begun | None:
         """Write the turn as running; None if it waits for further approval decisions."""
-        if recalled.step is not None:
-            new = replace(new, parent=await self._store_step(recalled.step, new))
-        resumption = recalled.resumption
+        if resolved.step is not None:
+            new = replace(new, parent=await self._store_step(resolved.step, new))
+        resumption = resolved.resumption
         if resumption is None or resumption.update is None:
             return await self._history.begin(new)
         return await self._approvals.resume(new, resumption.update)
@@ -310,17 +310,17 @@ class TurnService:
         """
         return await self._resumption.find(caller, approval_id, end_user=end_user)
 
-    async def _resume(self, request: TurnRequest, recalled: ResolvedTurn) -> None:
+    async def _resume(self, request: TurnRequest, resolved: ResolvedTurn) -> None:
         """Begin a turn without a request, with the agent that was active, or the entry agent if it no longer exists."""
         team, _ = await self._teams.find(request.caller, request.model)
-        if recalled.conversation_id is not None:
-            team = await self._teams.as_begun(request.caller, recalled.conversation_id, team)
-        agent = recalled.agent if recalled.agent in team.agents else team.entry
-        await self._open_turn(request, team, replace(recalled, agent=agent), ())
+        if resolved.conversation_id is not None:
+            team = await self._teams.as_begun(request.caller, resolved.conversation_id, team)
+        agent = resolved.agent if resolved.agent in team.agents else team.entry
+        await self._open_turn(request, team, replace(resolved, agent=agent), ())
 
     async def _resume_lost(self) -> None:
         if not self._is_closing:
-            await self._resumption.take_up_lost()
+            await self._resumption.resume_lost()
 
     # --- attach ---
 

@@ -272,7 +272,7 @@ async def test_who_had_seen_much_of_a_turn_that_was_lost_is_told_its_end() -> No
         ({}, Completed("sales", "stop", Usage(3, 4))),
         (
             {"status": "failed", "is_history": False, "error_code": "upstream_timeout"},
-            Failed("upstream_timeout", "The turn failed; no more of it is kept.", Usage(3, 4)),
+            Failed("upstream_timeout", "The turn failed. Its events were not stored.", Usage(3, 4)),
         ),
         (
             {"status": "cancelled", "is_history": False, "error_code": "client_left"},
