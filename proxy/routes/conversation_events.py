@@ -16,7 +16,7 @@ from proxy.routes.turns import named_position
 from proxy.service.remote_turns import Listener
 from proxy.turns.repository import Conversation
 from proxy.wire.events import sse
-from proxy.wire.events.feed import BEHIND, feed_types, place_in_conversation
+from proxy.wire.events.feed import BEHIND, feed_types, parse_conversation_position
 from proxy.wire.validation.query_params import bool_param
 
 TURNS_PER_QUERY = 50
@@ -76,7 +76,7 @@ class _Reader:
         Raises:
             InvalidRequest: The conversation has no such frame.
         """
-        turn_id, position = place_in_conversation(frame_id, param=param)
+        turn_id, position = parse_conversation_position(frame_id, param=param)
         conversation = self._conversation
         key = await self._services.library.turn_key(conversation.caller, conversation.id, turn_id)
         if key is None:

@@ -17,8 +17,8 @@ from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCa
 from proxy.turns.repository import TurnRecord, TurnRepository, accessible_turn
 from proxy.wire.approvals import ApprovalDecision
 from proxy.wire.conversations.objects import WireItem, items_of
-from proxy.wire.responses.ids import item_place
-from proxy.wire.responses.input import Reasoning, Reference, Said
+from proxy.wire.responses.ids import parse_item_id
+from proxy.wire.responses.input import InputPiece, Reasoning, Reference
 from proxy.wire.responses.items import CallItem, MessageItem, OutputItem, RefusalPart, TextPart
 from proxy.wire.responses.options import decode_options
 from proxy.wire.responses.output import Output
@@ -38,7 +38,7 @@ class References:
         self._outputs: dict[str, Sequence[OutputItem]] = {}
 
     async def resolved(
-        self, said: Sequence[Said], *, parent: str | None, conversation_id: str | None
+        self, said: Sequence[InputPiece], *, parent: str | None, conversation_id: str | None
     ) -> list[Message | ApprovalDecision | Reasoning]:
         """Return the pieces without references.
 
@@ -65,7 +65,7 @@ class References:
 
     async def _find(self, reference: Reference) -> tuple[TurnRecord, Message | None]:
         """Return the turn and the message; None for what agents thought and did, which needs no repeating."""
-        place = item_place(reference.id)
+        place = parse_item_id(reference.id)
         if place is not None and (turn := await self._record(place[0])) is not None:
             items = self._output(turn)
             if place[1] < len(items) and items[place[1]].id == reference.id:

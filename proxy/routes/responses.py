@@ -46,7 +46,7 @@ from proxy.wire.chat.response_models import encode
 from proxy.wire.conversations.objects import items_of, list_body, part_of
 from proxy.wire.responses.errors import PARAMETERS, problem_of_response
 from proxy.wire.responses.ids import turn_id_of
-from proxy.wire.responses.input import joined, responses_in
+from proxy.wire.responses.input import approval_responses, joined
 from proxy.wire.responses.options import (
     Body,
     Echo,
@@ -206,7 +206,7 @@ async def _ask(
         model=request.model,
         messages=messages,
         provider_states=provider_states,
-        approval_decisions=responses_in(pieces),
+        approval_decisions=approval_responses(pieces),
         end_user=end_user,
         conversation_id=named,
         id_source=source,

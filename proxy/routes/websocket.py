@@ -25,7 +25,7 @@ from proxy.wire.events.websocket import (
     id_of,
     refusal,
     reply,
-    too_many,
+    too_many_subscriptions,
 )
 from proxy.wire.validation.body_decoder import read_object
 
@@ -166,7 +166,7 @@ class Session:
 
     def _check_stream_count(self) -> None:
         if len(self._streams) >= MAX_TURNS:
-            raise too_many(MAX_TURNS)
+            raise too_many_subscriptions(MAX_TURNS)
 
     def _add_started(self, live: LiveTurn) -> None:
         """Record a turn that this socket started, until the turn ends."""

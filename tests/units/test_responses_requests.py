@@ -40,10 +40,10 @@ from proxy.messages import (
 from proxy.wire.responses.input import Reference, joined
 from proxy.wire.responses.parse import ResponsesRequest, decode_response_request
 from proxy.wire.responses.schema import (
-    PASSED_OVER,
-    READ_ITEMS,
-    REFUSED_ITEMS,
-    REFUSED_TOOLS,
+    IGNORED_ITEMS,
+    SUPPORTED_ITEMS,
+    UNSUPPORTED_ITEMS,
+    UNSUPPORTED_TOOLS,
     Include,
     ResponsesBody,
 )
@@ -197,7 +197,7 @@ def test_every_official_item_is_known() -> None:
         for kind in _literals(hint)
     }
 
-    assert official == {*READ_ITEMS, *PASSED_OVER, *REFUSED_ITEMS}
+    assert official == {*SUPPORTED_ITEMS, *IGNORED_ITEMS, *UNSUPPORTED_ITEMS}
 
 
 def test_every_official_tool_is_known() -> None:
@@ -207,7 +207,7 @@ def test_every_official_tool_is_known() -> None:
         for kind in _literals(get_type_hints(one, vars(tool_param))["type"])
     }
 
-    assert official - {"function"} <= set(REFUSED_TOOLS)
+    assert official - {"function"} <= set(UNSUPPORTED_TOOLS)
 
 
 def test_every_official_parameter_is_known() -> None:
@@ -505,7 +505,7 @@ _KEYS = st.sampled_from([*ResponsesBody.__struct_fields__, "odd"])
 _ITEMS = st.lists(
     st.dictionaries(
         st.sampled_from(["type", "role", "content", "id", "call_id", "output", "name", "arguments"]),
-        _JSON | st.sampled_from([*READ_ITEMS, *PASSED_OVER, "user", "assistant"]),
+        _JSON | st.sampled_from([*SUPPORTED_ITEMS, *IGNORED_ITEMS, "user", "assistant"]),
         max_size=4,
     ),
     max_size=3,

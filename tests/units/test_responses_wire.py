@@ -38,7 +38,7 @@ from proxy.wire.chat.answer_text import visible_text
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.chat.completion import decode_options as decode_answer_options
 from proxy.wire.chat.completion import encode_options as encode_answer_options
-from proxy.wire.responses.ids import item_place, response_id, turn_id_of
+from proxy.wire.responses.ids import parse_item_id, response_id, turn_id_of
 from proxy.wire.responses.options import Echo, ResponseOptions, decode_options, encode_options
 from proxy.wire.responses.stream import ResponseBuilder, ResponseEncoder, response_of
 from tests.fakes.response_stream import TYPES, events_in, judged_response, steps
@@ -572,7 +572,7 @@ def test_a_turn_of_either_api_can_be_told_by_the_other() -> None:
 def test_ids_lead_from_responses_to_turns_and_back() -> None:
     assert response_id(TURN) == "resp_" + "ab" * 16
     assert turn_id_of(response_id(TURN)) == TURN
-    assert item_place(response(*WHOLE)["output"][3]["id"]) == (TURN, 3)
+    assert parse_item_id(response(*WHOLE)["output"][3]["id"]) == (TURN, 3)
 
 
 @pytest.mark.parametrize(
@@ -580,4 +580,4 @@ def test_ids_lead_from_responses_to_turns_and_back() -> None:
 )
 def test_other_ids_lead_nowhere(name: str) -> None:
     assert turn_id_of(name) is None
-    assert item_place(name) is None
+    assert parse_item_id(name) is None

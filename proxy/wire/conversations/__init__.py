@@ -1,1 +1,1 @@
-"""The conversations wire."""
+"""Request and response objects of the Conversations API."""

@@ -1,8 +1,8 @@
-"""Items that a caller adds to a conversation, from the words of the Responses API to messages.
+"""Convert items that a client adds to a conversation (Conversations API, "Create items") to messages.
 
-Three things can become of an item: messages, calls of functions and their results become messages that agents are
-shown; what only the official API's own tools and models can use is kept as it came; what would be a lie to accept (a
-reference to something that is not here, tools that nobody would offer) is refused.
+Messages, function calls and their outputs become messages that agents see. Items of hosted tools and reasoning are
+stored unchanged. Items that cannot have an effect (a reference to an unknown item, tools that are not offered) are
+rejected.
 """
 
 from __future__ import annotations
@@ -48,29 +48,29 @@ from proxy.wire.validation.errors import (
 
 MAX_ITEMS = 20
 
-# --- what an item may hold -----------------------------------------------------------------------------------
+# --- content of items ----------------------------------------------------------------------------------------
 
 
 class InputText(Struct, frozen=True, tag="input_text", tag_field="type"):
-    """What somebody wrote."""
+    """Text of a user."""
 
     text: str
 
 
 class OutputText(Struct, frozen=True, tag="output_text", tag_field="type"):
-    """What an agent wrote."""
+    """Text of an assistant."""
 
     text: str
 
 
 class PlainText(Struct, frozen=True, tag="text", tag_field="type"):
-    """What either wrote."""
+    """Text of any role."""
 
     text: str
 
 
 class Refusal(Struct, frozen=True, tag="refusal", tag_field="type"):
-    """What an agent said when it refused."""
+    """Refusal of an assistant."""
 
     refusal: str
 
@@ -93,7 +93,7 @@ class InputFile(Struct, frozen=True, tag="input_file", tag_field="type"):
 
 
 class InputAudio(Struct, frozen=True, tag="input_audio", tag_field="type"):
-    """A sound."""
+    """Audio."""
 
     input_audio: AudioData
 
@@ -110,7 +110,7 @@ class MessageInput(Struct, frozen=True):
 
 
 class CallInput(Struct, frozen=True):
-    """A call of a function of the caller's."""
+    """A call of a client tool."""
 
     call_id: Annotated[str, Meta(min_length=1)]
     name: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -118,26 +118,26 @@ class CallInput(Struct, frozen=True):
 
 
 class OutputInput(Struct, frozen=True):
-    """The result of such a call."""
+    """The output of a client tool."""
 
     call_id: Annotated[str, Meta(min_length=1)]
     output: str | list[_Part]
 
 
 class SummaryText(Struct, frozen=True, tag="summary_text", tag_field="type"):
-    """A summary of a thought."""
+    """A summary of reasoning."""
 
     text: str
 
 
 class ReasoningText(Struct, frozen=True, tag="reasoning_text", tag_field="type"):
-    """A thought."""
+    """Text of reasoning."""
 
     text: str
 
 
 class ReasoningInput(Struct, frozen=True):
-    """What a model thought."""
+    """Reasoning of a model."""
 
     summary: list[SummaryText]
     content: list[ReasoningText] | None = None
@@ -171,7 +171,7 @@ _FOREIGN = (
     "program_output",
 )
 _SUPPORTED = ("message", "function_call", "function_call_output", *_FOREIGN)
-_REFUSED = ("item_reference", "compaction_trigger", "additional_tools", "configuration_update")
+_UNSUPPORTED = ("item_reference", "compaction_trigger", "additional_tools", "configuration_update")
 
 _PARTS: dict[str, tuple[str, ...]] = {
     "user": ("input_text", "text", "input_image", "input_file", "input_audio"),
@@ -189,10 +189,10 @@ S = TypeVar("S", bound=Struct)
 def decode_items(
     values: Sequence[Any], calls: OpenCalls, *, param: str = "items"
 ) -> list[Item | ForeignItem]:
-    """Return the items; ``calls`` are those that are open where they are added, and is brought up to date.
+    """Return the items. ``calls`` are the open tool calls at the end of the conversation; the items update them.
 
     Raises:
-        InvalidRequest: An item is not of its kind, of a kind that cannot be kept, or a result out of place.
+        InvalidRequest: An item is invalid, its type is not supported, or a tool output is out of place.
     """
     found: list[Item | ForeignItem] = []
     for index, value in enumerate(values):
@@ -204,21 +204,21 @@ def decode_items(
 
 
 def _decode(value: Any, calls: OpenCalls, at: str) -> Item | ForeignItem:
-    kind = _kind(value, at)
+    kind = _item_type(value, at)
     match kind:
         case "message":
-            return Item(message_of(typed(value, MessageInput, at), at))
+            return Item(message_of(convert(value, MessageInput, at), at))
         case "function_call":
-            call = typed(value, CallInput, at)
+            call = convert(value, CallInput, at)
             function = FunctionCall(call.name, call.arguments)
             return Item(AssistantMessage(None, tool_calls=[ToolCall(call.call_id, function)]))
         case "function_call_output":
-            return Item(_result(typed(value, OutputInput, at), calls, at))
+            return Item(_result(convert(value, OutputInput, at), calls, at))
         case "reasoning":
-            typed(value, ReasoningInput, at)
+            convert(value, ReasoningInput, at)
         case _:
             pass
-    if kind in _REFUSED:
+    if kind in _UNSUPPORTED:
         raise unsupported_value(
             f"{at}.type", f"'{at}.type' does not support '{kind}' with conversations of this server."
         )
@@ -227,12 +227,12 @@ def _decode(value: Any, calls: OpenCalls, at: str) -> Item | ForeignItem:
     return ForeignItem({name: inner for name, inner in value.items() if name != "id"})
 
 
-def _kind(value: Any, at: str) -> str:
+def _item_type(value: Any, at: str) -> str:
     if not isinstance(value, dict):
-        typed(value, MessageInput, at)
+        convert(value, MessageInput, at)
     kind = value.get("type")
     if kind is None:
-        # The official types let both leave their type out.
+        # ``type`` is optional for messages and item references (OpenAI SDKs, ``ResponseInputItemParam``).
         return "item_reference" if "id" in value and not value.keys() & {"role", "content"} else "message"
     if not isinstance(kind, str):
         raise InvalidRequest(
@@ -241,11 +241,11 @@ def _kind(value: Any, at: str) -> str:
     return kind
 
 
-def typed(value: Any, kind: type[S], at: str) -> S:
-    """Return a value as its type; ``at`` is its place in the body.
+def convert(value: Any, kind: type[S], at: str) -> S:
+    """Convert a value to a type; ``at`` is its path in the body.
 
     Raises:
-        InvalidRequest: It is not of the type.
+        InvalidRequest: The value does not match the type.
     """
     try:
         return msgspec.convert(value, kind)
@@ -254,29 +254,29 @@ def typed(value: Any, kind: type[S], at: str) -> S:
 
 
 def message_of(given: MessageInput, at: str) -> Message:
-    """Return the message, in the form that every provider takes; ``at`` is its place in the body."""
+    """Return the message in the format that all providers support; ``at`` is its path in the body."""
     if isinstance(given.content, str):
         content: str | list[Part] = given.content
     else:
-        content = _plain(_parts(given.content, given.role, at))
+        content = _single_text_as_string(_convert_parts(given.content, given.role, at))
     match given.role:
         case "user":
             return UserMessage(content)
         case "assistant":
-            return _said_by_assistant(content)
+            return _assistant_message(content)
         case "system":
             return SystemMessage(content)
         case "developer":
             return DeveloperMessage(content)
 
 
-def _plain(parts: list[Part]) -> str | list[Part]:
-    """A single text is a string: the form that every provider takes."""
+def _single_text_as_string(parts: list[Part]) -> str | list[Part]:
+    """Convert a single text part to a string, the format that all providers support."""
     return parts[0].text if len(parts) == 1 and isinstance(parts[0], TextPart) else parts
 
 
-def _said_by_assistant(content: str | list[Part]) -> AssistantMessage:
-    """Text is a string and a refusal stands beside it, for the same reason."""
+def _assistant_message(content: str | list[Part]) -> AssistantMessage:
+    """Return a message with text as a string and a separate refusal, the format that all providers support."""
     if isinstance(content, str):
         return AssistantMessage(content)
     text = "".join(part.text for part in content if isinstance(part, TextPart))
@@ -285,30 +285,30 @@ def _said_by_assistant(content: str | list[Part]) -> AssistantMessage:
 
 
 def output_of(given: OutputInput, at: str) -> str | list[Part]:
-    """Return the content of a result; ``at`` is its place in the body."""
+    """Return the content of a tool output; ``at`` is its path in the body."""
     if isinstance(given.output, str):
         return given.output
     if not given.output:
         raise empty("array", f"{at}.output")
-    return _plain(_parts(given.output, "output", at))
+    return _single_text_as_string(_convert_parts(given.output, "output", at))
 
 
 def _result(given: OutputInput, calls: OpenCalls, at: str) -> ToolMessage:
     if given.call_id not in calls.ids:
         raise InvalidRequest(
-            f"No tool call found for function call output with call_id '{clip(given.call_id)}'. A result has to follow "
-            "its call, with nothing but other results in between.",
+            f"No tool call found for function call output with call_id '{clip(given.call_id)}'. An output must follow "
+            "its call, with only other outputs in between.",
             param=f"{at}.call_id",
         )
     return ToolMessage(given.call_id, output_of(given, at))
 
 
-def _parts(parts: Sequence[_Part], role: str, at: str) -> list[Part]:
+def _convert_parts(parts: Sequence[_Part], role: str, at: str) -> list[Part]:
     field = "output" if role == "output" else "content"
-    return [_part(part, role, f"{at}.{field}[{place}]") for place, part in enumerate(parts)]
+    return [_convert_part(part, role, f"{at}.{field}[{place}]") for place, part in enumerate(parts)]
 
 
-def _part(part: _Part, role: str, at: str) -> Part:
+def _convert_part(part: _Part, role: str, at: str) -> Part:
     kind = str(part.__struct_config__.tag)
     if kind not in _PARTS[role]:
         raise not_among(f"{at}.type", kind, _PARTS[role])

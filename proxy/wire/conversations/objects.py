@@ -1,7 +1,8 @@
-"""Conversations and their items, in the words of the official API.
+"""Response objects of conversations and their items (Conversations API).
 
-One kept message may be several items: what was said, and each call in it. An item's id is made of its turn's id and its
-position there, so it stays the same for good. Our own key ``handoff`` tells the agent, and that an item is hidden.
+One stored message can be several items: its content, and each tool call. An item id consists of the turn id and the
+position in the turn, so it does not change. The extension key ``handoff`` has the agent, and whether the item is
+hidden.
 """
 
 from __future__ import annotations
@@ -42,20 +43,20 @@ _Items = Annotated[list[Any], Meta(max_length=MAX_ITEMS)]
 
 
 class NewConversation(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body that makes a conversation."""
+    """Body to create a conversation."""
 
     items: _Items | None = None
     metadata: Metadata | None = None
 
 
 class NewMetadata(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body that replaces metadata; null leaves none."""
+    """Body to replace the metadata; null removes all."""
 
     metadata: Metadata | None
 
 
 class NewItems(Struct, frozen=True, forbid_unknown_fields=True):
-    """The body that adds items."""
+    """Body to add items."""
 
     items: _Items
 
@@ -76,7 +77,7 @@ def conversation_body(conversation_id: str, created_at: float, metadata: Mapping
 
 
 def list_body(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str, Any]:
-    """Return a list as it leaves; the ids of an empty one are ``""``, at which the SDKs' pagers stop."""
+    """Return a list object. The ids of an empty list are ``""``, which ends pagination in the SDKs."""
     return {
         "object": "list",
         "data": data,
@@ -90,9 +91,9 @@ def list_body(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str,
 
 
 class WireItem(Struct, frozen=True):
-    """An item as it leaves, and where it is kept.
+    """An item object, and where it is stored.
 
-    ``call_id`` is that of the call which the item is; None: the item is all of its message but the calls.
+    ``call_id`` is set if the item is a tool call; None means the content of a message without its calls.
     """
 
     id: str
@@ -106,7 +107,7 @@ class WireItem(Struct, frozen=True):
 def items_of(
     turn_id: str, position: int, item: Item | ForeignItem, pending: Collection[str]
 ) -> Iterator[WireItem]:
-    """Yield the items of a kept message; ``pending`` are the calls that its turn asked the caller to make."""
+    """Yield the items of a stored message; ``pending`` are the call ids that its turn left to the client."""
     place = f"{_stem(turn_id)}_{position}"
     if isinstance(item, ForeignItem):
         item_id = f"{'rs' if item.body.get('type') == 'reasoning' else 'item'}_{place}"
@@ -120,17 +121,17 @@ def items_of(
         body = {"id": item_id, **_message_body(message), **_agent_fields(item.agent, is_hidden=is_hidden)}
         yield WireItem(item_id, turn_id, position, body, is_hidden)
     for call in calls:
-        # What an agent calls and did not ask the caller for is a tool of the server, or a transfer.
+        # A call of an agent that is not pending for the client is a server tool call or a handoff.
         is_hidden = not item.visible or (item.agent is not None and call.id not in pending)
         prefix = "ctc" if isinstance(call, CustomToolCall) else "fc"
-        # Not the place of the call in its message: that changes when one before it is deleted.
+        # Not the index of the call in the message, which changes when a call before it is deleted.
         item_id = f"{prefix}_{place}_{blake2b(call.id.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
         body = {"id": item_id, **_call_body(call), **_agent_fields(item.agent, is_hidden=is_hidden)}
         yield WireItem(item_id, turn_id, position, body, is_hidden, call.id)
 
 
 def rest_of(message: Message, call_id: str | None) -> Message | None:
-    """Return what is left of a message without one of its items (see ``WireItem.call_id``); None for nothing."""
+    """Return a message without one of its items (see ``WireItem.call_id``); None if nothing remains."""
     if not isinstance(message, AssistantMessage) or not message.tool_calls:
         return None
     if call_id is None:
@@ -144,10 +145,9 @@ def rest_of(message: Message, call_id: str | None) -> Message | None:
 def part_of(
     items: Sequence[WireItem], query: ListQuery, *, with_hidden: bool, turn_ids: Sequence[str] = ()
 ) -> tuple[list[WireItem], bool] | None:
-    """Return the part of the items that is asked for, and whether there are more.
+    """Return the requested page of the items, and whether there are more; None if ``after`` cannot be located.
 
-    Where ``after`` was deleted since, ``turn_ids`` (of the whole conversation) tell where it was; None when it cannot
-    be found.
+    If the item ``after`` was deleted, its former position is derived from ``turn_ids``, all turns of the conversation.
     """
     is_asc = query.order == "asc"
     ordered = list(items) if is_asc else list(items)[::-1]
@@ -172,7 +172,7 @@ _ITEM_ID = re.compile(r"[a-z]+_([^_]+)_(\d{1,9})(?:_[0-9a-f]{8})?", re.ASCII)
 
 
 def _stem(turn_id: str) -> str:
-    """The part of a turn's id that makes it unique."""
+    """Return the unique part of a turn id."""
     return re.split("[-_]", turn_id, maxsplit=1)[-1]
 
 

@@ -1,13 +1,13 @@
-"""Events of a turn as JSON of our own: for programs that want to see everything, not only the answer.
+"""Encode all events of a turn as JSON frames, the format of the event feed and the WebSocket.
 
-One frame::
+A frame::
 
     {"position": 7, "part": 0, "type": "tool.completed", "time": 1795458009.123, "turn_id": "chatcmpl-…",
      "agent": "sales", "data": {"call_id": "call_…", "name": "execute_order", "result": "…", "seconds": 0.012}}
 
-``position`` counts the events of the turn from 1; ``part`` tells frames of the same event apart. ``time`` is in
-seconds since the epoch. ``agent`` is who had the floor. Types and their data are described in ``docs/events.md``; new
-types and new keys may come, known ones stay.
+``position`` counts the events of the turn from 1; ``part`` counts the frames of an event from 0. ``time`` is in seconds
+since the epoch. ``agent`` is the active agent. ``docs/events.md`` documents types and data; types and keys can be
+added, but not changed.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ DETAILS: Mapping[str, Collection[str]] = {
     "handoff": ("reason",),
     "approval.requested": ("arguments",),
 }
-"""By type of frame, the keys that hold what agents and tools wrote and what is no part of an answer."""
-THOUGHTS = "reasoning.delta"
+"""By frame type, the keys with content of agents and tools that is not part of the message."""
+REASONING = "reasoning.delta"
 BEHIND: sse.Position = (10**12, 0)
-"""Behind every frame of a turn."""
+"""A position after all frames of a turn."""
 
 
 class FeedFrame(Struct, frozen=True):
@@ -92,43 +92,45 @@ class FeedFrame(Struct, frozen=True):
 
 
 class Feed:
-    """Turns a turn's entries into frames; it has to be given every entry from the first.
+    """Encodes the entries of a turn as frames. It needs every entry from the first.
 
-    ``hides_details`` keeps ``DETAILS`` and thoughts out of them (``PROXY_HANDOFF_DETAILS=false``).
+    ``hides_details`` omits ``DETAILS`` and reasoning (``PROXY_HANDOFF_DETAILS=false``).
     """
 
     def __init__(self, turn_id: str, *, hides_details: bool = False) -> None:
         self._turn_id = turn_id
         self._hides_details = hides_details
         self._agent = ""
-        self._speaking = ""
+        self._reported_agent = ""
         self._joints = TextJoiner()
         self._progress = Progress()
 
     def frames(self, entry: Entry) -> list[FeedFrame]:
-        """Return the frames of one entry; none only of what is hidden."""
+        """Return the frames of one entry; empty only for hidden events."""
         frames = [
             FeedFrame(entry.position, part, kind, round(entry.time, 3), self._turn_id, self._agent, data)
             for part, (kind, data) in enumerate(self._frames_of(entry))
         ]
-        return list(map(_without_details, filter(_is_no_thought, frames))) if self._hides_details else frames
+        return (
+            list(map(_without_details, filter(_is_not_reasoning, frames))) if self._hides_details else frames
+        )
 
     def _frames_of(self, entry: Entry) -> Iterator[tuple[FrameType, dict[str, Any]]]:
         event = entry.event
         match event:
             case TextDelta():
-                yield from self._speaks()
+                yield from self._agent_speaking()
                 yield "text.delta", {"text": self._joints.join(event.text)}
             case ReasoningDelta():
-                yield from self._speaks()
+                yield from self._agent_speaking()
                 yield "reasoning.delta", {"text": event.text}
             case RefusalDelta():
-                yield from self._speaks()
+                yield from self._agent_speaking()
                 yield "refusal.delta", {"text": event.text}
             case Started():
                 self._agent = event.agent
                 self._progress = Progress(event.steps)
-                yield "turn.started", self._so_far()
+                yield "turn.started", self._progress_data()
             case ToolStarted():
                 yield "tool.started", _named(event, arguments=event.arguments)
             case ToolCompleted():
@@ -139,7 +141,7 @@ class Feed:
                 self._joints.pause()
                 self._progress.add_handoff(event.source)
                 told = {"from": event.source, "to": event.target, "reason": event.reason}
-                yield "handoff", {**told, **self._so_far()}
+                yield "handoff", {**told, **self._progress_data()}
                 self._agent = event.target
             case ClientToolCall():
                 yield "client_tool.requested", {"index": event.index, **_named(event)}
@@ -164,7 +166,7 @@ class Feed:
             case Completed():
                 self._progress.complete()
                 told = {"finish_reason": event.finish_reason, "usage": _total(event.usage)}
-                yield "turn.completed", {**told, **self._so_far()}
+                yield "turn.completed", {**told, **self._progress_data()}
             case Failed():
                 yield (
                     "turn.failed",
@@ -178,21 +180,21 @@ class Feed:
             case Cancelled():
                 yield "turn.cancelled", {"reason": event.reason, "usage": _total(event.usage)}
 
-    def _speaks(self) -> Iterator[tuple[FrameType, dict[str, Any]]]:
-        if self._speaking != self._agent:
-            self._speaking = self._agent
-            yield "agent.speaking", self._so_far()
+    def _agent_speaking(self) -> Iterator[tuple[FrameType, dict[str, Any]]]:
+        if self._reported_agent != self._agent:
+            self._reported_agent = self._agent
+            yield "agent.speaking", self._progress_data()
 
-    def _so_far(self) -> dict[str, Any]:
+    def _progress_data(self) -> dict[str, Any]:
         percent = self._progress.percent
         return {} if percent is None else {"progress": percent}
 
 
 class FeedEncoder:
-    """The feed as server-sent events: unnamed ones, so that every reader's ``onmessage`` gets them.
+    """Encodes the feed as server-sent events without a name, which ``EventSource`` passes to ``onmessage``.
 
-    ``types`` chooses what is sent (all, when empty); ``after`` is the last position that the reader saw. ``prefix``
-    stands before every position, where the frames of several turns are told.
+    ``types`` filters the frames (empty for all); ``after`` is the last position that the reader has seen. ``prefix``
+    is prepended to event ids in a feed of several turns.
     """
 
     def __init__(
@@ -204,7 +206,7 @@ class FeedEncoder:
         self._prefix = prefix.encode()
 
     def encode(self, entry: Entry) -> bytes:
-        """Return the frames of one entry that were asked for."""
+        """Return the requested frames of one entry."""
         return b"".join(
             b"id: %b%d.%d\ndata: %b\n\n"
             % (self._prefix, frame.position, frame.part, sse.one_line(encode(frame)))
@@ -214,17 +216,17 @@ class FeedEncoder:
 
 
 def error_frame(error: ProxyError) -> bytes:
-    """Return the event that ends a stream whose reader may not continue; it has no id and the type ``error``."""
+    """Return the event of type ``error`` without an id, after which the reader must not reconnect."""
     problem = error_response(error)
     body = ErrorBody(problem.message, problem.type, problem.param, problem.code)
     return sse.named("error", encode({"type": "error", "status": problem.status, "error": body}))
 
 
-def place_in_conversation(value: str, *, param: str) -> tuple[str, sse.Position]:
-    """Return turn and position of the id of a frame in a conversation's feed; a turn's id alone is behind all of it.
+def parse_conversation_position(value: str, *, param: str) -> tuple[str, sse.Position]:
+    """Return turn id and position of an event id of a conversation feed; a turn id alone means after its last frame.
 
     Raises:
-        InvalidRequest: It is none.
+        InvalidRequest: The value is not an event id.
     """
     turn_id, _, place = value.partition(".")
     if not turn_id:
@@ -237,10 +239,10 @@ def place_in_conversation(value: str, *, param: str) -> tuple[str, sse.Position]
 
 
 def feed_types(value: str) -> frozenset[str]:
-    """Return the types that a query names, separated by commas.
+    """Return the frame types in a comma-separated parameter.
 
     Raises:
-        InvalidRequest: One of them is none.
+        InvalidRequest: A type is unknown.
     """
     named = frozenset(name.strip() for name in value.split(",") if name.strip())
     for name in sorted(named - frozenset(TYPES)):
@@ -252,8 +254,8 @@ def feed_types(value: str) -> frozenset[str]:
     return named
 
 
-def _is_no_thought(frame: FeedFrame) -> bool:
-    return frame.type != THOUGHTS
+def _is_not_reasoning(frame: FeedFrame) -> bool:
+    return frame.type != REASONING
 
 
 def _without_details(frame: FeedFrame) -> FeedFrame:

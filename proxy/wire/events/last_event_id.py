@@ -1,4 +1,4 @@
-"""The options of a turn that goes on without a request of its own."""
+"""Encoder options of a turn that continues without a new request, after a decision on an approval."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from proxy.wire.responses.ids import response_id
 
 
 def resumed_options(options: bytes, turn_id: str) -> bytes:
-    """Return those of the turn ``turn_id`` for the one that follows it, whichever API they are for.
+    """Return the options of the turn that follows ``turn_id``, for either API.
 
-    To its client, the one that follows was asked with everything before and the answer of the other, by that one's id.
+    For the client, the new turn has the messages of the old one and its response as input, so the message count and
+    ``previous_response_id`` change.
     """
     known = msgspec.json.decode(options) if options else {}
     if known.get("sent"):

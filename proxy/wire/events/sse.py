@@ -1,7 +1,7 @@
-"""Server-sent events: framing and positions.
+"""Server-sent events (HTML Standard, 9.2): framing and event ids.
 
-A frame carries the position of the event it was made of; further frames of the same event are ``position.1``,
-``position.2`` …, so that a client which saw only some of them goes on exactly where it was.
+The id of a frame is the position of its turn event; further frames of the same event have the ids ``position.1``,
+``position.2`` and so on, so that a client that received only some of them resumes after the last one.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import re
 
 from proxy.errors import InvalidRequest
 
-# One line without a blank one after it: it glues to the next event. An empty event, after frames with ids, makes the
-# official Python client raise.
+# Comment line (HTML Standard, 9.2.6) without a blank line: openai-python keeps the last event id, so a blank line would
+# dispatch an event with empty data, which is not JSON (openai/_streaming.py, ``SSEDecoder.decode``).
 PING = b": ping\n"
 DONE = b"data: [DONE]\n\n"
 
 Position = tuple[int, int]
-"""An event's place in the log and the frame's place within the event."""
+"""Position of the event in the log, and index of the frame within the event."""
 START: Position = (0, 0)
 
 _POSITION = re.compile(r"(\d{1,12})(?:\.(\d{1,4}))?", re.ASCII)
 
 
-# Readers built on Python's splitlines (httpx, requests) end a line at these too.
+# SSE parsers based on ``str.splitlines`` (httpx, requests) also split lines at these characters.
 _SEPARATORS = (
     ("\u2028".encode(), b"\\u2028"),
     ("\u2029".encode(), b"\\u2029"),
@@ -31,7 +31,7 @@ _SEPARATORS = (
 
 
 def one_line(data: bytes) -> bytes:
-    """Return JSON text without anything that a reader could take for the end of a line."""
+    """Return JSON text with the Unicode line separators escaped."""
     for separator, escaped in _SEPARATORS:
         if separator in data:
             data = data.replace(separator, escaped)
@@ -39,7 +39,7 @@ def one_line(data: bytes) -> bytes:
 
 
 def frame(data: bytes, position: int, part: int = 0) -> bytes:
-    """Return one event; ``data`` is JSON text."""
+    """Return one event with an id; ``data`` is JSON text."""
     if not data.isascii():
         data = one_line(data)
     if part:
@@ -55,10 +55,10 @@ def named(kind: str, data: bytes) -> bytes:
 
 
 def position(value: str, *, param: str = "Last-Event-ID") -> Position:
-    """Return the position that a client says it has seen last.
+    """Parse the position that a client has seen last.
 
     Raises:
-        InvalidRequest: It is none.
+        InvalidRequest: The value is not an event id.
     """
     found = _POSITION.fullmatch(value.strip())
     if found is None:

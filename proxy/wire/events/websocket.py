@@ -1,6 +1,6 @@
-"""Messages of our own WebSocket protocol; ``docs/events.md`` describes it.
+"""Messages of the proxy's WebSocket protocol, which ``docs/events.md`` documents.
 
-What the client sends is one of five, each with an ``id`` of its own choice that comes back in the reply::
+The client sends one of five messages, each with an optional ``id`` that the reply repeats::
 
     {"type": "start", "id": "1", "request": {a chat completion's body}, "headers": {"X-Conversation-Id": "…"}}
     {"type": "subscribe", "id": "2", "turn_id": "chatcmpl-…", "after": "7.1", "types": ["text.delta"]}
@@ -8,8 +8,8 @@ What the client sends is one of five, each with an ``id`` of its own choice that
     {"type": "cancel", "id": "4", "turn_id": "chatcmpl-…"}
     {"type": "ping", "id": "5"}
 
-``headers`` are laid over those with which the socket was opened; every message may have them. The client gets a
-``reply`` or an ``error`` for each message, in their order, and between them the frames of ``wire.feed``.
+``headers`` override those of the handshake; every message can have them. The client receives a ``reply`` or an
+``error`` for each message, in order, and between them the frames of ``events.feed``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _Short = Annotated[str, Meta(max_length=128)]
 
 
 class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a client sends; which keys count is the action's affair."""
+    """A message of the client; the action determines which other fields are used."""
 
     type: Action
     id: _Short | None = None
@@ -46,10 +46,10 @@ class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def turn(self) -> str:
-        """The turn that is meant.
+        """The turn id.
 
         Raises:
-            InvalidRequest: None is named.
+            InvalidRequest: It is missing.
         """
         if not self.turn_id:
             raise missing("turn_id")
@@ -57,10 +57,10 @@ class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def body(self) -> bytes:
-        """The request of a start.
+        """The request of a ``start`` message.
 
         Raises:
-            InvalidRequest: There is none.
+            InvalidRequest: It is missing.
         """
         body = bytes(self.request)
         if not body:
@@ -69,12 +69,12 @@ class ClientMessage(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def position(self) -> sse.Position:
-        """The last frame that the client saw."""
+        """The position of the last frame that the client has seen."""
         return sse.START if self.after is None else sse.position(str(self.after), param="after")
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The types of frames to be sent; empty for all."""
+        """The frame types to send; empty for all."""
         return feed_types(",".join(self.types or ()))
 
 
@@ -89,7 +89,7 @@ _decode_name = msgspec.json.Decoder(_Named).decode
 
 
 def id_of(text: bytes) -> str | None:
-    """Return the id of a message, also of one that is wrong otherwise; None when it has none."""
+    """Return the id of a message, even if the message is otherwise invalid; None if it has none."""
     try:
         return _decode_name(text).id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -97,7 +97,7 @@ def id_of(text: bytes) -> str | None:
 
 
 class FrameMessages:
-    """Turns a turn's entries into messages; it has to be given every entry from the first."""
+    """Encodes the entries of a turn as messages. It needs every entry from the first."""
 
     def __init__(self, feed: Feed, *, types: Collection[str] = (), after: sse.Position = sse.START) -> None:
         self._feed = feed
@@ -105,22 +105,22 @@ class FrameMessages:
         self._after = after
 
     def encode(self, entry: Entry) -> Iterable[str]:
-        """Return the frames of one entry that were asked for."""
+        """Return the requested frames of one entry."""
         for frame in self._feed.frames(entry):
-            is_wanted = not self._types or frame.type in self._types
-            if is_wanted and (frame.position, frame.part) > self._after:
+            is_requested = not self._types or frame.type in self._types
+            if is_requested and (frame.position, frame.part) > self._after:
                 yield encode(frame).decode()
 
 
 def reply(message: ClientMessage, **facts: Any) -> str:
-    """Return what tells that an action was done."""
+    """Return the reply to a successful action."""
     return encode({"type": "reply", "id": message.id, "action": message.type, **facts}).decode()
 
 
 def refusal(error: ProxyError, message_id: str | None, *, turn_id: str | None = None) -> str:
-    """Return what tells that it was not; ``turn_id`` when it is about a turn that was being told.
+    """Return the error of a failed action, or of a subscribed turn if ``turn_id`` is set.
 
-    ``status`` is the one that HTTP would have, and ``retry_after`` (seconds) when to come back, if that is known.
+    ``status`` is the equivalent HTTP status; ``retry_after`` (seconds) is present if it is known.
     """
     problem = error_response(error)
     told: dict[str, Any] = {"type": "error", "id": message_id, "status": problem.status}
@@ -132,6 +132,6 @@ def refusal(error: ProxyError, message_id: str | None, *, turn_id: str | None = 
     return encode({**told, "error": body}).decode()
 
 
-def too_many(limit: int) -> InvalidRequest:
-    """More turns are followed over one socket than it may."""
-    return InvalidRequest(f"At most {limit} turns can be followed over one socket.", code="too_many_turns")
+def too_many_subscriptions(limit: int) -> InvalidRequest:
+    """Return the error for too many subscriptions of one connection."""
+    return InvalidRequest(f"A connection can subscribe to at most {limit} turns.", code="too_many_turns")

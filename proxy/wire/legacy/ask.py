@@ -1,7 +1,7 @@
-"""A turn as the events of ``/ask-stream``: who works, what they found, how far it is.
+"""Encode a turn as the events of ``/ask-stream``: active agent, responses and progress.
 
-``progress`` is that of ``wire.turn_summary``. Its readers expect a figure in any case, so that of a team that names no
-steps every agent is one.
+``progress`` is computed by ``wire.turn_summary``. Clients require a value, so for a team without steps every agent is a
+step.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from proxy.wire.turn_summary import Progress
 
 
 class QuestionEncoder:
-    """Turns entries into these events, as server-sent ones."""
+    """Encodes entries as server-sent events."""
 
     def __init__(self, question: str, *, agents: Sequence[str]) -> None:
-        """``agents`` are all of the team's."""
+        """``agents`` are all agents of the team."""
         self._question = question
         self._agents = agents
         self._progress = Progress(agents)
         self._agent = ""
-        self._saying: list[str] = []
+        self._texts: list[str] = []
         self._final = ""
         self._messages = 1
         self._ran_tools = False
@@ -64,14 +64,14 @@ class QuestionEncoder:
                 self._agent = event.agent
                 self._progress = Progress(event.steps or self._agents)
                 started = {"question": self._question, "progress": self._progress.percent}
-                yield "started", "The team has begun to work on the question.", started
-                yield self._thinking()
+                yield "started", "The team has started to work on the question.", started
+                yield self._agent_thinking()
             case TextDelta() | RefusalDelta():
-                self._saying.append(event.text)
+                self._texts.append(event.text)
             case ParametersIgnored():
                 pass
             case ModelCalled():
-                said, self._saying = "".join(self._saying).strip(), []
+                said, self._texts = "".join(self._texts).strip(), []
                 self._messages += 1
                 if said:
                     self._final = said
@@ -89,7 +89,7 @@ class QuestionEncoder:
             case Handoff():
                 self._progress.add_handoff(event.source)
                 self._agent = event.target
-                yield self._thinking()
+                yield self._agent_thinking()
             case Completed():
                 yield self._completed()
             case Failed():
@@ -108,12 +108,12 @@ class QuestionEncoder:
             ):
                 pass
 
-    def _thinking(self) -> tuple[str, str, dict[str, Any]]:
+    def _agent_thinking(self) -> tuple[str, str, dict[str, Any]]:
         return "agent_thinking", f"{self._agent} is working.", {"progress": self._progress.percent}
 
     def _completed(self) -> tuple[str, str, dict[str, Any]]:
         self._progress.complete()
-        final = "".join(self._saying).strip() or self._final
+        final = "".join(self._texts).strip() or self._final
         data = {
             "final_response": final,
             "total_messages": self._messages,

@@ -1,4 +1,4 @@
-"""A turn as the events of ``/chat/stream``, the answer of ``/chat`` and the messages of ``/ws``."""
+"""Encode a turn as the events of ``/chat/stream``, the response of ``/chat`` or the messages of ``/ws``."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from proxy.wire.errors import error_response, failure_of
 from proxy.wire.events.sse import one_line
 from proxy.wire.legacy.ndjson import TextBuilder
 
-Told = dict[str, Any]
+EventBody = dict[str, Any]
 
 
 class ChatEvents:
-    """Turns each entry into one of these events or nothing."""
+    """Converts each entry to an event of these endpoints, or to none."""
 
     def __init__(self) -> None:
         self._joints = TextJoiner()
-        self._said: list[str] = []
-        self._calls: dict[str, Told] = {}
+        self._texts: list[str] = []
+        self._calls: dict[str, EventBody] = {}
 
-    def told(self, entry: Entry) -> Told | None:
-        """Return the event of one entry, with its ``event_type``."""
+    def event_of(self, entry: Entry) -> EventBody | None:
+        """Return the event of one entry with its ``event_type``; None if it has none."""
         event = entry.event
         match event:
             case TextDelta():
@@ -57,9 +57,9 @@ class ChatEvents:
                 self._calls[event.call_id] = call
                 return {"event_type": "tool_call_start", "tool_call": call}
             case ToolCompleted():
-                return self._ended("tool_call_complete", event.call_id, result=event.result)
+                return self._tool_ended("tool_call_complete", event.call_id, result=event.result)
             case ToolFailed():
-                return self._ended("tool_call_error", event.call_id, error=event.error)
+                return self._tool_ended("tool_call_error", event.call_id, error=event.error)
             case ModelCalled() | Handoff():
                 self._joints.pause()
             case Completed():
@@ -82,51 +82,51 @@ class ChatEvents:
                 pass
         return None
 
-    def _text(self, text: str) -> Told:
-        self._said.append(text)
+    def _text(self, text: str) -> EventBody:
+        self._texts.append(text)
         return {"event_type": "chat_chunk", "content": text}
 
-    def _ended(self, event_type: str, call_id: str, **how: str) -> Told:
+    def _tool_ended(self, event_type: str, call_id: str, **how: str) -> EventBody:
         call = self._calls[call_id] = {**self._calls[call_id], **how}
         return {"event_type": event_type, "tool_call": call}
 
-    def _complete(self) -> Told:
-        return {"event_type": "chat_complete", "final_response": "".join(self._said)}
+    def _complete(self) -> EventBody:
+        return {"event_type": "chat_complete", "final_response": "".join(self._texts)}
 
 
 class ChatEventEncoder:
-    """These events as server-sent ones."""
+    """Encodes the events as server-sent events."""
 
     def __init__(self) -> None:
         self._events = ChatEvents()
 
     def encode(self, entry: Entry) -> bytes:
         """Return the event of one entry; often none."""
-        told = self._events.told(entry)
-        return b"" if told is None else b"data: %b\n\n" % one_line(encode(told))
+        event_body = self._events.event_of(entry)
+        return b"" if event_body is None else b"data: %b\n\n" % one_line(encode(event_body))
 
 
 class ChatBuilder:
-    """Gathers a turn into the answer of ``/chat``."""
+    """Builds the response of ``/chat`` from the entries of a turn."""
 
     def __init__(self, conversation_id: str) -> None:
         self._conversation_id = conversation_id
         self._text = TextBuilder()
-        self._calls: dict[str, Told] = {}
+        self._calls: dict[str, EventBody] = {}
         self._events = ChatEvents()
-        self._closing: Told = {}
+        self._closing: EventBody = {}
 
     def take(self, entry: Entry) -> None:
-        """Take the next entry."""
+        """Add the next entry."""
         self._text.take(entry)
-        told = self._events.told(entry)
-        if told is not None and "tool_call" in told:
-            self._calls[told["tool_call"]["id"]] = told["tool_call"]
+        event_body = self._events.event_of(entry)
+        if event_body is not None and "tool_call" in event_body:
+            self._calls[event_body["tool_call"]["id"]] = event_body["tool_call"]
         if isinstance(entry.event, Completed | Cancelled):
             self._closing = {"agent": entry.event.agent, "usage": usage_body(entry.event.usage)}
 
-    def answer(self) -> Told | Failed:
-        """Return the answer, or how the turn failed."""
+    def answer(self) -> EventBody | Failed:
+        """Return the response or the failure of the turn."""
         if self._text.failure is not None:
             return self._text.failure
         return {
@@ -138,40 +138,40 @@ class ChatBuilder:
 
 
 class ChatSocketEvents:
-    """These events as messages of the older WebSocket."""
+    """Encodes the events as messages of the legacy WebSocket."""
 
     def __init__(self) -> None:
         self._events = ChatEvents()
 
     def message(self, entry: Entry) -> str | None:
         """Return the message of one entry, or None."""
-        told = self._events.told(entry)
-        return None if told is None else socket_message(told)
+        event_body = self._events.event_of(entry)
+        return None if event_body is None else socket_message(event_body)
 
 
-def socket_message(told: Told) -> str:
-    """Return an event as a message: the three of a tool are of one type there, and tell which in ``data``."""
-    event_type = str(told["event_type"])
+def socket_message(event_body: EventBody) -> str:
+    """Return an event as a WebSocket message; the three tool events have the type ``tool_call``."""
+    event_type = str(event_body["event_type"])
     if event_type.startswith("tool_call"):
-        return encode({"type": "tool_call", "data": told}).decode()
+        return encode({"type": "tool_call", "data": event_body}).decode()
     return encode(
-        {"type": event_type, "data": {k: value for k, value in told.items() if k != "event_type"}}
+        {"type": event_type, "data": {k: value for k, value in event_body.items() if k != "event_type"}}
     ).decode()
 
 
-def failed(event: Failed) -> Told:
-    """Return the event of a turn that failed: a sentence, and the code that never changes."""
+def failed(event: Failed) -> EventBody:
+    """Return the event of a failed turn."""
     return {"event_type": "error", "error": event.message, "code": event.code}
 
 
-def refused(error: ProxyError) -> Told:
-    """Return the event of a request that was refused."""
+def refused(error: ProxyError) -> EventBody:
+    """Return the event of a rejected request."""
     problem = error_response(error)
     return {"event_type": "error", "error": problem.message, "code": problem.code}
 
 
 def arguments_of(text: str) -> Any:
-    """Return a call's arguments as an object; those that are none (cut short, for one) stay text."""
+    """Return the arguments of a call as an object; invalid JSON, such as truncated arguments, stays text."""
     try:
         return msgspec.json.decode(text) if text else {}
     except msgspec.DecodeError:

@@ -1,8 +1,7 @@
-r"""A turn as lines of JSON: for clients that read ``/chat/completions`` line by line.
+"""Encode a turn as newline-delimited JSON, for legacy clients of ``/chat/completions``.
 
-Text is told piece by piece; tools and handoffs in a sentence, where the form has a place for that. A turn that does
-not come to an answer ends with a line whose ``error`` is the usual one; its ``content`` is of a form that such a
-client knows, but adds nothing to what it shows as the answer.
+Text is sent as deltas; tool calls and handoffs as status sentences if the format supports them. A failed turn ends with
+a line that has the usual ``error`` object and a ``content`` that the client accepts but does not add to its message.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from proxy.wire.events.sse import one_line
 
 
 class LineEncoder:
-    """Turns each entry into one line or nothing. With ``is_typed``, ``content`` says what it is."""
+    """Encodes each entry as one line or none. With ``is_typed``, ``content`` is an object with a ``type``."""
 
     def __init__(self, *, is_typed: bool) -> None:
         self._is_typed = is_typed
@@ -46,7 +45,7 @@ class LineEncoder:
         self._ran_tools = False
 
     def encode(self, entry: Entry) -> bytes:
-        """Return the line of one entry; often none."""
+        """Return the line of one entry; often empty."""
         event = entry.event
         match event:
             case TextDelta():
@@ -93,13 +92,13 @@ class LineEncoder:
 
 
 class WholeText(Struct, frozen=True):
-    """An answer in one line."""
+    """A complete response in one line."""
 
     content: str
 
 
 class TextBuilder:
-    """Gathers a turn into one line."""
+    """Builds a response in one line from the entries of a turn."""
 
     def __init__(self) -> None:
         self._joints = TextJoiner()
@@ -108,7 +107,7 @@ class TextBuilder:
         self._failed: Failed | None = None
 
     def take(self, entry: Entry) -> None:
-        """Take the next entry."""
+        """Add the next entry."""
         event = entry.event
         if isinstance(event, TextDelta):
             self._pieces.append(self._joints.join(event.text))
@@ -125,21 +124,21 @@ class TextBuilder:
 
     @property
     def text(self) -> str:
-        """What was said so far."""
+        """The text so far."""
         return "".join(self._pieces)
 
     @property
     def failure(self) -> Failed | None:
-        """How the turn failed, if it did."""
+        """The failure of a failed turn."""
         return self._failed
 
     def answer(self) -> WholeText | Failed:
-        """Return the answer, or how the turn failed."""
+        """Return the response or the failure of the turn."""
         return self._failed or WholeText(self.text)
 
 
 def error_body(failed: Failed) -> ErrorBody:
-    """Return what stands under ``error``."""
+    """Return the ``error`` object."""
     problem = error_response(failed)
     return ErrorBody(problem.message, problem.type, problem.param, problem.code)
 

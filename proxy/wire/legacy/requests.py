@@ -1,6 +1,6 @@
-"""The bodies of older clients.
+"""Request bodies of the legacy endpoints.
 
-On ``/chat/completions`` three kinds of client meet; ``kind_of`` tells them apart by what only one of them sends.
+Three kinds of clients send different bodies to ``/chat/completions``; ``kind_of`` detects the kind by its keys.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from proxy.wire.agents import MAX_INSTRUCTIONS
 from proxy.wire.validation.body_decoder import BodyDecoder
 
 MAX_QUESTION = 4000
-"""Characters of a question to ``/ask-stream``."""
+"""Maximum length of a question to ``/ask-stream``, in characters."""
 
 _CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-# \Z, not $: the latter lets a line break at the end pass.
-_Words = Annotated[str, Meta(min_length=1, pattern=r"\S")]
+# At least one character that is not white space.
+_Text = Annotated[str, Meta(min_length=1, pattern=r"\S")]
 
 BodyKind = Literal["message", "sources", "openai"]
 
 
 class NewMessageBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """One new message; what was said before is kept under the id."""
+    """A new message in a conversation stored under the id."""
 
-    message: _Words
+    message: _Text
     conversation_id: str | None = None
     agent: str | None = None
-    """Who is to answer: a team, or an agent that was made; the usual team when nobody is named."""
+    """A team or custom agent; the default team if unset."""
 
 
 class SourceMessage(Struct, frozen=True):
-    """A message, and who said it."""
+    """A message and its author."""
 
     source: Literal["user", "assistant"]
     content: str
 
 
 class SourcesBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A whole history; ``stream`` false asks for one line instead of many."""
+    """A complete message list; ``stream: false`` requests one line instead of a stream."""
 
     stream: bool | None = None
     messages: Annotated[list[SourceMessage], Meta(min_length=1)]
 
 
 class LegacyChatBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """One new message of the chat that the caller has going on."""
+    """A new message in the current chat of the caller."""
 
-    message: _Words
+    message: _Text
     reset_history: bool | None = None
     parallel_tools: bool | None = None
     agent: str | None = None
@@ -61,13 +61,13 @@ class LegacyChatBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QuestionBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """A question that stands for itself."""
+    """A question without a conversation."""
 
     question: Annotated[str, Meta(min_length=1, max_length=MAX_QUESTION, pattern=r"\S")]
 
 
 class OlderAgentBody(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An agent as older clients make one; the time is in seconds."""
+    """A custom agent in the legacy format; the timeout is in seconds."""
 
     name: str | None = None
     instructions: Annotated[str, Meta(min_length=1, max_length=MAX_INSTRUCTIONS)]
@@ -77,7 +77,7 @@ class OlderAgentBody(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class SocketBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """What comes over the older WebSocket."""
+    """A message of the legacy WebSocket."""
 
     type: Literal["chat"]
     data: Raw
@@ -109,7 +109,7 @@ _decode_sources = msgspec.json.Decoder(list[_Source]).decode
 
 
 def kind_of(body: bytes) -> BodyKind:
-    """Return whose body it is; what is nobody's counts as OpenAI's, whose refusals say most."""
+    """Return the kind of a body; an unknown body is treated as an OpenAI request, which has the best error messages."""
     try:
         keys = _decode_keys(body)
         if keys.messages is _ABSENT:
@@ -123,10 +123,10 @@ def kind_of(body: bytes) -> BodyKind:
 
 
 def messages_of(body: SourcesBody, *, max_messages: int) -> Sequence[Message]:
-    """Return the history.
+    """Return the messages.
 
     Raises:
-        InvalidRequest: It is too long, or there is nothing to answer.
+        InvalidRequest: There are too many messages, or the last one is not a user message.
     """
     if len(body.messages) > max_messages:
         raise InvalidRequest(
@@ -136,7 +136,7 @@ def messages_of(body: SourcesBody, *, max_messages: int) -> Sequence[Message]:
         )
     if body.messages[-1].source != "user":
         raise InvalidRequest(
-            "Invalid 'messages': the last one has to be of source 'user'.",
+            "Invalid 'messages': the last message must have the source 'user'.",
             param="messages",
             code="invalid_value",
         )
@@ -147,10 +147,10 @@ def messages_of(body: SourcesBody, *, max_messages: int) -> Sequence[Message]:
 
 
 def conversation_id(value: str) -> str:
-    """Return a conversation's id as older clients may choose it.
+    """Return a conversation id of a legacy client if it is valid.
 
     Raises:
-        InvalidRequest: It is another.
+        InvalidRequest: The id is invalid.
     """
     if _CONVERSATION_ID.fullmatch(value):
         return value

@@ -1,1 +1,1 @@
-"""The Responses API: one more way to ask a team, and one more encoder over the events of a turn."""
+"""The Responses API: parser of requests, and encoder of the events of a turn."""

@@ -1,8 +1,8 @@
-"""The input of a response as messages.
+"""Convert the input items of the Responses API to messages.
 
-An answer is several items here and one message there: what an assistant said and called in a row becomes one message,
-and results stand behind the calls that they answer, wherever the client put them. What a client sends back of the
-agents' thoughts and of the server's own tools is passed over, because it is kept here.
+Consecutive assistant items (text, refusals, function calls) become one assistant message, and each tool result follows
+its tool call, wherever the client put it. Reasoning and server tool calls that a client sends back are ignored, because
+this server has stored them.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from proxy.wire.conversations.item_input import (
     CallInput,
     MessageInput,
     OutputInput,
+    convert,
     message_of,
     output_of,
-    typed,
 )
 from proxy.wire.provider_state import state_of_reasoning
 from proxy.wire.responses.schema import (
-    PASSED_OVER,
-    READ_ITEMS,
-    REFUSED_ITEMS,
+    IGNORED_ITEMS,
+    SUPPORTED_ITEMS,
+    UNSUPPORTED_ITEMS,
     ApprovalResponseInput,
     ItemReference,
 )
@@ -46,7 +46,7 @@ from proxy.wire.validation.errors import clip, missing, not_among, too_long, uns
 
 
 class Reference(Struct, frozen=True):
-    """An item that is kept here; ``param`` is its place in the input."""
+    """A reference to a stored item; ``param`` is its path in the input."""
 
     id: str
     param: str
@@ -58,50 +58,50 @@ class Reasoning(Struct, frozen=True):
     body: dict[str, Any]
 
 
-Said = Message | Reference | ApprovalDecision | Reasoning
-"""A piece of the input: a message with one thing in it, a reference to such a piece, or a decision."""
+InputPiece = Message | Reference | ApprovalDecision | Reasoning
+"""A parsed input item: a message with one content, a reference to one, or a decision."""
 
 
-def said_in(items: str | Sequence[dict[str, Any]], *, max_items: int) -> list[Said]:
-    """Return the pieces of the input in order.
+def parse_input(items: str | Sequence[dict[str, Any]], *, max_items: int) -> list[InputPiece]:
+    """Return the parsed input items in order.
 
     Raises:
-        InvalidRequest: An item that is not of its type, or of a type that is not offered.
+        InvalidRequest: An item is invalid, or its type is not supported.
     """
     if isinstance(items, str):
         return [UserMessage(content=items)]
     if len(items) > max_items:
         raise too_long("array", "input", max_items, len(items))
     check_parts("input", (part for item in items for part in (item.get("content"), item.get("output"))))
-    pieces = (_piece(item, f"input[{index}]") for index, item in enumerate(items))
+    pieces = (_parse_item(item, f"input[{index}]") for index, item in enumerate(items))
     return [piece for piece in pieces if piece is not None]
 
 
-def _piece(item: dict[str, Any], at: str) -> Said | None:
-    match _kind_of(item, at):
+def _parse_item(item: dict[str, Any], at: str) -> InputPiece | None:
+    match _item_type(item, at):
         case "message":
             return _message(item, at)
         case "function_call":
-            call = typed(item, CallInput, at)
+            call = convert(item, CallInput, at)
             function = FunctionCall(call.name, call.arguments)
             return AssistantMessage(content=None, tool_calls=[ToolCall(call.call_id, function)])
         case "function_call_output":
-            result = typed(item, OutputInput, at)
+            result = convert(item, OutputInput, at)
             return ToolMessage(result.call_id, output_of(result, at))
         case "reasoning" if isinstance(item.get("encrypted_content"), str):
             return Reasoning(item)
         case "item_reference":
-            reference = typed(item, ItemReference, at).id
-            # A request for approval says nothing that is not kept here.
+            reference = convert(item, ItemReference, at).id
+            # The approval request itself is stored in this server.
             return None if is_approval(reference) else Reference(reference, f"{at}.id")
         case "mcp_approval_response":
-            given = typed(item, ApprovalResponseInput, at)
+            given = convert(item, ApprovalResponseInput, at)
             return ApprovalDecision(given.approval_request_id, given.approve, given.reason)
         case _:
             return None
 
 
-def _kind_of(item: dict[str, Any], at: str) -> str:
+def _item_type(item: dict[str, Any], at: str) -> str:
     kind = item.get("type")
     if kind is None:
         if item.keys() & {"role", "content"}:
@@ -113,25 +113,25 @@ def _kind_of(item: dict[str, Any], at: str) -> str:
         raise InvalidRequest(
             f"Invalid type for '{at}.type': expected a string.", param=f"{at}.type", code="invalid_type"
         )
-    if kind in REFUSED_ITEMS:
+    if kind in UNSUPPORTED_ITEMS:
         raise unsupported_value(f"{at}.type", f"'{at}.type' does not support '{kind}' with this model.")
-    if kind not in READ_ITEMS and kind not in PASSED_OVER:
-        raise not_among(f"{at}.type", kind, READ_ITEMS + PASSED_OVER)
+    if kind not in SUPPORTED_ITEMS and kind not in IGNORED_ITEMS:
+        raise not_among(f"{at}.type", kind, SUPPORTED_ITEMS + IGNORED_ITEMS)
     return kind
 
 
 def _message(item: dict[str, Any], at: str) -> Message:
     if item.get("content", ...) is None or (item.get("content") == [] and item.get("role") == "assistant"):
-        # Null is what some clients send for nothing; chat completions take it too.
+        # Some clients send null for empty content; chat completions accept it too.
         item = {**item, "content": ""}
-    return message_of(typed(item, MessageInput, at), at)
+    return message_of(convert(item, MessageInput, at), at)
 
 
-# --- pieces together -----------------------------------------------------------------------------------------
+# --- merging -------------------------------------------------------------------------------------------------
 
 
-def responses_in(said: Iterable[Said]) -> list[ApprovalDecision]:
-    """Return the decisions that are new: those behind everything that an assistant said."""
+def approval_responses(said: Iterable[InputPiece]) -> list[ApprovalDecision]:
+    """Return the new decisions, which follow the last assistant message."""
     new: list[ApprovalDecision] = []
     for piece in said:
         if isinstance(piece, AssistantMessage):
@@ -161,7 +161,7 @@ def joined(
 
     def end_row() -> None:
         if row:
-            whole.append(_merged(row))
+            whole.append(_merge(row))
             if (state := state_of_reasoning(reasoning)) is not None:
                 states[id(whole[-1])] = state
         row.clear()
@@ -181,15 +181,15 @@ def joined(
             results.setdefault(piece.tool_call_id, piece)
         whole.append(piece)
     end_row()
-    messages = _with_results(whole, results) if any(map(_calls_of, whole)) else whole
+    messages = _place_results(whole, results) if any(map(_calls_of, whole)) else whole
     return messages, {at: states[id(one)] for at, one in enumerate(messages) if id(one) in states}
 
 
-def _merged(row: Sequence[AssistantMessage]) -> AssistantMessage:
+def _merge(row: Sequence[AssistantMessage]) -> AssistantMessage:
     if len(row) == 1:
         return row[0]
     texts = [text for text in map(_text, row) if text]
-    # What we sent of one turn already has the blank line between two texts at the head of the second.
+    # Items of this server already have the separator at the start of the second text (``chat.answer_text``).
     joints = [
         text if not place or text.startswith("\n") else f"\n\n{text}" for place, text in enumerate(texts)
     ]
@@ -210,7 +210,7 @@ def _calls_of(message: Message) -> Sequence[ToolCall | CustomToolCall]:
     return (message.tool_calls or ()) if isinstance(message, AssistantMessage) else ()
 
 
-def _with_results(messages: Sequence[Message], results: Mapping[str, ToolMessage]) -> list[Message]:
+def _place_results(messages: Sequence[Message], results: Mapping[str, ToolMessage]) -> list[Message]:
     called = {call.id for message in messages for call in _calls_of(message)}
     whole: list[Message] = []
     for message in messages:

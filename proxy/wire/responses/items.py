@@ -1,7 +1,7 @@
-"""Output items while they grow, in the shapes of the official API.
+"""Output items under construction, in the format of the OpenAI API.
 
-What the server does itself (tools of the team, handoffs) is told as calls of an MCP server: every client knows these
-for something that was run elsewhere, shows them, and runs nothing.
+Server tool calls and handoffs are encoded as calls of an MCP server (``mcp_call``): clients show these as executed by
+the server and do not execute them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ SERVER_LABEL = "handoff-proxy"
 
 
 class TextPart:
-    """A text of a message."""
+    """A text part of a message."""
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
         self.logprobs: list[Any] = []
 
     def body(self) -> Body:
-        """Return the part as it stands."""
+        """Return the current state of the part."""
         return {
             "type": "output_text",
             "annotations": [],
@@ -35,18 +35,18 @@ class TextPart:
 
 
 class RefusalPart:
-    """A refusal of a message."""
+    """A refusal part of a message."""
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
 
     def body(self) -> Body:
-        """Return the part as it stands."""
+        """Return the current state of the part."""
         return {"type": "refusal", "refusal": "".join(self.pieces)}
 
 
 class MessageItem:
-    """What agents said."""
+    """An assistant message."""
 
     def __init__(self, turn_id: str, index: int) -> None:
         self.id = item_id("msg", turn_id, index)
@@ -55,7 +55,7 @@ class MessageItem:
         self.status: ItemStatus = "in_progress"
 
     def body(self) -> Body:
-        """Return the item as it stands."""
+        """Return the current state of the item."""
         return {
             "id": self.id,
             "type": "message",
@@ -66,7 +66,7 @@ class MessageItem:
 
 
 class ReasoningItem:
-    """What a model thought; as a summary where one was asked for."""
+    """Reasoning of a model, as a summary if the client requested one."""
 
     def __init__(self, turn_id: str, index: int, *, is_summary: bool) -> None:
         self.id = item_id("rs", turn_id, index)
@@ -76,14 +76,14 @@ class ReasoningItem:
         self.status: ItemStatus = "in_progress"
 
     def part(self) -> Body:
-        """Return its only part as it stands."""
+        """Return the current state of the only part."""
         return {
             "type": "summary_text" if self.is_summary else "reasoning_text",
             "text": "".join(self.pieces),
         }
 
     def body(self) -> Body:
-        """Return the item as it stands."""
+        """Return the current state of the item."""
         parts = [self.part()] if self.pieces else []
         body: Body = {
             "id": self.id,
@@ -98,7 +98,7 @@ class ReasoningItem:
 
 
 class CallItem:
-    """A call of a function of the caller's, which the caller has to run."""
+    """A call of a client tool, which the client executes."""
 
     def __init__(self, turn_id: str, index: int, call_id: str, name: str) -> None:
         self.id = item_id("fc", turn_id, index)
@@ -110,11 +110,11 @@ class CallItem:
 
     @property
     def arguments(self) -> str:
-        """JSON text, as far as it came."""
+        """The JSON text received so far."""
         return "".join(self.pieces)
 
     def body(self) -> Body:
-        """Return the item as it stands."""
+        """Return the current state of the item."""
         return {
             "id": self.id,
             "type": "function_call",
@@ -126,7 +126,7 @@ class CallItem:
 
 
 class ServerCallItem:
-    """Something that the server did itself: it needs nobody's answer."""
+    """A server tool call or handoff, which needs no result from the client."""
 
     def __init__(
         self, turn_id: str, index: int, name: str, arguments: str, approval_id: str | None = None
@@ -141,7 +141,7 @@ class ServerCallItem:
         self.status: Literal["in_progress", "completed", "failed"] = "in_progress"
 
     def body(self) -> Body:
-        """Return the item as it stands."""
+        """Return the current state of the item."""
         return {
             "id": self.id,
             "type": "mcp_call",
@@ -179,7 +179,7 @@ OutputItem = MessageItem | ReasoningItem | CallItem | ServerCallItem | ApprovalI
 
 
 def json_arguments(shown: str) -> str:
-    """Return the arguments of a server call as JSON text, which clients parse; what was cut is told as a text."""
+    """Return the arguments of a server tool call as valid JSON; truncated arguments become ``{"text": …}``."""
     try:
         msgspec.json.decode(shown)
     except (msgspec.DecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""What an encoder of responses has to know beside the events, and the Response object that it makes of it."""
+"""Options of the response encoder, and the Response object."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Body = dict[str, Any]
 
 
 class Echo(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a response repeats of its request, in the words of the wire. The defaults are the official ones."""
+    """Request parameters that the Response object repeats. The defaults are those of the OpenAI API."""
 
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -43,13 +43,13 @@ class Echo(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ResponseOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Kept with the turn, so that it can be encoded again.
+    """Encoder options, stored with the turn so that its response can be encoded again.
 
-    The first keys are those of ``completions.AnswerOptions``: a turn begun on one API can be told on the other.
+    The first fields are those of ``chat.completion.AnswerOptions``: a turn can be encoded for either API.
     """
 
     id: str
-    """The turn's."""
+    """Turn id."""
     created: int
     model: str
     logprobs: bool = False
@@ -57,9 +57,9 @@ class ResponseOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     hides_details: bool = False
     response: Echo = Echo()
     sums_up_reasoning: bool = False
-    """Thoughts are told as a summary, which is where most clients look for them."""
+    """Encode reasoning as a summary, where most clients read it."""
     asks_for_approval: bool = False
-    """Calls that wait for a person are told as items, too."""
+    """Encode approval requests as items."""
     shows_server_calls: bool = False
     """Whether handoffs and calls of server tools are ``mcp_call`` items."""
 
@@ -79,7 +79,7 @@ def response_body(
     completed_at: float | None = None,
     summary: Struct | None = None,
 ) -> Body:
-    """Return the Response object, every field of it present; null where nothing was set or is known."""
+    """Return the Response object with all fields of the OpenAI API; unset and unknown fields are null."""
     echo = options.response
     body: Body = {
         "id": response_id(options.id),
@@ -135,11 +135,11 @@ _UNSET: Body = dict.fromkeys(
         "tool_usage",
     )
 )
-"""Fields of the official API that nothing here ever sets."""
+"""Fields of the OpenAI API that this server does not set."""
 
 
 def usage_body(usage: Usage) -> Body:
-    """Return the usage as a response tells it."""
+    """Return the usage object of the Responses API."""
     return {
         "input_tokens": usage.prompt,
         "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
@@ -150,10 +150,11 @@ def usage_body(usage: Usage) -> Body:
 
 
 def error_body(failed: Failed) -> Body:
-    """Return the error of a failed response; ``type`` is our own code.
+    """Return the error of a failed response; ``type`` is the error code of this server.
 
-    The official codes are a closed set, and clients run a response again unless the code tells that its input was
-    wrong. So that one stands wherever a repeat would do harm or cannot help.
+    The codes of the OpenAI API are a closed set (API reference, "The response object", ``error.code``). Clients repeat
+    a response unless the code is ``invalid_prompt``, so this code is used if a repeat has side effects or cannot
+    succeed.
     """
     problem = error_response(failed)
     if not failed.is_repeatable:

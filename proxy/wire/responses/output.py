@@ -1,8 +1,8 @@
-"""Folds the events of a turn into output items, and tells each step as the official API does.
+"""Convert the events of a turn to output items and stream events of the Responses API.
 
-The steps are counted (``sequence_number`` from 0) and depend on the events alone, so that whoever folds the same events
-again counts the same steps. Items stand in the order in which they begin. A message stays open while nothing else
-begins, so that agents who speak one after another are one message with a blank line between them.
+Stream events are numbered (``sequence_number`` from 0). They depend only on the events of the turn, so that the numbers
+are the same when the turn is encoded again. Items are in the order of their start. A message continues until another
+item starts, so that the texts of successive agents are one message, separated by a blank line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from proxy.wire.chat.answer_text import TextJoiner
 from proxy.wire.chat.handoff_extension import HandoffExtensionEncoder
 from proxy.wire.chat.response_models import encode
 from proxy.wire.errors import failure_of
-from proxy.wire.responses.item_writers import MessageWriter, ReasoningWriter, Steps
+from proxy.wire.responses.item_writers import EventSequence, MessageWriter, ReasoningWriter
 from proxy.wire.responses.items import (
     ApprovalItem,
     Body,
@@ -53,13 +53,13 @@ _INCOMPLETE: dict[FinishReason, str] = {"length": "max_output_tokens", "content_
 
 
 class Output:
-    """One turn's output; it has to be given every event in order."""
+    """The output of one turn. It needs every event in order."""
 
     def __init__(self, options: ResponseOptions) -> None:
         self.response: Body | None = None
-        """The whole Response, once the turn is over."""
+        """The final Response object; None before the closing event."""
         self.failure: Failed | None = None
-        """How the turn failed, if it did."""
+        """The failure of a failed turn."""
         self._options = options
         self._extension = (
             HandoffExtensionEncoder(options.events, hides_details=options.hides_details)
@@ -67,53 +67,53 @@ class Output:
             else None
         )
         self._joints = TextJoiner()
-        self._steps = Steps(options.id)
+        self._steps = EventSequence(options.id)
         self._message = MessageWriter(self._steps)
         self._reasoning = ReasoningWriter(self._steps, is_summary=options.sums_up_reasoning)
         self._call: CallItem | None = None
         self._server_calls: dict[str, ServerCallItem] = {}
         self._approvals: dict[str, str] = {}
-        """Approvals by the ids of the calls that they let run."""
-        self._reply_ended = False
+        """Approval ids by the ids of the approved calls."""
+        self._model_call_ended = False
         self._ran_tools = False
 
     @property
     def items(self) -> Sequence[OutputItem]:
-        """The items so far."""
+        """The output items so far."""
         return self._steps.items
 
     @property
     def text_place(self) -> bytes:
-        """Where the next piece of text belongs, in the words of its step; empty when no text is open."""
+        """JSON fields that locate the current text part in its delta events; empty if there is none."""
         return self._message.text_place
 
-    def more_text(self, text: str) -> tuple[int, str]:
-        """Take a piece of the text that is open; return the number of its step, and the piece as it is shown.
+    def append_text(self, text: str) -> tuple[int, str]:
+        """Append a delta to the current text; return the sequence number of its event, and the delta to send.
 
         The short way of ``add`` for what comes most often.
         """
         text = self._joints.join(text)
-        return self._message.more_text(text), text
+        return self._message.append_text(text), text
 
     def add(self, event: Event, at: float) -> list[Body]:
-        """Take the next event, logged ``at`` seconds since the epoch; return the steps that it makes."""
+        """Add the next event, logged ``at`` seconds since the epoch; return its stream events."""
         if self._extension is not None:
             self._extension.encode(event)
-        if self._reply_ended and not isinstance(event, Completed | Failed | Cancelled):
-            # Only now is it clear that the reply was not cut off.
+        if self._model_call_ended and not isinstance(event, Completed | Failed | Cancelled):
+            # Another event after the end of a model call: its output was complete.
             self._close_call("completed")
-            self._reply_ended = False
+            self._model_call_ended = False
         match event:
             case Started():
                 self._start()
             case TextDelta():
-                self._say(event)
+                self._text_delta(event)
             case RefusalDelta():
                 self._open_message()
-                self._message.refuse(event.text)
+                self._message.add_refusal(event.text)
             case ReasoningDelta():
                 self._message.close("completed")
-                self._reasoning.think(event.text)
+                self._reasoning.add_text(event.text)
             case ToolStarted():
                 self._start_server_call(event)
             case ToolCompleted():
@@ -121,13 +121,13 @@ class Output:
             case ToolFailed():
                 self._end_server_call(event.call_id, error=event.error)
             case Handoff():
-                self._hand_over(event)
+                self._handoff(event)
             case ClientToolCall():
                 self._start_call(event)
             case ClientToolArguments():
-                self._more_arguments(event.arguments)
+                self._append_arguments(event.arguments)
             case ApprovalRequested():
-                self._ask_for_approval(event)
+                self._approval_requested(event)
             case ApprovalDecided():
                 if event.decision == "approve":
                     self._approvals[event.call_id] = event.approval_id
@@ -136,10 +136,10 @@ class Output:
             case ModelCalled():
                 self._joints.pause()
                 self._reasoning.close("completed")
-                self._reply_ended = True
+                self._model_call_ended = True
             case Completed() | Failed() | Cancelled():
                 self._end(event, at)
-        return self._steps.take()
+        return self._steps.drain()
 
     def _start(self) -> None:
         first: Status = "in_progress"
@@ -151,42 +151,42 @@ class Output:
         running = response_body(self._options, "in_progress", output=[])
         self._steps.add_event("response.in_progress", response=running)
 
-    def _say(self, event: TextDelta) -> None:
+    def _text_delta(self, event: TextDelta) -> None:
         self._open_message()
         logprobs = [_logprob(one) for one in event.logprobs or ()] if self._options.logprobs else []
-        self._message.say(self._joints.join(event.text), logprobs)
+        self._message.add_text(self._joints.join(event.text), logprobs)
 
     def _open_message(self) -> None:
         if not self._message.is_open:
             self._reasoning.close("completed")
             self._message.open()
 
-    # --- the caller's functions ---
+    # --- client tools ---
 
     def _start_call(self, event: ClientToolCall) -> None:
         self._message.close("completed")
         self._reasoning.close("completed")
         self._close_call("completed")
         self._call = CallItem(self._options.id, len(self.items), event.call_id, event.name)
-        self._steps.begin(self._call)
+        self._steps.add_item(self._call)
 
-    def _more_arguments(self, arguments: str) -> None:
+    def _append_arguments(self, arguments: str) -> None:
         if self._call is not None and arguments:
             self._call.pieces.append(arguments)
-            self._steps.tell_of(self._call, "response.function_call_arguments.delta", delta=arguments)
+            self._steps.add_item_event(self._call, "response.function_call_arguments.delta", delta=arguments)
 
     def _close_call(self, status: ItemStatus) -> None:
         if self._call is not None and not self._call.pieces and status == "completed":
-            # A call without arguments has to end up with an object, which every client can parse.
-            self._more_arguments("{}")
+            # Complete a call without arguments with an object, because clients parse arguments as JSON.
+            self._append_arguments("{}")
         call, self._call = self._call, None
         if call is not None:
             arguments = call.arguments
-            self._steps.tell_of(
+            self._steps.add_item_event(
                 call, "response.function_call_arguments.done", name=call.name, arguments=arguments
             )
             call.status = status
-            self._steps.finish(call)
+            self._steps.finish_item(call)
 
     # --- what the server does itself ---
 
@@ -199,7 +199,7 @@ class Output:
                 event.name, json_arguments(shown), approval_id=approval
             )
 
-    def _hand_over(self, event: Handoff) -> None:
+    def _handoff(self, event: Handoff) -> None:
         self._joints.pause()
         if self._options.shows_server_calls:
             told = {"from": event.source, "to": event.target}
@@ -208,13 +208,13 @@ class Output:
             self._server_calls[""] = self._begin_server_call("handoff", encode(told).decode())
             self._end_server_call("", output=event.target, is_shown=True)
 
-    def _ask_for_approval(self, event: ApprovalRequested) -> None:
+    def _approval_requested(self, event: ApprovalRequested) -> None:
         if self._options.asks_for_approval:
             self._message.close("completed")
             shown = "" if self._options.hides_details else event.arguments
             item = ApprovalItem(event.approval_id, len(self.items), event.name, json_arguments(shown))
-            self._steps.begin(item)
-            self._steps.finish(item)
+            self._steps.add_item(item)
+            self._steps.finish_item(item)
 
     def _begin_server_call(
         self, name: str, arguments: str, *, approval_id: str | None = None
@@ -222,10 +222,10 @@ class Output:
         self._message.close("completed")
         self._reasoning.close("completed")
         item = ServerCallItem(self._options.id, len(self.items), name, arguments, approval_id)
-        self._steps.begin(item)
-        self._steps.tell_of(item, "response.mcp_call.in_progress")
-        self._steps.tell_of(item, "response.mcp_call_arguments.delta", delta=arguments)
-        self._steps.tell_of(item, "response.mcp_call_arguments.done", arguments=arguments)
+        self._steps.add_item(item)
+        self._steps.add_item_event(item, "response.mcp_call.in_progress")
+        self._steps.add_item_event(item, "response.mcp_call_arguments.delta", delta=arguments)
+        self._steps.add_item_event(item, "response.mcp_call_arguments.done", arguments=arguments)
         return item
 
     def _end_server_call(
@@ -239,8 +239,8 @@ class Output:
             item.status, item.output = "completed", output if is_shown else None
         else:
             item.status, item.error = "failed", error if is_shown else "the call failed"
-        self._steps.tell_of(item, f"response.mcp_call.{item.status}")
-        self._steps.finish(item)
+        self._steps.add_item_event(item, f"response.mcp_call.{item.status}")
+        self._steps.finish_item(item)
 
     # --- the end ---
 
@@ -254,35 +254,35 @@ class Output:
                 self._fail(failure_of(closing, ran_tools=self._ran_tools))
             case Cancelled():
                 self._close_all("incomplete")
-                self._conclude("response.incomplete", "cancelled", closing)
+                self._finish("response.incomplete", "cancelled", closing)
 
     def _complete(self, closing: Completed, at: float) -> None:
         incomplete = _INCOMPLETE.get(closing.finish_reason)
         if not any(isinstance(item, MessageItem | CallItem) for item in self.items):
             self._open_message()
-            self._message.say_nothing()
+            self._message.ensure_text()
         self._close_all("completed" if incomplete is None else "incomplete")
         if incomplete is None:
-            self._conclude("response.completed", "completed", closing, completed_at=at)
+            self._finish("response.completed", "completed", closing, completed_at=at)
         else:
-            self._conclude("response.incomplete", "incomplete", closing, incomplete=incomplete)
+            self._finish("response.incomplete", "incomplete", closing, incomplete=incomplete)
 
     def _fail(self, failure: Failed) -> None:
         self.failure = failure
         self._close_all("incomplete")
-        self._conclude("response.failed", "failed", failure, error=error_body(failure))
+        self._finish("response.failed", "failed", failure, error=error_body(failure))
 
     def _close_all(self, status: ItemStatus) -> None:
         self._reasoning.close(status)
         self._message.close(status)
         self._close_call(status)
         if status == "incomplete":
-            # None of the calls is waited for, so none may look like one to be run.
+            # The client must not execute any of the calls.
             for item in self.items:
                 if isinstance(item, CallItem):
                     item.status = status
 
-    def _conclude(self, kind: str, status: Status, closing: ClosingEvent, **more: Any) -> None:
+    def _finish(self, kind: str, status: Status, closing: ClosingEvent, **more: Any) -> None:
         summary = None
         if self._extension is not None and not isinstance(closing, Failed):
             summary = self._extension.summary(closing)
@@ -298,10 +298,10 @@ class Output:
 
 
 def _logprob(one: dict[str, Any]) -> Body:
-    """Return a token's log probability; chat completions may have null where responses have a list."""
-    told = {"token": one["token"], "bytes": one.get("bytes") or [], "logprob": one["logprob"]}
+    """Convert the log probability of a token; ``bytes`` and ``top_logprobs`` can be null in chat completions only."""
+    converted = {"token": one["token"], "bytes": one.get("bytes") or [], "logprob": one["logprob"]}
     top = [
         {"token": other["token"], "bytes": other.get("bytes") or [], "logprob": other["logprob"]}
         for other in one.get("top_logprobs") or ()
     ]
-    return {**told, "top_logprobs": top}
+    return {**converted, "top_logprobs": top}

@@ -1,7 +1,6 @@
 """The body of a request for a response, decoded and validate_messages.
 
-As with chat completions, the fast path accepts and the slow path explains, and nothing but ``InvalidRequest`` is
-raised, whatever the bytes.
+As in ``chat.parse``, a slow path produces the errors, and only ``InvalidRequest`` is raised, whatever the bytes.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, Parameters, ToolChoice
 from proxy.wire.chat.parameters import check_depth
 from proxy.wire.chat.parse import conversation_id
-from proxy.wire.responses.input import Said, responses_in, said_in
+from proxy.wire.responses.input import InputPiece, approval_responses, parse_input
 from proxy.wire.responses.options import Body, Echo
 from proxy.wire.responses.schema import ConversationBody, JsonSchemaText, ResponsesBody
-from proxy.wire.responses.tools import choice_of, choice_told, tool_told, tools_of
+from proxy.wire.responses.tools import choice_body, choice_of, tool_body, tools_of
 from proxy.wire.validation.body_decoder import INVALID_JSON, BodyDecoder, reject_nul
 from proxy.wire.validation.errors import empty, missing, unsupported_parameter
 
 _decoder = BodyDecoder(ResponsesBody)
-_REPEATED = (
+_ECHOED = (
     "instructions",
     "previous_response_id",
     "parallel_tool_calls",
@@ -42,7 +41,7 @@ _REPEATED = (
     "background",
     "store",
 )
-"""What a response repeats as it was sent."""
+"""Parameters that the Response object repeats unchanged."""
 
 
 class ResponsesRequest(Struct, frozen=True, kw_only=True):
@@ -53,7 +52,7 @@ class ResponsesRequest(Struct, frozen=True, kw_only=True):
     """
 
     model: str
-    said: Sequence[Said]
+    said: Sequence[InputPiece]
     echo: Echo
     stream: bool = False
     background: bool = False
@@ -77,10 +76,10 @@ class ResponsesRequest(Struct, frozen=True, kw_only=True):
 
 
 def decode_response_request(text: bytes, *, max_items: int, strict: bool = False) -> ResponsesRequest:
-    """Return what the body asks for; with ``strict``, unknown top-level keys are mistakes.
+    """Parse a body; with ``strict``, unknown top-level keys are errors.
 
     Raises:
-        InvalidRequest: With the sentence, ``param`` and ``code`` of the contract.
+        InvalidRequest: The body is invalid; message, ``param`` and ``code`` are those of OpenAI where known.
     """
     try:
         body, unknown = _decoder.decode(text, strict=strict)
@@ -92,7 +91,7 @@ def decode_response_request(text: bytes, *, max_items: int, strict: bool = False
 
 
 def _request(body: ResponsesBody, unknown: tuple[str, ...], *, max_items: int) -> ResponsesRequest:
-    said = said_in(body.input if body.input is not None else [], max_items=max_items)
+    said = parse_input(body.input if body.input is not None else [], max_items=max_items)
     tools = tools_of(body.tools or ())
     choice, offered = choice_of(body, tools)
     conversation = _conversation(body)
@@ -114,18 +113,18 @@ def _request(body: ResponsesBody, unknown: tuple[str, ...], *, max_items: int) -
         metadata=body.metadata or {},
         user=body.user,
         safety_identifier=body.safety_identifier,
-        logprobs=_wants_logprobs(body),
+        logprobs=_includes_logprobs(body),
         sums_up_reasoning=bool(
             body.reasoning and (body.reasoning.summary or body.reasoning.generate_summary)
         ),
         asks_for_approval="handoff.approval_requests" in (body.include or ()),
         # A client that answers requests for approval supports the calls that follow, as in the official API.
-        includes_server_calls="handoff.mcp_calls" in (body.include or ()) or bool(responses_in(said)),
+        includes_server_calls="handoff.mcp_calls" in (body.include or ()) or bool(approval_responses(said)),
         ignored=_ignored(body) + unknown,
     )
 
 
-# --- what cannot be done as asked ----------------------------------------------------------------------------
+# --- validation ----------------------------------------------------------------------------------------------
 
 
 def _check(body: ResponsesBody) -> None:
@@ -142,7 +141,7 @@ def _check(body: ResponsesBody) -> None:
         )
     if body.background and body.store is False:
         raise InvalidRequest(
-            "Background responses have to be stored: 'background' cannot be true when 'store' is false.",
+            "Background responses must be stored: 'background' cannot be true when 'store' is false.",
             param="background",
             code="invalid_parameter_combination",
         )
@@ -156,7 +155,7 @@ def _check(body: ResponsesBody) -> None:
 
 
 def _check_input(body: ResponsesBody) -> None:
-    """Nothing need be said where something was said before."""
+    """Require input, except in a request that continues a response or conversation."""
     if body.previous_response_id is not None or body.conversation is not None:
         return
     if body.input is None:
@@ -190,10 +189,10 @@ def _ignored(body: ResponsesBody) -> tuple[str, ...]:
     return tuple(names)
 
 
-# --- wishes --------------------------------------------------------------------------------------------------
+# --- parameters ----------------------------------------------------------------------------------------------
 
 
-def _wants_logprobs(body: ResponsesBody) -> bool:
+def _includes_logprobs(body: ResponsesBody) -> bool:
     return body.top_logprobs is not None or "message.output_text.logprobs" in (body.include or ())
 
 
@@ -203,7 +202,7 @@ def _parameters(body: ResponsesBody) -> Parameters:
         temperature=body.temperature,
         top_p=body.top_p,
         max_completion_tokens=body.max_output_tokens,
-        logprobs=True if _wants_logprobs(body) else None,
+        logprobs=True if _includes_logprobs(body) else None,
         top_logprobs=body.top_logprobs,
         response_format=_response_format(body),
         reasoning_effort=reasoning.effort if reasoning is not None else None,
@@ -213,7 +212,7 @@ def _parameters(body: ResponsesBody) -> Parameters:
 
 
 def _response_format(body: ResponsesBody) -> Body | None:
-    """Return the form of the answer in the words of chat completions, which the models take."""
+    """Return the response format in the format of chat completions, which providers receive."""
     form = body.text.format if body.text is not None else None
     if form is None:
         return None
@@ -224,34 +223,34 @@ def _response_format(body: ResponsesBody) -> Body | None:
     return {"type": "json_schema", "json_schema": {"name": form.name, "schema": form.schema, **given}}
 
 
-# --- what the response repeats -------------------------------------------------------------------------------
+# --- parameters repeated in the response ---------------------------------------------------------------------
 
 
 def _echo(body: ResponsesBody, tools: Sequence[FunctionTool], conversation: str | None) -> Echo:
-    given: dict[str, Any] = {name: getattr(body, name) for name in _REPEATED}
+    given: dict[str, Any] = {name: getattr(body, name) for name in _ECHOED}
     given["conversation"] = conversation
-    given["tool_choice"] = None if body.tool_choice is None else choice_told(body.tool_choice)
+    given["tool_choice"] = None if body.tool_choice is None else choice_body(body.tool_choice)
     return Echo(
-        tools=[tool_told(tool) for tool in tools],
-        text=_text_told(body),
-        reasoning=_reasoning_told(body),
+        tools=[tool_body(tool) for tool in tools],
+        text=_text_body(body),
+        reasoning=_reasoning_body(body),
         **{name: value for name, value in given.items() if value is not None},
     )
 
 
-def _reasoning_told(body: ResponsesBody) -> Body:
-    asked = body.reasoning
-    if asked is None:
+def _reasoning_body(body: ResponsesBody) -> Body:
+    reasoning = body.reasoning
+    if reasoning is None:
         return {"effort": None, "summary": None}
-    return {"effort": asked.effort, "summary": asked.summary or asked.generate_summary}
+    return {"effort": reasoning.effort, "summary": reasoning.summary or reasoning.generate_summary}
 
 
-def _text_told(body: ResponsesBody) -> Body:
+def _text_body(body: ResponsesBody) -> Body:
     form = body.text.format if body.text is not None else None
     verbosity = body.text.verbosity if body.text is not None else None
-    told: Body = {"type": "text"}
+    format_body: Body = {"type": "text"}
     if isinstance(form, JsonSchemaText):
-        told = {
+        format_body = {
             "type": "json_schema",
             "description": form.description,
             "name": form.name,
@@ -259,5 +258,5 @@ def _text_told(body: ResponsesBody) -> Body:
             "strict": bool(form.strict),
         }
     elif form is not None:
-        told = dict(msgspec.to_builtins(form))
-    return {"format": told, "verbosity": verbosity or "medium"}
+        format_body = dict(msgspec.to_builtins(form))
+    return {"format": format_body, "verbosity": verbosity or "medium"}

@@ -1,8 +1,8 @@
-"""The body of ``POST /responses`` as types: names, types and ranges, and nothing that needs thought.
+"""Schema of the body of ``POST /responses``: names, types and ranges.
 
-Sources: OpenAI's published document, and where its SDKs are wider, the SDKs. Every optional field may be null, which
-means that it was not set. Items of the input, tools and the choice of one are decoded one by one, because their
-``type`` may be left out, or be one of many that are only known in order to be refused by name.
+Sources: OpenAI's published OpenAPI document, and its SDKs where they accept more. Every optional field can be null,
+which means unset. Input items, tools and tool choices are decoded one by one: their ``type`` can be omitted, or be one
+of many that are known only to reject them by name.
 """
 
 from __future__ import annotations
@@ -21,24 +21,30 @@ _Limit = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
 class ItemReference(Struct, frozen=True):
-    """An item that is kept here, by its id."""
+    """A reference to a stored item by id."""
 
     id: str
 
 
 class ApprovalResponseInput(Struct, frozen=True):
-    """A decision about a call of the server's, by the id of the item that asked."""
+    """A decision on a server tool call, with the id of the approval request."""
 
     approval_request_id: Annotated[str, Meta(min_length=1)]
     approve: bool
     reason: Annotated[str, Meta(max_length=MAX_REASON)] | None = None
 
 
-READ_ITEMS = ("message", "function_call", "function_call_output", "item_reference", "mcp_approval_response")
-"""Items that mean something here."""
-PASSED_OVER = ("reasoning", "mcp_call", "mcp_list_tools", "mcp_approval_request")
-"""Items that clients send back and that need not come: what agents thought and did is kept here."""
-REFUSED_ITEMS = (
+SUPPORTED_ITEMS = (
+    "message",
+    "function_call",
+    "function_call_output",
+    "item_reference",
+    "mcp_approval_response",
+)
+"""Item types that are converted to messages or decisions."""
+IGNORED_ITEMS = ("reasoning", "mcp_call", "mcp_list_tools", "mcp_approval_request")
+"""Item types that clients send back and this server ignores, because it has stored reasoning and server tool calls."""
+UNSUPPORTED_ITEMS = (
     "additional_tools",
     "apply_patch_call",
     "apply_patch_call_output",
@@ -62,12 +68,12 @@ REFUSED_ITEMS = (
     "tool_search_output",
     "web_search_call",
 )
-"""Items of tools that are not offered."""
+"""Item types of hosted tools, which are not supported."""
 
 # --- tools ---------------------------------------------------------------------------------------------------
 
 
-REFUSED_TOOLS = (
+UNSUPPORTED_TOOLS = (
     "apply_patch",
     "code_interpreter",
     "computer",
@@ -87,27 +93,27 @@ REFUSED_TOOLS = (
     "web_search_preview",
     "web_search_preview_2025_03_11",
 )
-"""Hosted tools, and others that a team cannot offer."""
+"""Types of hosted tools and other tools that are not supported."""
 
 
 class FunctionChoiceItem(Struct, frozen=True):
-    """The function that has to be called."""
+    """Tool choice: the model must call this function."""
 
     name: str
 
 
 class AllowedToolsItem(Struct, frozen=True):
-    """Only these tools may be called; each is a type and a name."""
+    """Tool choice: the model can call only these tools, each given as type and name."""
 
     mode: Literal["auto", "required"]
     tools: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=128)]
 
 
-# --- the shape of the answer ---------------------------------------------------------------------------------
+# --- response format -----------------------------------------------------------------------------------------
 
 
 class JsonSchemaText(Struct, frozen=True, tag="json_schema", tag_field="type"):
-    """JSON that obeys a schema."""
+    """JSON that matches a schema."""
 
     name: _Identifier
     schema: dict[str, Any]
@@ -116,14 +122,14 @@ class JsonSchemaText(Struct, frozen=True, tag="json_schema", tag_field="type"):
 
 
 class TextOptions(Struct, frozen=True):
-    """What the text of the answer is like."""
+    """Format and verbosity of the output text."""
 
     format: TextFormat | JsonObjectFormat | JsonSchemaText | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class ReasoningOptions(Struct, frozen=True):
-    """How much a model thinks, and what is shown of it."""
+    """Reasoning effort, and whether to return a summary."""
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
@@ -133,13 +139,13 @@ class ReasoningOptions(Struct, frozen=True):
 
 
 class StreamingOptions(Struct, frozen=True):
-    """What a stream carries beside the answer."""
+    """Options of a streamed response."""
 
     include_obfuscation: bool | None = None
 
 
 class ConversationBody(Struct, frozen=True):
-    """A conversation by its id."""
+    """A reference to a conversation by id."""
 
     id: str
 
@@ -160,11 +166,11 @@ Include = Literal[
 openai-agents ends its run at a request for approval, and the AI SDK reads calls as calls of the client's tools. A
 response therefore contains these items only if the request includes them."""
 
-# --- the whole -----------------------------------------------------------------------------------------------
+# --- body ----------------------------------------------------------------------------------------------------
 
 
 class ResponsesBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body. An unknown key stops the decoding of the whole, so that somebody looks at it."""
+    """The request body. An unknown key makes the fast decoder fail, so that the body decoder can report it."""
 
     model: Annotated[str, Meta(min_length=1)]
     stream: bool | None = None
@@ -199,5 +205,5 @@ class ResponsesBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     context_management: list[dict[str, Any]] | None = None
     access_programs: dict[str, Any] | None = None
     image: dict[str, Any] | None = None
-    # Last, so that a mistake in a small field is found without decoding the history.
+    # Last, so that an error in a small field is found before the input is decoded.
     input: str | list[dict[str, Any]] | None = None

@@ -1,4 +1,4 @@
-"""A response as a stream of typed events, and as one object."""
+"""Encode the events of a turn as a stream of Responses API events, or as one Response object."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _DELTA = (
 
 
 class ResponseEncoder:
-    """Turns a turn's entries into the frames of its stream, one encoder for one reader.
+    """Encodes the entries of a turn as SSE frames for one reader.
 
-    It has to be given every entry from the first. A reader that goes on later says which ``sequence_number`` it has
-    seen last: the frames up to there are counted and not returned.
+    It needs every entry from the first. For a reader that reconnects, frames up to the ``sequence_number`` ``after``
+    are counted but not returned.
     """
 
     def __init__(self, options: ResponseOptions, *, after: int = -1) -> None:
@@ -28,11 +28,11 @@ class ResponseEncoder:
         self._after = after
 
     def encode(self, entry: Entry) -> bytes:
-        """Return the frames of one entry, whole; often none."""
+        """Return the complete frames of one entry; often empty."""
         event, output = entry.event, self._output
         if type(event) is TextDelta and event.logprobs is None and output.text_place:
-            # The hot path: one frame, of which only the text and its number are new.
-            number, text = output.more_text(event.text)
+            # Fast path: one frame in which only the text and the sequence number vary.
+            number, text = output.append_text(event.text)
             if number <= self._after:
                 return b""
             data = encode(text)
@@ -45,32 +45,36 @@ class ResponseEncoder:
 
 
 class ResponseBuilder:
-    """Gathers the entries of a turn into one Response."""
+    """Builds one Response object from the entries of a turn."""
 
     def __init__(self, options: ResponseOptions) -> None:
         self._output = Output(options)
 
     def take(self, entry: Entry) -> None:
-        """Take the next entry."""
+        """Add the next entry."""
         event = entry.event
         if type(event) is TextDelta and event.logprobs is None and self._output.text_place:
-            self._output.more_text(event.text)
+            self._output.append_text(event.text)
         else:
             self._output.add(event, entry.time)
 
     def answer(self) -> Body | Failed:
-        """Return what the turn came to; only after its closing event."""
+        """Return the Response object or the failure of the turn; requires the closing event."""
         return self._output.failure or self.response()
 
     def response(self) -> Body:
-        """Return the Response, which tells a failure as well; only after the closing event."""
+        """Return the Response object, also of a failed turn.
+
+        Raises:
+            ValueError: The closing event is missing.
+        """
         if self._output.response is None:
-            raise ValueError("the turn is not over")
+            raise ValueError("the turn has no closing event")
         return self._output.response
 
 
 def response_of(options: ResponseOptions, entries: Iterable[Entry]) -> Body:
-    """Return the Response of a whole turn."""
+    """Return the Response object of a complete turn."""
     builder = ResponseBuilder(options)
     for entry in entries:
         builder.take(entry)

@@ -1,4 +1,4 @@
-"""The caller's functions and the choice among them, from the words of the Responses API and back."""
+"""Convert client tools and tool choices of the Responses API, and encode them for the Response object."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, ToolChoice
 from proxy.wire.chat.parameters import Tools, named_choice
 from proxy.wire.chat.schema import FunctionBody
-from proxy.wire.conversations.item_input import typed
-from proxy.wire.responses.schema import REFUSED_TOOLS, AllowedToolsItem, FunctionChoiceItem, ResponsesBody
+from proxy.wire.conversations.item_input import convert
+from proxy.wire.responses.schema import UNSUPPORTED_TOOLS, AllowedToolsItem, FunctionChoiceItem, ResponsesBody
 from proxy.wire.validation.errors import missing, not_among, unsupported_value
 
 Body = dict[str, Any]
 
 
 def tools_of(tools: Sequence[Body]) -> tuple[FunctionTool, ...]:
-    """Return the caller's functions, each once.
+    """Return the client tools without duplicates.
 
     Raises:
-        InvalidRequest: A tool that is not a function, a bad schema, or one name for two different functions.
+        InvalidRequest: A tool is not a function, a schema is invalid, or two different functions have one name.
     """
     found = Tools()
     for index, tool in enumerate(tools):
         at = f"tools[{index}]"
         _check_type(tool, at, ("function",))
-        found.add(typed(tool, FunctionBody, at), at)
+        found.add(convert(tool, FunctionBody, at), at)
     return found.all()
 
 
 def choice_of(
     body: ResponsesBody, tools: Sequence[FunctionTool]
 ) -> tuple[ToolChoice | None, tuple[FunctionTool, ...]]:
-    """Return how the caller wants its tools used, and those that may be used at all.
+    """Return the tool choice and the tools that it allows.
 
     Raises:
-        InvalidRequest: A choice without tools, or of a tool that is not there.
+        InvalidRequest: There is a choice without tools, or the choice names an unknown tool.
     """
     choice, offered = body.tool_choice, tuple(tools)
     if choice is None or (not tools and choice in ("none", "auto")):
@@ -50,19 +50,19 @@ def choice_of(
         return choice, offered
     _check_type(choice, "tool_choice", ("function", "allowed_tools"))
     if choice["type"] == "function":
-        named = typed(choice, FunctionChoiceItem, "tool_choice")
+        named = convert(choice, FunctionChoiceItem, "tool_choice")
         return named_choice("tool_choice", named.name, offered), offered
-    allowed = typed(choice, AllowedToolsItem, "tool_choice")
+    allowed = convert(choice, AllowedToolsItem, "tool_choice")
     names = set()
     for index, tool in enumerate(allowed.tools):
         at = f"tool_choice.tools[{index}]"
         _check_type(tool, at, ("function",))
-        names.add(named_choice("tool_choice", typed(tool, FunctionChoiceItem, at).name, offered).name)
+        names.add(named_choice("tool_choice", convert(tool, FunctionChoiceItem, at).name, offered).name)
     return allowed.mode, tuple(tool for tool in offered if tool.name in names)
 
 
-def tool_told(tool: FunctionTool) -> Body:
-    """Return the function as a response repeats it."""
+def tool_body(tool: FunctionTool) -> Body:
+    """Return the tool for the Response object."""
     return {
         "type": "function",
         "description": tool.description,
@@ -72,8 +72,8 @@ def tool_told(tool: FunctionTool) -> Body:
     }
 
 
-def choice_told(choice: str | Body) -> str | Body:
-    """Return the choice as a response repeats it; ``choice_of`` has found it in order."""
+def choice_body(choice: str | Body) -> str | Body:
+    """Return a validated tool choice for the Response object."""
     if isinstance(choice, str):
         return choice
     return {name: choice[name] for name in ("type", "name", "mode", "tools") if name in choice}
@@ -83,7 +83,7 @@ def _check_type(value: Body, at: str, offered: tuple[str, ...]) -> None:
     kind = value.get("type")
     if kind is None:
         raise missing(f"{at}.type")
-    if kind in REFUSED_TOOLS:
+    if kind in UNSUPPORTED_TOOLS:
         raise unsupported_value(f"{at}.type", f"'{at}.type' does not support '{kind}' with this model.")
     if kind not in offered:
         raise not_among(f"{at}.type", kind, offered)
