@@ -48,7 +48,7 @@ const chat = new Chat({
     drafts.set(null, null);
     history.pushState(null, "", `#${encodeURIComponent(id)}`);
     sidebar.mark(id);
-    byId("welcome").hidden = true;
+    showHeading(true);
   },
   onturn: () => sidebar.load(),
   onidle: (isComplete) => {
@@ -91,6 +91,12 @@ function navigate(id) {
   else location.hash = id ? encodeURIComponent(id) : "";
 }
 
+/** The page has one main heading: that of the start panel, or one for screen readers. @param {boolean} isConversation */
+function showHeading(isConversation) {
+  byId("welcome").hidden = isConversation;
+  byId("heading").hidden = !isConversation;
+}
+
 /** @param {string | null} id */
 async function open(id) {
   closeDrawer();
@@ -101,7 +107,7 @@ async function open(id) {
   message.value = drafts.get(id);
   resizeComposer();
   sidebar.mark(id);
-  byId("welcome").hidden = Boolean(id);
+  showHeading(Boolean(id));
   if (!id) showStart();
   try {
     await chat.open(id);

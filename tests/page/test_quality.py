@@ -12,7 +12,7 @@ from playwright.async_api import Browser, Page, ViewportSize, expect
 
 from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.page.visitor import Visitor, visit
-from tests.serving import Served
+from tests.serving import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -75,6 +75,43 @@ async def test_axe_finds_no_violations(
         if size["width"] < 1120:
             await visitor.button("Close the team panel").click()
         await visitor.button("Use this team from your code").click()
+        assert await _violations(visitor.page) == []
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_no_violations_in_dialogs_and_messages(
+    size: ViewportSize, scheme: Any, browser: Browser, tmp_path: Path
+) -> None:
+    async with (
+        serve(tmp_path) as served,
+        visit(browser, served.url, color_scheme=scheme, reduced_motion="reduce") as visitor,
+    ):
+        await visitor.page.set_viewport_size(size)
+        await visitor.open()
+        await visitor.ask("My rocket-powered unicycle exploded. I want my money back.")
+        await visitor.button("Regenerate").click()
+        await expect(visitor.page.locator(".branches")).to_contain_text("2/2")
+        await visitor.button("Timeline").click()
+        await visitor.button("Branch from here").click()
+        for name in ("Use a model", "Conversation settings", "Export conversation", "Compare versions"):
+            await visitor.button(name).click()
+            assert await _violations(visitor.page) == [], name
+            await visitor.button("Close dialog").click()
+        if size["width"] < 760:
+            await visitor.button("Open the list of conversations").click()
+        for name in ("Agents", "API key"):
+            await visitor.button(name).click()
+            assert await _violations(visitor.page) == [], name
+            await visitor.button("Close dialog").click()
+        if size["width"] < 760:
+            await visitor.button("Actions for My rocket-powered unicycle exploded").click()
+            assert await _violations(visitor.page) == []
+            await visitor.button("Close dialog").click()
+            await visitor.button("Close the list of conversations").click()
+        await visitor.page.route("**/v1/chat/completions", lambda route: route.abort())
+        await visitor.send("This one is lost")
+        await expect(visitor.answer.locator(".problem")).to_be_visible()
         assert await _violations(visitor.page) == []
 
 
