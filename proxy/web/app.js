@@ -423,6 +423,7 @@ async function start() {
 }
 
 window.addEventListener("hashchange", () => {
+  byId("dialog").close();
   if (conversationInUrl() !== chat.id || isReadOnly() !== app.classList.contains("read-only")) open(conversationInUrl());
 });
 let started = start();

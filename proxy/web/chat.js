@@ -142,6 +142,7 @@ export class Chat {
     const turns = this.visible;
     this.list.replaceChildren(...turns.map((turn) => this.item(turn)));
     this.showUnsent();
+    this.hideShownDecisions();
     this.actions.onagent(turns[turns.length - 1]?.agent ?? "");
     this.actions.onevents(turns);
     this.scrollToEnd();
@@ -157,6 +158,14 @@ export class Chat {
       if (previous) previous.after(item);
       else if (parent === "root") this.list.prepend(item);
       else this.list.append(item);
+    }
+  }
+
+  /** A decision is shown at its card, and in the turn that follows only if the card is not in the list. */
+  hideShownDecisions() {
+    for (const note of this.list.querySelectorAll("[data-decided]")) {
+      const id = /** @type {HTMLElement} */ (note).dataset.decided ?? "";
+      if (this.list.querySelector(`.approval[data-approval="${CSS.escape(id)}"]`)) note.remove();
     }
   }
 
@@ -447,6 +456,7 @@ export class Chat {
       for await (const chunk of readChunks(begin, options)) {
         for (const event of chunkEvents(chunk)) {
           view.add(event);
+          if (event.type === "approval.decided") this.hideShownDecisions();
           this.actions.onevent(event);
         }
       }

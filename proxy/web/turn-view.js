@@ -318,7 +318,7 @@ export class TurnView {
     if (card) settleApproval(card, decision);
     else {
       const label = decision === "approve" ? "Approved" : "Refused";
-      this.append(h("p", { class: "note" }, icon(decision === "approve" ? "check" : "close"), label));
+      this.append(h("p", { class: "note", "data-decided": id }, icon(decision === "approve" ? "check" : "close"), label));
     }
   }
 

@@ -45,6 +45,9 @@ async def test_approve_button_runs_the_call_and_continues(
         await visitor.wait_for_answer(2)
         await expect(visitor.answer).to_contain_text("Paid.")
         await expect(visitor.page.locator(".approval button")).to_have_count(0)
+        await expect(
+            visitor.page.get_by_text("Approved", exact=True).and_(visitor.page.locator("p"))
+        ).to_have_count(1)
         await visitor.page.reload()
         await visitor.wait_for_answer(2)
         await expect(visitor.page.locator(".approval button")).to_have_count(0)

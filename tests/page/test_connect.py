@@ -159,10 +159,10 @@ async def test_shared_link_opens_a_read_only_view(visitor: Visitor, upstream: Fa
     await visitor.ask("Hi")
     await visitor.button("Share conversation").click()
     link = await visitor.page.get_by_role("textbox", name="Link").input_value()
-    await visitor.button("Close dialog").click()
 
     await visitor.page.goto(link)
 
+    await expect(visitor.page.get_by_role("dialog")).to_be_hidden()
     await visitor.expect_text("Read-only view of a shared conversation.")
     await expect(visitor.turns).to_have_count(1)
     await visitor.expect_messages(["Hi"])
