@@ -42,9 +42,9 @@ from proxy.routes.error_handlers import PlainEndpoint
 from proxy.routes.legacy.router import older_routes
 from proxy.routes.metrics import router as metrics_router
 from proxy.routes.middleware.compression import Compression
-from proxy.routes.middleware.cors import Browsers, Visitors
-from proxy.routes.middleware.path_normalization import Paths
-from proxy.routes.middleware.rate_limit import Gate
+from proxy.routes.middleware.cors import CorsMiddleware, OriginPolicy
+from proxy.routes.middleware.path_normalization import PathNormalizationMiddleware
+from proxy.routes.middleware.rate_limit import RateLimitMiddleware
 from proxy.routes.middleware.request_log import RequestContext
 from proxy.routes.middleware.unserved_paths import UnservedPaths
 from proxy.routes.responses import KeptResponse, Responses
@@ -128,7 +128,7 @@ def create_app(
         loaded=loaded,
         threads=threads,
         dispatcher=dispatcher or AutoGenDispatcher(),
-        visitors=Visitors.of(settings),
+        origin_policy=OriginPolicy.of(settings),
         metrics=metrics_of(loaded) if settings.metrics else None,
         make_mcp_servers=mcp_servers_of(loaded),
         demo_word_delay=demo_word_delay,
@@ -186,10 +186,10 @@ def _middleware(parts: Parts, services: Callable[[], Services]) -> Sequence[Call
     metrics = parts.metrics
     return [
         partial(RequestContext, ended=metrics.request_ended if metrics is not None else None),
-        partial(Browsers, visitors=parts.visitors),
-        Paths,
+        partial(CorsMiddleware, policy=parts.origin_policy),
+        PathNormalizationMiddleware,
         UnservedPaths,
-        partial(Gate, services=services),
+        partial(RateLimitMiddleware, services=services),
     ]
 
 

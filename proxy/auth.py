@@ -1,12 +1,12 @@
-"""Who is calling, and on which terms.
+"""API keys: authentication of callers, and the restrictions of their keys.
 
-With keys, a request has to bring one of them. Without, the server is open (on loopback, or because the operator says
-so by name), and callers are still told apart by the key they happen to send: what belongs to one is not there for
-another.
+If keys exist, each request needs one. Without keys the server is open (on loopback, or because of
+``PROXY_ALLOW_OPEN``). Callers of an open server are distinguished by the key that they send, if any: the data of one
+caller are invisible to the others.
 
-There are two kinds of keys. Those of the settings are all alike. Those that are kept in the database are made by
-``handoff-proxy keys``, have terms of their own, and can be revoked: ``hp_``, a public part by which a key is found and
-named in logs, and a secret of which only a digest is kept.
+Configured keys, those of the settings, have no restrictions. Stored keys are created with ``handoff-proxy keys``, can
+have restrictions, and can be revoked. A stored key consists of ``hp_``, a public part, which is its id in the database
+and in logs, and a secret. Only a digest of the key is stored.
 """
 
 from __future__ import annotations
@@ -27,28 +27,30 @@ from proxy.errors import ConfigurationError, NoKey, StoreUnavailable, Unauthoriz
 from proxy.messages import EventsMode
 
 ANYONE = "anyone"
-"""The caller of an open server who sends no key."""
+"""The caller of an open server if the request has no key."""
 KEY_CACHE_SECONDS = 1.0
-"""Seconds for which what is known of a kept key holds: so long a revoked one may still be taken."""
+"""For how long the record of a stored key is cached. A revoked key can be accepted for this time."""
 MAX_MISSING = 4096
-"""Public parts that are remembered of keys that do not exist."""
-_KEPT_KEY = re.compile(r"hp_([a-z0-9]{16})_([A-Za-z0-9_-]{43})")
+"""Number of cached ids that belong to no key."""
+_STORED_KEY = re.compile(r"hp_([a-z0-9]{16})_([A-Za-z0-9_-]{43})")
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a key's caller may do; None leaves it to the settings."""
+    """Restrictions and defaults of a key; None stands for the value of the settings."""
 
     events: EventsMode | None = None
-    """What answers tell beside the answer, when the request does not say it."""
+    """Default of ``X-Handoff-Events``."""
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     models: tuple[str, ...] | None = None
-    """Teams and models that it may ask, with all that is below them."""
+    """Allowed teams and models, including the models below them (``team/agent``)."""
 
     def allow(self, model: str) -> bool:
-        """Whether the model may be asked."""
-        return self.models is None or any(model == one or model.startswith(f"{one}/") for one in self.models)
+        """Whether a request may have this model."""
+        return self.models is None or any(
+            model == allowed or model.startswith(f"{allowed}/") for allowed in self.models
+        )
 
 
 NO_TERMS = Terms()
@@ -66,7 +68,7 @@ def may_access(end_user: str, owner: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyRecord:
-    """A key as the database has it. Times are seconds since the epoch; ``digest`` is that of the whole key."""
+    """A stored key. Times are seconds since the epoch; ``digest`` is the SHA-256 digest of the whole key."""
 
     id: str
     """The public part."""
@@ -78,48 +80,51 @@ class ApiKeyRecord:
     revoked_at: float | None = None
 
     def is_valid(self, now: float) -> bool:
-        """Whether it may be used."""
+        """Whether the key is accepted at this time."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
 class KeyStore(Protocol):
-    """Kept keys; every implementation passes ``tests/contracts/test_keys.py``."""
+    """Repository of stored keys; all implementations pass ``tests/contracts/test_keys.py``."""
 
     async def find(self, key_id: str) -> ApiKeyRecord | None:
-        """Return the key with this public part, also one that was revoked or has expired."""
+        """Return the key with this public part, also if it is revoked or expired."""
         ...
 
     async def has_any(self) -> bool:
-        """Whether there is a key that was not revoked; expired ones count, too."""
+        """Whether a key exists that is not revoked; expired keys count."""
         ...
 
     async def all(self) -> Sequence[ApiKeyRecord]:
-        """Return all of them, the oldest first."""
+        """Return all keys, oldest first."""
         ...
 
     async def add(self, key: ApiKeyRecord) -> None:
-        """Keep a new key."""
+        """Store a new key."""
         ...
 
     async def revoke(self, key_id: str, *, now: float) -> bool:
-        """Revoke a key for good; False when there is none that was not."""
+        """Revoke a key permanently; False if it does not exist or is already revoked."""
         ...
 
 
 def new_key(
     name: str, terms: Terms, *, now: float, expires_at: float | None = None
 ) -> tuple[str, ApiKeyRecord]:
-    """Return a new key, which is not to be had again, and what is kept of it."""
+    """Generate an API key.
+
+    Return the key, which cannot be retrieved later, and the record to store, which has only its digest.
+    """
     key_id = secrets.token_hex(8)
     key = f"hp_{key_id}_{secrets.token_urlsafe(32)}"
     return key, ApiKeyRecord(key_id, name, _digest(key), terms, now, expires_at)
 
 
 class Keys:
-    """The keys that are accepted: those of the settings, as digests, and those of a store.
+    """The accepted keys: those of the settings, as digests, and those of a store.
 
-    Asking who calls waits for nothing, since every request does it more than once. What the store knows of a key is
-    fetched before, by ``prepare``, and holds for ``KEY_CACHE_SECONDS`` seconds.
+    ``caller`` is synchronous, because each request calls it several times. ``prepare`` loads the record of the key
+    first and caches it for ``KEY_CACHE_SECONDS``.
     """
 
     def __init__(
@@ -135,31 +140,31 @@ class Keys:
         self._clock = clock
         self._monotonic = monotonic
         self._known: dict[str, tuple[float, ApiKeyRecord]] = {}
-        # Apart, so that nobody can make us forget a key, and its terms, by asking with many that do not exist.
+        # A separate cache: requests with many unknown keys must not evict the records of known ones.
         self._missing: OrderedDict[str, float] = OrderedDict()
-        self._has_kept = False
-        self._looked_at = -KEY_CACHE_SECONDS
+        self._has_stored = False
+        self._checked_at = -KEY_CACHE_SECONDS
 
     @property
     def is_open(self) -> bool:
-        """Whether no key is needed."""
-        return not self._digests and not self._has_kept
+        """Whether requests need no key."""
+        return not self._digests and not self._has_stored
 
     async def prepare(self, authorization: str | None) -> None:
-        """Fetch what is to be known of the key, if it is not known well enough.
+        """Load the record of the key, unless it is cached.
 
         Raises:
-            StoreUnavailable: Whether the key is good cannot be told.
+            StoreUnavailable: The store did not answer, and the record is not cached.
         """
         if self._store is None:
             return
         now = self._monotonic()
-        if self.is_open and now - self._looked_at >= KEY_CACHE_SECONDS:
-            self._looked_at = now
-            # When nobody can tell, it is as it was: an open server lives without its database.
+        if self.is_open and now - self._checked_at >= KEY_CACHE_SECONDS:
+            self._checked_at = now
+            # If the store does not answer, the server stays open: without keys it works without its database.
             with suppress(StoreUnavailable):
-                self._has_kept = await self._store.has_any()
-        found = _KEPT_KEY.fullmatch(_bearer(authorization))
+                self._has_stored = await self._store.has_any()
+        found = _STORED_KEY.fullmatch(_bearer(authorization))
         if found is None:
             return
         key_id = found[1]
@@ -167,9 +172,9 @@ class Keys:
         at = self._missing.get(key_id, -KEY_CACHE_SECONDS) if known is None else known[0]
         if now - at < KEY_CACHE_SECONDS:
             return
-        kept = await self._store.find(key_id)
-        if kept is not None:
-            self._known[key_id] = (now, kept)
+        record = await self._store.find(key_id)
+        if record is not None:
+            self._known[key_id] = (now, record)
             return
         self._known.pop(key_id, None)
         self._missing[key_id] = now
@@ -178,85 +183,82 @@ class Keys:
             self._missing.popitem(last=False)
 
     def caller(self, authorization: str | None) -> str:
-        """Return who sends this ``Authorization`` header, by a name that does not tell the key.
+        """Return the caller that this ``Authorization`` header identifies. The key cannot be derived from it.
 
         Raises:
-            Unauthorized: A key is needed, and this is none.
+            Unauthorized: A key is needed, and this one is not valid.
         """
         key = _bearer(authorization)
         digest = _digest(key)
-        # Every key is compared, so that the time tells nothing.
+        # Compare with every key: stopping at the match would leak its position through the response time.
         if sum(hmac.compare_digest(digest, known) for known in self._digests):
             return _name(digest)
-        kept = self._kept(key, digest)
-        if kept is not None:
-            return _caller_of(kept)
+        record = self._valid_record(key, digest)
+        if record is not None:
+            return f"{_CALLER}{record.id}"
         if not self.is_open:
             raise Unauthorized() if key else NoKey()
         return _name(digest) if key else ANYONE
 
     def terms_of(self, caller: str) -> Terms:
-        """Return the terms of a caller who was known a moment ago."""
-        kept = self._kept_of(caller)
-        return NO_TERMS if kept is None else kept.terms
+        """Return the restrictions of a caller. Its record is cached, see ``prepare``."""
+        record = self._record_of(caller)
+        return NO_TERMS if record is None else record.terms
 
     def name_of(self, caller: str) -> str | None:
-        """Return what the operator calls the caller's key, for logs."""
-        kept = self._kept_of(caller)
-        return None if kept is None else kept.name
+        """Return the name of the caller's stored key, for logs."""
+        record = self._record_of(caller)
+        return None if record is None else record.name
 
-    def _kept(self, key: str, digest: bytes) -> ApiKeyRecord | None:
-        found = _KEPT_KEY.fullmatch(key)
-        kept = self._known_as(found[1]) if found else None
-        is_it = hmac.compare_digest(digest, kept.digest if kept is not None else b"\0" * len(digest))
-        return kept if kept is not None and is_it and kept.is_valid(self._clock()) else None
+    def _valid_record(self, key: str, digest: bytes) -> ApiKeyRecord | None:
+        found = _STORED_KEY.fullmatch(key)
+        record = self._cached(found[1]) if found else None
+        # Compared without a record too, so that both cases take the same time.
+        is_same = hmac.compare_digest(digest, record.digest if record is not None else b"\0" * len(digest))
+        return record if record is not None and is_same and record.is_valid(self._clock()) else None
 
-    def _kept_of(self, caller: str) -> ApiKeyRecord | None:
+    def _record_of(self, caller: str) -> ApiKeyRecord | None:
         key_id = caller.removeprefix(_CALLER)
-        if key_id == caller:
-            return None
-        return self._known_as(key_id)
+        return None if key_id == caller else self._cached(key_id)
 
-    def _known_as(self, key_id: str) -> ApiKeyRecord | None:
+    def _cached(self, key_id: str) -> ApiKeyRecord | None:
         known = self._known.get(key_id)
         return None if known is None else known[1]
 
 
 _CALLER = "kept-"
-
-
-def _caller_of(key: ApiKeyRecord) -> str:
-    return f"{_CALLER}{key.id}"
+"""Callers are stored with conversations, so this prefix cannot change."""
 
 
 def pseudonym(caller: str, name: str) -> str:
-    """Return what a provider is told in place of a name that a caller gave to a person or a thing of its own.
+    """Return what is sent to a provider instead of an identifier that a caller uses, such as an end user.
 
-    Always the same for the same name of the same caller, and nothing that could be read back.
+    It is the same for the same name of the same caller, and the name cannot be derived from it.
     """
     return sha256(f"{caller}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def check_exposure(host: str, *, has_keys: bool, allow_open: bool) -> None:
-    """Refuse to serve anyone but this machine without keys, unless the operator asked for just that.
+    """Check that a server which other machines can reach has keys, or may be open.
 
     Raises:
-        ConfigurationError: Saying what to set.
+        ConfigurationError: It has none; the message names the settings.
     """
     if has_keys or allow_open or is_this_machine(host):
         return
     raise ConfigurationError(
         f"PROXY_HOST: {host} can be reached from other machines, and no keys are set. Set PROXY_API_KEYS (keys "
-        "separated by commas) or make one with `handoff-proxy keys create`, or PROXY_ALLOW_OPEN=true to serve everyone."
+        "separated by commas) or create one with `handoff-proxy keys create`, or set PROXY_ALLOW_OPEN=true to serve "
+        "requests without a key."
     )
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether an address or a name of a host is surely of the machine itself."""
+    """Whether an address or host name is certainly a loopback address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        # Of other names nobody knows where they lead.
+        # Other names can resolve to any address.
         return host == "localhost"
 
 

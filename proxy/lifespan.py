@@ -28,8 +28,8 @@ from proxy.providers.factory import build_models, model_limits
 from proxy.providers.passthrough_models import PassThrough
 from proxy.routes.dependencies import Services
 from proxy.routes.key_monitor import KeyMonitor
-from proxy.routes.middleware.cors import Visitors
-from proxy.routes.middleware.rate_limit import bounds_of
+from proxy.routes.middleware.cors import OriginPolicy
+from proxy.routes.middleware.rate_limit import limits_of
 from proxy.routes.passthrough import Passing
 from proxy.service.event_log import EventLog
 from proxy.service.turns import Policy, TurnService
@@ -55,7 +55,7 @@ class Parts:
     loaded: LoadedTeams
     threads: ToolThreads
     dispatcher: Dispatcher
-    visitors: Visitors
+    origin_policy: OriginPolicy
     metrics: Metrics | None
     make_mcp_servers: Callable[[], McpServers] | None
     demo_word_delay: float
@@ -80,10 +80,10 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
         made = _made_teams(settings, registry, history, passthrough)
         keys = Keys((key.get_secret_value() for key in settings.api_keys), history.keys)
         await keys.prepare(None)
-        parts.visitors.learn(needs_keys=not keys.is_open)
+        parts.origin_policy.set_needs_keys(needs_keys=not keys.is_open)
         limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
         stack.push_async_callback(limiter.close)
-        meter = Meter(limiter, partial(bounds_of, keys, settings), metrics)
+        meter = Meter(limiter, partial(limits_of, keys, settings), metrics)
         stack.push_async_callback(meter.close)
         services = Services(
             settings=settings,

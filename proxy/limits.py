@@ -1,8 +1,8 @@
-"""How much a caller may ask for in a minute: requests, before they are served, and tokens, once they are used.
+"""Rate limits of a caller per minute: requests, counted before they are served, and tokens, counted after use.
 
-The library ``limits`` does the counting: in this process, or in a Redis server, where it is exact over all workers.
-Requests are counted one by one in a moving window; tokens, of which there are many, by counters of two windows, of
-which the older one weighs less and less.
+The library ``limits`` counts in this process, or in a Redis server, where the limits are exact across all workers.
+Requests have a moving window with one entry per request. Tokens, of which there are many, have the counters of two
+fixed windows; the weight of the older one decreases (sliding window counter).
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from redis.asyncio import ConnectionPool
 from proxy.errors import RateLimitExceeded, StoreUnavailable
 
 MINUTE = 60.0
-ANSWERS_WITHIN = 2.0
-"""Seconds that Redis has for an answer."""
+REDIS_TIMEOUT = 2.0
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """What a caller may have in a minute; None is as much as it likes."""
+class RateLimits:
+    """Limits of a caller per minute; None stands for unlimited."""
 
     requests: int | None = None
     tokens: int | None = None
 
     @property
-    def are_any(self) -> bool:
-        """Whether there is anything to be counted."""
+    def are_set(self) -> bool:
+        """Whether there is a limit."""
         return self.requests is not None or self.tokens is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
-    """How a caller stands to one bound; ``reset`` is in seconds."""
+class RateLimitStatus:
+    """Usage of one limit; ``reset`` is in seconds."""
 
     kind: str
     limit: int
@@ -49,14 +49,14 @@ class Stand:
 
 
 class Limiter:
-    """Counts; one for the process."""
+    """Counts requests and tokens; there is one for the process."""
 
     def __init__(self, redis_url: str | None = None, *, prefix: str = "handoff-proxy") -> None:
         self._pool: ConnectionPool | None = None
         storage: MemoryStorage | RedisStorage = MemoryStorage()
         if redis_url is not None:
             self._pool = ConnectionPool.from_url(
-                redis_url, socket_connect_timeout=ANSWERS_WITHIN, socket_timeout=ANSWERS_WITHIN
+                redis_url, socket_connect_timeout=REDIS_TIMEOUT, socket_timeout=REDIS_TIMEOUT
             )
             options: dict[str, Any] = {"connection_pool": self._pool}
             storage = RedisStorage(
@@ -70,74 +70,74 @@ class Limiter:
         self._tokens = SlidingWindowCounterRateLimiter(storage)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to Redis."""
         if self._pool is not None:
             await self._pool.aclose()
 
-    async def admit(self, caller: str, bounds: Bounds) -> list[Stand]:
-        """Count a request, and return how the caller stands behind it.
+    async def admit(self, caller: str, limits: RateLimits) -> list[RateLimitStatus]:
+        """Count a request and return the status of each limit after it.
 
         Raises:
-            RateLimitExceeded: It is one too many, or the tokens are used up; it was not counted.
-            StoreUnavailable: Nobody knows. Then nothing is served, or a bound would be none.
+            RateLimitExceeded: The request exceeds a limit, or the tokens are used up. It was not counted.
+            StoreUnavailable: Redis did not answer. The request must not be served without a limit.
         """
         try:
-            return await self._admit(caller, bounds)
+            return await self._admit(caller, limits)
         except StorageError:
             raise StoreUnavailable from None
 
-    async def spend(self, caller: str, bounds: Bounds, tokens: int) -> None:
-        """Count tokens that were used; more than are left use up what is left.
+    async def record_tokens(self, caller: str, limits: RateLimits, tokens: int) -> None:
+        """Count used tokens. If more were used than remain, none remain.
 
         Raises:
-            StoreUnavailable: They could not be counted.
+            StoreUnavailable: Redis did not answer.
         """
-        if bounds.tokens is None or tokens <= 0:
+        if limits.tokens is None or tokens <= 0:
             return
-        item = RateLimitItemPerMinute(bounds.tokens)
+        item = RateLimitItemPerMinute(limits.tokens)
         try:
-            if not await self._tokens.hit(item, "tokens", caller, cost=min(tokens, bounds.tokens)):
+            if not await self._tokens.hit(item, "tokens", caller, cost=min(tokens, limits.tokens)):
                 left = (await self._tokens.get_window_stats(item, "tokens", caller)).remaining
                 if left > 0:
                     await self._tokens.hit(item, "tokens", caller, cost=left)
         except StorageError:
             raise StoreUnavailable from None
 
-    async def _admit(self, caller: str, bounds: Bounds) -> list[Stand]:
-        stands = []
-        if bounds.tokens is not None:
-            item = RateLimitItemPerMinute(bounds.tokens)
+    async def _admit(self, caller: str, limits: RateLimits) -> list[RateLimitStatus]:
+        statuses = []
+        if limits.tokens is not None:
+            item = RateLimitItemPerMinute(limits.tokens)
             reset, remaining = await self._tokens.get_window_stats(item, "tokens", caller)
-            stand = Stand("tokens", bounds.tokens, remaining, _until(reset))
+            status = RateLimitStatus("tokens", limits.tokens, remaining, _until(reset))
             if remaining <= 0:
-                raise RateLimitExceeded("tokens", bounds.tokens, [stand], max(stand.reset, 1.0))
-            stands.append(stand)
-        if bounds.requests is not None:
-            item = RateLimitItemPerMinute(bounds.requests)
+                raise RateLimitExceeded("tokens", limits.tokens, [status], max(status.reset, 1.0))
+            statuses.append(status)
+        if limits.requests is not None:
+            item = RateLimitItemPerMinute(limits.requests)
             is_admitted = await self._requests.hit(item, "requests", caller)
             reset, remaining = await self._requests.get_window_stats(item, "requests", caller)
-            stand = Stand("requests", bounds.requests, remaining, _until(reset))
-            stands.append(stand)
+            status = RateLimitStatus("requests", limits.requests, remaining, _until(reset))
+            statuses.append(status)
             if not is_admitted:
-                raise RateLimitExceeded("requests", bounds.requests, stands, stand.reset)
-        return stands
+                raise RateLimitExceeded("requests", limits.requests, statuses, status.reset)
+        return statuses
 
 
-def told(stands: list[Stand]) -> list[tuple[bytes, bytes]]:
-    """Return the headers in which the official API tells this."""
+def rate_limit_headers(statuses: list[RateLimitStatus]) -> list[tuple[bytes, bytes]]:
+    """Return the ``x-ratelimit-*`` response headers (OpenAI rate limits guide, "Rate limits in headers")."""
     headers = []
-    for stand in stands:
+    for status in statuses:
         for name, value in (
-            ("limit", str(stand.limit)),
-            ("remaining", str(max(stand.remaining, 0))),
-            ("reset", go_duration(stand.reset)),
+            ("limit", str(status.limit)),
+            ("remaining", str(max(status.remaining, 0))),
+            ("reset", go_duration(status.reset)),
         ):
-            headers.append((f"x-ratelimit-{name}-{stand.kind}".encode(), value.encode()))
+            headers.append((f"x-ratelimit-{name}-{status.kind}".encode(), value.encode()))
     return headers
 
 
 def go_duration(seconds: float) -> str:
-    """Return a time as Go writes it: ``12ms``, ``1s``, ``1.5s``, ``6m0s``."""
+    """Return a duration in the format of Go, as in the official headers: ``12ms``, ``1s``, ``1.5s``, ``6m0s``."""
     milliseconds = math.ceil(max(seconds, 0.0) * 1000)
     if milliseconds < 1000:
         return f"{milliseconds}ms"

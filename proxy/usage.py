@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from proxy.errors import StoreUnavailable
 from proxy.events import Entry, ModelCalled
-from proxy.limits import Bounds, Limiter
+from proxy.limits import Limiter, RateLimits
 from proxy.messages import Usage
 from proxy.metrics import Metrics
 
@@ -18,9 +18,11 @@ logger = logging.getLogger(__name__)
 class Meter:
     """Is told of every turn that ends here, and of every answer that was passed on."""
 
-    def __init__(self, limiter: Limiter, bounds_of: Callable[[str], Bounds], metrics: Metrics | None) -> None:
+    def __init__(
+        self, limiter: Limiter, limits_of: Callable[[str], RateLimits], metrics: Metrics | None
+    ) -> None:
         self._limiter = limiter
-        self._bounds_of = bounds_of
+        self._limits_of = limits_of
         self._metrics = metrics
         self._spending: set[asyncio.Task[None]] = set()
 
@@ -28,32 +30,32 @@ class Meter:
         """Count a turn by its log."""
         if self._metrics is not None:
             self._metrics.turn_ended(team, entries)
-        bounds = self._bounds_of(caller)
-        if bounds.tokens is not None:
+        limits = self._limits_of(caller)
+        if limits.tokens is not None:
             calls = (entry.event for entry in entries)
             used = (call.usage for call in calls if isinstance(call, ModelCalled) and call.usage is not None)
-            self._spend(caller, bounds, sum(usage.prompt + usage.completion for usage in used))
+            self._record_tokens(caller, limits, sum(usage.prompt + usage.completion for usage in used))
 
     def passed_on(self, caller: str, model: str, usage: Usage | None) -> None:
         """Count an answer of a model that is served straight through."""
         if self._metrics is not None:
             self._metrics.model_called(model, usage)
         if usage is not None:
-            self._spend(caller, self._bounds_of(caller), usage.prompt + usage.completion)
+            self._record_tokens(caller, self._limits_of(caller), usage.prompt + usage.completion)
 
     async def close(self) -> None:
         """Wait until everything is counted."""
         await asyncio.gather(*self._spending, return_exceptions=True)
 
-    def _spend(self, caller: str, bounds: Bounds, tokens: int) -> None:
-        if bounds.tokens is None or tokens <= 0:
+    def _record_tokens(self, caller: str, limits: RateLimits, tokens: int) -> None:
+        if limits.tokens is None or tokens <= 0:
             return
-        task = asyncio.create_task(self._count(caller, bounds, tokens), name="count tokens")
+        task = asyncio.create_task(self._count(caller, limits, tokens), name="count tokens")
         self._spending.add(task)
         task.add_done_callback(self._spending.discard)
 
-    async def _count(self, caller: str, bounds: Bounds, tokens: int) -> None:
+    async def _count(self, caller: str, limits: RateLimits, tokens: int) -> None:
         try:
-            await self._limiter.spend(caller, bounds, tokens)
+            await self._limiter.record_tokens(caller, limits, tokens)
         except StoreUnavailable:
             logger.warning("tokens that were used could not be counted", extra={"tokens": tokens})

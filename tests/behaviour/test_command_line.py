@@ -153,8 +153,8 @@ def test_other_machines_are_not_served_without_keys(run: Any, tmp_path: Path) ->
 
     assert lines == [
         "PROXY_HOST: 0.0.0.0 can be reached from other machines, and no keys are set. "
-        "Set PROXY_API_KEYS (keys separated by commas) or make one with `handoff-proxy keys create`, "
-        "or PROXY_ALLOW_OPEN=true to serve everyone."
+        "Set PROXY_API_KEYS (keys separated by commas) or create one with `handoff-proxy keys create`, "
+        "or set PROXY_ALLOW_OPEN=true to serve requests without a key."
     ]
     assert not list(tmp_path.iterdir())
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.routes.middleware.cors import Visitors
+from proxy.routes.middleware.cors import OriginPolicy
 from proxy.routes.middleware.path_normalization import served_path
 
-OPEN = Visitors(hosts=["127.0.0.1"])
+OPEN = OriginPolicy(hosts=["127.0.0.1"])
 """A server as it is without any setting."""
 HERE = "127.0.0.1:8000"
 
@@ -27,8 +27,8 @@ HERE = "127.0.0.1:8000"
     ],
 )
 def test_pages_of_this_machine_are_welcome(origin: str) -> None:
-    assert OPEN.is_welcome(origin, HERE)
-    assert OPEN.may_ask(origin, HERE)
+    assert OPEN.is_allowed_origin(origin, HERE)
+    assert OPEN.may_call(origin, HERE)
 
 
 @pytest.mark.parametrize(
@@ -56,38 +56,38 @@ def test_pages_of_this_machine_are_welcome(origin: str) -> None:
     ],
 )
 def test_other_pages_are_not(origin: str) -> None:
-    assert not OPEN.is_welcome(origin, HERE)
-    assert not OPEN.may_ask(origin, HERE)
+    assert not OPEN.is_allowed_origin(origin, HERE)
+    assert not OPEN.may_call(origin, HERE)
 
 
 def test_pages_that_the_server_serves_itself_are_welcome() -> None:
-    assert OPEN.is_welcome("http://192.168.1.5:8000", "192.168.1.5:8000")
-    assert OPEN.is_welcome("https://Chat.example.com", "chat.example.COM")
-    assert not OPEN.is_welcome("http://192.168.1.5:8001", "192.168.1.5:8000")
-    assert not OPEN.is_welcome("http://192.168.1.5", "192.168.1.5:8000")
+    assert OPEN.is_allowed_origin("http://192.168.1.5:8000", "192.168.1.5:8000")
+    assert OPEN.is_allowed_origin("https://Chat.example.com", "chat.example.COM")
+    assert not OPEN.is_allowed_origin("http://192.168.1.5:8001", "192.168.1.5:8000")
+    assert not OPEN.is_allowed_origin("http://192.168.1.5", "192.168.1.5:8000")
 
 
 def test_configured_pages_are_welcome() -> None:
-    visitors = Visitors(origins=["https://Chat.example.com", "tauri://localhost", "null"])
+    policy = OriginPolicy(origins=["https://Chat.example.com", "tauri://localhost", "null"])
 
     for origin in ("https://chat.example.com", "tauri://localhost", "null", "http://localhost:1"):
-        assert visitors.is_welcome(origin, HERE)
+        assert policy.is_allowed_origin(origin, HERE)
     for origin in ("http://chat.example.com", "https://chat.example.com:444", "https://a.chat.example.com"):
-        assert not visitors.is_welcome(origin, HERE)
+        assert not policy.is_allowed_origin(origin, HERE)
 
 
 def test_a_star_lets_everybody_in() -> None:
-    visitors = Visitors(origins=["*"])
+    policy = OriginPolicy(origins=["*"])
 
-    assert visitors.is_welcome("https://evil.example", HERE)
-    assert visitors.is_welcome("null", HERE)
+    assert policy.is_allowed_origin("https://evil.example", HERE)
+    assert policy.is_allowed_origin("null", HERE)
 
 
 def test_where_keys_are_needed_every_page_may_ask_but_only_welcome_ones_may_read() -> None:
-    visitors = Visitors(needs_keys=True)
+    policy = OriginPolicy(needs_keys=True)
 
-    assert visitors.may_ask("https://evil.example", HERE)
-    assert not visitors.is_welcome("https://evil.example", HERE)
+    assert policy.may_call("https://evil.example", HERE)
+    assert not policy.is_allowed_origin("https://evil.example", HERE)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_where_keys_are_needed_every_page_may_ask_but_only_welcome_ones_may_read
     ],
 )
 def test_addresses_and_names_that_nobody_can_buy_are_known(host: str) -> None:
-    assert OPEN.knows(host)
+    assert OPEN.is_allowed_host(host)
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,14 @@ def test_addresses_and_names_that_nobody_can_buy_are_known(host: str) -> None:
     ],
 )
 def test_names_that_may_be_anybodys_are_not(host: str) -> None:
-    assert not OPEN.knows(host)
+    assert not OPEN.is_allowed_host(host)
 
 
 def test_names_are_known_when_configured_when_keys_are_needed_and_on_other_addresses() -> None:
-    assert Visitors(hosts=["Chat.example.com"]).knows("chat.example.com:8000")
-    assert Visitors(hosts=["*"]).knows("evil.example")
-    assert Visitors(needs_keys=True).knows("evil.example")
-    assert Visitors(is_local=False).knows("evil.example")
+    assert OriginPolicy(hosts=["Chat.example.com"]).is_allowed_host("chat.example.com:8000")
+    assert OriginPolicy(hosts=["*"]).is_allowed_host("evil.example")
+    assert OriginPolicy(needs_keys=True).is_allowed_host("evil.example")
+    assert OriginPolicy(is_local=False).is_allowed_host("evil.example")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from proxy.errors import RateLimitExceeded, StoreUnavailable
-from proxy.limits import Bounds, Limiter, Stand, go_duration, told
+from proxy.limits import Limiter, RateLimits, RateLimitStatus, go_duration, rate_limit_headers
 
 REDIS = os.environ.get("HANDOFF_TEST_REDIS") or "redis://127.0.0.1:6379/0"
 
@@ -44,12 +44,12 @@ async def limiter(request: pytest.FixtureRequest) -> AsyncIterator[Limiter]:
 
 
 async def test_so_many_requests_are_let_through_and_no_more(limiter: Limiter) -> None:
-    bounds = Bounds(requests=2)
+    limits = RateLimits(requests=2)
 
-    first = await limiter.admit("anna", bounds)
-    second = await limiter.admit("anna", bounds)
+    first = await limiter.admit("anna", limits)
+    second = await limiter.admit("anna", limits)
     with pytest.raises(RateLimitExceeded) as refused:
-        await limiter.admit("anna", bounds)
+        await limiter.admit("anna", limits)
 
     assert [(stand.kind, stand.limit, stand.remaining) for stand in (*first, *second)] == [
         ("requests", 2, 1),
@@ -57,19 +57,19 @@ async def test_so_many_requests_are_let_through_and_no_more(limiter: Limiter) ->
     ]
     assert 0 < refused.value.retry_after <= 60
     assert "2 requests per minute" in refused.value.message
-    assert (await limiter.admit("bert", bounds))[0].remaining == 1
+    assert (await limiter.admit("bert", limits))[0].remaining == 1
 
 
 async def test_tokens_count_when_they_are_used(limiter: Limiter) -> None:
-    bounds = Bounds(tokens=100)
+    limits = RateLimits(tokens=100)
 
-    assert (await limiter.admit("anna", bounds))[0].remaining == 100
-    await limiter.spend("anna", bounds, 30)
-    assert (await limiter.admit("anna", bounds))[0].remaining == 70
-    await limiter.spend("anna", bounds, 1_000_000)
+    assert (await limiter.admit("anna", limits))[0].remaining == 100
+    await limiter.record_tokens("anna", limits, 30)
+    assert (await limiter.admit("anna", limits))[0].remaining == 70
+    await limiter.record_tokens("anna", limits, 1_000_000)
 
     with pytest.raises(RateLimitExceeded) as refused:
-        await limiter.admit("anna", bounds)
+        await limiter.admit("anna", limits)
     assert refused.value.retry_after >= 1
     assert [stand.remaining for stand in refused.value.stands] == [0]
 
@@ -78,10 +78,10 @@ async def test_what_one_worker_counts_another_knows(redis_server: str) -> None:
     prefix = f"test-{secrets.token_hex(6)}"
     one, other = Limiter(redis_server, prefix=prefix), Limiter(redis_server, prefix=prefix)
 
-    await one.admit("anna", Bounds(requests=1))
+    await one.admit("anna", RateLimits(requests=1))
 
     with pytest.raises(RateLimitExceeded):
-        await other.admit("anna", Bounds(requests=1))
+        await other.admit("anna", RateLimits(requests=1))
     for limiter in (one, other):
         await limiter.close()
 
@@ -90,15 +90,17 @@ async def test_when_nobody_can_count_nothing_is_let_through() -> None:
     limiter = Limiter("redis://127.0.0.1:1/0")
 
     with pytest.raises(StoreUnavailable):
-        await limiter.admit("anna", Bounds(requests=1))
+        await limiter.admit("anna", RateLimits(requests=1))
     with pytest.raises(StoreUnavailable):
-        await limiter.spend("anna", Bounds(tokens=1), 1)
-    await limiter.spend("anna", Bounds(requests=1), 1)
+        await limiter.record_tokens("anna", RateLimits(tokens=1), 1)
+    await limiter.record_tokens("anna", RateLimits(requests=1), 1)
     await limiter.close()
 
 
 def test_the_headers_are_those_of_the_official_api() -> None:
-    assert told([Stand("requests", 60, 59, 1.0), Stand("tokens", 1000, 0, 0.012)]) == [
+    assert rate_limit_headers(
+        [RateLimitStatus("requests", 60, 59, 1.0), RateLimitStatus("tokens", 1000, 0, 0.012)]
+    ) == [
         (b"x-ratelimit-limit-requests", b"60"),
         (b"x-ratelimit-remaining-requests", b"59"),
         (b"x-ratelimit-reset-requests", b"1s"),

@@ -1,11 +1,11 @@
-"""Answers of some size are compressed for those who can take it; streams never are.
+"""Compression of larger responses with gzip, if the client accepts it. Streams are never compressed.
 
-Starlette's middleware does the work. What is added: no compression for who refuses it by ``q=0``, none of the
-``text/plain`` streams of older clients, and an ``ETag`` of a compressed answer is a weak one, because these are other
-bytes: a download that is taken up again in the middle would mix the two.
+It extends Starlette's middleware: a client can refuse gzip with ``q=0``, the ``text/plain`` streams of legacy endpoints
+are not compressed, and the ``ETag`` of a compressed response is weak. The compressed bytes are different ones, and a
+client that resumes a download must not combine both (RFC 9110, 8.8.1).
 
-It stands around the framework's routes only. The short ways (chat completions, responses) go without: their answers
-are small, or streams, and their CPU is what the server is there for.
+Only routes of the framework have this middleware. Chat completions and responses bypass the framework: their responses
+are small, or streams, and the CPU time is needed for them.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SMALLEST_BYTES = 2048
-"""Less fits into one packet or two, and is sent as fast as it is compressed."""
+"""Smaller responses fit into one or two packets."""
 LEVEL = 5
-"""Of zlib: 9 takes twice as long for next to nothing."""
-APART_FROM_BYTES = 64 * 1024
-"""So much is compressed in a thread, where it holds nobody up."""
+"""Of zlib: 9 takes twice as long for almost the same size."""
+THREAD_FROM_BYTES = 64 * 1024
+"""Larger responses are compressed in a thread, so that the event loop is not blocked."""
 NEVER = (*DEFAULT_EXCLUDED_CONTENT_TYPES, "text/plain")
-"""Types that are compressed already, and streams whose every piece has to arrive at once."""
+"""Types that are already compressed, and streams whose chunks must not be delayed."""
 
 
 class Compression:
-    """Compresses with gzip."""
+    """Compresses responses with gzip."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._compressed = GZipMiddleware(
             app,
             minimum_size=SMALLEST_BYTES,
             compresslevel=LEVEL,
-            thread_minimum_size=APART_FROM_BYTES,
+            thread_minimum_size=THREAD_FROM_BYTES,
             exclude_content_types=NEVER,
         )
 
@@ -47,7 +47,7 @@ class Compression:
 
 
 def refuses_gzip(accepted: str) -> bool:
-    """Whether an ``Accept-Encoding`` names gzip only to say that it is not wanted."""
+    """Whether ``Accept-Encoding`` excludes gzip (``gzip;q=0``; RFC 9110, 12.4.2)."""
     for one in accepted.split(","):
         coding, _, parameters = one.partition(";")
         if coding.strip().lower() == "gzip":
@@ -57,7 +57,7 @@ def refuses_gzip(accepted: str) -> bool:
 
 
 def _with_weak_tags(send: Send) -> Send:
-    # Not a coroutine of its own: it is in the way of every chunk.
+    # Plain function: a coroutine would add a frame to every streamed chunk.
     def send_weak(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(raw=message["headers"])

@@ -1,10 +1,9 @@
-"""Web pages as callers: which may read answers (CORS), and which may not even ask.
+"""Requests of web pages: which origins may read responses (CORS), and which requests are rejected.
 
-Nothing here is about credentials that a browser sends by itself, for there are none: a key is in a header. Where no
-key is needed, though, every page that somebody opens could spend tokens, without ever seeing the answers: a POST of
-plain text needs no preflight. So a server without keys turns away pages of foreign origins, and one that listens on
-loopback only also names under which it does not know itself, which is how DNS rebinding makes a page look as if it
-were the server's own.
+There are no credentials that a browser sends by itself: a key is in a header. Without keys, though, every page that a
+user opens could spend tokens, even without reading the responses, because a POST of plain text needs no preflight. A
+server without keys therefore rejects requests from pages of other origins. If it listens on loopback only, it also
+rejects unknown host names: with DNS rebinding, a page of another host has the origin of the server.
 """
 
 from __future__ import annotations
@@ -69,18 +68,18 @@ EXPOSED_HEADERS = (
     "x-should-retry",
 )
 STATIC_FILES = "/page/"
-"""Public files of the web page. Its sandboxed diagram frame has an opaque origin, so it requests them as ``null``."""
+"""Public files of the web page. Its sandboxed diagram frame has an opaque origin, so its requests have ``null``."""
 _PREFLIGHT_SECONDS = "600"
-_MAX_ASKED = 64
-_ASKED = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
+_MAX_HEADERS = 64
+_HEADER = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\[\]:/@]+)(?::\d{1,5})?", re.ASCII)
-# Names that public DNS never gives away: RFC 6761, and ICANN's reservation for private use. Containers reach the
-# machine that they run on as host.docker.internal or host.containers.internal.
+# Public DNS never has these names (RFC 6761, and ICANN's reservation of .internal for private use). Containers reach
+# their host machine as host.docker.internal or host.containers.internal.
 _PRIVATE = (".localhost", ".internal")
 
 
-class Visitors:
-    """Tells welcome pages and hosts from others."""
+class OriginPolicy:
+    """Decides which origins and host names are allowed."""
 
     def __init__(
         self,
@@ -97,8 +96,8 @@ class Visitors:
         self._checks_hosts = is_local and not needs_keys and "*" not in self._hosts
 
     @classmethod
-    def of(cls, settings: Settings) -> Visitors:
-        """Return those of the settings."""
+    def of(cls, settings: Settings) -> OriginPolicy:
+        """Return the policy of the settings."""
         return cls(
             origins=settings.cors_origins,
             hosts=(*settings.allowed_hosts, settings.host),
@@ -106,13 +105,13 @@ class Visitors:
             is_local=is_this_machine(settings.host),
         )
 
-    def learn(self, *, needs_keys: bool) -> None:
-        """Take in what is known only when the store was asked: whether there are keys."""
+    def set_needs_keys(self, *, needs_keys: bool) -> None:
+        """Set whether there are keys, which is known after the store was read."""
         self._needs_keys = needs_keys
         self._checks_hosts = self._checks_hosts and not needs_keys
 
-    def is_welcome(self, origin: str, host: str) -> bool:
-        """Whether pages of this origin may read answers: the server's own, this machine's, and those configured."""
+    def is_allowed_origin(self, origin: str, host: str) -> bool:
+        """Whether pages of this origin may read responses: the server's own, loopback, and configured ones."""
         origin = origin.lower()
         if "*" in self._origins or origin in self._origins:
             return True
@@ -121,24 +120,24 @@ class Visitors:
             return False
         return _is_loopback(found[1]) or origin.partition("://")[2] == host.lower()
 
-    def may_ask(self, origin: str, host: str) -> bool:
-        """Whether a request that a page of this origin makes is answered at all."""
-        return self._needs_keys or self.is_welcome(origin, host)
+    def may_call(self, origin: str, host: str) -> bool:
+        """Whether requests from pages of this origin are served, readable or not."""
+        return self._needs_keys or self.is_allowed_origin(origin, host)
 
-    def knows(self, host: str) -> bool:
-        """Whether the server may be called by what stands in ``Host``."""
+    def is_allowed_host(self, host: str) -> bool:
+        """Whether the server accepts this ``Host``."""
         if not self._checks_hosts:
             return True
         name = _name_of(host)
         return name in ("", "localhost", *self._hosts) or name.endswith(_PRIVATE) or _is_address(name)
 
 
-class Browsers:
-    """Answers preflights, turns away whom ``Visitors`` does not want, and lets welcome pages read every answer."""
+class CorsMiddleware:
+    """Answers preflights, rejects what the policy does not allow, and lets allowed origins read every response."""
 
-    def __init__(self, app: ASGIApp, visitors: Visitors) -> None:
+    def __init__(self, app: ASGIApp, policy: OriginPolicy) -> None:
         self._app = app
-        self._visitors = visitors
+        self._policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -146,50 +145,50 @@ class Browsers:
             await self._app(scope, receive, send)
             return
         origin, host = _origin_and_host(scope)
-        if not self._visitors.knows(host):
+        if not self._policy.is_allowed_host(host):
             await answer_of(forbidden_host(_name_of(host)))(scope, receive, send)
         elif not origin or scope["path"].startswith(STATIC_FILES):
             await self._app(scope, receive, send)
-        elif self._visitors.is_welcome(origin, host):
-            await self._welcome(origin, scope, receive, send)
-        elif scope["type"] == "websocket" or _is_preflight(scope) or not self._visitors.may_ask(origin, host):
-            # There is no CORS for WebSockets: a page that may open one may read it.
+        elif self._policy.is_allowed_origin(origin, host):
+            await self._serve_allowed(origin, scope, receive, send)
+        elif scope["type"] == "websocket" or _is_preflight(scope) or not self._policy.may_call(origin, host):
+            # CORS does not apply to WebSockets: a page that can open one can read it.
             await answer_of(forbidden_origin(origin))(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    async def _welcome(self, origin: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_allowed(self, origin: str, scope: Scope, receive: Receive, send: Send) -> None:
         if _is_preflight(scope):
             await _preflight(origin, headers_of(scope))(scope, receive, send)
             return
-        more: Headers = [
+        cors: Headers = [
             (b"access-control-allow-origin", origin.encode("latin-1")),
             (b"access-control-expose-headers", ", ".join(EXPOSED_HEADERS).encode()),
         ]
 
-        # Not a coroutine of its own: it is in the way of every chunk.
+        # Plain function: a coroutine would add a frame to every streamed chunk.
         def send_readable(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *more]
+                message["headers"] = [*message.get("headers", ()), *cors]
             return send(message)
 
         await self._app(scope, receive, send_readable)
 
 
 def _preflight(origin: str, headers: dict[str, str]) -> Response:
-    """Return the answer to a page that asks whether it may ask; no key is needed for that."""
-    asked = headers.get("access-control-request-headers", "").lower().split(",")[:_MAX_ASKED]
-    # Libraries grow headers of their own, and without credentials none of them does harm.
-    further = [name for name in map(str.strip, asked) if _ASKED.fullmatch(name)]
-    told = {
+    """Return the response to a preflight request, which needs no key."""
+    requested = headers.get("access-control-request-headers", "").lower().split(",")[:_MAX_HEADERS]
+    # Client libraries add headers of their own. Without credentials, all of them can be allowed.
+    others = [name for name in map(str.strip, requested) if _HEADER.fullmatch(name)]
+    allowed = {
         "access-control-allow-origin": origin,
         "access-control-allow-methods": ALLOWED_METHODS,
-        "access-control-allow-headers": ", ".join(dict.fromkeys((*ALLOWED_HEADERS, *further))),
+        "access-control-allow-headers": ", ".join(dict.fromkeys((*ALLOWED_HEADERS, *others))),
         "access-control-max-age": _PREFLIGHT_SECONDS,
     }
     if headers.get("access-control-request-private-network") == "true":
-        told["access-control-allow-private-network"] = "true"
-    return Response(status_code=204, headers=told)
+        allowed["access-control-allow-private-network"] = "true"
+    return Response(status_code=204, headers=allowed)
 
 
 def _is_preflight(scope: Scope) -> bool:
@@ -211,7 +210,7 @@ def _origin_and_host(scope: Scope) -> tuple[str, str]:
 
 
 def _name_of(host: str) -> str:
-    """Return a ``Host`` header's name or address, in small letters and without port."""
+    """Return the name or address of a ``Host`` header, in lower case and without port."""
     host = host.strip().lower()
     return host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]
 

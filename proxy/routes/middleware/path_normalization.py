@@ -1,6 +1,6 @@
-"""Which path a request means, however it is written, and the methods that every path knows.
+"""Normalise paths, answer ``HEAD``, and list the methods of a path.
 
-Nothing is ever redirected: clients repeat a redirected POST as a GET, or not at all.
+There are no redirects: clients repeat a redirected POST as a GET, or not at all.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ALSO_WITHOUT_VERSION = ("/chat/completions", "/models")
-"""Paths that are served without ``/v1`` too, with all that is below them. One that gets a route of its own there, to
-take other bodies for example, has to be left out here."""
-WITH_OTHER_BODIES = ("POST", "/chat/completions")
-"""What is not the same without ``/v1``: clients of older systems send it other bodies, too."""
+"""Paths that are served without ``/v1`` too, including the paths below them. A path that has a route of its own without
+``/v1`` must be excluded, see ``OWN_ROUTE``."""
+OWN_ROUTE = ("POST", "/chat/completions")
+"""The legacy endpoint, which accepts other bodies too."""
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
-class Paths:
-    """Takes slashes at both ends of a path as one or none, adds the ``/v1`` that was left out, and answers HEAD."""
+class PathNormalizationMiddleware:
+    """Removes extra slashes at both ends of a path, adds a missing ``/v1``, and answers HEAD like GET."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -40,9 +40,9 @@ class Paths:
 
 
 def served_path(path: str, method: str = "") -> str:
-    """Return the path under which it is served what a client means by ``path``."""
+    """Return the path of the route for a request with this path."""
     path = "/" + path.strip("/")
-    if (method, path) == WITH_OTHER_BODIES:
+    if (method, path) == OWN_ROUTE:
         return path
     for served in ALSO_WITHOUT_VERSION:
         if path.startswith(served) and path[len(served) : len(served) + 1] in ("", "/"):
@@ -51,20 +51,20 @@ def served_path(path: str, method: str = "") -> str:
 
 
 def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
-    """Return the methods that the path of ``scope`` knows, as they stand in ``Allow``; ``""`` when it is no path."""
+    """Return the value of ``Allow`` for the path of ``scope``; ``""`` if no route has the path."""
     routes = list(routes)
-    known = [
+    allowed = [
         method
         for method in _METHODS
         if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
     ]
-    if "GET" in known:
-        known.insert(1, "HEAD")
-    return ", ".join([*known, "OPTIONS"] if known else [])
+    if "GET" in allowed:
+        allowed.insert(1, "HEAD")
+    return ", ".join([*allowed, "OPTIONS"] if allowed else [])
 
 
 def _without_body(send: Send) -> Send:
-    """Send the head of an answer and no more; what comes after it, of a stream for example, goes nowhere."""
+    """Return a ``send`` that sends only the head of a response and discards its body, also the chunks of a stream."""
     is_over = False
 
     async def send_head(message: Message) -> None:

@@ -1,6 +1,6 @@
-"""Before a request is served: what is to be known of its key, and whether its caller may have one more turn.
+"""ASGI middleware that loads the API key record and enforces rate limits before the body is read.
 
-Nothing of the body is read before. Keys themselves are checked by the endpoints, for some need none.
+Endpoints authenticate, because some need no key.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.auth import Keys
 from proxy.errors import Overloaded, ProxyError, RateLimitExceeded, StoreUnavailable, Unauthorized
-from proxy.limits import Bounds, Stand, told
+from proxy.limits import RateLimits, RateLimitStatus, rate_limit_headers
 from proxy.routes.dependencies import Services, authenticate
 from proxy.routes.error_handlers import answer_of
 from proxy.routes.request_body import authorization_of
 from proxy.routes.streaming import Headers
 from proxy.settings import Settings
 
-BEGIN_TURNS = frozenset(
+COUNTED_PATHS = frozenset(
     (
         "/v1/chat/completions",
         "/v1/responses",
@@ -29,19 +29,18 @@ BEGIN_TURNS = frozenset(
         "/ask-stream",
     )
 )
-"""Paths to which a POST is a request for a turn, or is passed on to a model."""
+"""A POST to one of these paths starts a turn or a model call."""
 APPROVALS = "/v1/approvals"
-"""A POST here or to one approval decides it, and a decision resumes its turn."""
+"""A POST to this path, or to one approval, decides on approvals, which resumes the turn."""
+PATHS_WITHOUT_KEYS = ("/health", "/page/")
+"""Paths that are served even if the store cannot check a key."""
 
 
-WITHOUT_KEYS = ("/health", "/page/")
-"""Paths that are served also when nobody can tell who is calling."""
-
-
-class Gate:
-    """The layer; ``services`` gives what serves requests, once that is there."""
+class RateLimitMiddleware:
+    """Counts each request that starts a turn. Turns over WebSockets are counted by their endpoints."""
 
     def __init__(self, app: ASGIApp, services: Callable[[], Services]) -> None:
+        """``services`` returns the services, which exist only after the start."""
         self._app = app
         self._services = services
 
@@ -51,62 +50,62 @@ class Gate:
             await self._app(scope, receive, send)
             return
         services = self._services()
-        authorization = authorization_of(scope)
         try:
-            await _prepare(services, scope, authorization)
-            if scope["type"] == "websocket" or not _begins_turn(scope):
+            await _load_key(services, scope)
+            if scope["type"] == "websocket" or not _is_counted(scope):
                 await self._app(scope, receive, send)
                 return
             caller = _caller(services, scope)
             if caller is None:
                 await self._app(scope, receive, send)
                 return
-            _name_key(services, scope, caller)
-            stands = await admit(services, caller)
+            _log_caller(services, scope, caller)
+            statuses = await admit(services, caller)
         except ProxyError as error:
             if "status" in scope.get("state", {}).get("facts", {}):
+                # The response has started.
                 raise
-            limits = told(list(error.stands)) if isinstance(error, RateLimitExceeded) else []
-            await answer_of(error, limits)(scope, receive, send)
+            headers = rate_limit_headers(list(error.stands)) if isinstance(error, RateLimitExceeded) else []
+            await answer_of(error, headers)(scope, receive, send)
             return
-        await self._app(scope, receive, _telling(send, told(stands)) if stands else send)
+        await self._app(scope, receive, _with_headers(send, statuses) if statuses else send)
 
 
-async def admit(services: Services, caller: str) -> list[Stand]:
-    """Count one more turn of the caller's; return how it stands to its bounds.
+async def admit(services: Services, caller: str) -> list[RateLimitStatus]:
+    """Count one more turn of a caller; return the status of each limit.
 
     Raises:
-        Overloaded: As many turns run in this process as may.
-        RateLimitExceeded: The caller asks for too much.
-        StoreUnavailable: The counts are not to be had.
+        Overloaded: The maximum number of turns runs in this process.
+        RateLimitExceeded: The caller exceeds a limit.
+        StoreUnavailable: The counts cannot be read.
     """
-    most = services.settings.max_running_turns
-    if most is not None and services.turns.running >= most:
+    max_turns = services.settings.max_running_turns
+    if max_turns is not None and services.turns.running >= max_turns:
         raise Overloaded
-    bounds = bounds_of(services.keys, services.settings, caller)
-    return await services.limiter.admit(caller, bounds) if bounds.are_any else []
+    limits = limits_of(services.keys, services.settings, caller)
+    return await services.limiter.admit(caller, limits) if limits.are_set else []
 
 
-def bounds_of(keys: Keys, settings: Settings, caller: str) -> Bounds:
-    """Return what a caller may have: by the terms of its key, else by the settings."""
+def limits_of(keys: Keys, settings: Settings, caller: str) -> RateLimits:
+    """Return the limits of a caller: those of its key, otherwise those of the settings."""
     terms = keys.terms_of(caller)
-    return Bounds(
+    return RateLimits(
         terms.requests_per_minute or settings.requests_per_minute,
         terms.tokens_per_minute or settings.tokens_per_minute,
     )
 
 
-async def _prepare(services: Services, scope: Scope, authorization: str | None) -> None:
+async def _load_key(services: Services, scope: Scope) -> None:
     try:
-        await services.keys.prepare(authorization)
+        await services.keys.prepare(authorization_of(scope))
     except StoreUnavailable:
-        if not scope["path"].startswith(WITHOUT_KEYS):
+        if not scope["path"].startswith(PATHS_WITHOUT_KEYS):
             raise
 
 
-def _begins_turn(scope: Scope) -> bool:
+def _is_counted(scope: Scope) -> bool:
     path: str = scope["path"]
-    starts_turn = path in BEGIN_TURNS or path == APPROVALS or path.startswith(f"{APPROVALS}/")
+    starts_turn = path in COUNTED_PATHS or path == APPROVALS or path.startswith(f"{APPROVALS}/")
     return scope["method"] == "POST" and starts_turn
 
 
@@ -114,22 +113,24 @@ def _caller(services: Services, scope: Scope) -> str | None:
     try:
         return authenticate(scope, services)
     except Unauthorized:
-        # The endpoint says it in its own form.
+        # The endpoint reports it, in the format of its API.
         return None
 
 
-def _name_key(services: Services, scope: Scope, caller: str) -> None:
+def _log_caller(services: Services, scope: Scope, caller: str) -> None:
     facts = scope["state"]["facts"]
     facts["caller"] = caller
     if (name := services.keys.name_of(caller)) is not None:
         facts["key_name"] = name
 
 
-def _telling(send: Send, headers: Headers) -> Send:
-    # Not a coroutine of its own: it is in the way of every chunk.
-    def send_telling(message: Message) -> Awaitable[None]:
+def _with_headers(send: Send, statuses: list[RateLimitStatus]) -> Send:
+    headers: Headers = rate_limit_headers(statuses)
+
+    # Plain function: a coroutine would add a frame to every streamed chunk.
+    def send_with_headers(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             message["headers"] = [*message.get("headers", ()), *headers]
         return send(message)
 
-    return send_telling
+    return send_with_headers

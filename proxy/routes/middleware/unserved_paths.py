@@ -1,6 +1,6 @@
 """Paths of the OpenAI API that are not served, although a route with a parameter would match them.
 
-``/v1/responses/compact`` is an endpoint of its own, not the response with the id ``compact``; ``/v1/agents`` with the
+``/v1/responses/compact`` is a separate endpoint, not the response with the id ``compact``. ``/v1/agents`` with the
 header ``OpenAI-Beta: agents=v1`` is OpenAI's Agents API, not the custom agents of this server.
 """
 
@@ -17,7 +17,7 @@ AGENTS_BETA = "agents=v1"
 
 
 class UnservedPaths:
-    """Answers 404, as for any other path that does not exist, whatever the method."""
+    """Responds with 404 for every method, as for other paths that do not exist."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
