@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from proxy.agents.custom_agent_repository import Creation
-from proxy.agents.custom_agents import MadeTeams
+from proxy.agents.custom_agent_repository import CustomAgentVersion
+from proxy.agents.custom_agents import CustomAgents
 from proxy.agents.registry import SIDE, Registry
 from proxy.agents.team import AgentTeam
 from proxy.errors import ModelNotFound
@@ -41,7 +41,7 @@ class TeamCatalog:
         *,
         created: int,
         listed: Callable[[], Sequence[ListedModel]] = tuple,
-        made: MadeTeams | None = None,
+        made: CustomAgents | None = None,
     ) -> None:
         """``listed`` are models that somebody else lists and that are served here too, ``made`` what callers make."""
         self._made = made
@@ -101,7 +101,7 @@ class TeamCatalog:
             fingerprint=f"fp_{(team.snapshot or '')[:10]}",
         )
 
-    async def _made_facts(self, caller: str, one: Creation) -> ModelFacts:
+    async def _made_facts(self, caller: str, one: CustomAgentVersion) -> ModelFacts:
         found = await self.find_made(caller, one.name) or ModelFacts(one.name, 0, OWNER)
         return dataclasses.replace(found, created=int(one.created_at))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.agents.connection_check import ConnectionChecks
-from proxy.agents.custom_agents import MadeTeams
+from proxy.agents.custom_agents import CustomAgents
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.registry import Registry
 from proxy.auth import Keys
@@ -137,7 +137,7 @@ def _start_task(work: Coroutine[None, None, None], name: str, stack: AsyncExitSt
 
 
 def _catalog(
-    parts: Parts, registry: Registry, passthrough: PassThrough, made: MadeTeams | None
+    parts: Parts, registry: Registry, passthrough: PassThrough, made: CustomAgents | None
 ) -> TeamCatalog:
     return TeamCatalog(
         parts.loaded.definitions,
@@ -213,7 +213,7 @@ def _passthrough(settings: Settings, loaded: LoadedTeams, registry: Registry) ->
 
 def _made_teams(
     settings: Settings, registry: Registry, history: SqlHistory, passthrough: PassThrough
-) -> MadeTeams | None:
+) -> CustomAgents | None:
     """Return the custom teams; None if the setting disables them."""
     if not settings.agents_over_http:
         return None
@@ -223,19 +223,19 @@ def _made_teams(
     def is_taken(name: str) -> bool:
         return registry.knows(name) or any(one.id == name for one in passthrough.listed)
 
-    return MadeTeams(
+    return CustomAgents(
         registry,
         history.creations,
         models=registry.models,
         tools=partial(registry.tools_named, settings.agent_tools),
         is_taken=is_taken,
-        most=settings.max_agents,
+        max_count=settings.max_agents,
         clock=time.time,
     )
 
 
 async def _turn_service(
-    settings: Settings, registry: Registry, history: SqlHistory, made: MadeTeams | None, meter: Meter
+    settings: Settings, registry: Registry, history: SqlHistory, made: CustomAgents | None, meter: Meter
 ) -> TurnService:
     service = TurnService(
         registry,

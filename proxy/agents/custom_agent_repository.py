@@ -1,7 +1,7 @@
-"""What is needed of a store for agents and teams that callers make.
+"""Repository protocol for custom agents and teams, which callers create over HTTP.
 
-Every implementation passes ``tests/contracts/test_creations.py``. What belongs to another caller does not exist. A name
-is that of one thing, an agent or a team, and each change of it is a new version: 1, 2, 3 …
+Every implementation passes ``tests/contracts/test_custom_agents.py``. Agents of one caller do not exist for another.
+A name belongs to one agent or team of a caller. Each change creates a new version: 1, 2, 3 …
 """
 
 from __future__ import annotations
@@ -12,68 +12,62 @@ from typing import Literal, Protocol
 
 Kind = Literal["agent", "team"]
 Revision = tuple[int, int]
-"""Equal as long as nothing of a caller's changed."""
+"""Unchanged while none of the caller's agents and teams changes; ``(0, 0)`` if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Creation:
-    """One version of an agent or team; ``body`` is JSON that is opaque here, times are seconds since the epoch."""
+class CustomAgentVersion:
+    """One version of an agent or team; ``body`` is JSON, which the store does not read. Times are Unix times."""
 
     kind: Kind
     name: str
     version: int
     body: bytes
     created_at: float
-    """When its first version was made."""
+    """The time of the first version."""
     updated_at: float
 
 
-class NameTaken(Exception):
-    """The name is that of a thing of the other kind."""
-
-
-class TooManyCreations(Exception):
-    """The caller has as many as it may."""
-
-
-class Creations(Protocol):
-    """The store, as far as agents and teams of callers are concerned."""
+class CustomAgentRepository(Protocol):
+    """Stores custom agents and teams, and the snapshots of them with which conversations began."""
 
     async def revision(self, caller: str) -> Revision:
-        """Return what changes whenever something of the caller's does."""
+        """Return a value that changes with every change of the caller's agents and teams."""
         ...
 
-    async def newest(self, caller: str) -> Sequence[Creation]:
-        """Return the newest version of everything of the caller's, in the order in which they were first made."""
+    async def newest(self, caller: str) -> Sequence[CustomAgentVersion]:
+        """Return the newest version of each of the caller's agents and teams, in the order of creation."""
         ...
 
-    async def find(self, caller: str, kind: Kind, name: str, version: int | None = None) -> Creation | None:
-        """Return a version, the newest one for None; None when there is none."""
+    async def find(
+        self, caller: str, kind: Kind, name: str, version: int | None = None
+    ) -> CustomAgentVersion | None:
+        """Return a version, by default the newest; None if there is none."""
         ...
 
     async def put(
-        self, caller: str, kind: Kind, name: str, body: bytes, *, now: float, most: int
-    ) -> Creation:
-        """Keep a new version of a thing, or a new thing, if the caller has fewer than ``most``.
+        self, caller: str, kind: Kind, name: str, body: bytes, *, now: float, max_count: int
+    ) -> CustomAgentVersion:
+        """Store a new version, or a new agent or team if the caller has fewer than ``max_count``.
 
         Raises:
-            NameTaken: Nothing was written.
-            TooManyCreations: Nothing was written.
+            AgentNameTaken: The name belongs to the other kind. Nothing was written.
+            TooManyAgents: The caller has ``max_count`` agents and teams. Nothing was written.
         """
         ...
 
     async def delete(self, caller: str, kind: Kind, name: str) -> bool:
-        """Delete all versions of a thing, and what conversations kept of it; False when there is none."""
+        """Delete all versions, and the snapshots of conversations; False if there is none."""
         ...
 
-    async def keep_snapshot(self, caller: str, name: str, digest: str, body: bytes) -> None:
-        """Keep what a conversation begins with under its digest; doing it again changes nothing."""
+    async def store_snapshot(self, caller: str, name: str, digest: str, body: bytes) -> None:
+        """Store the definition with which a conversation begins. Idempotent."""
         ...
 
     async def snapshot(self, caller: str, digest: str) -> bytes | None:
-        """Return what was kept under the digest."""
+        """Return the definition with this digest."""
         ...
 
     async def pinned(self, caller: str, conversation_id: str, team: str) -> str | None:
-        """Return the digest with which the first turn of this team in the conversation was begun."""
+        """Return the digest of the definition with which the first turn of this team in the conversation began."""
         ...

@@ -1,7 +1,7 @@
-"""Agents and teams that callers make over HTTP: checked, kept, found by their names, and made ready to answer.
+"""Custom agents and teams, which callers create over HTTP: checks, storage, lookup, and the teams built from them.
 
-What a conversation began with is a *snapshot*: the agent, or the team, with everyone it hands over to, as they were
-then. It is kept under its digest, and a team that is made of it serves every turn of that conversation.
+When a conversation begins, the definition is stored as a *snapshot* under its digest: the team, or the agent with all
+agents that it can reach. All turns of the conversation use the team built from the snapshot.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from typing import Any
 import msgspec
 
 from proxy.agents.custom_agent_repository import (
-    Creation,
-    Creations,
+    CustomAgentRepository,
+    CustomAgentVersion,
     Kind,
-    NameTaken,
     Revision,
-    TooManyCreations,
 )
 from proxy.agents.registry import SIDE, Registry
 from proxy.agents.team import AgentTeam
@@ -31,7 +29,6 @@ from proxy.request_errors import (
     AgentNameTaken,
     AgentOutdated,
     HandoffToolNameTaken,
-    TooManyAgents,
     UnknownName,
 )
 from proxy.teamfiles.definitions import AgentDefinition, HandoffDefinition, Limits, TeamDefinition, ToolUse
@@ -46,64 +43,63 @@ from proxy.wire.agents import (
     encode_custom,
 )
 
-KEPT_READY = 256
-"""Teams that stay ready to answer, in this process."""
+MAX_CACHED_TEAMS = 256
+"""Number of teams, snapshots and definitions that each process caches."""
 
 
-class MadeTeams:
-    """Those of all callers.
+class CustomAgents:
+    """The custom agents and teams of all callers.
 
-    ``models`` and ``tools`` (with descriptions) are what an agent may be made of; tools are looked at when they are
-    needed, since that makes them. ``is_taken`` tells names that are
-    served already, and ``most`` is how many things a caller may have.
+    An agent can use ``models`` and ``tools`` (with descriptions); tools are listed on first use, because that imports
+    them. ``is_taken`` returns whether a name is already a model id. A caller can have ``max_count`` agents and teams.
     """
 
     def __init__(
         self,
         registry: Registry,
-        creations: Creations,
+        repository: CustomAgentRepository,
         *,
         models: Sequence[str],
         tools: Callable[[], Mapping[str, str]],
         is_taken: Callable[[str], bool],
-        most: int,
+        max_count: int,
         clock: Clock,
     ) -> None:
         self.models = models
         self._find_tools = tools
         self._registry = registry
-        self._creations = creations
+        self._repository = repository
         self._is_taken = is_taken
-        self._most = most
+        self._max_count = max_count
         self._clock = clock
         self._ready: OrderedDict[tuple[str, str], AgentTeam] = OrderedDict()
         self._newest: OrderedDict[tuple[str, str], tuple[Revision, bytes, str]] = OrderedDict()
-        self._kept: OrderedDict[str, None] = OrderedDict()
+        self._stored: OrderedDict[str, None] = OrderedDict()
 
     @cached_property
     def tools(self) -> Mapping[str, str]:
-        """The tools that an agent may have, and what they are for."""
+        """The tools that an agent can use, with their descriptions."""
         return self._find_tools()
 
-    # --- making ---
+    # --- definitions ---
 
-    async def put_agent(self, caller: str, name: str, agent: NewAgent) -> Creation:
-        """Keep a new version of an agent.
+    async def put_agent(self, caller: str, name: str, agent: NewAgent) -> CustomAgentVersion:
+        """Store a new version of an agent.
 
         Raises:
-            InvalidRequest: The name is taken, or something that it names does not exist.
+            RejectedRequest: The name is taken, a name in the definition is unknown, or the caller has too many agents.
         """
-        others = [one.name for one in await self._creations.newest(caller) if one.kind == "agent"]
+        others = [one.name for one in await self._repository.newest(caller) if one.kind == "agent"]
         self._check(agent, "", [one for one in others if one != name])
         return await self._put(
             caller, "agent", name, encode_custom(msgspec.structs.replace(agent, name=name))
         )
 
-    async def put_team(self, caller: str, name: str, team: NewTeam) -> Creation:
-        """Keep a new version of a team.
+    async def put_team(self, caller: str, name: str, team: NewTeam) -> CustomAgentVersion:
+        """Store a new version of a team.
 
         Raises:
-            InvalidRequest: The name is taken, or something that it names does not exist.
+            RejectedRequest: The name is taken, a name in the definition is unknown, or the caller has too many agents.
         """
         if team.entry not in team.agents:
             raise _unknown("entry", "agent", team.entry, team.agents)
@@ -112,43 +108,40 @@ class MadeTeams:
         return await self._put(caller, "team", name, encode_custom(msgspec.structs.replace(team, name=name)))
 
     async def delete(self, caller: str, kind: Kind, name: str) -> bool:
-        """Delete it; False when there is none.
+        """Delete an agent or team; False if there is none.
 
         Raises:
-            InvalidRequest: Another agent hands over to it.
+            AgentInUse: Another agent hands off to it.
         """
         if kind == "agent":
-            for one in await self._creations.newest(caller):
+            for one in await self._repository.newest(caller):
                 if (
                     one.kind == "agent"
                     and one.name != name
                     and name in _targets(decode_stored_agent(one.body))
                 ):
                     raise AgentInUse(name, one.name)
-        return await self._creations.delete(caller, kind, name)
+        return await self._repository.delete(caller, kind, name)
 
-    async def newest(self, caller: str) -> Sequence[Creation]:
-        """Return everything of the caller's as it is now."""
-        return await self._creations.newest(caller)
+    async def newest(self, caller: str) -> Sequence[CustomAgentVersion]:
+        """Return the newest version of each of the caller's agents and teams."""
+        return await self._repository.newest(caller)
 
-    async def find(self, caller: str, kind: Kind, name: str, version: int | None = None) -> Creation | None:
-        """Return one of them, as it is now or in a version."""
-        return await self._creations.find(caller, kind, name, version)
+    async def find(
+        self, caller: str, kind: Kind, name: str, version: int | None = None
+    ) -> CustomAgentVersion | None:
+        """Return a version of an agent or team, by default the newest."""
+        return await self._repository.find(caller, kind, name, version)
 
-    async def _put(self, caller: str, kind: Kind, name: str, body: bytes) -> Creation:
+    async def _put(self, caller: str, kind: Kind, name: str, body: bytes) -> CustomAgentVersion:
         if self._is_taken(name):
             raise AgentNameTaken(name)
-        try:
-            return await self._creations.put(
-                caller, kind, name, body, now=round(self._clock(), 3), most=self._most
-            )
-        except NameTaken:
-            raise AgentNameTaken(name) from None
-        except TooManyCreations:
-            raise TooManyAgents(self._most) from None
+        return await self._repository.put(
+            caller, kind, name, body, now=round(self._clock(), 3), max_count=self._max_count
+        )
 
     def _check(self, agent: NewAgent | TeamMember, at: str, others: Collection[str]) -> None:
-        """Refuse names of what is not there; ``at`` is where the agent stands in the body."""
+        """Check the names in a definition; ``at`` is the path of the agent in the body."""
         if agent.model not in self.models:
             raise _unknown(f"{at}model", "model", agent.model, self.models)
         for index, tool in enumerate(agent.tools):
@@ -164,78 +157,87 @@ class MadeTeams:
                 raise HandoffToolNameTaken(place, delegate)
             taken.add(delegate)
 
-    # --- answering ---
+    # --- teams ---
 
     async def find_team(self, caller: str, model: str) -> tuple[AgentTeam, bool]:
-        """See ``exchange.service.MadeTeams``."""
+        """Return the current version of the caller's team with this model id, and whether the id is for side requests.
+
+        Raises:
+            ModelNotFound: The caller has no such team or agent.
+            AgentOutdated: An agent uses a tool or model that the operator has removed.
+        """
         plain = model.removesuffix(SIDE)
         name, _, member = plain.partition("/")
         snapshot, digest = await self._snapshot_of(caller, name, model)
-        await self._keep(caller, name, digest, snapshot)
-        return await self._team(snapshot, digest, member, model), plain != model
+        await self._store_snapshot(caller, name, digest, snapshot)
+        return self._team(snapshot, digest, member, model), plain != model
 
     async def as_begun(self, caller: str, conversation_id: str, team: ServedTeam) -> ServedTeam:
-        """See ``exchange.service.MadeTeams``."""
-        digest = await self._creations.pinned(caller, conversation_id, team.name)
+        """Return the version of the team with which the conversation began; ``team`` if it is that version.
+
+        Raises:
+            AgentOutdated: An agent of that version uses a tool or model that the operator has removed.
+        """
+        digest = await self._repository.pinned(caller, conversation_id, team.name)
         if digest is None or digest == team.snapshot:
             return team
-        body = await self._creations.snapshot(caller, digest)
+        body = await self._repository.snapshot(caller, digest)
         if body is None:
             return team
         _, _, member = team.name.partition("/")
-        return await self._team(body, digest, member, team.name)
+        return self._team(body, digest, member, team.name)
 
     async def _snapshot_of(self, caller: str, name: str, model: str) -> tuple[bytes, str]:
-        """Return what the caller's thing is made of now, and its digest."""
+        """Return the current definition of a team or agent with all agents that it can reach, and its digest."""
         place = (caller, name)
-        revision = await self._creations.revision(caller)
+        revision = await self._repository.revision(caller)
         if revision == (0, 0):
             raise ModelNotFound(model)
         known = self._newest.get(place)
         if known is None or known[0] != revision:
-            team = _whole(name, await self._creations.newest(caller))
+            team = _with_reachable_agents(name, await self._repository.newest(caller))
             if team is None:
                 self._newest.pop(place, None)
                 raise ModelNotFound(model)
             body = encode_custom(team)
             digest = blake2b(caller.encode() + b"\0" + body, digest_size=20).hexdigest()
             known = self._newest[place] = (revision, body, digest)
-            _bound(self._newest)
+            _limit(self._newest)
         return known[1], known[2]
 
-    async def _keep(self, caller: str, name: str, digest: str, body: bytes) -> None:
-        if digest not in self._kept:
-            await self._creations.keep_snapshot(caller, name, digest, body)
-            self._kept[digest] = None
-            _bound(self._kept)
+    async def _store_snapshot(self, caller: str, name: str, digest: str, body: bytes) -> None:
+        if digest not in self._stored:
+            await self._repository.store_snapshot(caller, name, digest, body)
+            self._stored[digest] = None
+            _limit(self._stored)
 
-    async def _team(self, body: bytes, digest: str, member: str, model: str) -> AgentTeam:
+    def _team(self, body: bytes, digest: str, member: str, model: str) -> AgentTeam:
         place = (digest, member)
         team = self._ready.get(place)
         if team is None:
-            made = decode_stored_team(body)
-            if member and member not in made.agents:
+            stored = decode_stored_team(body)
+            if member and member not in stored.agents:
                 raise ModelNotFound(model)
-            self._refuse_gone(made)
-            definition = team_definition(made, self._registry.approved_tools)
-            team = self._registry.make(made.name or "", definition, digest, alone=member or None)
+            self._check_outdated(stored)
+            definition = team_definition(stored, self._registry.approved_tools)
+            team = self._registry.make(stored.name or "", definition, digest, alone=member or None)
             self._ready[place] = team
-            _bound(self._ready)
+            _limit(self._ready)
         self._ready.move_to_end(place)
         return team
 
-    def _refuse_gone(self, team: NewTeam) -> None:
-        """The operator may have taken away what an agent was made of."""
+    def _check_outdated(self, team: NewTeam) -> None:
+        """Check that the tools and models of a stored definition still exist: the operator can remove them."""
         for name, agent in team.agents.items():
-            gone = next((tool for tool in agent.tools if tool not in self.tools), None)
-            if gone is None and agent.model not in self.models:
-                gone = agent.model
-            if gone is not None:
-                raise AgentOutdated(name, gone)
+            removed = next((tool for tool in agent.tools if tool not in self.tools), None)
+            if removed is None and agent.model not in self.models:
+                removed = agent.model
+            if removed is not None:
+                raise AgentOutdated(name, removed)
 
 
 def team_definition(team: NewTeam, approved: Collection[str]) -> TeamDefinition:
-    """Return a made team in the words of team files; calls of the tools ``approved`` want a person's approval."""
+    """Return a custom team as a definition of team files. Calls of the tools ``approved`` need approval."""
     given = {name: getattr(team.limits, name) for name in team.limits.__struct_fields__}
     return TeamDefinition(
         description=team.description,
@@ -259,15 +261,15 @@ def _agent_definition(agent: TeamMember, approved: Collection[str]) -> AgentDefi
     )
 
 
-def _whole(name: str, made: Sequence[Creation]) -> NewTeam | None:
-    """Return the team with this name, or that of the agent and everyone who can get the floor from it."""
-    by_name = {one.name: one for one in made}
+def _with_reachable_agents(name: str, stored: Sequence[CustomAgentVersion]) -> NewTeam | None:
+    """Return the team with this name, or a team of the agent and all agents that it can reach by handoffs."""
+    by_name = {one.name: one for one in stored}
     found = by_name.get(name)
     if found is None:
         return None
     if found.kind == "team":
         return decode_stored_team(found.body)
-    agents = {one.name: decode_stored_agent(one.body) for one in made if one.kind == "agent"}
+    agents = {one.name: decode_stored_agent(one.body) for one in stored if one.kind == "agent"}
     reached: dict[str, TeamMember] = {}
     waiting = [name]
     while waiting:
@@ -287,9 +289,9 @@ def _targets(agent: NewAgent) -> list[str]:
     return [handoff.to for handoff in agent.handoffs]
 
 
-def _bound(kept: OrderedDict[Any, Any]) -> None:
-    while len(kept) > KEPT_READY:
-        kept.popitem(last=False)
+def _limit(cache: OrderedDict[Any, Any]) -> None:
+    while len(cache) > MAX_CACHED_TEAMS:
+        cache.popitem(last=False)
 
 
 def _unknown(path: str, kind: str, name: str, known: Iterable[str]) -> UnknownName:

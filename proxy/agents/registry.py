@@ -1,4 +1,4 @@
-"""The teams that are served: definitions with every name resolved, and the dispatcher that reaches their agents."""
+"""The teams of the team files: definitions with all names resolved, and the dispatcher that runs their agents."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from proxy.tools.handoff_tools import handoff_tool_spec
 from proxy.tools.port import Tool
 
 SIDE = "/side"
-"""Behind a model id, that for titles, tags and other side requests."""
+"""Suffix of a model id for side requests (titles, tags)."""
 
 
 class ModelSource(Protocol):
-    """Models ready to be asked."""
+    """Provides models by name."""
 
     def model_for(self, name: str, fallbacks: Sequence[str] = ()) -> Model:
-        """Return the model with this name, and behind it those that are asked when it fails."""
+        """Return the model with this name, which falls back to the others if it fails."""
         ...
 
     async def close(self) -> None:
@@ -42,7 +42,7 @@ class ModelSource(Protocol):
 
 
 class Registry:
-    """Every team of one configuration. ``start`` before the first turn, ``close`` after the last."""
+    """All teams of one configuration. ``start`` comes before the first turn, ``close`` after the last."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Registry:
     ) -> None:
         self._models = models
         self.models = model_names
-        """The names of the models that are there, for teams that are made later."""
+        """The names of the models that custom agents can use."""
         self._tools = tools
         self.approved_tools = frozenset(
             use.name
@@ -67,7 +67,7 @@ class Registry:
             for use in agent.tools
             if use.approval is not None
         )
-        """What some agent of the files may only call when a person approves."""
+        """Names of tools whose calls need approval for at least one agent of the team files."""
         self._dispatcher = dispatcher
         self._data_dir = data_dir
         self._max_tool_result_bytes = max_tool_result_bytes
@@ -99,17 +99,17 @@ class Registry:
         return list(self._teams)
 
     def find(self, model: str) -> tuple[AgentTeam, bool]:
-        """Return the team with this model id, and whether the id is that of its side requests.
+        """Return the team with this model id, and whether the id is for side requests.
 
-        ``team/agent`` is a team of that agent alone: it has the floor, and nobody to hand it to. A component that is
-        served under its own name answers as for side requests: it is asked, and nothing is kept.
+        ``team/agent`` is a team of that agent alone, without handoffs. Requests to an exposed component are side
+        requests: nothing is stored.
 
         Raises:
-            ModelNotFound: There is none.
+            ModelNotFound: No team has this id.
         """
         if model in self._teams:
             return self._teams[model], False
-        # First, so that an agent with the name 'side' does not take its team's place for side requests.
+        # Checked before single agents: 'team/side' is for side requests even if an agent is named 'side'.
         name = model.removesuffix(SIDE)
         if name != model and (team := self._teams.get(name) or self._alone.get(name)):
             return team, True
@@ -120,7 +120,7 @@ class Registry:
         raise ModelNotFound(model)
 
     def knows(self, model: str) -> bool:
-        """Whether there is such a team."""
+        """Whether a team has this model id."""
         try:
             self.find(model)
         except ModelNotFound:
@@ -128,17 +128,17 @@ class Registry:
         return True
 
     def check_tools(self, names: Sequence[str]) -> None:
-        """Refuse names of tools that are not there.
+        """Check that the tools of ``PROXY_AGENT_TOOLS`` exist.
 
         Raises:
-            ConfigurationError: Naming the first.
+            ConfigurationError: Names the first one that does not.
         """
         unknown = next((name for name in names if name not in self._tools), None)
         if unknown is not None:
             raise ConfigurationError(f"PROXY_AGENT_TOOLS: there is no tool '{unknown}'")
 
     def tools_named(self, names: Sequence[str] | None) -> Mapping[str, str]:
-        """Return the tools with these names and what they are for; for None, those that change nothing."""
+        """Return the descriptions of the tools with these names; for None, of all tools without effects."""
         if names is None:
             names = [name for name, tool in self._tools.items() if not tool.has_effects]
         return {name: self._tools[name].spec.description or "" for name in names}
@@ -146,9 +146,9 @@ class Registry:
     def make(
         self, name: str, definition: TeamDefinition, snapshot: str, *, alone: str | None = None
     ) -> AgentTeam:
-        """Return a team that a caller made, or one agent of it ``alone``; it is not found by its name here.
+        """Return a custom team, or one agent of it (``alone``). It is not registered: ``find`` does not return it.
 
-        Models and tools have to be there.
+        Its models and tools have to exist.
         """
         team = self._team(name, definition) if alone is None else self._one_agent(name, alone, definition)
         team.facts = dataclasses.replace(team.facts, snapshot=snapshot)

@@ -36,7 +36,7 @@ WAITING = (
 )
 """The result of a call while its approval is pending; it stays the result if the call is never approved."""
 _TOO_MANY = "error: the limit of tool calls is reached; answer with what is known"
-_NOT_STORED = "nothing of this conversation is kept"
+_NOT_STORED = "this conversation is not stored"
 _HAS_FORMAT = "the answer has to be JSON"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from proxy.agents.custom_agent_repository import Creation, Kind
+from proxy.agents.custom_agent_repository import CustomAgentVersion, Kind
 from proxy.errors import AgentNotFound, AgentsSwitchedOff, InvalidRequest
 from proxy.routes.dependencies import (
     BodyDep,
@@ -161,7 +161,7 @@ def _listed(request: Request, found: Sequence[dict[str, Any]], **more: Any) -> R
     return json_answer({**list_body(part, has_more=has_more), **more})
 
 
-def _body(one: Creation) -> dict[str, Any]:
+def _body(one: CustomAgentVersion) -> dict[str, Any]:
     if one.kind == "agent":
         told = agent_body(one.name, decode_stored_agent(one.body), version=one.version)
     else:

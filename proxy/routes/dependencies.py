@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from proxy.agents.connection_check import ConnectionChecks
-from proxy.agents.custom_agent_repository import Creation, Kind
+from proxy.agents.custom_agent_repository import CustomAgentVersion, Kind
 from proxy.approvals.repository import Approvals
 from proxy.auth import Keys, may_access
 from proxy.conversations.repository import ConversationRepository
@@ -98,24 +98,26 @@ class MadeAgents(Protocol):
         """The tools that an agent may have, and what they are for."""
         ...
 
-    async def put_agent(self, caller: str, name: str, agent: NewAgent) -> Creation:
-        """Keep a new version of an agent; ``InvalidRequest`` for one that cannot be."""
+    async def put_agent(self, caller: str, name: str, agent: NewAgent) -> CustomAgentVersion:
+        """Store a new version of an agent, or raise ``RejectedRequest``."""
         ...
 
-    async def put_team(self, caller: str, name: str, team: NewTeam) -> Creation:
-        """Keep a new version of a team; ``InvalidRequest`` for one that cannot be."""
+    async def put_team(self, caller: str, name: str, team: NewTeam) -> CustomAgentVersion:
+        """Store a new version of a team, or raise ``RejectedRequest``."""
         ...
 
-    async def newest(self, caller: str) -> Sequence[Creation]:
+    async def newest(self, caller: str) -> Sequence[CustomAgentVersion]:
         """Return everything of the caller's as it is now."""
         ...
 
-    async def find(self, caller: str, kind: Kind, name: str, version: int | None = None) -> Creation | None:
+    async def find(
+        self, caller: str, kind: Kind, name: str, version: int | None = None
+    ) -> CustomAgentVersion | None:
         """Return one of them, as it is now or in a version."""
         ...
 
     async def delete(self, caller: str, kind: Kind, name: str) -> bool:
-        """Delete one of them; False when there is none, ``InvalidRequest`` while another needs it."""
+        """Delete an agent or team; False if there is none. ``AgentInUse`` if another agent hands off to it."""
         ...
 
 

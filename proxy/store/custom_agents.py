@@ -1,4 +1,4 @@
-"""``Creations`` in a SQL database."""
+"""``CustomAgentRepository`` in a SQL database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any, Literal, TypeVar, cast
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, select
 
-from proxy.agents.custom_agent_repository import Creation, Kind, NameTaken, Revision, TooManyCreations
+from proxy.agents.custom_agent_repository import CustomAgentVersion, Kind, Revision
+from proxy.request_errors import AgentNameTaken, TooManyAgents
 from proxy.store.engine.database import Database
 from proxy.store.engine.group_commit import Call
 from proxy.store.engine.writer import Writer
@@ -18,8 +19,8 @@ R = TypeVar("R")
 Refusal = Literal["taken", "many"]
 
 
-class SqlCreations:
-    """See ``Creations``. Shares the database and the writer of a ``SqlHistory``, which closes them."""
+class SqlCustomAgents:
+    """See ``CustomAgentRepository``. Shares the database and the writer of a ``SqlHistory``, which closes them."""
 
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
@@ -27,44 +28,46 @@ class SqlCreations:
         self._making = statements(Making, database.dialect)
 
     async def revision(self, caller: str) -> Revision:
-        """See ``Creations``."""
+        """See ``CustomAgentRepository``."""
         return await self._database.read(lambda on: self._making.revision(on, caller))
 
-    async def newest(self, caller: str) -> Sequence[Creation]:
-        """See ``Creations``."""
+    async def newest(self, caller: str) -> Sequence[CustomAgentVersion]:
+        """See ``CustomAgentRepository``."""
         return await self._database.read(lambda on: self._making.newest(on, caller))
 
-    async def find(self, caller: str, kind: Kind, name: str, version: int | None = None) -> Creation | None:
-        """See ``Creations``."""
+    async def find(
+        self, caller: str, kind: Kind, name: str, version: int | None = None
+    ) -> CustomAgentVersion | None:
+        """See ``CustomAgentRepository``."""
         return await self._database.read(lambda on: self._making.find(on, caller, kind, name, version))
 
     async def put(
-        self, caller: str, kind: Kind, name: str, body: bytes, *, now: float, most: int
-    ) -> Creation:
-        """See ``Creations``."""
-        done = await self._write(lambda on: self._making.put(on, caller, kind, name, body, now, most))
+        self, caller: str, kind: Kind, name: str, body: bytes, *, now: float, max_count: int
+    ) -> CustomAgentVersion:
+        """See ``CustomAgentRepository``."""
+        done = await self._write(lambda on: self._making.put(on, caller, kind, name, body, now, max_count))
         match done:
             case "taken":
-                raise NameTaken
+                raise AgentNameTaken(name)
             case "many":
-                raise TooManyCreations
+                raise TooManyAgents(max_count)
             case _:
                 return done
 
     async def delete(self, caller: str, kind: Kind, name: str) -> bool:
-        """See ``Creations``."""
+        """See ``CustomAgentRepository``."""
         return await self._write(lambda on: self._making.delete(on, caller, kind, name))
 
-    async def keep_snapshot(self, caller: str, name: str, digest: str, body: bytes) -> None:
-        """See ``Creations``."""
+    async def store_snapshot(self, caller: str, name: str, digest: str, body: bytes) -> None:
+        """See ``CustomAgentRepository``."""
         await self._write(lambda on: self._making.keep(on, caller, name, digest, body))
 
     async def snapshot(self, caller: str, digest: str) -> bytes | None:
-        """See ``Creations``."""
+        """See ``CustomAgentRepository``."""
         return await self._database.read(lambda on: self._making.snapshot(on, caller, digest))
 
     async def pinned(self, caller: str, conversation_id: str, team: str) -> str | None:
-        """See ``Creations``."""
+        """See ``CustomAgentRepository``."""
         return await self._database.read(lambda on: self._making.pinned(on, caller, conversation_id, team))
 
     async def _write(self, function: Callable[[Connection], R]) -> R:
@@ -113,7 +116,7 @@ class Making:
         newest, count = connection.execute(self._revision, {"of_caller": caller}).one()
         return newest, count
 
-    def newest(self, connection: Connection, caller: str) -> list[Creation]:
+    def newest(self, connection: Connection, caller: str) -> list[CustomAgentVersion]:
         """Return the newest versions."""
         by_name: dict[str, list[Row[Any]]] = {}
         for row in connection.execute(self._all, {"of_caller": caller}):
@@ -122,7 +125,7 @@ class Making:
 
     def find(
         self, connection: Connection, caller: str, kind: Kind, name: str, version: int | None
-    ) -> Creation | None:
+    ) -> CustomAgentVersion | None:
         """Return a version, or None."""
         rows = connection.execute(self._versions, {"of_caller": caller, "of_name": name}).all()
         if not rows or rows[0].kind != kind:
@@ -131,14 +134,21 @@ class Making:
         return None if wanted is None else _creation(rows, wanted)
 
     def put(
-        self, connection: Connection, caller: str, kind: Kind, name: str, body: bytes, now: float, most: int
-    ) -> Creation | Refusal:
+        self,
+        connection: Connection,
+        caller: str,
+        kind: Kind,
+        name: str,
+        body: bytes,
+        now: float,
+        max_count: int,
+    ) -> CustomAgentVersion | Refusal:
         """Add a version."""
         while True:
             rows = connection.execute(self._versions, {"of_caller": caller, "of_name": name}).all()
             if rows and rows[0].kind != kind:
                 return "taken"
-            if not rows and (connection.scalar(self._names, {"of_caller": caller}) or 0) >= most:
+            if not rows and (connection.scalar(self._names, {"of_caller": caller}) or 0) >= max_count:
                 return "many"
             if rows and (rows[-1].made_at, rows[-1].body) == (now, body):
                 # Already stored. The writer retries when the outcome of a commit is unknown.
@@ -174,5 +184,5 @@ class Making:
         return found
 
 
-def _creation(rows: Sequence[Row[Any]], row: Row[Any]) -> Creation:
-    return Creation(row.kind, row.name, row.version, row.body, rows[0].made_at, row.made_at)
+def _creation(rows: Sequence[Row[Any]], row: Row[Any]) -> CustomAgentVersion:
+    return CustomAgentVersion(row.kind, row.name, row.version, row.body, rows[0].made_at, row.made_at)

@@ -10,7 +10,7 @@ from proxy.errors import StoreUnavailable
 from proxy.store.api_keys import SqlKeys
 from proxy.store.approvals import SqlApprovals
 from proxy.store.conversations import SqlLibrary
-from proxy.store.custom_agents import SqlCreations
+from proxy.store.custom_agents import SqlCustomAgents
 from proxy.store.engine.database import Database, open_database
 from proxy.store.engine.group_commit import Call, Writing
 from proxy.store.engine.writer import Writer
@@ -52,7 +52,7 @@ class SqlHistory:
         self._polling = statements(TurnPolling, database.dialect)
         self.library = SqlLibrary(database, self._writer)
         self.approvals = SqlApprovals(database, self._writer)
-        self.creations = SqlCreations(database, self._writer)
+        self.creations = SqlCustomAgents(database, self._writer)
         self.keys = SqlKeys(database, self._writer)
         self._large_ends: set[asyncio.Task[bool]] = set()
 

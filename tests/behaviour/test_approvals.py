@@ -397,7 +397,7 @@ async def test_the_callers_own_calls_come_first(customer: Customer) -> None:
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        pytest.param({"store": False}, "nothing of this conversation is kept", id="nothing is kept"),
+        pytest.param({"store": False}, "this conversation is not stored", id="nothing is kept"),
         pytest.param(
             {"response_format": {"type": "json_object"}}, "the answer has to be JSON", id="the answer is JSON"
         ),
@@ -424,7 +424,7 @@ async def test_where_an_older_turn_was_not_kept_nobody_is_asked_either(customer:
     made = calls(("pay", {"amount": 7, "to": customer.to}))
     await customer.asks("Pay", calls(("transfer_to_cashier", {})), made, text("I cannot."))
 
-    assert "nothing of this conversation is kept" in results(customer.shown)[-1]
+    assert "this conversation is not stored" in results(customer.shown)[-1]
 
 
 async def test_a_call_that_cannot_be_run_is_not_asked_about(customer: Customer) -> None:

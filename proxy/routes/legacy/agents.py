@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from proxy.agents.custom_agent_repository import Creation
+from proxy.agents.custom_agent_repository import CustomAgentVersion
 from proxy.errors import AgentsSwitchedOff, InvalidRequest
 from proxy.routes.dependencies import request_context
 from proxy.routes.legacy.requests import read_request
@@ -62,7 +62,7 @@ async def make_agent(scope: Scope, receive: Receive, send: Send) -> None:
     await _answer(_told(await made.put_agent(caller, name, agent)), scope, receive, send)
 
 
-def _told(one: Creation) -> dict[str, Any]:
+def _told(one: CustomAgentVersion) -> dict[str, Any]:
     agent = decode_stored_agent(one.body)
     return {
         "name": one.name,

@@ -1,4 +1,4 @@
-"""``Creations`` in memory, over what a ``MemoryHistory`` holds."""
+"""``CustomAgentRepository`` in memory, over what a ``MemoryHistory`` holds."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
-from proxy.agents.custom_agent_repository import Creation, Kind, NameTaken, Revision, TooManyCreations
+from proxy.agents.custom_agent_repository import CustomAgentVersion, Kind, Revision
+from proxy.request_errors import AgentNameTaken, TooManyAgents
 from tests.fakes.store.turns import MemoryHistory
 
 
-class MemoryCreations:
-    """See ``Creations``."""
+class MemoryCustomAgents:
+    """See ``CustomAgentRepository``."""
 
     def __init__(self, history: MemoryHistory) -> None:
         self._history = history
-        self._versions: dict[tuple[str, str], list[Creation]] = {}
+        self._versions: dict[tuple[str, str], list[CustomAgentVersion]] = {}
         self._snapshots: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._changes = itertools.count(1)
         self._revisions: dict[str, Revision] = {}
 
     async def revision(self, caller: str) -> Revision:
-        """See ``Creations``."""
+        """See ``CustomAgentRepository``."""
         return self._revisions.get(caller, (0, 0))
 
-    async def newest(self, caller: str) -> Sequence[Creation]:
-        """See ``Creations``."""
+    async def newest(self, caller: str) -> Sequence[CustomAgentVersion]:
+        """See ``CustomAgentRepository``."""
         return [versions[-1] for (owner, _), versions in self._versions.items() if owner == caller]
 
-    async def find(self, caller: str, kind: Kind, name: str, version: int | None = None) -> Creation | None:
-        """See ``Creations``."""
+    async def find(
+        self, caller: str, kind: Kind, name: str, version: int | None = None
+    ) -> CustomAgentVersion | None:
+        """See ``CustomAgentRepository``."""
         versions = self._versions.get((caller, name), [])
         if not versions or versions[0].kind != kind:
             return None
@@ -38,15 +41,15 @@ class MemoryCreations:
         return next((one for one in versions if one.version == version), None)
 
     async def put(
-        self, caller: str, kind: Kind, name: str, body: bytes, *, now: float, most: int
-    ) -> Creation:
-        """See ``Creations``."""
+        self, caller: str, kind: Kind, name: str, body: bytes, *, now: float, max_count: int
+    ) -> CustomAgentVersion:
+        """See ``CustomAgentRepository``."""
         versions = self._versions.get((caller, name), [])
         if versions and versions[0].kind != kind:
-            raise NameTaken
-        if not versions and sum(owner == caller for owner, _ in self._versions) >= most:
-            raise TooManyCreations
-        made = Creation(kind, name, len(versions) + 1, body, now, now)
+            raise AgentNameTaken(name)
+        if not versions and sum(owner == caller for owner, _ in self._versions) >= max_count:
+            raise TooManyAgents(max_count)
+        made = CustomAgentVersion(kind, name, len(versions) + 1, body, now, now)
         if versions:
             made = replace(made, created_at=versions[0].created_at)
         self._versions[caller, name] = [*versions, made]
@@ -54,7 +57,7 @@ class MemoryCreations:
         return made
 
     async def delete(self, caller: str, kind: Kind, name: str) -> bool:
-        """See ``Creations``."""
+        """See ``CustomAgentRepository``."""
         if await self.find(caller, kind, name) is None:
             return False
         del self._versions[caller, name]
@@ -63,17 +66,17 @@ class MemoryCreations:
         self._changed(caller)
         return True
 
-    async def keep_snapshot(self, caller: str, name: str, digest: str, body: bytes) -> None:
-        """See ``Creations``."""
+    async def store_snapshot(self, caller: str, name: str, digest: str, body: bytes) -> None:
+        """See ``CustomAgentRepository``."""
         self._snapshots.setdefault((caller, digest), (name, body))
 
     async def snapshot(self, caller: str, digest: str) -> bytes | None:
-        """See ``Creations``."""
+        """See ``CustomAgentRepository``."""
         found = self._snapshots.get((caller, digest))
         return None if found is None else found[1]
 
     async def pinned(self, caller: str, conversation_id: str, team: str) -> str | None:
-        """See ``Creations``."""
+        """See ``CustomAgentRepository``."""
         turns = sorted(self._history.turns.items())
         return next(
             (

@@ -1,4 +1,4 @@
-"""What every ``Creations`` promises: in memory, on SQLite and on PostgreSQL."""
+"""What every ``CustomAgentRepository`` promises: in memory, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from dataclasses import dataclass
 
 import pytest
 
-from proxy.agents.custom_agent_repository import Creation, Creations, NameTaken, TooManyCreations
+from proxy.agents.custom_agent_repository import CustomAgentRepository, CustomAgentVersion
+from proxy.request_errors import AgentNameTaken, TooManyAgents
 from proxy.store.turns import open_history
 from proxy.turns.repository import TurnRepository
 from tests.fakes.history import new_turn, the_end
-from tests.fakes.store.custom_agents import MemoryCreations
+from tests.fakes.store.custom_agents import MemoryCustomAgents
 from tests.fakes.store.turns import MemoryHistory
 
 
 @dataclass
 class Store:
     history: TurnRepository
-    creations: Creations
+    creations: CustomAgentRepository
 
     async def put(
         self, name: str, body: bytes = b"{}", *, now: float = 1.0, caller: str = "alice"
-    ) -> Creation:
-        return await self.creations.put(caller, "agent", name, body, now=now, most=3)
+    ) -> CustomAgentVersion:
+        return await self.creations.put(caller, "agent", name, body, now=now, max_count=3)
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     if request.param == "memory":
         memory = MemoryHistory()
-        yield Store(memory, MemoryCreations(memory))
+        yield Store(memory, MemoryCustomAgents(memory))
         return
     history = open_history(request.getfixturevalue(f"{request.param}_database"))
     yield Store(history, history.creations)
@@ -43,8 +44,8 @@ async def test_every_change_is_a_version_and_old_ones_stay(store: Store) -> None
     second = await store.put("helper", b"2", now=2.0)
     await store.put("other", b"3", now=3.0)
 
-    assert first == Creation("agent", "helper", 1, b"1", 1.0, 1.0)
-    assert second == Creation("agent", "helper", 2, b"2", 1.0, 2.0)
+    assert first == CustomAgentVersion("agent", "helper", 1, b"1", 1.0, 1.0)
+    assert second == CustomAgentVersion("agent", "helper", 2, b"2", 1.0, 2.0)
     find = store.creations.find
     assert await find("alice", "agent", "helper") == second
     assert (await find("alice", "agent", "helper", 1) or second).body == b"1"
@@ -58,9 +59,9 @@ async def test_every_change_is_a_version_and_old_ones_stay(store: Store) -> None
 async def test_what_is_another_callers_is_not_there(store: Store) -> None:
     await store.put("helper")
     await store.put("helper", b"bob's", caller="bob")
-    await store.creations.keep_snapshot("alice", "helper", "d1", b"kept")
+    await store.creations.store_snapshot("alice", "helper", "d1", b"kept")
 
-    assert (await store.creations.find("bob", "agent", "helper") or None) == Creation(
+    assert (await store.creations.find("bob", "agent", "helper") or None) == CustomAgentVersion(
         "agent", "helper", 1, b"bob's", 1.0, 1.0
     )
     assert await store.creations.snapshot("bob", "d1") is None
@@ -72,8 +73,8 @@ async def test_what_is_another_callers_is_not_there(store: Store) -> None:
 async def test_a_name_is_that_of_one_thing(store: Store) -> None:
     await store.put("helper")
 
-    with pytest.raises(NameTaken):
-        await store.creations.put("alice", "team", "helper", b"{}", now=2.0, most=3)
+    with pytest.raises(AgentNameTaken):
+        await store.creations.put("alice", "team", "helper", b"{}", now=2.0, max_count=3)
     assert await store.creations.find("alice", "team", "helper") is None
     assert await store.creations.delete("alice", "team", "helper") is False
 
@@ -82,7 +83,7 @@ async def test_there_are_no_more_than_may_be(store: Store) -> None:
     for name in ("a", "b", "c"):
         await store.put(name)
 
-    with pytest.raises(TooManyCreations):
+    with pytest.raises(TooManyAgents):
         await store.put("d")
     assert (await store.put("c", b"new", now=2.0)).version == 2
 
@@ -117,8 +118,8 @@ async def test_the_first_turn_of_a_team_pins_it_for_its_conversation(store: Stor
 async def test_a_snapshot_is_kept_once_and_goes_with_its_thing(store: Store) -> None:
     await store.put("helper")
     for body in (b"first", b"second"):
-        await store.creations.keep_snapshot("alice", "helper", "d1", body)
-    await store.creations.keep_snapshot("alice", "other", "d2", b"stays")
+        await store.creations.store_snapshot("alice", "helper", "d1", body)
+    await store.creations.store_snapshot("alice", "other", "d2", b"stays")
 
     assert await store.creations.snapshot("alice", "d1") == b"first"
     await store.creations.delete("alice", "agent", "helper")
