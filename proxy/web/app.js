@@ -377,7 +377,7 @@ teams.select.addEventListener("change", () => {
 });
 byId("agents").addEventListener("click", async () => {
   try {
-    const changed = await manageAgents(await requestJson("/v1/agents?limit=100"));
+    const changed = await manageAgents(await requestJson("/v1/agents?limit=100"), teams.models.map((one) => one.id));
     if (!changed?.name) return;
     await teams.load();
     if (!changed.isDeleted) teams.choose(changed.name);

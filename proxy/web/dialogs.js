@@ -129,11 +129,12 @@ export function confirmDeletion(title, text) {
 /**
  * List the caller's agents.
  * @param {any} listed the body of `GET /v1/agents`
+ * @param {string[]} taken model ids, which a new agent cannot have as its name
  * @returns {Promise<{name?: string, isDeleted?: boolean} | undefined>} what changed
  */
-export async function manageAgents({ options, data }) {
+export async function manageAgents({ options, data }, taken) {
   const own = data.filter((/** @type {any} */ one) => one.is_editable);
-  if (!own.length) return editAgent(options, [], null);
+  if (!own.length) return editAgent(options, [], null, taken);
   /** @type {any} */
   let chosen;
   const close = () => byId("dialog").close();
@@ -160,14 +161,15 @@ export async function manageAgents({ options, data }) {
     return { name, isDeleted: true };
   }
   const known = own.map((/** @type {any} */ one) => one.name).filter((/** @type {string} */ name) => name !== chosen.edit?.name);
-  return editAgent(options, known, chosen.edit);
+  return editAgent(options, known, chosen.edit, taken);
 }
 
 /**
  * The form of an agent. Its limits are those of the API (`PUT`-like: every save is a new version).
  * @param {any} options what the server offers @param {string[]} known possible handoff targets @param {any} agent null for a new one
+ * @param {string[]} taken names that a new agent cannot have
  */
-function editAgent(options, known, agent) {
+function editAgent(options, known, agent, taken) {
   const name = h("input", { required: true, maxlength: "64", pattern: "[A-Za-z0-9][A-Za-z0-9_.\\-]{0,63}", autocomplete: "off", title: "Letters, digits, '_', '.' and '-', beginning with a letter or digit", disabled: Boolean(agent) });
   const description = h("input", { maxlength: "500", autocomplete: "off" });
   const instructions = h("textarea", { required: true, rows: "6", maxlength: "32768" });
@@ -176,6 +178,7 @@ function editAgent(options, known, agent) {
   const parallel = h("input", { type: "number", min: "1", max: "64", required: true });
   const seconds = h("input", { type: "number", min: "1", max: "600", step: "any", required: true });
   name.value = agent?.name ?? "";
+  name.addEventListener("input", () => name.setCustomValidity(taken.includes(name.value.trim()) ? "This name is taken." : ""));
   description.value = agent?.description ?? "";
   instructions.value = agent?.instructions ?? "";
   if (agent) model.value = agent.model;

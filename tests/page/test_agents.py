@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.behaviour.asking import agent_of
 from tests.fakes.upstream import FakeUpstream, text
 from tests.page.visitor import Visitor
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def _reject_name(route: Route) -> None:
+    await route.fulfill(
+        status=400, json={"error": {"message": "This name was just taken.", "code": "name_taken"}}
+    )
 
 
 async def test_agent_can_be_created_edited_and_deleted(visitor: Visitor, upstream: FakeUpstream) -> None:
@@ -20,9 +26,19 @@ async def test_agent_can_be_created_edited_and_deleted(visitor: Visitor, upstrea
     await form.get_by_role("textbox", name="Name").fill("shop")
     await form.get_by_role("textbox", name="Instructions").fill("You are clerk. Reckon.")
     await form.get_by_role("checkbox", name="calculate").check()
+    name = form.get_by_role("textbox", name="Name")
     await form.get_by_role("button", name="Create").click()
-    await expect(form.get_by_role("alert")).to_contain_text("the name 'shop' is already in use")
-    await form.get_by_role("textbox", name="Name").fill("clerk")
+    await expect(name).to_have_js_property("validationMessage", "This name is taken.")
+    await expect(name).to_be_focused()
+    await name.fill("no spaces")
+    await form.get_by_role("button", name="Create").click()
+    assert await name.evaluate("input => input.validity.patternMismatch")
+    # Another client may have taken a name since the page loaded.
+    await visitor.page.route("**/v1/agents", _reject_name)
+    await name.fill("clerk")
+    await form.get_by_role("button", name="Create").click()
+    await expect(form.get_by_role("alert")).to_have_text("This name was just taken.")
+    await visitor.page.unroute("**/v1/agents")
     await form.get_by_role("button", name="Create").click()
 
     await expect(visitor.page.locator("#welcome h1")).to_have_text("clerk")
