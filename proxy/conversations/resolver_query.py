@@ -176,7 +176,7 @@ async def _longest(query: ResolverQuery, conversation: Conversation | None) -> t
     end, size = len(boundaries), FIRST_LOOKUP
     while end > 0:
         part = boundaries[max(0, end - size) : end]
-        places = await query.turns.find_places(
+        places = await query.turns.find_matches(
             [fingerprint for _, fingerprint in part], conversation=conversation.key if conversation else None
         )
         by_fingerprint = {place.fingerprint: place for place in places}

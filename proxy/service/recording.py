@@ -60,7 +60,7 @@ def end_of(
     now: float,
 ) -> TurnEnd:
     """Return the end to store. It is history if the turn has an answer, or text and was cancelled on request."""
-    items = turn.items if outcome is not None else turn.said_so_far()
+    items = turn.items if outcome is not None else turn.items_so_far()
     events = [entry.event for entry in live.entries]
     text = visible_text(events) or "".join(text_of(item.message) for item in items if item.visible)
     was_stopped = isinstance(closing, Cancelled) and closing.reason == "requested"

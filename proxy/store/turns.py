@@ -80,7 +80,7 @@ class SqlHistory:
         """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.chain(on, turn))
 
-    async def find_places(
+    async def find_matches(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None
     ) -> Sequence[TurnMatch]:
         """See ``TurnRepository``."""

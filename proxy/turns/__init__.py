@@ -1,1 +1,1 @@
-"""Turns: request, contract with teams, live log, records and repository port."""
+"""Turns: request, contract with teams, event log, records and repository protocol."""

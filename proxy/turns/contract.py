@@ -1,7 +1,7 @@
-"""Runs a team for one turn and keeps the order of events, closed tool calls and the time limit.
+"""Run a team for one turn: order of events, end of open tool calls, time limit.
 
-A turn is answered by a ``Team``, which writes events to a ``Sink`` as they happen and leaves the messages it made on
-the ``Turn``. Whatever the team does, readers of the sink may rely on the order that ``proxy.events`` describes.
+A ``Team`` writes events to a ``Sink`` and appends its messages to the ``Turn``. The events are in the order that
+``proxy.events`` describes, whatever the team does.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 
 
 RUN_UNKNOWN = (
-    "error: it is not known whether this call was executed, because the server stopped while it ran. Do not tell the "
-    "user that it was, and do not repeat it before you have checked or asked."
+    "error: it is not known whether this call was executed, because the server stopped while it ran. Do not claim "
+    "that it was, and do not repeat it before you have checked or asked."
 )
 """The result of an approved call that has begun and has no recorded result."""
 
@@ -89,13 +89,12 @@ class ApprovalContinuation:
 
 @dataclass(slots=True)
 class Turn:
-    """One request to a team, and what became of it so far.
+    """One request to a team, and its state.
 
-    ``context`` is everything said before the team's own work of this turn, the input included, oldest first;
-    ``overlay`` are the client's system and developer messages, laid over the instructions of whichever agent is
-    active. The team keeps ``agent`` (who has the floor), ``items`` (what was made, in order), ``draft`` (text of a
-    reply that is still coming) and ``ran_effects`` (a tool that changes the world was started) up to date, so that a
-    turn that stops half-way can still be told truthfully.
+    ``context`` has all earlier messages and the input, oldest first. ``overlay`` are the system and developer messages
+    of the client, added to the instructions of the active agent. The team updates ``agent`` (the active agent),
+    ``items`` (its messages in order), ``draft`` (text of an incomplete model reply) and ``ran_effects`` (whether a tool
+    with side effects was started), so that an interrupted turn can be stored and reported correctly.
     """
 
     id: str
@@ -110,18 +109,18 @@ class Turn:
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
     max_tool_calls: int | None = None
-    """Calls of the server's own tools that the caller allows; None leaves it to the team."""
+    """Maximum number of calls of server tools; None for the limit of the team."""
     is_strict: bool = False
     """A parameter that would have no effect is an error."""
     may_ask: bool = False
-    """The turn may end with a question for approval: all that is needed to go on behind it is kept."""
+    """Whether the turn can end with a question for approval: the store has everything that its continuation needs."""
     continuation: ApprovalContinuation | None = None
     items: list[Item] = field(default_factory=list)
     draft: list[str] = field(default_factory=list)
     ran_effects: bool = False
 
-    def said_so_far(self) -> list[Item]:
-        """The items, and the draft as one more if there is any."""
+    def items_so_far(self) -> list[Item]:
+        """Return the items, with the draft as the last one if there is any."""
         if not self.draft:
             return list(self.items)
         return [*self.items, Item(AssistantMessage(content="".join(self.draft)), agent=self.agent)]
@@ -129,7 +128,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequest:
-    """A call that is run only when a person approves it; ``arguments`` is the JSON text as the model wrote it."""
+    """A call that needs approval; ``arguments`` is the JSON text of the model."""
 
     id: str
     call_id: str
@@ -139,10 +138,10 @@ class ApprovalRequest:
 
 @dataclass(frozen=True, slots=True)
 class TeamOutcome:
-    """A team came to an end of the turn.
+    """Result of a team that did not fail.
 
-    ``pending`` are ids of the caller's own tools, to be answered next; ``approvals`` are calls that the answer asks a
-    person about.
+    ``pending`` are the ids of calls of client tools, whose results the client has to send. ``approvals`` are calls for
+    which the answer requests approval.
     """
 
     finish_reason: FinishReason
@@ -151,19 +150,19 @@ class TeamOutcome:
 
 
 class Sink(Protocol):
-    """Where a team writes what happens."""
+    """Receives the events of a team."""
 
     def emit(self, event: Event) -> None:
-        """Take the event; never waits."""
+        """Append an event. Does not block."""
         ...
 
     def drain(self) -> Awaitable[None]:
-        """Return as soon as the slowest reader is near enough to take more."""
+        """Wait until the slowest reader is within the high-water mark (backpressure)."""
         ...
 
 
 class Team(Protocol):
-    """Agents that answer together."""
+    """A group of agents that answers a turn."""
 
     @property
     def name(self) -> str:
@@ -172,29 +171,29 @@ class Team(Protocol):
 
     @property
     def entry(self) -> str:
-        """The agent that answers when nothing says otherwise."""
+        """The agent that answers in a new conversation."""
         ...
 
     @property
     def agents(self) -> Collection[str]:
-        """The names of its agents."""
+        """The names of the agents."""
         ...
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """The agents whose work its turns are made of, one after the other; empty when that is not known."""
+        """The agents of a turn in order, if it is fixed; else empty."""
         ...
 
     @property
     def time_limit(self) -> float | None:
-        """Seconds for a whole turn, when the team has a limit of its own."""
+        """Time limit of a turn in seconds; None for the default."""
         ...
 
     async def answer(self, turn: Turn, sink: Sink) -> TeamOutcome:
-        """Work until the turn has an answer.
+        """Run agents until the turn has an answer.
 
-        Emits neither ``Started`` nor a closing event. When the task is cancelled, every connection that serves the
-        turn is closed before this returns.
+        Emits neither ``Started`` nor a closing event. If the task is cancelled, all connections of the turn are closed
+        before this returns.
 
         Raises:
             TurnFailed: The turn could not be finished.
@@ -203,10 +202,10 @@ class Team(Protocol):
 
 
 class AnsweringTeam(Team, Protocol):
-    """A team that knows what it can be asked."""
+    """A team that checks request parameters."""
 
     def check_parameters(self, request: TurnRequest) -> Sequence[str]:
-        """Return what is asked for and has no effect on this team.
+        """Return the names of the request parameters that have no effect on this team.
 
         Raises:
             RejectedRequest: The request requires something that the team does not support.
@@ -215,21 +214,21 @@ class AnsweringTeam(Team, Protocol):
 
 
 class ServedTeam(AnsweringTeam, Protocol):
-    """A team as the exchange needs it."""
+    """A team as ``TurnService`` needs it."""
 
     @property
     def on_disconnect(self) -> DisconnectPolicy | None:
-        """What happens to a turn whose client leaves, when the team says so."""
+        """The team's policy for turns whose client disconnects; None for the default."""
         ...
 
     @property
     def snapshot(self) -> str | None:
-        """The digest of what it is made of, when a caller made it and may change it."""
+        """Digest of the definition of a custom team; None for a team of the team files."""
         ...
 
     @property
     def side(self) -> AnsweringTeam:
-        """Answers side requests (titles, tags): one model, no tools of its own, no state."""
+        """The team for side requests (titles, tags): one model, without server tools and state."""
         ...
 
     def check_client_tools(self, tools: tuple[FunctionTool, ...]) -> None:
@@ -238,7 +237,7 @@ class ServedTeam(AnsweringTeam, Protocol):
 
 
 class Recorder:
-    """Between a team and the sink: folds what it sees, and closes what the team leaves open."""
+    """A sink between a team and the log. It sums up usage, and ends calls that the team leaves open."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -247,7 +246,7 @@ class Recorder:
 
     @property
     def usage(self) -> Usage:
-        """The sum over every model call so far, failed ones included."""
+        """Usage of all model calls so far, including failed ones."""
         total = Usage()
         for _, usage in self._uses.values():
             total = total + usage
@@ -255,14 +254,14 @@ class Recorder:
 
     @property
     def uses(self) -> list[tuple[str, str, int, Usage]]:
-        """(agent, model, calls, usage) in the order of first use."""
+        """Tuples of agent, model, number of calls and usage, in the order of first use."""
         return [(agent, model, calls, usage) for (agent, model), (calls, usage) in self._uses.items()]
 
     def emit(self, event: Event) -> None:
-        """Fold and pass on."""
+        """Record an event and forward it."""
         match event:
             case TextDelta():
-                # Nearly every event; the rest is looked at for the few others.
+                # Most events are of this class, so it is tested first.
                 pass
             case ToolStarted():
                 self._open[event.call_id] = event
@@ -276,21 +275,21 @@ class Recorder:
         self._sink.emit(event)
 
     def drain(self) -> Awaitable[None]:
-        """As the sink's."""
+        """Wait as the sink does."""
         return self._sink.drain()
 
     def close_open_calls(self) -> None:
-        """Let every call that is still open end as failed."""
+        """Emit ``ToolFailed`` for each call without an end."""
         for call in list(self._open.values()):
             self.emit(ToolFailed(call.call_id, call.name, "the turn ended before the tool did", 0.0))
 
 
 async def run(team: Team, turn: Turn, recorder: Recorder, *, time_limit: float) -> TeamOutcome:
-    """Let the team answer within ``time_limit`` seconds; afterwards no call is open.
+    """Run the team for at most ``time_limit`` seconds. Afterwards each call has an end event.
 
     Raises:
-        TurnFailed: Whatever went wrong, as something a caller may be told.
-        CancelledError: The task was cancelled; the team has stopped.
+        TurnFailed: Any failure, without internals.
+        CancelledError: The task was cancelled. The team has stopped.
     """
     recorder.emit(Started(turn.id, turn.agent, team.steps))
     try:

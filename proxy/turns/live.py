@@ -1,6 +1,6 @@
-"""A turn under way: one task writes its log, any number of readers follow it.
+"""In-memory event log of a turn: one writer, any number of readers.
 
-The log is kept whole until the turn is forgotten, because readers may join late or come back.
+Entries are retained until the turn is evicted, so a reader can start at any position.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class LogMemory:
         self.logs: set[LiveTurn] = set()
         """The logs that are counted."""
         self.on_exhausted: Callable[[], None] | None = None
-        """Is called when the limit is reached, and when a writer has to wait for readers while it is."""
+        """Called when the limit is reached, and when a writer has to wait for readers while it is reached."""
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the logs take as much memory as they may."""
+        """Whether the logs have reached the limit."""
         return self.limit is not None and self.used >= self.limit
 
     def add(self, count: int) -> None:
@@ -63,15 +63,15 @@ class LogMemory:
             self.relieve()
 
     def relieve(self) -> None:
-        """Have memory freed if the limit is reached."""
+        """Call ``on_exhausted`` if the limit is reached."""
         if self.on_exhausted is not None and self.is_exhausted:
             self.on_exhausted()
 
 
 class EventLogReader:
-    """One reader of a turn. Use it in a ``with`` block; leaving it ends the reading.
+    """One reader of a turn. It reads in a ``with`` block.
 
-    An observer only looks on: the turn neither waits for it nor lives for it.
+    The writer does not wait for an observer, and an observer does not prevent the cancellation after a disconnect.
     """
 
     __slots__ = ("_given", "_live", "_loop", "_wake", "is_observer", "position")
@@ -79,7 +79,7 @@ class EventLogReader:
     def __init__(self, live: LiveTurn, after: int, *, is_observer: bool) -> None:
         self.is_observer = is_observer
         self.position = after
-        """Everything up to here was read and dealt with."""
+        """The position up to which the reader has processed all entries."""
         self._given = after
         self._live = live
         self._loop = asyncio.get_running_loop()
@@ -100,19 +100,19 @@ class EventLogReader:
         error.
 
         Raises:
-            LogMemoryExhausted: The same, for an observer: the turn itself did not fail.
+            LogMemoryExhausted: An observer's entries are gone. It gets no closing event: the turn did not fail.
             StoreUnavailable: The store did not answer.
         """
         live = self._live
         self.position = self._given
-        live.make_room()
+        live.wake_writer()
         live.trim()
         if self._given >= live.length and not live.is_over:
             self._wake = self._loop.create_future()
             await self._wake
         start, self._given = self._given, live.batch_end(self._given)
         if self._given < live.length:
-            # There is more to read at once, and encoding it takes time: let others run in between.
+            # Encoding a batch takes time, and more entries are ready: let other tasks run first.
             await asyncio.sleep(0)
         entries = live.entries_after(start)
         if entries is None:
@@ -125,7 +125,7 @@ class EventLogReader:
         return (Entry(TERMINAL_POSITION, _discarded(), time.time()),)
 
     def wake(self) -> None:
-        """Let a waiting ``next`` return."""
+        """Let a waiting call of ``next`` return."""
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -143,14 +143,14 @@ class LiveTurn:
         began: float | None = None,
         memory: LogMemory | None = None,
     ) -> None:
-        """``began`` is when the first event happened (seconds since the epoch), if not when it is logged."""
+        """``began`` is the time of the first event in seconds since the epoch; by default the time of logging."""
         self.turn_id = turn_id
         self.conversation_id = conversation_id
         self.cancel_on_disconnect = cancel_on_disconnect
         self.stop_reason: StopReason | None = None
         self.task: asyncio.Task[None] | None = None
         self.listener: Callable[[Entry], None] | None = None
-        """Is told each entry before any reader."""
+        """Called with each entry, before any reader gets it."""
         self.load: Callable[[], Awaitable[Sequence[Entry]]] | None = None
         """Returns all entries from the store; None until they are stored."""
         self._log: list[Entry] = []
@@ -169,10 +169,10 @@ class LiveTurn:
         self._is_abandoned = False
         self._ignores_readers = False
 
-    # --- the writer's side ---
+    # --- writer ---
 
     def emit(self, event: Event, *, at: float | None = None, position: int | None = None) -> None:
-        """Append to the log and wake the readers; ``at`` is when it happened, if not now."""
+        """Append to the log and wake the readers; ``at`` is the time of the event, by default now."""
         if at is None:
             at = time.time() if self.length or self._began is None else self._began
         entry = Entry(self.length + 1 if position is None else position, event, at)
@@ -199,14 +199,14 @@ class LiveTurn:
             self._memory.add(change)
 
     async def drain(self) -> None:
-        """Wait while a reader is too far behind; a turn without readers never waits."""
+        """Wait until the slowest reader is within the high-water mark (backpressure). Without readers, do not wait."""
         while self._is_crowded():
             self._room = asyncio.get_running_loop().create_future()
             self._memory.relieve()
             await self._room
 
     def _is_crowded(self) -> bool:
-        # Nobody can be further behind than all that was said: so it is for nearly every turn.
+        # The common case: the whole log is below the mark, so no reader can be too far behind.
         if self._size <= self._high_water or self._ignores_readers or not self.has_readers:
             return False
         slowest = min(reader.position for reader in self._readers if not reader.is_observer)
@@ -232,21 +232,21 @@ class LiveTurn:
         return self._ignores_readers
 
     def ignore_readers(self) -> None:
-        """Let the writer finish whatever its readers do: what they have not read is then stored, and read there."""
+        """Let the writer finish without waiting: readers get the rest from the store after the turn has ended."""
         self._ignores_readers = True
-        self.make_room()
+        self.wake_writer()
 
     def seal(self) -> None:
-        """From here on the turn can no longer be stopped: its end is being written."""
+        """Reject later calls of ``stop``: the end of the turn is being stored."""
         self._is_stoppable = False
 
     def abandon(self) -> None:
-        """Nothing more will be logged here, although the turn goes on elsewhere."""
+        """End the log without a closing event. The turn continues in another worker."""
         self._is_abandoned = True
         for reader in self._readers:
             reader.wake()
 
-    # --- the readers' side ---
+    # --- readers ---
 
     @property
     def is_finished(self) -> bool:
@@ -260,7 +260,7 @@ class LiveTurn:
 
     @property
     def entries(self) -> Sequence[Entry]:
-        """What was logged so far; it grows."""
+        """The entries in memory; the sequence grows while the turn runs."""
         return self._log
 
     @property
@@ -293,26 +293,26 @@ class LiveTurn:
 
     @property
     def has_readers(self) -> bool:
-        """Whether anyone but observers follows the turn."""
+        """Whether the turn has a reader that is not an observer."""
         return any(not reader.is_observer for reader in self._readers)
 
     def reader(self, after: int = 0, *, is_observer: bool = False) -> EventLogReader:
-        """Return a reader that begins behind position ``after``."""
+        """Return a reader of the entries after position ``after``."""
         return EventLogReader(self, min(after, self.length), is_observer=is_observer)
 
     def enter(self, reader: EventLogReader) -> None:
-        """Count a reader in."""
+        """Register a reader."""
         self._readers.add(reader)
         self.hold()
 
     def leave(self, reader: EventLogReader) -> None:
-        """Count a reader out."""
+        """Remove a reader."""
         self._readers.discard(reader)
         self.release()
-        self.make_room()
+        self.wake_writer()
 
     def hold(self) -> None:
-        """Count the log in the memory of all logs until ``release`` is called as often."""
+        """Count the log in the memory of all logs, until each ``hold`` has its ``release``."""
         self._holds += 1
         if self._holds == 1:
             self._memory.logs.add(self)
@@ -326,7 +326,7 @@ class LiveTurn:
             self._memory.add(-self._weight)
 
     def evict(self) -> None:
-        """The log is no longer registered: from here on, entries that every reader has sent are dropped."""
+        """Handle the removal from the registry: entries that every reader has sent are dropped from now on."""
         self._is_retained = False
         self.release()
         self.trim()
@@ -336,7 +336,7 @@ class LiveTurn:
         if self._is_retained or not self._readers or not self.is_over:
             return
         count = min(reader.position for reader in self._readers) - self._dropped
-        # The closing entry stays, so that the log still shows that it is finished.
+        # Keep the closing entry: ``is_finished`` reads it.
         count = min(count, len(self._log) - 1)
         self._drop(count)
 
@@ -351,13 +351,17 @@ class LiveTurn:
         if self.is_finished and self.load is not None:
             self._drop(len(self._log) - 1)
 
-    def make_room(self) -> None:
-        """Let a waiting writer go on if the readers have caught up."""
+    def wake_writer(self) -> None:
+        """Let a waiting writer continue if the slowest reader is within the high-water mark."""
         if self._room is not None and not self._room.done() and not self._is_crowded():
             self._room.set_result(None)
 
     def on_client_disconnect(self, *, grace: float = 0.0) -> None:
-        """A reader has gone. If the turn stops when it is left, it does ``grace`` seconds later, unless others read."""
+        """Handle a client disconnect.
+
+        If ``cancel_on_disconnect`` is set and no other client reads the turn, cancel it after ``grace`` seconds.
+        Observers do not count.
+        """
         if not self.cancel_on_disconnect or self.has_readers:
             return
         if grace > 0 and not self.is_finished:
@@ -366,13 +370,13 @@ class LiveTurn:
             self.stop("client_left")
 
     def stop(self, reason: StopReason) -> bool:
-        """Ask the writer to stop; its closing event says why. False when it is too late for that."""
+        """Cancel the turn; its closing event has the reason. Return False if its end is stored or being stored."""
         if not self._is_stoppable or self.task is None or self.task.done():
             return False
         self._is_stoppable = False
         self.stop_reason = reason
-        # A task that is cancelled before its first step never takes it, and could not log how it ended. So a writer
-        # that has logged nothing yet looks for the reason itself when it begins.
+        # asyncio does not start a task that is cancelled before its first step, so it could not log its end. A writer
+        # that has logged nothing yet reads ``stop_reason`` when it starts.
         if self._log:
             self.task.cancel()
         return True
@@ -389,9 +393,9 @@ def _discarded() -> Failed:
 
 
 class LiveTurns:
-    """The turns of this process: those running, and the newest finished ones, for readers who come late.
+    """The running turns of this process, and the newest finished ones for late readers.
 
-    Whatever is no longer kept is read from the store. ``keep_weight`` bounds the kept logs together, in characters.
+    Older turns are read from the store. ``keep_weight`` limits all retained finished logs together, in bytes.
     """
 
     def __init__(
@@ -413,12 +417,12 @@ class LiveTurns:
         return len(self._running)
 
     def add(self, live: LiveTurn) -> None:
-        """Keep a turn that is about to run."""
+        """Register a turn that is about to run."""
         self._running[live.turn_id] = live
         live.hold()
 
     def has_memory(self) -> bool:
-        """Free memory if all logs together reach their limit; return whether they are below it then."""
+        """Free memory if all logs together have reached their limit; return whether they are below it afterwards."""
         if not self._is_relieved():
             self._relieve()
         return self._is_relieved()
@@ -452,7 +456,7 @@ class LiveTurns:
         oldest.evict()
 
     def retire(self, live: LiveTurn) -> None:
-        """The turn has finished: keep it among the newest, and forget the oldest."""
+        """Move a turn that has ended to the finished ones, and evict the oldest of these."""
         if self._running.pop(live.turn_id, None) is None:
             live.hold()
         self._finished[live.turn_id] = live
@@ -462,9 +466,9 @@ class LiveTurns:
         self.has_memory()
 
     def get(self, turn_id: str) -> LiveTurn | None:
-        """Return the turn, running or lately finished."""
+        """Return a turn that runs or is retained; None for any other."""
         return self._running.get(turn_id) or self._finished.get(turn_id)
 
     def running(self) -> list[LiveTurn]:
-        """Return the turns under way."""
+        """Return the running turns."""
         return list(self._running.values())

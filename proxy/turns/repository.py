@@ -1,17 +1,17 @@
-"""What the exchange needs of a store: conversations as trees of turns, in values of our own.
+"""Repository protocol and values of turns: conversations are trees of turns.
 
-Every implementation passes ``tests/contracts/test_history.py``. What all of them promise:
+Every implementation passes ``tests/contracts/test_history.py``. Guarantees:
 
-- A method is one transaction. Writes are durable when the call returns; only a beginning may be lost when the
-  machine stops at once, because its turn is lost with it.
-- ``caller`` is in every query: what belongs to another caller does not exist.
-- Only *history* can be found by fingerprint, extended or be a head: turns that completed, or were cancelled on
-  request. Failed, interrupted and left turns stay as rows for audit.
-- At most one turn of a conversation is running, over all workers.
-- ``StoreUnavailable`` is raised when the database does not answer in time; nothing else of the driver's escapes.
+- A method is one transaction. Writes are durable when the call returns, except that a crash of the machine can lose the
+  beginning of a turn, which is lost with it.
+- Every query is limited to ``caller``. Rows of other callers do not exist for it.
+- Only *history* is found by fingerprint, has following turns, or is a head: completed turns, and turns cancelled on
+  request. Failed, interrupted and disconnected turns are stored for audit.
+- At most one turn of a conversation is running, across all workers.
+- ``StoreUnavailable`` is raised if the database does not answer in time. No other error of the driver is raised.
 
-Times are seconds since the epoch (float) given by the caller of the method; order is by ``key`` (a sequence), never
-by time.
+Times are seconds since the epoch, passed by the caller of the method. The order is that of ``key``, a sequence, and not
+of times.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Listed = TypeVar("Listed")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Listed]):
-    """A part of a list; ``has_more`` tells whether there are others behind it in the order asked for."""
+    """A part of a list; ``has_more``: more rows follow in the requested order."""
 
     data: Sequence[Listed]
     has_more: bool
@@ -42,7 +42,7 @@ class Page(Generic[Listed]):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation; ``key`` is the store's own, ``head`` the key of its newest turn that is history."""
+    """A conversation; ``key`` is internal to the store, ``head`` is the key of its newest turn that is history."""
 
     key: int
     id: str
@@ -56,11 +56,11 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class NewTurn:
-    """A turn about to run.
+    """A turn that is about to run.
 
-    The conversation ``(caller, conversation_id)`` is created when it does not exist. ``parent`` is the key of the turn
-    that this one follows; None begins at the root. ``input`` holds what the client said that is not in the chain of
-    the parent. With ``is_stored`` false, neither the input nor later items or events are kept.
+    The conversation ``(caller, conversation_id)`` is created if it does not exist. ``parent`` is the key of the turn
+    that this one follows; None for a turn at the root. ``input`` are the messages that are not in the chain of the
+    parent. If ``is_stored`` is false, input, items and events are not stored.
     """
 
     id: str
@@ -74,22 +74,22 @@ class NewTurn:
     input: Sequence[Item]
     is_stored: bool
     is_listed: bool
-    """Asked for with ``store: true``: shown in the list of stored completions."""
+    """Requested with ``store: true``: included in the list of stored completions."""
     metadata: Mapping[str, str]
     options: bytes
-    """What is needed to encode the answer again (JSON); opaque here."""
+    """Options for encoding the response again, as JSON."""
     worker: str
     lease_until: float
     created_at: float
     idempotency_key: str | None = None
     body_digest: bytes | None = None
     snapshot: str | None = None
-    """The digest of the team, where its caller made it and may change it."""
+    """Digest of a custom team; None for a team of the team files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A turn that holds its conversation's lock."""
+    """Keys of a turn that holds the lock of its conversation."""
 
     turn: int
     conversation: int
@@ -97,7 +97,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class ModelUse:
-    """What one agent used of one model during a turn."""
+    """Usage of one model by one agent during a turn."""
 
     agent: str
     model: str
@@ -107,7 +107,7 @@ class ModelUse:
 
 @dataclass(frozen=True, slots=True)
 class NewApproval:
-    """A call that the end of a turn asks a person about. ``arguments`` is the JSON text as the model wrote it."""
+    """A call for which a turn requests approval. ``arguments`` is the JSON text of the model."""
 
     id: str
     call_id: str
@@ -117,9 +117,9 @@ class NewApproval:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """What a turn leaves behind that asks for approval.
+    """The approvals that a turn requests when it ends.
 
-    ``circumstances`` is what a turn needs that goes on without a request of its own (JSON); opaque here.
+    ``circumstances`` are the request options that a decision without a request needs, as JSON.
     """
 
     approvals: Sequence[NewApproval]
@@ -128,12 +128,12 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """How a turn ended.
+    """The end of a turn.
 
-    ``is_history`` ends become the conversation's head and can be found by ``fingerprint`` and ``last_answer``.
-    ``items`` is what the agents produced, in order (for ends that are not history: what was said so far, for audit).
-    ``pending`` are ids of the caller's tool calls that have to be answered next.
-    An end that is not history gives the turn's idempotency key back, so that asking again runs it anew.
+    If ``is_history`` is set, the turn becomes the head of its conversation and is found by ``fingerprint`` and
+    ``last_answer``. ``items`` are the messages of the agents in order; if it is not history, those so far, for audit.
+    ``pending`` are the ids of calls of client tools that have no result yet. An end that is not history releases the
+    idempotency key of the turn, so that a retry runs again.
     """
 
     turn: int
@@ -148,18 +148,18 @@ class TurnEnd:
     pending: Sequence[str] = ()
     finish_reason: FinishReason | None = None
     error_code: str | None = None
-    """Why it failed, or was cancelled."""
+    """Code of the failure, or reason of the cancellation."""
     journal: bytes = b""
-    """The events (JSON); opaque here."""
+    """The events, as JSON."""
     pause: Pause | None = None
-    """What it asks approval for; see ``exchange.approvals``."""
+    """The approvals that the turn requests."""
     took_up: int | None = None
-    """The turn whose approvals it has taken up."""
+    """The key of the turn whose approvals this turn resumed."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnMatch:
-    """A turn that is history, found by what a client presented."""
+    """A turn that is history, found by a fingerprint or an answer in a request."""
 
     turn: int
     conversation: int
@@ -167,11 +167,11 @@ class TurnMatch:
     agent: str
     fingerprint: bytes
     is_unique: bool
-    """No other turn that was searched has this fingerprint; else this is the newest of them."""
+    """No other turn in the search has this fingerprint. If false, this turn is the newest of several."""
 
 
 class ChainTurn(Struct, frozen=True):
-    """One turn of a chain with everything the agents see of it: its input, then its items."""
+    """One turn of a chain, with the messages that the agents get of it: its input, then its items."""
 
     turn: int
     agent: str
@@ -182,12 +182,12 @@ class ChainTurn(Struct, frozen=True):
     end_user: str = ""
     fingerprint: bytes | None = None
     is_paused: bool = False
-    """It ended with a question for approval."""
+    """Whether it ended with a question for approval."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """A turn as it stands."""
+    """A stored turn."""
 
     turn: int
     id: str
@@ -219,16 +219,16 @@ class TurnRecord:
 
     @property
     def was_run(self) -> bool:
-        """Whether agents worked at it; items that a caller adds to a conversation are a turn, too."""
+        """Whether agents ran. Items that a caller adds to a conversation are stored as a turn too."""
         return self.worker != ""
 
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
-    """How turns and conversations stand, by their keys.
+    """State of turns and conversations, by key.
 
-    ``running`` are turns that run, with the end of their leases. ``newest`` are conversations that are there, each
-    with the newest of its turns that agents worked at and that can be asked for by its id; 0 when it has none.
+    ``running`` maps running turns to the end of their leases. ``newest`` maps existing conversations to the key of the
+    newest turn that agents ran and that has a public id; 0 if there is none.
     """
 
     running: Mapping[int, float]
@@ -244,33 +244,33 @@ async def accessible_turn(
 
 
 class IdempotencyKeyTaken(Exception):
-    """The caller already used the key; the turn can be read with ``turn_by_idempotency_key``."""
+    """The caller has used the key before. ``turn_by_idempotency_key`` returns that turn."""
 
 
 class TurnRepository(Protocol):
-    """The store, as a turn needs it."""
+    """The store of turns."""
 
     async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
-        """Return the conversation, or None."""
+        """Return the conversation; None if it does not exist."""
         ...
 
     async def begin(self, turn: NewTurn) -> Begun:
-        """Write the turn as running and take its conversation's lock.
+        """Write the turn as running and lock its conversation.
 
-        A running turn whose lease ran out before ``turn.created_at`` becomes ``interrupted`` and gives the lock up.
+        A running turn whose lease expired before ``turn.created_at`` becomes ``interrupted`` and releases the lock.
         An ``end_user`` is written to a conversation that has none.
 
         Raises:
             ConversationBusy: Another turn of the conversation is running.
             IdempotencyKeyTaken: Nothing was written.
-            StoreUnavailable: Nothing is known to be written.
+            StoreUnavailable: The write may have been applied.
         """
         ...
 
     async def finish(self, end: TurnEnd) -> bool:
-        """Write everything about the end of a running turn at once and release the lock.
+        """Write the end of a running turn in one transaction and release the lock.
 
-        Doing it again changes nothing. Returns False when the turn was no longer running under this key. If its lease
+        A repetition has no effect. Returns False if the turn was not running any more under this key. If its lease
         expired and it is ``interrupted``, its error code becomes ``turn_lease_lost``; nothing else is written then.
         """
         ...
@@ -279,10 +279,10 @@ class TurnRepository(Protocol):
         """Return the turn and its ancestors, the root first."""
         ...
 
-    async def find_places(
+    async def find_matches(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None
     ) -> Sequence[TurnMatch]:
-        """Return the newest place for every fingerprint that is known, in no certain order.
+        """Return the newest turn with each known fingerprint, in any order.
 
         With ``conversation``, only its turns are searched. One statement, whose cost does not grow with the number
         of turns that share a fingerprint.
@@ -296,43 +296,43 @@ class TurnRepository(Protocol):
     async def find_pending(
         self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
     ) -> Sequence[tuple[str, int]]:
-        """Return (call id, turn key) for those ids that a turn of the caller's is or was waiting for; newest first."""
+        """Return pairs of call id and turn key for calls of the caller's turns, newest first, answered or not."""
         ...
 
     async def turn(self, caller: str, turn_id: str) -> TurnRecord | None:
-        """Return a turn by its public id, or None."""
+        """Return the turn with this public id; None if it does not exist."""
         ...
 
     async def turn_by_idempotency_key(self, caller: str, key: str) -> TurnRecord | None:
-        """Return the turn begun with the key, or None."""
+        """Return the turn that was begun with this key; None if there is none."""
         ...
 
     async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
-        """Return the newest turn with this body, if a request that repeats itself can mean it.
+        """Return the newest turn with this body, if an SDK retry can attach to it.
 
-        That is if it is running or completed, was created at or after ``since``, and its conversation neither went on
-        behind it nor is about to.
+        The turn must be running or completed and created at or after ``since``. No other turn of its conversation may
+        follow it or be running.
         """
         ...
 
     async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
-        """Extend the leases of the worker's running turns; return the ids of those whose cancellation was asked for."""
+        """Extend the leases of the worker's running turns; return the ids of turns whose cancellation was requested."""
         ...
 
     async def request_cancel(self, caller: str, turn_id: str) -> bool:
-        """Ask the worker of a running turn to stop it; False when no such turn is running."""
+        """Request the worker of a running turn to cancel it; return False if no such turn is running."""
         ...
 
     async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
-        """Mark running turns as interrupted whose lease ran out or whose worker is dead; return how many."""
+        """Mark running turns as interrupted whose lease expired or whose worker is dead; return the count."""
         ...
 
     async def poll(self, *, turns: Sequence[int], conversations: Sequence[int]) -> PollResult:
-        """Return how these turns and conversations stand; what is missing has ended or is gone."""
+        """Return the state of turns and conversations. A turn that is missing has ended; a conversation was deleted."""
         ...
 
     async def running_workers(self) -> Sequence[str]:
-        """Return the distinct workers that running turns name."""
+        """Return the distinct workers of all running turns."""
         ...
 
     async def is_ready(self) -> bool:
@@ -340,5 +340,5 @@ class TurnRepository(Protocol):
         ...
 
     async def close(self) -> None:
-        """Finish what was handed in, and let go of the database."""
+        """Complete pending writes and close the database."""
         ...

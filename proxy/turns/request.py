@@ -1,4 +1,4 @@
-"""What a client asks of the exchange, whatever door it came through."""
+"""A request to a team, in the form that all APIs share."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ Match = Literal[
     "side-request",
     "same-turn",
 ]
-"""Which rule found the conversation and the agent, as told in ``X-Conversation-Match``; ``same-turn`` when there was
-nothing to find, because the turn had begun."""
+"""The rule that resolved conversation and agent, sent as ``X-Conversation-Match``. ``same-turn``: the request attached
+to a turn that had already begun."""
 ROOT = "root"
-"""In place of a turn's id: no turn."""
+"""Value of a parent id that starts a new branch at the beginning of the conversation."""
 ParentSource = Literal["previous-response", "parent-id"]
 DisconnectPolicy = Literal["cancel", "detach"]
 
@@ -47,10 +47,10 @@ DisconnectPolicy = Literal["cancel", "detach"]
 class TurnRequest:
     """One request to a team.
 
-    ``conversation_id`` is the client's, with where it was found; a ``frontend-header`` comes from programs that
-    always send their whole list, so that there a list without answers is a rewind and not an addition.
-    ``body_digest`` is equal for requests that ask for the same in the same place. ``options`` is what an encoder of the
-    response needs; it is stored with the turn as JSON.
+    ``conversation_id`` is the id that the client sends, ``id_source`` the parameter. Frontends that send a
+    ``frontend-header`` always send the whole message list, so a list without assistant messages restarts the
+    conversation there and does not continue it. ``body_digest`` is equal for repetitions of a request. ``options`` are
+    those of the response encoder, stored with the turn as JSON.
     """
 
     caller: str
@@ -68,7 +68,7 @@ class TurnRequest:
     is_strict: bool = False
     """A parameter that would have no effect is an error."""
     uses_functions: bool = False
-    """The tools came in the deprecated form; so will the result of a call, without the call's id."""
+    """The request uses the deprecated ``functions``: results have no call id."""
     is_stored: bool = True
     is_listed: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -79,23 +79,23 @@ class TurnRequest:
     is_side: bool = False
     on_disconnect: DisconnectPolicy | None = None
     parent: str | None = None
-    """The public id of the turn to go on from, whatever was said since; ``ROOT`` begins the conversation anew."""
+    """Public id of the turn that the messages follow; ``ROOT`` for the beginning of the conversation."""
     parent_source: ParentSource = "previous-response"
     """The parameter that names the parent: ``previous_response_id`` or ``X-Parent-Id``."""
     approval_decisions: Sequence[ApprovalDecision] = ()
     """Decisions on approvals that the parent turn requested."""
     is_addition: bool = False
-    """All of the messages are new, answers among them too; nothing that was said before is shown."""
+    """All messages are new, assistant messages included. The list has no earlier messages."""
     must_exist: bool = False
-    """The conversation is not made on first use."""
+    """The conversation is not created on first use."""
     instructions: str | None = None
-    """Laid over the agents' own for this turn only."""
+    """Instructions for this turn only, in addition to those of the agents."""
     keeps_instructions: bool = False
-    """System and developer messages belong to what was said: they are kept, and laid over later turns as well."""
+    """System and developer messages are stored with the conversation and apply to later turns too."""
     in_background: bool = False
-    """Nobody waits for the answer; it will be asked for by the turn's id."""
+    """The client does not wait for the response and retrieves it later by its id."""
     max_tool_calls: int | None = None
-    """Calls of the server's tools in this turn, if fewer than the team allows."""
+    """Maximum number of calls of server tools, if lower than the limit of the team."""
     provider_states: Mapping[int, ProviderState] = field(default_factory=dict)
     """Provider state that the client sent, by the index of the message."""
     system_messages: Sequence[SystemMessage | DeveloperMessage] = field(init=False)

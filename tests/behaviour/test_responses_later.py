@@ -189,9 +189,9 @@ async def test_a_cancelled_stream_ends_properly_and_is_gone_on_from(
             await client.responses.cancel(events[0].response.id)
 
     assert (events[-1].type, events[-1].response.status) == ("response.incomplete", "cancelled")
-    said_so_far = events[-1].response.output_text
+    items_so_far = events[-1].response.output_text
     await client.responses.create(model="shop", input="Go on", previous_response_id=events[0].response.id)
-    assert shape_of(upstream) == ["system", "user:Hi", f"assistant:{said_so_far}", "user:Go on"]
+    assert shape_of(upstream) == ["system", "user:Hi", f"assistant:{items_so_far}", "user:Go on"]
 
 
 async def test_a_repeated_request_is_the_same_response(served: Served, upstream: FakeUpstream) -> None:

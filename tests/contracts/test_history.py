@@ -385,7 +385,7 @@ async def test_what_is_not_history_is_kept_but_cannot_be_found(history: TurnRepo
     conversation = await history.find_conversation("alice", "conv_a")
     assert conversation is not None
     assert conversation.head == first.turn
-    assert await history.find_places([b"f"]) == []
+    assert await history.find_matches([b"f"]) == []
     assert await history.find_last_answer(b"a") is None
     record = await history.turn("alice", "chatcmpl-2")
     assert record is not None
@@ -395,7 +395,7 @@ async def test_what_is_not_history_is_kept_but_cannot_be_found(history: TurnRepo
 async def test_what_was_cancelled_on_request_can_be_history(history: TurnRepository) -> None:
     begun = await answered(history, status="cancelled", fingerprint=b"f")
 
-    assert [place.turn for place in await history.find_places([b"f"])] == [begun.turn]
+    assert [place.turn for place in await history.find_matches([b"f"])] == [begun.turn]
 
 
 async def test_ending_a_turn_again_changes_nothing(history: TurnRepository) -> None:
@@ -451,7 +451,7 @@ async def test_who_lost_the_lease_cannot_end_the_turn(history: TurnRepository) -
     assert record is not None
     assert (record.status, record.items, record.finished_at) == ("interrupted", [], 200.0)
     assert record.error_code == "turn_lease_lost"
-    assert await history.find_places([b"f"]) == []
+    assert await history.find_matches([b"f"]) == []
 
 
 async def test_the_end_of_an_unknown_turn_is_refused(history: TurnRepository) -> None:
@@ -473,7 +473,7 @@ async def test_a_turn_that_is_not_stored_keeps_no_content(history: TurnRepositor
         ChainTurn(begun.turn, "sales", False, [], (), "conv_a", "", b"f")
     ]
     place = TurnMatch(begun.turn, begun.conversation, "conv_a", "sales", b"f", is_unique=True)
-    assert await history.find_places([b"f"]) == [place]
+    assert await history.find_matches([b"f"]) == [place]
     assert await history.find_last_answer(b"a") == place
 
 
@@ -546,13 +546,13 @@ async def test_the_known_among_many_fingerprints_are_found(history: TurnReposito
     one = await answered(history, "conv_a", fingerprint=b"1")
     two = await answered(history, "conv_b", fingerprint=b"2", agent="triage")
 
-    places = await history.find_places([b"0", b"1", b"2", b"1", *(b"x%d" % n for n in range(500))])
+    places = await history.find_matches([b"0", b"1", b"2", b"1", *(b"x%d" % n for n in range(500))])
 
     assert sorted(places, key=lambda place: place.turn) == [
         TurnMatch(one.turn, one.conversation, "conv_a", "sales", b"1", is_unique=True),
         TurnMatch(two.turn, two.conversation, "conv_b", "triage", b"2", is_unique=True),
     ]
-    assert await history.find_places([]) == []
+    assert await history.find_matches([]) == []
 
 
 async def test_of_turns_that_look_alike_the_newest_is_told_as_not_unique(history: TurnRepository) -> None:
@@ -560,7 +560,7 @@ async def test_of_turns_that_look_alike_the_newest_is_told_as_not_unique(history
     newest = await answered(history, "conv_b", fingerprint=b"f", last_answer=b"a")
 
     place = TurnMatch(newest.turn, newest.conversation, "conv_b", "sales", b"f", is_unique=False)
-    assert await history.find_places([b"f"]) == [place]
+    assert await history.find_matches([b"f"]) == [place]
     assert await history.find_last_answer(b"a") == place
 
 
@@ -569,10 +569,10 @@ async def test_within_a_conversation_only_its_turns_count(history: TurnRepositor
     await answered(history, "conv_b", fingerprint=b"f", last_answer=b"a")
 
     place = TurnMatch(ours.turn, ours.conversation, "conv_a", "sales", b"f", is_unique=True)
-    assert await history.find_places([b"f"], conversation=ours.conversation) == [place]
+    assert await history.find_matches([b"f"], conversation=ours.conversation) == [place]
     assert await history.find_last_answer(b"a", conversation=ours.conversation) == place
     assert await history.find_last_answer(b"b", conversation=ours.conversation) is None
-    assert await history.find_places([b"f"], conversation=999_999) == []
+    assert await history.find_matches([b"f"], conversation=999_999) == []
 
 
 async def test_calls_that_are_waited_for_are_found_newest_first(history: TurnRepository) -> None:

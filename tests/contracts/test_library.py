@@ -375,7 +375,7 @@ async def test_deleting_a_conversation_deletes_all_of_it(store: Store) -> None:
     assert await store.history.find_conversation("alice", "conv_a") is None
     assert await store.history.turn("alice", "chatcmpl-1") is None
     assert await store.history.chain(begun.turn) == []
-    assert await store.history.find_places([b"f" * 16]) == []
+    assert await store.history.find_matches([b"f" * 16]) == []
     assert await store.history.find_last_answer(b"l" * 16) is None
     assert await store.history.find_pending("alice", ["c1"]) == []
     assert await store.history.turn_by_idempotency_key("alice", "k") is None
@@ -504,7 +504,7 @@ async def test_appended_answers_are_recognised_as_what_the_client_will_show(stor
     added = await store.library.add_items("alice", "conv_a", [Item(told[1]), Item(told[2])], now=121.0)
 
     transcript.extend(told)
-    (place,) = await store.history.find_places([transcript.fingerprint])
+    (place,) = await store.history.find_matches([transcript.fingerprint])
     assert (place.conversation_id, place.agent) == ("conv_a", "sales")
     assert added is not None
     (last,) = (await store.history.chain(place.turn))[-1:]

@@ -207,7 +207,7 @@ async def main():
             await write
         except StoreUnavailable:
             print("refused")
-    print("reads", len(await history.chain(first.turn)), await history.find_places([b"f"]))
+    print("reads", len(await history.chain(first.turn)), await history.find_matches([b"f"]))
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     while True:
         try:

@@ -249,7 +249,7 @@ async def test_usage_is_told_for_a_call_that_fails_too() -> None:
     with pytest.raises(UpstreamIncomplete):
         await team.answer(turn, sink)
     assert [type(e) for e in sink.events] == [TextDelta, ModelCalled]
-    assert [i.message for i in turn.said_so_far()] == [AssistantMessage("Hal")]
+    assert [i.message for i in turn.items_so_far()] == [AssistantMessage("Hal")]
 
 
 async def test_a_cancelled_turn_closes_the_model_and_keeps_what_was_said() -> None:
@@ -268,7 +268,7 @@ async def test_a_cancelled_turn_closes_the_model_and_keeps_what_was_said() -> No
     with pytest.raises(asyncio.CancelledError):
         await answering
     assert model.open == 0
-    assert [i.message for i in turn.said_so_far()] == [AssistantMessage("Hal")]
+    assert [i.message for i in turn.items_so_far()] == [AssistantMessage("Hal")]
 
 
 async def test_effects_are_known_from_the_moment_such_a_tool_starts() -> None:

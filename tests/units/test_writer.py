@@ -242,7 +242,7 @@ async def test_a_refused_end_is_not_stored_and_does_not_keep_the_conversation(
     record = await hasty.turn("alice", "chatcmpl-1")
     assert record is not None
     assert (record.status, record.error_code, record.items) == ("failed", "storage_unavailable", [])
-    assert await hasty.find_places([b"f"]) == []
+    assert await hasty.find_matches([b"f"]) == []
 
 
 async def test_nobody_waits_for_a_full_disk(faulty: Faulty, history: SqlHistory) -> None:

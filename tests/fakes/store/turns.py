@@ -185,7 +185,7 @@ class MemoryHistory:
             key = record.parent
         return chain[::-1]
 
-    async def find_places(
+    async def find_matches(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None
     ) -> Sequence[TurnMatch]:
         """See ``TurnRepository``."""
