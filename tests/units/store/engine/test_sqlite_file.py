@@ -18,7 +18,7 @@ from proxy.errors import StoreUnavailable
 from proxy.store.turns import open_history
 from tests.fakes.history import new_turn, the_end
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 
 def file_of(url: str) -> Path:

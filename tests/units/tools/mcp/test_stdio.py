@@ -22,7 +22,7 @@ from proxy.tools.mcp.server import McpServer
 from proxy.tools.mcp.setup import Program, ServerSetup, child_environment
 from tests.waiting import until
 
-PROGRAM = Path(__file__).parents[1] / "fakes" / "mcp_program.py"
+PROGRAM = Path(__file__).parents[3] / "fakes" / "mcp_program.py"
 
 shared = pytest.mark.asyncio(loop_scope="module")
 

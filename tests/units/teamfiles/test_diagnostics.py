@@ -10,7 +10,7 @@ import pytest
 from proxy.errors import TeamFileError
 from tests.fakes.team_files import load, problems, write
 
-BEFORE, *CASES = (Path(__file__).parent / "team_mistakes.txt").read_text(encoding="utf-8").split("\n=== ")
+BEFORE, *CASES = (Path(__file__).parent / "diagnostics.txt").read_text(encoding="utf-8").split("\n=== ")
 BASES = {name: text.rstrip("\n") + "\n" for name, text in re.findall(r"\n<(.+)>\n((?:.+\n)+)", BEFORE + "\n")}
 AGENT, MODEL = BASES["agent"], BASES["model"]
 

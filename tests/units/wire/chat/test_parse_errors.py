@@ -10,7 +10,7 @@ import pytest
 from proxy.errors import InvalidRequest
 from proxy.messages import FunctionTool, UserMessage
 from proxy.wire.chat.parse import decode_chat
-from tests.units.test_decoding import CALL, CALLING, RESULT, TOOL, USER, body, decode
+from tests.units.wire.chat.test_parse import CALL, CALLING, RESULT, TOOL, USER, body, decode
 
 UNREADABLE = (
     "We could not parse the JSON body of your request. The API expects a JSON object, but what was sent is not valid "
