@@ -19,8 +19,8 @@ from msgspec import Struct
 
 from proxy.errors import UpstreamFailed
 from proxy.providers.http.pool import TRANSPORT_ERRORS, HttpSession
-from proxy.providers.openai.client import endpoint_of
 from proxy.providers.openai.passthrough import Forwarding
+from proxy.providers.openai.wires import endpoint_of
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import ModelDefinition, OpenAIModel
 

@@ -17,9 +17,18 @@ _CLOSING = "</think>"
 class ThoughtSplitter:
     """Splits the text of one answer. A tag that the stream cut in two is held back until the rest of it arrived."""
 
-    def __init__(self) -> None:
-        self._state = "start"
+    def __init__(self, *, starts_in_reasoning: bool = False) -> None:
+        """``starts_in_reasoning``: the opening tag is in the prompt, so that the text begins behind it."""
+        self._state = "unopened" if starts_in_reasoning else "start"
         self._held = ""
+        self._unopened: list[str] = []
+        """Text that is reasoning if a closing tag follows, and the answer if not."""
+
+    @staticmethod
+    def is_unopened(text: str) -> bool:
+        """Whether a text begins with reasoning and a closing tag on a line of its own, as chat templates leave it."""
+        before, mark, behind = text.partition(_CLOSING)
+        return bool(mark) and _OPENING not in before and behind[:1] in ("", "\n") and before.endswith("\n")
 
     @property
     def is_plain(self) -> bool:
@@ -36,9 +45,26 @@ class ThoughtSplitter:
             if len(start) < len(_OPENING) and _OPENING.startswith(start):
                 self._held = text
                 return []
-            self._state = "thinking" if start.startswith(_OPENING) else "speaking"
-            text = start.removeprefix(_OPENING) if self._state == "thinking" else text
+            if start.startswith(_OPENING):
+                self._state, text = "thinking", start.removeprefix(_OPENING)
+            else:
+                # Of an answer that came whole the missing tag is noticed in time.
+                self._state = "thinking" if self.is_unopened(text) else "speaking"
         deltas: list[ModelDelta] = []
+        if self._state == "unopened":
+            if not self._unopened:
+                text = text.lstrip().removeprefix(_OPENING)
+            thought, mark, _ = text.partition(_CLOSING)
+            if mark:
+                self._state = "thinking"
+                self._unopened.clear()
+            else:
+                self._held = _possible_start(thought, _CLOSING)
+                thought = thought.removesuffix(self._held)
+                if thought:
+                    self._unopened.append(thought)
+                    deltas.append(ReasoningDelta(thought))
+                return deltas
         if self._state == "thinking":
             thought, mark, text = text.partition(_CLOSING)
             if mark:
@@ -60,6 +86,10 @@ class ThoughtSplitter:
     def end(self) -> list[ModelDelta]:
         """Return what was held back as a possible tag."""
         held, self._held = self._held, ""
+        if self._state == "unopened":
+            # No closing tag came, so that all of it was the answer.
+            answer = "".join((*self._unopened, held))
+            return [TextDelta(answer)] if answer else []
         if not held:
             return []
         return [ReasoningDelta(held) if self._state == "thinking" else TextDelta(held)]

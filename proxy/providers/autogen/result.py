@@ -10,7 +10,7 @@ from proxy.errors import UpstreamIncomplete, UpstreamProtocolError
 from proxy.events import ReasoningDelta, TextDelta
 from proxy.messages import FinishReason, Usage
 from proxy.providers.model import CallPiece, Finished, ModelDelta
-from proxy.providers.openai.stream_parser import clean_usage
+from proxy.providers.openai.chat_usage import clean_usage
 from proxy.providers.sanitize import clean
 
 _REASONS: dict[str, FinishReason] = {

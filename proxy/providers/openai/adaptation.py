@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from proxy.providers.openai.call_ids import is_short
+from proxy.providers.openai.message_forms import is_empty, lacks_properties, lacks_reasoning
 from proxy.providers.openai.rejection import Rejection
 
 Body = Mapping[str, Any]
@@ -39,6 +40,8 @@ class Reshaping(StrEnum):
     NO_EFFORT_WITH_TOOLS = "reasoning_effort none with tools"
     REASONING_PLACEHOLDER = "reasoning_content in messages with calls that have none"
     NO_NAMES = "no name in messages"
+    REASONING_FIRST = "text before </think> is reasoning"
+    """Learned from an answer and not from an error: the chat template has the opening tag in the prompt (vLLM)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,29 +201,6 @@ def _has_user_behind_tool(body: Body) -> bool:
 def _ends_with_assistant(body: Body) -> bool:
     messages = _messages(body)
     return bool(messages) and messages[-1].get("role") == "assistant"
-
-
-def is_empty(message: Mapping[str, Any]) -> bool:
-    """Whether an assistant message has an empty text, or nothing at all."""
-    if message.get("role") != "assistant":
-        return False
-    return message.get("content") == "" or not (message.get("content") or message.get("tool_calls"))
-
-
-def lacks_reasoning(message: Mapping[str, Any]) -> bool:
-    """Whether a message with calls has no ``reasoning_content``: another model made the calls, or a client."""
-    return bool(message.get("tool_calls")) and not message.get("reasoning_content")
-
-
-def lacks_properties(schema: object) -> bool:
-    """Whether the schema, or one in it, describes an object without ``properties``."""
-    if isinstance(schema, list):
-        return any(map(lacks_properties, schema))
-    if not isinstance(schema, dict):
-        return False
-    return (schema.get("type") == "object" and "properties" not in schema) or any(
-        map(lacks_properties, schema.values())
-    )
 
 
 _ABOUT_TOOLS = _says(r"\btools?\b|function")

@@ -11,16 +11,9 @@ from typing import Any
 
 import msgspec
 
-from proxy.providers.openai.adaptation import (
-    HARMLESS,
-    TWINS,
-    Adaptation,
-    Omission,
-    Reshaping,
-    is_empty,
-    lacks_reasoning,
-)
+from proxy.providers.openai.adaptation import HARMLESS, TWINS, Adaptation, Omission, Reshaping
 from proxy.providers.openai.call_ids import short_id
+from proxy.providers.openai.message_forms import is_empty, lacks_reasoning
 
 Body = dict[str, Any]
 Messages = list[dict[str, Any]]

@@ -45,6 +45,7 @@ class Accepted:
 
 
 Send = Callable[[ModelRequest], Awaitable[Accepted]]
+Finish = Callable[["AnswerReader | ResponsesReader"], None]
 Describe = Callable[[UpstreamFailed], None]
 """Adds the provider to the facts of a failure."""
 
@@ -53,14 +54,22 @@ class Answer:
     """One call: sends the request when its block is entered, and releases the connection when it is left."""
 
     def __init__(
-        self, send: Send, request: ModelRequest, limits: ModelLimits, *, provider: str, describe: Describe
+        self,
+        send: Send,
+        request: ModelRequest,
+        limits: ModelLimits,
+        *,
+        provider: str,
+        describe: Describe,
+        finished: Finish,
     ) -> None:
-        """``provider`` is what provider state is bound to."""
+        """``provider`` is what provider state is bound to; ``finished`` receives the reader of a complete answer."""
         self._send = send
         self._request = request
         self._limits = limits
         self._provider = provider
         self._describe = describe
+        self._finished = finished
         self._reader: AnswerReader | ResponsesReader
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._give_up)
@@ -109,6 +118,8 @@ class Answer:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._alarm.stop()
+        if kind is None and self._reader.is_finished:
+            self._finished(self._reader)
         await self._leave(is_good=kind is None and self._reader.is_finished)
 
     async def _open(self, request: ModelRequest) -> None:

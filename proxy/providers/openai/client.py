@@ -8,42 +8,38 @@ request is repeated at once in a form that it may accept (``adaptation``), and l
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Literal
+from functools import partial
 
 import msgspec
-from yarl import URL
 
-from proxy.errors import ConfigurationError, UpstreamBadRequest, UpstreamFailed
+from proxy.errors import UpstreamBadRequest, UpstreamFailed
 from proxy.providers.capabilities import Abilities
 from proxy.providers.http.connection import Response
-from proxy.providers.http.pool import Endpoint, HttpSession, error_body
+from proxy.providers.http.pool import HttpSession, error_body
 from proxy.providers.model import ModelDelta, ModelRequest
 from proxy.providers.openai.adaptation import Adaptation, Reshaping, adaptations_to, fields_of
 from proxy.providers.openai.adapted_body import caller_names, without_effect
 from proxy.providers.openai.answer import Accepted, Answer
 from proxy.providers.openai.error_report import excerpt, report
-from proxy.providers.openai.errors import error_code, error_message, refusal
+from proxy.providers.openai.errors import refusal
 from proxy.providers.openai.learned_adaptations import LearnedAdaptations
 from proxy.providers.openai.provider_state import provider_of
 from proxy.providers.openai.rejection import Rejection, rejection_of
-from proxy.providers.openai.request import Outgoing, body_of, headers_of, secrets_of
+from proxy.providers.openai.request import Outgoing, body_of, secrets_of
 from proxy.providers.openai.responses_request import UNSUPPORTED, responses_body
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
+from proxy.providers.openai.wires import Wire, endpoint_of, first_wire, other_wire
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
-from proxy.teamfiles.model_requests import NO_SIGN_IN, can_sign_in
 
 logger = logging.getLogger(__name__)
 
-Wire = Literal["chat", "responses"]
 MAX_REPEATS = 8
 """Of one call, each with something else changed."""
 _ROLES = (Reshaping.SYSTEM_ROLE, Reshaping.DEVELOPER_ROLE)
-_NO_MODEL = ("model_not_found", "deploymentnotfound")
-_AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
 
 
 class OpenAIWireModel:
@@ -99,7 +95,14 @@ class OpenAIWireModel:
         self, request: ModelRequest
     ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]:
         """Send the request, and read the answer in batches inside the block."""
-        return Answer(self._send, request, self._limits, provider=self.provider, describe=self._describe)
+        return Answer(
+            self._send,
+            request,
+            self._limits,
+            provider=self.provider,
+            describe=self._describe,
+            finished=self._finished,
+        )
 
     async def close(self) -> None:
         """Nothing is held in addition to the session."""
@@ -172,7 +175,7 @@ class OpenAIWireModel:
             if request.is_strict and (ignored := outgoing.ignored & request.requested):
                 raise UpstreamBadRequest(param=min(ignored))
             response, error = await self._post(outgoing.body, wire)
-            if may_switch and wire == first and (other := _other_wire(wire, response.status, error)):
+            if may_switch and wire == first and (other := other_wire(wire, response.status, error)):
                 refusal_of_first = self._failure(request, response, error, outgoing)
                 wire = other
                 continue
@@ -193,7 +196,10 @@ class OpenAIWireModel:
             adaptations |= found.keys()
         if response.status >= 300:
             raise self._failure(request, response, error, outgoing)
-        reader = ResponsesReader if wire == "responses" else AnswerReader
+        reader: Callable[..., AnswerReader | ResponsesReader] = ResponsesReader
+        if wire == "chat":
+            starts_in_reasoning = Reshaping.REASONING_FIRST in adaptations
+            reader = partial(AnswerReader, starts_in_reasoning=starts_in_reasoning)
         unused = tuple(sorted(outgoing.ignored & request.requested))
         return Accepted(response, reader, unused, outgoing.defers_form)
 
@@ -224,6 +230,13 @@ class OpenAIWireModel:
         failure.facts = report(response.status, error, sent=outgoing.body, secrets=self._secrets)
         return failure
 
+    def _finished(self, reader: AnswerReader | ResponsesReader) -> None:
+        if isinstance(reader, AnswerReader) and reader.has_unopened_reasoning:
+            new = self._learned.learn([Reshaping.REASONING_FIRST])
+            if new:
+                facts = {"model": self.name, "host": self._endpoints["chat"].host}
+                logger.info("model ends its reasoning without an opening tag", extra=facts)
+
     def _describe(self, failure: UpstreamFailed) -> None:
         if isinstance(message := failure.facts.get("provider_message"), str):
             # Of an error inside a stream; that of a response had its secrets removed before.
@@ -252,42 +265,3 @@ class OpenAIWireModel:
         if response.status < 300:
             return response, b""
         return response, await error_body(response)
-
-
-def first_wire(definition: OpenAIModel) -> Wire:
-    """Return the wire that a model is asked on until its provider says otherwise."""
-    if definition.wire != "auto":
-        return definition.wire
-    url = URL(definition.base_url)
-    host = url.host or ""
-    is_openai = host == "api.openai.com" or host.endswith(".api.openai.com")
-    # Only Azure's v1 API is the same as OpenAI's:
-    # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
-    is_azure = host.endswith(_AZURE_HOSTS) and url.path.rstrip("/").endswith("/openai/v1")
-    return "responses" if is_openai or is_azure else "chat"
-
-
-def _other_wire(wire: Wire, status: int, error: bytes) -> Wire | None:
-    """Return the wire to try instead, None if the answer does not ask for another."""
-    if wire == "responses":
-        is_missing = status == 405 or (status == 404 and error_code(error).lower() not in _NO_MODEL)
-        return "chat" if is_missing else None
-    return "responses" if status == 400 and "/v1/responses" in error_message(error) else None
-
-
-def endpoint_of(definition: OpenAIModel, *path: str, method: str = "POST") -> Endpoint:
-    """Return where something of a model's provider is asked for; a query behind the base stays.
-
-    Raises:
-        ConfigurationError: The URL, the key or a header cannot be used.
-    """
-    if definition.auth == "entra" and not can_sign_in():
-        raise ConfigurationError(f"model {definition.model!r}: auth: entra {NO_SIGN_IN}")
-    try:
-        base = URL(definition.base_url)
-        url = base.joinpath(*path).with_query(base.query)
-        return Endpoint.at(url, headers_of(definition), method, needs_sign_in=definition.auth == "entra")
-    except ValueError:
-        raise ConfigurationError(
-            f"model {definition.model!r}: its URL, or the name of a header, cannot be used"
-        ) from None

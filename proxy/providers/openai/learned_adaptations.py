@@ -31,10 +31,14 @@ class LearnedAdaptations:
         return frozenset(self._expiry)
 
     def learn(self, adaptations: Iterable[Adaptation]) -> list[Adaptation]:
-        """Remember these; return those that were not known."""
+        """Remember these from now on; return those that were not known."""
         known = self.current()
-        new = [one for one in adaptations if one not in known]
-        for adaptation in new:
+        new = []
+        for adaptation in adaptations:
+            if adaptation not in known:
+                new.append(adaptation)
+            # Again at the end, so that the oldest stay first.
+            self._expiry.pop(adaptation, None)
             if len(self._expiry) >= MAX_LEARNED:
                 del self._expiry[next(iter(self._expiry))]
             self._expiry[adaptation] = self._clock() + EXPIRY_SECONDS

@@ -29,11 +29,11 @@ from proxy.messages import Usage
 from proxy.providers.http.body_start import first_bytes, is_event_stream, is_json
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import TRANSPORT_ERRORS, HttpSession, error_body
-from proxy.providers.openai.client import endpoint_of
+from proxy.providers.openai.chat_usage import clean_usage
 from proxy.providers.openai.error_report import report
 from proxy.providers.openai.errors import refusal
 from proxy.providers.openai.request import secrets_of
-from proxy.providers.openai.stream_parser import clean_usage
+from proxy.providers.openai.wires import endpoint_of
 from proxy.providers.timeouts import Alarm, ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
 

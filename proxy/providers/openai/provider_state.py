@@ -41,10 +41,13 @@ class StateCollector:
         self._blocks: list[dict[str, Any]] = []
         self._others: dict[str, Any] = {}
 
-    def add(self, reasoning: object, details: object, blocks: object, **others: object) -> None:
-        """Add the members of one delta; ``blocks`` are ``thinking_blocks``, ``others`` are whole in each delta."""
-        if isinstance(reasoning, str) and reasoning:
+    def add_reasoning(self, reasoning: str) -> None:
+        """Add a piece of ``reasoning_content``."""
+        if reasoning:
             self._reasoning.append(reasoning)
+
+    def add(self, details: object, blocks: object, **others: object) -> None:
+        """Add the members of one delta; ``blocks`` are ``thinking_blocks``, ``others`` are whole in each delta."""
         for detail in details if isinstance(details, list) else ():
             if isinstance(detail, dict):
                 self._add_detail(detail)

@@ -77,7 +77,7 @@ def body_of(
 def adapted(body: dict[str, Any], adaptations: Collection[Adaptation], ignored: frozenset[str]) -> Outgoing:
     """Return the finished body in the form that the provider accepts."""
     defers_form = False
-    if any(isinstance(one, Reshaping) for one in adaptations):
+    if any(isinstance(one, Reshaping) and one is not Reshaping.REASONING_FIRST for one in adaptations):
         body = plain(body)
         ignored |= reshape(body, adaptations)
         if Reshaping.FORM_AFTER_TOOLS in adaptations and body.get("tools"):

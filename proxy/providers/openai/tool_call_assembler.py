@@ -7,7 +7,6 @@ the other, each beginning with its name.
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 import msgspec
@@ -15,6 +14,7 @@ from msgspec import Struct
 
 from proxy.errors import UpstreamIncomplete, UpstreamProtocolError, UpstreamTooMuch
 from proxy.providers.model import CallPiece
+from proxy.providers.openai.json_nesting import JsonNesting
 from proxy.providers.openai.provider_state import SIGNED_ID
 from proxy.providers.sanitize import clean
 
@@ -27,7 +27,6 @@ _PLACEHOLDERS = ("{}", "null", "[]", '""')
 """What some send for no arguments, others before the real arguments, which then come whole on the same index."""
 
 _LONGEST_PLACEHOLDER = 16
-_MARKS = re.compile(r'\\.|\\$|["{}\[\]]', re.DOTALL)
 
 
 class FunctionDelta(Struct, gc=False):
@@ -47,31 +46,6 @@ class CallDelta(Struct, gc=False):
     """Provider state of the call (Gemini's thought signatures)."""
     provider_specific_fields: Any = None
     """The same behind a gateway of LiteLLM."""
-
-
-class _Nesting:
-    """Follows JSON text piece by piece and tells when its outermost object is closed, without reading twice."""
-
-    __slots__ = ("_depth", "_is_escaped", "_is_in_string", "is_closed")
-
-    def __init__(self) -> None:
-        self._depth = 0
-        self._is_in_string = False
-        self._is_escaped = False
-        self.is_closed = False
-
-    def add(self, text: str) -> None:
-        if self._is_escaped:
-            self._is_escaped = False
-            text = text[1:]
-        for mark in _MARKS.findall(text):
-            if mark == '"':
-                self._is_in_string = not self._is_in_string
-            elif mark[0] == "\\":
-                self._is_escaped = len(mark) == 1
-            elif not self._is_in_string:
-                self._depth += 1 if mark in "{[" else -1
-                self.is_closed = self._depth == 0
 
 
 class _Call:
@@ -97,7 +71,7 @@ class _Call:
         self.held: list[str] = []
         self.half = ""
         """The first half of a surrogate pair; the second half is in the next piece."""
-        self.nesting = _Nesting()
+        self.nesting = JsonNesting()
         self.is_begun = False
         self.provider_state: dict[str, Any] = {}
 
@@ -118,7 +92,7 @@ class _Call:
         if arguments.lstrip().startswith("{") and self.is_placeholder:
             self.arguments.clear()
             self.held.clear()
-            self.nesting = _Nesting()
+            self.nesting = JsonNesting()
         arguments = self.half + arguments
         self.half = arguments[-1] if "\ud800" <= arguments[-1] <= "\udbff" else ""
         arguments = clean(arguments.removesuffix(self.half))
@@ -160,6 +134,8 @@ class CallAssembler:
             UpstreamProtocolError: A piece belongs to no call, or to one that was whole already.
             UpstreamTooMuch: There are more calls than anybody can mean.
         """
+        if (pieces := self._further_arguments(delta)) is not None:
+            return pieces
         name, arguments = _content(delta.function)
         call = self._call_of(delta, name, arguments)
         if call is None:
@@ -181,6 +157,36 @@ class CallAssembler:
                     raise UpstreamProtocolError("protocol")
                 return []
             call.add(arguments)
+        return self._released()
+
+    def _further_arguments(self, delta: CallDelta) -> list[CallPiece] | None:
+        """Return a piece of the arguments of the front call, as nearly every delta is; None if it is something else."""
+        call = self._by_index.get(delta.index) if type(delta.index) is int else None
+        function = delta.function
+        if (
+            call is None
+            or not call.is_begun
+            or call.position != self._front
+            or call.half
+            or function is None
+            or function.name
+            or delta.id
+            or delta.extra_content is not None
+            or delta.provider_specific_fields is not None
+        ):
+            return None
+        arguments = function.arguments
+        if type(arguments) is not str or not arguments or not arguments.isascii() or "\x00" in arguments:
+            return None
+        call.arguments.append(arguments)
+        call.nesting.add(arguments)
+        if call.nesting.is_closed and self._front + 1 < len(self._calls):
+            self._front += 1
+            return [CallPiece(call.position, arguments), *self._released()]
+        return [CallPiece(call.position, arguments)]
+
+    def _released(self) -> list[CallPiece]:
+        """Return what is new of the front call, and of those behind it if it is closed."""
         pieces = self._advance()
         while self._front + 1 < len(self._calls) and self._calls[self._front].is_closed:
             self._front += 1

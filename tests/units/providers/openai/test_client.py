@@ -14,8 +14,8 @@ from proxy.messages import (
 )
 from proxy.providers.http.pool import HttpSession
 from proxy.providers.model import CallPiece, Finished
+from proxy.providers.openai.chat_usage import clean_usage
 from proxy.providers.openai.client import OpenAIWireModel
-from proxy.providers.openai.stream_parser import clean_usage
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
 from tests.fakes.asking import WITH_TOOLS, Answer, ask

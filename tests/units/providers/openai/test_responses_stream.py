@@ -39,8 +39,9 @@ from proxy.messages import (
 )
 from proxy.providers.http.pool import HttpSession
 from proxy.providers.model import Finished, ModelRequest
-from proxy.providers.openai.client import OpenAIWireModel, first_wire
+from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.openai.provider_state import provider_of
+from proxy.providers.openai.wires import first_wire
 from proxy.teamfiles.definitions import OpenAIModel
 from tests.fakes.asking import WITH_TOOLS, ask
 from tests.fakes.providers.openai import (

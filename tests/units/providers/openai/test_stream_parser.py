@@ -262,3 +262,50 @@ async def test_a_surrogate_pair_cut_over_two_chunks_is_one_character(
     answer = await answer_to(http_session, events(*frames))
 
     assert answer.reasoning + answer.text == "a\U0001f600b!\ufffd"
+
+
+def model_at(base_url: str, session: HttpSession) -> OpenAIWireModel:
+    definition = OpenAIModel.model_validate({"model": "m", "base_url": base_url})
+    return OpenAIWireModel(definition, session)
+
+
+UNOPENED = "They ask for\nnothing.\n</think>\n\nHello <b> you"
+
+
+async def test_reasoning_without_an_opening_tag_is_reasoning_from_the_second_answer_on(
+    http_session: HttpSession,
+) -> None:
+    """Until it has come once, nobody can know that the text begins with reasoning; whole answers are split at once."""
+    pieces = [chunk({"content": UNOPENED[start : start + 5]}) for start in range(0, len(UNOPENED), 5)]
+    streamed = events(*pieces, chunk(finish="stop"))
+    plain = events(chunk({"content": "No"}), chunk({"content": " tag"}), chunk(finish="stop"))
+    body = raw(json.dumps(whole({"content": UNOPENED})).encode(), content_type=JSON)
+    async with FakeUpstream(streamed, streamed, plain, body) as upstream:
+        model = model_at(upstream.base_url, http_session)
+        answers = [await ask(model) for _ in range(4)]
+
+    assert (answers[0].reasoning, answers[0].text) == ("", UNOPENED)
+    assert (answers[1].reasoning, answers[1].text) == ("They ask for\nnothing.\n", "Hello <b> you")
+    # A model that answers without reasoning after all: nothing of its answer is lost.
+    assert (answers[2].reasoning, answers[2].text) == ("No tag", "No tag")
+    assert (answers[3].reasoning, answers[3].text) == ("They ask for\nnothing.\n", "Hello <b> you")
+
+
+async def test_a_whole_answer_without_an_opening_tag_is_split_at_once(http_session: HttpSession) -> None:
+    body = raw(json.dumps(whole({"content": UNOPENED})).encode(), content_type=JSON)
+    async with FakeUpstream(body) as upstream:
+        answer = await ask(model_at(upstream.base_url, http_session))
+
+    assert (answer.reasoning, answer.text) == ("They ask for\nnothing.\n", "Hello <b> you")
+
+
+@pytest.mark.parametrize(
+    "text", ["The tag </think> ends it.", "<think> and\n</think>\n are tags", "a\n</think>b"]
+)
+async def test_a_text_about_tags_changes_no_later_answer(http_session: HttpSession, text: str) -> None:
+    told = events(chunk({"content": "x"}), chunk({"content": text}), chunk(finish="stop"))
+    async with FakeUpstream(told, events(chunk({"content": "Hi"}), chunk(finish="stop"))) as upstream:
+        model = model_at(upstream.base_url, http_session)
+        first, second = await ask(model), await ask(model)
+
+    assert (first.text, second.text, second.reasoning) == (f"x{text}", "Hi", "")

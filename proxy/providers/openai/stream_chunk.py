@@ -1,0 +1,120 @@
+"""One chunk of a streamed chat completion, or a whole one, as it was decoded.
+
+Loosely typed: providers deviate from the format in many ways, and the parser decides what each deviation means.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from proxy.errors import UpstreamProtocolError
+from proxy.providers.openai.tool_call_assembler import CallDelta
+from proxy.providers.sanitize import clean
+
+STATE_MEMBERS: Final = ("reasoning_details", "extra_content", "thinking_blocks", "provider_specific_fields")
+"""Members of a message that are provider state only."""
+
+
+class Delta(Struct, gc=False):
+    """A delta, or a whole message."""
+
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: Any = None
+    reasoning_details: Any = None
+    extra_content: Any = None
+    thinking_blocks: Any = None
+    provider_specific_fields: Any = None
+    tool_calls: list[CallDelta] | None = None
+
+
+class Choice(Struct, gc=False):
+    """A choice of a chunk, or of a whole completion."""
+
+    delta: Delta | None = None
+    message: Delta | None = None
+    finish_reason: Any = None
+    logprobs: Any = None
+    index: Any = 0
+    usage: Any = None
+    error: Any = None
+
+
+class Chunk(Struct, gc=False):
+    """A chunk, or a whole completion."""
+
+    choices: list[Choice] | None = None
+    usage: Any = None
+    error: Any = None
+    x_groq: Any = None
+
+
+decode = msgspec.json.Decoder(Chunk).decode
+
+
+def token_list(logprobs: object, of: str) -> list[Any] | None:
+    """Return the log probabilities of one text member, None if there are none."""
+    tokens = logprobs.get(of) if isinstance(logprobs, dict) else None
+    return tokens if isinstance(tokens, list) and tokens else None
+
+
+def whole_chunks(body: bytes) -> list[Chunk]:
+    """Decode a body that is one JSON object, or one JSON object per line.
+
+    Raises:
+        UpstreamProtocolError: It is neither.
+    """
+    try:
+        return [decoded(body)]
+    except UpstreamProtocolError:
+        lines = [line for line in body.splitlines() if line.strip()]
+        if len(lines) < 2:
+            raise
+    return [decoded(line) for line in lines]
+
+
+def decoded(data: bytes) -> Chunk:
+    """Decode one chunk.
+
+    Raises:
+        UpstreamProtocolError: It is not JSON, or not a chunk.
+    """
+    try:
+        return decode(data)
+    except (ValueError, RecursionError):
+        return repaired(data)
+
+
+def repaired(data: bytes) -> Chunk:
+    """Decode a chunk that msgspec rejects.
+
+    Raises:
+        UpstreamProtocolError: It is not JSON, or not a chunk.
+    """
+    # msgspec refuses raw control characters, NaN and half surrogate pairs; some models produce them. The halves stay:
+    # the other half may be in the next chunk.
+    try:
+        loose = json.loads(data, strict=False, parse_constant=lambda _: None)
+        chunk = msgspec.convert(loose, Chunk)
+        for choice in chunk.choices or ():
+            choice.logprobs = _cleaned(choice.logprobs)
+            for part in (choice.delta, choice.message):
+                if part is not None:
+                    for name in STATE_MEMBERS:
+                        setattr(part, name, _cleaned(getattr(part, name)))
+                    for call in part.tool_calls or ():
+                        call.extra_content = _cleaned(call.extra_content)
+                        call.provider_specific_fields = _cleaned(call.provider_specific_fields)
+    except (ValueError, RecursionError):
+        raise UpstreamProtocolError("protocol") from None
+    return chunk
+
+
+def _cleaned(value: Any) -> Any:
+    """Return a JSON value whose text holds whole characters only."""
+    return value and json.loads(clean(json.dumps(value, ensure_ascii=False)))

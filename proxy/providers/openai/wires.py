@@ -1,0 +1,57 @@
+"""The two APIs of a provider, chat completions and Responses: which one is called, and where."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from yarl import URL
+
+from proxy.errors import ConfigurationError
+from proxy.providers.http.pool import Endpoint
+from proxy.providers.openai.errors import error_code, error_message
+from proxy.providers.openai.request import headers_of
+from proxy.teamfiles.definitions import OpenAIModel
+from proxy.teamfiles.model_requests import NO_SIGN_IN, can_sign_in
+
+Wire = Literal["chat", "responses"]
+_NO_MODEL = ("model_not_found", "deploymentnotfound")
+_AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
+
+
+def first_wire(definition: OpenAIModel) -> Wire:
+    """Return the wire that a model is asked on until its provider says otherwise."""
+    if definition.wire != "auto":
+        return definition.wire
+    url = URL(definition.base_url)
+    host = url.host or ""
+    is_openai = host == "api.openai.com" or host.endswith(".api.openai.com")
+    # Only Azure's v1 API is the same as OpenAI's:
+    # https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
+    is_azure = host.endswith(_AZURE_HOSTS) and url.path.rstrip("/").endswith("/openai/v1")
+    return "responses" if is_openai or is_azure else "chat"
+
+
+def other_wire(wire: Wire, status: int, error: bytes) -> Wire | None:
+    """Return the wire to try instead, None if the answer does not ask for another."""
+    if wire == "responses":
+        is_missing = status == 405 or (status == 404 and error_code(error).lower() not in _NO_MODEL)
+        return "chat" if is_missing else None
+    return "responses" if status == 400 and "/v1/responses" in error_message(error) else None
+
+
+def endpoint_of(definition: OpenAIModel, *path: str, method: str = "POST") -> Endpoint:
+    """Return where something of a model's provider is asked for; a query behind the base stays.
+
+    Raises:
+        ConfigurationError: The URL, the key or a header cannot be used.
+    """
+    if definition.auth == "entra" and not can_sign_in():
+        raise ConfigurationError(f"model {definition.model!r}: auth: entra {NO_SIGN_IN}")
+    try:
+        base = URL(definition.base_url)
+        url = base.joinpath(*path).with_query(base.query)
+        return Endpoint.at(url, headers_of(definition), method, needs_sign_in=definition.auth == "entra")
+    except ValueError:
+        raise ConfigurationError(
+            f"model {definition.model!r}: its URL, or the name of a header, cannot be used"
+        ) from None
