@@ -65,25 +65,25 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(settings: Settings) -> None:
-    """Make ready what has to be there before the first request: the data folder and the database's schema.
+    """Create the data directory and migrate the database, before the server starts.
 
     Raises:
-        ConfigurationError: The server would be open to others, the folder cannot be made, or the schema of the
-            database does not fit this version.
+        ConfigurationError: The server would accept requests without a key from other machines, the directory cannot be
+            created, or the schema of the database is newer than this version.
     """
-    has_keys = bool(settings.api_keys) or is_this_machine(settings.host) or _has_kept_keys(settings)
+    has_keys = bool(settings.api_keys) or is_this_machine(settings.host) or _has_stored_keys(settings)
     check_exposure(settings.host, has_keys=has_keys, allow_open=settings.allow_open)
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"PROXY_DATA_DIR: {settings.data_dir} cannot be made ({error.strerror})"
+            f"PROXY_DATA_DIR: {settings.data_dir} cannot be created ({error.strerror})"
         ) from None
     asyncio.run(prepare_schema(settings.database))
 
 
-def _has_kept_keys(settings: Settings) -> bool:
-    """Whether there are keys in the database, if there is one; a server that is refused makes none."""
+def _has_stored_keys(settings: Settings) -> bool:
+    """Return whether the database has API keys; do not create a database."""
     if settings.database_url is None and not settings.database_file.exists():
         return False
 
@@ -99,10 +99,10 @@ def _has_kept_keys(settings: Settings) -> bool:
 
 
 def migrate_database(settings: Settings) -> None:
-    """Bring the schema of the database to this version.
+    """Migrate the database to the schema of this version.
 
     Raises:
-        ConfigurationError: The database was made by a newer version, or cannot be reached.
+        ConfigurationError: The schema is newer than this version, or the database is not available.
     """
     asyncio.run(migrate(settings.database))
 
@@ -171,7 +171,7 @@ def _load(settings: Settings, environment: Mapping[str, str], threads: ToolThrea
         check_component=load_component,
         models_file=settings.models,
     )
-    _check_older_teams(settings, loaded)
+    _check_legacy_teams(settings, loaded)
     if not has_libraries():
         logger.warning(
             "libraries of the page are missing: it shows plain text until `make install` downloads them"
@@ -227,8 +227,8 @@ def _add_routes(app: Application, *, has_metrics: bool) -> None:
     app.router.routes.extend(page_routes())
 
 
-def _check_older_teams(settings: Settings, loaded: LoadedTeams) -> None:
-    """Refuse a team for older clients that is not served."""
+def _check_legacy_teams(settings: Settings, loaded: LoadedTeams) -> None:
+    """Check that the teams for the legacy endpoints are defined."""
     for name in ("older_team", "older_chat_team", "older_ask_team"):
         team = getattr(settings, name)
         if team is not None and team not in loaded.definitions.teams:

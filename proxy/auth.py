@@ -23,7 +23,7 @@ from hashlib import sha256
 from ipaddress import ip_address
 from typing import Protocol
 
-from proxy.errors import ConfigurationError, NoKey, StoreUnavailable, Unauthorized
+from proxy.errors import ApiKeyMissing, ConfigurationError, StoreUnavailable, Unauthorized
 from proxy.messages import EventsMode
 
 ANYONE = "anyone"
@@ -197,7 +197,7 @@ class Keys:
         if record is not None:
             return f"{_CALLER}{record.id}"
         if not self.is_open:
-            raise Unauthorized() if key else NoKey()
+            raise Unauthorized() if key else ApiKeyMissing()
         return _name(digest) if key else ANYONE
 
     def terms_of(self, caller: str) -> Terms:

@@ -1,4 +1,4 @@
-"""What can be asked for by name, gathered from the team files: teams, and their agents one by one."""
+"""The served model ids: teams, their agents, exposed and passthrough models, and custom agents."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OWNER = "handoff-proxy"
 
 
 class TeamCatalog:
-    """The served model ids, as ``/v1/models`` tells them; those for side requests are found and not listed."""
+    """The model ids of ``/v1/models``; ids for side requests are found but not listed."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class TeamCatalog:
         listed: Callable[[], Sequence[ListedModel]] = tuple,
         made: CustomAgents | None = None,
     ) -> None:
-        """``listed`` are models that somebody else lists and that are served here too, ``made`` what callers make."""
+        """``listed`` returns the passthrough models, ``made`` are the custom agents and teams of callers."""
         self._made = made
         self._created = created
         self._elsewhere = listed
@@ -59,7 +59,7 @@ class TeamCatalog:
         self._found.update((facts.id + SIDE, self._side(facts)) for facts in found if facts.team is not None)
 
     def models(self) -> Sequence[ModelFacts]:
-        """Return the teams in the order of the team files, behind them the agents, and then models as they are."""
+        """Return the teams in the order of the team files, then their agents, then exposed and passthrough models."""
         return [*self._listed, *map(self._passed, self._elsewhere())]
 
     def find(self, model: str) -> ModelFacts | None:
@@ -77,13 +77,13 @@ class TeamCatalog:
         return FileTeam(found.description, found.entry, found.examples, agents)
 
     async def made(self, caller: str) -> Sequence[ModelFacts]:
-        """Return what the caller made, in the order in which it did."""
+        """Return the custom agents and teams of a caller, in the order of their creation."""
         if self._made is None:
             return []
         return [await self._made_facts(caller, one) for one in await self._made.newest(caller)]
 
     async def find_made(self, caller: str, model: str) -> ModelFacts | None:
-        """Return what the caller made under this id; agents of a team and side requests are found and not listed."""
+        """Return a custom agent or team; agents of custom teams and side requests are found but not listed."""
         if self._made is None:
             return None
         try:
@@ -167,7 +167,7 @@ def _file_agent(agent: AgentDefinition) -> FileAgent:
 
 
 def _listed(model: str, events: EventsMode | None, registry: Registry) -> ListedTeam:
-    """Return what the team of a model id is made of, its tools under the names that models see."""
+    """Return the listing of the team of a model id; tools have their function names."""
     return _listed_team(registry.find(model)[0], events)
 
 
@@ -184,13 +184,13 @@ def _listed_team(team: AgentTeam, events: EventsMode | None) -> ListedTeam:
 
 
 def _fingerprint(model: str, team: TeamDefinition, models: Mapping[str, ModelDefinition]) -> str:
-    """Return what is the same as long as the team and its models are set up alike, whatever their keys are."""
+    """Return a hash of the configuration of a team and its models, without API keys and headers."""
     names = sorted({name for agent in team.agents.values() for name in (agent.model, *agent.fallbacks)})
-    told = [model, team.model_dump(mode="json"), [(name, _set_up(models[name])) for name in names]]
-    return f"fp_{blake2b(msgspec.json.encode(told, order='sorted'), digest_size=5).hexdigest()}"
+    hashed = [model, team.model_dump(mode="json"), [(name, _configuration(models[name])) for name in names]]
+    return f"fp_{blake2b(msgspec.json.encode(hashed, order='sorted'), digest_size=5).hexdigest()}"
 
 
-def _set_up(model: ModelDefinition) -> Any:
+def _configuration(model: ModelDefinition) -> Any:
     match model:
         case OpenAIModel():
             return model.model_dump(mode="json", exclude={"api_key", "headers"})
@@ -201,8 +201,8 @@ def _set_up(model: ModelDefinition) -> Any:
 
 
 def _shortest(agents: Iterable[AgentDefinition], models: Mapping[str, ModelDefinition]) -> int | None:
-    """Return how many tokens all of the agents' models can read, where that is known of every one."""
-    asked = [models[name] for agent in agents for name in (agent.model, *agent.fallbacks)]
-    lengths = [None if isinstance(model, DemoModel) else model.context_length for model in asked]
+    """Return the smallest context length of the models of the agents; None if one is unknown."""
+    used = [models[name] for agent in agents for name in (agent.model, *agent.fallbacks)]
+    lengths = [None if isinstance(model, DemoModel) else model.context_length for model in used]
     known = [length for length in lengths if length is not None]
     return min(known) if len(known) == len(lengths) else None

@@ -1,7 +1,7 @@
-"""The command ``handoff-proxy``: serve, migrate, check, mcp.
+"""The command line ``handoff-proxy``.
 
-A command imports its own parts when it runs: those of the server take a second, which help, a check and settings that
-are refused need not wait for.
+Commands import their modules when they run: importing the server takes a second, which ``--help``, ``check`` and errors
+in settings do not need.
 """
 
 from __future__ import annotations
@@ -21,20 +21,28 @@ from proxy.auth import Terms
 from proxy.errors import ConfigurationError
 from proxy.log_config import configure_logging
 from proxy.messages import EventsMode
-from proxy.settings import Settings, environment, flag_of, form_of, load_settings, misspelt, variables_of
+from proxy.settings import (
+    Settings,
+    environment,
+    find_misspelled,
+    flag_of,
+    form_of,
+    load_settings,
+    variables_of,
+)
 from proxy.supervisor import Facts, Supervisor
 
 VERSION = version("handoff-proxy")
 logger = logging.getLogger(__name__)
 
 _SECRET = ("openai_api_key", "api_keys", "database_url", "redis_url")
-"""Not taken as flags: everyone on the machine can read the flags of a process."""
+"""Settings without flags: every user of the machine can read the command line of a process."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _flags(*names: str) -> Callable[[Command], Command]:
-    """Give a command a flag for each of these settings; flags that are not given leave the environment's word."""
+    """Add a flag to a command for each of the settings; without the flag, the environment applies."""
 
     def decorate(command: Command) -> Command:
         for name in reversed(names):
@@ -62,18 +70,18 @@ def main() -> None:
 def serve(**flags: Any) -> None:
     """Serve the teams.
 
-    Settings come from flags, the environment and .env, in this order. Keys and the database's URL have no flags, since
-    everyone on the machine can read those of a process: set OPENAI_API_KEY, PROXY_API_KEYS and PROXY_DATABASE_URL.
+    Settings are read from flags, the environment and .env, in this order. API keys and database URLs have no flags,
+    because every user of the machine can read them: set OPENAI_API_KEY, PROXY_API_KEYS and PROXY_DATABASE_URL.
     """
-    with _complaints():
+    with _exit_on_error():
         settings = load_settings(**flags)
         configure_logging(settings.log_level, stream_events=settings.stream_events)
         variables = environment()
-        for sentence in misspelt(variables):
+        for sentence in find_misspelled(variables):
             logger.warning(sentence)
 
-        # Before prepare(): a server that runs on this port must not have its database migrated.
-        from proxy.server import LATEST, bound_sockets, url_of
+        # Before the database is opened: if a server is running on this port, its database must not be migrated.
+        from proxy.server import FORCED_CLOSE_SECONDS, bound_sockets, url_of
         from proxy.worker import serve_process, serve_worker, shared_counters
 
         with ExitStack() as stack:
@@ -89,7 +97,7 @@ def serve(**flags: Any) -> None:
                 partial(serve_worker, flags),
                 sockets,
                 settings.workers,
-                stop_time_limit=settings.shutdown_grace + LATEST + 5,
+                stop_time_limit=settings.shutdown_grace + FORCED_CLOSE_SECONDS + 5,
                 on_ready=announce,
                 on_exit=stack.enter_context(shared_counters()),
             )
@@ -126,7 +134,7 @@ def init(folder: Path) -> None:
     """
     from proxy.teamfiles.templates import write_templates
 
-    with _complaints():
+    with _exit_on_error():
         paths = write_templates(folder)
     for path in paths:
         click.echo(f"wrote {path}")
@@ -137,13 +145,13 @@ def init(folder: Path) -> None:
 @main.command()
 @_flags("data_dir")
 def migrate(**flags: Any) -> None:
-    """Bring the database to this version's schema.
+    """Migrate the database to the schema of this version.
 
-    The database is the one of PROXY_DATABASE_URL, or the SQLite file in the data folder.
+    The database is PROXY_DATABASE_URL, or the SQLite file in the data directory.
     """
     from proxy.app import migrate_database
 
-    with _complaints():
+    with _exit_on_error():
         migrate_database(load_settings(**flags))
     click.echo("The database is up to date.")
 
@@ -152,84 +160,86 @@ def migrate(**flags: Any) -> None:
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--connect", is_flag=True, help="Call each model for a tool call and a short answer.")
 def check(path: Path | None, connect: bool) -> None:
-    """Check a team file, or a folder of them, without serving.
+    """Validate a team file, or a folder of them, without serving.
 
-    Without PATH, those of PROXY_TEAMS or the bundled teams. Ends with 0 when they can be served, and with 1 when they
-    have errors: one line for each, with file and line. With --connect, also with 1 when a model does not answer.
+    Without PATH, PROXY_TEAMS or the bundled teams are validated. The exit code is 0 if there are no errors, and 1 if
+    there are: one line per error, with file and line. With --connect, it is also 1 if a model does not respond.
     """
     import asyncio
 
     from proxy.team_check import check_configured_teams, check_connections
 
-    with _complaints():
+    with _exit_on_error():
         settings = load_settings(teams=path)
         report = check_configured_teams(settings, environment=environment())
-    _tell((*report.problems, *report.notices, *report.summary), is_well=not report.problems)
+    _print_and_exit((*report.problems, *report.notices, *report.summary), is_ok=not report.problems)
     if connect:
         # Failures are part of the report.
         configure_logging("CRITICAL")
-        with _complaints():
+        with _exit_on_error():
             connections = asyncio.run(check_connections(settings, environment=environment()))
-        _tell(connections.lines, is_well=connections.is_ok)
+        _print_and_exit(connections.lines, is_ok=connections.is_ok)
 
 
 @main.group()
 def mcp() -> None:
-    """Pin the tools of MCP servers, and see what has become of them.
+    """Pin the tools of MCP servers, and check them for changes.
 
-    PATH is a team file, or a folder of them; without it, those of PROXY_TEAMS. The lock file is beside them.
+    PATH is a team file, or a folder of them; the default is PROXY_TEAMS. The lock file is in the same folder.
     """
-    # What the SDK would print by itself holds what servers wrote.
+    # Log messages of the SDK contain text from servers.
     configure_logging("ERROR")
 
 
 @mcp.command("check")
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 def mcp_check(path: Path | None) -> None:
-    """Ask the MCP servers for their tools, and compare them with what is pinned.
+    """Compare the tools of the MCP servers with the pinned ones.
 
-    Ends with 0 when every server answers and every tool is as it was pinned, and with 1 when not.
+    The exit code is 0 if every server responds and every tool matches its pin, else 1.
     """
     from proxy.teamfiles.mcp_pins import check_pins
 
-    with _complaints():
+    with _exit_on_error():
         audit = check_pins(load_settings(teams=path), environment())
-    _tell(audit.lines, is_well=audit.is_ok)
+    _print_and_exit(audit.lines, is_ok=audit.is_ok)
 
 
 @mcp.command("pin")
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 def mcp_pin(path: Path | None) -> None:
-    """Accept the tools of the MCP servers as they are now, and write them into the lock file.
+    """Accept the current tools of the MCP servers and write them to the lock file.
 
-    Agents are offered only what is pinned. Look through what is told: a description is an instruction to the model.
-    Ends with 1 when a server does not answer; what was pinned of it stays.
+    Agents can use only pinned tools. Review the output: models follow tool descriptions as instructions. The exit code
+    is 1 if a server does not respond; its pins are not changed.
     """
     from proxy.teamfiles.mcp_pins import write_pins
 
-    with _complaints():
+    with _exit_on_error():
         audit = write_pins(load_settings(teams=path), environment())
-    _tell(audit.lines, is_well=audit.is_ok)
+    _print_and_exit(audit.lines, is_ok=audit.is_ok)
 
 
 @main.group()
 def keys() -> None:
-    """Make keys for callers, list and revoke them.
+    """Create, list and revoke API keys.
 
-    They are kept in the database: the one of PROXY_DATABASE_URL, or the SQLite file in the data folder. What is changed
-    holds for running servers within a second.
+    Keys are stored in the database: PROXY_DATABASE_URL, or the SQLite file in the data directory. Running servers apply
+    changes within a second.
     """
 
 
 @keys.command("create")
 @click.argument("name")
 @click.option(
-    "--events", type=click.Choice(get_args(EventsMode)), help="What its answers tell beside the answer."
+    "--events",
+    type=click.Choice(get_args(EventsMode)),
+    help="Default of X-Handoff-Events for requests with the key.",
 )
-@click.option("--requests-per-minute", type=click.IntRange(1), help="Requests in a minute.")
-@click.option("--tokens-per-minute", type=click.IntRange(1), help="Tokens in a minute.")
-@click.option("--models", help="Teams and models that it may ask, separated by commas.")
-@click.option("--expires-days", type=click.FloatRange(0, min_open=True), help="Days for which it is good.")
+@click.option("--requests-per-minute", type=click.IntRange(1), help="Maximum requests per minute.")
+@click.option("--tokens-per-minute", type=click.IntRange(1), help="Maximum tokens per minute.")
+@click.option("--models", help="Allowed teams and models, separated by commas; all if not set.")
+@click.option("--expires-days", type=click.FloatRange(0, min_open=True), help="Days until the key expires.")
 @_flags("data_dir")
 def keys_create(
     name: str,
@@ -240,28 +250,28 @@ def keys_create(
     expires_days: float | None,
     **flags: Any,
 ) -> None:
-    """Make a key and print it: this once, for only a digest of it is kept.
+    """Create an API key and print it. It cannot be shown again: only its digest is stored.
 
-    NAME is for you, and stands in the log beside what is asked with the key.
+    NAME identifies the key in logs and in "keys list".
     """
     from proxy.key_admin import create_key
 
     allowed = None if models is None else tuple(one.strip() for one in models.split(",") if one.strip())
     terms = Terms(events, requests_per_minute, tokens_per_minute, allowed)
-    with _complaints():
-        key, kept = create_key(load_settings(**flags), name, terms, expires_days=expires_days)
-    click.echo(f"id {kept.id}, {kept.name}. The key, which is not shown again:", err=True)
+    with _exit_on_error():
+        key, record = create_key(load_settings(**flags), name, terms, expires_days=expires_days)
+    click.echo(f"id {record.id}, {record.name}. The key, which cannot be shown again:", err=True)
     click.echo(key)
 
 
 @keys.command("list")
 @_flags("data_dir")
 def keys_list(**flags: Any) -> None:
-    """List all keys: their public parts, names and terms."""
-    from proxy.key_admin import described_keys
+    """List all API keys with id, name, status and limits."""
+    from proxy.key_admin import describe_keys
 
-    with _complaints():
-        lines = described_keys(load_settings(**flags))
+    with _exit_on_error():
+        lines = describe_keys(load_settings(**flags))
     for line in lines:
         click.echo(line)
 
@@ -270,26 +280,29 @@ def keys_list(**flags: Any) -> None:
 @click.argument("key_id", metavar="ID")
 @_flags("data_dir")
 def keys_revoke(key_id: str, **flags: Any) -> None:
-    """Revoke the key with this id for good. Ends with 1 when there is none that was not."""
+    """Revoke the API key with this id permanently.
+
+    The exit code is 1 if there is no such key or it is already revoked.
+    """
     from proxy.key_admin import revoke_key
 
-    with _complaints():
-        is_done = revoke_key(load_settings(**flags), key_id)
-    _tell(
-        [f"{key_id} is revoked." if is_done else f"There is no key {key_id} that was not revoked."],
-        is_well=is_done,
+    with _exit_on_error():
+        is_revoked = revoke_key(load_settings(**flags), key_id)
+    _print_and_exit(
+        [f"Revoked {key_id}." if is_revoked else f"No active key {key_id} found."],
+        is_ok=is_revoked,
     )
 
 
-def _tell(lines: Sequence[str], *, is_well: bool) -> None:
+def _print_and_exit(lines: Sequence[str], *, is_ok: bool) -> None:
     for line in lines:
         click.echo(line)
-    if not is_well:
+    if not is_ok:
         sys.exit(1)
 
 
-class _complaints:  # noqa: N801 - reads as a word of the with statement
-    """Tell what the operator has to mend, without a trace, and end with status 2."""
+class _exit_on_error:  # noqa: N801 - a context manager, named like a function
+    """Print a configuration error without a traceback and exit with code 2."""
 
     def __enter__(self) -> None:
         return None

@@ -1,7 +1,7 @@
-"""Everything raised on purpose: each error is a place in the tree, a stable code and its facts.
+"""The exceptions of the proxy, each with a stable code and its facts.
 
-``wire.errors`` decides status, type and headers; nothing here knows HTTP. A message is one sentence for the
-caller and never holds internals, keys or what people wrote at length.
+``wire.errors`` maps them to status, type and headers; this module does not depend on HTTP. A message is one sentence
+for the caller, without internals, keys or long user input.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class ProxyError(Exception):
-    """The root of the tree."""
+    """Base class of the exceptions of the proxy."""
 
     code: str | None = "internal_error"
 
@@ -21,16 +21,16 @@ class ProxyError(Exception):
 
 
 class ConfigurationError(ProxyError):
-    """Something the operator wrote (a variable, a team file) cannot be used; stops the start."""
+    """The configuration (a variable, a team file) is invalid; the server does not start."""
 
     code = "configuration"
 
 
-# --- what a caller did ---------------------------------------------------------------------------------------
+# --- requests ------------------------------------------------------------------------------------------------
 
 
 class InvalidRequest(ProxyError):
-    """The request cannot be understood or not be done as asked."""
+    """The request is invalid or cannot be fulfilled."""
 
     code: str | None = None
 
@@ -41,7 +41,7 @@ class InvalidRequest(ProxyError):
 
 
 class BodyTooLarge(ProxyError):
-    """The body is over the limit."""
+    """The body exceeds the size limit."""
 
     code = None
 
@@ -63,18 +63,18 @@ class UnsupportedContentEncoding(ProxyError):
         self.encoding = encoding
 
 
-class BodyTooSlow(ProxyError):
-    """The body did not come in time."""
+class RequestBodyTimeout(ProxyError):
+    """The body was not received within the time limit."""
 
     code = "request_timeout"
 
     def __init__(self, limit_seconds: float) -> None:
-        super().__init__(f"The body of the request did not come within {limit_seconds:g} seconds.")
+        super().__init__(f"The request body was not received within {limit_seconds:g} seconds.")
         self.limit_seconds = limit_seconds
 
 
 class Unauthorized(ProxyError):
-    """No key, or one that is not known."""
+    """The API key is unknown, revoked or expired."""
 
     code: str | None = "invalid_api_key"
 
@@ -82,21 +82,22 @@ class Unauthorized(ProxyError):
         super().__init__("Incorrect API key provided.")
 
 
-class NoKey(Unauthorized):
-    """Not even a key that is not known."""
+class ApiKeyMissing(Unauthorized):
+    """The request has no API key."""
 
-    # As with the official API, for which a code is about a key that was sent.
+    # OpenAI sends the code ``invalid_api_key`` only for a key that was sent. Observed, not documented.
     code = None
 
     def __init__(self) -> None:
         ProxyError.__init__(
             self,
-            "You didn't provide an API key. It has to come in the header 'Authorization: Bearer YOUR_KEY'.",
+            "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer "
+            "auth (i.e. Authorization: Bearer YOUR_KEY).",
         )
 
 
 class NotFound(ProxyError):
-    """What was asked for does not exist, or is not the caller's."""
+    """The object does not exist, or belongs to another caller."""
 
     code: str | None = None
 
@@ -107,25 +108,25 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
     def __init__(self, model: str, *, only_at: str | None = None) -> None:
-        """``only_at`` is the one path at which the model can be asked."""
-        told = "does not exist or you do not have access to it."
+        """``only_at`` is the only endpoint that supports the model."""
+        reason = "does not exist or you do not have access to it."
         if only_at is not None:
-            told = f"is only served at {only_at}."
-        super().__init__(f"The model '{model[:200]}' {told}")
+            reason = f"is only supported at {only_at}."
+        super().__init__(f"The model '{model[:200]}' {reason}")
 
 
 class AgentNotFound(NotFound):
-    """The caller made no agent, or no team, with this name."""
+    """The caller has no custom agent or team with this name."""
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(f"No {kind} found with the name '{name[:64]}'.")
 
 
-class AgentsSwitchedOff(NotFound):
-    """Callers make no agents here."""
+class CustomAgentsDisabled(NotFound):
+    """Custom agents are disabled on this server."""
 
     def __init__(self) -> None:
-        super().__init__("This server does not let callers make agents and teams.")
+        super().__init__("Custom agents and teams are disabled on this server.")
 
 
 class ConversationNotFound(NotFound):
@@ -143,7 +144,7 @@ class CompletionNotFound(NotFound):
 
 
 class ResponseNotFound(NotFound):
-    """No turn of this caller is kept under this id as a response."""
+    """The caller has no stored response with this id."""
 
     def __init__(self, response_id: str) -> None:
         super().__init__(f"Response with id '{response_id[:128]}' not found.")
@@ -164,12 +165,15 @@ class ApprovalNotFound(NotFound):
 
 
 class ConversationBusy(ProxyError):
-    """Another turn of the conversation is under way; asking again a little later works."""
+    """Another turn of the conversation is running; the request can be retried later."""
 
     code = "conversation_busy"
 
     def __init__(self, retry_after: float = 1.0) -> None:
-        super().__init__("Another turn of this conversation is under way. Please retry in a few seconds.")
+        # OpenAI's message for ``conversation_locked``.
+        super().__init__(
+            "Another process is currently operating on this conversation. Please retry in a few seconds."
+        )
         self.retry_after = retry_after
 
 
@@ -182,24 +186,24 @@ class IdempotencyConflict(ProxyError):
         super().__init__("This Idempotency-Key was used with a different request body.")
 
 
-# --- what happened to a turn ---------------------------------------------------------------------------------
+# --- turns ---------------------------------------------------------------------------------------------------
 
 
 class TurnFailed(ProxyError):
-    """The turn could not be finished."""
+    """The turn failed."""
 
     code = "turn_failed"
 
 
 class UpstreamFailed(TurnFailed):
-    """The language model did not answer as it should.
+    """A model call failed.
 
-    ``label`` is the outcome for metrics (a closed set); ``is_retryable`` tells whether the same call may be tried
-    again before anything was said; ``retry_after`` is in seconds, as the upstream wished.
+    ``label`` is the outcome for metrics (a closed set). ``is_retryable`` is true if the call can be retried before the
+    first delta. ``retry_after`` is the provider's value in seconds.
     """
 
     code = "upstream_error"
-    sentence = "The model behind this team failed to answer."
+    default_message = "The model behind this team failed to respond."
 
     def __init__(
         self,
@@ -209,40 +213,40 @@ class UpstreamFailed(TurnFailed):
         is_retryable: bool = False,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message or self.sentence)
+        super().__init__(message or self.default_message)
         self.label = label
         self.is_retryable = is_retryable
         self.retry_after = retry_after
         self.facts: dict[str, object] = {}
-        """For the log only: the provider's host, and what it answered."""
+        """Log fields: the provider's host and its response."""
 
 
 class UpstreamUnreachable(UpstreamFailed):
-    """No connection, no TLS, or no HTTP."""
+    """No connection, or a failure of TLS or HTTP."""
 
     code = "upstream_unreachable"
-    sentence = "The model behind this team could not be reached."
+    default_message = "The model behind this team could not be reached."
 
 
 class UpstreamTimeout(UpstreamFailed):
-    """Nothing came within the limit for the first byte, or between two."""
+    """A timeout before the first byte or between two."""
 
     code = "upstream_timeout"
-    sentence = "The model behind this team did not answer in time."
+    default_message = "The model behind this team did not respond in time."
 
 
 class UpstreamAuthFailed(UpstreamFailed):
-    """The upstream refused our key; the caller's is right."""
+    """The provider rejected the key of the proxy; the key of the caller is valid."""
 
     code = "upstream_auth_failed"
-    sentence = "The model behind this team refused the proxy's credentials."
+    default_message = "The provider of the model behind this team rejected the proxy's credentials."
 
 
 class UpstreamModelNotFound(UpstreamFailed):
-    """The upstream does not know the model that the team names."""
+    """The provider does not know the configured model."""
 
     code = "upstream_model_not_found"
-    sentence = "The model that this team is set up with does not exist at its provider."
+    default_message = "The model that is configured for this team does not exist at its provider."
 
 
 class UpstreamBadRequest(UpstreamFailed):
@@ -252,7 +256,7 @@ class UpstreamBadRequest(UpstreamFailed):
     """
 
     code = "upstream_bad_request"
-    sentence = "The model's provider rejected the request."
+    default_message = "The model's provider rejected the request."
 
     def __init__(
         self, label: str = "bad_request", *, message: str | None = None, param: str | None = None
@@ -264,88 +268,91 @@ class UpstreamBadRequest(UpstreamFailed):
 
 
 class ContextLengthExceeded(UpstreamFailed):
-    """The conversation is longer than the model can read."""
+    """The input exceeds the context window of the model."""
 
     code = "context_length_exceeded"
-    sentence = "The conversation is longer than the model behind this team can read."
+    # OpenAI's message.
+    default_message = (
+        "Your input exceeds the context window of this model. Please adjust your input and try again."
+    )
 
 
 class ContentFiltered(UpstreamFailed):
-    """The upstream's filter refused the request."""
+    """The provider's content filter rejected the request."""
 
     code = "content_filter"
-    sentence = "The request was refused by the content filter of the model behind this team."
+    default_message = "The request was rejected by the content filter of the model behind this team."
 
 
 class UpstreamRateLimited(UpstreamFailed):
-    """The upstream asks to slow down."""
+    """The provider's rate limit is reached."""
 
     code = "upstream_rate_limited"
-    sentence = "The model behind this team is rate limited. Please retry later."
+    default_message = "The model behind this team is rate limited. Please retry later."
 
 
 class UpstreamQuotaExceeded(UpstreamFailed):
-    """The operator's credit at the upstream is used up."""
+    """The operator's quota at the provider is exhausted."""
 
     code = "upstream_quota_exceeded"
-    sentence = "The quota for the model behind this team is used up."
+    default_message = "The quota for the model behind this team is exhausted."
 
 
 class UpstreamProtocolError(UpstreamFailed):
-    """What came is not what the protocol says."""
+    """The response of the provider does not follow the protocol."""
 
     code = "upstream_protocol_error"
-    sentence = "The model behind this team sent an answer that could not be read."
+    default_message = "The model behind this team sent a response that could not be decoded."
 
 
 class UpstreamIncomplete(UpstreamFailed):
-    """The stream ended without saying that it was finished."""
+    """The stream ended without a finish reason."""
 
     code = "upstream_incomplete"
-    sentence = "The answer of the model behind this team broke off."
+    default_message = "The response of the model behind this team ended before it was complete."
 
 
-class UpstreamTooMuch(UpstreamFailed):
-    """The answer is over the size limit."""
+class UpstreamResponseTooLarge(UpstreamFailed):
+    """The response exceeds the size limit."""
 
     code = "upstream_too_much"
-    sentence = "The model behind this team sent more than the limit allows."
+    default_message = "The response of the model behind this team exceeds the size limit."
 
 
 class UpstreamCircuitOpen(UpstreamFailed):
-    """The provider failed many times in a row and is given a rest."""
+    """The circuit breaker is open after consecutive failures of the provider."""
 
     code = "upstream_circuit_open"
-    sentence = "The model behind this team is failing and is given a short rest. Please retry later."
+    default_message = "The model behind this team is temporarily unavailable. Please retry later."
 
 
 class AgentFailed(TurnFailed):
-    """The team itself could not come to an answer."""
+    """The team did not complete the turn."""
 
     code = "agent_error"
 
 
 class ToolLoopLimitReached(AgentFailed):
-    """The agents called the model more often than the team allows."""
+    """The turn reached the team's limit of model calls."""
 
     code = "tool_loop_limit"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"The agents made {limit} model calls without coming to an answer.")
+        super().__init__(f"The agents made {limit} model calls without completing the response.")
         self.limit = limit
 
 
-class AnswerNotInForm(AgentFailed):
-    """The answer is not in the form that was asked for; free text in its place would be a lie."""
+class ResponseFormatNotMet(AgentFailed):
+    """The output does not match ``response_format``."""
 
     code = "response_format_not_met"
 
     def __init__(self) -> None:
-        super().__init__("The agents did not answer in the form that was asked for.")
+        super().__init__("The model output does not match 'response_format'.")
 
 
 class TurnTimeout(AgentFailed):
-    """The whole turn took longer than its limit."""
+    """The turn exceeded its time limit."""
 
     code = "turn_timeout"
 
@@ -355,7 +362,7 @@ class TurnTimeout(AgentFailed):
 
 
 class InternalTurnError(TurnFailed):
-    """A defect of ours, told without its internals."""
+    """A defect of the proxy, reported without details."""
 
     code = "internal_error"
 
@@ -378,15 +385,12 @@ class TurnLeaseLost(TurnFailed):
 
 
 class ToolError(ProxyError):
-    """A tool call that failed; the message is told to the model and holds no internals.
-
-    Tools raise it to say in their own words why they cannot help.
-    """
+    """A failed tool call; the message is passed to the model and must not contain internals."""
 
     code = "tool_error"
 
 
-# --- where we run --------------------------------------------------------------------------------------------
+# --- server --------------------------------------------------------------------------------------------------
 
 
 class StoreUnavailable(ProxyError):
@@ -400,30 +404,33 @@ class StoreUnavailable(ProxyError):
 
 
 class RateLimitExceeded(ProxyError):
-    """The caller asks for more than it may; ``retry_after`` is in seconds, ``stands`` are for its headers."""
+    """The caller exceeded a limit; ``retry_after`` is in seconds, ``stands`` are the values for the headers."""
 
     code = "rate_limit_exceeded"
 
     def __init__(self, kind: str, limit: int, stands: Sequence[Any], retry_after: float) -> None:
-        super().__init__(f"Rate limit reached: at most {limit} {kind} per minute. Please try again later.")
+        # OpenAI's message, without model and organization.
+        name = {"requests": "RPM", "tokens": "TPM"}[kind]
+        super().__init__(
+            f"Rate limit reached on {kind} per min ({name}): Limit {limit}. Please try again in {retry_after:.3g}s."
+        )
         self.stands = stands
         self.retry_after = retry_after
 
 
 class Overloaded(ProxyError):
-    """As many turns run as may."""
+    """The maximum number of turns is running."""
 
     code = "server_is_overloaded"
 
     def __init__(self, retry_after: float = 1.0) -> None:
-        super().__init__(
-            "The server is at work on as many requests as it takes. Please try again in a second."
-        )
+        # OpenAI's message for the same code.
+        super().__init__("Our servers are currently overloaded. Please try again later.")
         self.retry_after = retry_after
 
 
 class LogMemoryExhausted(ProxyError):
-    """The logs of all turns in this process take as much memory as they may."""
+    """The turn logs of this process have reached their memory limit."""
 
     code = "log_memory_exhausted"
 
@@ -449,7 +456,7 @@ class SchemaTooNew(ConfigurationError):
 
 
 class TeamFileError(ConfigurationError):
-    """A team file has mistakes; ``problems`` are whole lines, each with file, line and what is wanted."""
+    """Team files have errors; ``problems`` has one line per error, with file, line and message."""
 
     code = "team_file"
 

@@ -1,4 +1,4 @@
-"""What happens during a turn, as frozen values.
+"""The events of a turn, as frozen values.
 
 Their order is
 
@@ -6,8 +6,8 @@ Their order is
              | ToolFailed | Handoff | ClientToolCall | ClientToolArguments | ApprovalRequested | ApprovalDecided)*
     (Completed | Failed | Cancelled)
 
-``turns`` keeps that order and the pairs: every ToolStarted has exactly one ToolCompleted or ToolFailed before the
-closing event. Encoders are a ``match`` over all of them.
+``turns`` ensures this order, and that every ToolStarted has exactly one ToolCompleted or ToolFailed before the closing
+event. Encoders are a ``match`` over all event types.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from proxy.messages import FinishReason, Usage
 
 
 class Started(Struct, frozen=True, omit_defaults=True, tag="started"):
-    """The turn began; ``agent`` has the floor.
+    """The turn started with ``agent`` active.
 
-    ``steps`` are the agents whose work the turns of this team are made of; empty when that is not known.
+    ``steps`` are the agents that work in a turn of this team in order; empty if the team does not define them.
     """
 
     turn_id: str
@@ -32,31 +32,31 @@ class Started(Struct, frozen=True, omit_defaults=True, tag="started"):
     steps: tuple[str, ...] = ()
 
 
-# Deltas come by the thousand and contain no cycles: the garbage collector need not track them.
+# A turn has thousands of deltas, which contain no cycles: exclude them from garbage collection (msgspec, "gc=False").
 class TextDelta(Struct, frozen=True, gc=False, omit_defaults=True, tag="text"):
-    """A piece of the text of the answer, as the provider sent it; never empty."""
+    """A delta of the message text, as the provider sent it; never empty."""
 
     text: str
     logprobs: Any = None
-    """The wire's ``logprobs.content`` list for this piece, when asked for and given."""
+    """The ``logprobs.content`` list of this delta; None if not requested or not sent."""
 
 
 class ReasoningDelta(Struct, frozen=True, gc=False, tag="reasoning"):
-    """A piece of the model's reasoning, which is not part of the answer; never empty."""
+    """A delta of the reasoning, which is not part of the message; never empty."""
 
     text: str
 
 
 class RefusalDelta(Struct, frozen=True, gc=False, omit_defaults=True, tag="refusal"):
-    """A piece of a refusal; never empty."""
+    """A delta of a refusal; never empty."""
 
     text: str
     logprobs: Any = None
-    """The wire's ``logprobs.refusal`` list for this piece, when asked for and given."""
+    """The ``logprobs.refusal`` list of this delta; None if not requested or not sent."""
 
 
 class ToolStarted(Struct, frozen=True, tag="tool_started"):
-    """A tool of the server runs. ``arguments`` is the JSON text as the model wrote it, cut to a short form."""
+    """A server tool call started. ``arguments`` is the JSON text as the model wrote it, truncated."""
 
     call_id: str
     name: str
@@ -65,7 +65,7 @@ class ToolStarted(Struct, frozen=True, tag="tool_started"):
 
 
 class ToolCompleted(Struct, frozen=True, tag="tool_completed"):
-    """It gave a result (cut to a short form here)."""
+    """The tool call returned a result, truncated here."""
 
     call_id: str
     name: str
@@ -74,7 +74,7 @@ class ToolCompleted(Struct, frozen=True, tag="tool_completed"):
 
 
 class ToolFailed(Struct, frozen=True, tag="tool_failed"):
-    """It failed; ``error`` is what the model was told."""
+    """The tool call failed; ``error`` is the text that the model received."""
 
     call_id: str
     name: str
@@ -83,7 +83,7 @@ class ToolFailed(Struct, frozen=True, tag="tool_failed"):
 
 
 class Handoff(Struct, frozen=True, tag="handoff"):
-    """``source`` gave the floor to ``target``."""
+    """``source`` handed over to ``target``, which is the active agent now."""
 
     source: str
     target: str
@@ -91,7 +91,7 @@ class Handoff(Struct, frozen=True, tag="handoff"):
 
 
 class ClientToolCall(Struct, frozen=True, tag="client_tool_call"):
-    """The agent calls a tool of the caller's: the first piece of call ``index`` (0, 1, … within the turn)."""
+    """A client tool call started; ``index`` counts the calls of the turn from 0."""
 
     index: int
     call_id: str
@@ -99,7 +99,7 @@ class ClientToolCall(Struct, frozen=True, tag="client_tool_call"):
 
 
 class ClientToolArguments(Struct, frozen=True, tag="client_tool_arguments"):
-    """A further piece of the arguments of call ``index``."""
+    """A delta of the arguments of call ``index``."""
 
     index: int
     arguments: str
@@ -107,11 +107,11 @@ class ClientToolArguments(Struct, frozen=True, tag="client_tool_arguments"):
 
 Decision = Literal["approve", "refuse"]
 DecidedBy = Literal["message", "api"]
-"""Whether a person said it in the conversation, or a program by the approval's id."""
+"""Whether the decision was a message in the conversation or an API request with the approval id."""
 
 
 class ApprovalRequested(Struct, frozen=True, tag="approval_requested"):
-    """A call of the server's waits until a person has approved it; ``arguments`` is cut to a short form."""
+    """A server tool call requires approval; ``arguments`` is truncated."""
 
     approval_id: str
     call_id: str
@@ -120,9 +120,9 @@ class ApprovalRequested(Struct, frozen=True, tag="approval_requested"):
 
 
 class ApprovalDecided(Struct, frozen=True, tag="approval_decided"):
-    """A person decided about a call that an earlier turn asked for.
+    """A decision on an approval that an earlier turn requested.
 
-    ``call_id`` is the id under which an approved call is run now; of a refused one, that of the request.
+    For an approved call, ``call_id`` is the id of its execution in this turn; for a rejected one, of the request.
     """
 
     approval_id: str
@@ -139,9 +139,9 @@ class ParametersIgnored(Struct, frozen=True, tag="parameters_ignored"):
 
 
 class ModelCalled(Struct, frozen=True, tag="model_called", omit_defaults=True):
-    """A model call ended, well or not; ``usage`` is None when the model did not tell.
+    """A model call ended, successfully or not; ``usage`` is None if the provider did not report it.
 
-    ``cost`` is None when there is no usage, or no price for the model.
+    ``cost`` is None if there is no usage or no price of the model.
     """
 
     agent: str
@@ -152,7 +152,7 @@ class ModelCalled(Struct, frozen=True, tag="model_called", omit_defaults=True):
 
 
 class Completed(Struct, frozen=True, tag="completed"):
-    """The turn is finished and stored; ``agent`` has the floor now."""
+    """The turn is completed and stored; ``agent`` is the active agent."""
 
     agent: str
     finish_reason: FinishReason
@@ -162,7 +162,7 @@ class Completed(Struct, frozen=True, tag="completed"):
 class Failed(Struct, frozen=True, tag="failed"):
     """The turn failed. ``code`` is stable, ``message`` a sentence for the caller, ``retry_after`` in seconds.
 
-    ``is_repeatable``: running the turn again does no harm (no tool with effects ran, and it may help).
+    ``is_repeatable`` is true if no tool with side effects has run and a repeat of the turn can succeed.
     """
 
     code: str
@@ -175,7 +175,7 @@ class Failed(Struct, frozen=True, tag="failed"):
 
 
 class Cancelled(Struct, frozen=True, tag="cancelled"):
-    """The turn was stopped from outside."""
+    """The turn was cancelled."""
 
     reason: Literal["client_left", "requested", "shutting_down"]
     agent: str
@@ -187,8 +187,8 @@ _CLOSING = (Completed, Failed, Cancelled)
 
 
 def is_closing(event: Event) -> TypeGuard[ClosingEvent]:
-    """Whether the event is a turn's last."""
-    # Asked for every chunk; isinstance would ask the metaclass of these classes, which takes ten times as long.
+    """Return whether the event is the last one of a turn."""
+    # Called for every chunk. isinstance calls the metaclass of msgspec structs, which takes ten times as long.
     return type(event) in _CLOSING
 
 
@@ -222,14 +222,14 @@ class Entry(Struct, frozen=True):
 
 
 class Journal(Struct, frozen=True):
-    """A turn's log as it is kept: its events, and when each came, in milliseconds after ``began``."""
+    """A turn log for storage: the events, and the time of each in milliseconds after ``began``."""
 
     began: float
     after_ms: list[int]
     events: list[Event]
 
     def entries(self) -> list[Entry]:
-        """Return the log as its readers see it."""
+        """Return the log entries."""
         return [
             Entry(position, event, self.began + after / 1000)
             for position, (event, after) in enumerate(zip(self.events, self.after_ms, strict=True), 1)
@@ -241,7 +241,7 @@ decode_journal = msgspec.json.Decoder(Journal).decode
 
 
 def encode_journal(events: Sequence[Event], times: Sequence[float]) -> bytes:
-    """Return the log of a turn for keeping; ``times`` are those of the events."""
-    # Live and replayed, an event came at the same millisecond.
+    """Encode a turn log for storage; ``times`` are the times of the events."""
+    # Rounded to milliseconds, as in encoders, so that live and replayed events have the same time.
     began = round(times[0], 3) if times else 0.0
     return _encode_journal(Journal(began, [round((time - began) * 1000) for time in times], list(events)))

@@ -1,4 +1,4 @@
-"""Makes, lists and revokes the keys in a database, for the command."""
+"""Create, list and revoke API keys in the database, for the command line."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 def create_key(
     settings: Settings, name: str, terms: Terms, *, expires_days: float | None
 ) -> tuple[str, ApiKeyRecord]:
-    """Make a key; return it and what is kept of it.
+    """Create a key; return it and its stored record.
 
     Raises:
-        ConfigurationError: The name cannot be one, or the database cannot be used.
+        ConfigurationError: The name is invalid, or the database is not available.
     """
     if not _NAME.fullmatch(name):
         raise ConfigurationError("NAME: should be 1 to 100 characters in one line")
     now = round(time.time(), 3)
     expires_at = None if expires_days is None else now + expires_days * 86_400
-    key, kept = new_key(name, terms, now=now, expires_at=expires_at)
-    _with_store(settings, lambda store: store.add(kept))
-    return key, kept
+    key, record = new_key(name, terms, now=now, expires_at=expires_at)
+    _with_store(settings, lambda store: store.add(record))
+    return key, record
 
 
-def described_keys(settings: Settings) -> list[str]:
+def describe_keys(settings: Settings) -> list[str]:
     """Return a line for each key."""
     now = time.time()
     return [_line(key, now) for key in _with_store(settings, lambda store: store.all())]
 
 
 def revoke_key(settings: Settings, key_id: str) -> bool:
-    """Revoke a key; False when there is none that was not."""
+    """Revoke a key; return False if there is no such key or it is already revoked."""
     return _with_store(settings, lambda store: store.revoke(key_id, now=time.time()))
 
 
@@ -52,8 +52,8 @@ def _with_store(settings: Settings, work: Callable[[KeyStore], Awaitable[R]]) ->
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        told = f"PROXY_DATA_DIR: {settings.data_dir} cannot be made ({error.strerror})"
-        raise ConfigurationError(told) from None
+        message = f"PROXY_DATA_DIR: {settings.data_dir} cannot be created ({error.strerror})"
+        raise ConfigurationError(message) from None
 
     async def run() -> R:
         await prepare_schema(settings.database)
@@ -71,14 +71,14 @@ def _with_store(settings: Settings, work: Callable[[KeyStore], Awaitable[R]]) ->
 
 def _line(key: ApiKeyRecord, now: float) -> str:
     terms = key.terms
-    state = "revoked" if key.revoked_at is not None else "good" if key.is_valid(now) else "expired"
+    state = "revoked" if key.revoked_at is not None else "active" if key.is_valid(now) else "expired"
     facts = [
         state,
-        f"made {_day(key.created_at)}",
-        key.expires_at is not None and f"until {_day(key.expires_at)}",
+        f"created {_day(key.created_at)}",
+        key.expires_at is not None and f"expires {_day(key.expires_at)}",
         terms.events and f"events {terms.events}",
-        terms.requests_per_minute and f"{terms.requests_per_minute} requests a minute",
-        terms.tokens_per_minute and f"{terms.tokens_per_minute} tokens a minute",
+        terms.requests_per_minute and f"{terms.requests_per_minute} requests per minute",
+        terms.tokens_per_minute and f"{terms.tokens_per_minute} tokens per minute",
         terms.models is not None and f"models {', '.join(terms.models)}",
     ]
     return f"{key.id}  {key.name}  ({'; '.join(fact for fact in facts if fact)})"

@@ -41,7 +41,7 @@ from proxy.teamfiles.summary import models_in_use
 from proxy.tools.builtin import ServiceUrls, builtin_names, builtin_tools
 from proxy.tools.port import Tool
 from proxy.tools.threads import ToolThreads
-from proxy.usage import Meter
+from proxy.usage import UsageRecorder
 
 if TYPE_CHECKING:
     from proxy.tools.mcp.tool import McpServers
@@ -83,20 +83,22 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
         parts.origin_policy.set_needs_keys(needs_keys=not keys.is_open)
         limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
         stack.push_async_callback(limiter.close)
-        meter = Meter(limiter, partial(limits_of, keys, settings), metrics)
-        stack.push_async_callback(meter.close)
+        usage_recorder = UsageRecorder(limiter, partial(limits_of, keys, settings), metrics)
+        stack.push_async_callback(usage_recorder.close)
         services = Services(
             settings=settings,
             keys=keys,
             key_monitor=KeyMonitor(keys),
-            turns=await _turn_service(settings, registry, history, made, meter),
+            turns=await _turn_service(settings, registry, history, made, usage_recorder),
             history=history,
             library=history.library,
             approvals=history.approvals,
             catalog=_catalog(parts, registry, passthrough, made),
-            connection_checks=ConnectionChecks(registry, made, record_usage=meter.passed_on),
+            connection_checks=ConnectionChecks(
+                registry, made, record_usage=usage_recorder.record_passthrough
+            ),
             version=parts.version,
-            passing=_passing(settings, passthrough, meter),
+            passing=_passing(settings, passthrough, usage_recorder),
             agents=made,
             limiter=limiter,
             metrics=metrics,
@@ -148,10 +150,10 @@ def _catalog(
     )
 
 
-def _passing(settings: Settings, passthrough: PassThrough, meter: Meter) -> Passing | None:
+def _passing(settings: Settings, passthrough: PassThrough, usage_recorder: UsageRecorder) -> Passing | None:
     if passthrough.is_empty:
         return None
-    return Passing(passthrough, stall=settings.stalled_client_timeout, used=meter.passed_on)
+    return Passing(passthrough, stall=settings.stalled_client_timeout, used=usage_recorder.record_passthrough)
 
 
 def _registry(parts: Parts, mcp_tools: Mapping[str, Tool]) -> Registry:
@@ -235,7 +237,11 @@ def _made_teams(
 
 
 async def _turn_service(
-    settings: Settings, registry: Registry, history: SqlHistory, made: CustomAgents | None, meter: Meter
+    settings: Settings,
+    registry: Registry,
+    history: SqlHistory,
+    made: CustomAgents | None,
+    usage_recorder: UsageRecorder,
 ) -> TurnService:
     service = TurnService(
         registry,
@@ -248,7 +254,7 @@ async def _turn_service(
             level=logging.INFO if settings.stream_events else logging.DEBUG,
         ),
         custom_teams=made,
-        observer=meter,
+        observer=usage_recorder,
         log_memory_limit=settings.max_log_bytes or _default_log_bytes(settings.workers),
     )
     await service.start()

@@ -16,16 +16,15 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 
 from proxy.request_id import REQUEST_ID
 
-# These log every message, URL or statement they handle, or what is told by ours already.
-_TALKATIVE = (
+# These log every message, URL or statement, or duplicate log messages of the proxy.
+_VERBOSE = (
     "alembic", "asyncio", "autogen_core", "autogen_core.events", "httpcore", "httpcore2", "httpx", "httpx2", "openai",
     "sqlalchemy", "uvicorn.error",
-    # Searches, and the Rust libraries below them, which log through Python: addresses hold what people look for.
+    # Web search and the Rust libraries below it, which log through Python: their URLs contain search queries.
     "cookie_store", "ddgs", "h2", "hickory_net", "hickory_proto", "hickory_resolver", "html5ever", "hyper",
     "hyper_util", "primp", "reqwest", "rustls", "tokio", "tower", "tower_http",
 )  # fmt: skip
-# The MCP SDK, which calls one of its loggers "client": its errors hold what servers wrote. What matters of them is
-# logged by ours.
+# The MCP SDK, one of whose loggers is "client": its errors contain text from servers. The proxy logs the relevant ones.
 _SILENT = ("client", "mcp")
 
 
@@ -115,7 +114,7 @@ def configure_logging(level: str, *, stream_events: bool = False) -> None:
             },
             "root": {"handlers": ["stderr"], "level": level},
             "loggers": {
-                **{name: {"level": quiet} for name in _TALKATIVE},
+                **{name: {"level": quiet} for name in _VERBOSE},
                 **{name: {"level": "CRITICAL"} for name in _SILENT},
                 "stream_events": {
                     "handlers": ["stream"],

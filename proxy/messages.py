@@ -1,7 +1,7 @@
-"""Messages in the words of the OpenAI wire, and items: messages as a conversation keeps them.
+"""Messages in the format of the OpenAI API, and items: messages as stored in a conversation.
 
-Decoding a message keeps the fields named here and drops every other, so that nothing a client added travels to a
-model by accident. Encoding gives back exactly what came in of them (absent stays absent, null stays null).
+Decoding drops fields that are not declared here, so that no unknown field of a client reaches a model. Encoding is the
+exact inverse for declared fields (absent stays absent, null stays null).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from msgspec import UNSET, Struct, UnsetType
 
 
 class TextPart(Struct, frozen=True, tag="text", tag_field="type"):
-    """A piece of text."""
+    """Text."""
 
     text: str
 
 
 class ImageUrl(Struct, frozen=True, omit_defaults=True):
-    """Where an image is: an http(s) or data URL. Nothing here fetches it."""
+    """An http(s) or data URL of an image. The proxy does not fetch it."""
 
     url: str
     detail: Literal["auto", "low", "high", "original"] | None = None
@@ -41,7 +41,7 @@ class AudioData(Struct, frozen=True):
 
 
 class AudioPart(Struct, frozen=True, tag="input_audio", tag_field="type"):
-    """A sound."""
+    """Audio input."""
 
     input_audio: AudioData
 
@@ -61,7 +61,7 @@ class FilePart(Struct, frozen=True, tag="file", tag_field="type"):
 
 
 class RefusalPart(Struct, frozen=True, tag="refusal", tag_field="type"):
-    """What the assistant said when it refused."""
+    """A refusal of the assistant."""
 
     refusal: str
 
@@ -73,7 +73,7 @@ Content = str | list[Part] | None | UnsetType
 
 
 class FunctionCall(Struct, frozen=True):
-    """Name and JSON text of the arguments, as the model wrote it."""
+    """Name, and arguments as the JSON text that the model wrote."""
 
     name: str
     arguments: str
@@ -87,7 +87,7 @@ class ToolCall(Struct, frozen=True, tag="function", tag_field="type"):
 
 
 class CustomCall(Struct, frozen=True):
-    """Name and free-form input of a custom tool's call."""
+    """Name and free-form input of a custom tool call."""
 
     name: str
     input: str
@@ -111,27 +111,27 @@ class SystemMessage(Struct, frozen=True, omit_defaults=True, tag="system", tag_f
 
 
 class DeveloperMessage(Struct, frozen=True, omit_defaults=True, tag="developer", tag_field="role"):
-    """Instructions, in the newer word."""
+    """Instructions, with the role that replaces ``system`` for newer models."""
 
     content: Content = UNSET
     name: str | None = None
 
 
 class UserMessage(Struct, frozen=True, omit_defaults=True, tag="user", tag_field="role"):
-    """What the person said."""
+    """A message of the user."""
 
     content: Content = UNSET
     name: str | None = None
 
 
 class AudioReference(Struct, frozen=True):
-    """An earlier audio answer."""
+    """A reference to an earlier audio response."""
 
     id: str
 
 
 class AssistantMessage(Struct, frozen=True, omit_defaults=True, tag="assistant", tag_field="role"):
-    """What an agent said or called."""
+    """Text, refusal and tool calls of an assistant."""
 
     content: Content = UNSET
     name: str | None = None
@@ -149,7 +149,7 @@ class ToolMessage(Struct, frozen=True, omit_defaults=True, tag="tool", tag_field
 
 
 class FunctionMessage(Struct, frozen=True, omit_defaults=True, tag="function", tag_field="role"):
-    """The result of a call of the deprecated kind."""
+    """The result of a ``function_call`` (deprecated)."""
 
     name: str
     content: Content = UNSET
@@ -157,13 +157,13 @@ class FunctionMessage(Struct, frozen=True, omit_defaults=True, tag="function", t
 
 Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage
 
-# Where every message of a long list is looked at, ``type(message) is …`` takes a tenth of the time of isinstance,
-# which asks the metaclass of these classes. None of them has subclasses.
+# For long lists, ``type(message) is …`` takes a tenth of the time of isinstance, which calls the metaclass of msgspec
+# structs. None of these classes has subclasses.
 _INSTRUCTIONS = (SystemMessage, DeveloperMessage)
 
 
 def is_instruction(message: Message) -> TypeGuard[SystemMessage | DeveloperMessage]:
-    """Whether the message tells an agent what to do, rather than being part of what was said."""
+    """Return whether the message has instructions (role system or developer)."""
     return type(message) in _INSTRUCTIONS
 
 
@@ -184,7 +184,7 @@ def text_of(message: Message) -> str:
     )
 
 
-# --- what a conversation keeps -------------------------------------------------------------------------------
+# --- stored items --------------------------------------------------------------------------------------------
 
 
 MESSAGE_STATE_MEMBERS = (
@@ -197,7 +197,7 @@ MESSAGE_STATE_MEMBERS = (
 """Members of assistant messages that are provider state: DeepSeek and Kimi, OpenRouter, LiteLLM, Gemini, LiteLLM."""
 CALL_STATE_MEMBERS = ("extra_content", "provider_specific_fields")
 MAX_STATE_BYTES = 1024 * 1024
-"""Of one message, as JSON."""
+"""Maximum size of the provider state of one message, as JSON."""
 
 
 class ProviderState(Struct, frozen=True, omit_defaults=True):
@@ -221,10 +221,10 @@ def is_within_limit(state: ProviderState) -> bool:
 
 
 class Item(Struct, frozen=True, omit_defaults=True):
-    """One message as a conversation keeps it.
+    """A message as stored in a conversation.
 
-    ``agent`` is who said it (None: the person, or the caller's program). ``visible`` items are what the client saw;
-    hidden ones (transfers, server tool calls and their results) are only for the agents.
+    ``agent`` is the author; None for messages of the client. ``visible`` items were sent by or to the client; hidden
+    items (handoffs, server tool calls and their results) are visible to agents only.
     """
 
     message: Message
@@ -235,42 +235,42 @@ class Item(Struct, frozen=True, omit_defaults=True):
 
 
 class ForeignItem(Struct, frozen=True):
-    """An item of a kind that agents are not shown (reasoning, hosted tools): kept and given back as it came."""
+    """An item that agents do not see (reasoning, hosted tools), stored and returned unchanged."""
 
     body: dict[str, Any]
 
 
 class OpenCalls:
-    """The calls of the newest assistant message that have no result yet, message by message.
+    """Tracks the tool calls of the newest assistant message without a result, message by message.
 
-    Messages in a row that hold nothing but calls count as one; anything else but results closes what is open.
+    Consecutive messages with tool calls only count as one; any message other than results discards open calls.
     """
 
-    __slots__ = ("_goes_on", "ids")
+    __slots__ = ("_is_consecutive", "ids")
 
     def __init__(self) -> None:
         self.ids: list[str] = []
-        self._goes_on = False
+        self._is_consecutive = False
 
-    def take(self, message: Message) -> None:
-        """Take the next message; instructions change nothing."""
+    def observe(self, message: Message) -> None:
+        """Process the next message; instructions have no effect."""
         match message:
             case AssistantMessage():
                 calls = [call.id for call in message.tool_calls or ()]
-                self.ids = [*self.ids, *calls] if self._goes_on and not text_of(message) else calls
-                self._goes_on = bool(calls)
+                self.ids = [*self.ids, *calls] if self._is_consecutive and not text_of(message) else calls
+                self._is_consecutive = bool(calls)
             case ToolMessage():
                 self.ids = [call_id for call_id in self.ids if call_id != message.tool_call_id]
-                self._goes_on = False
+                self._is_consecutive = False
             case UserMessage() | FunctionMessage():
                 self.ids = []
-                self._goes_on = False
+                self._is_consecutive = False
             case SystemMessage() | DeveloperMessage():
                 pass
 
 
 class Usage(Struct, frozen=True, omit_defaults=True):
-    """Tokens of one model call or of many; all numbers are >= 0.
+    """Tokens of one or more model calls; all numbers are >= 0.
 
     ``prompt`` and ``completion`` include their details: ``cached`` is part of ``prompt``, ``reasoning`` of
     ``completion``.
@@ -287,7 +287,7 @@ class Usage(Struct, frozen=True, omit_defaults=True):
 
     @property
     def total(self) -> int:
-        """Prompt and completion together."""
+        """Sum of prompt and completion tokens."""
         return self.prompt + self.completion
 
     def __add__(self, other: Usage) -> Usage:
@@ -303,11 +303,11 @@ class Usage(Struct, frozen=True, omit_defaults=True):
         )
 
 
-# --- what a caller offers and wishes -------------------------------------------------------------------------
+# --- tools and parameters ------------------------------------------------------------------------------------
 
 
 class FunctionTool(Struct, frozen=True, omit_defaults=True):
-    """A function that a model may call. ``parameters`` is a JSON Schema object; None means no arguments."""
+    """A function that a model can call. ``parameters`` is a JSON Schema object; None means no arguments."""
 
     name: str
     description: str | None = None
@@ -319,7 +319,7 @@ ToolChoiceMode = Literal["none", "auto", "required"]
 
 
 class NamedToolChoice(Struct, frozen=True):
-    """The model has to call this function."""
+    """Tool choice: the model must call this function."""
 
     name: str
 
@@ -329,14 +329,14 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "functi
 
 
 EventsMode = Literal["none", "extension", "reasoning", "all"]
-"""What an answer tells beside the answer: nothing, what happened as objects under ``handoff``, as text in
-``reasoning_content`` (with what the models thought aloud), or both."""
+"""How responses report handoffs and tool calls: not, as ``handoff`` objects, as text in ``reasoning_content`` together
+with the reasoning of models, or both."""
 
 
 class Parameters(Struct, frozen=True, omit_defaults=True):
-    """What a caller wishes of the model that answers, in the words of the wire; None means not wished.
+    """Model parameters with the names of the chat completions API; None means unset.
 
-    Encoded, it is the part of a request body that holds these fields.
+    The encoded form is the corresponding part of a request body.
     """
 
     temperature: float | None = None

@@ -1,5 +1,5 @@
-"""Counts of what happens, for Prometheus. Labels come from closed sets: what callers and providers may call as they
-like counts as ``other``, and no caller, key or conversation is one.
+"""Prometheus metrics. Label values come from closed sets: other names count as ``other``, and callers, keys and
+conversations are not labels, so that the number of time series is limited.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Metrics:
     """
 
     def __init__(self, *, teams: Collection[str], models: Collection[str], tools: Collection[str]) -> None:
-        """The names that are labels of their own."""
+        """The arguments are the names with separate label values."""
         self._teams, self._models, self._tools = set(teams), set(models), set(tools)
         self._registry = registry = CollectorRegistry()
         self._sources: list[tuple[Gauge, Callable[[], int]]] = []
@@ -62,7 +62,7 @@ class Metrics:
         )
         # Of workers that live: the supervisor removes the files of those that ended.
         self._running = Gauge(
-            "turns_running", "Turns under way.", registry=registry, multiprocess_mode="livesum"
+            "turns_running", "Running turns.", registry=registry, multiprocess_mode="livesum"
         )
         self._log_bytes = Gauge(
             "turn_log_bytes", "Estimated memory of turn logs.", registry=registry, multiprocess_mode="livesum"

@@ -1,7 +1,7 @@
-"""Runs the application under uvicorn, and stops it so that no stream is simply cut.
+"""Run the application under uvicorn, with a shutdown that ends each stream with an event.
 
-The application's own start and end happen around uvicorn's, not inside of it: what goes wrong there is raised to
-whoever serves, instead of being logged as a trace.
+The lifespan of the application encloses that of uvicorn (``lifespan: off``), so that start-up errors are raised to the
+caller instead of being logged as tracebacks.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from proxy.websocket_protocol import EnvelopeWebSocket
 
 logger = logging.getLogger(__name__)
 
-LATEST = 10.0
-"""Seconds behind the grace time after which connections that still are open are cut."""
+FORCED_CLOSE_SECONDS = 10.0
+"""Seconds after the grace time at which open connections are closed."""
 
 
 class ProxyServer(uvicorn.Server):
-    """Tells the turns to end when the server is asked to stop; uvicorn alone would wait for them, and then cut them.
+    """Server that ends running turns at shutdown; uvicorn alone waits for their streams and then closes them.
 
-    ``on_started`` is called when connections are accepted.
+    ``on_started`` is called when the server accepts connections.
     """
 
     def __init__(self, config: uvicorn.Config, *, on_started: Callable[[], None] | None = None) -> None:
@@ -49,7 +49,7 @@ class ProxyServer(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, serve until a signal, end the application."""
+        """Start the application, serve until a signal, and shut the application down."""
         self._loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             try:
@@ -61,15 +61,15 @@ class ProxyServer(uvicorn.Server):
             await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
+        """Start to listen."""
         await super().startup(sockets)
         if self._on_started is not None:
             self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop, and at a second Ctrl-C stop at once.
+        """Shut down; a second Ctrl-C skips the grace time.
 
-        Unlike uvicorn's own, this does not let the signal end the process afterwards: to be stopped is no failure.
+        Unlike uvicorn, this does not raise the signal again after the shutdown, so that the exit code is 0.
         """
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
@@ -78,7 +78,7 @@ class ProxyServer(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, let turns finish within the grace time, end the others properly."""
+        """Stop listening, wait for turns within the grace time, and cancel the others."""
         services = self._app.state.services
         turns: TurnService = services.turns
         passing: Passing | None = services.passing
@@ -110,29 +110,29 @@ def serve_forever(
     *,
     on_started: Callable[[], None] | None = None,
 ) -> None:
-    """Serve on bound sockets until a signal ends it.
+    """Serve on bound sockets until a signal.
 
     Raises:
-        ConfigurationError: The application cannot be started as it is set up.
+        ConfigurationError: The application cannot start with its configuration.
     """
-    # What is there now stays to the end. A full collection that goes through all of it holds every stream for 90 ms.
+    # Exclude the imported objects from garbage collection: a full collection over them blocks all streams for 90 ms.
     gc.collect()
     gc.freeze()
     ProxyServer(server_config(app, settings), on_started=on_started).run(sockets)
 
 
 def url_of(host: str, sockets: Sequence[socket.socket]) -> str:
-    """Return where a client finds what is served on the sockets of a host."""
+    """Return the URL of the server for clients."""
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{sockets[0].getsockname()[1]}"
 
 
 @contextmanager
 def bound_sockets(host: str, port: int) -> Iterator[list[socket.socket]]:
-    """Give a bound socket for every address of the host, all with the same port; nobody can connect to them yet.
+    """Provide a bound socket for every address of the host, all with the same port; they do not listen yet.
 
     Raises:
-        ConfigurationError: There is none that could be bound.
+        ConfigurationError: No socket could be bound.
     """
     sockets = _bind(host, port)
     try:
@@ -146,21 +146,21 @@ def _bind(host: str, port: int) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
-        raise ConfigurationError(f"PROXY_HOST: no address is known for {host}") from None
+        raise ConfigurationError(f"PROXY_HOST: {host} cannot be resolved") from None
     sockets: list[socket.socket] = []
     for family, kind, protocol, _, address in dict.fromkeys(found):
         try:
             sockets.append(_bound(family, kind, protocol, (address[0], port, *address[2:])))
         except OSError as error:
-            # A host may have an address of a family that this machine does not use.
+            # A host can have an address of a family that this machine does not support.
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 for bound in sockets:
                     bound.close()
-                raise _refused(host, port, error) from None
+                raise _bind_error(host, port, error) from None
             continue
         port = sockets[0].getsockname()[1]
     if not sockets:
-        raise ConfigurationError(f"PROXY_HOST: {host} is no address of this machine")
+        raise ConfigurationError(f"PROXY_HOST: {host} is not an address of this machine")
     return sockets
 
 
@@ -178,19 +178,19 @@ def _bound(family: int, kind: int, protocol: int, address: Any) -> socket.socket
     return bound
 
 
-def _refused(host: str, port: int, error: OSError) -> ConfigurationError:
+def _bind_error(host: str, port: int, error: OSError) -> ConfigurationError:
     match error.errno:
         case errno.EADDRINUSE:
-            reason = "is in use by another program; stop that one, or choose another port"
+            reason = "is in use by another program; stop it or choose another port"
         case errno.EACCES | errno.EPERM:
-            reason = "may not be used by this user; choose one above 1023"
+            reason = "requires more privileges; choose a port above 1023"
         case _:
-            reason = f"cannot be listened on ({error.strerror})"
+            reason = f"cannot be bound ({error.strerror})"
     return ConfigurationError(f"PROXY_PORT: port {port} of {host} {reason}")
 
 
 def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.Config:
-    """Return how uvicorn is to run the application."""
+    """Return the configuration of uvicorn for the application."""
     given: dict[str, Any] = {
         "host": settings.host,
         "port": settings.port,
@@ -198,13 +198,13 @@ def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.C
         "access_log": False,
         "server_header": False,
         "ws": EnvelopeWebSocket,
-        # One that is larger closes the socket with 1009 and the reason.
+        # A larger message closes the WebSocket with the status 1009 (RFC 6455, 7.4.1).
         "ws_max_size": settings.max_body_bytes,
-        # Each piece of text is a message of its own: compressing it costs more than sending it, and memory per socket.
+        # Each delta is a message: compression costs more than it saves, and memory per connection.
         "ws_per_message_deflate": False,
         "lifespan": "off",
         "http": bounded_http(settings.body_timeout),
         "timeout_keep_alive": 75,
-        "timeout_graceful_shutdown": int(settings.shutdown_grace + LATEST),
+        "timeout_graceful_shutdown": int(settings.shutdown_grace + FORCED_CLOSE_SECONDS),
     }
     return uvicorn.Config(app, **{**given, **changes})

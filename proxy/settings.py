@@ -1,6 +1,6 @@
-"""Everything an operator can set, read once from the environment and ``.env``; nothing else reads the environment.
+"""The settings, read once from the environment and ``.env``. No other module reads the environment.
 
-Every variable is described in ``docs/configuration.md``; a test keeps the two together.
+``docs/configuration.md`` documents every variable; a test compares it with this module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from proxy.errors import ConfigurationError
 from proxy.messages import EventsMode
 
 ENV_FILE = ".env"
-"""Read from the working folder when it is there."""
+"""File in the working directory; optional."""
 
 _DATABASE = re.compile(r"(sqlite|postgres|postgresql)(\+\w+)?://.+")
 _REDIS = re.compile(r"rediss?://\S+")
@@ -30,10 +30,10 @@ _VISIBLE = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """How a value is written, said so that it fits behind "should be"."""
+class ValueFormat:
+    """Description of the format of a value, which continues the words "should be"."""
 
-    wanted: str
+    expected: str
 
 
 def _split(value: Any) -> Any:
@@ -49,59 +49,61 @@ def _upper(value: Any) -> Any:
 def _secret(pattern: re.Pattern[str]) -> AfterValidator:
     def check(value: SecretStr) -> SecretStr:
         if not pattern.fullmatch(value.get_secret_value()):
-            raise ValueError("not of the wanted form")
+            raise ValueError("invalid format")
         return value
 
     return AfterValidator(check)
 
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Form("a number of seconds above 0")]
-Count = Annotated[int, Field(ge=1), Form("a whole number from 1 up")]
-Place = Annotated[Path, AfterValidator(Path.expanduser), Form("a path")]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), ValueFormat("a number of seconds above 0")]
+Count = Annotated[int, Field(ge=1), ValueFormat("a whole number from 1 up")]
+FilePath = Annotated[Path, AfterValidator(Path.expanduser), ValueFormat("a path")]
 ServiceUrl = Annotated[
     str,
     Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$"),
-    Form("an address like https://host/path, without user, password or query"),
+    ValueFormat("an address like https://host/path, without user, password or query"),
 ]
-HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"), Form("the name of a header")]
+HeaderName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"), ValueFormat("the name of a header")
+]
 HeaderNames = Annotated[
     tuple[HeaderName, ...],
     NoDecode,
     BeforeValidator(_split),
-    Form("names of headers, separated by commas"),
+    ValueFormat("names of headers, separated by commas"),
 ]
 Keys = Annotated[
     tuple[Annotated[SecretStr, _secret(_VISIBLE)], ...],
     NoDecode,
     BeforeValidator(_split),
     Field(min_length=1),
-    Form("keys of visible ASCII characters, separated by commas"),
+    ValueFormat("keys of visible ASCII characters, separated by commas"),
 ]
 Origins = Annotated[
     tuple[Annotated[str, Field(pattern=r"^(\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^\s/]+)$")], ...],
     NoDecode,
     BeforeValidator(_split),
-    Form("origins like https://chat.example.com, or *, separated by commas"),
+    ValueFormat("origins like https://chat.example.com, or *, separated by commas"),
 ]
 HostNames = Annotated[
     tuple[Annotated[str, Field(pattern=r"^[^\s/:]+$")], ...],
     NoDecode,
     BeforeValidator(_split),
-    Form("names of hosts without port, separated by commas"),
+    ValueFormat("names of hosts without port, separated by commas"),
 ]
 Names = Annotated[
     tuple[Annotated[str, Field(pattern=r"^\S+$")], ...],
     NoDecode,
     BeforeValidator(_split),
-    Form("names, separated by commas"),
+    ValueFormat("names, separated by commas"),
 ]
 TeamName = Annotated[
-    Annotated[str, Field(pattern=r"^\S+$")] | None, Form("the name of a team that is served")
+    Annotated[str, Field(pattern=r"^\S+$")] | None, ValueFormat("the name of a team that is served")
 ]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
     BeforeValidator(_upper),
-    Form("DEBUG, INFO, WARNING, ERROR or CRITICAL"),
+    ValueFormat("DEBUG, INFO, WARNING, ERROR or CRITICAL"),
 ]
 
 
@@ -111,15 +113,15 @@ def _setting(meaning: str, *variables: str) -> Any:
 
 
 class Settings(BaseSettings):
-    """The settings, frozen. Field names are the variables in lower case without ``PROXY_``.
+    """The settings, frozen. Field names are the names of the variables in lower case, without ``PROXY_``.
 
-    Made by ``load_settings``; made directly, values are given under the names of their variables.
+    Created by ``load_settings``; the constructor takes the names of the variables.
     """
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
         env_file_encoding="utf-8",
-        # Without this, variables named like a field (DATABASE_URL, TEAMS) would count too.
+        # Otherwise variables with the name of a field (DATABASE_URL, TEAMS) would set it too.
         case_sensitive=True,
         extra="ignore",
         frozen=True,
@@ -130,202 +132,220 @@ class Settings(BaseSettings):
     host: Annotated[
         str,
         Field(pattern=r"^[^\s/]+$"),
-        Form("an address or the name of a host"),
-        _setting("Where to listen.", "PROXY_HOST", "HOST"),
+        ValueFormat("an address or the name of a host"),
+        _setting("Address or host name to listen on.", "PROXY_HOST", "HOST"),
     ] = "127.0.0.1"
     port: Annotated[
         int,
         Field(ge=0, le=65535),
-        Form("a whole number from 0 to 65535"),
-        _setting("Port to listen on; 0 takes a free one.", "PROXY_PORT", "PORT"),
+        ValueFormat("a whole number from 0 to 65535"),
+        _setting("Port to listen on; 0 selects a free port.", "PROXY_PORT", "PORT"),
     ] = 8000
     workers: Annotated[
-        Count, _setting("Processes that serve; more than one are supervised.", "PROXY_WORKERS")
+        Count,
+        _setting("Number of worker processes; several are started under a supervisor.", "PROXY_WORKERS"),
     ] = 1
-    data_dir: Annotated[Place, _setting("Folder for the database and what tools keep.", "PROXY_DATA_DIR")] = (
-        Path("./data")
-    )
+    data_dir: Annotated[
+        FilePath, _setting("Directory for the SQLite database and data of tools.", "PROXY_DATA_DIR")
+    ] = Path("./data")
     database_url: Annotated[
         Annotated[SecretStr, _secret(_DATABASE)] | None,
-        Form("a URL like sqlite:///folder/file.sqlite or postgresql://user:password@host:5432/name"),
-        _setting("Where conversations are kept.", "PROXY_DATABASE_URL"),
+        ValueFormat("a URL like sqlite:///folder/file.sqlite or postgresql://user:password@host:5432/name"),
+        _setting("Database for conversations.", "PROXY_DATABASE_URL"),
     ] = None
     teams: Annotated[
-        Place | None, Form("a path"), _setting("A team file, or a folder of them.", "PROXY_TEAMS")
+        FilePath | None, ValueFormat("a path"), _setting("A team file, or a folder of them.", "PROXY_TEAMS")
     ] = None
 
     models: Annotated[
-        Place | None,
-        Form("a path"),
+        FilePath | None,
+        ValueFormat("a path"),
         _setting("File with models for all teams, or with one default model.", "PROXY_MODELS"),
     ] = None
 
     openai_api_key: Annotated[
         Annotated[SecretStr, _secret(_VISIBLE)] | None,
-        Form("a key of visible ASCII characters"),
-        _setting("The key for the default model's provider.", "OPENAI_API_KEY"),
+        ValueFormat("a key of visible ASCII characters"),
+        _setting("API key for the provider of the default model.", "OPENAI_API_KEY"),
     ] = None
     openai_base_url: Annotated[
         str,
         Field(pattern=r"^https?://[^\s/]\S*$"),
-        Form("an address that begins with http:// or https://"),
-        _setting("Where the default model is asked.", "OPENAI_BASE_URL"),
+        ValueFormat("an address that begins with http:// or https://"),
+        _setting("Base URL of the default model.", "OPENAI_BASE_URL"),
     ] = "https://api.openai.com/v1"
     openai_model: Annotated[
         str,
         Field(pattern=r"\S"),
-        Form("the name of a model"),
-        _setting("The default model.", "OPENAI_MODEL"),
+        ValueFormat("the name of a model"),
+        _setting("Name of the default model.", "OPENAI_MODEL"),
     ] = "gpt-5-mini"
     openai_auth: Annotated[
         Literal["key", "entra"],
-        Form("key or entra"),
-        _setting("How to sign in at the default model's provider.", "OPENAI_AUTH"),
+        ValueFormat("key or entra"),
+        _setting("Authentication at the provider of the default model.", "OPENAI_AUTH"),
     ] = "key"
     pass_through: Annotated[
         bool,
-        Form("true or false"),
-        _setting("Serve the models of the default model's provider too.", "PROXY_PASS_THROUGH"),
+        ValueFormat("true or false"),
+        _setting(
+            "Serve all models of the default model's provider as passthrough models.", "PROXY_PASS_THROUGH"
+        ),
     ] = False
 
-    log_level: Annotated[LogLevel, _setting("What is logged.", "LOG_LEVEL")] = "INFO"
+    log_level: Annotated[LogLevel, _setting("Minimum level of log messages.", "LOG_LEVEL")] = "INFO"
     stream_events: Annotated[
         bool,
-        Form("true or false"),
-        _setting("Log every event of every turn, whatever the log level.", "PROXY_STREAM_EVENTS"),
+        ValueFormat("true or false"),
+        _setting("Log every event of every turn, at any log level.", "PROXY_STREAM_EVENTS"),
     ] = False
     stream_events_text: Annotated[
         bool,
-        Form("true or false"),
-        _setting("Log what was written with each event, too.", "PROXY_STREAM_EVENTS_TEXT"),
+        ValueFormat("true or false"),
+        _setting("Include text in logged events.", "PROXY_STREAM_EVENTS_TEXT"),
     ] = False
 
     connect_timeout: Annotated[
-        Seconds, _setting("Time to connect to a model, in seconds.", "PROXY_CONNECT_TIMEOUT")
+        Seconds, _setting("Timeout for connecting to a model, in seconds.", "PROXY_CONNECT_TIMEOUT")
     ] = 5.0
     first_token_timeout: Annotated[
-        Seconds, _setting("Time to a model's first token, in seconds.", "PROXY_FIRST_TOKEN_TIMEOUT")
+        Seconds, _setting("Timeout for the first token of a model, in seconds.", "PROXY_FIRST_TOKEN_TIMEOUT")
     ] = 60.0
     idle_timeout: Annotated[
-        Seconds, _setting("Time between two tokens of a model, in seconds.", "PROXY_IDLE_TIMEOUT")
+        Seconds, _setting("Timeout between two tokens of a model, in seconds.", "PROXY_IDLE_TIMEOUT")
     ] = 60.0
     turn_time_limit: Annotated[
-        Seconds, _setting("Time for a whole turn, in seconds.", "PROXY_TURN_TIME_LIMIT")
+        Seconds, _setting("Time limit of a turn, in seconds.", "PROXY_TURN_TIME_LIMIT")
     ] = 600.0
     shutdown_grace: Annotated[
         float,
         Field(ge=0, allow_inf_nan=False),
-        Form("a number of seconds from 0 up"),
-        _setting("Time that running turns get when the server stops, in seconds.", "PROXY_SHUTDOWN_GRACE"),
+        ValueFormat("a number of seconds from 0 up"),
+        _setting("Time for running turns to finish at shutdown, in seconds.", "PROXY_SHUTDOWN_GRACE"),
     ] = 10.0
     keep_alive_interval: Annotated[
         Seconds,
-        _setting("Silence before a stream gets a comment, in seconds.", "PROXY_KEEP_ALIVE_INTERVAL"),
+        _setting(
+            "Idle time before a keep-alive comment in a stream, in seconds.", "PROXY_KEEP_ALIVE_INTERVAL"
+        ),
     ] = 15.0
     stalled_client_timeout: Annotated[
         Seconds,
         _setting(
-            "Time that a client may take to read what it was sent, in seconds.",
+            "Timeout for a client that does not read its stream, in seconds.",
             "PROXY_STALLED_CLIENT_TIMEOUT",
         ),
     ] = 60.0
     body_timeout: Annotated[
         Seconds,
-        _setting("Time in which a request's body has to come, in seconds.", "PROXY_BODY_TIMEOUT"),
+        _setting("Timeout for receiving a request body, in seconds.", "PROXY_BODY_TIMEOUT"),
     ] = 30.0
 
-    max_body_bytes: Annotated[Count, _setting("Size of a request, in bytes.", "PROXY_MAX_BODY_BYTES")] = (
-        4 * 1024 * 1024
-    )
-    max_messages: Annotated[Count, _setting("Messages of a request.", "PROXY_MAX_MESSAGES")] = 2000
+    max_body_bytes: Annotated[
+        Count, _setting("Maximum size of a request body, in bytes.", "PROXY_MAX_BODY_BYTES")
+    ] = 4 * 1024 * 1024
+    max_messages: Annotated[
+        Count, _setting("Maximum number of messages in a request.", "PROXY_MAX_MESSAGES")
+    ] = 2000
     max_answer_bytes: Annotated[
-        Count, _setting("Size of one model's answer, in bytes.", "PROXY_MAX_ANSWER_BYTES")
+        Count, _setting("Maximum size of a model response, in bytes.", "PROXY_MAX_ANSWER_BYTES")
     ] = 8 * 1024 * 1024
     max_tool_result_bytes: Annotated[
-        Count, _setting("Size of one tool's result, in bytes.", "PROXY_MAX_TOOL_RESULT_BYTES")
+        Count, _setting("Maximum size of a tool result, in bytes.", "PROXY_MAX_TOOL_RESULT_BYTES")
     ] = 64 * 1024
     max_client_tools: Annotated[
         Count,
-        _setting("Tools of a caller beyond which they count as sent uninvited.", "PROXY_MAX_CLIENT_TOOLS"),
+        _setting(
+            "Maximum number of client tools for agents with client_tools: auto; longer lists are ignored.",
+            "PROXY_MAX_CLIENT_TOOLS",
+        ),
     ] = 32
 
-    api_keys: Annotated[Keys, _setting("Keys of which a caller has to bring one.", "PROXY_API_KEYS")] = ()
+    api_keys: Annotated[
+        Keys, _setting("API keys accepted in the Authorization header.", "PROXY_API_KEYS")
+    ] = ()
     redis_url: Annotated[
         Annotated[SecretStr, _secret(_REDIS)] | None,
-        Form("an address like redis://host:6379/0"),
-        _setting("Where requests and tokens are counted for all workers.", "PROXY_REDIS_URL"),
+        ValueFormat("an address like redis://host:6379/0"),
+        _setting("Redis server for rate limits shared by all workers.", "PROXY_REDIS_URL"),
     ] = None
     requests_per_minute: Annotated[
         Count | None,
-        Form("a whole number from 1 up"),
-        _setting("Requests of one key in a minute.", "PROXY_REQUESTS_PER_MINUTE"),
+        ValueFormat("a whole number from 1 up"),
+        _setting("Maximum requests per minute and key.", "PROXY_REQUESTS_PER_MINUTE"),
     ] = None
     tokens_per_minute: Annotated[
         Count | None,
-        Form("a whole number from 1 up"),
-        _setting("Tokens of one key in a minute.", "PROXY_TOKENS_PER_MINUTE"),
+        ValueFormat("a whole number from 1 up"),
+        _setting("Maximum tokens per minute and key.", "PROXY_TOKENS_PER_MINUTE"),
     ] = None
     max_running_turns: Annotated[
         Count | None,
-        Form("a whole number from 1 up"),
-        _setting("Turns that run at a time in one process.", "PROXY_MAX_RUNNING_TURNS"),
+        ValueFormat("a whole number from 1 up"),
+        _setting("Maximum number of running turns per process.", "PROXY_MAX_RUNNING_TURNS"),
     ] = None
     max_log_bytes: Annotated[
         Count | None,
-        Form("a whole number from 1 up"),
-        _setting("Memory of the logs of turns in one process, in bytes.", "PROXY_MAX_LOG_BYTES"),
+        ValueFormat("a whole number from 1 up"),
+        _setting("Maximum memory for turn logs per process, in bytes.", "PROXY_MAX_LOG_BYTES"),
     ] = None
-    metrics: Annotated[bool, Form("true or false"), _setting("Tell counts at /metrics.", "PROXY_METRICS")] = (
-        False
-    )
+    metrics: Annotated[
+        bool, ValueFormat("true or false"), _setting("Serve Prometheus metrics at /metrics.", "PROXY_METRICS")
+    ] = False
     allow_open: Annotated[
         bool,
-        Form("true or false"),
-        _setting("Serve other machines without keys.", "PROXY_ALLOW_OPEN"),
+        ValueFormat("true or false"),
+        _setting("Accept requests without an API key on non-loopback addresses.", "PROXY_ALLOW_OPEN"),
     ] = False
     cors_origins: Annotated[
         Origins,
-        _setting("Origins of web pages that may call, beside those of this machine.", "PROXY_CORS_ORIGINS"),
+        _setting("Origins allowed by CORS, in addition to loopback origins.", "PROXY_CORS_ORIGINS"),
     ] = ()
     allowed_hosts: Annotated[
         HostNames,
-        _setting("Names under which this machine is called, beside its own.", "PROXY_ALLOWED_HOSTS"),
+        _setting(
+            "Allowed values of the Host header, in addition to the names of this machine.",
+            "PROXY_ALLOWED_HOSTS",
+        ),
     ] = ()
 
     handoff_events: Annotated[
         EventsMode,
-        Form("none, extension, reasoning or all"),
-        _setting("What answers tell of the team's work, beside the answer.", "PROXY_HANDOFF_EVENTS"),
+        ValueFormat("none, extension, reasoning or all"),
+        _setting(
+            "Default of X-Handoff-Events: how responses report handoffs and tool calls.",
+            "PROXY_HANDOFF_EVENTS",
+        ),
     ] = "all"
     handoff_details: Annotated[
         bool,
-        Form("true or false"),
-        _setting("Tell what agents and tools wrote, too.", "PROXY_HANDOFF_DETAILS"),
+        ValueFormat("true or false"),
+        _setting("Include content of agents and tools in events.", "PROXY_HANDOFF_DETAILS"),
     ] = True
     status_lines: Annotated[
         Literal["auto", "always", "never"],
-        Form("auto, always or never"),
-        _setting("Tell Open WebUI's status line, too.", "PROXY_STATUS_LINES"),
+        ValueFormat("auto, always or never"),
+        _setting("Send status events for Open WebUI.", "PROXY_STATUS_LINES"),
     ] = "auto"
 
     conversation_headers: Annotated[
         HeaderNames,
-        _setting("Headers in which frontends name a conversation.", "PROXY_CONVERSATION_HEADERS"),
+        _setting("Headers with the conversation id of a frontend.", "PROXY_CONVERSATION_HEADERS"),
     ] = ("X-OpenWebUI-Chat-Id",)
     user_headers: Annotated[
-        HeaderNames, _setting("Headers in which frontends name a user.", "PROXY_USER_HEADERS")
+        HeaderNames, _setting("Headers with the user id of a frontend.", "PROXY_USER_HEADERS")
     ] = ("X-OpenWebUI-User-Id",)
     task_header: Annotated[HeaderName, _setting("Header that marks side requests.", "PROXY_TASK_HEADER")] = (
         "X-Task"
     )
     on_disconnect: Annotated[
         Literal["cancel", "detach"],
-        Form("cancel or detach"),
-        _setting("What happens to a turn whose client leaves.", "PROXY_ON_DISCONNECT"),
+        ValueFormat("cancel or detach"),
+        _setting("What to do with a turn when its client disconnects.", "PROXY_ON_DISCONNECT"),
     ] = "cancel"
     strict_parameters: Annotated[
         bool,
-        Form("true or false"),
+        ValueFormat("true or false"),
         _setting(
             "Reject parameters that are unknown, or that the models of the team do not support.",
             "PROXY_STRICT_PARAMETERS",
@@ -333,84 +353,82 @@ class Settings(BaseSettings):
     ] = False
     older_team: Annotated[
         TeamName,
-        _setting("The team that answers older clients of /chat/completions.", "PROXY_OLDER_TEAM"),
+        _setting("Team for legacy clients of /chat/completions.", "PROXY_OLDER_TEAM"),
     ] = None
     older_chat_team: Annotated[
-        TeamName, _setting("The team that answers /chat, /chat/stream and /ws.", "PROXY_OLDER_CHAT_TEAM")
+        TeamName, _setting("Team for /chat, /chat/stream and /ws.", "PROXY_OLDER_CHAT_TEAM")
     ] = None
-    older_ask_team: Annotated[
-        TeamName, _setting("The team that answers /ask-stream.", "PROXY_OLDER_ASK_TEAM")
-    ] = None
+    older_ask_team: Annotated[TeamName, _setting("Team for /ask-stream.", "PROXY_OLDER_ASK_TEAM")] = None
     agents_over_http: Annotated[
         bool,
-        Form("true or false"),
-        _setting("Let callers make agents and teams.", "PROXY_AGENTS_OVER_HTTP"),
+        ValueFormat("true or false"),
+        _setting("Allow callers to create custom agents and teams.", "PROXY_AGENTS_OVER_HTTP"),
     ] = True
     agent_tools: Annotated[
         Names | None,
-        Form("names of tools, separated by commas"),
-        _setting("Tools that agents of callers may have.", "PROXY_AGENT_TOOLS"),
+        ValueFormat("names of tools, separated by commas"),
+        _setting("Tools available to custom agents.", "PROXY_AGENT_TOOLS"),
     ] = None
-    max_agents: Annotated[Count, _setting("Agents and teams that a caller may make.", "PROXY_MAX_AGENTS")] = (
-        100
+    max_agents: Annotated[
+        Count, _setting("Maximum number of custom agents and teams per caller.", "PROXY_MAX_AGENTS")
+    ] = 100
+    weather_url: Annotated[ServiceUrl, _setting("Forecast API of get_weather.", "PROXY_WEATHER_URL")] = (
+        "https://api.open-meteo.com"
     )
-    weather_url: Annotated[
-        ServiceUrl, _setting("Where get_weather asks for forecasts.", "PROXY_WEATHER_URL")
-    ] = "https://api.open-meteo.com"
-    geocoding_url: Annotated[
-        ServiceUrl, _setting("Where get_weather looks up places.", "PROXY_GEOCODING_URL")
-    ] = "https://geocoding-api.open-meteo.com"
-    stock_url: Annotated[ServiceUrl, _setting("Where get_stock_price asks.", "PROXY_STOCK_URL")] = (
+    geocoding_url: Annotated[ServiceUrl, _setting("Geocoding API of get_weather.", "PROXY_GEOCODING_URL")] = (
+        "https://geocoding-api.open-meteo.com"
+    )
+    stock_url: Annotated[ServiceUrl, _setting("Quote API of get_stock_price.", "PROXY_STOCK_URL")] = (
         "https://query1.finance.yahoo.com"
     )
     searxng_url: Annotated[
         ServiceUrl | None,
-        Form("an address like https://host/path, without user, password or query"),
-        _setting("The SearXNG server that search_web asks.", "PROXY_SEARXNG_URL"),
+        ValueFormat("an address like https://host/path, without user, password or query"),
+        _setting("SearXNG server of search_web.", "PROXY_SEARXNG_URL"),
     ] = None
     retention_days: Annotated[
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
-        Form("a number of days above 0"),
-        _setting("Age at which conversations are removed, in days.", "PROXY_RETENTION_DAYS"),
+        ValueFormat("a number of days above 0"),
+        _setting("Age at which conversations are deleted, in days.", "PROXY_RETENTION_DAYS"),
     ] = None
 
     @property
     def database(self) -> str:
-        """The database's URL in SQLAlchemy's form: the one set, or SQLite in the data folder."""
+        """The database URL for SQLAlchemy; by default SQLite in the data directory."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.database_file.resolve()}"
 
     @property
     def database_file(self) -> Path:
-        """The file of the database where none is set."""
+        """The file of the default database."""
         return self.data_dir / "handoff-proxy.sqlite"
 
 
 def load_settings(*, env_file: Path | str | None = ENV_FILE, **overrides: Any) -> Settings:
-    """Read the settings: ``overrides`` (by field) win over the environment, which wins over ``env_file``.
+    """Read the settings. ``overrides`` (by field) have precedence over the environment, which has it over ``env_file``.
 
-    None and ``""`` count as not given, wherever they stand.
+    None and ``""`` count as unset in all of them.
 
     Raises:
-        ConfigurationError: With one line for every bad value, naming the variable or flag and the wanted form, never
-            the value itself.
+        ConfigurationError: There are invalid values. The message has one line per value with the variable or flag and
+            the expected format, without the value itself.
     """
     given = {name: value for name, value in overrides.items() if value is not None and value != ""}
     named = {variables_of(Settings.model_fields[name])[0]: value for name, value in given.items()}
     variables = environment(env_file)
     try:
-        # A file that cannot be read was told by now.
+        # ``environment`` has already reported an unreadable file.
         return Settings(**{"_env_file": env_file, **named})
     except ValidationError as error:
         bad = dict.fromkeys(str(problem["loc"][0]) for problem in error.errors(include_input=False))
         fields = {variables_of(field)[0]: name for name, field in Settings.model_fields.items()}
-        lines = [_complaint(fields[variable], given, variables) for variable in bad]
+        lines = [_validation_error(fields[variable], given, variables) for variable in bad]
         raise ConfigurationError("\n".join(lines)) from None
 
 
 def environment(env_file: Path | str | None = ENV_FILE) -> Mapping[str, str]:
-    """Return the variables of ``env_file``, if there is one, and over them those of the environment.
+    """Return the variables of ``env_file``, if it exists, overridden by those of the environment.
 
     Raises:
         ConfigurationError: The file cannot be read.
@@ -424,18 +442,18 @@ def environment(env_file: Path | str | None = ENV_FILE) -> Mapping[str, str]:
 
 
 def variables_of(field: FieldInfo) -> tuple[str, ...]:
-    """Return the environment variables that set a field; the first is the one it is known by."""
+    """Return the environment variables of a field; messages use the first one."""
     alias = field.validation_alias
     return tuple(str(one) for one in (alias.choices if isinstance(alias, AliasChoices) else (alias,)))
 
 
 def form_of(field: FieldInfo) -> str:
-    """Return how a field's value is written; it fits behind "should be"."""
-    return next(one.wanted for one in field.metadata if isinstance(one, Form))
+    """Return the format of a field, which continues the words "should be"."""
+    return next(one.expected for one in field.metadata if isinstance(one, ValueFormat))
 
 
-def misspelt(variables: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each variable that looks like a setting and is none."""
+def find_misspelled(variables: Mapping[str, str]) -> list[str]:
+    """Return a warning for each variable that is probably a find_misspelled setting."""
     known = [name for field in Settings.model_fields.values() for name in variables_of(field)]
     sentences = []
     for name in sorted(variables):
@@ -446,8 +464,8 @@ def misspelt(variables: Mapping[str, str]) -> list[str]:
     return sentences
 
 
-def _complaint(name: str, given: Mapping[str, Any], variables: Mapping[str, str]) -> str:
-    """Say what is wrong with a field's value, where it was set."""
+def _validation_error(name: str, given: Mapping[str, Any], variables: Mapping[str, str]) -> str:
+    """Return the error message of a field, which names the flag or variable that was used."""
     field = Settings.model_fields[name]
     choices = variables_of(field)
     place = next((one for one in choices if variables.get(one)), choices[0])
@@ -455,5 +473,5 @@ def _complaint(name: str, given: Mapping[str, Any], variables: Mapping[str, str]
 
 
 def flag_of(name: str) -> str:
-    """Return the flag of ``handoff-proxy serve`` that sets a field."""
+    """Return the flag of ``handoff-proxy serve`` for a field."""
     return f"--{name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""What turns used, told to those who count: the limits of callers, and the metrics."""
+"""Record the usage of turns in the rate limits of callers and in the metrics."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from proxy.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 
-class Meter:
-    """Is told of every turn that ends here, and of every answer that was passed on."""
+class UsageRecorder:
+    """Records the usage of turns of this process and of passthrough responses."""
 
     def __init__(
         self, limiter: Limiter, limits_of: Callable[[str], RateLimits], metrics: Metrics | None
@@ -27,7 +27,7 @@ class Meter:
         self._spending: set[asyncio.Task[None]] = set()
 
     def turn_ended(self, caller: str, team: str, entries: Sequence[Entry]) -> None:
-        """Count a turn by its log."""
+        """Record a turn by its log."""
         if self._metrics is not None:
             self._metrics.turn_ended(team, entries)
         limits = self._limits_of(caller)
@@ -36,15 +36,15 @@ class Meter:
             used = (call.usage for call in calls if isinstance(call, ModelCalled) and call.usage is not None)
             self._record_tokens(caller, limits, sum(usage.prompt + usage.completion for usage in used))
 
-    def passed_on(self, caller: str, model: str, usage: Usage | None) -> None:
-        """Count an answer of a model that is served straight through."""
+    def record_passthrough(self, caller: str, model: str, usage: Usage | None) -> None:
+        """Record a response of a passthrough model."""
         if self._metrics is not None:
             self._metrics.model_called(model, usage)
         if usage is not None:
             self._record_tokens(caller, self._limits_of(caller), usage.prompt + usage.completion)
 
     async def close(self) -> None:
-        """Wait until everything is counted."""
+        """Wait until all tokens are recorded."""
         await asyncio.gather(*self._spending, return_exceptions=True)
 
     def _record_tokens(self, caller: str, limits: RateLimits, tokens: int) -> None:
@@ -58,4 +58,4 @@ class Meter:
         try:
             await self._limiter.record_tokens(caller, limits, tokens)
         except StoreUnavailable:
-            logger.warning("tokens that were used could not be counted", extra={"tokens": tokens})
+            logger.warning("failed to record tokens", extra={"tokens": tokens})

@@ -19,7 +19,7 @@ from proxy.agents.model_reply import ModelReply, call_model, visible_client_tool
 from proxy.agents.prompt import assistant_message
 from proxy.agents.tool_calls import WAITING, ServerCalls, append_tool_result, unknown_tool
 from proxy.agents.turn_state import Agent, Call, TurnState, wire_call
-from proxy.errors import AnswerNotInForm
+from proxy.errors import ResponseFormatNotMet
 from proxy.events import Handoff
 from proxy.messages import FinishReason, FunctionTool, Item
 from proxy.providers.capabilities import Abilities
@@ -93,7 +93,7 @@ class AgentLoop:
         Raises:
             UpstreamFailed: A model call failed.
             ToolLoopLimitReached: The turn has made all model calls that its limits allow.
-            AnswerNotInForm: The answer does not match ``response_format``.
+            ResponseFormatNotMet: The answer does not match ``response_format``.
             StoreUnavailable: The start of an approved call could not be recorded, so it was not run.
         """
         continuation, state.turn.continuation = state.turn.continuation, None
@@ -181,4 +181,4 @@ async def _check_format(state: TurnState, reply: ModelReply) -> None:
     required = state.turn.response_format
     is_complete = reply.finish_reason in ("stop", "tool_calls") and not reply.refusal
     if required is not None and is_complete and not await required.is_met_by("".join(reply.text)):
-        raise AnswerNotInForm
+        raise ResponseFormatNotMet

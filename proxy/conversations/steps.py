@@ -130,5 +130,5 @@ def _ends(items: Sequence[Item], entries: Sequence[Entry]) -> list[int]:
 def _has_open_calls(items: Sequence[Item]) -> bool:
     calls = OpenCalls()
     for item in items:
-        calls.take(item.message)
+        calls.observe(item.message)
     return bool(calls.ids)

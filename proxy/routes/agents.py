@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from proxy.agents.custom_agent_repository import CustomAgentVersion, Kind
-from proxy.errors import AgentNotFound, AgentsSwitchedOff, InvalidRequest
+from proxy.errors import AgentNotFound, CustomAgentsDisabled, InvalidRequest
 from proxy.routes.dependencies import (
     BodyDep,
     CallerDep,
@@ -115,7 +115,7 @@ async def delete_team(name: str, services: ServicesDep, caller: CallerDep) -> Re
 
 def _made(services: Services) -> MadeAgents:
     if services.agents is None:
-        raise AgentsSwitchedOff
+        raise CustomAgentsDisabled
     return services.agents
 
 

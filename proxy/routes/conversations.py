@@ -139,7 +139,7 @@ async def add_items(
     calls = OpenCalls()
     for kept in await _kept(services, caller, conversation_id):
         if isinstance(kept.item, Item):
-            calls.take(kept.item.message)
+            calls.observe(kept.item.message)
     items = decode_items(read_object(NEW_ITEMS, body).items, calls)
     added = await services.library.add_items(caller, conversation_id, items, now=services.clock())
     if added is None:

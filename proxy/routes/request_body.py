@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from starlette.types import Receive, Scope
 
-from proxy.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, UnsupportedContentEncoding
+from proxy.errors import BodyTooLarge, InvalidRequest, RequestBodyTimeout, UnsupportedContentEncoding
 from proxy.settings import Settings
 
 KEY_PREFIX = "handoff-key."
@@ -63,7 +63,7 @@ async def read_body(receive: Receive, headers: dict[str, str], settings: Setting
 
     Raises:
         BodyTooLarge: As soon as the size is known, from ``Content-Length`` or by counting.
-        BodyTooSlow: The body took longer than ``body_timeout`` seconds.
+        RequestBodyTimeout: The body took longer than ``body_timeout`` seconds.
         UnsupportedContentEncoding: The body has another content coding.
         InvalidRequest: The body is not valid gzip.
         ClientDisconnected: The client disconnected.
@@ -79,7 +79,7 @@ async def read_body(receive: Receive, headers: dict[str, str], settings: Setting
         async with asyncio.timeout(time_limit):
             body = await _read(receive, limit_bytes)
     except TimeoutError:
-        raise BodyTooSlow(time_limit) from None
+        raise RequestBodyTimeout(time_limit) from None
     if encoding not in GZIP or not body:
         return body
     # In a thread: a few kilobytes can expand to the limit, which takes milliseconds.

@@ -276,7 +276,7 @@ def _addition(head: int | None, chain: Sequence[ChainTurn], items: Sequence[Item
     said = [item.message for item in items if isinstance(item, Item)]
     calls = OpenCalls()
     for message in [item.message for turn in chain for item in turn.items] + said:
-        calls.take(message)
+        calls.observe(message)
     return Addition(
         turn_id=f"items_{secrets.token_hex(16)}",
         head=head,

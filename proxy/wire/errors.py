@@ -22,7 +22,6 @@ from msgspec import Struct
 
 from proxy.errors import (
     BodyTooLarge,
-    BodyTooSlow,
     ConversationBusy,
     IdempotencyConflict,
     InternalTurnError,
@@ -32,6 +31,7 @@ from proxy.errors import (
     Overloaded,
     ProxyError,
     RateLimitExceeded,
+    RequestBodyTimeout,
     ShuttingDown,
     StoreUnavailable,
     TurnFailed,
@@ -140,7 +140,7 @@ def error_response(error: BaseException | Failed) -> ErrorResponse:
             # RFC 9110, 12.5.3: in a 415 the header lists the codings that requests can have.
             accepted = {"Accept-Encoding": "gzip"}
             return ErrorResponse(415, "invalid_request_error", error.message, error.code, headers=accepted)
-        case BodyTooSlow():
+        case RequestBodyTimeout():
             # The rest of the body can still arrive: close the connection (RFC 9110, 15.5.9).
             closing = {"Connection": "close"}
             return ErrorResponse(408, "invalid_request_error", error.message, error.code, headers=closing)

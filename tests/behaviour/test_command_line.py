@@ -66,7 +66,7 @@ def test_help_names_the_commands_and_their_flags(run: Any) -> None:
     assert {"serve", "migrate", "check"} <= set(run("--help").output.split())
     shown = " ".join(run("serve", "--help").output.split())
     assert (
-        "--port VALUE Port to listen on; 0 takes a free one: a whole number from 0 to 65535 [PROXY_PORT]"
+        "--port VALUE Port to listen on; 0 selects a free port: a whole number from 0 to 65535 [PROXY_PORT]"
         in shown
     )
 
@@ -172,7 +172,7 @@ def test_a_data_folder_that_cannot_be_made_stops_the_start(run: Any, tmp_path: P
     (tmp_path / "taken").write_text("a file")
 
     assert refusal(run("serve", "--data-dir", "taken/data")) == [
-        "PROXY_DATA_DIR: taken/data cannot be made (Not a directory)"
+        "PROXY_DATA_DIR: taken/data cannot be created (Not a directory)"
     ]
 
 
@@ -191,8 +191,7 @@ async def test_a_port_in_use_is_told_in_a_sentence(tmp_path: Path) -> None:
             assert await serving.ended() == 2
 
     assert serving.err.lines[-1] == (
-        f"PROXY_PORT: port {port} of 127.0.0.1 is in use by another program; "
-        "stop that one, or choose another port"
+        f"PROXY_PORT: port {port} of 127.0.0.1 is in use by another program; stop it or choose another port"
     )
     assert "Traceback" not in serving.err.text
     assert not os.listdir(tmp_path), "the database of whoever has the port was not touched"

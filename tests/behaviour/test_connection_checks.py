@@ -63,7 +63,7 @@ async def test_each_model_of_a_team_is_called_once(tmp_path: Path, upstream: Fak
                     "agents": ["repairs"],
                     "status": "failed",
                     "error": {
-                        "message": "The model behind this team refused the proxy's credentials.",
+                        "message": "The provider of the model behind this team rejected the proxy's credentials.",
                         "type": "upstream_error",
                         "param": None,
                         "code": "upstream_auth_failed",

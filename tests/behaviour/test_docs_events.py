@@ -72,7 +72,7 @@ TURNS: dict[str, list[tuple[float, Event]]] = {
             8.5,
             Failed(
                 "upstream_timeout",
-                "The model behind this team did not answer in time.",
+                "The model behind this team did not respond in time.",
                 Usage(),
                 is_repeatable=True,
             ),

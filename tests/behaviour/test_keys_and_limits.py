@@ -107,8 +107,12 @@ async def test_a_caller_is_told_its_limits_and_held_to_them(tmp_path: Path, upst
 
         with pytest.raises(openai.RateLimitError) as refused:
             await caller.ask([user("Three")])
+        assert isinstance(refused.value.body, dict)
+        assert re.fullmatch(
+            r"Rate limit reached on requests per min \(RPM\): Limit 2\. Please try again in [\d.]+s\.",
+            refused.value.body.pop("message"),
+        )
         assert refused.value.body == {
-            "message": "Rate limit reached: at most 2 requests per minute. Please try again later.",
             "type": "rate_limit_error", "param": None, "code": "rate_limit_exceeded",
         }  # fmt: skip
         headers = refused.value.response.headers
@@ -129,7 +133,7 @@ async def test_tokens_of_a_turn_count_against_the_next(tmp_path: Path, upstream:
 
         with pytest.raises(openai.RateLimitError) as refused:
             await caller.ask([user("Two")])
-    assert "30 tokens per minute" in refused.value.message
+    assert "tokens per min (TPM): Limit 30." in refused.value.message
 
 
 async def test_a_socket_is_held_to_the_limits_too(tmp_path: Path, upstream: FakeUpstream) -> None:
@@ -260,8 +264,8 @@ def test_keys_are_made_listed_and_revoked_by_command(tmp_path: Path, run: Any) -
     again = run("keys", "revoke", key_id, folder)
 
     assert re.fullmatch(r"hp_[0-9a-f]{16}_[A-Za-z0-9_-]{43}", key)
-    assert f"{key_id}  front desk  (good; " in listed.stdout
-    assert "5 requests a minute; models a, b)" in listed.stdout
+    assert f"{key_id}  front desk  (active; " in listed.stdout
+    assert "5 requests per minute; models a, b)" in listed.stdout
     assert key not in listed.stdout
     assert (revoked.exit_code, again.exit_code) == (0, 1)
     assert "(revoked; " in run("keys", "list", folder).stdout

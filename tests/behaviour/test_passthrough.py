@@ -178,7 +178,7 @@ async def test_the_responses_api_tells_where_such_a_model_is_served(
         await served.client().responses.create(model="plain", input="Hi")
 
     assert refused.value.code == "model_not_found"
-    assert "The model 'plain' is only served at /v1/chat/completions." in refused.value.message
+    assert "The model 'plain' is only supported at /v1/chat/completions." in refused.value.message
     assert upstream.requests == []
 
 

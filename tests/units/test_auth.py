@@ -5,7 +5,7 @@ import re
 import pytest
 
 from proxy.auth import ANYONE, Keys, check_exposure
-from proxy.errors import ConfigurationError, NoKey, Unauthorized
+from proxy.errors import ApiKeyMissing, ConfigurationError, Unauthorized
 
 KEY = "key-of-the-operations-desk"
 OTHER = "key-of-the-night-shift"
@@ -46,7 +46,7 @@ def test_a_known_key_is_let_in_however_the_header_is_spaced(keys: Keys, authoriz
     ],
 )
 def test_who_sends_no_key_is_told_how_to(keys: Keys, authorization: str | None) -> None:
-    with pytest.raises(NoKey, match=r"^You didn't provide an API key\."):
+    with pytest.raises(ApiKeyMissing, match=r"^You didn't provide an API key\."):
         keys.caller(authorization)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.auth import MAX_MISSING, NO_TERMS, ApiKeyRecord, Keys, Terms, new_key
-from proxy.errors import NoKey, StoreUnavailable, Unauthorized
+from proxy.errors import ApiKeyMissing, StoreUnavailable, Unauthorized
 from tests.fakes.store.api_keys import MemoryKeys
 
 
@@ -64,7 +64,7 @@ async def test_what_is_no_kept_key_is_refused_in_the_same_words(change: str, mon
     with pytest.raises(Unauthorized) as refused:
         keys.caller(f"Bearer {wrong}")
     assert refused.value.message == Unauthorized().message
-    with pytest.raises(NoKey):
+    with pytest.raises(ApiKeyMissing):
         keys.caller(None)
 
 

@@ -39,9 +39,9 @@ def test_the_sockets_are_let_go_of_afterwards() -> None:
 @pytest.mark.parametrize(
     ("host", "sentence"),
     [
-        ("no-such-host.invalid", "PROXY_HOST: no address is known for no-such-host.invalid"),
-        ("x" * 80, f"PROXY_HOST: no address is known for {'x' * 80}"),
-        ("192.0.2.1", "PROXY_HOST: 192.0.2.1 is no address of this machine"),
+        ("no-such-host.invalid", "PROXY_HOST: no-such-host.invalid cannot be resolved"),
+        ("x" * 80, f"PROXY_HOST: {'x' * 80} cannot be resolved"),
+        ("192.0.2.1", "PROXY_HOST: 192.0.2.1 is not an address of this machine"),
     ],
     ids=["an unknown name", "no name at all", "another machine's address"],
 )

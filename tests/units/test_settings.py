@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 
 from proxy.cli import main
 from proxy.errors import ConfigurationError
-from proxy.settings import Settings, environment, form_of, load_settings, misspelt, variables_of
+from proxy.settings import Settings, environment, find_misspelled, form_of, load_settings, variables_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
@@ -169,7 +169,9 @@ def test_an_env_file_with_invalid_utf8_is_a_configuration_error(tmp_path: Path) 
 
 
 def test_a_misspelled_variable_is_reported_with_the_closest_setting() -> None:
-    warnings = misspelt({"PROXY_DATADIR": "x", "PROXY_PORT": "1", "PROXY_COLOUR": "green", "DATA_DIR": "y"})
+    warnings = find_misspelled(
+        {"PROXY_DATADIR": "x", "PROXY_PORT": "1", "PROXY_COLOUR": "green", "DATA_DIR": "y"}
+    )
 
     assert warnings == ["PROXY_DATADIR is not a setting, did you mean PROXY_DATA_DIR?"]
 

@@ -28,8 +28,8 @@ from proxy.errors import (
     UpstreamBadRequest,
     UpstreamFailed,
     UpstreamIncomplete,
+    UpstreamResponseTooLarge,
     UpstreamTimeout,
-    UpstreamTooMuch,
 )
 from proxy.providers.autogen.failures import failure_of
 from proxy.providers.autogen.http_client import close_responses, let_read, note_responses, take_hold
@@ -251,7 +251,7 @@ class _Answer:
                 len(delta.arguments) if isinstance(delta, CallPiece) else len(getattr(delta, "text", ""))
             )
         if self._size > self._limits.answer_bytes:
-            raise UpstreamTooMuch("too_much")
+            raise UpstreamResponseTooLarge("too_much")
         if deltas:
             self._has_said = True
             self._deltas.extend(deltas)

@@ -13,8 +13,8 @@ from proxy.errors import (
     UpstreamBadRequest,
     UpstreamFailed,
     UpstreamProtocolError,
+    UpstreamResponseTooLarge,
     UpstreamTimeout,
-    UpstreamTooMuch,
 )
 from proxy.events import ParametersIgnored, ReasoningDelta
 from proxy.messages import Usage
@@ -231,7 +231,7 @@ class Answer:
         while len(body) <= self._limits.answer_bytes and (received := await self._more()):
             body += received
         if len(body) > self._limits.answer_bytes:
-            raise UpstreamTooMuch("too_much")
+            raise UpstreamResponseTooLarge("too_much")
         if not body:
             raise UpstreamFailed("status_5xx", is_retryable=True)
         return bytes(body)

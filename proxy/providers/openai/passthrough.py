@@ -22,8 +22,8 @@ from proxy.errors import (
     UpstreamFailed,
     UpstreamIncomplete,
     UpstreamProtocolError,
+    UpstreamResponseTooLarge,
     UpstreamTimeout,
-    UpstreamTooMuch,
 )
 from proxy.messages import Usage
 from proxy.providers.http.body_start import first_bytes, is_event_stream, is_json
@@ -245,7 +245,7 @@ class Forwarded:
         while len(body) <= self._limits.answer_bytes and (received := await self._more()):
             body += received
         if len(body) > self._limits.answer_bytes:
-            raise UpstreamTooMuch("too_much")
+            raise UpstreamResponseTooLarge("too_much")
         self._whole = bytes(body)
 
     async def _leave(self, *, is_good: bool) -> None:

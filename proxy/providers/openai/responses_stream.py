@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamTooMuch
+from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
 from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
 from proxy.messages import FinishReason, ProviderState, Usage
 from proxy.providers.http.sse import EventReader
@@ -117,7 +117,7 @@ class ResponsesReader:
                 if self.is_finished:
                     return deltas
             if self._events.is_over_limit:
-                raise UpstreamTooMuch("too_much")
+                raise UpstreamResponseTooLarge("too_much")
         except UpstreamFailed as failure:
             if not deltas:
                 raise
@@ -260,7 +260,7 @@ class ResponsesReader:
     def _count(self, text: object) -> None:
         self._size += len(text) if isinstance(text, str) else 0
         if self._size > self._max_answer_bytes:
-            raise UpstreamTooMuch("too_much")
+            raise UpstreamResponseTooLarge("too_much")
 
 
 def _texts(parts: object) -> list[str]:

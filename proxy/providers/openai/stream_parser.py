@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamTooMuch
+from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
 from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
 from proxy.providers.http.sse import EventReader
 from proxy.providers.model import Finished, ModelDelta, UsagePiece
@@ -102,7 +102,7 @@ class AnswerReader:
                 if self.is_finished:
                     return deltas
             if self._events.is_over_limit:
-                raise UpstreamTooMuch("too_much")
+                raise UpstreamResponseTooLarge("too_much")
         except UpstreamFailed as failure:
             if self._is_settled and isinstance(failure, UpstreamProtocolError):
                 self._finish(deltas)
@@ -241,7 +241,7 @@ class AnswerReader:
         self.has_said = True
         self._size += len(text)
         if self._size > self._max_answer_bytes:
-            raise UpstreamTooMuch("too_much")
+            raise UpstreamResponseTooLarge("too_much")
         content = self._content
         if content.is_plain and self._has_only_whole and "\x00" not in text:
             content.pieces.append(text)
@@ -325,7 +325,7 @@ class AnswerReader:
         self.has_said = True
         self._size += size
         if self._size > self._max_answer_bytes:
-            raise UpstreamTooMuch("too_much")
+            raise UpstreamResponseTooLarge("too_much")
 
     def _finish(self, deltas: list[ModelDelta]) -> None:
         if not self._has_choice:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from proxy.errors import UpstreamIncomplete, UpstreamProtocolError, UpstreamTooMuch
+from proxy.errors import UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
 from proxy.providers.model import CallPiece
 from proxy.providers.openai.json_nesting import JsonNesting
 from proxy.providers.openai.provider_state import SIGNED_ID
@@ -132,7 +132,7 @@ class CallAssembler:
 
         Raises:
             UpstreamProtocolError: A piece belongs to no call, or to one that was whole already.
-            UpstreamTooMuch: There are more calls than anybody can mean.
+            UpstreamResponseTooLarge: There are more calls than anybody can mean.
         """
         if (pieces := self._further_arguments(delta)) is not None:
             return pieces
@@ -254,7 +254,7 @@ class CallAssembler:
 
     def _begun(self, call_id: str | None) -> _Call:
         if len(self._calls) == MAX_CALLS:
-            raise UpstreamTooMuch("too_much")
+            raise UpstreamResponseTooLarge("too_much")
         call = _Call(len(self._calls), call_id)
         self._calls.append(call)
         if call_id is not None:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.agents.custom_agent_repository import CustomAgentVersion
-from proxy.errors import AgentsSwitchedOff, InvalidRequest
+from proxy.errors import CustomAgentsDisabled, InvalidRequest
 from proxy.routes.dependencies import request_context
 from proxy.routes.legacy.requests import read_request
 from proxy.wire.agents import NewAgent, decode_stored_agent, validate_name
@@ -47,7 +47,7 @@ async def make_agent(scope: Scope, receive: Receive, send: Send) -> None:
     services, caller, body = await read_request(scope, receive)
     made = services.agents
     if made is None:
-        raise AgentsSwitchedOff
+        raise CustomAgentsDisabled
     given = read_object(OLDER_AGENT, body, strict=True)
     name = validate_name(scope["path_params"]["agent_name"])
     if given.name not in (None, name):

@@ -198,7 +198,7 @@ def decode_items(
     for index, value in enumerate(values):
         item = _decode(value, calls, f"{param}[{index}]")
         if isinstance(item, Item):
-            calls.take(item.message)
+            calls.observe(item.message)
         found.append(item)
     return found
 

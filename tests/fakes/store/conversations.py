@@ -246,7 +246,7 @@ class MemoryLibrary:
         said = [item for item in items if isinstance(item, Item)]
         calls = OpenCalls()
         for item in (*(item for turn in chain for item in turn.items), *said):
-            calls.take(item.message)
+            calls.observe(item.message)
         agent = chain[-1].agent if chain else ""
         turn_id = f"items_{secrets.token_hex(16)}"
         begun = await self._history.begin(_turn(known, turn_id, agent, said, now))

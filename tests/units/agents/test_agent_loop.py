@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from proxy.agents.prompt import NOT_EXECUTED
-from proxy.errors import AnswerNotInForm, ToolLoopLimitReached, UpstreamIncomplete
+from proxy.errors import ResponseFormatNotMet, ToolLoopLimitReached, UpstreamIncomplete
 from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
@@ -373,7 +373,7 @@ async def test_free_text_never_leaves_as_a_structured_answer(said: str) -> None:
     turn = turn_of(HELLO, agent="triage")
     turn.response_format = compile_response_format(JSON_FORM)
 
-    with pytest.raises(AnswerNotInForm):
+    with pytest.raises(ResponseFormatNotMet):
         await team.answer(turn, RememberingSink())
 
 

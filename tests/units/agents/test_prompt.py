@@ -28,7 +28,7 @@ def chain(*messages: Message) -> list[Message]:
 def open_after(*messages: Message) -> list[str]:
     calls = OpenCalls()
     for message in messages:
-        calls.take(message)
+        calls.observe(message)
     return calls.ids
 
 

@@ -37,8 +37,8 @@ from proxy.errors import (
     UpstreamIncomplete,
     UpstreamProtocolError,
     UpstreamRateLimited,
+    UpstreamResponseTooLarge,
     UpstreamTimeout,
-    UpstreamTooMuch,
     UpstreamUnreachable,
 )
 from proxy.events import ReasoningDelta, TextDelta
@@ -344,7 +344,7 @@ async def test_a_client_that_ends_without_a_result_is_incomplete() -> None:
 async def test_an_answer_over_the_limit_is_stopped() -> None:
     answer = await answer_of("x" * 60, "x" * 60, result(""), limits=ModelLimits(answer_bytes=100))
 
-    assert (answer.text, type(answer.failure)) == ("x" * 60, UpstreamTooMuch)
+    assert (answer.text, type(answer.failure)) == ("x" * 60, UpstreamResponseTooLarge)
 
 
 # --- what a client raises ------------------------------------------------------------------------------------

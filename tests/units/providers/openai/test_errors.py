@@ -22,8 +22,8 @@ from proxy.errors import (
     UpstreamProtocolError,
     UpstreamQuotaExceeded,
     UpstreamRateLimited,
+    UpstreamResponseTooLarge,
     UpstreamTimeout,
-    UpstreamTooMuch,
     UpstreamUnreachable,
 )
 from proxy.providers.http.pool import Addresses, HttpSession
@@ -184,7 +184,7 @@ BEFORE_AN_ANSWER: list[tuple[str, Reply, Expected]] = [
     (
         "a JSON answer over the limit",
         raw(b'{"x": "' + b"x" * 30_000 + b'"}', content_type=JSON),
-        (UpstreamTooMuch, "too_much", False),
+        (UpstreamResponseTooLarge, "too_much", False),
     ),
 ]
 
@@ -239,12 +239,12 @@ IN_THE_MIDDLE: list[tuple[str, Reply, Expected]] = [
     (
         "a line over the limit",
         events(SAID, chunk({"content": "x" * 10_000})),
-        (UpstreamTooMuch, "too_much", False),
+        (UpstreamResponseTooLarge, "too_much", False),
     ),
     (
         "more than the limit in many pieces",
         events(SAID, *[chunk({"content": "x" * 5_000})] * 5),
-        (UpstreamTooMuch, "too_much", False),
+        (UpstreamResponseTooLarge, "too_much", False),
     ),
 ]
 
