@@ -204,6 +204,9 @@ class _Attempts:
         wished = failure.retry_after or 0.0
         if not failure.is_retryable or wished > _LONGEST_WAIT or attempt == self._policy.attempts:
             return None
+        if failure.label == "invalid_output":
+            # The provider is well: another sample of the model needs no pause.
+            return 0.0
         return max(wished, _FIRST_PAUSE * 2.0 ** (attempt - 1) * (0.75 + self._policy.draw() / 2))
 
     def _report(self, candidate: Candidate, failure: UpstreamFailed | None, attempt: int) -> None:

@@ -16,10 +16,10 @@ from proxy.teamfiles.loading import default_model
 from tests.behaviour.asking import Caller, user
 from tests.fakes.providers.chat import ANSWER, ChatProvider, Plan
 from tests.fakes.providers.entra import SECRET, identity_endpoint
-from tests.fakes.providers.local import Azure, Ollama, Vllm
+from tests.fakes.providers.local import Azure
 from tests.fakes.providers.openai import Gpt55
-from tests.fakes.providers.reasoning import DeepSeek, Gemini, OpenRouter
-from tests.fakes.providers.strict import Anthropic, Groq, LMStudio, Mistral
+from tests.fakes.providers.reasoning import DeepSeek, OpenRouter
+from tests.fakes.providers.rejecting import Anthropic, Gemini3, Groq, LmStudio, Mistral, Ollama, Vllm
 from tests.fakes.team_files import load, write
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import serve
@@ -39,14 +39,14 @@ RECIPES: dict[str, Callable[[], Provider]] = {
     "azure 2": lambda: Azure(PLAN, key=KEY, path=Azure.path),
     "azure 3": lambda: Gpt55(PLAN, key=KEY, path="/openai/v1"),
     "anthropic": lambda: Anthropic(PLAN, key=KEY, path="/v1/chat/completions"),
-    "gemini": lambda: Gemini(PLAN, key=KEY, path=Gemini.path),
+    "gemini": lambda: Gemini3(PLAN, key=KEY, path=Gemini3.path),
     "mistral": lambda: Mistral(PLAN, key=KEY, path="/v1/chat/completions"),
     "deepseek": lambda: DeepSeek(PLAN, key=KEY, path=DeepSeek.path),
     "openrouter": lambda: OpenRouter(PLAN, key=KEY, path=OpenRouter.path),
     "groq": lambda: Groq(PLAN, key=KEY, path=Groq.path),
     "ollama": lambda: Ollama(PLAN, path="/v1/chat/completions"),
     "vllm": lambda: Vllm(PLAN, path="/v1/chat/completions"),
-    "lm-studio": lambda: LMStudio(PLAN, path="/v1/chat/completions"),
+    "lm-studio": lambda: LmStudio(PLAN, path="/v1/chat/completions"),
 }
 
 

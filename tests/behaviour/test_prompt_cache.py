@@ -15,7 +15,7 @@ from proxy.teamfiles.loading import BUNDLED
 from tests.behaviour.asking import Caller, assistant, user
 from tests.fakes.providers.chat import USAGE, ChatProvider, Plan
 from tests.fakes.providers.openai import Gpt55
-from tests.fakes.providers.strict import Anthropic
+from tests.fakes.providers.rejecting import Anthropic
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import serve
 

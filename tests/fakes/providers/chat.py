@@ -18,7 +18,7 @@ Plan = Sequence[tuple[str, Mapping[str, Any]]]
 """Calls that the model makes, one after the other, before it answers."""
 PLAN: Plan = (("transfer_to_repairs", {"reason": "broken"}), ("look_up_item", {"search_query": "rocket"}))
 ANSWER = "It is a rocket."
-FORM_ANSWER = '{"item": "rocket"}'
+FORM_ANSWER = json.dumps({"answer": ANSWER})
 """The answer if the request has a ``response_format``."""
 SECRET = "provider-state"
 """Part of every value that no client may see."""
@@ -73,6 +73,10 @@ class ChatProvider:
         """The state that came back with a call."""
         return None
 
+    def accepts(self, returned: Any, issued: Sequence[Any]) -> bool:
+        """Whether what came back with a call is what was issued with it."""
+        return returned in issued
+
     def issue_for_text(self, number: int) -> Any:
         """New state for a text; None if the provider has none."""
         return None
@@ -106,7 +110,7 @@ class ChatProvider:
 
     def answer(self, body: Body) -> Reply:
         made = sum(len(message["tool_calls"]) for message in calling(body))
-        if made >= len(self._plan) or not body.get("tools"):
+        if made >= len(self._plan) or not body.get("tools") or body.get("tool_choice") == "none":
             return self._text(answer_to(body))
         name, arguments = self._plan[made]
         function = {"name": name, "arguments": json.dumps(arguments)}
@@ -131,7 +135,8 @@ class ChatProvider:
         for message in calling(body):
             for call in message["tool_calls"]:
                 issued = self._issued.get(_key(call["function"]), [])
-                if any(state is not None for state in issued) and self.returned(message, call) not in issued:
+                returned = self.returned(message, call)
+                if any(state is not None for state in issued) and not self.accepts(returned, issued):
                     self.rejections.append(f"state of {call['function']['name']}")
                     return self.state_error()
         for message in body["messages"]:

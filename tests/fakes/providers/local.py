@@ -1,32 +1,13 @@
-"""Families with streams of their own: Ollama, vLLM, Qwen without a reasoning parser, and Azure OpenAI."""
+"""Qwen without a reasoning parser, and Azure OpenAI."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from tests.fakes.providers.chat import SECRET, USAGE, ChatProvider
 from tests.fakes.replies import Reply, chunk, events
 from tests.fakes.upstream import Received
-
-
-class Ollama(ChatProvider):
-    """Arguments as an object, without id and index."""
-
-    def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
-        function = {**call["function"], "arguments": json.loads(call["function"]["arguments"])}
-        return [chunk({"tool_calls": [{"function": function}]})]
-
-
-class Vllm(ChatProvider):
-    """Reasoning in ``reasoning``; whole calls without index; ``stop`` as the finish reason of calls."""
-
-    def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
-        return [chunk({"reasoning": "Considering. "}), chunk({"tool_calls": [call]})]
-
-    def finish_reason_of_calls(self) -> str:
-        return "stop"
 
 
 class Qwen(ChatProvider):

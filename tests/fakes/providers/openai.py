@@ -44,6 +44,7 @@ class Gpt55:
         *,
         has_responses: bool = True,
         has_reasoning: bool = True,
+        is_gpt54: bool = False,
         key: str | None = None,
         path: str = "",
     ) -> None:
@@ -56,6 +57,8 @@ class Gpt55:
         self._plan = plan
         self._has_responses = has_responses
         self._has_reasoning = has_reasoning
+        self._default_effort = "none" if is_gpt54 else None
+        """GPT-5.4 accepts tools on chat completions if no effort is set."""
 
     def __call__(self, received: Received) -> Reply:
         key = received.headers.get("authorization", "").removeprefix("Bearer ")
@@ -74,7 +77,11 @@ class Gpt55:
         return error(400, body)
 
     def _chat(self, body: Any) -> Reply:
-        if self._has_responses and body.get("tools") and body.get("reasoning_effort") != "none":
+        if (
+            self._has_responses
+            and body.get("tools")
+            and body.get("reasoning_effort", self._default_effort) != "none"
+        ):
             return self._reject(
                 "reasoning_effort",
                 "Function tools with reasoning_effort are not supported for gpt-5.5 in /v1/chat/completions."

@@ -1,11 +1,12 @@
-"""Families that want their reasoning back with calls: DeepSeek, Kimi, Gemini 3, OpenRouter."""
+"""Families that want their reasoning back with calls: DeepSeek, Gemini 3, OpenRouter, LiteLLM."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from tests.fakes.providers.chat import SECRET, Body, ChatProvider, open_calls
-from tests.fakes.replies import Reply, chunk, error
+from tests.fakes.replies import JSON, Reply, chunk, error, raw
 
 
 class DeepSeek(ChatProvider):
@@ -29,20 +30,10 @@ class DeepSeek(ChatProvider):
         return error(400, code="invalid_request_error", message=message)
 
 
-class Kimi(DeepSeek):
-    """The same, with another error."""
-
-    def state_error(self) -> Reply:
-        message = (
-            "thinking is enabled but reasoning_content is missing in assistant tool call message at index 1"
-        )
-        return error(400, code="invalid_request_error", message=message)
-
-
 class Gemini(ChatProvider):
     """The thought signature of a call has to come back with it; it arrives in a chunk of its own.
 
-    Errors are a JSON array. Tools exclude ``response_format``.
+    Errors are a JSON array.
     """
 
     path = "/v1beta/openai/chat/completions"
@@ -69,20 +60,9 @@ class Gemini(ChatProvider):
     def state_error(self) -> Reply:
         return self._error("Function call is missing a thought_signature in functionCall parts.")
 
-    def rejection(self, body: Body) -> Reply | None:
-        if body.get("tools") and (body.get("response_format") or {}).get("type", "text") != "text":
-            self.rejections.append("response_format")
-            return self._error(
-                "Function calling with a response mime type: 'application/json' is unsupported"
-            )
-        return None
-
     def _error(self, message: str) -> Reply:
         told = [{"error": {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}}]
-        rejections = list(self.rejections)
-        reply = self._reject(400, message, told)
-        self.rejections = rejections
-        return reply
+        return raw(json.dumps(told).encode(), status=400, content_type=JSON)
 
 
 class OpenRouter(ChatProvider):

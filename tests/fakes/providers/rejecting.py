@@ -1,8 +1,4 @@
-"""Providers of chat completions that reject what the real ones reject, each in its own format of errors.
-
-A provider runs a plan: it makes these calls, one after the other, and then answers with text, or with JSON if the
-request has ``response_format``. ``rejections`` are the errors that it returned, in short.
-"""
+"""Providers of chat completions that reject what the real ones reject, each in its own format of errors."""
 
 from __future__ import annotations
 
@@ -12,50 +8,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from tests.fakes.providers.chat import ANSWER, PLAN, USAGE, Plan
-from tests.fakes.replies import JSON, Reply, chunk, error, events, raw
+from tests.fakes.providers.chat import ANSWER, ChatProvider, open_calls
+from tests.fakes.providers.reasoning import DeepSeek, Gemini
+from tests.fakes.replies import JSON, Reply, chunk, error, raw
 from tests.fakes.upstream import Received
 
 STRUCTURED = {"answer": ANSWER}
 Messages = Sequence[Mapping[str, Any]]
 
 
-class StrictProvider:
-    """Validates a request as ``problems`` says, and continues the plan."""
+class StrictProvider(ChatProvider):
+    """Validates a request as ``problems`` says."""
 
-    def __init__(self, plan: Plan = PLAN) -> None:
-        self.rejections: list[str] = []
-        self._plan = plan
-
-    def __call__(self, received: Received) -> Reply:
-        if not received.path.endswith("/chat/completions"):
-            return error(404, message="no such path")
-        body = received.body
+    def rejection(self, body: Mapping[str, Any]) -> Reply | None:
         for short, reply in self.problems(body):
             self.rejections.append(short)
             return reply
-        made = sum(len(message.get("tool_calls") or ()) for message in body["messages"])
-        if made < len(self._plan) and body.get("tools"):
-            name, arguments = self._plan[made]
-            call = {"id": f"call_{made}", "type": "function", "index": 0}
-            whole = {**call, "function": {"name": name, "arguments": json.dumps(arguments)}}
-            return events(*self.call_chunks(whole), {"choices": [], "usage": USAGE})
-        text = json.dumps(STRUCTURED) if "response_format" in body else ANSWER
-        return events(*self.text_chunks(text), {"choices": [], "usage": USAGE})
+        return None
 
     def problems(self, body: Mapping[str, Any]) -> Iterator[tuple[str, Reply]]:
-        raise NotImplementedError
-
-    def call_chunks(self, call: dict[str, Any]) -> list[dict[str, Any]]:
-        return [chunk({"tool_calls": [call]}), chunk(finish="tool_calls")]
-
-    def text_chunks(self, text: str) -> list[dict[str, Any]]:
-        return [chunk({"content": text}), chunk(finish="stop")]
+        """Yield what is wrong in short, with the error."""
+        return iter(())
 
 
 class Mistral(StrictProvider):
     """Unknown fields are 422 with ``loc``; the order of messages and the form of call ids are checked."""
 
+    path = "/v1/chat/completions"
     KNOWN = frozenset(
         (
             *("model", "messages", "stream", "temperature", "top_p", "max_tokens", "stop", "random_seed"),
@@ -97,6 +76,8 @@ class Mistral(StrictProvider):
         for one, other in pairwise(message["role"] for message in messages):
             if (one, other) == ("tool", "user"):
                 yield "order", self._error("3230", "Unexpected role 'user' after role 'tool'")
+            if other == "system" and one != "system":
+                yield "late system", self._error("3230", f"Unexpected role 'system' after role '{one}'")
         if messages[-1]["role"] not in ("user", "tool"):
             told = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
             yield "last", self._error("3230", told)
@@ -109,8 +90,10 @@ class Mistral(StrictProvider):
 class Groq(StrictProvider):
     """No names, no JSON mode with tools, no log probabilities; every third call is not valid."""
 
-    def __init__(self, plan: Plan = PLAN) -> None:
-        super().__init__(plan)
+    path = "/openai/v1/chat/completions"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._calls = 0
 
     def problems(self, body: Mapping[str, Any]) -> Iterator[tuple[str, Reply]]:
@@ -141,8 +124,10 @@ class Groq(StrictProvider):
                 yield "tool_use_failed", error(400, {"error": failed})
 
 
-class Kimi(StrictProvider):
+class Kimi(StrictProvider, DeepSeek):
     """Thinking: ``reasoning_content`` comes back with calls, and only the default temperature is accepted."""
+
+    path = "/v1/chat/completions"
 
     def problems(self, body: Mapping[str, Any]) -> Iterator[tuple[str, Reply]]:
         if body.get("temperature", 1) != 1:
@@ -151,12 +136,21 @@ class Kimi(StrictProvider):
             if message["role"] == "assistant" and not (message.get("content") or message.get("tool_calls")):
                 told = f"the message at position {index} with role 'assistant' must not be empty"
                 yield "empty", openai_error(told)
-            if message.get("tool_calls") and message.get("reasoning_content") not in ("I look", " "):
-                told = f"thinking is enabled but reasoning_content is missing in assistant tool call message at {index}"
-                yield "reasoning_content", openai_error(told)
+            if message.get("tool_calls") and not message.get("reasoning_content"):
+                yield "reasoning_content", self._missing(index)
 
-    def call_chunks(self, call: dict[str, Any]) -> list[dict[str, Any]]:
-        return [chunk({"reasoning_content": "I look"}), *super().call_chunks(call)]
+    def accepts(self, returned: Any, issued: Sequence[Any]) -> bool:
+        # It does not check the text, but no other than its own or a placeholder is expected.
+        return returned == " " or super().accepts(returned, issued)
+
+    def state_error(self) -> Reply:
+        return self._missing(1)
+
+    def _missing(self, index: int) -> Reply:
+        told = (
+            f"thinking is enabled but reasoning_content is missing in assistant tool call message at {index}"
+        )
+        return openai_error(told)
 
 
 class Bedrock(StrictProvider):
@@ -207,8 +201,11 @@ class AzureReasoning(StrictProvider):
                 told = f"Unsupported parameter: '{name}' is not supported with this model."
                 yield name, openai_error(told, param=name, code="unsupported_parameter")
 
-    def call_chunks(self, call: dict[str, Any]) -> list[dict[str, Any]]:
-        return [{"choices": [], "prompt_filter_results": [{"prompt_index": 0}]}, *super().call_chunks(call)]
+    def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
+        return [
+            {"choices": [], "prompt_filter_results": [{"prompt_index": 0}]},
+            *super().call_chunks(call, state),
+        ]
 
     def text_chunks(self, text: str) -> list[dict[str, Any]]:
         return [{"choices": [], "prompt_filter_results": [{"prompt_index": 0}]}, *super().text_chunks(text)]
@@ -265,6 +262,14 @@ class Anthropic(StrictProvider):
                     f"messages.{index}.content.0.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'"
                 )
                 yield "call id", openai_error(told)
+        if any(message["role"] in ("system", "developer") for message in messages[1:]):
+            yield (
+                "late system",
+                openai_error("messages: Unexpected role 'system'. Only the first can have it."),
+            )
+        if (wrong := open_calls(messages)) is not None:
+            told = f"`tool_use` ids were found without `tool_result` blocks immediately after: {wrong}"
+            yield "results", openai_error(told)
         if any(message.get("content") == "" for message in messages):
             yield "empty", openai_error("messages: text content blocks must be non-empty")
         if messages[-1]["role"] == "assistant":
@@ -283,20 +288,22 @@ class Vllm(StrictProvider):
         if body["messages"][0].get("role") == "developer":
             yield "role", error(400, {"object": "error", "message": "Unexpected message role.", "code": 400})
 
-    def call_chunks(self, call: dict[str, Any]) -> list[dict[str, Any]]:
-        del call["index"]
-        return [chunk({"reasoning": "I look"}), chunk({"tool_calls": [call]}), chunk(finish="stop")]
+    def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
+        return [chunk({"reasoning": "I look"}), chunk({"tool_calls": [call]})]
+
+    def finish_reason_of_calls(self) -> str:
+        return "stop"
 
 
 class Ollama(StrictProvider):
     """Arguments as an object, no ids, no indexes."""
 
-    def problems(self, body: Mapping[str, Any]) -> Iterator[tuple[str, Reply]]:
-        return iter(())
-
-    def call_chunks(self, call: dict[str, Any]) -> list[dict[str, Any]]:
+    def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
         function = {**call["function"], "arguments": json.loads(call["function"]["arguments"])}
-        return [chunk({"tool_calls": [{"function": function}]}), chunk(finish="stop")]
+        return [chunk({"tool_calls": [{"function": function}]})]
+
+    def finish_reason_of_calls(self) -> str:
+        return "stop"
 
 
 class LmStudio(StrictProvider):
@@ -311,14 +318,20 @@ class LmStudio(StrictProvider):
                 yield "schema", raw(body_of_error, status=400, content_type=JSON)
 
 
-class Gemini3(StrictProvider):
-    """The compatible endpoint of Gemini: no ``response_format`` with tools; the error is in an array."""
+class Gemini3(StrictProvider, Gemini):
+    """No ``response_format`` with tools."""
 
     def problems(self, body: Mapping[str, Any]) -> Iterator[tuple[str, Reply]]:
         if "response_format" in body and body.get("tools"):
-            told = "Function calling with a response mime type: 'application/json' is unsupported"
-            envelope = [{"error": {"code": 400, "message": told, "status": "INVALID_ARGUMENT"}}]
-            yield "form", raw(json.dumps(envelope).encode(), status=400, content_type=JSON)
+            yield "form", self._error("Function calling with a response mime type is unsupported")
+
+
+class OpenAIChat(StrictProvider):
+    """Chat completions of OpenAI: results directly behind their calls."""
+
+    def problems(self, body: Mapping[str, Any]) -> Iterator[tuple[str, Reply]]:
+        if (wrong := open_calls(body["messages"])) is not None:
+            yield "results", openai_error(wrong, param="messages")
 
 
 def openai_error(message: str, *, param: str | None = None, code: str | None = None) -> Reply:
