@@ -17,7 +17,12 @@ from typing import Any
 import msgspec
 
 from proxy.providers.openai.call_ids import is_short
-from proxy.providers.openai.message_forms import is_empty, lacks_properties, lacks_reasoning
+from proxy.providers.openai.message_forms import (
+    is_empty,
+    lacks_properties,
+    lacks_reasoning,
+    lacks_signature,
+)
 from proxy.providers.openai.rejection import Rejection
 
 Body = Mapping[str, Any]
@@ -39,6 +44,7 @@ class Reshaping(StrEnum):
     FORM_AFTER_TOOLS = "response_format in a second call, without tools"
     NO_EFFORT_WITH_TOOLS = "reasoning_effort none with tools"
     REASONING_PLACEHOLDER = "reasoning_content in messages with calls that have none"
+    SIGNATURE_PLACEHOLDER = "placeholder for missing thought signatures"
     NO_NAMES = "no name in messages"
     REASONING_FIRST = "text before </think> is reasoning"
     """Learned from an answer and not from an error: the chat template has the opening tag in the prompt (vLLM)."""
@@ -232,6 +238,7 @@ _RESHAPINGS: tuple[tuple[Reshaping, Callable[[Rejection], bool], Callable[[Body]
         _has_only_past_calls,
     ),
     (Reshaping.REASONING_PLACEHOLDER, _says("reasoning_content"), _has_message(lacks_reasoning)),
+    (Reshaping.SIGNATURE_PLACEHOLDER, _says("thought_?signature"), _has_message(lacks_signature)),
     (
         Reshaping.USER_LAST,
         _says(r"prefill|expected last role|(must )?end with a user"),

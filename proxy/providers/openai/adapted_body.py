@@ -13,7 +13,7 @@ import msgspec
 
 from proxy.providers.openai.adaptation import HARMLESS, TWINS, Adaptation, Omission, Reshaping
 from proxy.providers.openai.call_ids import short_id
-from proxy.providers.openai.message_forms import is_empty, lacks_reasoning
+from proxy.providers.openai.message_forms import is_empty, lacks_reasoning, lacks_signature
 
 Body = dict[str, Any]
 Messages = list[dict[str, Any]]
@@ -21,6 +21,8 @@ Messages = list[dict[str, Any]]
 _CONTINUE = "Continue."
 _NO_REASONING = " "
 """Kimi K2.5 and later reject an empty text too."""
+_NO_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+"""For calls that another model made: https://ai.google.dev/gemini-api/docs/thought-signatures"""
 _NO_ANSWER = "(no answer)"
 _PAST_TOOL = "No longer available. Do not call it."
 _NOT_SCHEMAS = frozenset(("enum", "const", "default", "examples"))
@@ -211,6 +213,13 @@ def _with_reasoning(messages: Messages) -> Messages:
     return messages
 
 
+def _with_signatures(messages: Messages) -> Messages:
+    for message in messages:
+        if lacks_signature(message):
+            message["tool_calls"][0]["extra_content"] = _NO_SIGNATURE
+    return messages
+
+
 def _with_separate_calls(messages: Messages) -> Messages:
     changed = []
     for message in messages:
@@ -240,6 +249,7 @@ _MESSAGE_CHANGES: tuple[tuple[Reshaping, Callable[[Messages], Messages]], ...] =
     (Reshaping.SEPARATE_CALLS, _with_separate_calls),
     (Reshaping.EMPTY_CONTENT, _with_content),
     (Reshaping.REASONING_PLACEHOLDER, _with_reasoning),
+    (Reshaping.SIGNATURE_PLACEHOLDER, _with_signatures),
     (Reshaping.ASSISTANT_BEHIND_TOOL, _with_assistant_behind_tool),
     (Reshaping.USER_LAST, _with_user_last),
 )

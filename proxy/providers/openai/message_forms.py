@@ -18,6 +18,12 @@ def lacks_reasoning(message: Mapping[str, Any]) -> bool:
     return bool(message.get("tool_calls")) and not message.get("reasoning_content")
 
 
+def lacks_signature(message: Mapping[str, Any]) -> bool:
+    """Whether the first call of a message has no state of its provider; parallel calls have one signature."""
+    calls = message.get("tool_calls")
+    return calls is not None and len(calls) > 0 and not calls[0].get("extra_content")
+
+
 def lacks_properties(schema: object) -> bool:
     """Whether the schema, or one in it, describes an object without ``properties``."""
     if isinstance(schema, list):

@@ -172,6 +172,11 @@ ERRORS: list[tuple[str, Any, dict[Adaptation, bool]]] = [
         {Reshaping.REASONING_PLACEHOLDER: True},
     ),
     (
+        "a thought signature that is missing",
+        says("Function call is missing a thought_signature in functionCall parts."),
+        {Reshaping.SIGNATURE_PLACEHOLDER: True},
+    ),
+    (
         "schemas",
         says("object schema missing properties", param="tools[0].function.parameters"),
         {Reshaping.SCHEMA_PROPERTIES: True},
