@@ -85,7 +85,7 @@ class ApiKeyRecord:
 
 
 class KeyStore(Protocol):
-    """Repository of stored keys; all implementations pass ``tests/contracts/test_keys.py``."""
+    """Repository of stored keys; all implementations pass ``tests/contracts/test_api_keys.py``."""
 
     async def find(self, key_id: str) -> ApiKeyRecord | None:
         """Return the key with this public part, also if it is revoked or expired."""

@@ -1,8 +1,8 @@
 """Repository protocol for stored completions, conversations and their items.
 
 ``TurnRepository`` serves turns; nothing here is on the path of a turn. Every implementation passes
-``tests/contracts/test_library.py``: a method is one transaction, every query contains ``caller``, and no other database
-error than ``StoreUnavailable`` is raised. Times are seconds since the epoch.
+``tests/contracts/test_conversation_repository.py``: a method is one transaction, every query contains ``caller``, and
+no other database error than ``StoreUnavailable`` is raised. Times are seconds since the epoch.
 
 ``end_user`` limits a list to the data that ``auth.may_access`` allows.
 """

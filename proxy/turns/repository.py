@@ -1,6 +1,6 @@
 """Repository protocol and values of turns: conversations are trees of turns.
 
-Every implementation passes ``tests/contracts/test_history.py``. Guarantees:
+Every implementation passes ``tests/contracts/test_turn_repository.py``. Guarantees:
 
 - A method is one transaction. Writes are durable when the call returns, except that a crash of the machine can lose the
   beginning of a turn, which is lost with it.

@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 
 from proxy.cli import main
 from proxy.settings import Settings, variables_of
-from tests.behaviour.banking import Customer, bank
+from tests.behaviour.bank import Customer, bank
 from tests.fakes.upstream import FakeUpstream
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.behaviour.banking import Customer
-from tests.behaviour.socketing import connected
+from tests.behaviour.bank import Customer
+from tests.behaviour.websocket_client import connected
 from tests.fakes.upstream import calls, text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

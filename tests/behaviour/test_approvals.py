@@ -9,8 +9,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.behaviour.asking import WEATHER, agent_of, assistant, result, user
-from tests.behaviour.banking import WAITING, Customer, results
+from tests.behaviour.bank import WAITING, Customer, results
+from tests.behaviour.chat_client import WEATHER, agent_of, assistant, result, user
 from tests.fakes.upstream import calls, error, text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

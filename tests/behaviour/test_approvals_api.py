@@ -9,9 +9,9 @@ from typing import Any
 import openai
 import pytest
 
-from tests.behaviour.asking import WEATHER, agent_of, assistant, user
-from tests.behaviour.banking import WAITING, Customer, results
-from tests.behaviour.wire import check_refusal
+from tests.behaviour.bank import WAITING, Customer, results
+from tests.behaviour.chat_client import WEATHER, agent_of, assistant, user
+from tests.behaviour.raw_http import check_refusal
 from tests.fakes.upstream import calls, error, hang, text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -8,9 +8,9 @@ import httpx2
 import openai
 import pytest
 
-from tests.behaviour.asking import Caller, agent_of, assistant, shape_of, user
+from tests.behaviour.chat_client import Caller, agent_of, assistant, shape_of, user
 from tests.fakes.upstream import FakeUpstream, calls, error, text
-from tests.serving import Served
+from tests.server import Served
 
 
 async def get(served: Served, path: str, *, key: str = "test-key", **query: str) -> Any:

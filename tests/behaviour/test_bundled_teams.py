@@ -13,10 +13,10 @@ import pytest
 from aiohttp import web
 
 from proxy.tools.sales import FILE
-from tests.behaviour.asking import Caller, assistant, user
-from tests.behaviour.test_events import get, told
+from tests.behaviour.chat_client import Caller, assistant, user
+from tests.behaviour.test_turn_events import get, told
 from tests.fakes.services import FakeServices
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 TWO_THINGS = "What's the weather in Tokyo and what's 15 + 27?"
 REPORT = "Generate a monthly business report for our sales performance"

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from proxy.messages import MAX_STATE_BYTES
-from tests.behaviour.asking import Caller, assistant, result, user
+from tests.behaviour.chat_client import Caller, assistant, result, user
 from tests.fakes.providers.chat import ANSWER, SECRET, Body, ChatProvider
 from tests.fakes.providers.openai import Gpt55, reasoning_item
 from tests.fakes.providers.reasoning import Gemini, LiteLLM
 from tests.fakes.providers.rejecting import Mistral
 from tests.fakes.replies import Reply, error, text
 from tests.fakes.upstream import FakeUpstream
-from tests.serving import TEAM_FILE, serve
+from tests.server import TEAM_FILE, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

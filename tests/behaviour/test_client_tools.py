@@ -10,9 +10,9 @@ import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion
 
-from tests.behaviour.asking import WEATHER, Caller, agent_of, assistant, result, shape_of, sold, user
+from tests.behaviour.chat_client import WEATHER, Caller, agent_of, assistant, result, shape_of, sold, user
 from tests.fakes.upstream import FakeUpstream, calls, text
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 ASKED = [user("What is the weather in Bonn?")]
 

@@ -22,7 +22,7 @@ from openai import APIError, AsyncOpenAI
 from proxy.app import VERSION
 from tests.command import Command, command
 from tests.fakes.upstream import FakeUpstream, calls, error, text
-from tests.serving import TEAM_FILE
+from tests.server import TEAM_FILE
 
 TEAM = """\
 teams:

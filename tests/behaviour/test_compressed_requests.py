@@ -13,9 +13,9 @@ import pytest
 
 from proxy.errors import BodyTooLarge, InvalidRequest
 from proxy.routes.request_body import decode_gzip
-from tests.behaviour.wire import HELLO, Wire, check_refusal
+from tests.behaviour.raw_http import HELLO, Wire, check_refusal
 from tests.fakes.upstream import FakeUpstream, text
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 CHAT: dict[str, Any] = {"model": "shop", "messages": HELLO}
 RESPONSE: dict[str, Any] = {"model": "shop", "input": "Hello"}

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 
 from tests.fakes.upstream import FakeUpstream, error, hang, text
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 TEAMS = """\
 models:

@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.behaviour.asking import Caller, user
-from tests.behaviour.test_events import get, kinds, told
+from tests.behaviour.chat_client import Caller, user
+from tests.behaviour.test_turn_events import get, kinds, told
 from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.behaviour.asking import (
+from tests.behaviour.chat_client import (
     HIDDEN,
     Caller,
     Messages,
@@ -18,7 +18,7 @@ from tests.behaviour.asking import (
     user,
 )
 from tests.fakes.upstream import FakeUpstream, calls, text
-from tests.serving import Served
+from tests.server import Served
 
 
 async def test_a_stateless_follow_up_reaches_the_agent_that_asked(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.behaviour.asking import WEATHER, agent_of, assistant, shape_of, user
-from tests.behaviour.wire import Wire, deltas
+from tests.behaviour.chat_client import WEATHER, agent_of, assistant, shape_of, user
+from tests.behaviour.raw_http import Wire, deltas
 from tests.fakes.upstream import FakeUpstream, calls, text
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 FUNCTIONS = [WEATHER["function"]]
 ASKED = [user("What is the weather in Bonn?")]

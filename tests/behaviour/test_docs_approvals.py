@@ -15,7 +15,7 @@ import yaml
 
 from proxy.approvals.repository import MAX_ATTEMPTS
 from proxy.wire.approvals import MAX_REASON, MAX_SHOWN, ApprovalBody
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "approvals.md").read_text("utf-8")

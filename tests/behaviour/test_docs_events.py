@@ -39,9 +39,9 @@ from proxy.turns.live import TERMINAL_POSITION
 from proxy.wire.chat.response_models import encode
 from proxy.wire.events.feed import Feed, FrameType
 from proxy.wire.events.websocket import Action, ClientMessage
-from tests.behaviour.asking import Caller, user
-from tests.behaviour.test_events import get
-from tests.serving import Served, serve
+from tests.behaviour.chat_client import Caller, user
+from tests.behaviour.test_turn_events import get
+from tests.server import Served, serve
 
 PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from proxy.wire.chat.handoff_extension import ExtensionEvent, Summary
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extension.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -13,7 +13,7 @@ from yarl import URL
 from proxy.settings import load_settings
 from proxy.teamfiles.definitions import OpenAIModel
 from proxy.teamfiles.loading import default_model
-from tests.behaviour.asking import Caller, user
+from tests.behaviour.chat_client import Caller, user
 from tests.fakes.providers.chat import ANSWER, ChatProvider, Plan
 from tests.fakes.providers.entra import SECRET, identity_endpoint
 from tests.fakes.providers.local import Azure
@@ -22,7 +22,7 @@ from tests.fakes.providers.reasoning import DeepSeek, OpenRouter
 from tests.fakes.providers.rejecting import Anthropic, Gemini3, Groq, LmStudio, Mistral, Ollama, Vllm
 from tests.fakes.team_files import load, write
 from tests.fakes.upstream import FakeUpstream
-from tests.serving import serve
+from tests.server import serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

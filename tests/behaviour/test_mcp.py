@@ -21,8 +21,8 @@ from proxy.tools.mcp.server import McpServer
 from proxy.tools.mcp.setup import HttpEndpoint, ServerSetup
 from tests.fakes.mcp_http import FakeMcp, described, says
 from tests.fakes.upstream import FakeUpstream, calls, text
-from tests.serving import Served, free_port, serve
-from tests.waiting import until
+from tests.polling import until
+from tests.server import Served, free_port, serve
 
 PROGRAM = Path(__file__).parents[1] / "fakes" / "mcp_program.py"
 

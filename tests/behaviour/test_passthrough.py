@@ -14,10 +14,10 @@ import httpx2
 import openai
 import pytest
 
-from tests.behaviour.asking import WEATHER
-from tests.behaviour.wire import HELLO, Socket, Wire, kept, payloads
+from tests.behaviour.chat_client import WEATHER
+from tests.behaviour.raw_http import HELLO, Socket, Wire, kept, payloads
 from tests.fakes.upstream import FakeUpstream, Received, Reply, bare, calls, cut, error, hang, raw, text
-from tests.serving import TEAM_FILE, Served, serve
+from tests.server import TEAM_FILE, Served, serve
 
 EXPOSED = """\
 models:

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.behaviour.asking import user
+from tests.behaviour.chat_client import user
 from tests.fakes.upstream import FakeUpstream, text
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 ASK = {"model": "shop", "messages": [user("Hello")]}
 HERE = "http://localhost:3000"

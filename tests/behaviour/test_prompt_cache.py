@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from proxy.teamfiles.loading import BUNDLED
-from tests.behaviour.asking import Caller, assistant, user
+from tests.behaviour.chat_client import Caller, assistant, user
 from tests.fakes.providers.chat import USAGE, ChatProvider, Plan
 from tests.fakes.providers.openai import Gpt55
 from tests.fakes.providers.rejecting import Anthropic
 from tests.fakes.upstream import FakeUpstream
-from tests.serving import serve
+from tests.server import serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

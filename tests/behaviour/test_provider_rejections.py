@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.behaviour.asking import WEATHER, Caller, assistant, result, user
+from tests.behaviour.chat_client import WEATHER, Caller, assistant, result, user
 from tests.fakes.providers.chat import ANSWER, PLAN
 from tests.fakes.providers.rejecting import (
     STRUCTURED,
@@ -28,7 +28,7 @@ from tests.fakes.providers.rejecting import (
     Vllm,
 )
 from tests.fakes.upstream import FakeUpstream
-from tests.serving import TEAM_FILE, Served, serve
+from tests.server import TEAM_FILE, Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

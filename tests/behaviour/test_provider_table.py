@@ -17,8 +17,8 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from tests.behaviour.asking import WEATHER, Messages, assistant, result, user
-from tests.behaviour.wire import payloads
+from tests.behaviour.chat_client import WEATHER, Messages, assistant, result, user
+from tests.behaviour.raw_http import payloads
 from tests.fakes.providers.chat import ANSWER, FORM_ANSWER, PLAN, SECRET, ChatProvider, Plan
 from tests.fakes.providers.local import Azure, Qwen
 from tests.fakes.providers.openai import Gpt55
@@ -38,7 +38,7 @@ from tests.fakes.providers.rejecting import (
     Vllm,
 )
 from tests.fakes.upstream import FakeUpstream, Received, Reply, error
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -91,7 +91,7 @@ TEAM = """\
       repairs: {{instructions: You are repairs., model: {model}, fallbacks: [{fallbacks}],
         tools: [look_up_item], handoffs: [{{to: triage, tool: transfer_back_to_triage}}]}}
       cashier: {{instructions: You are cashier., model: {model}, fallbacks: [{fallbacks}],
-        tools: [{{name: "tests.fakes.ledger:pay", approval: required}}]}}
+        tools: [{{name: "tests.fakes.payment_tool:pay", approval: required}}]}}
 """
 FORM: Any = {
     "type": "json_schema",

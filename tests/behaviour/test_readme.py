@@ -23,7 +23,7 @@ import yaml
 
 from proxy.settings import Settings, variables_of
 from tests.fakes.team_files import check
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]

@@ -9,8 +9,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.behaviour.asking import agent_of, shape_of
-from tests.behaviour.responding import (
+from tests.behaviour.chat_client import agent_of, shape_of
+from tests.behaviour.responses_client import (
     FORECAST,
     SOLD,
     echoed,
@@ -23,7 +23,7 @@ from tests.behaviour.responding import (
 )
 from tests.fakes.response_stream import judged_response, steps
 from tests.fakes.upstream import FakeUpstream, calls, text
-from tests.serving import Served
+from tests.server import Served
 
 INCLUDE_CALLS: Any = ["handoff.mcp_calls"]
 IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,aa", "detail": "auto"}

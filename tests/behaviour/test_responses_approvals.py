@@ -8,9 +8,9 @@ import openai
 import pytest
 from openai.types.responses import Response
 
-from tests.behaviour.asking import agent_of, assistant, user
-from tests.behaviour.banking import Customer, results
-from tests.behaviour.responding import kinds
+from tests.behaviour.bank import Customer, results
+from tests.behaviour.chat_client import agent_of, assistant, user
+from tests.behaviour.responses_client import kinds
 from tests.fakes.upstream import Reply, calls, text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

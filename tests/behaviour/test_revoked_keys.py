@@ -19,10 +19,10 @@ import pytest
 from proxy.auth import Keys, Terms, new_key
 from proxy.routes.key_monitor import KeyMonitor
 from proxy.store.turns import SqlHistory
-from tests.behaviour.asking import Caller, user
-from tests.behaviour.socketing import Client, connected, start
+from tests.behaviour.chat_client import Caller, user
+from tests.behaviour.websocket_client import Client, connected, start
 from tests.fakes.upstream import FakeUpstream, hang, text
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 
 def key_store(served: Served) -> Any:

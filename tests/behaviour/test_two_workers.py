@@ -13,9 +13,9 @@ import httpx2
 import openai
 import pytest
 
-from tests.behaviour.asking import HIDDEN, Caller, agent_of, assistant, shape_of, sold, user
+from tests.behaviour.chat_client import HIDDEN, Caller, agent_of, assistant, shape_of, sold, user
 from tests.fakes.upstream import FakeUpstream, hang, text
-from tests.serving import Served, serve, serve_process
+from tests.server import Served, serve, serve_process
 
 CHAT = {"X-Conversation-Id": "chat-1"}
 

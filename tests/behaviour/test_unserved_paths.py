@@ -9,9 +9,9 @@ import httpx2
 import openai
 import pytest
 
-from tests.behaviour.wire import Socket, check_refusal
+from tests.behaviour.raw_http import Socket, check_refusal
 from tests.fakes.upstream import FakeUpstream
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])

@@ -23,9 +23,9 @@ from proxy.errors import ConversationBusy
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall
 from proxy.store.turns import open_history
 from proxy.turns.repository import Begun, IdempotencyKeyTaken, NewApproval, Pause, TurnRepository
-from tests.fakes.history import approvals_of, new_turn, the_end
 from tests.fakes.store.conversations import MemoryLibrary
 from tests.fakes.store.turns import MemoryHistory
+from tests.fakes.turn_records import approvals_of, new_turn, the_end
 
 
 @dataclass

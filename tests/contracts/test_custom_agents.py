@@ -12,9 +12,9 @@ from proxy.agents.custom_agent_repository import CustomAgentRepository, CustomAg
 from proxy.request_errors import AgentNameTaken, TooManyAgents
 from proxy.store.turns import open_history
 from proxy.turns.repository import TurnRepository
-from tests.fakes.history import new_turn, the_end
 from tests.fakes.store.custom_agents import MemoryCustomAgents
 from tests.fakes.store.turns import MemoryHistory
+from tests.fakes.turn_records import new_turn, the_end
 
 
 @dataclass

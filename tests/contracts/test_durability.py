@@ -13,8 +13,8 @@ import pytest
 
 from proxy.errors import ConversationBusy
 from proxy.store.turns import SqlHistory, open_history
-from tests.fakes.history import new_turn, the_end
-from tests.fakes.writing_worker import CONVERSATIONS
+from tests.fakes.turn_records import new_turn, the_end
+from tests.fakes.writer_process import CONVERSATIONS
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ async def test_what_was_acknowledged_survives_kill_9_exactly_once(database: str,
 
 async def started(url: str, name: str) -> Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.fakes.writing_worker", url, name, stdout=PIPE, stderr=PIPE
+        sys.executable, "-m", "tests.fakes.writer_process", url, name, stdout=PIPE, stderr=PIPE
     )
 
 

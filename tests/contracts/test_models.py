@@ -47,7 +47,7 @@ from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.retry import AttemptingModel, Candidate, RetryPolicy
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import ComponentModel, OpenAIModel
-from tests.fakes.asking import HELLO, WITH_TOOLS, ask
+from tests.fakes.model_calls import HELLO, WITH_TOOLS, ask
 from tests.fakes.upstream import FakeUpstream, Reply, calls, chunk, cut, error, events, hang, raw, text
 
 KEY = "sk-operator"

@@ -20,7 +20,7 @@ it)::
 
     python -m tests.fakes.upstream --port 0 [--rules rules.json]
 
-There, rules choose the reply (``tests.fakes.rules`` tells their form, and what the built-in ones do), ``GET
+There, rules choose the reply (``tests.fakes.scripted_provider`` tells their form, and what the built-in ones do), ``GET
 /requests`` gives what was asked so far, and ``PUT /rules`` sets other rules.
 """
 
@@ -301,6 +301,6 @@ async def _wait(step: Step, request: web.BaseRequest) -> None:
 
 
 if __name__ == "__main__":
-    from tests.fakes.rules import main
+    from tests.fakes.scripted_provider import main
 
     main()

@@ -18,7 +18,7 @@ from playwright.async_api import Browser, async_playwright
 from proxy.routes.ui import has_libraries
 from tests.fakes.upstream import FakeUpstream, Received, Reply, text
 from tests.page.visitor import Visitor, visit
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (

@@ -15,7 +15,7 @@ from playwright.async_api import Browser, ViewportSize, async_playwright, expect
 
 from tests.page.conftest import FLAGS, found_chromium
 from tests.page.visitor import Visitor, visit
-from tests.serving import serve
+from tests.server import serve
 
 ColorScheme = Literal["light", "dark"]
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "pictures"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Route, expect
 
-from tests.behaviour.asking import agent_of
+from tests.behaviour.chat_client import agent_of
 from tests.fakes.upstream import FakeUpstream, text
 from tests.page.visitor import Visitor
 

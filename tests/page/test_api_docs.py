@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.fakes.upstream import FakeUpstream
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -9,11 +9,11 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
-from tests.behaviour.banking import bank
-from tests.fakes.ledger import paid
+from tests.behaviour.bank import bank
+from tests.fakes.payment_tool import paid
 from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.page.visitor import visit
-from tests.serving import Served
+from tests.server import Served
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

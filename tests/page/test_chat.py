@@ -12,7 +12,7 @@ from playwright.async_api import Browser, Route, expect
 from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
 from tests.page.relay import relay
 from tests.page.visitor import Visitor, visit
-from tests.serving import TEAM_FILE, Served, serve
+from tests.server import TEAM_FILE, Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -12,7 +12,7 @@ from playwright.async_api import Browser, expect
 from tests.fakes.upstream import FakeUpstream, text
 from tests.page.conftest import PageUpstream
 from tests.page.visitor import Visitor, visit
-from tests.serving import TEAM_FILE, serve
+from tests.server import TEAM_FILE, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -10,7 +10,7 @@ from playwright.async_api import Browser, expect
 
 from tests.fakes.upstream import FakeUpstream, text
 from tests.page.visitor import Visitor, visit
-from tests.serving import Served
+from tests.server import Served
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

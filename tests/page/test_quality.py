@@ -12,7 +12,7 @@ from playwright.async_api import Browser, Page, ViewportSize, expect
 
 from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.page.visitor import Visitor, visit
-from tests.serving import Served, serve
+from tests.server import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -9,7 +9,7 @@ from playwright.async_api import Browser, expect
 
 from tests.fakes.upstream import FakeUpstream, error, text
 from tests.page.visitor import Visitor, visit
-from tests.serving import serve
+from tests.server import serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -13,10 +13,10 @@ from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCa
 from proxy.turns.repository import ChainTurn
 from proxy.turns.request import TurnRequest
 from proxy.wire.chat.message_validation import TRANSLATED_ID
-from tests.fakes.history import approvals_of, new_turn, the_end
 from tests.fakes.models import ScriptedModel
 from tests.fakes.store.turns import MemoryHistory
 from tests.fakes.teams import agent, team_of
+from tests.fakes.turn_records import approvals_of, new_turn, the_end
 
 SCOPE = scope_of("alice", "shop", "")
 FIRST_USER, FIRST_ANSWER = UserMessage("Hi."), AssistantMessage("Hello!")

@@ -28,7 +28,7 @@ from proxy.providers.factory import Models
 from proxy.providers.model import Finished, ModelRequest
 from proxy.providers.retry import AttemptingModel, Candidate, RetryPolicy
 from proxy.teamfiles.definitions import DemoModel, ModelDefinition, OpenAIModel, Price
-from tests.fakes.asking import Answer, ask
+from tests.fakes.model_calls import Answer, ask
 from tests.fakes.models import Reply, ScriptedModel, says
 from tests.fakes.upstream import FakeUpstream, cut, error, text
 

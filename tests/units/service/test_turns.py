@@ -20,11 +20,11 @@ from proxy.turns.request import TurnRequest
 from proxy.turns.structured_output import compile_response_format
 from proxy.wire.chat.completion import AnswerOptions, encode_options
 from proxy.wire.chat.stream import ChunkEncoder
-from tests.fakes.history import new_turn, the_end
 from tests.fakes.models import ScriptedModel, says
 from tests.fakes.store.approvals import MemoryApprovals
 from tests.fakes.store.turns import MemoryHistory
 from tests.fakes.teams import agent, team_of
+from tests.fakes.turn_records import new_turn, the_end
 
 
 class Clock:

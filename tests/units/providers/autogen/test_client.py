@@ -65,8 +65,8 @@ from proxy.providers.autogen.messages import create_args, llm_messages
 from proxy.providers.model import CallPiece, Finished, ModelRequest
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import ComponentModel
-from tests.fakes.asking import HELLO, Answer, ask
-from tests.fakes.component import SEES, ScriptedClient, Step
+from tests.fakes.autogen_client import SEES, ScriptedClient, Step
+from tests.fakes.model_calls import HELLO, Answer, ask
 
 SECRET = "sk-secret"
 

@@ -11,7 +11,7 @@ from proxy.providers.model import CallPiece
 from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
-from tests.fakes.asking import WITH_TOOLS, Answer, ask
+from tests.fakes.model_calls import WITH_TOOLS, Answer, ask
 from tests.fakes.upstream import FakeUpstream, Reply, calls, chunk, events
 
 

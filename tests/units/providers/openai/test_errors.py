@@ -30,7 +30,7 @@ from proxy.providers.http.pool import Addresses, HttpSession
 from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
-from tests.fakes.asking import Answer, ask
+from tests.fakes.model_calls import Answer, ask
 from tests.fakes.replies import JSON, Stop
 from tests.fakes.upstream import FakeUpstream, Reply, bare, calls, chunk, cut, error, events, hang, raw, text
 

@@ -30,7 +30,7 @@ from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.openai.rejection import rejection_of
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
-from tests.fakes.asking import HELLO, ask
+from tests.fakes.model_calls import HELLO, ask
 from tests.fakes.upstream import FakeUpstream, error, text
 
 

@@ -43,7 +43,7 @@ from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.openai.provider_state import provider_of
 from proxy.providers.openai.wires import first_wire
 from proxy.teamfiles.definitions import OpenAIModel
-from tests.fakes.asking import WITH_TOOLS, ask
+from tests.fakes.model_calls import WITH_TOOLS, ask
 from tests.fakes.providers.openai import (
     Gpt55,
     function_call,

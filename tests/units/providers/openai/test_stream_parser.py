@@ -14,7 +14,7 @@ from proxy.providers.http.pool import HttpSession
 from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
-from tests.fakes.asking import WITH_TOOLS, Answer, ask
+from tests.fakes.model_calls import WITH_TOOLS, Answer, ask
 from tests.fakes.replies import JSON, SSE, Stop
 from tests.fakes.upstream import FakeUpstream, Reply, chunk, events, raw
 

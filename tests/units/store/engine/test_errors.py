@@ -20,8 +20,8 @@ from proxy.errors import ConfigurationError, ConversationBusy, StoreUnavailable
 from proxy.messages import Item, UserMessage
 from proxy.store.engine.database import database_url, open_database
 from proxy.store.turns import SqlHistory, open_history
-from tests.fakes.history import new_turn, the_end
-from tests.fakes.relay import relayed
+from tests.fakes.tcp_relay import relayed
+from tests.fakes.turn_records import new_turn, the_end
 
 T = TypeVar("T")
 
@@ -195,7 +195,7 @@ FULL_DISK = """
 import asyncio, resource, sys
 from proxy.errors import StoreUnavailable
 from proxy.store.turns import open_history
-from tests.fakes.history import new_turn, the_end
+from tests.fakes.turn_records import new_turn, the_end
 
 async def main():
     history = open_history(sys.argv[1], time_limit=0.5)

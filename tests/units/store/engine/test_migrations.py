@@ -30,7 +30,7 @@ from proxy.store.engine.migrations import (
 )
 from proxy.store.sql.tables import metadata
 from proxy.store.turns import open_history
-from tests.fakes.history import new_turn, the_end
+from tests.fakes.turn_records import new_turn, the_end
 
 HEAD = str(ScriptDirectory(str(migrations_folder())).get_current_head())
 

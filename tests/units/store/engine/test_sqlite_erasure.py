@@ -8,7 +8,7 @@ from pathlib import Path
 
 from proxy.messages import AssistantMessage, Item, UserMessage
 from proxy.store.turns import open_history
-from tests.fakes.history import new_turn, the_end
+from tests.fakes.turn_records import new_turn, the_end
 
 SECRETS = [b"first secret", b"second secret", b"third secret", b"fourth secret"]
 

@@ -16,7 +16,7 @@ import pytest
 
 from proxy.errors import StoreUnavailable
 from proxy.store.turns import open_history
-from tests.fakes.history import new_turn, the_end
+from tests.fakes.turn_records import new_turn, the_end
 
 ROOT = Path(__file__).parents[4]
 

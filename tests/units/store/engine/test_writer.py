@@ -14,7 +14,7 @@ from proxy.store.engine.database import Database, open_database
 from proxy.store.engine.errors import Unavailable
 from proxy.store.turns import SqlHistory
 from proxy.turns.repository import Begun
-from tests.fakes.history import new_turn, the_end
+from tests.fakes.turn_records import new_turn, the_end
 
 
 class Faulty:

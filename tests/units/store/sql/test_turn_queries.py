@@ -11,7 +11,7 @@ from sqlalchemy import Connection, event, text
 from proxy.store.engine.database import open_database
 from proxy.store.sql.turn_queries import PENDING_PER_ID, TurnQueries
 from proxy.store.turns import open_history
-from tests.fakes.history import new_turn, the_end
+from tests.fakes.turn_records import new_turn, the_end
 
 ALIKE = 5_000
 

@@ -22,8 +22,8 @@ from proxy.tools.mcp.setup import HttpEndpoint, ServerSetup
 from tests.fakes.mcp_http import FakeMcp, described, result, says, streamed
 from tests.fakes.replies import JSON, SSE, Reply, bare, cut, hang, raw
 from tests.fakes.upstream import Received
-from tests.serving import free_port
-from tests.waiting import until
+from tests.polling import until
+from tests.server import free_port
 
 UNREADABLE = "sent a response that could not be decoded"
 BROKEN = "closed the connection before its response was complete"

@@ -20,7 +20,7 @@ from proxy.errors import ToolError
 from proxy.tools.mcp.discovery import discover_tools
 from proxy.tools.mcp.server import McpServer
 from proxy.tools.mcp.setup import Program, ServerSetup, child_environment
-from tests.waiting import until
+from tests.polling import until
 
 PROGRAM = Path(__file__).parents[3] / "fakes" / "mcp_program.py"
 

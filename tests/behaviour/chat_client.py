@@ -1,0 +1,99 @@
+"""Short words for what the behaviour tests say and see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openai.types.chat import ChatCompletion
+
+from tests.fakes.upstream import FakeUpstream, calls, text
+from tests.server import Served
+
+Messages = list[Any]
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+"""A tool of the caller's."""
+
+
+def user(content: Any) -> Any:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: Any, **more: Any) -> Any:
+    return {"role": "assistant", "content": content, **more}
+
+
+def result(call_id: str, content: str) -> Any:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+
+class Caller:
+    """Asks the shop with the official SDK, and keeps the headers of the last answer."""
+
+    def __init__(self, served: Served, key: str = "test-key", **options: Any) -> None:
+        self.client = served.client(key, **options)
+        self.headers: dict[str, str] = {}
+
+    @property
+    def match(self) -> str:
+        return self.headers["x-conversation-match"]
+
+    @property
+    def conversation(self) -> str:
+        return self.headers.get("x-conversation-id", "")
+
+    async def ask(self, messages: Messages, *, headers: dict[str, str] | None = None, **more: Any) -> str:
+        return (await self.completion(messages, headers=headers, **more)).choices[0].message.content or ""
+
+    async def completion(
+        self, messages: Messages, *, headers: dict[str, str] | None = None, **more: Any
+    ) -> ChatCompletion:
+        raw = await self.client.chat.completions.with_raw_response.create(
+            model=more.pop("model", "shop"),
+            messages=messages,
+            extra_headers=headers,
+            **more,
+        )
+        self.headers = dict(raw.headers)
+        answer: ChatCompletion = raw.parse()
+        return answer
+
+
+def agent_of(upstream: FakeUpstream, number: int = -1) -> str:
+    """Which agent the model was asked as."""
+    system: str = upstream.requests[number].body["messages"][0]["content"]
+    return system.split(".")[0].removeprefix("You are ")
+
+
+def shape_of(upstream: FakeUpstream, number: int = -1) -> list[str]:
+    """What the model was shown, one word a message."""
+    words = []
+    for message in upstream.requests[number].body["messages"]:
+        if message.get("tool_calls"):
+            words.append("calls:" + ",".join(call["function"]["name"] for call in message["tool_calls"]))
+        elif message["role"] == "tool":
+            words.append("result")
+        elif message["role"] == "system":
+            words.append("system")
+        else:
+            words.append(f"{message['role']}:{message['content']}")
+    return words
+
+
+async def sold(caller: Caller, upstream: FakeUpstream, **more: Any) -> Messages:
+    """A first turn that triage hands over to sales; return what a stateless client has then."""
+    upstream.reply(calls(("transfer_to_sales", {"reason": "wants a rocket"})), text("What colour?"))
+    messages = [user("I want a rocket")]
+    answer = await caller.ask(messages, **more)
+    return [*messages, assistant(answer)]
+
+
+HIDDEN = ["system", "user:I want a rocket", "calls:transfer_to_sales", "result", "assistant:What colour?"]
+"""What the model sees of ``sold``."""

@@ -1,0 +1,171 @@
+"""The wire without an SDK: every byte of a request and of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from tests.server import Served
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
+
+
+class Wire:
+    """Posts bodies to the shop; keys of ``body`` stand over those of a plain greeting.
+
+    It asks for the official API and nothing else, and by default with a key of its own: nobody shares its past.
+    """
+
+    def __init__(self, served: Served, key: str = "") -> None:
+        headers = {"Authorization": f"Bearer {key or secrets.token_hex(8)}", "X-Handoff-Events": "none"}
+        self.http = httpx2.AsyncClient(base_url=served.base_url, headers=headers, timeout=20)
+
+    async def __aenter__(self) -> Wire:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.http.aclose()
+
+    async def ask(self, *, headers: dict[str, str] | None = None, **body: Any) -> httpx2.Response:
+        return await self.http.post(
+            "/chat/completions", json={"model": "shop", "messages": HELLO, **body}, headers=headers
+        )
+
+    async def completion(self, **body: Any) -> ChatCompletion:
+        """The answer, which the SDK's strict types accept."""
+        response = await self.ask(**body)
+        assert response.status_code == 200, response.text
+        return ChatCompletion.model_validate_json(response.content, strict=True)
+
+    async def frames(self, **body: Any) -> list[Any]:
+        """The payloads of a stream, decoded; ``[DONE]`` is left as it is."""
+        response = await self.ask(stream=True, **body)
+        assert response.status_code == 200, response.text
+        return payloads(response.text)
+
+    async def raw(self, body: bytes, **headers: str) -> httpx2.Response:
+        return await self.http.post("/chat/completions", content=body, headers=headers)
+
+
+def payloads(body: str) -> list[Any]:
+    """The data of every frame; chunks are checked by the SDK's strict types."""
+    found: list[Any] = []
+    for frame in body.removesuffix("\n\n").split("\n\n"):
+        lines = [line for line in frame.split("\n") if not line.startswith((":", "id: "))]
+        assert len(lines) == 1, frame
+        data = lines[0].removeprefix("data: ")
+        found.append(data if data == "[DONE]" else json.loads(data))
+        if data != "[DONE]" and "error" not in found[-1]:
+            ChatCompletionChunk.model_validate_json(data, strict=True)
+    return found
+
+
+def deltas(frames: list[Any]) -> list[Any]:
+    """The deltas of the one choice, in order."""
+    return [chunk["choices"][0]["delta"] for chunk in frames if chunk != "[DONE]" and chunk.get("choices")]
+
+
+def kept(served: Served) -> int:
+    """How many rows of conversations, turns and items there are."""
+    file = served.services.settings.data_dir / "handoff-proxy.sqlite"
+    with closing(sqlite3.connect(file)) as database:
+        tables = ("conversations", "turns", "items")
+        return sum(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables)
+
+
+def check_refusal(response: httpx2.Response, status: int = 400) -> dict[str, Any]:
+    """The envelope, whole and small; returns what it tells."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"].startswith("req_")
+    assert len(response.content) <= 2000
+    assert list(response.json()) == ["error"]
+    told: dict[str, Any] = response.json()["error"]
+    assert list(told) == ["message", "type", "param", "code"]
+    assert told["message"]
+    assert isinstance(told["message"], str)
+    assert isinstance(told["type"], str)
+    assert told["param"] is None or isinstance(told["param"], str)
+    assert told["code"] is None or isinstance(told["code"], str)
+    return told
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP answer as it stood on the wire."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    raw: bytes
+
+
+class Socket:
+    """A TCP connection to the server, for what no HTTP client sends."""
+
+    def __init__(self, served: Served) -> None:
+        host, port = served.url.removeprefix("http://").split(":")
+        self._address = (host, int(port))
+
+    async def __aenter__(self) -> Socket:
+        self.reader, self.writer = await asyncio.open_connection(*self._address)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except OSError:
+            pass
+
+    async def send(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self.writer.write(piece)
+            await self.writer.drain()
+
+    async def post(self, body: bytes, *headers: str, length: int | None = None) -> None:
+        """Send a request; ``length`` announces another than the body's."""
+        lines = [
+            "POST /v1/chat/completions HTTP/1.1",
+            "Host: 127.0.0.1",
+            f"Content-Length: {len(body) if length is None else length}",
+            *headers,
+        ]
+        await self.send("\r\n".join([*lines, "", ""]).encode() + body)
+
+    async def post_chunks(self, *pieces: bytes, end: bool = False) -> None:
+        """Send a request whose length nobody tells, perhaps without its end."""
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await self.send(head, *(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces))
+        if end:
+            await self.send(b"0\r\n\r\n")
+
+    async def reply(self, within: float = 10) -> Reply:
+        """Read one whole answer, chunked or with a length; ``body`` is without the framing."""
+        async with asyncio.timeout(within):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            lines = head.decode("latin-1").split("\r\n")
+            headers = {
+                name.lower(): value.strip()
+                for name, _, value in (line.partition(":") for line in lines[1:-2])
+            }
+            raw, body = b"", b""
+            if headers.get("transfer-encoding") == "chunked":
+                while True:
+                    line = await self.reader.readuntil(b"\r\n")
+                    data = await self.reader.readexactly(int(line, 16) + 2)
+                    raw += line + data
+                    body += data[:-2]
+                    if int(line, 16) == 0:
+                        break
+            else:
+                body = raw = await self.reader.readexactly(int(headers["content-length"]))
+            return Reply(int(lines[0].split(" ")[1]), headers, body, head + raw)

@@ -1,0 +1,113 @@
+"""What comes before a request: heads that are too large, too slow, or none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.behaviour.raw_http import HELLO, Reply, Socket, deltas, payloads
+from tests.fakes.upstream import FakeUpstream, text
+from tests.server import Served, serve
+
+GOOD = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+
+
+def check_refused(reply: Reply, status: int) -> None:
+    assert (reply.status, reply.headers["connection"]) == (status, "close")
+    assert reply.headers["x-request-id"].startswith("req_")
+    told = json.loads(reply.body)["error"]
+    assert (told["type"], told["param"]) == ("invalid_request_error", None)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        GOOD + b"X-Large: " + b"a" * 70_000,
+        GOOD + b"X-Large: " + b"a" * 1_000_000,
+        GOOD + b"".join(b"X-%d: a\r\n" % n for n in range(10_000)),
+        b"GET /" + b"a" * 70_000,
+    ],
+    ids=["one header", "an endless one", "many", "a path"],
+)
+async def test_a_head_over_64_kib_is_refused(served: Served, head: bytes) -> None:
+    async with Socket(served) as socket:
+        await socket.send(head)
+        check_refused(await socket.reply(), 431)
+        assert await socket.reader.read() == b""
+
+
+async def test_a_head_of_almost_that_is_taken_again_and_again(served: Served) -> None:
+    async with Socket(served) as socket:
+        for _ in range(3):
+            await socket.send(GOOD + b"X-Large: " + b"a" * 60_000 + b"\r\n\r\n")
+            assert (await socket.reply()).status == 200
+
+
+async def test_a_large_body_is_no_head(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("Hi"), text("Hi"))
+    body = json.dumps({"model": "shop", "messages": [*HELLO, {"role": "user", "content": "x" * 500_000}]})
+    async with Socket(served) as socket:
+        for _ in range(2):
+            await socket.post(body.encode())
+            assert (await socket.reply()).status == 200
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"GARBAGE\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n"]
+)
+async def test_what_is_no_http_is_told_in_the_envelope(served: Served, garbage: bytes) -> None:
+    async with Socket(served) as socket:
+        await socket.send(garbage)
+        check_refused(await socket.reply(), 400)
+
+
+async def test_a_head_that_comes_by_drops_is_408(tmp_path: Path, upstream: FakeUpstream) -> None:
+    async with serve(tmp_path, upstream.base_url, body_timeout=0.2) as served:
+        async with Socket(served) as socket:
+            await socket.send(GOOD)
+            check_refused(await socket.reply(), 408)
+        async with Socket(served) as socket:
+            await socket.send(GOOD + b"\r\n")
+            assert (await socket.reply()).status == 200
+            await socket.send(b"GET /")
+            check_refused(await socket.reply(), 408)
+
+
+async def test_who_says_nothing_is_let_go(tmp_path: Path, upstream: FakeUpstream) -> None:
+    async with serve(tmp_path, upstream.base_url, body_timeout=0.2) as served, Socket(served) as socket:
+        assert await socket.reader.read() == b""
+
+
+@pytest.mark.parametrize("more", ["", "Connection: keep-alive\r\n"], ids=["plain", "asking to stay"])
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_a_client_of_http_1_0_gets_no_chunks(
+    served: Served, upstream: FakeUpstream, stream: bool, more: str
+) -> None:
+    upstream.reply(text("Hello", chunks=3))
+    body = json.dumps({"model": "shop", "messages": HELLO, "stream": stream}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.0\r\nContent-Length: {len(body)}\r\n{more}\r\n"
+
+    async with Socket(served) as socket, asyncio.timeout(10):
+        await socket.send(head.encode() + body)
+        answered, _, rest = (await socket.reader.read()).partition(b"\r\n\r\n")
+
+    assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nconnection: close" in answered
+    assert b"transfer-encoding" not in answered
+    if stream:
+        assert "".join(delta.get("content", "") for delta in deltas(payloads(rest.decode()))) == "Hello"
+        assert rest.endswith(b"data: [DONE]\n\n")
+    else:
+        assert json.loads(rest)["choices"][0]["message"]["content"] == "Hello"
+
+
+async def test_a_head_is_all_that_head_gets_over_http_1_0(served: Served) -> None:
+    async with Socket(served) as socket, asyncio.timeout(10):
+        await socket.send(b"HEAD /v1/models HTTP/1.0\r\n\r\n")
+        answered, _, rest = (await socket.reader.read()).partition(b"\r\n\r\n")
+
+    assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert rest == b""

@@ -1,0 +1,526 @@
+"""Clients of older systems: what each of them sends, and the exact bytes that it reads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from proxy.errors import ConfigurationError
+from tests.behaviour.chat_client import agent_of, shape_of
+from tests.behaviour.raw_http import Socket
+from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
+from tests.server import Served, serve
+
+ANNA: dict[str, Any] = {"message": "A rocket", "conversation_id": "anna_1"}
+
+
+async def post(served: Served, path: str, body: Any, **headers: str) -> httpx2.Response:
+    given = {
+        "Authorization": "Bearer k",
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with httpx2.AsyncClient(base_url=served.url, headers=given, timeout=20) as http:
+        return await http.post(path, content=content)
+
+
+async def get(served: Served, path: str, key: str = "k") -> httpx2.Response:
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx2.AsyncClient(base_url=served.url, headers=headers, timeout=20) as http:
+        return await http.get(path)
+
+
+async def chunks(served: Served, path: str, body: Any) -> list[bytes]:
+    """What each HTTP chunk of the answer holds."""
+    content = json.dumps(body).encode()
+    async with Socket(served) as socket:
+        lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(content)}", "", ""]
+        await socket.send("\r\n".join(lines).encode() + content)
+        raw = (await socket.reply()).raw.partition(b"\r\n\r\n")[2]
+    found = []
+    while raw:
+        size, _, raw = raw.partition(b"\r\n")
+        found.append(raw[: int(size, 16)])
+        raw = raw[int(size, 16) + 2 :]
+    assert found.pop() == b""
+    return found
+
+
+def told(response: httpx2.Response, status: int = 400) -> str:
+    """The sentence of an error, which stands in both forms."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert body["detail"] == body["error"]["message"]
+    return str(body["detail"])
+
+
+# --- POST /chat/completions with one new message -------------------------------------------------------------
+
+
+async def test_one_message_is_answered_in_typed_lines(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(
+        calls(("transfer_to_sales", {})),
+        calls(("execute_order", {"product": "Rocket", "price": 10})),
+        text("", chunks=["Ordered", " é."]),
+    )
+
+    response = await post(served, "/chat/completions", ANNA)
+
+    assert response.text == (
+        '{"content":{"type":"function","message":"You are now talking to sales"}}\n'
+        '{"content":{"type":"function","message":"Executing execute_order"}}\n'
+        '{"content":{"type":"string","message":"Ordered"}}\n'
+        '{"content":{"type":"string","message":" é."}}\n'
+    )
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert response.headers["x-conversation-id"] == "anna_1"
+
+
+async def test_every_line_is_a_chunk_of_its_own(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("One two three four five", chunks=5), text("One two three", chunks=3))
+
+    typed = await chunks(served, "/chat/completions", ANNA)
+    plain = await chunks(served, "/chat/completions", {"messages": [{"source": "user", "content": "Hi"}]})
+
+    assert (len(typed), len(plain)) == (5, 3)
+    for line in [*typed, *plain]:
+        assert line.endswith(b"\n")
+        assert "content" in json.loads(line)
+
+
+async def test_a_line_is_sent_as_soon_as_it_is_there(served: Served, upstream: FakeUpstream) -> None:
+    rest = asyncio.Event()
+    upstream.reply(text("One two", chunks=2).held(rest, after=2))
+    body = json.dumps(ANNA).encode()
+
+    async with Socket(served) as socket:
+        head = f"POST /chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        await socket.send(head.encode() + body)
+        async with asyncio.timeout(5):
+            await socket.reader.readuntil(b"\r\n\r\n")
+            await socket.reader.readuntil(b"\r\n")
+            line = await socket.reader.readuntil(b"\r\n")
+        rest.set()
+
+    assert json.loads(line)["content"]["type"] == "string"
+
+
+async def test_text_is_told_alone_when_asked_for(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(calls(("transfer_to_sales", {})), text("Which colour?", chunks=1))
+
+    response = await post(served, "/chat/completions?format=text", ANNA)
+
+    assert response.text == '{"content":"Which colour?"}\n'
+
+
+async def test_what_was_said_is_kept_under_the_id(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(calls(("transfer_to_sales", {})), text("Colour?"), text("Red it is."), text("Hello."))
+
+    await post(served, "/chat/completions", ANNA)
+    await post(served, "/chat/completions", {**ANNA, "message": "A rocket"})
+
+    assert agent_of(upstream) == "sales"
+    assert shape_of(upstream) == [
+        "system",
+        "user:A rocket",
+        "calls:transfer_to_sales",
+        "result",
+        "assistant:Colour?",
+        "user:A rocket",
+    ]
+
+    await post(served, "/chat/completions", {**ANNA, "conversation_id": "bert-1"})
+
+    assert shape_of(upstream) == ["system", "user:A rocket"]
+
+
+@pytest.mark.parametrize("id", ["", "a b", "a.b", "a/b", "ä", "a\n", "x" * 129])
+async def test_an_id_of_other_characters_is_refused(id: str, served: Served, upstream: FakeUpstream) -> None:
+    response = await post(served, "/chat/completions", {"message": "Hi", "conversation_id": id})
+
+    assert "Invalid 'conversation_id'" in told(response)
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"message": 1}, "message"),
+        ({"message": ""}, "message"),
+        ({"message": " \n"}, "message"),
+        ({"message": "Hi", "conversation_id": 7}, "conversation_id"),
+        ({"messages": [{"source": "agent", "content": "Hi"}]}, "messages[0].source"),
+        ({"messages": [{"source": "user"}]}, "messages[0].content"),
+        ({"messages": [{"source": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"source": "assistant", "content": "Hi"}]}, "messages"),
+        ({"messages": [{"source": "user", "content": "Hi"}], "stream": "yes"}, "stream"),
+        ({"messages": [{"source": "user", "content": "Hi"}] * 2001}, "messages"),
+    ],
+)
+async def test_bad_bodies_are_told_in_both_forms(
+    body: Any, param: str, served: Served, upstream: FakeUpstream
+) -> None:
+    response = await post(served, "/chat/completions", body)
+
+    told(response)
+    assert response.json()["error"]["param"] == param
+    assert upstream.requests == []
+
+
+async def test_another_format_is_refused(served: Served) -> None:
+    assert "'format'" in told(await post(served, "/chat/completions?format=xml", ANNA))
+
+
+async def test_a_failure_before_the_first_line_has_a_status(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(error(400, message="no"))
+
+    response = await post(served, "/chat/completions", ANNA)
+
+    assert told(response, response.status_code)
+    assert response.status_code >= 400
+
+
+async def test_a_failure_after_it_is_a_line_that_adds_no_text(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("One two three", chunks=3).cut(after=3), text("One two three", chunks=3).cut(after=3))
+
+    typed = (await post(served, "/chat/completions", ANNA)).text.splitlines()
+    plain = (await post(served, "/chat/completions?format=text", {"message": "Hi"})).text.splitlines()
+
+    last = json.loads(typed[-1])
+    assert last["content"] == {"type": "error", "message": last["error"]["message"]}
+    assert last["error"]["code"].startswith("upstream_")
+    assert json.loads(plain[-1])["content"] == ""
+    assert json.loads(plain[-1])["error"]["code"] == last["error"]["code"]
+
+
+async def test_a_turn_ends_when_its_client_leaves(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("One two three", chunks=3).hang(after=2))
+    body = json.dumps(ANNA).encode()
+
+    async with Socket(served) as socket:
+        head = f"POST /chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        await socket.send(head.encode() + body)
+        await socket.reader.readuntil(b"One")
+
+    await (await upstream.received(1)).closed()
+
+
+async def test_a_second_message_meanwhile_is_refused(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(hang())
+    first = asyncio.create_task(post(served, "/chat/completions", ANNA))
+    await upstream.received(1)
+
+    second = await post(served, "/chat/completions", ANNA)
+
+    assert told(second, 409)
+    assert second.json()["error"]["code"] == "conversation_busy"
+    first.cancel()
+
+
+# --- POST /chat/completions with a whole history -------------------------------------------------------------
+
+
+async def test_a_history_by_source_is_answered_in_lines(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("", chunks=["Red", " it is."]))
+    said = [("user", "A rocket"), ("assistant", "Which colour?"), ("user", "Red")]
+    messages = [{"source": source, "content": content} for source, content in said]
+
+    response = await post(served, "/chat/completions", {"messages": messages, "stream": True})
+
+    assert response.text == '{"content":"Red"}\n{"content":" it is."}\n'
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert shape_of(upstream) == ["system", "user:A rocket", "assistant:Which colour?", "user:Red"]
+
+
+async def test_it_is_answered_at_once_when_asked_for(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("Hello you."))
+
+    response = await post(
+        served, "/chat/completions", {"messages": [{"source": "user", "content": "Hi"}], "stream": False}
+    )
+
+    assert response.text == '{"content":"Hello you."}'
+
+
+async def test_the_agent_that_has_the_floor_answers_the_next_history(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(calls(("transfer_to_sales", {})), text("Colour?"), text("Red it is."))
+    messages = [{"source": "user", "content": "A rocket"}]
+    first = await post(served, "/chat/completions", {"messages": messages, "stream": False})
+    messages += [
+        {"source": "assistant", "content": first.json()["content"]},
+        {"source": "user", "content": "Red"},
+    ]
+
+    await post(served, "/chat/completions", {"messages": messages})
+
+    assert agent_of(upstream) == "sales"
+
+
+# --- OpenAI's body on the same path --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_openai_body_is_answered_as_under_v1(
+    stream: bool, served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello."), text("Hello."))
+    body = {"model": "shop", "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+
+    here = await post(served, "/chat/completions", body)
+    there = await post(served, "/v1/chat/completions", body)
+
+    assert here.headers["content-type"] == there.headers["content-type"]
+    assert len(here.text) == len(there.text)
+    assert "chat.completion" in here.text
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"\xff", b'{"messages": []}', b'{"model": "shop"}', b"{}"]
+)
+async def test_its_refusals_are_those_of_v1(body: bytes, served: Served) -> None:
+    here = await post(served, "/chat/completions", body)
+    there = await post(served, "/v1/chat/completions", body)
+
+    assert (here.status_code, here.content) == (there.status_code, there.content)
+
+
+# --- which team, and who may ask -----------------------------------------------------------------------------
+
+
+async def test_a_key_is_needed_where_keys_are_set(tmp_path: Path, upstream: FakeUpstream) -> None:
+    async with serve(tmp_path, upstream.base_url, api_keys="secret") as served:
+        assert (await post(served, "/chat/completions", ANNA)).status_code == 401
+    assert upstream.requests == []
+
+
+async def test_a_team_that_is_not_served_stops_the_start(tmp_path: Path, upstream: FakeUpstream) -> None:
+    with pytest.raises(ConfigurationError, match="PROXY_OLDER_TEAM: no team is called 'nobody'"):
+        async with serve(tmp_path, upstream.base_url, older_team="nobody"):
+            pass
+
+
+async def test_the_first_team_answers_unless_another_is_set(tmp_path: Path) -> None:
+    async with serve(tmp_path) as served:
+        usual = await post(served, "/chat/completions", {"messages": [{"source": "user", "content": "Hi"}]})
+    async with serve(tmp_path, older_team="business-insights") as served:
+        other = await post(served, "/chat/completions", {"messages": [{"source": "user", "content": "Hi"}]})
+
+    assert "content" in json.loads(usual.text.splitlines()[0])
+    assert "business" in "".join(json.loads(line)["content"] for line in other.text.splitlines())
+
+
+# --- POST /chat and /chat/stream -----------------------------------------------------------------------------
+
+
+def events_of(response: httpx2.Response) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    frames = response.text.removesuffix("\n\n").split("\n\n")
+    return [json.loads(frame.removeprefix("data: ")) for frame in frames]
+
+
+ORDER = {"product": "Rocket", "price": 10}
+
+
+async def test_a_chat_is_told_as_events(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(
+        calls(("transfer_to_sales", {})),
+        calls(("execute_order", ORDER), ("execute_order", {"colour": 1})),
+        text("", chunks=["Ord", "ered"]),
+    )
+
+    told = events_of(await post(served, "/chat/stream", {"message": "A rocket", "parallel_tools": True}))
+
+    good = told[0]["tool_call"]
+    assert told[0]["event_type"] == "tool_call_start"
+    assert (good["name"], good["arguments"]) == ("execute_order", ORDER)
+    by_type = {frame["event_type"]: frame["tool_call"] for frame in told if "tool_call" in frame}
+    assert by_type["tool_call_complete"] == {**good, "result": by_type["tool_call_complete"]["result"]}
+    assert by_type["tool_call_error"]["id"] != good["id"]
+    assert by_type["tool_call_error"]["error"]
+    assert told[-3:] == [
+        {"event_type": "chat_chunk", "content": "Ord"},
+        {"event_type": "chat_chunk", "content": "ered"},
+        {"event_type": "chat_complete", "final_response": "Ordered"},
+    ]
+
+
+async def test_a_chat_is_answered_at_once(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(calls(("transfer_to_sales", {})), calls(("execute_order", ORDER)), text("Ordered"))
+
+    body = (await post(served, "/chat", {"message": "A rocket"})).json()
+
+    (call,) = body["tool_calls"]
+    assert (call["name"], call["arguments"]) == ("execute_order", ORDER)
+    assert call["result"]
+    assert (body["response"], body["agent"], body["conversation_id"]) == ("Ordered", "sales", "chat")
+
+
+async def test_a_chat_goes_on_until_it_is_reset(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(*[text(f"Answer {number}") for number in range(1, 7)])
+
+    await post(served, "/chat", {"message": "1"})
+    await post(served, "/chat/stream", {"message": "2"})
+    assert shape_of(upstream) == ["system", "user:1", "assistant:Answer 1", "user:2"]
+
+    first = await post(served, "/chat", {"message": "3", "reset_history": True})
+    assert shape_of(upstream) == ["system", "user:3"]
+    await post(served, "/chat", {"message": "4"})
+    assert shape_of(upstream) == ["system", "user:3", "assistant:Answer 3", "user:4"]
+    again = await post(served, "/chat", {"message": "5", "reset_history": True})
+    assert shape_of(upstream) == ["system", "user:5"]
+    assert len({"chat", first.json()["conversation_id"], again.json()["conversation_id"]}) == 3
+
+    await post(served, "/chat", {"message": "6"}, Authorization="Bearer another")
+    assert shape_of(upstream) == ["system", "user:6"]
+
+
+@pytest.mark.parametrize("wished", [True, False])
+async def test_tools_run_in_parallel_as_wished(wished: bool, served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(calls(("transfer_to_sales", {})), text("Hi"))
+
+    await post(served, "/chat", {"message": "Hi", "parallel_tools": wished})
+
+    assert upstream.requests[-1].body.get("parallel_tool_calls", True) is wished
+
+
+async def test_a_chat_that_fails_ends_with_an_error(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(error(400), error(400))
+
+    streamed = events_of(await post(served, "/chat/stream", {"message": "Hi"}))
+    whole = await post(served, "/chat", {"message": "Hi"})
+
+    assert [frame["event_type"] for frame in streamed] == ["error"]
+    assert streamed[0]["code"] == whole.json()["error"]["code"]
+    assert told(whole, whole.status_code) == streamed[0]["error"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", {}, {"message": 7}, {"message": ""}, {"message": "Hi", "reset_history": "no"}]
+)
+@pytest.mark.parametrize("path", ["/chat", "/chat/stream"])
+async def test_bad_chat_bodies_are_told(path: str, body: Any, served: Served, upstream: FakeUpstream) -> None:
+    assert told(await post(served, path, body))
+    assert upstream.requests == []
+
+
+# --- POST /ask-stream and GET /test-stream -------------------------------------------------------------------
+
+
+async def test_a_question_is_told_step_by_step(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(
+        calls(("transfer_to_sales", {}), text="Sales knows."),
+        calls(("execute_order", ORDER)),
+        text("Ordered"),
+    )
+
+    events = [
+        frame["event"] for frame in events_of(await post(served, "/ask-stream", {"question": "A rocket?"}))
+    ]
+
+    assert [(event["event_type"], event["agent_name"]) for event in events] == [
+        ("started", "triage"),
+        ("agent_thinking", "triage"),
+        ("agent_response", "triage"),
+        ("agent_thinking", "sales"),
+        ("tool_execution", "sales"),
+        ("agent_response", "sales"),
+        ("completed", "sales"),
+    ]
+    assert events[0]["data"] == {"question": "A rocket?", "progress": 0}
+    assert (events[2]["message"], events[2]["data"]) == ("Sales knows.", {"progress": 0})
+    assert events[3]["data"] == {"progress": 25}
+    assert events[4]["data"] == {"tool_name": "execute_order", "parameters": ORDER, "progress": 25}
+    assert events[-1]["data"] == {
+        "final_response": "Ordered",
+        "total_messages": 5,
+        "response_length": 7,
+        "progress": 100,
+    }
+    assert all(set(event) == {"event_type", "timestamp", "agent_name", "message", "data"} for event in events)
+
+
+async def test_a_question_begins_to_be_told_before_the_model_answers(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(hang())
+    body = b'{"question": "Hi"}'
+
+    async with Socket(served) as socket:
+        head = f"POST /ask-stream HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        await socket.send(head.encode() + body)
+        async with asyncio.timeout(5):
+            assert b"started" in await socket.reader.readuntil(b"agent_thinking")
+
+
+async def test_a_question_that_fails_ends_with_an_error(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(error(400))
+
+    last = events_of(await post(served, "/ask-stream", {"question": "Hi"}))[-1]["event"]
+
+    assert last["event_type"] == "error"
+    assert last["message"] == last["data"]["error"]
+    assert last["data"]["progress"] == 0
+
+
+@pytest.mark.parametrize("question", ["", "  ", "x" * 4001, 7, None])
+async def test_a_question_has_a_length(question: Any, served: Served, upstream: FakeUpstream) -> None:
+    assert "'question'" in told(await post(served, "/ask-stream", {"question": question}))
+    assert upstream.requests == []
+
+
+async def test_a_scripted_turn_tries_a_client_without_a_model(served: Served, upstream: FakeUpstream) -> None:
+    events = [frame["event"] for frame in events_of(await get(served, "/test-stream"))]
+
+    assert {event["event_type"] for event in events} == {
+        "started",
+        "agent_thinking",
+        "agent_response",
+        "tool_execution",
+        "completed",
+    }
+    progress = [event["data"]["progress"] for event in events]
+    assert (progress[0], progress[-1], sorted(progress)) == (0, 100, progress)
+    assert upstream.requests == []
+
+
+# --- GET /health and /agents ---------------------------------------------------------------------------------
+
+
+async def test_health_tells_tools_and_agents_to_those_who_may_call(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    async with serve(tmp_path, upstream.base_url, api_keys="secret") as served:
+        others = (await get(served, "/health", key="other")).json()
+        ours = (await get(served, "/health", key="secret")).json()
+
+    assert set(others) == {"status", "version"}
+    assert ours == {
+        **others,
+        "status": "ok",
+        "available_tools": ["execute_order", "look_up_item", "execute_refund"],
+        "agents": ["triage", "sales", "repairs"],
+    }
+
+
+async def test_agents_are_listed(served: Served) -> None:
+    listed = (await get(served, "/agents")).json()["agents"]
+
+    assert [(agent["name"], agent["team"], agent["tools"]) for agent in listed] == [
+        ("triage", "shop", []),
+        ("sales", "shop", ["execute_order"]),
+        ("repairs", "shop", ["look_up_item", "execute_refund"]),
+    ]
+
+
+@pytest.mark.parametrize("path", ["/agents", "/test-stream"])
+async def test_they_too_need_a_key(path: str, tmp_path: Path, upstream: FakeUpstream) -> None:
+    async with serve(tmp_path, upstream.base_url, api_keys="secret") as served:
+        told(await get(served, path, key="other"), 401)

@@ -1,0 +1,717 @@
+"""What every ``TurnRepository`` promises: in memory, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from proxy.errors import ConversationBusy
+from proxy.messages import (
+    AssistantMessage,
+    FunctionCall,
+    Item,
+    TextPart,
+    ToolCall,
+    ToolMessage,
+    Usage,
+    UserMessage,
+)
+from proxy.store.turns import open_history
+from proxy.turns.repository import (
+    Begun,
+    ChainTurn,
+    Conversation,
+    IdempotencyKeyTaken,
+    ModelUse,
+    PollResult,
+    TurnMatch,
+    TurnRecord,
+    TurnRepository,
+)
+from tests.fakes.store.turns import MemoryHistory
+from tests.fakes.turn_records import new_turn, the_end
+
+WHO = Item(UserMessage("Hi."))
+ANSWER = Item(AssistantMessage("Hello!"), "sales")
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+async def history(request: pytest.FixtureRequest) -> AsyncIterator[TurnRepository]:
+    if request.param == "memory":
+        yield MemoryHistory()
+        return
+    store = open_history(request.getfixturevalue(f"{request.param}_database"))
+    yield store
+    await store.close()
+
+
+async def answered(history: TurnRepository, conversation: str = "conv_a", **end: object) -> Begun:
+    """A finished turn at the root of the conversation."""
+    begun = await history.begin(new_turn(conversation))
+    assert await history.finish(the_end(begun.turn, **end))
+    return begun
+
+
+# --- beginning -----------------------------------------------------------------------------------------------
+
+
+async def test_a_first_turn_makes_its_conversation(history: TurnRepository) -> None:
+    begun = await history.begin(new_turn("conv_a", end_user="erin", created_at=100.0))
+
+    assert await history.find_conversation("alice", "conv_a") == Conversation(
+        key=begun.conversation,
+        id="conv_a",
+        caller="alice",
+        end_user="erin",
+        team="acme",
+        head=None,
+        created_at=100.0,
+        metadata={},
+    )
+
+
+async def test_a_running_turn_can_be_read_as_it_was_begun(history: TurnRepository) -> None:
+    said = [Item(UserMessage([TextPart("Where is it?")]))]
+    begun = await history.begin(
+        new_turn(
+            id="chatcmpl-1",
+            end_user="erin",
+            input=said,
+            is_listed=True,
+            metadata={"shop": "north ☃"},
+            options=b'{"stream":true}',
+            idempotency_key="again",
+            body_digest=b"\x00\xff",
+        )
+    )
+
+    assert await history.turn("alice", "chatcmpl-1") == TurnRecord(
+        turn=begun.turn,
+        id="chatcmpl-1",
+        caller="alice",
+        end_user="erin",
+        conversation_id="conv_a",
+        team="acme",
+        model="acme-support",
+        parent=None,
+        status="running",
+        is_history=False,
+        agent="triage",
+        is_stored=True,
+        is_listed=True,
+        metadata={"shop": "north ☃"},
+        options=b'{"stream":true}',
+        worker="w1",
+        lease_until=130.0,
+        created_at=100.0,
+        finished_at=None,
+        finish_reason=None,
+        error_code=None,
+        body_digest=b"\x00\xff",
+        idempotency_key="again",
+        input=said,
+        items=[],
+        uses=[],
+        journal=b"",
+    )
+
+
+async def test_a_conversation_with_a_running_turn_is_busy(history: TurnRepository) -> None:
+    await history.begin(new_turn("conv_a"))
+
+    with pytest.raises(ConversationBusy):
+        await history.begin(new_turn("conv_a", id="chatcmpl-second"))
+    assert await history.turn("alice", "chatcmpl-second") is None
+
+
+async def test_a_conversation_is_free_again_when_its_turn_ended(history: TurnRepository) -> None:
+    first = await answered(history)
+
+    second = await history.begin(new_turn("conv_a", parent=first.turn))
+
+    assert second.conversation == first.conversation
+    assert second.turn > first.turn
+
+
+async def test_of_many_who_begin_at_once_one_gets_the_conversation(history: TurnRepository) -> None:
+    tries = await asyncio.gather(
+        *(history.begin(new_turn("conv_a")) for _ in range(20)), return_exceptions=True
+    )
+
+    assert sum(isinstance(outcome, Begun) for outcome in tries) == 1
+    assert sum(isinstance(outcome, ConversationBusy) for outcome in tries) == 19
+
+
+async def test_who_is_refused_does_not_hold_up_the_others(history: TurnRepository) -> None:
+    await history.begin(new_turn("conv_busy"))
+
+    free, busy, also_free = await asyncio.gather(
+        history.begin(new_turn("conv_a")),
+        history.begin(new_turn("conv_busy")),
+        history.begin(new_turn("conv_b")),
+        return_exceptions=True,
+    )
+
+    assert isinstance(free, Begun)
+    assert isinstance(also_free, Begun)
+    assert isinstance(busy, ConversationBusy)
+
+
+async def test_callers_who_use_the_same_id_have_conversations_of_their_own(history: TurnRepository) -> None:
+    of_alice = await history.begin(new_turn("conv_a", caller="alice"))
+    of_bob = await history.begin(new_turn("conv_a", caller="bob"))
+
+    assert of_alice.conversation != of_bob.conversation
+    assert await history.find_conversation("carol", "conv_a") is None
+
+
+async def test_a_conversation_without_an_end_user_gets_the_first_that_is_named(
+    history: TurnRepository,
+) -> None:
+    await answered(history, "conv_a")
+
+    for end_user in ("erin", "frank"):
+        begun = await history.begin(new_turn("conv_a", end_user=end_user))
+        await history.finish(the_end(begun.turn))
+
+    conversation = await history.find_conversation("alice", "conv_a")
+    assert conversation is not None
+    assert conversation.end_user == "erin"
+
+
+async def test_a_turn_whose_lease_ran_out_gives_its_place_up(history: TurnRepository) -> None:
+    await history.begin(new_turn("conv_a", id="chatcmpl-lost", lease_until=130.0))
+
+    with pytest.raises(ConversationBusy):
+        await history.begin(new_turn("conv_a", created_at=130.0))
+    await history.begin(new_turn("conv_a", created_at=130.5))
+
+    lost = await history.turn("alice", "chatcmpl-lost")
+    assert lost is not None
+    assert (lost.status, lost.is_history, lost.finished_at) == ("interrupted", False, 130.5)
+
+
+# --- idempotency ---------------------------------------------------------------------------------------------
+
+
+async def test_an_idempotency_key_is_taken_once_per_caller(history: TurnRepository) -> None:
+    first = await history.begin(new_turn("conv_a", id="chatcmpl-1", idempotency_key="k"))
+
+    with pytest.raises(IdempotencyKeyTaken):
+        await history.begin(new_turn("conv_b", idempotency_key="k"))
+    await history.begin(new_turn("conv_c", idempotency_key="k", caller="bob"))
+
+    record = await history.turn_by_idempotency_key("alice", "k")
+    assert record is not None
+    assert record.turn == first.turn
+    assert await history.turn_by_idempotency_key("carol", "k") is None
+
+
+async def test_a_refused_key_leaves_nothing_behind(history: TurnRepository) -> None:
+    await history.begin(new_turn("conv_a", idempotency_key="k"))
+
+    with pytest.raises(IdempotencyKeyTaken):
+        await history.begin(new_turn("conv_new", id="chatcmpl-2", idempotency_key="k"))
+
+    assert await history.find_conversation("alice", "conv_new") is None
+    assert await history.turn("alice", "chatcmpl-2") is None
+
+
+async def test_a_repeated_key_is_told_before_a_busy_conversation(history: TurnRepository) -> None:
+    await history.begin(new_turn("conv_a", idempotency_key="k"))
+
+    with pytest.raises(IdempotencyKeyTaken):
+        await history.begin(new_turn("conv_a", idempotency_key="k"))
+
+
+async def test_of_many_with_one_key_one_begins_and_the_rest_leave_nothing(history: TurnRepository) -> None:
+    tries = await asyncio.gather(
+        *(history.begin(new_turn(f"conv_{n}", idempotency_key="k")) for n in range(20)),
+        return_exceptions=True,
+    )
+
+    assert sum(isinstance(outcome, Begun) for outcome in tries) == 1
+    assert sum(isinstance(outcome, IdempotencyKeyTaken) for outcome in tries) == 19
+    there = [await history.find_conversation("alice", f"conv_{n}") for n in range(20)]
+    assert sum(conversation is not None for conversation in there) == 1
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "interrupted"])
+async def test_an_end_that_is_not_history_gives_the_key_back(history: TurnRepository, status: str) -> None:
+    begun = await history.begin(new_turn("conv_a", idempotency_key="k"))
+
+    if status == "interrupted":
+        await history.interrupt(now=200.0)
+    else:
+        await history.finish(the_end(begun.turn, status=status, is_history=False))
+
+    assert await history.turn_by_idempotency_key("alice", "k") is None
+    await history.begin(new_turn("conv_a", idempotency_key="k"))
+
+
+@pytest.mark.parametrize("conversation", ["conv_a", "conv_b"])
+async def test_a_turn_whose_lease_ran_out_gives_its_key_up(
+    history: TurnRepository, conversation: str
+) -> None:
+    lost = await history.begin(new_turn("conv_a", lease_until=130.0, idempotency_key="k"))
+
+    begun = await history.begin(
+        new_turn(conversation, created_at=131.0, lease_until=160.0, idempotency_key="k")
+    )
+
+    record = await history.turn_by_idempotency_key("alice", "k")
+    assert record is not None
+    assert record.turn == begun.turn
+    assert not await history.finish(the_end(lost.turn))
+
+
+async def test_history_keeps_its_key(history: TurnRepository) -> None:
+    begun = await history.begin(new_turn("conv_a", idempotency_key="k"))
+    await history.finish(the_end(begun.turn))
+
+    with pytest.raises(IdempotencyKeyTaken):
+        await history.begin(new_turn("conv_a", idempotency_key="k"))
+
+
+async def with_body(
+    history: TurnRepository, conversation: str, turn_id: str, status: str, **changes: Any
+) -> None:
+    begun = await history.begin(new_turn(conversation, **{"id": turn_id, "body_digest": b"d", **changes}))
+    if status != "running":
+        await history.finish(the_end(begun.turn, status=status, is_history=status == "completed"))
+
+
+async def test_the_newest_turn_with_a_body_is_found(history: TurnRepository) -> None:
+    await with_body(history, "conv_a", "old", "completed", created_at=100.0)
+    assert await history.turn_by_body("alice", b"d", since=101.0) is None
+    await with_body(history, "conv_b", "newer", "running", created_at=105.0)
+
+    found = await history.turn_by_body("alice", b"d", since=100.0)
+    assert found is not None
+    assert found.id == "newer"
+    assert await history.turn_by_body("bob", b"d", since=100.0) is None
+    assert await history.turn_by_body("alice", b"e", since=100.0) is None
+
+
+async def test_behind_a_turn_that_failed_none_with_its_body_is_found(history: TurnRepository) -> None:
+    await with_body(history, "conv_a", "old", "completed")
+    await with_body(history, "conv_b", "new", "failed")
+
+    assert await history.turn_by_body("alice", b"d", since=0.0) is None
+
+
+@pytest.mark.parametrize(("status", "is_found"), [("running", False), ("completed", False), ("failed", True)])
+async def test_a_body_is_not_found_when_its_conversation_went_on(
+    history: TurnRepository, status: str, is_found: bool
+) -> None:
+    await with_body(history, "conv_a", "old", "completed")
+    await with_body(history, "conv_a", "other", status, body_digest=b"e")
+
+    found = await history.turn_by_body("alice", b"d", since=0.0)
+    assert (found is not None) == is_found
+
+
+# --- ending --------------------------------------------------------------------------------------------------
+
+
+async def test_an_end_is_written_whole(history: TurnRepository) -> None:
+    call = ToolCall("call_1", FunctionCall("look_up", '{"what": "rocket"}'))
+    produced = [
+        Item(AssistantMessage(None, tool_calls=[call]), "triage", visible=False),
+        Item(ToolMessage("call_1", "found"), "triage", visible=False),
+        Item(AssistantMessage("Here it is."), "sales"),
+    ]
+    uses = [
+        ModelUse("triage", "gpt-5-mini", 2, Usage(100, 20, cached=64)),
+        ModelUse("sales", "gpt-5-mini", 1, Usage(50, 9)),
+    ]
+    begun = await history.begin(new_turn(id="chatcmpl-1"))
+
+    assert await history.finish(
+        the_end(
+            begun.turn, items=produced, uses=uses, journal=b'[{"type":"started"}]', finish_reason="tool_calls"
+        )
+    )
+
+    record = await history.turn("alice", "chatcmpl-1")
+    assert record is not None
+    assert (record.status, record.is_history, record.agent) == ("completed", True, "sales")
+    assert (record.finished_at, record.finish_reason, record.error_code) == (110.0, "tool_calls", None)
+    assert record.input == [WHO]
+    assert record.items == produced
+    assert record.uses == uses
+    assert record.journal == b'[{"type":"started"}]'
+
+
+async def test_a_long_journal_comes_back_as_it_was(history: TurnRepository) -> None:
+    journal = b"[" + b'{"type":"text","text":"word"},' * 20_000 + b"{}]"
+    begun = await history.begin(new_turn(id="chatcmpl-1"))
+
+    await history.finish(the_end(begun.turn, journal=journal))
+
+    record = await history.turn("alice", "chatcmpl-1")
+    assert record is not None
+    assert record.journal == journal
+
+
+async def test_history_becomes_the_head(history: TurnRepository) -> None:
+    begun = await answered(history)
+
+    conversation = await history.find_conversation("alice", "conv_a")
+    assert conversation is not None
+    assert conversation.head == begun.turn
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+async def test_what_is_not_history_is_kept_but_cannot_be_found(history: TurnRepository, status: str) -> None:
+    first = await answered(history)
+    second = await history.begin(new_turn("conv_a", id="chatcmpl-2", parent=first.turn))
+
+    await history.finish(
+        the_end(
+            second.turn,
+            status=status,
+            is_history=False,
+            fingerprint=b"f",
+            last_answer=b"a",
+            error_code="upstream_error",
+            finish_reason=None,
+        )
+    )
+
+    conversation = await history.find_conversation("alice", "conv_a")
+    assert conversation is not None
+    assert conversation.head == first.turn
+    assert await history.find_matches([b"f"]) == []
+    assert await history.find_last_answer(b"a") is None
+    record = await history.turn("alice", "chatcmpl-2")
+    assert record is not None
+    assert (record.status, record.error_code, record.items) == (status, "upstream_error", [ANSWER])
+
+
+async def test_what_was_cancelled_on_request_can_be_history(history: TurnRepository) -> None:
+    begun = await answered(history, status="cancelled", fingerprint=b"f")
+
+    assert [place.turn for place in await history.find_matches([b"f"])] == [begun.turn]
+
+
+async def test_ending_a_turn_again_changes_nothing(history: TurnRepository) -> None:
+    begun = await history.begin(new_turn(id="chatcmpl-1"))
+    end = the_end(begun.turn, pending=["call_1"], fingerprint=b"f")
+    assert await history.finish(end)
+    as_it_was = await history.turn("alice", "chatcmpl-1")
+
+    assert await history.finish(end)
+
+    assert await history.turn("alice", "chatcmpl-1") == as_it_was
+    assert await history.find_pending("alice", ["call_1"]) == [("call_1", begun.turn)]
+
+
+async def test_another_end_of_a_finished_turn_is_refused(history: TurnRepository) -> None:
+    begun = await answered(history)
+
+    assert not await history.finish(the_end(begun.turn, status="failed", is_history=False, finished_at=111.0))
+
+    assert [turn.items for turn in await history.chain(begun.turn)] == [[WHO, ANSWER]]
+
+
+async def test_the_same_end_handed_in_twice_at_once_is_written_once(history: TurnRepository) -> None:
+    begun = await history.begin(new_turn())
+    end = the_end(begun.turn)
+
+    assert list(await asyncio.gather(history.finish(end), history.finish(end))) == [True, True]
+
+    assert [turn.items for turn in await history.chain(begun.turn)] == [[WHO, ANSWER]]
+
+
+async def test_of_two_ends_handed_in_at_once_one_is_written(history: TurnRepository) -> None:
+    begun = await history.begin(new_turn(id="chatcmpl-1"))
+
+    told = await asyncio.gather(
+        history.finish(the_end(begun.turn, items=[])),
+        history.finish(the_end(begun.turn, status="failed", is_history=False)),
+    )
+
+    assert sorted(told) == [False, True]
+    record = await history.turn("alice", "chatcmpl-1")
+    assert record is not None
+    assert record.status == ("completed" if told[0] else "failed")
+
+
+async def test_who_lost_the_lease_cannot_end_the_turn(history: TurnRepository) -> None:
+    lost = await history.begin(new_turn("conv_a", id="chatcmpl-lost"))
+    await history.begin(new_turn("conv_a", created_at=200.0, lease_until=230.0))
+
+    assert not await history.finish(the_end(lost.turn, fingerprint=b"f"))
+
+    record = await history.turn("alice", "chatcmpl-lost")
+    assert record is not None
+    assert (record.status, record.items, record.finished_at) == ("interrupted", [], 200.0)
+    assert record.error_code == "turn_lease_lost"
+    assert await history.find_matches([b"f"]) == []
+
+
+async def test_the_end_of_an_unknown_turn_is_refused(history: TurnRepository) -> None:
+    assert not await history.finish(the_end(999_999))
+
+
+# --- what is not to be kept ----------------------------------------------------------------------------------
+
+
+async def test_a_turn_that_is_not_stored_keeps_no_content(history: TurnRepository) -> None:
+    begun = await history.begin(new_turn(id="chatcmpl-1", is_stored=False, metadata={"secret": "word"}))
+
+    await history.finish(the_end(begun.turn, fingerprint=b"f", last_answer=b"a", journal=b'["secret"]'))
+
+    record = await history.turn("alice", "chatcmpl-1")
+    assert record is not None
+    assert (record.input, record.items, record.journal, record.metadata) == ([], [], b"", {})
+    assert await history.chain(begun.turn) == [
+        ChainTurn(begun.turn, "sales", False, [], (), "conv_a", "", b"f")
+    ]
+    place = TurnMatch(begun.turn, begun.conversation, "conv_a", "sales", b"f", is_unique=True)
+    assert await history.find_matches([b"f"]) == [place]
+    assert await history.find_last_answer(b"a") == place
+
+
+# --- chains --------------------------------------------------------------------------------------------------
+
+
+async def test_a_chain_begins_at_the_root_and_leaves_other_branches_out(history: TurnRepository) -> None:
+    async def turn(parent: int | None, said: str) -> Begun:
+        begun = await history.begin(
+            new_turn("conv_a", parent=parent, input=[Item(UserMessage(said))], end_user="erin")
+        )
+        await history.finish(
+            the_end(
+                begun.turn, items=[Item(AssistantMessage(said.upper()), "sales")], fingerprint=said.encode()
+            )
+        )
+        return begun
+
+    root = await turn(None, "one")
+    await turn(root.turn, "other")
+    leaf = await turn(root.turn, "two")
+
+    assert await history.chain(leaf.turn) == [
+        ChainTurn(
+            turn=begun.turn,
+            agent="sales",
+            is_stored=True,
+            items=[Item(UserMessage(said)), Item(AssistantMessage(said.upper()), "sales")],
+            pending=(),
+            conversation_id="conv_a",
+            end_user="erin",
+            fingerprint=said.encode(),
+        )
+        for begun, said in ((root, "one"), (leaf, "two"))
+    ]
+
+
+async def test_an_unknown_turn_has_no_chain(history: TurnRepository) -> None:
+    assert await history.chain(999_999) == []
+
+
+async def test_a_chain_tells_what_is_waited_for_in_order(history: TurnRepository) -> None:
+    begun = await answered(history, pending=["call_2", "call_1"])
+
+    (turn,) = await history.chain(begun.turn)
+
+    assert list(turn.pending) == ["call_2", "call_1"]
+
+
+async def test_long_chains_come_whole_and_in_order(history: TurnRepository) -> None:
+    parent = None
+    for n in range(50):
+        begun = await history.begin(
+            new_turn(parent=parent, input=[Item(UserMessage(f"{n} a")), Item(UserMessage(f"{n} b"))])
+        )
+        await history.finish(the_end(begun.turn, items=[Item(AssistantMessage(f"{n} c"))] * 3))
+        parent = begun.turn
+    assert parent is not None
+
+    chain = await history.chain(parent)
+
+    said = [item.message.content for turn in chain for item in turn.items]
+    assert said == [f"{n} {word}" for n in range(50) for word in "abccc"]
+
+
+# --- finding -------------------------------------------------------------------------------------------------
+
+
+async def test_the_known_among_many_fingerprints_are_found(history: TurnRepository) -> None:
+    one = await answered(history, "conv_a", fingerprint=b"1")
+    two = await answered(history, "conv_b", fingerprint=b"2", agent="triage")
+
+    places = await history.find_matches([b"0", b"1", b"2", b"1", *(b"x%d" % n for n in range(500))])
+
+    assert sorted(places, key=lambda place: place.turn) == [
+        TurnMatch(one.turn, one.conversation, "conv_a", "sales", b"1", is_unique=True),
+        TurnMatch(two.turn, two.conversation, "conv_b", "triage", b"2", is_unique=True),
+    ]
+    assert await history.find_matches([]) == []
+
+
+async def test_of_turns_that_look_alike_the_newest_is_told_as_not_unique(history: TurnRepository) -> None:
+    await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
+    newest = await answered(history, "conv_b", fingerprint=b"f", last_answer=b"a")
+
+    place = TurnMatch(newest.turn, newest.conversation, "conv_b", "sales", b"f", is_unique=False)
+    assert await history.find_matches([b"f"]) == [place]
+    assert await history.find_last_answer(b"a") == place
+
+
+async def test_within_a_conversation_only_its_turns_count(history: TurnRepository) -> None:
+    ours = await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
+    await answered(history, "conv_b", fingerprint=b"f", last_answer=b"a")
+
+    place = TurnMatch(ours.turn, ours.conversation, "conv_a", "sales", b"f", is_unique=True)
+    assert await history.find_matches([b"f"], conversation=ours.conversation) == [place]
+    assert await history.find_last_answer(b"a", conversation=ours.conversation) == place
+    assert await history.find_last_answer(b"b", conversation=ours.conversation) is None
+    assert await history.find_matches([b"f"], conversation=999_999) == []
+
+
+async def test_calls_that_are_waited_for_are_found_newest_first(history: TurnRepository) -> None:
+    first = await answered(history, "conv_a", pending=["call_1", "call_2"])
+    second = await answered(history, "conv_b", pending=["call_1"])
+
+    found = await history.find_pending("alice", ["call_1", "call_2", "call_3"])
+    assert found[0] == ("call_1", second.turn)
+    assert set(found[1:]) == {("call_1", first.turn), ("call_2", first.turn)}
+    assert await history.find_pending("alice", ["call_1"], conversation=first.conversation) == [
+        ("call_1", first.turn)
+    ]
+    assert await history.find_pending("bob", ["call_1"]) == []
+    assert await history.find_pending("alice", []) == []
+
+
+async def test_turns_of_other_callers_do_not_exist(history: TurnRepository) -> None:
+    await history.begin(new_turn("conv_a", id="chatcmpl-1", idempotency_key="k"))
+
+    assert await history.turn("bob", "chatcmpl-1") is None
+    assert await history.turn("alice", "chatcmpl-2") is None
+    assert not await history.request_cancel("bob", "chatcmpl-1")
+
+
+# --- workers -------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_keeps_its_turns_alive_and_hears_what_is_to_stop(history: TurnRepository) -> None:
+    await history.begin(new_turn("conv_a", id="chatcmpl-1", worker="w1"))
+    await history.begin(new_turn("conv_b", id="chatcmpl-2", worker="w1"))
+    await history.begin(new_turn("conv_c", id="chatcmpl-3", worker="w2"))
+
+    assert await history.request_cancel("alice", "chatcmpl-2")
+    assert await history.request_cancel("alice", "chatcmpl-3")
+
+    assert await history.renew("w1", lease_until=500.0) == ["chatcmpl-2"]
+    records = [await history.turn("alice", f"chatcmpl-{n}") for n in (1, 2, 3)]
+    assert [record and record.lease_until for record in records] == [500.0, 500.0, 130.0]
+
+
+async def test_a_turn_that_ended_cannot_be_cancelled(history: TurnRepository) -> None:
+    begun = await history.begin(new_turn(id="chatcmpl-1"))
+    await history.finish(the_end(begun.turn))
+
+    assert not await history.request_cancel("alice", "chatcmpl-1")
+    assert await history.renew("w1", lease_until=500.0) == []
+
+
+async def test_turns_of_the_dead_are_interrupted(history: TurnRepository) -> None:
+    await history.begin(new_turn("conv_a", id="old", worker="w1", lease_until=130.0))
+    await history.begin(new_turn("conv_b", id="dead", worker="w2", lease_until=900.0))
+    await history.begin(new_turn("conv_c", id="alive", worker="w3", lease_until=900.0))
+    assert sorted(await history.running_workers()) == ["w1", "w2", "w3"]
+
+    assert await history.interrupt(now=200.0, dead_workers=["w2", "w9"]) == 2
+
+    records = [await history.turn("alice", turn) for turn in ("old", "dead", "alive")]
+    assert [record and record.status for record in records] == ["interrupted", "interrupted", "running"]
+    assert await history.running_workers() == ["w3"]
+    assert await history.interrupt(now=200.0) == 0
+    await history.begin(new_turn("conv_b"))
+
+
+async def test_how_turns_and_conversations_stand_is_told_together(history: TurnRepository) -> None:
+    running = await history.begin(new_turn("conv_a", lease_until=130.5))
+    ended = await answered(history, "conv_b")
+    failed = await history.begin(new_turn("conv_b", parent=ended.turn))
+    await history.finish(the_end(failed.turn, status="failed", is_history=False))
+    added = await history.begin(new_turn("conv_c", worker=""))
+    await history.finish(the_end(added.turn))
+
+    conversations = [running.conversation, ended.conversation, added.conversation, 10**9]
+    standing = await history.poll(turns=[running.turn, ended.turn, 10**9], conversations=conversations)
+
+    newest = {running.conversation: running.turn, ended.conversation: failed.turn, added.conversation: 0}
+    assert standing == PollResult({running.turn: 130.5}, newest)
+    assert await history.poll(turns=[], conversations=[]) == PollResult({}, {})
+
+
+# --- many at once, and strange words --------------------------------------------------------------------------
+
+
+async def test_two_hundred_conversations_at_once_do_not_mix(history: TurnRepository) -> None:
+    async def talk(name: str) -> list[str]:
+        parent = None
+        for n in range(3):
+            begun = await history.begin(
+                new_turn(name, parent=parent, input=[Item(UserMessage(f"{name} asks {n}"))])
+            )
+            assert await history.finish(
+                the_end(begun.turn, items=[Item(AssistantMessage(f"{name} hears {n}"))])
+            )
+            parent = begun.turn
+        assert parent is not None
+        return [str(item.message.content) for turn in await history.chain(parent) for item in turn.items]
+
+    names = [f"conv_{n}" for n in range(200)]
+    told = await asyncio.gather(*map(talk, names))
+
+    assert told == [[f"{name} {verb} {n}" for n in range(3) for verb in ("asks", "hears")] for name in names]
+
+
+async def test_what_is_said_comes_back_to_the_letter(history: TurnRepository) -> None:
+    words = "nul \0, quote ' \" \\, emoji 🦄, line\u2028break, \x1b[0m"
+    begun = await history.begin(new_turn(input=[Item(UserMessage(words))]))
+
+    await history.finish(the_end(begun.turn, items=[Item(AssistantMessage(words, name="a"), "sales")]))
+
+    (turn,) = await history.chain(begun.turn)
+    assert turn.items == [Item(UserMessage(words)), Item(AssistantMessage(words, name="a"), "sales")]
+
+
+async def test_no_name_from_outside_breaks_the_store(history: TurnRepository) -> None:
+    odd = "\0 \ud800 " + "x" * 5000
+    begun = await history.begin(
+        new_turn(
+            odd, caller=odd, end_user=odd, model=odd, metadata={odd: odd}, idempotency_key=odd, worker=odd
+        )
+    )
+    await history.finish(the_end(begun.turn, pending=[odd], error_code=odd))
+
+    assert await history.find_pending(odd, [odd]) == [(odd, begun.turn)]
+    conversation = await history.find_conversation(odd, odd)
+    assert conversation is not None
+    assert conversation.key == begun.conversation
+    record = await history.turn_by_idempotency_key(odd, odd)
+    assert record is not None
+    assert record.turn == begun.turn
+    assert await history.turn("alice", odd) is None
+
+
+async def test_half_a_surrogate_pair_from_a_tool_does_not_lose_the_turn(history: TurnRepository) -> None:
+    begun = await history.begin(new_turn())
+
+    assert await history.finish(the_end(begun.turn, items=[Item(ToolMessage("c", "half \ud800 a pair"))]))
+
+    (turn,) = await history.chain(begun.turn)
+    assert str(turn.items[-1].message.content).startswith("half ")
+
+
+async def test_it_is_ready(history: TurnRepository) -> None:
+    assert await history.is_ready()
