@@ -53,6 +53,12 @@ async def chunks_in_bursts(field: Field) -> list[Figure]:
     return [Figure.of("chunk in bursts", "µs CPU", costs, goal=10)]
 
 
+async def chunks_of_responses(field: Field) -> list[Figure]:
+    """The same for a model that is called on the Responses API; the other servers do not support it."""
+    cost = await _cost_of_chunks(field.proxy, "responses", streams=4)
+    return [Figure("chunk in bursts, Responses upstream", "µs CPU", None, None, cost, goal=10)]
+
+
 async def _cost_of_chunks(server: Served, model: str, *, streams: int) -> float:
     """Measure while all streams are running, which excludes the cost of the requests."""
     script = SCRIPTS[model]
@@ -263,6 +269,7 @@ MEASURES: dict[str, Measure] = {
     "memory": waiting_streams,
     "single": chunks_singly,
     "bursts": chunks_in_bursts,
+    "responses": chunks_of_responses,
     "plain": plain_requests,
     "handoff": handoff_turns,
     "history": long_histories,

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.scripts import TRANSFER
+from bench.scripts import SCRIPTS, TRANSFER
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,7 +34,7 @@ teams:
         instructions: You talk with people.
         handoffs: [{{to: greeter, when: the user wants anything else, tool: transfer_back}}]
 """
-_MODEL = '  {name}: {{model: {name}, base_url: "http://127.0.0.1:{port}/v1", api_key: bench}}'
+_MODEL = '  {name}: {{model: {name}, base_url: "http://127.0.0.1:{port}/v1", api_key: bench, wire: {wire}}}'
 _TEAM = "  {name}: {{entry: helper, agents: {{helper: {{model: {name}, instructions: You help people.}}}}}}"
 
 
@@ -100,7 +100,12 @@ async def field(folder: Path, models: Sequence[str]) -> AsyncIterator[Field]:
 def team_file(models: Sequence[str], upstream_port: int) -> str:
     """Return a team file with a team of one agent per model of the upstream, and the team ``handoff`` of two agents."""
     return _TEAM_FILE.format(
-        models="\n".join(_MODEL.format(name=name, port=upstream_port) for name in models),
+        models="\n".join(
+            _MODEL.format(
+                name=name, port=upstream_port, wire="responses" if SCRIPTS[name].is_responses else "chat"
+            )
+            for name in models
+        ),
         teams="\n".join(_TEAM.format(name=name) for name in models),
         transfer=TRANSFER,
     )

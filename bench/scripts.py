@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from bench import responses
+
 WORD = b" word"
 """Text of every chunk. It occurs nowhere else in a response, so counting it counts chunks."""
 TRANSFER = "transfer_to_talker"
@@ -24,11 +26,14 @@ class Script:
     """Respond with a tool call instead of words."""
     is_endless: bool = False
     """After its chunks the response stays open without further data."""
+    is_responses: bool = False
+    """The model is called on the Responses API."""
 
 
 SCRIPTS = {
     "single": Script(200, pause=0.02),
     "bursts": Script(3000, per_write=20, pause=0.02),
+    "responses": Script(3000, per_write=20, pause=0.02, is_responses=True),
     "plain": Script(10, per_write=10),
     "history": Script(10, per_write=10),
     "first": Script(1),
@@ -47,6 +52,11 @@ def streamed(model: str) -> tuple[bytes, ...]:
     if script.transfers:
         frames = [_frame(model, delta) for delta in _call_deltas()]
         writes = [b"".join(frames) + _ending(model, "tool_calls")]
+    elif script.is_responses:
+        word = _chunked(responses.delta(WORD.decode()))
+        writes = [word * script.per_write] * (script.chunks // script.per_write)
+        writes[0] = _chunked(responses.opening(model)) + writes[0]
+        writes[-1] += _chunked(responses.ending(model)) + b"0\r\n\r\n"
     else:
         word = _frame(model, {"content": WORD.decode()})
         whole, rest = divmod(script.chunks, script.per_write)
