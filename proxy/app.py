@@ -195,8 +195,8 @@ def _middleware(parts: Parts, services: Callable[[], Services]) -> Sequence[Call
 
 def _add_routes(app: Application, *, has_metrics: bool) -> None:
     chat, create_response = PlainEndpoint(ChatCompletions()), PlainEndpoint(Responses(), problem_of_response)
-    app.shorten("POST", "/v1/chat/completions", chat)
-    app.shorten("POST", "/v1/responses", create_response)
+    app.add_direct_endpoint("POST", "/v1/chat/completions", chat)
+    app.add_direct_endpoint("POST", "/v1/responses", create_response)
     app.router.routes += [
         Route("/v1/chat/completions", chat, methods=["POST"]),
         *older_routes(chat),

@@ -30,7 +30,7 @@ from proxy.routes.dependencies import Services
 from proxy.routes.key_monitor import KeyMonitor
 from proxy.routes.middleware.cors import OriginPolicy
 from proxy.routes.middleware.rate_limit import limits_of
-from proxy.routes.passthrough import Passing
+from proxy.routes.passthrough import PassthroughHandler
 from proxy.service.event_log import EventLog
 from proxy.service.turns import Policy, TurnService
 from proxy.settings import Settings
@@ -150,10 +150,14 @@ def _catalog(
     )
 
 
-def _passing(settings: Settings, passthrough: PassThrough, usage_recorder: UsageRecorder) -> Passing | None:
+def _passing(
+    settings: Settings, passthrough: PassThrough, usage_recorder: UsageRecorder
+) -> PassthroughHandler | None:
     if passthrough.is_empty:
         return None
-    return Passing(passthrough, stall=settings.stalled_client_timeout, used=usage_recorder.record_passthrough)
+    return PassthroughHandler(
+        passthrough, stall=settings.stalled_client_timeout, used=usage_recorder.record_passthrough
+    )
 
 
 def _registry(parts: Parts, mcp_tools: Mapping[str, Tool]) -> Registry:

@@ -23,7 +23,7 @@ from fastapi import FastAPI
 
 from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.http_protocol import bounded_http
-from proxy.routes.passthrough import Passing
+from proxy.routes.passthrough import PassthroughHandler
 from proxy.service.turns import TurnService
 from proxy.settings import Settings
 from proxy.websocket_protocol import EnvelopeWebSocket
@@ -81,14 +81,14 @@ class ProxyServer(uvicorn.Server):
         """Stop listening, wait for turns within the grace time, and cancel the others."""
         services = self._app.state.services
         turns: TurnService = services.turns
-        passing: Passing | None = services.passing
+        passing: PassthroughHandler | None = services.passing
         logger.info("stopping", extra={"running_turns": turns.running})
         await asyncio.gather(
             self._close(turns, passing, grace=services.settings.shutdown_grace), super().shutdown(sockets)
         )
         logger.info("stopped")
 
-    async def _close(self, turns: TurnService, passing: Passing | None, *, grace: float) -> None:
+    async def _close(self, turns: TurnService, passing: PassthroughHandler | None, *, grace: float) -> None:
         async def close(grace: float) -> None:
             await asyncio.gather(
                 turns.close(grace=grace), *([passing.close(grace=grace)] if passing is not None else [])

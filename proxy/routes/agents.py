@@ -1,6 +1,6 @@
-"""Agents and teams over HTTP: made, changed version by version, listed and deleted.
+"""Endpoints of custom agents and teams: create, list, retrieve and delete; an update creates a new version.
 
-A made agent is a model id at once, on every worker, for the key that made it and for nobody else.
+A custom agent is a model id on all workers immediately, for the API key that created it only.
 """
 
 from __future__ import annotations
@@ -43,33 +43,33 @@ router = APIRouter(tags=["agents"])
 
 @router.get("/v1/agents")
 async def list_agents(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
-    """List agents: the caller's own, and those of the server's files; ``options`` is what one may be made of."""
-    made = _made(services)
-    own = [_body(one) for one in await made.newest(caller) if one.kind == "agent"]
-    found = [*own, *(_of_file(facts) for facts in services.catalog.models() if "/" in facts.id)]
-    tools = [{"name": name, "description": words} for name, words in made.tools.items()]
-    options = {"models": list(made.models), "tools": tools}
-    return _listed(request, found, options=options)
+    """List agents: custom ones of the caller, then those of the team files; ``options`` are the available parts."""
+    custom = _custom_agents(services)
+    own = [_body(one) for one in await custom.newest(caller) if one.kind == "agent"]
+    found = [*own, *(_file_agent_body(facts) for facts in services.catalog.models() if "/" in facts.id)]
+    tools = [{"name": name, "description": words} for name, words in custom.tools.items()]
+    options = {"models": list(custom.models), "tools": tools}
+    return _list_response(request, found, options=options)
 
 
 @router.post("/v1/agents")
-async def make_agent(services: ServicesDep, caller: CallerDep, body: BodyDep) -> Response:
-    """Make an agent, or a new version of it."""
-    return await _make_agent(services, caller, None, body)
+async def create_agent(services: ServicesDep, caller: CallerDep, body: BodyDep) -> Response:
+    """Create an agent, or a new version of it."""
+    return await _create_agent(services, caller, None, body)
 
 
 @router.post("/v1/agents/{name}")
-async def make_named_agent(name: str, services: ServicesDep, caller: CallerDep, body: BodyDep) -> Response:
-    """Make the agent with this name, or a new version of it."""
-    return await _make_agent(services, caller, name, body)
+async def create_named_agent(name: str, services: ServicesDep, caller: CallerDep, body: BodyDep) -> Response:
+    """Create the agent with this name, or a new version of it."""
+    return await _create_agent(services, caller, name, body)
 
 
 @router.get("/v1/agents/{name:path}")
 async def retrieve_agent(name: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
-    """Return an agent as it is now, or as it was in ``version``."""
+    """Return the newest version of an agent, or ``version``."""
     facts = services.catalog.find(name) if "/" in name else None
     if facts is not None:
-        return json_answer(_of_file(facts))
+        return json_answer(_file_agent_body(facts))
     return await _retrieve(services, caller, "agent", name, request)
 
 
@@ -81,29 +81,29 @@ async def delete_agent(name: str, services: ServicesDep, caller: CallerDep) -> R
 
 @router.get("/v1/teams")
 async def list_teams(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
-    """List the caller's teams."""
-    made = await _made(services).newest(caller)
-    return _listed(request, [_body(one) for one in made if one.kind == "team"])
+    """List the custom teams of the caller."""
+    custom = await _custom_agents(services).newest(caller)
+    return _list_response(request, [_body(one) for one in custom if one.kind == "team"])
 
 
 @router.post("/v1/teams")
-async def make_team(services: ServicesDep, caller: CallerDep, body: BodyDep) -> Response:
-    """Make a team, or a new version of it."""
-    return await _make_team(services, caller, None, body)
+async def create_team(services: ServicesDep, caller: CallerDep, body: BodyDep) -> Response:
+    """Create a team, or a new version of it."""
+    return await _create_team(services, caller, None, body)
 
 
 @router.post("/v1/teams/{name}")
-async def make_named_team(name: str, services: ServicesDep, caller: CallerDep, body: BodyDep) -> Response:
-    """Make the team with this name, or a new version of it."""
-    return await _make_team(services, caller, name, body)
+async def create_named_team(name: str, services: ServicesDep, caller: CallerDep, body: BodyDep) -> Response:
+    """Create the team with this name, or a new version of it."""
+    return await _create_team(services, caller, name, body)
 
 
 @router.get("/v1/teams/{name}")
 async def retrieve_team(name: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
-    """Return a team as it is now, or as it was in ``version``; or a team of the server's files."""
+    """Return the newest version of a custom team, or ``version``; or a team of the team files."""
     if (team := services.catalog.file_team(name)) is not None:
         services.check_model(caller, name)
-        return json_answer(_team_of_file(name, team, hides_details=not services.settings.handoff_details))
+        return json_answer(_file_team_body(name, team, hides_details=not services.settings.handoff_details))
     return await _retrieve(services, caller, "team", name, request)
 
 
@@ -113,49 +113,49 @@ async def delete_team(name: str, services: ServicesDep, caller: CallerDep) -> Re
     return await _delete(services, caller, "team", name)
 
 
-def _made(services: Services) -> MadeAgents:
+def _custom_agents(services: Services) -> MadeAgents:
     if services.agents is None:
         raise CustomAgentsDisabled
     return services.agents
 
 
-async def _make_agent(services: Services, caller: str, name: str | None, body: bytes) -> Response:
-    made = _made(services)
+async def _create_agent(services: Services, caller: str, name: str | None, body: bytes) -> Response:
+    custom = _custom_agents(services)
     agent = read_object(NEW_AGENT, body, strict=True)
-    return json_answer(_body(await made.put_agent(caller, _name(name, agent.name), agent)))
+    return json_answer(_body(await custom.put_agent(caller, _name(name, agent.name), agent)))
 
 
-async def _make_team(services: Services, caller: str, name: str | None, body: bytes) -> Response:
-    made = _made(services)
+async def _create_team(services: Services, caller: str, name: str | None, body: bytes) -> Response:
+    custom = _custom_agents(services)
     team = read_object(NEW_TEAM, body, strict=True)
-    return json_answer(_body(await made.put_team(caller, _name(name, team.name), team)))
+    return json_answer(_body(await custom.put_team(caller, _name(name, team.name), team)))
 
 
 async def _retrieve(services: Services, caller: str, kind: Kind, name: str, request: Request) -> Response:
-    found = await _made(services).find(caller, kind, name, version_param(request.query_params))
+    found = await _custom_agents(services).find(caller, kind, name, version_param(request.query_params))
     if found is None:
         raise AgentNotFound(kind, name)
     return json_answer(_body(found))
 
 
 async def _delete(services: Services, caller: str, kind: Kind, name: str) -> Response:
-    if not await _made(services).delete(caller, kind, name):
+    if not await _custom_agents(services).delete(caller, kind, name):
         raise AgentNotFound(kind, name)
     return json_answer(deleted_body(name, kind))
 
 
 def _name(in_path: str | None, in_body: str | None) -> str:
-    """Return the name, which stands in the path, in the body, or in both."""
+    """Return the name in the path or the body; if it is in both, the names must be equal."""
     if in_path is None and in_body is None:
         raise missing("name")
     if in_path is not None and in_body not in (None, in_path):
         raise InvalidRequest(
-            "Invalid 'name': it is another than the one in the path.", param="name", code="invalid_value"
+            "Invalid 'name': it must be equal to the name in the path.", param="name", code="invalid_value"
         )
     return validate_name(in_path if in_path is not None else in_body or "")
 
 
-def _listed(request: Request, found: Sequence[dict[str, Any]], **more: Any) -> Response:
+def _list_response(request: Request, found: Sequence[dict[str, Any]], **more: Any) -> Response:
     query = list_query(request.query_params.multi_items(), order="asc")
     part, has_more = page_by_id(found, query)
     return json_answer({**list_body(part, has_more=has_more), **more})
@@ -163,14 +163,14 @@ def _listed(request: Request, found: Sequence[dict[str, Any]], **more: Any) -> R
 
 def _body(one: CustomAgentVersion) -> dict[str, Any]:
     if one.kind == "agent":
-        told = agent_body(one.name, decode_stored_agent(one.body), version=one.version)
+        body = agent_body(one.name, decode_stored_agent(one.body), version=one.version)
     else:
-        told = team_body(one.name, decode_stored_team(one.body), version=one.version)
-    return {**told, "created_at": int(one.created_at), "updated_at": int(one.updated_at), "is_editable": True}
+        body = team_body(one.name, decode_stored_team(one.body), version=one.version)
+    return {**body, "created_at": int(one.created_at), "updated_at": int(one.updated_at), "is_editable": True}
 
 
-def _team_of_file(name: str, team: FileTeam, *, hides_details: bool) -> dict[str, Any]:
-    """Return a team of the server's files. With ``hides_details`` instructions and models are left out."""
+def _file_team_body(name: str, team: FileTeam, *, hides_details: bool) -> dict[str, Any]:
+    """Return a team of the team files; with ``hides_details`` without instructions and models."""
     agents: dict[str, dict[str, Any]] = {}
     for member, agent in team.agents.items():
         agents[member] = {
@@ -193,8 +193,8 @@ def _team_of_file(name: str, team: FileTeam, *, hides_details: bool) -> dict[str
     }
 
 
-def _of_file(facts: ModelFacts) -> dict[str, Any]:
-    """Return an agent of the server's files, as far as it concerns callers."""
+def _file_agent_body(facts: ModelFacts) -> dict[str, Any]:
+    """Return an agent of the team files, without instructions."""
     return {
         "id": facts.id,
         "object": "agent",

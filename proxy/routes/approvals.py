@@ -1,4 +1,4 @@
-"""Calls that wait for a person: listed, looked at and decided."""
+"""Endpoints of approvals: list, retrieve and decide."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ router = APIRouter(tags=["approvals"])
 async def list_approvals(
     request: Request, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """List the caller's approvals, the newest first; those that can be decided, unless ``status`` says otherwise."""
+    """List the approvals of the caller, newest first; ``status`` is ``pending`` by default."""
     pairs = request.query_params.multi_items()
     query = list_query(pairs, order="desc")
     page = await services.approvals.page(
@@ -51,7 +51,7 @@ async def list_approvals(
 async def decide_named(
     services: ServicesDep, caller: CallerDep, end_user: EndUserDep, body: BodyDep
 ) -> Response:
-    """Decide about the approval that the body names."""
+    """Decide on the approval with the id in the body."""
     given = read_object(NAMED_DECISION, body)
     decision = _decision(given.approval_id, given)
     return _answer(await services.turns.decide(caller, decision, end_user=end_user))
@@ -69,8 +69,8 @@ async def retrieve(
 async def decide(
     approval_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep, body: BodyDep
 ) -> Response:
-    """Decide. When nothing else that the turn asked for is open, it goes on in the background as a new turn."""
-    # Whose it is comes first: to others it does not exist, whatever they send.
+    """Decide on an approval. After the last decision, the turn continues in the background as a new turn."""
+    # Check access before the body, so that other callers always get 404.
     await services.turns.approval(caller, approval_id, end_user=end_user)
     decision = _decision(approval_id, read_object(DECISION, body))
     return _answer(await services.turns.decide(caller, decision, end_user=end_user))

@@ -1,4 +1,4 @@
-"""Conversations and their items: made, read, added to and deleted as with the official API."""
+"""Endpoints of conversations and their items, compatible with OpenAI's Conversations API."""
 
 from __future__ import annotations
 
@@ -53,26 +53,26 @@ router = APIRouter(tags=["conversations"])
 
 @router.post("/v1/conversations")
 async def create(services: ServicesDep, caller: CallerDep, end_user: EndUserDep, body: BodyDep) -> Response:
-    """Make a conversation, perhaps with items."""
-    wanted = read_object(NEW_CONVERSATION, body)
-    made = await services.library.create_conversation(
+    """Create a conversation, optionally with items."""
+    given = read_object(NEW_CONVERSATION, body)
+    created = await services.library.create_conversation(
         caller,
         f"conv_{secrets.token_hex(16)}",
-        metadata=wanted.metadata or {},
-        items=decode_items(wanted.items or [], OpenCalls()),
+        metadata=given.metadata or {},
+        items=decode_items(given.items or [], OpenCalls()),
         now=services.clock(),
         end_user=end_user,
     )
-    return _answer(made)
+    return _answer(created)
 
 
 @router.get("/v1/conversations")
 async def list_conversations(
     request: Request, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """List the caller's conversations, the newest first; ``search`` and ``metadata[key]=value`` select some of them.
+    """List the conversations of the caller, newest first; ``search`` and ``metadata[key]=value`` filter them.
 
-    The official API has no such list.
+    The OpenAI API has no such endpoint.
     """
     pairs = request.query_params.multi_items()
     query = list_query(pairs, order="desc")
@@ -88,7 +88,7 @@ async def list_conversations(
     if page is None:
         raise unknown_after(query.after)
     outlines = await services.library.outlines([one.key for one in page.data])
-    data = [_outlined(one, outlines.get(one.key)) for one in page.data]
+    data = [_listed_body(one, outlines.get(one.key)) for one in page.data]
     return json_answer(list_body(data, has_more=page.has_more))
 
 
@@ -117,7 +117,7 @@ async def update(
 async def delete(
     conversation_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """Delete a conversation and everything in it, stored completions too."""
+    """Delete a conversation with its turns and stored completions."""
     await conversation_of(services, caller, end_user, conversation_id)
     if not await services.library.delete_conversation(caller, conversation_id, now=services.clock()):
         raise ConversationNotFound(conversation_id)
@@ -137,26 +137,26 @@ async def add_items(
     included(request.query_params.multi_items())
     await conversation_of(services, caller, end_user, conversation_id)
     calls = OpenCalls()
-    for kept in await _kept(services, caller, conversation_id):
-        if isinstance(kept.item, Item):
-            calls.observe(kept.item.message)
+    for stored in await _stored_items(services, caller, conversation_id):
+        if isinstance(stored.item, Item):
+            calls.observe(stored.item.message)
     items = decode_items(read_object(NEW_ITEMS, body).items, calls)
     added = await services.library.add_items(caller, conversation_id, items, now=services.clock())
     if added is None:
         raise ConversationNotFound(conversation_id)
-    return json_answer(list_body([item.body for item in _wired(added)], has_more=False))
+    return json_answer(list_body([item.body for item in _wire_items(added)], has_more=False))
 
 
 @router.get("/v1/conversations/{conversation_id}/items")
 async def list_items(
     conversation_id: str, request: Request, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """List the transcript, the newest first; ``include[]=handoff.hidden_items`` adds what only the agents see."""
+    """List the items, newest first; ``include[]=handoff.hidden_items`` adds items visible to agents only."""
     pairs = request.query_params.multi_items()
     query = list_query(pairs, order="desc")
     with_hidden = HIDDEN_ITEMS in included(pairs)
     await conversation_of(services, caller, end_user, conversation_id)
-    items = _wired(await _kept(services, caller, conversation_id))
+    items = _wire_items(await _stored_items(services, caller, conversation_id))
     found = part_of(items, query, with_hidden=with_hidden)
     if found is None:
         turn_ids = await services.library.turn_ids(caller, conversation_id)
@@ -176,7 +176,7 @@ async def retrieve_item(
     caller: CallerDep,
     end_user: EndUserDep,
 ) -> Response:
-    """Return an item; to name a hidden one is to ask for it."""
+    """Return an item, which can be hidden."""
     included(request.query_params.multi_items())
     await conversation_of(services, caller, end_user, conversation_id)
     return json_answer((await _item(services, caller, conversation_id, item_id)).body)
@@ -186,7 +186,7 @@ async def retrieve_item(
 async def delete_item(
     conversation_id: str, item_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """Delete an item; the answer is its conversation."""
+    """Delete an item and return its conversation."""
     conversation = await conversation_of(services, caller, end_user, conversation_id)
     item = await _item(services, caller, conversation_id, item_id)
     is_deleted = await services.library.delete_item(
@@ -202,22 +202,22 @@ async def delete_item(
     return _answer(conversation)
 
 
-def _outlined(known: Conversation, outline: ConversationSummary | None) -> dict[str, Any]:
-    """Return a conversation as the list tells it, with what it is about under our own key."""
-    told = outline or ConversationSummary("", "", "", 0, known.created_at)
+def _listed_body(known: Conversation, outline: ConversationSummary | None) -> dict[str, Any]:
+    """Return a conversation for the list, with a summary in the extension key ``handoff``."""
+    known_summary = outline or ConversationSummary("", "", "", 0, known.created_at)
     return {
         **conversation_body(known.id, known.created_at, known.metadata),
         "handoff": {
-            "title": known.metadata.get("title") or told.first_words,
-            "team": told.team or known.team,
-            "agent": told.agent,
-            "turns": told.turns,
-            "updated_at": round(told.updated_at, 3),
+            "title": known.metadata.get("title") or known_summary.first_words,
+            "team": known_summary.team or known.team,
+            "agent": known_summary.agent,
+            "turns": known_summary.turns,
+            "updated_at": round(known_summary.updated_at, 3),
         },
     }
 
 
-async def _kept(services: Services, caller: str, conversation_id: str) -> Sequence[StoredItem]:
+async def _stored_items(services: Services, caller: str, conversation_id: str) -> Sequence[StoredItem]:
     items = await services.library.items(caller, conversation_id)
     if items is None:
         raise ConversationNotFound(conversation_id)
@@ -225,14 +225,14 @@ async def _kept(services: Services, caller: str, conversation_id: str) -> Sequen
 
 
 async def _item(services: Services, caller: str, conversation_id: str, item_id: str) -> WireItem:
-    for item in _wired(await _kept(services, caller, conversation_id)):
+    for item in _wire_items(await _stored_items(services, caller, conversation_id)):
         if item.id == item_id:
             return item
     raise ItemNotFound(item_id)
 
 
-def _wired(kept: Sequence[StoredItem]) -> list[WireItem]:
-    return [item for one in kept for item in items_of(one.turn_id, one.position, one.item, one.pending)]
+def _wire_items(stored: Sequence[StoredItem]) -> list[WireItem]:
+    return [item for one in stored for item in items_of(one.turn_id, one.position, one.item, one.pending)]
 
 
 def _answer(conversation: Conversation) -> Response:
@@ -240,22 +240,22 @@ def _answer(conversation: Conversation) -> Response:
     return json_answer(body, conversation_id=conversation.id)
 
 
-# --- the tree of turns ---
+# --- tree of turns ---
 
-_PIECES: Mapping[str, str] = {
+_MERGED_KEYS: Mapping[str, str] = {
     "text.delta": "text",
     "reasoning.delta": "text",
     "refusal.delta": "text",
     "client_tool.arguments": "arguments",
 }
-"""Frames that come in pieces, and the key of a piece."""
+"""Types of delta frames that are merged, and the key of their text."""
 
 
 @router.get("/v1/conversations/{conversation_id}/turns")
 async def list_turns(
     conversation_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """List the turns of all branches, oldest first; ``head_id`` is the newest turn that is history."""
+    """List the turns of all branches, oldest first; ``head_id`` is the newest turn of the current branch."""
     known = await conversation_of(services, caller, end_user, conversation_id)
     records = await services.library.tree(caller, conversation_id)
     ids = {record.turn: record.id for record in records}
@@ -271,7 +271,7 @@ async def list_turns(
 def _turn_body(
     record: TurnRecord, ids: Mapping[int, str], log: Sequence[Entry], hides_details: bool
 ) -> dict[str, Any]:
-    """Return a turn; ``ids`` are the public ids of the conversation's turns, ``log`` what happened in it."""
+    """Return a turn object; ``ids`` are the public ids of the turns of the conversation, ``log`` is its event log."""
     return {
         "id": record.id,
         "object": "turn",
@@ -297,11 +297,11 @@ def _visible(items: Iterable[Item]) -> list[Item]:
 
 def _merged_frames(turn_id: str, log: Sequence[Entry], hides_details: bool) -> list[FeedFrame]:
     feed = Feed(turn_id, hides_details=hides_details)
-    told: list[FeedFrame] = []
+    known_summary: list[FeedFrame] = []
     for frame in (frame for entry in log for frame in feed.frames(entry)):
-        key = _PIECES.get(frame.type)
-        if key is not None and told and told[-1].type == frame.type:
-            told[-1].data[key] += frame.data[key]
+        key = _MERGED_KEYS.get(frame.type)
+        if key is not None and known_summary and known_summary[-1].type == frame.type:
+            known_summary[-1].data[key] += frame.data[key]
         else:
-            told.append(frame)
-    return told
+            known_summary.append(frame)
+    return known_summary

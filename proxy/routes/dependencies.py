@@ -20,7 +20,7 @@ from proxy.errors import ConversationNotFound, InvalidRequest, ModelNotFound
 from proxy.limits import Limiter
 from proxy.messages import EventsMode
 from proxy.routes.key_monitor import KeyMonitor
-from proxy.routes.passthrough import Passing
+from proxy.routes.passthrough import PassthroughHandler
 from proxy.routes.request_body import ClientDisconnected, authorization_of, first_of, headers_of, read_body
 from proxy.service.turns import TurnService
 from proxy.settings import Settings
@@ -168,7 +168,7 @@ class Services:
     connection_checks: ConnectionChecks
     version: str
     clock: Clock = time.time
-    passing: Passing | None = None
+    passing: PassthroughHandler | None = None
     """For models that are served straight through, when there are any."""
     agents: MadeAgents | None = None
     """For agents and teams that callers make, where they may."""

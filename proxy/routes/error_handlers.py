@@ -1,4 +1,4 @@
-"""Every error as OpenAI's envelope: ours, the framework's, and those that nobody expected."""
+"""Answer all errors in OpenAI's error envelope: those of the proxy, of the framework, and unexpected ones."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 
 def install(app: FastAPI) -> None:
-    """Let the application answer every error in the envelope."""
-    app.add_exception_handler(ProxyError, _ours)
+    """Register the exception handlers."""
+    app.add_exception_handler(ProxyError, _proxy_error)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(Exception, _unexpected)
@@ -38,7 +38,7 @@ def install(app: FastAPI) -> None:
 def answer_of(
     error: BaseException | Failed | ErrorResponse, more: Sequence[tuple[bytes, bytes]] = ()
 ) -> Response:
-    """Return the whole answer that tells an error; ``more`` are headers besides its own."""
+    """Return the error response; ``more`` are additional headers."""
     problem = error if isinstance(error, ErrorResponse) else error_response(error)
     answer = Response(
         envelope(problem),
@@ -85,7 +85,7 @@ class PlainEndpoint:
             raise
 
 
-async def _ours(request: Request, error: Exception) -> Response:
+async def _proxy_error(request: Request, error: Exception) -> Response:
     return _error_response(error, error_response(error))
 
 
@@ -102,7 +102,7 @@ async def _framework(request: Request, error: Exception) -> Response:
         case 404:
             return answer_of(invalid_url(request.method, path))
         case 405:
-            # The framework names the methods of the one route that it found, and a path may have several.
+            # The framework lists the methods of the first matching route only; a path can have several routes.
             allow = allowed_methods(request.app.routes, request.scope)
             if request.method == "OPTIONS":
                 return Response(status_code=204, headers={"Allow": allow})
@@ -119,5 +119,5 @@ async def _validation(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    # The server logs the trace itself, because the framework raises the error again behind this answer.
+    # The server logs the traceback: Starlette raises the error again after this response (ServerErrorMiddleware).
     return answer_of(InternalTurnError())

@@ -1,4 +1,4 @@
-"""``GET /health``: whether the server lives, and ``GET /health/ready``: whether it can take a turn."""
+"""``GET /health`` (liveness) and ``GET /health/ready`` (readiness)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/health")
 async def health(request: Request, services: ServicesDep) -> Response:
-    """Return 200 as long as the process serves; who may call is told the tools and agents, too."""
+    """Return 200 while the process serves requests; authenticated callers also get tools and agents."""
     body: dict[str, Any] = {"status": "ok", "version": services.version}
     try:
         authenticate(request.scope, services)
@@ -34,7 +34,7 @@ def _distinct(names: Iterable[str]) -> list[str]:
 
 @router.get("/health/ready")
 async def ready(services: ServicesDep) -> Response:
-    """Return 200 when turns are taken and the store answers, else 503."""
+    """Return 200 if the server accepts turns and the store is available, else 503."""
     is_ready = not services.turns.is_closing and await services.history.is_ready()
     return JSONResponse(
         {"status": "ready" if is_ready else "unavailable"}, status_code=200 if is_ready else 503

@@ -1,7 +1,7 @@
-"""References to items that are kept here, replaced by what they mean.
+"""Resolve references to stored items in the input of a response.
 
-Some clients send back the ids of what they were answered in place of the words. Two kinds of ids lead to an item: those
-of a response's output, and those under which a conversation lists it.
+Some clients send item ids instead of content (``item_reference``). An id can be that of an output item of a response or
+that of an item of a conversation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from proxy.wire.responses.options import decode_options
 from proxy.wire.responses.output import Output
 from proxy.wire.validation.errors import clip
 
-_LISTED = re.compile(r"[a-z]+_([0-9a-f]{32})_\d{1,9}(?:_[0-9a-f]{8})?", re.ASCII)
+_CONVERSATION_ITEM = re.compile(r"[a-z]+_([0-9a-f]{32})_\d{1,9}(?:_[0-9a-f]{8})?", re.ASCII)
 
 
 class References:
@@ -40,12 +40,13 @@ class References:
     async def resolved(
         self, said: Sequence[InputPiece], *, parent: str | None, conversation_id: str | None
     ) -> list[Message | ApprovalDecision | Reasoning]:
-        """Return the pieces without references.
+        """Return the input with references replaced by messages.
 
-        With ``parent`` (a turn's id) or ``conversation_id``, what is said there already is not said again.
+        References to items of the conversation (of ``parent``, a turn id, or ``conversation_id``) are removed, because
+        the turn has these messages already.
 
         Raises:
-            InvalidRequest: A reference to nothing that this caller has.
+            InvalidRequest: A reference is not an item of this caller.
         """
         references = [piece for piece in said if isinstance(piece, Reference)]
         if not references:
@@ -64,16 +65,16 @@ class References:
         return found
 
     async def _find(self, reference: Reference) -> tuple[TurnRecord, Message | None]:
-        """Return the turn and the message; None for what agents thought and did, which needs no repeating."""
+        """Return the turn and the message; None for reasoning and server tool calls, which are not repeated."""
         place = parse_item_id(reference.id)
         if place is not None and (turn := await self._record(place[0])) is not None:
             items = self._output(turn)
             if place[1] < len(items) and items[place[1]].id == reference.id:
-                return turn, _said_in(items[place[1]])
-        elif listed := _LISTED.fullmatch(reference.id):
+                return turn, _message_of_output(items[place[1]])
+        elif listed := _CONVERSATION_ITEM.fullmatch(reference.id):
             for prefix in ("chatcmpl-", "items_"):
                 turn = await self._record(prefix + listed[1])
-                item = _listed(turn, reference.id) if turn is not None else None
+                item = _listed_message(turn, reference.id) if turn is not None else None
                 if turn is not None and item is not None:
                     return turn, item
         raise InvalidRequest(f"Item with id '{clip(reference.id)}' not found.", param=reference.param)
@@ -101,7 +102,7 @@ def _output_of(turn: TurnRecord) -> Sequence[OutputItem]:
     return output.items
 
 
-def _said_in(item: OutputItem) -> Message | None:
+def _message_of_output(item: OutputItem) -> Message | None:
     match item:
         case MessageItem():
             text = "".join("".join(part.pieces) for part in item.parts if isinstance(part, TextPart))
@@ -114,7 +115,7 @@ def _said_in(item: OutputItem) -> Message | None:
             return None
 
 
-def _listed(turn: TurnRecord, item_id: str) -> Message | None:
+def _listed_message(turn: TurnRecord, item_id: str) -> Message | None:
     for position, item in enumerate([*turn.input, *turn.items]):
         for wired in items_of(turn.id, position, item, ()):
             if wired.id == item_id:
@@ -123,7 +124,7 @@ def _listed(turn: TurnRecord, item_id: str) -> Message | None:
 
 
 def _message_of(item: Item, wired: WireItem) -> Message | None:
-    """Return the part of a kept message that is this item of it."""
+    """Return the part of a stored message that corresponds to the item."""
     message = item.message
     if not isinstance(message, AssistantMessage) or not message.tool_calls:
         return message

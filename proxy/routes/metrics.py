@@ -1,4 +1,4 @@
-"""``GET /metrics``, where it is switched on: counts in the text format of Prometheus, for those who may call."""
+"""``GET /metrics`` in the Prometheus text format, if it is enabled; requires an API key."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ router = APIRouter(tags=["metrics"])
 
 @router.get("/metrics")
 async def metrics(services: ServicesDep, caller: CallerDep) -> Response:
-    """Return the counts of this process."""
-    assert services.metrics is not None, "the route is there only where they are"
+    """Return the metrics."""
+    assert services.metrics is not None, "the route exists only if metrics are enabled"
     return Response(services.metrics.exposition(), media_type=FORMAT)

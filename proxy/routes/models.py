@@ -1,4 +1,4 @@
-"""``GET /v1/models`` and ``GET /v1/models/{id}``: what can be asked for by name."""
+"""``GET /v1/models`` and ``GET /v1/models/{id}``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ router = APIRouter(tags=["models"])
 
 @router.get("/v1/models")
 async def list_models(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
-    """List the models: teams, in the order of the team files, and behind them what else can be asked."""
+    """List the models: teams in the order of the team files, then agents and other models."""
     wished, terms = told_events(headers_of(request.scope)), services.keys.terms_of(caller)
     found = [*services.catalog.models(), *await services.catalog.made(caller)]
     allowed = [facts for facts in found if terms.allow(facts.id)]
@@ -29,7 +29,7 @@ async def list_models(request: Request, services: ServicesDep, caller: CallerDep
 
 @router.get("/v1/models/{model:path}")
 async def retrieve_model(model: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
-    """Return one model; ids may hold slashes."""
+    """Return one model; ids can contain slashes."""
     services.check_model(caller, model)
     facts = services.catalog.find(model) or await services.catalog.find_made(caller, model)
     if facts is None:
@@ -38,7 +38,7 @@ async def retrieve_model(model: str, request: Request, services: ServicesDep, ca
 
 
 def _body(facts: ModelFacts, wished: EventsMode | None, services: Services, caller: str) -> ModelBody:
-    """Return the model, with as much of the extension as its answers would have."""
+    """Return the model object, with the parts of the extension that its responses have."""
     told = wished or services.events_of(facts.id, caller)
     body = ModelBody(id=facts.id, created=facts.created, owned_by=facts.owned_by)
     if told == "none":

@@ -1,6 +1,6 @@
-"""``GET /openapi.json``: the framework's routes, the plain ones that it does not know, bodies and errors.
+"""``GET /openapi.json``: FastAPI's document, extended by plain ASGI routes, bodies and errors.
 
-Bodies are told by the declarations that decode them, so that both say the same.
+The schemas of bodies are generated from the types that decode them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from proxy.wire.responses.schema import ResponsesBody
 
 Document = dict[str, Any]
 
-_ASKED: Mapping[tuple[str, str], type[Struct]] = {
+_REQUEST_BODIES: Mapping[tuple[str, str], type[Struct]] = {
     ("post", "/v1/chat/completions"): ChatBody,
     ("post", "/v1/chat/completions/{completion_id}"): NewMetadata,
     ("post", "/v1/connection_checks"): NewConnectionCheck,
@@ -48,7 +48,7 @@ _STREAMS: Mapping[tuple[str, str], str] = {
     ("post", "/chat/completions"): "text/plain",
 }
 """Content types of the responses that are streams only."""
-_ANSWERED: Mapping[tuple[str, str], type[Struct]] = {
+_RESPONSE_BODIES: Mapping[tuple[str, str], type[Struct]] = {
     ("post", "/v1/chat/completions"): Completion,
     ("get", "/v1/chat/completions/{completion_id}"): Completion,
     ("post", "/v1/connection_checks"): ConnectionCheckBody,
@@ -63,26 +63,28 @@ _REFERENCE = "#/components/schemas/{name}"
 
 @router.get("/openapi.json")
 async def openapi_document(request: Request, caller: CallerDep) -> Response:
-    """Return the description of the API, for authorised callers."""
+    """Return the OpenAPI document, for authenticated callers."""
     return json_answer(request.app.openapi())
 
 
 def complete(document: Document, routes: Iterable[BaseRoute]) -> Document:
-    """Return the framework's description with what is missing there; ``routes`` are those of the application."""
+    """Add to FastAPI's document what it lacks; ``routes`` are the routes of the application."""
     paths: dict[str, dict[str, Any]] = document["paths"]
     for route in routes:
         if type(route) is Route and route.include_in_schema and route.path != "/metrics":
             for method in sorted({one.lower() for one in route.methods or ()} & {*_METHODS}):
                 paths.setdefault(route.path, {}).setdefault(method, _operation(route))
-    schemas = _schemas({*_ASKED.values(), *_LEGACY_COMPLETIONS, *_ANSWERED.values(), ErrorEnvelope})
+    schemas = _schemas(
+        {*_REQUEST_BODIES.values(), *_LEGACY_COMPLETIONS, *_RESPONSE_BODIES.values(), ErrorEnvelope}
+    )
     for path, operations in paths.items():
         for method in operations.keys() & {*_METHODS}:
             _add_bodies(operations[method], method, path)
     known = document.setdefault("components", {})
-    # The framework's own form of errors never leaves.
-    theirs = {"HTTPValidationError", "ValidationError"}
-    kept = {name: one for name, one in known.get("schemas", {}).items() if name not in theirs}
-    known["schemas"] = dict(sorted({**kept, **schemas}.items()))
+    # FastAPI's error format is not used.
+    framework_schemas = {"HTTPValidationError", "ValidationError"}
+    others = {name: one for name, one in known.get("schemas", {}).items() if name not in framework_schemas}
+    known["schemas"] = dict(sorted({**others, **schemas}.items()))
     known["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"key": []}, {}]
     return document
@@ -109,15 +111,15 @@ def _summary(documentation: str) -> str:
 
 
 def _add_bodies(operation: Document, method: str, path: str) -> None:
-    if asked := _ASKED.get((method, path)):
-        is_required = asked is not NewConversation
-        operation["requestBody"] = {"content": _content(asked), "required": is_required}
+    if request_body := _REQUEST_BODIES.get((method, path)):
+        is_required = request_body is not NewConversation
+        operation["requestBody"] = {"content": _content(request_body), "required": is_required}
     if (method, path) == ("post", "/chat/completions"):
         operation["requestBody"] = {"content": _content(*_LEGACY_COMPLETIONS), "required": True}
     responses = operation["responses"]
-    if answered := _ANSWERED.get((method, path)):
-        responses["200"]["content"] = _content(answered)
-    if asked in (ChatBody, ResponsesBody):
+    if response_body := _RESPONSE_BODIES.get((method, path)):
+        responses["200"]["content"] = _content(response_body)
+    if request_body in (ChatBody, ResponsesBody):
         responses["200"].setdefault("content", {})["text/event-stream"] = {"schema": {"type": "string"}}
     if stream := _STREAMS.get((method, path)):
         responses["200"].setdefault("content", {})[stream] = {"schema": {"type": "string"}}
@@ -131,12 +133,12 @@ def _content(*bodies: type[Struct]) -> Document:
 
 
 def _schemas(bodies: Iterable[type[Struct]]) -> dict[str, Document]:
-    """Return the bodies, and what they are made of, by name."""
+    """Return the schemas of the bodies and their components by name."""
     _, schemas = msgspec.json.schema_components(bodies, ref_template=_REFERENCE)
     for schema in schemas.values():
-        # Unknown keys are skipped, and named in a header.
+        # Unknown keys are accepted and reported in a header.
         schema.pop("additionalProperties", None)
         schema["description"] = schema.get("description", "").partition(". ")[0].removesuffix(".")
-    # The end of a text, in the words of JSON Schema.
+    # JSON Schema patterns have no ``\Z`` (ECMA-262).
     plain = re.sub(rb"\\\\Z", b"$", msgspec.json.encode(schemas))
     return msgspec.json.decode(plain, type=dict[str, Document])

@@ -1,6 +1,6 @@
-"""A request for a model that is served straight through: handed on, and its answer handed back as it comes.
+"""Forward requests for passthrough models to their provider, and stream the responses back unchanged.
 
-Such a request is no turn: it has no conversation, nothing of it is kept, and none of its fields is ours to judge.
+Such a request is not a turn: it has no conversation, nothing is stored, and the proxy does not validate its fields.
 """
 
 from __future__ import annotations
@@ -23,62 +23,62 @@ from proxy.wire.errors import envelope
 from proxy.wire.events import sse
 
 
-class Answer(Protocol):
-    """An answer on its way."""
+class UpstreamResponse(Protocol):
+    """A response of a provider."""
 
     @property
     def status(self) -> int:
-        """Its status."""
+        """The HTTP status."""
         ...
 
     @property
     def headers(self) -> Headers:
-        """Those that concern the caller."""
+        """The headers to forward to the caller."""
         ...
 
     @property
     def is_stream(self) -> bool:
-        """Whether it is a stream of events; any other answer is whole."""
+        """Whether the response is an event stream."""
         ...
 
     @property
     def usage(self) -> Usage | None:
-        """What it says that it used, once it was read."""
+        """The usage in the response; None if it has none, or was not read."""
         ...
 
     @property
     def upstream_request_id(self) -> str:
-        """What its provider calls the request."""
+        """The request id of the provider."""
         ...
 
     def pieces(self) -> AsyncIterator[bytes]:
-        """Yield the body, in pieces that end where an event ends."""
+        """Yield the body in parts that end at the end of an event."""
         ...
 
 
-class StraightModel(Protocol):
-    """A model that is served straight through."""
+class UpstreamModel(Protocol):
+    """A passthrough model."""
 
     @property
     def name(self) -> str:
-        """Its name at its provider."""
+        """The name of the model at its provider."""
         ...
 
-    def ask(self, body: bytes, *, is_stream: bool) -> AbstractAsyncContextManager[Answer]:
-        """Hand on a body; inside the block its answer can be read."""
-        ...
-
-
-class StraightModels(Protocol):
-    """All of them."""
-
-    async def find(self, name: str) -> StraightModel | None:
-        """Return the model with this id; None when there is none, or a team has it."""
+    def ask(self, body: bytes, *, is_stream: bool) -> AbstractAsyncContextManager[UpstreamResponse]:
+        """Send a body; the response can be read within the block."""
         ...
 
 
-Used = Callable[[str, str, Usage | None], None]
-"""Is told who asked which model, and what the answer says that it used."""
+class UpstreamModels(Protocol):
+    """All passthrough models."""
+
+    async def find(self, name: str) -> UpstreamModel | None:
+        """Return the model with this id; None if there is none, or a team has the id."""
+        ...
+
+
+RecordUsage = Callable[[str, str, Usage | None], None]
+"""Records the usage of a response, by caller and model."""
 
 
 class _Named(Struct):
@@ -89,11 +89,11 @@ class _Named(Struct):
 _decode = msgspec.json.Decoder(_Named).decode
 
 
-class Passing:
-    """Hands requests on; one for the process."""
+class PassthroughHandler:
+    """Forwards requests; one instance per process."""
 
-    def __init__(self, models: StraightModels, *, stall: float, used: Used) -> None:
-        """``stall``: for how many seconds a client may take nothing of what it is sent; ``used`` is told of answers."""
+    def __init__(self, models: UpstreamModels, *, stall: float, used: RecordUsage) -> None:
+        """``stall`` is the timeout in seconds for a client that does not read its response."""
         self._models = models
         self._stall = stall
         self._used = used
@@ -101,12 +101,12 @@ class Passing:
         self._stopping = asyncio.Event()
 
     async def serve(self, body: bytes, connection: Connection, caller: str, terms: Terms) -> bool:
-        """Answer the caller's request if it is for such a model; False when it is not.
+        """Serve a request for a passthrough model; return False if it is for another model.
 
         Raises:
-            ModelNotFound: The caller's key is not for it.
-            UpstreamFailed: There is no answer, and nothing was sent.
-            ShuttingDown: The server is stopping.
+            ModelNotFound: The API key does not allow the model.
+            UpstreamFailed: The provider did not respond, and nothing was sent.
+            ShuttingDown: The server is shutting down.
         """
         try:
             named = _decode(body)
@@ -123,23 +123,23 @@ class Passing:
         facts = connection.scope["state"]["facts"]
         facts.update(model=named.model[:100], upstream_model=model.name[:100], stream=is_stream)
         call = _Call(connection, self._stall, partial(self._used, caller, named.model))
-        work = asyncio.create_task(call.pass_on(model, body, is_stream=is_stream), name="passing on")
+        work = asyncio.create_task(call.forward(model, body, is_stream=is_stream), name="passing on")
         self._running.add(work)
         work.add_done_callback(self._running.discard)
         await call.watch(work, self._stopping)
         return True
 
-    async def refuse_elsewhere(self, name: str) -> None:
-        """Refuse a request for such a model in the words of another API than chat completions.
+    async def reject_other_endpoint(self, name: str) -> None:
+        """Reject a request for a passthrough model at another endpoint than chat completions.
 
         Raises:
-            ModelNotFound: It is one, and is listed like any other, so that the caller is told where to ask.
+            ModelNotFound: It is a passthrough model; the message names the supported endpoint.
         """
         if await self._models.find(name) is not None:
             raise ModelNotFound(name, only_at="/v1/chat/completions")
 
     async def close(self, *, grace: float) -> None:
-        """Take no new requests, let the running ones finish for ``grace`` seconds, then end their streams properly."""
+        """Wait ``grace`` seconds for running requests, then end their streams with an error; reject new requests."""
         if self._running and grace > 0:
             await asyncio.wait(self._running, timeout=grace)
         self._stopping.set()
@@ -148,29 +148,29 @@ class Passing:
 
 
 class _Call:
-    """One request on its way."""
+    """One forwarded request."""
 
     def __init__(self, connection: Connection, stall: float, used: Callable[[Usage | None], None]) -> None:
         self._connection = connection
         self._used = used
         self._stall = stall
         self._facts = connection.scope["state"]["facts"]
-        self._is_told = False
-        """All of the answer is sent."""
+        self._is_complete = False
+        """Whether the complete response was sent."""
 
     async def watch(self, work: asyncio.Task[None], stopping: asyncio.Event) -> None:
-        """Wait for the work as long as the client is there, and the server does not stop."""
+        """Wait for the request; cancel it if the client disconnects or the server stops."""
         left = asyncio.create_task(wait_for_disconnect(self._connection.receive), name="client")
         stopped = asyncio.create_task(stopping.wait(), name="stopping")
         try:
             await asyncio.wait({work, left, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done() and not self._is_told:
+            if not work.done() and not self._is_complete:
                 work.cancel()
                 await asyncio.wait({work})
                 if left.done():
                     self._facts.update(outcome="client_disconnect")
-                elif not self._is_told:
-                    await self._break_off(ShuttingDown())
+                elif not self._is_complete:
+                    await self._fail(ShuttingDown())
                 return
             await work
         finally:
@@ -178,17 +178,17 @@ class _Call:
                 task.cancel()
             await asyncio.gather(work, left, stopped, return_exceptions=True)
 
-    async def pass_on(self, model: StraightModel, body: bytes, *, is_stream: bool) -> None:
-        """Ask, and send what is answered."""
+    async def forward(self, model: UpstreamModel, body: bytes, *, is_stream: bool) -> None:
+        """Send the request to the provider and the response to the client."""
         async with model.ask(body, is_stream=is_stream) as answer:
             self._facts.update(upstream_request_id=answer.upstream_request_id)
             try:
                 if answer.is_stream:
                     await self._stream(answer)
                 else:
-                    await self._whole(answer)
+                    await self._send_body(answer)
             except ProxyError as error:
-                await self._break_off(error)
+                await self._fail(error)
             finally:
                 self._used(answer.usage)
                 if answer.usage is not None:
@@ -196,24 +196,24 @@ class _Call:
                         prompt_tokens=answer.usage.prompt, completion_tokens=answer.usage.completion
                     )
 
-    async def _stream(self, answer: Answer) -> None:
+    async def _stream(self, answer: UpstreamResponse) -> None:
         await self._begin(answer.status, _with_defaults(answer.headers, STREAM_HEADERS))
         async for piece in answer.pieces():
             try:
                 async with asyncio.timeout(self._stall):
                     await self._send(piece, more=True)
             except TimeoutError:
-                # Nobody reads this any more; the connection ends with the request.
+                # The client does not read: end the request, which closes the connection.
                 raise ClientDisconnected from None
         await self._send(b"", more=False)
 
-    async def _whole(self, answer: Answer) -> None:
+    async def _send_body(self, answer: UpstreamResponse) -> None:
         body = b"".join([piece async for piece in answer.pieces()])
         await self._begin(answer.status, [*answer.headers, (b"content-length", b"%d" % len(body))])
         await self._send(body, more=False)
 
-    async def _break_off(self, error: ProxyError) -> None:
-        """End a stream that cannot be finished; before its headers, the error has a status of its own."""
+    async def _fail(self, error: ProxyError) -> None:
+        """End a stream with an error event; raise the error if the headers were not sent yet."""
         if "status" not in self._facts:
             raise error
         self._facts.update(outcome=error.code)
@@ -223,7 +223,7 @@ class _Call:
         await self._connection.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _send(self, body: bytes, *, more: bool) -> None:
-        self._is_told = self._is_told or not more
+        self._is_complete = self._is_complete or not more
         await self._connection.send({"type": "http.response.body", "body": body, "more_body": more})
 
 

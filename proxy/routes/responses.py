@@ -77,7 +77,7 @@ class Responses:
             body, max_items=settings.max_messages, strict=settings.strict_parameters
         )
         if services.passing is not None:
-            await services.passing.refuse_elsewhere(request.model)
+            await services.passing.reject_other_endpoint(request.model)
         options = _options(services, caller, headers, request)
         ask = await _ask(services, caller, headers, body, request, options)
         scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)

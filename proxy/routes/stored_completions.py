@@ -1,4 +1,4 @@
-"""Stored completions: the answers that were asked for with ``store: true``, to be listed, tagged and deleted."""
+"""Endpoints of stored completions (requests with ``store: true``): list, retrieve, update metadata, delete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ router = APIRouter(tags=["chat"])
 async def list_completions(
     request: Request, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """List stored completions in the order in which they were asked for."""
+    """List stored completions, oldest first."""
     pairs = request.query_params.multi_items()
     query = list_query(pairs, order="asc")
     page = await services.library.list_completions(
@@ -37,15 +37,15 @@ async def list_completions(
     )
     if page is None:
         raise unknown_after(query.after)
-    told = [_body_of(record) for record in page.data]
-    return json_answer(list_body([body for body in told if body], has_more=page.has_more))
+    bodies = [_body_of(record) for record in page.data]
+    return json_answer(list_body([body for body in bodies if body], has_more=page.has_more))
 
 
 @router.get("/v1/chat/completions/{completion_id}")
 async def retrieve(
     completion_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """Return a stored completion as it was answered."""
+    """Return a stored completion."""
     return _answer(await _find(services, caller, end_user, completion_id))
 
 
@@ -66,7 +66,7 @@ async def update(
 async def delete(
     completion_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """Forget a stored completion; what was said stays in its conversation."""
+    """Delete a stored completion; its messages remain in the conversation."""
     await _find(services, caller, end_user, completion_id)
     if not await services.library.delete_completion(caller, completion_id):
         raise CompletionNotFound(completion_id)
@@ -81,7 +81,7 @@ async def list_messages(
     caller: CallerDep,
     end_user: EndUserDep,
 ) -> Response:
-    """List the messages that a stored completion was asked with."""
+    """List the request messages of a stored completion."""
     query = list_query(request.query_params.multi_items(), order="asc")
     record = await _find(services, caller, end_user, completion_id)
     options = options_of(record.id, record.created_at, record.options)

@@ -1,4 +1,4 @@
-"""Turns from outside: how one stands, everything that happens in it, and stopping it."""
+"""Endpoints of turns: status, events, cancellation."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ router = APIRouter(tags=["turns"])
 async def cancel(
     completion_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """Stop a turn wherever it runs; its stream ends properly, and what was said stays as history.
+    """Cancel a turn of any worker. Its stream ends regularly, and the partial output is stored in the conversation.
 
-    A turn that has ended stays as it is. ``status`` is ``running`` while another worker is still being told.
+    A finished turn is unchanged. ``status`` is ``running`` until another worker has processed the cancellation.
     """
     record = await services.turns.cancel(caller, completion_id, end_user=end_user)
     body = {
@@ -47,19 +47,19 @@ async def cancel(
 async def retrieve_turn(
     turn_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """Return how a turn stands: its state, who has the floor, what was used, and who worked when and for how long."""
+    """Return the status of a turn: state, active agent, usage, and calls and times of each agent."""
     record = await accessible_turn(services.history, caller, turn_id, end_user)
     if record is None or not record.was_run:
         raise CompletionNotFound(turn_id)
-    course = TurnSummary(services.turns.log_of(record), now=services.clock())
-    return Response(encode(_body(record, course)), media_type="application/json")
+    summary = TurnSummary(services.turns.log_of(record), now=services.clock())
+    return Response(encode(_body(record, summary)), media_type="application/json")
 
 
 class TurnEvents:
     """``GET /v1/turns/{id}/events``: the events of a turn, live or replayed.
 
-    ``Last-Event-ID`` (or ``?starting_after=``) names the last frame that the reader saw, ``?types=`` the types it
-    wants. Reading does not keep a turn alive that its client has left.
+    ``Last-Event-ID`` (or ``?starting_after=``) is the id of the last frame that the reader has seen, ``?types=``
+    filters the frame types. A reader of the feed does not prevent cancellation when the client of the turn disconnects.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +77,7 @@ class TurnEvents:
         scope["state"]["facts"].update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
         named = [(b"x-conversation-id", opened.conversation_id.encode())]
         if opened.live.is_finished and after >= (opened.live.entries[-1].position, 0):
-            # A browser's EventSource comes again after every end, until it is told that there is no more.
+            # EventSource reconnects after the end of a response, except after 204 (HTML Standard, 9.2.3).
             await send({"type": "http.response.start", "status": 204, "headers": named})
             await send({"type": "http.response.body", "body": b""})
             return
@@ -86,29 +86,29 @@ class TurnEvents:
 
 
 def last_seen(headers: dict[str, str], query: QueryParams) -> sse.Position:
-    """Return the position that a reader says it has seen last.
+    """Return the position of the last frame that a reader has seen.
 
     Raises:
-        InvalidRequest: It is none.
+        InvalidRequest: The value is not an event id.
     """
     named, param = named_position(headers, query)
     return sse.position(named, param=param) if named else sse.START
 
 
 def named_position(headers: dict[str, str], query: QueryParams) -> tuple[str, str]:
-    """Return the id of the frame that a reader says it has seen last, or ``""``, and where it says so."""
+    """Return the id of the last frame that a reader has seen, or ``""``, and the name of the header or parameter."""
     header = headers.get("last-event-id", "").strip()
     return (
         (header, "Last-Event-ID") if header else (query.get("starting_after", "").strip(), "starting_after")
     )
 
 
-def _body(record: TurnRecord, course: TurnSummary) -> dict[str, Any]:
-    uses = [_use_body(*names, use) for names, use in course.uses.items()]
-    if not uses:
-        # What was said is not kept, or the turn runs elsewhere.
-        uses = [_use_body(use.agent, use.model, use) for use in record.uses]
-    total = sum((use.usage for use in course.uses.values() or record.uses), Usage())
+def _body(record: TurnRecord, summary: TurnSummary) -> dict[str, Any]:
+    usages = [_usage_body(*names, use) for names, use in summary.uses.items()]
+    if not usages:
+        # The log is not stored, or the turn runs in another worker.
+        usages = [_usage_body(use.agent, use.model, use) for use in record.uses]
+    total = sum((use.usage for use in summary.uses.values() or record.uses), Usage())
     body: dict[str, Any] = {
         "id": record.id,
         "object": "turn",
@@ -116,23 +116,23 @@ def _body(record: TurnRecord, course: TurnSummary) -> dict[str, Any]:
         "conversation_id": record.conversation_id,
         "team": record.team,
         "model": record.model,
-        "agent": course.agent or record.agent,
+        "agent": summary.agent or record.agent,
         "created_at": round(record.created_at, 3),
-        "first_text_at": None if course.first_text_at is None else round(course.first_text_at, 3),
+        "first_text_at": None if summary.first_text_at is None else round(summary.first_text_at, 3),
         "finished_at": None if record.finished_at is None else round(record.finished_at, 3),
         "seconds": None if record.finished_at is None else round(record.finished_at - record.created_at, 3),
         "finish_reason": record.finish_reason,
         "error_code": record.error_code if record.status in ("failed", "interrupted") else None,
         "cancel_reason": record.error_code if record.status == "cancelled" else None,
         "usage": usage_body(total),
-        "usage_by_agent": uses,
-        "agents": course.agents,
+        "usage_by_agent": usages,
+        "agents": summary.agents,
     }
-    percent = course.progress.percent
+    percent = summary.progress.percent
     return body if percent is None else {**body, "progress": percent}
 
 
-def _use_body(agent: str, model: str, use: ModelUsage | ModelUse) -> dict[str, Any]:
+def _usage_body(agent: str, model: str, use: ModelUsage | ModelUse) -> dict[str, Any]:
     body = {"agent": agent, "model": model, "calls": use.calls, "usage": usage_body(use.usage)}
     if isinstance(use, ModelUsage):
         body["seconds"] = round(use.seconds, 3)

@@ -236,7 +236,7 @@ async def test_it_can_be_switched_off(tmp_path: Path, upstream: FakeUpstream) ->
         for method, path in (("GET", "/v1/agents"), ("POST", "/v1/agents"), ("POST", "/agents/x")):
             answer = await asked(served, method, path, HELPER if method == "POST" else None)
             assert answer.status_code == 404
-            assert "does not let callers make agents" in answer.json()["error"]["message"]
+            assert "are disabled on this server" in answer.json()["error"]["message"]
 
 
 async def test_a_caller_makes_no_more_than_it_may(tmp_path: Path, upstream: FakeUpstream) -> None:

@@ -51,7 +51,7 @@ async def make_agent(scope: Scope, receive: Receive, send: Send) -> None:
     given = read_object(OLDER_AGENT, body, strict=True)
     name = validate_name(scope["path_params"]["agent_name"])
     if given.name not in (None, name):
-        raise InvalidRequest("Invalid 'name': it is another than the one in the path.", param="name")
+        raise InvalidRequest("Invalid 'name': it must be equal to the name in the path.", param="name")
     agent = NewAgent(
         instructions=given.instructions,
         model=given.model if given.model is not None and given.model in made.models else "default",

@@ -32,7 +32,7 @@ def application(failure: Exception | None = None) -> Application:
     app = Application(around=[RequestContext])
     error_handlers.install(app)
     endpoint = error_handlers.PlainEndpoint(Endpoint(failure))
-    app.shorten("POST", "/short", endpoint)
+    app.add_direct_endpoint("POST", "/short", endpoint)
     app.router.routes.append(Route("/short", endpoint, methods=["POST"]))
     app.router.routes.append(Route("/long", endpoint, methods=["POST"]))
     return app
