@@ -12,6 +12,8 @@ from proxy.providers.sanitize import clean
 
 _OPENING = "<think>"
 _CLOSING = "</think>"
+_MAX_HELD = 1_000
+"""Characters of white space before the tag."""
 
 
 class ThoughtSplitter:
@@ -42,7 +44,9 @@ class ThoughtSplitter:
         if self._state == "start":
             # Some chat templates put a line end before the tag.
             start = text.lstrip()
-            if len(start) < len(_OPENING) and _OPENING.startswith(start):
+            is_possible = len(start) < len(_OPENING) and _OPENING.startswith(start)
+            # Bounded, because each piece copies what is held: an answer of white space would take quadratic time.
+            if is_possible and len(text) <= _MAX_HELD:
                 self._held = text
                 return []
             if start.startswith(_OPENING):

@@ -192,5 +192,5 @@ async def server(
     async with command(
         "serve", "--port", str(port or free_port()), folder=folder, environment=given
     ) as process:
-        url = (await process.url()).removesuffix("/v1")
+        url = (await process.out.line("listens on", within=120)).rpartition(" ")[2].removesuffix("/v1")
         yield Server(process, url)

@@ -7,7 +7,7 @@ results with ids that start with ``TRANSLATED_ID``. A ``function`` message witho
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -71,16 +71,14 @@ def validate_messages(messages: list[Message], *, max_messages: int) -> list[Mes
         raise too_long("array", "messages", max_messages, len(messages))
     check_parts("messages", (message.content for message in messages))
     changed: dict[int, Message] = {}
-    calls: dict[str, int] | None = (
-        None  # ids waiting for results, and how many; None before any assistant message
-    )
+    calls: _OpenCalls | None = None  # None before any assistant message
     for index, message in enumerate(messages):
         # Fast path: most messages have only text, and a request can have thousands.
         proper = message if message.content.__class__ is str else _normalize_content(message, index)
         kind = message.__class__
         if kind is UserMessage:
             if calls:
-                calls = {}
+                calls = _NO_CALLS
         elif isinstance(proper, AssistantMessage):
             if (
                 proper.tool_calls is not None
@@ -88,11 +86,11 @@ def validate_messages(messages: list[Message], *, max_messages: int) -> list[Mes
                 or proper.content.__class__ is not str
             ):
                 proper = _normalize_calls(proper, index)
-            calls = dict(Counter(call.id for call in proper.tool_calls)) if proper.tool_calls else {}
+            calls = _OpenCalls(call.id for call in proper.tool_calls) if proper.tool_calls else _NO_CALLS
         elif kind is ToolMessage or kind is FunctionMessage:
             proper = _match_result(proper, calls, index)
         elif calls:
-            calls = {}
+            calls = _NO_CALLS
         if proper is not message:
             changed[index] = proper
     return [changed.get(index, message) for index, message in enumerate(messages)] if changed else messages
@@ -155,16 +153,43 @@ def _normalize_calls(message: AssistantMessage, index: int) -> AssistantMessage:
     return msgspec.structs.replace(message, content=content, tool_calls=calls, function_call=None)
 
 
-def _match_result(message: Message, calls: dict[str, int] | None, index: int) -> Message:
+class _OpenCalls:
+    """The calls of an assistant message that wait for results."""
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self._counts = Counter(ids)
+        # A queue of their own: a search among all calls for every result would take quadratic time.
+        self._translated = deque(call_id for call_id in self._counts if call_id.startswith(TRANSLATED_ID))
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def take(self, call_id: str) -> bool:
+        """Remove a call; return whether it was there."""
+        if not self._counts.get(call_id):
+            return False
+        self._counts[call_id] -= 1
+        return True
+
+    def take_translated(self) -> str | None:
+        """Remove the first call of the deprecated kind, and return its id; None if there is none."""
+        while self._translated:
+            call_id = self._translated.popleft()
+            if self._counts[call_id]:
+                self._counts[call_id] = 0
+                return call_id
+        return None
+
+
+_NO_CALLS = _OpenCalls(())
+
+
+def _match_result(message: Message, calls: _OpenCalls | None, index: int) -> Message:
     """Check that a result answers one of the open ``calls``, and remove its id from them."""
     if calls is None:
         return message
-    if isinstance(message, ToolMessage) and calls.get(message.tool_call_id):
-        calls[message.tool_call_id] -= 1
+    if isinstance(message, ToolMessage) and calls.take(message.tool_call_id):
         return message
-    if isinstance(message, FunctionMessage):
-        for call_id, count in calls.items():
-            if count and call_id.startswith(TRANSLATED_ID):
-                calls[call_id] = 0
-                return ToolMessage(tool_call_id=call_id, content=message.content)
+    if isinstance(message, FunctionMessage) and (call_id := calls.take_translated()) is not None:
+        return ToolMessage(tool_call_id=call_id, content=message.content)
     raise unexpected_tool_result(index, "tool" if isinstance(message, ToolMessage) else "function")
