@@ -13,6 +13,7 @@ from tests.fakes.upstream import Received, Reply, calls, cut, error, hang, text
 
 CLIENTS = 8
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
+_ENDINGS = ('"turn.completed"', '"turn.failed"', '"turn.cancelled"', '"type":"error"')
 _LONGEST = 60
 """Seconds of one action. A turn ends after 15 s, and a busy machine needs time for the rest."""
 _EXPECTED = {200, 201, 204, 404, 409, 429, 502, 503, 504}
@@ -131,7 +132,7 @@ class Clients:
                     break
                 if "internal_error" in message.data:
                     self.unexpected.append(f"socket: {message.data[:500]}")
-                if '"turn.completed"' in message.data or '"error"' in message.data:
+                if any(ending in message.data for ending in _ENDINGS):
                     break
             self.statuses["socket"] += 1
 
