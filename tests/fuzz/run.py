@@ -18,7 +18,7 @@ import httpx2
 from tests.command import Command, command
 from tests.fakes.upstream import Received, Reply, raw
 from tests.fakes.upstream import text as answer_text
-from tests.serving import free_port
+from tests.server import free_port
 
 TEAMS = """\
 models:

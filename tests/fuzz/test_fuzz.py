@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.upstream import FakeUpstream
 from tests.fuzz.run import TEAMS, Provider, Run
 from tests.fuzz.targets import TARGETS
-from tests.serving import serve
+from tests.server import serve
 
 _INPUTS = {"requests": 60, "provider": 32, "sockets": 3, "team_files": 20}
 
