@@ -5,7 +5,6 @@ A plain ASGI endpoint: the framework's validation and its streaming response cos
 
 from __future__ import annotations
 
-import msgspec
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
@@ -24,9 +23,8 @@ from proxy.routes.request_headers import (
     with_pseudonyms,
 )
 from proxy.routes.streaming import Connection
-from proxy.routes.turn_response import write_turn
+from proxy.routes.turn_response import encoder_options, write_turn
 from proxy.routes.turns import last_seen
-from proxy.service.turns import Opened
 from proxy.turns.request import TurnRequest
 from proxy.turns.structured_output import compile_response_format
 from proxy.wire.chat.completion import (
@@ -58,7 +56,7 @@ class ChatCompletions:
         del body
         scope["state"]["facts"].update(model=request.model[:100], stream=request.stream)
         opened = await services.turns.open(turn_request)
-        options = _options_of(opened, options)
+        options = encoder_options(opened, options, decode_options)
         encoder = ChunkEncoder(options) if request.stream else CompletionBuilder(options)
         await write_turn(services, opened, connection, encoder, ignored=request.ignored)
 
@@ -79,20 +77,8 @@ class ResumedStream:
             end_user=first_of(headers, services.settings.user_headers),
         )
         connection = Connection(scope, receive, send)
-        encoder = ChunkEncoder(_options_of(opened), after=after)
+        encoder = ChunkEncoder(encoder_options(opened, None, decode_options), after=after)
         await write_turn(services, opened, connection, encoder, is_resumed=True)
-
-
-def _options_of(opened: Opened, requested: AnswerOptions | None = None) -> AnswerOptions:
-    """Return the options of the encoders, with id and time of the turn; ``requested`` if this request began it."""
-    if opened.stored_options is not None:
-        options = decode_options(opened.stored_options)
-    else:
-        assert requested is not None
-        options = requested
-    # One model answers a side request, so there are no handoffs to report.
-    events = options.events if opened.match != "side-request" else "none"
-    return msgspec.structs.replace(options, id=opened.turn_id, created=int(opened.created_at), events=events)
 
 
 def chat_turn_request(

@@ -36,7 +36,7 @@ from proxy.routes.request_headers import (
     with_pseudonyms,
 )
 from proxy.routes.streaming import JSON_HEADERS, Connection
-from proxy.routes.turn_response import turn_headers, write_turn
+from proxy.routes.turn_response import encoder_options, turn_headers, write_turn
 from proxy.service.recording import entries_of
 from proxy.service.turns import Opened
 from proxy.turns.repository import TurnRecord, accessible_turn
@@ -251,17 +251,10 @@ _write = partial(write_turn, to_problem=problem_of_response, parameters=PARAMETE
 
 
 def _options_of(opened: Opened, requested: ResponseOptions | None = None) -> ResponseOptions:
-    """Return the options of the encoders, with id and time of the turn; ``requested`` if this request began it."""
-    if opened.stored_options is not None:
-        options = decode_options(opened.stored_options)
-    else:
-        assert requested is not None
-        options = requested
-    # Side requests are answered by one model and not stored; of a team there is nothing to tell.
-    if opened.match == "side-request":
-        echo = msgspec.structs.replace(options.response, store=False)
-        options = msgspec.structs.replace(options, events="none", response=echo)
-    return msgspec.structs.replace(options, id=opened.turn_id, created=int(opened.created_at))
+    options = encoder_options(opened, requested, decode_options)
+    if opened.match != "side-request":
+        return options
+    return msgspec.structs.replace(options, response=msgspec.structs.replace(options.response, store=False))
 
 
 async def _tell_begun(

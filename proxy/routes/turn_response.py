@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
 
 from proxy.events import Failed
 from proxy.routes.dependencies import Services
@@ -20,8 +23,11 @@ from proxy.routes.streaming import (
 )
 from proxy.service.turns import Opened
 from proxy.turns.live import LiveTurn
+from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.errors import ErrorResponse, error_response
+from proxy.wire.responses.options import ResponseOptions
 
+Options = TypeVar("Options", AnswerOptions, ResponseOptions)
 RETRY_GRACE = 0.6
 """Seconds for which a turn continues if its client disconnects before the response starts."""
 
@@ -73,6 +79,18 @@ async def write_turn(
     finally:
         if not is_complete:
             _handle_disconnect(opened.live, facts)
+
+
+def encoder_options(opened: Opened, requested: Options | None, decode: Callable[[bytes], Options]) -> Options:
+    """Return the options of the response encoder, with id and time of the turn.
+
+    They are those of this request (``requested``), or of the earlier request that began the turn.
+    """
+    options = requested if opened.stored_options is None else decode(opened.stored_options)
+    assert options is not None
+    # One model answers a side request, so there are no handoffs to report.
+    events = options.events if opened.match != "side-request" else "none"
+    return msgspec.structs.replace(options, id=opened.turn_id, created=int(opened.created_at), events=events)
 
 
 def turn_headers(
