@@ -81,7 +81,7 @@ async def test_every_event_is_a_line_without_what_was_written(capsys: pytest.Cap
     assert "secret" not in "".join(lines)
 
 
-async def test_what_was_written_is_told_when_switched_on(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_text_is_logged_if_enabled(capsys: pytest.CaptureFixture[str]) -> None:
     lines = await logged(EventLog(with_text=True), "DEBUG", capsys)
 
     assert sum(r"my secret\nline" in line for line in lines) == 9

@@ -1,4 +1,4 @@
-"""Which workers are surely gone."""
+"""Detection of dead workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def named_like(worker: str, *, place: str = "", pid: int = 0) -> str:
     return f"{place or own_place}:{pid or own_pid}:0123abcd"
 
 
-def test_a_worker_of_this_process_lives_until_it_is_retired() -> None:
+def test_worker_of_this_process_is_alive_until_it_is_retired() -> None:
     worker = new_worker()
     assert not is_dead(worker)
 
@@ -25,7 +25,7 @@ def test_a_worker_of_this_process_lives_until_it_is_retired() -> None:
     assert is_dead(worker)
 
 
-def test_a_worker_of_another_process_is_dead_when_that_has_ended() -> None:
+def test_worker_of_another_process_is_dead_when_the_process_has_ended() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         worker = named_like(new_worker(), pid=other.pid)
         assert not is_dead(worker)
@@ -34,21 +34,21 @@ def test_a_worker_of_another_process_is_dead_when_that_has_ended() -> None:
     assert is_dead(worker)
 
 
-def test_of_workers_elsewhere_nothing_is_known() -> None:
+def test_worker_of_another_host_is_never_treated_as_dead() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     worker = new_worker()
     host = worker.split(":")[0].split("/")[0]
 
     assert not is_dead(named_like(worker, place="another-host/1", pid=ended.pid))
-    # Another container with the same host name: its process 1 is not ours.
+    # Another container with the same host name: its process 1 is another process.
     assert not is_dead(named_like(worker, place=f"{host}/1", pid=ended.pid))
     assert not is_dead(named_like(worker, place=f"{host}/1", pid=os.getpid()))
-    assert not is_dead("not a name of ours")
+    assert not is_dead("not a worker name")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no namespaces of processes")
-def test_containers_with_the_name_of_their_host_are_told_apart() -> None:
+def test_containers_with_the_name_of_their_host_are_distinguished() -> None:
     place = new_worker().split(":")[0]
 
     assert place == f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"

@@ -1,4 +1,4 @@
-"""Turns of workers that are gone, and ends that cannot be written."""
+"""Opening, attaching and cancelling turns; turns of dead workers, and ends that cannot be stored."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class RecordingTeam:
         return await self._team.answer(turn, sink)
 
 
-async def exchange_of(
+async def service_of(
     *replies: Any, history: Any = None, clock: Clock | None = None, listen: float = 0.01
 ) -> TurnService:
     team = await team_of(agent("triage", ScriptedModel(*replies)))
     policy = Policy(heartbeat=0.01, follow=0.01, listen=listen)
-    kept = history or MemoryHistory()
+    store = history or MemoryHistory()
     return TurnService(
-        OneTeam(team), kept, approvals=MemoryApprovals(kept), policy=policy, clock=clock or Clock()
+        OneTeam(team), store, approvals=MemoryApprovals(store), policy=policy, clock=clock or Clock()
     )
 
 
@@ -82,13 +82,13 @@ async def end_of(opened: Opened) -> Any:
 ASK = TurnRequest(caller="c", model="shop", messages=[UserMessage("Hi")])
 
 
-async def test_an_answer_is_completed_only_after_it_was_stored() -> None:
-    exchange = await exchange_of(says("Hello"))
+async def test_completed_is_logged_only_after_the_answer_was_stored() -> None:
+    service = await service_of(says("Hello"))
 
-    opened = await exchange.open(ASK)
+    opened = await service.open(ASK)
 
     assert isinstance(await end_of(opened), Completed)
-    again = await exchange.attach("c", opened.turn_id)
+    again = await service.attach("c", opened.turn_id)
     assert again.live.entries == opened.live.entries
 
 
@@ -117,14 +117,14 @@ async def test_response_format_is_compiled_once_and_options_are_encoded_once() -
     assert replayed.stored_options == encode_options(options)
 
 
-async def test_an_answer_that_cannot_be_stored_is_no_success() -> None:
+async def test_turn_fails_if_its_end_cannot_be_stored() -> None:
     class Full(MemoryHistory):
         async def finish(self, end: TurnEnd) -> bool:
             raise StoreUnavailable
 
-    exchange = await exchange_of(says("Hello"), history=Full())
+    service = await service_of(says("Hello"), history=Full())
 
-    opened = await exchange.open(ASK)
+    opened = await service.open(ASK)
 
     end = await end_of(opened)
     assert isinstance(end, Failed)
@@ -143,8 +143,8 @@ async def test_turn_fails_if_its_lease_expired_before_finish() -> None:
 
     history, clock = Slow(), Clock()
     request = replace(ASK, conversation_id="chat")
-    service = await exchange_of(says("Hello"), history=history, clock=clock)
-    other = await exchange_of(says("Hello again"), history=history, clock=clock)
+    service = await service_of(says("Hello"), history=history, clock=clock)
+    other = await service_of(says("Hello again"), history=history, clock=clock)
     lost = await service.open(request)
     await finishing.wait()
     clock.now += 16
@@ -164,23 +164,23 @@ async def test_turn_fails_if_its_lease_expired_before_finish() -> None:
         assert stored.code == "turn_lease_lost"
 
 
-async def test_a_turn_that_is_stopped_before_its_first_step_ends_like_any_other() -> None:
+async def test_turn_that_is_cancelled_before_its_first_step_is_stored_as_cancelled() -> None:
     history = MemoryHistory()
-    exchange = await exchange_of(says("Hello"), history=history)
+    service = await service_of(says("Hello"), history=history)
 
-    opened = await exchange.open(ASK)
+    opened = await service.open(ASK)
     assert opened.live.stop("requested")
 
     end = await end_of(opened)
     assert isinstance(end, Cancelled)
     assert isinstance(opened.live.entries[0].event, Started)
-    assert exchange.running == 0
+    assert service.running == 0
     record = await history.turn("c", opened.turn_id)
     assert record is not None
     assert record.status == "cancelled"
 
 
-async def test_a_turn_that_was_being_opened_when_the_server_stopped_is_stopped_too() -> None:
+async def test_turn_that_is_opened_during_shutdown_is_cancelled() -> None:
     begins, goes_on = asyncio.Event(), asyncio.Event()
 
     class Slow(MemoryHistory):
@@ -189,11 +189,11 @@ async def test_a_turn_that_was_being_opened_when_the_server_stopped_is_stopped_t
             await goes_on.wait()
             return await super().begin(turn)
 
-    exchange = await exchange_of(says("Hello"), history=Slow())
+    service = await service_of(says("Hello"), history=Slow())
 
-    opening = asyncio.create_task(exchange.open(ASK))
+    opening = asyncio.create_task(service.open(ASK))
     await begins.wait()
-    await exchange.close(grace=0)
+    await service.close(grace=0)
     goes_on.set()
 
     end = await end_of(await opening)
@@ -201,31 +201,31 @@ async def test_a_turn_that_was_being_opened_when_the_server_stopped_is_stopped_t
     assert end.reason == "shutting_down"
 
 
-async def test_who_follows_a_turn_of_another_worker_is_told_that_this_one_stops() -> None:
+async def test_shutdown_ends_the_log_of_a_remote_turn_and_not_the_turn() -> None:
     history, clock = MemoryHistory(), Clock()
-    elsewhere = new_turn(caller="c", worker="elsewhere:1:x", created_at=clock.now, lease_until=clock.now + 15)
-    await history.begin(elsewhere)
-    exchange = await exchange_of(history=history, clock=clock)
+    remote = new_turn(caller="c", worker="other:1:x", created_at=clock.now, lease_until=clock.now + 15)
+    await history.begin(remote)
+    service = await service_of(history=history, clock=clock)
 
-    opened = await exchange.attach("c", elsewhere.id)
+    opened = await service.attach("c", remote.id)
     await asyncio.sleep(0)
-    await exchange.close(grace=0)
+    await service.close(grace=0)
 
     end = await end_of(opened)
     assert isinstance(end, Cancelled)
     assert end.reason == "shutting_down"
-    record = await history.turn("c", elsewhere.id)
+    record = await history.turn("c", remote.id)
     assert record is not None
     assert record.status == "running"
 
 
-async def test_who_follows_a_turn_of_a_worker_that_died_is_told_when_its_lease_is_over() -> None:
+async def test_remote_turn_of_a_dead_worker_fails_when_its_lease_expires() -> None:
     history, clock = MemoryHistory(), Clock()
-    lost = new_turn(caller="c", worker="elsewhere:1:x", created_at=clock.now, lease_until=clock.now + 15)
+    lost = new_turn(caller="c", worker="other:1:x", created_at=clock.now, lease_until=clock.now + 15)
     await history.begin(lost)
-    exchange = await exchange_of(history=history, clock=clock)
+    service = await service_of(history=history, clock=clock)
 
-    opened = await exchange.attach("c", lost.id)
+    opened = await service.attach("c", lost.id)
     assert not opened.live.is_finished
     clock.now += 16
 
@@ -235,39 +235,39 @@ async def test_who_follows_a_turn_of_a_worker_that_died_is_told_when_its_lease_i
     assert record.status == "interrupted"
 
 
-async def test_an_observer_of_a_turn_elsewhere_is_told_that_it_began_and_not_that_this_worker_stops() -> None:
+async def test_observer_of_a_remote_turn_gets_started_and_no_event_of_the_shutdown() -> None:
     history, clock = MemoryHistory(), Clock()
-    elsewhere = new_turn(caller="c", worker="elsewhere:1:x", created_at=clock.now, lease_until=clock.now + 15)
-    await history.begin(elsewhere)
-    exchange = await exchange_of(history=history, clock=clock)
+    remote = new_turn(caller="c", worker="other:1:x", created_at=clock.now, lease_until=clock.now + 15)
+    await history.begin(remote)
+    service = await service_of(history=history, clock=clock)
 
-    opened = await exchange.attach("c", elsewhere.id, is_observer=True)
+    opened = await service.attach("c", remote.id, is_observer=True)
     with opened.live.reader(is_observer=True) as follower:
-        began = await follower.next()
-        await exchange.close(grace=0)
+        started = await follower.next()
+        await service.close(grace=0)
         rest = await follower.next()
 
-    assert [entry.event for entry in began] == [Started(elsewhere.id, "triage")]
+    assert [entry.event for entry in started] == [Started(remote.id, "triage")]
     assert (rest, opened.live.is_over, opened.live.is_finished) == ([], True, False)
 
 
-async def test_who_had_seen_much_of_a_turn_that_was_lost_is_told_its_end() -> None:
+async def test_reader_with_a_late_position_gets_the_end_of_an_interrupted_turn() -> None:
     history, clock = MemoryHistory(), Clock()
-    lost = new_turn(caller="c", worker="elsewhere:1:x", created_at=clock.now, lease_until=clock.now + 15)
+    lost = new_turn(caller="c", worker="other:1:x", created_at=clock.now, lease_until=clock.now + 15)
     await history.begin(lost)
     await history.interrupt(now=clock.now + 16)
-    exchange = await exchange_of(history=history, clock=clock)
+    service = await service_of(history=history, clock=clock)
 
-    opened = await exchange.attach("c", lost.id)
+    opened = await service.attach("c", lost.id)
     encoder = ChunkEncoder(AnswerOptions(id=lost.id, created=0, model="shop"), after=(40, 1))
-    told = b"".join(map(encoder.encode, opened.live.entries))
+    expected = b"".join(map(encoder.encode, opened.live.entries))
 
-    assert b'"internal_error"' in told
-    assert told.endswith(b"data: [DONE]\n\n")
+    assert b'"internal_error"' in expected
+    assert expected.endswith(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "expected"),
     [
         ({}, Completed("sales", "stop", Usage(3, 4))),
         (
@@ -282,27 +282,27 @@ async def test_who_had_seen_much_of_a_turn_that_was_lost_is_told_its_end() -> No
     ],
     ids=["completed", "failed", "left", "cancelled"],
 )
-async def test_an_observer_is_told_how_a_turn_ended_that_kept_no_content(
-    end: dict[str, Any], told: ClosingEvent
+async def test_observer_gets_the_stored_status_of_a_turn_without_stored_events(
+    end: dict[str, Any], expected: ClosingEvent
 ) -> None:
     history = MemoryHistory()
     begun = await history.begin(new_turn(caller="c", id="t", is_stored=False))
     uses = [ModelUse("triage", "m", 1, Usage(1, 2)), ModelUse("sales", "m", 1, Usage(2, 2))]
     await history.finish(the_end(begun.turn, uses=uses, **end))
-    exchange = await exchange_of(history=history)
+    service = await service_of(history=history)
 
-    opened = await exchange.attach("c", "t", is_observer=True)
+    opened = await service.attach("c", "t", is_observer=True)
 
-    assert [entry.event for entry in opened.live.entries] == [Started("t", "triage"), told]
-    assert isinstance((await exchange.attach("c", "t")).live.entries[-1].event, Failed)
+    assert [entry.event for entry in opened.live.entries] == [Started("t", "triage"), expected]
+    assert isinstance((await service.attach("c", "t")).live.entries[-1].event, Failed)
 
 
 @pytest.mark.parametrize("reason", ["requested", "client_left"])
-async def test_why_a_turn_was_cancelled_is_kept(reason: StopReason) -> None:
+async def test_cancel_reason_is_stored(reason: StopReason) -> None:
     history = MemoryHistory()
-    exchange = await exchange_of(says("Hello"), history=history)
+    service = await service_of(says("Hello"), history=history)
 
-    opened = await exchange.open(ASK)
+    opened = await service.open(ASK)
     opened.live.stop(reason)
     await end_of(opened)
 
@@ -311,44 +311,44 @@ async def test_why_a_turn_was_cancelled_is_kept(reason: StopReason) -> None:
     assert (record.status, record.error_code) == ("cancelled", reason)
 
 
-async def test_who_listens_to_a_conversation_is_woken_at_once_when_a_turn_begins_here() -> None:
+async def test_listener_wakes_immediately_when_a_turn_begins_in_this_worker() -> None:
     history = MemoryHistory()
     begun = await history.begin(new_turn(caller="c", id="t1"))
     await history.finish(the_end(begun.turn))
     conversation = await history.find_conversation("c", "conv_a")
     assert conversation is not None
-    exchange = await exchange_of(says("Hello"), history=history, listen=3600)
+    service = await service_of(says("Hello"), history=history, listen=3600)
 
-    with exchange.listener(conversation) as listener:
+    with service.listener(conversation) as listener:
         listener.after = begun.turn
-        await exchange.open(replace(ASK, conversation_id="conv_a"))
+        await service.open(replace(ASK, conversation_id="conv_a"))
         async with asyncio.timeout(5):
             await listener.wait()
-    await exchange.close(grace=5)
+    await service.close(grace=5)
 
 
-async def test_who_listens_to_a_conversation_learns_what_others_do_with_it() -> None:
+async def test_listener_gets_turns_of_other_workers_and_the_deletion() -> None:
     history = MemoryHistory()
     begun = await history.begin(new_turn(caller="c", id="t1"))
     conversation = await history.find_conversation("c", "conv_a")
     assert conversation is not None
-    exchange = await exchange_of(history=history)
+    service = await service_of(history=history)
 
     async with asyncio.timeout(5):
-        with exchange.listener(conversation) as listener:
+        with service.listener(conversation) as listener:
             await listener.wait()
             listener.after = begun.turn
             history.conversations.clear()
             await listener.wait()
     assert listener.is_gone
-    await exchange.close(grace=0)
+    await service.close(grace=0)
 
 
-async def test_an_answer_that_cannot_even_be_written_down_is_no_success_and_frees_its_conversation() -> None:
+async def test_turn_whose_result_cannot_be_encoded_fails_and_releases_its_conversation() -> None:
     history = MemoryHistory()
-    exchange = await exchange_of(says("half a pair: \ud800"), history=history)
+    service = await service_of(says("half a pair: \ud800"), history=history)
 
-    opened = await exchange.open(ASK)
+    opened = await service.open(ASK)
 
     end = await end_of(opened)
     assert isinstance(end, Failed)
