@@ -11,7 +11,7 @@ from proxy.conversations.fingerprints import Transcript, fingerprint_behind, las
 from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
 from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCall, ToolMessage, UserMessage
 from proxy.turns.repository import ChainTurn
-from proxy.turns.request import TurnRequest
+from proxy.turns.request import IdSource, TurnRequest
 from proxy.wire.chat.message_validation import TRANSLATED_ID
 from tests.fakes.models import ScriptedModel
 from tests.fakes.store.turns import MemoryHistory
@@ -44,10 +44,19 @@ async def store(
 
 
 async def resolve(
-    history: MemoryHistory, *messages: Message, conversation_id: str | None = None
+    history: MemoryHistory,
+    *messages: Message,
+    conversation_id: str | None = None,
+    id_source: IdSource = "conversation-id",
 ) -> ResolvedTurn:
     team = await team_of(agent("triage", ScriptedModel()), agent("sales", ScriptedModel()))
-    request = TurnRequest(caller="alice", model="shop", messages=messages, conversation_id=conversation_id)
+    request = TurnRequest(
+        caller="alice",
+        model="shop",
+        messages=messages,
+        conversation_id=conversation_id,
+        id_source=id_source,
+    )
     resolved = await ConversationResolver(history, approvals_of(history), time.time).resolve(request, team)
     assert isinstance(resolved, ResolvedTurn)
     return resolved
@@ -149,6 +158,37 @@ async def test_repeated_function_call_resumes_the_turn_that_its_result_answers(r
 
     assert (resolved.parent, resolved.match) == (turns[results - 1], "tool-calls")
     assert messages_of(resolved.input) == [ToolMessage(f"call_{results - 1}", "rain")]
+
+
+@pytest.mark.parametrize(
+    ("id_source", "messages", "continues"),
+    [
+        ("conversation-id", [NEXT], True),
+        ("conversation-id", [FIRST_USER], False),
+        ("frontend-header", [NEXT], False),
+    ],
+    ids=["added message", "repeated first message", "frontend that sends the complete list"],
+)
+async def test_a_list_without_answers_continues_a_conversation_unless_it_starts_it_again(
+    id_source: IdSource, messages: list[Message], continues: bool
+) -> None:
+    history = MemoryHistory()
+    head = await store(history, [FIRST_USER], "Hello!", "sales")
+
+    resolved = await resolve(history, *messages, conversation_id="conv_a", id_source=id_source)
+
+    assert (resolved.conversation_id, resolved.match) == ("conv_a", id_source)
+    assert (resolved.parent, resolved.agent) == ((head, "sales") if continues else (None, "triage"))
+
+
+async def test_a_conversation_without_turns_begins_with_the_agent_of_the_known_transcript() -> None:
+    history = MemoryHistory()
+    await store(history, [FIRST_USER], "Hello!", "sales")
+
+    resolved = await resolve(history, FIRST_USER, FIRST_ANSWER, NEXT, conversation_id="conv_new")
+
+    assert (resolved.conversation_id, resolved.parent, resolved.agent) == ("conv_new", None, "sales")
+    assert messages_of(resolved.input) == [FIRST_USER, FIRST_ANSWER, NEXT]
 
 
 def test_items_that_end_with_a_user_message_have_no_fingerprint() -> None:
