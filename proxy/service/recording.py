@@ -26,6 +26,7 @@ from proxy.turns.contract import Recorder, TeamOutcome, Turn
 from proxy.turns.live import TERMINAL_POSITION, LiveTurn, StopReason
 from proxy.turns.repository import (
     Begun,
+    CompletedTurn,
     ModelUse,
     NewApproval,
     NewTurn,
@@ -104,9 +105,12 @@ def failed_end_of(context: StoredTurnContext, turn: Turn, failure: ProxyError, *
     )
 
 
-def step_turn(step: Step, following: NewTurn, turn_id: str) -> NewTurn:
-    """Return the turn under which a step is stored; ``following`` is the turn that follows it."""
-    return replace(
+def step_turn(step: Step, following: NewTurn, turn_id: str) -> CompletedTurn:
+    """Return the turn under which a step is stored; ``following`` is the turn that follows it.
+
+    The usage stays with the original turn.
+    """
+    turn = replace(
         following,
         id=turn_id,
         end_user=step.record.end_user,
@@ -121,12 +125,8 @@ def step_turn(step: Step, following: NewTurn, turn_id: str) -> NewTurn:
         idempotency_key=None,
         body_digest=None,
     )
-
-
-def step_end(step: Step, begun: Begun, turn: NewTurn) -> TurnEnd:
-    """Return the end of the turn under which a step is stored. The original turn has the usage."""
-    return TurnEnd(
-        turn=begun.turn,
+    end = TurnEnd(
+        turn=0,
         status="completed",
         is_history=True,
         agent=step.agent,
@@ -137,6 +137,7 @@ def step_end(step: Step, begun: Begun, turn: NewTurn) -> TurnEnd:
         finish_reason="stop",
         journal=step.journal(turn.id),
     )
+    return CompletedTurn(turn, end)
 
 
 def _pause(turn: Turn, context: StoredTurnContext, outcome: TeamOutcome) -> Pause | None:

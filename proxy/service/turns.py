@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved
 from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
 from proxy.conversations.resolver_query import UnrelatedMessages
-from proxy.conversations.steps import Step
 from proxy.errors import (
     CompletionNotFound,
     ConversationBusy,
@@ -23,7 +22,7 @@ from proxy.request_errors import ParameterNotSupported
 from proxy.service.event_log import EventLog
 from proxy.service.leases import Leases
 from proxy.service.new_turns import new_turn, new_turn_id, turn_of
-from proxy.service.recording import StoredTurnContext, replay, step_end, step_turn, stored_log
+from proxy.service.recording import StoredTurnContext, replay, step_turn, stored_log
 from proxy.service.remote_turns import Listener, RemoteTurns
 from proxy.service.resumption import ATTEMPTS, ApprovalResumption
 from proxy.service.runner import TurnObserver, TurnRunner
@@ -274,19 +273,11 @@ class TurnService:
     async def _begin(self, new: NewTurn, resolved: ResolvedTurn) -> Begun | None:
         """Write the turn as running; None if it waits for further approval decisions."""
         if resolved.step is not None:
-            new = replace(new, parent=await self._store_step(resolved.step, new))
+            return await self._history.begin(new, parent=step_turn(resolved.step, new, new_turn_id()))
         resumption = resolved.resumption
         if resumption is None or resumption.update is None:
             return await self._history.begin(new)
         return await self._approvals.resume(new, resumption.update)
-
-    async def _store_step(self, step: Step, following: NewTurn) -> int:
-        """Store the part of a turn that ``following`` follows as a turn of its own; return its key."""
-        turn = step_turn(step, following, new_turn_id())
-        begun = await self._history.begin(turn)
-        if not await self._history.finish(step_end(step, begun, turn)):
-            raise ConversationBusy
-        return begun.turn
 
     # --- approvals ---
 

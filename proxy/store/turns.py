@@ -15,7 +15,7 @@ from proxy.store.engine.database import Database, open_database
 from proxy.store.engine.group_commit import Call, Writing
 from proxy.store.engine.writer import Writer
 from proxy.store.sql import rows
-from proxy.store.sql.begin_turn import begin_of
+from proxy.store.sql.begin_turn import begin_behind, begin_of
 from proxy.store.sql.dialects import statements
 from proxy.store.sql.finish_turn import Finish
 from proxy.store.sql.leases import Leases
@@ -23,6 +23,7 @@ from proxy.store.sql.turn_queries import TurnPolling, TurnQueries
 from proxy.turns.repository import (
     Begun,
     ChainTurn,
+    CompletedTurn,
     Conversation,
     NewTurn,
     PollResult,
@@ -60,9 +61,14 @@ class SqlHistory:
         """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.conversation(on, caller, conversation_id))
 
-    async def begin(self, turn: NewTurn) -> Begun:
+    async def begin(self, turn: NewTurn, *, parent: CompletedTurn | None = None) -> Begun:
         """See ``TurnRepository``. A cancelled call leaves no running turn behind."""
-        return cast(Begun, await self._writer.write(begin_of(turn)))
+        begin = begin_of(turn)
+        if parent is not None:
+            # The journal of a part can be as large as that of the turn.
+            journal = await asyncio.to_thread(rows.pack, parent.end.journal)
+            begin = begin_behind(begin, parent, journal)
+        return cast(Begun, await self._writer.write(begin))
 
     async def finish(self, end: TurnEnd) -> bool:
         """Implement ``TurnRepository.finish``.

@@ -158,6 +158,14 @@ class TurnEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class CompletedTurn:
+    """A turn that is stored with its end, without being run; the store sets the key in ``end``."""
+
+    turn: NewTurn
+    end: TurnEnd
+
+
+@dataclass(frozen=True, slots=True)
 class TurnMatch:
     """A turn that is history, found by a fingerprint or an answer in a request."""
 
@@ -254,8 +262,11 @@ class TurnRepository(Protocol):
         """Return the conversation; None if it does not exist."""
         ...
 
-    async def begin(self, turn: NewTurn) -> Begun:
+    async def begin(self, turn: NewTurn, *, parent: CompletedTurn | None = None) -> Begun:
         """Write the turn as running and lock its conversation.
+
+        With ``parent``, that turn is stored first, in the same transaction, and ``turn`` follows it. The head of the
+        conversation changes when ``turn`` completes, so that a failed branch leaves it as it was.
 
         A running turn whose lease expired before ``turn.created_at`` becomes ``interrupted`` and releases the lock.
         An ``end_user`` is written to a conversation that has none.

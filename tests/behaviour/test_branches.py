@@ -189,6 +189,20 @@ async def test_branch_behind_a_step_of_a_failed_turn_continues_from_there(
     ]  # fmt: skip
 
 
+async def test_failed_branch_behind_a_step_leaves_the_head(served: Served, upstream: FakeUpstream) -> None:
+    caller = Caller(served, max_retries=0)
+    upstream.reply(calls(("transfer_to_sales", {})), text("Which?"))
+    first = await caller.completion([user("A rocket")], headers={"X-Conversation-Id": "anna"})
+    upstream.reply(error(401))
+
+    with pytest.raises(openai.APIStatusError):
+        await caller.ask([user("Blue")], headers={"X-Parent-Id": f"{first.id}.3"})
+
+    tree = await get(served, "/conversations/anna/turns")
+    assert [one["status"] for one in tree["data"]] == ["completed", "completed", "failed"]
+    assert tree["head_id"] == first.id
+
+
 @pytest.mark.parametrize("parent", ["chatcmpl-none", "chatcmpl-none.2", "x" * 500])
 async def test_a_turn_that_is_not_there_is_refused(
     parent: str, served: Served, upstream: FakeUpstream

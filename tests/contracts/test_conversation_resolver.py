@@ -33,7 +33,7 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.request_errors import ParentNotFound, ToolCallNotFound, ToolResultsMissing
-from proxy.service.recording import step_end, step_turn
+from proxy.service.recording import step_turn
 from proxy.store.turns import open_history
 from proxy.turns.repository import Begun, TurnRepository
 from proxy.turns.request import TurnRequest
@@ -126,14 +126,13 @@ async def test_branch_behind_an_event_has_whole_model_calls(
     assert told(found.context) == [hi, hello, hi, *told(STEPS[:count])]
     following = new_turn(id="chatcmpl-3", parent=root.turn, conversation_id=found.conversation_id)
     part = step_turn(found.step, following, "chatcmpl-2")
-    begun = await history.begin(part)
-    assert await history.finish(step_end(found.step, begun, part))
+    begun = await history.begin(following, parent=part)
 
-    chain = await history.chain(begun.turn)
-    assert [one.turn for one in chain] == [root.turn, begun.turn]
-    assert told(chain[-1].items) == [hi, *told(STEPS[:count])]
     stored = await history.turn("alice", "chatcmpl-2")
     assert stored is not None
+    chain = await history.chain(begun.turn)
+    assert [one.turn for one in chain] == [root.turn, stored.turn, begun.turn]
+    assert told(chain[1].items) == [hi, *told(STEPS[:count])]
     events = [entry.event for entry in decode_journal(stored.journal).entries()]
     assert events[0] == Started("chatcmpl-2", "triage")
     assert isinstance(events[-1], Completed)

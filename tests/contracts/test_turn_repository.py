@@ -23,6 +23,7 @@ from proxy.store.turns import open_history
 from proxy.turns.repository import (
     Begun,
     ChainTurn,
+    CompletedTurn,
     Conversation,
     IdempotencyKeyTaken,
     ModelUse,
@@ -53,6 +54,13 @@ async def answered(history: TurnRepository, conversation: str = "conv_a", **end:
     begun = await history.begin(new_turn(conversation))
     assert await history.finish(the_end(begun.turn, **end))
     return begun
+
+
+async def head_of(history: TurnRepository, conversation: str = "conv_a") -> int | None:
+    """The head of a conversation."""
+    known = await history.find_conversation(new_turn(conversation).caller, conversation)
+    assert known is not None
+    return known.head
 
 
 # --- beginning -----------------------------------------------------------------------------------------------
@@ -237,6 +245,38 @@ async def test_of_many_with_one_key_one_begins_and_the_rest_leave_nothing(histor
     assert sum(isinstance(outcome, IdempotencyKeyTaken) for outcome in tries) == 19
     there = [await history.find_conversation("alice", f"conv_{n}") for n in range(20)]
     assert sum(conversation is not None for conversation in there) == 1
+
+
+async def test_a_turn_and_its_new_parent_are_begun_together(history: TurnRepository) -> None:
+    first = await answered(history)
+    part = CompletedTurn(new_turn(), the_end(0, items=[ANSWER]))
+
+    begun = await history.begin(new_turn(), parent=part)
+
+    stored = await history.turn(part.turn.caller, part.turn.id)
+    assert stored is not None
+    assert (stored.status, stored.is_history, [*stored.items]) == ("completed", True, [ANSWER])
+    assert [turn.turn for turn in await history.chain(begun.turn)] == [stored.turn, begun.turn]
+    # A branch that fails leaves the head as it was; one that completes becomes the head.
+    assert await head_of(history) == first.turn
+    await history.finish(the_end(begun.turn))
+    assert await head_of(history) == begun.turn
+
+
+async def test_a_refused_turn_leaves_no_new_parent_behind(history: TurnRepository) -> None:
+    first = await history.begin(new_turn(idempotency_key="k"))
+    await history.finish(the_end(first.turn))
+    part = CompletedTurn(new_turn(), the_end(0))
+
+    with pytest.raises(IdempotencyKeyTaken):
+        await history.begin(new_turn(idempotency_key="k"), parent=part)
+    running = await history.begin(new_turn())
+    with pytest.raises(ConversationBusy):
+        await history.begin(new_turn(), parent=part)
+
+    assert await history.turn(part.turn.caller, part.turn.id) is None
+    assert await head_of(history) == first.turn
+    assert await history.finish(the_end(running.turn))
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "interrupted"])

@@ -45,7 +45,7 @@ class Writing:
         Raises:
             Lost: Some turns cannot be begun, or must be begun alone.
         """
-        if lone := frozenset(work for work in group if isinstance(work, Begin) and work.resume is not None):
+        if lone := frozenset(work for work in group if isinstance(work, Begin) and work.is_written_alone):
             raise Lost(lone)
         given: dict[Any, Any] = {}
         if finishes := [work for work in group if isinstance(work, Finish)]:

@@ -7,7 +7,7 @@ result. The writer then retries it alone, which determines the reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, or_, select, update
@@ -17,22 +17,31 @@ from proxy.errors import ConversationBusy
 from proxy.store.sql import rows
 from proxy.store.sql.approvals import Approving
 from proxy.store.sql.dialects import IS_RUNNING, Insertion, insert_into, listed, statements
+from proxy.store.sql.finish_turn import Endings, Finish
 from proxy.store.sql.rows import ItemRow
 from proxy.store.sql.tables import conversations, items, turns
-from proxy.turns.repository import Begun, IdempotencyKeyTaken, NewTurn
+from proxy.turns.repository import Begun, CompletedTurn, IdempotencyKeyTaken, NewTurn
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Begin:
     """A turn to begin, as rows. Those of ``input`` have no turn yet.
 
-    With ``resume`` it also records approval decisions and is written alone.
+    With ``resume`` it also records approval decisions. With ``parent`` and its end, it adds the turn that it follows.
+    Both are written alone.
     """
 
     conversation: dict[str, Any]
     turn: dict[str, Any]
     input: Sequence[ItemRow]
     resume: ApprovalUpdate | None = None
+    parent: Begin | None = None
+    parent_end: Finish | None = None
+
+    @property
+    def is_written_alone(self) -> bool:
+        """Whether it cannot be part of a group."""
+        return self.resume is not None or self.parent is not None
 
 
 def begin_of(turn: NewTurn, resume: ApprovalUpdate | None = None) -> Begin:
@@ -41,11 +50,18 @@ def begin_of(turn: NewTurn, resume: ApprovalUpdate | None = None) -> Begin:
     return Begin(rows.conversation_row(turn), rows.turn_row(turn), said, resume)
 
 
+def begin_behind(begin: Begin, parent: CompletedTurn, journal: bytes | None) -> Begin:
+    """Return the turn with the one that it follows; ``journal`` is in the stored format."""
+    end = Finish(parent.end, rows.item_rows(parent.end.items, is_input=False), journal, moves_head=False)
+    return replace(begin, parent=begin_of(parent.turn), parent_end=end)
+
+
 class Beginnings:
     """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
         self._approving = statements(Approving, dialect)
+        self._endings = statements(Endings, dialect)
         # An existing conversation is not touched: its row would stay locked for a turn that has to wait for the end
         # of another, and that end moves the conversation's head.
         self._add_conversation = insert_into(dialect, conversations).on_conflict_do_nothing()
@@ -147,7 +163,7 @@ class Beginnings:
             others = connection.scalars(self._running, of_conversation)
             if any(running != turn["id"] for running in others):
                 raise ConversationBusy
-        begun = self.together(connection, [begin]).get(begin)
+        begun = self._begin_behind(connection, begin) if begin.parent else self._begin(connection, begin)
         if begun is not None:
             return begun
         if of_key is not None and connection.scalar(
@@ -155,6 +171,23 @@ class Beginnings:
         ):
             raise IdempotencyKeyTaken
         raise ConversationBusy
+
+    def _begin(self, connection: Connection, begin: Begin) -> Begun | None:
+        return self.together(connection, [begin]).get(begin)
+
+    def _begin_behind(self, connection: Connection, begin: Begin) -> Begun | None:
+        """Add the parent and begin the turn; None on a conflict."""
+        assert begin.parent is not None
+        assert begin.parent_end is not None
+        for row in connection.execute(self._begun, {"ids": [begin.turn["id"]]}):
+            # The write is a retry.
+            return Begun(row.key, row.conversation) if row.worker == begin.turn["worker"] else None
+        parent = self._begin(connection, begin.parent)
+        if parent is None:
+            return None
+        end = begin.parent_end
+        self._endings.finish(connection, [replace(end, end=replace(end.end, turn=parent.turn))])
+        return self._begin(connection, replace(begin, turn=begin.turn | {"parent": parent.turn}))
 
 
 def _named(turn: dict[str, Any]) -> dict[str, Any]:

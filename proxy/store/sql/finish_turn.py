@@ -19,11 +19,15 @@ from proxy.turns.repository import TurnEnd
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Finish:
-    """A turn to finish. ``items`` are rows that have no turn yet, ``journal`` is in the stored format."""
+    """A turn to finish. ``items`` are rows that have no turn yet, ``journal`` is in the stored format.
+
+    A turn that is history becomes the head of its conversation if ``moves_head`` is set.
+    """
 
     end: TurnEnd
     items: Sequence[ItemRow]
     journal: bytes | None
+    moves_head: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +141,7 @@ class Endings:
         heads = [
             {"of_conversation": row.conversation, "turn": row.key}
             for finish, row in ends
-            if finish.end.is_history
+            if finish.end.is_history and finish.moves_head
         ]
         if heads:
             connection.execute(self._move_head, heads)

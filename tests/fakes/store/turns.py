@@ -13,6 +13,7 @@ from proxy.messages import ForeignItem, Item
 from proxy.turns.repository import (
     Begun,
     ChainTurn,
+    CompletedTurn,
     Conversation,
     IdempotencyKeyTaken,
     NewTurn,
@@ -89,14 +90,16 @@ class MemoryHistory:
         """See ``TurnRepository``."""
         return self.conversations.get((caller, conversation_id))
 
-    async def begin(self, turn: NewTurn) -> Begun:
+    async def begin(self, turn: NewTurn, *, parent: CompletedTurn | None = None) -> Begun:
         """See ``TurnRepository``."""
-        if turn.idempotency_key is not None:
-            holder = self._by_key(turn.caller, turn.idempotency_key)
-            if holder is not None and (holder.status != "running" or holder.lease_until >= turn.created_at):
-                raise IdempotencyKeyTaken
-            if holder is not None:
-                self._interrupt(self.turns[holder.turn], turn.created_at)
+        if parent is not None:
+            self._check_key(turn)
+            begun = await self.begin(parent.turn)
+            head = self.conversations[turn.caller, turn.conversation_id].head
+            await self.finish(replace(parent.end, turn=begun.turn))
+            self._set_head((turn.caller, turn.conversation_id), head)
+            turn = replace(turn, parent=begun.turn)
+        self._check_key(turn)
         place = (turn.caller, turn.conversation_id)
         known = self.conversations.get(place)
         if known is not None and self.is_busy(known.key, turn.created_at):
@@ -120,6 +123,18 @@ class MemoryHistory:
         )
         return Begun(key, known.key)
 
+    def _check_key(self, turn: NewTurn) -> None:
+        if turn.idempotency_key is None:
+            return
+        holder = self._by_key(turn.caller, turn.idempotency_key)
+        if holder is not None and (holder.status != "running" or holder.lease_until >= turn.created_at):
+            raise IdempotencyKeyTaken
+        if holder is not None:
+            self._interrupt(self.turns[holder.turn], turn.created_at)
+
+    def _set_head(self, place: tuple[str, str], head: int | None) -> None:
+        self.conversations[place] = replace(self.conversations[place], head=head)
+
     def is_busy(self, conversation: int, now: float) -> bool:
         """Whether a turn of the conversation is running; one whose lease ran out is interrupted."""
         for kept in list(self._running(lambda kept: kept.conversation.key == conversation)):
@@ -141,7 +156,7 @@ class MemoryHistory:
         kept.record = _ended_record(kept.record, end)
         if end.is_history:
             place = (kept.record.caller, kept.record.conversation_id)
-            self.conversations[place] = replace(self.conversations[place], head=end.turn)
+            self._set_head(place, end.turn)
         if end.pause is not None and kept.record.is_stored:
             self._ask(kept, end, end.pause)
         for asked in list(self.asked.values()):

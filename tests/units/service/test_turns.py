@@ -15,7 +15,7 @@ from proxy.messages import Usage, UserMessage
 from proxy.service.turns import Opened, Policy, TurnService
 from proxy.turns.contract import Sink, TeamOutcome, Turn
 from proxy.turns.live import StopReason
-from proxy.turns.repository import Begun, ModelUse, NewTurn, TurnEnd
+from proxy.turns.repository import Begun, CompletedTurn, ModelUse, NewTurn, TurnEnd
 from proxy.turns.request import TurnRequest
 from proxy.turns.structured_output import compile_response_format
 from proxy.wire.chat.completion import AnswerOptions, encode_options
@@ -184,10 +184,10 @@ async def test_turn_that_is_opened_during_shutdown_is_cancelled() -> None:
     begins, goes_on = asyncio.Event(), asyncio.Event()
 
     class Slow(MemoryHistory):
-        async def begin(self, turn: NewTurn) -> Begun:
+        async def begin(self, turn: NewTurn, *, parent: CompletedTurn | None = None) -> Begun:
             begins.set()
             await goes_on.wait()
-            return await super().begin(turn)
+            return await super().begin(turn, parent=parent)
 
     service = await service_of(says("Hello"), history=Slow())
 
