@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import openai
 import pytest
 
 from tests.behaviour.chat_client import Caller, user
@@ -126,7 +127,7 @@ async def test_turns_that_failed_and_those_of_other_branches_are_told_too(
     upstream.reply(text("One"), error(400), text("Another one"))
     caller = Caller(served)
     await caller.ask([user("1")], headers=named("tree"))
-    with pytest.raises(Exception, match="refused"):
+    with pytest.raises(openai.BadRequestError, match="provider rejected the request"):
         await caller.ask([user("2")], headers=named("tree"))
     await caller.ask([user("1")], headers=named("tree"))
 
