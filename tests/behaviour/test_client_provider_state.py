@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from tests.fakes.providers.reasoning import Gemini, LiteLLM
 from tests.fakes.providers.rejecting import Mistral
 from tests.fakes.replies import Reply, error, text
 from tests.fakes.upstream import FakeUpstream
-from tests.server import TEAM_FILE, serve
+from tests.server import DATABASE, TEAM_FILE, Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -189,3 +191,23 @@ async def test_a_provider_without_state_is_not_sent_any(tmp_path: Path) -> None:
         sent = upstream.requests[-1].body["messages"]
 
     assert all(message.keys() <= {"role", "content", "tool_calls", "tool_call_id"} for message in sent)
+
+
+async def test_state_is_gone_with_store_false_and_with_deletion(tmp_path: Path) -> None:
+    async with FakeUpstream(answer=Gemini()) as upstream, serve(tmp_path, upstream.base_url) as served:
+        caller = Caller(served)
+        await caller.ask([user("It broke")], store=False)
+        unstored = stored_bytes(served)
+        await caller.ask([user("It broke again")], headers={"X-Conversation-Id": "kept"})
+        stored = stored_bytes(served)
+        await caller.client.conversations.delete("kept")
+        deleted = stored_bytes(served)
+
+    assert [SECRET in one for one in (unstored, stored, deleted)] == [False, True, False]
+
+
+def stored_bytes(served: Served) -> str:
+    """Everything that is in the tables of the database."""
+    with closing(sqlite3.connect(served.services.settings.data_dir / DATABASE)) as database:
+        tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return "".join(str(database.execute(f"SELECT * FROM {table}").fetchall()) for table in tables)
