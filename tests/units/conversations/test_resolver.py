@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from proxy.conversations.fingerprints import Transcript, fingerprint_behind, last_answer_of, scope_of
 from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
+from proxy.conversations.resolver_query import UnrelatedMessages
 from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCall, ToolMessage, UserMessage
 from proxy.turns.repository import ChainTurn
 from proxy.turns.request import IdSource, TurnRequest
@@ -43,23 +45,18 @@ async def store(
     return begun.turn
 
 
-async def resolve(
-    history: MemoryHistory,
-    *messages: Message,
-    conversation_id: str | None = None,
-    id_source: IdSource = "conversation-id",
-) -> ResolvedTurn:
-    team = await team_of(agent("triage", ScriptedModel()), agent("sales", ScriptedModel()))
-    request = TurnRequest(
-        caller="alice",
-        model="shop",
-        messages=messages,
-        conversation_id=conversation_id,
-        id_source=id_source,
-    )
-    resolved = await ConversationResolver(history, approvals_of(history), time.time).resolve(request, team)
+async def resolve(history: MemoryHistory, *messages: Message, **fields: Any) -> ResolvedTurn:
+    resolved = await resolve_any(history, *messages, **fields)
     assert isinstance(resolved, ResolvedTurn)
     return resolved
+
+
+async def resolve_any(
+    history: MemoryHistory, *messages: Message, **fields: Any
+) -> ResolvedTurn | UnrelatedMessages:
+    team = await team_of(agent("triage", ScriptedModel()), agent("sales", ScriptedModel()))
+    request = TurnRequest(caller="alice", model="shop", messages=messages, **fields)
+    return await ConversationResolver(history, approvals_of(history), time.time).resolve(request, team)
 
 
 def messages_of(items: Sequence[Item]) -> list[Message]:
@@ -179,6 +176,52 @@ async def test_a_list_without_answers_continues_a_conversation_unless_it_starts_
 
     assert (resolved.conversation_id, resolved.match) == ("conv_a", id_source)
     assert (resolved.parent, resolved.agent) == ((head, "sales") if continues else (None, "triage"))
+
+
+async def test_a_list_with_edited_answers_starts_a_branch_with_the_agent_of_its_user_messages() -> None:
+    history = MemoryHistory()
+    first = await store(history, [FIRST_USER], "Hello!", "triage")
+    await store(history, [FIRST_USER, FIRST_ANSWER, SECOND_USER], "This one.", "sales", parent=first)
+    edited: list[Message] = [
+        FIRST_USER,
+        AssistantMessage("Hey!"),
+        SECOND_USER,
+        AssistantMessage("That one."),
+        NEXT,
+    ]
+
+    resolved = await resolve(history, *edited, conversation_id="conv_a")
+
+    assert (resolved.conversation_id, resolved.parent, resolved.agent) == ("conv_a", None, "sales")
+    assert messages_of(resolved.input) == edited
+
+
+async def test_a_list_without_any_message_of_the_named_conversation_is_unrelated() -> None:
+    history = MemoryHistory()
+    await store(history, [FIRST_USER], "Hello!", "sales")
+
+    resolved = await resolve_any(
+        history, UserMessage("Make a title."), AssistantMessage("For what?"), NEXT, conversation_id="conv_a"
+    )
+
+    assert resolved == UnrelatedMessages()
+
+
+@pytest.mark.parametrize(("is_addition", "parent"), [(False, 0), (True, 1)], ids=["list", "addition"])
+async def test_unanswered_calls_select_their_turn_unless_all_messages_are_added_to_the_head(
+    is_addition: bool, parent: int
+) -> None:
+    history = MemoryHistory()
+    call = AssistantMessage(None, tool_calls=[ToolCall("call_1", FunctionCall("weather", "{}"))])
+    calling = await history.begin(new_turn(team="shop", input=[Item(FIRST_USER)]))
+    await history.finish(the_end(calling.turn, items=[Item(call, "sales")], pending=["call_1"]))
+    head = await store(history, [FIRST_USER, FIRST_ANSWER, SECOND_USER], "This one.", "triage", calling.turn)
+
+    resolved = await resolve(
+        history, call, NEXT, conversation_id="conv_a", is_addition=is_addition, keeps_instructions=True
+    )
+
+    assert resolved.parent == (calling.turn, head)[parent]
 
 
 async def test_a_conversation_without_turns_begins_with_the_agent_of_the_known_transcript() -> None:
