@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion
 
 from tests.fakes.upstream import FakeUpstream, calls, text
@@ -64,6 +66,16 @@ class Caller:
         self.headers = dict(raw.headers)
         answer: ChatCompletion = raw.parse()
         return answer
+
+
+async def turn_after_running(client: AsyncOpenAI, turn_id: str, within: float = 10.0) -> Any:
+    """The turn object as soon as the turn is no longer running."""
+    async with asyncio.timeout(within):
+        while True:
+            turn: Any = await client.get(f"/turns/{turn_id}", cast_to=object)
+            if turn["status"] != "running":
+                return turn
+            await asyncio.sleep(0.01)
 
 
 def agent_of(upstream: FakeUpstream, number: int = -1) -> str:

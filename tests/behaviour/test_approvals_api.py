@@ -487,12 +487,15 @@ async def test_a_list_that_cannot_be_made_is_refused(customer: Customer, query: 
         ("PUT", "/approvals", None, 405),
     ],
 )
-async def test_what_is_not_there_is_told_as_elsewhere(
+async def test_unknown_approvals_are_404_and_unsupported_methods_405(
     customer: Customer, method: str, path: str, body: Any, status: int
 ) -> None:
     more = {} if body is None else {"json": body}
 
-    check_refusal(await customer.http(method, path, **more), status)
+    error = check_refusal(await customer.http(method, path, **more), status)
+
+    code = "method_not_supported" if status == 405 else None
+    assert (error["type"], error["code"]) == ("invalid_request_error", code)
 
 
 async def test_another_decision_is_refused(customer: Customer) -> None:

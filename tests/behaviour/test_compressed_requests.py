@@ -87,7 +87,8 @@ async def test_the_limit_counts_decoded_bytes(tmp_path: Path, upstream: FakeUpst
 
 async def test_a_wrong_key_is_reported_before_the_encoding(tmp_path: Path, upstream: FakeUpstream) -> None:
     async with serve(tmp_path, upstream.base_url, api_keys=("secret",)) as served, Wire(served, "x") as wire:
-        check_refusal(await wire.raw(b"data", **{"Content-Encoding": "br"}), 401)
+        error = check_refusal(await wire.raw(b"data", **{"Content-Encoding": "br"}), 401)
+    assert error["code"] == "invalid_api_key"
 
 
 def test_no_more_than_the_limit_is_decoded() -> None:

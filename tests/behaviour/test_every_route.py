@@ -68,7 +68,8 @@ def filled(path: str, word: str) -> str:
     return re.sub(r"{[^}]*}", lambda _: word, path)
 
 
-async def check(wire: Wire, method: str, path: str, body: bytes = b"") -> None:
+async def status_of(wire: Wire, method: str, path: str, body: bytes = b"") -> int:
+    """Send the request, check the form of the response, and return its status."""
     answer = await wire.http.request(method, path, content=body)
 
     about = (method, path[:100], body[:50], answer.status_code, answer.text[:300])
@@ -82,33 +83,54 @@ async def check(wire: Wire, method: str, path: str, body: bytes = b"") -> None:
         assert LONG not in answer.text, about
     if answer.status_code == 405:
         assert method not in answer.headers["allow"].split(", "), about
+    return answer.status_code
 
 
-async def test_every_method_of_every_path_is_answered(served: Served, wire: Wire) -> None:
-    assert {"/v1/chat/completions", "/v1/conversations/{conversation_id}/items/{item_id}"} < set(
-        paths(served)
-    )
-    for path in paths(served):
-        for number, method in enumerate(METHODS):
-            await check(wire, method, served.url + filled(path, IDS[number % len(IDS)]))
+async def test_every_method_of_every_path_has_a_response(served: Served, wire: Wire) -> None:
+    found = {
+        (path, method): await status_of(wire, method, served.url + filled(path, IDS[number % len(IDS)]))
+        for path in paths(served)
+        for number, method in enumerate(METHODS)
+    }
+
+    assert found["/v1/models", "GET"] == 200
+    assert found["/v1/conversations", "POST"] == 200
+    assert found["/v1/conversations/{conversation_id}/items/{item_id}", "GET"] == 404
+    assert {status for (_, method), status in found.items() if method == "BREW"} == {400}
 
 
-async def test_every_id_is_looked_for(served: Served, wire: Wire) -> None:
-    for path in paths(served):
-        for word in IDS if "{" in path else ():
-            await check(wire, "GET", served.url + filled(path, word))
+async def test_unknown_ids_are_404_on_every_path(served: Served, wire: Wire) -> None:
+    found = {
+        path: {await status_of(wire, "GET", served.url + filled(path, word)) for word in IDS}
+        for path in paths(served)
+        if "{" in path
+    }
+
+    only_post = {path for path, statuses in found.items() if statuses != {404}}
+    assert all(path.endswith("/cancel") and found[path] == {404, 405} for path in only_post)
+    assert found["/v1/responses/{response_id}"] == {404}
 
 
 # Each path is tried with a third of them, so that every one meets paths of every kind.
 
 
-async def test_every_query_is_read(served: Served, wire: Wire) -> None:
-    for number, path in enumerate(paths(served)):
-        for query in QUERIES[number % 3 :: 3]:
-            await check(wire, "GET", f"{served.url}{filled(path, 'nobody')}?{query}")
+async def test_every_path_accepts_or_rejects_odd_queries(served: Served, wire: Wire) -> None:
+    found = {
+        (path, query): await status_of(wire, "GET", f"{served.url}{filled(path, 'nobody')}?{query}")
+        for number, path in enumerate(paths(served))
+        for query in QUERIES[number % 3 :: 3]
+    }
+
+    assert {query for _, query in found} == set(QUERIES)
+    assert {status for (path, _), status in found.items() if path == "/v1/chat/completions"} == {200, 400}
 
 
-async def test_every_body_is_read(served: Served, wire: Wire) -> None:
-    for number, path in enumerate(paths(served)):
-        for body in BODIES[number % 3 :: 3]:
-            await check(wire, "POST", served.url + filled(path, "nobody"), body)
+async def test_every_path_accepts_or_rejects_odd_bodies(served: Served, wire: Wire) -> None:
+    found = {
+        (path, body): await status_of(wire, "POST", served.url + filled(path, "nobody"), body)
+        for number, path in enumerate(paths(served))
+        for body in BODIES[number % 3 :: 3]
+    }
+
+    assert {body for _, body in found} == set(BODIES)
+    assert {status for (path, _), status in found.items() if path == "/v1/chat/completions"} == {400}

@@ -15,11 +15,13 @@ from tests.server import Served, serve
 GOOD = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 
 
-def check_refused(reply: Reply, status: int) -> None:
+def check_refused(reply: Reply, status: int) -> str:
+    """Check the error response, and return its message."""
     assert (reply.status, reply.headers["connection"]) == (status, "close")
     assert reply.headers["x-request-id"].startswith("req_")
     told = json.loads(reply.body)["error"]
     assert (told["type"], told["param"]) == ("invalid_request_error", None)
+    return str(told["message"])
 
 
 @pytest.mark.parametrize(
@@ -58,10 +60,13 @@ async def test_a_large_body_is_no_head(served: Served, upstream: FakeUpstream) -
 @pytest.mark.parametrize(
     "garbage", [b"GARBAGE\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9.9\r\n\r\n"]
 )
-async def test_what_is_no_http_is_told_in_the_envelope(served: Served, garbage: bytes) -> None:
+async def test_bytes_that_are_not_http_get_an_error_body_and_a_closed_connection(
+    served: Served, garbage: bytes
+) -> None:
     async with Socket(served) as socket:
         await socket.send(garbage)
-        check_refused(await socket.reply(), 400)
+        assert check_refused(await socket.reply(), 400) == "The request is not valid HTTP."
+        assert await socket.reader.read() == b""
 
 
 async def test_a_head_that_comes_by_drops_is_408(tmp_path: Path, upstream: FakeUpstream) -> None:

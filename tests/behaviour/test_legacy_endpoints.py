@@ -10,10 +10,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from proxy.auth import ANYONE
 from proxy.errors import ConfigurationError
 from tests.behaviour.chat_client import agent_of, shape_of
 from tests.behaviour.raw_http import Socket
 from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
+from tests.polling import until
 from tests.server import Served, serve
 
 ANNA: dict[str, Any] = {"message": "A rocket", "conversation_id": "anna_1"}
@@ -206,8 +208,13 @@ async def test_a_turn_ends_when_its_client_leaves(served: Served, upstream: Fake
         head = f"POST /chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
         await socket.send(head.encode() + body)
         await socket.reader.readuntil(b"One")
+        (turn_id,) = served.services.turns.running_turns()
 
     await (await upstream.received(1)).closed()
+    await until(lambda: not served.services.turns.running_turns())
+    turn = await served.services.history.turn(ANYONE, turn_id)
+    assert turn is not None
+    assert (turn.status, turn.error_code) == ("cancelled", "client_left")
 
 
 async def test_a_second_message_meanwhile_is_refused(served: Served, upstream: FakeUpstream) -> None:
@@ -524,6 +531,7 @@ async def test_agents_are_listed(served: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["/agents", "/test-stream"])
-async def test_they_too_need_a_key(path: str, tmp_path: Path, upstream: FakeUpstream) -> None:
+async def test_the_lists_need_a_key(path: str, tmp_path: Path, upstream: FakeUpstream) -> None:
     async with serve(tmp_path, upstream.base_url, api_keys="secret") as served:
-        told(await get(served, path, key="other"), 401)
+        message = told(await get(served, path, key="other"), 401)
+    assert message.startswith("Incorrect API key")

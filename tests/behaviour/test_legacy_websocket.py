@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.behaviour.chat_client import shape_of
+from tests.behaviour.chat_client import shape_of, turn_after_running
 from tests.behaviour.websocket_client import connected
 from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
 from tests.server import Served, serve
@@ -95,17 +95,16 @@ async def test_an_older_chat_that_fails_is_told(served: Served, upstream: FakeUp
         assert (await client.next())["type"] == "error"
 
 
-@pytest.mark.parametrize("path", ["/ws"])
-async def test_a_socket_that_is_left_stops_its_turn(
-    path: str, served: Served, upstream: FakeUpstream
-) -> None:
+async def test_closing_the_socket_cancels_its_turn(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(hang())
 
-    async with connected(served, path) as client:
+    async with connected(served, "/ws") as client:
         await client.send(chat("Hi"))
         asked = await upstream.received(1)
+        (turn_id,) = served.services.turns.running_turns()
 
     await asked.closed()
+    assert (await turn_after_running(served.client("k"), turn_id))["status"] == "cancelled"
 
 
 # --- who may open one ----------------------------------------------------------------------------------------

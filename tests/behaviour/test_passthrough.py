@@ -236,6 +236,8 @@ async def test_a_client_that_leaves_closes_the_providers_connection(
 
     for request in upstream.requests:
         await request.closed()
+    assert len(upstream.requests) == 3
+    assert not any(request.is_answered for request in upstream.requests)
 
 
 async def test_connections_are_used_again(served: Served, upstream: FakeUpstream) -> None:

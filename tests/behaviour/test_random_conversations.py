@@ -36,6 +36,16 @@ class Point:
     known: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Step:
+    """The prompts that the provider received in one turn, one for each active agent, and the answer."""
+
+    prompts: list[list[str]]
+    expected_prompts: list[list[str]]
+    answer: str
+    expected_end: str
+
+
 class Walk:
     """One client's walk, with the provider's part in it."""
 
@@ -54,8 +64,8 @@ class Walk:
             return text(step.removeprefix("say "))
         return calls((DELEGATES[step], {}), text=self.random.choice([None, "One moment."]))
 
-    async def step(self, caller: Caller, headers: dict[str, str] | None) -> None:
-        """Go on from the newest point, or from any older one (an edit, a regenerate), and check every model call."""
+    async def step(self, caller: Caller, headers: dict[str, str] | None) -> Step:
+        """Continue from the newest point, or from any older one (an edit, a regenerate)."""
         point = self.points[-1] if self.random.random() < 0.5 else self.random.choice(self.points)
         question = f"question {next(self.numbers)}"
         agents = [point.agent]
@@ -68,13 +78,13 @@ class Walk:
         said = await caller.ask(self._dressed([*point.shown, user(question)]), headers=headers)
 
         known = [*point.known, f"user:{question}"]
-        assert said.endswith(reply)
-        for agent, seen in zip(agents, self.seen, strict=True):
-            assert seen[0] == f"system:You are {agent}."
-            assert seen[1:] == known
+        expected = []
+        for agent in agents:
+            expected.append([f"system:You are {agent}.", *known])
             known = [*known, "calls", "result"]
         known = [*known[:-2], f"assistant:{reply}"]
         self.points.append(Point(agents[-1], [*point.shown, user(question), assistant(said)], known))
+        return Step(self.seen, expected, said, reply)
 
     def _dressed(self, messages: Sequence[Any]) -> list[Any]:
         """The same list as different clients would send it."""
@@ -116,4 +126,6 @@ async def test_a_random_walk_meets_the_right_agent_with_the_exact_context(
             async with serve(tmp_path, upstream.base_url) as served:
                 caller = Caller(served)
                 for _ in range(15):
-                    await walk.step(caller, headers)
+                    step = await walk.step(caller, headers)
+                    assert step.prompts == step.expected_prompts
+                    assert step.answer.endswith(step.expected_end)

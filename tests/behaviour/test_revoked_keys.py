@@ -22,6 +22,7 @@ from proxy.store.turns import SqlHistory
 from tests.behaviour.chat_client import Caller, user
 from tests.behaviour.websocket_client import Client, connected, start
 from tests.fakes.upstream import FakeUpstream, hang, text
+from tests.polling import until
 from tests.server import Served, serve
 
 
@@ -121,9 +122,16 @@ async def test_a_revoked_key_stops_the_turns_of_its_socket(served: Served, upstr
     async with connected(served, "/v1/ws", key=key) as client:
         await client.send(start())
         call = await upstream.received(1)
+        (turn_id,) = served.services.turns.running_turns()
+        caller = served.services.keys.caller(f"Bearer {key}")
         await key_store(served).revoke(key_id, now=2.0)
-        await client.until("error")
+        *_, error = await client.until("error")
         await call.closed()
+        await until(lambda: not served.services.turns.running_turns())
+    turn = await served.services.history.turn(caller, turn_id)
+    assert error["error"]["code"] == "invalid_api_key"
+    assert turn is not None
+    assert turn.status == "cancelled"
 
 
 @pytest.mark.parametrize("resource", ["turn", "conversation"])

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.behaviour.chat_client import turn_after_running
 from tests.behaviour.websocket_client import ENDS, connected, start
 from tests.fakes.upstream import FakeUpstream, calls, hang, text
 from tests.server import Served
@@ -190,7 +191,7 @@ async def test_a_turn_outlives_its_socket_when_asked_to(served: Served, upstream
         assert (await client.until(*ENDS))[-1]["type"] == "turn.completed"
 
 
-async def test_a_socket_that_is_closed_stops_the_turns_that_it_began(
+async def test_closing_a_socket_cancels_the_turns_that_it_started(
     served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(hang())
@@ -198,8 +199,10 @@ async def test_a_socket_that_is_closed_stops_the_turns_that_it_began(
     async with connected(served, "/v1/ws") as client:
         await client.send(start())
         asked = await upstream.received(1)
+        (turn_id,) = served.services.turns.running_turns()
 
     await asked.closed()
+    assert (await turn_after_running(served.client("k"), turn_id))["status"] == "cancelled"
 
 
 async def test_one_that_only_looks_on_stops_nothing(served: Served, upstream: FakeUpstream) -> None:

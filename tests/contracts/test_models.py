@@ -368,8 +368,11 @@ async def test_leaving_between_two_reads_closes_the_connection(
 
     async with make(upstream.base_url, PATIENT) as model:
         async with model.stream(HELLO) as batches:
-            await anext(batches)
+            first = await anext(batches)
         await upstream.requests[0].closed()
+
+    assert first[0] == TextDelta("Hello")
+    assert not upstream.requests[0].is_answered
 
 
 @pytest.mark.parametrize("make", PROVIDED)
@@ -378,8 +381,11 @@ async def test_leaving_a_flood_closes_the_connection(make: MakeModel, upstream: 
 
     async with make(upstream.base_url, PATIENT) as model:
         async with model.stream(HELLO) as batches:
-            await anext(batches)
+            first = await anext(batches)
         await upstream.requests[0].closed()
+
+    assert {type(delta) for delta in first} == {TextDelta}
+    assert not upstream.requests[0].is_answered
 
 
 @pytest.mark.parametrize("make", PROVIDED)

@@ -261,6 +261,16 @@ class Clock:
         return self.now
 
 
+def is_open(circuit: Circuit) -> bool:
+    """Whether the circuit admits no attempt; an admitted one is abandoned."""
+    try:
+        circuit.admit()
+    except UpstreamCircuitOpen:
+        return True
+    circuit.abandoned()
+    return False
+
+
 def worn_out(clock: Clock, failures: int = 10) -> Circuit:
     circuit = Circuit(clock=clock)
     for _ in range(failures):
@@ -281,18 +291,25 @@ def test_after_many_failures_nothing_is_let_through() -> None:
     assert (refused.value.label, refused.value.is_retryable) == ("circuit_open", False)
 
 
-def test_one_failure_less_changes_nothing() -> None:
-    worn_out(Clock(), failures=9).admit()
+def test_the_circuit_opens_at_the_tenth_failure_and_not_before() -> None:
+    circuit = worn_out(Clock(), failures=9)
+    assert not is_open(circuit)
+
+    circuit.failed(REFUSED)
+    assert is_open(circuit)
 
 
 @pytest.mark.parametrize("answer", [None, UpstreamAuthFailed("auth"), UpstreamRateLimited("rate_limited")])
-def test_any_answer_starts_the_count_anew(answer: UpstreamFailed | None) -> None:
+def test_any_answer_resets_the_count_of_failures(answer: UpstreamFailed | None) -> None:
     circuit = worn_out(Clock(), failures=9)
 
     circuit.answered() if answer is None else circuit.failed(answer)
-    circuit.failed(REFUSED)
+    for _ in range(9):
+        circuit.failed(REFUSED)
 
-    circuit.admit()
+    assert not is_open(circuit)
+    circuit.failed(REFUSED)
+    assert is_open(circuit)
 
 
 def test_after_the_rest_one_attempt_finds_out() -> None:
@@ -323,14 +340,16 @@ def test_a_failed_trial_begins_another_rest() -> None:
     circuit.admit()
 
 
-def test_an_abandoned_trial_leaves_room_for_another() -> None:
+def test_an_abandoned_trial_admits_another_one() -> None:
     clock = Clock()
     circuit = worn_out(clock)
     clock.now += 10
     circuit.admit()
+    assert is_open(circuit)
+
     circuit.abandoned()
 
-    circuit.admit()
+    assert not is_open(circuit)
 
 
 async def test_an_open_circuit_costs_no_attempt_and_leads_to_the_fallback() -> None:
@@ -349,7 +368,7 @@ async def test_a_circuit_that_opens_between_attempts_leaves_the_real_failure() -
     assert bench.outcomes == [("model-0", "status_5xx")] * 2 + [("model-0", "circuit_open")]
 
 
-async def test_leaving_in_a_trial_lets_the_next_one_try() -> None:
+async def test_a_cancelled_trial_admits_another_one() -> None:
     clock = Clock()
     circuit = worn_out(clock)
     clock.now += 10
@@ -362,10 +381,11 @@ async def test_leaving_in_a_trial_lets_the_next_one_try() -> None:
     chain = AttemptingModel([Candidate(ScriptedModel(choose=never), circuit)])
     asking = asyncio.create_task(ask(chain))
     await was_asked.wait()
+    assert is_open(circuit)
     asking.cancel()
     await asyncio.wait([asking])
 
-    circuit.admit()
+    assert not is_open(circuit)
 
 
 # --- the models of a configuration ---------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -87,6 +86,17 @@ def test_an_unknown_zone_is_told_with_the_nearest_name(place: str, message: str)
 
 
 @given(st.text(max_size=100))
-def test_no_text_breaks_it(place: str) -> None:
-    with suppress(ToolError):
-        told(place)
+def test_any_text_is_a_zone_or_a_tool_error_with_a_reason(place: str) -> None:
+    answer = answer_or_error(place)
+
+    if not answer.startswith(("there is no time zone ", "an offset from UTC is at most 14 hours")):
+        offset = datetime.strptime(answer.rpartition(" ")[2], "%z").utcoffset()
+        assert offset is not None
+        assert abs(offset) <= timedelta(hours=14)
+
+
+def answer_or_error(place: str) -> str:
+    try:
+        return told(place)
+    except ToolError as error:
+        return error.message

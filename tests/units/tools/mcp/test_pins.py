@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +259,19 @@ def test_a_flood_of_problems_is_told_in_part() -> None:
     ],
 )
 def test_a_schema_that_cannot_be_applied_is_left_to_the_server(schema: dict[str, Any]) -> None:
-    ArgumentSchema(schema).check({"path": "a" * 5000})
+    form = ArgumentSchema(schema)
+
+    assert [rejected_by(form, arguments) for arguments in ({"path": "a" * 5000}, {"path": 7}, {})] == [
+        False
+    ] * 3
+
+
+def rejected_by(form: ArgumentSchema, arguments: Mapping[str, object]) -> bool:
+    try:
+        form.check(arguments)
+    except ToolError:
+        return True
+    return False
 
 
 def test_wrong_arguments_of_a_recursive_schema_are_refused_at_once() -> None:

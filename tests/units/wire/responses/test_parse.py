@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -514,10 +513,23 @@ _ITEMS = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(_KEYS, _JSON, max_size=4), st.none() | _ITEMS)
-def test_whatever_comes_is_understood_or_refused(keys: dict[str, Any], items: Any) -> None:
+def test_any_body_is_parsed_or_rejected_with_a_short_message(keys: dict[str, Any], items: Any) -> None:
     body = {"model": "m", "input": "Hi", **keys, **({"input": items} if items is not None else {})}
 
-    # Anything but a refusal would be raised here.
-    with suppress(InvalidRequest):
+    result = parsed_or_rejected(body)
+
+    if isinstance(result, InvalidRequest):
+        assert 0 < len(result.message.encode()) < 1500
+    else:
+        request, messages = result
+        assert request.model == body["model"]
+        assert len(messages) <= len(request.said)
+
+
+def parsed_or_rejected(body: dict[str, Any]) -> tuple[ResponsesRequest, list[Message]] | InvalidRequest:
+    try:
         request = decode_response_request(json.dumps(body).encode(), max_items=100)
-        joined(piece for piece in request.said if not isinstance(piece, Reference))
+        messages, _ = joined(piece for piece in request.said if not isinstance(piece, Reference))
+        return request, messages
+    except InvalidRequest as error:
+        return error
