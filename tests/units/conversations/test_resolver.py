@@ -11,7 +11,17 @@ import pytest
 from proxy.conversations.fingerprints import Transcript, fingerprint_behind, last_answer_of, scope_of
 from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
 from proxy.conversations.resolver_query import UnrelatedMessages
-from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCall, ToolMessage, UserMessage
+from proxy.messages import (
+    AssistantMessage,
+    FunctionCall,
+    FunctionMessage,
+    Item,
+    Message,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from proxy.request_errors import FunctionCallNotFound
 from proxy.turns.repository import ChainTurn
 from proxy.turns.request import IdSource, TurnRequest
 from proxy.wire.chat.message_validation import TRANSLATED_ID
@@ -232,6 +242,21 @@ async def test_a_conversation_without_turns_begins_with_the_agent_of_the_known_t
 
     assert (resolved.conversation_id, resolved.parent, resolved.agent) == ("conv_new", None, "sales")
     assert messages_of(resolved.input) == [FIRST_USER, FIRST_ANSWER, NEXT]
+
+
+async def test_two_results_of_one_function_call_are_rejected() -> None:
+    history = MemoryHistory()
+    call = AssistantMessage(None, tool_calls=[ToolCall("call_1", FunctionCall("weather", "{}"))])
+    calling = await history.begin(new_turn(team="shop", input=[Item(FIRST_USER)]))
+    await history.finish(the_end(calling.turn, items=[Item(call, "sales")], pending=["call_1"]))
+    results = [FunctionMessage("weather", "rain"), FunctionMessage("weather", "sun")]
+
+    with pytest.raises(FunctionCallNotFound) as rejected:
+        await resolve(history, *results, conversation_id="conv_a")
+
+    resumed = await resolve(history, results[0], conversation_id="conv_a")
+    assert rejected.value.index == 0
+    assert (resumed.parent, messages_of(resumed.input)) == (calling.turn, [ToolMessage("call_1", "rain")])
 
 
 def test_items_that_end_with_a_user_message_have_no_fingerprint() -> None:
