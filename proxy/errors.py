@@ -107,12 +107,14 @@ class ModelNotFound(NotFound):
 
     code = "model_not_found"
 
-    def __init__(self, model: str, *, only_at: str | None = None) -> None:
-        """``only_at`` is the only endpoint that supports the model."""
+    def __init__(self, model: str, *, only_at: str | None = None, hint: str = "") -> None:
+        """``only_at`` is the only endpoint that supports the model; ``hint`` is a sentence about other models."""
         reason = "does not exist or you do not have access to it."
         if only_at is not None:
             reason = f"is only supported at {only_at}."
-        super().__init__(f"The model '{model[:200]}' {reason}")
+        super().__init__(" ".join(filter(None, (f"The model '{model[:200]}' {reason}", hint))))
+        self.model = model
+        self.only_at = only_at
 
 
 class AgentNotFound(NotFound):

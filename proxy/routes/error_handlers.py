@@ -11,9 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.errors import InternalTurnError, InvalidRequest, ProxyError
+from proxy.errors import InternalTurnError, InvalidRequest, ModelNotFound, ProxyError
 from proxy.events import Failed
 from proxy.routes.middleware.path_normalization import allowed_methods
+from proxy.routes.model_suggestions import with_suggestions
 from proxy.routes.request_body import ClientDisconnected
 from proxy.wire.errors import (
     ErrorResponse,
@@ -77,6 +78,8 @@ class PlainEndpoint:
         except ProxyError as error:
             if "status" in facts:
                 raise
+            if isinstance(error, ModelNotFound) and error.only_at is None:
+                error = await with_suggestions(error, scope)
             await _error_response(error, self._to_problem(error))(scope, receive, send)
         except Exception:
             if "status" not in facts:

@@ -329,10 +329,21 @@ async def test_an_older_client_makes_an_agent_and_talks_to_it(served: Served, up
     assert [agent_of(upstream, number) for number in range(3)] == ["poet", "poet", "sales"]
 
 
+async def test_legacy_agent_has_the_id_of_the_path_and_a_name_for_people(served: Served) -> None:
+    body = {"name": "MyAssistant", "instructions": "You help."}
+
+    agent = (await asked(served, "POST", "/agents/my_custom_agent", body)).json()
+
+    assert (agent["name"], agent["model"], agent["description"]) == (
+        "my_custom_agent",
+        "my_custom_agent",
+        "MyAssistant",
+    )
+
+
 async def test_an_older_client_is_told_what_is_wrong(served: Served) -> None:
     for path, body, param in (
         ("/agents/poet", {"name": "poet"}, "instructions"),
-        ("/agents/poet", {"name": "other", "instructions": "x"}, "name"),
         ("/agents/no%20way", {"instructions": "x"}, "name"),
         ("/agents/poet", {"instructions": "x", "tools": []}, "tools"),
     ):

@@ -445,9 +445,10 @@ async def test_a_question_is_told_step_by_step(served: Served, upstream: FakeUps
         ("completed", "sales"),
     ]
     assert events[0]["data"] == {"question": "A rocket?", "progress": 0}
-    assert (events[2]["message"], events[2]["data"]) == ("Sales knows.", {"progress": 0})
+    assert (events[2]["message"], events[2]["data"]) == ("Sales knows.", {"progress": 25})
     assert events[3]["data"] == {"progress": 25}
     assert events[4]["data"] == {"tool_name": "execute_order", "parameters": ORDER, "progress": 25}
+    assert events[5]["data"] == {"progress": 50}
     assert events[-1]["data"] == {
         "final_response": "Ordered",
         "total_messages": 5,

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx2
 import pytest
 import pytest_asyncio
 
@@ -332,6 +333,24 @@ async def test_an_unknown_model_is_404(upstream: FakeUpstream, wire: Wire) -> No
             None,
         )
     assert not upstream.requests
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+async def test_error_for_an_unknown_model_names_the_nearest_and_the_teams(served: Served, path: str) -> None:
+    async with httpx2.AsyncClient(base_url=served.url) as client:
+        bodies = [
+            {"model": model, "messages": [user("Hi")], "input": "Hi"}
+            for model in ("shpo", "shop/triag", "zzz")
+        ]
+        answers = [await client.post(path, json=body) for body in bodies]
+    messages = [answer.json()["error"]["message"] for answer in answers]
+
+    unknown = "does not exist or you do not have access to it."
+    assert messages == [
+        f"The model 'shpo' {unknown} Did you mean 'shop'? Available models: shop.",
+        f"The model 'shop/triag' {unknown} Did you mean 'shop/triage'? Available models: shop.",
+        f"The model 'zzz' {unknown} Available models: shop.",
+    ]
 
 
 async def test_unknown_paths_and_methods_are_told_in_the_envelope(served: Served, wire: Wire) -> None:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.agents.custom_agent_repository import CustomAgentVersion
-from proxy.errors import CustomAgentsDisabled, InvalidRequest
+from proxy.errors import CustomAgentsDisabled
 from proxy.routes.dependencies import request_context
 from proxy.routes.legacy.requests import read_request
 from proxy.wire.agents import NewAgent, decode_stored_agent, validate_name
@@ -50,9 +50,9 @@ async def make_agent(scope: Scope, receive: Receive, send: Send) -> None:
         raise CustomAgentsDisabled
     given = read_object(OLDER_AGENT, body, strict=True)
     name = validate_name(scope["path_params"]["agent_name"])
-    if given.name not in (None, name):
-        raise InvalidRequest("Invalid 'name': it must be equal to the name in the path.", param="name")
     agent = NewAgent(
+        # The path has the id; a different name is a name for people.
+        description=given.name if given.name not in (None, name) else "",
         instructions=given.instructions,
         model=given.model if given.model is not None and given.model in made.models else "default",
         tools=list(made.tools),

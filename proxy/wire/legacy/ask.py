@@ -48,6 +48,8 @@ class QuestionEncoder:
         self._agent = ""
         self._texts: list[str] = []
         self._final = ""
+        self._unsent: str | None = None
+        """Text of the last model response: whether it completed a step is known at the next event."""
         self._messages = 1
         self._ran_tools = False
         self._time = 0.0
@@ -59,6 +61,13 @@ class QuestionEncoder:
 
     def _events(self, entry: Entry) -> Iterator[tuple[str, str, dict[str, Any]]]:
         event = entry.event
+        if isinstance(event, Handoff):
+            self._progress.add_handoff(event.source)
+        elif isinstance(event, Completed):
+            self._progress.add_handoff(event.agent)
+        if self._unsent is not None and not isinstance(event, ParametersIgnored):
+            text, self._unsent = self._unsent, None
+            yield "agent_response", text, {"progress": self._progress.percent}
         match event:
             case Started():
                 self._agent = event.agent
@@ -74,8 +83,7 @@ class QuestionEncoder:
                 said, self._texts = "".join(self._texts).strip(), []
                 self._messages += 1
                 if said:
-                    self._final = said
-                    yield "agent_response", said, {"progress": self._progress.percent}
+                    self._final = self._unsent = said
             case ToolStarted():
                 self._ran_tools = True
                 parts = {"tool_name": event.name, "parameters": arguments_of(event.arguments)}
@@ -87,7 +95,6 @@ class QuestionEncoder:
             case ToolCompleted() | ToolFailed():
                 self._messages += 1
             case Handoff():
-                self._progress.add_handoff(event.source)
                 self._agent = event.target
                 yield self._agent_thinking()
             case Completed():

@@ -1,0 +1,43 @@
+"""Errors for unknown model ids that name the models of the caller."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from starlette.types import Scope
+
+from proxy.errors import ModelNotFound, ProxyError
+
+if TYPE_CHECKING:
+    from proxy.routes.dependencies import Services
+
+MAX_LISTED = 20
+"""Models that an error lists."""
+MAX_COMPARED = 1000
+"""Models that are compared with the id; the comparison takes about 10 µs each."""
+MAX_LENGTH = 100
+"""Characters of an id that is compared: longer ones are no misspelt ids."""
+
+
+async def with_suggestions(error: ModelNotFound, scope: Scope) -> ModelNotFound:
+    """Return the error with the nearest id and the ids of the teams that the caller may use."""
+    services: Services = scope["app"].state.services
+    caller: str | None = scope["state"].get("caller")
+    if caller is None:
+        return error
+    try:
+        custom = await services.catalog.made(caller)
+    except ProxyError:  # the store is unavailable: the error is complete without hints
+        return error
+    terms = services.keys.terms_of(caller)
+    allowed = [facts for facts in (*services.catalog.models(), *custom) if terms.allow(facts.id)]
+    ids = [facts.id for facts in allowed[:MAX_COMPARED]]
+    nearest = get_close_matches(error.model, ids, n=1) if len(error.model) <= MAX_LENGTH else []
+    teams = [facts.id for facts in allowed if facts.team is not None and "/" not in facts.id]
+    listed = ", ".join(teams[:MAX_LISTED]) + (", …" if len(teams) > MAX_LISTED else "")
+    hints = (
+        f"Did you mean '{nearest[0]}'?" if nearest else "",
+        f"Available models: {listed}." if listed else "",
+    )
+    return ModelNotFound(error.model, hint=" ".join(filter(None, hints)))
