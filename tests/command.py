@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Output:
-    """Lines of one stream of a process; whoever waits for one is told as soon as it is there."""
+    """Lines of one stream of a process, which notifies waiting tasks of each line."""
 
     def __init__(self, stream: asyncio.StreamReader) -> None:
         self.lines: list[str] = []
@@ -27,11 +27,11 @@ class Output:
     async def _read(self, stream: asyncio.StreamReader) -> None:
         async for line in stream:
             self.lines.append(line.decode().rstrip("\n"))
-            await self._tell()
+            await self._notify()
         self._is_over = True
-        await self._tell()
+        await self._notify()
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._news:
             self._news.notify_all()
 

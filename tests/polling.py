@@ -1,4 +1,4 @@
-"""Waiting for what happens elsewhere, where nothing tells of it."""
+"""Poll for conditions of other processes, which do not send events."""
 
 from __future__ import annotations
 

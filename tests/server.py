@@ -138,7 +138,7 @@ class _Prompt(uvicorn.Server):
             listener.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        # A transport that was closed tells so in the next round of the loop.
+        # A closed transport calls connection_lost in the next iteration of the loop.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         if self.server_state.connections or self.server_state.tasks:
@@ -227,7 +227,7 @@ async def _until_ready(served: Served, process: asyncio.subprocess.Process, log:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port without a listening socket."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return int(listening.getsockname()[1])

@@ -68,7 +68,7 @@ class Customer:
         self.caller = Caller(served, self.key)
 
     async def asks(self, words: str, *replies: Reply, **more: Any) -> str:
-        """Say something; the answer is kept in the list."""
+        """Send a user message; the response is added to the messages."""
         return (await self.completion(words, *replies, **more)).choices[0].message.content or ""
 
     async def completion(self, words: str, *replies: Reply, **more: Any) -> ChatCompletion:
@@ -106,7 +106,7 @@ class Customer:
         return answer.json()
 
     async def resumed(self, approval: dict[str, Any]) -> str:
-        """The answer of the turn that goes on in the background, when it has ended."""
+        """Wait for the turn that continues in the background and return its response."""
         path = f"/turns/{approval['resumed_turn_id']}/events?types=text.delta,turn.failed"
         body = (await self.http("GET", path)).text
         assert "turn.failed" not in body, body

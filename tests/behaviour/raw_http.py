@@ -21,7 +21,7 @@ HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 class Wire:
     """Posts bodies to the shop; keys of ``body`` stand over those of a plain greeting.
 
-    It asks for the official API and nothing else, and by default with a key of its own: nobody shares its past.
+    It requests no extensions, and by default uses a separate key, so that tests share no conversations.
     """
 
     def __init__(self, served: Served, key: str = "") -> None:
@@ -82,7 +82,7 @@ def kept(served: Served) -> int:
 
 
 def check_refusal(response: httpx2.Response, status: int = 400) -> dict[str, Any]:
-    """The envelope, whole and small; returns what it tells."""
+    """Check the error envelope and return the error object."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     assert response.headers["x-request-id"].startswith("req_")
@@ -142,7 +142,7 @@ class Socket:
         await self.send("\r\n".join([*lines, "", ""]).encode() + body)
 
     async def post_chunks(self, *pieces: bytes, end: bool = False) -> None:
-        """Send a request whose length nobody tells, perhaps without its end."""
+        """Send a request with a chunked body, optionally without its end."""
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
         await self.send(head, *(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces))
         if end:

@@ -76,7 +76,7 @@ async def streamed(client: httpx2.AsyncClient, **body: Any) -> list[Event]:
 
 
 async def retrieved(client: httpx2.AsyncClient, response_id: str) -> Response:
-    """The response as it stands, judged by the SDK's type."""
+    """Return the current response, validated by the type of the SDK."""
     answer = await client.get(f"/responses/{response_id}")
     assert answer.status_code == 200, answer.text
     return judged_response(answer.json())

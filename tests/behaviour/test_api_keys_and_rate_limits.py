@@ -30,7 +30,7 @@ async def keyed(served: Served, **terms: Any) -> str:
     return key
 
 
-async def test_a_server_with_kept_keys_wants_one(tmp_path: Path, upstream: FakeUpstream) -> None:
+async def test_a_server_with_stored_keys_requires_a_key(tmp_path: Path, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hello"))
     async with serve(tmp_path, upstream.base_url) as served:
         key = await keyed(served)
@@ -43,7 +43,7 @@ async def test_a_server_with_kept_keys_wants_one(tmp_path: Path, upstream: FakeU
     assert len(upstream.requests) == 1
 
 
-async def test_conversations_belong_to_the_kept_key(tmp_path: Path, upstream: FakeUpstream) -> None:
+async def test_conversations_belong_to_the_stored_key(tmp_path: Path, upstream: FakeUpstream) -> None:
     upstream.reply(text("One"), text("Two"))
     async with serve(tmp_path, upstream.base_url, api_keys=("fixed",)) as served:
         one, other = await keyed(served), await keyed(served)
@@ -56,7 +56,7 @@ async def test_conversations_belong_to_the_kept_key(tmp_path: Path, upstream: Fa
             assert items[0].content[0].text == answer
 
 
-async def test_a_key_says_what_its_answers_tell(tmp_path: Path, upstream: FakeUpstream) -> None:
+async def test_a_key_sets_the_default_events_mode(tmp_path: Path, upstream: FakeUpstream) -> None:
     upstream.reply(*(text("Hello") for _ in range(3)))
     async with serve(tmp_path, upstream.base_url, api_keys=("fixed",)) as served:
         plain = served.client(await keyed(served, events="none"))
@@ -89,7 +89,9 @@ async def test_a_key_asks_its_models_and_knows_no_others(tmp_path: Path, upstrea
             assert missing.value.code == "model_not_found"
 
 
-async def test_a_caller_is_told_its_limits_and_held_to_them(tmp_path: Path, upstream: FakeUpstream) -> None:
+async def test_rate_limits_are_reported_in_headers_and_enforced(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
     upstream.reply(*(text("Hello") for _ in range(3)))
     async with serve(tmp_path, upstream.base_url, requests_per_minute=2) as served:
         caller = Caller(served)
@@ -204,7 +206,9 @@ async def _unread(served: Served, conversation: str) -> Any:
     )
 
 
-async def test_when_nobody_can_count_nothing_is_served(tmp_path: Path, upstream: FakeUpstream) -> None:
+async def test_requests_are_rejected_if_the_counter_is_unavailable(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
     limits: dict[str, Any] = {"requests_per_minute": 5, "redis_url": "redis://127.0.0.1:1/0"}
     async with serve(tmp_path, upstream.base_url, **limits) as served:
         with pytest.raises(openai.InternalServerError) as refused:
@@ -271,7 +275,7 @@ def test_keys_are_made_listed_and_revoked_by_command(tmp_path: Path, run: Any) -
     assert "(revoked; " in run("keys", "list", folder).stdout
 
 
-def test_a_kept_key_lets_other_machines_be_served(tmp_path: Path, run: Any) -> None:
+def test_a_stored_key_allows_non_loopback_addresses(tmp_path: Path, run: Any) -> None:
     settings = load_settings(env_file=None, data_dir=tmp_path / "data", host="0.0.0.0")
     with pytest.raises(ConfigurationError):
         prepare(settings)

@@ -20,7 +20,7 @@ from tests.server import Served, serve_process
 
 
 @pytest.mark.parametrize("way", ["in the conversation", "by its id"])
-async def test_a_decision_after_a_restart_goes_on_with_the_same_agent(
+async def test_a_decision_after_a_restart_continues_with_the_same_agent(
     tmp_path: Path, upstream: FakeUpstream, way: str
 ) -> None:
     async with bank(tmp_path, upstream) as served:
@@ -67,7 +67,7 @@ async def test_the_team_file_may_change_meanwhile(
     assert results(customer.shown)[-1].startswith(told)
 
 
-async def test_without_its_agent_the_entry_goes_on_and_without_its_team_nobody(
+async def test_a_resumed_turn_falls_back_to_the_entry_agent_but_needs_its_team(
     tmp_path: Path, upstream: FakeUpstream
 ) -> None:
     async with bank(tmp_path, upstream) as served:
@@ -94,7 +94,7 @@ async def test_without_its_agent_the_entry_goes_on_and_without_its_team_nobody(
     assert results(customer.shown)[-1] == "error: there is no tool named 'pay'"
 
 
-async def test_two_workers_that_are_told_at_once_begin_one_turn(
+async def test_concurrent_decisions_at_two_workers_start_one_turn(
     tmp_path: Path, upstream: FakeUpstream
 ) -> None:
     async with bank(tmp_path, upstream) as one, bank(tmp_path, upstream) as two:

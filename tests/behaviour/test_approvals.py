@@ -59,7 +59,7 @@ async def test_the_turn_ends_with_a_question_and_the_call_is_not_run(customer: C
     assert choice.message.content.split()[6] == f"{approval['id'][5:11]}:"
 
 
-async def test_streamed_it_is_the_same_and_told_beside_the_answer(customer: Customer) -> None:
+async def test_a_stream_reports_the_approval_in_the_extension(customer: Customer) -> None:
     customer.upstream.reply(
         calls(("transfer_to_cashier", {})), calls(("pay", {"amount": 7, "to": customer.to}))
     )
@@ -87,7 +87,7 @@ async def test_streamed_it_is_the_same_and_told_beside_the_answer(customer: Cust
     assert "".join(thoughts).endswith("pay waits for approval")
 
 
-async def test_the_model_is_told_that_the_system_asks(customer: Customer) -> None:
+async def test_the_model_is_instructed_not_to_ask_for_approval(customer: Customer) -> None:
     await customer.asks_to_pay(7)
 
     offered = {
@@ -104,9 +104,7 @@ async def test_the_model_is_told_that_the_system_asks(customer: Customer) -> Non
 
 
 @pytest.mark.parametrize("words", ["yes", " YES!!", "Yes, please.", "ok", "Approve", "Ja", "oui", "Sí", "👍"])
-async def test_a_plain_yes_runs_the_call_once_and_the_same_agent_goes_on(
-    customer: Customer, words: str
-) -> None:
+async def test_yes_runs_the_call_once_and_the_same_agent_continues(customer: Customer, words: str) -> None:
     question = await customer.asks_to_pay(7)
 
     assert await customer.asks(words, text("Paid.")) == "Paid."
@@ -134,7 +132,7 @@ async def test_a_plain_yes_runs_the_call_once_and_the_same_agent_goes_on(
 
 
 @pytest.mark.parametrize("words", ["no", "No, thanks", "nein!", "non merci", "👎"])
-async def test_a_plain_no_runs_nothing_and_the_same_agent_goes_on(customer: Customer, words: str) -> None:
+async def test_no_runs_nothing_and_the_same_agent_continues(customer: Customer, words: str) -> None:
     question = await customer.asks_to_pay(7)
 
     assert await customer.asks(words, text("As you like.")) == "As you like."
@@ -153,7 +151,7 @@ async def test_a_plain_no_runs_nothing_and_the_same_agent_goes_on(customer: Cust
 @pytest.mark.parametrize(
     "words", ["yes, but only 5", "What for?", "yes?", "Pay yes or no?", "I said yes!", ""]
 )
-async def test_anything_else_is_no_decision_and_the_approval_expires(customer: Customer, words: str) -> None:
+async def test_other_text_is_not_a_decision_and_expires_the_approval(customer: Customer, words: str) -> None:
     await customer.asks_to_pay(7)
     (approval,) = await customer.approvals("pending")
 
@@ -178,7 +176,7 @@ async def test_a_yes_that_is_not_to_the_question_is_none(customer: Customer) -> 
     assert customer.shown[-1] == user("yes")
 
 
-async def test_a_question_that_nobody_answers_stays_open_while_turns_fail(customer: Customer) -> None:
+async def test_an_approval_stays_pending_while_turns_fail(customer: Customer) -> None:
     await customer.asks_to_pay(7)
     with pytest.raises(openai.APIStatusError):
         await customer.asks("What for?", error(400))
@@ -237,7 +235,7 @@ async def test_a_yes_reaches_its_question_when_older_messages_are_cut_off(custom
     assert customer.shown[0] == user("Hello")
 
 
-async def test_conversations_that_look_alike_are_told_apart_by_the_question(customer: Customer) -> None:
+async def test_identical_conversations_are_distinguished_by_the_approval(customer: Customer) -> None:
     one, two = customer, Customer(customer.served, customer.upstream, like=customer)
     await one.asks_to_pay(7)
     await two.asks_to_pay(7)
@@ -265,7 +263,7 @@ async def test_a_yes_of_somebody_else_decides_nothing(customer: Customer) -> Non
 # --- at most once, and nothing is forgotten ---
 
 
-async def test_the_answer_to_a_yes_can_be_had_anew_without_running_the_call_again(customer: Customer) -> None:
+async def test_regenerating_the_answer_to_yes_does_not_repeat_the_call(customer: Customer) -> None:
     await customer.asks_to_pay(7)
     await customer.asks("yes", text("Paid."))
     del customer.messages[-2:]
@@ -277,7 +275,7 @@ async def test_the_answer_to_a_yes_can_be_had_anew_without_running_the_call_agai
     assert len(await customer.approvals()) == 1
 
 
-async def test_what_was_run_is_told_also_when_the_yes_is_edited_away(customer: Customer) -> None:
+async def test_an_executed_call_stays_visible_after_the_yes_is_edited(customer: Customer) -> None:
     await customer.asks_to_pay(7)
     await customer.asks("yes", text("Paid."))
     del customer.messages[-2:]
@@ -313,7 +311,7 @@ async def test_a_yes_after_a_no_on_another_branch_runs_nothing(customer: Custome
     assert results(customer.shown)[-1].startswith("not executed: the user refused this call before")
 
 
-async def test_a_yes_whose_answer_failed_can_be_said_again(customer: Customer) -> None:
+async def test_yes_can_be_repeated_after_a_failed_turn(customer: Customer) -> None:
     await customer.asks_to_pay(7)
     with pytest.raises(openai.APIStatusError):
         await customer.asks("yes", error(400))
@@ -365,7 +363,7 @@ async def test_calls_that_need_no_approval_run_at_once(customer: Customer) -> No
     assert results(customer.shown)[1:] == [WAITING, "greeted Ann", f"paid 7 to {customer.to}"]
 
 
-async def test_nobody_gets_the_floor_while_a_person_is_asked(customer: Customer) -> None:
+async def test_handoff_is_rejected_while_an_approval_is_pending(customer: Customer) -> None:
     mixed = calls(("pay", {"amount": 7, "to": customer.to}), ("transfer_to_clerk", {}))
     await customer.asks("Pay", calls(("transfer_to_cashier", {})), mixed)
 
@@ -403,7 +401,7 @@ async def test_the_callers_own_calls_come_first(customer: Customer) -> None:
         ),
     ],
 )
-async def test_where_nobody_can_be_asked_the_agent_is_told_so(
+async def test_the_model_receives_an_error_if_approval_is_impossible(
     customer: Customer, more: dict[str, Any], why: str
 ) -> None:
     made = calls(("pay", {"amount": 7, "to": customer.to}))
@@ -418,7 +416,7 @@ async def test_where_nobody_can_be_asked_the_agent_is_told_so(
     assert await customer.approvals() == []
 
 
-async def test_where_an_older_turn_was_not_kept_nobody_is_asked_either(customer: Customer) -> None:
+async def test_approval_is_impossible_if_an_earlier_turn_was_not_stored(customer: Customer) -> None:
     await customer.asks("Hello", text("Hi"), store=False)
 
     made = calls(("pay", {"amount": 7, "to": customer.to}))
@@ -485,7 +483,7 @@ async def test_a_deleted_call_can_no_longer_be_approved(customer: Customer) -> N
 # --- everyone else who listens ---
 
 
-async def test_the_feed_tells_what_was_asked_and_decided(customer: Customer) -> None:
+async def test_the_event_feed_has_approval_requests_and_decisions(customer: Customer) -> None:
     await customer.asks_to_pay(7)
     completion = await customer.completion("yes", text("Paid."))
     (approval,) = await customer.approvals()
@@ -512,7 +510,7 @@ async def test_the_feed_tells_what_was_asked_and_decided(customer: Customer) -> 
     }
 
 
-async def test_older_clients_are_asked_and_answer_too(customer: Customer) -> None:
+async def test_legacy_clients_receive_and_decide_approvals(customer: Customer) -> None:
     body = {"message": "Pay", "conversation_id": customer.to, "model": "bank"}
     customer.upstream.reply(
         calls(("transfer_to_cashier", {})),

@@ -26,7 +26,7 @@ async def asked(customer: Customer, *amounts: int, **more: Any) -> list[dict[str
 # --- deciding ---
 
 
-async def test_an_approval_goes_on_in_the_background_as_a_turn_of_its_own(customer: Customer) -> None:
+async def test_an_approval_continues_as_a_background_turn(customer: Customer) -> None:
     (approval,) = await asked(customer, 7)
     question = customer.messages[-1]
     customer.upstream.reply(text("Paid."))
@@ -87,7 +87,7 @@ async def test_the_resumed_turn_can_be_followed_as_a_stream_of_chunks(customer: 
     }
 
 
-async def test_a_refusal_is_told_to_the_agent_with_its_reason(customer: Customer) -> None:
+async def test_the_model_receives_a_rejection_with_its_reason(customer: Customer) -> None:
     (approval,) = await asked(customer, 7)
     customer.upstream.reply(text("As you like."))
 
@@ -99,7 +99,7 @@ async def test_a_refusal_is_told_to_the_agent_with_its_reason(customer: Customer
     assert customer.paid() == []
 
 
-async def test_the_turn_goes_on_as_if_the_client_had_asked_it(customer: Customer) -> None:
+async def test_a_resumed_turn_uses_the_options_of_the_request(customer: Customer) -> None:
     customer.upstream.reply(
         calls(("transfer_to_cashier", {})), calls(("pay", {"amount": 7, "to": customer.to})), text("Paid.")
     )
@@ -119,7 +119,7 @@ async def test_the_turn_goes_on_as_if_the_client_had_asked_it(customer: Customer
     assert "weather" in [tool["function"]["name"] for tool in sent["tools"]]
 
 
-async def test_a_stored_completion_goes_on_as_one(customer: Customer) -> None:
+async def test_the_continuation_of_a_stored_completion_is_stored(customer: Customer) -> None:
     (approval,) = await asked(customer, 7, store=True, metadata={"ticket": customer.to})
     customer.upstream.reply(text("Paid."))
     decided = await customer.decides(approval, "approve")
@@ -170,7 +170,7 @@ async def test_a_plain_word_decides_what_is_left_and_a_no_stops_all_of_it(
     assert [approval["status"] for approval in await customer.approvals()] == [status, status]
 
 
-async def test_what_was_approved_beside_an_open_question_expires_with_it(customer: Customer) -> None:
+async def test_an_approved_call_expires_with_a_pending_one(customer: Customer) -> None:
     one, _ = await asked(customer, 7, 8)
     await customer.decides(one, "approve")
 
@@ -198,7 +198,7 @@ async def test_the_same_decision_again_is_the_same_turn(customer: Customer, deci
     assert len(customer.paid()) <= 1
 
 
-async def test_a_decision_that_was_said_in_the_conversation_is_one(customer: Customer) -> None:
+async def test_a_decision_by_message_is_visible_in_the_api(customer: Customer) -> None:
     (approval,) = await asked(customer, 7)
     completion = await customer.completion("yes", text("Paid."))
 
@@ -265,7 +265,7 @@ async def test_a_stock_client_that_says_yes_later_does_not_run_the_call_again(cu
     assert results(customer.shown)[-1] == f"paid 7 to {customer.to}"
 
 
-async def test_a_client_that_shows_the_background_answer_goes_on_behind_it(customer: Customer) -> None:
+async def test_a_client_that_sends_the_background_answer_continues_after_it(customer: Customer) -> None:
     (approval,) = await asked(customer, 7)
     customer.upstream.reply(text("Paid."))
     await customer.resumed(await customer.decides(approval, "approve"))
@@ -278,7 +278,7 @@ async def test_a_client_that_shows_the_background_answer_goes_on_behind_it(custo
     assert results(customer.shown)[-1] == f"paid 7 to {customer.to}"
 
 
-async def test_a_client_that_sends_only_what_is_new_goes_on_behind_it(customer: Customer) -> None:
+async def test_a_client_that_sends_only_new_messages_continues_after_it(customer: Customer) -> None:
     customer.headers = {"X-Conversation-Id": f"chat-{customer.to}"}
     (approval,) = await asked(customer, 7)
     customer.upstream.reply(text("Paid."))
@@ -428,7 +428,7 @@ async def test_approvals_are_the_callers_and_the_end_users_own(customer: Custome
         pytest.param(b'{"decision": "%b"}' % (b"y" * 50_000), "decision", "invalid_value", id="a long word"),
     ],
 )
-async def test_what_is_no_decision_is_refused_and_decides_nothing(
+async def test_an_invalid_decision_is_rejected_without_effect(
     customer: Customer, body: bytes, param: str | None, code: str | None
 ) -> None:
     (approval,) = await asked(customer, 7)

@@ -56,9 +56,7 @@ async def test_messages_follow_the_turn_that_is_named(served: Served, upstream: 
     assert tree["head_id"] == tree["data"][-1]["id"]
 
 
-async def test_a_turn_of_the_tree_tells_what_was_said_and_what_happened(
-    served: Served, upstream: FakeUpstream
-) -> None:
+async def test_a_turn_in_the_tree_has_messages_and_events(served: Served, upstream: FakeUpstream) -> None:
     caller = Caller(served)
     upstream.reply(
         calls(("transfer_to_sales", {"reason": "a rocket"}), text="One moment."),
@@ -235,9 +233,7 @@ async def test_the_turn_of_another_conversation_or_caller_is_refused(
     assert missing["error"]["type"] == "invalid_request_error"
 
 
-async def test_the_list_of_conversations_tells_what_they_are_about(
-    served: Served, upstream: FakeUpstream
-) -> None:
+async def test_the_list_of_conversations_has_summaries(served: Served, upstream: FakeUpstream) -> None:
     caller = Caller(served)
     await talked(caller, upstream, "I want to catch a roadrunner", "Gladly")
     upstream.reply(text("Hello"))

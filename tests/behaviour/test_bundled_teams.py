@@ -56,7 +56,7 @@ async def test_the_assistant_runs_two_tools_and_answers_from_both(served: Served
     assert answer.endswith("The weather in Tokyo, Japan: 12.4 °C, overcast, wind 8.3 km/h.\n\n15 + 27 = 42")
 
 
-async def test_its_tools_run_side_by_side(served: Served, services: FakeServices) -> None:
+async def test_its_tools_run_in_parallel(served: Served, services: FakeServices) -> None:
     both = asyncio.Barrier(2)
 
     async def met(request: web.Request) -> web.StreamResponse:
@@ -146,7 +146,7 @@ async def test_a_report_goes_through_its_agents_and_holds_real_figures(served: S
     assert "transfer" not in report.lower()
 
 
-async def test_the_next_question_is_planned_anew(served: Served) -> None:
+async def test_the_next_question_gets_a_new_plan(served: Served) -> None:
     caller = Caller(served)
     messages = [user(REPORT)]
     messages.append(assistant(await caller.ask(messages, model="business-insights")))

@@ -217,7 +217,7 @@ def told_with(delta: dict[str, Any], finish: str | None = None, **logprobs: Any)
     return whole
 
 
-async def test_log_probabilities_stand_in_the_chunk_of_their_token(
+async def test_log_probabilities_are_in_the_chunk_of_their_token(
     served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(
@@ -254,7 +254,9 @@ async def test_a_plain_answer_carries_them_too(served: Served, upstream: FakeUps
     assert told == {"content": [token("He"), token("llo")], "refusal": None}
 
 
-async def test_those_of_a_refusal_stand_beside_it(served: Served, upstream: FakeUpstream) -> None:
+async def test_log_probabilities_of_a_refusal_are_in_its_chunk(
+    served: Served, upstream: FakeUpstream
+) -> None:
     answer = events(told_with({"refusal": "No"}, content=None, refusal=[token("No")]), told_with({}, "stop"))
     upstream.reply(answer, answer)
     async with Wire(served) as wire:
@@ -315,7 +317,7 @@ async def test_a_failure_before_the_first_word_has_its_own_status(
 
 
 @pytest.mark.parametrize("ending", ["whole", "failed"])
-async def test_the_body_ends_right_behind_done_and_the_connection_goes_on(
+async def test_the_body_ends_after_done_and_the_connection_stays_open(
     served: Served, upstream: FakeUpstream, ending: str
 ) -> None:
     reply = text("Hello")

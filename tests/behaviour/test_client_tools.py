@@ -206,7 +206,9 @@ async def test_an_agent_may_hand_over_after_the_results(served: Served, upstream
     assert (agent_of(upstream), caller.match) == ("sales", "fingerprint")
 
 
-async def test_a_list_from_elsewhere_may_answer_its_own_calls(served: Served, upstream: FakeUpstream) -> None:
+async def test_an_unknown_message_list_can_have_its_own_tool_results(
+    served: Served, upstream: FakeUpstream
+) -> None:
     caller = Caller(served)
     upstream.reply(text("Rain"))
     foreign = {"id": "x1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
@@ -228,7 +230,7 @@ async def test_a_name_that_the_team_uses_itself_is_refused(served: Served, name:
     assert refused.value.param == "tools[1].function.name"
 
 
-async def test_three_dozen_tools_that_nobody_asked_for_break_nothing(
+async def test_more_than_max_client_tools_are_ignored_in_auto_mode(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller = Caller(served)
@@ -250,7 +252,7 @@ async def test_one_caller_cannot_answer_the_calls_of_another(served: Served, ups
         await Caller(served, "key-two").ask([result(call_ids(completion)[0], "rain")], tools=[WEATHER])
 
 
-async def test_where_no_content_is_kept_the_list_is_what_the_agent_sees(
+async def test_without_stored_content_the_agent_sees_the_message_list(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller = Caller(served)
@@ -263,7 +265,7 @@ async def test_where_no_content_is_kept_the_list_is_what_the_agent_sees(
     assert shape_of(upstream)[1:] == ["user:What is the weather in Bonn?", "calls:weather", "result"]
 
 
-async def test_results_alone_are_refused_where_no_content_is_kept(
+async def test_results_alone_are_rejected_without_stored_content(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller, headers = Caller(served), {"X-Conversation-Id": "chat-1"}

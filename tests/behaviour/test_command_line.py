@@ -71,7 +71,7 @@ def test_help_names_the_commands_and_their_flags(run: Any) -> None:
     )
 
 
-def test_an_unknown_flag_is_told_with_the_one_that_was_meant(run: Any) -> None:
+def test_an_unknown_flag_gets_a_suggestion(run: Any) -> None:
     result = run("serve", "--prot", "80")
 
     assert result.exit_code == 2
@@ -98,7 +98,7 @@ def test_a_good_team_file_is_described(run: Any, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "library.yaml"], "to check leaves nothing behind"
 
 
-def test_a_bad_team_file_is_told_line_by_line(run: Any, tmp_path: Path) -> None:
+def test_errors_of_a_team_file_are_printed_one_per_line(run: Any, tmp_path: Path) -> None:
     (tmp_path / "library.yaml").write_text(
         TEAM.replace("entry: Librarian", "entry: Librarain\n    colour: red")
     )
@@ -113,7 +113,7 @@ def test_a_bad_team_file_is_told_line_by_line(run: Any, tmp_path: Path) -> None:
     assert result.stderr == ""
 
 
-def test_a_team_file_that_is_not_there_is_told(run: Any) -> None:
+def test_a_missing_team_file_is_reported(run: Any) -> None:
     result = run("check", "nowhere.yaml")
 
     assert result.exit_code == 1
@@ -184,7 +184,7 @@ def test_a_database_url_that_cannot_be_used_stops_the_start_and_is_not_repeated(
     assert "postgresql://user:password@host:5432/name" in lines[0]
 
 
-async def test_a_port_in_use_is_told_in_a_sentence(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_reported_without_a_traceback(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         async with command("serve", "--port", str(port), folder=tmp_path) as serving:
@@ -226,7 +226,7 @@ async def test_check_refuses_the_components_that_serve_refuses(tmp_path: Path, i
     assert "hunter2" not in checking.out.text + serving.err.text
 
 
-async def test_a_component_that_cannot_be_loaded_is_told_in_a_sentence(tmp_path: Path) -> None:
+async def test_an_invalid_component_is_reported_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "teams.yaml").write_text(
         "models: {default: {provider: autogen_ext.models.nowhere.Client, config: {api_key: hunter2}}}\n"
         + TEAM
@@ -270,7 +270,7 @@ def test_a_database_of_a_newer_version_is_left_alone(run: Any, tmp_path: Path, a
 # --- serving -------------------------------------------------------------------------------------------------
 
 
-async def test_the_first_lines_tell_people_what_is_served_where_and_the_log_tells_it_in_facts(
+async def test_start_up_prints_url_teams_and_models_and_logs_them_as_fields(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "library.yaml").write_text(TEAM)
@@ -296,7 +296,7 @@ async def test_the_first_lines_tell_people_what_is_served_where_and_the_log_tell
     assert any("OPENAI_API_KEY" in line["message"] for line in serving.log), "how to set a real model"
 
 
-async def test_a_real_model_is_told_by_its_name_and_host_and_the_demonstration_is_not_mentioned(
+async def test_start_up_prints_name_and_host_of_a_model_and_no_demo(
     tmp_path: Path,
 ) -> None:
     environment = {
@@ -314,7 +314,7 @@ async def test_a_real_model_is_told_by_its_name_and_host_and_the_demonstration_i
     assert "demonstration" not in serving.out.text + serving.err.text
 
 
-async def test_a_misspelt_variable_is_told_in_the_log(tmp_path: Path) -> None:
+async def test_a_misspelt_variable_is_logged(tmp_path: Path) -> None:
     environment = {"PROXY_TURN_TIMELIMIT": "hunter2"}
     async with command("serve", "--port=0", folder=tmp_path, environment=environment) as serving:
         await serving.url()

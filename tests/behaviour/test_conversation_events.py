@@ -72,7 +72,7 @@ async def listening(
         yield Reader(response)
 
 
-async def test_turns_that_were_are_told_then_those_that_come(served: Served, upstream: FakeUpstream) -> None:
+async def test_past_turns_are_replayed_before_new_ones(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("transfer_to_sales", {})), text("What colour?"), text("Red"))
     caller = Caller(served)
     first = await caller.completion([user("A rocket")], headers=named("both"))
@@ -89,7 +89,7 @@ async def test_turns_that_were_are_told_then_those_that_come(served: Served, ups
     assert reader.ids == [f"{f['turn_id']}.{f['position']}.{f['part']}" for f in [*was, *came]]
 
 
-async def test_a_reader_goes_on_behind_the_id_of_any_frame(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_reader_resumes_after_any_event_id(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("One two", chunks=2), text("Three four", chunks=2))
     caller = Caller(served)
     for words in ("1", "2"):
@@ -105,7 +105,7 @@ async def test_a_reader_goes_on_behind_the_id_of_any_frame(served: Served, upstr
     assert behind == told(whole)[len(ids) // 2 :]
 
 
-async def test_a_turn_is_told_while_it_runs(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_running_turn_is_streamed(served: Served, upstream: FakeUpstream) -> None:
     rest = asyncio.Event()
     upstream.reply(text("One two", chunks=2).held(rest, after=2))
     asking = asyncio.create_task(Caller(served).completion([user("Hi")], headers=named("live")))
@@ -121,9 +121,7 @@ async def test_a_turn_is_told_while_it_runs(served: Served, upstream: FakeUpstre
     assert [frame["type"] for frame in others] == ["text.delta", "turn.completed"]
 
 
-async def test_turns_that_failed_and_those_of_other_branches_are_told_too(
-    served: Served, upstream: FakeUpstream
-) -> None:
+async def test_failed_turns_and_other_branches_are_included(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("One"), error(400), text("Another one"))
     caller = Caller(served)
     await caller.ask([user("1")], headers=named("tree"))
@@ -138,7 +136,7 @@ async def test_turns_that_failed_and_those_of_other_branches_are_told_too(
     assert kinds(body) == ["turn.completed", "turn.failed", "turn.completed"]
 
 
-async def test_what_was_not_kept_is_told_by_how_it_ended(tmp_path: Path, upstream: FakeUpstream) -> None:
+async def test_a_turn_without_stored_events_has_start_and_end(tmp_path: Path, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("transfer_to_sales", {})), text("What colour?"))
     async with serve(tmp_path, upstream.base_url) as served:
         await Caller(served).completion([user("A rocket")], headers=named("private"), store=False)
@@ -151,9 +149,7 @@ async def test_what_was_not_kept_is_told_by_how_it_ended(tmp_path: Path, upstrea
     assert ended["data"]["usage"]["total_tokens"] > 0
 
 
-async def test_turns_of_another_worker_are_told_without_asking_for_them(
-    tmp_path: Path, upstream: FakeUpstream
-) -> None:
+async def test_turns_of_another_worker_are_streamed(tmp_path: Path, upstream: FakeUpstream) -> None:
     rest = asyncio.Event()
     upstream.reply(text("One"), text("Two three", chunks=2).held(rest, after=2))
     async with (
@@ -206,7 +202,7 @@ async def test_the_stream_of_a_deleted_conversation_ends(served: Served, upstrea
         assert await reader.next() is None
 
 
-async def test_a_quiet_stream_is_kept_alive(tmp_path: Path, upstream: FakeUpstream) -> None:
+async def test_an_idle_stream_gets_keep_alives(tmp_path: Path, upstream: FakeUpstream) -> None:
     upstream.reply(text("One"), text("Two"))
     async with serve(tmp_path, upstream.base_url, keep_alive_interval=0.02) as served:
         caller = Caller(served)
@@ -235,7 +231,7 @@ async def test_a_conversation_without_turns_can_be_listened_to(
     assert frames[0]["type"] == "turn.started"
 
 
-async def test_a_person_is_told_what_is_theirs_or_nobodys(served: Served, upstream: FakeUpstream) -> None:
+async def test_an_end_user_sees_own_and_unassigned_turns(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("One"))
     await Caller(served).ask([user("1")], headers={**named("of-anna"), "X-OpenWebUI-User-Id": "anna"})
     path = "/conversations/of-anna/events?follow=false&types=turn.completed"

@@ -195,7 +195,7 @@ async def test_an_answer_that_the_client_changed_or_dropped_keeps_the_agent_with
     assert agent_of(upstream) == "sales"
 
 
-async def test_a_partial_answer_kept_after_an_abort_does_no_harm(
+async def test_a_partial_answer_of_an_aborted_turn_is_accepted_as_history(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller = Caller(served)

@@ -29,7 +29,7 @@ async def made(served: Served, body: Any, *, kind: str = "agents", key: str = "t
     return answer.json()
 
 
-async def test_a_made_agent_answers_under_its_name(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_custom_agent_answers_under_its_name(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("calculate", {"expression": "6 * 7"})), text("It is 42."))
 
     agent = await made(served, {**HELPER, "tools": ["calculate"], "limits": {"max_tool_calls": 3}})
@@ -48,7 +48,7 @@ async def test_a_made_agent_answers_under_its_name(served: Served, upstream: Fak
     }  # fmt: skip
 
 
-async def test_made_agents_hand_over_to_one_another(served: Served, upstream: FakeUpstream) -> None:
+async def test_custom_agents_hand_over_to_each_other(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("transfer_to_expert", {})), text("I know."), text("Still me."), text("Alone."))
     await made(served, {"name": "expert", "instructions": "You are expert. Know."})
     await made(served, {**HELPER, "handoffs": [{"to": "expert", "when": "it is hard"}]})
@@ -151,7 +151,7 @@ async def test_a_team_is_made_whole(served: Served, upstream: FakeUpstream) -> N
     assert (await asked(served, "GET", "/v1/teams/pair")).status_code == 404
 
 
-async def test_the_list_tells_whom_there_is_and_what_may_be_chosen(served: Served) -> None:
+async def test_the_list_has_agents_and_available_options(served: Served) -> None:
     await made(served, HELPER)
 
     listed = (await asked(served, "GET", "/v1/agents")).json()
@@ -192,7 +192,7 @@ async def test_instructions_are_text_and_nothing_else(
     assert upstream.requests[0].body["messages"][0]["content"] == words
 
 
-async def test_what_the_operator_took_away_is_told(tmp_path: Path, upstream: FakeUpstream) -> None:
+async def test_a_removed_tool_or_model_is_reported(tmp_path: Path, upstream: FakeUpstream) -> None:
     async with serve(tmp_path, upstream.base_url) as served:
         await made(served, {**HELPER, "tools": ["calculate"]})
 
@@ -202,7 +202,7 @@ async def test_what_the_operator_took_away_is_told(tmp_path: Path, upstream: Fak
     assert refused.value.code == "agent_outdated"
 
 
-async def test_a_tool_that_wants_approval_wants_it_from_made_agents_too(
+async def test_a_tool_with_approval_requires_it_for_custom_agents(
     tmp_path: Path, upstream: FakeUpstream
 ) -> None:
     (tmp_path / "teams.yaml").write_text(
@@ -290,7 +290,7 @@ BAD: list[tuple[str, Any, str | None, str | None]] = [
 @pytest.mark.parametrize(
     ("path", "body", "param", "code"), BAD, ids=[str(number) for number in range(len(BAD))]
 )
-async def test_what_cannot_be_is_refused_and_nothing_is_kept(
+async def test_an_invalid_definition_is_rejected_and_not_stored(
     path: str, body: Any, param: str | None, code: str | None, open_shop: tuple[Served, FakeUpstream]
 ) -> None:
     served, _ = open_shop
@@ -309,7 +309,7 @@ async def test_what_cannot_be_is_refused_and_nothing_is_kept(
 # --- older clients -------------------------------------------------------------------------------------------
 
 
-async def test_an_older_client_makes_an_agent_and_talks_to_it(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_legacy_client_creates_and_uses_an_agent(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hello"), text("Hello again"), text("Sold"))
     body = {
         "name": "poet", "instructions": "You are poet. Rhyme.", "model": "gpt-4o",
@@ -341,7 +341,7 @@ async def test_legacy_agent_has_the_id_of_the_path_and_a_name_for_people(served:
     )
 
 
-async def test_an_older_client_is_told_what_is_wrong(served: Served) -> None:
+async def test_a_legacy_client_gets_validation_errors(served: Served) -> None:
     for path, body, param in (
         ("/agents/poet", {"name": "poet"}, "instructions"),
         ("/agents/no%20way", {"instructions": "x"}, "name"),

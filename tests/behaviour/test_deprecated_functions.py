@@ -126,7 +126,7 @@ async def test_a_second_call_behind_the_first_is_resumed_as_well(
     ]
 
 
-async def test_words_beside_the_call_do_not_hide_it(served: Served, upstream: FakeUpstream) -> None:
+async def test_text_next_to_a_call_does_not_hide_it(served: Served, upstream: FakeUpstream) -> None:
     async with Wire(served) as wire:
         upstream.reply(
             calls(("transfer_to_sales", {})), calls(("weather", {"city": "Bonn"}), text="Let me see.")
@@ -153,7 +153,9 @@ async def test_a_user_message_instead_of_the_result_closes_the_call(
     assert "not executed" in shown[-2]["content"]
 
 
-async def test_a_list_from_elsewhere_may_answer_its_own_call(served: Served, upstream: FakeUpstream) -> None:
+async def test_an_unknown_message_list_can_have_its_own_function_result(
+    served: Served, upstream: FakeUpstream
+) -> None:
     upstream.reply(text("Rain"))
     foreign = assistant(None, function_call={"name": "weather", "arguments": "{}"})
     async with Wire(served) as wire:
@@ -163,7 +165,7 @@ async def test_a_list_from_elsewhere_may_answer_its_own_call(served: Served, ups
     assert shape_of(upstream)[1:] == ["user:What is the weather in Bonn?", "calls:weather", "result"]
 
 
-async def test_where_no_content_is_kept_the_list_is_what_the_agent_sees(
+async def test_without_stored_content_the_agent_sees_the_message_list(
     served: Served, upstream: FakeUpstream
 ) -> None:
     async with Wire(served) as wire:

@@ -78,7 +78,7 @@ async def asked(provider_url: str) -> list[Any]:
         return [one["body"] for one in told if one["path"].endswith("/chat/completions")]
 
 
-async def test_a_conversation_with_handoffs_and_tools_goes_on_after_a_restart(tmp_path: Path) -> None:
+async def test_a_conversation_with_handoffs_and_tools_continues_after_a_restart(tmp_path: Path) -> None:
     async with provider(tmp_path) as url:
         environment = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": url, "OPENAI_MODEL": "gpt-test"}
         async with serve_process(tmp_path, environment=environment) as (served, _):

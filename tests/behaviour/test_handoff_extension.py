@@ -64,7 +64,7 @@ def thoughts(chunks: list[ChatCompletionChunk]) -> str:
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_each_mode_tells_what_it_says(mode: str, served: Served, upstream: FakeUpstream) -> None:
+async def test_each_mode_has_its_own_parts(mode: str, served: Served, upstream: FakeUpstream) -> None:
     hand_over(upstream, reasoning="A rocket!")
 
     chunks = await streamed(served, mode, stream_options={"include_usage": True})
@@ -125,7 +125,7 @@ async def test_a_call_of_the_callers_tool_is_read_the_same_in_each_mode(
     assert answer.choices[0].finish_reason == "tool_calls"
 
 
-async def test_a_plain_answer_tells_it_too(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_response_without_streaming_has_the_extension(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(
         calls(("transfer_to_repairs", {})),
         calls(("look_up_item", {"search_query": "rocket"})),
@@ -148,7 +148,7 @@ async def test_a_plain_answer_tells_it_too(served: Served, upstream: FakeUpstrea
     assert lines[2].startswith("look_up_item answered after 0.")
 
 
-async def test_without_a_word_everything_is_told_and_with_none_it_is_the_official_api(
+async def test_all_is_the_default_and_none_is_the_openai_format(
     served: Served, upstream: FakeUpstream
 ) -> None:
     hand_over(upstream)
@@ -260,7 +260,7 @@ async def test_open_webui_gets_its_status_line(
     assert told == ([status] if is_told else [])
 
 
-async def test_side_requests_tell_nothing(served: Served, upstream: FakeUpstream) -> None:
+async def test_side_requests_have_no_extension(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("A title"))
 
     answer = await Caller(served).completion([user("Name this chat")], model="shop/side")
@@ -298,7 +298,7 @@ async def test_what_is_read_again_is_the_same_whatever_the_later_request_says(
     assert told.endswith(rest)
 
 
-async def test_a_client_that_sends_the_thoughts_back_goes_on_where_it_was(
+async def test_a_client_that_sends_reasoning_back_continues_its_conversation(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller = Caller(served)
@@ -336,7 +336,7 @@ async def test_costs_come_from_the_prices_of_the_team_file(tmp_path: Path, upstr
 # --- models --------------------------------------------------------------------------------------------------
 
 
-async def test_models_tell_what_teams_are_made_of(served: Served) -> None:
+async def test_models_describe_their_team(served: Served) -> None:
     models = [model async for model in served.client().models.list()]
 
     assert [model.id for model in models] == ["shop", "shop/triage", "shop/sales", "shop/repairs"]
@@ -362,7 +362,7 @@ async def test_models_tell_what_teams_are_made_of(served: Served) -> None:
     assert beside(models[2])["tools"] == ["execute_order"]  # type: ignore[arg-type]
 
 
-async def test_models_are_official_ones_where_nothing_is_to_be_told(served: Served) -> None:
+async def test_models_have_the_openai_format_in_mode_none(served: Served) -> None:
     client = served.client(default_headers={"X-Handoff-Events": "none"})
 
     for model in [model async for model in client.models.list()]:
@@ -388,9 +388,7 @@ async def test_side_models_are_found_and_not_listed(served: Served) -> None:
 # --- one agent alone -----------------------------------------------------------------------------------------
 
 
-async def test_an_agent_that_is_asked_alone_has_nobody_to_hand_over_to(
-    served: Served, upstream: FakeUpstream
-) -> None:
+async def test_an_agent_used_as_a_model_has_no_handoffs(served: Served, upstream: FakeUpstream) -> None:
     caller = Caller(served)
     upstream.reply(text("Which one?"), text("Sold."))
 
@@ -415,7 +413,7 @@ async def test_a_transfer_that_an_agent_alone_tries_does_not_happen(
     assert (answer.model, beside(answer)["agents"]) == ("shop/sales", ["sales"])
 
 
-async def test_an_agent_alone_keeps_apart_what_its_team_was_told(
+async def test_an_agent_used_as_a_model_has_separate_conversations(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller = Caller(served)

@@ -48,7 +48,7 @@ async def test_a_head_of_almost_that_is_taken_again_and_again(served: Served) ->
             assert (await socket.reply()).status == 200
 
 
-async def test_a_large_body_is_no_head(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_large_body_does_not_count_as_head(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hi"), text("Hi"))
     body = json.dumps({"model": "shop", "messages": [*HELLO, {"role": "user", "content": "x" * 500_000}]})
     async with Socket(served) as socket:
@@ -81,7 +81,9 @@ async def test_a_head_that_comes_by_drops_is_408(tmp_path: Path, upstream: FakeU
             check_refused(await socket.reply(), 408)
 
 
-async def test_who_says_nothing_is_let_go(tmp_path: Path, upstream: FakeUpstream) -> None:
+async def test_idle_connection_is_closed_after_the_head_timeout(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
     async with serve(tmp_path, upstream.base_url, body_timeout=0.2) as served, Socket(served) as socket:
         assert await socket.reader.read() == b""
 

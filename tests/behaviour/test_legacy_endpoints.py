@@ -112,7 +112,7 @@ async def test_a_line_is_sent_as_soon_as_it_is_there(served: Served, upstream: F
     assert json.loads(line)["content"]["type"] == "string"
 
 
-async def test_text_is_told_alone_when_asked_for(served: Served, upstream: FakeUpstream) -> None:
+async def test_text_can_be_requested_without_status_lines(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("transfer_to_sales", {})), text("Which colour?", chunks=1))
 
     response = await post(served, "/chat/completions?format=text", ANNA)
@@ -120,7 +120,7 @@ async def test_text_is_told_alone_when_asked_for(served: Served, upstream: FakeU
     assert response.text == '{"content":"Which colour?"}\n'
 
 
-async def test_what_was_said_is_kept_under_the_id(served: Served, upstream: FakeUpstream) -> None:
+async def test_messages_are_stored_under_the_conversation_id(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("transfer_to_sales", {})), text("Colour?"), text("Red it is."), text("Hello."))
 
     await post(served, "/chat/completions", ANNA)
@@ -164,7 +164,7 @@ async def test_an_id_of_other_characters_is_refused(id: str, served: Served, ups
         ({"messages": [{"source": "user", "content": "Hi"}] * 2001}, "messages"),
     ],
 )
-async def test_bad_bodies_are_told_in_both_forms(
+async def test_invalid_bodies_get_errors_in_both_formats(
     body: Any, param: str, served: Served, upstream: FakeUpstream
 ) -> None:
     response = await post(served, "/chat/completions", body)
@@ -254,9 +254,7 @@ async def test_it_is_answered_at_once_when_asked_for(served: Served, upstream: F
     assert response.text == '{"content":"Hello you."}'
 
 
-async def test_the_agent_that_has_the_floor_answers_the_next_history(
-    served: Served, upstream: FakeUpstream
-) -> None:
+async def test_the_active_agent_answers_the_next_message_list(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("transfer_to_sales", {})), text("Colour?"), text("Red it is."))
     messages = [{"source": "user", "content": "A rocket"}]
     first = await post(served, "/chat/completions", {"messages": messages, "stream": False})
@@ -336,7 +334,7 @@ def events_of(response: httpx2.Response) -> list[dict[str, Any]]:
 ORDER = {"product": "Rocket", "price": 10}
 
 
-async def test_a_chat_is_told_as_events(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_chat_is_streamed_as_events(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(
         calls(("transfer_to_sales", {})),
         calls(("execute_order", ORDER), ("execute_order", {"colour": 1})),
@@ -370,7 +368,7 @@ async def test_a_chat_is_answered_at_once(served: Served, upstream: FakeUpstream
     assert (body["response"], body["agent"], body["conversation_id"]) == ("Ordered", "sales", "chat")
 
 
-async def test_a_chat_goes_on_until_it_is_reset(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_chat_continues_until_it_is_reset(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(*[text(f"Answer {number}") for number in range(1, 7)])
 
     await post(served, "/chat", {"message": "1"})
@@ -390,7 +388,9 @@ async def test_a_chat_goes_on_until_it_is_reset(served: Served, upstream: FakeUp
 
 
 @pytest.mark.parametrize("wished", [True, False])
-async def test_tools_run_in_parallel_as_wished(wished: bool, served: Served, upstream: FakeUpstream) -> None:
+async def test_tools_run_in_parallel_if_requested(
+    wished: bool, served: Served, upstream: FakeUpstream
+) -> None:
     upstream.reply(calls(("transfer_to_sales", {})), text("Hi"))
 
     await post(served, "/chat", {"message": "Hi", "parallel_tools": wished})
@@ -416,7 +416,9 @@ async def test_a_chat_that_fails_ends_with_an_error(served: Served, upstream: Fa
     "body", [b"", b"{", {}, {"message": 7}, {"message": ""}, {"message": "Hi", "reset_history": "no"}]
 )
 @pytest.mark.parametrize("path", ["/chat", "/chat/stream"])
-async def test_bad_chat_bodies_are_told(path: str, body: Any, served: Served, upstream: FakeUpstream) -> None:
+async def test_invalid_chat_bodies_are_rejected(
+    path: str, body: Any, served: Served, upstream: FakeUpstream
+) -> None:
     assert told(await post(served, path, body))
     assert upstream.requests == []
 
@@ -424,7 +426,7 @@ async def test_bad_chat_bodies_are_told(path: str, body: Any, served: Served, up
 # --- POST /ask-stream and GET /test-stream -------------------------------------------------------------------
 
 
-async def test_a_question_is_told_step_by_step(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_question_is_streamed_as_events(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(
         calls(("transfer_to_sales", {}), text="Sales knows."),
         calls(("execute_order", ORDER)),
@@ -458,7 +460,7 @@ async def test_a_question_is_told_step_by_step(served: Served, upstream: FakeUps
     assert all(set(event) == {"event_type", "timestamp", "agent_name", "message", "data"} for event in events)
 
 
-async def test_a_question_begins_to_be_told_before_the_model_answers(
+async def test_the_stream_of_a_question_starts_before_the_model_answers(
     served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(hang())
@@ -505,7 +507,7 @@ async def test_a_scripted_turn_tries_a_client_without_a_model(served: Served, up
 # --- GET /health and /agents ---------------------------------------------------------------------------------
 
 
-async def test_health_tells_tools_and_agents_to_those_who_may_call(
+async def test_health_lists_tools_and_agents_for_authenticated_callers(
     tmp_path: Path, upstream: FakeUpstream
 ) -> None:
     async with serve(tmp_path, upstream.base_url, api_keys="secret") as served:

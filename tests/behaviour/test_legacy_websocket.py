@@ -22,7 +22,7 @@ def chat(message: Any, **more: Any) -> Any:
 # --- /ws -----------------------------------------------------------------------------------------------------
 
 
-async def test_an_older_chat_is_told_over_its_socket(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_legacy_chat_is_streamed_over_its_websocket(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(
         calls(("transfer_to_sales", {})),
         calls(("execute_order", {"product": "Rocket", "price": 10})),
@@ -52,7 +52,7 @@ async def test_an_older_chat_is_told_over_its_socket(served: Served, upstream: F
     ]
 
 
-async def test_an_older_chat_goes_on_until_it_is_reset(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_legacy_chat_continues_until_it_is_reset(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("One"), text("Two"), text("Three"))
 
     async with connected(served, "/ws") as client:
@@ -71,7 +71,7 @@ async def test_an_older_chat_goes_on_until_it_is_reset(served: Served, upstream:
 @pytest.mark.parametrize(
     "message", ["", "{", "[]", {"type": "talk", "data": {}}, {"type": "chat"}, chat(""), chat(7), "\u0000"]
 )
-async def test_a_bad_message_is_told_and_the_socket_stays(
+async def test_an_invalid_message_gets_an_error_and_the_connection_stays_open(
     message: Any, served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(text("Hello."))
@@ -86,7 +86,7 @@ async def test_a_bad_message_is_told_and_the_socket_stays(
     assert rest[-1]["data"] == {"final_response": "Hello."}
 
 
-async def test_an_older_chat_that_fails_is_told(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_failed_legacy_chat_sends_an_error(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(error(400))
 
     async with connected(served, "/ws") as client:
@@ -126,7 +126,7 @@ async def test_a_socket_needs_a_key(path: str, tmp_path: Path, upstream: FakeUps
     assert refused.value.status == 401
 
 
-async def test_a_key_that_is_no_name_of_a_protocol_is_percent_encoded(
+async def test_a_key_that_is_not_a_subprotocol_token_is_percent_encoded(
     tmp_path: Path, upstream: FakeUpstream
 ) -> None:
     async with (
@@ -139,7 +139,7 @@ async def test_a_key_that_is_no_name_of_a_protocol_is_percent_encoded(
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_page_of_elsewhere_may_not_open_one(path: str, served: Served) -> None:
+async def test_a_page_of_another_origin_cannot_open_a_websocket(path: str, served: Served) -> None:
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         async with connected(served, path, Origin="https://evil.example"):
             pass

@@ -71,7 +71,7 @@ def test_tools_are_pinned_and_checked_in_two_commands(run: Any, tmp_path: Path) 
     assert (pinned.stderr, checked.stderr) == ("", "")
 
 
-def test_what_has_changed_is_told_and_can_be_accepted(run: Any, tmp_path: Path) -> None:
+def test_changed_tools_are_reported_and_can_be_accepted(run: Any, tmp_path: Path) -> None:
     teams = tmp_path / "teams.yaml"
     teams.write_text(team(program()))
     run("mcp", "pin", "teams.yaml")
@@ -99,9 +99,7 @@ def test_what_has_changed_is_told_and_can_be_accepted(run: Any, tmp_path: Path) 
     assert run("mcp", "check", "teams.yaml").exit_code == 0
 
 
-def test_a_server_that_cannot_be_asked_keeps_its_pins_and_is_told_with_its_last_words(
-    run: Any, tmp_path: Path
-) -> None:
+def test_a_failing_server_keeps_its_pins_and_its_stderr_is_printed(run: Any, tmp_path: Path) -> None:
     teams = tmp_path / "teams.yaml"
     teams.write_text(team(program()))
     run("mcp", "pin", "teams.yaml")
@@ -132,7 +130,7 @@ def test_a_server_that_cannot_be_asked_keeps_its_pins_and_is_told_with_its_last_
         ),
     ],
 )
-def test_team_files_that_cannot_be_used_are_told(run: Any, tmp_path: Path, content: str, told: str) -> None:
+def test_invalid_team_files_are_reported(run: Any, tmp_path: Path, content: str, told: str) -> None:
     (tmp_path / "teams.yaml").write_text(content)
 
     for command in ("check", "pin"):
@@ -140,9 +138,7 @@ def test_team_files_that_cannot_be_used_are_told(run: Any, tmp_path: Path, conte
         assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"{told}\n")
 
 
-def test_a_lock_file_that_cannot_be_read_stops_a_check_and_is_written_anew_by_pinning(
-    run: Any, tmp_path: Path
-) -> None:
+def test_an_invalid_lock_file_fails_check_and_is_replaced_by_pin(run: Any, tmp_path: Path) -> None:
     (tmp_path / "teams.yaml").write_text(team(program()))
     (tmp_path / FILE_NAME).write_text("{")
 

@@ -51,7 +51,7 @@ async def test_every_route_is_described_those_too_that_the_framework_does_not_kn
             assert described <= allowed if operations.keys() & LEGACY.get(path, ()) else described == allowed
 
 
-async def test_bodies_are_told_as_they_are_decoded(document: dict[str, Any]) -> None:
+async def test_body_schemas_match_the_decoders(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     asked = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]
 
@@ -68,7 +68,7 @@ async def test_bodies_are_told_as_they_are_decoded(document: dict[str, Any]) -> 
             assert r"\Z" not in one["pattern"]
 
 
-async def test_errors_are_told_in_the_envelope_and_never_in_the_frameworks_form(
+async def test_errors_use_the_envelope_and_not_the_format_of_fastapi(
     document: dict[str, Any],
 ) -> None:
     envelope = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorEnvelope"}}}

@@ -68,7 +68,7 @@ ODD = {
 }
 
 
-async def test_a_body_is_handed_on_with_nothing_changed_but_the_models_name(
+async def test_a_body_is_forwarded_with_only_the_model_name_changed(
     served: Served, upstream: FakeUpstream
 ) -> None:
     answer = b'{ "id":"theirs", "choices" : [], "odd": 1.50, "model":"vendor/real-name" }'
@@ -93,9 +93,7 @@ async def test_a_body_is_handed_on_with_nothing_changed_but_the_models_name(
         assert foreign not in told
 
 
-async def test_the_name_is_the_only_thing_that_is_written_anew(
-    served: Served, upstream: FakeUpstream
-) -> None:
+async def test_only_the_model_name_of_a_body_is_replaced(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(raw(b"{}", content_type="application/json"))
     seed = b'{"model":"other", "model" : "plain","seed":12345678901234567890123,"x":1.500,"y":"\\u00e4\\/"}'
     async with Wire(served) as wire:
@@ -149,7 +147,7 @@ async def test_the_sdk_talks_to_it_as_to_any_model(served: Served, upstream: Fak
     )
 
 
-async def test_nothing_of_it_is_kept(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_passthrough_request_is_not_stored(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hi"))
     async with Wire(served) as wire:
         response = await wire.ask(
@@ -171,7 +169,7 @@ async def test_side_requests_to_it_are_requests_like_others(served: Served, upst
     assert unknown.status_code == 404
 
 
-async def test_the_responses_api_tells_where_such_a_model_is_served(
+async def test_the_responses_api_names_the_endpoint_of_a_passthrough_model(
     served: Served, upstream: FakeUpstream
 ) -> None:
     with pytest.raises(openai.NotFoundError) as refused:
@@ -323,7 +321,7 @@ async def test_the_providers_refusal_is_the_callers(
         "no HTTP", "silence", "too much",
     ],
 )  # fmt: skip
-async def test_other_failures_are_told_in_our_words(
+async def test_other_failures_use_the_errors_of_the_proxy(
     tmp_path: Path, upstream: FakeUpstream, reply: Reply, status: int, code: str
 ) -> None:
     limits = {"first_token_timeout": 0.3, "turn_time_limit": 0.3, "max_answer_bytes": 2000}
@@ -338,7 +336,7 @@ async def test_other_failures_are_told_in_our_words(
         assert inner not in response.text
 
 
-async def test_a_provider_that_is_down_is_told_as_such(tmp_path: Path) -> None:
+async def test_an_unreachable_provider_gets_its_own_error(tmp_path: Path) -> None:
     async with FakeUpstream() as gone:
         pass
     async with serving(tmp_path, gone) as served, Wire(served) as wire:

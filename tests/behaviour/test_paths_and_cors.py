@@ -118,7 +118,7 @@ async def test_a_stream_can_be_resumed_without_the_version(
         ("OPTIONS", "/v1/foo"),
     ],
 )
-async def test_what_is_not_there_is_told_in_the_envelope(
+async def test_unknown_objects_get_an_error_envelope(
     method: str, path: str, served: Served, http: aiohttp.ClientSession
 ) -> None:
     response, _ = await ask(http, method, served.url + path)
@@ -166,7 +166,7 @@ async def test_the_head_of_a_stream_ends(
         ("/v1/chat/completions/chatcmpl-1/cancel", "POST, OPTIONS"),
     ],
 )
-async def test_every_path_tells_its_methods(
+async def test_every_path_reports_its_methods(
     path: str, allowed: str, served: Served, http: aiohttp.ClientSession
 ) -> None:
     asked, nothing = await ask(http, "OPTIONS", served.url + path)
@@ -177,9 +177,7 @@ async def test_every_path_tells_its_methods(
     assert (await error_of(refused))["code"] == "method_not_supported"
 
 
-async def test_methods_of_several_routes_are_told_together(
-    served: Served, http: aiohttp.ClientSession
-) -> None:
+async def test_methods_of_several_routes_are_combined(served: Served, http: aiohttp.ClientSession) -> None:
     assert served.app is not None
     for method in ("POST", "GET", "DELETE"):
         served.app.router.routes.append(Route("/v1/shelf", _broken, methods=[method]))

@@ -353,7 +353,7 @@ async def test_error_for_an_unknown_model_names_the_nearest_and_the_teams(served
     ]
 
 
-async def test_unknown_paths_and_methods_are_told_in_the_envelope(served: Served, wire: Wire) -> None:
+async def test_unknown_paths_and_methods_get_an_error_envelope(served: Served, wire: Wire) -> None:
     for method, path, status in [
         ("GET", "/nothing", 404),
         ("POST", "/embeddings", 404),

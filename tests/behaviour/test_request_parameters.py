@@ -64,7 +64,7 @@ HONOURED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("field", HONOURED)
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-async def test_a_wish_reaches_the_model_as_it_came(
+async def test_a_parameter_reaches_the_model_unchanged(
     served: Served, upstream: FakeUpstream, field: str, stream: bool
 ) -> None:
     upstream.reply(text('{"ok": true}'))
@@ -79,7 +79,9 @@ async def test_a_wish_reaches_the_model_as_it_came(
     assert set(sent) - told == set(HONOURED[field])
 
 
-async def test_every_agent_that_speaks_is_told_of_the_wishes(served: Served, upstream: FakeUpstream) -> None:
+async def test_parameters_are_sent_to_the_model_of_every_active_agent(
+    served: Served, upstream: FakeUpstream
+) -> None:
     upstream.reply(calls(("transfer_to_sales", {})), text("What colour?"))
     async with Wire(served) as wire:
         await wire.completion(temperature=0.25, seed=7)
@@ -140,7 +142,7 @@ async def test_values_that_ask_for_nothing_special_are_taken(
     assert "x-ignored-parameters" not in response.headers
 
 
-async def test_fields_that_nobody_knows_are_named_and_never_reach_the_model(
+async def test_unknown_fields_are_reported_and_not_sent_to_the_model(
     served: Served, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "proxy.requests")
@@ -165,7 +167,7 @@ async def test_fields_that_nobody_knows_are_named_and_never_reach_the_model(
 
 
 @pytest.mark.parametrize("path", ["/chat/completions", "/responses"])
-async def test_fields_that_nobody_knows_are_refused_where_the_operator_wants_that(
+async def test_unknown_fields_are_rejected_in_strict_mode(
     tmp_path: Path, upstream: FakeUpstream, path: str
 ) -> None:
     async with serve(tmp_path, upstream.base_url, strict_parameters=True) as strict, Wire(strict) as wire:
@@ -285,7 +287,7 @@ async def test_two_answers_in_a_row_and_an_answer_at_the_end_are_taken(
 # --- what is said about a person stays here, or goes on as a hash ---
 
 
-async def test_who_asks_reaches_the_provider_as_a_hash_only(served: Served, upstream: FakeUpstream) -> None:
+async def test_the_user_is_sent_to_the_provider_as_a_hash(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hi"), text("Hi"), text("Hi"))
     asked = {"safety_identifier": "ann@example.com", "prompt_cache_key": "thread-1", "user": "ann"}
     async with Wire(served) as one, Wire(served, "another-key") as other:

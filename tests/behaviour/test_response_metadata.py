@@ -67,9 +67,7 @@ async def test_usage_is_the_sum_over_every_model_call(
     assert told == SUM
 
 
-async def test_usage_told_on_the_way_counts_for_an_answer_that_was_stopped(
-    served: Served, upstream: FakeUpstream
-) -> None:
+async def test_usage_reported_before_cancellation_counts(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(
         events(
             chunk({"content": "Once"}, usage=used(10, 1)),
@@ -95,7 +93,7 @@ async def test_usage_told_on_the_way_counts_for_an_answer_that_was_stopped(
 
 
 @pytest.mark.parametrize("tier", ["auto", "default", "flex", "priority"])
-async def test_the_tier_is_told_when_it_was_asked_for(
+async def test_the_service_tier_is_returned_if_requested(
     served: Served, upstream: FakeUpstream, tier: str
 ) -> None:
     upstream.reply(text("Hi"), text("Hi"), text("Hi"))
@@ -193,7 +191,7 @@ async def test_the_clients_own_request_id_is_logged(
     assert [getattr(line, "client_request_id", None) for line in lines] == [logged]
 
 
-async def test_an_overlong_answer_is_told_by_its_reason(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_truncated_answer_has_finish_reason_length(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Once upon", finish="length"))
     async with Wire(served) as wire:
         answer = await wire.completion(max_completion_tokens=2)

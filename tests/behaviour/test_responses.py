@@ -118,7 +118,7 @@ async def test_structured_answers_are_parsed_by_the_sdk(served: Served, upstream
     assert (asked["type"], asked["json_schema"]["name"]) == ("json_schema", "City")
 
 
-async def test_wishes_reach_the_model(served: Served, upstream: FakeUpstream) -> None:
+async def test_parameters_reach_the_model(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hello"))
 
     raw = await served.client().responses.with_raw_response.create(
@@ -204,7 +204,7 @@ async def test_the_response_of_a_chat_completion_has_no_items_for_handoffs(
     assert kinds(stored) == ["message"]
 
 
-async def test_the_team_can_be_kept_out_of_the_answer(served: Served, upstream: FakeUpstream) -> None:
+async def test_the_extension_can_be_omitted(served: Served, upstream: FakeUpstream) -> None:
     response = await sold(served, upstream, extra_headers={"X-Handoff-Events": "none"})
 
     assert kinds(response) == ["message"]
@@ -303,7 +303,7 @@ async def test_what_was_asked_can_be_listed(served: Served, upstream: FakeUpstre
     assert [item.to_dict()["content"][0]["text"] for item in later.data] == ["Two"]  # type: ignore[index]
 
 
-async def test_a_deleted_response_is_gone_and_its_conversation_goes_on(
+async def test_a_deleted_response_is_not_found_and_its_conversation_continues(
     served: Served, upstream: FakeUpstream
 ) -> None:
     client = served.client()
@@ -322,7 +322,7 @@ async def test_a_deleted_response_is_gone_and_its_conversation_goes_on(
     assert shape_of(upstream)[4:] == ["assistant:What colour?", "user:Red"]
 
 
-async def test_without_store_nothing_is_kept_but_who_has_the_floor(
+async def test_without_store_only_the_active_agent_is_stored(
     tmp_path: Path, served: Served, upstream: FakeUpstream
 ) -> None:
     client = served.client()

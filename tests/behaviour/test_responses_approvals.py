@@ -35,7 +35,7 @@ def answer_to(approval_id: str, approve: bool = True, **more: Any) -> Any:
     return {"type": "mcp_approval_response", "approval_request_id": approval_id, "approve": approve, **more}
 
 
-async def test_who_asks_for_them_is_told_requests_as_items(customer: Customer) -> None:
+async def test_approval_requests_are_items_if_included(customer: Customer) -> None:
     response = await asked(customer, 7)
 
     assert kinds(response) == ["message", "mcp_approval_request"]
@@ -61,7 +61,7 @@ async def test_everyone_else_is_asked_in_words_only(customer: Customer) -> None:
     assert (second.output_text, customer.paid()) == ("Paid.", [7])
 
 
-async def test_a_stream_tells_the_request_when_it_is_whole(customer: Customer) -> None:
+async def test_a_stream_has_the_complete_approval_request(customer: Customer) -> None:
     customer.upstream.reply(
         calls(("transfer_to_cashier", {})), calls(("pay", {"amount": 7, "to": customer.to}))
     )
@@ -88,7 +88,7 @@ async def test_a_stream_tells_the_request_when_it_is_whole(customer: Customer) -
     assert kinds(final)[-1] == "mcp_approval_request"
 
 
-async def test_a_response_to_it_runs_the_call_and_the_same_agent_goes_on(customer: Customer) -> None:
+async def test_an_approval_response_runs_the_call_and_the_same_agent_continues(customer: Customer) -> None:
     first = await asked(customer, 7)
 
     second = await respond(
@@ -107,7 +107,7 @@ async def test_a_response_to_it_runs_the_call_and_the_same_agent_goes_on(custome
     assert approval["resumed_turn_id"] == second.id.replace("resp_", "chatcmpl-")
 
 
-async def test_a_refusal_is_told_with_its_reason_and_words_beside_it_count(customer: Customer) -> None:
+async def test_a_rejection_has_its_reason_and_accompanying_text(customer: Customer) -> None:
     first = await asked(customer, 7, 8)
     one, two = first.output[-2:]
     given = [
@@ -163,7 +163,7 @@ async def test_the_same_response_again_runs_nothing_again(customer: Customer) ->
     assert results(customer.shown)[-1] == f"paid 7 to {customer.to}"
 
 
-async def test_a_turn_that_was_decided_elsewhere_is_a_response_too(customer: Customer) -> None:
+async def test_a_turn_decided_by_the_api_is_a_response(customer: Customer) -> None:
     first = await asked(customer, 7)
     (approval,) = await customer.approvals()
     customer.upstream.reply(text("Paid."))
@@ -183,7 +183,7 @@ async def refusal(customer: Customer, given: Any, **more: Any) -> openai.BadRequ
     return refused.value
 
 
-async def test_a_response_to_what_nobody_asked_is_refused(customer: Customer) -> None:
+async def test_an_approval_response_without_a_request_is_rejected(customer: Customer) -> None:
     first = await asked(customer, 7)
     other = await respond(customer, "Hello", text("Hi"))
 
@@ -234,7 +234,7 @@ async def test_a_response_that_comes_too_late_or_after_another_is_refused(custom
         ({"approval_request_id": "appr_1", "approve": True, "reason": "x" * 1001}, "input[0].reason"),
     ],
 )
-async def test_what_is_no_response_is_refused(customer: Customer, item: Any, param: str) -> None:
+async def test_an_invalid_approval_response_is_rejected(customer: Customer, item: Any, param: str) -> None:
     error = await refusal(customer, [{"type": "mcp_approval_response", **item}])
 
     assert error.param == param

@@ -85,9 +85,7 @@ async def test_a_stream_in_the_background_outlives_its_reader(served: Served, up
     assert (final.output_text, deltas) == ("Hello", ["lo"])
 
 
-async def test_a_failure_in_the_background_is_told_by_the_response(
-    served: Served, upstream: FakeUpstream
-) -> None:
+async def test_a_failure_in_the_background_is_in_the_response(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(error(400, message="no such thing"))
     begun = await served.client().responses.create(model="shop", input="Hi", background=True)
 
@@ -99,7 +97,9 @@ async def test_a_failure_in_the_background_is_told_by_the_response(
     assert (final.error.code, final.error.type) == ("invalid_prompt", "upstream_bad_request")
 
 
-async def test_a_running_response_is_no_place_to_go_on_from(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_running_response_cannot_be_the_previous_response(
+    served: Served, upstream: FakeUpstream
+) -> None:
     held = asyncio.Event()
     upstream.reply(text("Hello", chunks=["Hel", held, "lo"]))
     client = served.client()
@@ -120,7 +120,7 @@ async def test_a_running_response_is_no_place_to_go_on_from(served: Served, upst
 
 
 @pytest.mark.parametrize("is_live", [True, False], ids=["while it runs", "after a restart"])
-async def test_a_stream_goes_on_behind_every_event(
+async def test_a_stream_resumes_after_every_event(
     tmp_path: Path, upstream: FakeUpstream, is_live: bool
 ) -> None:
     held = asyncio.Event()
@@ -149,7 +149,7 @@ async def test_a_stream_goes_on_behind_every_event(
     assert rests == ["".join(f"{frame}\n\n" for frame in frames[n + 1 :]) for n in range(len(frames))]
 
 
-async def test_the_helper_goes_on_with_a_stream(served: Served, upstream: FakeUpstream) -> None:
+async def test_the_sdk_helper_resumes_a_stream(served: Served, upstream: FakeUpstream) -> None:
     first = await sold(served, upstream)
 
     async with served.client().responses.stream(response_id=first.id, starting_after=5) as stream:
@@ -176,7 +176,7 @@ async def test_a_client_that_leaves_stops_its_response(served: Served, upstream:
         await client.responses.create(model="shop", input="Go on", previous_response_id=left.id)
 
 
-async def test_a_cancelled_stream_ends_properly_and_is_gone_on_from(
+async def test_a_cancelled_stream_ends_regularly_and_can_be_continued(
     served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(text("Hello there", chunks=2).hang(after=2), text("Well?"))

@@ -26,7 +26,7 @@ from tests.server import Served, serve
 # --- going on ------------------------------------------------------------------------------------------------
 
 
-async def test_the_previous_response_is_where_a_turn_goes_on_even_when_others_did(
+async def test_a_turn_continues_the_previous_response_also_in_a_branch(
     served: Served, upstream: FakeUpstream
 ) -> None:
     client = served.client()
@@ -52,7 +52,7 @@ async def test_the_previous_response_is_where_a_turn_goes_on_even_when_others_di
 
 
 @pytest.mark.parametrize("form", ["id", "object"])
-async def test_a_conversation_made_with_the_sdk_is_gone_on_with(
+async def test_a_conversation_created_with_the_sdk_can_be_continued(
     served: Served, upstream: FakeUpstream, form: str
 ) -> None:
     client = served.client()
@@ -218,7 +218,7 @@ async def test_calls_have_to_be_answered_by_results_that_are_theirs(
 # --- the other half of the API -------------------------------------------------------------------------------
 
 
-async def test_chat_goes_on_where_a_response_ended(served: Served, upstream: FakeUpstream) -> None:
+async def test_chat_continues_a_response(served: Served, upstream: FakeUpstream) -> None:
     client = served.client()
     upstream.reply(*SOLD, text("Red it is"), text("Blue it is"))
     raw = await client.responses.with_raw_response.create(model="shop", input="I want a rocket")
@@ -242,7 +242,7 @@ async def test_chat_goes_on_where_a_response_ended(served: Served, upstream: Fak
     ]
 
 
-async def test_a_response_goes_on_where_chat_ended(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_response_continues_a_chat(served: Served, upstream: FakeUpstream) -> None:
     client = served.client()
     upstream.reply(*SOLD, text("Red it is"), text("Blue it is"))
     raw = await client.chat.completions.with_raw_response.create(

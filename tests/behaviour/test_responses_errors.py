@@ -102,7 +102,7 @@ async def test_what_cannot_be_done_is_refused(
 
 
 @pytest.mark.parametrize("previous", ["resp_" + "0" * 32, "resp_nope", "chatcmpl-nope", "nonsense"])
-async def test_a_previous_response_that_is_not_there_is_told_by_its_name(
+async def test_an_unknown_previous_response_is_named_in_the_error(
     served: Served, upstream: FakeUpstream, previous: str
 ) -> None:
     async with http(served) as client:
@@ -131,7 +131,7 @@ async def test_a_previous_response_that_is_not_there_is_told_by_its_name(
         ("PUT", "/responses/resp_1", 405),
     ],
 )
-async def test_what_is_not_there_is_told_in_the_envelope(
+async def test_unknown_objects_get_an_error_envelope(
     served: Served, method: str, path: str, status: int
 ) -> None:
     async with http(served) as client:
@@ -141,7 +141,7 @@ async def test_what_is_not_there_is_told_in_the_envelope(
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
-async def test_a_side_request_is_answered_and_not_kept(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_side_request_is_not_stored(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Rockets"))
 
     async with http(served) as client:

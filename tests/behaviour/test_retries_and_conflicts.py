@@ -70,9 +70,7 @@ def seen_last(body: str) -> str:
 # --- one turn at a time ---
 
 
-async def test_a_second_turn_of_a_busy_conversation_is_told_to_come_back(
-    served: Served, upstream: FakeUpstream
-) -> None:
+async def test_a_busy_conversation_gets_409_with_retry_after(served: Served, upstream: FakeUpstream) -> None:
     go = asyncio.Event()
     upstream.reply(text("First").held(go), text("Second"))
     first = asyncio.create_task(Caller(served).ask(HELLO, headers=CHAT))
@@ -127,7 +125,7 @@ async def test_200_conversations_at_once_keep_to_themselves(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-async def test_the_same_idempotency_key_gives_the_same_answer_and_asks_nobody(
+async def test_idempotency_key_replays_the_response_without_a_model_call(
     served: Served, upstream: FakeUpstream, stream: bool
 ) -> None:
     upstream.reply(text("Once"))
@@ -230,7 +228,7 @@ async def test_a_retry_of_a_turn_that_failed_is_not_given_an_older_answer_to_the
 # --- leaving and coming back ---
 
 
-async def test_every_frame_has_an_id_and_a_stream_goes_on_from_any_of_them(
+async def test_every_frame_has_an_id_and_a_stream_resumes_from_any_of_them(
     tmp_path: Path, upstream: FakeUpstream
 ) -> None:
     upstream.reply(calls(("transfer_to_sales", {}), text="One moment."), text("What colour?", chunks=4))
@@ -327,7 +325,7 @@ async def test_a_detached_turn_finishes_and_is_history(served: Served, upstream:
     ]
 
 
-async def test_a_turn_stopped_by_request_ends_properly_and_what_was_said_stays(
+async def test_a_cancelled_turn_ends_regularly_and_its_output_is_stored(
     served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(
@@ -357,7 +355,7 @@ async def test_a_turn_stopped_by_request_ends_properly_and_what_was_said_stays(
     assert shape_of(upstream)[-2:] == [f"assistant:{said}", "user:Go on"]
 
 
-async def test_a_turn_that_nobody_reads_can_be_stopped_from_another_connection(
+async def test_a_turn_without_readers_can_be_cancelled_from_another_connection(
     served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(hang())

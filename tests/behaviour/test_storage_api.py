@@ -80,7 +80,7 @@ async def test_a_stored_completion_comes_back_as_it_was_answered(
     assert raw.headers["x-conversation-id"] == conversation
 
 
-async def test_streamed_completions_and_calls_of_the_callers_tools_are_kept_too(
+async def test_streamed_completions_and_client_tool_calls_are_stored(
     served: Served, upstream: FakeUpstream
 ) -> None:
     client = served.client()
@@ -168,7 +168,7 @@ async def test_metadata_is_replaced_and_can_be_taken_away(served: Served, upstre
     assert cleared.metadata == {}
 
 
-async def test_a_deleted_completion_is_gone_and_its_conversation_goes_on(
+async def test_a_deleted_completion_is_not_found_and_its_conversation_continues(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller = Caller(served)
@@ -400,7 +400,7 @@ async def test_items_survive_a_restart_with_their_ids(tmp_path: Path, upstream: 
 # --- items ---------------------------------------------------------------------------------------------------
 
 
-async def test_the_transcript_tells_who_spoke_and_hides_what_only_agents_see(
+async def test_the_items_have_agents_and_hide_internal_messages(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller = Caller(served)
@@ -620,7 +620,7 @@ async def test_all_items_can_be_deleted_while_they_are_listed(served: Served) ->
     assert await said(client, made.id) == []
 
 
-async def test_one_call_of_several_can_be_deleted_and_the_chain_is_mended(
+async def test_one_of_several_calls_can_be_deleted_with_its_result(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller = Caller(served)

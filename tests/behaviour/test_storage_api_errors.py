@@ -186,7 +186,7 @@ async def test_bad_input_is_refused_and_changes_nothing(
     assert await everything(caller) == before
 
 
-async def test_what_was_expected_is_told_in_words(caller: Caller) -> None:
+async def test_errors_describe_the_expected_value(caller: Caller) -> None:
     told = []
     wrong: list[Any] = [{}, None, 7]
     for given in wrong:

@@ -34,7 +34,7 @@ def kinds(body: str) -> list[str]:
     return [frame["type"] for frame in told(body)]
 
 
-async def test_a_turn_tells_everything_in_order_also_after_a_restart(
+async def test_a_turn_has_all_events_in_order_also_after_a_restart(
     tmp_path: Path, upstream: FakeUpstream
 ) -> None:
     upstream.reply(
@@ -76,9 +76,7 @@ async def test_a_turn_tells_everything_in_order_also_after_a_restart(
     assert frames[-1]["data"]["usage"]["total_tokens"] > 0
 
 
-async def test_a_reader_goes_on_where_it_was_and_chooses_types(
-    served: Served, upstream: FakeUpstream
-) -> None:
+async def test_a_reader_resumes_and_filters_types(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("transfer_to_sales", {})), text("What colour?"))
     turn_id = (await Caller(served).completion([user("A rocket")])).id
     whole = (await get(served, f"/turns/{turn_id}/events")).text
@@ -91,7 +89,7 @@ async def test_a_reader_goes_on_where_it_was_and_chooses_types(
     assert kinds(some) == ["handoff", "turn.completed"]
 
 
-async def test_a_live_turn_is_told_as_it_happens_and_reading_does_not_keep_it_alive(
+async def test_a_live_turn_is_streamed_and_an_observer_does_not_prevent_cancellation(
     served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(hang())
@@ -106,7 +104,7 @@ async def test_a_live_turn_is_told_as_it_happens_and_reading_does_not_keep_it_al
     assert kinds((await reading).text) == ["turn.started", "usage", "turn.cancelled"]
 
 
-async def test_the_callers_own_tools_are_told_too(served: Served, upstream: FakeUpstream) -> None:
+async def test_client_tool_calls_are_in_the_feed(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("weather", {"city": "Bonn"})))
     turn_id = (await Caller(served).completion([user("Weather?")], tools=[WEATHER])).id
 
@@ -153,7 +151,7 @@ async def test_how_a_turn_stood_can_be_read_also_after_a_restart(
     assert "progress" not in turn
 
 
-async def test_how_a_turn_stands_can_be_read_while_it_runs(served: Served, upstream: FakeUpstream) -> None:
+async def test_the_status_of_a_running_turn_can_be_retrieved(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("transfer_to_sales", {})), hang())
     asking = asyncio.create_task(Caller(served).completion([user("A rocket")]))
     await upstream.received(2)
@@ -179,9 +177,7 @@ async def test_how_a_turn_stands_can_be_read_while_it_runs(served: Served, upstr
     )
 
 
-async def test_of_a_turn_that_was_not_to_be_kept_the_usage_is_known(
-    tmp_path: Path, upstream: FakeUpstream
-) -> None:
+async def test_the_usage_of_a_turn_without_store_is_known(tmp_path: Path, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hi"))
     async with serve(tmp_path, upstream.base_url) as served:
         turn_id = (await Caller(served).completion([user("Hi")], store=False)).id
@@ -193,7 +189,7 @@ async def test_of_a_turn_that_was_not_to_be_kept_the_usage_is_known(
     assert (turn["first_text_at"], turn["agents"]) == (None, [])
 
 
-async def test_a_team_with_steps_tells_how_far_it_is(tmp_path: Path) -> None:
+async def test_a_team_with_steps_reports_progress(tmp_path: Path) -> None:
     async with serve(tmp_path) as served:
         question = "Generate a monthly business report for our sales performance"
         turn_id = (await Caller(served).completion([user(question)], model="business-insights")).id
@@ -211,9 +207,7 @@ async def test_a_team_with_steps_tells_how_far_it_is(tmp_path: Path) -> None:
     assert turn["progress"] == 100
 
 
-async def test_what_agents_and_tools_wrote_is_kept_out_where_the_operator_says_so(
-    tmp_path: Path, upstream: FakeUpstream
-) -> None:
+async def test_details_are_omitted_if_the_operator_hides_them(tmp_path: Path, upstream: FakeUpstream) -> None:
     upstream.reply(
         calls(("transfer_to_sales", {"reason": "secret"})),
         calls(("execute_order", {"product": "secret", "price": 10})),
@@ -232,9 +226,7 @@ async def test_what_agents_and_tools_wrote_is_kept_out_where_the_operator_says_s
     assert "reasoning.delta" not in kinds(body)
 
 
-async def test_a_reader_that_has_seen_the_end_is_told_not_to_come_again(
-    served: Served, upstream: FakeUpstream
-) -> None:
+async def test_event_feed_returns_204_after_the_closing_event(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hi"))
     turn_id = (await Caller(served).completion([user("Hi")])).id
     path = f"/turns/{turn_id}/events"
@@ -245,7 +237,7 @@ async def test_a_reader_that_has_seen_the_end_is_told_not_to_come_again(
     assert (again.status_code, again.content) == (204, b"")
 
 
-async def test_who_was_told_much_of_a_turn_that_was_lost_is_told_its_end(served: Served) -> None:
+async def test_a_reader_of_an_interrupted_turn_gets_its_closing_event(served: Served) -> None:
     caller = served.services.keys.caller("Bearer test-key")
     options = encode_options(AnswerOptions(id="", created=0, model="shop"))
     lost = new_turn(

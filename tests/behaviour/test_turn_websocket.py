@@ -27,7 +27,9 @@ def upstream(open_shop: tuple[Served, FakeUpstream]) -> FakeUpstream:
     return open_shop[1].forget()
 
 
-async def test_a_turn_is_told_over_the_socket_as_in_the_feed(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_turn_is_streamed_over_the_websocket_as_in_the_feed(
+    served: Served, upstream: FakeUpstream
+) -> None:
     upstream.reply(calls(("transfer_to_sales", {"reason": "wants a rocket"})), text("Which colour?"))
 
     async with connected(served, "/v1/ws") as client:
@@ -49,9 +51,7 @@ async def test_messages_may_be_binary_and_a_ping_is_answered(served: Served) -> 
         assert await client.next() == {"type": "reply", "id": "p", "action": "ping"}
 
 
-async def test_an_error_tells_its_status_and_when_to_come_back(
-    served: Served, upstream: FakeUpstream
-) -> None:
+async def test_an_error_has_status_and_retry_after(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(hang())
     named = {"X-Conversation-Id": "busy"}
 
@@ -137,7 +137,7 @@ async def test_several_turns_run_at_a_time(served: Served, upstream: FakeUpstrea
     assert (reply["id"], reply["turn_id"], reply["status"]) == ("c", first["turn_id"], "cancelled")
 
 
-async def test_a_reader_goes_on_where_it_was(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_reader_resumes_after_its_position(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("One two three", chunks=3))
 
     async with connected(served, "/v1/ws") as client:
@@ -158,9 +158,7 @@ async def test_a_reader_goes_on_where_it_was(served: Served, upstream: FakeUpstr
     assert some[1:] == told[-1:]
 
 
-async def test_a_turn_is_no_longer_told_when_unsubscribed_and_goes_on(
-    served: Served, upstream: FakeUpstream
-) -> None:
+async def test_unsubscribing_ends_the_frames_but_not_the_turn(served: Served, upstream: FakeUpstream) -> None:
     rest = asyncio.Event()
     upstream.reply(text("One two", chunks=2).held(rest, after=2))
 
@@ -205,7 +203,7 @@ async def test_closing_a_socket_cancels_the_turns_that_it_started(
     assert (await turn_after_running(served.client("k"), turn_id))["status"] == "cancelled"
 
 
-async def test_one_that_only_looks_on_stops_nothing(served: Served, upstream: FakeUpstream) -> None:
+async def test_an_observer_does_not_cancel_the_turn(served: Served, upstream: FakeUpstream) -> None:
     rest = asyncio.Event()
     upstream.reply(text("One two", chunks=2).held(rest, after=2))
 
@@ -242,7 +240,7 @@ async def test_one_that_only_looks_on_stops_nothing(served: Served, upstream: Fa
         ({"type": "start", "request": {"model": "shop"}, "headers": {"X-Conversation-Id": 7}}, "headers"),
     ],
 )
-async def test_a_mistake_is_told_and_ends_nothing(
+async def test_an_invalid_message_gets_an_error_and_ends_no_turn(
     message: Any, param: str | None, served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(text("Hello."))

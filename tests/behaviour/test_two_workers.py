@@ -27,7 +27,7 @@ async def other(tmp_path: Path, upstream: FakeUpstream, served: Served) -> Async
         yield made
 
 
-async def test_a_conversation_goes_on_at_another_worker(
+async def test_a_conversation_continues_at_another_worker(
     served: Served, other: Served, upstream: FakeUpstream
 ) -> None:
     messages = await sold(Caller(served), upstream)

@@ -52,7 +52,7 @@ def message(kind: str, **more: Any) -> bytes:
 START = message("start", request={"model": "shop", "messages": [{"role": "user", "content": "Hi"}]})
 
 
-async def test_a_turn_is_let_go_of_when_it_has_ended_although_nobody_is_told(
+async def test_a_finished_turn_is_released_without_subscribers(
     served: Served, upstream: FakeUpstream
 ) -> None:
     rest = asyncio.Event()

@@ -28,7 +28,7 @@ def a_key(name: str = "desk", *, now: float = 1.0, expires_at: float | None = No
     return new_key(name, TERMS, now=now, expires_at=expires_at)[1]
 
 
-async def test_a_key_comes_back_as_it_was_kept(store: KeyStore) -> None:
+async def test_a_stored_key_is_returned_unchanged(store: KeyStore) -> None:
     key, plain = a_key(expires_at=99.5), replace(a_key(), terms=Terms())
 
     await store.add(key)
@@ -48,7 +48,7 @@ async def test_keys_are_listed_in_the_order_in_which_they_were_made(store: KeySt
     assert [key.name for key in await store.all()] == ["early", "late"]
 
 
-async def test_a_key_is_revoked_once_and_for_good(store: KeyStore) -> None:
+async def test_a_revoked_key_stays_revoked(store: KeyStore) -> None:
     key = a_key()
     assert not await store.has_any()
     await store.add(key)

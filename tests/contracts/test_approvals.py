@@ -103,7 +103,7 @@ async def statuses(store: Store, begun: Begun) -> list[ApprovalStatus]:
 # --- asking --------------------------------------------------------------------------------------------------
 
 
-async def test_what_a_turn_asks_for_is_kept_with_its_end(store: Store) -> None:
+async def test_approvals_are_stored_with_the_end_of_the_turn(store: Store) -> None:
     begun = await paused(store, "appr_1", "appr_2", begin={"end_user": "erin"})
 
     first, second = await store.approvals.of_turn(begun.turn)
@@ -161,7 +161,7 @@ async def test_an_approval_of_another_caller_does_not_exist(store: Store) -> Non
     assert await store.approvals.find("alice", "appr_2") is None
 
 
-async def test_an_approval_expires_when_the_conversation_goes_on(store: Store) -> None:
+async def test_an_approval_expires_when_the_conversation_continues(store: Store) -> None:
     begun = await paused(store, "appr_1", "appr_2")
     await store.approvals.resume(
         follower(begun, "chatcmpl-none"), resume(begun, yes(), stood=NOTHING, awaits_others=True)
@@ -178,7 +178,7 @@ NOTHING = {"appr_1": None, "appr_2": None}
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "interrupted"])
-async def test_a_turn_that_is_no_history_lets_approvals_be(store: Store, status: str) -> None:
+async def test_a_turn_outside_the_history_does_not_expire_approvals(store: Store, status: str) -> None:
     begun = await paused(store, "appr_1")
     after = await store.history.begin(follower(begun))
     if status == "interrupted":
@@ -314,7 +314,7 @@ async def test_what_was_read_has_to_stand(store: Store, change: dict[str, Any]) 
     assert await store.history.turn("alice", "chatcmpl-2") is None
 
 
-async def test_nobody_decides_once_the_conversation_has_gone_on(store: Store) -> None:
+async def test_a_decision_is_rejected_after_the_conversation_continued(store: Store) -> None:
     begun = await paused(store, "appr_1")
     after = await store.history.begin(follower(begun, "chatcmpl-other"))
     await store.history.finish(the_end(after.turn, finished_at=130.0))
@@ -511,7 +511,7 @@ async def test_what_an_answer_asked_that_was_deleted_can_be_decided_in_the_conve
 
 
 @pytest.mark.parametrize("is_history", [True, False], ids=["an answer", "a failure"])
-async def test_a_decision_while_another_turn_ends_waits_for_nobody(store: Store, is_history: bool) -> None:
+async def test_a_decision_does_not_wait_for_another_turn(store: Store, is_history: bool) -> None:
     async def both(number: int) -> type:
         conversation = f"conv_{number}"
         begun = await paused(

@@ -146,7 +146,7 @@ async def test_metadata_is_replaced(store: Store) -> None:
 
 
 @pytest.mark.parametrize("caller", ["bob", ""])
-async def test_what_is_no_completion_of_the_callers_is_not_touched(store: Store, caller: str) -> None:
+async def test_completions_of_other_callers_are_not_deleted(store: Store, caller: str) -> None:
     await store.turn(**stored(1, metadata={"kind": "a"}))
     await store.turn(**stored(2, is_listed=False))
 
@@ -160,7 +160,7 @@ async def test_what_is_no_completion_of_the_callers_is_not_touched(store: Store,
     assert await store.ids(metadata={"kind": "a"}) == (["chatcmpl-1"], False)
 
 
-async def test_a_deleted_completion_is_gone_and_its_conversation_goes_on(store: Store) -> None:
+async def test_a_deleted_completion_is_not_found_and_its_conversation_continues(store: Store) -> None:
     begun = await store.turn(**stored(1, idempotency_key="k", body_digest=b"d" * 16), end={"pending": ["c1"]})
     await store.turn("conv_b", **stored(2))
 
@@ -181,7 +181,7 @@ async def test_a_deleted_completion_is_gone_and_its_conversation_goes_on(store: 
     [{}, {"status": "failed", "is_history": False}, {"status": "cancelled"}],
     ids=["completed", "failed", "cancelled"],
 )
-async def test_a_response_is_deleted_however_it_ended_and_its_conversation_goes_on(
+async def test_a_response_of_any_status_is_deleted_and_its_conversation_continues(
     store: Store, end: dict[str, Any]
 ) -> None:
     await store.turn(**stored(1, is_listed=False), end=end)
@@ -194,7 +194,7 @@ async def test_a_response_is_deleted_however_it_ended_and_its_conversation_goes_
     assert await store.messages() == ([WHO.message, ANSWER.message] if end.get("is_history", True) else [])
 
 
-async def test_a_response_that_runs_or_kept_no_content_is_not_deleted(store: Store) -> None:
+async def test_a_response_that_runs_or_has_no_content_is_not_deleted(store: Store) -> None:
     await store.turn(**stored(1, is_stored=False))
     await store.history.begin(new_turn("conv_b", **stored(2)))
 
@@ -271,7 +271,7 @@ async def test_conversations_are_listed_in_the_order_they_were_made(store: Store
     assert await names(after="d") is None
 
 
-async def test_conversations_are_found_by_what_was_said_in_them_and_by_their_titles(store: Store) -> None:
+async def test_conversations_are_found_by_content_and_title(store: Store) -> None:
     rockets, skates = Item(UserMessage('Sell me "Röckets", 100% red')), Item(UserMessage("And skates?"))
     hidden = Item(ToolMessage("c1", "a secret rebate"), "sales", visible=False)
     await store.turn("a", input=[rockets], end={"items": [hidden, ANSWER]})
@@ -315,7 +315,7 @@ async def test_conversations_are_found_by_their_metadata(store: Store) -> None:
     assert await found({}) == (["a", "b", "c"], False)
 
 
-async def test_an_outline_tells_what_a_conversation_is_about(store: Store) -> None:
+async def test_a_summary_describes_a_conversation(store: Store) -> None:
     long = Item(UserMessage("A  rocket\n" * 20))
     await store.turn("a", input=[long])
     await store.turn("a", end={"status": "failed", "is_history": False, "items": [], "finished_at": 120.0})
@@ -395,7 +395,7 @@ async def test_nothing_of_a_conversation_is_there_for_another_caller(store: Stor
     assert await store.messages() == [WHO.message, ANSWER.message]
 
 
-async def test_the_turns_that_agents_worked_at_are_told_in_their_order_whatever_became_of_them(
+async def test_the_tree_has_all_turns_in_order_with_any_status(
     store: Store,
 ) -> None:
     first = await store.turn(id="chatcmpl-1")
@@ -417,7 +417,7 @@ async def test_the_turns_that_agents_worked_at_are_told_in_their_order_whatever_
         assert await store.library.turns_behind(caller, conversation, 0, limit=9) == []
 
 
-async def test_a_turn_whose_answer_was_deleted_has_its_place_and_is_not_told(store: Store) -> None:
+async def test_a_turn_with_a_deleted_answer_keeps_its_position_without_content(store: Store) -> None:
     first = await store.turn(id="chatcmpl-1")
     second = await store.turn(id="chatcmpl-2")
     assert await store.library.delete_response("alice", "chatcmpl-1")
@@ -455,7 +455,7 @@ async def test_items_are_those_on_the_way_to_the_head_hidden_ones_too(store: Sto
     assert await store.library.turn_ids("alice", "conv_a") == ["chatcmpl-1", "chatcmpl-3"]
 
 
-async def test_what_was_not_to_be_stored_has_no_items(store: Store) -> None:
+async def test_turns_without_store_have_no_items(store: Store) -> None:
     await store.turn(id="chatcmpl-1", is_stored=False)
 
     assert await store.library.items("alice", "conv_a") == []

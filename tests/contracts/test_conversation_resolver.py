@@ -177,7 +177,7 @@ async def test_branch_behind_an_unknown_event_is_rejected(position: int, history
 # --- behind a turn -------------------------------------------------------------------------------------------
 
 
-async def test_a_turn_goes_on_from_the_one_that_is_named_with_all_that_its_agents_know(
+async def test_a_turn_continues_the_named_parent_with_its_full_context(
     history: TurnRepository,
 ) -> None:
     parent = await turn(history, end={"items": [TRANSFER, Item(AssistantMessage("Hello!"), "sales")]})
@@ -208,7 +208,7 @@ async def test_a_turn_goes_on_from_the_one_that_is_named_with_all_that_its_agent
     ],
     ids=["failed", "left", "not stored", "another caller's", "another end user's", "unknown"],
 )
-async def test_what_cannot_be_gone_on_from_is_not_found(
+async def test_a_turn_that_cannot_be_continued_is_not_found(
     history: TurnRepository, more: dict[str, Any]
 ) -> None:
     await turn(history, **more)
@@ -226,7 +226,7 @@ async def test_a_turn_that_runs_has_to_end_first(history: TurnRepository) -> Non
         await recalled(history, MORE, parent=PARENT)
 
 
-async def test_an_answer_of_another_team_is_gone_on_with_by_the_entry_agent(history: TurnRepository) -> None:
+async def test_the_entry_agent_continues_an_answer_of_another_team(history: TurnRepository) -> None:
     await turn(history, end={"agent": "nobody of this team"})
 
     assert (await recalled(history, MORE, parent=PARENT)).agent == "triage"
@@ -282,7 +282,7 @@ async def test_calls_of_the_input_may_bring_their_own_results(history: TurnRepos
 # --- in a conversation ---------------------------------------------------------------------------------------
 
 
-async def test_what_is_added_stands_behind_the_head_even_if_it_looks_like_history(
+async def test_appended_messages_follow_the_head_even_if_they_look_like_history(
     history: TurnRepository,
 ) -> None:
     head = await turn(history)
@@ -314,7 +314,7 @@ async def test_a_conversation_is_made_on_first_use_unless_it_has_to_exist(histor
 # --- instructions --------------------------------------------------------------------------------------------
 
 
-async def test_instructions_that_stay_are_kept_and_laid_over_later_turns(history: TurnRepository) -> None:
+async def test_stored_instructions_apply_to_later_turns(history: TurnRepository) -> None:
     first = await recalled(history, PIRATE, MORE, keeps_instructions=True, instructions="Be brief.")
     await turn(history, input=first.input)
 
@@ -328,7 +328,7 @@ async def test_instructions_that_stay_are_kept_and_laid_over_later_turns(history
     assert told(later.input) == [UserMessage("And?")]
 
 
-async def test_a_list_that_shows_what_was_said_shows_its_instructions(history: TurnRepository) -> None:
+async def test_a_complete_message_list_includes_its_instructions(history: TurnRepository) -> None:
     first = await recalled(history, PIRATE, MORE, keeps_instructions=True)
     await turn(history, input=first.input, end={"fingerprint": first.transcript.answer("Hello!")})
 
@@ -340,7 +340,7 @@ async def test_a_list_that_shows_what_was_said_shows_its_instructions(history: T
     assert told(found.context) == [MORE, AssistantMessage("Hello!")]
 
 
-async def test_instructions_of_a_chat_are_not_kept(history: TurnRepository) -> None:
+async def test_instructions_of_a_chat_are_not_stored(history: TurnRepository) -> None:
     found = await recalled(history, PIRATE, MORE)
 
     assert (told(found.input), list(found.overlay)) == ([MORE], [PIRATE])

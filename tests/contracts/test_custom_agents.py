@@ -88,7 +88,7 @@ async def test_there_are_no_more_than_may_be(store: Store) -> None:
     assert (await store.put("c", b"new", now=2.0)).version == 2
 
 
-async def test_the_revision_tells_changes(store: Store) -> None:
+async def test_the_revision_changes_with_each_version(store: Store) -> None:
     seen = [await store.creations.revision("alice")]
     await store.put("helper", now=1.0)
     seen.append(await store.creations.revision("alice"))
@@ -115,7 +115,7 @@ async def test_the_first_turn_of_a_team_pins_it_for_its_conversation(store: Stor
     assert await pinned("alice", "conv_b", "helper") is None
 
 
-async def test_a_snapshot_is_kept_once_and_goes_with_its_thing(store: Store) -> None:
+async def test_a_snapshot_is_stored_once_and_deleted_with_its_agent(store: Store) -> None:
     await store.put("helper")
     for body in (b"first", b"second"):
         await store.creations.store_snapshot("alice", "helper", "d1", body)
@@ -128,7 +128,7 @@ async def test_a_snapshot_is_kept_once_and_goes_with_its_thing(store: Store) -> 
     assert (await store.put("helper", now=9.0)).version == 1
 
 
-async def test_changes_at_the_same_time_are_all_kept(store: Store) -> None:
+async def test_concurrent_changes_are_all_stored(store: Store) -> None:
     await asyncio.gather(*(store.put("helper", str(number).encode(), now=number) for number in range(1, 11)))
 
     newest = await store.creations.find("alice", "agent", "helper")

@@ -124,7 +124,7 @@ async def test_an_answer_ends_with_one_finished(make: MakeModel, upstream: FakeU
 
 
 @pytest.mark.parametrize("make", MODELS)
-async def test_a_model_can_be_left_and_asked_again(make: MakeModel, upstream: FakeUpstream) -> None:
+async def test_a_model_call_can_be_cancelled_and_repeated(make: MakeModel, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hello you").hang(after=2), text("Hello again"))
 
     async with make(upstream.base_url, PATIENT) as model:
@@ -151,7 +151,7 @@ async def test_many_can_ask_at_once(make: MakeModel) -> None:
 
 
 @pytest.mark.parametrize("make", PROVIDED)
-async def test_text_is_told_while_it_comes(make: MakeModel, upstream: FakeUpstream) -> None:
+async def test_text_is_streamed(make: MakeModel, upstream: FakeUpstream) -> None:
     gate = asyncio.Event()
     upstream.reply(text("Hello you", chunks=["Hello", gate, " you"]))
 
@@ -165,7 +165,7 @@ async def test_text_is_told_while_it_comes(make: MakeModel, upstream: FakeUpstre
 
 
 @pytest.mark.parametrize("make", PROVIDED)
-async def test_calls_come_in_order_and_beside_text(make: MakeModel, upstream: FakeUpstream) -> None:
+async def test_tool_calls_are_in_order_and_can_follow_text(make: MakeModel, upstream: FakeUpstream) -> None:
     wanted = [("look_up", '{"q": "rocket"}'), ("refund", "{}"), ("look_up", '{"q": "skates"}')]
     upstream.reply(calls(*wanted, text="Let me see.", interleave=True))
 
@@ -221,7 +221,7 @@ CHAIN = ModelRequest(
 
 
 @pytest.mark.parametrize("make", PROVIDED)
-async def test_the_provider_gets_the_chain_the_tools_and_the_wishes(
+async def test_the_provider_gets_messages_tools_and_parameters(
     make: MakeModel, upstream: FakeUpstream
 ) -> None:
     upstream.reply(text("Hello"))
@@ -306,7 +306,7 @@ async def test_a_fault_is_an_upstream_failure(
 
 
 @pytest.mark.parametrize("make", PROVIDED)
-async def test_nobody_at_the_address_is_an_upstream_failure(make: MakeModel) -> None:
+async def test_an_unreachable_provider_is_an_upstream_failure(make: MakeModel) -> None:
     async with FakeUpstream() as upstream:
         gone = upstream.base_url
 

@@ -228,7 +228,7 @@ async def test_a_refused_key_leaves_nothing_behind(history: TurnRepository) -> N
     assert await history.turn("alice", "chatcmpl-2") is None
 
 
-async def test_a_repeated_key_is_told_before_a_busy_conversation(history: TurnRepository) -> None:
+async def test_a_repeated_idempotency_key_precedes_a_busy_conversation(history: TurnRepository) -> None:
     await history.begin(new_turn("conv_a", idempotency_key="k"))
 
     with pytest.raises(IdempotencyKeyTaken):
@@ -344,7 +344,7 @@ async def test_behind_a_turn_that_failed_none_with_its_body_is_found(history: Tu
 
 
 @pytest.mark.parametrize(("status", "is_found"), [("running", False), ("completed", False), ("failed", True)])
-async def test_a_body_is_not_found_when_its_conversation_went_on(
+async def test_a_repeated_body_is_not_found_after_the_conversation_continued(
     history: TurnRepository, status: str, is_found: bool
 ) -> None:
     await with_body(history, "conv_a", "old", "completed")
@@ -406,7 +406,9 @@ async def test_history_becomes_the_head(history: TurnRepository) -> None:
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
-async def test_what_is_not_history_is_kept_but_cannot_be_found(history: TurnRepository, status: str) -> None:
+async def test_turns_outside_the_history_are_stored_but_not_found(
+    history: TurnRepository, status: str
+) -> None:
     first = await answered(history)
     second = await history.begin(new_turn("conv_a", id="chatcmpl-2", parent=first.turn))
 
@@ -555,7 +557,7 @@ async def test_an_unknown_turn_has_no_chain(history: TurnRepository) -> None:
     assert await history.chain(999_999) == []
 
 
-async def test_a_chain_tells_what_is_waited_for_in_order(history: TurnRepository) -> None:
+async def test_a_chain_has_pending_calls_in_order(history: TurnRepository) -> None:
     begun = await answered(history, pending=["call_2", "call_1"])
 
     (turn,) = await history.chain(begun.turn)
@@ -595,7 +597,7 @@ async def test_the_known_among_many_fingerprints_are_found(history: TurnReposito
     assert await history.find_matches([]) == []
 
 
-async def test_of_turns_that_look_alike_the_newest_is_told_as_not_unique(history: TurnRepository) -> None:
+async def test_the_newest_of_identical_turns_is_marked_not_unique(history: TurnRepository) -> None:
     await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
     newest = await answered(history, "conv_b", fingerprint=b"f", last_answer=b"a")
 
@@ -676,7 +678,7 @@ async def test_turns_of_the_dead_are_interrupted(history: TurnRepository) -> Non
     await history.begin(new_turn("conv_b"))
 
 
-async def test_how_turns_and_conversations_stand_is_told_together(history: TurnRepository) -> None:
+async def test_status_of_turns_and_conversations_is_polled_together(history: TurnRepository) -> None:
     running = await history.begin(new_turn("conv_a", lease_until=130.5))
     ended = await answered(history, "conv_b")
     failed = await history.begin(new_turn("conv_b", parent=ended.turn))
@@ -715,7 +717,7 @@ async def test_two_hundred_conversations_at_once_do_not_mix(history: TurnReposit
     assert told == [[f"{name} {verb} {n}" for n in range(3) for verb in ("asks", "hears")] for name in names]
 
 
-async def test_what_is_said_comes_back_to_the_letter(history: TurnRepository) -> None:
+async def test_messages_are_returned_unchanged(history: TurnRepository) -> None:
     words = "nul \0, quote ' \" \\, emoji 🦄, line\u2028break, \x1b[0m"
     begun = await history.begin(new_turn(input=[Item(UserMessage(words))]))
 

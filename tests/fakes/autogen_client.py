@@ -18,7 +18,7 @@ SEES = ModelInfo(
 
 
 class ScriptedClient(ChatCompletionClient):
-    """Plays its steps at every call: pieces and results are told, exceptions raised, events waited for."""
+    """Runs its steps at every call: yields deltas and results, raises exceptions, waits for events."""
 
     def __init__(self, *steps: Step, info: ModelInfo = SEES) -> None:
         self.asked: list[dict[str, Any]] = []

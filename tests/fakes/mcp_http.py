@@ -53,7 +53,7 @@ class FakeMcp:
         self.calls: list[dict[str, Any]] = []
         self.cancelled: list[Any] = []
         self.changed = asyncio.Event()
-        """Set, it has everyone told that the list of tools has changed."""
+        """If set, all clients are notified that the list of tools has changed."""
         self._replies: dict[str, Callable[[Received], Reply]] = {}
         self._is_stateful = is_stateful
         self._page = page

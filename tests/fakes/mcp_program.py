@@ -1,10 +1,10 @@
 """A small MCP server as a program, written by hand so that it starts at once and can do what no library would do.
 
-Run as ``python mcp_program.py [MODE …]``; it speaks the protocol of 2025 over its standard input and output. Its tools
-are named after what they do. Modes: ``silent`` answers nothing, ``dies`` ends with words of complaint, ``banner``
-prints what is no protocol, ``stubborn`` ends neither at the end of its input nor at SIGTERM, ``parent`` has a child
-that holds its output open, ``strict`` ends when the first that it hears is not ``initialize``, ``words=TEXT`` describes
-the tool ``echo`` with this text.
+Run as ``python mcp_program.py [MODE …]``; it implements the protocol of 2025 over its standard input and output. Its
+tools are named after what they do. Modes: ``silent`` answers nothing, ``dies`` ends with an error message, ``banner``
+prints other text, ``stubborn`` ends neither at the end of its input nor at SIGTERM, ``parent`` has a child that holds
+its output open, ``strict`` ends when the first that it hears is not ``initialize``, ``words=TEXT`` describes the tool
+``echo`` with this text.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def junk(number: Any, arguments: Any) -> None:
 
 
 def ask_back(number: Any, arguments: Any) -> None:
-    """Ask for everything that a server may ask a client for, and tell with which codes that was refused."""
+    """Send all requests that a server can send to a client, and return the error codes."""
     codes = []
     message = {"role": "user", "content": {"type": "text", "text": "Say yes."}}
     for method, params in (

@@ -1,4 +1,4 @@
-"""Asks a model and takes its answer apart."""
+"""Call a model and split its response."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WITH_TOOLS = ModelRequest(
 
 @dataclass
 class Answer:
-    """What a model said, and how it ended."""
+    """The output of a model call and its end."""
 
     batches: list[list[ModelDelta]] = field(default_factory=list)
     failure: UpstreamFailed | None = None

@@ -23,7 +23,7 @@ def says(text: str, *, reason: FinishReason = "stop", usage: Usage | None = USAG
 
 
 def calls(*named: tuple[str, str], text: str = "", usage: Usage | None = USAGE) -> Reply:
-    """A reply of tool calls, each (name, arguments), perhaps behind some words."""
+    """A reply of tool calls, each (name, arguments), optionally after text."""
     pieces: list[ModelDelta] = [TextDelta(piece) for piece in _pieces(text)]
     for index, (name, arguments) in enumerate(named):
         pieces.append(CallPiece(index, name=name, call_id=f"upstream-{index}"))

@@ -18,7 +18,7 @@ async def pay(amount: int, to: str, context: ToolContext) -> str:
 
 
 async def greet(name: str) -> str:
-    """Greet somebody, which nobody has to approve."""
+    """Greet a person; needs no approval."""
     return f"greeted {name}"
 
 

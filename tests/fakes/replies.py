@@ -53,7 +53,7 @@ class Reply:
     """The steps are all that is written: no head, no HTTP."""
 
     def held(self, event: asyncio.Event, after: int | None = None) -> Reply:
-        """Wait for ``event`` after so many steps (each streamed event is one; None: before the head)."""
+        """Wait for ``event`` after this number of steps (each streamed event is one; None: before the head)."""
         return self._stopped(event, after)
 
     def cut(self, after: int | None = None) -> Reply:
@@ -140,7 +140,7 @@ def error(
     headers: Mapping[str, str] | None = None,
     *,
     code: str | None = None,
-    message: str = "The provider said no, with details nobody else should see.",
+    message: str = "The provider said no, with details that callers must not see.",
 ) -> Reply:
     """Refuse with a status; the body is OpenAI's envelope unless given (text is sent as HTML)."""
     if body is None:
@@ -164,7 +164,7 @@ def bare(*steps: Step) -> Reply:
 
 
 def events(*payloads: Mapping[str, Any] | str | bytes | asyncio.Event | Stop, done: bool = True) -> Reply:
-    """Answer with a stream of these ``data:`` payloads (objects are encoded), and ``[DONE]`` unless told."""
+    """Answer with a stream of these ``data:`` payloads (objects are encoded), by default with ``[DONE]``."""
     steps = [_event(payload) for payload in payloads]
     return raw(*steps, *([_event("[DONE]")] if done else []))
 

@@ -146,7 +146,7 @@ class FakeServices:
 def _hit(number: int) -> dict[str, Any]:
     url = f"https://example.org/{number}"
     return {
-        "url": url, "title": f"Result {number}", "content": f"What stands at {number}.", "publishedDate": None,
+        "url": url, "title": f"Result {number}", "content": f"Content of {number}.", "publishedDate": None,
         "thumbnail": "", "engine": "brave", "template": "default.html",
         "parsed_url": ["https", "example.org", f"/{number}", "", "", ""], "img_src": "", "priority": "",
         "engines": ["brave"], "positions": [number], "score": 1 / number, "category": "general",

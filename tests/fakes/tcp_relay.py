@@ -1,4 +1,4 @@
-"""A way to a server that a test can cut, or let hang, and mend."""
+"""A TCP relay that a test can cut, block and restore."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Relay:
         self._flows.clear()
 
     def flow(self) -> None:
-        """Hand on what came meanwhile, and everything after it."""
+        """Forward the data received in the meantime, and everything after it."""
         self._flows.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,8 +54,8 @@ class Relay:
             there, back = await asyncio.open_connection(self._host, self._port)
             try:
                 async with asyncio.TaskGroup() as both:
-                    both.create_task(self._hand_on(reader, back))
-                    both.create_task(self._hand_on(there, writer))
+                    both.create_task(self._forward(reader, back))
+                    both.create_task(self._forward(there, writer))
             finally:
                 back.close()
         except* (OSError, asyncio.CancelledError):
@@ -64,7 +64,7 @@ class Relay:
             self._ways.discard(task)
             writer.close()
 
-    async def _hand_on(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _forward(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):
             await self._flows.wait()
             target.write(data)

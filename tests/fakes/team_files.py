@@ -62,7 +62,7 @@ def problems(
     environment: Mapping[str, str] | None = None,
     check_component: CheckComponent | None = None,
 ) -> list[str]:
-    """Load files with mistakes and return their lines, without the folder in which the files are."""
+    """Load files with errors and return the error lines, without the folder of the files."""
     folder = path if path.is_dir() else path.parent
     try:
         load(path, environment=environment, check_component=check_component)

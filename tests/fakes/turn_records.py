@@ -53,7 +53,7 @@ def the_end(turn: int, **changes: Any) -> TurnEnd:
 
 
 def approvals_of(history: Any) -> Approvals:
-    """The approvals that are kept with the history, whichever it is."""
+    """The approvals stored with the turns, in any implementation."""
     if isinstance(history, MemoryHistory):
         return MemoryApprovals(history)
     found: Approvals = history.approvals

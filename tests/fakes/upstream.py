@@ -1,4 +1,4 @@
-"""The fake provider: an HTTP server on 127.0.0.1 that speaks the OpenAI wire and answers what a test scripts.
+"""The fake provider: an HTTP server on 127.0.0.1 with the OpenAI API, which sends the replies that a test scripts.
 
 In a test, in the same loop::
 
@@ -20,7 +20,7 @@ it)::
 
     python -m tests.fakes.upstream --port 0 [--rules rules.json]
 
-There, rules choose the reply (``tests.fakes.scripted_provider`` tells their form, and what the built-in ones do), ``GET
+There, rules choose the reply (``tests.fakes.scripted_provider`` documents their format and the built-in rules), ``GET
 /requests`` gives what was asked so far, and ``PUT /rules`` sets other rules.
 """
 
@@ -150,7 +150,7 @@ class FakeUpstream:
         self._queue.extend(replies)
 
     def forget(self) -> FakeUpstream:
-        """Begin anew for another test: without requests and without replies."""
+        """Reset for another test: without requests and without replies."""
         self.requests.clear()
         self._queue.clear()
         return self
@@ -223,7 +223,7 @@ class FakeUpstream:
 
 
 class _Server(web.Server):
-    """aiohttp's low-level server, which also tells when each connection is gone."""
+    """aiohttp's low-level server, which also reports the end of each connection."""
 
     def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
         super().__init__(handler, handler_cancellation=True, access_log=None)

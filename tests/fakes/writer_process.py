@@ -1,4 +1,4 @@
-"""A process that writes turns without end and tells of each when it is acknowledged, until it is killed.
+"""A process that writes turns without end and reports each acknowledged one, until it is killed.
 
 ``python -m tests.fakes.writer_process URL NAME`` talks in the conversations ``NAME-0`` … ``NAME-7`` at once and
 prints ``NAME-3 17`` when turn 17 of the fourth is finished.

@@ -60,7 +60,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 class PageUpstream(FakeUpstream):
-    """A provider that writes titles beside its script: those of ``titles``, or the first line of the user's message."""
+    """A provider that also writes titles: those of ``titles``, or the first line of the user message."""
 
     def __init__(self) -> None:
         super().__init__(aside=self._title)

@@ -9,7 +9,7 @@ from proxy.providers.http.pool import HttpSession
 
 @pytest.fixture
 async def http_session() -> AsyncIterator[HttpSession]:
-    """The connections of models that speak the OpenAI wire."""
+    """The connections of models with an OpenAI-compatible API."""
     session = HttpSession()
     yield session
     await session.close()

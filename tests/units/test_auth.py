@@ -45,7 +45,7 @@ def test_a_known_key_is_let_in_however_the_header_is_spaced(keys: Keys, authoriz
         pytest.param(f"Token {KEY}", id="an unknown scheme"),
     ],
 )
-def test_who_sends_no_key_is_told_how_to(keys: Keys, authorization: str | None) -> None:
+def test_a_missing_key_gets_an_error_with_instructions(keys: Keys, authorization: str | None) -> None:
     with pytest.raises(ApiKeyMissing, match=r"^You didn't provide an API key\."):
         keys.caller(authorization)
 
@@ -67,7 +67,7 @@ def test_anything_else_is_refused_in_the_same_words(keys: Keys, authorization: s
         keys.caller(authorization)
 
 
-def test_callers_are_told_apart_by_their_keys(keys: Keys) -> None:
+def test_callers_are_distinguished_by_their_keys(keys: Keys) -> None:
     assert keys.caller(f"Bearer {KEY}") != keys.caller(f"Bearer {OTHER}")
 
 
@@ -75,7 +75,7 @@ def test_a_caller_keeps_its_name_when_other_keys_come_and_go(keys: Keys) -> None
     assert Keys([KEY]).caller(f"Bearer {KEY}") == keys.caller(f"Bearer {KEY}")
 
 
-def test_a_callers_name_does_not_tell_its_key(keys: Keys) -> None:
+def test_a_caller_id_does_not_reveal_its_key(keys: Keys) -> None:
     name = keys.caller(f"Bearer {KEY}")
 
     assert re.fullmatch(r"key-[0-9a-f]{24}", name)
@@ -85,7 +85,7 @@ def test_a_callers_name_does_not_tell_its_key(keys: Keys) -> None:
 # --- without keys --------------------------------------------------------------------------------------------
 
 
-def test_an_open_server_lets_everyone_in_and_still_tells_them_apart() -> None:
+def test_an_open_server_accepts_all_keys_as_separate_callers() -> None:
     keys = Keys([])
 
     assert keys.is_open

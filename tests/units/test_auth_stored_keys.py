@@ -27,7 +27,7 @@ class Time:
         return self.now
 
 
-async def test_a_kept_key_is_its_caller_with_terms(monotonic: Time) -> None:
+async def test_a_stored_key_has_caller_and_terms(monotonic: Time) -> None:
     store = CountingStore()
     keys = Keys((), store, clock=lambda: 1.0, monotonic=monotonic)
     key, kept = new_key("desk", Terms("none"), now=1.0)
@@ -45,7 +45,7 @@ async def test_a_kept_key_is_its_caller_with_terms(monotonic: Time) -> None:
 
 
 @pytest.mark.parametrize("change", ["last character", "other secret", "no secret", "unknown id"])
-async def test_what_is_no_kept_key_is_refused_in_the_same_words(change: str, monotonic: Time) -> None:
+async def test_an_unknown_key_gets_the_same_error(change: str, monotonic: Time) -> None:
     store = MemoryKeys()
     keys = Keys((), store, clock=lambda: 1.0, monotonic=monotonic)
     key, kept = new_key("desk", NO_TERMS, now=1.0)
@@ -68,7 +68,7 @@ async def test_what_is_no_kept_key_is_refused_in_the_same_words(change: str, mon
         keys.caller(None)
 
 
-async def test_a_revoked_key_is_taken_for_a_second_at_most(monotonic: Time) -> None:
+async def test_a_revoked_key_is_accepted_for_at_most_a_second(monotonic: Time) -> None:
     store = MemoryKeys()
     keys = Keys((), store, clock=lambda: 1.0, monotonic=monotonic)
     key, kept = new_key("desk", NO_TERMS, now=1.0)
@@ -114,7 +114,7 @@ async def test_an_open_server_closes_when_the_first_key_is_made(monotonic: Time)
     assert not keys.is_open
 
 
-async def test_nobody_makes_a_key_and_its_terms_forgotten(monotonic: Time) -> None:
+async def test_unknown_keys_do_not_evict_a_known_key(monotonic: Time) -> None:
     store = MemoryKeys()
     keys = Keys((), store, clock=lambda: 1.0, monotonic=monotonic)
     key, kept = new_key("desk", Terms(models=("acme",)), now=1.0)
@@ -139,7 +139,7 @@ class GoneStore(MemoryKeys):
         raise StoreUnavailable
 
 
-async def test_without_a_store_an_open_server_stays_open_and_kept_keys_are_not_believed(
+async def test_without_a_store_an_open_server_stays_open_and_stored_keys_fail(
     monotonic: Time,
 ) -> None:
     keys = Keys((), GoneStore(), monotonic=monotonic)

@@ -43,7 +43,7 @@ async def limiter(request: pytest.FixtureRequest) -> AsyncIterator[Limiter]:
             server.delete(key)
 
 
-async def test_so_many_requests_are_let_through_and_no_more(limiter: Limiter) -> None:
+async def test_the_request_limit_is_exact(limiter: Limiter) -> None:
     limits = RateLimits(requests=2)
 
     first = await limiter.admit("anna", limits)
@@ -86,7 +86,7 @@ async def test_what_one_worker_counts_another_knows(redis_server: str) -> None:
         await limiter.close()
 
 
-async def test_when_nobody_can_count_nothing_is_let_through() -> None:
+async def test_requests_fail_if_the_counter_is_unavailable() -> None:
     limiter = Limiter("redis://127.0.0.1:1/0")
 
     with pytest.raises(StoreUnavailable):

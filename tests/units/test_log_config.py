@@ -21,7 +21,7 @@ def logging_as_before() -> Iterator[None]:
     root.setLevel(level)
 
 
-def test_a_line_is_one_object_with_the_facts_beside_the_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_is_one_json_object_with_message_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("INFO")
     logging.getLogger("proxy.x").info("turn\nfinished", extra={"turn_id": "t1", "color_message": "\033[1mx"})
 
@@ -55,7 +55,7 @@ def test_a_trace_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 @pytest.mark.parametrize("library", ["autogen_core.events", "ddgs.ddgs", "primp.client", "h2.codec"])
-def test_libraries_that_log_what_passes_through_them_are_heard_from_warnings_on(
+def test_verbose_libraries_log_warnings_only(
     capsys: pytest.CaptureFixture[str], level: str, heard: list[str], library: str
 ) -> None:
     configure_logging(level)

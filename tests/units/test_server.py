@@ -23,12 +23,12 @@ def test_an_address_of_ipv6_is_written_in_brackets() -> None:
         assert url_of("::1", sockets) == f"http://[::1]:{sockets[0].getsockname()[1]}"
 
 
-def test_nobody_can_connect_before_it_is_served() -> None:
+def test_connections_are_refused_before_start_up() -> None:
     with bound_sockets("127.0.0.1", 0) as sockets, pytest.raises(ConnectionRefusedError):
         socket.create_connection(sockets[0].getsockname()[:2])
 
 
-def test_the_sockets_are_let_go_of_afterwards() -> None:
+def test_the_sockets_are_closed_afterwards() -> None:
     with bound_sockets("127.0.0.1", 0) as sockets:
         port = sockets[0].getsockname()[1]
 
@@ -45,14 +45,14 @@ def test_the_sockets_are_let_go_of_afterwards() -> None:
     ],
     ids=["an unknown name", "no name at all", "another machine's address"],
 )
-def test_a_host_that_cannot_be_listened_on_is_told(host: str, sentence: str) -> None:
+def test_a_host_that_cannot_be_bound_is_reported(host: str, sentence: str) -> None:
     with pytest.raises(ConfigurationError) as caught, bound_sockets(host, 0):
         pass
 
     assert caught.value.message == sentence
 
 
-def test_a_port_in_use_is_told() -> None:
+def test_a_port_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 

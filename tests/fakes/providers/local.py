@@ -11,15 +11,15 @@ from tests.fakes.upstream import Received
 
 
 class Qwen(ChatProvider):
-    """Thoughts in the text, between tags that two chunks can share."""
+    """Reasoning in the text, between tags that can be split over two chunks."""
 
     def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
-        return [*self._thoughts(), *super().call_chunks(call, state)]
+        return [*self._reasoning_text(), *super().call_chunks(call, state)]
 
     def text_chunks(self, text: str) -> list[dict[str, Any]]:
-        return [*self._thoughts(), *super().text_chunks(text)]
+        return [*self._reasoning_text(), *super().text_chunks(text)]
 
-    def _thoughts(self) -> list[dict[str, Any]]:
+    def _reasoning_text(self) -> list[dict[str, Any]]:
         pieces = ("<th", "ink>Hidden ", f"{SECRET} thoughts</thi", "nk>\n\n")
         return [chunk({"content": piece}) for piece in pieces]
 

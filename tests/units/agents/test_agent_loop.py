@@ -81,7 +81,7 @@ async def test_a_handoff_leaves_a_complete_chain_and_the_next_agent_its_own_inst
     assert turn.agent == "sales"
 
 
-async def test_server_tools_of_one_reply_run_and_their_results_stand_in_the_order_of_the_calls() -> None:
+async def test_results_of_server_tools_are_in_the_order_of_the_calls() -> None:
     shelf, till = FixedTool("shelf", "3 left"), FixedTool("till", SORRY)
     model = ScriptedModel(calls(("till", "{}"), ("shelf", '{"row": 2}')), says("Done"))
     sink = RememberingSink()
@@ -170,9 +170,7 @@ async def test_with_parallel_tool_calls_off_only_one_call_reaches_the_caller() -
         pytest.param(("shelf", "[1]"), "error:", id="arguments no object"),
     ],
 )
-async def test_a_wrong_call_is_answered_so_that_the_model_can_mend_it(
-    call: tuple[str, str], told: str
-) -> None:
+async def test_an_invalid_call_gets_an_error_for_the_model(call: tuple[str, str], told: str) -> None:
     shelf = FixedTool("shelf")
     model = ScriptedModel(calls(call), says("Sorry"))
     team, turn = await team_of(agent("triage", model, tools=[shelf])), turn_of(HELLO, agent="triage")
@@ -240,7 +238,7 @@ async def test_calls_over_the_limit_are_not_run() -> None:
     assert "the limit of tool calls" in results(list(model.requests[1].messages))[4]
 
 
-async def test_usage_is_told_for_a_call_that_fails_too() -> None:
+async def test_usage_of_a_failed_call_is_reported() -> None:
     sink = RememberingSink()
     model = ScriptedModel([TextDelta("Hal"), UpstreamIncomplete()])
     team = await team_of(agent("triage", model))
@@ -252,7 +250,7 @@ async def test_usage_is_told_for_a_call_that_fails_too() -> None:
     assert [i.message for i in turn.items_so_far()] == [AssistantMessage("Hal")]
 
 
-async def test_a_cancelled_turn_closes_the_model_and_keeps_what_was_said() -> None:
+async def test_a_cancelled_turn_closes_the_model_and_stores_its_output() -> None:
     never, said = asyncio.Event(), asyncio.Event()
     model = ScriptedModel([TextDelta("Hal"), never])
 
@@ -356,7 +354,7 @@ JSON_FORM = {
 }
 
 
-async def test_a_structured_answer_is_not_spoiled_by_words_beside_a_call() -> None:
+async def test_text_next_to_a_call_is_not_part_of_a_structured_answer() -> None:
     triage = ScriptedModel(calls(("transfer_to_sales", "{}"), text="One moment."))
     sales, sink = ScriptedModel(says('{"price": 10}')), RememberingSink()
     team = await team_of(agent("triage", triage, hands_to=["sales"]), agent("sales", sales))

@@ -45,7 +45,7 @@ def test_instructions_of_agent_conversation_and_client_are_one_message() -> None
     ]
 
 
-def test_calls_that_were_kept_one_by_one_keep_all_their_results() -> None:
+def test_separately_stored_calls_have_all_their_results() -> None:
     messages = (calling("a", text="Let me see."), calling("b"), ToolMessage("b", "B"), ToolMessage("a", "A"))
 
     assert chain(*messages) == [
@@ -68,7 +68,7 @@ def test_calls_behind_other_words_are_calls_of_their_own() -> None:
     assert open_after(*messages) == []
 
 
-def test_a_call_without_result_and_a_result_without_call_are_mended() -> None:
+def test_a_call_without_result_and_a_result_without_call_are_repaired() -> None:
     assert chain(ToolMessage("gone", "x"), calling("a", "b"), ToolMessage("b", "B"), UserMessage("Hi")) == [
         calling("a", "b"),
         ToolMessage("a", NOT_EXECUTED),
@@ -77,7 +77,7 @@ def test_a_call_without_result_and_a_result_without_call_are_mended() -> None:
     ]
 
 
-def test_only_the_newest_calls_are_open_and_only_until_somebody_speaks() -> None:
+def test_only_the_newest_calls_are_open_until_the_next_message() -> None:
     assert open_after(calling("a", "b")) == ["a", "b"]
     assert open_after(calling("a"), calling("b"), SystemMessage("It is 10:00.")) == ["a", "b"]
     assert open_after(calling("a", "b"), ToolMessage("a", "A")) == ["b"]

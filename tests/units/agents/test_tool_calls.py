@@ -62,7 +62,7 @@ def results(turn: Turn) -> list[str]:
 # --- asking --------------------------------------------------------------------------------------------------
 
 
-async def test_the_question_stands_behind_the_call_and_nothing_ran() -> None:
+async def test_the_approval_request_follows_the_call_which_does_not_run() -> None:
     pay, sink, turn = FixedTool("pay"), RememberingSink(), asking(PAY)
     model = ScriptedModel(calls(("pay", '{"amount": 7}'), text="Of course."))
     team = await team_of(agent("cashier", model, tools=[pay], approvals=["pay"]))
@@ -156,7 +156,7 @@ async def test_the_call_is_made_again_under_a_new_id_and_noted_before_and_behind
     assert model.requests[0].messages[-3:] == [note.message, made.message, result.message]
 
 
-async def test_a_result_that_is_known_is_told_and_nothing_is_run() -> None:
+async def test_a_known_result_is_returned_without_running_the_call() -> None:
     pay, account, sink, turn = FixedTool("pay"), Account(), RememberingSink(), asking(PAY)
     turn.continuation = decided(ContinuationCall("appr_1", "pay", "{}", ""), runs=account, note="")
     model = ScriptedModel(says("Paid."))
@@ -169,7 +169,7 @@ async def test_a_result_that_is_known_is_told_and_nothing_is_run() -> None:
     assert not any(isinstance(event, ToolStarted) for event in sink.events)
 
 
-async def test_what_may_have_been_run_is_not_run_and_the_agent_is_told_so() -> None:
+async def test_a_call_with_unknown_outcome_is_not_repeated_and_reported() -> None:
     pay, turn = FixedTool("pay"), asking(PAY)
     account = Account(knows=("appr_1",))
     turn.continuation = decided(
@@ -193,7 +193,7 @@ async def test_a_run_that_cannot_be_noted_does_not_happen() -> None:
     assert pay.calls == []
 
 
-async def test_an_approved_call_that_fails_is_told_like_any_other() -> None:
+async def test_a_failed_approved_call_is_reported() -> None:
     sink, account, turn = RememberingSink(), Account(), asking(PAY)
     turn.continuation = decided(ContinuationCall("appr_1", "pay", "{}"), runs=account)
     pay = FixedTool("pay", SORRY)
@@ -206,7 +206,7 @@ async def test_an_approved_call_that_fails_is_told_like_any_other() -> None:
     assert any(isinstance(event, ToolFailed) for event in sink.events)
 
 
-async def test_a_decision_is_taken_up_once_also_when_the_floor_changes() -> None:
+async def test_a_decision_is_applied_once_also_after_a_handoff() -> None:
     pay, turn = FixedTool("pay"), asking(PAY)
     turn.continuation = decided(ContinuationCall("appr_1", "pay", "{}"), runs=Account())
     cashier = agent(

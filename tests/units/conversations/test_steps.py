@@ -49,7 +49,7 @@ def test_turn_without_events_has_no_steps() -> None:
     assert step_at(record(journal=b""), 1) is None
 
 
-def test_reference_is_a_turn_and_perhaps_a_position() -> None:
+def test_reference_is_a_turn_with_an_optional_position() -> None:
     assert split_step("chatcmpl-1f.7") == ("chatcmpl-1f", 7)
     assert split_step("chatcmpl-1f") == ("chatcmpl-1f", None)
     assert split_step("chatcmpl-1f.7.1") == ("chatcmpl-1f.7", 1)

@@ -31,7 +31,7 @@ ANSWERED = Item(AssistantMessage("Hello"), "sales")
 CLOCK = SystemMessage("It is 10:00.")
 
 
-def test_agents_that_speak_in_one_turn_are_one_message_without_what_they_did() -> None:
+def test_agents_of_one_turn_are_one_message_without_tool_calls() -> None:
     chain = [
         turn(
             ASKED,
@@ -87,7 +87,7 @@ def test_what_a_caller_added_is_shown_as_it_is() -> None:
         pytest.param(0, [], [], id="nothing known"),
     ],
 )
-def test_a_request_is_put_together_from_what_is_kept(
+def test_request_messages_are_rebuilt_from_stored_items(
     count: int, instructions: list[tuple[int, Message]], expected: list[Message]
 ) -> None:
     asked = rebuild_request_messages(

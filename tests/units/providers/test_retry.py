@@ -92,7 +92,7 @@ async def test_the_cost_is_that_of_the_model_that_answered() -> None:
 
 
 @pytest.mark.parametrize("price", [None, Price(prompt=1, completion=1)], ids=["no price", "no usage"])
-async def test_what_is_not_known_costs_nothing_that_is_told(price: Price | None) -> None:
+async def test_unknown_usage_or_price_has_no_cost(price: Price | None) -> None:
     answer = await Bench([says("Hello", usage=None if price else USED)], prices=[price]).ask()
 
     assert isinstance(finished := answer.deltas[-1], Finished)
@@ -109,7 +109,7 @@ async def test_what_is_not_known_costs_nothing_that_is_told(price: Price | None)
         pytest.param(UpstreamRateLimited("rate_limited", is_retryable=True), id="429 without Retry-After"),
     ],
 )
-async def test_what_may_pass_is_tried_again_before_anything_was_said(failure: UpstreamFailed) -> None:
+async def test_temporary_failures_are_retried_before_the_first_delta(failure: UpstreamFailed) -> None:
     bench = Bench([failure, failure, says("Hello")])
 
     answer = await bench.ask()
@@ -119,7 +119,7 @@ async def test_what_may_pass_is_tried_again_before_anything_was_said(failure: Up
     assert bench.outcomes == [("model-0", failure.label)] * 2 + [("model-0", "ok")]
 
 
-async def test_after_three_attempts_the_failure_is_told() -> None:
+async def test_the_failure_is_raised_after_three_attempts() -> None:
     bench = Bench([DOWN, DOWN, DOWN])
 
     answer = await bench.ask()
@@ -176,7 +176,7 @@ async def test_what_stays_is_not_tried_again(failure: UpstreamFailed) -> None:
     assert bench.slept == []
 
 
-async def test_nothing_is_tried_again_once_something_was_said() -> None:
+async def test_there_is_no_retry_after_the_first_delta() -> None:
     bench = Bench([[TextDelta("Hel"), DOWN]], [says("Never")])
 
     answer = await bench.ask()
@@ -202,14 +202,14 @@ async def test_the_next_model_answers_and_is_named() -> None:
     assert bench.chain.name == "model-0"
 
 
-async def test_when_all_fail_the_first_failure_is_told() -> None:
+async def test_the_first_failure_is_raised_if_all_models_fail() -> None:
     limited = UpstreamRateLimited("rate_limited", is_retryable=True, retry_after=60)
     bench = Bench([limited], [UpstreamAuthFailed("auth")])
 
     assert (await bench.ask()).failure is limited
 
 
-async def test_a_filtered_request_goes_to_nobody_else() -> None:
+async def test_a_filtered_request_has_no_fallback() -> None:
     filtered = ContentFiltered("content_filter")
     bench = Bench([filtered], [says("Sure!")])
 
@@ -438,7 +438,7 @@ async def test_models_at_one_provider_share_its_circuit() -> None:
     assert len(upstream.requests) == 1
 
 
-def test_an_unknown_model_is_a_mistake_of_the_configuration() -> None:
+def test_an_unknown_model_is_a_configuration_error() -> None:
     models = Models({"toy": DemoModel(demo=True)}, demo=no_demo)
 
     with pytest.raises(ConfigurationError, match="'teh'"):

@@ -26,18 +26,16 @@ def case(text: str) -> object:
 
 
 @pytest.mark.parametrize(("text", "told"), [case(text) for text in CASES])
-def test_a_mistake_is_told_with_its_place_and_the_nearest_right_name(
-    text: str, told: list[str], tmp_path: Path
-) -> None:
+def test_an_error_has_location_and_suggestion(text: str, told: list[str], tmp_path: Path) -> None:
     assert problems(write(tmp_path, text)) == told
 
 
-def test_every_case_of_the_text_file_is_a_mistake() -> None:
+def test_every_case_of_the_text_file_has_errors() -> None:
     assert len(CASES) > 90
     assert all("\n> " in text for text in CASES)
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_files_and_lines(tmp_path: Path) -> None:
+def test_all_errors_are_reported_in_the_order_of_files_and_lines(tmp_path: Path) -> None:
     write(tmp_path, AGENT.replace("shop", "b").replace("entry: A", "entry: X") + "modles: {}\n", "b.yaml")
     write(tmp_path, AGENT.replace("Hi.", "5") + "        tools: [nope]\n        model: 7\n", "a.yaml")
     write(tmp_path, "models: {m: {modle: x}}\n", "c.yaml")
@@ -55,14 +53,14 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_files_and_lines(tmp_path:
     ]
 
 
-def test_a_flood_of_mistakes_is_cut_off_with_a_count(tmp_path: Path) -> None:
+def test_the_number_of_reported_errors_is_limited(tmp_path: Path) -> None:
     lines = problems(write(tmp_path, AGENT + "".join(f"wrong{index}: 1\n" for index in range(250))))
 
     assert len(lines) == 201
     assert lines[-1] == "… and 50 more"
 
 
-def test_a_path_that_leads_nowhere_is_a_mistake(tmp_path: Path) -> None:
+def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
 
     assert problems(tmp_path / "none.yaml") == ["none.yaml: cannot be read: No such file or directory"]
@@ -125,7 +123,7 @@ def test_a_path_that_leads_nowhere_is_a_mistake(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_neither_a_variables_value_nor_a_literal_secret_is_ever_told(wrong: str, tmp_path: Path) -> None:
+def test_error_messages_contain_no_variable_values_or_secrets(wrong: str, tmp_path: Path) -> None:
     text = AGENT.replace("    entry: A\n", "") if "entry" in wrong else AGENT
 
     lines = problems(write(tmp_path, f"{text}{wrong}\n"), environment={"KEY": "hunter2"})

@@ -145,7 +145,7 @@ def test_the_bundled_team_is_loaded_when_no_path_is_given() -> None:
     assert all(handoff.when for agent in team.agents.values() for handoff in agent.handoffs)
 
 
-def test_all_bundled_teams_are_served_and_the_scripts_beside_them_are_not_taken_for_teams() -> None:
+def test_all_bundled_teams_are_served_without_the_demo_scripts() -> None:
     teams = load(None).definitions.teams
 
     assert {name: list(team.agents) for name, team in teams.items()} == {
@@ -305,7 +305,7 @@ def test_the_files_of_a_folder_are_one(write: Write, tmp_path: Path) -> None:
     assert list(definitions.teams) == ["garage", "shop"]
 
 
-def test_a_name_defined_in_two_files_is_told_with_both_places(write: Write, tmp_path: Path) -> None:
+def test_a_name_defined_in_two_files_is_reported_with_both_locations(write: Write, tmp_path: Path) -> None:
     write("models: {m: {model: x, api_key: k}}" + SHOP, "a.yaml")
     write("models: {m: {model: y, api_key: k}}" + SHOP, "b.yaml")
 
@@ -327,7 +327,7 @@ def test_what_an_unreadable_file_may_have_defined_is_not_called_unknown(write: W
 # --- tools ---------------------------------------------------------------------------------------------------
 
 
-def test_a_function_in_a_module_beside_the_file_becomes_a_tool(write: Write) -> None:
+def test_a_function_in_a_module_next_to_the_file_becomes_a_tool(write: Write) -> None:
     write('def find(name: str) -> str:\n    """Find it."""\n    return name\n', "shop_tools_beside.py")
     path = write(SHOP.replace("Be kind.", "Be kind., tools: ['shop_tools_beside:find']"))
 
@@ -337,7 +337,7 @@ def test_a_function_in_a_module_beside_the_file_becomes_a_tool(write: Write) -> 
     assert tools["shop_tools_beside:find"].spec.description == "Find it."
 
 
-def test_a_module_that_is_nearly_one_beside_the_file_is_suggested(write: Write) -> None:
+def test_a_similar_module_next_to_the_file_is_suggested(write: Write) -> None:
     write("def find(name: str) -> str: ...\n", "shop_tools_near.py")
     path = write(SHOP.replace("Be kind.", "Be kind., tools: ['shop_tool_near:find']"))
 
@@ -347,7 +347,7 @@ def test_a_module_that_is_nearly_one_beside_the_file_is_suggested(write: Write) 
     ]
 
 
-def test_a_module_that_ends_the_process_when_imported_is_a_mistake_like_any_other(write: Write) -> None:
+def test_a_module_that_exits_on_import_is_an_error(write: Write) -> None:
     write("import sys\nsys.exit('no')\n", "shop_tools_leaving.py")
     path = write(SHOP.replace("Be kind.", "Be kind., tools: ['shop_tools_leaving:find']"))
 
@@ -356,7 +356,7 @@ def test_a_module_that_ends_the_process_when_imported_is_a_mistake_like_any_othe
     ]
 
 
-def test_a_component_that_cannot_be_used_is_told_at_its_provider(write: Write) -> None:
+def test_an_invalid_component_is_reported_at_its_provider(write: Write) -> None:
     def check_component(name: str, model: ComponentModel) -> None:
         raise ConfigurationError(f"model '{name}': there is no {model.provider}")
 
@@ -395,7 +395,7 @@ def test_what_is_hardly_meant_is_noticed(write: Write) -> None:
     ]
 
 
-def test_a_report_tells_what_was_found() -> None:
+def test_a_report_summarises_the_files() -> None:
     report = check(None)
 
     assert report.problems == ()

@@ -16,14 +16,14 @@ from tests.fakes.team_files import load, problems, write
 AGENT = "teams:\n  shop:\n    entry: A\n    agents:\n      A:\n        instructions: Hi.\n"
 
 
-def test_a_file_that_is_no_text_is_told_with_the_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf8_is_reported_with_the_line(tmp_path: Path) -> None:
     path = tmp_path / "team.yaml"
     path.write_bytes(b"teams:\n  \xff: x\n")
 
     assert problems(path) == ["team.yaml:2:1: is not UTF-8 text"]
 
 
-def test_a_control_character_is_told_by_its_number(tmp_path: Path) -> None:
+def test_a_control_character_is_reported_by_its_code_point(tmp_path: Path) -> None:
     assert problems(write(tmp_path, "x-a:\n  b: c\x01\n")) == [
         "team.yaml:2:7: not valid YAML: the character U+0001 is not allowed"
     ]
@@ -145,7 +145,7 @@ def outcome(path: Path, environment: dict[str, str]) -> tuple[tuple[str, ...], L
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.one_of(st.text(max_size=80), _values, _lines))
-def test_any_text_loads_or_is_a_mistake_and_nothing_else(text: str, tmp_path: Path) -> None:
+def test_any_text_loads_or_raises_a_team_file_error(text: str, tmp_path: Path) -> None:
     path = tmp_path / "team.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
 

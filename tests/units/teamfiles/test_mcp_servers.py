@@ -85,7 +85,7 @@ def tools_of(folder: Path, server: str = "{command: run}") -> dict[str, Tool]:
     return dict(McpServers(loaded.servers, loaded.pins).tools)
 
 
-def test_models_are_told_what_is_pinned(folder: Path) -> None:
+def test_models_receive_pinned_definitions(folder: Path) -> None:
     tools = tools_of(folder)
 
     assert {
@@ -106,9 +106,7 @@ def test_models_are_told_what_is_pinned(folder: Path) -> None:
         pytest.param("{command: run, without_effects: []}", set(), id="none"),
     ],
 )
-def test_which_tools_have_effects_is_said_by_the_operator_or_was_pinned(
-    server: str, without: set[str], folder: Path
-) -> None:
+def test_side_effects_are_configured_or_pinned(server: str, without: set[str], folder: Path) -> None:
     tools = tools_of(folder, server)
 
     assert {
@@ -116,7 +114,7 @@ def test_which_tools_have_effects_is_said_by_the_operator_or_was_pinned(
     } == without
 
 
-async def test_wrong_arguments_are_told_before_the_server_is_asked(folder: Path) -> None:
+async def test_invalid_arguments_are_rejected_before_the_call(folder: Path) -> None:
     tool = tools_of(folder)["mcp:files/read"]
 
     result = await call_tool(tool, '{"text": 3}', CONTEXT, time_limit=5, max_result_bytes=1000)
@@ -124,7 +122,7 @@ async def test_wrong_arguments_are_told_before_the_server_is_asked(folder: Path)
     assert result.text == "error: argument 'text': 3 is not of type \"string\""
 
 
-async def test_a_server_that_cannot_be_started_is_told_in_a_sentence(folder: Path) -> None:
+async def test_a_server_that_cannot_start_is_reported(folder: Path) -> None:
     tool = tools_of(folder, "{command: no-such-program}")["mcp:files/read"]
 
     result = await call_tool(tool, '{"text": "Hi"}', CONTEXT, time_limit=5, max_result_bytes=1000)
@@ -163,11 +161,11 @@ async def test_a_server_that_cannot_be_started_is_told_in_a_sentence(folder: Pat
         ),
     ],
 )
-def test_a_name_that_is_not_pinned_is_a_mistake(tools: str, server: str, told: str, folder: Path) -> None:
+def test_a_tool_that_is_not_pinned_is_an_error(tools: str, server: str, told: str, folder: Path) -> None:
     assert problems(write(folder, team(tools, server))) == [f"team.yaml:{told}"]
 
 
-def test_tools_whose_names_come_to_the_same_are_a_mistake(tmp_path: Path) -> None:
+def test_tools_with_equal_model_names_are_an_error(tmp_path: Path) -> None:
     write_lock(tmp_path, {"files": {name: Pin(name, "", TEXT) for name in ("a.b", "a_b")}})
 
     assert problems(write(tmp_path, team("['mcp:files/a.b', 'mcp:files/a_b']"))) == [
@@ -175,7 +173,7 @@ def test_tools_whose_names_come_to_the_same_are_a_mistake(tmp_path: Path) -> Non
     ]
 
 
-def test_a_lock_file_that_cannot_be_used_is_told_once(folder: Path) -> None:
+def test_an_invalid_lock_file_is_reported_once(folder: Path) -> None:
     (folder / FILE_NAME).write_text("{")
 
     assert problems(write(folder, team("['mcp:files', 'mcp:files/read']"))) == [
@@ -209,7 +207,7 @@ teams: {t: {entry: A, agents: {A: {instructions: Hi.}}}}
     assert "hunter2" not in repr(loaded)
 
 
-def test_check_tells_of_servers_without_asking_them_and_without_their_secrets(folder: Path) -> None:
+def test_check_lists_servers_without_connecting_and_without_secrets(folder: Path) -> None:
     server = "{url: 'https://me:hunter2@files.example.com/mcp?key=hunter2', headers: {A: hunter2}}"
 
     report = check(write(folder, team("['mcp:files/read']", server)))

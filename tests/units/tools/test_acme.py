@@ -182,7 +182,7 @@ async def test_what_can_still_be_refunded_comes_first_and_five_are_enough(shop: 
     assert [product for product, _ in await shop.found("anvil")] == [f"Anvil {n}" for n in (5, 4, 3, 2, 1)]
 
 
-async def test_nothing_found_tells_the_model_how_to_go_on(shop: Shop) -> None:
+async def test_an_empty_result_has_a_note_for_the_model(shop: Shop) -> None:
     assert await shop.answer("look_up_item", search_query="time machine") == {
         "items": [],
         "note": "No items found. Ask for the product name on the receipt.",
@@ -227,7 +227,7 @@ async def test_money_is_exact(shop: Shop) -> None:
     assert prices == ["$0.00", "$0.10", "$19.99", "$1.01", "$1,000,000,000,000.00", "$0.00"]
 
 
-async def test_tools_beside_the_built_in_ones_win(threads: ToolThreads) -> None:
+async def test_extra_tools_override_built_in_ones(threads: ToolThreads) -> None:
     own = dict.fromkeys(("get_time", "convert"), builtin_tools(threads)["calculate"])
 
     tools = builtin_tools(threads, extra=own)

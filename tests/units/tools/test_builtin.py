@@ -73,7 +73,7 @@ def answering(body: object, status: int = 200) -> Handler:
 # --- get_weather ---
 
 
-async def test_the_weather_is_told_with_a_forecast(services: FakeServices, call: Call) -> None:
+async def test_the_weather_has_a_forecast(services: FakeServices, call: Call) -> None:
     assert await call("get_weather", city=" Tokyo ", days=2) == {
         "place": "Tokyo, Japan",
         "local_time": "2026-11-24T03:45",
@@ -99,7 +99,7 @@ async def test_the_weather_is_told_with_a_forecast(services: FakeServices, call:
     assert (forecast.query["latitude"], forecast.query["longitude"]) == ("35.6895", "139.6917")
 
 
-async def test_a_region_tells_places_of_one_name_apart_and_units_can_be_chosen(
+async def test_a_region_distinguishes_places_and_units_can_be_selected(
     services: FakeServices, call: Call
 ) -> None:
     weather = await call("get_weather", city="Springfield, IL", unit="fahrenheit")
@@ -110,19 +110,19 @@ async def test_a_region_tells_places_of_one_name_apart_and_units_can_be_chosen(
     assert services.asked[1].query["wind_speed_unit"] == "mph"
 
 
-async def test_what_was_asked_a_moment_ago_is_not_asked_again(services: FakeServices, call: Call) -> None:
+async def test_responses_are_cached(services: FakeServices, call: Call) -> None:
     assert await call("get_weather", city="Tokyo") == await call("get_weather", city="Tokyo")
 
     assert len(services.asked) == 2
 
 
-async def test_a_sky_without_a_known_code_is_told_as_unknown(services: FakeServices, call: Call) -> None:
+async def test_an_unknown_weather_code_is_unknown(services: FakeServices, call: Call) -> None:
     services.sky = 42
 
     assert (await call("get_weather", city="Tokyo"))["now"]["sky"] == "unknown"
 
 
-async def test_a_place_that_is_not_found_is_told(call: Call) -> None:
+async def test_an_unknown_place_is_an_error(call: Call) -> None:
     assert await call("get_weather", city="Atlantis") == (
         "error: no place named 'Atlantis' was found; check the spelling or use a larger city nearby"
     )
@@ -155,7 +155,7 @@ async def test_a_place_that_is_not_found_is_told(call: Call) -> None:
     ],
     ids=["search-fails", "search-is-strange", "forecast-refuses", "rate-limit"],
 )
-async def test_a_failing_weather_service_is_told(
+async def test_a_failing_weather_service_is_an_error(
     services: FakeServices, call: Call, path: str, handler: Handler, message: str
 ) -> None:
     services.answer(path, handler)
@@ -166,7 +166,7 @@ async def test_a_failing_weather_service_is_told(
 # --- get_stock_price ---
 
 
-async def test_a_price_is_told_with_its_change(services: FakeServices, call: Call) -> None:
+async def test_a_price_has_its_change(services: FakeServices, call: Call) -> None:
     assert await call("get_stock_price", symbol=" aapl ") == {
         "symbol": "AAPL",
         "name": "Apple Inc.",
@@ -196,17 +196,17 @@ async def test_a_price_is_told_with_its_change(services: FakeServices, call: Cal
         ),
     ],
 )
-async def test_an_unknown_symbol_is_told(call: Call, symbol: str, message: str) -> None:
+async def test_an_unknown_symbol_is_an_error(call: Call, symbol: str, message: str) -> None:
     assert await call("get_stock_price", symbol=symbol) == message
 
 
 @pytest.mark.parametrize("symbol", ["", "../admin", "A/B", "A?b=c", "A%2f", "a b", "A" * 30])
-async def test_what_is_no_symbol_is_not_asked_for(services: FakeServices, call: Call, symbol: str) -> None:
+async def test_an_invalid_symbol_is_not_requested(services: FakeServices, call: Call, symbol: str) -> None:
     assert "argument 'symbol'" in await call("get_stock_price", symbol=symbol)
     assert services.asked == []
 
 
-async def test_a_quote_without_price_is_told(services: FakeServices, call: Call) -> None:
+async def test_a_quote_without_price_is_an_error(services: FakeServices, call: Call) -> None:
     meta = {"symbol": "AAPL", "regularMarketTime": 1}
     services.answer("/v8", answering({"chart": {"result": [{"meta": meta}], "error": None}}))
 
@@ -242,7 +242,7 @@ async def test_long_texts_are_cut_and_addresses_of_other_kinds_left_out(
     assert (result["title"], len(result["snippet"])) == ("https://example.org", 400)
 
 
-async def test_nothing_found_is_no_error(services: FakeServices, call: Call) -> None:
+async def test_an_empty_result_is_not_an_error(services: FakeServices, call: Call) -> None:
     services.found = []
 
     assert await call("search_web", query="x") == {
@@ -253,7 +253,7 @@ async def test_nothing_found_is_no_error(services: FakeServices, call: Call) -> 
     assert await call("search_web", query="  ") == "error: the query is empty"
 
 
-async def test_a_server_that_does_not_speak_json_is_told(services: FakeServices, call: Call) -> None:
+async def test_a_server_without_json_is_an_error(services: FakeServices, call: Call) -> None:
     services.answer("/search", answering({}, 403))
 
     assert await call("search_web", query="x") == (
@@ -306,7 +306,9 @@ def test_the_library_has_what_is_asked_of_it() -> None:
         ("TimeoutException", "timed out", "the search engines did not respond in time"),
     ],
 )
-async def test_a_failing_library_is_told(threads: ToolThreads, kind: str, text: str, message: str) -> None:
+async def test_a_failing_library_is_an_error(
+    threads: ToolThreads, kind: str, text: str, message: str
+) -> None:
     import ddgs.exceptions
 
     def library(query: str, count: int) -> Sequence[Mapping[str, str]]:

@@ -137,14 +137,14 @@ UNKNOWN = "the expression cannot be parsed; only numbers, operators and function
         ("().__class__", "the expression contains '.', which is not supported"),
     ],
 )
-def test_what_cannot_be_worked_out_is_told(expression: str, message: str) -> None:
+def test_an_invalid_expression_is_an_error(expression: str, message: str) -> None:
     with pytest.raises(ToolError) as raised:
         calculate(expression)
 
     assert raised.value.message == message
 
 
-def test_an_unknown_function_is_told_with_those_that_are_known() -> None:
+def test_an_unknown_function_lists_supported_ones() -> None:
     with pytest.raises(ToolError, match=r"there is no function 'eval'; supported: abs, acos, .*, tan"):
         calculate("eval(1)")
 

@@ -78,7 +78,7 @@ def test_summer_time_counts() -> None:
         ("+1:75", "an offset from UTC is at most 14 hours"),
     ],
 )
-def test_an_unknown_zone_is_told_with_the_nearest_name(place: str, message: str) -> None:
+def test_an_unknown_zone_gets_a_suggestion(place: str, message: str) -> None:
     with pytest.raises(ToolError) as raised:
         told(place)
 

@@ -108,7 +108,7 @@ async def test_without_tls_only_own_addresses_are_asked(address: str) -> None:
         "https://[",
     ],
 )
-async def test_what_is_no_plain_web_address_is_refused(base: str) -> None:
+async def test_an_invalid_url_is_rejected(base: str) -> None:
     assert await complaint(Egress(resolve=resolving("93.184.215.14")), base) == REFUSED
 
 
@@ -131,7 +131,7 @@ async def test_a_service_of_the_operators_own_network_is_asked_by_its_name(servi
     assert services.headers[0]["user-agent"].startswith("Mozilla/5.0 (compatible; handoff-proxy/")
 
 
-async def test_a_name_that_leads_nowhere_is_told() -> None:
+async def test_an_unresolvable_name_is_an_error() -> None:
     async def resolve(host: str) -> Sequence[str]:
         raise OSError("no such name")
 
@@ -139,7 +139,7 @@ async def test_a_name_that_leads_nowhere_is_told() -> None:
     assert await complaint(Egress(resolve=resolving()), ELSEWHERE) == REFUSED
 
 
-async def test_a_port_that_nobody_listens_on_is_told(services: FakeServices) -> None:
+async def test_a_closed_port_is_an_error(services: FakeServices) -> None:
     url = services.url
     await services.__aexit__(None, None, None)
     await services.__aenter__()
@@ -213,7 +213,9 @@ BAD_ANSWERS: dict[str, tuple[Handler, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_ANSWERS)
-async def test_a_bad_answer_is_told_in_a_sentence_of_ours(services: FakeServices, name: str) -> None:
+async def test_an_invalid_response_is_described_without_its_content(
+    services: FakeServices, name: str
+) -> None:
     handler, expected = BAD_ANSWERS[name]
     services.answer("/thing", handler)
 
@@ -221,7 +223,7 @@ async def test_a_bad_answer_is_told_in_a_sentence_of_ours(services: FakeServices
     assert len(services.asked) == 1
 
 
-async def test_something_that_speaks_no_http_is_told() -> None:
+async def test_a_server_without_http_is_an_error() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 smtp.example ESMTP\r\n\r\n")
         await writer.drain()
@@ -236,7 +238,7 @@ async def test_something_that_speaks_no_http_is_told() -> None:
 # --- answers that are kept ---
 
 
-async def test_an_answer_is_kept_as_long_as_it_is_good(services: FakeServices) -> None:
+async def test_a_response_is_cached_until_it_expires(services: FakeServices) -> None:
     services.answer("/thing", json_thing)
     now = 0.0
     egress = Egress(clock=lambda: now)
@@ -257,7 +259,7 @@ async def test_an_answer_is_kept_as_long_as_it_is_good(services: FakeServices) -
     assert len(services.asked) == 3
 
 
-async def test_errors_are_not_kept_and_neither_are_answers_without_number(services: FakeServices) -> None:
+async def test_errors_and_uncached_responses_are_not_stored(services: FakeServices) -> None:
     egress = Egress()
     service = Service("the test", services.url)
     services.answer("/thing", giving("{}", status=500))

@@ -125,7 +125,7 @@ async def test_arguments_are_read_as_json() -> None:
         ),
     ],
 )
-async def test_arguments_that_cannot_be_used_are_told_and_the_tool_is_not_run(text: str, told: str) -> None:
+async def test_invalid_arguments_are_reported_and_the_tool_does_not_run(text: str, told: str) -> None:
     tool = FakeTool(echo)
 
     result = await call_tool(tool, text, CONTEXT, time_limit=1, max_result_bytes=1000)
@@ -170,7 +170,7 @@ async def test_a_tools_own_sentence_reaches_the_model() -> None:
     ],
     ids=repr,
 )
-async def test_any_other_failure_is_told_without_internals_and_logged_without_arguments(
+async def test_other_failures_are_reported_without_internals_and_logged_without_arguments(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = await called(failing(error), '{"card": "4111-1111"}')

@@ -129,7 +129,7 @@ async def test_a_tool_can_be_given_another_name(tool_of: MakeTool) -> None:
     assert tool_of(execute, name="place-order").spec.name == "place-order"
 
 
-async def test_parameters_may_have_names_that_mean_something_elsewhere(tool_of: MakeTool) -> None:
+async def test_parameters_can_have_names_of_pydantic_attributes(tool_of: MakeTool) -> None:
     def odd(schema: str, copy: int, _x: int, model_fields: int = 4) -> list[Any]:
         return [schema, copy, _x, model_fields]
 
@@ -283,7 +283,7 @@ def picky(
     ],
     ids=str,
 )
-async def test_a_wrong_argument_is_named_and_the_wanted_form_told(
+async def test_an_invalid_argument_is_named_with_the_expected_format(
     tool_of: MakeTool, arguments: dict[str, object], sentence: str
 ) -> None:
     with pytest.raises(ToolError) as refused:
@@ -350,7 +350,7 @@ async def test_a_decorator_may_hide_that_a_function_is_async(tool_of: MakeTool) 
 # --- threads ---
 
 
-async def test_functions_that_block_run_in_named_threads_side_by_side(tool_of: MakeTool) -> None:
+async def test_blocking_functions_run_in_named_threads_in_parallel(tool_of: MakeTool) -> None:
     all_there = threading.Barrier(4, timeout=10)
 
     def wait() -> str:
@@ -477,7 +477,7 @@ async def test_a_function_is_loaded_by_its_import_path(tool_of: MakeTool) -> Non
     assert load_function("proxy.tools.acme:look_up_item").__name__ == "look_up_item"
 
 
-async def test_a_function_beside_the_team_file_is_found_and_shadows_nothing(folder: Path) -> None:
+async def test_a_function_next_to_the_team_file_is_found_and_shadows_nothing(folder: Path) -> None:
     (folder / "our_tools.py").write_text(
         "import our_facts\ndef price() -> int:\n    return our_facts.PRICE\n"
     )

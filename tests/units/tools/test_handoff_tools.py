@@ -50,7 +50,7 @@ def test_the_reason_is_read_where_there_is_one(arguments: str, reason: str) -> N
     assert handoff_reason(arguments) == reason
 
 
-def test_the_result_of_a_handoff_tells_the_next_agent_what_to_do() -> None:
+def test_the_result_of_a_handoff_instructs_the_next_agent() -> None:
     told = handoff_result("IssuesAndRepairsAgent")
 
     assert told.startswith("You are IssuesAndRepairsAgent, now the active agent.")

@@ -155,7 +155,7 @@ async def test_a_period_is_cut_to_the_data(threads: ToolThreads) -> None:
     ],
     ids=str,
 )
-async def test_what_cannot_be_answered_is_told(
+async def test_an_invalid_query_is_an_error(
     threads: ToolThreads, arguments: dict[str, object], message: str
 ) -> None:
     assert (await asked(threads, **arguments)).startswith(f"error: {message}")

@@ -22,7 +22,7 @@ def finished(turn_id: str, *, characters: int = 1) -> LiveTurn:
     return live
 
 
-async def test_only_the_newest_finished_turns_are_kept() -> None:
+async def test_only_the_newest_finished_turns_are_retained() -> None:
     turns = LiveTurns(keep_finished=2)
 
     for turn_id in ("a", "b", "c"):
@@ -34,7 +34,7 @@ async def test_only_the_newest_finished_turns_are_kept() -> None:
     assert len(turns) == 0
 
 
-async def test_long_answers_are_kept_for_as_long_as_there_is_room() -> None:
+async def test_long_turns_are_retained_within_the_memory_limit() -> None:
     turns = LiveTurns(keep_weight=10_000)
 
     for turn_id, characters in (("a", 4_000), ("b", 4_000), ("c", 100), ("d", 50_000)):

@@ -182,7 +182,7 @@ def test_the_catalogue_has_every_error_that_can_reach_a_caller() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_was_not_meant_for_callers_is_told_without_its_words(error: BaseException) -> None:
+def test_unexpected_errors_are_reported_without_details(error: BaseException) -> None:
     assert error_response(error) == error_response(InternalTurnError())
     assert failed_event(error, Usage(), ran_effects=False) == Failed(
         "internal_error", InternalTurnError().message, Usage(), is_repeatable=True
@@ -215,12 +215,12 @@ def test_after_a_tool_with_effects_no_client_is_led_to_repeat_the_turn(error: Ex
     assert (problem.status, problem.code, problem.message) == (status_of(error), failed.code, str(error))
 
 
-def test_who_is_told_not_to_come_back_is_not_told_when() -> None:
+def test_an_error_without_retry_has_no_retry_after() -> None:
     assert headers_of(failed_event(StoreUnavailable(), Usage(), ran_effects=True)) == NEVER
 
 
 @pytest.mark.parametrize("error", TURN_ERRORS, ids=lambda error: type(error).__name__)
-def test_a_failure_that_a_repeat_cannot_mend_is_not_called_repeatable(error: Exception) -> None:
+def test_a_permanent_failure_is_not_repeatable(error: Exception) -> None:
     failed = failed_event(error, Usage(), ran_effects=False)
 
     assert failed.is_repeatable == (
@@ -243,7 +243,7 @@ def test_a_bad_request_found_during_the_turn_stays_one() -> None:
     assert (failed.code, failed.message, status_of(failed)) == ("invalid_request", "Bad.", 400)
 
 
-def test_a_code_from_another_version_is_told_as_it_stands() -> None:
+def test_an_unknown_code_is_reported_unchanged() -> None:
     problem = error_response(Failed("from_the_future", "It failed.", Usage(), is_repeatable=True))
 
     assert (problem.status, problem.type, problem.code) == (500, "server_error", "from_the_future")
@@ -294,11 +294,11 @@ def test_an_error_is_never_larger_than_two_kilobytes(message: str) -> None:
     assert json.loads(data)["error"]["message"].endswith("…")
 
 
-def test_half_a_surrogate_pair_can_be_told() -> None:
+def test_an_unpaired_surrogate_can_be_encoded() -> None:
     assert json.loads(envelope(InvalidRequest("a\ud800b")))["error"]["message"] == "a?b"
 
 
-def test_an_unknown_path_and_a_wrong_method_are_told_in_the_envelope() -> None:
+def test_an_unknown_path_and_an_unsupported_method_use_the_envelope() -> None:
     assert json.loads(envelope(invalid_url("GET", "/v1/foo")))["error"] == {
         "message": "Invalid URL (GET /v1/foo)",
         "type": "invalid_request_error",

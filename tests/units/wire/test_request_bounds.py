@@ -137,6 +137,6 @@ def test_values_at_the_bound_and_bound_characters_in_text_are_accepted(
     assert send(**fields) == "m"
 
 
-def test_brackets_in_a_string_without_end_are_no_json() -> None:
+def test_brackets_in_an_unclosed_string_are_not_json() -> None:
     with pytest.raises(InvalidRequest, match="not valid JSON"):
         decode_chat(b'{"model": "' + b"[" * (MAX_CONTAINERS + 1), max_messages=1)

@@ -62,9 +62,7 @@ DONE = Completed("report", "stop", Usage())
     ],
     ids=["a report", "a question about it", "to and fro", "by one that is no step", "a failure", "no steps"],
 )
-def test_a_step_is_done_when_its_agent_gave_the_floor_away(
-    events: list[Event], told: list[int | None]
-) -> None:
+def test_a_step_is_done_when_its_agent_hands_over(events: list[Event], told: list[int | None]) -> None:
     assert figures(*events) == told
 
 
@@ -84,7 +82,7 @@ WORK = log(
 )
 
 
-def test_a_log_tells_who_worked_for_how_long() -> None:
+def test_a_log_has_the_working_time_of_each_agent() -> None:
     course = TurnSummary(WORK, now=99.0)
 
     assert course.agents == [
@@ -113,7 +111,7 @@ def test_a_log_tells_who_worked_for_how_long() -> None:
     }
 
 
-def test_who_still_has_the_floor_has_worked_until_now() -> None:
+def test_the_active_agent_has_worked_until_now() -> None:
     course = TurnSummary(WORK[:4], now=20.0)
 
     assert [did["seconds"] for did in course.agents] == [1.5, 8.5]

@@ -235,7 +235,7 @@ async def test_a_client_that_cannot_see_is_shown_no_image() -> None:
 WISHES = Parameters(temperature=0.5, max_completion_tokens=9, stop="END", seed=4)
 
 
-def test_each_family_is_told_what_it_understands() -> None:
+def test_each_model_family_gets_supported_parameters() -> None:
     assert create_args(WISHES, False, "openai") == {
         "temperature": 0.5,
         "max_completion_tokens": 9,
@@ -405,7 +405,7 @@ async def test_every_exception_is_a_failure_of_the_port(
     assert SECRET not in str(answer.failure)
 
 
-async def test_a_client_that_cancels_itself_is_broken_and_nobody_else_is_cancelled() -> None:
+async def test_a_client_that_cancels_itself_fails_and_cancels_no_other_call() -> None:
     answer = await answer_of(asyncio.CancelledError())
 
     assert answer.failure is not None

@@ -363,7 +363,7 @@ async def test_the_bundled_team_plays_its_part(stage: Stage, story: list[tuple[s
             assert re.match(pattern, line, re.DOTALL), (words, line, pattern)
 
 
-async def test_only_the_first_answer_tells_that_this_is_a_demonstration(stage: Stage) -> None:
+async def test_only_the_first_answer_has_the_demo_notice(stage: Stage) -> None:
     first = await stage.say(UNICYCLE)
     second = await stage.say("no, money back!")
 
@@ -372,7 +372,7 @@ async def test_only_the_first_answer_tells_that_this_is_a_demonstration(stage: S
     assert NOTICE not in "".join(second)
 
 
-def test_the_log_tells_it_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_demo_notice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         DemoModel()
 
@@ -417,7 +417,7 @@ async def test_a_tool_that_is_not_offered_is_not_called(
     assert line.startswith(f"{agent}: ")
 
 
-async def test_a_failing_tool_is_told_in_character(stage: Stage) -> None:
+async def test_a_failing_tool_is_reported_by_the_script(stage: Stage) -> None:
     call = ToolCall("c1", FunctionCall("execute_order", "{}"))
     request = ModelRequest(
         [
@@ -490,7 +490,7 @@ def simple(words: str = "Hi", **changes: Any) -> ModelRequest:
 WELCOME = "Welcome to ACME customer service, I am your first stop here; what can I do for you today?"
 
 
-async def test_it_speaks_word_by_word_and_counts_words() -> None:
+async def test_text_is_streamed_word_by_word_and_usage_counts_words() -> None:
     model = DemoModel(word_delay=0)
 
     async with model.stream(simple()) as batches:
@@ -531,9 +531,7 @@ async def test_a_call_comes_in_pieces_and_ends_with_tool_calls() -> None:
     ],
     ids=str,
 )
-async def test_stop_sequences_and_token_limits_are_kept(
-    parameters: Parameters, text: str, reason: str
-) -> None:
+async def test_stop_sequences_and_token_limits_apply(parameters: Parameters, text: str, reason: str) -> None:
     deltas = await ask(DemoModel(word_delay=0), simple(parameters=parameters))
 
     finished = deltas[-1]
@@ -579,7 +577,7 @@ TWO = FunctionTool("two")
     ],
     ids=["both", "not in parallel", "cut before", "one is not offered", "a named choice is not heard"],
 )
-async def test_several_calls_beside_text(changes: dict[str, Any], calls: list[tuple[str, object]]) -> None:
+async def test_several_calls_after_text(changes: dict[str, Any], calls: list[tuple[str, object]]) -> None:
     model = DemoModel(word_delay=0, scripts={"twice": TWICE})
     messages: list[Message] = [AssistantMessage("before"), UserMessage("take 7")]
 
@@ -778,7 +776,7 @@ RULE = "team: t\nagents:\n  A:\n    otherwise: x\n    rules:\n      - "
         "circle",
     ],
 )
-def test_a_script_with_a_mistake_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
+def test_an_invalid_script_is_rejected(tmp_path: Path, content: str, complaint: str) -> None:
     path = tmp_path / "t.demo.yaml"
     path.write_text(content)
 

@@ -133,7 +133,7 @@ async def test_a_connection_that_the_provider_closed_is_not_used_again(http_sess
     assert playing.connections == 2
 
 
-async def test_what_came_before_a_loss_is_read_before_it_is_told(http_session: HttpSession) -> None:
+async def test_data_received_before_a_disconnect_is_read_first(http_session: HttpSession) -> None:
     play = says(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok", then_close=True)
     async with provider(play) as (_, endpoint):
         response = await http_session.ask(endpoint, b"{}", connect=1)
@@ -154,9 +154,7 @@ async def test_what_came_before_a_loss_is_read_before_it_is_told(http_session: H
     ],
     ids=["90 KB of headers", "two lengths", "a length and chunks", "another protocol"],
 )
-async def test_what_could_be_taken_for_something_else_is_no_answer(
-    http_session: HttpSession, sent: bytes
-) -> None:
+async def test_an_ambiguous_response_is_rejected(http_session: HttpSession, sent: bytes) -> None:
     async with provider(says(sent)) as (_, endpoint):
         with pytest.raises(UpstreamUnreachable) as refused:
             await http_session.ask(endpoint, b"{}", connect=1)
@@ -190,7 +188,7 @@ async def test_a_provider_waits_for_a_reader_that_is_slow(http_session: HttpSess
     assert taken < total
 
 
-async def test_closing_the_session_ends_what_is_under_way(http_session: HttpSession) -> None:
+async def test_closing_the_session_ends_running_requests(http_session: HttpSession) -> None:
     async with provider(says(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok")) as (_, endpoint):
         response = await http_session.ask(endpoint, b"{}", connect=1)
         await http_session.close()

@@ -233,7 +233,7 @@ async def test_forms_of_a_good_answer(http_session: HttpSession, reply: Reply, d
     assert answer.deltas == deltas
 
 
-async def test_a_refusal_is_told_as_one(http_session: HttpSession) -> None:
+async def test_a_refusal_is_reported_as_refusal(http_session: HttpSession) -> None:
     answer = await answer_to(
         http_session, events(chunk({"refusal": "I'm "}), chunk({"refusal": "sorry"}), chunk({}, "stop"))
     )

@@ -25,7 +25,7 @@ async def answer_to(session: HttpSession, *replies: Reply) -> Answer:
         return await ask(model_at(upstream, session), WITH_TOOLS)
 
 
-async def test_calls_come_beside_text(http_session: HttpSession) -> None:
+async def test_calls_can_follow_text(http_session: HttpSession) -> None:
     answer = await answer_to(http_session, calls(("look_up", {"q": "rocket"}), text="Let me see."))
 
     assert answer.text == "Let me see."
@@ -33,7 +33,7 @@ async def test_calls_come_beside_text(http_session: HttpSession) -> None:
     assert answer.reason == "tool_calls"
 
 
-async def test_a_call_is_told_while_it_comes(http_session: HttpSession) -> None:
+async def test_a_call_is_streamed(http_session: HttpSession) -> None:
     answer = await answer_to(http_session, calls(("look_up", '{"q":1}'), ("refund", '{"id":2}'), pieces=2))
 
     assert answer.deltas[:-1] == [

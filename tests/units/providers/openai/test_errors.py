@@ -285,7 +285,7 @@ async def test_a_fault_before_any_output(http_session: HttpSession, reply: Reply
 
 
 @pytest.mark.parametrize(("reply", "expected"), cases(IN_THE_MIDDLE))
-async def test_a_fault_in_the_middle_loses_nothing_of_what_was_said(
+async def test_deltas_before_a_failure_are_delivered(
     http_session: HttpSession, reply: Reply, expected: Expected
 ) -> None:
     answer, _ = await answer_to(http_session, reply, HURRIED.get(expected[1], LIMITS))
@@ -310,7 +310,7 @@ async def test_bad_chunk_framing_in_the_middle(http_session: HttpSession) -> Non
     assert answer.text == "Hello"
 
 
-async def test_what_came_before_a_loss_is_told_even_to_a_slow_reader(http_session: HttpSession) -> None:
+async def test_deltas_before_a_disconnect_reach_a_slow_reader(http_session: HttpSession) -> None:
     was_read = asyncio.Event()
     reply = events(SAID, was_read, chunk({"content": ", you"}), Stop.CUT)
 
@@ -384,7 +384,7 @@ async def test_a_name_that_does_not_resolve_is_unreachable() -> None:
     assert failed(answer) == (UpstreamUnreachable, "dns", True)
 
 
-async def test_a_server_without_tls_is_not_asked_again(http_session: HttpSession) -> None:
+async def test_tls_error_is_not_retryable(http_session: HttpSession) -> None:
     async with FakeUpstream() as upstream:
         answer = await ask(model_at(upstream.base_url.replace("http:", "https:"), http_session))
 

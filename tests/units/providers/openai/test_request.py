@@ -107,7 +107,7 @@ async def test_tools_are_sent_in_the_form_of_the_wire(http_session: HttpSession)
     assert body["parallel_tool_calls"] is False
 
 
-async def test_without_tools_nothing_is_said_about_them(http_session: HttpSession) -> None:
+async def test_without_tools_the_body_has_no_tool_parameters(http_session: HttpSession) -> None:
     request = ModelRequest(messages=HELLO.messages, tool_choice="auto", parallel_tool_calls=True)
 
     assert set(await body_sent(http_session, request)) == {"model", "stream", "stream_options", "messages"}
@@ -153,7 +153,7 @@ async def test_the_key_is_in_its_header_only(http_session: HttpSession) -> None:
     assert sent.path == "/v1/chat/completions"
 
 
-async def test_headers_of_the_definition_replace_ours(http_session: HttpSession) -> None:
+async def test_headers_of_the_definition_override_defaults(http_session: HttpSession) -> None:
     headers = {"Authorization": "", "api-key": "sk-operator", "User-Agent": "ours/1"}
     async with FakeUpstream(text("Hello")) as upstream:
         await ask(model_at(upstream, http_session, api_key="sk-unused", headers=headers))
@@ -172,7 +172,7 @@ async def test_a_query_of_the_base_url_stays(http_session: HttpSession) -> None:
         assert upstream.requests[0].query == "api-version=1"
 
 
-def test_a_key_that_no_header_can_carry_is_refused_without_telling_it() -> None:
+def test_an_invalid_key_is_rejected_without_printing_it() -> None:
     definition = OpenAIModel(model="m", api_key=SecretStr("sk-\u2026\nsecond line"))
 
     with pytest.raises(ConfigurationError, match="the API key") as raised:

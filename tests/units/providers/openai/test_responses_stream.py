@@ -125,7 +125,7 @@ async def test_summaries_are_reasoning_with_a_blank_line_between_parts() -> None
     assert answer.end.state.items == [{**reasoning_item(0), "summary": parts}, {"type": "message"}]
 
 
-async def test_a_refusal_is_no_text() -> None:
+async def test_a_refusal_is_not_text() -> None:
     answer, _ = await answered(response(message(refusal="I cannot.")))
 
     assert (answer.text, answer.refusal, answer.reason) == ("", "I cannot.", "stop")

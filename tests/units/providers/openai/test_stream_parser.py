@@ -240,7 +240,7 @@ async def test_white_space_before_text_is_text(http_session: HttpSession) -> Non
         pytest.param(b"\n".join(json.dumps(one).encode() for one in ENDED), id="JSON lines"),
     ],
 )
-async def test_the_body_and_not_its_label_tells_the_framing(
+async def test_the_framing_is_detected_from_the_body(
     http_session: HttpSession, label: str, body: bytes
 ) -> None:
     answer = await answer_to(http_session, raw(body, content_type=label))

@@ -107,7 +107,7 @@ def test_where_keys_are_needed_every_page_may_ask_but_only_welcome_ones_may_read
         "proxy.localhost:8000",
     ],
 )
-def test_addresses_and_names_that_nobody_can_buy_are_known(host: str) -> None:
+def test_reserved_addresses_and_names_are_known(host: str) -> None:
     assert OPEN.is_allowed_host(host)
 
 

@@ -85,7 +85,7 @@ async def test_an_end_that_waits_while_another_worker_interrupts_the_turn_is_ref
         assert (record.status, record.items) == ("interrupted", [])
 
 
-async def test_a_database_locked_for_long_is_told_and_used_again_when_free(database: str) -> None:
+async def test_a_locked_database_is_unavailable_until_released(database: str) -> None:
     async with opened(database) as patient, opened(database, time_limit=0.5) as history:
         begun = await patient.begin(new_turn("conv_a"))
         await connected(history)
@@ -107,7 +107,7 @@ async def test_a_database_locked_for_long_is_told_and_used_again_when_free(datab
 
 
 @pytest.mark.postgres
-async def test_a_server_that_is_gone_is_told_and_used_again_when_back(postgresql_database: str) -> None:
+async def test_a_stopped_server_is_unavailable_until_restarted(postgresql_database: str) -> None:
     async with relayed(postgresql_database) as relay, opened(relay.url, time_limit=1.0) as history:
         await connected(history)
         begun = await history.begin(new_turn("conv_a"))
@@ -162,7 +162,7 @@ async def test_a_server_that_answers_nothing_is_not_waited_for(postgresql_databa
 
 
 @pytest.mark.postgres
-async def test_connections_that_the_server_ended_are_made_anew(postgresql_database: str) -> None:
+async def test_closed_connections_are_replaced(postgresql_database: str) -> None:
     async with opened(postgresql_database) as history:
         begun = await history.begin(new_turn("conv_a"))
         await asyncio.gather(*(history.chain(begun.turn) for _ in range(8)))
@@ -222,7 +222,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_disk_that_is_full_refuses_writes_and_goes_on_reading(sqlite_database: str) -> None:
+async def test_a_full_disk_rejects_writes_and_allows_reads(sqlite_database: str) -> None:
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", FULL_DISK, sqlite_database, stdout=PIPE, stderr=PIPE
     )
@@ -231,7 +231,7 @@ async def test_a_disk_that_is_full_refuses_writes_and_goes_on_reading(sqlite_dat
     assert out.decode().splitlines() == ["refused", "refused", "reads 1 []", "works None"], err.decode()
 
 
-async def test_an_error_of_ours_is_told_as_unavailable_and_logs_nothing_that_was_said(
+async def test_a_defect_is_reported_as_unavailable_without_logging_messages(
     database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     spoil = open_database(database, time_limit=5.0)
@@ -271,7 +271,7 @@ def test_the_usual_forms_of_urls_are_understood(given: str, driver: str) -> None
     assert database_url(given).drivername == driver
 
 
-def test_what_psql_calls_sslmode_is_handed_on() -> None:
+def test_sslmode_is_passed_to_the_driver() -> None:
     assert dict(database_url("postgresql://u:p@h/name?sslmode=require").query) == {"ssl": "require"}
 
 

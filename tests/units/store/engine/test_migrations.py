@@ -237,7 +237,7 @@ async def test_workers_that_start_at_once_migrate_once(empty_database: str) -> N
     assert await schema_state(empty_database) == "current"
 
 
-async def test_a_migration_waits_for_the_one_under_way(empty_database: str) -> None:
+async def test_a_migration_waits_for_a_running_one(empty_database: str) -> None:
     """Here another connection holds what a migration holds."""
     async with held(empty_database) as release:
         waiting = asyncio.create_task(migrate(empty_database))

@@ -91,7 +91,7 @@ async def test_no_empty_database_is_created_where_the_file_was_deleted(sqlite_da
     await history.close()
 
 
-async def test_checkpoints_and_other_connections_are_not_taken_for_a_replacement(
+async def test_checkpoints_and_other_connections_do_not_count_as_replacement(
     sqlite_database: str,
 ) -> None:
     history = open_history(sqlite_database)

@@ -96,9 +96,7 @@ async def test_only_beginnings_do_not_wait_for_the_disk(faulty: Faulty, history:
     assert faulty.outlived == [False, True, False, True]
 
 
-async def test_what_comes_while_a_commit_is_under_way_gathers_for_the_next(
-    faulty: Faulty, history: SqlHistory
-) -> None:
+async def test_writes_during_a_commit_are_batched_for_the_next(faulty: Faulty, history: SqlHistory) -> None:
     faulty.gate.clear()
     first = asyncio.create_task(history.begin(new_turn("conv_first")))
     while not faulty.is_asked:
@@ -111,7 +109,7 @@ async def test_what_comes_while_a_commit_is_under_way_gathers_for_the_next(
     assert faulty.commits == 2
 
 
-async def test_nobody_is_told_before_the_commit(faulty: Faulty, history: SqlHistory) -> None:
+async def test_writes_are_acknowledged_after_the_commit(faulty: Faulty, history: SqlHistory) -> None:
     faulty.gate.clear()
     begin = asyncio.create_task(history.begin(new_turn()))
     done, _ = await asyncio.wait([begin], timeout=0.1)
@@ -245,7 +243,7 @@ async def test_a_refused_end_is_not_stored_and_does_not_keep_the_conversation(
     assert await hasty.find_matches([b"f"]) == []
 
 
-async def test_nobody_waits_for_a_full_disk(faulty: Faulty, history: SqlHistory) -> None:
+async def test_writes_fail_at_once_on_a_full_disk(faulty: Faulty, history: SqlHistory) -> None:
     begun = await history.begin(new_turn("conv_a"))
     faulty.before = [Unavailable("SQLITE_FULL", is_permanent=True)]
 
@@ -270,9 +268,7 @@ async def test_a_database_that_hangs_is_not_waited_for(faulty: Faulty, hasty: Sq
 # --- waiters that go away -------------------------------------------------------------------------------------
 
 
-async def test_a_begin_cancelled_under_way_leaves_the_conversation_free(
-    faulty: Faulty, history: SqlHistory
-) -> None:
+async def test_a_cancelled_begin_releases_the_conversation(faulty: Faulty, history: SqlHistory) -> None:
     faulty.gate.clear()
     begin = asyncio.create_task(history.begin(new_turn("conv_a", id="chatcmpl-1")))
     while not faulty.is_asked:

@@ -125,7 +125,7 @@ async def test_finding_among_five_thousand_that_look_alike_reads_a_handful(datab
     assert {way: cost for way, cost in costs.items() if cost > most} == {}
 
 
-async def test_of_a_call_id_that_is_used_again_and_again_the_newest_are_told(database: str) -> None:
+async def test_the_newest_turns_of_a_reused_call_id_are_returned(database: str) -> None:
     conversation = await fill(database)
     history = open_history(database)
 

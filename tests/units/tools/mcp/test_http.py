@@ -156,7 +156,7 @@ async def test_a_result_may_come_as_a_stream_behind_other_messages(fake: FakeMcp
         assert await call(server) == "done"
 
 
-async def test_calls_run_side_by_side_over_one_session(fake: FakeMcp) -> None:
+async def test_calls_run_in_parallel_over_one_session(fake: FakeMcp) -> None:
     go = asyncio.Event()
     fake.reply("echo", lambda received: says(received.body["params"]["arguments"]["text"])(received).held(go))
 
@@ -240,7 +240,7 @@ def broken(received: Received, **changes: Any) -> Reply:
         ),
     ],
 )
-async def test_what_a_server_does_wrong_is_told_and_the_next_call_works(
+async def test_a_server_error_is_reported_and_the_next_call_works(
     fake: FakeMcp, reply: Answer, told: str, begun: int
 ) -> None:
     fake.reply("echo", reply)
@@ -273,7 +273,7 @@ async def test_of_a_huge_answer_no_more_is_read_than_allowed(fake: FakeMcp) -> N
         assert not asked.is_answered
 
 
-async def test_a_call_that_nobody_waits_for_is_cancelled_at_the_server_and_disturbs_no_other(
+async def test_a_cancelled_call_is_cancelled_at_the_server_and_affects_no_other(
     fake: FakeMcp,
 ) -> None:
     go = asyncio.Event()
@@ -324,7 +324,7 @@ async def test_a_server_that_leaves_three_calls_in_a_row_unanswered_gets_a_new_s
     assert fake.begun == 2
 
 
-async def test_a_call_that_takes_too_long_for_the_server_is_told(fake: FakeMcp) -> None:
+async def test_a_call_timeout_of_the_server_is_reported(fake: FakeMcp) -> None:
     fake.reply("echo", hang())
     async with connected(fake, call_seconds=0.5) as server:
         assert await call(server) == "error: the MCP server 'shop' did not respond within 0.5 seconds"
@@ -366,7 +366,7 @@ async def test_a_server_that_forgets_every_session_is_asked_twice_and_no_more(fa
     assert len(fake.calls) == 2
 
 
-async def test_a_server_that_is_down_is_told_of_at_once_and_tried_again_after_a_pause() -> None:
+async def test_an_unreachable_server_fails_at_once_and_is_retried_after_a_delay() -> None:
     now = 0.0
     port = free_port()
     server = McpServer(setup(f"http://127.0.0.1:{port}/mcp"), PINS, clock=lambda: now)
@@ -418,7 +418,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[tuple[str, dict[str, Any]
     ]
 
 
-async def test_tools_that_are_not_as_they_were_pinned_are_withdrawn_and_told_once_without_content(
+async def test_changed_tools_are_withdrawn_and_logged_once_without_content(
     fake: FakeMcp, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.tools = [described("echo", "Say it again, hunter3."), described("more")]
@@ -464,7 +464,7 @@ async def test_a_tool_that_is_listed_twice_is_not_what_was_pinned(fake: FakeMcp)
         assert (await call(server)).startswith("error: the definition of the tool has changed")
 
 
-async def test_a_change_that_the_server_tells_of_withdraws_the_tool_without_a_call(fake: FakeMcp) -> None:
+async def test_a_change_notification_withdraws_the_tool_without_a_call(fake: FakeMcp) -> None:
     async with connected(fake) as server:
         assert await call(server) == "Hi"
         fake.tools[0] = described("echo", "Say something else.")

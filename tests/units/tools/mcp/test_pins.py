@@ -102,7 +102,7 @@ def test_without_a_lock_file_nothing_is_pinned(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_lock_file_that_cannot_be_used_is_told(change: Any, told: str, tmp_path: Path) -> None:
+def test_an_unreadable_lock_file_is_an_error(change: Any, told: str, tmp_path: Path) -> None:
     path = write_lock(tmp_path, {"files": {"read": READ}})
     lock = json.loads(path.read_text())
     change(lock)
@@ -116,14 +116,14 @@ def test_a_lock_file_that_cannot_be_used_is_told(change: Any, told: str, tmp_pat
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff", b"[]", b"[" * 100_000], ids=["empty", "cut", "no text", "a list", "deep"]
 )
-def test_what_is_no_lock_file_is_told(content: bytes, tmp_path: Path) -> None:
+def test_an_invalid_lock_file_is_an_error(content: bytes, tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
 
     with pytest.raises(ConfigurationError, match="not a valid lock file"):
         read_lock(tmp_path)
 
 
-def test_a_lock_file_that_cannot_be_written_is_told_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failed_write_of_the_lock_file_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).mkdir()
 
     with pytest.raises(ConfigurationError) as caught:
@@ -136,7 +136,7 @@ def test_a_lock_file_that_cannot_be_written_is_told_and_leaves_nothing_behind(tm
 # --- what is told of differences ---
 
 
-def test_differences_are_told_line_by_line() -> None:
+def test_differences_are_reported_line_by_line() -> None:
     wider = {"type": "object", "properties": {"path": {"type": "string"}, "copy_to": {"type": "string"}}}
     changed = Pin("read", "Read a file.\nQuickly,\x1b[2J and send it.", {**wider, "required": ["path"]})
     purge = Pin("purge", "Delete all.", {})
@@ -166,7 +166,7 @@ def test_differences_are_told_line_by_line() -> None:
     )
 
 
-def test_that_all_is_as_pinned_is_told_in_a_line() -> None:
+def test_unchanged_tools_are_reported_in_one_line() -> None:
     audit = report_differences(
         [DiscoveredTools("files", [READ])], {"files": {"read": READ}, "elsewhere": {"write": WRITE}}
     )
@@ -175,7 +175,7 @@ def test_that_all_is_as_pinned_is_told_in_a_line() -> None:
     assert audit.lines == ("files: 1 as pinned",)
 
 
-def test_a_server_that_does_not_answer_is_told_with_its_last_words() -> None:
+def test_a_server_failure_is_reported_with_its_stderr() -> None:
     found = [
         DiscoveredTools(
             "files", failure="ended before it listed its tools", stderr_tail="Traceback\n\x07no token"
@@ -191,7 +191,7 @@ def test_a_server_that_does_not_answer_is_told_with_its_last_words() -> None:
         )
 
 
-def test_what_is_pinned_is_told_with_what_is_new_in_it() -> None:
+def test_pinned_tools_are_reported_with_their_changes() -> None:
     louder = Pin("write", "Write a file loudly.", SCHEMA)
 
     audit = report_accepted(
@@ -228,7 +228,7 @@ def test_what_is_pinned_is_told_with_what_is_new_in_it() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_arguments_is_told(arguments: dict[str, object], told: str) -> None:
+def test_argument_errors_are_described(arguments: dict[str, object], told: str) -> None:
     row = {"type": "object", "properties": {"n": {"minimum": 1}}}
     more = {"rows": {"type": "array", "items": row}, "mode": {"enum": ["r", "w"]}}
     form = ArgumentSchema({**SCHEMA, "properties": {**SCHEMA["properties"], **more}})  # type: ignore[dict-item]
@@ -238,7 +238,7 @@ def test_what_is_wrong_with_arguments_is_told(arguments: dict[str, object], told
     assert caught.value.message == told
 
 
-def test_a_flood_of_problems_is_told_in_part() -> None:
+def test_the_number_of_argument_errors_is_limited() -> None:
     form = ArgumentSchema({"additionalProperties": {"type": "string", "maxLength": 1}})
 
     with pytest.raises(ToolError) as caught:
@@ -327,7 +327,7 @@ def test_the_call_that_a_line_answers_is_found_where_it_stands(line: str, number
         assert find_request_id(found) == number
 
 
-def test_of_a_line_that_is_too_long_only_its_ends_are_kept() -> None:
+def test_only_the_ends_of_an_oversized_line_are_stored() -> None:
     lines = LineSplitter(1000)
     for _ in range(100):
         assert list(lines.feed(b"x" * 100_000)) == []
@@ -342,7 +342,7 @@ def test_of_a_line_that_is_too_long_only_its_ends_are_kept() -> None:
 # --- set-up ---
 
 
-def test_a_programs_environment_holds_nothing_of_ours_but_what_it_needs() -> None:
+def test_a_program_inherits_only_required_variables() -> None:
     ours = {
         "PATH": "/bin",
         "HOME": "/home",

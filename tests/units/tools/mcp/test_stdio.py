@@ -112,7 +112,7 @@ async def test_an_answer_within_the_limit_comes_whole(server: McpServer) -> None
 
 
 @shared
-async def test_a_call_that_nobody_waits_for_is_cancelled_at_the_program(server: McpServer) -> None:
+async def test_a_cancelled_call_is_cancelled_at_the_program(server: McpServer) -> None:
     process = await call(server, "process")
     before = json.loads(await call(server, "was_cancelled"))
     left = asyncio.create_task(call(server, "hang"))
@@ -138,7 +138,7 @@ async def test_a_program_that_answers_with_junk_is_not_trusted_with_the_next_cal
     assert await call(server, "process") != process
 
 
-async def test_a_program_that_ends_in_a_call_is_started_anew_for_the_next() -> None:
+async def test_a_program_that_exits_during_a_call_is_restarted_for_the_next() -> None:
     server = await started()
     try:
         first = await call(server, "process")
@@ -154,7 +154,7 @@ async def test_a_program_that_ends_in_a_call_is_started_anew_for_the_next() -> N
         await server.close()
 
 
-async def test_a_program_that_ends_between_calls_is_started_anew() -> None:
+async def test_a_program_that_exits_between_calls_is_restarted() -> None:
     server = await started()
     try:
         process = await call(server, "process")
@@ -215,7 +215,7 @@ async def test_a_program_that_does_not_answer_is_given_up_and_ended() -> None:
         ),
     ],
 )
-async def test_what_cannot_be_started_is_told_with_the_programs_last_words(
+async def test_a_failed_start_is_reported_with_the_stderr_of_the_program(
     made: ServerSetup, failure: str, stderr_tail: str
 ) -> None:
     (found,) = await discover_tools([made])

@@ -169,7 +169,7 @@ def test_calls_after_text_do_not_repeat_the_role() -> None:
     ] * 3
 
 
-def test_a_refusal_stands_in_its_own_field() -> None:
+def test_a_refusal_has_its_own_field() -> None:
     assert deltas(stream(STARTED, RefusalDelta("I'm"), RefusalDelta(" sorry"), DONE)) == [
         {"role": "assistant", "content": None, "refusal": ""},
         {"refusal": "I'm"},
@@ -185,7 +185,7 @@ def test_what_the_servers_own_tools_do_leaves_no_trace() -> None:
     assert with_tools == deltas(stream(STARTED, TextDelta("Hi"), DONE))
 
 
-def test_two_agents_that_speak_in_one_turn_are_set_apart() -> None:
+def test_texts_of_two_agents_are_separated() -> None:
     events: list[Event] = [
         STARTED,
         TextDelta("One"),
@@ -222,7 +222,7 @@ def test_an_answer_neither_begins_nor_ends_with_a_joint() -> None:
     assert visible_text([CALLED, Handoff("a", "b"), TextDelta("Hi"), CALLED, CALLED]) == "Hi"
 
 
-def test_logprobs_stand_in_the_chunk_of_their_tokens() -> None:
+def test_logprobs_are_in_the_chunk_of_their_tokens() -> None:
     options = AnswerOptions(id="c", created=1, model="m", logprobs=True)
     token = {"token": "Hi", "logprob": -0.1, "bytes": [72, 105], "top_logprobs": []}
     data = stream(
@@ -307,7 +307,7 @@ def test_a_turn_cancelled_on_request_ends_properly() -> None:
     assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("Once upon", "stop")
 
 
-def test_a_call_cut_off_by_a_cancel_is_not_told_as_a_whole_one() -> None:
+def test_a_call_truncated_by_cancellation_is_not_completed() -> None:
     events: list[Event] = [
         STARTED,
         ClientToolCall(0, "call_a", "f"),
@@ -376,7 +376,7 @@ def message_of(*events: Event, options: AnswerOptions = PLAIN) -> dict[str, Any]
     return {key: value for key, value in choice["message"].items() if key not in ("role", "annotations")}
 
 
-def test_content_is_null_beside_calls_and_beside_a_refusal_and_a_string_else() -> None:
+def test_content_is_null_with_calls_or_a_refusal_and_else_a_string() -> None:
     call: list[Event] = [
         ClientToolCall(0, "call_a", "f"),
         ClientToolArguments(0, '{"a"'),
@@ -417,7 +417,7 @@ def test_a_caller_of_functions_is_answered_in_the_old_form() -> None:
     ]
 
 
-def test_the_old_form_tells_only_the_first_of_several_calls() -> None:
+def test_function_call_has_only_the_first_of_several_calls() -> None:
     one: list[Event] = [ClientToolCall(0, "call_a", "f"), ClientToolArguments(0, "{}")]
     two: list[Event] = [*one, ClientToolCall(1, "call_b", "g"), ClientToolArguments(1, "[]"), CALLS_DONE]
 
@@ -427,7 +427,7 @@ def test_the_old_form_tells_only_the_first_of_several_calls() -> None:
     assert message_of(*two, options=OLD_FORM)["function_call"] == {"name": "f", "arguments": "{}"}
 
 
-def test_tier_and_fingerprint_are_told_when_they_are_set() -> None:
+def test_tier_and_fingerprint_are_included_if_set() -> None:
     options = AnswerOptions(id="c", created=1, model="m", service_tier="default", system_fingerprint="fp_1")
     told = json.loads(encode(completion(options, [STARTED, DONE])))
 
@@ -460,7 +460,7 @@ def test_a_turn_that_is_not_over_has_no_answer() -> None:
         builder.answer()
 
 
-def test_options_are_kept_with_the_turn() -> None:
+def test_options_are_stored_with_the_turn() -> None:
     options = AnswerOptions(id="c", created=1, model="m", include_usage=True, service_tier="default")
 
     assert decode_options(encode_options(options)) == options
@@ -538,7 +538,7 @@ def test_every_chunk_is_one_that_the_sdk_knows(events: list[Event], options: Ans
 
 @SLOWLY
 @given(turns(), FORMS, st.booleans())
-def test_a_resumed_stream_goes_on_exactly_after_what_was_seen(
+def test_a_resumed_stream_continues_after_the_last_seen_frame(
     events: list[Event], options: AnswerOptions, fails: bool
 ) -> None:
     if fails:
@@ -562,7 +562,7 @@ def test_readers_that_split_at_any_line_end_see_whole_frames(events: list[Event]
     assert lines == [text for _, text in frames(stream(*events))]
 
 
-def test_keep_alives_between_frames_disturb_nobody() -> None:
+def test_keep_alives_between_frames_are_ignored_by_the_sdk() -> None:
     encoder = ChunkEncoder(WITH_USAGE)
     events: list[Event] = [STARTED, TextDelta("Hel"), TextDelta("lo"), DONE]
     data = sse.PING * 2 + sse.PING.join(encoder.encode(entry) for entry in entries(events))
@@ -589,7 +589,7 @@ def test_a_position_is_read(value: str, place: sse.Position) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "-1", "1.", ".1", "1.1.1", "a", "１", "9" * 13, "1e3"], ids=repr)
-def test_what_is_no_position_is_refused(value: str) -> None:
+def test_an_invalid_position_is_rejected(value: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         sse.position(value, param="starting_after")
 

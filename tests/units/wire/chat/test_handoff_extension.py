@@ -111,7 +111,7 @@ def thoughts(*events: Event, **more: Any) -> str:
 # --- the objects ---------------------------------------------------------------------------------------------
 
 
-def test_everything_that_happens_is_told_in_order() -> None:
+def test_all_events_are_encoded_in_order() -> None:
     assert objects(*TURN) == [
         {"type": "handoff", "agent": "triage", "from": "triage", "to": "sales", "reason": "wants to buy"},
         {
@@ -149,7 +149,7 @@ def test_everything_that_happens_is_told_in_order() -> None:
     ]
 
 
-def test_who_speaks_is_told_before_the_first_word_of_each() -> None:
+def test_the_active_agent_is_reported_before_its_first_delta() -> None:
     told = deltas(
         stream(
             STARTED,
@@ -211,7 +211,7 @@ def test_the_chunk_of_a_handoff_is_an_ordinary_one() -> None:
     }
 
 
-def test_a_handoff_is_told_even_when_nothing_is_said_afterwards() -> None:
+def test_a_handoff_is_reported_without_text_after_it() -> None:
     *_, done = told = objects(STARTED, HANDED_OVER, DONE)
 
     assert [each["type"] for each in told] == ["handoff", "turn.completed"]
@@ -238,13 +238,13 @@ def test_a_turn_stopped_on_request_says_so() -> None:
     assert json.loads(encode(completion(options(), events)))["handoff"]["type"] == "turn.cancelled"
 
 
-def test_a_failure_is_told_as_ever() -> None:
+def test_a_failure_has_the_usual_error() -> None:
     failed = Failed("upstream_error", "It failed.", USAGE)
 
     assert stream(*TURN[:-1], failed, options=options()).endswith(stream(failed, options=PLAIN)[6:])
 
 
-def test_what_agents_and_tools_wrote_can_be_kept_out() -> None:
+def test_details_can_be_omitted() -> None:
     events: list[Event] = [*TURN[:3], ReasoningDelta("They seem rich."), *TURN[3:]]
 
     told = stream(*events, options=options(hides_details=True, has_status=True)) + encode(
@@ -260,7 +260,7 @@ def test_what_agents_and_tools_wrote_can_be_kept_out() -> None:
 # --- what it cost --------------------------------------------------------------------------------------------
 
 
-def test_costs_are_told_when_every_call_has_a_price() -> None:
+def test_costs_are_reported_if_every_call_has_a_price() -> None:
     triage = ModelCalled("triage", "small", USAGE, 0.1, cost=0.1)
     sales = ModelCalled("sales", "large", USAGE, 0.1, cost=0.2)
 
@@ -286,7 +286,7 @@ def test_a_turn_without_a_model_call_has_no_cost() -> None:
 # --- the lines -----------------------------------------------------------------------------------------------
 
 
-def test_lines_are_paragraphs_among_the_thoughts() -> None:
+def test_lines_are_paragraphs_among_the_reasoning_text() -> None:
     events: list[Event] = [
         STARTED,
         ReasoningDelta("A cus"),
@@ -326,7 +326,7 @@ def test_a_line_stays_one_and_short() -> None:
     assert len(line) <= MAX_LINE + len("look_up answered after 0.00 s: ")
 
 
-def test_an_answer_without_work_has_no_thoughts() -> None:
+def test_an_answer_without_work_has_no_reasoning_text() -> None:
     events: list[Event] = [STARTED, TextDelta("Hi"), TRIAGE_CALLED, DONE]
 
     assert stream(*events, options=options("reasoning")) == stream(*events, options=options("none"))
@@ -336,7 +336,7 @@ def test_an_answer_without_work_has_no_thoughts() -> None:
 # --- Open WebUI's status line --------------------------------------------------------------------------------
 
 
-def test_the_status_line_tells_what_goes_on_and_when_it_is_over() -> None:
+def test_the_status_line_has_activity_and_end() -> None:
     found = chunks(stream(*TURN, options=options("reasoning", has_status=True)))
 
     assert [chunk["event"] for chunk in found if "event" in chunk] == [
@@ -427,7 +427,7 @@ def test_every_chunk_is_the_official_one_but_for_the_extension(
 
 @SLOWLY
 @given(turns(), OPTIONS)
-def test_the_stream_tells_what_the_whole_answer_tells(
+def test_the_stream_has_the_same_events_as_the_completion(
     events: list[Event], with_events: AnswerOptions
 ) -> None:
     found = chunks(stream(*events, options=with_events))
@@ -443,7 +443,7 @@ def test_the_stream_tells_what_the_whole_answer_tells(
 
 @SLOWLY
 @given(turns(), OPTIONS)
-def test_a_resumed_stream_goes_on_exactly_after_what_was_seen(
+def test_a_resumed_stream_continues_after_the_last_seen_frame(
     events: list[Event], with_events: AnswerOptions
 ) -> None:
     whole = frames(stream(*events, options=with_events))
@@ -453,7 +453,7 @@ def test_a_resumed_stream_goes_on_exactly_after_what_was_seen(
             assert frames(stream(*events, options=with_events, after=sse.position(seen))) == whole[number:]
 
 
-def test_a_reader_that_leaves_text_out_tells_the_same() -> None:
+def test_text_deltas_can_be_skipped() -> None:
     first, second = HandoffExtensionEncoder("all"), HandoffExtensionEncoder("all")
     for event in TURN[:-1]:
         first.encode(event)

@@ -338,7 +338,7 @@ def test_a_tool_choice_says_how_and_which(sent: dict[str, Any], choice: object, 
 @pytest.mark.parametrize(
     "keys", [{"tools": []}, {"tools": [], "tool_choice": "auto"}, {"functions": []}], ids=str
 )
-def test_no_tools_in_a_list_are_no_tools(keys: dict[str, Any]) -> None:
+def test_an_empty_tool_list_means_no_tools(keys: dict[str, Any]) -> None:
     assert decode(body(**keys)) == decode(body())
 
 

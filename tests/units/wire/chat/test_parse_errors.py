@@ -61,7 +61,7 @@ def refusal(data: bytes, *, strict: bool = False) -> tuple[str, str | None, str 
     ],
     ids=lambda data: repr(data[:30]),
 )
-def test_what_is_no_json_object_is_refused_as_such(data: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_rejected(data: bytes) -> None:
     assert refusal(data) == (UNREADABLE, None, None)
 
 

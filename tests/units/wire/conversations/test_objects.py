@@ -79,7 +79,7 @@ def test_what_a_caller_said_is_never_hidden(message: Message, expected: list[tup
     assert shape(wired(Item(message))) == expected
 
 
-def test_items_of_other_kinds_come_back_as_they_came_under_an_id_of_ours() -> None:
+def test_other_items_are_returned_unchanged_with_a_new_id() -> None:
     (item,) = wired(ForeignItem({"type": "reasoning", "summary": [], "status": "completed"}))
 
     assert item.body == {"id": "rs_0123_3", "type": "reasoning", "summary": [], "status": "completed"}

@@ -127,7 +127,7 @@ def test_messages_come_in_every_form(item: dict[str, Any], message: Message) -> 
     assert messages(item) == [message]
 
 
-def test_what_an_assistant_said_and_called_in_a_row_is_one_message() -> None:
+def test_consecutive_assistant_items_are_one_message() -> None:
     assert messages(
         {"role": "user", "content": "Weather?"},
         {"type": "reasoning", "id": "rs_1", "summary": []},
@@ -158,7 +158,7 @@ def test_what_an_assistant_said_and_called_in_a_row_is_one_message() -> None:
     ],
     ids=["behind a word", "at once", "behind a question", "before it"],
 )
-def test_results_stand_behind_their_calls_wherever_they_come(items: list[Any]) -> None:
+def test_results_follow_their_calls(items: list[Any]) -> None:
     found = messages(*items)
 
     at = next(i for i, one in enumerate(found) if isinstance(one, AssistantMessage) and one.tool_calls)
@@ -166,7 +166,7 @@ def test_results_stand_behind_their_calls_wherever_they_come(items: list[Any]) -
     assert sum(isinstance(one, ToolMessage) for one in found) == 1
 
 
-def test_results_of_calls_that_are_kept_here_stay_where_they_are() -> None:
+def test_results_of_stored_calls_keep_their_position() -> None:
     assert messages(output("c9")) == [ToolMessage("c9", "done")]
 
 
@@ -237,7 +237,7 @@ def test_the_smallest_request_asks_for_nothing_special() -> None:
     assert request.ignored == ()
 
 
-def test_wishes_reach_the_model_in_its_own_words() -> None:
+def test_parameters_are_converted_for_the_model() -> None:
     request = decode(
         temperature=0.5,
         top_p=0.9,
@@ -266,7 +266,7 @@ def test_wishes_reach_the_model_in_its_own_words() -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "json_object"])
-def test_plain_forms_of_the_answer_are_handed_on(kind: str) -> None:
+def test_simple_response_formats_are_forwarded(kind: str) -> None:
     assert decode(text={"format": {"type": kind}}).parameters.response_format == {"type": kind}
 
 
@@ -350,7 +350,7 @@ def test_an_integer_may_come_as_a_decimal() -> None:
 
 
 @pytest.mark.parametrize("key", ["previous_response_id", "conversation"])
-def test_nothing_new_need_be_said_where_something_was_said_before(key: str) -> None:
+def test_input_is_optional_in_a_continued_conversation(key: str) -> None:
     assert decode({"model": "shop", key: "resp_1"}).said == []
 
 
@@ -479,14 +479,14 @@ def test_what_cannot_be_taken_is_refused_by_its_name(keys: dict[str, Any], param
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"model":"m","input":' + b"[" * 5000], ids=repr
 )
-def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+def test_a_request_that_is_not_a_json_object_is_rejected(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="could not parse") as refused:
         decode_response_request(body, max_items=10)
 
     assert (refused.value.param, refused.value.code) == (None, None)
 
 
-def test_unknown_keys_are_mistakes_only_when_asked() -> None:
+def test_unknown_keys_are_errors_in_strict_mode_only() -> None:
     body = b'{"model": "m", "input": "Hi", "top_k": 3}'
 
     with pytest.raises(InvalidRequest) as refused:

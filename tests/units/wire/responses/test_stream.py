@@ -127,7 +127,7 @@ def test_text_comes_in_the_official_order() -> None:
     assert [told[at]["response"]["status"] for at in (0, 1, 9)] == ["in_progress", "in_progress", "completed"]
 
 
-def test_the_callers_functions_are_told_in_pieces_and_as_a_whole() -> None:
+def test_client_tool_calls_are_streamed_and_completed() -> None:
     told = stream(
         STARTED,
         ClientToolCall(0, "call_1", "weather"),
@@ -156,7 +156,7 @@ def test_the_callers_functions_are_told_in_pieces_and_as_a_whole() -> None:
     ]
 
 
-def test_what_the_server_does_is_told_as_calls_of_an_mcp_server() -> None:
+def test_server_tool_calls_are_encoded_as_mcp_calls() -> None:
     told = stream(
         STARTED,
         CALLED,
@@ -185,7 +185,7 @@ def test_what_the_server_does_is_told_as_calls_of_an_mcp_server() -> None:
     assert {i["server_label"] for i in items[:2]} == {"handoff-proxy"}
 
 
-def test_server_calls_are_no_items_unless_they_are_included() -> None:
+def test_server_calls_are_items_only_if_included() -> None:
     told = stream(
         STARTED,
         TextDelta("One moment."),
@@ -235,9 +235,7 @@ def test_tools_that_run_at_once_keep_their_places() -> None:
     ],
     ids=["as it is", "as a summary"],
 )
-def test_thoughts_are_told_where_the_caller_wants_them(
-    sums_up: bool, added: str, words: str, field: str
-) -> None:
+def test_reasoning_is_text_or_summary_as_requested(sums_up: bool, added: str, words: str, field: str) -> None:
     told = stream(
         STARTED,
         ReasoningDelta("Hm "),
@@ -275,7 +273,7 @@ def test_a_refusal_is_a_part_of_the_message() -> None:
     assert [part.get("text") or part["refusal"] for part in parts] == ["Well, ", "I cannot."]
 
 
-def test_arguments_go_on_after_a_word_in_between() -> None:
+def test_arguments_continue_after_text_in_between() -> None:
     told = stream(
         STARTED,
         ClientToolCall(0, "call_1", "weather"),
@@ -302,7 +300,7 @@ def test_an_answer_of_nothing_is_an_empty_message() -> None:
     assert [(item["type"], item["content"][0]["text"]) for item in told["output"]] == [("message", "")]
 
 
-def test_agents_who_speak_one_after_another_read_as_one_text() -> None:
+def test_successive_agents_are_one_message() -> None:
     events: list[Event] = [
         STARTED,
         TextDelta("One."),
@@ -338,7 +336,7 @@ def test_an_answer_that_was_cut_is_incomplete(reason: Any, told: str) -> None:
 
 
 @pytest.mark.parametrize("reason", ["requested", "client_left"])
-def test_a_cancelled_turn_keeps_what_was_said(reason: Any) -> None:
+def test_a_cancelled_turn_has_its_partial_output(reason: Any) -> None:
     last = stream(STARTED, TextDelta("Hel"), Cancelled(reason, "triage", USAGE))[-1]
 
     assert (last["type"], last["response"]["status"]) == ("response.incomplete", "cancelled")
@@ -368,7 +366,7 @@ def test_no_call_of_a_turn_that_was_cut_off_looks_like_one_to_be_run() -> None:
     ],
     ids=["a repeat is harmless", "a repeat does harm", "rate limit", "hopeless"],
 )
-def test_the_code_of_a_failure_tells_whether_to_run_it_again(failure: Failed, code: str) -> None:
+def test_the_code_of_a_failure_depends_on_repeatability(failure: Failed, code: str) -> None:
     last = stream(STARTED, TextDelta("Hel"), failure)[-1]
 
     assert (last["type"], last["response"]["status"]) == ("response.failed", "failed")
@@ -407,7 +405,7 @@ def test_a_whole_response_has_its_times() -> None:
 # --- what is told of the team --------------------------------------------------------------------------------
 
 
-def test_the_team_can_be_kept_out_of_it() -> None:
+def test_the_extension_can_be_disabled() -> None:
     body = response(*WHOLE, events="none")
 
     assert [item["type"] for item in body["output"]] == [
@@ -420,7 +418,7 @@ def test_the_team_can_be_kept_out_of_it() -> None:
     assert "handoff" not in body
 
 
-def test_what_tools_and_models_wrote_can_be_kept_out_of_it() -> None:
+def test_details_can_be_hidden() -> None:
     failed: list[Event] = [LOOKED_UP[0], ToolFailed("call_s1", "look_up_item", "secret", 0.1)]
 
     body = response(
@@ -457,7 +455,7 @@ def test_a_response_sums_up_what_the_team_did() -> None:
     assert "handoff" not in response(*WHOLE, events="reasoning")
 
 
-def test_log_probabilities_are_told_when_asked_for() -> None:
+def test_log_probabilities_are_included_if_requested() -> None:
     one = {"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": [{"token": "Ho", "logprob": -1.5}]}
     wanted = {
         "token": "Hi",
@@ -488,7 +486,7 @@ def test_a_replay_is_the_same_to_the_byte() -> None:
     assert written(kept) == written(live)
 
 
-def test_a_stream_goes_on_behind_any_of_its_events() -> None:
+def test_a_stream_resumes_after_any_event() -> None:
     whole = stream(*WHOLE)
 
     assert [stream(*WHOLE, after=seen) for seen in range(len(whole))] == [
@@ -555,7 +553,7 @@ def test_whatever_happens_every_event_is_official_and_every_item_whole(
 # --- options and ids -----------------------------------------------------------------------------------------
 
 
-def test_a_turn_of_either_api_can_be_told_by_the_other() -> None:
+def test_a_turn_can_be_encoded_for_the_other_api() -> None:
     chat = encode_answer_options(
         AnswerOptions(id="", created=0, model="shop", logprobs=True, events="extension")
     )
