@@ -57,9 +57,9 @@ class LogMemory:
 
     def add(self, count: int) -> None:
         """Count more bytes, or fewer if ``count`` is negative."""
-        was_exhausted = self.is_exhausted
-        self.used += count
-        if not was_exhausted:
+        before, self.used = self.used, self.used + count
+        # Called for every chunk, so it compares without calls.
+        if self.limit is not None and before < self.limit <= self.used:
             self.relieve()
 
     def relieve(self) -> None:
@@ -186,10 +186,15 @@ class LiveTurn:
                 self._size += len(event.arguments)
             case _:
                 self._size += _text_size(event)
+        size = self._sizes[-1] if self._sizes else 0
         self._sizes.append(self._size)
         for reader in self._readers:
             reader.wake()
-        self._set_weight()
+        # The change that ``_set_weight`` would find, without looking at the whole log.
+        change = self._size - size + ENTRY_WEIGHT
+        self._weight += change
+        if self._holds:
+            self._memory.add(change)
 
     def _set_weight(self) -> None:
         dropped = self._sizes[self._dropped - 1] if self._dropped else 0
@@ -283,8 +288,12 @@ class LiveTurn:
 
     def batch_end(self, position: int) -> int:
         """Return the position up to which a reader at ``position`` gets entries at once."""
+        length = self.length
+        if length - position <= 1:
+            # Nearly always: the reader keeps up with the writer.
+            return length
         end = bisect_right(self._sizes, self._size_until(position) + _BATCH, lo=position)
-        return min(max(end, position + 1), position + _BATCH_ENTRIES, self.length)
+        return min(max(end, position + 1), position + _BATCH_ENTRIES, length)
 
     @property
     def weight(self) -> int:

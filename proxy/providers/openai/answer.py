@@ -100,12 +100,14 @@ class Answer:
     def __aiter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
         return self
 
-    async def __anext__(self) -> Sequence[ModelDelta]:
-        try:
-            deltas = await (self._first_of_two() if self._defers_form else self._batch())
-        except UpstreamFailed as failure:
-            self._describe(failure)
-            raise
+    def __anext__(self) -> Awaitable[Sequence[ModelDelta]]:
+        # Plain function: nearly every batch comes as it is, and a coroutine would add a frame to each read.
+        if self._ignored or self._defers_form or self._usage_before is not None:
+            return self._changed_batch()
+        return self._batch()
+
+    async def _changed_batch(self) -> Sequence[ModelDelta]:
+        deltas = await (self._first_of_two() if self._defers_form else self._batch())
         if self._ignored:
             deltas = [ParametersIgnored(self._ignored), *deltas]
             self._ignored = ()
@@ -163,7 +165,11 @@ class Answer:
         if finished.reason != "stop" or any(isinstance(delta, CallPiece) for delta in deltas):
             return deltas
         await self._leave(is_good=True)
-        await self._open(replace(self._request, tools=(), tool_choice=None, parallel_tool_calls=None))
+        try:
+            await self._open(replace(self._request, tools=(), tool_choice=None, parallel_tool_calls=None))
+        except UpstreamFailed as failure:
+            self._describe(failure)
+            raise
         if self._defers_form:
             # The provider needs tools, because earlier messages have calls, and rejects the form next to them.
             raise UpstreamBadRequest(param="response_format")
@@ -172,27 +178,31 @@ class Answer:
         return reasoning or await self._batch()
 
     async def _batch(self) -> Sequence[ModelDelta]:
-        reader = self._reader
-        if reader.failure is not None:
-            raise reader.failure
-        if reader.is_finished:
-            raise StopAsyncIteration
-        if self._start is None:
-            self._start = await first_bytes(self._more)
-            self._is_whole = is_json(self._start)
-        if self._is_whole:
-            return reader.read_whole(await self._whole())
-        while True:
-            received, self._start = self._start or await self._more(), b""
-            if received:
-                self._has_received = True
-                deltas = reader.feed(received)
-            elif self._has_received:
-                deltas = reader.end()
-            else:
-                raise UpstreamFailed("status_5xx", is_retryable=True)
-            if deltas:
-                return deltas
+        try:
+            reader = self._reader
+            if reader.failure is not None:
+                raise reader.failure
+            if reader.is_finished:
+                raise StopAsyncIteration
+            if self._start is None:
+                self._start = await first_bytes(self._more)
+                self._is_whole = is_json(self._start)
+            if self._is_whole:
+                return reader.read_whole(await self._whole())
+            while True:
+                received, self._start = self._start or await self._more(), b""
+                if received:
+                    self._has_received = True
+                    deltas = reader.feed(received)
+                elif self._has_received:
+                    deltas = reader.end()
+                else:
+                    raise UpstreamFailed("status_5xx", is_retryable=True)
+                if deltas:
+                    return deltas
+        except UpstreamFailed as failure:
+            self._describe(failure)
+            raise
 
     async def _leave(self, *, is_good: bool) -> None:
         """Release the connection; after a complete answer it is used again if its end arrives soon."""
