@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -59,7 +59,6 @@ class Connection:
     send: Send
 
 
-@runtime_checkable
 class Encoder(Protocol):
     """Encodes entries as the frames of a stream."""
 
