@@ -23,7 +23,7 @@ from tests.server import Served, serve
 
 
 async def keyed(served: Served, **terms: Any) -> str:
-    """A kept key."""
+    """A stored API key."""
     key, kept = new_key("front desk", Terms(**terms), now=1.0)
     assert isinstance(served.services.history, SqlHistory)
     await served.services.history.keys.add(kept)

@@ -389,7 +389,7 @@ async def test_the_callers_own_calls_come_first(customer: Customer) -> None:
     )
 
 
-# --- where nobody can be asked ---
+# --- where approvals are impossible ---
 
 
 @pytest.mark.parametrize(

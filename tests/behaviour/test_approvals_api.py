@@ -1,4 +1,4 @@
-"""Approvals over HTTP: listed, decided, and turns that go on although nobody sends a message."""
+"""Endpoints of approvals: lists, decisions, and turns that continue without a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundled teams without a key: the demonstration speaks, and everything around it is real."""
+"""The bundled teams without a key: the demo model answers, and everything else is real."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiohttp import web
 
 from proxy.tools.sales import FILE
 from tests.behaviour.chat_client import Caller, assistant, user
-from tests.behaviour.test_turn_events import get, told
+from tests.behaviour.test_turn_events import frames_of, get
 from tests.fakes.services import FakeServices
 from tests.server import Served, serve
 
@@ -36,7 +36,7 @@ async def served(tmp_path: Path, services: FakeServices) -> AsyncIterator[Served
 
 
 async def happened(served: Served, turn_id: str) -> list[dict[str, Any]]:
-    return told((await get(served, f"/turns/{turn_id}/events")).text)
+    return frames_of((await get(served, f"/turns/{turn_id}/events")).text)
 
 
 async def test_all_three_are_listed(served: Served) -> None:

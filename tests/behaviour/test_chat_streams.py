@@ -211,7 +211,7 @@ def token(word: str) -> dict[str, Any]:
     return {**one, "top_logprobs": [one]}
 
 
-def told_with(delta: dict[str, Any], finish: str | None = None, **logprobs: Any) -> dict[str, Any]:
+def chunk_with(delta: dict[str, Any], finish: str | None = None, **logprobs: Any) -> dict[str, Any]:
     whole = chunk(delta, finish)
     whole["choices"][0]["logprobs"] = logprobs or None
     return whole
@@ -222,10 +222,10 @@ async def test_log_probabilities_are_in_the_chunk_of_their_token(
 ) -> None:
     upstream.reply(
         events(
-            told_with({"role": "assistant", "content": ""}, content=[], refusal=None),
-            told_with({"content": "He"}, content=[token("He")], refusal=None),
-            told_with({"content": "llo"}, content=[token("llo")], refusal=None),
-            told_with({}, "stop"),
+            chunk_with({"role": "assistant", "content": ""}, content=[], refusal=None),
+            chunk_with({"content": "He"}, content=[token("He")], refusal=None),
+            chunk_with({"content": "llo"}, content=[token("llo")], refusal=None),
+            chunk_with({}, "stop"),
         )
     )
     async with Wire(served) as wire:
@@ -242,9 +242,9 @@ async def test_log_probabilities_are_in_the_chunk_of_their_token(
 async def test_a_plain_answer_carries_them_too(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(
         events(
-            told_with({"content": "He"}, content=[token("He")], refusal=None),
-            told_with({"content": "llo"}, content=[token("llo")], refusal=None),
-            told_with({}, "stop"),
+            chunk_with({"content": "He"}, content=[token("He")], refusal=None),
+            chunk_with({"content": "llo"}, content=[token("llo")], refusal=None),
+            chunk_with({}, "stop"),
         )
     )
     async with Wire(served) as wire:
@@ -257,7 +257,9 @@ async def test_a_plain_answer_carries_them_too(served: Served, upstream: FakeUps
 async def test_log_probabilities_of_a_refusal_are_in_its_chunk(
     served: Served, upstream: FakeUpstream
 ) -> None:
-    answer = events(told_with({"refusal": "No"}, content=None, refusal=[token("No")]), told_with({}, "stop"))
+    answer = events(
+        chunk_with({"refusal": "No"}, content=None, refusal=[token("No")]), chunk_with({}, "stop")
+    )
     upstream.reply(answer, answer)
     async with Wire(served) as wire:
         frames = await wire.frames(logprobs=True)

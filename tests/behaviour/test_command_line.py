@@ -35,7 +35,7 @@ teams:
 
 
 def refusal(result: Result) -> list[str]:
-    """What a command said that has to be mended, and nothing else."""
+    """Return the configuration errors that a command printed."""
     assert result.exit_code == 2
     assert result.stdout == ""
     return result.stderr.splitlines()

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tests.behaviour.chat_client import Caller, user
-from tests.behaviour.test_turn_events import get, kinds, told
+from tests.behaviour.test_turn_events import frames_of, get, kinds
 from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
 from tests.server import Served, serve
 
@@ -83,8 +83,8 @@ async def test_past_turns_are_replayed_before_new_ones(served: Served, upstream:
         came = await reader.until("turn.completed")
 
     assert {frame["turn_id"] for frame in was} == {first.id}
-    assert was == told((await get(served, f"/turns/{first.id}/events")).text)
-    assert came == told((await get(served, f"/turns/{second.id}/events")).text)
+    assert was == frames_of((await get(served, f"/turns/{first.id}/events")).text)
+    assert came == frames_of((await get(served, f"/turns/{second.id}/events")).text)
     assert came[0]["agent"] == "sales"
     assert reader.ids == [f"{f['turn_id']}.{f['position']}.{f['part']}" for f in [*was, *came]]
 
@@ -98,11 +98,11 @@ async def test_a_reader_resumes_after_any_event_id(served: Served, upstream: Fak
     whole = (await get(served, path)).text
     ids = [line.removeprefix("id: ") for line in whole.split("\n") if line.startswith("id: ")]
 
-    rests = [told((await get(served, path, Last_Event_ID=seen)).text) for seen in ids]
-    behind = told((await get(served, f"{path}&starting_after={ids[0].partition('.')[0]}")).text)
+    rests = [frames_of((await get(served, path, Last_Event_ID=seen)).text) for seen in ids]
+    behind = frames_of((await get(served, f"{path}&starting_after={ids[0].partition('.')[0]}")).text)
 
-    assert rests == [told(whole)[number + 1 :] for number in range(len(ids))]
-    assert behind == told(whole)[len(ids) // 2 :]
+    assert rests == [frames_of(whole)[number + 1 :] for number in range(len(ids))]
+    assert behind == frames_of(whole)[len(ids) // 2 :]
 
 
 async def test_a_running_turn_is_streamed(served: Served, upstream: FakeUpstream) -> None:
@@ -143,7 +143,7 @@ async def test_a_turn_without_stored_events_has_start_and_end(tmp_path: Path, up
     async with serve(tmp_path, upstream.base_url) as served:
         body = (await get(served, "/conversations/private/events?follow=false")).text
 
-    began, ended = told(body)
+    began, ended = frames_of(body)
     assert (began["type"], began["agent"]) == ("turn.started", "triage")
     assert (ended["type"], ended["data"]["finish_reason"]) == ("turn.completed", "stop")
     assert ended["data"]["usage"]["total_tokens"] > 0
@@ -167,7 +167,7 @@ async def test_turns_of_another_worker_are_streamed(tmp_path: Path, upstream: Fa
         turn_id = (await asking).id
         body = (await get(there, f"/turns/{turn_id}/events")).text
 
-    assert [began, *others] == told(body)
+    assert [began, *others] == frames_of(body)
 
 
 async def test_streams_end_properly_when_the_server_stops(tmp_path: Path, upstream: FakeUpstream) -> None:

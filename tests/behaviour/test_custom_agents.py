@@ -83,7 +83,7 @@ async def test_a_conversation_keeps_the_version_that_it_began_with(
         assert second["version"] == 2
         await caller.ask([user("Two")], model="helper", headers=named)
         assert agent_of(upstream) == "helper"
-        # Recognised by what was said, and begun anew.
+        # Recognised by its messages, and regenerated.
         await caller.ask([user("One"), assistant("Answer 0"), user("Deux")], model="helper")
         assert agent_of(upstream) == "helper"
         await caller.ask([user("New")], model="helper")
@@ -306,7 +306,7 @@ async def test_an_invalid_definition_is_rejected_and_not_stored(
     assert not any(one["is_editable"] for one in kept)
 
 
-# --- older clients -------------------------------------------------------------------------------------------
+# --- legacy clients ------------------------------------------------------------------------------------------
 
 
 async def test_a_legacy_client_creates_and_uses_an_agent(served: Served, upstream: FakeUpstream) -> None:

@@ -1,4 +1,4 @@
-"""What answers tell beside the answer, through the official SDK: by request, by team and by setting."""
+"""The handoff extension, through the official SDK: set by request, by team and by setting."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def hand_over(upstream: FakeUpstream, *, reasoning: str | None = None) -> None:
     upstream.reply(transfer, text("What colour?", reasoning=reasoning))
 
 
-def beside(chunk: ChatCompletionChunk | ChatCompletion) -> dict[str, Any]:
+def extension_of(chunk: ChatCompletionChunk | ChatCompletion) -> dict[str, Any]:
     return dict((chunk.model_extra or {}).get("handoff") or {})
 
 
@@ -55,7 +55,7 @@ async def streamed(served: Served, mode: str | None, **more: Any) -> list[ChatCo
     return [strict(chunk) async for chunk in stream]
 
 
-def thoughts(chunks: list[ChatCompletionChunk]) -> str:
+def reasoning_of(chunks: list[ChatCompletionChunk]) -> str:
     return "".join(
         (choice.delta.model_extra or {}).get("reasoning_content", "")
         for chunk in chunks
@@ -69,7 +69,7 @@ async def test_each_mode_has_its_own_parts(mode: str, served: Served, upstream: 
 
     chunks = await streamed(served, mode, stream_options={"include_usage": True})
 
-    told = [beside(chunk) for chunk in chunks if beside(chunk)]
+    told = [extension_of(chunk) for chunk in chunks if extension_of(chunk)]
     if mode in ("extension", "all"):
         assert [each["type"] for each in told] == ["handoff", "agent.speaking", "turn.completed"]
         assert told[0] == HANDED_OVER
@@ -80,7 +80,7 @@ async def test_each_mode_has_its_own_parts(mode: str, served: Served, upstream: 
         ]
     else:
         assert told == []
-    assert thoughts(chunks) == (f"{LINE}\n\nA rocket!" if mode in ("reasoning", "all") else "")
+    assert reasoning_of(chunks) == (f"{LINE}\n\nA rocket!" if mode in ("reasoning", "all") else "")
     *answer, last = chunks
     assert [chunk.choices[0].delta.role for chunk in answer] == ["assistant"] + [None] * (len(answer) - 1)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in answer) == "What colour?"
@@ -134,7 +134,7 @@ async def test_a_response_without_streaming_has_the_extension(served: Served, up
 
     answer = await Caller(served).completion(ROCKET)
 
-    told = beside(answer)
+    told = extension_of(answer)
     assert (told["type"], told["agents"], told["tool_calls"]) == (
         "turn.completed",
         ["triage", "repairs"],
@@ -156,12 +156,12 @@ async def test_all_is_the_default_and_none_is_the_openai_format(
     hand_over(upstream)
     official = await streamed(served, "none", messages=[user("I want a rocket, please")])
 
-    assert [beside(chunk).get("type") for chunk in by_default if beside(chunk)] == [
+    assert [extension_of(chunk).get("type") for chunk in by_default if extension_of(chunk)] == [
         "handoff",
         "agent.speaking",
         "turn.completed",
     ]
-    assert thoughts(by_default) == LINE
+    assert reasoning_of(by_default) == LINE
     for chunk in official:
         assert not chunk.model_extra
         assert not chunk.choices[0].delta.model_extra
@@ -203,8 +203,8 @@ async def test_the_request_decides_then_the_team_then_the_setting(
             "shop", extra_headers={} if request_says is None else {"X-Handoff-Events": request_says}
         )
 
-    has_objects = any(beside(chunk) for chunk in chunks)
-    assert (has_objects, bool(thoughts(chunks))) == (
+    has_objects = any(extension_of(chunk) for chunk in chunks)
+    assert (has_objects, bool(reasoning_of(chunks))) == (
         found in ("extension", "all"),
         found in ("reasoning", "all"),
     )
@@ -232,8 +232,8 @@ async def test_what_was_written_stays_out_when_the_operator_says_so(
     async with serve(tmp_path, upstream.base_url, handoff_details="false") as served:
         chunks = await streamed(served, "all")
 
-    assert thoughts(chunks) == "triage hands over to sales"
-    assert beside(chunks[1]) == {key: value for key, value in HANDED_OVER.items() if key != "reason"}
+    assert reasoning_of(chunks) == "triage hands over to sales"
+    assert extension_of(chunks[1]) == {key: value for key, value in HANDED_OVER.items() if key != "reason"}
 
 
 @pytest.mark.parametrize(
@@ -327,8 +327,8 @@ async def test_costs_come_from_the_prices_of_the_team_file(tmp_path: Path, upstr
         model = await served.client().models.retrieve("shop")
 
     # Eleven tokens of the prompt and seven of the answer, at each of two calls.
-    assert [use["cost"] for use in beside(answer)["usage"]] == [0.000078, 0.000078]
-    assert beside(answer)["cost"] == 0.000156
+    assert [use["cost"] for use in extension_of(answer)["usage"]] == [0.000078, 0.000078]
+    assert extension_of(answer)["cost"] == 0.000156
     assert model.model_extra is not None
     assert (model.model_extra["context_length"], model.model_extra["max_model_len"]) == (9000, 9000)
 
@@ -359,7 +359,7 @@ async def test_models_describe_their_team(served: Served) -> None:
             },
         },
     }
-    assert beside(models[2])["tools"] == ["execute_order"]  # type: ignore[arg-type]
+    assert extension_of(models[2])["tools"] == ["execute_order"]  # type: ignore[arg-type]
 
 
 async def test_models_have_the_openai_format_in_mode_none(served: Served) -> None:
@@ -410,7 +410,7 @@ async def test_a_transfer_that_an_agent_alone_tries_does_not_happen(
     answer = await Caller(served).completion(ROCKET, model="shop/sales")
 
     assert answer.choices[0].message.content == "I stay."
-    assert (answer.model, beside(answer)["agents"]) == ("shop/sales", ["sales"])
+    assert (answer.model, extension_of(answer)["agents"]) == ("shop/sales", ["sales"])
 
 
 async def test_an_agent_used_as_a_model_has_separate_conversations(

@@ -53,8 +53,8 @@ async def chunks(served: Served, path: str, body: Any) -> list[bytes]:
     return found
 
 
-def told(response: httpx2.Response, status: int = 400) -> str:
-    """The sentence of an error, which stands in both forms."""
+def error_message(response: httpx2.Response, status: int = 400) -> str:
+    """Return the message of an error, which is in both formats."""
     assert response.status_code == status, response.text
     body = response.json()
     assert body["detail"] == body["error"]["message"]
@@ -145,7 +145,7 @@ async def test_messages_are_stored_under_the_conversation_id(served: Served, ups
 async def test_an_id_of_other_characters_is_refused(id: str, served: Served, upstream: FakeUpstream) -> None:
     response = await post(served, "/chat/completions", {"message": "Hi", "conversation_id": id})
 
-    assert "Invalid 'conversation_id'" in told(response)
+    assert "Invalid 'conversation_id'" in error_message(response)
     assert upstream.requests == []
 
 
@@ -169,13 +169,13 @@ async def test_invalid_bodies_get_errors_in_both_formats(
 ) -> None:
     response = await post(served, "/chat/completions", body)
 
-    told(response)
+    error_message(response)
     assert response.json()["error"]["param"] == param
     assert upstream.requests == []
 
 
 async def test_another_format_is_refused(served: Served) -> None:
-    assert "'format'" in told(await post(served, "/chat/completions?format=xml", ANNA))
+    assert "'format'" in error_message(await post(served, "/chat/completions?format=xml", ANNA))
 
 
 async def test_a_failure_before_the_first_line_has_a_status(served: Served, upstream: FakeUpstream) -> None:
@@ -183,7 +183,7 @@ async def test_a_failure_before_the_first_line_has_a_status(served: Served, upst
 
     response = await post(served, "/chat/completions", ANNA)
 
-    assert told(response, response.status_code)
+    assert error_message(response, response.status_code)
     assert response.status_code >= 400
 
 
@@ -224,7 +224,7 @@ async def test_a_second_message_meanwhile_is_refused(served: Served, upstream: F
 
     second = await post(served, "/chat/completions", ANNA)
 
-    assert told(second, 409)
+    assert error_message(second, 409)
     assert second.json()["error"]["code"] == "conversation_busy"
     first.cancel()
 
@@ -409,7 +409,7 @@ async def test_a_chat_that_fails_ends_with_an_error(served: Served, upstream: Fa
     # They differ in the request id at the end.
     sentence = "The model's provider rejected the request. (Request ID: req_"
     assert streamed[0]["error"].startswith(sentence)
-    assert told(whole, whole.status_code).startswith(sentence)
+    assert error_message(whole, whole.status_code).startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ async def test_a_chat_that_fails_ends_with_an_error(served: Served, upstream: Fa
 async def test_invalid_chat_bodies_are_rejected(
     path: str, body: Any, served: Served, upstream: FakeUpstream
 ) -> None:
-    assert told(await post(served, path, body))
+    assert error_message(await post(served, path, body))
     assert upstream.requests == []
 
 
@@ -485,7 +485,7 @@ async def test_a_question_that_fails_ends_with_an_error(served: Served, upstream
 
 @pytest.mark.parametrize("question", ["", "  ", "x" * 4001, 7, None])
 async def test_a_question_has_a_length(question: Any, served: Served, upstream: FakeUpstream) -> None:
-    assert "'question'" in told(await post(served, "/ask-stream", {"question": question}))
+    assert "'question'" in error_message(await post(served, "/ask-stream", {"question": question}))
     assert upstream.requests == []
 
 
@@ -536,5 +536,5 @@ async def test_agents_are_listed(served: Served) -> None:
 @pytest.mark.parametrize("path", ["/agents", "/test-stream"])
 async def test_the_lists_need_a_key(path: str, tmp_path: Path, upstream: FakeUpstream) -> None:
     async with serve(tmp_path, upstream.base_url, api_keys="secret") as served:
-        message = told(await get(served, path, key="other"), 401)
+        message = error_message(await get(served, path, key="other"), 401)
     assert message.startswith("Incorrect API key")

@@ -1,4 +1,4 @@
-"""Turns over the WebSocket of older clients, and who may open one of any kind."""
+"""Turns over the legacy WebSocket, and access to all WebSockets."""
 
 from __future__ import annotations
 

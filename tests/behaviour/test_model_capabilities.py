@@ -121,7 +121,7 @@ async def test_a_prediction_for_agents_with_tools_is_ignored(served: Served, ups
     assert "prediction" not in upstream.requests[0].body
 
 
-# --- the model beside the team ---
+# --- the side model of the team ---
 
 
 async def test_a_side_request_may_want_its_title_as_a_call(served: Served, upstream: FakeUpstream) -> None:

@@ -1,4 +1,4 @@
-"""Models that are served straight through: bytes in, bytes out, and everything else still ours."""
+"""Passthrough models: bodies are forwarded unchanged, and everything else is done by the proxy."""
 
 from __future__ import annotations
 
@@ -417,7 +417,7 @@ LISTED = {
 
 
 class Provider:
-    """Lists what it is told to, and says hello."""
+    """A provider with a scripted list of models that replies with a greeting."""
 
     def __init__(self) -> None:
         self.listed: Any = LISTED

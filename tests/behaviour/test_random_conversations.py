@@ -29,7 +29,7 @@ DELEGATES = {
 
 @dataclass
 class Point:
-    """A point of the conversation behind an answer: what the client has, what the agents know, who has the floor."""
+    """A point of the conversation after a response: messages of the client, messages of the agents, active agent."""
 
     agent: str = "triage"
     shown: list[Any] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Walk:
         self.plan: list[str] = []
 
     def answer(self, received: Any) -> Any:
-        """Follow the plan of this turn: hand over so many times, then speak."""
+        """Follow the plan of this turn: hand over the given number of times, then answer."""
         self.seen.append([_word(message) for message in received.body["messages"]])
         step = self.plan.pop(0)
         if step.startswith("say "):

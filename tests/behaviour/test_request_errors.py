@@ -1,4 +1,4 @@
-"""Bad requests over HTTP: always the envelope and the right status, nothing asked, nothing kept."""
+"""Invalid requests over HTTP: error envelope and status, no model call, nothing stored."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ async def wire(open_shop: tuple[Served, FakeUpstream]) -> AsyncIterator[Wire]:
         yield wire
 
 
-# --- who asks ---
+# --- callers ---
 
 
 @pytest.mark.parametrize(

@@ -284,7 +284,7 @@ async def test_two_answers_in_a_row_and_an_answer_at_the_end_are_taken(
     ]
 
 
-# --- what is said about a person stays here, or goes on as a hash ---
+# --- user ids are not forwarded, or only as a hash ---
 
 
 async def test_the_user_is_sent_to_the_provider_as_a_hash(served: Served, upstream: FakeUpstream) -> None:

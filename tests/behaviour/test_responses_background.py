@@ -1,4 +1,4 @@
-"""Responses that nobody waits for, streams that are taken up again, and those that are stopped."""
+"""Background responses, resumed streams and cancelled ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a response goes on: at a response, in a conversation, behind a list, at a call, on either API."""
+"""Continuation of a response: by response id, conversation, message list or tool call, on either API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.behaviour.responses_client import (
 from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.server import Served, serve
 
-# --- going on ------------------------------------------------------------------------------------------------
+# --- continuation --------------------------------------------------------------------------------------------
 
 
 async def test_a_turn_continues_the_previous_response_also_in_a_branch(

@@ -1,4 +1,4 @@
-"""What was kept, through the official SDK: stored completions, conversations and their items."""
+"""Stored data, through the official SDK: stored completions, conversations and their items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the routes over kept things refuse: status, param and code, in the envelope, and nothing is changed by it."""
+"""Errors of the endpoints of stored data: status, param and code in the envelope, without side effects."""
 
 from __future__ import annotations
 

@@ -26,12 +26,12 @@ async def get(served: Served, path: str, *, key: str = "test-key", **headers: st
         return await http.get(path)
 
 
-def told(body: str) -> list[dict[str, Any]]:
+def frames_of(body: str) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in body.split("\n") if line.startswith("data: ")]
 
 
 def kinds(body: str) -> list[str]:
-    return [frame["type"] for frame in told(body)]
+    return [frame["type"] for frame in frames_of(body)]
 
 
 async def test_a_turn_has_all_events_in_order_also_after_a_restart(
@@ -65,7 +65,7 @@ async def test_a_turn_has_all_events_in_order_also_after_a_restart(
         "usage",
         "turn.completed",
     ]
-    frames = told(live)
+    frames = frames_of(live)
     handoff = next(frame for frame in frames if frame["type"] == "handoff")
     assert handoff["data"] == {"from": "triage", "to": "sales", "reason": "wants a rocket"}
     started = next(frame for frame in frames if frame["type"] == "tool.started")
@@ -85,7 +85,7 @@ async def test_a_reader_resumes_and_filters_types(served: Served, upstream: Fake
     rest = (await get(served, f"/turns/{turn_id}/events", Last_Event_ID=ids[2])).text
     some = (await get(served, f"/turns/{turn_id}/events?types=handoff,turn.completed")).text
 
-    assert told(rest) == told(whole)[3:]
+    assert frames_of(rest) == frames_of(whole)[3:]
     assert kinds(some) == ["handoff", "turn.completed"]
 
 
@@ -110,7 +110,7 @@ async def test_client_tool_calls_are_in_the_feed(served: Served, upstream: FakeU
 
     body = (await get(served, f"/turns/{turn_id}/events?types=client_tool.requested,turn.completed")).text
 
-    requested, completed = told(body)
+    requested, completed = frames_of(body)
     assert requested["data"]["name"] == "weather"
     assert completed["data"]["finish_reason"] == "tool_calls"
 
@@ -128,7 +128,7 @@ async def test_how_a_turn_stood_can_be_read_also_after_a_restart(
         completion = await caller.completion([user("A rocket")])
         path = f"/turns/{completion.id}"
         turn = (await get(served, path)).json()
-        frames = told((await get(served, f"{path}/events")).text)
+        frames = frames_of((await get(served, f"{path}/events")).text)
     async with serve(tmp_path, upstream.base_url) as served:
         assert (await get(served, path)).json() == turn
 
@@ -193,7 +193,7 @@ async def test_a_team_with_steps_reports_progress(tmp_path: Path) -> None:
     async with serve(tmp_path) as served:
         question = "Generate a monthly business report for our sales performance"
         turn_id = (await Caller(served).completion([user(question)], model="business-insights")).id
-        frames = told((await get(served, f"/turns/{turn_id}/events")).text)
+        frames = frames_of((await get(served, f"/turns/{turn_id}/events")).text)
         turn = (await get(served, f"/turns/{turn_id}")).json()
 
     figures = [(frame["type"], frame["data"]["progress"]) for frame in frames if "progress" in frame["data"]]
@@ -220,7 +220,7 @@ async def test_details_are_omitted_if_the_operator_hides_them(tmp_path: Path, up
             await client.send({"type": "subscribe", "turn_id": turn_id})
             over_socket = await client.until("turn.completed")
 
-    assert over_socket[1:] == told(body)
+    assert over_socket[1:] == frames_of(body)
     assert "secret" not in body
     assert {"handoff", "tool.started", "tool.completed", "text.delta"} <= set(kinds(body))
     assert "reasoning.delta" not in kinds(body)
@@ -230,7 +230,7 @@ async def test_event_feed_returns_204_after_the_closing_event(served: Served, up
     upstream.reply(text("Hi"))
     turn_id = (await Caller(served).completion([user("Hi")])).id
     path = f"/turns/{turn_id}/events"
-    last = told((await get(served, path)).text)[-1]
+    last = frames_of((await get(served, path)).text)[-1]
 
     again = await get(served, path, Last_Event_ID=f"{last['position']}.{last['part']}")
 
@@ -252,7 +252,7 @@ async def test_a_reader_of_an_interrupted_turn_gets_its_closing_event(served: Se
     body = (await get(served, "/turns/chatcmpl-lost/events", Last_Event_ID="40.1")).text
     again = (await get(served, "/chat/completions/chatcmpl-lost/stream", Last_Event_ID="40")).text
 
-    (end,) = told(body)
+    (end,) = frames_of(body)
     assert (end["type"], end["data"]["code"]) == ("turn.failed", "turn_interrupted")
     assert '"code":"internal_error"' in again
     assert again.endswith("data: [DONE]\n\n")

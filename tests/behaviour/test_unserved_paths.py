@@ -1,4 +1,4 @@
-"""Paths of the OpenAI API that are not served are not taken for ids of what is."""
+"""Paths of the OpenAI API that are not served do not match ids of other paths."""
 
 from __future__ import annotations
 

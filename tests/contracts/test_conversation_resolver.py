@@ -77,7 +77,7 @@ async def recalled(history: TurnRepository, *messages: Message, **more: Any) -> 
     return found
 
 
-def told(items: Sequence[Item]) -> list[Message]:
+def messages_of_items(items: Sequence[Item]) -> list[Message]:
     return [item.message for item in items]
 
 
@@ -123,7 +123,7 @@ async def test_branch_behind_an_event_has_whole_model_calls(
     assert found.step is not None
     assert (found.parent, found.agent, found.step.agent) == (root.turn, active, active)
     hi, hello = UserMessage("Hi."), AssistantMessage("Hello!")
-    assert told(found.context) == [hi, hello, hi, *told(STEPS[:count])]
+    assert messages_of_items(found.context) == [hi, hello, hi, *messages_of_items(STEPS[:count])]
     following = new_turn(id="chatcmpl-3", parent=root.turn, conversation_id=found.conversation_id)
     part = step_turn(found.step, following, "chatcmpl-2")
     begun = await history.begin(following, parent=part)
@@ -132,13 +132,13 @@ async def test_branch_behind_an_event_has_whole_model_calls(
     assert stored is not None
     chain = await history.chain(begun.turn)
     assert [one.turn for one in chain] == [root.turn, stored.turn, begun.turn]
-    assert told(chain[1].items) == [hi, *told(STEPS[:count])]
+    assert messages_of_items(chain[1].items) == [hi, *messages_of_items(STEPS[:count])]
     events = [entry.event for entry in decode_journal(stored.journal).entries()]
     assert events[0] == Started("chatcmpl-2", "triage")
     assert isinstance(events[-1], Completed)
     unchanged = await history.turn("alice", PARENT)
     assert unchanged is not None
-    assert (unchanged.turn, told(unchanged.items)) == (original.turn, told(STEPS))
+    assert (unchanged.turn, messages_of_items(unchanged.items)) == (original.turn, messages_of_items(STEPS))
 
 
 @pytest.mark.parametrize("position", [7, 8, 9])
@@ -163,7 +163,7 @@ async def test_branch_behind_an_event_of_a_failed_turn_has_no_call_without_resul
     found = await recalled(history, MORE, parent=f"{PARENT}.5")
 
     assert found.step is not None
-    assert (told(found.step.items), found.step.agent) == (told(STEPS[:2]), "sales")
+    assert (messages_of_items(found.step.items), found.step.agent) == (messages_of_items(STEPS[:2]), "sales")
 
 
 @pytest.mark.parametrize("position", [0, 10])
@@ -192,8 +192,12 @@ async def test_a_turn_continues_the_named_parent_with_its_full_context(
         "previous-response",
         "sales",
     )
-    assert told(found.context) == [UserMessage("Hi."), TRANSFER.message, AssistantMessage("Hello!")]
-    assert told(found.input) == [MORE]
+    assert messages_of_items(found.context) == [
+        UserMessage("Hi."),
+        TRANSFER.message,
+        AssistantMessage("Hello!"),
+    ]
+    assert messages_of_items(found.input) == [MORE]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +245,7 @@ async def test_calls_that_wait_are_answered_behind_their_turn(
     found = await recalled(history, *messages, parent=PARENT)
 
     assert found.parent == waiting.turn
-    assert told([*found.context, *found.input])[1:] == [CALLING, *messages]
+    assert messages_of_items([*found.context, *found.input])[1:] == [CALLING, *messages]
 
 
 async def test_a_call_may_be_answered_twice_each_time_in_a_branch_of_its_own(history: TurnRepository) -> None:
@@ -272,7 +276,7 @@ async def test_results_need_pending_calls(history: TurnRepository) -> None:
 async def test_calls_of_the_input_may_bring_their_own_results(history: TurnRepository) -> None:
     await turn(history)
 
-    assert told((await recalled(history, CALLING, RESULT, MORE, parent=PARENT)).input) == [
+    assert messages_of_items((await recalled(history, CALLING, RESULT, MORE, parent=PARENT)).input) == [
         CALLING,
         RESULT,
         MORE,
@@ -291,8 +295,8 @@ async def test_appended_messages_follow_the_head_even_if_they_look_like_history(
     found = await recalled(history, *added, conversation_id="conv_a", is_addition=True)
 
     assert (found.parent, found.match) == (head.turn, "conversation-id")
-    assert told(found.context) == [UserMessage("Hi."), AssistantMessage("Hello!")]
-    assert told(found.input) == added
+    assert messages_of_items(found.context) == [UserMessage("Hi."), AssistantMessage("Hello!")]
+    assert messages_of_items(found.input) == added
 
 
 async def test_a_conversation_that_waits_for_results_takes_another_word(history: TurnRepository) -> None:
@@ -300,7 +304,7 @@ async def test_a_conversation_that_waits_for_results_takes_another_word(history:
 
     found = await recalled(history, MORE, conversation_id="conv_a", is_addition=True)
 
-    assert (found.parent, told(found.input)) == (waiting.turn, [MORE])
+    assert (found.parent, messages_of_items(found.input)) == (waiting.turn, [MORE])
 
 
 async def test_a_conversation_is_made_on_first_use_unless_it_has_to_exist(history: TurnRepository) -> None:
@@ -322,10 +326,14 @@ async def test_stored_instructions_apply_to_later_turns(history: TurnRepository)
     chat = await recalled(history, UserMessage("And?"), conversation_id="conv_a")
 
     assert [message.content for message in first.overlay] == ["Be brief.", PIRATE.content]
-    assert (told(first.input), told(first.new_messages)) == ([PIRATE, MORE], [MORE])
-    assert told(later.context) == told(chat.context) == [MORE, AssistantMessage("Hello!")]
+    assert (messages_of_items(first.input), messages_of_items(first.new_messages)) == ([PIRATE, MORE], [MORE])
+    assert (
+        messages_of_items(later.context)
+        == messages_of_items(chat.context)
+        == [MORE, AssistantMessage("Hello!")]
+    )
     assert later.overlay == chat.overlay == [PIRATE]
-    assert told(later.input) == [UserMessage("And?")]
+    assert messages_of_items(later.input) == [UserMessage("And?")]
 
 
 async def test_a_complete_message_list_includes_its_instructions(history: TurnRepository) -> None:
@@ -337,10 +345,10 @@ async def test_a_complete_message_list_includes_its_instructions(history: TurnRe
     )
 
     assert (found.match, list(found.overlay)) == ("fingerprint", [])
-    assert told(found.context) == [MORE, AssistantMessage("Hello!")]
+    assert messages_of_items(found.context) == [MORE, AssistantMessage("Hello!")]
 
 
 async def test_instructions_of_a_chat_are_not_stored(history: TurnRepository) -> None:
     found = await recalled(history, PIRATE, MORE)
 
-    assert (told(found.input), list(found.overlay)) == ([MORE], [PIRATE])
+    assert (messages_of_items(found.input), list(found.overlay)) == ([MORE], [PIRATE])

@@ -99,7 +99,7 @@ async def test_what_was_acknowledged_survives_kill_9_exactly_once(database: str,
 
         said = [[str(item.message.content) for item in turn.items] for turn in chain]
         assert said == [[f"ask {n}", f"first {n}", f"last {n}"] for n in range(len(chain))]
-        # Of each round the last commit may have been made without being told.
+        # The last commit of each round can be unacknowledged.
         assert acknowledged[conversation] <= len(chain) <= acknowledged[conversation] + 3
         begun = await history.begin(new_turn(conversation))
         assert await history.finish(the_end(begun.turn))
@@ -113,7 +113,7 @@ async def started(url: str, name: str) -> Process:
 
 
 async def killed_after(child: Process, count: int) -> list[str]:
-    """Kill the process when it told of so many turns; return the conversation of each that it told of."""
+    """Kill the process after the given number of turns; return the conversation of each acknowledged turn."""
     assert child.stdout is not None
     assert child.stderr is not None
     lines: list[bytes] = []

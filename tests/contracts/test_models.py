@@ -56,7 +56,7 @@ HURRIED = {"timeout_first": ModelLimits(first_token=0.3), "timeout_idle": ModelL
 """Limits that a test waits for, by the failure they end in."""
 
 MakeModel = Callable[[str, ModelLimits], AbstractAsyncContextManager[Model]]
-"""Makes a model that asks the provider at this base URL; models without a provider leave it aside."""
+"""Creates a model for the provider at this base URL; models without a provider ignore it."""
 
 
 @asynccontextmanager

@@ -500,7 +500,7 @@ async def test_the_end_of_an_unknown_turn_is_refused(history: TurnRepository) ->
     assert not await history.finish(the_end(999_999))
 
 
-# --- what is not to be kept ----------------------------------------------------------------------------------
+# --- turns without store -------------------------------------------------------------------------------------
 
 
 async def test_a_turn_that_is_not_stored_keeps_no_content(history: TurnRepository) -> None:

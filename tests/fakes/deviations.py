@@ -87,7 +87,7 @@ def _message_instead(content: Content) -> Reply:
     return stream({"object": "chat.completion", "choices": [choice]})
 
 
-def _message_beside(content: Content) -> Reply:
+def _message_with_call(content: Content) -> Reply:
     *before, last = _chunks(content)
     choice = {**last["choices"][0], "message": content.message}
     return stream(*before, {**last, "choices": [choice]})
@@ -101,7 +101,7 @@ def _null_reasons(content: Content) -> Reply:
     return stream(*(chunk(delta, "null") for delta in content.deltas), chunk(finish=content.reason))
 
 
-def _thoughts(content: Content) -> Reply:
+def _reasoning(content: Content) -> Reply:
     pieces = ("<th", "ink>Hid", "den</thi", "nk>\n", "\n")
     return stream(*(chunk({"content": piece}) for piece in pieces), *_chunks(content))
 
@@ -177,10 +177,10 @@ DEVIATIONS: Sequence[tuple[str, Deviation]] = (
     ("cut in [DONE]", _cut_in_done),
     ("cut in the usage", _cut_in_usage),
     ("a whole message instead of deltas", _message_instead),
-    ("a whole message beside the last delta", _message_beside),
+    ("a whole message with the last delta", _message_with_call),
     ("a reason on every frame", _reason_on_every_frame),
     ("'null' as reason", _null_reasons),
-    ("think tags", _thoughts),
+    ("think tags", _reasoning),
     ("surrogate pairs in two chunks", _split_surrogates),
     ("white space before a call", _white_space_first),
     ("JSON as event stream", _json_as_stream),

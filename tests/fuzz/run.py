@@ -40,7 +40,7 @@ teams:
       triage: {{model: newer, instructions: You are triage., tools: [get_time, calculate]}}
 """
 MAX_BLOCKED_CPU = 0.25
-"""Seconds of CPU time in one step of the event loop. Waiting for the CPU of a busy machine is no block."""
+"""Seconds of CPU time in one step of the event loop. Waiting for the CPU of a busy machine does not count."""
 MAX_GROWTH = 64 * 1024 * 1024
 """Bytes that the server may have more than after the warm-up."""
 MAX_NEW_TASKS = 5
@@ -87,7 +87,7 @@ class Provider:
 
 @dataclass
 class Run:
-    """One run of one target. ``deadline`` is of ``time.monotonic``; ``limit`` ends it after so many inputs."""
+    """One run of one target. ``deadline`` is of ``time.monotonic``; ``limit`` is the maximum number of inputs."""
 
     seed: int
     deadline: float
@@ -100,7 +100,7 @@ class Run:
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
 
-    def goes_on(self) -> bool:
+    def is_running(self) -> bool:
         """Count an input; return whether there is time for it."""
         self.count += 1
         return time.monotonic() < self.deadline and (self.limit is None or self.count <= self.limit)

@@ -1,4 +1,4 @@
-"""The targets. Each sends inputs while its run goes on, and raises ``Finding`` with the input that failed."""
+"""The targets. Each sends inputs until its run ends, and raises ``Finding`` with the input that failed."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ READS = (
 async def requests(run: Run) -> None:
     """Bodies, headers, queries and methods of every route."""
     async with aiohttp.ClientSession(timeout=TIMEOUT) as client:
-        while run.goes_on():
+        while run.is_running():
             rng = run.rng
             path, body = rng.choice(ROUTES)
             method, query, content = "POST", {}, b""
@@ -220,7 +220,7 @@ async def provider(run: Run) -> None:
     async with aiohttp.ClientSession(timeout=TIMEOUT) as client:
         # Failed calls are retried after a delay, so several run at once.
         pending = []
-        while run.goes_on():
+        while run.is_running():
             pending.append(_stream(run, client, f"question-{run.count}."))
             if len(pending) == _CONCURRENT:
                 await asyncio.gather(*pending)
@@ -263,7 +263,7 @@ _DEFECT_CODES = (1006, 1011)
 async def sockets(run: Run) -> None:
     """Frames of both WebSockets."""
     async with aiohttp.ClientSession(timeout=TIMEOUT) as client:
-        while run.goes_on():
+        while run.is_running():
             path = run.rng.choice(list(_FRAMES))
             sent: list[Any] = []
             async with client.ws_connect(run.url + path) as socket:
@@ -310,7 +310,7 @@ async def team_files(run: Run) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "teams.yaml"
         settings = load_settings(env_file=None, data_dir=Path(folder), teams=path)
-        while run.goes_on():
+        while run.is_running():
             content = mutated(valid, run.rng)
             path.write_bytes(content)
             began = time.thread_time()

@@ -61,17 +61,17 @@ class Clients:
         """Let every client end after what it does."""
         self._is_stopping = True
 
-    def _goes_on(self) -> bool:
+    def _is_running(self) -> bool:
         return not self._is_stopping
 
     async def _run_one(self, client: aiohttp.ClientSession, number: int) -> None:
         turn = 0
-        while self._goes_on():
+        while self._is_running():
             turn += 1
             conversation = f"soak-{number}-{turn}"
             try:
                 for _ in range(self._rng.randint(1, 4)):
-                    if not self._goes_on():
+                    if not self._is_running():
                         break
                     action = self._rng.choice(_ACTIONS)
                     async with asyncio.timeout(_LONGEST):

@@ -1,4 +1,4 @@
-"""Who calls with a kept key, and for how long that is taken for true."""
+"""Callers with stored keys, and how long a key record is cached."""
 
 from __future__ import annotations
 

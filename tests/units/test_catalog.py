@@ -1,4 +1,4 @@
-"""What the catalogue tells of teams, and of their agents one by one."""
+"""The catalogue of teams and their agents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fakes.models import ScriptedModel
 
 
 class SilentModels:
-    """Models that nobody asks."""
+    """Models that are not called."""
 
     def model_for(self, name: str, fallbacks: Sequence[str] = ()) -> Model:
         return ScriptedModel()

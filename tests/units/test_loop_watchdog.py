@@ -57,7 +57,7 @@ async def test_a_block_is_reported_while_it_lasts_with_its_stack(log: _Log) -> N
     watchdog = LoopWatchdog(on_blocked=on_blocked)
     watchdog.start()
     try:
-        # The loop itself waits here: it goes on only if the report comes while it is blocked.
+        # This blocks the loop: it continues only if the report arrives in the meantime.
         assert block_until(counted, "a private message")
         assert await asyncio.to_thread(log.ended.wait, LONG)
     finally:

@@ -20,7 +20,7 @@ class Qwen(ChatProvider):
         return [*self._reasoning_text(), *super().text_chunks(text)]
 
     def _reasoning_text(self) -> list[dict[str, Any]]:
-        pieces = ("<th", "ink>Hidden ", f"{SECRET} thoughts</thi", "nk>\n\n")
+        pieces = ("<th", "ink>Hidden ", f"{SECRET} reasoning</thi", "nk>\n\n")
         return [chunk({"content": piece}) for piece in pieces]
 
 

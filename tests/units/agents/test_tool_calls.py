@@ -120,7 +120,7 @@ async def test_a_call_that_was_cut_off_is_neither_run_nor_asked_about() -> None:
     assert await team.answer(turn, RememberingSink()) == TeamOutcome("length")
 
 
-# --- going on ------------------------------------------------------------------------------------------------
+# --- continuation --------------------------------------------------------------------------------------------
 
 
 def decided(

@@ -1,4 +1,4 @@
-"""Fingerprints leave out what a model thought aloud, at a cost that grows with the text and not faster."""
+"""Fingerprints exclude reasoning in the text, in time linear in its length."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_what_a_caller_added_is_shown_as_it_is() -> None:
             6,
             [(0, CLOCK), (4, CLOCK)],
             [CLOCK, UserMessage("Hi"), AssistantMessage("Hello"), CLOCK, UserMessage("More")],
-            id="more than is kept",
+            id="more than is stored",
         ),
         pytest.param(0, [], [], id="nothing known"),
     ],

@@ -1,4 +1,4 @@
-"""Which models are served straight through, and when the provider is asked for its list."""
+"""The ids of passthrough models, and requests for the provider's list."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from proxy.routes.request_body import ClientDisconnected
 
 
 class Endpoint:
-    """Answers, or fails as it was told."""
+    """Responds, or raises the given error."""
 
     def __init__(self, failure: Exception | None) -> None:
         self._failure = failure

@@ -1,4 +1,4 @@
-"""Every mistake in a team file is one exact line; keys, values, and names that refer to something."""
+"""Every error in a team file is one exact line: keys, values and references."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AGENT, MODEL = BASES["agent"], BASES["model"]
 
 
 def case(text: str) -> object:
-    """A case of the text file as a parameter: the team file, and the lines told of it."""
+    """A case of the text file as a parameter: the team file and its error lines."""
     name, *lines = text.rstrip("\n").split("\n")
     told = [f"team.yaml:{line[2:]}" for line in lines if line.startswith("> ")]
     written = "".join(f"{line}\n" for line in lines if not line.startswith("> "))

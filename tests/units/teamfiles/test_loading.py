@@ -54,7 +54,7 @@ def settings(**given: Any) -> Settings:
     )
 
 
-# --- what is said --------------------------------------------------------------------------------------------
+# --- notices and reports -------------------------------------------------------------------------------------
 
 
 def test_a_team_is_loaded_with_everything_it_says(write: Write) -> None:

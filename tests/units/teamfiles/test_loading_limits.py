@@ -1,4 +1,4 @@
-"""No file whatever hangs or breaks the loader: it loads, or its mistakes are told."""
+"""Any file loads or has errors; no file blocks or crashes the loader."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ _lines = st.lists(
 
 
 def outcome(path: Path, environment: dict[str, str]) -> tuple[tuple[str, ...], LoadedTeams | None]:
-    """The lines told of a file, or what was loaded."""
+    """Return the error lines of a file, or the loaded teams."""
     try:
         return (), load(path, environment=environment)
     except TeamFileError as error:

@@ -1,4 +1,4 @@
-"""MCP servers in team files: what is pinned becomes tools of agents, and what is not is a mistake."""
+"""MCP servers in team files: pinned tools become tools of agents, and other tools are errors."""
 
 from __future__ import annotations
 

@@ -331,7 +331,7 @@ async def test_a_failing_library_is_an_error(
 async def test_without_network_the_tools_say_so(
     services: FakeServices, call: Call, name: str, arguments: dict[str, object]
 ) -> None:
-    # The port was this server's, so nobody else listens on it by now.
+    # The port belonged to this server and is free now.
     await services.__aexit__(None, None, None)
     try:
         assert (await call(name, **arguments)).endswith(" could not be reached")

@@ -15,7 +15,7 @@ WINTER = datetime(2026, 1, 15, 23, 30, 5, tzinfo=UTC)
 SUMMER = datetime(2026, 7, 15, 23, 30, 5, tzinfo=UTC)
 
 
-def told(place: str, now: datetime = WINTER) -> str:
+def time_at(place: str, now: datetime = WINTER) -> str:
     answer = Clock(lambda: now).get_time(place)
     return (
         f"{answer['timezone']} {answer['weekday']} {answer['date']} {answer['time']} {answer['utc_offset']}"
@@ -52,12 +52,12 @@ def test_without_a_zone_it_is_utc() -> None:
     ],
 )
 def test_zones_are_found_by_name_city_or_offset(place: str, expected: str) -> None:
-    assert told(place) == expected
+    assert time_at(place) == expected
 
 
 def test_summer_time_counts() -> None:
-    assert told("Berlin") == "Europe/Berlin Friday 2026-01-16 00:30:05 +01:00"
-    assert told("Berlin", SUMMER) == "Europe/Berlin Thursday 2026-07-16 01:30:05 +02:00"
+    assert time_at("Berlin") == "Europe/Berlin Friday 2026-01-16 00:30:05 +01:00"
+    assert time_at("Berlin", SUMMER) == "Europe/Berlin Thursday 2026-07-16 01:30:05 +02:00"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_summer_time_counts() -> None:
 )
 def test_an_unknown_zone_gets_a_suggestion(place: str, message: str) -> None:
     with pytest.raises(ToolError) as raised:
-        told(place)
+        time_at(place)
 
     assert raised.value.message == message
 
@@ -97,6 +97,6 @@ def test_any_text_is_a_zone_or_a_tool_error_with_a_reason(place: str) -> None:
 
 def answer_or_error(place: str) -> str:
     try:
-        return told(place)
+        return time_at(place)
     except ToolError as error:
         return error.message

@@ -32,7 +32,7 @@ def resolving(*addresses: str) -> Any:
     return resolve
 
 
-async def complaint(egress: Egress, base: str) -> str:
+async def error_message(egress: Egress, base: str) -> str:
     with pytest.raises(ServiceFailed) as raised:
         await egress.get(Service("the test", base), "/thing", {}, dict)
     assert isinstance(raised.value, ToolError)
@@ -54,7 +54,7 @@ SPELLINGS_OF_LOOPBACK = [
 @pytest.mark.parametrize("host", SPELLINGS_OF_LOOPBACK)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_numbers_in_the_place_of_a_name_are_refused(scheme: str, host: str) -> None:
-    assert await complaint(Egress(resolve=resolving("127.0.0.1")), f"{scheme}://{host}") == REFUSED
+    assert await error_message(Egress(resolve=resolving("127.0.0.1")), f"{scheme}://{host}") == REFUSED
 
 
 NOT_PUBLIC = [
@@ -69,8 +69,8 @@ NOT_PUBLIC = [
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
 async def test_a_name_that_leads_to_an_address_of_no_public_network_is_refused(address: str) -> None:
-    assert await complaint(Egress(resolve=resolving(address)), ELSEWHERE) == REFUSED
-    assert await complaint(Egress(resolve=resolving("93.184.215.14", address)), ELSEWHERE) == REFUSED
+    assert await error_message(Egress(resolve=resolving(address)), ELSEWHERE) == REFUSED
+    assert await error_message(Egress(resolve=resolving("93.184.215.14", address)), ELSEWHERE) == REFUSED
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,14 @@ async def test_a_name_that_leads_to_an_address_of_no_public_network_is_refused(a
 async def test_metadata_and_link_local_addresses_are_refused_even_when_they_are_set(
     scheme: str, host: str
 ) -> None:
-    assert await complaint(Egress(), f"{scheme}://{host}") == REFUSED
+    assert await error_message(Egress(), f"{scheme}://{host}") == REFUSED
 
 
 @pytest.mark.parametrize("address", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"])
 async def test_without_tls_only_own_addresses_are_asked(address: str) -> None:
-    assert await complaint(Egress(resolve=resolving(address)), "http://service.example") == REFUSED
+    assert await error_message(Egress(resolve=resolving(address)), "http://service.example") == REFUSED
     literal = f"[{address}]" if ":" in address else address
-    assert await complaint(Egress(), f"http://{literal}") == REFUSED
+    assert await error_message(Egress(), f"http://{literal}") == REFUSED
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ async def test_without_tls_only_own_addresses_are_asked(address: str) -> None:
     ],
 )
 async def test_an_invalid_url_is_rejected(base: str) -> None:
-    assert await complaint(Egress(resolve=resolving("93.184.215.14")), base) == REFUSED
+    assert await error_message(Egress(resolve=resolving("93.184.215.14")), base) == REFUSED
 
 
 async def test_a_service_of_the_operators_own_network_is_asked_by_its_name(services: FakeServices) -> None:
@@ -135,8 +135,8 @@ async def test_an_unresolvable_name_is_an_error() -> None:
     async def resolve(host: str) -> Sequence[str]:
         raise OSError("no such name")
 
-    assert await complaint(Egress(resolve=resolve), ELSEWHERE) == UNREACHED
-    assert await complaint(Egress(resolve=resolving()), ELSEWHERE) == REFUSED
+    assert await error_message(Egress(resolve=resolve), ELSEWHERE) == UNREACHED
+    assert await error_message(Egress(resolve=resolving()), ELSEWHERE) == REFUSED
 
 
 async def test_a_closed_port_is_an_error(services: FakeServices) -> None:
@@ -144,7 +144,7 @@ async def test_a_closed_port_is_an_error(services: FakeServices) -> None:
     await services.__aexit__(None, None, None)
     await services.__aenter__()
 
-    assert await complaint(Egress(), url) == UNREACHED
+    assert await error_message(Egress(), url) == UNREACHED
 
 
 # --- what comes back ---
@@ -219,7 +219,7 @@ async def test_an_invalid_response_is_described_without_its_content(
     handler, expected = BAD_ANSWERS[name]
     services.answer("/thing", handler)
 
-    assert await complaint(Egress(time_limit=0.3, max_bytes=300_000), services.url) == expected
+    assert await error_message(Egress(time_limit=0.3, max_bytes=300_000), services.url) == expected
     assert len(services.asked) == 1
 
 
@@ -232,10 +232,10 @@ async def test_a_server_without_http_is_an_error() -> None:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server:
-        assert await complaint(Egress(), f"http://127.0.0.1:{port}") == UNREACHED
+        assert await error_message(Egress(), f"http://127.0.0.1:{port}") == UNREACHED
 
 
-# --- answers that are kept ---
+# --- cached responses ---
 
 
 async def test_a_response_is_cached_until_it_expires(services: FakeServices) -> None:

@@ -71,7 +71,7 @@ def execute(
     return f"{product} for {price} in {colour}, {note}, asked by {context.caller}"
 
 
-# --- what the model is told ---
+# --- the definition for the model ---
 
 
 async def test_a_signature_becomes_a_closed_schema_without_the_context(tool_of: MakeTool) -> None:

@@ -42,7 +42,7 @@ async def test_long_turns_are_retained_within_the_memory_limit() -> None:
         if turn_id == "c":
             assert [one for one in "abc" if turns.get(one)] == ["b", "c"]
 
-    # One that is too large for the whole room is not kept either; all of them are in the store.
+    # A turn over the whole memory limit is not retained; all turns are in the store.
     assert [one for one in "abcd" if turns.get(one)] == []
     turns.retire(finished("e", characters=4_000))
     assert turns.get("e") is not None
@@ -206,7 +206,7 @@ async def test_waiting_turns_finish_until_memory_is_free() -> None:
             while memory.is_exhausted:
                 await asyncio.sleep(0)
 
-            # Nobody has read yet. The others wait for their readers, and go on with them.
+            # No reader has started. The other writers wait for their readers, and continue with them.
             assert 0 < sum(writer.done() for writer in writers) < 5
             assert await asyncio.gather(*map(texts, slow)) == ["x" * 20_000] * 5
             await asyncio.gather(*writers)

@@ -49,7 +49,7 @@ async def test_an_answer_is_met_or_not(asked: Any, text: str, is_met: bool) -> N
     "schema",
     [
         pytest.param({"type": "strin"}, id="an unknown type"),
-        pytest.param({"$ref": "http://127.0.0.1:9/schema"}, id="a schema elsewhere"),
+        pytest.param({"$ref": "http://127.0.0.1:9/schema"}, id="a remote schema"),
         pytest.param({"pattern": "("}, id="a broken pattern"),
         pytest.param({"pattern": r"\pL{1,200}1"}, id="a large pattern"),
         pytest.param({"anyOf": [{"pattern": f"a{n}"} for n in range(101)]}, id="many patterns"),

@@ -1,4 +1,4 @@
-"""How errors leave: status, type, code, headers, and whether a client is told to run the turn again."""
+"""Error responses: status, type, code, headers, and whether a client should repeat the turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a turn is, and what its log tells about who worked when."""
+"""Progress of a turn, and the working times of its agents."""
 
 from __future__ import annotations
 

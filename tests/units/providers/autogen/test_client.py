@@ -1,4 +1,4 @@
-"""What is made of AutoGen's model clients: of what they are given, what they tell, and what they raise."""
+"""The adapter of AutoGen model clients: requests, results and errors."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_a_response_format_that_a_client_cannot_ask_for_is_refused() -> None:
         create_args(Parameters(response_format={"type": "json_object"}), None, "anthropic")
 
 
-# --- what a client tells -------------------------------------------------------------------------------------
+# --- results of a client -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def calls_in(deltas: Sequence[ModelDelta]) -> list[ToolCall]:
 
 
 class Stage:
-    """Plays the team around the model: tools run, handoffs take place. ``say`` tells what happened, in lines."""
+    """Runs a team around the model, with tools and handoffs. ``say`` returns the events as lines."""
 
     def __init__(self, threads: ToolThreads, data_dir: Path) -> None:
         self.model = DemoModel(word_delay=0)
@@ -134,7 +134,7 @@ def stage(threads: ToolThreads, tmp_path: Path) -> Stage:
     return Stage(threads, tmp_path)
 
 
-# --- whole conversations: what is said, and lines of which each has to appear, in order and without others ---
+# --- whole conversations: user messages, and the exact lines of events in order ---
 
 STORIES = {
     "the exploded unicycle": [
@@ -479,7 +479,7 @@ async def test_a_script_calls_only_tools_that_the_bundled_team_has(name: str) ->
             assert sorted(has) == sorted(OFFERED[agent_name])
 
 
-# --- the way it speaks ---
+# --- streaming ---
 
 
 def simple(words: str = "Hi", **changes: Any) -> ModelRequest:
@@ -608,7 +608,7 @@ SIDE_BY_SIDE = Script.model_validate(
 )
 
 
-def side_by_side(*results: tuple[str, str], words: str = "one and two") -> ModelRequest:
+def parallel_results(*results: tuple[str, str], words: str = "one and two") -> ModelRequest:
     """After these calls of one reply, (name, result)."""
     calls = [ToolCall(f"c{number}", FunctionCall(name, "{}")) for number, (name, _) in enumerate(results)]
     messages: list[Message] = [AssistantMessage("before"), UserMessage(words)]
@@ -621,8 +621,8 @@ def side_by_side(*results: tuple[str, str], words: str = "one and two") -> Model
 async def test_what_is_asked_for_at_once_is_called_at_once() -> None:
     model = DemoModel(word_delay=0, scripts={"both": SIDE_BY_SIDE})
 
-    calls = calls_in(await ask(model, side_by_side()))
-    alone = await ask(model, side_by_side(words="three"))
+    calls = calls_in(await ask(model, parallel_results()))
+    alone = await ask(model, parallel_results(words="three"))
 
     assert [call.function.name for call in calls] == ["one", "two", "two"]
     assert (text_in(alone), calls_in(alone)) == ("Three, alone.", [])
@@ -643,7 +643,7 @@ async def test_all_results_of_a_reply_are_spoken_of(results: tuple[tuple[str, st
     model = DemoModel(word_delay=0, scripts={"both": SIDE_BY_SIDE})
     words = "hm" if results[0][0] == "elsewhere" else "one and two"
 
-    assert text_in(await ask(model, side_by_side(*results, words=words))) == text
+    assert text_in(await ask(model, parallel_results(*results, words=words))) == text
 
 
 async def test_a_reader_that_leaves_ends_the_answer() -> None:
@@ -678,7 +678,7 @@ async def test_there_is_a_pause_between_words_and_it_can_be_cancelled() -> None:
         assert not started.is_set()
 
 
-# --- other teams, side requests, and scripts with mistakes ---
+# --- other teams, side requests, and invalid scripts ---
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ async def test_a_provider_waits_for_a_reader_that_is_slow(http_session: HttpSess
         taken = sent
 
         assert len(await whole(response)) == total
-    # Beside what is kept here, there are the buffers of two sockets.
+    # In addition to the data held here, there are the buffers of two sockets.
     assert taken < total
 
 
@@ -209,7 +209,7 @@ async def test_closing_the_session_ends_running_requests(http_session: HttpSessi
     ],
 )
 def test_an_endpoint_that_cannot_be_sent_to_is_refused(url: str, headers: dict[str, str]) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - its words are for nobody
+    with pytest.raises(ValueError):  # noqa: PT011 - its message is not part of the contract
         Endpoint.at(URL(url), headers)
 
 

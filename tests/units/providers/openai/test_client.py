@@ -255,7 +255,7 @@ async def test_log_probabilities_stay_with_their_text(http_session: HttpSession)
 
 
 async def test_an_answer_that_only_lacks_its_end_is_not_waited_for_long(http_session: HttpSession) -> None:
-    # Everything was said; the provider keeps the connection open without usage or [DONE].
+    # The output is complete; the provider keeps the connection open without usage or [DONE].
     async with FakeUpstream(events(chunk({"content": "Hi"}, "stop"), done=False).hang(after=1)) as upstream:
         definition = OpenAIModel(model="m", base_url=upstream.base_url)
         answer = await ask(OpenAIWireModel(definition, http_session, ModelLimits(idle=0.1)))

@@ -300,11 +300,11 @@ async def test_bad_chunk_framing_in_the_middle(http_session: HttpSession) -> Non
     was_read = asyncio.Event()
     reply = bare(head + b"%x\r\n" % len(first) + first + b"\r\n", was_read, b"nonsense\r\n")
 
-    async def go_on() -> None:
+    async def continue_stream() -> None:
         was_read.set()
 
     async with FakeUpstream(reply) as upstream:
-        answer = await ask(model_at(upstream.base_url, http_session), after_batch=go_on)
+        answer = await ask(model_at(upstream.base_url, http_session), after_batch=continue_stream)
 
     assert failed(answer) == BROKEN
     assert answer.text == "Hello"

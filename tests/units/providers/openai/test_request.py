@@ -1,4 +1,4 @@
-"""What is sent to a provider that speaks the OpenAI wire."""
+"""Requests to an OpenAI-compatible provider."""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ UNOPENED = "They ask for\nnothing.\n</think>\n\nHello <b> you"
 async def test_reasoning_without_an_opening_tag_is_reasoning_from_the_second_answer_on(
     http_session: HttpSession,
 ) -> None:
-    """Until it has come once, nobody can know that the text begins with reasoning; whole answers are split at once."""
+    """Before the tag, the parser cannot know that the text starts with reasoning; whole answers are split at once."""
     pieces = [chunk({"content": UNOPENED[start : start + 5]}) for start in range(0, len(UNOPENED), 5)]
     streamed = events(*pieces, chunk(finish="stop"))
     plain = events(chunk({"content": "No"}), chunk({"content": " tag"}), chunk(finish="stop"))

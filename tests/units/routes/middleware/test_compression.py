@@ -15,7 +15,7 @@ LARGE = b"0123456789" * SMALLEST_BYTES
 async def answered(
     body: bytes, *, accepts: str | None = "gzip", pieces: int = 1, **headers: str
 ) -> tuple[dict[str, str], list[bytes]]:
-    """The headers and pieces of an answer of an application that sends the body in so many pieces."""
+    """Return headers and body parts of the response of an application that sends the given parts."""
     given = {"content_type": "application/json", **headers}
     if pieces == 1:
         given["content_length"] = str(len(body))

@@ -235,7 +235,7 @@ async def test_a_defect_is_reported_as_unavailable_without_logging_messages(
     database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     spoil = open_database(database, time_limit=5.0)
-    await spoil.write(lambda on: on.execute(text("ALTER TABLE items RENAME TO elsewhere")))
+    await spoil.write(lambda on: on.execute(text("ALTER TABLE items RENAME TO moved_items")))
     await spoil.close()
     async with opened(database, time_limit=1.0) as history:
         with pytest.raises(StoreUnavailable):
@@ -246,7 +246,7 @@ async def test_a_defect_is_reported_as_unavailable_without_logging_messages(
             await history.chain(1)
         await history.begin(new_turn("conv_b", input=[]))
     restore = open_database(database, time_limit=5.0)
-    await restore.write(lambda on: on.execute(text("ALTER TABLE elsewhere RENAME TO items")))
+    await restore.write(lambda on: on.execute(text("ALTER TABLE moved_items RENAME TO items")))
     await restore.close()
 
     assert {"store write failed", "store read failed"} <= set(caplog.messages)

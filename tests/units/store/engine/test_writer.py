@@ -352,7 +352,7 @@ async def test_closing_does_not_wait_for_a_database_that_is_gone(faulty: Faulty,
 
 
 async def until_it_works(begin: Callable[[], Awaitable[Begun]]) -> None:
-    """Begin as a client does: again a little later when it is told to."""
+    """Begin a turn, and retry a busy conversation as a client does."""
     async with asyncio.timeout(20):
         while True:
             try:

@@ -54,7 +54,7 @@ async def connected(fake: FakeMcp, **changes: Any) -> AsyncIterator[McpServer]:
 
 
 async def call(server: McpServer, tool: str = "echo", text: str = "Hi") -> str:
-    """The result, or the error as the model is told."""
+    """Return the result, or the error text for the model."""
     try:
         return await server.call(tool, {"text": text}, call_key="t1:1:0")
     except ToolError as error:
@@ -486,7 +486,7 @@ async def test_tools_outside_of_the_operators_list_are_nobodys_business(
     assert warnings(caplog) == []
 
 
-# --- what is never told ---
+# --- secrets ---
 
 
 async def test_neither_keys_nor_what_servers_write_reach_the_log(

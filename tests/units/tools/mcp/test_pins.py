@@ -133,7 +133,7 @@ def test_a_failed_write_of_the_lock_file_leaves_no_temporary_file(tmp_path: Path
     assert [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
 
 
-# --- what is told of differences ---
+# --- differences ---
 
 
 def test_differences_are_reported_line_by_line() -> None:

@@ -276,7 +276,7 @@ def _child_of(process: str) -> int:
 
 
 def _is_gone(process: int) -> bool:
-    """Whether a process has ended; one that nobody has asked about its end counts."""
+    """Return whether a process has ended, including one whose exit status was not read."""
     try:
         os.kill(process, 0)
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"

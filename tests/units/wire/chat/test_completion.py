@@ -476,7 +476,7 @@ SAID = st.one_of(TEXTS.map(TextDelta), st.sampled_from(HIDDEN))
 
 @st.composite
 def turns(draw: st.DrawFn) -> list[Event]:
-    """Events of a turn that comes to an answer: text, perhaps a refusal, perhaps calls."""
+    """Events of a completed turn: text, optionally a refusal and tool calls."""
     events: list[Event] = [STARTED, *draw(st.lists(SAID, max_size=8))]
     events += map(RefusalDelta, draw(st.lists(TEXTS, max_size=2)))
     count = draw(st.integers(0, 3))

@@ -1,4 +1,4 @@
-"""What answers tell beside the answer: object by object and line by line, and that it never disturbs the answer."""
+"""The handoff extension: objects, lines of reasoning, and that the message is unaffected."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def objects(*events: Event, **more: Any) -> list[Any]:
     ]
 
 
-def thoughts(*events: Event, **more: Any) -> str:
+def reasoning_of(*events: Event, **more: Any) -> str:
     """All of ``reasoning_content`` in the stream."""
     found = chunks(stream(*events, options=options(**more)))
     return "".join(
@@ -310,16 +310,16 @@ def test_lines_are_paragraphs_among_the_reasoning_text() -> None:
 
     answer = completion(options("reasoning"), events)
 
-    assert thoughts(*events, mode="reasoning") == thoughts(*events) == told
+    assert reasoning_of(*events, mode="reasoning") == reasoning_of(*events) == told
     assert isinstance(answer, Completion)
     assert answer.choices[0].message.reasoning_content == told
-    assert thoughts(*events, mode="extension") == ""
+    assert reasoning_of(*events, mode="extension") == ""
 
 
 def test_a_line_stays_one_and_short() -> None:
     long = ToolCompleted("call_1", "look_up", "a\n\nb  " + "c" * 5000, 0.0)
 
-    line = thoughts(STARTED, HANDED_OVER, LOOKING, long, DONE).rpartition("\n\n")[2]
+    line = reasoning_of(STARTED, HANDED_OVER, LOOKING, long, DONE).rpartition("\n\n")[2]
 
     assert line.startswith("look_up answered after 0.00 s: a b ccc")
     assert line.endswith("c…")
@@ -356,7 +356,7 @@ def test_there_is_no_status_line_where_nothing_is_to_be_shown(mode: EventsMode) 
     assert b'"event"' not in stream(*TURN, options=options(mode, has_status=True))
 
 
-# --- the answer beside it ------------------------------------------------------------------------------------
+# --- the unchanged message -----------------------------------------------------------------------------------
 
 TEXTS = st.text(min_size=1, max_size=6) | st.sampled_from(["\n\n", '"', "\u2028", "data: "])
 WORK: list[Event] = [*TURN[1:8], Handoff("sales", "triage"), ToolStarted("c", "f", "\u2028", "triage")]

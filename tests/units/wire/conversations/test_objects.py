@@ -1,4 +1,4 @@
-"""Kept messages as items, their ids, and the part of a list that is asked for."""
+"""Stored messages as items, their ids, and pages of lists."""
 
 from __future__ import annotations
 

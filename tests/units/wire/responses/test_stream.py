@@ -402,7 +402,7 @@ def test_a_whole_response_has_its_times() -> None:
     assert (body["created_at"], body["completed_at"]) == (1_750_000_000, 1_750_000_003)
 
 
-# --- what is told of the team --------------------------------------------------------------------------------
+# --- server tool calls and handoffs --------------------------------------------------------------------------
 
 
 def test_the_extension_can_be_disabled() -> None:
