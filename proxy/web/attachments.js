@@ -1,7 +1,7 @@
 // Files of the next message: images as `image_url` parts, where the team's models accept them, and text files as text.
 
 import { ApiError } from "./api.js";
-import { byId, h, iconButton } from "./dom.js";
+import { byId, h, iconButton, showInvisible } from "./dom.js";
 import { icon } from "./icons.js";
 
 const IMAGES = new Set(["image/png", "image/jpeg", "image/gif", "image/webp"]);
@@ -57,7 +57,7 @@ export class Attachments {
     if (file.size > MAX_TEXT_BYTES) throw new ApiError(`${file.name} is larger than 200 kB.`);
     const text = await file.text();
     if (text.includes("\0")) throw new ApiError(`${file.name} is neither an image nor a text file.`);
-    return { type: "text", text: `${file.name}:\n\n${text}` };
+    return { type: "text", text: `${showInvisible(file.name)}:\n\n${text}` };
   }
 
   /** Return the content parts and remove them. @returns {any[]} */
@@ -76,7 +76,7 @@ export class Attachments {
           "li",
           {},
           item.part.image_url ? h("img", { src: item.part.image_url.url, alt: "" }) : icon("attach"),
-          h("span", {}, item.name),
+          h("span", {}, showInvisible(item.name)),
           iconButton("close", `Remove ${item.name}`, () => {
             this.items = this.items.filter((one) => one !== item);
             this.show();

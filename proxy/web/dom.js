@@ -61,6 +61,15 @@ export function copyButton(label, text) {
   return button;
 }
 
+/**
+ * Characters that hide or reorder text: control characters, bidirectional controls, zero-width and tag characters. Joiners
+ * stay, because scripts and emoji need them.
+ */
+const INVISIBLE = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\u{e0000}-\u{e007f}]/gu;
+
+/** Replace invisible characters by their code points, so that text looks like what it is. @param {string} text */
+export const showInvisible = (text) => text.replace(INVISIBLE, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`);
+
 /** The demonstration begins its first answer with a notice; the page shows a banner instead. */
 const DEMO_NOTICE = /^\(This is a demonstration[^)]*\)\s*/;
 

@@ -2,7 +2,7 @@
 // and nothing else becomes an element. Without the libraries, text stays text. Highlighting, math and diagrams load when
 // an answer first needs them.
 
-import { copyButton, h } from "./dom.js";
+import { copyButton, h, showInvisible } from "./dom.js";
 
 /** @type {any} */
 let parser = null;
@@ -48,6 +48,15 @@ const ALLOWED = {
   RETURN_DOM_FRAGMENT: true,
 };
 const MAX_NESTING = 40;
+/** Characters of a text that are formatted; the rest is plain. A browser needs seconds to format a megabyte. */
+const MAX_FORMATTED = 100_000;
+/** Characters of one element of plain text. The browser lays out only the elements that are visible. */
+const PLAIN_PIECE = 20_000;
+/** Markdown tokens that are rendered at once. A table of 7 kB can have 65,000 cells, because short rows are filled up. */
+const MAX_TOKENS = 50_000;
+/** Formulas of a text that are rendered. The first ones appear with the text; the others follow one by one. */
+const MAX_FORMULAS = 1000;
+const IMMEDIATE_FORMULAS = 50;
 const MAX_HIGHLIGHTED = 20_000;
 const MAX_FORMULA = 2000;
 const MAX_DIAGRAM = 10_000;
@@ -139,17 +148,20 @@ function blockMath(state, first, last, silent) {
 /**
  * Render Markdown.
  * @param {string} text
- * @param {boolean} [isComplete] whether no more text follows; diagrams are drawn then
- * @returns {Node}
+ * @param {{isComplete?: boolean, maxFormulas?: number}} [options] `isComplete`: no more text follows; diagrams are drawn then
+ * @returns {{node: Node, formulas: number}} `formulas`: how many formulas the text has
  */
-export function renderMarkdown(text, isComplete = true) {
-  if (!parser || !sanitizer) return h("div", { class: "plain" }, text);
-  const rendered = sanitizer.sanitize(parser.render(text), ALLOWED);
+function renderMarkdown(text, { isComplete = true, maxFormulas = MAX_FORMULAS } = {}) {
+  const environment = {};
+  const tokens = parser && sanitizer ? parser.parse(text, environment) : null;
+  if (!tokens || tokens.length > MAX_TOKENS) return { node: h("div", { class: "plain" }, text), formulas: 0 };
+  const rendered = sanitizer.sanitize(parser.renderer.render(tokens, parser.options, environment), ALLOWED);
   for (const link of rendered.querySelectorAll("a")) {
     link.target = "_blank";
     link.rel = "noopener noreferrer nofollow";
   }
-  for (const code of rendered.querySelectorAll("code.math")) renderMath(code);
+  const formulas = [...rendered.querySelectorAll("code.math")];
+  formulas.slice(0, maxFormulas).forEach((code, at) => renderMath(code, at < IMMEDIATE_FORMULAS));
   for (const code of rendered.querySelectorAll("pre > code")) code.parentElement.replaceWith(codeBlock(code, isComplete));
   for (const item of rendered.querySelectorAll("li")) renderTask(item);
   for (const table of rendered.querySelectorAll("table")) {
@@ -158,7 +170,7 @@ export function renderMarkdown(text, isComplete = true) {
     box.append(table);
     markOverflow(box);
   }
-  return rendered;
+  return { node: rendered, formulas: formulas.length };
 }
 
 /** `[ ]` and `[x]` at the beginning of a list item. @param {HTMLElement} item */
@@ -173,9 +185,14 @@ function renderTask(item) {
   first.prepend(h("span", { class: `checkbox ${isDone ? "checked" : ""}`, role: "img", "aria-label": isDone ? "Done" : "Not done" }));
 }
 
-/** @param {HTMLElement} code */
-async function renderMath(code) {
+/** @param {HTMLElement} code @param {boolean} isImmediate */
+async function renderMath(code, isImmediate) {
   const katex = await mathRenderer();
+  if (!isImmediate) {
+    // A task of its own for each formula, so that thousands of them do not block the page.
+    await new Promise((resolve) => setTimeout(resolve));
+    if (!code.isConnected) return;
+  }
   if (!katex) return;
   const box = h("span", { class: code.className });
   try {
@@ -215,12 +232,13 @@ function updateOverflow(box) {
 function codeBlock(code, isComplete) {
   const language = /^language-([\w+#.-]{1,30})$/.exec(code.className)?.[1] ?? "";
   const text = code.textContent ?? "";
-  const body = h("code", { class: "hljs" }, text);
+  const shown = showInvisible(text);
+  const body = h("code", { class: "hljs" }, shown);
   const pre = h("pre", { tabindex: "0" }, body);
   markOverflow(pre);
   const block = h("div", { class: "code" }, h("div", { class: "bar" }, h("span", {}, language || "text"), copyButton("Copy", () => text)), pre);
-  if (language === "mermaid" && isComplete && text.length < MAX_DIAGRAM) drawDiagram(text, block, pre);
-  else if (language && isComplete && text.length < MAX_HIGHLIGHTED) highlight(text, language, body);
+  if (language === "mermaid" && isComplete && text.length < MAX_DIAGRAM) drawWhenVisible(text, block, pre);
+  else if (language && isComplete && text.length < MAX_HIGHLIGHTED) highlight(shown, language, body);
   return block;
 }
 
@@ -232,19 +250,42 @@ async function highlight(text, language, body) {
   body.replaceChildren(sanitizer.sanitize(markup, ALLOWED));
 }
 
+/** @type {WeakMap<Element, () => void>} */
+const undrawn = new WeakMap();
+const visibility = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) continue;
+    visibility.unobserve(target);
+    undrawn.get(target)?.();
+  }
+});
+/** The last diagram that waits. Each loads the library in a frame of its own, so they are drawn one after another. */
+let drawing = Promise.resolve();
+
+/** @param {string} text @param {HTMLElement} block @param {HTMLElement} pre */
+function drawWhenVisible(text, block, pre) {
+  undrawn.set(block, () => {
+    drawing = drawing.then(() => (block.isConnected ? drawDiagram(text, pre) : undefined));
+  });
+  visibility.observe(block);
+}
+
 /**
  * Draw a diagram in a sandboxed frame of another origin without network access, and show the result as an image, which
  * runs no scripts.
- * @param {string} text @param {HTMLElement} block @param {HTMLElement} pre
+ * @param {string} text @param {HTMLElement} pre @returns {Promise<void>} when it is drawn or has failed
  */
-function drawDiagram(text, block, pre) {
+function drawDiagram(text, pre) {
   const isDark = getComputedStyle(document.documentElement).colorScheme === "dark" || (getComputedStyle(document.documentElement).colorScheme !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
   const frame = h("iframe", { sandbox: "allow-scripts", src: "/page/diagram.html", class: "renderer", "aria-hidden": "true", tabindex: "-1" });
+  /** @type {(value?: undefined) => void} */
+  let resolve;
   const timer = setTimeout(finish, DIAGRAM_TIMEOUT);
   function finish() {
     clearTimeout(timer);
     window.removeEventListener("message", receive);
     frame.remove();
+    resolve();
   }
   /** @param {MessageEvent} event */
   function receive({ source, data }) {
@@ -258,11 +299,16 @@ function drawDiagram(text, block, pre) {
       pre.replaceWith(h("details", { class: "source" }, h("summary", {}, "Source"), pre.cloneNode(true)));
     }
   }
-  window.addEventListener("message", receive);
-  document.body.append(frame);
+  return new Promise((done) => {
+    resolve = done;
+    window.addEventListener("message", receive);
+    document.body.append(frame);
+  });
 }
 
 const MIN_BLOCK = 1500;
+/** Pause behind a rendering, in durations of that rendering: a long block must not take all the time of the page. */
+const PAUSE = 4;
 
 /** Markdown that still grows: finished blocks stay, only the end is rendered again. */
 export class StreamingMarkdown {
@@ -271,9 +317,14 @@ export class StreamingMarkdown {
     this.element = element;
     this.text = "";
     this.rendered = 0;
+    this.maxFormulas = MAX_FORMULAS;
     this.tail = h("div");
     this.element.append(this.tail);
     this.isScheduled = false;
+    /** When the next rendering may begin. */
+    this.earliest = 0;
+    /** Where plain text begins, or null. @type {number | null} */
+    this.plainFrom = null;
   }
 
   /** @param {string} piece */
@@ -281,13 +332,18 @@ export class StreamingMarkdown {
     this.text += piece;
     if (this.isScheduled) return;
     this.isScheduled = true;
-    requestAnimationFrame(() => this.isScheduled && this.show());
+    const show = () => requestAnimationFrame(() => this.isScheduled && this.show());
+    const wait = this.earliest - performance.now();
+    if (wait > 0) setTimeout(show, wait);
+    else show();
   }
 
   /** Remove the last `count` characters. @param {number} count */
   truncate(count) {
     this.text = this.text.slice(0, this.text.length - count).trimEnd();
     this.rendered = 0;
+    this.maxFormulas = MAX_FORMULAS;
+    this.plainFrom = null;
     this.element.replaceChildren(this.tail);
     this.show();
   }
@@ -298,12 +354,43 @@ export class StreamingMarkdown {
 
   show(isComplete = false) {
     this.isScheduled = false;
-    const end = blockBoundary(this.text, this.rendered);
+    if (this.plainFrom !== null) {
+      this.showPlain();
+      return;
+    }
+    const began = performance.now();
+    if (this.text.length > MAX_FORMATTED) this.plainFrom = this.text.lastIndexOf("\n", MAX_FORMATTED) + 1 || MAX_FORMATTED;
+    const text = this.text.slice(0, this.plainFrom ?? undefined);
+    const end = blockBoundary(text, this.rendered);
     if (end > this.rendered) {
-      this.tail.before(renderMarkdown(this.text.slice(this.rendered, end)));
+      const { node, formulas } = renderMarkdown(text.slice(this.rendered, end), { maxFormulas: this.maxFormulas });
+      this.tail.before(node);
+      this.maxFormulas = Math.max(0, this.maxFormulas - formulas);
       this.rendered = end;
     }
-    this.tail.replaceChildren(renderMarkdown(this.text.slice(this.rendered), isComplete));
+    const options = { isComplete: isComplete || this.plainFrom !== null, maxFormulas: this.maxFormulas };
+    this.tail.replaceChildren(renderMarkdown(text.slice(this.rendered), options).node);
+    this.earliest = performance.now() + PAUSE * (performance.now() - began);
+    if (this.plainFrom !== null) {
+      this.element.append(h("p", { class: "note" }, "The rest of this long text is not formatted."));
+      this.rendered = this.plainFrom;
+      this.showPlain();
+    }
+  }
+
+  /** Append the text that is not shown yet to the plain elements at the end. */
+  showPlain() {
+    while (this.rendered < this.text.length) {
+      let last = /** @type {HTMLElement} */ (this.element.lastElementChild);
+      if (!last.classList.contains("plain") || (last.textContent?.length ?? 0) >= PLAIN_PIECE) {
+        last = h("div", { class: "plain" });
+        this.element.append(last);
+      }
+      const end = Math.min(this.text.length, this.rendered + PLAIN_PIECE - (last.textContent?.length ?? 0));
+      last.append(this.text.slice(this.rendered, end));
+      last.normalize();
+      this.rendered = end;
+    }
   }
 }
 

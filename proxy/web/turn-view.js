@@ -2,7 +2,7 @@
 // event feed, live or stored, and renders them.
 
 import { colourClass } from "./agents.js";
-import { formatDuration, h, withoutDemoNotice } from "./dom.js";
+import { formatDuration, h, showInvisible, withoutDemoNotice } from "./dom.js";
 import { icon } from "./icons.js";
 import { StreamingMarkdown } from "./markdown.js";
 
@@ -13,9 +13,9 @@ const PREVIEW_LENGTH = 120;
 function prettyPrint(text) {
   try {
     const value = JSON.parse(text);
-    return typeof value === "string" ? value : JSON.stringify(value, null, 2);
+    return showInvisible(typeof value === "string" ? value : JSON.stringify(value, null, 2));
   } catch {
-    return text;
+    return showInvisible(text);
   }
 }
 
@@ -32,7 +32,7 @@ function preview(text) {
   } catch {
     // Not JSON: shown as it is.
   }
-  line = line.replace(/\s+/g, " ").trim();
+  line = showInvisible(line.slice(0, 2 * PREVIEW_LENGTH)).replace(/\s+/g, " ").trim();
   return line.length > PREVIEW_LENGTH ? `${line.slice(0, PREVIEW_LENGTH)}…` : line;
 }
 

@@ -54,6 +54,17 @@ async def test_approve_button_runs_the_call_and_continues(
         assert paid(tmp_path) == ["7 Bob"]
 
 
+async def test_card_shows_characters_that_reorder_or_hide_text(
+    browser: Browser, served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(TRANSFER, calls(("pay", {"amount": 7, "to": "Bob\u202e\u200b eciA"})))
+    async with visit(browser, served.url) as visitor:
+        await visitor.open()
+        await visitor.ask("Pay Bob")
+
+        await expect(visitor.page.locator(".approval pre")).to_contain_text("Bob\\u{202e}\\u{200b} eciA")
+
+
 async def test_refuse_button_rejects_the_call(
     browser: Browser, served: Served, upstream: FakeUpstream, tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ async def test_narrow_screen_has_a_drawer_and_no_horizontal_scroll(
         assert width <= 360
         await expect(visitor.page.locator("#sidebar")).to_be_hidden()
         await visitor.button("Open the list of conversations").click()
+        await expect(visitor.button("Close the list of conversations")).to_be_focused()
         await expect(visitor.page.locator("#conversations .title")).to_have_text(["A table"])
         await visitor.page.keyboard.press("Escape")
         await expect(visitor.page.locator("#sidebar")).to_be_hidden()
@@ -115,6 +116,8 @@ async def test_narrow_screen_has_a_drawer_and_no_horizontal_scroll(
         await visitor.button("Open the list of conversations").click()
         await visitor.page.locator("#scrim").click(position={"x": 350, "y": 400})
         await expect(visitor.page.locator("#sidebar")).to_be_hidden()
+        await visitor.page.keyboard.press("Control+k")
+        await expect(visitor.page.get_by_label("Search conversations")).to_be_focused()
         assert (
             await visitor.page.evaluate("getComputedStyle(document.body).backgroundColor")
             == "rgb(21, 23, 28)"
@@ -231,6 +234,31 @@ async def test_long_answer_is_rendered_in_blocks(visitor: Visitor, upstream: Fak
     await visitor.ask("Everything")
 
     await expect(visitor.answer.locator(".md p")).to_have_count(600)
+
+
+async def test_very_long_answer_ends_in_plain_text(visitor: Visitor, upstream: FakeUpstream) -> None:
+    line = "- **item** of a list that no blank line interrupts\n"
+    upstream.reply(text("", chunks=[line * 40] * 500))
+
+    await visitor.ask("Everything")
+
+    await expect(visitor.answer.locator("strong").first).to_have_text("item")
+    shown = "() => document.querySelector('.answer .md').textContent.match(/item/g).length"
+    for _ in range(2):
+        assert await visitor.page.evaluate(shown) == 20_000
+        assert await visitor.answer.locator("strong").count() < 2500
+        await expect(visitor.answer).to_contain_text("The rest of this long text is not formatted.")
+        await visitor.page.reload()
+        await visitor.wait_for_answer()
+
+
+async def test_table_with_very_many_cells_is_plain_text(visitor: Visitor, upstream: FakeUpstream) -> None:
+    upstream.reply(text("|a" * 1000 + "\n" + "|-" * 1000 + "\n" + "|b\n" * 1000))
+
+    await visitor.ask("A table")
+
+    await expect(visitor.answer.locator(".md .plain")).to_contain_text("|a|a")
+    await expect(visitor.answer.locator("td")).to_have_count(0)
 
 
 async def test_page_is_served_with_a_strict_policy_and_etag(served: Served) -> None:

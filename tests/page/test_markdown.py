@@ -86,14 +86,52 @@ HOSTILE_DIAGRAMS = [
 @pytest.mark.parametrize("source", HOSTILE_DIAGRAMS)
 async def test_hostile_diagram_does_nothing(source: str, visitor: Visitor, upstream: FakeUpstream) -> None:
     upstream.reply(text(f"```mermaid\n{source}\n```"))
+    await visitor.page.evaluate(
+        """() => new MutationObserver((changes) => {
+            const removed = changes.map((change) => change.removedNodes[0]?.localName);
+            if (removed.includes("iframe")) document.body.classList.add("drawn");
+        }).observe(document.body, { childList: true })"""
+    )
     # The policy of the frame rejects what the diagram tries, which the browser logs.
     await visitor.ask("Diagram")
 
-    await expect(visitor.page.locator("iframe")).to_have_count(0, timeout=15_000)
+    await expect(visitor.page.locator("body.drawn")).to_be_attached(timeout=15_000)
 
     assert await visitor.page.title() == "handoff-proxy"
     await expect(visitor.answer.locator(".code code")).to_contain_text(source.splitlines()[0])
     visitor.problems = [one for one in visitor.problems if "Content Security Policy" not in one]
+
+
+async def test_diagrams_are_drawn_one_after_another_and_only_if_visible(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    diagram = "```mermaid\nflowchart LR\n  A --> B\n```\n\n"
+    upstream.reply(text(diagram * 200, chunks=20))
+    await visitor.page.evaluate(
+        """() => new MutationObserver(() => {
+            window.frames_at_once = Math.max(window.frames_at_once ?? 0, document.querySelectorAll("iframe").length);
+        }).observe(document.body, { childList: true })"""
+    )
+
+    await visitor.ask("Diagrams")
+    await expect(visitor.answer.locator(".diagram img").last).to_be_in_viewport(timeout=20_000)
+
+    assert await visitor.page.evaluate("window.frames_at_once") == 1
+    assert await visitor.answer.locator(".code").first.locator(".diagram").count() == 0
+    await visitor.page.locator("#scroll").evaluate("box => box.scrollTop = 0")
+    await expect(visitor.answer.locator(".diagram img").first).to_be_in_viewport(timeout=20_000)
+    await expect(visitor.page.locator("iframe")).to_have_count(0, timeout=15_000)
+
+
+async def test_code_shows_characters_that_reorder_or_hide_text(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text('```python\nif level != "user\u202e \u2066// admin\u2069 \u2066":\u200b\n```'))
+
+    await visitor.ask("Code")
+
+    shown = 'if level != "user\\u{202e} \\u{2066}// admin\\u{2069} \\u{2066}":\\u{200b}\n'
+    await expect(visitor.answer.locator(".code code")).to_have_text(shown)
 
 
 async def test_wide_tables_and_code_show_that_they_scroll(visitor: Visitor, upstream: FakeUpstream) -> None:
