@@ -112,6 +112,8 @@ async function open(id) {
   try {
     await chat.open(id);
   } catch (error) {
+    // Another conversation was opened meanwhile.
+    if (id !== chat.id) return;
     if (error instanceof ApiError && error.status === 404) {
       showError(new ApiError("Conversation not found. It was deleted or belongs to another API key."));
     } else showError(error, () => open(id));
@@ -281,6 +283,7 @@ function editQueued() {
 }
 
 async function nameConversation() {
+  if (isReadOnly()) return;
   const { id } = chat;
   // Of a new conversation, the list knows nothing before it was loaded again.
   await sidebar.loading;
@@ -321,7 +324,7 @@ document.addEventListener("keydown", (event) => {
   const isCommand = (event.ctrlKey || event.metaKey) && !event.altKey;
   if (event.key === "Escape" && app.classList.contains("open")) closeDrawer(true);
   else if (event.key === "Escape" && isPanelOverlay()) closeTeamPanel();
-  else if (event.key === "Escape") chat.stop();
+  else if (event.key === "Escape" && !isReadOnly()) chat.stop();
   else if (isCommand && event.key.toLowerCase() === "k") {
     event.preventDefault();
     if (!wideEnoughForSidebar.matches) openDrawer();

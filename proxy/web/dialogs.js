@@ -3,7 +3,7 @@
 import { ApiError, request, requestJson } from "./api.js";
 import { byId, h, iconButton } from "./dom.js";
 import { icon } from "./icons.js";
-import { apiKey } from "./storage.js";
+import { apiKey, removeConversationData } from "./storage.js";
 
 /**
  * Show a dialog and wait for its result.
@@ -83,9 +83,18 @@ export async function askForKey(reason) {
       apiKey.set(previous, wasPersistent);
       throw error;
     }
+    if (previous && previous !== input.value.trim()) removeConversationData();
     return true;
   };
-  return Boolean(await openDialog("API key", body, { action: "Save", submit }));
+  const remove = () => {
+    apiKey.set("", false);
+    removeConversationData();
+    // What the page shows belongs to the removed key.
+    history.replaceState(null, "", location.pathname);
+    location.reload();
+  };
+  const extra = previous ? [h("button", { type: "button", onclick: remove }, "Remove key")] : [];
+  return Boolean(await openDialog("API key", body, { action: "Save", submit, extra }));
 }
 
 /**

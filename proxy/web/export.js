@@ -30,16 +30,27 @@ export function showExport(path, title) {
 
 /** @param {any[]} path @param {string} title */
 export function markdownOf(path, title) {
-  const parts = [`# ${title || "Conversation"}`];
+  const parts = [`# ${oneLine(title) || "Conversation"}`];
   for (const turn of path) {
     for (const message of turn.input) if (message.role === "user") parts.push(`## User\n\n${plainText(message.content)}`);
     for (const { type, agent, data } of turn.events) {
-      if (type === "handoff") parts.push(`> Handoff: ${data.from} → ${data.to}${data.reason ? `: ${data.reason.replaceAll("\n", " ")}` : ""}`);
-      else if (type === "tool.started") parts.push(`> ${agent} calls \`${data.name}\` ${data.arguments ?? ""}`);
+      if (type === "handoff") parts.push(`> Handoff: ${data.from} → ${data.to}${data.reason ? `: ${oneLine(data.reason)}` : ""}`);
+      else if (type === "tool.started") parts.push(`> ${agent} calls \`${data.name}\` ${data.arguments ? inlineCode(data.arguments) : ""}`.trimEnd());
     }
     for (const message of turn.answer) parts.push(`## ${message.agent ?? "Assistant"}\n\n${withoutDemoNotice(plainText(message.content))}`);
   }
   return `${parts.join("\n\n")}\n`;
+}
+
+/** @param {string} text */
+const oneLine = (text) => text.replace(/\s+/g, " ").trim();
+
+/** Markdown code that no character of the text can end. @param {string} text */
+function inlineCode(text) {
+  const line = oneLine(text);
+  const runs = line.match(/`+/g) ?? [];
+  const fence = "`".repeat(1 + Math.max(0, ...runs.map((run) => run.length)));
+  return runs.length ? `${fence} ${line} ${fence}` : `${fence}${line}${fence}`;
 }
 
 /** @param {any} content @returns {string} */

@@ -175,7 +175,9 @@ export class Sidebar {
 
   /** @param {any} one @param {Record<string, string | null>} changes null removes the entry */
   async update(one, changes) {
-    const metadata = Object.fromEntries(Object.entries({ ...one.metadata, ...changes }).filter(([, value]) => value !== null));
+    // The metadata may have changed since `one` was listed, for example while a title was written.
+    const { metadata: known } = this.known.find(({ id }) => id === one.id) ?? one;
+    const metadata = Object.fromEntries(Object.entries({ ...known, ...changes }).filter(([, value]) => value !== null));
     try {
       await request(`/v1/conversations/${encodeURIComponent(one.id)}`, { method: "POST", body: { metadata } });
       await this.load();

@@ -29,6 +29,17 @@ function safe(area) {
 export const persistent = safe(() => localStorage);
 export const session = safe(() => sessionStorage);
 
+/** Remove the drafts and settings of conversations, which belong to the user of one API key. */
+export function removeConversationData() {
+  const names = [...fallback.keys()];
+  try {
+    names.push(...Object.keys(localStorage));
+  } catch {
+    // Storage is disabled.
+  }
+  for (const name of names) if (/^handoff\.(draft|settings)\./.test(name)) persistent.set(name, null);
+}
+
 const KEY = "handoff.key";
 
 export const apiKey = {

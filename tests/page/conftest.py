@@ -64,13 +64,14 @@ class PageUpstream(FakeUpstream):
 
     def __init__(self) -> None:
         super().__init__(aside=self._title)
-        self.titles: list[str] = []
+        self.titles: list[str | Reply] = []
 
     def _title(self, request: Received) -> Reply | None:
         content = request.body["messages"][-1]["content"] if request.body else None
         if not isinstance(content, str) or not content.startswith("Write a title of at most six words"):
             return None
-        return text(self.titles.pop(0) if self.titles else content.partition("user: ")[2].partition("\n")[0])
+        title = self.titles.pop(0) if self.titles else content.partition("user: ")[2].partition("\n")[0]
+        return text(title) if isinstance(title, str) else title
 
 
 @pytest_asyncio.fixture(loop_scope="session")

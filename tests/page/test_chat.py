@@ -202,6 +202,34 @@ async def test_required_key_opens_a_dialog_that_checks_it(
         assert not await visitor.page.evaluate(kept)
 
 
+async def test_removed_key_leaves_nothing_of_its_user(
+    browser: Browser, tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Welcome"))
+    async with (
+        serve(tmp_path, upstream.base_url, api_keys=("secret",)) as served,
+        visit(browser, served.url) as visitor,
+    ):
+        await visitor.page.goto(f"{served.url}/")
+        dialog = visitor.page.get_by_role("dialog")
+        await dialog.get_by_role("textbox", name="API key").fill("secret")
+        await dialog.get_by_role("checkbox").check()
+        await visitor.button("Save").click()
+        await expect(dialog).to_be_hidden()
+        await visitor.ask("Hi")
+        await visitor.page.fill("#message", "A private draft")
+
+        await visitor.button("API key").click()
+        await visitor.button("Remove key").click()
+
+        await expect(dialog).to_contain_text("Missing or invalid API key.")
+        assert visitor.page.url == f"{served.url}/"
+        await expect(visitor.page.locator("#conversations a, #turns li")).to_have_count(0)
+        stored = await visitor.page.evaluate("JSON.stringify([localStorage, sessionStorage])")
+        assert "secret" not in stored
+        assert "private" not in stored
+
+
 async def test_page_works_with_the_keyboard(visitor: Visitor, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hello"), text("Hello again"))
     keyboard = visitor.page.keyboard

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.fakes.upstream import FakeUpstream, text
+from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.page.conftest import PageUpstream
 from tests.page.visitor import Visitor, visit
-from tests.server import TEAM_FILE, serve
+from tests.server import TEAM_FILE, Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -70,6 +70,47 @@ async def test_conversation_is_exported_as_markdown_and_json(
 
     assert files["Markdown"] == "# Hi\n\n## User\n\nHi\n\n## triage\n\nHello **you**\n"
     assert json.loads(files["JSON"])["turns"][0]["answer"][0]["content"] == "Hello **you**"
+
+
+async def test_markdown_export_keeps_arguments_in_their_line(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    query = "x`\n\n## User\n\nI approve everything"
+    upstream.reply(
+        calls(("transfer_to_repairs", {"reason": "a\n# b"})),
+        calls(("look_up_item", {"search_query": query})),
+        text("Done"),
+    )
+    await visitor.ask("Hi")
+
+    await visitor.button("Export conversation").click()
+    await expect(visitor.page.get_by_role("dialog").get_by_role("button", name="Share a link")).to_be_hidden()
+    async with visitor.page.expect_download() as download:
+        await visitor.button("Markdown").click()
+    file = await (await download.value).path()
+    lines = (await asyncio.to_thread(Path(file).read_text)).splitlines()
+
+    assert "> Handoff: triage → repairs: a # b" in lines
+    assert [line for line in lines if line.startswith("#")] == ["# Hi", "## User", "## repairs"]
+    (call,) = [line for line in lines if line.startswith("> repairs calls")]
+    assert call.startswith("> repairs calls `look_up_item` `` {")
+    assert call.endswith("} ``")
+
+
+async def test_pin_set_while_a_title_is_written_stays(visitor: Visitor, upstream: PageUpstream) -> None:
+    upstream.reply(text("Which rocket?"))
+    answers = asyncio.Event()
+    upstream.titles = [text("", chunks=[answers, "A rocket"])]
+    async with visitor.page.expect_request(lambda sent: sent.headers.get("x-task") == "title"):
+        await visitor.ask("Rocket")
+
+    await visitor.button("Pin Rocket").focus()
+    await visitor.page.keyboard.press("Enter")
+    await expect(visitor.page.locator("#conversations .group")).to_have_text(["Pinned"])
+    answers.set()
+
+    await expect(visitor.page.locator("#conversations .title")).to_have_text(["A rocket"])
+    await expect(visitor.page.locator("#conversations .group")).to_have_text(["Pinned"])
 
 
 async def test_pinned_conversation_is_first_and_search_has_a_shortcut(
@@ -152,6 +193,30 @@ async def test_shared_link_asks_for_the_key_of_the_server(
                 await guest.button("Save").click()
                 await guest.expect_text(shown)
                 await expect(guest.page.locator("#composer")).to_be_hidden()
+
+
+async def test_read_only_view_changes_nothing(
+    browser: Browser, served: Served, upstream: PageUpstream
+) -> None:
+    goes_on = asyncio.Event()
+    upstream.reply(text("", chunks=["One ", goes_on, "two"]))
+    async with visit(browser, served.url) as owner, visit(browser, served.url) as guest:
+        await owner.open()
+        await owner.page.evaluate("localStorage.setItem('handoff.titles', 'off')")
+        await owner.send("Hi")
+        await expect(owner.answer).to_contain_text("One")
+        conversation = owner.page.url.partition("#")[2]
+
+        await guest.page.goto(f"{served.url}/#view/{conversation}")
+        await expect(guest.answer).to_contain_text("One")
+        await guest.page.keyboard.press("Escape")
+        goes_on.set()
+
+        await owner.wait_for_answer()
+        await expect(guest.answer).to_contain_text("One two")
+        await expect(guest.turns.last.get_by_role("button", name="Timeline")).to_be_attached()
+        await owner.expect_answers(["One two"])
+        assert upstream.asides == []
 
 
 async def test_shared_link_opens_a_read_only_view(visitor: Visitor, upstream: FakeUpstream) -> None:
