@@ -91,6 +91,7 @@ ACCESS: dict[str, Callable[[Stored], Awaitable[bool]]] = {
     "item reference": lambda it: it.respond(input=[{"type": "item_reference", "id": it.item}]),
     "previous response": lambda it: it.respond(previous_response_id=it.response),
     "parent turn": lambda it: it.chat(**{"X-Parent-Id": it.turn}),
+    "step of a turn": lambda it: it.chat(**{"X-Parent-Id": f"{it.turn}.2"}),
 }
 
 

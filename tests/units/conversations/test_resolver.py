@@ -21,7 +21,7 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.request_errors import FunctionCallNotFound
+from proxy.request_errors import FunctionCallNotFound, ToolCallNotFound
 from proxy.turns.repository import ChainTurn
 from proxy.turns.request import IdSource, TurnRequest
 from proxy.wire.chat.message_validation import TRANSLATED_ID
@@ -242,6 +242,26 @@ async def test_a_conversation_without_turns_begins_with_the_agent_of_the_known_t
 
     assert (resolved.conversation_id, resolved.parent, resolved.agent) == ("conv_new", None, "sales")
     assert messages_of(resolved.input) == [FIRST_USER, FIRST_ANSWER, NEXT]
+
+
+@pytest.mark.parametrize(
+    ("end_user", "owner", "is_resumed"),
+    [("", "", True), ("", "ann", True), ("ann", "", True), ("ann", "ann", True), ("ben", "ann", False)],
+)
+async def test_results_resume_a_turn_of_the_same_end_user_only(
+    end_user: str, owner: str, is_resumed: bool
+) -> None:
+    history = MemoryHistory()
+    call = AssistantMessage(None, tool_calls=[ToolCall("call_1", FunctionCall("weather", "{}"))])
+    calling = await history.begin(new_turn(team="shop", input=[Item(FIRST_USER)], end_user=owner))
+    await history.finish(the_end(calling.turn, items=[Item(call, "sales")], pending=["call_1"]))
+
+    try:
+        resolved = await resolve(history, ToolMessage("call_1", "rain"), end_user=end_user)
+    except ToolCallNotFound:
+        assert not is_resumed
+    else:
+        assert (is_resumed, resolved.parent) == (True, calling.turn)
 
 
 async def test_two_results_of_one_function_call_are_rejected() -> None:
