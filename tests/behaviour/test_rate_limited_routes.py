@@ -13,6 +13,7 @@ import httpx2
 import pytest
 from starlette.routing import BaseRoute, WebSocketRoute
 
+from proxy.routes.middleware.rate_limit import APPROVALS, COUNTED_PATHS
 from tests.behaviour.bank import TEAM, Customer
 from tests.behaviour.websocket_client import connected, start
 from tests.fakes.upstream import FakeUpstream, hang, text
@@ -29,6 +30,17 @@ COUNTED = {
     "POST /chat/stream",
     "POST /ask-stream",
 }
+HELLO = [{"role": "user", "content": "Hi"}]
+BODIES: dict[str, Any] = {
+    "/v1/chat/completions": {"model": "shop", "messages": HELLO},
+    "/v1/responses": {"model": "shop", "input": "Hi"},
+    "/v1/connection_checks": {"model": "shop"},
+    "/chat/completions": {"message": "Hi"},
+    "/chat": {"message": "Hi"},
+    "/chat/stream": {"message": "Hi"},
+    "/ask-stream": {"question": "Hi"},
+}
+"""A body that causes a model call, by path."""
 NOT_COUNTED = {
     "POST /agents/{agent_name}",
     "POST /v1/agents",
@@ -134,6 +146,28 @@ async def test_every_route_that_starts_a_turn_is_counted(tmp_path: Path, upstrea
             assert second == 429, route
         for route in sorted(NOT_COUNTED):
             assert 429 not in await statuses(served, route), route
+
+
+def test_the_paths_of_the_limiter_are_the_counted_routes() -> None:
+    paths = {*COUNTED_PATHS, APPROVALS, f"{APPROVALS}/{{approval_id}}"}
+    assert {f"POST {path}" for path in paths} == COUNTED
+
+
+@pytest.mark.parametrize("path", sorted(COUNTED_PATHS))
+async def test_the_request_over_the_limit_makes_no_model_call(
+    tmp_path: Path, upstream: FakeUpstream, path: str
+) -> None:
+    upstream.reply(text("Hello"))
+    async with (
+        serve(tmp_path, upstream.base_url, requests_per_minute=1) as served,
+        httpx2.AsyncClient(headers={"Authorization": "Bearer k"}, timeout=20) as client,
+    ):
+        admitted = await client.post(served.url + path, json=BODIES[path])
+        refused = await client.post(served.url + path, json=BODIES[path])
+
+    assert (admitted.status_code, refused.status_code) == (200, 429)
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert len(upstream.requests) == 1
 
 
 @pytest.mark.parametrize("path", START_MESSAGES)

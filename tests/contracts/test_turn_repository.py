@@ -190,6 +190,41 @@ async def test_a_conversation_without_an_end_user_gets_the_first_that_is_named(
     assert conversation.end_user == "erin"
 
 
+async def end_users(history: TurnRepository) -> list[str]:
+    """The end users of the conversations conv_a of alice and of bob."""
+    found = [await history.find_conversation(caller, "conv_a") for caller in ("alice", "bob")]
+    return [
+        conversation.end_user if conversation is not None else "no conversation" for conversation in found
+    ]
+
+
+@pytest.mark.parametrize("is_running", [False, True], ids=["finished", "running"])
+async def test_an_end_user_is_not_stored_in_the_conversation_of_another_caller_with_the_same_id(
+    history: TurnRepository, is_running: bool
+) -> None:
+    for caller in ("alice", "bob"):
+        begun = await history.begin(new_turn("conv_a", caller=caller))
+        await history.finish(the_end(begun.turn))
+
+    begun = await history.begin(new_turn("conv_a", caller="bob", end_user="erin"))
+    if not is_running:
+        await history.finish(the_end(begun.turn))
+    assert await end_users(history) == ["", "erin"]
+    await history.begin(new_turn("conv_a", caller="alice", end_user="frank"))
+    assert await end_users(history) == ["frank", "erin"]
+
+
+async def test_the_end_user_of_a_stored_parent_is_not_stored_for_another_caller(
+    history: TurnRepository,
+) -> None:
+    part = CompletedTurn(new_turn("conv_a", caller="bob", end_user="frank"), the_end(0))
+    await history.begin(new_turn("conv_a", caller="alice"))
+
+    await history.begin(new_turn("conv_a", caller="bob", end_user="erin"), parent=part)
+
+    assert await end_users(history) == ["", "frank"]
+
+
 async def test_a_turn_whose_lease_ran_out_gives_its_place_up(history: TurnRepository) -> None:
     await history.begin(new_turn("conv_a", id="chatcmpl-lost", lease_until=130.0))
 

@@ -117,6 +117,36 @@ async def test_response_format_is_compiled_once_and_options_are_encoded_once() -
     assert replayed.stored_options == encode_options(options)
 
 
+@pytest.mark.parametrize(("age", "is_attached"), [(0, True), (600, True), (600.5, False)])
+async def test_sdk_retry_attaches_unless_the_turn_is_older_than_the_turn_time_limit(
+    age: float, is_attached: bool
+) -> None:
+    clock = Clock()
+    service = await service_of(says("First"), says("Second"), clock=clock)
+    assert Policy().turn_time_limit == 600
+    request = replace(ASK, body_digest=b"d" * 16)
+    first = await service.open(request)
+    await end_of(first)
+    clock.now += age
+
+    retry = await service.open(replace(request, is_retry=True))
+
+    assert isinstance(await end_of(retry), Completed)
+    assert (retry.turn_id == first.turn_id, retry.match == "same-turn") == (is_attached, is_attached)
+
+
+async def test_same_body_without_the_retry_header_starts_a_new_turn() -> None:
+    service = await service_of(says("First"), says("Second"))
+    request = replace(ASK, body_digest=b"d" * 16)
+    first = await service.open(request)
+    await end_of(first)
+
+    second = await service.open(request)
+
+    assert isinstance(await end_of(second), Completed)
+    assert second.turn_id != first.turn_id
+
+
 async def test_turn_fails_if_its_end_cannot_be_stored() -> None:
     class Full(MemoryHistory):
         async def finish(self, end: TurnEnd) -> bool:
