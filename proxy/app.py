@@ -18,7 +18,6 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from proxy.agents.dispatch import AutoGenDispatcher, Dispatcher
-from proxy.auth import check_exposure, is_this_machine
 from proxy.errors import ConfigurationError
 from proxy.lifespan import Parts, mcp_servers_of, metrics_of, open_services
 from proxy.routes import (
@@ -51,8 +50,8 @@ from proxy.routes.responses import KeptResponse, Responses
 from proxy.routes.ui import has_libraries, page_routes
 from proxy.routes.websocket import turn_socket
 from proxy.settings import Settings
+from proxy.settings_check import check_api_keys, check_settings, check_urls
 from proxy.store.engine.migrations import migrate, prepare_schema
-from proxy.store.turns import open_history
 from proxy.team_check import load_component
 from proxy.teamfiles.loading import LoadedTeams, default_model, load_teams, python_tools
 from proxy.teamfiles.summary import models_in_use
@@ -71,8 +70,8 @@ def prepare(settings: Settings) -> None:
         ConfigurationError: The server would accept requests without a key from other machines, the directory cannot be
             created, or the schema of the database is newer than this version.
     """
-    has_keys = bool(settings.api_keys) or is_this_machine(settings.host) or _has_stored_keys(settings)
-    check_exposure(settings.host, has_keys=has_keys, allow_open=settings.allow_open)
+    check_urls(settings)
+    check_api_keys(settings, migrates=True)
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -80,22 +79,6 @@ def prepare(settings: Settings) -> None:
             f"PROXY_DATA_DIR: {settings.data_dir} cannot be created ({error.strerror})"
         ) from None
     asyncio.run(prepare_schema(settings.database))
-
-
-def _has_stored_keys(settings: Settings) -> bool:
-    """Return whether the database has API keys; do not create a database."""
-    if settings.database_url is None and not settings.database_file.exists():
-        return False
-
-    async def look() -> bool:
-        await prepare_schema(settings.database)
-        history = open_history(settings.database)
-        try:
-            return await history.keys.has_any()
-        finally:
-            await history.close()
-
-    return asyncio.run(look())
 
 
 def migrate_database(settings: Settings) -> None:
@@ -119,7 +102,7 @@ def create_app(
     ``app.state.teams`` has the names of the teams, ``app.state.models`` the models in use by name.
 
     Raises:
-        ConfigurationError: A team file has errors.
+        ConfigurationError: A team file has errors, or a setting does not match the team files.
     """
     threads = ToolThreads()
     loaded = _load(settings, environment, threads)
@@ -171,7 +154,7 @@ def _load(settings: Settings, environment: Mapping[str, str], threads: ToolThrea
         check_component=load_component,
         models_file=settings.models,
     )
-    _check_legacy_teams(settings, loaded)
+    check_settings(settings, loaded)
     if not has_libraries():
         logger.warning(
             "libraries of the page are missing: it shows plain text until `make install` downloads them"
@@ -225,12 +208,3 @@ def _add_routes(app: Application, *, has_metrics: bool) -> None:
     if has_metrics:
         app.include_router(metrics_router)
     app.router.routes.extend(page_routes())
-
-
-def _check_legacy_teams(settings: Settings, loaded: LoadedTeams) -> None:
-    """Check that the teams for the legacy endpoints are defined."""
-    for name in ("older_team", "older_chat_team", "older_ask_team"):
-        team = getattr(settings, name)
-        if team is not None and team not in loaded.definitions.teams:
-            served = ", ".join(loaded.definitions.teams)
-            raise ConfigurationError(f"PROXY_{name.upper()}: no team is called '{team}'; there are {served}")

@@ -160,18 +160,18 @@ def migrate(**flags: Any) -> None:
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--connect", is_flag=True, help="Call each model for a tool call and a short answer.")
 def check(path: Path | None, connect: bool) -> None:
-    """Validate a team file, or a folder of them, without serving.
+    """Validate a team file, or a folder of them, and the settings, without serving.
 
     Without PATH, PROXY_TEAMS or the bundled teams are validated. The exit code is 0 if there are no errors, and 1 if
     there are: one line per error, with file and line. With --connect, it is also 1 if a model does not respond.
     """
     import asyncio
 
-    from proxy.team_check import check_configured_teams, check_connections
+    from proxy.team_check import check_connections, check_start
 
     with _exit_on_error():
         settings = load_settings(teams=path)
-        report = check_configured_teams(settings, environment=environment())
+        report = check_start(settings, environment=environment())
     _print_and_exit((*report.problems, *report.notices, *report.summary), is_ok=not report.problems)
     if connect:
         # Failures are part of the report.

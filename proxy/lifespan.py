@@ -224,8 +224,6 @@ def _made_teams(
     if not settings.agents_over_http:
         return None
 
-    registry.check_tools(settings.agent_tools or ())
-
     def is_taken(name: str) -> bool:
         return registry.knows(name) or any(one.id == name for one in passthrough.listed)
 

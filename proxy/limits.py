@@ -15,10 +15,11 @@ from typing import Any
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter, SlidingWindowCounterRateLimiter
+from limits.errors import ConfigurationError as InvalidStorageConfiguration
 from limits.errors import StorageError
 from redis.asyncio import ConnectionPool
 
-from proxy.errors import RateLimitExceeded, StoreUnavailable
+from proxy.errors import ConfigurationError, RateLimitExceeded, StoreUnavailable
 
 MINUTE = 60.0
 REDIS_TIMEOUT = 2.0
@@ -52,20 +53,21 @@ class Limiter:
     """Counts requests and tokens; there is one for the process."""
 
     def __init__(self, redis_url: str | None = None, *, prefix: str = "handoff-proxy") -> None:
+        """Without ``redis_url``, this process counts alone. Redis is connected when it is first needed.
+
+        Raises:
+            ConfigurationError: The URL is invalid. The message does not repeat it: it may have a password.
+        """
         self._pool: ConnectionPool | None = None
         storage: MemoryStorage | RedisStorage = MemoryStorage()
         if redis_url is not None:
-            self._pool = ConnectionPool.from_url(
-                redis_url, socket_connect_timeout=REDIS_TIMEOUT, socket_timeout=REDIS_TIMEOUT
-            )
-            options: dict[str, Any] = {"connection_pool": self._pool}
-            storage = RedisStorage(
-                f"async+{redis_url}",
-                wrap_exceptions=True,
-                implementation="redispy",
-                key_prefix=prefix,
-                **options,
-            )
+            try:
+                self._pool, storage = _redis(redis_url, prefix)
+            # Both libraries read the URL.
+            except (ValueError, InvalidStorageConfiguration):
+                raise ConfigurationError(
+                    "PROXY_REDIS_URL: should be an address like redis://host:6379/0"
+                ) from None
         self._requests = MovingWindowRateLimiter(storage)
         self._tokens = SlidingWindowCounterRateLimiter(storage)
 
@@ -147,3 +149,12 @@ def go_duration(seconds: float) -> str:
 
 def _until(moment: float) -> float:
     return min(max(moment - time.time(), 0.0), MINUTE)
+
+
+def _redis(url: str, prefix: str) -> tuple[ConnectionPool, RedisStorage]:
+    pool = ConnectionPool.from_url(url, socket_connect_timeout=REDIS_TIMEOUT, socket_timeout=REDIS_TIMEOUT)
+    options: dict[str, Any] = {"connection_pool": pool}
+    storage = RedisStorage(
+        f"async+{url}", wrap_exceptions=True, implementation="redispy", key_prefix=prefix, **options
+    )
+    return pool, storage

@@ -1,13 +1,16 @@
-"""Validate the configured team files for ``handoff-proxy check``, without starting a server."""
+"""Validate the configured team files and the settings for ``handoff-proxy check``, without starting a server."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from proxy.errors import ConfigurationError
 from proxy.settings import Settings
+from proxy.settings_check import check_api_keys, check_settings, check_urls
 from proxy.teamfiles.definitions import ComponentModel, DemoModel
 from proxy.teamfiles.loading import Report, check_teams, default_model, load_teams, python_tools
 from proxy.teamfiles.summary import models_in_use
@@ -30,8 +33,27 @@ def load_component(name: str, definition: ComponentModel) -> None:
     ComponentChatModel.load(name, definition)
 
 
+def check_start(settings: Settings, *, environment: Mapping[str, str] = os.environ) -> Report:
+    """Validate what a server would start with: the team files, and the settings that refer to something else.
+
+    Address and port, and the schema of the database, are not checked. Runs an event loop if API keys can be stored.
+    """
+    report = check_configured_teams(settings, environment=environment)
+    problems = list(report.problems)
+    for check in (check_urls, partial(check_api_keys, migrates=False)):
+        try:
+            check(settings)
+        except ConfigurationError as error:
+            problems.append(error.message)
+            break
+    return Report(tuple(problems), report.notices, report.summary)
+
+
 def check_configured_teams(settings: Settings, *, environment: Mapping[str, str] = os.environ) -> Report:
-    """Validate the configured team files; ``environment`` provides the variables that they reference."""
+    """Validate the configured team files, and the settings that refer to them.
+
+    ``environment`` provides the variables that the files reference.
+    """
     threads = ToolThreads()
     try:
         return check_teams(
@@ -42,6 +64,7 @@ def check_configured_teams(settings: Settings, *, environment: Mapping[str, str]
             import_tool=python_tools(threads),
             check_component=load_component,
             models_file=settings.models,
+            check_loaded=partial(check_settings, settings),
         )
     finally:
         threads.close()

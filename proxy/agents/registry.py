@@ -12,7 +12,7 @@ import msgspec
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.team import AgentTeam, TeamFacts
 from proxy.agents.turn_state import Agent, Delegate
-from proxy.errors import ConfigurationError, ModelNotFound
+from proxy.errors import ModelNotFound
 from proxy.messages import Parameters
 from proxy.providers.model import Model
 from proxy.teamfiles.definitions import (
@@ -126,16 +126,6 @@ class Registry:
         except ModelNotFound:
             return False
         return True
-
-    def check_tools(self, names: Sequence[str]) -> None:
-        """Check that the tools of ``PROXY_AGENT_TOOLS`` exist.
-
-        Raises:
-            ConfigurationError: Names the first one that does not.
-        """
-        unknown = next((name for name in names if name not in self._tools), None)
-        if unknown is not None:
-            raise ConfigurationError(f"PROXY_AGENT_TOOLS: there is no tool '{unknown}'")
 
     def tools_named(self, names: Sequence[str] | None) -> Mapping[str, str]:
         """Return the descriptions of the tools with these names; for None, of all tools without effects."""

@@ -143,8 +143,12 @@ def check_teams(
     import_tool: ImportTool,
     check_component: CheckComponent | None = None,
     models_file: Path | None = None,
+    check_loaded: Callable[[LoadedTeams], object] | None = None,
 ) -> Report:
-    """Check what ``load_teams`` would load, and return its errors, or its notices and a summary."""
+    """Check what ``load_teams`` would load, and return its errors, or its notices and a summary.
+
+    ``check_loaded`` checks files without errors further; it raises ``ConfigurationError`` with one line per error.
+    """
     path = path or BUNDLED
     errors = TeamFileErrors()
     source = _read(path, environment, errors, models_file)
@@ -153,6 +157,11 @@ def check_teams(
     loaded = _resolve(source, context, default, check_component, environment)
     if errors:
         return Report(tuple(errors.lines()), (), (summarize_counts(source),))
+    if check_loaded is not None:
+        try:
+            check_loaded(loaded)
+        except ConfigurationError as error:
+            return Report(tuple(error.message.splitlines()), loaded.notices, (summarize_counts(source),))
     return Report(
         (), loaded.notices, (summarize_counts(source), *describe_definitions(loaded.definitions, loaded.pins))
     )

@@ -30,6 +30,7 @@ from proxy.teamfiles.diagnostics import Path, closest_match, quote
 from proxy.teamfiles.mcp_servers import SECTION, check_server
 from proxy.teamfiles.model_requests import check_body, check_connection
 from proxy.teamfiles.source_map import Source
+from proxy.wire.agents import RESERVED_NAMES
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -157,6 +158,9 @@ def _is_name(
         format_.validate_python(path[-1])
     except ValidationError:
         source.add_error(path, wanted, at_key=True)
+        return False
+    if path[0] == "teams" and path[-1] in RESERVED_NAMES:
+        source.add_error(path, f"the name {quote(str(path[-1]))} is reserved", at_key=True)
         return False
     return True
 

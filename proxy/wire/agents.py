@@ -85,7 +85,10 @@ encode_custom = msgspec.json.Encoder().encode
 
 
 RESERVED_NAMES = frozenset(("sessions", "automations", "environments"))
-"""Sub-resources of ``/v1/agents`` in OpenAI's Agents API (``OpenAI-Beta: agents=v1``)."""
+"""Sub-resources of ``/v1/agents`` in OpenAI's Agents API (``OpenAI-Beta: agents=v1``).
+
+Neither team files nor callers can use them as names of teams and custom agents.
+"""
 
 
 def validate_name(value: str) -> str:

@@ -226,6 +226,57 @@ async def test_check_refuses_the_components_that_serve_refuses(tmp_path: Path, i
     assert "hunter2" not in checking.out.text + serving.err.text
 
 
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"PROXY_OLDER_TEAM": "nobody"}, "PROXY_OLDER_TEAM: no team is called 'nobody'; there are library"),
+        ({"PROXY_AGENT_TOOLS": "get_time,guess"}, "PROXY_AGENT_TOOLS: there is no tool 'guess'"),
+        (
+            {"OPENAI_BASE_URL": "http://[::1"},
+            "model 'gpt-5-mini': its URL, or the name of a header, cannot be used",
+        ),
+        (
+            {"PROXY_REDIS_URL": "redis://h:port"},
+            "PROXY_REDIS_URL: should be an address like redis://host:6379/0",
+        ),
+        (
+            {"PROXY_DATABASE_URL": "sqlite:///:memory:"},
+            "the database URL names no file; an SQLite database in memory cannot be shared",
+        ),
+        (
+            {"PROXY_HOST": "0.0.0.0"},
+            "PROXY_HOST: 0.0.0.0 can be reached from other machines, and no keys are set.",
+        ),
+    ],
+)
+async def test_check_rejects_the_settings_that_serve_rejects(
+    tmp_path: Path, variables: dict[str, str], sentence: str
+) -> None:
+    (tmp_path / "teams.yaml").write_text(TEAM)
+    async with command("check", "teams.yaml", folder=tmp_path, environment=variables) as checking:
+        assert await checking.ended() == 1
+    assert os.listdir(tmp_path) == ["teams.yaml"]
+    async with command(
+        "serve", "--port", "0", "--teams", "teams.yaml", folder=tmp_path, environment=variables
+    ) as serving:
+        assert await serving.ended() == 2
+
+    assert checking.out.lines[0].startswith(sentence)
+    assert serving.err.lines[-1] == checking.out.lines[0]
+    assert "Traceback" not in checking.err.text + serving.err.text
+
+
+async def test_check_accepts_a_public_address_with_a_stored_key(tmp_path: Path) -> None:
+    (tmp_path / "teams.yaml").write_text(TEAM)
+    async with command("keys", "create", "k", folder=tmp_path) as creating:
+        assert await creating.ended() == 0
+
+    async with command(
+        "check", "teams.yaml", folder=tmp_path, environment={"PROXY_HOST": "0.0.0.0"}
+    ) as checking:
+        assert await checking.ended() == 0, checking.out.text
+
+
 async def test_an_invalid_component_is_reported_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "teams.yaml").write_text(
         "models: {default: {provider: autogen_ext.models.nowhere.Client, config: {api_key: hunter2}}}\n"

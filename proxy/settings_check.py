@@ -1,0 +1,111 @@
+"""Check the settings that refer to something else: teams, tools, packages, API keys. ``serve`` and ``check`` use it.
+
+The format of a value is checked when the settings are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from proxy.auth import check_exposure, is_this_machine
+from proxy.errors import ConfigurationError
+from proxy.settings import Settings
+from proxy.teamfiles.definitions import OpenAIModel
+from proxy.teamfiles.loading import LoadedTeams
+from proxy.tools.builtin import builtin_names
+from proxy.tools.mcp.pins import reference
+
+# The parts of the server are imported on first use: they take a second, and a check of files alone needs none.
+
+
+def check_settings(settings: Settings, loaded: LoadedTeams) -> None:
+    """Check the settings against the loaded team files, and whether each model can be called with its settings.
+
+    Raises:
+        ConfigurationError: With one line per error.
+    """
+    errors = [*_unknown_teams(settings, loaded), *_unknown_tools(settings, loaded), *_unusable_models(loaded)]
+    if errors:
+        raise ConfigurationError("\n".join(errors))
+
+
+def _unknown_teams(settings: Settings, loaded: LoadedTeams) -> Iterator[str]:
+    teams = loaded.definitions.teams
+    for name in ("older_team", "older_chat_team", "older_ask_team"):
+        team = getattr(settings, name)
+        if team is not None and team not in teams:
+            yield f"PROXY_{name.upper()}: no team is called '{team}'; there are {', '.join(teams)}"
+
+
+def _unknown_tools(settings: Settings, loaded: LoadedTeams) -> Iterator[str]:
+    if settings.agents_over_http:
+        of_servers = (reference(server, tool) for server, tools in loaded.pins.items() for tool in tools)
+        known = {*builtin_names(), *loaded.tools, *of_servers}
+        for name in settings.agent_tools or ():
+            if name not in known:
+                yield f"PROXY_AGENT_TOOLS: there is no tool '{name}'"
+
+
+def _unusable_models(loaded: LoadedTeams) -> Iterator[str]:
+    models = [model for model in loaded.definitions.models.values() if isinstance(model, OpenAIModel)]
+    if models:
+        from proxy.providers.openai.wires import endpoint_of
+    for model in models:
+        try:
+            endpoint_of(model)
+        except ConfigurationError as error:
+            yield error.message
+
+
+def check_urls(settings: Settings) -> None:
+    """Check the URLs of the database and of Redis without a connection.
+
+    Raises:
+        ConfigurationError: A URL is invalid or not supported.
+    """
+    if settings.database_url is not None:
+        from proxy.store.engine.database import database_url
+
+        database_url(settings.database)
+    if settings.redis_url is not None:
+        from proxy.limits import Limiter
+
+        Limiter(settings.redis_url.get_secret_value())
+
+
+def check_api_keys(settings: Settings, *, migrates: bool) -> None:
+    """Check that a server which other machines can reach has API keys: of the settings, or stored ones.
+
+    An SQLite database that is behind this version is migrated to read them if ``migrates``; without it, the database is
+    only read, and an unreadable one counts as one with keys.
+
+    Raises:
+        ConfigurationError: It has none, or the database is not available.
+    """
+    has_keys = bool(settings.api_keys) or settings.allow_open or is_this_machine(settings.host)
+    if not has_keys:
+        has_keys = asyncio.run(_has_stored_keys(settings, migrates=migrates))
+    check_exposure(settings.host, has_keys=has_keys, allow_open=settings.allow_open)
+
+
+async def _has_stored_keys(settings: Settings, *, migrates: bool) -> bool:
+    if settings.database_url is None and not settings.database_file.exists():
+        return False
+    from proxy.store.engine.migrations import prepare_schema, schema_state
+    from proxy.store.turns import open_history
+
+    if migrates:
+        await prepare_schema(settings.database)
+    elif (state := await schema_state(settings.database, time_limit=_CHECK_TIME_LIMIT)) != "current":
+        # The tables of another version cannot be read: ``serve`` migrates them, or reports them as too new.
+        return state != "empty"
+    history = open_history(settings.database)
+    try:
+        return await history.keys.has_any()
+    finally:
+        await history.close()
+
+
+_CHECK_TIME_LIMIT = 5.0
+"""Seconds that ``check`` waits for the database."""
