@@ -100,7 +100,7 @@ async def test_without_network_the_assistant_says_so_and_answers_the_rest(
             "What is the stock price of AAPL?",
             "Apple Inc. stands at 271.49 USD (1.97 % against the day before).",
         ),
-        ("Search the web for roadrunners", 'I found "Result 1" (https://example.org/1): What stands at 1.'),
+        ("Search the web for roadrunners", 'I found "Result 1" (https://example.org/1): Content of 1.'),
         ("How much is 15% of 80?", "15% of 80 = 12"),
         ("And 1/0?", "I could not work that out: division by zero."),
         ("Weather in Atlantis?", "no place named 'Atlantis' was found"),

@@ -222,8 +222,8 @@ async def test_a_searxng_server_is_asked(services: FakeServices, call: Call) -> 
     assert await call("search_web", query=" road  runners ", max_results=2) == {
         "query": "road runners",
         "results": [
-            {"title": "Result 1", "url": "https://example.org/1", "snippet": "What stands at 1."},
-            {"title": "Result 2", "url": "https://example.org/2", "snippet": "What stands at 2."},
+            {"title": "Result 1", "url": "https://example.org/1", "snippet": "Content of 1."},
+            {"title": "Result 2", "url": "https://example.org/2", "snippet": "Content of 2."},
         ],
     }
     assert dict(services.asked[0].query) == {"q": "road runners", "format": "json", "safesearch": "1"}
