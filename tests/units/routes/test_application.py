@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from proxy.errors import ModelNotFound
+from proxy.errors import ConversationNotFound
 from proxy.routes import error_handlers
 from proxy.routes.application import Application
 from proxy.routes.middleware.request_log import RequestContext
@@ -72,7 +72,7 @@ async def ask(
 
 @pytest.mark.parametrize(
     "failure",
-    [None, ModelNotFound("nobody"), RuntimeError("something of ours broke")],
+    [None, ConversationNotFound("conv_a"), RuntimeError("something of ours broke")],
     ids=["an answer", "an error of ours", "an error that nobody expected"],
 )
 async def test_both_ways_answer_alike(failure: Exception | None) -> None:
