@@ -56,7 +56,7 @@ async def test_the_request_limit_is_exact(limiter: Limiter) -> None:
         ("requests", 2, 0),
     ]
     assert 0 < refused.value.retry_after <= 60
-    assert "2 requests per minute" in refused.value.message
+    assert "on requests per min (RPM): Limit 2." in refused.value.message
     assert (await limiter.admit("bert", limits))[0].remaining == 1
 
 
