@@ -9,16 +9,21 @@ no other database error than ``StoreUnavailable`` is raised. Times are seconds s
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from itertools import accumulate
+from typing import Literal, Protocol, TypeVar
 
-from proxy.messages import ForeignItem, Item, Message, text_of
+from proxy.messages import ForeignItem, Item, Message, is_instruction, text_of
 from proxy.turns.repository import Conversation, Order, Page, TurnRecord
 
 Entry = TypeVar("Entry")
+Sort = Literal["created_at", "updated_at"]
 TITLE_LENGTH = 80
 """Maximum number of characters of the first user message in a summary."""
+EXCERPT_BEFORE, EXCERPT_BEHIND = 40, 80
+"""Characters of an excerpt around the words that it was searched for."""
 Rest = Callable[[Message], Message | None]
 """Returns the message without a deleted part; None if nothing remains."""
 
@@ -65,6 +70,24 @@ def is_about(words: str, metadata: Mapping[str, str], said: Iterable[Item]) -> b
     return wanted in metadata.get("title", "").casefold() or any(
         wanted in text_of(item.message).casefold() for item in said if item.visible
     )
+
+
+def excerpt_of(words: str, said: Iterable[Item]) -> str:
+    """Return the part of the first visible message with the words, in one line; ``""`` if no message has them."""
+    wanted = words.casefold()
+    for item in said:
+        text = text_of(item.message)
+        folded = text.casefold()
+        at = folded.find(wanted) if item.visible and not is_instruction(item.message) else -1
+        if at < 0:
+            continue
+        if len(folded) != len(text):
+            # Case folding can make a character longer, for example ß.
+            at = bisect_right(list(accumulate(len(one.casefold()) for one in text)), at)
+        start, end = max(0, at - EXCERPT_BEFORE), at + len(words) + EXCERPT_BEHIND
+        line = " ".join(text[start:end].split())
+        return f"{'…' if start else ''}{line}{'…' if end < len(text) else ''}"
+    return ""
 
 
 class ConversationRepository(Protocol):
@@ -131,8 +154,11 @@ class ConversationRepository(Protocol):
         end_user: str = "",
         search: str = "",
         metadata: Mapping[str, str] | None = None,
+        sort: Sort = "created_at",
     ) -> Page[Conversation] | None:
-        """Return the caller's conversations by creation time; None if there is no conversation ``after``.
+        """Return the caller's conversations by creation time, or by the time at which their last turn began.
+
+        None if there is no conversation ``after``. A conversation without turns counts with its creation time.
 
         With ``search``, only those that contain these words (``is_about``); with ``metadata``, only those with all of
         these pairs.
@@ -141,6 +167,10 @@ class ConversationRepository(Protocol):
 
     async def outlines(self, keys: Sequence[int]) -> Mapping[int, ConversationSummary]:
         """Return the summaries of the conversations with these keys; conversations without turns have none."""
+        ...
+
+    async def excerpts(self, keys: Sequence[int], words: str) -> Mapping[int, str]:
+        """Return for conversations with these keys where their messages contain the words (``excerpt_of``)."""
         ...
 
     async def tree(self, caller: str, conversation_id: str) -> Sequence[TurnRecord]:

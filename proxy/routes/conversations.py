@@ -45,6 +45,7 @@ from proxy.wire.validation.query_params import (
     list_query,
     metadata_filter,
     search_param,
+    sort_param,
     unknown_after,
 )
 
@@ -72,23 +73,27 @@ async def list_conversations(
 ) -> Response:
     """List the conversations of the caller, newest first; ``search`` and ``metadata[key]=value`` filter them.
 
-    The OpenAI API has no such endpoint.
+    ``sort=updated_at`` sorts by the last turn. The OpenAI API has no such endpoint.
     """
     pairs = request.query_params.multi_items()
     query = list_query(pairs, order="desc")
+    words = search_param(request.query_params)
     page = await services.library.list_conversations(
         caller,
         after=query.after,
         limit=query.limit,
         order=query.order,
         end_user=end_user,
-        search=search_param(request.query_params),
+        search=words,
         metadata=metadata_filter(pairs),
+        sort=sort_param(request.query_params),
     )
     if page is None:
         raise unknown_after(query.after)
-    outlines = await services.library.outlines([one.key for one in page.data])
-    data = [_listed_body(one, outlines.get(one.key)) for one in page.data]
+    keys = [one.key for one in page.data]
+    outlines = await services.library.outlines(keys)
+    excerpts = await services.library.excerpts(keys, words) if words else {}
+    data = [_listed_body(one, outlines.get(one.key), excerpts.get(one.key)) for one in page.data]
     return json_answer(list_body(data, has_more=page.has_more))
 
 
@@ -202,8 +207,13 @@ async def delete_item(
     return _answer(conversation)
 
 
-def _listed_body(known: Conversation, outline: ConversationSummary | None) -> dict[str, Any]:
-    """Return a conversation for the list, with a summary in the extension key ``handoff``."""
+def _listed_body(
+    known: Conversation, outline: ConversationSummary | None, excerpt: str | None
+) -> dict[str, Any]:
+    """Return a conversation for the list, with a summary in the extension key ``handoff``.
+
+    ``excerpt`` is None without a search.
+    """
     known_summary = outline or ConversationSummary("", "", "", 0, known.created_at)
     return {
         **conversation_body(known.id, known.created_at, known.metadata),
@@ -213,6 +223,7 @@ def _listed_body(known: Conversation, outline: ConversationSummary | None) -> di
             "agent": known_summary.agent,
             "turns": known_summary.turns,
             "updated_at": round(known_summary.updated_at, 3),
+            **({} if excerpt is None else {"excerpt": excerpt}),
         },
     }
 

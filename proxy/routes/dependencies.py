@@ -230,8 +230,13 @@ def request_context(scope: Scope) -> tuple[Services, dict[str, str], str]:
 
 
 def json_answer(body: Mapping[str, Any], *, conversation_id: str | None = None) -> Response:
-    """Return a JSON response, with the header ``X-Conversation-Id`` if the conversation is given."""
-    headers = {"X-Conversation-Id": conversation_id} if conversation_id else None
+    """Return a JSON response, with the header ``X-Conversation-Id`` if the conversation is given.
+
+    No cache may store it: what a key may read must not stay in a browser after the key was removed.
+    """
+    headers = {"Cache-Control": "no-store"}
+    if conversation_id:
+        headers["X-Conversation-Id"] = conversation_id
     return Response(encode(body), media_type="application/json", headers=headers)
 
 

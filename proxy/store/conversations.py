@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 from sqlalchemy import Connection
 
 from proxy.conversations.fingerprints import fingerprint_behind
-from proxy.conversations.repository import ConversationSummary, Rest, StoredItem
+from proxy.conversations.repository import ConversationSummary, Rest, Sort, StoredItem
 from proxy.errors import ConversationBusy
 from proxy.messages import ForeignItem, Item, OpenCalls
 from proxy.store.engine.database import Database
@@ -117,6 +117,7 @@ class SqlLibrary:
         end_user: str = "",
         search: str = "",
         metadata: Mapping[str, str] | None = None,
+        sort: Sort = "created_at",
     ) -> Page[Conversation] | None:
         """See ``ConversationRepository``."""
         return await self._database.read(
@@ -129,12 +130,17 @@ class SqlLibrary:
                 end_user=end_user,
                 search=search,
                 metadata=metadata or {},
+                sort=sort,
             )
         )
 
     async def outlines(self, keys: Sequence[int]) -> Mapping[int, ConversationSummary]:
         """See ``ConversationRepository``."""
         return await self._database.read(lambda on: self._outlines.outlines(on, keys))
+
+    async def excerpts(self, keys: Sequence[int], words: str) -> Mapping[int, str]:
+        """See ``ConversationRepository``."""
+        return await self._database.read(lambda on: self._outlines.excerpts(on, keys, words))
 
     async def tree(self, caller: str, conversation_id: str) -> Sequence[TurnRecord]:
         """See ``ConversationRepository``."""

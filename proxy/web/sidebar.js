@@ -21,6 +21,8 @@ export class Sidebar {
     /** The id of the last conversation of the newest page. */
     this.last = "";
     this.requests = 0;
+    /** The search text of the list. */
+    this.searched = "";
     this.loading = Promise.resolve();
     byId("more").addEventListener("click", () => this.load(true));
     byId("search").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.searchKey(event));
@@ -40,11 +42,11 @@ export class Sidebar {
   /** @param {boolean} isNextPage */
   async loadPage(isNextPage) {
     const number = ++this.requests;
-    const query = new URLSearchParams({ limit: String(PAGE_SIZE) });
+    const query = new URLSearchParams({ limit: String(PAGE_SIZE), sort: "updated_at" });
     const text = byId("search").value.trim();
     if (text) query.set("search", text);
     if (isNextPage && this.last) query.set("after", this.last);
-    const pinsQuery = new URLSearchParams({ limit: "100", "metadata[pinned]": "true" });
+    const pinsQuery = new URLSearchParams({ limit: "100", sort: "updated_at", "metadata[pinned]": "true" });
     let page;
     let pinned;
     try {
@@ -60,6 +62,7 @@ export class Sidebar {
     const known = new Map(isNextPage ? this.known.map((one) => [one.id, one]) : []);
     for (const one of [...(pinned?.data ?? []), ...page.data]) if (one.handoff.turns || one.metadata.title) known.set(one.id, one);
     this.known = [...known.values()];
+    this.searched = text;
     byId("more").hidden = !page.has_more;
     this.show();
     if (text) announce(`${this.known.length} conversations found`);
@@ -131,12 +134,13 @@ export class Sidebar {
 
   /** @param {any} one */
   row(one) {
-    const { title, agent, updated_at: at } = one.handoff;
+    const { title, agent, updated_at: at, excerpt } = one.handoff;
     const name = title || "Untitled";
     const link = h(
       "a",
       { href: `#${encodeURIComponent(one.id)}`, "aria-current": one.id === this.current && "page", title: name },
       h("span", { class: "title" }, name),
+      excerpt && h("span", { class: "excerpt" }, ...marked(excerpt, this.searched)),
       h("span", { class: "about" }, [agent, relative(at)].filter(Boolean).join(" · ")),
     );
     const pin = isPinned(one) ? "Unpin" : "Pin";
@@ -225,6 +229,15 @@ export class Sidebar {
 
 /** @param {any} one */
 const isPinned = (one) => one.metadata?.pinned === "true";
+
+/** Mark the words of a search in a text. @param {string} text @param {string} words */
+function marked(text, words) {
+  const line = words.replace(/\s+/g, " ");
+  const at = text.toLowerCase().indexOf(line.toLowerCase());
+  if (at < 0) return [text];
+  const end = at + line.length;
+  return [text.slice(0, at), h("mark", {}, text.slice(at, end)), text.slice(end)];
+}
 
 /** @param {number} time in milliseconds */
 function dateGroup(time) {

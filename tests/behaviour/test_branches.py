@@ -245,6 +245,15 @@ async def test_the_list_of_conversations_has_summaries(served: Served, upstream:
     too_long = await get(served, "/conversations", search="x" * 201)
     named = await get(served, "/conversations", **{"metadata[title]": "Greetings"})
     assert [one["id"] for one in named["data"]] == ["bert"]
+    assert "excerpt" not in listed[0]["handoff"]
+    assert found[0]["handoff"]["excerpt"] == "I want to catch a roadrunner"
+    await talked(caller, upstream, "And a coyote", "No")
+    newest = await get(served, "/conversations", sort="updated_at", limit="1")
+    following = await get(served, "/conversations", sort="updated_at", limit="1", after="anna")
+    refused = await get(served, "/conversations", sort="title")
+    assert [one["id"] for page in (newest, following) for one in page["data"]] == ["anna", "bert"]
+    assert (newest["has_more"], following["has_more"]) == (True, False)
+    assert refused["error"]["param"] == "sort"
 
     assert [(one["id"], one["handoff"]["title"]) for one in listed] == [
         ("bert", "Greetings"),
@@ -255,3 +264,19 @@ async def test_the_list_of_conversations_has_summaries(served: Served, upstream:
     assert (about["team"], about["agent"], about["turns"]) == ("shop", "triage", 1)
     assert about["updated_at"] >= found[0]["created_at"]
     assert too_long["error"]["param"] == "search"
+
+
+async def test_no_cache_stores_a_conversation(served: Served, upstream: FakeUpstream) -> None:
+    caller = Caller(served)
+    await talked(caller, upstream, "A secret", "Hush")
+
+    async with httpx2.AsyncClient(
+        base_url=served.base_url, headers={"Authorization": "Bearer test-key"}
+    ) as http:
+        responses = [
+            await http.get(path)
+            for path in ("/conversations", "/conversations/anna/items", "/conversations/anna/turns")
+        ]
+
+    assert [response.status_code for response in responses] == [200] * 3
+    assert [response.headers["cache-control"] for response in responses] == ["no-store"] * 3

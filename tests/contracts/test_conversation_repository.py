@@ -315,6 +315,40 @@ async def test_conversations_are_found_by_their_metadata(store: Store) -> None:
     assert await found({}) == (["a", "b", "c"], False)
 
 
+async def test_conversations_are_sorted_by_their_last_turn(store: Store) -> None:
+    for at, name in enumerate(("a", "b", "c", "a"), 100):
+        await store.turn(name, created_at=float(at))
+    await store.library.create_conversation("alice", "empty", metadata={}, items=[], now=101.5)
+
+    async def listed(**given: Any) -> list[str]:
+        page = await store.library.list_conversations(
+            "alice", **{"after": None, "limit": 10, "order": "desc", "sort": "updated_at", **given}
+        )
+        assert page is not None
+        return [one.id for one in page.data]
+
+    assert await listed() == ["a", "c", "empty", "b"]
+    assert await listed(order="asc", limit=3) == ["b", "empty", "c"]
+    assert await listed(after="c") == ["empty", "b"]
+    assert await listed(after="empty", order="asc") == ["c", "a"]
+    assert await listed(sort="created_at") == ["empty", "c", "b", "a"]
+
+
+async def test_an_excerpt_is_the_part_of_a_message_with_the_words(store: Store) -> None:
+    hidden = Item(ToolMessage("c1", "The ROCKET of a tool"), "sales", visible=False)
+    long = Item(UserMessage(f"{'ß ' * 100}A red\nRocket, {'please ' * 30}"))
+    await store.turn("a", input=[WHO], end={"items": [hidden]})
+    await store.turn("a", input=[long])
+    known = await store.history.find_conversation("alice", "a")
+    assert known is not None
+
+    found = await store.library.excerpts([known.key], "rocket")
+    missing = await store.library.excerpts([known.key], "skates")
+
+    assert found == {known.key: f"…{'ß ' * 17}A red Rocket, {'please ' * 11}p…"}
+    assert missing == {known.key: ""}
+
+
 async def test_a_summary_describes_a_conversation(store: Store) -> None:
     long = Item(UserMessage("A  rocket\n" * 20))
     await store.turn("a", input=[long])

@@ -28,6 +28,11 @@ async def test_conversations_can_be_searched_renamed_and_deleted(
 
     await visitor.page.get_by_label("Search conversations").fill("ROADrunner")
     await expect(listed).to_have_text(["I want to catch a roadrunner"])
+    await expect(visitor.page.locator("#conversations mark")).to_have_text(["roadrunner"])
+    await visitor.page.get_by_label("Search conversations").fill("glad")
+    await expect(visitor.page.locator("#conversations .excerpt")).to_have_text(["Gladly"])
+    await visitor.page.get_by_label("Search conversations").fill("ROADrunner")
+    await expect(visitor.page.locator("#conversations mark")).to_have_text(["roadrunner"])
     await visitor.page.locator("#conversations a").click()
     await expect(visitor.turns).to_have_count(1)
     await visitor.expect_answers(["Gladly"])

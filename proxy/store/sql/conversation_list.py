@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, bindparam, cast, func, or_, select
 
-from proxy.conversations.repository import ConversationSummary, is_about
-from proxy.messages import UserMessage, text_of
+from proxy.conversations.repository import ConversationSummary, excerpt_of, is_about
+from proxy.messages import Item, UserMessage, text_of
 from proxy.store.sql import rows
 from proxy.store.sql.dialects import listed
 from proxy.store.sql.tables import conversations, items, turns
@@ -40,6 +40,7 @@ class Outlines:
             select(items.c.message, items.c.agent, items.c.visible)
             .join(turns, items.c.turn == of.key)
             .where(of.conversation == bindparam("of_key"), items.c.visible)
+            .order_by(items.c.turn, items.c.position)
         )
         key = (
             select(conversations.c.key)
@@ -87,8 +88,14 @@ class Outlines:
 
     def is_about(self, connection: Connection, row: Any, words: str) -> bool:
         """Whether a conversation that matched ``may_be_about`` contains the text."""
-        said = connection.execute(self._visible, {"of_key": row.key})
-        return is_about(words, row.metadata, (rows.to_item(*one) for one in said))
+        return is_about(words, row.metadata, self._said_in(connection, row.key))
+
+    def excerpts(self, connection: Connection, keys: Sequence[int], words: str) -> Mapping[int, str]:
+        """Return for each conversation where its messages contain the words."""
+        return {key: excerpt_of(words, self._said_in(connection, key)) for key in keys}
+
+    def _said_in(self, connection: Connection, key: int) -> Iterator[Item]:
+        return (rows.to_item(*one) for one in connection.execute(self._visible, {"of_key": key}))
 
 
 def may_be_about(words: str) -> ColumnElement[bool]:

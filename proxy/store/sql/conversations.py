@@ -19,12 +19,14 @@ from sqlalchemy import (
     Select,
     bindparam,
     delete,
+    func,
     insert,
     select,
+    tuple_,
     update,
 )
 
-from proxy.conversations.repository import Rest, StoredItem
+from proxy.conversations.repository import Rest, Sort, StoredItem
 from proxy.messages import ForeignItem, Item
 from proxy.store.sql import rows
 from proxy.store.sql.conversation_list import Outlines, may_be_about
@@ -54,6 +56,24 @@ class Addition:
     items: Sequence[Item | ForeignItem]
     fingerprint: bytes | None
     pending: tuple[str, ...]
+
+
+_NEWEST = turns.alias("newest")
+_UPDATED_AT: ColumnElement[float] = func.coalesce(
+    select(_NEWEST.c.created_at)
+    .where(
+        # The newest key is in an index on the conversation; the newest time is not.
+        _NEWEST.c.key
+        == select(func.max(turns.c.key))
+        .where(turns.c.conversation == conversations.c.key)
+        .correlate(conversations)
+        .scalar_subquery()
+    )
+    .correlate(conversations)
+    .scalar_subquery(),
+    conversations.c.created_at,
+)
+"""When the last turn of a conversation began."""
 
 
 class Keeping:
@@ -100,16 +120,21 @@ class Keeping:
         end_user: str,
         search: str,
         metadata: Mapping[str, str],
+        sort: Sort,
     ) -> Page[Conversation] | None:
         """Return a part of the list; None when no conversation has the id ``after``."""
         query, of = self._of_caller, conversations.c
+        places = [of.key] if sort == "created_at" else [_UPDATED_AT, of.key]
         if after is not None:
-            row = connection.execute(self._by_id, {"of_caller": caller, "of_id": after}).first()
+            start = self._by_id.with_only_columns(*places)
+            row = connection.execute(start, {"of_caller": caller, "of_id": after}).first()
             if row is None:
                 return None
-            query = query.where(of.key > row.key if order == "asc" else of.key < row.key)
+            query = query.where(
+                tuple_(*places) > tuple(row) if order == "asc" else tuple_(*places) < tuple(row)
+            )
         query = query.where(visible_to(of.end_user, end_user))
-        query = query.order_by(of.key if order == "asc" else of.key.desc())
+        query = query.order_by(*(place if order == "asc" else place.desc() for place in places))
         given: dict[str, Any] = {"of_caller": caller}
         if metadata:
             query = query.where(self._has_metadata)

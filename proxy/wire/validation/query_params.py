@@ -19,6 +19,7 @@ from proxy.wire.validation.errors import not_among
 
 Pairs = Sequence[tuple[str, str]]
 Order = Literal["asc", "desc"]
+Sort = Literal["created_at", "updated_at"]
 
 HIDDEN_ITEMS = "handoff.hidden_items"
 """Value of ``include`` that is specific to this proxy: items visible to agents only."""
@@ -70,6 +71,21 @@ def list_query(pairs: Pairs, *, order: Order) -> ListQuery:
         case other:
             raise not_among("order", other, ("asc", "desc"))
     return ListQuery(given.get("after"), _limit(given.get("limit")), order)
+
+
+def sort_param(query: Mapping[str, str]) -> Sort:
+    """Return the time by which a list of conversations is sorted; the default is ``created_at``.
+
+    Raises:
+        InvalidRequest: The value is another one.
+    """
+    match query.get("sort", ""):
+        case "" | "created_at":
+            return "created_at"
+        case "updated_at":
+            return "updated_at"
+        case other:
+            raise not_among("sort", other, ("created_at", "updated_at"))
 
 
 def bool_param(query: Mapping[str, str], name: str, *, default: bool = False) -> bool:

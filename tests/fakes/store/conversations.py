@@ -11,13 +11,14 @@ import msgspec
 
 from proxy.auth import may_access
 from proxy.conversations.fingerprints import fingerprint_behind
-from proxy.conversations.repository import ConversationSummary, Rest, StoredItem, is_about
+from proxy.conversations.repository import ConversationSummary, Rest, Sort, StoredItem, excerpt_of, is_about
 from proxy.errors import ConversationBusy
 from proxy.messages import ForeignItem, Item, OpenCalls, UserMessage, text_of
 from proxy.turns.repository import Conversation, NewTurn, Order, Page, TurnEnd, TurnRecord
 from tests.fakes.store.turns import MemoryHistory, StoredTurn, has_events
 
 T = TypeVar("T")
+P = TypeVar("P", int, tuple[float, int])
 
 
 class MemoryLibrary:
@@ -129,20 +130,26 @@ class MemoryLibrary:
         end_user: str = "",
         search: str = "",
         metadata: Mapping[str, str] | None = None,
+        sort: Sort = "created_at",
     ) -> Page[Conversation] | None:
         """See ``ConversationRepository``."""
         start = self._history.conversations.get((caller, after)) if after is not None else None
         if after is not None and start is None:
             return None
         found = [
-            (one.key, one)
+            (self._place_of(one, sort), one)
             for one in self._history.conversations.values()
             if one.caller == caller
             and may_access(end_user, one.end_user)
             and (not search or is_about(search, one.metadata, self._said(one.key)))
             and (metadata or {}).items() <= one.metadata.items()
         ]
-        return page_of(found, start.key if start else None, limit, order)
+        return page_of(found, self._place_of(start, sort) if start else None, limit, order)
+
+    def _place_of(self, known: Conversation, sort: Sort) -> tuple[float, int]:
+        records = self._records(known.key)
+        begun = records[-1].created_at if records else known.created_at
+        return (begun if sort == "updated_at" else 0.0, known.key)
 
     async def outlines(self, keys: Sequence[int]) -> Mapping[int, ConversationSummary]:
         """See ``ConversationRepository``."""
@@ -163,6 +170,10 @@ class MemoryLibrary:
                 updated_at=max(record.finished_at or record.created_at for record in worked),
             )
         return found
+
+    async def excerpts(self, keys: Sequence[int], words: str) -> Mapping[int, str]:
+        """See ``ConversationRepository``."""
+        return {key: excerpt_of(words, self._said(key)) for key in keys}
 
     async def tree(self, caller: str, conversation_id: str) -> Sequence[TurnRecord]:
         """See ``ConversationRepository``."""
@@ -342,7 +353,7 @@ class MemoryLibrary:
         return path[::-1]
 
 
-def page_of(found: list[tuple[int, T]], start: int | None, limit: int, order: Order) -> Page[T]:
+def page_of(found: list[tuple[P, T]], start: P | None, limit: int, order: Order) -> Page[T]:
     """Return the part of the list that is asked for, of values with their keys; ``start`` is the key before it."""
     found = sorted(found, key=lambda one: one[0], reverse=order == "desc")
     if start is not None:
