@@ -96,6 +96,10 @@ class ModelRequest:
             text_states={key: state for key, state in self.text_states.items() if state.provider},
         )
 
+    def without_state(self) -> ModelRequest:
+        """Return the request without any provider state."""
+        return dataclasses.replace(self, states={}, text_states={})
+
     def in_cacheable_layout(self, *, allows_subset: bool) -> ModelRequest:
         """Return the request in its cacheable form; ``allows_subset``: the provider supports ``allowed_tools``."""
         layout = self.cacheable

@@ -23,7 +23,7 @@ from proxy.providers.openai.message_forms import (
     lacks_reasoning,
     lacks_signature,
 )
-from proxy.providers.openai.rejection import Rejection
+from proxy.providers.openai.rejection import Rejection, is_named_once
 
 Body = Mapping[str, Any]
 
@@ -46,6 +46,9 @@ class Reshaping(StrEnum):
     REASONING_PLACEHOLDER = "reasoning_content in messages with calls that have none"
     SIGNATURE_PLACEHOLDER = "placeholder for missing thought signatures"
     NO_NAMES = "no name in messages"
+    NO_CLIENT_STATE = "no provider state that clients send"
+    NO_STATE = "no provider state"
+    """Of one call: what was stored is not accepted any more."""
     REASONING_FIRST = "text before </think> is reasoning"
     """Learned from an answer and not from an error: the chat template has the opening tag in the prompt (vLLM)."""
 
@@ -122,7 +125,7 @@ def _omissions(rejection: Rejection, body: Body) -> Iterator[tuple[Adaptation, b
         return
     for name, verdict in named.items():
         # Without param or loc, an error that quotes the caller's text may name a field by accident.
-        is_certain = rejection.is_structured or msgspec.json.encode(body).count(name.encode()) <= 1
+        is_certain = rejection.is_structured or is_named_once(name, msgspec.json.encode(body))
         is_about_value = verdict == "unsupported value" or _quotes_value(rejection, name, fields[name])
         if name in HARMLESS or (verdict == "unsupported" and not is_about_value):
             yield Omission(name), is_certain

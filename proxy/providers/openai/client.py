@@ -19,13 +19,19 @@ from proxy.providers.capabilities import Abilities
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import HttpSession, error_body
 from proxy.providers.model import ModelDelta, ModelRequest
-from proxy.providers.openai.adaptation import Adaptation, Reshaping, adaptations_to, fields_of
+from proxy.providers.openai.adaptation import (
+    Adaptation,
+    Omission,
+    Reshaping,
+    adaptations_to,
+    fields_of,
+)
 from proxy.providers.openai.adapted_body import caller_names, without_effect
 from proxy.providers.openai.answer import Accepted, Answer
 from proxy.providers.openai.error_report import excerpt, report
 from proxy.providers.openai.errors import refusal
-from proxy.providers.openai.learned_adaptations import LearnedAdaptations
-from proxy.providers.openai.provider_state import provider_of
+from proxy.providers.openai.learned_adaptations import CallAdaptations, LearnedAdaptations
+from proxy.providers.openai.provider_state import has_state, provider_of
 from proxy.providers.openai.rejection import Rejection, rejection_of
 from proxy.providers.openai.request import Outgoing, body_of, secrets_of
 from proxy.providers.openai.responses_request import UNSUPPORTED, responses_body
@@ -68,7 +74,6 @@ class OpenAIWireModel:
         """What provider state is bound to."""
         self._accepts_cacheable: bool | None = None
         """Whether system messages may follow other messages; None until a request has shown it."""
-        self._rejects_client_state = False
 
     @property
     def name(self) -> str:
@@ -108,24 +113,6 @@ class OpenAIWireModel:
         """Nothing is held in addition to the session."""
 
     async def _send(self, request: ModelRequest) -> Accepted:
-        """Send the request until the provider accepts it.
-
-        If it is rejected with provider state that the client sent, it is repeated without.
-
-        Raises:
-            UpstreamFailed: There is none.
-        """
-        if not request.has_client_state or self._rejects_client_state:
-            return await self._send_layout(request.without_client_state())
-        try:
-            return await self._send_layout(request)
-        except UpstreamBadRequest:
-            answer = await self._send_layout(request.without_client_state())
-            self._rejects_client_state = True
-            logger.info("model rejects provider state of clients", extra={"model": self.name})
-            return answer
-
-    async def _send_layout(self, request: ModelRequest) -> Accepted:
         """Send the request in its cacheable layout, if it has one.
 
         If that is rejected, the request is repeated in the usual layout, with one system message in front, which is
@@ -160,7 +147,7 @@ class OpenAIWireModel:
         """Send a request until the provider accepts it; without ``learns_roles`` not with other roles of messages.
 
         With ``wire: auto`` the other wire is tried, once, when the provider does not have the first or points to the
-        other; if it has that one, it is used from then on.
+        other; if that one accepts the request, it is used from then on.
 
         Raises:
             UpstreamFailed: The provider does not accept it, or not with a parameter that the caller requires.
@@ -168,40 +155,76 @@ class OpenAIWireModel:
         # Read once: another call may switch or learn while this one waits for its answer.
         wire = first = self._wire
         may_switch = self._may_switch
-        refusal_of_first: UpstreamFailed | None = None
-        adaptations = self._learned.current()
+        failure_of_first: UpstreamFailed | None = None
+        adaptations = CallAdaptations(self._learned.current())
         for _ in range(MAX_REPEATS + 2):
-            outgoing = self._body(request, wire, adaptations)
+            outgoing = self._body(request, wire, adaptations.current)
             if request.is_strict and (ignored := outgoing.ignored & request.requested):
                 raise UpstreamBadRequest(param=min(ignored))
             response, error = await self._post(outgoing.body, wire)
-            if may_switch and wire == first and (other := other_wire(wire, response.status, error)):
-                refusal_of_first = self._failure(request, response, error, outgoing)
-                wire = other
-                continue
-            if wire != first:
-                if response.status in (404, 405):
-                    raise refusal_of_first or self._failure(request, response, error, outgoing)
-                self._switch(wire)
             if response.status < 300:
+                if wire != first:
+                    self._switch(wire)
+                self._learn_confirmed(adaptations)
+                return self._accepted(request, response, outgoing, wire, adaptations.current)
+            failure = self._failure(request, response, error, outgoing)
+            if (
+                may_switch
+                and wire == first
+                and (other := other_wire(wire, response.status, error, outgoing.body))
+            ):
+                failure_of_first, wire = failure, other
+                continue
+            if wire != first and response.status in (404, 405):
+                raise failure_of_first or failure
+            if failure.label == "invalid_output":
+                # The provider accepted the request, and rejects what the model wrote.
+                self._learn_confirmed(adaptations)
+                break
+            if response.status not in (400, 422):
                 break
             rejection = rejection_of(response.status, error)
-            found = self._adaptations_to(rejection, outgoing) if response.status in (400, 422) else {}
-            if not learns_roles:
-                found = {one: is_general for one, is_general in found.items() if one not in _ROLES}
+            changes = self._adaptations_to(rejection, outgoing, learns_roles=learns_roles)
+            if not changes.keys() - adaptations.current and isinstance(failure, UpstreamBadRequest):
+                changes = self._without_state(rejection, request, adaptations.current)
             # A field that was left out already cannot be what is rejected now.
-            if not found.keys() - adaptations:
+            if not adaptations.add(rejection, changes):
                 break
-            self._learn(rejection, (one for one, is_general in found.items() if is_general))
-            adaptations |= found.keys()
-        if response.status >= 300:
-            raise self._failure(request, response, error, outgoing)
+            if rejection.is_structured:
+                # With strict parameters the request may not be repeated, so that nothing would confirm it.
+                self._learn(rejection, [one for one in changes if changes[one] and isinstance(one, Omission)])
+        raise failure
+
+    def _accepted(
+        self,
+        request: ModelRequest,
+        response: Response,
+        outgoing: Outgoing,
+        wire: Wire,
+        adaptations: Collection[Adaptation],
+    ) -> Accepted:
         reader: Callable[..., AnswerReader | ResponsesReader] = ResponsesReader
         if wire == "chat":
             starts_in_reasoning = Reshaping.REASONING_FIRST in adaptations
             reader = partial(AnswerReader, starts_in_reasoning=starts_in_reasoning)
         unused = tuple(sorted(outgoing.ignored & request.requested))
         return Accepted(response, reader, unused, outgoing.defers_form)
+
+    def _without_state(
+        self, rejection: Rejection, request: ModelRequest, adaptations: Collection[Adaptation]
+    ) -> dict[Adaptation, bool]:
+        """Return that the request is repeated without provider state, if it has any.
+
+        The provider may not know these members, or not accept these values: a client changed them, or they were
+        encrypted for another organisation. Only the first concerns other calls.
+        """
+        if request.has_client_state and Reshaping.NO_CLIENT_STATE not in adaptations:
+            return {Reshaping.NO_CLIENT_STATE: rejection.verdict == "unsupported"}
+        return {Reshaping.NO_STATE: False} if has_state(request, self.provider) else {}
+
+    def _learn_confirmed(self, adaptations: CallAdaptations) -> None:
+        for rejection, found in adaptations.confirmed():
+            self._learn(rejection, found)
 
     def _learn(self, rejection: Rejection, adaptations: Iterable[Adaptation]) -> None:
         new = self._learned.learn(adaptations)
@@ -243,8 +266,11 @@ class OpenAIWireModel:
             failure.facts["provider_message"] = excerpt(message, secrets=self._secrets)
         failure.facts.setdefault("host", self._endpoints["chat"].host)
 
-    def _adaptations_to(self, rejection: Rejection, outgoing: Outgoing) -> dict[Adaptation, bool]:
-        return adaptations_to(rejection, msgspec.json.decode(outgoing.body))
+    def _adaptations_to(
+        self, rejection: Rejection, outgoing: Outgoing, *, learns_roles: bool
+    ) -> dict[Adaptation, bool]:
+        found = adaptations_to(rejection, msgspec.json.decode(outgoing.body))
+        return {one: is_general for one, is_general in found.items() if learns_roles or one not in _ROLES}
 
     def _switch(self, wire: Wire) -> None:
         if self._may_switch:
@@ -254,6 +280,10 @@ class OpenAIWireModel:
 
     def _body(self, request: ModelRequest, wire: Wire, adaptations: Collection[Adaptation]) -> Outgoing:
         make_body = responses_body if wire == "responses" else body_of
+        if Reshaping.NO_STATE in adaptations:
+            request = request.without_state()
+        elif Reshaping.NO_CLIENT_STATE in adaptations:
+            request = request.without_client_state()
         try:
             return make_body(self._definition, request, provider=self.provider, adaptations=adaptations)
         except (ValueError, TypeError):

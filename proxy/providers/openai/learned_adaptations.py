@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from proxy.providers.openai.adaptation import Adaptation
+from proxy.providers.openai.rejection import Rejection
 
 EXPIRY_SECONDS = 3600.0
 """A provider may accept tomorrow what it rejects today; then one call fails and is repeated."""
@@ -43,3 +44,33 @@ class LearnedAdaptations:
                 del self._expiry[next(iter(self._expiry))]
             self._expiry[adaptation] = self._clock() + EXPIRY_SECONDS
         return new
+
+
+class CallAdaptations:
+    """Adaptations in one call: those learned before, and those found from its rejections.
+
+    An error can quote the caller's text, and name a field there. Therefore what was found applies to other calls only
+    if the provider accepts the request with it, and does not report the same error again.
+    """
+
+    def __init__(self, learned: Collection[Adaptation]) -> None:
+        self.current = frozenset(learned)
+        self._found: list[tuple[Rejection, list[Adaptation]]] = []
+
+    def add(self, rejection: Rejection, changes: Mapping[Adaptation, bool]) -> bool:
+        """Add what may get the request accepted; return whether any of it is new.
+
+        The value of ``changes`` is whether it can apply to other calls.
+        """
+        if self._found and rejection.is_repetition_of(self._found[-1][0]):
+            # The change before did not help.
+            self._found.pop()
+        new = changes.keys() - self.current
+        self.current |= new
+        if new:
+            self._found.append((rejection, [one for one in changes if one in new and changes[one]]))
+        return bool(new)
+
+    def confirmed(self) -> list[tuple[Rejection, list[Adaptation]]]:
+        """Return what other calls need too, with its reasons, after the provider accepted the request."""
+        return self._found

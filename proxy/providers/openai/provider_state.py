@@ -115,12 +115,16 @@ def bounded_state(state: ProviderState) -> ProviderState | None:
 
 def messages_with_state(request: ModelRequest, provider: str) -> Sequence[Message | dict[str, Any]]:
     """Return the messages for a chat completion, with the state that ``provider`` or the client sent with them."""
-    states = (*request.states.values(), *request.text_states.values())
-    if not any(is_for(state, provider) for state in states):
+    if not has_state(request, provider):
         return request.messages
     ids: dict[str, str] = {}
     """Ids of calls at the provider, by those that are stored."""
     return [_with_state(message, request, provider, ids) for message in request.messages]
+
+
+def has_state(request: ModelRequest, provider: str) -> bool:
+    """Whether the request has state that is sent to this provider and model."""
+    return any(is_for(state, provider) for state in (*request.states.values(), *request.text_states.values()))
 
 
 def is_for(state: ProviderState | None, provider: str) -> bool:

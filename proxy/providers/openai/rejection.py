@@ -88,6 +88,15 @@ class Rejection:
             words.add(first[1])
         return {name: self.verdict for name in fields if name in words}
 
+    def is_repetition_of(self, earlier: Rejection) -> bool:
+        """Whether this is the same error; what follows an opening brace may be an echo of another request."""
+        return (self.status, self.code, self.param, self.words.partition("{")[0]) == (
+            earlier.status,
+            earlier.code,
+            earlier.param,
+            earlier.words.partition("{")[0],
+        )
+
     @property
     def is_structured(self) -> bool:
         """Whether ``param`` or ``loc`` name the fields, so that no text of a caller can have caused it."""
@@ -110,6 +119,12 @@ def rejection_of(status: int, body: bytes | object) -> Rejection:
         places = tuple(_details(error))
         param = places[0].path if places else ""
     return Rejection(status, code, param, words, places, verdict)
+
+
+def is_named_once(name: str, body: bytes) -> bool:
+    """Whether a name is in the encoded body once at most, so that an error cannot quote it from a caller's text."""
+    # Errors are searched in lower case.
+    return body.lower().count(name.encode()) <= 1
 
 
 def innermost_error(body: bytes | object) -> Mapping[str, Any]:

@@ -19,6 +19,8 @@ from proxy.teamfiles.definitions import OpenAIModel
 
 _encode = msgspec.json.Encoder().encode
 _CHOICES = ("tool_choice", "parallel_tool_calls")
+_NOT_OF_THE_BODY = (Reshaping.REASONING_FIRST, Reshaping.NO_CLIENT_STATE, Reshaping.NO_STATE)
+"""Applied to the request before, or to the answer."""
 _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
@@ -77,7 +79,7 @@ def body_of(
 def adapted(body: dict[str, Any], adaptations: Collection[Adaptation], ignored: frozenset[str]) -> Outgoing:
     """Return the finished body in the form that the provider accepts."""
     defers_form = False
-    if any(isinstance(one, Reshaping) and one is not Reshaping.REASONING_FIRST for one in adaptations):
+    if any(isinstance(one, Reshaping) and one not in _NOT_OF_THE_BODY for one in adaptations):
         body = plain(body)
         ignored |= reshape(body, adaptations)
         if Reshaping.FORM_AFTER_TOOLS in adaptations and body.get("tools"):

@@ -14,6 +14,7 @@ from proxy.teamfiles.definitions import OpenAIModel
 from proxy.teamfiles.model_requests import NO_SIGN_IN, can_sign_in
 
 Wire = Literal["chat", "responses"]
+_RESPONSES = "/v1/responses"
 _NO_MODEL = ("model_not_found", "deploymentnotfound")
 _AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
 
@@ -31,12 +32,14 @@ def first_wire(definition: OpenAIModel) -> Wire:
     return "responses" if is_openai or is_azure else "chat"
 
 
-def other_wire(wire: Wire, status: int, error: bytes) -> Wire | None:
-    """Return the wire to try instead, None if the answer does not ask for another."""
+def other_wire(wire: Wire, status: int, error: bytes, sent: bytes) -> Wire | None:
+    """Return the wire to try instead, None if the answer to the request ``sent`` does not ask for another."""
     if wire == "responses":
         is_missing = status == 405 or (status == 404 and error_code(error).lower() not in _NO_MODEL)
         return "chat" if is_missing else None
-    return "responses" if status == 400 and "/v1/responses" in error_message(error) else None
+    # A path that is in the request too may be an echo of what the caller wrote.
+    is_named = status == 400 and _RESPONSES in error_message(error) and _RESPONSES.encode() not in sent
+    return "responses" if is_named else None
 
 
 def endpoint_of(definition: OpenAIModel, *path: str, method: str = "POST") -> Endpoint:
