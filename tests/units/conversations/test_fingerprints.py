@@ -1,4 +1,4 @@
-"""Fingerprints exclude reasoning in the text, in time linear in its length."""
+"""Fingerprints: what they depend on, that they exclude reasoning, and that their cost is linear."""
 
 from __future__ import annotations
 
@@ -9,7 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.conversations.fingerprints import without_thinking
+from proxy.conversations.fingerprints import (
+    Transcript,
+    agent_by_user_messages,
+    fingerprint_behind,
+    is_first_input,
+    last_answer_of,
+    newest_known,
+    scope_of,
+    transcript_after,
+    without_thinking,
+)
+from proxy.messages import (
+    AssistantMessage,
+    FunctionCall,
+    Item,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from proxy.turns.repository import ChainTurn
 
 NAMES = ("think", "thinking", "reasoning")
 PIECES = [f"<{name}>" for name in NAMES] + [f"</{name}>" for name in NAMES] + ["<", ">", "a", "\n", "think"]
@@ -31,3 +52,201 @@ def test_four_megabytes_of_tags_take_no_time(piece: str) -> None:
     began = time.process_time()
     without_thinking(text)
     assert time.process_time() - began < 2
+
+
+# --- transcripts ---
+
+SCOPE = scope_of("alice", "shop", "")
+CALL = FunctionCall("look_up", '{"item": 1}')
+
+
+def turn(key: int, *items: Item, agent: str = "sales", fingerprint: bytes | None = None) -> ChainTurn:
+    return ChainTurn(key, agent, True, items, (), fingerprint=fingerprint)
+
+
+def fingerprint_of(*messages: Message, scope: bytes = SCOPE) -> bytes:
+    transcript = Transcript(scope)
+    transcript.extend(messages)
+    return transcript.fingerprint
+
+
+def test_scopes_differ_by_caller_team_and_end_user() -> None:
+    parts = [("a", "b", "c"), ("ab", "", "c"), ("a", "bc", ""), ("b", "a", "c"), ("a", "b", "")]
+
+    assert len({scope_of(*part) for part in parts}) == len(parts)
+    assert scope_of("a", "b", "c") == scope_of("a", "b", "c")
+
+
+@pytest.mark.parametrize("text", ["", " \n\t\r\x0b\x0c", "<think>Hm</think> "])
+def test_empty_answer_has_no_last_answer_digest(text: str) -> None:
+    assert last_answer_of(SCOPE, text) is None
+
+
+def test_last_answer_digest_depends_on_the_scope_and_the_text_without_white_space() -> None:
+    digest = last_answer_of(SCOPE, "Which colour?")
+
+    assert digest == last_answer_of(SCOPE, " Which\ncolour?<thinking>red</thinking>")
+    assert digest != last_answer_of(SCOPE, "Which color?")
+    assert digest != last_answer_of(scope_of("bob", "shop", ""), "Which colour?")
+
+
+def test_fingerprint_depends_on_texts_and_roles_in_order() -> None:
+    user, answer = UserMessage("Hi"), AssistantMessage("Hello")
+    known = fingerprint_of(user, answer)
+
+    assert known == fingerprint_of(
+        SystemMessage("It is 9:00"), UserMessage(" H i"), AssistantMessage("Hello\n")
+    )
+    assert known == fingerprint_of(user, UserMessage(" "), answer)
+    others = [
+        fingerprint_of(answer),
+        fingerprint_of(UserMessage("Hi"), UserMessage("Hello"), answer),
+        fingerprint_of(UserMessage("HiHello"), answer),
+        fingerprint_of(UserMessage("Hi<think>x</think>"), answer),
+        fingerprint_of(user, answer, user, answer),
+        fingerprint_of(user, answer, scope=scope_of("bob", "shop", "")),
+    ]
+    assert len({known, *others}) == 1 + len(others)
+
+
+def test_only_assistant_messages_that_are_not_bare_calls_return_a_fingerprint() -> None:
+    transcript = Transcript(SCOPE)
+
+    assert transcript.add(UserMessage("Hi")) is None
+    assert transcript.add(AssistantMessage(None, tool_calls=[ToolCall("1", CALL)])) is None
+    assert transcript.add(AssistantMessage(None, function_call=CALL)) is None
+    assert transcript.add(ToolMessage("1", "2")) is None
+    assert transcript.fingerprint == SCOPE
+    with_text = transcript.add(AssistantMessage("Wait", tool_calls=[ToolCall("1", CALL)]))
+    assert with_text == transcript.fingerprint != SCOPE
+    empty = transcript.add(AssistantMessage(""))
+    assert empty == transcript.fingerprint != with_text
+    assert Transcript(SCOPE).answer("") == fingerprint_of(AssistantMessage(""))
+    assert Transcript(SCOPE).answer("", is_call=True) is None
+
+
+def test_answer_continues_from_the_fingerprint_before_it() -> None:
+    first = fingerprint_of(UserMessage("Hi"), AssistantMessage("Hello"))
+
+    assert Transcript(first).answer("Bye") == fingerprint_of(
+        UserMessage("Hi"), AssistantMessage("Hello"), AssistantMessage("Bye")
+    )
+
+
+def test_call_digest_depends_on_the_position_the_name_the_arguments_and_the_results_before_it() -> None:
+    transcript = Transcript(SCOPE)
+    transcript.add(UserMessage("Hi"))
+    first = transcript.call(CALL)
+    assert first == transcript.call(FunctionCall("look_up", '{ "item":1 }')), "the transcript is unchanged"
+    digests = {
+        first,
+        transcript.call(FunctionCall("look_down", CALL.arguments)),
+        transcript.call(FunctionCall("look_up", "")),
+    }
+    transcript.add(ToolMessage("1", "found"))
+    digests.add(transcript.call(CALL))
+    transcript.add(ToolMessage("2", "found"))
+    digests.add(transcript.call(CALL))
+    assert len(digests) == 5
+
+    transcript.add(AssistantMessage("Done"))
+    assert transcript.call(CALL) == Transcript(transcript.fingerprint).call(CALL), (
+        "results before an answer do not count"
+    )
+
+
+def test_newest_known_turn_is_the_last_with_a_fingerprint() -> None:
+    assert newest_known([]) == newest_known([turn(1)]) == -1
+    assert newest_known([turn(1, fingerprint=b"a")]) == 0
+    assert newest_known([turn(1, fingerprint=b"a"), turn(2, fingerprint=b"b"), turn(3)]) == 1
+
+
+def test_transcript_of_a_chain_continues_from_its_newest_fingerprint() -> None:
+    hi, more = Item(UserMessage("Hi")), Item(UserMessage("More"))
+    answer = Item(AssistantMessage("Hello"), "sales")
+    known = b"k" * 16
+    chain = [turn(1, hi, answer), turn(2, hi, answer, fingerprint=known), turn(3, more, answer)]
+
+    expected = Transcript(known)
+    expected.extend([more.message, UserMessage("Now")])
+    found = transcript_after(chain, SCOPE, [UserMessage("Now")])
+    assert found.answer("x") == expected.answer("x")
+
+    unknown = Transcript(SCOPE)
+    unknown.extend([hi.message, more.message])
+    assert transcript_after([turn(1, hi, answer), turn(2, more, answer)], SCOPE).answer(
+        "x"
+    ) == unknown.answer("x")
+
+
+def test_fingerprint_behind_a_chain_is_that_of_a_list_that_ends_with_an_answer() -> None:
+    known = b"k" * 16
+    chain = [turn(1, Item(UserMessage("Hi")), fingerprint=known)]
+    question, answer = UserMessage("More?"), AssistantMessage("Yes")
+    expected = Transcript(known)
+    expected.extend([question, answer])
+
+    assert fingerprint_behind(chain, [question, answer]) == expected.fingerprint
+    assert fingerprint_behind(chain, [question, answer, ToolMessage("1", "x")]) == expected.fingerprint
+    assert fingerprint_behind(chain, [question, answer, UserMessage("And?")]) is None
+    assert fingerprint_behind(chain, [question]) is None
+    assert fingerprint_behind([turn(1)], [question, answer]) is None
+
+
+CHAIN = [
+    turn(1, Item(UserMessage("one")), Item(AssistantMessage("1"), "triage"), agent="triage"),
+    turn(
+        2,
+        Item(UserMessage("two")),
+        Item(UserMessage("and")),
+        Item(UserMessage("hidden"), "sales"),
+        agent="sales",
+    ),
+    turn(3, Item(UserMessage("three")), agent="repairs"),
+]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([], (False, None)),
+        (["other"], (False, None)),
+        (["one"], (True, None)),
+        (["one", "more"], (True, "triage")),
+        (["one", "two", "and"], (True, "triage")),
+        (["one", "two", "more"], (True, "triage")),
+        (["one", " two", "and", "more"], (True, "sales")),
+        (["one", "two", "and", "three"], (True, "sales")),
+        (["one", "two", "and", "three", "more"], (True, "repairs")),
+        (["two", "and", "three", "more"], (False, None)),
+    ],
+)
+def test_active_agent_is_that_of_the_last_turn_with_the_same_user_messages(
+    texts: list[str], expected: tuple[bool, str | None]
+) -> None:
+    messages: list[Message] = [SystemMessage("x")]
+    for text in texts:
+        messages += [UserMessage(text), AssistantMessage("edited")]
+
+    assert agent_by_user_messages(CHAIN, messages) == expected
+
+
+def test_first_input_has_the_same_types_and_texts() -> None:
+    first = turn(
+        1,
+        Item(SystemMessage("now")),
+        Item(UserMessage("one")),
+        Item(UserMessage("two")),
+        Item(AssistantMessage("1"), "a"),
+    )
+
+    assert is_first_input(first, [UserMessage("o ne"), UserMessage("two")])
+    different: list[list[Message]] = [
+        [UserMessage("one")],
+        [UserMessage("one"), AssistantMessage("two")],
+        [UserMessage("one"), UserMessage("three")],
+        [],
+    ]
+    for others in different:
+        assert not is_first_input(first, others)
+    assert not is_first_input(turn(1, Item(SystemMessage("now"))), [])
