@@ -170,22 +170,22 @@ async def test_stop_rejects_a_turn_that_is_sealed_or_has_no_running_task() -> No
 
 
 async def test_disconnect_cancels_only_a_turn_without_other_readers_that_may_be_cancelled() -> None:
-    kept, watched, left = (
-        LiveTurn("kept"),
+    stays, watched, left = (
+        LiveTurn("stays"),
         LiveTurn("watched", cancel_on_disconnect=True),
         LiveTurn("left", cancel_on_disconnect=True),
     )
     tasks = []
-    for live in (kept, watched, left):
+    for live in (stays, watched, left):
         live.emit(Started("a", "triage"))
         tasks.append(await running(live))
 
     with watched.reader(), left.reader(is_observer=True):
-        for live in (kept, watched, left):
+        for live in (stays, watched, left):
             live.on_client_disconnect()
 
     assert [await ended(task) for task in tasks] == [False, False, True]
-    assert [live.stop_reason for live in (kept, watched, left)] == [None, None, "client_left"]
+    assert [live.stop_reason for live in (stays, watched, left)] == [None, None, "client_left"]
     for task in tasks:
         task.cancel()
 

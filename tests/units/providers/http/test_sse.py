@@ -102,6 +102,52 @@ def test_a_line_up_to_the_limit_is_read() -> None:
     assert read(b"data: " + b"x" * 1018 + b"\n\n") == [(b"", b"x" * 1018)]
 
 
+@pytest.mark.parametrize(
+    ("stream", "is_over"),
+    [
+        pytest.param(b"data: " + b"x" * 4 + b"\n\n", False, id="line of the limit"),
+        pytest.param(b"data: " + b"x" * 5 + b"\n\n", True, id="line over the limit"),
+        pytest.param(b"data:a\ndata:bcdefghij\n\n", True, id="line of an event over the limit"),
+        pytest.param(b"data:a\ndata:bcde\ndata:fghi\n\n", False, id="further lines of the limit"),
+        pytest.param(b"data:a\ndata:bcde\ndata:fghij\n\n", True, id="further lines over the limit"),
+        pytest.param(b"data:a\ndata:bcde\n\ndata:a\ndata:bcde\ndata:fghi\n\n", False, id="counted by event"),
+        pytest.param(b"data:12345", False, id="unfinished line of the limit"),
+        pytest.param(b"data:123456", True, id="unfinished line over the limit"),
+        pytest.param(b"data: a\n\ndata: b\n\n", False, id="many events"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1000], ids=["byte by byte", "whole"])
+def test_lines_and_events_are_limited_in_bytes(stream: bytes, is_over: bool, size: int) -> None:
+    reader = EventReader(max_line_bytes=10)
+
+    for start in range(0, len(stream), size):
+        reader.feed(stream[start : start + size])
+
+    assert reader.is_over_limit == is_over
+
+
+def test_the_end_returns_what_no_blank_line_closed_once() -> None:
+    reader = EventReader()
+    assert reader.feed(b"event: e\ndata: a\r") == []
+
+    assert reader.end() == [(b"e", b"a")]
+    assert reader.end() == []
+    assert reader.feed(b"\ndata: b\n\n") == [(b"", b"b")]
+
+
+def test_a_name_without_data_does_not_name_the_next_event() -> None:
+    assert read(b"event: e\n\n", b"data: a\n\n") == [(b"", b"a")]
+    assert read(b"data: a\nevent: e\n\ndata: b\n\n") == [(b"e", b"a"), (b"", b"b")]
+    assert read(b"event: e\n", b"data: a\n\ndata: b\n\n") == [(b"e", b"a"), (b"", b"b")]
+    assert read(b"data: a\n", b"data: b\n\ndata: c\n\n") == [(b"", b"a\nb"), (b"", b"c")]
+
+
+@pytest.mark.parametrize("stream", [b"\xef\xbbdata: a\n\n", b"\xefdata: a\n\n", b"x\xef\xbb\xbf\n\n"])
+def test_bytes_that_are_not_a_whole_mark_at_the_start_belong_to_the_line(stream: bytes) -> None:
+    assert read(stream) == read(*(stream[i : i + 1] for i in range(len(stream)))) == []
+    assert read(b"data: a\n\n\xef\xbb\xbfdata: b\n\n") == [(b"", b"a")], "a mark is only at the start"
+
+
 def seconds_for_a_line_of(pieces: int) -> float:
     reader = EventReader(max_line_bytes=1 << 30)
     reader.feed(b"data: ")
