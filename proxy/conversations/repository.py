@@ -84,8 +84,13 @@ def excerpt_of(words: str, said: Iterable[Item]) -> str:
         if len(folded) != len(text):
             # Case folding can make a character longer, for example ß.
             at = bisect_right(list(accumulate(len(one.casefold()) for one in text)), at)
-        start, end = max(0, at - EXCERPT_BEFORE), at + len(words) + EXCERPT_BEHIND
-        line = " ".join(text[start:end].split())
+        start, found, end = max(0, at - EXCERPT_BEFORE), at + len(words), at + len(words) + EXCERPT_BEHIND
+        before, behind = text[start:at], text[found:end]
+        if start and " " in before:
+            before = before.partition(" ")[2]
+        if end < len(text) and " " in behind:
+            behind = behind.rpartition(" ")[0]
+        line = " ".join(f"{before}{text[at:found]}{behind}".split())
         return f"{'…' if start else ''}{line}{'…' if end < len(text) else ''}"
     return ""
 

@@ -73,6 +73,13 @@ export const showInvisible = (text) => text.replace(INVISIBLE, (character) => `\
 /** The demonstration begins its first answer with a notice; the page shows a banner instead. */
 const DEMO_NOTICE = /^\(This is a demonstration[^)]*\)\s*/;
 
+const DEMO_NOTICE_START = "(This is a demonstration";
+const MAX_DEMO_NOTICE = 400;
+
+/** Whether the beginning of an answer may be that of the notice, whose end is still to come. @param {string} text */
+export const mayBecomeDemoNotice = (text) =>
+  (DEMO_NOTICE_START.startsWith(text) || text.startsWith(DEMO_NOTICE_START)) && !text.includes(")") && text.length < MAX_DEMO_NOTICE;
+
 /** @param {string} text of an answer */
 export const withoutDemoNotice = (text) => text.replace(DEMO_NOTICE, "");
 

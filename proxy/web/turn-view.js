@@ -2,7 +2,7 @@
 // event feed, live or stored, and renders them.
 
 import { colourClass } from "./agents.js";
-import { formatDuration, h, showInvisible, withoutDemoNotice } from "./dom.js";
+import { formatDuration, h, mayBecomeDemoNotice, showInvisible, withoutDemoNotice } from "./dom.js";
 import { icon } from "./icons.js";
 import { StreamingMarkdown } from "./markdown.js";
 
@@ -51,6 +51,8 @@ export class TurnView {
     this.element = h("div", { class: "answer" }, this.progress, this.content);
     this.agent = "";
     this.text = "";
+    /** The beginning of the text, as long as it may be the notice of the demonstration. */
+    this.held = "";
     this.isOver = false;
     /** Whether tools run now, so that clocks count. */
     this.isLive = false;
@@ -143,6 +145,9 @@ export class TurnView {
   }
 
   closeText() {
+    const { held } = this;
+    this.held = "";
+    if (held) this.showText(held);
     this.markdown?.element.classList.remove("writing");
     this.markdown?.finish();
     this.markdown = null;
@@ -151,7 +156,20 @@ export class TurnView {
 
   /** @param {string} text */
   addText(text) {
-    if (!this.text) text = withoutDemoNotice(text);
+    if (!this.text) {
+      text = this.held + text;
+      this.held = "";
+      if (text && mayBecomeDemoNotice(text)) {
+        this.held = text;
+        return;
+      }
+      text = withoutDemoNotice(text);
+    }
+    this.showText(text);
+  }
+
+  /** @param {string} text */
+  showText(text) {
     this.text += text;
     if (!this.markdown) {
       if (!text.trim()) return;

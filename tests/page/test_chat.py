@@ -230,6 +230,35 @@ async def test_removed_key_leaves_nothing_of_its_user(
         assert "private" not in stored
 
 
+async def test_notice_of_the_demonstration_is_not_in_the_answer_while_it_streams(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    notice = "(This is a demonstration without a language model. For a real one, set OPENAI_API_KEY.)\n\n"
+    goes_on, ends = asyncio.Event(), asyncio.Event()
+    words = [f"{word} " for word in notice.split(" ")]
+    upstream.reply(
+        text("", chunks=[*words[:3], goes_on, *words[3:-1], words[-1].rstrip(" "), "Hello", ends, "."])
+    )
+    upstream.reply(text("", chunks=["(This", " is", " mine", ")"]))
+
+    await visitor.page.evaluate(
+        """() => new MutationObserver(() => {
+            if (document.querySelector(".answer .md")?.textContent.includes("(")) document.title = "notice";
+        }).observe(document.querySelector("#turns"), { childList: true, subtree: true, characterData: true })"""
+    )
+    await visitor.send("Hi")
+    goes_on.set()
+    await expect(visitor.answer.locator(".md")).to_have_text("Hello")
+    ends.set()
+    await visitor.wait_for_answer()
+    await visitor.expect_answers(["Hello."])
+    assert await visitor.page.title() == "handoff-proxy"
+
+    await visitor.ask("And you?", 2)
+
+    await visitor.expect_answers(["Hello.", "(This is mine)"])
+
+
 async def test_page_works_with_the_keyboard(visitor: Visitor, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hello"), text("Hello again"))
     keyboard = visitor.page.keyboard

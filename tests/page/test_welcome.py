@@ -27,7 +27,7 @@ async def test_connection_check_shows_whether_the_model_answers(
     await visitor.button("Check again").click()
 
     failed = setup.locator(".bad")
-    await expect(failed).to_contain_text("test-model: The model behind this team refused")
+    await expect(failed).to_contain_text("test-model: The provider of the model behind this team rejected")
     await expect(failed).not_to_contain_text("upstream-key")
     assert [request.body["messages"][0]["content"] for request in upstream.requests] == ["Reply with OK."] * 2
 
