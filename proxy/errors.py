@@ -219,6 +219,8 @@ class UpstreamFailed(TurnFailed):
         self.label = label
         self.is_retryable = is_retryable
         self.retry_after = retry_after
+        self.error: object = None
+        """The error object of the provider, from inside a response. It can hold secrets, and is not logged."""
         self.facts: dict[str, object] = {}
         """Log fields: the provider's host and its response."""
 

@@ -16,6 +16,7 @@ import pytest
 from tests.behaviour.chat_client import Caller, user
 from tests.command import command
 from tests.fakes.providers.rejecting import Gemini3, OpenAIReasoning
+from tests.fakes.replies import raw
 from tests.fakes.upstream import FakeUpstream, chunk, error, events, text
 from tests.server import TEAM_FILE, serve
 
@@ -69,6 +70,87 @@ async def test_the_log_has_the_providers_error_without_secrets_and_echoes(
     request_id = caught.value.response.headers["x-request-id"]
     assert body["message"] == f"The model's provider rejected the request. (Request ID: {request_id})"
     assert (body["param"], body["code"]) == (None, "upstream_bad_request")
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (error(400, {"detail": "No tool parser"}), "No tool parser"),
+        (error(422, {"detail": [{"loc": ["body", "x"], "msg": "bad x", "type": "t"}]}), "bad x"),
+        (error(400, {"success": False, "errors": [{"message": "bad model", "code": 7}]}), "bad model"),
+        (error(400, {"error": "just text"}), "just text"),
+        (error(400, message="Wrong thing: é " + "x " * 500_000), "Wrong thing: é " + "x " * 142 + "x"),
+        (raw(b"plain text", status=400, content_type="text/plain"), "plain text"),
+        (
+            raw(b'{"error": {"message": "no tools", "code": 400}}', content_type="application/json"),
+            "no tools",
+        ),
+    ],
+    ids=["detail", "list", "errors", "text in error", "a megabyte", "plain", "status 200"],
+)
+async def test_the_log_has_the_message_of_every_form_of_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, reply: Any, message: str
+) -> None:
+    async with FakeUpstream(reply) as upstream, serve(tmp_path, upstream.base_url) as served:
+        with pytest.raises(openai.BadRequestError):
+            await Caller(served).ask([user("Hi")])
+
+    (line,) = failed_calls(caplog)
+    assert line["provider_message"] == message
+
+
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["one object", "streamed"])
+async def test_errors_inside_a_response_are_logged_without_secrets_and_echoes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_streamed: bool
+) -> None:
+    told = {"error": {"message": f"Key {KEY}; cannot parse: {PROMPT}", "code": KEY}}
+    body = raw(json.dumps(told).encode(), content_type="application/json")
+    async with (
+        FakeUpstream(answer=lambda _: events(told) if is_streamed else body) as upstream,
+        serve(tmp_path, upstream.base_url) as served,
+    ):
+        with pytest.raises(openai.APIStatusError) as caught:
+            await Caller(served).ask([user(PROMPT)])
+
+    lines = failed_calls(caplog)
+    assert len(lines) == len(upstream.requests) == 3
+    assert {(line["code"], line["provider_message"]) for line in lines} == {("[…]", "Key […]; cannot parse:")}
+    assert KEY not in str(caught.value)
+
+
+async def test_the_line_about_an_adaptation_has_no_secrets_and_no_text_of_callers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="proxy.providers")
+
+    def answer(received: Any) -> Any:
+        if "stop" not in received.body:
+            return text("Hello")
+        return error(400, {"error": {"message": "Unsupported value", "param": "stop", "code": f"x {KEY}"}})
+
+    async with FakeUpstream(answer=answer) as upstream, serve(tmp_path, upstream.base_url) as served:
+        await Caller(served).ask([user("Hi")], stop=["swordfish"])
+
+    (line,) = [one for one in caplog.records if one.getMessage().startswith("provider rejects part")]
+    facts = {name: getattr(line, name) for name in ("status", "code", "param", "adaptations")}
+    assert facts == {
+        "status": 400,
+        "code": "x […]",
+        "param": "stop",
+        "adaptations": ["not all values of stop"],
+    }
+
+
+@pytest.mark.parametrize(("words", "param"), [("Hi", "temperature"), ("Which temperature?", None)])
+async def test_a_parameter_in_the_message_is_reported_unless_the_caller_wrote_it_elsewhere(
+    tmp_path: Path, words: str, param: str | None
+) -> None:
+    rejection = error(400, message="temperature must be at most 1", code="invalid_request_error")
+    async with FakeUpstream(rejection) as upstream, serve(tmp_path, upstream.base_url) as served:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await Caller(served).ask([user(words)], temperature=1.5)
+
+    assert caught.value.param == param
 
 
 async def test_lines_of_a_turn_have_the_id_of_its_request(tmp_path: Path) -> None:

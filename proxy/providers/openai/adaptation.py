@@ -63,7 +63,11 @@ class Omission:
 
     def __str__(self) -> str:
         if self.value is not None:
-            return f"no {self.name} of {self.value.decode()}"
+            # Anything else, such as stop sequences, may be text that people wrote.
+            is_plain = self.name in _WORDS or self.value[:1] in _NUMBERS
+            return (
+                f"no {self.name} of {self.value.decode()}" if is_plain else f"not all values of {self.name}"
+            )
         return f"no {self.name}" if self.next_to is None else f"no {self.name} next to {self.next_to}"
 
 
@@ -92,6 +96,17 @@ ESSENTIAL = frozenset(
     )
 )
 """Fields without which the answer is another one. The rejection is the caller's, or the operator's, to know."""
+_WORDS = (
+    "reasoning_effort",
+    "reasoning.effort",
+    "verbosity",
+    "text.verbosity",
+    "tool_choice",
+    "service_tier",
+)
+"""Fields whose values are words of the API."""
+_NUMBERS = tuple(b"%c" % sign for sign in b"-0123456789tfn")
+"""First characters of numbers, true, false and null."""
 MAX_VALUE_BYTES = 64
 """Of a value that is remembered as not accepted."""
 

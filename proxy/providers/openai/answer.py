@@ -46,8 +46,8 @@ class Accepted:
 
 Send = Callable[[ModelRequest], Awaitable[Accepted]]
 Finish = Callable[["AnswerReader | ResponsesReader"], None]
-Describe = Callable[[UpstreamFailed], None]
-"""Adds the provider to the facts of a failure."""
+Describe = Callable[[UpstreamFailed, ModelRequest], None]
+"""Adds the provider, and what it reported, to the facts of a failure."""
 
 
 class Answer:
@@ -88,7 +88,7 @@ class Answer:
         try:
             await self._open(self._request)
         except UpstreamFailed as failure:
-            self._describe(failure)
+            self._describe(failure, self._request)
             raise
         return self
 
@@ -168,7 +168,7 @@ class Answer:
         try:
             await self._open(replace(self._request, tools=(), tool_choice=None, parallel_tool_calls=None))
         except UpstreamFailed as failure:
-            self._describe(failure)
+            self._describe(failure, self._request)
             raise
         if self._defers_form:
             # The provider needs tools, because earlier messages have calls, and rejects the form next to them.
@@ -201,7 +201,7 @@ class Answer:
                 if deltas:
                     return deltas
         except UpstreamFailed as failure:
-            self._describe(failure)
+            self._describe(failure, self._request)
             raise
 
     async def _leave(self, *, is_good: bool) -> None:

@@ -28,11 +28,11 @@ from proxy.providers.openai.adaptation import (
 )
 from proxy.providers.openai.adapted_body import caller_names, without_effect
 from proxy.providers.openai.answer import Accepted, Answer
-from proxy.providers.openai.error_report import excerpt, report
+from proxy.providers.openai.error_report import identifiers, report
 from proxy.providers.openai.errors import refusal
 from proxy.providers.openai.learned_adaptations import CallAdaptations, LearnedAdaptations
 from proxy.providers.openai.provider_state import has_state, provider_of
-from proxy.providers.openai.rejection import Rejection, rejection_of
+from proxy.providers.openai.rejection import Rejection, is_named_once, rejection_of
 from proxy.providers.openai.request import Outgoing, body_of, secrets_of
 from proxy.providers.openai.responses_request import UNSUPPORTED, responses_body
 from proxy.providers.openai.responses_stream import ResponsesReader
@@ -232,9 +232,7 @@ class OpenAIWireModel:
             facts = {
                 "model": self.name,
                 "host": self._endpoints["chat"].host,
-                "status": rejection.status,
-                "code": rejection.code[:100],
-                "param": rejection.param[:100],
+                **identifiers(rejection, secrets=self._secrets),
                 "adaptations": [str(one) for one in new],
             }
             logger.info("provider rejects part of a request; later requests are adapted", extra=facts)
@@ -245,13 +243,22 @@ class OpenAIWireModel:
         failure = refusal(response.status, error, response.headers)
         if isinstance(failure, UpstreamBadRequest):
             rejection = rejection_of(response.status, error)
-            fields = dict(fields_of(msgspec.json.decode(outgoing.body)))
-            names = [name for field in rejection.named(fields) for name in caller_names(field)]
-            requested = [name for name in names if name in request.requested]
-            if rejection.is_structured and requested:
-                failure = UpstreamBadRequest(param=requested[0])
+            param = self._parameter_of_caller(rejection, request, outgoing)
+            if param is not None:
+                failure = UpstreamBadRequest(param=param)
         failure.facts = report(response.status, error, sent=outgoing.body, secrets=self._secrets)
         return failure
+
+    def _parameter_of_caller(
+        self, rejection: Rejection, request: ModelRequest, outgoing: Outgoing
+    ) -> str | None:
+        fields = dict(fields_of(msgspec.json.decode(outgoing.body)))
+        for field in rejection.named(fields):
+            if rejection.is_structured or is_named_once(field, outgoing.body):
+                for name in caller_names(field):
+                    if name in request.requested:
+                        return name
+        return None
 
     def _finished(self, reader: AnswerReader | ResponsesReader) -> None:
         if isinstance(reader, AnswerReader) and reader.has_unopened_reasoning:
@@ -260,10 +267,11 @@ class OpenAIWireModel:
                 facts = {"model": self.name, "host": self._endpoints["chat"].host}
                 logger.info("model ends its reasoning without an opening tag", extra=facts)
 
-    def _describe(self, failure: UpstreamFailed) -> None:
-        if isinstance(message := failure.facts.get("provider_message"), str):
-            # Of an error inside a stream; that of a response had its secrets removed before.
-            failure.facts["provider_message"] = excerpt(message, secrets=self._secrets)
+    def _describe(self, failure: UpstreamFailed, request: ModelRequest) -> None:
+        if failure.error is not None:
+            # Reported inside a response, whose reader knows neither the secrets nor the request.
+            sent = self._body(request, self._wire, self._learned.current()).body
+            failure.facts = report(None, failure.error, sent=sent, secrets=self._secrets)
         failure.facts.setdefault("host", self._endpoints["chat"].host)
 
     def _adaptations_to(

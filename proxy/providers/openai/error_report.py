@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from proxy.providers.openai.rejection import Rejection, innermost_error, rejection_of
+from proxy.providers.openai.rejection import Rejection, innermost_error, message_of, rejection_of
 
 MAX_MESSAGE = 300
 """Characters of a provider's message in the log."""
@@ -36,17 +36,21 @@ def report(
 
     ``sent`` is the body of the request, ``secrets`` are values that must not be logged in any case.
     """
-    rejection: Rejection = rejection_of(status or 0, body)
-    message = innermost_error(body).get("message")
-    if message is None and isinstance(body, bytes) and body[:1] not in (b"<", b"{", b"["):
+    message = message_of(innermost_error(body))
+    if not message and isinstance(body, bytes) and body[:1] not in (b"<", b"{", b"["):
         message = body[: 4 * MAX_MESSAGE].decode(errors="replace")
-    facts: dict[str, object] = {} if status is None else {"status": status}
-    if rejection.code:
-        facts["code"] = excerpt(rejection.code, secrets=secrets)[:100]
-    if rejection.param:
-        facts["param"] = excerpt(rejection.param, secrets=secrets)[:100]
-    if isinstance(message, str) and (text := excerpt(message, sent=sent, secrets=secrets)):
+    facts = identifiers(rejection_of(status or 0, body), secrets=secrets)
+    if text := excerpt(message, sent=sent, secrets=secrets):
         facts["provider_message"] = text
+    return facts
+
+
+def identifiers(rejection: Rejection, *, secrets: Collection[str] = ()) -> dict[str, object]:
+    """Return the log fields ``status``, ``code`` and ``param`` of a rejection, as far as it has them."""
+    facts: dict[str, object] = {"status": rejection.status} if rejection.status else {}
+    for name, value in (("code", rejection.code), ("param", rejection.param)):
+        if text := excerpt(value, secrets=secrets)[:100]:
+            facts[name] = text
     return facts
 
 

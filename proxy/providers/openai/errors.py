@@ -25,7 +25,7 @@ from proxy.errors import (
     UpstreamRateLimited,
 )
 from proxy.providers.openai.error_report import report
-from proxy.providers.openai.rejection import error_object
+from proxy.providers.openai.rejection import error_object, message_of
 
 MAX_RETRY_AFTER = 3600.0
 # Of OpenAI, Azure, vLLM, llama.cpp, Anthropic, OpenRouter and those who follow them. Codes and types first;
@@ -78,6 +78,7 @@ def _status_failure(status: int, error: Mapping[str, Any], wait: float | None) -
 def error_event(error: object) -> UpstreamFailed:
     """Return what an error object inside a stream means. There is no status, so its codes have to do."""
     failure = _event_failure(error)
+    failure.error = error
     failure.facts = report(None, error)
     return failure
 
@@ -104,17 +105,13 @@ def _event_failure(error: object) -> UpstreamFailed:
 
 def error_code(body: bytes) -> str:
     """Return the ``code`` of an error; empty if it has none."""
-    return _member(body, "code")
+    value = error_object(body).get("code")
+    return value if isinstance(value, str) else ""
 
 
 def error_message(body: bytes) -> str:
     """Return the message of an error, for a search; it is not to be shown."""
-    return _member(body, "message")
-
-
-def _member(body: bytes, name: str) -> str:
-    value = error_object(body).get(name)
-    return value if isinstance(value, str) else ""
+    return message_of(error_object(body))
 
 
 def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
@@ -157,6 +154,5 @@ def _signs(error: Mapping[str, Any]) -> tuple[set[str], str]:
     """Return the codes (lower case) and the words of an error object."""
     inner = error.get("innererror")
     told = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
-    words = error.get("message")
     codes = {code.lower() for code in told if isinstance(code, str)}
-    return codes, words[:2000] if isinstance(words, str) else ""
+    return codes, message_of(error)[:2000]

@@ -24,6 +24,8 @@ _JOINED = frozenset(("text", "summary", "data"))
 """Members of a reasoning detail that arrive in pieces; the others are whole in each piece that has them."""
 _WITH_CALLS_ONLY = ("reasoning_content", "thinking_blocks", "provider_specific_fields")
 """Not returned with text: DeepSeek's older models reject it there, the others ignore it."""
+MAX_COLLECTED_BYTES = 16 * 1024 * 1024
+"""Of the pieces of one answer, which are much longer than the joined state: each repeats its type and index."""
 SIGNED_ID = "__thought__"
 """Behind it LiteLLM appends a thought signature to the id of a call (litellm, prompt_templates/factory.py)."""
 
@@ -40,6 +42,10 @@ class StateCollector:
         self._by_index: dict[Any, int] = {}
         self._blocks: list[dict[str, Any]] = []
         self._others: dict[str, Any] = {}
+        self._thinking: list[list[str]] = []
+        """Texts of each block."""
+        self._size = 0
+        """Bytes of the details and blocks, as they came."""
 
     def add_reasoning(self, reasoning: str) -> None:
         """Add a piece of ``reasoning_content``."""
@@ -48,18 +54,21 @@ class StateCollector:
 
     def add(self, details: object, blocks: object, **others: object) -> None:
         """Add the members of one delta; ``blocks`` are ``thinking_blocks``, ``others`` are whole in each delta."""
-        for detail in details if isinstance(details, list) else ():
-            if isinstance(detail, dict):
-                self._add_detail(detail)
-        for block in blocks if isinstance(blocks, list) else ():
-            if isinstance(block, dict):
-                self._add_block(block)
+        for members, add in ((details, self._add_detail), (blocks, self._add_block)):
+            for member in members if isinstance(members, list) else ():
+                if isinstance(member, dict) and self._has_room(member):
+                    add(member)
         for name, value in others.items():
             if value is not None:
                 self._others[name] = value
 
     def state(self, calls: list[dict[str, Any]], *, has_calls: bool) -> ProviderState | None:
         """Return what has to be returned with the message; ``calls`` is the state of its calls."""
+        if self._size > MAX_COLLECTED_BYTES:
+            logger.warning(
+                "provider state is over the limit and is dropped", extra={"provider": self._provider}
+            )
+            return None
         members: dict[str, Any] = dict(self._others)
         if self._reasoning:
             members["reasoning_content"] = "".join(self._reasoning)
@@ -68,6 +77,9 @@ class StateCollector:
                 self._details[position][name] = "".join(pieces)
             members["reasoning_details"] = self._details
         if self._blocks:
+            for block, pieces in zip(self._blocks, self._thinking, strict=True):
+                if pieces:
+                    block["thinking"] = "".join(pieces)
             members["thinking_blocks"] = self._blocks
         if not has_calls:
             for name in _WITH_CALLS_ONLY:
@@ -76,22 +88,36 @@ class StateCollector:
             return None
         return bounded_state(ProviderState(self._provider, members, calls))
 
+    def _has_room(self, member: dict[str, Any]) -> bool:
+        """Count a piece, and return whether it can be collected: an incomplete state is of no use."""
+        if self._size <= MAX_COLLECTED_BYTES:
+            self._size += len(msgspec.json.encode(member))
+            if self._size > MAX_COLLECTED_BYTES:
+                self._details.clear()
+                self._pieces.clear()
+                self._by_index.clear()
+                self._blocks.clear()
+                self._thinking.clear()
+        return self._size <= MAX_COLLECTED_BYTES
+
     def _add_block(self, block: dict[str, Any]) -> None:
         """Add a piece of a block; a block ends with its signature, or where another type begins."""
         last = self._blocks[-1] if self._blocks else None
         if last is None or last.get("signature") or last.get("type") != block.get("type"):
-            self._blocks.append(dict(block))
-            return
+            self._blocks.append(last := {})
+            self._thinking.append([])
         for name, value in block.items():
             if name == "thinking" and isinstance(value, str):
-                last[name] = f"{last.get(name) or ''}{value}"
+                last.setdefault(name, "")
+                self._thinking[-1].append(value)
             elif value or name not in last:
                 last[name] = value
 
     def _add_detail(self, detail: dict[str, Any]) -> None:
         index = detail.get("index")
         position = self._by_index.get(index) if isinstance(index, int) else None
-        if position is None or self._details[position].get("type") != detail.get("type"):
+        kind = detail.get("type")
+        if position is None or kind not in (None, self._details[position].get("type")):
             position = len(self._details)
             self._details.append({})
             if isinstance(index, int):

@@ -16,11 +16,15 @@ import msgspec
 
 MAX_ERROR_SEARCH = 300
 """Characters of an error's message that are searched."""
+MAX_CUT_MESSAGE = 2048
+"""Bytes of the message of an error that was not read to its end."""
 MAX_DETAILS = 100
 _LONGEST_NESTED = 16 * 1024
 
 # A name followed by a colon or an equals sign is a key of an echoed request.
 _NAME = re.compile(r"""\b[a-z_]++(?:\.[a-z_]++)*+(?!["'`]?\s*[:=])""")
+
+_MESSAGE = re.compile(rb'"(?:message|detail|error)"\s*+:\s*+"((?:[^"\\]++|\\.)*+)', re.DOTALL)
 
 # "invalid temperature: only 1 is allowed": at the beginning a name with a colon is not an echo.
 _FIRST_NAME = re.compile(
@@ -106,8 +110,7 @@ class Rejection:
 def rejection_of(status: int, body: bytes | object) -> Rejection:
     """Return what the body of an error says; empty if it cannot be read."""
     error = innermost_error(body)
-    message = error.get("message")
-    words = message[:MAX_ERROR_SEARCH].lower() if isinstance(message, str) else ""
+    words = message_of(error)[:MAX_ERROR_SEARCH].lower()
     code = _text(error.get("code")) or _text(error.get("type"))
     param = _text(error.get("param"))
     if param in ("None", "null"):
@@ -150,10 +153,11 @@ def innermost_error(body: bytes | object) -> Mapping[str, Any]:
 def error_object(body: bytes | object) -> dict[str, Any]:
     """Return the object that describes an error, of a body or of its JSON; empty if there is none."""
     if isinstance(body, bytes):
+        encoded = body
         try:
-            body = msgspec.json.decode(body)
+            body = msgspec.json.decode(encoded)
         except (ValueError, RecursionError):
-            return {}
+            return _cut_error(encoded)
     if isinstance(body, list) and body:
         # Google wraps the envelope in an array.
         body = body[0]
@@ -161,6 +165,37 @@ def error_object(body: bytes | object) -> dict[str, Any]:
         return {"message": body} if isinstance(body, str) else {}
     inner = body.get("error", body)
     return inner if isinstance(inner, dict) else {"message": inner}
+
+
+def message_of(error: Mapping[str, Any]) -> str:
+    """Return the message of an error object; empty if it has none.
+
+    Gateways built with web frameworks have it in ``detail``, ``msg`` or ``title``, or have a list of errors.
+    """
+    for name in ("message", "detail", "msg", "errors", "title"):
+        value = error.get(name)
+        if isinstance(value, list) and value:
+            value = value[0]
+        if isinstance(value, dict):
+            value = value.get("message") or value.get("msg")
+        if isinstance(value, str) and value:
+            return value
+    return ""
+
+
+def _cut_error(body: bytes) -> dict[str, Any]:
+    """Return the beginning of the message of an error whose JSON is longer than what was read of it."""
+    found = _MESSAGE.search(body) if body[:1] in (b"{", b"[") else None
+    if found is None:
+        return {}
+    text = found[1][:MAX_CUT_MESSAGE]
+    # The cut may be within a character or an escape of at most twelve bytes.
+    for end in range(len(text), max(len(text) - 12, 0), -1):
+        try:
+            return {"message": msgspec.json.decode(b'"%b"' % text[:end])}
+        except ValueError:
+            continue
+    return {}
 
 
 def _details(error: Mapping[str, Any]) -> Iterator[Place]:

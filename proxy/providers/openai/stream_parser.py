@@ -136,13 +136,11 @@ class AnswerReader:
         """Return the deltas of an answer that came as one JSON object, or as one JSON object per line.
 
         Raises:
-            UpstreamProtocolError: It is not an answer; an error under a good status counts as that too.
+            UpstreamFailed: It is not an answer, or an error with status 200.
         """
         deltas: list[ModelDelta] = []
         self._has_only_whole = False
         for chunk in whole_chunks(body):
-            if chunk.error:
-                raise UpstreamProtocolError("protocol")
             self._chunk(chunk, deltas)
         if not self._has_choice:
             raise UpstreamProtocolError("protocol")

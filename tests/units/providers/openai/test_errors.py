@@ -45,6 +45,7 @@ HURRIED = {
 """Limits that a test waits for, by the failure they end in; a busy machine may take longer for what is to come."""
 BROKEN = (UpstreamFailed, "broken", True)
 AGAIN = (UpstreamFailed, "status_5xx", True)
+BAD_REQUEST = (UpstreamBadRequest, "bad_request", False)
 PROTOCOL = (UpstreamProtocolError, "protocol", False)
 INCOMPLETE = (UpstreamIncomplete, "incomplete", True)
 
@@ -170,7 +171,7 @@ BEFORE_AN_ANSWER: list[tuple[str, Reply, Expected]] = [
     ("an empty body", raw(), AGAIN),
     ("an empty JSON body", raw(content_type=JSON), AGAIN),
     ("a page with status 200", raw(b"<html>", content_type="text/html"), AGAIN),
-    ("an error object", raw(json.dumps(body()).encode(), content_type=JSON), PROTOCOL),
+    ("an error object", raw(json.dumps(body()).encode(), content_type=JSON), BAD_REQUEST),
     ("a JSON array", raw(b"[]", content_type=JSON), PROTOCOL),
     ("an object without choices", raw(b"{}", content_type=JSON), PROTOCOL),
     ("null choices", raw(b'{"choices": null}', content_type=JSON), PROTOCOL),
