@@ -26,7 +26,7 @@ const attachments = new Attachments({
   acceptsImages: () => Boolean(teams.chosen?.handoff?.capabilities.images),
   onerror: showError,
 });
-/** A message that is sent when the running answer is complete. @type {string | null} */
+/** A message with its files that is sent when the running answer is complete. @type {{text: string, files: {name: string, part: any}[]} | null} */
 let queued = null;
 
 const chat = new Chat({
@@ -103,7 +103,8 @@ async function open(id) {
   app.classList.toggle("read-only", isReadOnly());
   byId("read-only").hidden = !isReadOnly();
   byId("error").replaceChildren();
-  setQueued(null);
+  // The queued message becomes the draft of the conversation that is left.
+  editQueued();
   message.value = drafts.get(id);
   resizeComposer();
   sidebar.mark(id);
@@ -245,13 +246,13 @@ async function submit(text) {
   // A message may be sent before the teams are loaded; the text stays in the box until then.
   if ((!text.trim() && !attachments.items.length) || !(await started)) return;
   if (chat.reading) {
-    if (!text.trim()) return;
-    setQueued(queued ? `${queued}\n\n${text}` : text);
+    const earlier = queued ?? { text: "", files: [] };
+    setQueued({ text: [earlier.text, text].filter(Boolean).join("\n\n"), files: [...earlier.files, ...attachments.take()] });
     clearComposer();
     return;
   }
   clearComposer();
-  await chat.sendText(text, attachments.take());
+  await chat.sendText(text, attachments.take().map(({ part }) => part));
 }
 
 function clearComposer() {
@@ -260,23 +261,24 @@ function clearComposer() {
   resizeComposer();
 }
 
-/** @param {string | null} text */
-function setQueued(text) {
-  queued = text;
+/** @param {typeof queued} next */
+function setQueued(next) {
+  queued = next;
   const edit = () => {
     editQueued();
     message.focus();
   };
-  byId("queue").hidden = !text;
+  byId("queue").hidden = !next;
   byId("queue").replaceChildren(
-    ...(text ? [icon("clock"), h("span", { class: "hidden" }, "Queued message: "), h("span", { class: "text" }, text), h("span", { class: "hint" }, "Sent after this response"), iconButton("edit", "Edit queued message", edit), iconButton("close", "Remove queued message", () => setQueued(null))] : []),
+    ...(next ? [icon("clock"), h("span", { class: "hidden" }, "Queued message: "), h("span", { class: "text" }, [next.text, ...next.files.map(({ name }) => name)].filter(Boolean).join(" · ")), h("span", { class: "hint" }, "Sent after this response"), iconButton("edit", "Edit queued message", edit), iconButton("close", "Remove queued message", () => setQueued(null))] : []),
   );
 }
 
 /** Move the queued message back to the message box. */
 function editQueued() {
   if (!queued) return;
-  message.value = [queued, message.value].filter(Boolean).join("\n\n");
+  message.value = [queued.text, message.value].filter(Boolean).join("\n\n");
+  attachments.putBack(queued.files);
   drafts.set(chat.id, message.value);
   setQueued(null);
   resizeComposer();
@@ -291,10 +293,10 @@ async function nameConversation() {
 }
 
 function sendQueued() {
-  const text = queued;
-  if (!text || chat.reading) return;
+  if (!queued || chat.reading) return;
+  const { text, files } = queued;
   setQueued(null);
-  chat.sendText(text);
+  chat.sendText(text, files.map(({ part }) => part));
 }
 
 byId("composer").addEventListener("submit", (/** @type {Event} */ event) => {

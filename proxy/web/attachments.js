@@ -60,12 +60,18 @@ export class Attachments {
     return { type: "text", text: `${showInvisible(file.name)}:\n\n${text}` };
   }
 
-  /** Return the content parts and remove them. @returns {any[]} */
+  /** Return the files with their content parts and remove them. @returns {{name: string, part: any}[]} */
   take() {
-    const parts = this.items.map(({ part }) => part);
+    const { items } = this;
     this.items = [];
     this.show();
-    return parts;
+    return items;
+  }
+
+  /** @param {{name: string, part: any}[]} items that were taken */
+  putBack(items) {
+    this.items = [...items, ...this.items];
+    this.show();
   }
 
   show() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 
 import pytest
@@ -39,6 +40,34 @@ async def test_image_and_text_file_are_sent_with_the_message(
     await visitor.wait_for_answer()
     await expect(visitor.page.get_by_alt_text("Attached image")).to_be_visible()
     await visitor.expect_messages(["What is it?\nnote.txt:\n\nremember"])
+
+
+async def test_queued_message_has_its_files_and_becomes_a_draft(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    first_ends, second_ends = asyncio.Event(), asyncio.Event()
+    upstream.reply(text("", chunks=["One", first_ends]), text("", chunks=["A dot", second_ends]))
+    await visitor.send("Count")
+    await expect(visitor.answer).to_contain_text("One")
+
+    await visitor.page.set_input_files("#files", {"name": "dot.png", "mimeType": "image/png", "buffer": PNG})
+    await expect(visitor.page.locator("#attachments li")).to_have_text(["dot.png"])
+    await visitor.send("What is it?")
+    await expect(visitor.page.locator("#queue .text")).to_have_text("What is it? · dot.png")
+    await expect(visitor.page.locator("#attachments")).to_be_hidden()
+    first_ends.set()
+
+    await expect(visitor.answer).to_contain_text("A dot")
+    kinds = [part["type"] for part in upstream.requests[1].body["messages"][-1]["content"]]
+    assert kinds == ["text", "image_url"]
+    await visitor.send("And then?")
+    await expect(visitor.page.locator("#queue .text")).to_have_text("And then?")
+    await visitor.button("New conversation").click()
+    await expect(visitor.page.locator("#message")).to_have_value("")
+    await visitor.page.go_back()
+    await expect(visitor.page.locator("#message")).to_have_value("And then?")
+    second_ends.set()
+    await visitor.wait_for_answer(2)
 
 
 async def test_binary_and_large_files_are_rejected(visitor: Visitor) -> None:
