@@ -38,7 +38,7 @@ from proxy.routes.chat_completions import ChatCompletions, ResumedStream
 from proxy.routes.conversation_events import ConversationEvents
 from proxy.routes.dependencies import Services
 from proxy.routes.error_handlers import PlainEndpoint
-from proxy.routes.legacy.router import older_routes
+from proxy.routes.legacy.router import legacy_routes
 from proxy.routes.metrics import router as metrics_router
 from proxy.routes.middleware.compression import Compression
 from proxy.routes.middleware.cors import CorsMiddleware, OriginPolicy
@@ -46,7 +46,7 @@ from proxy.routes.middleware.path_normalization import PathNormalizationMiddlewa
 from proxy.routes.middleware.rate_limit import RateLimitMiddleware
 from proxy.routes.middleware.request_log import RequestContext
 from proxy.routes.middleware.unserved_paths import UnservedPaths
-from proxy.routes.responses import KeptResponse, Responses
+from proxy.routes.responses import Responses, StoredResponse
 from proxy.routes.ui import has_libraries, page_routes
 from proxy.routes.websocket import turn_socket
 from proxy.settings import Settings
@@ -182,7 +182,7 @@ def _add_routes(app: Application, *, has_metrics: bool) -> None:
     app.add_direct_endpoint("POST", "/v1/responses", create_response)
     app.router.routes += [
         Route("/v1/chat/completions", chat, methods=["POST"]),
-        *older_routes(chat),
+        *legacy_routes(chat),
         Route("/v1/chat/completions/{completion_id}/stream", PlainEndpoint(ResumedStream()), methods=["GET"]),
         WebSocketRoute("/v1/ws", turn_socket),
         Route("/v1/turns/{turn_id}/events", PlainEndpoint(turns.TurnEvents()), methods=["GET"]),
@@ -190,7 +190,7 @@ def _add_routes(app: Application, *, has_metrics: bool) -> None:
             "/v1/conversations/{conversation_id}/events", PlainEndpoint(ConversationEvents()), methods=["GET"]
         ),
         Route("/v1/responses", create_response, methods=["POST"]),
-        Route("/v1/responses/{response_id}", PlainEndpoint(KeptResponse()), methods=["GET"]),
+        Route("/v1/responses/{response_id}", PlainEndpoint(StoredResponse()), methods=["GET"]),
     ]
     for resource in (
         responses,

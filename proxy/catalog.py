@@ -41,10 +41,10 @@ class TeamCatalog:
         *,
         created: int,
         listed: Callable[[], Sequence[ListedModel]] = tuple,
-        made: CustomAgents | None = None,
+        custom_agents: CustomAgents | None = None,
     ) -> None:
-        """``listed`` returns the passthrough models, ``made`` are the custom agents and teams of callers."""
-        self._made = made
+        """``listed`` returns the passthrough models, ``custom_agents`` are the custom agents and teams of callers."""
+        self._custom = custom_agents
         self._created = created
         self._elsewhere = listed
         self._models = definitions.models
@@ -76,18 +76,18 @@ class TeamCatalog:
         agents = {name: _file_agent(agent) for name, agent in found.agents.items() if name != SIDE[1:]}
         return FileTeam(found.description, found.entry, found.examples, agents)
 
-    async def made(self, caller: str) -> Sequence[ModelFacts]:
+    async def custom(self, caller: str) -> Sequence[ModelFacts]:
         """Return the custom agents and teams of a caller, in the order of their creation."""
-        if self._made is None:
+        if self._custom is None:
             return []
-        return [await self._made_facts(caller, one) for one in await self._made.newest(caller)]
+        return [await self._custom_facts(caller, one) for one in await self._custom.newest(caller)]
 
-    async def find_made(self, caller: str, model: str) -> ModelFacts | None:
+    async def find_custom(self, caller: str, model: str) -> ModelFacts | None:
         """Return a custom agent or team; agents of custom teams and side requests are found but not listed."""
-        if self._made is None:
+        if self._custom is None:
             return None
         try:
-            team, is_side = await self._made.find_team(caller, model)
+            team, is_side = await self._custom.find_team(caller, model)
         except ModelNotFound:
             return None
         listed = None if is_side else _listed_team(team, None)
@@ -101,8 +101,8 @@ class TeamCatalog:
             fingerprint=f"fp_{(team.snapshot or '')[:10]}",
         )
 
-    async def _made_facts(self, caller: str, one: CustomAgentVersion) -> ModelFacts:
-        found = await self.find_made(caller, one.name) or ModelFacts(one.name, 0, OWNER)
+    async def _custom_facts(self, caller: str, one: CustomAgentVersion) -> ModelFacts:
+        found = await self.find_custom(caller, one.name) or ModelFacts(one.name, 0, OWNER)
         return dataclasses.replace(found, created=int(one.created_at))
 
     def _team(self, name: str, team: TeamDefinition, registry: Registry) -> ModelFacts:

@@ -77,7 +77,7 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
         passthrough = _passthrough(settings, parts.loaded, registry)
         await passthrough.start()
         stack.push_async_callback(passthrough.close)
-        made = _made_teams(settings, registry, history, passthrough)
+        custom_agents = _custom_teams(settings, registry, history, passthrough)
         keys = Keys((key.get_secret_value() for key in settings.api_keys), history.keys)
         await keys.prepare(None)
         parts.origin_policy.set_needs_keys(needs_keys=not keys.is_open)
@@ -89,17 +89,17 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
             settings=settings,
             keys=keys,
             key_monitor=KeyMonitor(keys),
-            turns=await _turn_service(settings, registry, history, made, usage_recorder),
+            turns=await _turn_service(settings, registry, history, custom_agents, usage_recorder),
             history=history,
             library=history.library,
             approvals=history.approvals,
-            catalog=_catalog(parts, registry, passthrough, made),
+            catalog=_catalog(parts, registry, passthrough, custom_agents),
             connection_checks=ConnectionChecks(
-                registry, made, record_usage=usage_recorder.record_passthrough
+                registry, custom_agents, record_usage=usage_recorder.record_passthrough
             ),
             version=parts.version,
             passing=_passing(settings, passthrough, usage_recorder),
-            agents=made,
+            agents=custom_agents,
             limiter=limiter,
             metrics=metrics,
         )
@@ -139,14 +139,14 @@ def _start_task(work: Coroutine[None, None, None], name: str, stack: AsyncExitSt
 
 
 def _catalog(
-    parts: Parts, registry: Registry, passthrough: PassThrough, made: CustomAgents | None
+    parts: Parts, registry: Registry, passthrough: PassThrough, custom_agents: CustomAgents | None
 ) -> TeamCatalog:
     return TeamCatalog(
         parts.loaded.definitions,
         registry,
         created=_written_at(parts.settings.teams or BUNDLED),
         listed=lambda: passthrough.listed,
-        made=made,
+        custom_agents=custom_agents,
     )
 
 
@@ -217,7 +217,7 @@ def _passthrough(settings: Settings, loaded: LoadedTeams, registry: Registry) ->
     )
 
 
-def _made_teams(
+def _custom_teams(
     settings: Settings, registry: Registry, history: SqlHistory, passthrough: PassThrough
 ) -> CustomAgents | None:
     """Return the custom teams; None if the setting disables them."""
@@ -242,7 +242,7 @@ async def _turn_service(
     settings: Settings,
     registry: Registry,
     history: SqlHistory,
-    made: CustomAgents | None,
+    custom_agents: CustomAgents | None,
     usage_recorder: UsageRecorder,
 ) -> TurnService:
     service = TurnService(
@@ -255,7 +255,7 @@ async def _turn_service(
             with_text=settings.stream_events_text,
             level=logging.INFO if settings.stream_events else logging.DEBUG,
         ),
-        custom_teams=made,
+        custom_teams=custom_agents,
         observer=usage_recorder,
         log_memory_limit=settings.max_log_bytes or _default_log_bytes(settings.workers),
     )

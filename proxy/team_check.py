@@ -132,8 +132,8 @@ def _line(name: str, model: str, host: str, found: Probe) -> str:
         parts.insert(0, "ok")
     else:
         facts = {name: value for name, value in found.failure.facts.items() if name != "host"}
-        told = "; ".join(f"{name} {value}" for name, value in facts.items())
-        parts.insert(0, f"failed: {found.failure.label}" + (f" ({told})" if told else ""))
+        details = "; ".join(f"{name} {value}" for name, value in facts.items())
+        parts.insert(0, f"failed: {found.failure.label}" + (f" ({details})" if details else ""))
     if found.has_answered:
         parts += [
             f"streaming {_yes(found.is_streamed)}",

@@ -16,12 +16,12 @@ from proxy.errors import AgentNotFound, CustomAgentsDisabled, InvalidRequest
 from proxy.routes.dependencies import (
     BodyDep,
     CallerDep,
+    CustomAgentService,
     FileTeam,
-    MadeAgents,
     ModelFacts,
     Services,
     ServicesDep,
-    json_answer,
+    json_response,
 )
 from proxy.wire.agents import (
     NEW_AGENT,
@@ -69,7 +69,7 @@ async def retrieve_agent(name: str, request: Request, services: ServicesDep, cal
     """Return the newest version of an agent, or ``version``."""
     facts = services.catalog.find(name) if "/" in name else None
     if facts is not None:
-        return json_answer(_file_agent_body(facts))
+        return json_response(_file_agent_body(facts))
     return await _retrieve(services, caller, "agent", name, request)
 
 
@@ -103,7 +103,7 @@ async def retrieve_team(name: str, request: Request, services: ServicesDep, call
     """Return the newest version of a custom team, or ``version``; or a team of the team files."""
     if (team := services.catalog.file_team(name)) is not None:
         services.check_model(caller, name)
-        return json_answer(_file_team_body(name, team, hides_details=not services.settings.handoff_details))
+        return json_response(_file_team_body(name, team, hides_details=not services.settings.handoff_details))
     return await _retrieve(services, caller, "team", name, request)
 
 
@@ -113,7 +113,7 @@ async def delete_team(name: str, services: ServicesDep, caller: CallerDep) -> Re
     return await _delete(services, caller, "team", name)
 
 
-def _custom_agents(services: Services) -> MadeAgents:
+def _custom_agents(services: Services) -> CustomAgentService:
     if services.agents is None:
         raise CustomAgentsDisabled
     return services.agents
@@ -122,26 +122,26 @@ def _custom_agents(services: Services) -> MadeAgents:
 async def _create_agent(services: Services, caller: str, name: str | None, body: bytes) -> Response:
     custom = _custom_agents(services)
     agent = read_object(NEW_AGENT, body, strict=True)
-    return json_answer(_body(await custom.put_agent(caller, _name(name, agent.name), agent)))
+    return json_response(_body(await custom.put_agent(caller, _name(name, agent.name), agent)))
 
 
 async def _create_team(services: Services, caller: str, name: str | None, body: bytes) -> Response:
     custom = _custom_agents(services)
     team = read_object(NEW_TEAM, body, strict=True)
-    return json_answer(_body(await custom.put_team(caller, _name(name, team.name), team)))
+    return json_response(_body(await custom.put_team(caller, _name(name, team.name), team)))
 
 
 async def _retrieve(services: Services, caller: str, kind: Kind, name: str, request: Request) -> Response:
     found = await _custom_agents(services).find(caller, kind, name, version_param(request.query_params))
     if found is None:
         raise AgentNotFound(kind, name)
-    return json_answer(_body(found))
+    return json_response(_body(found))
 
 
 async def _delete(services: Services, caller: str, kind: Kind, name: str) -> Response:
     if not await _custom_agents(services).delete(caller, kind, name):
         raise AgentNotFound(kind, name)
-    return json_answer(deleted_body(name, kind))
+    return json_response(deleted_body(name, kind))
 
 
 def _name(in_path: str | None, in_body: str | None) -> str:
@@ -158,7 +158,7 @@ def _name(in_path: str | None, in_body: str | None) -> str:
 def _list_response(request: Request, found: Sequence[dict[str, Any]], **more: Any) -> Response:
     query = list_query(request.query_params.multi_items(), order="asc")
     part, has_more = page_by_id(found, query)
-    return json_answer({**list_body(part, has_more=has_more), **more})
+    return json_response({**list_body(part, has_more=has_more), **more})
 
 
 def _body(one: CustomAgentVersion) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from proxy.approvals.repository import Approval
-from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, ServicesDep, json_answer
+from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, ServicesDep, json_response
 from proxy.wire.approvals import (
     DECISION,
     MAX_SHOWN,
@@ -44,7 +44,7 @@ async def list_approvals(
     )
     if page is None:
         raise unknown_after(query.after)
-    return json_answer(list_body([_body(one) for one in page.data], has_more=page.has_more))
+    return json_response(list_body([_body(one) for one in page.data], has_more=page.has_more))
 
 
 @router.post("/v1/approvals")
@@ -81,7 +81,7 @@ def _decision(approval_id: str, given: DecisionBody) -> ApprovalDecision:
 
 
 def _answer(approval: Approval) -> Response:
-    return json_answer(_body(approval), conversation_id=approval.conversation_id)
+    return json_response(_body(approval), conversation_id=approval.conversation_id)
 
 
 def _body(approval: Approval) -> dict[str, Any]:

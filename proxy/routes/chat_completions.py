@@ -12,13 +12,13 @@ from proxy.routes.dependencies import Services, request_context
 from proxy.routes.request_body import first_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
+    events_mode,
     idempotency_key,
     is_retry,
     is_side_task,
     named_conversation,
     on_disconnect,
     parent_id,
-    told_events,
     wants_status,
     with_pseudonyms,
 )
@@ -38,7 +38,7 @@ from proxy.wire.chat.stream import ChunkEncoder
 
 
 class ChatCompletions:
-    """``POST /v1/chat/completions``: asks a team, or a model that is served straight through."""
+    """``POST /v1/chat/completions`` for teams and passthrough models."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -99,7 +99,7 @@ def chat_turn_request(
         logprobs=bool(request.parameters.logprobs),
         service_tier="default" if request.service_tier else None,
         system_fingerprint=services.fingerprint_of(request.model),
-        events=told_events(headers) or services.events_of(request.model, caller),
+        events=events_mode(headers) or services.events_of(request.model, caller),
         hides_details=not settings.handoff_details,
         has_status=wants_status(headers, settings),
     )

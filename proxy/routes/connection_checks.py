@@ -21,7 +21,7 @@ async def check_connection(services: ServicesDep, caller: CallerDep, body: BodyD
     """Send one short message to each model of a team and report which of them answered."""
     model = read_object(NEW_CONNECTION_CHECK, body).model
     services.check_model(caller, model)
-    facts = services.catalog.find(model) or await services.catalog.find_made(caller, model)
+    facts = services.catalog.find(model) or await services.catalog.find_custom(caller, model)
     if facts is None or facts.team is None:
         raise ModelNotFound(model)
     checks = await services.connection_checks.check(caller, model)

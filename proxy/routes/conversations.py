@@ -22,7 +22,7 @@ from proxy.routes.dependencies import (
     Services,
     ServicesDep,
     conversation_of,
-    json_answer,
+    json_response,
 )
 from proxy.turns.repository import Conversation, TurnRecord
 from proxy.wire.conversations.item_input import decode_items
@@ -94,7 +94,7 @@ async def list_conversations(
     outlines = await services.library.outlines(keys)
     excerpts = await services.library.excerpts(keys, words) if words else {}
     data = [_listed_body(one, outlines.get(one.key), excerpts.get(one.key)) for one in page.data]
-    return json_answer(list_body(data, has_more=page.has_more))
+    return json_response(list_body(data, has_more=page.has_more))
 
 
 @router.get("/v1/conversations/{conversation_id}")
@@ -126,7 +126,7 @@ async def delete(
     await conversation_of(services, caller, end_user, conversation_id)
     if not await services.library.delete_conversation(caller, conversation_id, now=services.clock()):
         raise ConversationNotFound(conversation_id)
-    return json_answer({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
+    return json_response({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
 
 
 @router.post("/v1/conversations/{conversation_id}/items")
@@ -149,7 +149,7 @@ async def add_items(
     added = await services.library.add_items(caller, conversation_id, items, now=services.clock())
     if added is None:
         raise ConversationNotFound(conversation_id)
-    return json_answer(list_body([item.body for item in _wire_items(added)], has_more=False))
+    return json_response(list_body([item.body for item in _wire_items(added)], has_more=False))
 
 
 @router.get("/v1/conversations/{conversation_id}/items")
@@ -169,7 +169,7 @@ async def list_items(
     if found is None:
         raise unknown_after(query.after)
     part, has_more = found
-    return json_answer(list_body([item.body for item in part], has_more=has_more))
+    return json_response(list_body([item.body for item in part], has_more=has_more))
 
 
 @router.get("/v1/conversations/{conversation_id}/items/{item_id}")
@@ -184,7 +184,7 @@ async def retrieve_item(
     """Return an item, which can be hidden."""
     included(request.query_params.multi_items())
     await conversation_of(services, caller, end_user, conversation_id)
-    return json_answer((await _item(services, caller, conversation_id, item_id)).body)
+    return json_response((await _item(services, caller, conversation_id, item_id)).body)
 
 
 @router.delete("/v1/conversations/{conversation_id}/items/{item_id}")
@@ -248,7 +248,7 @@ def _wire_items(stored: Sequence[StoredItem]) -> list[WireItem]:
 
 def _answer(conversation: Conversation) -> Response:
     body = conversation_body(conversation.id, conversation.created_at, conversation.metadata)
-    return json_answer(body, conversation_id=conversation.id)
+    return json_response(body, conversation_id=conversation.id)
 
 
 # --- tree of turns ---
@@ -276,7 +276,7 @@ async def list_turns(
         for record in records
     ]
     head = ids.get(known.head) if known.head is not None else None
-    return json_answer({**list_body(data, has_more=False), "head_id": head})
+    return json_response({**list_body(data, has_more=False), "head_id": head})
 
 
 def _turn_body(

@@ -1,4 +1,4 @@
-"""The long-lived parts that routes work with, made once in ``app`` and found in the application's state."""
+"""Dependencies of the routes. ``app`` creates ``Services`` once and stores it in the application's state."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from proxy.wire.chat.response_models import encode
 
 @dataclass(frozen=True, slots=True)
 class ListedTeam:
-    """What a team is, for those who choose among models. Tools are those of the server."""
+    """A team as ``/v1/models`` lists it. ``tools`` are tools of the server."""
 
     agents: Sequence[str]
     entry: str
     tools: Sequence[str]
     takes_client_tools: bool
     events: EventsMode | None
-    """What its answers tell beside the answer, when the team has a word of its own."""
+    """Default of ``X-Handoff-Events`` for this team; None if the team file does not set it."""
     examples: Sequence[str] = ()
-    """First messages that a frontend can offer."""
+    """First user messages that a frontend can suggest."""
     accepts_images: bool = False
     is_demo: bool = False
     """Whether the entry agent's model is the scripted demonstration."""
@@ -70,92 +70,104 @@ class FileTeam:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """A model id as ``/v1/models`` tells it; ``created`` is in seconds since the epoch and does not change."""
+    """A model of ``/v1/models``; ``created`` is in seconds since the epoch and does not change."""
 
     id: str
     created: int
     owned_by: str
     name: str = ""
-    """For people."""
+    """Display name."""
     description: str = ""
     context_length: int | None = None
-    """Tokens that it can read; None when that is not known."""
+    """Context window in tokens; None if it is not known."""
     team: ListedTeam | None = None
     fingerprint: str | None = None
-    """Changes when what answers under this id is set up differently."""
+    """``system_fingerprint`` of responses; changes with the configuration of the model or team."""
 
 
-class MadeAgents(Protocol):
-    """Agents and teams that callers make; see ``agents.made``."""
+class CustomAgentService(Protocol):
+    """Custom agents and teams of callers."""
 
     @property
     def models(self) -> Sequence[str]:
-        """The models that an agent may have."""
+        """The models that a custom agent can use."""
         ...
 
     @property
     def tools(self) -> Mapping[str, str]:
-        """The tools that an agent may have, and what they are for."""
+        """The tools that a custom agent can use, with their descriptions."""
         ...
 
     async def put_agent(self, caller: str, name: str, agent: NewAgent) -> CustomAgentVersion:
-        """Store a new version of an agent, or raise ``RejectedRequest``."""
+        """Store a new version of an agent.
+
+        Raises:
+            RejectedRequest: The agent is not valid.
+        """
         ...
 
     async def put_team(self, caller: str, name: str, team: NewTeam) -> CustomAgentVersion:
-        """Store a new version of a team, or raise ``RejectedRequest``."""
+        """Store a new version of a team.
+
+        Raises:
+            RejectedRequest: The team is not valid.
+        """
         ...
 
     async def newest(self, caller: str) -> Sequence[CustomAgentVersion]:
-        """Return everything of the caller's as it is now."""
+        """Return the newest version of each agent and team of the caller."""
         ...
 
     async def find(
         self, caller: str, kind: Kind, name: str, version: int | None = None
     ) -> CustomAgentVersion | None:
-        """Return one of them, as it is now or in a version."""
+        """Return the newest version of an agent or team, or the given version; None if it does not exist."""
         ...
 
     async def delete(self, caller: str, kind: Kind, name: str) -> bool:
-        """Delete an agent or team; False if there is none. ``AgentInUse`` if another agent hands off to it."""
+        """Delete an agent or team; return False if it does not exist.
+
+        Raises:
+            AgentInUse: Another agent hands off to it.
+        """
         ...
 
 
 class Metrics(Protocol):
-    """Counts for Prometheus."""
+    """Prometheus metrics."""
 
     def exposition(self) -> bytes:
-        """Return everything in its text format."""
+        """Return all metrics in the Prometheus text format."""
         ...
 
 
 class Catalog(Protocol):
-    """What can be asked for by name."""
+    """The models that requests can name."""
 
-    async def made(self, caller: str) -> Sequence[ModelFacts]:
-        """Return the model ids of what the caller made, to choose from."""
+    async def custom(self, caller: str) -> Sequence[ModelFacts]:
+        """Return the custom agents and teams of a caller, in the order of their creation."""
         ...
 
-    async def find_made(self, caller: str, model: str) -> ModelFacts | None:
-        """Return what the caller made under this id, listed or not."""
+    async def find_custom(self, caller: str, model: str) -> ModelFacts | None:
+        """Return a custom agent or team of the caller, also one that ``custom`` does not list."""
         ...
 
     def models(self) -> Sequence[ModelFacts]:
-        """Return the model ids to choose from: the teams in the order of their files, then what else there is."""
+        """Return the listed models: the teams in the order of their files, then agents and passthrough models."""
         ...
 
     def find(self, model: str) -> ModelFacts | None:
-        """Return the model with this id, listed or not."""
+        """Return the model with this id, also one that ``models`` does not list."""
         ...
 
     def file_team(self, team: str) -> FileTeam | None:
-        """Return a team of the team files."""
+        """Return a team of the team files; None if it does not exist."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a route may use."""
+    """The long-lived objects that routes use."""
 
     settings: Settings
     keys: Keys
@@ -169,25 +181,25 @@ class Services:
     version: str
     clock: Clock = time.time
     passing: PassthroughHandler | None = None
-    """For models that are served straight through, when there are any."""
-    agents: MadeAgents | None = None
-    """For agents and teams that callers make, where they may."""
+    """Handler of passthrough models; None if there are none."""
+    agents: CustomAgentService | None = None
+    """Custom agents and teams; None if they are disabled."""
 
     limiter: Limiter = field(default_factory=Limiter)
     metrics: Metrics | None = None
-    """Where they are switched on."""
+    """None if metrics are disabled."""
 
     def check_model(self, caller: str, model: str) -> None:
-        """Refuse a model that the caller's key is not for, as if it did not exist.
+        """Check that the caller's key allows the model.
 
         Raises:
-            ModelNotFound: It is not.
+            ModelNotFound: It does not. The error is that of an unknown model, so a key cannot probe for others.
         """
         if not self.keys.terms_of(caller).allow(model):
             raise ModelNotFound(model)
 
     def events_of(self, model: str, caller: str) -> EventsMode:
-        """Return what answers of this model tell this caller beside the answer, where the request does not say it."""
+        """Return the default of ``X-Handoff-Events``: the key's, else the team's, else that of the settings."""
         if (by_key := self.keys.terms_of(caller).events) is not None:
             return by_key
         facts = self.catalog.find(model)
@@ -195,7 +207,7 @@ class Services:
         return events or self.settings.handoff_events
 
     def fingerprint_of(self, model: str) -> str | None:
-        """Return what answers of this model tell about how it is set up."""
+        """Return the ``system_fingerprint`` of responses of this model."""
         facts = self.catalog.find(model)
         return facts.fingerprint if facts is not None else None
 
@@ -229,7 +241,7 @@ def request_context(scope: Scope) -> tuple[Services, dict[str, str], str]:
     return services, headers_of(scope), authenticate(scope, services)
 
 
-def json_answer(body: Mapping[str, Any], *, conversation_id: str | None = None) -> Response:
+def json_response(body: Mapping[str, Any], *, conversation_id: str | None = None) -> Response:
     """Return a JSON response, with the header ``X-Conversation-Id`` if the conversation is given.
 
     No cache may store it: what a key may read must not stay in a browser after the key was removed.
@@ -267,7 +279,7 @@ async def _body(request: Request) -> bytes:
     try:
         return await read_body(request.receive, headers_of(request.scope), settings)
     except ClientDisconnected:
-        # The client has gone, so this error is only logged.
+        # The client has disconnected, so this error is only logged.
         raise InvalidRequest("The request ended before it was whole.") from None
 
 
@@ -281,4 +293,4 @@ CallerDep = Annotated[str, Depends(_caller)]
 BodyDep = Annotated[bytes, Depends(_body)]
 """The body, under the size limit of all bodies."""
 EndUserDep = Annotated[str, Depends(_end_user)]
-"""The end user whom a request header names, or ``""``."""
+"""The end user of a request header, or ``""``."""

@@ -104,7 +104,7 @@ class FeedStream:
 
     def _check(self) -> None:
         # Before each wait: a disconnect that was noticed earlier wakes no later wait.
-        if self._watch.has_left():
+        if self._watch.is_disconnected():
             raise ClientDisconnected
         if self._unauthorized is not None:
             raise self._unauthorized
@@ -120,12 +120,12 @@ async def feed_stream(
     stream with an ``error`` event.
     """
     settings, facts = services.settings, connection.scope["state"]["facts"]
-    patience = StreamTimeouts(settings.keep_alive_interval, settings.stalled_client_timeout)
+    timeouts = StreamTimeouts(settings.keep_alive_interval, settings.stalled_client_timeout)
     authorization = authorization_of(connection.scope)
     caller = authenticate(connection.scope, services)
     stream = FeedStream(services, connection, types)
     try:
-        async with monitor_client(stream.wake, connection, patience) as watch:
+        async with monitor_client(stream.wake, connection, timeouts) as watch:
             await stream.start(watch, headers)
             try:
                 with services.key_monitor.watch(authorization, caller, stream.invalidate):

@@ -17,7 +17,7 @@ MAX_LISTED = 20
 MAX_COMPARED = 1000
 """Models that are compared with the id; the comparison takes about 10 µs each."""
 MAX_LENGTH = 100
-"""Characters of an id that is compared: longer ones are no misspelt ids."""
+"""Maximum number of characters of an id that is compared; a longer id is not a misspelling."""
 
 
 async def with_suggestions(error: ModelNotFound, scope: Scope) -> ModelNotFound:
@@ -27,7 +27,7 @@ async def with_suggestions(error: ModelNotFound, scope: Scope) -> ModelNotFound:
     if caller is None:
         return error
     try:
-        custom = await services.catalog.made(caller)
+        custom = await services.catalog.custom(caller)
     except ProxyError:  # the store is unavailable: the error is complete without hints
         return error
     terms = services.keys.terms_of(caller)

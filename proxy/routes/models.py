@@ -11,7 +11,7 @@ from proxy.errors import ModelNotFound
 from proxy.messages import EventsMode
 from proxy.routes.dependencies import CallerDep, ListedTeam, ModelFacts, Services, ServicesDep
 from proxy.routes.request_body import headers_of
-from proxy.routes.request_headers import told_events
+from proxy.routes.request_headers import events_mode
 from proxy.wire.chat.handoff_extension import Capabilities, TeamBody
 from proxy.wire.chat.response_models import ModelBody, ModelList, encode
 
@@ -21,30 +21,30 @@ router = APIRouter(tags=["models"])
 @router.get("/v1/models")
 async def list_models(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """List the models: teams in the order of the team files, then agents and other models."""
-    wished, terms = told_events(headers_of(request.scope)), services.keys.terms_of(caller)
-    found = [*services.catalog.models(), *await services.catalog.made(caller)]
+    requested, terms = events_mode(headers_of(request.scope)), services.keys.terms_of(caller)
+    found = [*services.catalog.models(), *await services.catalog.custom(caller)]
     allowed = [facts for facts in found if terms.allow(facts.id)]
-    return _json(ModelList(data=[_body(facts, wished, services, caller) for facts in allowed]))
+    return _json(ModelList(data=[_body(facts, requested, services, caller) for facts in allowed]))
 
 
 @router.get("/v1/models/{model:path}")
 async def retrieve_model(model: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """Return one model; ids can contain slashes."""
     services.check_model(caller, model)
-    facts = services.catalog.find(model) or await services.catalog.find_made(caller, model)
+    facts = services.catalog.find(model) or await services.catalog.find_custom(caller, model)
     if facts is None:
         raise ModelNotFound(model)
-    return _json(_body(facts, told_events(headers_of(request.scope)), services, caller))
+    return _json(_body(facts, events_mode(headers_of(request.scope)), services, caller))
 
 
-def _body(facts: ModelFacts, wished: EventsMode | None, services: Services, caller: str) -> ModelBody:
+def _body(facts: ModelFacts, requested: EventsMode | None, services: Services, caller: str) -> ModelBody:
     """Return the model object, with the parts of the extension that its responses have."""
-    told = wished or services.events_of(facts.id, caller)
+    mode = requested or services.events_of(facts.id, caller)
     body = ModelBody(id=facts.id, created=facts.created, owned_by=facts.owned_by)
-    if told == "none":
+    if mode == "none":
         return body
     length = UNSET if facts.context_length is None else facts.context_length
-    has_objects = facts.team is not None and told in ("extension", "all")
+    has_objects = facts.team is not None and mode in ("extension", "all")
     return ModelBody(
         id=facts.id,
         created=facts.created,

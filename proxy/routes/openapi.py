@@ -16,7 +16,7 @@ from msgspec import Struct
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from proxy.routes.dependencies import CallerDep, json_answer
+from proxy.routes.dependencies import CallerDep, json_response
 from proxy.wire.chat.response_models import Completion, ErrorEnvelope, ModelBody, ModelList
 from proxy.wire.chat.schema import ChatBody
 from proxy.wire.connection_check import ConnectionCheckBody, NewConnectionCheck
@@ -34,7 +34,7 @@ _REQUEST_BODIES: Mapping[tuple[str, str], type[Struct]] = {
     ("post", "/v1/conversations/{conversation_id}"): NewMetadata,
     ("post", "/v1/conversations/{conversation_id}/items"): NewItems,
     ("post", "/v1/responses"): ResponsesBody,
-    ("post", "/agents/{agent_name}"): legacy.OlderAgentBody,
+    ("post", "/agents/{agent_name}"): legacy.LegacyAgentBody,
     ("post", "/ask-stream"): legacy.QuestionBody,
     ("post", "/chat"): legacy.LegacyChatBody,
     ("post", "/chat/stream"): legacy.LegacyChatBody,
@@ -64,7 +64,7 @@ _REFERENCE = "#/components/schemas/{name}"
 @router.get("/openapi.json")
 async def openapi_document(request: Request, caller: CallerDep) -> Response:
     """Return the OpenAPI document, for authenticated callers."""
-    return json_answer(request.app.openapi())
+    return json_response(request.app.openapi())
 
 
 def complete(document: Document, routes: Iterable[BaseRoute]) -> Document:

@@ -1,4 +1,4 @@
-"""Read the request headers that all APIs of a team have in common."""
+"""Parse the request headers that all APIs of a team have in common."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from proxy.wire.chat.parse import conversation_id
 def named_conversation(
     headers: dict[str, str], frontend_headers: tuple[str, ...], metadata: Mapping[str, str]
 ) -> tuple[str | None, IdSource]:
-    """Return the conversation that the client names, and where it does; an empty value is none."""
+    """Return the conversation id of the request and its source; an empty value counts as absent."""
     own = headers.get("x-conversation-id", "").strip()
     if own:
         return conversation_id(own), "conversation-id"
@@ -33,7 +33,11 @@ def named_conversation(
 
 
 def idempotency_key(headers: dict[str, str]) -> str | None:
-    """Return the key under which the request may come again."""
+    """Return the value of ``Idempotency-Key``, or None.
+
+    Raises:
+        InvalidRequest: It is too long.
+    """
     key = headers.get("idempotency-key", "").strip()
     if len(key) > 255:
         raise InvalidRequest(
@@ -45,17 +49,21 @@ def idempotency_key(headers: dict[str, str]) -> str | None:
 
 
 def is_retry(headers: dict[str, str]) -> bool:
-    """Whether an official SDK says that it repeats itself."""
+    """Whether an official SDK marks the request as a retry (openai-python, ``x-stainless-retry-count``)."""
     return headers.get("x-stainless-retry-count", "0").strip() not in ("", "0")
 
 
 def is_side_task(headers: dict[str, str], settings: Settings) -> bool:
-    """Whether a header marks the request as one beside the conversation."""
+    """Whether a header marks the request as a side request, such as one for a title."""
     return bool(headers.get(settings.task_header.lower(), "").strip())
 
 
 def on_disconnect(headers: dict[str, str]) -> DisconnectPolicy | None:
-    """Return what is to happen to the turn when its client leaves, if the request says it."""
+    """Return the disconnect policy that the request sets, or None.
+
+    Raises:
+        InvalidRequest: The header has another value.
+    """
     match headers.get("x-on-disconnect", "").strip().lower():
         case "":
             return None
@@ -72,12 +80,16 @@ def on_disconnect(headers: dict[str, str]) -> DisconnectPolicy | None:
 
 
 def parent_id(headers: dict[str, str]) -> str | None:
-    """Return the turn that the messages follow, or ``root``, if the request names one."""
+    """Return the parent turn that the request names, ``root``, or None."""
     return headers.get("x-parent-id", "").strip()[:128] or None
 
 
-def told_events(headers: dict[str, str]) -> EventsMode | None:
-    """Return what the answer is to tell beside the answer, if the request says it."""
+def events_mode(headers: dict[str, str]) -> EventsMode | None:
+    """Return the mode of ``X-Handoff-Events``, or None if the request does not set it.
+
+    Raises:
+        InvalidRequest: The header has another value.
+    """
     match headers.get("x-handoff-events", "").strip().lower():
         case "":
             return None
@@ -92,7 +104,7 @@ def told_events(headers: dict[str, str]) -> EventsMode | None:
 
 
 def wants_status(headers: dict[str, str], settings: Settings) -> bool:
-    """Whether the answer is to tell Open WebUI's status line."""
+    """Whether the response includes status events for Open WebUI."""
     if settings.status_lines != "auto":
         return settings.status_lines == "always"
     return any(name.startswith("x-openwebui-") and value.strip() for name, value in headers.items())
@@ -101,7 +113,7 @@ def wants_status(headers: dict[str, str], settings: Settings) -> bool:
 def with_pseudonyms(
     parameters: Parameters, caller: str, *, safety_identifier: str | None, prompt_cache_key: str | None
 ) -> Parameters:
-    """Return the wishes with what the request says about its person and its cache, as the provider is told it."""
+    """Return the parameters with pseudonyms of the end user and the cache key, which providers receive."""
     if not safety_identifier and not prompt_cache_key:
         return parameters
     return msgspec.structs.replace(
@@ -112,7 +124,7 @@ def with_pseudonyms(
 
 
 def body_digest(body: bytes, *places: str) -> bytes:
-    """Return what requests have in common that ask for the same, in the same place, for the same person."""
+    """Return a digest of the body and of the ``places`` (endpoint, conversation, end user) that it applies to."""
     digest = blake2b(body, digest_size=16)
     for place in places:
         digest.update(b"|" + place.encode("utf-8", "surrogateescape"))

@@ -1,6 +1,6 @@
-"""``/v1/responses``: the same teams, conversations and turns as chat completions, in the words of the newer API.
+"""``/v1/responses``: the teams, conversations and turns of chat completions in the format of the Responses API.
 
-Making a response and reading one are plain ASGI endpoints, because both can be streams.
+Creating and retrieving a response are plain ASGI endpoints, because both can stream.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from proxy.routes.dependencies import (
     EndUserDep,
     Services,
     ServicesDep,
-    json_answer,
+    json_response,
     request_context,
 )
 from proxy.routes.item_references import References
 from proxy.routes.request_body import first_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
+    events_mode,
     idempotency_key,
     is_retry,
     is_side_task,
     named_conversation,
     on_disconnect,
-    told_events,
     with_pseudonyms,
 )
 from proxy.routes.streaming import JSON_HEADERS, Connection
@@ -60,12 +60,12 @@ from proxy.wire.validation.query_params import bool_param, included, list_query,
 
 router = APIRouter(tags=["responses"])
 
-_OURS = "conv_"
-"""How the ids of conversations begin that were made here; any other is the caller's own, and made on first use."""
+_GENERATED_ID = "conv_"
+"""Prefix of ids that the proxy generates. A conversation with another id is created by the first request with it."""
 
 
 class Responses:
-    """``POST /v1/responses``: asks a team."""
+    """``POST /v1/responses``."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -79,21 +79,22 @@ class Responses:
         if services.passing is not None:
             await services.passing.reject_other_endpoint(request.model)
         options = _options(services, caller, headers, request)
-        ask = await _ask(services, caller, headers, body, request, options)
+        ask = await _turn_request(services, caller, headers, body, request, options)
         scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
         opened = await services.turns.open(ask)
         options = _options_of(opened, options)
         if request.background and not request.stream:
-            await _tell_begun(opened, options, connection, request.ignored)
+            await _send_initial_response(opened, options, connection, request.ignored)
         else:
             encoder = ResponseEncoder(options) if request.stream else ResponseBuilder(options)
             await _write(services, opened, connection, encoder, ignored=request.ignored)
 
 
-class KeptResponse:
-    """``GET /v1/responses/{id}``: a response as it stands, or with ``stream=true`` its events.
+class StoredResponse:
+    """``GET /v1/responses/{id}``: the response, or with ``stream=true`` its events.
 
-    ``starting_after`` is the ``sequence_number`` of the last event that the client saw; without, all of them come.
+    ``starting_after`` is the ``sequence_number`` of the last event that the client received; without it, all events
+    are sent.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,7 +106,7 @@ class KeptResponse:
         end_user = first_of(headers, services.settings.user_headers)
         record = await _find(services, caller, end_user, scope["path_params"]["response_id"])
         if not is_stream:
-            answer = json_answer(_body_of(record), conversation_id=record.conversation_id)
+            answer = json_response(_body_of(record), conversation_id=record.conversation_id)
             await answer(scope, receive, send)
             return
         opened = await services.turns.attach(caller, record.id)
@@ -118,31 +119,31 @@ class KeptResponse:
 async def delete(
     response_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """Forget a response; its conversation keeps what was said."""
+    """Delete a response. The messages of its turn remain in the conversation."""
     record = await _find(services, caller, end_user, response_id)
     if record.status == "running":
         raise InvalidRequest("Cannot delete a response that is in progress; cancel it first.")
     if not await services.library.delete_response(caller, record.id):
         raise ResponseNotFound(response_id)
-    return json_answer({"id": response_id, "object": "response", "deleted": True})
+    return json_response({"id": response_id, "object": "response", "deleted": True})
 
 
 @router.post("/v1/responses/{response_id}/cancel")
 async def cancel(
     response_id: str, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """Stop a response wherever it runs; one that has ended is returned as it is."""
+    """Cancel a response, in whichever worker it runs; a response that has ended is returned unchanged."""
     record = await _find(services, caller, end_user, response_id)
     if record.status == "running":
         record = await services.turns.cancel(caller, record.id)
-    return json_answer(_body_of(record), conversation_id=record.conversation_id)
+    return json_response(_body_of(record), conversation_id=record.conversation_id)
 
 
 @router.get("/v1/responses/{response_id}/input_items")
 async def input_items(
     response_id: str, request: Request, services: ServicesDep, caller: CallerDep, end_user: EndUserDep
 ) -> Response:
-    """List what the response was asked with, the newest first; what went before is its conversation's."""
+    """List the input items of the response, newest first, without earlier items of its conversation."""
     pairs = request.query_params.multi_items()
     query = list_query(pairs, order="desc")
     included(pairs)
@@ -156,16 +157,16 @@ async def input_items(
     if found is None:
         raise unknown_after(query.after)
     part, has_more = found
-    return json_answer(list_body([item.body for item in part], has_more=has_more))
+    return json_response(list_body([item.body for item in part], has_more=has_more))
 
 
-# --- asking --------------------------------------------------------------------------------------------------
+# --- requests ------------------------------------------------------------------------------------------------
 
 
 def _options(
     services: Services, caller: str, headers: dict[str, str], request: ResponsesRequest
 ) -> ResponseOptions:
-    events = told_events(headers)
+    events = events_mode(headers)
     return ResponseOptions(
         id="",
         created=0,
@@ -180,7 +181,7 @@ def _options(
     )
 
 
-async def _ask(
+async def _turn_request(
     services: Services,
     caller: str,
     headers: dict[str, str],
@@ -196,7 +197,7 @@ async def _ask(
     end_user = request.safety_identifier or request.user or first_of(headers, settings.user_headers)
     parent = None
     if request.previous_response_id is not None:
-        # What cannot be an id of ours leads to no turn, and is refused as one that was not found.
+        # An id of another format matches no turn, so it fails as a turn that does not exist.
         parent = turn_id_of(request.previous_response_id) or request.previous_response_id
     references = References(services.history, caller, end_user)
     pieces = await references.resolved(request.said, parent=parent, conversation_id=request.conversation)
@@ -231,7 +232,7 @@ async def _ask(
         on_disconnect="detach" if request.background else on_disconnect(headers),
         parent=parent,
         is_addition=request.conversation is not None,
-        must_exist=request.conversation is not None and request.conversation.startswith(_OURS),
+        must_exist=request.conversation is not None and request.conversation.startswith(_GENERATED_ID),
         instructions=request.instructions,
         keeps_instructions=True,
         in_background=request.background,
@@ -240,11 +241,11 @@ async def _ask(
 
 
 def _without_content(options: ResponseOptions) -> ResponseOptions:
-    """Return what may be kept of the options when nothing of the content may be."""
+    """Return the options without content, which a turn with ``store: false`` can record."""
     return msgspec.structs.replace(options, response=Echo(store=False))
 
 
-# --- answering -----------------------------------------------------------------------------------------------
+# --- responses -----------------------------------------------------------------------------------------------
 
 
 _write = partial(write_turn, to_problem=problem_of_response, parameters=PARAMETERS)
@@ -257,10 +258,10 @@ def _options_of(opened: Opened, requested: ResponseOptions | None = None) -> Res
     return msgspec.structs.replace(options, response=msgspec.structs.replace(options.response, store=False))
 
 
-async def _tell_begun(
+async def _send_initial_response(
     opened: Opened, options: ResponseOptions, connection: Connection, ignored: Sequence[str]
 ) -> None:
-    """Answer at once, while the turn runs on in the background."""
+    """Send the response object immediately; the turn continues in the background."""
     if opened.is_replayed and opened.live.is_finished:
         entries = opened.live.entries_after(0)
         if entries is None:
@@ -279,7 +280,7 @@ async def _tell_begun(
     await connection.send({"type": "http.response.body", "body": encoded})
 
 
-# --- what is kept --------------------------------------------------------------------------------------------
+# --- stored responses ----------------------------------------------------------------------------------------
 
 
 async def _find(services: Services, caller: str, end_user: str, given_id: str) -> TurnRecord:
@@ -290,13 +291,13 @@ async def _find(services: Services, caller: str, end_user: str, given_id: str) -
     try:
         decode_options(record.options)
     except msgspec.DecodeError:
-        # A turn that answered something else than a chat or a response.
+        # A turn of another API, whose options have another format.
         raise ResponseNotFound(given_id) from None
     return record
 
 
 def _body_of(record: TurnRecord) -> Body:
-    """Return a kept turn as a response."""
+    """Return a stored turn as a response."""
     options = decode_options(record.options)
     echo = msgspec.structs.replace(options.response, metadata=dict(record.metadata))
     options = msgspec.structs.replace(options, id=record.id, created=int(record.created_at), response=echo)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from proxy.conversations.visible_messages import rebuild_request_messages
 from proxy.errors import CompletionNotFound
-from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, Services, ServicesDep, json_answer
+from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, Services, ServicesDep, json_response
 from proxy.turns.repository import TurnRecord, accessible_turn
 from proxy.wire.chat.stored import completion_body, message_bodies, options_of
 from proxy.wire.conversations.objects import NEW_METADATA, list_body
@@ -38,7 +38,7 @@ async def list_completions(
     if page is None:
         raise unknown_after(query.after)
     bodies = [_body_of(record) for record in page.data]
-    return json_answer(list_body([body for body in bodies if body], has_more=page.has_more))
+    return json_response(list_body([body for body in bodies if body], has_more=page.has_more))
 
 
 @router.get("/v1/chat/completions/{completion_id}")
@@ -70,7 +70,7 @@ async def delete(
     await _find(services, caller, end_user, completion_id)
     if not await services.library.delete_completion(caller, completion_id):
         raise CompletionNotFound(completion_id)
-    return json_answer({"object": "chat.completion.deleted", "id": completion_id, "deleted": True})
+    return json_response({"object": "chat.completion.deleted", "id": completion_id, "deleted": True})
 
 
 @router.get("/v1/chat/completions/{completion_id}/messages")
@@ -94,7 +94,7 @@ async def list_messages(
         instructions=options.instructions,
     )
     part, has_more = page_by_id(message_bodies(completion_id, messages), query)
-    return json_answer(list_body(part, has_more=has_more))
+    return json_response(list_body(part, has_more=has_more))
 
 
 async def _find(services: Services, caller: str, end_user: str, completion_id: str) -> TurnRecord:
@@ -108,7 +108,7 @@ def _answer(record: TurnRecord) -> Response:
     body = _body_of(record)
     if body is None:
         raise CompletionNotFound(record.id)
-    return json_answer(body, conversation_id=record.conversation_id)
+    return json_response(body, conversation_id=record.conversation_id)
 
 
 def _body_of(record: TurnRecord) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
-"""A turn written to a client: as a stream of frames, or as one answer at its end.
+"""Write a turn to a client, as a stream of frames or as one JSON object at the end.
 
-Headers go out with the first thing that an agent does, so that a failure before it has its real status; when that
-takes long, they go out with a comment, which keeps connections and read time-outs alive.
+A stream sends its headers with the first output of an agent, so an earlier failure has its own HTTP status. If there is
+no output within the keep-alive interval, it sends the headers with a comment, which resets read timeouts of the client.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How a stream stands on the wire."""
+    """The format of a stream: headers, keep-alive frame, and when frames are sent."""
 
     headers: Headers
     ping: bytes
-    """What is sent when there is no news; nothing when empty."""
-    is_each_apart: bool = False
-    """Each entry's frames go out by themselves, as one HTTP chunk, and not with others that are there already."""
-    is_prompt: bool = False
-    """It begins at once, so that no failure has a status of its own."""
+    """The keep-alive frame; if empty, none is sent."""
+    sends_entries_separately: bool = False
+    """Send the frames of each entry as a separate HTTP chunk; otherwise all available entries are one chunk."""
+    starts_immediately: bool = False
+    """Send the headers before the first output, so failures are reported in the stream, not as a status."""
 
 
 IGNORED_HEADER = b"x-ignored-parameters"
@@ -52,7 +52,7 @@ SSE = Framing(STREAM_HEADERS, sse.PING)
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One request's end of the server."""
+    """The ASGI arguments of one request."""
 
     scope: Scope
     receive: Receive
@@ -63,44 +63,44 @@ class Encoder(Protocol):
     """Encodes entries as the frames of a stream."""
 
     def encode(self, entry: Entry) -> bytes:
-        """Return the frames of one entry, whole; often none."""
+        """Return the complete frames of one entry; empty for an entry that this format does not report."""
         ...
 
 
 class Builder(Protocol):
-    """Gathers entries into one answer."""
+    """Builds one response from the entries of a turn."""
 
-    def take(self, entry: Entry) -> None:
-        """Take the next entry."""
+    def add(self, entry: Entry) -> None:
+        """Add the next entry."""
         ...
 
     def answer(self) -> object:
-        """Return what is to be sent as JSON, or a ``Failed``; only after the closing event."""
+        """Return the response to encode as JSON, or the ``Failed`` event. Call it after the closing event."""
         ...
 
 
 class ClientMonitor:
-    """What can happen to a reader besides news of the turn: the client leaves, or time passes.
+    """Detects client disconnects, keep-alive intervals without output, and clients that do not read.
 
-    ``wake`` lets whatever the reader waits for return, so that it can see which.
+    ``wake`` ends the wait of the log reader, so that it can check ``is_disconnected`` and ``is_quiet``.
     """
 
-    def __init__(self, wake: Callable[[], None], receive: Receive, patience: StreamTimeouts) -> None:
+    def __init__(self, wake: Callable[[], None], receive: Receive, timeouts: StreamTimeouts) -> None:
         self._wake = wake
         self._loop = asyncio.get_running_loop()
-        self._interval = patience.keep_alive
-        self._stall = patience.stall
+        self._interval = timeouts.keep_alive
+        self._stall = timeouts.stall
         self._task = asyncio.current_task()
         self._quiet_since = self._loop.time()
         self._sending_since: float | None = None
         self._timer = self._loop.call_later(self._interval, self._tick)
-        self._left = self._loop.create_task(wait_for_disconnect(receive), name="client")
-        self._left.add_done_callback(lambda _: wake())
+        self._disconnect = self._loop.create_task(wait_for_disconnect(receive), name="client")
+        self._disconnect.add_done_callback(lambda _: wake())
         self.is_stalled = False
 
-    def has_left(self) -> bool:
-        """Whether the client is gone."""
-        return self._left.done()
+    def is_disconnected(self) -> bool:
+        """Whether the client has disconnected."""
+        return self._disconnect.done()
 
     def is_quiet(self) -> bool:
         """Whether nothing was sent for an interval."""
@@ -108,7 +108,7 @@ class ClientMonitor:
         return self._loop.time() - self._quiet_since >= self._interval * 0.99
 
     async def send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
-        """Send, noticing a client that does not take it."""
+        """Send a part of the body. The timer cancels the task if the client does not read it in time."""
         self._sending_since = self._quiet_since = self._loop.time()
         await send({"type": "http.response.body", "body": body, "more_body": not is_last})
         self._sending_since = None
@@ -129,21 +129,21 @@ class ClientMonitor:
         self._timer = self._loop.call_later(max(due - now, 0.01), self._tick)
 
     async def close(self) -> None:
-        """Stop watching."""
+        """Stop the timer and the disconnect task."""
         self._timer.cancel()
-        self._left.cancel()
-        await asyncio.gather(self._left, return_exceptions=True)
+        self._disconnect.cancel()
+        await asyncio.gather(self._disconnect, return_exceptions=True)
 
 
 async def wait_for_disconnect(receive: Receive) -> None:
-    """Return when the client is gone."""
+    """Return when the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 @dataclass(frozen=True, slots=True)
 class StreamTimeouts:
-    """How long to wait, in seconds: for news before a comment is sent, and for a client to take what it is sent."""
+    """Seconds without output until a keep-alive frame, and seconds that a client may block a send."""
 
     keep_alive: float = 15.0
     stall: float = 60.0
@@ -154,48 +154,48 @@ async def stream(
     encoder: Encoder,
     headers: Headers,
     connection: Connection,
-    patience: StreamTimeouts,
+    timeouts: StreamTimeouts,
     *,
     is_resumed: bool = False,
-    told: Callable[[Failed], ErrorResponse] = error_response,
+    to_problem: Callable[[Failed], ErrorResponse] = error_response,
     parameters: Mapping[str, str] | None = None,
     framing: Framing = SSE,
 ) -> bool:
-    """Write the turn as a stream until its end; False when the client left before.
+    """Write the turn as a stream until its end; return False if the client disconnected before.
 
-    A turn that fails before its agents did anything is answered with the error's own status, as ``told`` words it,
-    unless the reader ``is_resumed`` and had its headers already. ``parameters`` are names that this API has for
-    parameters of chat completions.
+    If the turn fails before any output, the response is the error of ``to_problem`` with its own status, unless
+    ``is_resumed``: an earlier response had the headers. ``parameters`` are names that the API has for parameters of
+    chat completions.
     """
     send = connection.send
-    async with _watched(live, connection, patience) as (follower, watch):
-        entries = await (follower.next() if framing.is_prompt else _opening(follower, watch))
-        if watch.has_left():
+    async with _read_and_monitor(live, connection, timeouts) as (reader, monitor):
+        entries = await (reader.next() if framing.starts_immediately else _opening(reader, monitor))
+        if monitor.is_disconnected():
             return False
         failure = entries[-1].event if entries else None
-        has_status = not (is_resumed or framing.is_prompt)
+        has_status = not (is_resumed or framing.starts_immediately)
         if isinstance(failure, Failed) and has_status and all(map(_is_preface, entries[:-1])):
-            await answer_of(told(failure), headers)(connection.scope, connection.receive, send)
+            await answer_of(to_problem(failure), headers)(connection.scope, connection.receive, send)
             return True
         headers = with_ignored(headers, entries, parameters or {})
         await send({"type": "http.response.start", "status": 200, "headers": headers + framing.headers})
         while True:
             is_last = bool(entries) and is_closing(entries[-1].event)
-            if framing.is_each_apart:
+            if framing.sends_entries_separately:
                 *before, body = [frames for frames in map(encoder.encode, entries) if frames] or [b""]
                 for frames in before:
-                    await watch.send(send, frames)
+                    await monitor.send(send, frames)
             else:
                 body = b"".join(map(encoder.encode, entries))
             if body or is_last:
-                await watch.send(send, body, is_last=is_last)
-            elif watch.is_quiet() and framing.ping:
-                await watch.send(send, framing.ping)
+                await monitor.send(send, body, is_last=is_last)
+            elif monitor.is_quiet() and framing.ping:
+                await monitor.send(send, framing.ping)
             if is_last:
                 return True
-            # Nothing wakes a reader for a departure that was noticed while it sent.
-            entries = () if watch.has_left() else await follower.next()
-            if watch.has_left():
+            # A disconnect during a send does not wake the reader, so check before waiting.
+            entries = () if monitor.is_disconnected() else await reader.next()
+            if monitor.is_disconnected():
                 return False
 
 
@@ -204,26 +204,26 @@ async def answer(
     builder: Builder,
     headers: Headers,
     connection: Connection,
-    patience: StreamTimeouts,
+    timeouts: StreamTimeouts,
     *,
-    told: Callable[[Failed], ErrorResponse] = error_response,
+    to_problem: Callable[[Failed], ErrorResponse] = error_response,
     parameters: Mapping[str, str] | None = None,
 ) -> bool:
-    """Write the turn as one JSON object at its end, or as the error that ``told`` makes of it.
+    """Write the turn as one JSON object at its end, or as the error of ``to_problem``.
 
-    Returns False when the client left before.
+    Returns False if the client disconnected before the end.
     """
-    async with _watched(live, connection, patience) as (follower, watch):
-        while not live.is_finished or follower.position < live.length:
-            for entry in await follower.next():
-                builder.take(entry)
+    async with _read_and_monitor(live, connection, timeouts) as (reader, monitor):
+        while not live.is_finished or reader.position < live.length:
+            for entry in await reader.next():
+                builder.add(entry)
                 if type(entry.event) is ParametersIgnored:
                     headers = with_ignored(headers, (entry,), parameters or {})
-            if watch.has_left():
+            if monitor.is_disconnected():
                 return False
     result = builder.answer()
     if isinstance(result, Failed):
-        await answer_of(told(result), headers)(connection.scope, connection.receive, connection.send)
+        await answer_of(to_problem(result), headers)(connection.scope, connection.receive, connection.send)
         return True
     body = encode(result)
     length = (b"content-length", b"%d" % len(body))
@@ -235,50 +235,50 @@ async def answer(
 
 
 @asynccontextmanager
-async def _watched(
-    live: LiveTurn, connection: Connection, patience: StreamTimeouts
+async def _read_and_monitor(
+    live: LiveTurn, connection: Connection, timeouts: StreamTimeouts
 ) -> AsyncIterator[tuple[EventLogReader, ClientMonitor]]:
-    """Follow a turn, and the client with it."""
-    with live.reader() as follower:
-        async with monitor_client(follower.wake, connection, patience) as watch:
-            yield follower, watch
+    """Read the event log of a turn and monitor the client."""
+    with live.reader() as reader:
+        async with monitor_client(reader.wake, connection, timeouts) as monitor:
+            yield reader, monitor
 
 
 @asynccontextmanager
 async def monitor_client(
-    wake: Callable[[], None], connection: Connection, patience: StreamTimeouts
+    wake: Callable[[], None], connection: Connection, timeouts: StreamTimeouts
 ) -> AsyncIterator[ClientMonitor]:
     """Monitor the client; raise ``ClientDisconnected`` if it reads nothing for the stall timeout."""
-    watch = ClientMonitor(wake, connection.receive, patience)
+    monitor = ClientMonitor(wake, connection.receive, timeouts)
     try:
-        yield watch
+        yield monitor
     except asyncio.CancelledError:
         task = asyncio.current_task()
-        if not watch.is_stalled or task is None:
+        if not monitor.is_stalled or task is None:
             raise
         task.uncancel()
         raise ClientDisconnected from None
     finally:
-        await watch.close()
+        await monitor.close()
 
 
-async def _opening(follower: EventLogReader, watch: ClientMonitor) -> Sequence[Entry]:
-    """Return the first entries: as soon as an agent did something, or when that takes too long."""
+async def _opening(reader: EventLogReader, monitor: ClientMonitor) -> Sequence[Entry]:
+    """Return the first entries: at the first output of an agent, or after the keep-alive interval."""
     entries: list[Entry] = []
-    while all(map(_is_preface, entries)) and not watch.is_quiet() and not watch.has_left():
-        entries.extend(await follower.next())
+    while all(map(_is_preface, entries)) and not monitor.is_quiet() and not monitor.is_disconnected():
+        entries.extend(await reader.next())
     return entries
 
 
 def _is_preface(entry: Entry) -> bool:
-    """Whether a client has nothing from this yet, so that the turn may still fail with a status of its own."""
+    """Whether the entry has no output, so that a failure after it can still have its own HTTP status."""
     return isinstance(entry.event, Started | ParametersIgnored | ModelCalled)
 
 
 def with_ignored(headers: Headers, entries: Iterable[Entry], parameters: Mapping[str, str]) -> Headers:
-    """Return the headers with the parameters that the provider was found to reject in this turn.
+    """Add to the headers the parameters that the provider rejected in this turn.
 
-    A stream has those of the calls before its first byte.
+    For a stream, only those of the calls before its first byte.
     """
     events = [entry.event for entry in entries if isinstance(entry.event, ParametersIgnored)]
     names = [parameters.get(name, name) for event in events for name in event.names]

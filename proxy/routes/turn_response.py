@@ -57,7 +57,7 @@ async def write_turn(
     facts = connection.scope["state"]["facts"]
     facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
     headers = turn_headers(opened, ignored, facts, parameters)
-    patience = StreamTimeouts(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
+    timeouts = StreamTimeouts(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
     is_complete = False
     try:
         if _is_encoder(encoder):
@@ -66,9 +66,9 @@ async def write_turn(
                 encoder,
                 headers,
                 connection,
-                patience,
+                timeouts,
                 is_resumed=is_resumed,
-                told=to_problem,
+                to_problem=to_problem,
                 parameters=parameters,
                 framing=framing,
             )
@@ -78,8 +78,8 @@ async def write_turn(
                 cast(Builder, encoder),
                 headers,
                 connection,
-                patience,
-                told=to_problem,
+                timeouts,
+                to_problem=to_problem,
                 parameters=parameters,
             )
     finally:

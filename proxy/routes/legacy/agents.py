@@ -1,4 +1,4 @@
-"""``GET /agents`` and ``POST /agents/{agent_name}`` in the form of older clients."""
+"""``GET /agents`` and ``POST /agents/{agent_name}`` in the legacy format."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from proxy.routes.dependencies import request_context
 from proxy.routes.legacy.requests import read_request
 from proxy.wire.agents import NewAgent, decode_stored_agent, validate_name
 from proxy.wire.chat.response_models import encode
-from proxy.wire.legacy.requests import OLDER_AGENT
+from proxy.wire.legacy.requests import LEGACY_AGENT
 from proxy.wire.validation.body_decoder import read_object
 
 
 async def agents(scope: Scope, receive: Receive, send: Send) -> None:
-    """List the agents of every team; ``model`` is the id under which OpenAI clients ask for one alone."""
+    """List the agents of all teams; ``model`` is the model id of the agent in the OpenAI APIs."""
     services, _, caller = request_context(scope)
     found: list[dict[str, Any]] = []
     for facts in services.catalog.models():
@@ -34,48 +34,49 @@ async def agents(scope: Scope, receive: Receive, send: Send) -> None:
                     "tools": tools,
                 }
             )
-    made = await services.agents.newest(caller) if services.agents is not None else ()
-    found += [_told(one) for one in made if one.kind == "agent"]
-    await _answer({"agents": found}, scope, receive, send)
+    custom = await services.agents.newest(caller) if services.agents is not None else ()
+    found += [_agent_body(version) for version in custom if version.kind == "agent"]
+    await _send_json({"agents": found}, scope, receive, send)
 
 
-async def make_agent(scope: Scope, receive: Receive, send: Send) -> None:
-    """Make an agent, or a new version of it, with every tool that agents may have.
+async def put_agent_version(scope: Scope, receive: Receive, send: Send) -> None:
+    """Create an agent or a new version of it, with all tools that custom agents can use.
 
-    Older clients name models of their provider. One that is not known here stands for the default.
+    Legacy clients send model names of their provider. An unknown name selects the default model.
     """
     services, caller, body = await read_request(scope, receive)
-    made = services.agents
-    if made is None:
+    custom_agents = services.agents
+    if custom_agents is None:
         raise CustomAgentsDisabled
-    given = read_object(OLDER_AGENT, body, strict=True)
+    given = read_object(LEGACY_AGENT, body, strict=True)
     name = validate_name(scope["path_params"]["agent_name"])
     agent = NewAgent(
-        # The path has the id; a different name is a name for people.
+        # The path has the id; a different name is a display name.
         description=given.name if given.name not in (None, name) else "",
         instructions=given.instructions,
-        model=given.model if given.model is not None and given.model in made.models else "default",
-        tools=list(made.tools),
+        model=given.model if given.model is not None and given.model in custom_agents.models else "default",
+        tools=list(custom_agents.tools),
         max_parallel_tools=given.max_parallel_tools,
         tool_call_timeout=given.tool_call_timeout,
     )
-    await _answer(_told(await made.put_agent(caller, name, agent)), scope, receive, send)
+    version = await custom_agents.put_agent(caller, name, agent)
+    await _send_json(_agent_body(version), scope, receive, send)
 
 
-def _told(one: CustomAgentVersion) -> dict[str, Any]:
-    agent = decode_stored_agent(one.body)
+def _agent_body(version: CustomAgentVersion) -> dict[str, Any]:
+    agent = decode_stored_agent(version.body)
     return {
-        "name": one.name,
-        "team": one.name,
-        "model": one.name,
+        "name": version.name,
+        "team": version.name,
+        "model": version.name,
         "description": agent.description,
         "tools": agent.tools,
         "instructions": agent.instructions,
         "max_parallel_tools": agent.max_parallel_tools,
         "tool_call_timeout": agent.tool_call_timeout,
-        "version": one.version,
+        "version": version.version,
     }
 
 
-async def _answer(body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
+async def _send_json(body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
     await Response(encode(body), media_type="application/json")(scope, receive, send)

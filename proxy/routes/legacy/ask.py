@@ -1,4 +1,4 @@
-"""``POST /ask-stream``: a question to a team, told step by step; ``GET /test-stream``: the same without a model."""
+"""``POST /ask-stream``: stream the steps of a turn; ``GET /test-stream``: stream a scripted turn without a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from proxy.events import (
 )
 from proxy.messages import Usage
 from proxy.routes.dependencies import request_context
-from proxy.routes.legacy.requests import EVENTS, ask_of, one_message, read_request, team_of, write_legacy_turn
+from proxy.routes.legacy.requests import (
+    EVENTS,
+    read_request,
+    single_user_message,
+    team_of,
+    turn_request,
+    write_legacy_turn,
+)
 from proxy.routes.streaming import Connection, StreamTimeouts, stream
 from proxy.turns.live import LiveTurn
 from proxy.wire.legacy.ask import QuestionEncoder
@@ -47,12 +54,12 @@ SCRIPTED: Sequence[Event] = (
 
 
 async def ask_stream(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a question that stands for itself."""
+    """Answer a question without a conversation."""
     services, caller, body = await read_request(scope, receive)
     question = read_object(QUESTION, body).question
-    team = team_of(services, services.settings.older_ask_team, usual=ASK_TEAM)
+    team = team_of(services, services.settings.older_ask_team, default=ASK_TEAM)
     opened = await services.turns.open(
-        ask_of(scope, caller, services, team, one_message(question), body=body)
+        turn_request(scope, caller, services, team, single_user_message(question), body=body)
     )
     facts = services.catalog.find(team)
     agents = facts.team.agents if facts is not None and facts.team is not None else [opened.agent]
@@ -62,7 +69,7 @@ async def ask_stream(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def scripted_stream(scope: Scope, receive: Receive, send: Send) -> None:
-    """Play a turn of three agents, to try a client with."""
+    """Stream a scripted turn of three agents, for testing clients."""
     request_context(scope)
     live = LiveTurn("test")
     encoder = QuestionEncoder(SCRIPTED_QUESTION, agents=SCRIPTED_STEPS)

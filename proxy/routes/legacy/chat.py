@@ -1,4 +1,4 @@
-"""``POST /chat`` and ``POST /chat/stream``: one new message of the chat that a caller has going on."""
+"""``POST /chat`` and ``POST /chat/stream``: one new message of the caller's current chat."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from starlette.types import Receive, Scope, Send
 from proxy.routes.dependencies import Services
 from proxy.routes.legacy.requests import (
     EVENTS,
-    ask_of,
     current_chat,
-    one_message,
     read_request,
+    single_user_message,
     team_of,
+    turn_request,
     write_legacy_turn,
 )
 from proxy.routes.request_body import headers_of
@@ -26,7 +26,7 @@ CHAT_TEAM = "assistant"
 
 
 async def chat(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer at once, at the end of the turn."""
+    """Return the answer as one JSON object at the end of the turn."""
     services, opened = await _open(scope, receive)
     builder = ChatBuilder(opened.conversation_id)
     connection = Connection(scope, receive, send)
@@ -34,26 +34,26 @@ async def chat(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def chat_stream(scope: Scope, receive: Receive, send: Send) -> None:
-    """Tell the turn as it goes."""
+    """Stream the events of the turn."""
     services, opened = await _open(scope, receive)
     connection = Connection(scope, receive, send)
     encoder = ChatEventEncoder()
     await write_legacy_turn(services, opened, connection, encoder, framing=EVENTS)
 
 
-async def chat_ask(
+async def chat_request(
     services: Services, caller: str, scope: Scope, given: LegacyChatBody, body: bytes
 ) -> TurnRequest:
-    """Return what a message of the chat asks for."""
+    """Return the turn request for a message of the current chat."""
     conversation = await current_chat(
-        services, caller, headers_of(scope), begins_anew=bool(given.reset_history)
+        services, caller, headers_of(scope), resets_history=bool(given.reset_history)
     )
-    return ask_of(
+    return turn_request(
         scope,
         caller,
         services,
-        team_of(services, services.settings.older_chat_team, usual=CHAT_TEAM, named=given.agent),
-        one_message(given.message),
+        team_of(services, services.settings.older_chat_team, default=CHAT_TEAM, named=given.agent),
+        single_user_message(given.message),
         body=body,
         conversation=conversation,
         parallel_tools=given.parallel_tools is not False,
@@ -63,4 +63,4 @@ async def chat_ask(
 async def _open(scope: Scope, receive: Receive) -> tuple[Services, Opened]:
     services, caller, body = await read_request(scope, receive)
     given = read_object(CHAT, body)
-    return services, await services.turns.open(await chat_ask(services, caller, scope, given, body))
+    return services, await services.turns.open(await chat_request(services, caller, scope, given, body))

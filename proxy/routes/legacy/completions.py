@@ -1,4 +1,4 @@
-"""``POST /chat/completions``: OpenAI's requests as under ``/v1``, and those of two older systems, by their bodies."""
+"""``POST /chat/completions``: the OpenAI format as under ``/v1``, and two legacy formats; the body decides which."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from proxy.errors import InvalidRequest
 from proxy.routes.dependencies import request_context
 from proxy.routes.legacy.requests import (
     LINES,
-    ask_of,
     legacy_endpoint,
-    one_message,
     read_request,
+    single_user_message,
     team_of,
+    turn_request,
     write_legacy_turn,
 )
 from proxy.routes.request_body import read_body
@@ -25,8 +25,8 @@ from proxy.wire.validation.body_decoder import read_object
 _BODY_HEADERS = (b"content-encoding", b"content-length")
 
 
-class EitherCompletions:
-    """The endpoint; ``chat`` is the one under ``/v1``."""
+class LegacyCompletions:
+    """The endpoint; ``chat`` is the endpoint under ``/v1``."""
 
     def __init__(self, chat: ASGIApp) -> None:
         self._chat = chat
@@ -37,7 +37,7 @@ class EitherCompletions:
         services, headers, _ = request_context(scope)
         body = await read_body(receive, headers, services.settings)
         endpoint = self._by_kind.get(kind_of(body), self._chat)
-        # The body that is read again is decoded, so these headers do not describe it.
+        # ``_BODY_HEADERS`` describe the encoded body; the endpoint receives the decoded one.
         others = [header for header in scope["headers"] if header[0] not in _BODY_HEADERS]
         # Headers are cached in the state, see ``headers_of``.
         state = {key: value for key, value in scope["state"].items() if key != "headers"}
@@ -45,7 +45,7 @@ class EitherCompletions:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """Return what gives the body that was read once more, and then goes on."""
+    """Return a ``receive`` that first returns the body, which was read before, and then calls the original."""
     is_given = False
 
     async def receive_again() -> Message:
@@ -59,26 +59,28 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 async def _new_message(scope: Scope, receive: Receive, send: Send) -> None:
-    """One new message of a conversation that is kept here; lines tell text, tools and handoffs."""
+    """Serve one new message of a stored conversation; the lines report text, tool calls and handoffs."""
     services, caller, body = await read_request(scope, receive)
     is_typed = _is_typed(scope)
     given = read_object(NEW_MESSAGE, body)
     named = conversation_id(given.conversation_id) if given.conversation_id is not None else None
     team = team_of(services, services.settings.older_team, named=given.agent)
-    ask = ask_of(scope, caller, services, team, one_message(given.message), body=body, conversation=named)
-    opened = await services.turns.open(ask)
+    request = turn_request(
+        scope, caller, services, team, single_user_message(given.message), body=body, conversation=named
+    )
+    opened = await services.turns.open(request)
     connection, encoder = Connection(scope, receive, send), LineEncoder(is_typed=is_typed)
     await write_legacy_turn(services, opened, connection, encoder, framing=LINES)
 
 
 async def _sources(scope: Scope, receive: Receive, send: Send) -> None:
-    """A whole history; lines tell text."""
+    """Serve a complete list of messages; the lines have text only."""
     services, caller, body = await read_request(scope, receive)
     given = read_object(SOURCES, body)
     messages = messages_of(given, max_messages=services.settings.max_messages)
     team = team_of(services, services.settings.older_team)
     opened = await services.turns.open(
-        ask_of(scope, caller, services, team, messages, body=body, is_addition=False)
+        turn_request(scope, caller, services, team, messages, body=body, is_addition=False)
     )
     connection = Connection(scope, receive, send)
     encoder = TextBuilder() if given.stream is False else LineEncoder(is_typed=False)

@@ -1,4 +1,4 @@
-"""What the endpoints for older clients have in common: which team answers, and how it is asked."""
+"""Common code of the legacy endpoints: select the team, and build the turn request."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ LINE_HEADERS: Headers = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-# A line of nothing would make a client stumble that decodes every line.
-LINES = Framing(LINE_HEADERS, b"", is_each_apart=True)
-EVENTS = Framing(STREAM_HEADERS, sse.PING, is_each_apart=True, is_prompt=True)
+# Without keep-alive frames: clients that decode every line as JSON fail at an empty one.
+LINES = Framing(LINE_HEADERS, b"", sends_entries_separately=True)
+EVENTS = Framing(STREAM_HEADERS, sse.PING, sends_entries_separately=True, starts_immediately=True)
 write_legacy_turn = partial(write_turn, to_problem=error_response_with_detail)
 
 
@@ -47,23 +47,25 @@ def legacy_endpoint(endpoint: ASGIApp) -> PlainEndpoint:
 
 
 async def read_request(scope: Scope, receive: Receive) -> tuple[Services, str, bytes]:
-    """Return what serves a request, who asks, and the body."""
+    """Return the services, the caller and the body of a request."""
     services, headers, caller = request_context(scope)
     return services, caller, await read_body(receive, headers, services.settings)
 
 
-def team_of(services: Services, configured: str | None, *, usual: str = "", named: str | None = None) -> str:
-    """Return the team that answers.
+def team_of(
+    services: Services, configured: str | None, *, default: str = "", named: str | None = None
+) -> str:
+    """Return the model id of the team or agent for a request.
 
-    It is the one that the client names, by its model id or by the name of an agent alone; else the one of the
-    settings, else the usual one, else the first that is served.
+    In this order: the one that the client names, by model id or by the name of an agent only; the ``configured`` team;
+    the ``default`` team, if it is served; the first team.
     """
     if named:
         return _model_named(services, named)
     if configured is not None:
         return configured
-    if usual and services.catalog.find(usual) is not None:
-        return usual
+    if default and services.catalog.find(default) is not None:
+        return default
     return services.catalog.models()[0].id
 
 
@@ -74,7 +76,7 @@ def _model_named(services: Services, named: str) -> str:
     return next((model for model in ids if model.endswith(f"/{named}")), named)
 
 
-def ask_of(
+def turn_request(
     scope: Scope,
     caller: str,
     services: Services,
@@ -86,7 +88,11 @@ def ask_of(
     is_addition: bool = True,
     parallel_tools: bool = True,
 ) -> TurnRequest:
-    """Return what is asked of the team."""
+    """Return the turn request of a legacy endpoint.
+
+    Raises:
+        ModelNotFound: The key of the caller does not allow the team.
+    """
     services.check_model(caller, team)
     headers = headers_of(scope)
     named = conversation or _named(headers)
@@ -106,36 +112,39 @@ def ask_of(
     )
 
 
-def one_message(text: str) -> Sequence[Message]:
-    """Return what a client says that sends one message at a time."""
+def single_user_message(text: str) -> Sequence[Message]:
+    """Return the messages of a request that has one user message."""
     return [UserMessage(content=text)]
 
 
 def end_user_of(services: Services, headers: dict[str, str]) -> str:
-    """Return the end user whom a frontend names, or ``""``."""
+    """Return the end user of the request headers, or ``""``."""
     return first_of(headers, services.settings.user_headers)
 
 
-async def current_chat(services: Services, caller: str, headers: dict[str, str], *, begins_anew: bool) -> str:
-    """Return the conversation of a client that names none and has one going on.
+async def current_chat(
+    services: Services, caller: str, headers: dict[str, str], *, resets_history: bool
+) -> str:
+    """Return the id of the current chat of a caller and end user.
 
-    It is the caller's (and end user's) conversation ``chat``, or the one that its metadata names: that is how
-    ``reset_history`` is known on every worker and after a restart. What was said before it stays.
+    It is the conversation that the request names; else the conversation ``chat``, or the one that the metadata of
+    ``chat`` names. A reset (``reset_history``) writes a new id into that metadata, so that all workers use it. The
+    earlier messages remain stored.
     """
     named = _named(headers)
-    if named is not None and not begins_anew:
+    if named is not None and not resets_history:
         return named
     end_user = end_user_of(services, headers)
     first = named or (f"chat-{blake2b(end_user.encode(), digest_size=8).hexdigest()}" if end_user else "chat")
     known = await services.history.find_conversation(caller, first)
     if known is None:
         return first
-    if not begins_anew:
+    if not resets_history:
         return known.metadata.get("current") or first
-    anew = f"{first[:100]}-{secrets.token_hex(8)}"
+    new_id = f"{first[:100]}-{secrets.token_hex(8)}"
     if named is None:
-        await services.library.update_conversation(caller, first, {**known.metadata, "current": anew})
-    return anew
+        await services.library.update_conversation(caller, first, {**known.metadata, "current": new_id})
+    return new_id
 
 
 def _named(headers: dict[str, str]) -> str | None:

@@ -8,24 +8,24 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from proxy.routes.error_handlers import PlainEndpoint
-from proxy.routes.legacy.agents import agents, make_agent
+from proxy.routes.legacy.agents import agents, put_agent_version
 from proxy.routes.legacy.ask import ask_stream, scripted_stream
 from proxy.routes.legacy.chat import chat as chat_endpoint
 from proxy.routes.legacy.chat import chat_stream
-from proxy.routes.legacy.completions import EitherCompletions
+from proxy.routes.legacy.completions import LegacyCompletions
 from proxy.routes.legacy.requests import legacy_endpoint
 from proxy.routes.legacy.websocket import chat_socket
 
 
-def older_routes(chat: ASGIApp) -> Sequence[BaseRoute]:
+def legacy_routes(chat: ASGIApp) -> Sequence[BaseRoute]:
     """Return the routes; ``chat`` serves requests in OpenAI's format."""
     return [
-        Route("/chat/completions", PlainEndpoint(EitherCompletions(chat)), methods=["POST"]),
+        Route("/chat/completions", PlainEndpoint(LegacyCompletions(chat)), methods=["POST"]),
         Route("/chat", legacy_endpoint(chat_endpoint), methods=["POST"]),
         Route("/chat/stream", legacy_endpoint(chat_stream), methods=["POST"]),
         Route("/ask-stream", legacy_endpoint(ask_stream), methods=["POST"]),
         Route("/test-stream", legacy_endpoint(scripted_stream), methods=["GET"]),
         WebSocketRoute("/ws", chat_socket),
         Route("/agents", legacy_endpoint(agents), methods=["GET"]),
-        Route("/agents/{agent_name}", legacy_endpoint(make_agent), methods=["POST"]),
+        Route("/agents/{agent_name}", legacy_endpoint(put_agent_version), methods=["POST"]),
     ]

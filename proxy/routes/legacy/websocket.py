@@ -10,7 +10,7 @@ from starlette.websockets import WebSocket
 
 from proxy.errors import InternalTurnError, InvalidRequest, ProxyError, Unauthorized
 from proxy.events import Entry
-from proxy.routes.legacy.chat import chat_ask
+from proxy.routes.legacy.chat import chat_request
 from proxy.routes.middleware.rate_limit import admit as admit_turn
 from proxy.routes.request_body import ClientDisconnected
 from proxy.routes.sockets import Channel, admit
@@ -69,7 +69,7 @@ async def _answer(websocket: WebSocket, channel: Channel, message: bytes) -> Non
     # The key may have been revoked since the handshake.
     await channel.verify_key()
     body = read_object(CHAT, bytes(read_object(SOCKET, message).data))
-    ask = await chat_ask(services, caller, dict(websocket.scope), body, message)
+    ask = await chat_request(services, caller, dict(websocket.scope), body, message)
     await admit_turn(services, caller)
     opened = await services.turns.open(ask)
     events = ChatSocketEvents()

@@ -309,9 +309,9 @@ def _is(column: ColumnElement[Any]) -> ColumnElement[bool]:
 
 def _path(head: Any) -> CTE:
     """The turns from the head to the root."""
-    told = [turns.c.key, turns.c.parent, turns.c.id, turns.c.pending]
-    path = select(*told).where(turns.c.key == head.scalar_subquery()).cte("path", recursive=True)
-    return path.union_all(select(*told).join(path, turns.c.key == path.c.parent))
+    columns = [turns.c.key, turns.c.parent, turns.c.id, turns.c.pending]
+    path = select(*columns).where(turns.c.key == head.scalar_subquery()).cte("path", recursive=True)
+    return path.union_all(select(*columns).join(path, turns.c.key == path.c.parent))
 
 
 def _turn_row(conversation: Row[Any], new: Addition, now: float) -> dict[str, Any]:

@@ -101,11 +101,11 @@ class CompletionBuilder:
         self._ran_tools = False
         self._answer: Completion | Failed | None = None
 
-    def take(self, entry: Entry) -> None:
+    def add(self, entry: Entry) -> None:
         """Add the next entry of a log."""
-        self.add(entry.event)
+        self.add_event(entry.event)
 
-    def add(self, event: Event) -> None:
+    def add_event(self, event: Event) -> None:
         """Add the next event."""
         note = self._extension.encode(event) if self._extension is not None else None
         if note is not None and note.reasoning:
@@ -210,5 +210,5 @@ def completion(options: AnswerOptions, events: Iterable[Event]) -> Completion | 
     """Return the completion of a complete turn, or its failure."""
     builder = CompletionBuilder(options)
     for event in events:
-        builder.add(event)
+        builder.add_event(event)
     return builder.answer()

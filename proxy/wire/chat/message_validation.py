@@ -164,14 +164,14 @@ class _OpenCalls:
     def __bool__(self) -> bool:
         return bool(self._counts)
 
-    def take(self, call_id: str) -> bool:
+    def remove(self, call_id: str) -> bool:
         """Remove a call; return whether it was there."""
         if not self._counts.get(call_id):
             return False
         self._counts[call_id] -= 1
         return True
 
-    def take_translated(self) -> str | None:
+    def pop_translated(self) -> str | None:
         """Remove the first call of the deprecated kind, and return its id; None if there is none."""
         while self._translated:
             call_id = self._translated.popleft()
@@ -188,8 +188,8 @@ def _match_result(message: Message, calls: _OpenCalls | None, index: int) -> Mes
     """Check that a result answers one of the open ``calls``, and remove its id from them."""
     if calls is None:
         return message
-    if isinstance(message, ToolMessage) and calls.take(message.tool_call_id):
+    if isinstance(message, ToolMessage) and calls.remove(message.tool_call_id):
         return message
-    if isinstance(message, FunctionMessage) and (call_id := calls.take_translated()) is not None:
+    if isinstance(message, FunctionMessage) and (call_id := calls.pop_translated()) is not None:
         return ToolMessage(tool_call_id=call_id, content=message.content)
     raise unexpected_tool_result(index, "tool" if isinstance(message, ToolMessage) else "function")

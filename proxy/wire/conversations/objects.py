@@ -164,8 +164,8 @@ def part_of(
             place = (turns[found[1]], int(found[2]))
             places = [(turns[_stem(item.turn_id)], item.position) for item in ordered]
             start = sum(1 for one in places if (one < place if is_asc else one > place))
-    told = [item for item in ordered[start:] if with_hidden or not item.is_hidden]
-    return told[: query.limit], len(told) > query.limit
+    visible = [item for item in ordered[start:] if with_hidden or not item.is_hidden]
+    return visible[: query.limit], len(visible) > query.limit
 
 
 _ITEM_ID = re.compile(r"[a-z]+_([^_]+)_(\d{1,9})(?:_[0-9a-f]{8})?", re.ASCII)
@@ -177,10 +177,10 @@ def _stem(turn_id: str) -> str:
 
 
 def _agent_fields(agent: str | None, *, is_hidden: bool) -> dict[str, Any]:
-    told: dict[str, Any] = {} if agent is None else {"agent": agent}
+    fields: dict[str, Any] = {} if agent is None else {"agent": agent}
     if is_hidden:
-        told["hidden"] = True
-    return {"handoff": told} if told else {}
+        fields["hidden"] = True
+    return {"handoff": fields} if fields else {}
 
 
 def _call_body(call: ToolCall | CustomToolCall) -> dict[str, Any]:

@@ -140,19 +140,19 @@ class Feed:
             case Handoff():
                 self._joints.pause()
                 self._progress.add_handoff(event.source)
-                told = {"from": event.source, "to": event.target, "reason": event.reason}
-                yield "handoff", {**told, **self._progress_data()}
+                data = {"from": event.source, "to": event.target, "reason": event.reason}
+                yield "handoff", {**data, **self._progress_data()}
                 self._agent = event.target
             case ClientToolCall():
                 yield "client_tool.requested", {"index": event.index, **_named(event)}
             case ClientToolArguments():
                 yield "client_tool.arguments", {"index": event.index, "arguments": event.arguments}
             case ApprovalRequested():
-                told = {"approval_id": event.approval_id, **_named(event, arguments=event.arguments)}
-                yield "approval.requested", told
+                data = {"approval_id": event.approval_id, **_named(event, arguments=event.arguments)}
+                yield "approval.requested", data
             case ApprovalDecided():
-                told = {"approval_id": event.approval_id, **_named(event)}
-                yield "approval.decided", {**told, "decision": event.decision, "by": event.by}
+                data = {"approval_id": event.approval_id, **_named(event)}
+                yield "approval.decided", {**data, "decision": event.decision, "by": event.by}
             case ParametersIgnored():
                 pass
             case ModelCalled():
@@ -165,8 +165,8 @@ class Feed:
                 )
             case Completed():
                 self._progress.complete()
-                told = {"finish_reason": event.finish_reason, "usage": _total(event.usage)}
-                yield "turn.completed", {**told, **self._progress_data()}
+                data = {"finish_reason": event.finish_reason, "usage": _total(event.usage)}
+                yield "turn.completed", {**data, **self._progress_data()}
             case Failed():
                 yield (
                     "turn.failed",

@@ -123,13 +123,13 @@ def refusal(error: ProxyError, message_id: str | None, *, turn_id: str | None = 
     ``status`` is the equivalent HTTP status; ``retry_after`` (seconds) is present if it is known.
     """
     problem = error_response(error)
-    told: dict[str, Any] = {"type": "error", "id": message_id, "status": problem.status}
+    message: dict[str, Any] = {"type": "error", "id": message_id, "status": problem.status}
     if turn_id is not None:
-        told["turn_id"] = turn_id
+        message["turn_id"] = turn_id
     if problem.retry_after is not None:
-        told["retry_after"] = problem.retry_after
+        message["retry_after"] = problem.retry_after
     body = ErrorBody(problem.message, problem.type, problem.param, problem.code)
-    return encode({**told, "error": body}).decode()
+    return encode({**message, "error": body}).decode()
 
 
 def too_many_subscriptions(limit: int) -> InvalidRequest:

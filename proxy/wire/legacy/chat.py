@@ -116,9 +116,9 @@ class ChatBuilder:
         self._events = ChatEvents()
         self._closing: EventBody = {}
 
-    def take(self, entry: Entry) -> None:
+    def add(self, entry: Entry) -> None:
         """Add the next entry."""
-        self._text.take(entry)
+        self._text.add(entry)
         event_body = self._events.event_of(entry)
         if event_body is not None and "tool_call" in event_body:
             self._calls[event_body["tool_call"]["id"]] = event_body["tool_call"]

@@ -106,7 +106,7 @@ class TextBuilder:
         self._ran_tools = False
         self._failed: Failed | None = None
 
-    def take(self, entry: Entry) -> None:
+    def add(self, entry: Entry) -> None:
         """Add the next entry."""
         event = entry.event
         if isinstance(event, TextDelta):

@@ -66,7 +66,7 @@ class QuestionBody(Struct, frozen=True, forbid_unknown_fields=True):
     question: Annotated[str, Meta(min_length=1, max_length=MAX_QUESTION, pattern=r"\S")]
 
 
-class OlderAgentBody(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LegacyAgentBody(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A custom agent in the legacy format; the timeout is in seconds."""
 
     name: str | None = None
@@ -88,7 +88,7 @@ SOURCES = BodyDecoder(SourcesBody)
 CHAT = BodyDecoder(LegacyChatBody)
 QUESTION = BodyDecoder(QuestionBody)
 SOCKET = BodyDecoder(SocketBody)
-OLDER_AGENT = BodyDecoder(OlderAgentBody)
+LEGACY_AGENT = BodyDecoder(LegacyAgentBody)
 
 
 _ABSENT = Raw(b"")

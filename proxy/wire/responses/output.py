@@ -202,10 +202,10 @@ class Output:
     def _handoff(self, event: Handoff) -> None:
         self._joints.pause()
         if self._options.shows_server_calls:
-            told = {"from": event.source, "to": event.target}
+            arguments = {"from": event.source, "to": event.target}
             if event.reason and not self._options.hides_details:
-                told["reason"] = event.reason
-            self._server_calls[""] = self._begin_server_call("handoff", encode(told).decode())
+                arguments["reason"] = event.reason
+            self._server_calls[""] = self._begin_server_call("handoff", encode(arguments).decode())
             self._end_server_call("", output=event.target, is_shown=True)
 
     def _approval_requested(self, event: ApprovalRequested) -> None:

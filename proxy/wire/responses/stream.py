@@ -50,7 +50,7 @@ class ResponseBuilder:
     def __init__(self, options: ResponseOptions) -> None:
         self._output = Output(options)
 
-    def take(self, entry: Entry) -> None:
+    def add(self, entry: Entry) -> None:
         """Add the next entry."""
         event = entry.event
         if type(event) is TextDelta and event.logprobs is None and self._output.text_place:
@@ -77,5 +77,5 @@ def response_of(options: ResponseOptions, entries: Iterable[Entry]) -> Body:
     """Return the Response object of a complete turn."""
     builder = ResponseBuilder(options)
     for entry in entries:
-        builder.take(entry)
+        builder.add(entry)
     return builder.response()

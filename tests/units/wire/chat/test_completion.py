@@ -454,7 +454,7 @@ def test_a_failed_turn_has_no_completion() -> None:
 
 def test_a_turn_that_is_not_over_has_no_answer() -> None:
     builder = CompletionBuilder(PLAIN)
-    builder.add(STARTED)
+    builder.add_event(STARTED)
 
     with pytest.raises(ValueError, match="no closing event"):
         builder.answer()

@@ -377,7 +377,7 @@ def test_the_code_of_a_failure_depends_on_repeatability(failure: Failed, code: s
 def test_a_server_that_stops_fails_its_responses() -> None:
     builder = ResponseBuilder(options())
     for entry in log([STARTED, TextDelta("Hel"), Cancelled("shutting_down", "triage", USAGE)]):
-        builder.take(entry)
+        builder.add(entry)
 
     failure = builder.answer()
 
