@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from proxy.request_errors import InvalidResponseSchema
-from proxy.wire.schema_expansion import MAX_PATTERNS
+from proxy.wire.schema_patterns import MAX_PATTERNS
 from proxy.wire.schema_process import executor, is_valid_text
 from proxy.wire.schema_validator import SchemaValidator
 

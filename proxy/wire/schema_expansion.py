@@ -11,19 +11,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urldefrag, urljoin
 
+from proxy.wire.schema_patterns import MAX_PATTERNS, objects_of
+
 MAX_IN_PLACE = 10_000
 """Maximum number of subschemas applied to one value, with every reference followed."""
 MAX_EXPANSION = 1_000_000
 """Maximum number of subschemas in total, with every reference followed until it is recursive."""
-MAX_PATTERNS = 100
-"""Maximum number of regular expressions in a schema."""
-_MAX_PATTERN_BYTES = 2_000_000
-_MAX_PATTERNS_BYTES = 10_000_000
-
 _SINGLE = ("not", "if", "then", "else")
 _LISTS = ("allOf", "anyOf", "oneOf")
 _MAPS = ("dependentSchemas", "dependencies")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_NAMES = ("$id", "$anchor", "$dynamicAnchor")
 _DEEPER_SINGLE = (
     "additionalProperties",
     "propertyNames",
@@ -95,28 +93,36 @@ def _one(node: Schema) -> int:
     return 1
 
 
-def pattern_count(schema: Schema) -> int:
-    """Return how many regular expressions a validator compiles for the schema."""
-    count = 0
-    pending: list[Any] = [schema]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, Mapping):
-            count += isinstance(value.get("pattern"), str)
-            if isinstance(named := value.get("patternProperties"), Mapping):
-                count += len(named)
-            pending.extend(value.values())
-        elif isinstance(value, list):
-            pending.extend(value)
-    return count
+def check_references(schema: Schema) -> None:
+    """Check that every reference is ``#`` or a JSON pointer to a subschema, as in structured outputs of OpenAI.
 
+    Names (``$id``, ``$anchor``, ``$dynamicAnchor``; in older drafts ``id`` and ``$id: "#name"``) have rules that differ
+    between drafts. A reference that the validator resolves and this module does not would have no limit.
 
-def bytes_per_pattern(count: int) -> int:
-    """Return the size limit of each of ``count`` compiled patterns that limits their total size.
-
-    Compiling takes 4 to 5 ms per MB. A common pattern (an e-mail address, a date, a UUID) has less than 50,000 bytes.
+    Raises:
+        ValueError: A subschema has a name, or a reference is not of this form or refers to nothing.
     """
-    return min(_MAX_PATTERN_BYTES, _MAX_PATTERNS_BYTES // max(count, 1))
+    words: tuple[str, ...] = _NAMES
+    for node in objects_of(schema):
+        if isinstance(draft := node.get("$schema"), str) and "draft-04" in draft:
+            words = (*_NAMES, "id")
+    for node in objects_of(schema):
+        if node is not schema and any(isinstance(node.get(word), str) for word in words):
+            raise ValueError("a subschema has a name")
+    for node in _Graph(schema).reachable():
+        for word in _REFERENCES:
+            if not _refers_to_subschema(schema, node.get(word)):
+                raise ValueError("unsupported reference")
+
+
+def _refers_to_subschema(schema: Schema, reference: object) -> bool:
+    if reference is None or reference == "#":
+        return True
+    if not isinstance(reference, str) or not reference.startswith("#/"):
+        return False
+    pointer = unquote(reference[1:], errors="strict")
+    # Decoded once here; a validator that decodes again would find something else.
+    return "%" not in pointer and isinstance(_resolve_pointer(schema, pointer), Mapping | bool)
 
 
 class _Counter:

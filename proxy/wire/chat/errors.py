@@ -39,8 +39,8 @@ def chat_error(error: rejected.RejectedRequest, names: ParameterNames = CHAT) ->
             return invalid_value(param, f"Invalid '{param}': the team '{team}' has a tool named '{name}'.")
         case rejected.InvalidResponseSchema(max_patterns):
             text = (
-                f"Invalid schema for {names.response_format}: it is not a valid JSON Schema, or its patterns are too "
-                f"large or more than {max_patterns}."
+                f"Invalid schema for {names.response_format}: it is not a valid JSON Schema, a '$ref' is not '#' or a "
+                f"pointer such as '#/$defs/name', or its patterns are too large or more than {max_patterns}."
             )
             return invalid_value(names.schema, text)
         case rejected.BackgroundSideRequest():

@@ -54,11 +54,48 @@ async def test_an_answer_is_met_or_not(asked: Any, text: str, is_met: bool) -> N
         pytest.param({"pattern": r"\pL{1,200}1"}, id="a large pattern"),
         pytest.param({"anyOf": [{"pattern": f"a{n}"} for n in range(101)]}, id="many patterns"),
         pytest.param({"patternProperties": {f"a{n}": {} for n in range(101)}}, id="many named patterns"),
+        pytest.param({"pattern": "|".join(f"w{n}" for n in range(10_000))}, id="a long pattern"),
+        pytest.param({"$ref": "#/$defs/none"}, id="a reference to nothing"),
+        pytest.param({"$ref": "#/allOf/+0", "allOf": [{}]}, id="an index with a sign"),
+        pytest.param({"$ref": "#/%2561", "%61": {}, "a": {}}, id="a pointer that is encoded twice"),
+        pytest.param({"$ref": "#n", "$defs": {"n": {"$anchor": "n"}}}, id="an anchor"),
+        pytest.param(
+            {
+                "$schema": "http://json-schema.org/draft-04/schema#",
+                "allOf": [{"$ref": "#/definitions/n"}],
+                "definitions": {"n": {"id": "#n"}},
+            },
+            id="an id of draft 4",
+        ),
+        pytest.param({"$ref": "https://json-schema.org/draft/2020-12/schema"}, id="the meta-schema"),
     ],
 )
 def test_a_schema_that_cannot_be_used_is_refused(schema: Any) -> None:
     with pytest.raises(InvalidResponseSchema):
         compile_response_format(form(schema))
+
+
+def test_names_of_older_drafts_do_not_avoid_the_limit_of_expansion() -> None:
+    schemas: dict[str, Any] = {"a0": {"$id": "#a0", "type": "integer"}}
+    for level in range(1, 40):
+        schemas[f"a{level}"] = {"$id": f"#a{level}", "allOf": [{"$ref": f"#a{level - 1}"}] * 2}
+    draft = "http://json-schema.org/draft-07/schema#"
+
+    with pytest.raises(InvalidResponseSchema):
+        compile_response_format(form({"$schema": draft, "definitions": schemas, "allOf": [{"$ref": "#a39"}]}))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$id": "http://a.example/s", "$ref": "#/$defs/n", "$defs": {"n": {"examples": [{"id": "x"}]}}},
+        {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"$ref": "#/definitions/a~1b"}],
+         "definitions": {"a/b": {"type": "integer"}}},
+        {"properties": {"id": {"$ref": "#/%24defs/t"}, "$id": {"type": "string"}}, "$defs": {"t": True}},
+    ],
+)  # fmt: skip
+def test_references_by_pointer_are_allowed(schema: dict[str, Any]) -> None:
+    assert compile_response_format(form(schema)) is not None
 
 
 LOOKAHEADS = "(?:(?=(?:(?=(a+))a)*)a)*b"

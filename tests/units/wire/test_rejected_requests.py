@@ -83,14 +83,14 @@ BOTH: list[tuple[RejectedRequest, Text, Text]] = [
     (
         InvalidResponseSchema(50),
         (
-            "Invalid schema for response_format: it is not a valid JSON Schema, or its patterns are too large or more"
-            " than 50.",
+            "Invalid schema for response_format: it is not a valid JSON Schema, a '$ref' is not '#' or a pointer such"
+            " as '#/$defs/name', or its patterns are too large or more than 50.",
             "response_format.json_schema.schema",
             "invalid_value",
         ),
         (
-            "Invalid schema for text.format: it is not a valid JSON Schema, or its patterns are too large or more than"
-            " 50.",
+            "Invalid schema for text.format: it is not a valid JSON Schema, a '$ref' is not '#' or a pointer such as"
+            " '#/$defs/name', or its patterns are too large or more than 50.",
             "text.format.schema",
             "invalid_value",
         ),

@@ -87,16 +87,6 @@ SCHEMAS: dict[str, tuple[Any, Any, bool]] = {
         nested(),
         True,
     ),
-    "anchor": (
-        properties({"allOf": [{"$ref": "#n"}, {"$ref": "#n"}]}, **{"$anchor": "n"}),
-        nested(),
-        True,
-    ),
-    "dynamic anchor": (
-        properties({"allOf": [{"$dynamicRef": "#n"}, {"$dynamicRef": "#n"}]}, **{"$dynamicAnchor": "n"}),
-        nested(),
-        True,
-    ),
     "recursive anchor": (
         {
             "$schema": "https://json-schema.org/draft/2019-09/schema",
