@@ -1,8 +1,8 @@
-"""What of a caller's wishes a model can fulfil.
+"""Parameters and kinds of content that a model supports.
 
-Wishes that only shape how an answer is found (sampling, effort, tiers) may stay without effect, and are named. Those
-that say what the answer *is*, or what it is about, are refused before a turn begins: an answer under status 200
-would be a lie.
+Unsupported parameters that only influence an answer (sampling, effort, tiers) have no effect, and are reported. Those
+that define what the answer contains are rejected before a turn begins, because a response with status 200 would claim
+that they were applied.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from proxy.request_errors import ContentNotSupported, ParameterNotSupported
 
 _NOT_TEXT = frozenset(("image_url", "input_audio", "file"))
 _FOR_THE_PROVIDER = frozenset(("safety_identifier", "prompt_cache_key"))
-"""What a provider is told for its own ends promises nothing to the caller."""
+"""For the provider's own purposes; without effect for the caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What a model can do: ``wishes`` are fields of a request, ``parts`` kinds of content beside text."""
+    """What a model supports: ``parameters`` of a request, and ``parts``, kinds of content in addition to text."""
 
-    wishes: frozenset[str] = frozenset((*Parameters.__struct_fields__, "tool_choice"))
+    parameters: frozenset[str] = frozenset((*Parameters.__struct_fields__, "tool_choice"))
     parts: frozenset[str] = _NOT_TEXT
 
     def __and__(self, other: Abilities) -> Abilities:
         """What both can do."""
-        return Abilities(self.wishes & other.wishes, self.parts & other.parts)
+        return Abilities(self.parameters & other.parameters, self.parts & other.parts)
 
-    def without(self, *wishes: str) -> Abilities:
+    def without(self, *parameters: str) -> Abilities:
         """The same, but for these."""
-        return Abilities(self.wishes.difference(wishes), self.parts)
+        return Abilities(self.parameters.difference(parameters), self.parts)
 
     def check_parameters(
         self,
@@ -48,13 +48,13 @@ class Abilities:
             ParameterNotSupported: One of them determines the content of the answer.
             ContentNotSupported: A message has content that the model does not read.
         """
-        unfulfilled = [name for name in _wished(parameters, tool_choice) if name not in self.wishes]
+        unsupported = [name for name in _requested(parameters, tool_choice) if name not in self.parameters]
         for name in ("response_format", "logprobs"):
-            if name in unfulfilled:
+            if name in unsupported:
                 raise ParameterNotSupported(name)
         if self.parts != _NOT_TEXT:
             self._check_parts(messages)
-        return [name for name in unfulfilled if name not in _FOR_THE_PROVIDER]
+        return [name for name in unsupported if name not in _FOR_THE_PROVIDER]
 
     def _check_parts(self, messages: Sequence[Message]) -> None:
         for index, message in enumerate(messages):
@@ -63,14 +63,14 @@ class Abilities:
                     raise ContentNotSupported(index, place, kind)
 
 
-def _wished(parameters: Parameters, tool_choice: ToolChoice | None) -> list[str]:
-    wished: dict[str, Any] = msgspec.structs.asdict(parameters)
-    if (wished["response_format"] or {}).get("type") == "text":
-        wished["response_format"] = None
-    if not wished["logprobs"]:
-        wished["logprobs"] = None
-    wished["tool_choice"] = tool_choice if tool_choice not in ("none", "auto") else None
-    return [name for name, value in wished.items() if value is not None]
+def _requested(parameters: Parameters, tool_choice: ToolChoice | None) -> list[str]:
+    requested: dict[str, Any] = msgspec.structs.asdict(parameters)
+    if (requested["response_format"] or {}).get("type") == "text":
+        requested["response_format"] = None
+    if not requested["logprobs"]:
+        requested["logprobs"] = None
+    requested["tool_choice"] = tool_choice if tool_choice not in ("none", "auto") else None
+    return [name for name, value in requested.items() if value is not None]
 
 
 def _parts_of(message: Message) -> Iterable[tuple[int, Any]]:

@@ -38,7 +38,7 @@ class Circuit:
         self._is_tried = True
 
     def answered(self) -> None:
-        """The provider is there, whatever it said."""
+        """Record that the provider is available: it answered, if only with an error."""
         self._failures = 0
         self._opened_at = None
         self._is_tried = False

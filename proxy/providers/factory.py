@@ -55,8 +55,7 @@ class Models:
         self._chains: dict[tuple[str, ...], Model] = {}
 
     def model_for(self, name: str, fallbacks: Sequence[str] = ()) -> Model:
-        """Return the model of this name, asked again when it fails, then its fallbacks; closed by ``close``
-        only.
+        """Return the model of this name with its retries and fallbacks; only ``close`` closes it.
 
         Raises:
             ConfigurationError: There is no model of one of these names.

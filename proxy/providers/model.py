@@ -54,10 +54,10 @@ class CacheableLayout:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """What a model is asked.
+    """One model call.
 
     ``messages`` is a complete chain in the order of the wire, the agent's instructions first. ``agent`` and
-    ``team`` name who asks (the demonstration model plays by them; others ignore them).
+    ``team`` name the caller (the demonstration selects its script by them; others ignore them).
     """
 
     messages: Sequence[Message]
@@ -128,16 +128,16 @@ class CallPiece(Struct, frozen=True, gc=False):
 
 
 class UsagePiece(Struct, frozen=True, gc=False):
-    """What the answer used so far, of models that tell it on the way: all that is known if it breaks off."""
+    """The usage so far, from models that report it during the answer; final if the answer is interrupted."""
 
     usage: Usage
 
 
 class Finished(Struct, frozen=True):
-    """The answer is whole. ``usage`` is None when the model did not tell.
+    """The answer is complete. ``usage`` is None if the model did not report it.
 
-    ``model`` is the name of the model that answered, when it is another than the one asked (a fallback). ``cost`` is
-    that of ``usage``, where the operator gave a price.
+    ``model`` is the name of the model that answered, if it is another than the configured one (a fallback). ``cost`` is
+    that of ``usage``, if a price is configured.
     """
 
     reason: FinishReason
@@ -152,7 +152,7 @@ ModelDelta = ParametersIgnored | TextDelta | ReasoningDelta | RefusalDelta | Cal
 
 
 class Model(Protocol):
-    """A language model that can be asked."""
+    """A language model."""
 
     @property
     def name(self) -> str:
@@ -161,13 +161,13 @@ class Model(Protocol):
 
     @property
     def abilities(self) -> Abilities:
-        """What of a caller's wishes it can fulfil."""
+        """The parameters and kinds of content that it supports."""
         ...
 
     def stream(
         self, request: ModelRequest
     ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]:
-        """Ask, and read the answer in batches inside the block.
+        """Call the model, and read the answer in batches inside the block.
 
         Raises:
             UpstreamFailed: On entering the block or while reading.
@@ -175,5 +175,5 @@ class Model(Protocol):
         ...
 
     async def close(self) -> None:
-        """Free what the model holds; it is not asked again."""
+        """Release the resources of the model; it is not called again."""
         ...

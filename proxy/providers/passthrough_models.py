@@ -1,8 +1,8 @@
-"""Models that are served straight through, under their own names, beside the teams.
+"""Passthrough models, served under their own names in addition to the teams.
 
-Two kinds: models of the team files marked ``expose: true``, and, when the operator wishes, everything that the default
-model's provider lists. That list is asked for at the start and now and then; a provider that is down changes nothing
-in what is known of it.
+There are two kinds: models of the team files with ``expose: true``, and, with ``PROXY_PASS_THROUGH``, every model that
+the provider of the default model lists. The list is requested at the start and repeatedly; if the provider is
+unavailable, the last known list remains valid.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TIME_LIMIT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:
-    """A model as its provider lists it; ``created`` is 0 when it does not tell."""
+    """A model as its provider lists it; ``created`` is 0 if it is not in the list."""
 
     id: str
     created: int
@@ -62,7 +62,7 @@ _decode = msgspec.json.Decoder(_List).decode
 
 
 class PassThrough:
-    """The models of one configuration that are served straight through; ``start`` and ``close`` it."""
+    """The passthrough models of one configuration, with ``start`` and ``close``."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class PassThrough:
             await self._refresh()
 
     async def _refresh(self) -> None:
-        """Ask for the list once, whoever wants it."""
+        """Request the list; concurrent callers share one request."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask(), name="list of models")
         await asyncio.shield(self._asking)

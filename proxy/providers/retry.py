@@ -1,7 +1,7 @@
-"""Asks again, and asks others, as long as nothing was said: an agent's model, then its fallbacks.
+"""Retries and fallbacks of a model call, until the first delta: an agent's model, then its fallbacks.
 
 Own code rather than a retry library: what is repeated is not a call but the entering of a block up to its
-first batch, the wait depends on what the provider wished, and one model's attempts are followed by the next
+first batch, the delay depends on the provider's ``Retry-After``, and one model's attempts are followed by the next
 model's.
 """
 
@@ -26,7 +26,7 @@ from proxy.teamfiles.definitions import Price
 logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT = 5.0
-"""Seconds of ``Retry-After`` that are waited out here; a longer wish is handed on to the caller."""
+"""The longest ``Retry-After`` before a retry, in seconds; a longer one is forwarded to the caller."""
 _FIRST_PAUSE = 0.5
 
 
@@ -43,7 +43,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and when is asked again."""
+    """Number and delays of the attempts."""
 
     attempts: int = 3
     """For each model, the first one included."""
@@ -59,8 +59,8 @@ class AttemptingModel:
     """The first of several models that answers.
 
     Entering its block waits for the first batch, so that whatever fails before it can be tried again. When
-    another than the first model answered, ``Finished.model`` tells its name, and ``Finished.cost`` what its answer
-    cost. If all fail, the first one's failure is raised: it is the model that the agent is meant to have.
+    another than the first model answered, ``Finished.model`` is its name, and ``Finished.cost`` the cost of its
+    answer. If all fail, the first one's failure is raised: it is the model that the agent is meant to have.
     """
 
     def __init__(self, candidates: Sequence[Candidate], policy: RetryPolicy | None = None) -> None:
@@ -75,7 +75,7 @@ class AttemptingModel:
 
     @property
     def abilities(self) -> Abilities:
-        """What all of them can do: nobody knows before which of them answers."""
+        """What all of them support, because any of them may answer."""
         abilities = Abilities()
         for candidate in self._candidates:
             abilities &= candidate.model.abilities
@@ -84,7 +84,7 @@ class AttemptingModel:
     def stream(
         self, request: ModelRequest
     ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]:
-        """Ask until one answers."""
+        """Call the models until one answers."""
         return _Attempts(self._candidates, self._policy, request)
 
     async def close(self) -> None:
@@ -92,7 +92,7 @@ class AttemptingModel:
 
 
 class _Attempts:
-    """One question put to the candidates."""
+    """One call, with all its attempts."""
 
     def __init__(self, candidates: Sequence[Candidate], policy: RetryPolicy, request: ModelRequest) -> None:
         self._candidates = candidates
@@ -131,7 +131,7 @@ class _Attempts:
 
     def __anext__(self) -> Awaitable[Sequence[ModelDelta]]:
         if self._first is None and self._fallback is None and self._price is None:
-            # Nearly every batch: nothing of ours is between it and the reader.
+            # Nearly every batch: it is returned by the model itself, without a call in between.
             return anext(self._batches)
         return self._noted_batch()
 
@@ -162,7 +162,7 @@ class _Attempts:
                 candidate.circuit.admit()
             except UpstreamCircuitOpen as open_circuit:
                 self._report(candidate, open_circuit, attempt)
-                # What really happened says more than that it happened too often.
+                # The failure before is more specific than the open circuit breaker.
                 raise earlier or open_circuit from None
             try:
                 await self._attempt(candidate)

@@ -16,7 +16,7 @@ _MAX_HELD = 1_000
 """Characters of white space before the tag."""
 
 
-class ThoughtSplitter:
+class ThinkTagSplitter:
     """Splits the text of one answer. A tag that the stream cut in two is held back until the rest of it arrived."""
 
     def __init__(self, *, starts_in_reasoning: bool = False) -> None:

@@ -46,7 +46,7 @@ class Alarm:
             self._timer = self._loop.call_at(deadline, self._ring)
 
     def pause(self) -> None:
-        """Nobody waits now."""
+        """Stop the countdown until ``set`` is called."""
         self._deadline = None
 
     def stop(self) -> None:

@@ -23,7 +23,7 @@ from proxy.messages import AssistantMessage, FunctionCall, FunctionMessage, Tool
 from proxy.providers.http.sse import EventReader
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
-from proxy.providers.think_tags import ThoughtSplitter
+from proxy.providers.think_tags import ThinkTagSplitter
 from proxy.service.side_requests import is_side_request
 from proxy.teamfiles.env_vars import substitute
 from proxy.teamfiles.yaml_nodes import UnreadableFile, compose
@@ -91,7 +91,7 @@ def stream(*pieces: bytes, make: Callable[[], Any] = answer_reader) -> Callable[
 
 def split(text: str) -> Callable[[], object]:
     def run() -> None:
-        splitter = ThoughtSplitter()
+        splitter = ThinkTagSplitter()
         for character in text:
             splitter.read(character)
         splitter.end()

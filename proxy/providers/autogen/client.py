@@ -1,10 +1,9 @@
 """Any AutoGen ``ChatCompletionClient`` behind the model port. Loading one executes the code that its config
 names.
 
-What such a client cannot tell is lost here (``docs/models.md`` has the list): pieces of calls arrive as whole
-calls at the end; refusals, log probabilities and the details of usage do not arrive at all; and AutoGen's
-OpenAI client returns a stream that was cut as if it were whole, which is recognised only when a call was cut
-or nothing came.
+The interface of these clients has limitations (list in ``docs/models.md``): tool calls arrive complete, at the end;
+refusals, log probabilities and the details of usage do not arrive at all; AutoGen's OpenAI client returns a truncated
+stream as if it were complete, which is detected only if a call was truncated or the response is empty.
 
 Importing this module imports ``autogen_core``; the client's own package is imported by ``load``.
 """
@@ -45,14 +44,14 @@ from proxy.providers.autogen.messages import (
 from proxy.providers.autogen.result import rest_of
 from proxy.providers.capabilities import Abilities
 from proxy.providers.model import CallPiece, ModelDelta, ModelRequest
-from proxy.providers.think_tags import ThoughtSplitter
+from proxy.providers.think_tags import ThinkTagSplitter
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import ComponentModel
 
 logger = logging.getLogger(__name__)
 
 _TO_LEAVE = 1.0
-"""Seconds that a client has to stop when it is told to."""
+"""Seconds that a client has to stop after its task was cancelled."""
 _AZURE = (
     "autogen_ext.models.openai.AzureOpenAIChatCompletionClient",
     "azure_openai_chat_completion_client",
@@ -127,7 +126,7 @@ class ComponentChatModel:
         """Close the client's connections."""
         try:
             await self._client.close()
-        except Exception as error:  # noqa: BLE001 - a client that cannot be closed keeps nobody from stopping
+        except Exception as error:  # noqa: BLE001 - a client that cannot be closed must not prevent a shutdown
             facts = {"model": self._name, "error": type(error).__name__}
             logger.warning("model component did not close", extra=facts)
 
@@ -160,8 +159,8 @@ class ComponentChatModel:
 
 
 class _Answer:
-    """One call. A task of its own reads all the time: only cancelling a read makes these clients let go of
-    their connection, so whoever leaves must find it reading.
+    """One call. A separate task reads all the time, because only a cancelled read makes these clients release
+    their connection.
     """
 
     def __init__(self, model: ComponentChatModel, request: ModelRequest) -> None:
@@ -172,7 +171,7 @@ class _Answer:
         self._news = asyncio.Event()
         self._failure: UpstreamFailed | None = None
         self._task: asyncio.Task[None] | None = None
-        self._thought = ThoughtSplitter()
+        self._thought = ThinkTagSplitter()
         self._size = 0
         self._has_said = False
         self._is_finished = False

@@ -50,7 +50,7 @@ def failure_of(error: BaseException) -> UpstreamFailed:
     if "APIError" in names:
         return error_event(getattr(error, "body", None))
     if type(error) is ValueError:
-        # So AutoGen's clients refuse what the model was declared not to be able to do.
+        # AutoGen's clients raise it for content that ``model_info`` does not declare.
         return UpstreamBadRequest("bad_request")
     return UpstreamProtocolError("protocol")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 _responses: ContextVar[list[Any] | None] = ContextVar("responses of the model call", default=None)
 _LOOP_TURNS = 10
-"""So many turns of the event loop take a client from having told a piece to waiting for the next."""
+"""Iterations of the event loop between the delivery of a piece and the client's next read."""
 
 
 def take_hold(client: object) -> None:
@@ -43,7 +43,7 @@ async def let_read() -> None:
 async def close_responses(noted: list[Any]) -> None:
     """Close the noted responses; those that were read to their end are closed already."""
     for response in noted:
-        # There is nobody left who could act on it.
+        # No caller is left that could handle the error.
         with suppress(Exception):
             await response.aclose()
 

@@ -1,4 +1,4 @@
-"""Our messages, tools and wishes in the words of AutoGen's model clients."""
+"""Messages, tools and parameters in the types of AutoGen's model clients."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ _NOT_PASSED_ON = ("safety_identifier", "prompt_cache_key")
 
 
 def abilities_of(family: Family, *, can_see: bool) -> Abilities:
-    """Return what a client of this family can be asked, and can tell of the answer."""
+    """Return the parameters and kinds of content that a client of this family supports."""
     parts = frozenset(("image_url",)) if can_see else frozenset[str]()
     if family == "openai":
-        # AutoGen reads log probabilities and keeps them to itself.
+        # AutoGen reads log probabilities, but does not return them.
         return Abilities(parts=parts).without("logprobs", "top_logprobs", *_NOT_PASSED_ON)
     return Abilities(frozenset((*_NAMES[family], "tool_choice")), parts)
 
@@ -183,7 +183,7 @@ class NamedTool(BaseTool[_NoFields, _NoFields]):
 
 
 class _LinkedImage(Image):
-    """An image that goes on as the URL it came as, where AutoGen's own would decode it and encode it anew."""
+    """An image that is forwarded as the URL; AutoGen's class would decode and encode it again."""
 
     def __init__(self, link: ImageUrl) -> None:
         # The parent's constructor wants the decoded image.

@@ -23,7 +23,7 @@ _REASONS: dict[str, FinishReason] = {
 
 
 def rest_of(result: CreateResult, *, has_said: bool, reports_usage: bool) -> list[ModelDelta]:
-    """Return what is still to be told, ``Finished`` last.
+    """Return the deltas that were not streamed, ``Finished`` last.
 
     ``has_said``: something was streamed, so the text of the result is known already. ``reports_usage``: the
     client was asked to have the usage sent, which comes last.
@@ -65,7 +65,7 @@ def _reason(told: str, *, has_calls: bool) -> FinishReason:
 def _usage(result: CreateResult) -> Usage | None:
     told = result.usage
     usage = clean_usage({"prompt_tokens": told.prompt_tokens, "completion_tokens": told.completion_tokens})
-    # Clients that were told nothing report zeros.
+    # Clients that received no usage report zeros.
     return usage if usage is not None and usage.total else None
 
 

@@ -1,8 +1,8 @@
 """The demonstration: a script answers instead of a language model, so that everything works without key or network.
 
-It speaks word by word like a model, calls only tools that it is offered, honours ``stop``, the token limits and
-``parallel_tool_calls``, and counts words as tokens: a rough measure, but never nothing. It does not listen to
-``tool_choice`` beyond ``none``.
+It streams word by word like a model, calls only tools that it is offered, honours ``stop``, the token limits and
+``parallel_tool_calls``, and counts words as tokens: a rough measure, but never nothing. Of
+``tool_choice`` it supports only ``none``.
 """
 
 from __future__ import annotations

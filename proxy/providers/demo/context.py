@@ -1,4 +1,4 @@
-"""What the demonstration's rules look at: who said what, and what was called, read from a request."""
+"""Texts, calls and results of a request, as the rules of the demonstration use them."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ class Situation:
         return replace(self, results={}, called=self.called - {name for name, _ in self.made})
 
     def behind_all(self) -> Situation:
-        """Return how things stand when everything that was called counts as called by the last reply."""
+        """Return the situation if all calls count as calls of the last reply."""
         return replace(self, results=self.all_results)
 
     @property
     def said(self) -> str:
-        """The user's last words."""
+        """The last text of the user."""
         return self.user_texts[0] if self.user_texts else ""
 
     @property
     def asked(self) -> str:
-        """What an agent said last."""
+        """The last text of an agent."""
         return self.agent_texts[0] if self.agent_texts else ""
 
 
@@ -99,8 +99,8 @@ def situation_of(request: ModelRequest) -> Situation:
 def _last_results(request: ModelRequest) -> Mapping[str, str]:
     """Return what the calls of the last reply gave.
 
-    The result of another agent's call is how this agent got the floor, and does not count: it begins with the user's
-    words.
+    The result of another agent's call made this agent active, and does not count: the agent begins with the user's
+    text.
     """
     texts: dict[str, str] = {}
     for message in reversed(request.messages):

@@ -1,7 +1,7 @@
-"""The scripts of the demonstration: rules, read from data files, that decide what an agent says or calls.
+"""The scripts of the demonstration: rules, read from data files, that decide the text and the calls of an agent.
 
-The state of a conversation is what was said in it: a rule looks at the user's last words, at what an agent said
-last, and at the result of the last tool call. So a script plays on after a restart, an edit or a regenerate.
+The state of a conversation is its messages: a rule reads the user's last text, the last text of an agent, and the
+result of the last tool call. Therefore a script continues after a restart, an edit or a regenerated answer.
 """
 
 from __future__ import annotations
@@ -51,24 +51,24 @@ class Call(_Closed):
 
 
 class Rule(_Closed):
-    """When everything named here holds, what is said and called. Patterns are searched for, in any case.
+    """A condition, and the text and calls that follow if it holds. Patterns are searched for, in any case.
 
     Without ``after`` a rule holds only when the agent has not just been given a tool's result. A rule whose calls
-    are not offered, or were made already since the user's last words, does not hold. Named groups of the patterns
-    can be filled in as ``{name}``, or ``{name:,}`` for an amount in groups of three digits, beside ``{agent}``,
-    ``{team}`` and ``{words}``, the user's last words.
+    are not offered, or were made already since the user's last text, does not hold. Named groups of the patterns
+    can be filled in as ``{name}``, or ``{name:,}`` for an amount in groups of three digits, in addition to ``{agent}``,
+    ``{team}`` and ``{words}``, the user's last text.
     """
 
     said: _Pattern | None = None
     asked: _Pattern | None = None
     said_before: _Pattern | None = None
-    """In anything the user said, the newest first."""
+    """In all texts of the user, the newest first."""
     told_before: _Pattern | None = None
-    """In anything that agents said, the newest first."""
+    """In all texts of agents, the newest first."""
     after: FunctionName | None = None
     result: _Pattern | None = None
     given_before: _Pattern | None = None
-    """In what tools gave any agent since the user's last words, the oldest first."""
+    """In results of tools for any agent since the user's last text, the oldest first."""
     also: bool = False
     """Rules with ``also`` that hold are taken together, up to the next rule without it."""
     say: str = ""
@@ -114,9 +114,9 @@ class Rule(_Closed):
 
 
 class AgentScript(_Closed):
-    """The rules of one agent: the first that holds decides, with those beside it if it says ``also``.
+    """The rules of one agent: the first that holds decides, together with those that have ``also``.
 
-    ``otherwise`` is said when none holds.
+    ``otherwise`` is the text if none holds.
     """
 
     rules: tuple[Rule, ...] = ()

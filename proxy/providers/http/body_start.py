@@ -1,4 +1,4 @@
-"""The first bytes of a body, which tell JSON from an event stream: gateways label either as the other."""
+"""The first bytes of a body, which distinguish JSON from an event stream: gateways label either as the other."""
 
 from __future__ import annotations
 

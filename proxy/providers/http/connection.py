@@ -1,8 +1,8 @@
 """One connection to a provider: HTTP/1.1 over asyncio, one exchange after the other.
 
 Own code on llhttp's parser, because a general client costs more for each chunk of a stream than everything else that
-is done with it (figures in ``docs/performance.md``). It does what asking a model takes: one POST at a time, the answer
-read as it comes. Nothing is followed, decoded or kept, and redirects, cookies and proxies do not exist.
+is done with it (figures in ``docs/performance.md``). It supports what model calls need: one POST at a time, with a
+response that is read as it arrives. Redirects, content encodings, cookies and proxies are not supported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 _HEAD_BYTES = 64 * 1024
 HIGH_WATER = 256 * 1024
-"""Bytes that nobody has read yet, above which the provider has to wait."""
+"""Unread bytes, above which the proxy stops reading from the connection."""
 
 
 class ConnectionBroken(Exception):
@@ -90,7 +90,7 @@ class Response:
             self._wake()
 
     def release(self) -> None:
-        """Let go of the connection: to be used again if the answer was complete, closed at once if not."""
+        """Release the connection: for reuse if the response is complete, otherwise it is closed."""
         self._connection.release(can_be_used=self.is_complete and self._can_be_followed)
 
     async def _news(self) -> None:
@@ -121,7 +121,7 @@ class Response:
         self._wake()
 
     def lose(self) -> None:
-        """The connection is gone: the end of an answer that told no length, a failure of any other."""
+        """Handle a lost connection: the end of a response without a length, a failure of any other."""
         if self._has_head and not self._is_framed():
             self.is_complete = True
             self._wake()
@@ -134,7 +134,7 @@ class Response:
     # --- for the parser ---
 
     def on_message_begin(self) -> None:
-        """Take the first byte of a response; a second one behind the end was asked for by nobody."""
+        """Handle the first byte of a response; after the end it belongs to no request."""
         if self.is_complete:
             self._can_be_followed = False
 
@@ -169,7 +169,7 @@ class Response:
 
 
 class Connection(asyncio.Protocol):
-    """A connection; ``idle`` is told when it can be used again, ``lost`` when it is gone."""
+    """A connection. It calls ``idle`` of its owner when it can be used again, and ``lost`` when it is closed."""
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
@@ -222,7 +222,7 @@ class Connection(asyncio.Protocol):
         if self._response is not None:
             self._response.receive(data)
         else:
-            # Nobody asked: what comes here could be taken for the answer to the next request.
+            # Without a request; these bytes would be read as the response to the next one.
             self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -234,7 +234,7 @@ class Connection(asyncio.Protocol):
 
 
 class Owner:
-    """Whoever keeps connections."""
+    """The owner of connections."""
 
     def idle(self, connection: Connection) -> None:
         """The connection can be used again."""

@@ -28,7 +28,7 @@ _IDLE_SECONDS = 15.0
 """How long a connection waits for the next request; providers close theirs after a minute or more."""
 _ADDRESS_SECONDS = 60.0
 _NEXT_ADDRESS = 0.25
-"""Seconds after which the next address of a name is tried beside the one before (RFC 8305)."""
+"""Seconds after which the next address of a name is tried in parallel to the one before (RFC 8305)."""
 
 Addresses = Sequence[tuple[Any, ...]]
 
@@ -51,7 +51,7 @@ class Endpoint:
         """Return the endpoint for the URL.
 
         Raises:
-            ValueError: It is no URL of HTTP, or something in it cannot be sent.
+            ValueError: It is not a URL of HTTP, or something in it cannot be sent.
         """
         host, port = url.raw_host, url.port
         if url.scheme not in ("http", "https") or not host or port is None:
@@ -64,7 +64,7 @@ class Endpoint:
 
 
 class HttpSession(Owner):
-    """The connections of one process, opened when they are needed and kept for the next request."""
+    """The connections of one process, opened when they are needed and reused by later requests."""
 
     def __init__(self) -> None:
         self._idle: defaultdict[tuple[str, int, bool], list[Connection]] = defaultdict(list)
@@ -100,12 +100,12 @@ class HttpSession(Owner):
         return response
 
     @property
-    def kept(self) -> int:
-        """How many connections wait for a request."""
+    def idle_count(self) -> int:
+        """The number of connections without a request."""
         return sum(map(len, self._idle.values()))
 
     async def close(self) -> None:
-        """Close every connection; asking opens anew."""
+        """Close every connection; a later request opens a new one."""
         for connection in list(self._places):
             connection.abort()
         self._idle.clear()
@@ -113,13 +113,13 @@ class HttpSession(Owner):
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        # What was closed is told by the loop.
+        # The loop reports the closed connections in its next iteration.
         await asyncio.sleep(0)
 
-    # --- kept connections ---
+    # --- idle connections ---
 
     def idle(self, connection: Connection) -> None:
-        """Keep it for the next request."""
+        """Retain it for the next request."""
         loop = asyncio.get_running_loop()
         connection.idle_since = loop.time()
         self._idle[self._places[connection]].append(connection)
@@ -208,7 +208,7 @@ class HttpSession(Owner):
 
 
 async def error_body(response: Response) -> bytes:
-    """Return what can be had of it, and let the connection go; the status alone says the most."""
+    """Return the beginning of an error body, as far as it arrives in time, and release the connection."""
     body = bytearray()
     try:
         async with asyncio.timeout(_FOR_ERROR_BODY):

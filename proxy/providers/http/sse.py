@@ -19,7 +19,7 @@ class EventReader:
     def __init__(self, *, max_line_bytes: int = 1024 * 1024) -> None:
         self._max_line_bytes = max_line_bytes
         self._tail = bytearray()
-        """The line under way, looked at when its end comes: one that never ends is copied once and no more."""
+        """The incomplete line. It is searched only after its end arrived, so that an endless line is copied once."""
         self._name = b""
         self._data: list[bytes] = []
         self._further_bytes = 0

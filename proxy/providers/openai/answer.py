@@ -76,7 +76,7 @@ class Answer:
         self._response: Response | None = None
         self._is_whole = False
         self._start: bytes | None = None
-        """The first bytes of the body, read to tell JSON from an event stream."""
+        """The first bytes of the body, read to distinguish JSON from an event stream."""
         self._reason_deadline: float | None = None
         self._has_received = False
         self._ignored: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from typing import Any
 from proxy.events import ReasoningDelta, TextDelta
 from proxy.providers.model import ModelDelta
 from proxy.providers.sanitize import clean
-from proxy.providers.think_tags import ThoughtSplitter
+from proxy.providers.think_tags import ThinkTagSplitter
 
 
 class TextMember:
@@ -52,7 +52,7 @@ class AnswerText(TextMember):
     def __init__(self, *, starts_in_reasoning: bool = False) -> None:
         """``starts_in_reasoning``: the model writes ``</think>`` without the opening tag."""
         super().__init__()
-        self._splitter: ThoughtSplitter | None = ThoughtSplitter(starts_in_reasoning=starts_in_reasoning)
+        self._splitter: ThinkTagSplitter | None = ThinkTagSplitter(starts_in_reasoning=starts_in_reasoning)
         self._space: list[ModelDelta] = []
         """White space before the first text; dropped if only calls follow."""
         self._has_text = False
@@ -91,7 +91,7 @@ class AnswerText(TextMember):
 
     def has_unopened_reasoning(self) -> bool:
         """Whether the text so far has a closing think tag without an opening one, as a chat template leaves it."""
-        return ThoughtSplitter.is_unopened("".join(self.pieces))
+        return ThinkTagSplitter.is_unopened("".join(self.pieces))
 
     def _append(self, pieces: list[ModelDelta], deltas: list[ModelDelta]) -> None:
         if self._has_text:

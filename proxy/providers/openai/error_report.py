@@ -64,7 +64,7 @@ def excerpt(message: str, *, sent: bytes = b"", secrets: Collection[str] = ()) -
     text = text[: _echo_start(text, sent)]
     text = _QUOTED.sub(lambda found: found[0] if _IDENTIFIER.fullmatch(found[2]) else _REMOVED, text)
     text = _SECRETS.sub(_REMOVED, text)
-    # An object that is quoted is an echo of the request, or of something else that nobody needs here.
+    # A quoted object repeats the request, or another part of the error.
     text = " ".join(text.partition("{")[0].split())
     return text[:MAX_MESSAGE].rstrip()
 

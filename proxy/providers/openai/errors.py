@@ -1,6 +1,6 @@
-"""What a provider's refusal means: status, error object and headers become an ``UpstreamFailed``.
+"""Classification of error responses: status, error object and headers become an ``UpstreamFailed``.
 
-The provider's words are only searched for well-known signs; they are never part of what is raised.
+The provider's message is only searched for known phrases; it is never part of the exception's message.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from proxy.providers.openai.rejection import error_object, message_of
 
 MAX_RETRY_AFTER = 3600.0
 # Of OpenAI, Azure, vLLM, llama.cpp, Anthropic, OpenRouter and those who follow them. Codes and types first;
-# several tell the length of the context only in their message.
+# several report an exceeded context length only in their message.
 _FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "responsibleaipolicyviolation", "moderation_blocked"}
 )
@@ -110,7 +110,7 @@ def error_code(body: bytes) -> str:
 
 
 def error_message(body: bytes) -> str:
-    """Return the message of an error, for a search; it is not to be shown."""
+    """Return the message of an error, for a search; it must not be shown."""
     return message_of(error_object(body))
 
 

@@ -46,7 +46,7 @@ def ending_of(reason: str | None) -> Ending:
     """Return whether the calls of an answer that ended so are whole."""
     known = _REASONS.get(reason or "")
     if known is None:
-        return "untold"
+        return "unknown"
     return "cut_short" if known in ("length", "content_filter") else "whole"
 
 

@@ -8,7 +8,7 @@ _MARKS = re.compile(r'\\.|\\$|["{}\[\]]', re.DOTALL)
 
 
 class JsonNesting:
-    """Follows JSON text piece by piece and tells when its outermost object is closed, without reading twice."""
+    """Tracks the depth of JSON text piece by piece, and whether its outermost object is closed, in one pass."""
 
     __slots__ = ("_depth", "_is_escaped", "_is_in_string", "is_closed")
 

@@ -1,7 +1,7 @@
-"""One request handed to a provider as it came, and its answer handed back as it comes.
+"""A request that is forwarded to a provider unchanged, and its response, forwarded as it arrives.
 
-Nothing of a body is read but the name of the model, and nothing of an answer but its usage. What is told of failures is
-ours where the provider's words would be wrong for the caller (its key is right) or are no envelope.
+Of the body only the model name is read, and of the response only the usage. The proxy replaces errors that are wrong
+for the caller (about the proxy's API key), and those without an OpenAI error envelope.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _FOR_REUSE = 0.05
 """Seconds that a read answer waits for the end of its body, so that the connection can be used again."""
 _LARGEST_ENVELOPE = 2000
 _TAIL_BYTES = 16 * 1024
-_OURS_TO_TELL = (401, 403, 407)
-"""Refusals of our key, or of us: the caller's is right, and theirs may hold part of ours."""
+_REPLACED = (401, 403, 407)
+"""Statuses about the proxy's API key, which the error may quote; the caller's key is valid."""
 _SAFE_HEADERS = ("content-type", "content-encoding", "retry-after", "retry-after-ms", "x-should-retry")
 _IS_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"|^data:\s*\[DONE\]', re.MULTILINE)
 
@@ -67,7 +67,7 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 class Forwarding:
-    """A model at its provider, for requests that are handed on as they are."""
+    """A model at its provider, for requests that are forwarded unchanged."""
 
     def __init__(
         self, definition: OpenAIModel, session: HttpSession, limits: ModelLimits, *, time_limit: float
@@ -87,7 +87,7 @@ class Forwarding:
         self.secrets = secrets_of(definition)
 
     def ask(self, body: bytes, *, is_stream: bool) -> AbstractAsyncContextManager[Forwarded]:
-        """Hand on a body, a JSON object; inside the block its answer can be read.
+        """Forward a body, a JSON object; inside the block its response can be read.
 
         Raises:
             UpstreamFailed: On entering the block or while reading.
@@ -113,14 +113,14 @@ class Forwarded:
         self._model = model
         self._body = body
         self._limits = model._limits
-        # Who waits for a whole answer waits until all of it was thought of.
+        # A response that is not streamed begins when the whole answer is generated.
         self._first = self._limits.first_token if is_stream else model._time_limit
         self._idle = self._limits.idle if is_stream else model._time_limit
         self._response: Response | None = None
         self._alarm = Alarm(self._give_up)
         self._whole: bytes | None = None
         self._start = b""
-        """The first bytes of the body, which were read to tell JSON from an event stream."""
+        """The first bytes of the body, which were read to distinguish JSON from an event stream."""
         self._tail = b""
         self._is_read = False
 
@@ -226,10 +226,10 @@ class Forwarded:
             yield rest
 
     async def _refusal(self, response: Response) -> bytes:
-        """Return the provider's refusal if it is fit for the caller, and raise ours otherwise."""
+        """Return the provider's error if the caller may receive it; raise the proxy's own otherwise."""
         told = await error_body(response)
         facts = report(response.status, told, sent=self._body, secrets=self._model.secrets)
-        if response.status >= 400 and response.status not in _OURS_TO_TELL and _is_envelope(told):
+        if response.status >= 400 and response.status not in _REPLACED and _is_envelope(told):
             self._log("refused", facts)
             return told
         failure = refusal(response.status, told, response.headers)

@@ -1,4 +1,4 @@
-"""What is sent to a provider that speaks the OpenAI wire: the body and the headers."""
+"""Requests to OpenAI-compatible providers: the body and the headers."""
 
 from __future__ import annotations
 
@@ -92,15 +92,14 @@ def adapted(body: dict[str, Any], adaptations: Collection[Adaptation], ignored: 
 
 
 def headers_of(definition: OpenAIModel) -> dict[str, str]:
-    """Return the headers of every request; those of the definition replace ours, and empty ones take them off.
+    """Return the headers of every request; those of the definition replace default headers, and empty ones remove them.
 
     Raises:
         ConfigurationError: A value cannot be a header; the sentence names it without its value.
     """
     headers = {
         "accept": "text/event-stream, application/json",
-        # A compressed stream is held back by whoever compresses it, and a small one may hide a very large
-        # one.
+        # Compression buffers a stream, and a small compressed body can contain a very large one.
         "accept-encoding": "identity",
         "content-type": "application/json",
         "user-agent": "handoff-proxy",

@@ -1,6 +1,6 @@
 """Reads an answer of the Responses API, streamed or whole, into the deltas of the model port.
 
-Every way of telling the same thing is read once: text that came as deltas is not repeated by the item or the response
+Content that several events repeat is read once: text that came as deltas is not repeated by the item or the response
 that closes it. Reference: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
@@ -166,7 +166,7 @@ class ResponsesReader:
                     raise error_event(whole)
                 raise UpstreamProtocolError("protocol")
             case _:
-                # Many events repeat what others tell, and new ones appear.
+                # Many events repeat the content of others, and the API adds new ones.
                 pass
 
     def _item(self, index: int, item: object, deltas: list[ModelDelta]) -> None:

@@ -65,7 +65,7 @@ class AnswerReader:
         """The calls of the latest whole ``message``; used if no call arrived in deltas."""
         self._has_state = False
         self.failure: UpstreamFailed | None = None
-        """To be raised after the deltas that came with it, so that what was said before is not lost."""
+        """Raised after the deltas that arrived with it, so that these are not lost."""
         self.has_said = False
         """Whether anything of the answer came, even if it is held back."""
         self.is_finished = False
@@ -84,8 +84,8 @@ class AnswerReader:
         """Return the deltas of the events that these bytes complete; what follows ``[DONE]`` is dropped.
 
         Raises:
-            UpstreamFailed: The provider told of an error, or what came cannot be read. With deltas before it, it
-                is kept as ``failure`` instead.
+            UpstreamFailed: The provider reported an error, or the data is invalid. After deltas it is
+                stored as ``failure`` instead.
         """
         deltas: list[ModelDelta] = []
         try:

@@ -1,7 +1,7 @@
-"""Puts the pieces of streamed tool calls in order.
+"""Assembly of streamed tool calls from their pieces.
 
 Providers number calls from 1, leave numbers out, repeat ids and names with every piece, use one number for
-all calls, or mix the pieces of several. What comes out keeps the promise of the port: calls 0, 1, … one after
+all calls, or mix the pieces of several. The result follows the contract of the port: calls 0, 1, … one after
 the other, each beginning with its name.
 """
 
@@ -20,8 +20,8 @@ from proxy.providers.sanitize import clean
 
 MAX_CALLS = 256
 
-Ending = Literal["whole", "untold", "cut_short"]
-"""How an answer with calls ended: its reason says that they are whole, no reason was told, or it was cut by a limit."""
+Ending = Literal["whole", "unknown", "cut_short"]
+"""How an answer with calls ended: its reason says that they are complete, there was no reason, or a limit cut it."""
 
 _PLACEHOLDERS = ("{}", "null", "[]", '""')
 """What some send for no arguments, others before the real arguments, which then come whole on the same index."""
@@ -128,11 +128,11 @@ class CallAssembler:
         return states if any(states) else []
 
     def add(self, delta: CallDelta) -> list[CallPiece]:
-        """Return what can be told now.
+        """Return the pieces that are certain now.
 
         Raises:
             UpstreamProtocolError: A piece belongs to no call, or to one that was whole already.
-            UpstreamResponseTooLarge: There are more calls than anybody can mean.
+            UpstreamResponseTooLarge: There are more than ``MAX_CALLS`` calls.
         """
         if (pieces := self._further_arguments(delta)) is not None:
             return pieces
@@ -201,7 +201,7 @@ class CallAssembler:
             UpstreamProtocolError: A call has no name.
         """
         if ending != "whole" and any(_is_cut(call, ending) for call in self._calls):
-            raise UpstreamIncomplete("incomplete", is_retryable=ending == "untold")
+            raise UpstreamIncomplete("incomplete", is_retryable=ending == "unknown")
         pieces: list[CallPiece] = []
         for call in self._calls[self._front :]:
             self._front = call.position
@@ -232,7 +232,7 @@ class CallAssembler:
         if index is not None:
             call = self._by_index.get(index)
         elif call_id is not None:
-            # An id that changes with every piece belongs to the call under way, unless a name says otherwise.
+            # An id that changes with every piece belongs to the last call, unless a name says otherwise.
             call = self._by_id.get(call_id) or (None if name else self._last())
         else:
             call = self._last()

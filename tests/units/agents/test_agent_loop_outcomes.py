@@ -255,7 +255,7 @@ async def test_incomplete_answers_and_refusals_are_not_compared_with_the_respons
 def test_a_prediction_is_not_supported_with_tools() -> None:
     model = ScriptedModel(abilities=Abilities())
     supports = [
-        "prediction" in AgentLoop(one).abilities.wishes
+        "prediction" in AgentLoop(one).abilities.parameters
         for one in (
             agent("a", model),
             agent("b", model, tools=[FixedTool("shelf")]),

@@ -126,7 +126,7 @@ async def test_a_connection_whose_answer_was_not_read_to_its_end_is_closed(http_
 async def test_a_connection_that_the_provider_closed_is_not_used_again(http_session: HttpSession) -> None:
     async with provider(says(OK, then_close=True)) as (playing, endpoint):
         await whole(await http_session.ask(endpoint, b"{}", connect=1))
-        while http_session.kept:
+        while http_session.idle_count:
             await asyncio.sleep(0)
         await whole(await http_session.ask(endpoint, b"{}", connect=1))
 

@@ -358,7 +358,7 @@ async def test_a_provider_that_points_to_responses_is_asked_there_from_then_on()
         "/v1/responses",
         "/v1/responses",
     ]
-    assert not {"stop", "seed"} & model.abilities.wishes
+    assert not {"stop", "seed"} & model.abilities.parameters
 
 
 async def test_a_provider_without_responses_is_asked_for_chat_completions() -> None:
