@@ -159,6 +159,15 @@ def _arguments(*before: Any) -> Deviation:
     return deviate
 
 
+def _repeated_call(content: Content) -> Reply:
+    """The whole call once more, in the chunk with the finish reason."""
+    if content.text:
+        return stream(*_chunks(content))
+    return stream(
+        *(chunk(delta) for delta in content.deltas), chunk({"tool_calls": [content.call]}, "tool_calls")
+    )
+
+
 def _name_in_pieces(content: Content) -> Reply:
     if content.text:
         return stream(*_chunks(content))
@@ -191,6 +200,7 @@ DEVIATIONS: Sequence[tuple[str, Deviation]] = (
     ("arguments begin with []", _arguments("[]")),
     ("arguments begin with two quotes", _arguments('""')),
     ("name in pieces", _name_in_pieces),
+    ("the whole call again", _repeated_call),
     ("unknown members", _other_member("annotations", "x")),
 )
 """An answer of this content is complete with each of them."""

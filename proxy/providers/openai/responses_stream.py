@@ -19,7 +19,8 @@ from proxy.providers.http.sse import EventReader
 from proxy.providers.model import Finished, ModelDelta
 from proxy.providers.openai.errors import error_event
 from proxy.providers.openai.provider_state import bounded_state
-from proxy.providers.openai.tool_call_assembler import CallAssembler, CallDelta, Ending, FunctionDelta
+from proxy.providers.openai.stream_chunk import CallDelta, FunctionDelta
+from proxy.providers.openai.tool_call_assembler import CallAssembler, Ending
 from proxy.providers.sanitize import clean, without_nul
 
 _LARGEST = 2**53 - 1

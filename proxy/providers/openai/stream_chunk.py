@@ -12,11 +12,29 @@ import msgspec
 from msgspec import Struct
 
 from proxy.errors import UpstreamProtocolError
-from proxy.providers.openai.tool_call_assembler import CallDelta
 from proxy.providers.sanitize import clean
 
 STATE_MEMBERS: Final = ("reasoning_details", "extra_content", "thinking_blocks", "provider_specific_fields")
 """Members of a message that are provider state only."""
+
+
+class FunctionDelta(Struct, gc=False):
+    """The ``function`` of a streamed call. Loosely typed: what is wrong here is looked at here."""
+
+    name: Any = None
+    arguments: Any = None
+
+
+class CallDelta(Struct, gc=False):
+    """A streamed piece of a call as it came."""
+
+    index: Any = None
+    id: Any = None
+    function: FunctionDelta | None = None
+    extra_content: Any = None
+    """Provider state of the call (Gemini's thought signatures)."""
+    provider_specific_fields: Any = None
+    """The same behind a gateway of LiteLLM."""
 
 
 class Delta(Struct, gc=False):

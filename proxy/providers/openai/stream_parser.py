@@ -18,6 +18,7 @@ from proxy.providers.openai.finish_reasons import FAILURES, NO_REASONS, ending_o
 from proxy.providers.openai.provider_state import StateCollector
 from proxy.providers.openai.stream_chunk import (
     STATE_MEMBERS,
+    CallDelta,
     Choice,
     Chunk,
     Delta,
@@ -27,7 +28,7 @@ from proxy.providers.openai.stream_chunk import (
     token_list,
     whole_chunks,
 )
-from proxy.providers.openai.tool_call_assembler import CallAssembler, CallDelta
+from proxy.providers.openai.tool_call_assembler import CallAssembler
 
 
 class AnswerReader:

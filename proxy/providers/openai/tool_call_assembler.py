@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
 
 from proxy.errors import UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
 from proxy.providers.model import CallPiece
 from proxy.providers.openai.json_nesting import JsonNesting
 from proxy.providers.openai.provider_state import SIGNED_ID
+from proxy.providers.openai.stream_chunk import CallDelta, FunctionDelta
 from proxy.providers.sanitize import clean
 
 MAX_CALLS = 256
@@ -27,25 +27,6 @@ _PLACEHOLDERS = ("{}", "null", "[]", '""')
 """What some send for no arguments, others before the real arguments, which then come whole on the same index."""
 
 _LONGEST_PLACEHOLDER = 16
-
-
-class FunctionDelta(Struct, gc=False):
-    """The ``function`` of a streamed call. Loosely typed: what is wrong here is looked at here."""
-
-    name: Any = None
-    arguments: Any = None
-
-
-class CallDelta(Struct, gc=False):
-    """A streamed piece of a call as it came."""
-
-    index: Any = None
-    id: Any = None
-    function: FunctionDelta | None = None
-    extra_content: Any = None
-    """Provider state of the call (Gemini's thought signatures)."""
-    provider_specific_fields: Any = None
-    """The same behind a gateway of LiteLLM."""
 
 
 class _Call:
@@ -137,6 +118,8 @@ class CallAssembler:
         if (pieces := self._further_arguments(delta)) is not None:
             return pieces
         name, arguments = _content(delta.function)
+        if name and arguments and self._is_repetition(delta.id, name, arguments):
+            return []
         call = self._call_of(delta, name, arguments)
         if call is None:
             if name or arguments:
@@ -158,6 +141,13 @@ class CallAssembler:
                 return []
             call.add(arguments)
         return self._released()
+
+    def _is_repetition(self, call_id: object, name: str, arguments: str) -> bool:
+        """Whether this is a call that arrived before, as some providers repeat all calls in their last chunk."""
+        earlier = self._by_id.get(call_id) if isinstance(call_id, str) else None
+        if earlier is None or earlier.name != name or not earlier.nesting.is_closed:
+            return False
+        return _is_same_json("".join(earlier.arguments), arguments)
 
     def _further_arguments(self, delta: CallDelta) -> list[CallPiece] | None:
         """Return a piece of the arguments of the front call, as nearly every delta is; None if it is something else."""
@@ -293,6 +283,13 @@ def _is_cut(call: _Call, ending: Ending) -> bool:
     except (ValueError, RecursionError):
         return True
     return False
+
+
+def _is_same_json(one: str, other: str) -> bool:
+    try:
+        return bool(msgspec.json.decode(one) == msgspec.json.decode(other))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _content(function: FunctionDelta | None) -> tuple[str, str]:

@@ -8,13 +8,8 @@ import pytest
 
 from proxy.errors import UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
 from proxy.providers.model import CallPiece
-from proxy.providers.openai.tool_call_assembler import (
-    MAX_CALLS,
-    CallAssembler,
-    CallDelta,
-    Ending,
-    FunctionDelta,
-)
+from proxy.providers.openai.stream_chunk import CallDelta, FunctionDelta
+from proxy.providers.openai.tool_call_assembler import MAX_CALLS, CallAssembler, Ending
 
 
 def delta(index: Any, name: Any = None, arguments: Any = None, id: Any = None, **more: Any) -> CallDelta:
@@ -298,3 +293,21 @@ def test_cut_arguments_are_an_error_unless_the_provider_reports_whole_calls(
     with pytest.raises(UpstreamIncomplete) as error:
         assembler.finish(ending)
     assert (error.value.label, error.value.is_retryable) == ("incomplete", is_retryable)
+
+
+def test_a_call_that_is_sent_again_is_one_call() -> None:
+    assembler = CallAssembler()
+    calls = [
+        CallDelta(0, "a", FunctionDelta("f", '{"x": 1}')),
+        CallDelta(1, "b", FunctionDelta("f", '{"x": 1}')),
+        CallDelta(0, "a", FunctionDelta("f", '{"x":1}')),
+        CallDelta(None, "b", FunctionDelta("f", '{"x": 1}')),
+        CallDelta(0, "a", FunctionDelta("f", '{"x": 2}')),
+    ]
+    pieces = [piece for call in calls for piece in assembler.add(call)] + assembler.finish("whole")
+
+    assert [(piece.index, piece.call_id, piece.arguments) for piece in pieces] == [
+        (0, "a", '{"x": 1}'),
+        (1, "b", '{"x": 1}'),
+        (2, "a", '{"x": 2}'),
+    ]
