@@ -153,6 +153,13 @@ class LiveTurn:
         """Called with each entry, before any reader gets it."""
         self.load: Callable[[], Awaitable[Sequence[Entry]]] | None = None
         """Returns all entries from the store; None until they are stored."""
+        # The next three are read for every chunk: attributes, because a property costs a call.
+        self.length = 0
+        """Number of entries logged so far, including those that were trimmed."""
+        self.is_finished = False
+        """Whether the closing event was logged."""
+        self.is_over = False
+        """Whether nothing more will be logged."""
         self._log: list[Entry] = []
         self._sizes: list[int] = []
         self._size = 0
@@ -166,7 +173,6 @@ class LiveTurn:
         self._weight = 0
         self._is_retained = True
         self._is_stoppable = True
-        self._is_abandoned = False
         self._ignores_readers = False
 
     # --- writer ---
@@ -177,8 +183,7 @@ class LiveTurn:
             at = time.time() if self.length or self._began is None else self._began
         entry = Entry(self.length + 1 if position is None else position, event, at)
         self._log.append(entry)
-        if self.listener is not None:
-            self.listener(entry)
+        self.length += 1
         match event:
             case TextDelta() | ReasoningDelta() | RefusalDelta():
                 self._size += len(event.text)
@@ -186,8 +191,12 @@ class LiveTurn:
                 self._size += len(event.arguments)
             case _:
                 self._size += _text_size(event)
+                if is_closing(event):
+                    self.is_finished = self.is_over = True
         size = self._sizes[-1] if self._sizes else 0
         self._sizes.append(self._size)
+        if self.listener is not None:
+            self.listener(entry)
         for reader in self._readers:
             reader.wake()
         # The change that ``_set_weight`` would find, without looking at the whole log.
@@ -247,31 +256,16 @@ class LiveTurn:
 
     def abandon(self) -> None:
         """End the log without a closing event. The turn continues in another worker."""
-        self._is_abandoned = True
+        self.is_over = True
         for reader in self._readers:
             reader.wake()
 
     # --- readers ---
 
     @property
-    def is_finished(self) -> bool:
-        """Whether the closing event is in the log."""
-        return bool(self._log) and is_closing(self._log[-1].event)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more will be logged."""
-        return self._is_abandoned or self.is_finished
-
-    @property
     def entries(self) -> Sequence[Entry]:
         """The entries in memory; the sequence grows while the turn runs."""
         return self._log
-
-    @property
-    def length(self) -> int:
-        """Number of entries logged so far, including those that were trimmed."""
-        return self._dropped + len(self._log)
 
     def entries_after(self, position: int) -> Sequence[Entry] | None:
         """Return the entries after ``position``; None if some of them were trimmed."""
@@ -345,7 +339,7 @@ class LiveTurn:
         if self._is_retained or not self._readers or not self.is_over:
             return
         count = min(reader.position for reader in self._readers) - self._dropped
-        # Keep the closing entry: ``is_finished`` reads it.
+        # Keep the closing entry: its position is read from ``entries``.
         count = min(count, len(self._log) - 1)
         self._drop(count)
 
@@ -392,8 +386,12 @@ class LiveTurn:
 
 
 def _text_size(event: Event) -> int:
-    values = (getattr(event, name) for name in event.__struct_fields__)
-    return sum(len(value) for value in values if isinstance(value, str))
+    size = 0
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
+        if isinstance(value, str):
+            size += len(value)
+    return size
 
 
 def _discarded() -> Failed:
