@@ -52,7 +52,7 @@ def head_problem(version: str, method: bytes, headers: RawHeaders, target: bytes
         return _problem(400, "The request line has no HTTP version.")
     if version not in ("1.0", "1.1"):
         return _problem(505, f"HTTP/{version} is not supported. Use HTTP/1.1.")
-    if len(target) + sum(len(name) + len(value) + 4 for name, value in headers) > MAX_HEAD_BYTES:
+    if len(target) + _size(headers) > MAX_HEAD_BYTES:
         return head_too_large()
     if method == b"CONNECT":
         return _problem(501, "The method CONNECT is not supported.")
@@ -77,8 +77,16 @@ def body_headers(headers: RawHeaders) -> RawHeaders:
     ]
 
 
+def _size(headers: RawHeaders) -> int:
+    # Runs for every request, and a generator would be resumed for every header.
+    size = 0
+    for name, value in headers:
+        size += len(name) + len(value) + 4
+    return size
+
+
 def _offers_websocket(headers: RawHeaders) -> bool:
-    return any(name == b"upgrade" and value.strip().lower() == b"websocket" for name, value in headers)
+    return b"websocket" in [value.strip().lower() for name, value in headers if name == b"upgrade"]
 
 
 def _host_problem(version: str, headers: RawHeaders) -> ErrorResponse | None:

@@ -7,7 +7,7 @@ Closing a connection with unread input sends a TCP reset, which can discard the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
 
@@ -107,8 +107,8 @@ def closing_early(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
     ``100 Continue`` (RFC 9110, 10.1.1), and the next request would be read as that body.
     """
 
-    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-        # Plain function: a coroutine would add a frame to every streamed chunk.
+    # Plain functions: a coroutine would add a frame to every streamed chunk.
+    def respond(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         def send_closing(message: Message) -> Any:
             if message["type"] == "http.response.start" and cycle.more_body:
                 is_small = _announced_length(cycle) <= MAX_DISCARDED_BYTES
@@ -116,7 +116,7 @@ def closing_early(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
                     cycle.keep_alive = False
             return send(message)
 
-        await app(scope, receive, send_closing)
+        return app(scope, receive, send_closing)
 
     return respond
 

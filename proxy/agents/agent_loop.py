@@ -70,8 +70,9 @@ class AgentLoop:
     @property
     def abilities(self) -> Abilities:
         """What the agent's model supports now; OpenAI rejects a prediction together with tools."""
+        abilities = self.agent.model.abilities
         has_tools = bool(self.agent.tools or self.agent.delegates)
-        return self.agent.model.abilities.without(*(("prediction",) if has_tools else ()))
+        return abilities.without("prediction") if has_tools else abilities
 
     def client_tools(
         self, client_tools: Sequence[FunctionTool], max_client_tools: int

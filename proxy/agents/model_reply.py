@@ -90,7 +90,8 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
                     if type(delta) is TextDelta:
                         reply.text.append(delta.text)
                         if held is None:
-                            _emit_text(state, delta)
+                            state.turn.draft.append(delta.text)
+                            state.sink.emit(delta)
                         else:
                             held.append(delta)
                     elif type(delta) is CallPiece:
@@ -117,13 +118,9 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
         reply.text.clear()
     for delta in held or ():
         if not reply.calls:
-            _emit_text(state, delta)
+            state.turn.draft.append(delta.text)
+            state.sink.emit(delta)
     return reply
-
-
-def _emit_text(state: TurnState, delta: TextDelta) -> None:
-    state.turn.draft.append(delta.text)
-    state.sink.emit(delta)
 
 
 def _add_call_piece(

@@ -77,8 +77,9 @@ class AgentTeam:
     @property
     def _abilities(self) -> Abilities:
         """What all agents can do; a model may find out that its provider rejects a parameter."""
-        abilities = Abilities()
-        for loop in self._loops.values():
+        first, *others = self._loops.values()
+        abilities = first.abilities
+        for loop in others:
             abilities &= loop.abilities
         return abilities
 

@@ -30,7 +30,7 @@ _THINKING_TAGS = tuple((f"<{name}>", f"</{name}>") for name in ("think", "thinki
 
 def scope_of(caller: str, team: str, end_user: str) -> bytes:
     """Return the start of a transcript: equal texts of other callers, teams or end users have other fingerprints."""
-    return _digest(b"scope", *(part.encode() for part in (caller, team, end_user)))
+    return _digest(b"scope", caller.encode(), team.encode(), end_user.encode())
 
 
 def last_answer_of(scope: bytes, text: str) -> bytes | None:

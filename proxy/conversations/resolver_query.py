@@ -35,7 +35,8 @@ class ResolverQuery:
     turns: TurnRepository
     conversation: Conversation | None
 
-    @property
+    # Several rules read each of these, so they are computed once.
+    @cached_property
     def messages(self) -> Sequence[Message]:
         """The messages of the request without instructions."""
         return self.request.turn_messages
@@ -51,7 +52,7 @@ class ResolverQuery:
         indexes = range(len(self.messages) - 1, -1, -1)
         return next((at for at in indexes if isinstance(self.messages[at], AssistantMessage)), -1)
 
-    @property
+    @cached_property
     def new_messages(self) -> Sequence[Message]:
         """The messages after the last assistant message."""
         return self.messages[self.last_assistant + 1 :]
@@ -76,7 +77,7 @@ class ResolverQuery:
         ]
         return transcript, boundaries
 
-    @property
+    @cached_property
     def head(self) -> int | None:
         """The key of the newest turn of the named conversation; None if it has no turns."""
         return self.conversation.head if self.conversation is not None else None

@@ -76,8 +76,9 @@ class AttemptingModel:
     @property
     def abilities(self) -> Abilities:
         """What all of them support, because any of them may answer."""
-        abilities = Abilities()
-        for candidate in self._candidates:
+        first, *others = self._candidates
+        abilities = first.model.abilities
+        for candidate in others:
             abilities &= candidate.model.abilities
         return abilities
 

@@ -6,7 +6,7 @@ ASGI endpoint does not use: routing, exception handlers, exit stacks, body limit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -51,18 +51,17 @@ class Application(FastAPI):
         """Serve one connection."""
         await self._outermost(scope, receive, send)
 
-    async def _find(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Plain function: a coroutine would add a frame to every streamed chunk.
+    def _find(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
             endpoint = self._direct_endpoints.get((scope["method"], scope["path"]))
             if endpoint is not None:
                 scope["app"] = self
-                await endpoint(scope, receive, send)
-                return
+                return endpoint(scope, receive, send)
         elif scope["type"] == "websocket" and not self._has_websocket(scope):
             scope["app"] = self
-            await _refuse_websocket(scope, receive, send)
-            return
-        await super().__call__(scope, receive, send)
+            return _refuse_websocket(scope, receive, send)
+        return super().__call__(scope, receive, send)
 
     def _has_websocket(self, scope: Scope) -> bool:
         return any(route.matches(scope)[0] is Match.FULL for route in self.routes)

@@ -62,7 +62,7 @@ def end_of(
 ) -> TurnEnd:
     """Return the end to store. It is history if the turn has an answer, or text and was cancelled on request."""
     items = turn.items if outcome is not None else turn.items_so_far()
-    events = [entry.event for entry in live.entries]
+    events, times = [entry.event for entry in live.entries], [entry.time for entry in live.entries]
     text = visible_text(events) or "".join(text_of(item.message) for item in items if item.visible)
     was_stopped = isinstance(closing, Cancelled) and closing.reason == "requested"
     is_history = outcome is not None or (was_stopped and bool(text))
@@ -82,9 +82,7 @@ def end_of(
         pending=pending,
         finish_reason=outcome.finish_reason if outcome is not None else None,
         error_code=_code_of(closing),
-        journal=encode_journal([*events, closing], [*(entry.time for entry in live.entries), now])
-        if is_stored
-        else b"",
+        journal=encode_journal([*events, closing], [*times, now]) if is_stored else b"",
         pause=_pause(turn, context, outcome) if is_stored and outcome is not None else None,
         took_up=context.resolved.parent if _resumes(context) else None,
     )

@@ -36,7 +36,10 @@ _decode_calls = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
 def states_in_chat(body: bytes) -> dict[int, ProviderState]:
     """Return the state of the messages that have any, by their index; ``body`` is a valid chat completion request."""
-    if not any(mark in body for mark in _MARKS):
+    for mark in _MARKS:
+        if mark in body:
+            break
+    else:
         return {}
     found: dict[int, ProviderState] = {}
     try:

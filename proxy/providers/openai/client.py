@@ -93,8 +93,11 @@ class OpenAIWireModel:
     @property
     def abilities(self) -> Abilities:
         """Everything that the wire has, but for parameters that the provider was found to reject."""
+        learned = self._learned.current()
+        if self._wire == "chat" and not learned:
+            return Abilities()
         unsupported = UNSUPPORTED if self._wire == "responses" else ()
-        return Abilities().without(*unsupported, *without_effect(self._learned.current()))
+        return Abilities().without(*unsupported, *without_effect(learned))
 
     def stream(
         self, request: ModelRequest

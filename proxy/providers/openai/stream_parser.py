@@ -332,9 +332,10 @@ class AnswerReader:
         self._release_held(deltas)
         ending = ending_of(self._reason)
         deltas.extend(self._calls.finish(ending))
-        reason = finish_reason(self._reason, ending, has_calls=self._calls.has_calls)
+        has_calls = self._calls.has_calls
+        reason = finish_reason(self._reason, ending, has_calls=has_calls)
         self.is_finished = True
-        state = self._state.state(self._calls.states(), has_calls=self._calls.has_calls)
+        state = self._state.state(self._calls.states() if has_calls else [], has_calls=has_calls)
         deltas.append(Finished(reason, clean_usage(self._usage), state=state))
 
     def _release_held(self, deltas: list[ModelDelta]) -> None:

@@ -139,40 +139,37 @@ class CorsMiddleware:
         self._app = app
         self._policy = policy
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Plain functions: a coroutine would add a frame to every streamed chunk.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection."""
         if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         origin, host = _origin_and_host(scope)
         if not self._policy.is_allowed_host(host):
-            await answer_of(forbidden_host(_name_of(host)))(scope, receive, send)
-        elif not origin or scope["path"].startswith(STATIC_FILES):
-            await self._app(scope, receive, send)
-        elif self._policy.is_allowed_origin(origin, host):
-            await self._serve_allowed(origin, scope, receive, send)
-        elif scope["type"] == "websocket" or _is_preflight(scope) or not self._policy.may_call(origin, host):
+            return answer_of(forbidden_host(_name_of(host)))(scope, receive, send)
+        if not origin or scope["path"].startswith(STATIC_FILES):
+            return self._app(scope, receive, send)
+        if self._policy.is_allowed_origin(origin, host):
+            return self._serve_allowed(origin, scope, receive, send)
+        if scope["type"] == "websocket" or _is_preflight(scope) or not self._policy.may_call(origin, host):
             # CORS does not apply to WebSockets: a page that can open one can read it.
-            await answer_of(forbidden_origin(origin))(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+            return answer_of(forbidden_origin(origin))(scope, receive, send)
+        return self._app(scope, receive, send)
 
-    async def _serve_allowed(self, origin: str, scope: Scope, receive: Receive, send: Send) -> None:
+    def _serve_allowed(self, origin: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if _is_preflight(scope):
-            await _preflight(origin, headers_of(scope))(scope, receive, send)
-            return
+            return _preflight(origin, headers_of(scope))(scope, receive, send)
         cors: Headers = [
             (b"access-control-allow-origin", origin.encode("latin-1")),
             (b"access-control-expose-headers", ", ".join(EXPOSED_HEADERS).encode()),
         ]
 
-        # Plain function: a coroutine would add a frame to every streamed chunk.
         def send_readable(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *cors]
             return send(message)
 
-        await self._app(scope, receive, send_readable)
+        return self._app(scope, receive, send_readable)
 
 
 def _preflight(origin: str, headers: dict[str, str]) -> Response:

@@ -5,7 +5,7 @@ There are no redirects: clients repeat a redirected POST as a GET, or not at all
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,18 +25,17 @@ class PathNormalizationMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Plain function: a coroutine would add a frame to every streamed chunk.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         path = served_path(scope["path"], scope["method"])
         if scope["method"] == "HEAD":
-            await self._app({**scope, "method": "GET", "path": path}, receive, _without_body(send))
-        elif path != scope["path"]:
-            await self._app({**scope, "path": path}, receive, send)
-        else:
-            await self._app(scope, receive, send)
+            return self._app({**scope, "method": "GET", "path": path}, receive, _without_body(send))
+        if path != scope["path"]:
+            return self._app({**scope, "path": path}, receive, send)
+        return self._app(scope, receive, send)
 
 
 def served_path(path: str, method: str = "") -> str:

@@ -6,6 +6,8 @@ header ``OpenAI-Beta: agents=v1`` is OpenAI's Agents API, not the custom agents 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.routes.error_handlers import answer_of
@@ -22,12 +24,12 @@ class UnservedPaths:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Plain function: a coroutine would add a frame to every streamed chunk.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection."""
         if scope["type"] == "http" and _is_unserved(scope):
-            await answer_of(invalid_url(scope["method"], scope["path"]))(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+            return answer_of(invalid_url(scope["method"], scope["path"]))(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 def _is_unserved(scope: Scope) -> bool:

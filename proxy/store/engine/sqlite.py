@@ -115,8 +115,8 @@ class DatabaseFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._identity = _identity(path)
+        self._path = str(path)
+        self._identity = _identity(self._path)
         self._is_replaced = False
 
     def check(self) -> None:
@@ -131,7 +131,10 @@ class DatabaseFile:
 
     def log_identity(self) -> tuple[int, int] | None:
         """Return device and inode of the write-ahead log; None if there is none."""
-        return _identity(Path(f"{os.path.realpath(self._path)}-wal"))
+        # SQLite resolves a link to the database before it opens the log next to it. Runs for every commit, and
+        # ``realpath`` examines every folder of the path.
+        path = os.path.realpath(self._path) if os.path.islink(self._path) else self._path
+        return _identity(f"{path}-wal")
 
     def fail(self, part: str) -> None:
         """Record that a part of the database was replaced, and log it once.
@@ -143,12 +146,12 @@ class DatabaseFile:
             self._is_replaced = True
             logger.error(
                 "the database was deleted or replaced while the server runs; no turn is stored until it is restarted",
-                extra={"database": str(self._path), "replaced": part},
+                extra={"database": self._path, "replaced": part},
             )
         raise Unavailable("database replaced", is_permanent=True)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
     except OSError:

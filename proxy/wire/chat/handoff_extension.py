@@ -154,6 +154,8 @@ class HandoffExtensionEncoder:
         self._has_status = has_status and self._has_reasoning
         self._hides_details = hides_details
         self._agents: list[str] = []
+        self._agent = ""
+        """The last of ``_agents``."""
         self._reported_agent = ""
         self._tool_calls = 0
         self._uses: dict[tuple[str, str], ModelUsage] = {}
@@ -168,7 +170,7 @@ class HandoffExtensionEncoder:
             case ReasoningDelta():
                 return self._reasoning_delta(event.text)
             case Started():
-                self._agents.append(event.agent)
+                self._set_agent(event.agent)
                 self._progress = Progress(event.steps)
             case Handoff():
                 return self._handoff(event)
@@ -204,9 +206,9 @@ class HandoffExtensionEncoder:
 
     # --- events ---
 
-    @property
-    def _agent(self) -> str:
-        return self._agents[-1] if self._agents else ""
+    def _set_agent(self, agent: str) -> None:
+        self._agents.append(agent)
+        self._agent = agent
 
     @property
     def _percent(self) -> int | UnsetType:
@@ -237,7 +239,7 @@ class HandoffExtensionEncoder:
             reason=reason or UNSET,
             progress=self._percent,
         )
-        self._agents.append(event.target)
+        self._set_agent(event.target)
         line = f"{event.source} hands over to {event.target}" + (f": {_short(reason)}" if reason else "")
         return self._update(extension_event, line, StatusData(f"{event.target} takes over", done=True))
 
