@@ -25,27 +25,26 @@ _REVOKE = (
 
 
 class SqlKeys:
-    """See ``KeyStore``. Shares the database and the writer of a ``SqlHistory``, which closes them."""
+    """``KeyStore`` in a SQL database.
+
+    It shares the database and the writer of a ``SqlHistory``, which closes them.
+    """
 
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
         self._writer = writer
 
     async def find(self, key_id: str) -> ApiKeyRecord | None:
-        """See ``KeyStore``."""
         row = await self._database.read(lambda on: on.execute(_FIND, {"of_id": key_id}).first())
         return None if row is None else _key(row)
 
     async def has_any(self) -> bool:
-        """See ``KeyStore``."""
         return await self._database.read(lambda on: on.scalar(_ANY)) is not None
 
     async def all(self) -> Sequence[ApiKeyRecord]:
-        """See ``KeyStore``."""
         return [_key(row) for row in await self._database.read(lambda on: on.execute(_ALL).all())]
 
     async def add(self, key: ApiKeyRecord) -> None:
-        """See ``KeyStore``."""
         terms = key.terms
         row = {
             "id": key.id,
@@ -68,7 +67,6 @@ class SqlKeys:
         await self._writer.write(Call(write))
 
     async def revoke(self, key_id: str, *, now: float) -> bool:
-        """See ``KeyStore``."""
 
         def write(connection: Connection) -> bool:
             return connection.execute(_REVOKE, {"of_id": key_id, "now": now}).rowcount > 0

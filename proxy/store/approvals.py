@@ -16,7 +16,10 @@ from proxy.turns.repository import Begun, NewTurn, Order, Page
 
 
 class SqlApprovals:
-    """See ``Approvals``. Shares the database and the writer of a ``SqlHistory``, which closes them."""
+    """``Approvals`` in a SQL database.
+
+    It shares the database and the writer of a ``SqlHistory``, which closes them.
+    """
 
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
@@ -24,7 +27,6 @@ class SqlApprovals:
         self._approving = statements(Approving, database.dialect)
 
     async def find(self, caller: str, approval_id: str) -> Approval | None:
-        """See ``Approvals``."""
         return await self._database.read(lambda on: self._approving.find(on, caller, approval_id))
 
     async def page(
@@ -38,7 +40,6 @@ class SqlApprovals:
         order: Order,
         end_user: str = "",
     ) -> Page[Approval] | None:
-        """See ``Approvals``."""
         return await self._database.read(
             lambda on: self._approving.page(
                 on,
@@ -53,26 +54,21 @@ class SqlApprovals:
         )
 
     async def of_turn(self, turn: int) -> Sequence[Approval]:
-        """See ``Approvals``."""
         return await self._database.read(lambda on: self._approving.of_turn(on, turn))
 
     async def circumstances(self, turn: int) -> bytes | None:
-        """See ``Approvals``."""
         return await self._database.read(lambda on: self._approving.circumstances(on, turn))
 
     async def resume(self, turn: NewTurn, resume: ApprovalUpdate) -> Begun | None:
-        """See ``Approvals``. A cancelled call leaves no running turn behind."""
+        """Store the decisions and begin a turn. If the call is cancelled, the turn does not remain running."""
         return cast(Begun | None, await self._writer.write(begin_of(turn, resume)))
 
     async def begin_run(self, approval_id: str, turn_id: str) -> bool:
-        """See ``Approvals``."""
         run = Call(lambda on: self._approving.begin_run(on, approval_id, turn_id))
         return cast(bool, await self._writer.write(run))
 
     async def end_run(self, approval_id: str, turn_id: str, result: str) -> None:
-        """See ``Approvals``."""
         await self._writer.write(Call(lambda on: self._approving.end_run(on, approval_id, turn_id, result)))
 
     async def lost(self) -> Sequence[tuple[str, str]]:
-        """See ``Approvals``."""
         return await self._database.read(self._approving.lost)

@@ -30,7 +30,10 @@ ATTEMPTS = 5
 
 
 class SqlLibrary:
-    """See ``ConversationRepository``. Shares the database and the writer of a ``SqlHistory``, which closes them."""
+    """``ConversationRepository`` in a SQL database.
+
+    It shares the database and the writer of a ``SqlHistory``, which closes them.
+    """
 
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
@@ -55,7 +58,6 @@ class SqlLibrary:
         metadata: Mapping[str, str],
         end_user: str = "",
     ) -> Page[TurnRecord] | None:
-        """See ``ConversationRepository``."""
         return await self._database.read(
             lambda on: self._completions.page(
                 on,
@@ -72,18 +74,15 @@ class SqlLibrary:
     async def update_completion(
         self, caller: str, completion_id: str, metadata: Mapping[str, str]
     ) -> TurnRecord | None:
-        """See ``ConversationRepository``."""
         return await self._write(lambda on: self._completions.update(on, caller, completion_id, metadata))
 
     async def delete_completion(self, caller: str, completion_id: str) -> bool:
-        """See ``ConversationRepository``."""
         done = await self._change(
             lambda on: "done" if self._completions.delete(on, caller, completion_id) else "missing"
         )
         return done == "done"
 
     async def delete_response(self, caller: str, turn_id: str) -> bool:
-        """See ``ConversationRepository``."""
         done = await self._change(
             lambda on: "done" if self._completions.forget(on, caller, turn_id) else "missing"
         )
@@ -101,7 +100,6 @@ class SqlLibrary:
         now: float,
         end_user: str = "",
     ) -> Conversation:
-        """See ``ConversationRepository``."""
         first = _addition(None, [], items)
         return await self._write(
             lambda on: self._keeping.create(on, caller, end_user, conversation_id, metadata, first, now)
@@ -119,7 +117,6 @@ class SqlLibrary:
         metadata: Mapping[str, str] | None = None,
         sort: Sort = "created_at",
     ) -> Page[Conversation] | None:
-        """See ``ConversationRepository``."""
         return await self._database.read(
             lambda on: self._keeping.page(
                 on,
@@ -135,51 +132,41 @@ class SqlLibrary:
         )
 
     async def outlines(self, keys: Sequence[int]) -> Mapping[int, ConversationSummary]:
-        """See ``ConversationRepository``."""
         return await self._database.read(lambda on: self._outlines.outlines(on, keys))
 
     async def excerpts(self, keys: Sequence[int], words: str) -> Mapping[int, str]:
-        """See ``ConversationRepository``."""
         return await self._database.read(lambda on: self._outlines.excerpts(on, keys, words))
 
     async def tree(self, caller: str, conversation_id: str) -> Sequence[TurnRecord]:
-        """See ``ConversationRepository``."""
         return await self._database.read(lambda on: self._outlines.tree(on, caller, conversation_id))
 
     async def update_conversation(
         self, caller: str, conversation_id: str, metadata: Mapping[str, str]
     ) -> Conversation | None:
-        """See ``ConversationRepository``."""
         return await self._write(lambda on: self._keeping.update(on, caller, conversation_id, metadata))
 
     async def delete_conversation(self, caller: str, conversation_id: str, *, now: float) -> bool:
-        """See ``ConversationRepository``."""
         return await self._is_done(lambda on: self._keeping.delete(on, caller, conversation_id, now))
 
     async def items(self, caller: str, conversation_id: str) -> Sequence[StoredItem] | None:
-        """See ``ConversationRepository``."""
         return await self._database.read(lambda on: self._keeping.items(on, caller, conversation_id))
 
     async def turn_ids(self, caller: str, conversation_id: str) -> Sequence[str]:
-        """See ``ConversationRepository``."""
         return await self._database.read(lambda on: self._keeping.turn_ids(on, caller, conversation_id))
 
     async def turns_behind(
         self, caller: str, conversation_id: str, after: int, *, limit: int
     ) -> Sequence[tuple[int, str]]:
-        """See ``ConversationRepository``."""
         return await self._database.read(
             lambda on: self._polling.behind(on, caller, conversation_id, after, limit)
         )
 
     async def turn_key(self, caller: str, conversation_id: str, turn_id: str) -> int | None:
-        """See ``ConversationRepository``."""
         return await self._database.read(lambda on: self._polling.key(on, caller, conversation_id, turn_id))
 
     async def add_items(
         self, caller: str, conversation_id: str, items: Sequence[Item | ForeignItem], *, now: float
     ) -> Sequence[StoredItem] | None:
-        """See ``ConversationRepository``."""
         for _ in range(ATTEMPTS):
             # Read long conversations outside the write transaction; only the head is compared under the lock.
             conversation, chain = await self._database.read(
@@ -214,7 +201,6 @@ class SqlLibrary:
         now: float,
         rest: Rest | None = None,
     ) -> bool:
-        """See ``ConversationRepository``."""
         if turn_id not in await self.turn_ids(caller, conversation_id):
             return False
         return await self._is_done(
@@ -224,7 +210,6 @@ class SqlLibrary:
     # --- retention ---
 
     async def remove_older(self, before: float) -> int:
-        """See ``ConversationRepository``."""
         removed = 0
         last: int | None = 0
         while last is not None:

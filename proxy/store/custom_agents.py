@@ -20,7 +20,10 @@ Refusal = Literal["taken", "many"]
 
 
 class SqlCustomAgents:
-    """See ``CustomAgentRepository``. Shares the database and the writer of a ``SqlHistory``, which closes them."""
+    """``CustomAgentRepository`` in a SQL database.
+
+    It shares the database and the writer of a ``SqlHistory``, which closes them.
+    """
 
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
@@ -28,23 +31,19 @@ class SqlCustomAgents:
         self._making = statements(Making, database.dialect)
 
     async def revision(self, caller: str) -> Revision:
-        """See ``CustomAgentRepository``."""
         return await self._database.read(lambda on: self._making.revision(on, caller))
 
     async def newest(self, caller: str) -> Sequence[CustomAgentVersion]:
-        """See ``CustomAgentRepository``."""
         return await self._database.read(lambda on: self._making.newest(on, caller))
 
     async def find(
         self, caller: str, kind: Kind, name: str, version: int | None = None
     ) -> CustomAgentVersion | None:
-        """See ``CustomAgentRepository``."""
         return await self._database.read(lambda on: self._making.find(on, caller, kind, name, version))
 
     async def put(
         self, caller: str, kind: Kind, name: str, body: bytes, *, now: float, max_count: int
     ) -> CustomAgentVersion:
-        """See ``CustomAgentRepository``."""
         done = await self._write(lambda on: self._making.put(on, caller, kind, name, body, now, max_count))
         match done:
             case "taken":
@@ -55,19 +54,15 @@ class SqlCustomAgents:
                 return done
 
     async def delete(self, caller: str, kind: Kind, name: str) -> bool:
-        """See ``CustomAgentRepository``."""
         return await self._write(lambda on: self._making.delete(on, caller, kind, name))
 
     async def store_snapshot(self, caller: str, name: str, digest: str, body: bytes) -> None:
-        """See ``CustomAgentRepository``."""
         await self._write(lambda on: self._making.keep(on, caller, name, digest, body))
 
     async def snapshot(self, caller: str, digest: str) -> bytes | None:
-        """See ``CustomAgentRepository``."""
         return await self._database.read(lambda on: self._making.snapshot(on, caller, digest))
 
     async def pinned(self, caller: str, conversation_id: str, team: str) -> str | None:
-        """See ``CustomAgentRepository``."""
         return await self._database.read(lambda on: self._making.pinned(on, caller, conversation_id, team))
 
     async def _write(self, function: Callable[[Connection], R]) -> R:

@@ -58,11 +58,10 @@ class SqlHistory:
         self._large_ends: set[asyncio.Task[bool]] = set()
 
     async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
-        """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.conversation(on, caller, conversation_id))
 
     async def begin(self, turn: NewTurn, *, parent: CompletedTurn | None = None) -> Begun:
-        """See ``TurnRepository``. A cancelled call leaves no running turn behind."""
+        """Begin a turn. If the call is cancelled during the write, the turn does not remain running."""
         begin = begin_of(turn)
         if parent is not None:
             # The journal of a part can be as large as that of the turn.
@@ -83,64 +82,53 @@ class SqlHistory:
         return await asyncio.shield(task)
 
     async def chain(self, turn: int) -> Sequence[ChainTurn]:
-        """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.chain(on, turn))
 
     async def find_matches(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None
     ) -> Sequence[TurnMatch]:
-        """See ``TurnRepository``."""
         if not fingerprints:
             return []
         return await self._database.read(lambda on: self._reading.places(on, fingerprints, conversation))
 
     async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
-        """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.last_answer(on, digest, conversation))
 
     async def find_pending(
         self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
     ) -> Sequence[tuple[str, int]]:
-        """See ``TurnRepository``. At most the newest hundred per call id."""
+        """Return pairs of call id and turn key, at most the newest hundred per call id."""
         if not call_ids:
             return []
         return await self._database.read(lambda on: self._reading.pending(on, caller, call_ids, conversation))
 
     async def turn(self, caller: str, turn_id: str) -> TurnRecord | None:
-        """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.by_id(on, caller, turn_id))
 
     async def turn_by_idempotency_key(self, caller: str, key: str) -> TurnRecord | None:
-        """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.by_idempotency_key(on, caller, key))
 
     async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
-        """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._reading.by_body(on, caller, digest, since))
 
     async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
-        """See ``TurnRepository``."""
         call = Call(lambda on: self._leases.renew(on, worker, lease_until))
         return cast(Sequence[str], await self._writer.write(call))
 
     async def request_cancel(self, caller: str, turn_id: str) -> bool:
-        """See ``TurnRepository``."""
         return cast(
             bool, await self._writer.write(Call(lambda on: self._leases.request_cancel(on, caller, turn_id)))
         )
 
     async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
-        """See ``TurnRepository``."""
         return cast(
             int, await self._writer.write(Call(lambda on: self._leases.interrupt(on, now, dead_workers)))
         )
 
     async def poll(self, *, turns: Sequence[int], conversations: Sequence[int]) -> PollResult:
-        """See ``TurnRepository``."""
         return await self._database.read(lambda on: self._polling.poll(on, turns, conversations))
 
     async def running_workers(self) -> Sequence[str]:
-        """See ``TurnRepository``."""
         return await self._database.read(self._reading.running_workers)
 
     async def is_ready(self) -> bool:
@@ -153,7 +141,6 @@ class SqlHistory:
         return True
 
     async def close(self) -> None:
-        """See ``TurnRepository``."""
         if self._large_ends:
             await asyncio.wait(self._large_ends)
         await self._writer.close()

@@ -9,29 +9,24 @@ from proxy.auth import ApiKeyRecord
 
 
 class MemoryKeys:
-    """See ``KeyStore``."""
+    """``KeyStore`` in memory."""
 
     def __init__(self) -> None:
         self._keys: dict[str, ApiKeyRecord] = {}
 
     async def find(self, key_id: str) -> ApiKeyRecord | None:
-        """See ``KeyStore``."""
         return self._keys.get(key_id)
 
     async def has_any(self) -> bool:
-        """See ``KeyStore``."""
         return any(key.revoked_at is None for key in self._keys.values())
 
     async def all(self) -> Sequence[ApiKeyRecord]:
-        """See ``KeyStore``."""
         return sorted(self._keys.values(), key=lambda key: (key.created_at, key.id))
 
     async def add(self, key: ApiKeyRecord) -> None:
-        """See ``KeyStore``."""
         self._keys.setdefault(key.id, key)
 
     async def revoke(self, key_id: str, *, now: float) -> bool:
-        """See ``KeyStore``."""
         key = self._keys.get(key_id)
         if key is None or key.revoked_at is not None:
             return False

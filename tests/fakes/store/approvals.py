@@ -20,13 +20,12 @@ from tests.fakes.store.turns import Asked, MemoryHistory
 
 
 class MemoryApprovals:
-    """See ``Approvals``."""
+    """``Approvals`` in memory."""
 
     def __init__(self, history: MemoryHistory) -> None:
         self._history = history
 
     async def find(self, caller: str, approval_id: str) -> Approval | None:
-        """See ``Approvals``."""
         asked = self._history.asked.get(approval_id)
         # Nor of a turn whose answer was deleted.
         if asked is None or self._history.turns[asked.turn].record.caller != caller:
@@ -44,7 +43,6 @@ class MemoryApprovals:
         order: Order,
         end_user: str = "",
     ) -> Page[Approval] | None:
-        """See ``Approvals``."""
         if after is not None and await self.find(caller, after) is None:
             return None
         start = self._history.asked[after].key if after is not None else None
@@ -59,16 +57,13 @@ class MemoryApprovals:
         return page_of(found, start, limit, order)
 
     async def of_turn(self, turn: int) -> Sequence[Approval]:
-        """See ``Approvals``."""
         return [self._approval(asked) for asked in self._of_turn(turn)]
 
     async def circumstances(self, turn: int) -> bytes | None:
-        """See ``Approvals``."""
         kept = self._history.turns.get(turn)
         return kept.circumstances if kept is not None else None
 
     async def resume(self, turn: NewTurn, resume: ApprovalUpdate) -> Begun | None:
-        """See ``Approvals``."""
         asked = {one.id: one for one in self._of_turn(resume.turn)}
         conversation = self._history.conversations.get((turn.caller, turn.conversation_id))
         head = conversation.head if conversation is not None else None
@@ -89,7 +84,6 @@ class MemoryApprovals:
         return begun
 
     async def begin_run(self, approval_id: str, turn_id: str) -> bool:
-        """See ``Approvals``."""
         asked = self._history.asked.get(approval_id)
         if asked is None or asked.decision != "approve" or asked.resumed_by != turn_id:
             return False
@@ -99,13 +93,11 @@ class MemoryApprovals:
         return True
 
     async def end_run(self, approval_id: str, turn_id: str, result: str) -> None:
-        """See ``Approvals``."""
         asked = self._history.asked.get(approval_id)
         if asked is not None and asked.run_in == turn_id:
             self._history.asked[approval_id] = replace(asked, result=result)
 
     async def lost(self) -> Sequence[tuple[str, str]]:
-        """See ``Approvals``."""
         running = {kept.record.id for kept in self._history.turns.values() if kept.record.status == "running"}
         found: dict[int, tuple[str, str]] = {}
         for asked in self._history.asked.values():

@@ -22,7 +22,7 @@ P = TypeVar("P", int, tuple[float, int])
 
 
 class MemoryLibrary:
-    """See ``ConversationRepository``."""
+    """``ConversationRepository`` in memory."""
 
     def __init__(self, history: MemoryHistory) -> None:
         self._history = history
@@ -40,7 +40,6 @@ class MemoryLibrary:
         metadata: Mapping[str, str],
         end_user: str = "",
     ) -> Page[TurnRecord] | None:
-        """See ``ConversationRepository``."""
         start = next(
             (
                 kept.record.turn
@@ -65,7 +64,6 @@ class MemoryLibrary:
     async def update_completion(
         self, caller: str, completion_id: str, metadata: Mapping[str, str]
     ) -> TurnRecord | None:
-        """See ``ConversationRepository``."""
         kept = self._completion(caller, completion_id)
         if kept is None:
             return None
@@ -73,14 +71,12 @@ class MemoryLibrary:
         return kept.record
 
     async def delete_completion(self, caller: str, completion_id: str) -> bool:
-        """See ``ConversationRepository``."""
         kept = self._completion(caller, completion_id)
         if kept is not None:
             _forget(kept)
         return kept is not None
 
     async def delete_response(self, caller: str, turn_id: str) -> bool:
-        """See ``ConversationRepository``."""
         for kept in self._history.turns.values():
             record = kept.record
             if (record.caller, record.id) == (caller, turn_id):
@@ -113,7 +109,6 @@ class MemoryLibrary:
         now: float,
         end_user: str = "",
     ) -> Conversation:
-        """See ``ConversationRepository``."""
         key = self._history.next_key()
         made = Conversation(key, conversation_id, caller, end_user, "", None, now, dict(metadata))
         self._history.conversations[caller, conversation_id] = made
@@ -132,7 +127,6 @@ class MemoryLibrary:
         metadata: Mapping[str, str] | None = None,
         sort: Sort = "created_at",
     ) -> Page[Conversation] | None:
-        """See ``ConversationRepository``."""
         start = self._history.conversations.get((caller, after)) if after is not None else None
         if after is not None and start is None:
             return None
@@ -152,7 +146,6 @@ class MemoryLibrary:
         return (begun if sort == "updated_at" else 0.0, known.key)
 
     async def outlines(self, keys: Sequence[int]) -> Mapping[int, ConversationSummary]:
-        """See ``ConversationRepository``."""
         found = {}
         for known in self._history.conversations.values():
             worked = [record for record in self._records(known.key) if record.was_run]
@@ -172,11 +165,9 @@ class MemoryLibrary:
         return found
 
     async def excerpts(self, keys: Sequence[int], words: str) -> Mapping[int, str]:
-        """See ``ConversationRepository``."""
         return {key: excerpt_of(words, self._said(key)) for key in keys}
 
     async def tree(self, caller: str, conversation_id: str) -> Sequence[TurnRecord]:
-        """See ``ConversationRepository``."""
         known = self._history.conversations.get((caller, conversation_id))
         return self._records(known.key) if known is not None else []
 
@@ -191,7 +182,6 @@ class MemoryLibrary:
     async def update_conversation(
         self, caller: str, conversation_id: str, metadata: Mapping[str, str]
     ) -> Conversation | None:
-        """See ``ConversationRepository``."""
         known = self._history.conversations.get((caller, conversation_id))
         if known is None:
             return None
@@ -200,7 +190,6 @@ class MemoryLibrary:
         return changed
 
     async def delete_conversation(self, caller: str, conversation_id: str, *, now: float) -> bool:
-        """See ``ConversationRepository``."""
         known = self._history.conversations.get((caller, conversation_id))
         if known is None:
             return False
@@ -211,7 +200,6 @@ class MemoryLibrary:
     # --- items ---
 
     async def items(self, caller: str, conversation_id: str) -> Sequence[StoredItem] | None:
-        """See ``ConversationRepository``."""
         if (caller, conversation_id) not in self._history.conversations:
             return None
         return [
@@ -221,13 +209,11 @@ class MemoryLibrary:
         ]
 
     async def turn_ids(self, caller: str, conversation_id: str) -> Sequence[str]:
-        """See ``ConversationRepository``."""
         return [kept.record.id for kept in self._path(caller, conversation_id)]
 
     async def turns_behind(
         self, caller: str, conversation_id: str, after: int, *, limit: int
     ) -> Sequence[tuple[int, str]]:
-        """See ``ConversationRepository``."""
         found = [
             (kept.record.turn, kept.record.id)
             for kept in self._turns_of(caller, conversation_id)
@@ -236,7 +222,6 @@ class MemoryLibrary:
         return sorted(found)[:limit]
 
     async def turn_key(self, caller: str, conversation_id: str, turn_id: str) -> int | None:
-        """See ``ConversationRepository``."""
         of_id = (kept for kept in self._turns_of(caller, conversation_id) if kept.record.id == turn_id)
         return next((kept.record.turn for kept in of_id), None)
 
@@ -248,7 +233,6 @@ class MemoryLibrary:
     async def add_items(
         self, caller: str, conversation_id: str, items: Sequence[Item | ForeignItem], *, now: float
     ) -> Sequence[StoredItem] | None:
-        """See ``ConversationRepository``."""
         known = self._history.conversations.get((caller, conversation_id))
         if known is None or not items:
             return None if known is None else []
@@ -288,7 +272,6 @@ class MemoryLibrary:
         now: float,
         rest: Rest | None = None,
     ) -> bool:
-        """See ``ConversationRepository``."""
         kept = next((one for one in self._path(caller, conversation_id) if one.record.id == turn_id), None)
         placed = {} if kept is None else kept.items()
         if kept is None or position not in placed:
@@ -318,7 +301,6 @@ class MemoryLibrary:
     # --- retention ---
 
     async def remove_older(self, before: float) -> int:
-        """See ``ConversationRepository``."""
         old = [known for known in self._history.conversations.values() if self._is_old(known, before)]
         for known in old:
             self._remove(known)

@@ -12,7 +12,7 @@ from tests.fakes.store.turns import MemoryHistory
 
 
 class MemoryCustomAgents:
-    """See ``CustomAgentRepository``."""
+    """``CustomAgentRepository`` in memory."""
 
     def __init__(self, history: MemoryHistory) -> None:
         self._history = history
@@ -22,17 +22,14 @@ class MemoryCustomAgents:
         self._revisions: dict[str, Revision] = {}
 
     async def revision(self, caller: str) -> Revision:
-        """See ``CustomAgentRepository``."""
         return self._revisions.get(caller, (0, 0))
 
     async def newest(self, caller: str) -> Sequence[CustomAgentVersion]:
-        """See ``CustomAgentRepository``."""
         return [versions[-1] for (owner, _), versions in self._versions.items() if owner == caller]
 
     async def find(
         self, caller: str, kind: Kind, name: str, version: int | None = None
     ) -> CustomAgentVersion | None:
-        """See ``CustomAgentRepository``."""
         versions = self._versions.get((caller, name), [])
         if not versions or versions[0].kind != kind:
             return None
@@ -43,7 +40,6 @@ class MemoryCustomAgents:
     async def put(
         self, caller: str, kind: Kind, name: str, body: bytes, *, now: float, max_count: int
     ) -> CustomAgentVersion:
-        """See ``CustomAgentRepository``."""
         versions = self._versions.get((caller, name), [])
         if versions and versions[0].kind != kind:
             raise AgentNameTaken(name)
@@ -57,7 +53,6 @@ class MemoryCustomAgents:
         return made
 
     async def delete(self, caller: str, kind: Kind, name: str) -> bool:
-        """See ``CustomAgentRepository``."""
         if await self.find(caller, kind, name) is None:
             return False
         del self._versions[caller, name]
@@ -67,16 +62,13 @@ class MemoryCustomAgents:
         return True
 
     async def store_snapshot(self, caller: str, name: str, digest: str, body: bytes) -> None:
-        """See ``CustomAgentRepository``."""
         self._snapshots.setdefault((caller, digest), (name, body))
 
     async def snapshot(self, caller: str, digest: str) -> bytes | None:
-        """See ``CustomAgentRepository``."""
         found = self._snapshots.get((caller, digest))
         return None if found is None else found[1]
 
     async def pinned(self, caller: str, conversation_id: str, team: str) -> str | None:
-        """See ``CustomAgentRepository``."""
         turns = sorted(self._history.turns.items())
         return next(
             (

@@ -87,11 +87,9 @@ class MemoryHistory:
         return next(self._keys)
 
     async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
-        """See ``TurnRepository``."""
         return self.conversations.get((caller, conversation_id))
 
     async def begin(self, turn: NewTurn, *, parent: CompletedTurn | None = None) -> Begun:
-        """See ``TurnRepository``."""
         if parent is not None:
             self._check_key(turn)
             begun = await self.begin(parent.turn)
@@ -144,7 +142,6 @@ class MemoryHistory:
         return False
 
     async def finish(self, end: TurnEnd) -> bool:
-        """See ``TurnRepository``."""
         kept = self.turns.get(end.turn)
         if kept is None:
             return False
@@ -179,7 +176,6 @@ class MemoryHistory:
             )
 
     async def chain(self, turn: int) -> Sequence[ChainTurn]:
-        """See ``TurnRepository``."""
         chain: list[ChainTurn] = []
         key: int | None = turn
         while key is not None and (kept := self.turns.get(key)) is not None:
@@ -203,18 +199,15 @@ class MemoryHistory:
     async def find_matches(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None
     ) -> Sequence[TurnMatch]:
-        """See ``TurnRepository``."""
         found = (self._newest(partial(_has_fingerprint, one), conversation) for one in set(fingerprints))
         return [place for place in found if place is not None]
 
     async def find_last_answer(self, digest: bytes, *, conversation: int | None = None) -> TurnMatch | None:
-        """See ``TurnRepository``."""
         return self._newest(lambda end: end.last_answer == digest, conversation)
 
     async def find_pending(
         self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
     ) -> Sequence[tuple[str, int]]:
-        """See ``TurnRepository``."""
         return [
             (call_id, key)
             for key, kept in reversed(self.turns.items())
@@ -226,15 +219,12 @@ class MemoryHistory:
         ]
 
     async def turn(self, caller: str, turn_id: str) -> TurnRecord | None:
-        """See ``TurnRepository``."""
         return self._last(lambda record: record.caller == caller and record.id == turn_id)
 
     async def turn_by_idempotency_key(self, caller: str, key: str) -> TurnRecord | None:
-        """See ``TurnRepository``."""
         return self._by_key(caller, key)
 
     async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
-        """See ``TurnRepository``."""
         found = self._last(lambda record: (record.caller, record.body_digest) == (caller, digest))
         if found is None or found.created_at < since or found.status not in ("running", "completed"):
             return None
@@ -248,28 +238,24 @@ class MemoryHistory:
         return found if behind in (None, found) else None
 
     async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
-        """See ``TurnRepository``."""
         ours = list(self._running(lambda kept: kept.record.worker == worker))
         for kept in ours:
             kept.record = replace(kept.record, lease_until=lease_until)
         return [kept.record.id for kept in ours if kept.is_to_stop]
 
     async def request_cancel(self, caller: str, turn_id: str) -> bool:
-        """See ``TurnRepository``."""
         found = list(self._running(lambda kept: (kept.record.caller, kept.record.id) == (caller, turn_id)))
         for kept in found:
             kept.is_to_stop = True
         return bool(found)
 
     async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
-        """See ``TurnRepository``."""
         lost = list(self._running(lambda kept: _is_lost(kept.record, now, dead_workers)))
         for kept in lost:
             self._interrupt(kept, now)
         return len(lost)
 
     async def poll(self, *, turns: Sequence[int], conversations: Sequence[int]) -> PollResult:
-        """See ``TurnRepository``."""
         here = {known.key for known in self.conversations.values()} & set(conversations)
         newest = dict.fromkeys(here, 0)
         for key, kept in self.turns.items():
@@ -279,15 +265,13 @@ class MemoryHistory:
         return PollResult({kept.record.turn: kept.record.lease_until for kept in running}, newest)
 
     async def running_workers(self) -> Sequence[str]:
-        """See ``TurnRepository``."""
         return list({kept.record.worker for kept in self._running(lambda _: True)})
 
     async def is_ready(self) -> bool:
-        """See ``TurnRepository``."""
         return True
 
     async def close(self) -> None:
-        """See ``TurnRepository``."""
+        pass
 
     def _running(self, is_wanted: Callable[[StoredTurn], bool]) -> Iterator[StoredTurn]:
         return (kept for kept in self.turns.values() if kept.record.status == "running" and is_wanted(kept))
