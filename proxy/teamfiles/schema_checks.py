@@ -189,7 +189,9 @@ def _add_schema_error(source: Source, base: Path, schema: type[BaseModel], probl
 
 def _add_choice_error(source: Source, path: Path, expected: str) -> None:
     value = source.value(path)
-    near = closest_match(value, expected.split("'")[1::2]) if isinstance(value, str) else None
+    choices = expected.split("'")[1::2]
+    # A single valid value is already in the error message.
+    near = closest_match(value, choices) if isinstance(value, str) and len(choices) > 1 else None
     wanted = _EXPECTED_BY_KEY.get(str(path[-1])) or f"expected {expected.replace('True', 'true')}"
     source.add_error(path, wanted, wrong=value if near else "", right=(near,) if near else ())
 

@@ -18,16 +18,16 @@ AGENT, MODEL = BASES["agent"], BASES["model"]
 def case(text: str) -> object:
     """A case of the text file as a parameter: the team file and its error lines."""
     name, *lines = text.rstrip("\n").split("\n")
-    told = [f"team.yaml:{line[2:]}" for line in lines if line.startswith("> ")]
+    expected = [f"team.yaml:{line[2:]}" for line in lines if line.startswith("> ")]
     written = "".join(f"{line}\n" for line in lines if not line.startswith("> "))
     for base, before in BASES.items():
         written = written.replace(f"<{base}>\n", before)
-    return pytest.param(written, told, id=name)
+    return pytest.param(written, expected, id=name)
 
 
-@pytest.mark.parametrize(("text", "told"), [case(text) for text in CASES])
-def test_an_error_has_location_and_suggestion(text: str, told: list[str], tmp_path: Path) -> None:
-    assert problems(write(tmp_path, text)) == told
+@pytest.mark.parametrize(("text", "expected"), [case(text) for text in CASES])
+def test_an_error_has_location_and_suggestion(text: str, expected: list[str], tmp_path: Path) -> None:
+    assert problems(write(tmp_path, text)) == expected
 
 
 def test_every_case_of_the_text_file_has_errors() -> None:
