@@ -99,6 +99,27 @@ async def test_the_log_has_the_message_of_every_form_of_error(
     assert line["provider_message"] == message
 
 
+async def test_errors_of_a_component_are_logged_without_secrets_and_echoes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "component.yaml"
+    told = f"Key {KEY} and other-secret; cannot parse: {PROMPT}"
+    async with FakeUpstream(error(400, message=told, code="invalid")) as upstream:
+        file.write_text(
+            "models:\n  default:\n    provider: autogen_ext.models.openai.OpenAIChatCompletionClient\n"
+            f"    config: {{model: gpt-4o, base_url: '{upstream.base_url}', api_key: {KEY},"
+            " default_headers: {x-gateway: other-secret}}\n"
+            "teams: {shop: {entry: a, agents: {a: {instructions: You are a.}}}}\n"
+        )
+        async with serve(tmp_path, teams=file) as served:
+            with pytest.raises(openai.BadRequestError):
+                await Caller(served).ask([user(PROMPT)])
+
+    (line,) = failed_calls(caplog)
+    assert (line["host"], line["status"], line["code"]) == ("127.0.0.1", 400, "invalid")
+    assert line["provider_message"] == "Key […] and […]; cannot parse:"
+
+
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["one object", "streamed"])
 async def test_errors_inside_a_response_are_logged_without_secrets_and_echoes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, is_streamed: bool

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from types import TracebackType
 from typing import Any
@@ -30,7 +30,7 @@ from proxy.errors import (
     UpstreamResponseTooLarge,
     UpstreamTimeout,
 )
-from proxy.providers.autogen.failures import failure_of
+from proxy.providers.autogen.failures import failure_of, secrets_of
 from proxy.providers.autogen.http_client import close_responses, let_read, note_responses, take_hold
 from proxy.providers.autogen.messages import (
     Family,
@@ -64,9 +64,17 @@ _OWN_RETRIES = ("OpenAIChatCompletionClient", "AnthropicChatCompletionClient", "
 class ComponentChatModel:
     """One AutoGen client as a model of the port."""
 
-    def __init__(self, name: str, client: ChatCompletionClient, limits: ModelLimits | None = None) -> None:
-        """``name`` is what usage is counted under."""
+    def __init__(
+        self,
+        name: str,
+        client: ChatCompletionClient,
+        limits: ModelLimits | None = None,
+        *,
+        secrets: Collection[str] = (),
+    ) -> None:
+        """``name`` is what usage is counted under; ``secrets`` are values that must not be logged."""
         self._name = name
+        self._secrets = secrets
         self._client = client
         self._limits = limits or ModelLimits()
         self._family = _family(client)
@@ -104,7 +112,7 @@ class ComponentChatModel:
                 f"({type(error).__name__})"
             ) from None
         told = config.get("model")
-        return cls(told if isinstance(told, str) else name, client, limits)
+        return cls(told if isinstance(told, str) else name, client, limits, secrets=tuple(secrets_of(config)))
 
     @property
     def name(self) -> str:
@@ -235,7 +243,7 @@ class _Answer:
         except UpstreamFailed as failure:
             self._failure = failure
         except Exception as error:  # noqa: BLE001 - clients raise anything: a broken chunk is a TypeError to them
-            self._failure = failure_of(error)
+            self._failure = failure_of(error, self._request.messages, secrets=self._model._secrets)
             facts = {"model": self._model.name, "error": type(error).__name__}
             logger.info("model component raised", extra=facts)
         finally:

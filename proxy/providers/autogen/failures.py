@@ -1,14 +1,18 @@
-"""What an exception of somebody else's model client means.
+"""Failures of the model port for exceptions of model clients.
 
-Clients are known by what their exceptions carry and are called, so that none of their packages has to be
-imported.
+Exceptions are recognised by their attributes and class names, so that none of the packages has to be imported.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from pydantic import SecretStr
 
 from proxy.errors import (
     UpstreamBadRequest,
@@ -17,21 +21,30 @@ from proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from proxy.messages import Message
 from proxy.providers.openai.error_report import report
 from proxy.providers.openai.errors import error_event, refusal
 
 _TIMEOUTS = frozenset({"APITimeoutError", "ReadTimeout", "WriteTimeout", "PoolTimeout", "TimeoutError"})
 _LOSSES = frozenset({"APIConnectionError", "TransportError", "NetworkError", "ProtocolError", "OSError"})
 
+_SECRET_NAME = re.compile("key|token|secret|password|credential|headers", re.IGNORECASE)
 
-def failure_of(error: BaseException) -> UpstreamFailed:
-    """Return the failure of the port; of the exception's text only the log has an excerpt."""
+
+def failure_of(
+    error: BaseException, messages: Sequence[Message] = (), *, secrets: Collection[str] = ()
+) -> UpstreamFailed:
+    """Return the failure of the port; of the exception's text only the log has an excerpt.
+
+    ``messages`` are those of the request, whose text must not be logged, nor must ``secrets``.
+    """
+    sent = _encoded(messages)
     status = getattr(error, "status_code", None)
     if isinstance(status, int) and 300 <= status < 600:
         headers = getattr(getattr(error, "response", None), "headers", None)
         body = getattr(error, "body", None)
         failure = refusal(status, body, headers if isinstance(headers, Mapping) else {})
-        failure.facts = report(status, body)
+        failure.facts = report(status, body, sent=sent, secrets=secrets)
         return failure
     causes = list(_chain(error))
     names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
@@ -48,11 +61,33 @@ def failure_of(error: BaseException) -> UpstreamFailed:
     if names & _LOSSES:
         return UpstreamFailed("broken", is_retryable=True)
     if "APIError" in names:
-        return error_event(getattr(error, "body", None))
+        body = getattr(error, "body", None)
+        failure = error_event(body)
+        failure.facts = report(None, body, sent=sent, secrets=secrets)
+        return failure
     if type(error) is ValueError:
         # AutoGen's clients raise it for content that ``model_info`` does not declare.
         return UpstreamBadRequest("bad_request")
     return UpstreamProtocolError("protocol")
+
+
+def secrets_of(config: Any, *, is_secret: bool = False) -> Iterator[str]:
+    """Yield the texts of a component's config that are secret by their name, or by that of an object around them."""
+    if isinstance(config, SecretStr):
+        config = config.get_secret_value()
+    if isinstance(config, str) and is_secret:
+        yield config
+    elif isinstance(config, dict):
+        for name, value in config.items():
+            yield from secrets_of(value, is_secret=is_secret or _SECRET_NAME.search(str(name)) is not None)
+
+
+def _encoded(messages: Sequence[Message]) -> bytes:
+    try:
+        return msgspec.json.encode(messages)
+    except ValueError:
+        # Half of a surrogate pair. Without the request its repetition cannot be found.
+        return b""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
