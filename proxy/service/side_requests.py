@@ -28,7 +28,10 @@ from proxy.turns.request import TurnRequest
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
-    """A text that marks a side request: its place, its beginning, and text that it contains after that."""
+    """A text that marks a side request: its place, its beginning, and text that it contains after that.
+
+    ``begins`` is in lower case, with single spaces; the case and the white space of a message do not count.
+    """
 
     client: str
     place: Literal["only-user", "last-user", "last-system", "system"]
@@ -38,17 +41,22 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
     def matches(self, text: str) -> bool:
         """Whether the text has this beginning and contains ``holds``."""
         beginning = text[: 2 * len(self.begins)]
-        return _plain(beginning).startswith(_plain(self.begins)) and self.holds in text
+        return _plain(beginning).startswith(self.begins) and self.holds in text
 
 
 class _Rules(Struct, frozen=True, forbid_unknown_fields=True):
     rule: list[Rule]
 
 
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
 def load_rules() -> Sequence[Rule]:
     """Return the rules of ``side_request_phrases.toml``."""
     text = resources.files(__package__).joinpath("side_request_phrases.toml").read_text("utf-8")
-    return msgspec.convert(tomllib.loads(text), _Rules).rule
+    rules = msgspec.convert(tomllib.loads(text), _Rules).rule
+    return [msgspec.structs.replace(rule, begins=_plain(rule.begins)) for rule in rules]
 
 
 _RULES = load_rules()
@@ -108,7 +116,3 @@ def _only_user(messages: Sequence[Message]) -> Sequence[Message]:
         if isinstance(message, UserMessage):
             users.append(message)
     return users if len(users) == 1 else ()
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold()

@@ -106,7 +106,8 @@ class EventLogReader:
         live = self._live
         self.position = self._given
         live.wake_writer()
-        live.trim()
+        if live.is_evicted:
+            live.trim()
         if self._given >= live.length and not live.is_over:
             self._wake = self._loop.create_future()
             await self._wake
@@ -153,13 +154,15 @@ class LiveTurn:
         """Called with each entry, before any reader gets it."""
         self.load: Callable[[], Awaitable[Sequence[Entry]]] | None = None
         """Returns all entries from the store; None until they are stored."""
-        # The next three are read for every chunk: attributes, because a property costs a call.
+        # The next four are read for every chunk: attributes, because a property costs a call.
         self.length = 0
         """Number of entries logged so far, including those that were trimmed."""
         self.is_finished = False
         """Whether the closing event was logged."""
         self.is_over = False
         """Whether nothing more will be logged."""
+        self.is_evicted = False
+        """Whether the log was removed from the registry."""
         self._log: list[Entry] = []
         self._sizes: list[int] = []
         self._size = 0
@@ -171,7 +174,6 @@ class LiveTurn:
         self._holds = 0
         self._dropped = 0
         self._weight = 0
-        self._is_retained = True
         self._is_stoppable = True
         self._ignores_readers = False
 
@@ -330,13 +332,13 @@ class LiveTurn:
 
     def evict(self) -> None:
         """Handle the removal from the registry: entries that every reader has sent are dropped from now on."""
-        self._is_retained = False
+        self.is_evicted = True
         self.release()
         self.trim()
 
     def trim(self) -> None:
         """Drop the entries of an evicted log that every reader has sent."""
-        if self._is_retained or not self._readers or not self.is_over:
+        if not self.is_evicted or not self._readers or not self.is_over:
             return
         count = min(reader.position for reader in self._readers) - self._dropped
         # Keep the closing entry: its position is read from ``entries``.
@@ -430,8 +432,9 @@ class LiveTurns:
 
     def has_memory(self) -> bool:
         """Free memory if all logs together have reached their limit; return whether they are below it afterwards."""
-        if not self._is_relieved():
-            self._relieve()
+        if self._is_relieved():
+            return True
+        self._relieve()
         return self._is_relieved()
 
     def _is_relieved(self) -> bool:
