@@ -19,13 +19,8 @@ from proxy.providers.capabilities import Abilities
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import HttpSession, error_body
 from proxy.providers.model import ModelDelta, ModelRequest
-from proxy.providers.openai.adaptation import (
-    Adaptation,
-    Omission,
-    Reshaping,
-    adaptations_to,
-    fields_of,
-)
+from proxy.providers.openai.adaptation import Adaptation, Omission, Reshaping
+from proxy.providers.openai.adaptation_rules import adaptations_to, fields_of
 from proxy.providers.openai.adapted_body import caller_names, without_effect
 from proxy.providers.openai.answer import Accepted, Answer
 from proxy.providers.openai.error_report import identifiers, report

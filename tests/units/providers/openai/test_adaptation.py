@@ -19,7 +19,8 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.providers.model import ModelRequest
-from proxy.providers.openai.adaptation import Adaptation, Omission, Reshaping, adaptations_to
+from proxy.providers.openai.adaptation import Adaptation, Omission, Reshaping
+from proxy.providers.openai.adaptation_rules import adaptations_to
 from proxy.providers.openai.adapted_body import without_effect
 from proxy.providers.openai.call_ids import short_id
 from proxy.providers.openai.learned_adaptations import EXPIRY_SECONDS, MAX_LEARNED, LearnedAdaptations
