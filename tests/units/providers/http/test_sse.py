@@ -19,6 +19,7 @@ def read(*pieces: bytes, max_line_bytes: int = 1024) -> list[Event]:
     [
         pytest.param(b"data: a\n\ndata: b\n\n", [(b"", b"a"), (b"", b"b")], id="two events"),
         pytest.param(b"data: a\r\n\r\ndata: b\r\n\r\n", [(b"", b"a"), (b"", b"b")], id="CR LF"),
+        pytest.param(b"event: e\r\ndata: a\r\ndata: b\r\n\r\n", [(b"e", b"a\nb")], id="lines with CR LF"),
         pytest.param(b"data: a\r\rdata: b\r\r", [(b"", b"a"), (b"", b"b")], id="CR alone"),
         pytest.param(b"data: a\r\n\ndata: b\n\r\n", [(b"", b"a"), (b"", b"b")], id="line ends mixed"),
         pytest.param(b"data:a\n\n", [(b"", b"a")], id="no space after data:"),
