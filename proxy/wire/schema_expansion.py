@@ -68,6 +68,8 @@ class Applied(NamedTuple):
     subschemas: int
     patterns: int
     """Regular expressions for one string, or for one property name."""
+    fractions: int
+    """``multipleOf`` with a fraction or an exponent."""
 
 
 def applied_to_one_value(schema: Schema) -> Applied:
@@ -75,18 +77,23 @@ def applied_to_one_value(schema: Schema) -> Applied:
     graph = _Graph(schema)
     subschemas = _Counter(graph.in_place, MAX_IN_PLACE, allows_cycles=False)
     patterns = _Counter(graph.in_place, MAX_IN_PLACE, allows_cycles=False, weight=_own_patterns)
+    fractions = _Counter(graph.in_place, MAX_IN_PLACE, allows_cycles=False, weight=_own_fractions)
     try:
         for node in graph.reachable():
-            subschemas.count(node)
-            patterns.count(node)
+            for counter in (subschemas, patterns, fractions):
+                counter.count(node)
     except ExpansionTooLarge:
-        return Applied(MAX_IN_PLACE, MAX_PATTERNS)
-    return Applied(subschemas.largest, patterns.largest)
+        return Applied(MAX_IN_PLACE, MAX_PATTERNS, MAX_IN_PLACE)
+    return Applied(subschemas.largest, patterns.largest, fractions.largest)
 
 
 def _own_patterns(node: Schema) -> int:
     named = node.get("patternProperties")
     return isinstance(node.get("pattern"), str) + (len(named) if isinstance(named, Mapping) else 0)
+
+
+def _own_fractions(node: Schema) -> int:
+    return isinstance(node.get("multipleOf"), float)
 
 
 def _one(node: Schema) -> int:

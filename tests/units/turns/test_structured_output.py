@@ -118,6 +118,11 @@ LOOKAHEADS = "(?:(?=(?:(?=(a+))a)*)a)*b"
             ["a" * 40_000] * 10 + ["b"],
             id="many patterns for much text",
         ),
+        pytest.param(
+            {"items": {"type": "number", "multipleOf": 1e-308}},
+            [1e308] * 50_000 + ["a"],
+            id="fractions of large numbers",
+        ),
     ],
 )
 async def test_no_answer_and_schema_block_the_event_loop(schema: dict[str, Any], answer: Any) -> None:
@@ -150,17 +155,18 @@ def test_a_process_that_takes_too_much_cpu_time_is_ended() -> None:
 @pytest.mark.parametrize(
     ("schema", "applied"),
     [
-        pytest.param({"type": "string"}, (1, 0), id="one"),
-        pytest.param({"anyOf": [{"pattern": "a"}, {"pattern": "b"}]}, (3, 2), id="alternatives"),
-        pytest.param({"patternProperties": {"a": {}, "b": {"pattern": "c"}}}, (1, 2), id="named patterns"),
+        pytest.param({"allOf": [{"multipleOf": 0.5}, {"multipleOf": 2}]}, (3, 0, 1), id="fractions"),
+        pytest.param({"type": "string"}, (1, 0, 0), id="one"),
+        pytest.param({"anyOf": [{"pattern": "a"}, {"pattern": "b"}]}, (3, 2, 0), id="alternatives"),
+        pytest.param({"patternProperties": {"a": {}, "b": {"pattern": "c"}}}, (1, 2, 0), id="named patterns"),
         pytest.param(
             {"items": {"allOf": [{"$ref": "#/$defs/a"}] * 3}, "$defs": {"a": {"pattern": "x"}}},
-            (7, 3),
+            (7, 3, 0),
             id="references",
         ),
     ],
 )
-def test_what_applies_to_one_value_is_counted(schema: dict[str, Any], applied: tuple[int, int]) -> None:
+def test_what_applies_to_one_value_is_counted(schema: dict[str, Any], applied: tuple[int, int, int]) -> None:
     assert applied_to_one_value(schema) == applied
 
 
