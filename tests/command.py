@@ -1,4 +1,4 @@
-"""The command ``handoff-proxy`` as a process of its own, with its output read as it comes."""
+"""Run the command ``handoff-proxy`` as a separate process and read its output while it runs."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ class Output:
 
     def __init__(self, stream: asyncio.StreamReader) -> None:
         self.lines: list[str] = []
-        self._is_over = False
-        self._news = asyncio.Condition()
+        self._is_closed = False
+        self._changed = asyncio.Condition()
         self.reading = asyncio.create_task(self._read(stream))
 
     async def _read(self, stream: asyncio.StreamReader) -> None:
         async for line in stream:
             self.lines.append(line.decode().rstrip("\n"))
             await self._notify()
-        self._is_over = True
+        self._is_closed = True
         await self._notify()
 
     async def _notify(self) -> None:
-        async with self._news:
-            self._news.notify_all()
+        async with self._changed:
+            self._changed.notify_all()
 
     async def line(self, part: str, within: float = 30) -> str:
-        """Wait for the first line that holds ``part``, and return it."""
-        async with asyncio.timeout(within), self._news:
+        """Wait for the first line that contains ``part``, and return it."""
+        async with asyncio.timeout(within), self._changed:
             while True:
                 for line in self.lines:
                     if part in line:
                         return line
-                assert not self._is_over, f"it ended without {part!r}:\n{self.text}"
-                await self._news.wait()
+                assert not self._is_closed, f"the output ended without {part!r}:\n{self.text}"
+                await self._changed.wait()
 
     async def more(self) -> None:
         """Wait for another line."""
-        async with self._news:
-            assert not self._is_over, f"it ended:\n{self.text}"
-            await self._news.wait()
+        async with self._changed:
+            assert not self._is_closed, f"the output ended:\n{self.text}"
+            await self._changed.wait()
 
     @property
     def text(self) -> str:
@@ -67,19 +67,19 @@ class Command:
         self.err = Output(process.stderr)
 
     async def url(self) -> str:
-        """Wait until it serves, and return where, with ``/v1``."""
+        """Wait until the server listens, and return its base URL with ``/v1``."""
         return (await self.out.line("listens on")).rpartition(" ")[2]
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The lines of its log so far, all JSON but those of the logger of events, which has a form of its own."""
+        """Return the JSON log lines so far, without the lines of the event logger, which have another format."""
         return [json.loads(line) for line in self.err.lines if line.startswith("{")]
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
     async def ended(self, within: float = 30) -> int:
-        """Wait for its end and the last of its output; return the exit code."""
+        """Wait for the exit of the process and the end of its output; return the exit code."""
         async with asyncio.timeout(within):
             await asyncio.gather(self.out.reading, self.err.reading)
             return await self.process.wait()
@@ -89,7 +89,7 @@ class Command:
 async def command(
     *arguments: str, folder: Path, environment: dict[str, str] | None = None
 ) -> AsyncIterator[Command]:
-    """Run it in ``folder``, with no settings but those given and a data folder there; killed if it still runs."""
+    """Run the command in ``folder`` with only the given settings; kill it at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "proxy.cli", *arguments,
         cwd=folder,

@@ -1,7 +1,7 @@
-"""Databases for tests: SQLite in a file of the test's own, PostgreSQL in a database of its own.
+"""Database fixtures: an SQLite file for each test, and a PostgreSQL database for each session.
 
-PostgreSQL is looked for at ``HANDOFF_TEST_POSTGRES`` or the usual local port. Without one its tests are skipped, or
-fail when ``HANDOFF_TEST_REQUIRE_ALL`` is set.
+``HANDOFF_TEST_POSTGRES`` is the URL of the server; the default is the local port 5432. If it does not answer, the tests
+of PostgreSQL are skipped, or fail if ``HANDOFF_TEST_REQUIRE_ALL`` is set.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import pytest
 
 from proxy.store.engine.migrations import migrate
 
-# Everything is on this machine and in plain HTTP. With a file of certificates, which is also the default, each new HTTP
-# client of a test reads those of all authorities, which takes 40 ms; a folder is looked into when one is needed.
+# Tests use plain HTTP on this machine. With a certificate file, the default, each new HTTP client loads all of its
+# certificates, which takes 40 ms. Certificates in a folder are loaded only when they are needed.
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
 
-# What collecting the tests makes stays to the end: looking for garbage in it takes a tenth of the time of all tests.
+# The objects of test collection live until the end. Garbage collection over them takes a tenth of the total test time.
 gc.disable()
 
 SERVER = os.environ.get("HANDOFF_TEST_POSTGRES") or "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -40,7 +40,7 @@ def pytest_collection_finish() -> None:
 
 
 def apart(work: Coroutine[Any, Any, object]) -> None:
-    """Run the work in a thread: a fixture may be asked for while an event loop runs in this one."""
+    """Run the work in a thread, because an event loop may already run in this one."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, work).result()
 
@@ -71,7 +71,7 @@ def postgres_server() -> None:
 
 @contextmanager
 def new_database() -> Iterator[str]:
-    """A database on the server, for as long as the block runs; gives its URL."""
+    """Create a database on the server, yield its URL, and drop it."""
     name = f"handoff_test_{secrets.token_hex(6)}"
     on_server(f"CREATE DATABASE {name}")
     try:
@@ -89,7 +89,7 @@ def migrated_postgres(postgres_server: None) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated file to copy."""
+    """Return a migrated database file, to copy."""
     file = tmp_path_factory.mktemp("migrated") / "store.sqlite"
     apart(migrate(f"sqlite:///{file}"))
     return file
@@ -97,7 +97,7 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sqlite_database(migrated_sqlite: Path, tmp_path: Path) -> str:
-    """The URL of a migrated database of the test's own."""
+    """Return the URL of a migrated SQLite database for one test."""
     file = tmp_path / "store.sqlite"
     shutil.copy(migrated_sqlite, file)
     return f"sqlite:///{file}"
@@ -105,7 +105,7 @@ def sqlite_database(migrated_sqlite: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def postgresql_database(migrated_postgres: str) -> str:
-    """The URL of a migrated database without rows: making one for each test takes half a second."""
+    """Return the URL of the migrated database of the session, without rows; a new database takes half a second."""
     on_server(
         "DELETE FROM conversations; DELETE FROM creations; DELETE FROM snapshots; DELETE FROM api_keys",
         url=migrated_postgres,
@@ -115,13 +115,13 @@ def postgresql_database(migrated_postgres: str) -> str:
 
 @pytest.fixture(params=BOTH)
 def database(request: pytest.FixtureRequest) -> str:
-    """The URL of a migrated database of the test's own, on each of the two."""
+    """Return the URL of a migrated database without rows, for SQLite and PostgreSQL."""
     return str(request.getfixturevalue(f"{request.param}_database"))
 
 
 @pytest.fixture(params=BOTH)
 def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of a database without tables, on each of the two."""
+    """Yield the URL of a database without tables, for SQLite and PostgreSQL."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'folder' / 'store.sqlite'}"
         return

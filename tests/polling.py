@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 async def until(condition: Callable[[], object], within: float = 5.0) -> None:
-    """Look again and again until the condition holds; fail after ``within`` seconds."""
+    """Poll every 10 ms until the condition holds; fail after ``within`` seconds."""
     async with asyncio.timeout(within):
         while not condition():
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The proxy on a port: in the test's own loop, or as a process of its own that can be restarted or killed."""
+"""Run the proxy for tests: in the event loop of the test, or as a separate process."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ teams:
         tools: [look_up_item, execute_refund]
         handoffs: [{{to: triage, when: anything else, tool: transfer_back_to_triage}}]
 """
-"""A team like the bundled one, but with short names and a model at ``upstream``."""
+"""A team similar to ``acme-support``, with short names and a model at ``upstream``."""
 
 DATABASE = "handoff-proxy.sqlite"
-"""The file in the data folder."""
+"""Name of the database file in the data folder."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Served:
         return services
 
     def client(self, key: str = "test-key", **options: Any) -> AsyncOpenAI:
-        """The official SDK, without its own retries unless a test asks for them."""
+        """Return a client of the official SDK, by default without retries."""
         client = AsyncOpenAI(
             base_url=self.base_url, api_key=key, **{"max_retries": 0, "timeout": 20, **options}
         )
@@ -83,7 +83,7 @@ class Served:
 
 
 def settings_for(folder: Path, upstream: str | None, **changes: Any) -> Settings:
-    """Settings of a test; with ``upstream``, the team file of this module."""
+    """Return settings; with ``upstream``, those of the team file of this module."""
     if upstream is not None and "teams" not in changes:
         teams = folder / "teams.yaml"
         teams.write_text(TEAM_FILE.format(upstream=upstream))
@@ -93,11 +93,11 @@ def settings_for(folder: Path, upstream: str | None, **changes: Any) -> Settings
 
 @asynccontextmanager
 async def serve(folder: Path, upstream: str | None = None, **changes: Any) -> AsyncIterator[Served]:
-    """Serve on a free port in this loop; the demonstration answers when there is no upstream."""
+    """Serve on a free port in this event loop. Without ``upstream``, the scripted demonstration answers."""
     settings = settings_for(folder, upstream, **changes)
     await asyncio.to_thread(_prepare, settings)
     app = create_app(settings, demo_word_delay=0)
-    # Without the protocol by name asyncio leaves Nagle's algorithm on, and every answer waits 40 ms for an ACK.
+    # asyncio sets TCP_NODELAY only if ``proto`` is IPPROTO_TCP; otherwise each response waits 40 ms for an ACK.
     listening = socket.socket(proto=socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     started = asyncio.Event()
@@ -115,15 +115,15 @@ async def serve(folder: Path, upstream: str | None = None, **changes: Any) -> As
 
 
 class _Prompt(uvicorn.Server):
-    """Stops without the pauses of 0.1 s between uvicorn's looks at what there is to wait for."""
+    """Stops without the polling intervals of 0.1 s of ``uvicorn.Server``."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._told = asyncio.Event()
+        self._stop_requested = asyncio.Event()
 
     def stop(self) -> None:
         self.should_exit = True
-        self._told.set()
+        self._stop_requested.set()
 
     async def main_loop(self) -> None:
         tick = 0
@@ -131,7 +131,7 @@ class _Prompt(uvicorn.Server):
             tick += 1
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.1):
-                    await self._told.wait()
+                    await self._stop_requested.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for listener in self.servers:
@@ -149,7 +149,7 @@ class _Prompt(uvicorn.Server):
 
 
 class _Server(ProxyServer, _Prompt):
-    """The proxy's own, over one that is prompt."""
+    """``ProxyServer`` with the immediate stop of ``_Prompt``."""
 
 
 def _prepare(settings: Settings) -> None:
@@ -163,7 +163,7 @@ def _prepare(settings: Settings) -> None:
 
 @cache
 def _migrated() -> bytes:
-    """A migrated database, to copy; making one takes 50 ms."""
+    """Return the bytes of a migrated database; a migration takes 50 ms."""
     with TemporaryDirectory() as folder:
         prepare(load_settings(env_file=None, data_dir=Path(folder)))
         return (Path(folder) / DATABASE).read_bytes()
@@ -173,8 +173,8 @@ def _migrated() -> bytes:
 async def serve_process(
     folder: Path, upstream: str | None = None, *, environment: Mapping[str, str] | None = None, port: int = 0
 ) -> AsyncIterator[tuple[Served, asyncio.subprocess.Process]]:
-    """Serve as ``handoff-proxy serve`` does, in a process of its own; SIGTERM ends it."""
-    given = {
+    """Run ``handoff-proxy serve`` in a separate process; SIGTERM ends it."""
+    variables = {
         "PATH": os.environ["PATH"],
         "PROXY_DATA_DIR": str(folder / "data"),
         "PROXY_SHUTDOWN_GRACE": "1",
@@ -182,12 +182,12 @@ async def serve_process(
     }
     if upstream is not None:
         (folder / "teams.yaml").write_text(TEAM_FILE.format(upstream=upstream))
-        given["PROXY_TEAMS"] = str(folder / "teams.yaml")
+        variables["PROXY_TEAMS"] = str(folder / "teams.yaml")
     port = port or free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "proxy.cli", "serve", "--port", str(port),
         cwd=folder,
-        env={**given, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**variables, "PYTHONPATH": str(Path(__file__).parent.parent)},
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     log: list[bytes] = []
@@ -227,7 +227,7 @@ async def _until_ready(served: Served, process: asyncio.subprocess.Process, log:
 
 
 def free_port() -> int:
-    """A port without a listening socket."""
+    """Return a port on which nothing listens."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return int(listening.getsockname()[1])

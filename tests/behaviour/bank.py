@@ -1,4 +1,4 @@
-"""A bank whose cashier pays nothing that a person has not approved, and its customers."""
+"""A team with a payment tool that requires approval, and a client that sends messages and decisions to it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WAITING = (
 
 @asynccontextmanager
 async def bank(folder: Path, upstream: FakeUpstream, team: str = TEAM) -> AsyncIterator[Served]:
-    """Serve the bank."""
+    """Serve the team ``bank``."""
     teams = folder / "bank.yaml"
     teams.write_text(team.format(upstream=upstream.base_url))
     async with serve(folder, teams=teams) as served:
@@ -48,7 +48,7 @@ async def bank(folder: Path, upstream: FakeUpstream, team: str = TEAM) -> AsyncI
 
 
 class Customer:
-    """Somebody with a key and a list of messages, like that of a stock client; payments to ``to`` are theirs."""
+    """A client with its own API key and list of messages; its payments go to ``to``."""
 
     def __init__(
         self,
@@ -67,39 +67,39 @@ class Customer:
         self.headers = headers
         self.caller = Caller(served, self.key)
 
-    async def asks(self, words: str, *replies: Reply, **more: Any) -> str:
+    async def asks(self, content: str, *replies: Reply, **more: Any) -> str:
         """Send a user message; the response is added to the messages."""
-        return (await self.completion(words, *replies, **more)).choices[0].message.content or ""
+        return (await self.completion(content, *replies, **more)).choices[0].message.content or ""
 
-    async def completion(self, words: str, *replies: Reply, **more: Any) -> ChatCompletion:
+    async def completion(self, content: str, *replies: Reply, **more: Any) -> ChatCompletion:
         self.upstream.reply(*replies)
         headers = {**(self.headers or {}), **more.pop("headers", {})}
         answer = await self.caller.completion(
-            [*self.messages, user(words)], model="bank", headers=headers, **more
+            [*self.messages, user(content)], model="bank", headers=headers, **more
         )
-        self.messages += [user(words), assistant(answer.choices[0].message.content)]
+        self.messages += [user(content), assistant(answer.choices[0].message.content)]
         return answer
 
     async def asks_to_pay(self, *amounts: int, **more: Any) -> str:
-        """Ask for payments, of which the cashier makes one call each; return the question."""
-        made = calls(*(("pay", {"amount": amount, "to": self.to}) for amount in amounts))
-        return await self.asks("Pay, please.", calls(("transfer_to_cashier", {})), made, **more)
+        """Request payments, one tool call each; return the response, which asks for approval."""
+        payments = calls(*(("pay", {"amount": amount, "to": self.to}) for amount in amounts))
+        return await self.asks("Pay, please.", calls(("transfer_to_cashier", {})), payments, **more)
 
     async def http(self, method: str, path: str, **more: Any) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {self.key}", **more.pop("headers", {})}
-        # Without reading certificates, which takes longer than the test.
+        # ``verify=False``: loading the certificates takes longer than the test.
         async with httpx2.AsyncClient(base_url=self.served.base_url, timeout=20, verify=False) as client:
             return await client.request(method, path, headers=headers, **more)
 
     async def approvals(self, status: str = "all") -> list[dict[str, Any]]:
-        """All of this status, the oldest first."""
+        """Return the approvals with this status, oldest first."""
         answer = await self.http("GET", f"/approvals?status={status}&order=asc")
         assert answer.status_code == 200, answer.text
         found: list[dict[str, Any]] = answer.json()["data"]
         return found
 
     async def decides(self, approval: dict[str, Any], decision: str, reason: str | None = None) -> Any:
-        """Decide by the approval's id; return the approval."""
+        """Post a decision on the approval; return the updated approval."""
         body = {"decision": decision} | ({} if reason is None else {"reason": reason})
         answer = await self.http("POST", f"/approvals/{approval['id']}", json=body)
         assert answer.status_code == 200, answer.text
@@ -113,23 +113,23 @@ class Customer:
         answer = await self.http(
             "GET", f"/responses/{approval['resumed_turn_id'].replace('chatcmpl-', 'resp_')}"
         )
-        said = [item for item in answer.json()["output"] if item["type"] == "message"]
-        return "".join(part["text"] for item in said for part in item["content"])
+        messages = [item for item in answer.json()["output"] if item["type"] == "message"]
+        return "".join(part["text"] for item in messages for part in item["content"])
 
     def paid(self) -> list[int]:
-        """The amounts that were paid to this customer."""
+        """Return the amounts that were paid to this client."""
         book = self.served.services.settings.data_dir / "paid"
         lines = book.read_text().splitlines() if book.exists() else []
         return [int(line.split()[1]) for line in lines if line.split()[2] == self.to]
 
     @property
     def shown(self) -> list[Any]:
-        """What the model was shown last, without its instructions."""
+        """Return the messages of the last model request, without the system message."""
         return [
             message for message in self.upstream.requests[-1].body["messages"] if message["role"] != "system"
         ]
 
 
 def results(shown: list[Any]) -> list[str]:
-    """The results of calls, in order."""
+    """Return the contents of the tool messages, in order."""
     return [message["content"] for message in shown if message["role"] == "tool"]

@@ -1,4 +1,4 @@
-"""Short words for what the behaviour tests say and see."""
+"""Helpers of the behaviour tests for chat completions: messages, a client, and checks of model requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEATHER: Any = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
 }
-"""A tool of the caller's."""
+"""A client tool."""
 
 
 def user(content: Any) -> Any:
@@ -37,7 +37,7 @@ def result(call_id: str, content: str) -> Any:
 
 
 class Caller:
-    """Asks the shop with the official SDK, and keeps the headers of the last answer."""
+    """Calls the team ``shop`` with the official SDK; ``headers`` are those of the last response."""
 
     def __init__(self, served: Served, key: str = "test-key", **options: Any) -> None:
         self.client = served.client(key, **options)
@@ -69,7 +69,7 @@ class Caller:
 
 
 async def turn_after_running(client: AsyncOpenAI, turn_id: str, within: float = 10.0) -> Any:
-    """The turn object as soon as the turn is no longer running."""
+    """Poll until the turn is no longer running, and return the turn object."""
     async with asyncio.timeout(within):
         while True:
             turn: Any = await client.get(f"/turns/{turn_id}", cast_to=object)
@@ -79,28 +79,28 @@ async def turn_after_running(client: AsyncOpenAI, turn_id: str, within: float = 
 
 
 def agent_of(upstream: FakeUpstream, number: int = -1) -> str:
-    """Which agent the model was asked as."""
+    """Return the agent whose instructions a model request has."""
     system: str = upstream.requests[number].body["messages"][0]["content"]
     return system.split(".")[0].removeprefix("You are ")
 
 
 def shape_of(upstream: FakeUpstream, number: int = -1) -> list[str]:
-    """What the model was shown, one word a message."""
-    words = []
+    """Return a summary of each message of a model request."""
+    summaries = []
     for message in upstream.requests[number].body["messages"]:
         if message.get("tool_calls"):
-            words.append("calls:" + ",".join(call["function"]["name"] for call in message["tool_calls"]))
+            summaries.append("calls:" + ",".join(call["function"]["name"] for call in message["tool_calls"]))
         elif message["role"] == "tool":
-            words.append("result")
+            summaries.append("result")
         elif message["role"] == "system":
-            words.append("system")
+            summaries.append("system")
         else:
-            words.append(f"{message['role']}:{message['content']}")
-    return words
+            summaries.append(f"{message['role']}:{message['content']}")
+    return summaries
 
 
 async def sold(caller: Caller, upstream: FakeUpstream, **more: Any) -> Messages:
-    """A first turn that triage hands over to sales; return what a stateless client has then."""
+    """Run a turn that hands off from triage to sales; return the messages of a stateless client after it."""
     upstream.reply(calls(("transfer_to_sales", {"reason": "wants a rocket"})), text("What colour?"))
     messages = [user("I want a rocket")]
     answer = await caller.ask(messages, **more)
@@ -108,4 +108,4 @@ async def sold(caller: Caller, upstream: FakeUpstream, **more: Any) -> Messages:
 
 
 HIDDEN = ["system", "user:I want a rocket", "calls:transfer_to_sales", "result", "assistant:What colour?"]
-"""What the model sees of ``sold``."""
+"""Summary (``shape_of``) of the messages of ``sold`` in a model request."""

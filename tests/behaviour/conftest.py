@@ -1,4 +1,4 @@
-"""A shop on a port, and the provider behind it; the command run in this process."""
+"""Fixtures: a fake provider, servers for the teams ``shop`` and ``bank``, and a runner for commands."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.server import Served, serve
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as made:
-        yield made
+    async with FakeUpstream() as started:
+        yield started
 
 
 @pytest.fixture
 async def served(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Served]:
-    async with serve(tmp_path, upstream.base_url) as made:
-        yield made
+    async with serve(tmp_path, upstream.base_url) as started:
+        yield started
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def open_shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Served, FakeUpstream]]:
-    """One shop for a whole module, for tables of requests; its tests have to run in the module's loop."""
+    """A server with the team ``shop`` for a whole module; its tests must run in the module's event loop."""
     async with (
         FakeUpstream() as upstream,
         serve(tmp_path_factory.mktemp("shop"), upstream.base_url) as served,
@@ -42,7 +42,7 @@ async def open_shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[t
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """Run a command in this process, in an empty folder and with no settings but those given."""
+    """Run a command in this process, in an empty folder, with only the given settings."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     for field in Settings.model_fields.values():
@@ -60,7 +60,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def open_bank(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Served, FakeUpstream]]:
-    """One bank for a whole module; its tests have to run in the module's loop."""
+    """A server with the team ``bank`` for a whole module; its tests must run in the module's event loop."""
     async with FakeUpstream() as upstream, bank(tmp_path_factory.mktemp("bank"), upstream) as served:
         yield served, upstream
 

@@ -1,4 +1,4 @@
-"""The wire without an SDK: every byte of a request and of its answer."""
+"""HTTP clients without an SDK, for exact requests and responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 
 
 class Wire:
-    """Posts bodies to the shop; keys of ``body`` stand over those of a plain greeting.
+    """Posts to ``/chat/completions``; ``body`` replaces keys of a default body with one greeting.
 
     It requests no extensions, and by default uses a separate key, so that tests share no conversations.
     """
@@ -40,13 +40,13 @@ class Wire:
         )
 
     async def completion(self, **body: Any) -> ChatCompletion:
-        """The answer, which the SDK's strict types accept."""
+        """Return the response, validated strictly by the types of the SDK."""
         response = await self.ask(**body)
         assert response.status_code == 200, response.text
         return ChatCompletion.model_validate_json(response.content, strict=True)
 
     async def frames(self, **body: Any) -> list[Any]:
-        """The payloads of a stream, decoded; ``[DONE]`` is left as it is."""
+        """Return the decoded payloads of a stream, with ``[DONE]`` as text."""
         response = await self.ask(stream=True, **body)
         assert response.status_code == 200, response.text
         return payloads(response.text)
@@ -56,7 +56,7 @@ class Wire:
 
 
 def payloads(body: str) -> list[Any]:
-    """The data of every frame; chunks are checked by the SDK's strict types."""
+    """Return the data of all frames; chunks are validated strictly by the types of the SDK."""
     found: list[Any] = []
     for frame in body.removesuffix("\n\n").split("\n\n"):
         lines = [line for line in frame.split("\n") if not line.startswith((":", "id: "))]
@@ -69,12 +69,12 @@ def payloads(body: str) -> list[Any]:
 
 
 def deltas(frames: list[Any]) -> list[Any]:
-    """The deltas of the one choice, in order."""
+    """Return the deltas of the only choice, in order."""
     return [chunk["choices"][0]["delta"] for chunk in frames if chunk != "[DONE]" and chunk.get("choices")]
 
 
-def kept(served: Served) -> int:
-    """How many rows of conversations, turns and items there are."""
+def count_rows(served: Served) -> int:
+    """Return the number of rows of conversations, turns and items in the database."""
     file = served.services.settings.data_dir / "handoff-proxy.sqlite"
     with closing(sqlite3.connect(file)) as database:
         tables = ("conversations", "turns", "items")
@@ -88,19 +88,19 @@ def check_refusal(response: httpx2.Response, status: int = 400) -> dict[str, Any
     assert response.headers["x-request-id"].startswith("req_")
     assert len(response.content) <= 2000
     assert list(response.json()) == ["error"]
-    told: dict[str, Any] = response.json()["error"]
-    assert list(told) == ["message", "type", "param", "code"]
-    assert told["message"]
-    assert isinstance(told["message"], str)
-    assert isinstance(told["type"], str)
-    assert told["param"] is None or isinstance(told["param"], str)
-    assert told["code"] is None or isinstance(told["code"], str)
-    return told
+    error: dict[str, Any] = response.json()["error"]
+    assert list(error) == ["message", "type", "param", "code"]
+    assert error["message"]
+    assert isinstance(error["message"], str)
+    assert isinstance(error["type"], str)
+    assert error["param"] is None or isinstance(error["param"], str)
+    assert error["code"] is None or isinstance(error["code"], str)
+    return error
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An HTTP answer as it stood on the wire."""
+    """An HTTP response; ``raw`` are all its bytes."""
 
     status: int
     headers: dict[str, str]
@@ -109,7 +109,7 @@ class Reply:
 
 
 class Socket:
-    """A TCP connection to the server, for what no HTTP client sends."""
+    """A TCP connection to the server, for requests that HTTP clients cannot send."""
 
     def __init__(self, served: Served) -> None:
         host, port = served.url.removeprefix("http://").split(":")
@@ -132,7 +132,7 @@ class Socket:
             await self.writer.drain()
 
     async def post(self, body: bytes, *headers: str, length: int | None = None) -> None:
-        """Send a request; ``length`` announces another than the body's."""
+        """Send a request; ``length`` is the Content-Length, by default that of the body."""
         lines = [
             "POST /v1/chat/completions HTTP/1.1",
             "Host: 127.0.0.1",
@@ -149,7 +149,7 @@ class Socket:
             await self.send(b"0\r\n\r\n")
 
     async def reply(self, within: float = 10) -> Reply:
-        """Read one whole answer, chunked or with a length; ``body`` is without the framing."""
+        """Read a complete response, chunked or with a length; ``body`` is without the framing."""
         async with asyncio.timeout(within):
             head = await self.reader.readuntil(b"\r\n\r\n")
             lines = head.decode("latin-1").split("\r\n")

@@ -1,4 +1,4 @@
-"""Short words for asking the shop over the Responses API."""
+"""Helpers of the behaviour tests for the Responses API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORECAST: Any = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     "strict": False,
 }
-"""A function of the caller's."""
+"""A client function tool."""
 
 
 def said(content: Any, role: str = "user") -> Any:
@@ -36,12 +36,12 @@ def output(call_id: str, text: str) -> Any:
 
 
 def echoed(response: Response) -> list[Any]:
-    """The output as the SDK's users send it back."""
+    """Return the output as input items of the next request."""
     return [item.to_dict() for item in response.output]
 
 
 def calls_of(response: Response) -> list[ResponseFunctionToolCall]:
-    """The calls that a client would run."""
+    """Return the function calls for the client."""
     return [item for item in response.output if isinstance(item, ResponseFunctionToolCall)]
 
 
@@ -50,25 +50,25 @@ def kinds(response: Response) -> list[str]:
 
 
 async def with_sync_sdk(served: Served, ask: Callable[[OpenAI], T], key: str = "test-key") -> T:
-    """What the synchronous SDK makes of it."""
+    """Run ``ask`` in a thread with a client of the synchronous SDK; return its result."""
 
-    def asked() -> T:
+    def run() -> T:
         with OpenAI(base_url=served.base_url, api_key=key, max_retries=0, timeout=20) as client:
             return ask(client)
 
-    return await asyncio.to_thread(asked)
+    return await asyncio.to_thread(run)
 
 
 @asynccontextmanager
 async def http(served: Served, key: str = "test-key") -> AsyncIterator[httpx2.AsyncClient]:
-    """The wire without an SDK."""
+    """An HTTP client without an SDK."""
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx2.AsyncClient(base_url=served.base_url, headers=headers, timeout=20) as client:
         yield client
 
 
 async def streamed(client: httpx2.AsyncClient, **body: Any) -> list[Event]:
-    """The events of a new response, each judged by the SDK's types."""
+    """Create a response and return its events, each validated by the types of the SDK."""
     answer = await client.post("/responses", json={"model": "shop", "stream": True, **body})
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -83,7 +83,7 @@ async def retrieved(client: httpx2.AsyncClient, response_id: str) -> Response:
 
 
 async def ended(client: httpx2.AsyncClient, response_id: str) -> Response:
-    """The response, once it has ended."""
+    """Poll until the response has ended, and return it."""
     async with asyncio.timeout(10):
         while (response := await retrieved(client, response_id)).status in ("queued", "in_progress"):
             await asyncio.sleep(0.01)
@@ -94,7 +94,7 @@ SOLD = (calls(("transfer_to_sales", {"reason": "wants a rocket"})), text("What c
 
 
 async def sold(served: Served, upstream: FakeUpstream, **more: Any) -> Response:
-    """A first response that triage hands over to sales."""
+    """Create a response whose turn hands off from triage to sales."""
     upstream.reply(*SOLD)
     response: Response = await served.client().responses.create(model="shop", input="I want a rocket", **more)
     return response

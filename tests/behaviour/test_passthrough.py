@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from tests.behaviour.chat_client import WEATHER
-from tests.behaviour.raw_http import HELLO, Socket, Wire, kept, payloads
+from tests.behaviour.raw_http import HELLO, Socket, Wire, count_rows, payloads
 from tests.fakes.upstream import FakeUpstream, Received, Reply, bare, calls, cut, error, hang, raw, text
 from tests.server import TEAM_FILE, Served, serve
 
@@ -155,7 +155,7 @@ async def test_a_passthrough_request_is_not_stored(served: Served, upstream: Fak
         )
 
     assert response.status_code == 200
-    assert kept(served) == 0
+    assert count_rows(served) == 0
     assert not [name for name in response.headers if name.startswith("x-conversation")]
 
 
@@ -397,7 +397,7 @@ async def test_a_component_answers_without_conversation(served: Served, upstream
     assert called.choices[0].finish_reason == "tool_calls"
     assert [m["content"] for m in upstream.requests[0].body["messages"]] == ["Be brief.", "Hello"]
     assert upstream.requests[0].body["temperature"] == 0.5
-    assert kept(served) == 0
+    assert count_rows(served) == 0
 
 
 # --- everything that the provider lists ---

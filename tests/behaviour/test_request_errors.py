@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.behaviour.chat_client import WEATHER, assistant, result, user
-from tests.behaviour.raw_http import HELLO, Wire, check_refusal, kept
+from tests.behaviour.raw_http import HELLO, Wire, check_refusal, count_rows
 from tests.fakes.upstream import FakeUpstream, text
 from tests.server import Served
 
@@ -104,7 +104,7 @@ GOOD: dict[str, set[str]] = {
 async def test_a_value_of_the_wrong_kind_is_refused_by_the_name_of_its_field(
     served: Served, upstream: FakeUpstream, wire: Wire, field: str
 ) -> None:
-    before = kept(served)
+    before = count_rows(served)
     for kind, value in STRANGE.items():
         if kind in GOOD[field]:
             continue
@@ -118,7 +118,7 @@ async def test_a_value_of_the_wrong_kind_is_refused_by_the_name_of_its_field(
             assert (told["param"] or "").split(".")[0].split("[")[0] == field, (kind, told)
         assert LONG not in response.text
     assert not upstream.requests
-    assert kept(served) == before
+    assert count_rows(served) == before
 
 
 # --- bodies that are none ---
@@ -152,12 +152,12 @@ BODIES: dict[str, bytes] = {
 async def test_a_body_that_cannot_be_read_is_refused(
     served: Served, upstream: FakeUpstream, wire: Wire, what: str
 ) -> None:
-    before = kept(served)
+    before = count_rows(served)
     response = await wire.raw(BODIES[what])
 
     assert check_refusal(response)["type"] == "invalid_request_error"
     assert not upstream.requests
-    assert kept(served) == before
+    assert count_rows(served) == before
 
 
 @pytest.mark.parametrize(
@@ -291,13 +291,13 @@ async def test_what_does_not_go_together_is_refused(
     fields, param, code = CASES[what]
     if stream and "stream_options" in fields:
         return
-    before = kept(served)
+    before = count_rows(served)
 
     told = check_refusal(await wire.ask(stream=stream, **fields))
 
     assert (told["type"], told["param"], told["code"]) == ("invalid_request_error", param, code)
     assert not upstream.requests
-    assert kept(served) == before
+    assert count_rows(served) == before
 
 
 @pytest.mark.parametrize(

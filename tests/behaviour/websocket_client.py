@@ -1,4 +1,4 @@
-"""A client of WebSockets, for tests."""
+"""WebSocket client of the behaviour tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENDS = ("turn.completed", "turn.failed", "turn.cancelled")
 
 
 class Client:
-    """One socket."""
+    """A WebSocket connection that sends and receives JSON messages."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
@@ -27,7 +27,7 @@ class Client:
         return json.loads(await self.socket.receive_str(timeout=10))
 
     async def until(self, *types: str) -> list[Any]:
-        """Everything up to the first message of these types."""
+        """Return all messages up to the first one of these types."""
         found = [await self.next()]
         while found[-1]["type"] not in types:
             found.append(await self.next())
