@@ -97,7 +97,7 @@ async def test_the_model_is_instructed_not_to_ask_for_approval(customer: Custome
         "Pay an amount to somebody.\n\n"
         "The system asks the user to approve each call before it runs; do not ask for that yourself."
     )
-    assert offered["greet"]["description"] == "Greet somebody, which nobody has to approve."
+    assert offered["greet"]["description"] == "Greet a person; needs no approval."
 
 
 # --- yes, no, and anything else ---
