@@ -122,9 +122,9 @@ async def test_calls_come_in_pieces_each_begun_once(served: Served, upstream: Fa
 
     role, *pieces, end = deltas(frames)
     assert role == {"role": "assistant", "content": None}
-    told = [piece for delta in pieces for piece in delta["tool_calls"]]
+    expected = [piece for delta in pieces for piece in delta["tool_calls"]]
     assert [set(delta) for delta in pieces] == [{"tool_calls"}] * len(pieces)
-    heads = [piece for piece in told if "id" in piece]
+    heads = [piece for piece in expected if "id" in piece]
     assert heads == [
         {
             "index": index,
@@ -136,12 +136,14 @@ async def test_calls_come_in_pieces_each_begun_once(served: Served, upstream: Fa
     ]
     assert all(re.fullmatch(r"call_\w+", head["id"]) for head in heads)
     assert len({head["id"] for head in heads}) == 3
-    more = [piece for piece in told if "id" not in piece]
+    more = [piece for piece in expected if "id" not in piece]
     assert all(
         set(piece) == {"index", "function"} and set(piece["function"]) == {"arguments"} for piece in more
     )
-    assert [piece["index"] for piece in told] == sorted(piece["index"] for piece in told)
-    whole = ["".join(p["function"]["arguments"] for p in told if p["index"] == index) for index in range(3)]
+    assert [piece["index"] for piece in expected] == sorted(piece["index"] for piece in expected)
+    whole = [
+        "".join(p["function"]["arguments"] for p in expected if p["index"] == index) for index in range(3)
+    ]
     assert whole == ['{"city": "Bonn"}', "{}", "{}"]
     assert end == {}
     assert frames[-2]["choices"][0]["finish_reason"] == "tool_calls"
@@ -180,7 +182,7 @@ async def test_two_agents_read_as_one_message(served: Served, upstream: FakeUpst
 
 
 @pytest.mark.parametrize(
-    ("told", "finish"),
+    ("expected", "finish"),
     [
         ("length", "length"),
         ("content_filter", "content_filter"),
@@ -192,9 +194,9 @@ async def test_two_agents_read_as_one_message(served: Served, upstream: FakeUpst
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 async def test_no_finish_reason_leaves_but_the_official_ones(
-    served: Served, upstream: FakeUpstream, told: str, finish: str, stream: bool
+    served: Served, upstream: FakeUpstream, expected: str, finish: str, stream: bool
 ) -> None:
-    upstream.reply(events(chunk({"content": "Hi"}), chunk({}, told)))
+    upstream.reply(events(chunk({"content": "Hi"}), chunk({}, expected)))
     async with Wire(served) as wire:
         if stream:
             reasons = [f["choices"][0]["finish_reason"] for f in (await wire.frames())[:-1]]
@@ -250,8 +252,8 @@ async def test_a_plain_answer_carries_them_too(served: Served, upstream: FakeUps
     async with Wire(served) as wire:
         response = await wire.ask(logprobs=True, top_logprobs=1)
 
-    told = response.json()["choices"][0]["logprobs"]
-    assert told == {"content": [token("He"), token("llo")], "refusal": None}
+    expected = response.json()["choices"][0]["logprobs"]
+    assert expected == {"content": [token("He"), token("llo")], "refusal": None}
 
 
 async def test_log_probabilities_of_a_refusal_are_in_its_chunk(

@@ -47,27 +47,27 @@ def test_a_trace_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "heard"),
+    ("level", "expected"),
     [
-        ("DEBUG", ["ours debug", "ours warning", "theirs warning", "theirs error"]),
-        ("WARNING", ["ours warning", "theirs warning", "theirs error"]),
-        ("ERROR", ["theirs error"]),
+        ("DEBUG", ["proxy_log debug", "proxy_log warning", "library_log warning", "library_log error"]),
+        ("WARNING", ["proxy_log warning", "library_log warning", "library_log error"]),
+        ("ERROR", ["library_log error"]),
     ],
 )
 @pytest.mark.parametrize("library", ["autogen_core.events", "ddgs.ddgs", "primp.client", "h2.codec"])
 def test_verbose_libraries_log_warnings_only(
-    capsys: pytest.CaptureFixture[str], level: str, heard: list[str], library: str
+    capsys: pytest.CaptureFixture[str], level: str, expected: list[str], library: str
 ) -> None:
     configure_logging(level)
-    ours, theirs = logging.getLogger("proxy.x"), logging.getLogger(library)
+    proxy_log, library_log = logging.getLogger("proxy.x"), logging.getLogger(library)
 
-    ours.debug("ours debug")
-    theirs.info("theirs info")
-    ours.warning("ours warning")
-    theirs.warning("theirs warning")
-    theirs.error("theirs error")
+    proxy_log.debug("proxy_log debug")
+    library_log.info("library_log info")
+    proxy_log.warning("proxy_log warning")
+    library_log.warning("library_log warning")
+    library_log.error("library_log error")
 
-    assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == heard
+    assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == expected
 
 
 class Terminal(io.StringIO):

@@ -135,10 +135,10 @@ async def test_a_call_of_the_callers_tool_ends_the_turn_and_keeps_what_else_was_
 
     answered = await team.answer(turn, sink)
 
-    told = [e for e in sink.events if isinstance(e, ClientToolCall | ClientToolArguments)]
-    first = told[0]
+    expected = [e for e in sink.events if isinstance(e, ClientToolCall | ClientToolArguments)]
+    first = expected[0]
     assert isinstance(first, ClientToolCall)
-    assert told == [
+    assert expected == [
         ClientToolCall(0, first.call_id, "weather"),
         ClientToolArguments(0, '{"city": "Bonn"}'),
     ]
@@ -163,21 +163,21 @@ async def test_with_parallel_tool_calls_off_only_one_call_reaches_the_caller() -
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "expected"),
     [
         pytest.param(("no such tool!", "{}"), "there is no tool named 'no_such_tool_'", id="unknown name"),
         pytest.param(("shelf", '{"row": '), "error:", id="arguments cut off"),
         pytest.param(("shelf", "[1]"), "error:", id="arguments no object"),
     ],
 )
-async def test_an_invalid_call_gets_an_error_for_the_model(call: tuple[str, str], told: str) -> None:
+async def test_an_invalid_call_gets_an_error_for_the_model(call: tuple[str, str], expected: str) -> None:
     shelf = FixedTool("shelf")
     model = ScriptedModel(calls(call), says("Sorry"))
     team, turn = await team_of(agent("triage", model, tools=[shelf])), turn_of(HELLO, agent="triage")
 
     assert await team.answer(turn, RememberingSink()) == TeamOutcome("stop")
 
-    assert told in results([i.message for i in turn.items])[0]
+    assert expected in results([i.message for i in turn.items])[0]
     assert shelf.calls == []
     sent_back = model.requests[1].messages[2]
     assert isinstance(sent_back, AssistantMessage)

@@ -190,7 +190,7 @@ async def test_an_empty_result_has_a_note_for_the_model(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tool", "arguments", "told"),
+    ("tool", "arguments", "expected"),
     [
         (
             "execute_order",
@@ -209,12 +209,12 @@ async def test_an_empty_result_has_a_note_for_the_model(shop: Shop) -> None:
     ],
 )
 async def test_wrong_arguments_are_refused_and_nothing_is_written(
-    shop: Shop, tool: str, arguments: dict[str, Any], told: str
+    shop: Shop, tool: str, arguments: dict[str, Any], expected: str
 ) -> None:
     text = await shop.call(tool, **arguments)
 
     assert text.startswith("error: ")
-    assert told in text
+    assert expected in text
     assert await shop.found("x") == []
 
 

@@ -72,7 +72,7 @@ async def test_arguments_are_read_as_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         pytest.param(
             '{"price": 1,',
@@ -125,12 +125,12 @@ async def test_arguments_are_read_as_json() -> None:
         ),
     ],
 )
-async def test_invalid_arguments_are_reported_and_the_tool_does_not_run(text: str, told: str) -> None:
+async def test_invalid_arguments_are_reported_and_the_tool_does_not_run(text: str, expected: str) -> None:
     tool = FakeTool(echo)
 
     result = await call_tool(tool, text, CONTEXT, time_limit=1, max_result_bytes=1000)
 
-    assert (result.text, result.is_error) == (f"error: {told}", True)
+    assert (result.text, result.is_error) == (f"error: {expected}", True)
     assert tool.calls == []
 
 

@@ -149,7 +149,7 @@ class Greeter:
 
 
 @pytest.mark.parametrize(
-    ("function", "told", "answer"),
+    ("function", "expected", "answer"),
     [
         pytest.param(Greeter(), ("Greeter", "Greet."), "hello Ann", id="object"),
         pytest.param(Greeter().wave, ("wave", "Wave."), "Ann, look", id="bound async method"),
@@ -157,11 +157,11 @@ class Greeter:
     ],
 )
 async def test_whatever_can_be_called_is_a_tool(
-    tool_of: MakeTool, function: Callable[..., Any], told: tuple[str, str], answer: str
+    tool_of: MakeTool, function: Callable[..., Any], expected: tuple[str, str], answer: str
 ) -> None:
     tool = tool_of(function)
 
-    assert (tool.spec.name, tool.spec.description) == told
+    assert (tool.spec.name, tool.spec.description) == expected
     assert await tool.call({"name": "Ann"}, CONTEXT) == answer
 
 
@@ -178,7 +178,7 @@ def shapeless(x: threading.Lock) -> None: ...
 
 
 @pytest.mark.parametrize(
-    ("function", "complaint"),
+    ("function", "error_message"),
     [
         pytest.param(untyped, "parameter 'x' of tool 'untyped' has no type annotation", id="no type"),
         pytest.param(many, "parameter 'names' of tool 'many' cannot be passed by keyword", id="*names"),
@@ -188,12 +188,12 @@ def shapeless(x: threading.Lock) -> None: ...
     ],
 )
 async def test_a_signature_that_no_model_can_fill_in_is_refused(
-    tool_of: MakeTool, function: Callable[..., Any], complaint: str
+    tool_of: MakeTool, function: Callable[..., Any], error_message: str
 ) -> None:
     with pytest.raises(ConfigurationError) as refused:
         tool_of(function)
 
-    assert complaint in refused.value.message
+    assert error_message in refused.value.message
     assert "http" not in refused.value.message
 
 
@@ -489,7 +489,7 @@ async def test_a_function_next_to_the_team_file_is_found_and_shadows_nothing(fol
 
 
 @pytest.mark.parametrize(
-    ("path", "complaint"),
+    ("path", "error_message"),
     [
         ("json", "'json' is not of the form 'package.module:function'"),
         ("json:", "'json:' is not of the form 'package.module:function'"),
@@ -505,7 +505,7 @@ async def test_a_function_next_to_the_team_file_is_found_and_shadows_nothing(fol
         ("unreadable:run", "module 'unreadable' cannot be imported: SyntaxError"),
     ],
 )
-async def test_a_path_that_leads_nowhere_is_explained(folder: Path, path: str, complaint: str) -> None:
+async def test_a_path_that_leads_nowhere_is_explained(folder: Path, path: str, error_message: str) -> None:
     (folder / "wants_more.py").write_text("import no_such_thing\n")
     (folder / "broken.py").write_text("1 / 0\n")
     (folder / "unreadable.py").write_text("def\n")
@@ -513,4 +513,4 @@ async def test_a_path_that_leads_nowhere_is_explained(folder: Path, path: str, c
     with pytest.raises(ConfigurationError) as refused:
         load_function(path, folder)
 
-    assert complaint in refused.value.message
+    assert error_message in refused.value.message

@@ -38,7 +38,7 @@ DONE = Completed("report", "stop", Usage())
 
 
 @pytest.mark.parametrize(
-    ("events", "told"),
+    ("events", "expected"),
     [
         (
             [Started("t", "plan", STEPS), Handoff("plan", "figures"), Handoff("figures", "report"), DONE],
@@ -60,10 +60,17 @@ DONE = Completed("report", "stop", Usage())
         ([Started("t", "plan", STEPS), Handoff("plan", "figures"), Failed("x", "y", Usage())], [0, 25, None]),
         ([Started("t", "plan"), Handoff("plan", "figures"), DONE], [None, None, None]),
     ],
-    ids=["a report", "a question about it", "to and fro", "by one that is no step", "a failure", "no steps"],
+    ids=[
+        "a report",
+        "a question about it",
+        "to and fro",
+        "by an agent that is not a step",
+        "a failure",
+        "no steps",
+    ],
 )
-def test_a_step_is_done_when_its_agent_hands_over(events: list[Event], told: list[int | None]) -> None:
-    assert figures(*events) == told
+def test_a_step_is_done_when_its_agent_hands_over(events: list[Event], expected: list[int | None]) -> None:
+    assert figures(*events) == expected
 
 
 WORK = log(

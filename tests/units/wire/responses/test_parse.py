@@ -271,7 +271,7 @@ def test_simple_response_formats_are_forwarded(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "told", "offered"),
+    ("choice", "expected", "offered"),
     [
         (None, None, ["weather", "clock"]),
         ("required", "required", ["weather", "clock"]),
@@ -284,10 +284,10 @@ def test_simple_response_formats_are_forwarded(kind: str) -> None:
     ],
     ids=["none", "a word", "a function", "some"],
 )
-def test_tools_are_offered_as_the_caller_chose(choice: Any, told: Any, offered: list[str]) -> None:
+def test_tools_are_offered_as_the_caller_chose(choice: Any, expected: Any, offered: list[str]) -> None:
     request = decode(tools=[TOOL, {"type": "function", "name": "clock"}], tool_choice=choice)
 
-    assert (request.tool_choice, [tool.name for tool in request.tools]) == (told, offered)
+    assert (request.tool_choice, [tool.name for tool in request.tools]) == (expected, offered)
     assert request.tools[0] in (
         FunctionTool("weather", None, {"type": "object"}, True),
         FunctionTool("clock"),
