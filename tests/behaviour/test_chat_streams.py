@@ -122,9 +122,9 @@ async def test_calls_come_in_pieces_each_begun_once(served: Served, upstream: Fa
 
     role, *pieces, end = deltas(frames)
     assert role == {"role": "assistant", "content": None}
-    expected = [piece for delta in pieces for piece in delta["tool_calls"]]
+    call_deltas = [piece for delta in pieces for piece in delta["tool_calls"]]
     assert [set(delta) for delta in pieces] == [{"tool_calls"}] * len(pieces)
-    heads = [piece for piece in expected if "id" in piece]
+    heads = [piece for piece in call_deltas if "id" in piece]
     assert heads == [
         {
             "index": index,
@@ -136,13 +136,13 @@ async def test_calls_come_in_pieces_each_begun_once(served: Served, upstream: Fa
     ]
     assert all(re.fullmatch(r"call_\w+", head["id"]) for head in heads)
     assert len({head["id"] for head in heads}) == 3
-    more = [piece for piece in expected if "id" not in piece]
+    more = [piece for piece in call_deltas if "id" not in piece]
     assert all(
         set(piece) == {"index", "function"} and set(piece["function"]) == {"arguments"} for piece in more
     )
-    assert [piece["index"] for piece in expected] == sorted(piece["index"] for piece in expected)
+    assert [piece["index"] for piece in call_deltas] == sorted(piece["index"] for piece in call_deltas)
     whole = [
-        "".join(p["function"]["arguments"] for p in expected if p["index"] == index) for index in range(3)
+        "".join(p["function"]["arguments"] for p in call_deltas if p["index"] == index) for index in range(3)
     ]
     assert whole == ['{"city": "Bonn"}', "{}", "{}"]
     assert end == {}
@@ -182,7 +182,7 @@ async def test_two_agents_read_as_one_message(served: Served, upstream: FakeUpst
 
 
 @pytest.mark.parametrize(
-    ("expected", "finish"),
+    ("provider_reason", "finish"),
     [
         ("length", "length"),
         ("content_filter", "content_filter"),
@@ -194,9 +194,9 @@ async def test_two_agents_read_as_one_message(served: Served, upstream: FakeUpst
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 async def test_no_finish_reason_leaves_but_the_official_ones(
-    served: Served, upstream: FakeUpstream, expected: str, finish: str, stream: bool
+    served: Served, upstream: FakeUpstream, provider_reason: str, finish: str, stream: bool
 ) -> None:
-    upstream.reply(events(chunk({"content": "Hi"}), chunk({}, expected)))
+    upstream.reply(events(chunk({"content": "Hi"}), chunk({}, provider_reason)))
     async with Wire(served) as wire:
         if stream:
             reasons = [f["choices"][0]["finish_reason"] for f in (await wire.frames())[:-1]]
@@ -252,8 +252,8 @@ async def test_a_plain_answer_carries_them_too(served: Served, upstream: FakeUps
     async with Wire(served) as wire:
         response = await wire.ask(logprobs=True, top_logprobs=1)
 
-    expected = response.json()["choices"][0]["logprobs"]
-    assert expected == {"content": [token("He"), token("llo")], "refusal": None}
+    logprobs = response.json()["choices"][0]["logprobs"]
+    assert logprobs == {"content": [token("He"), token("llo")], "refusal": None}
 
 
 async def test_log_probabilities_of_a_refusal_are_in_its_chunk(

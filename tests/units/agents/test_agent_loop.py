@@ -135,10 +135,10 @@ async def test_a_call_of_the_callers_tool_ends_the_turn_and_keeps_what_else_was_
 
     answered = await team.answer(turn, sink)
 
-    expected = [e for e in sink.events if isinstance(e, ClientToolCall | ClientToolArguments)]
-    first = expected[0]
+    call_events = [e for e in sink.events if isinstance(e, ClientToolCall | ClientToolArguments)]
+    first = call_events[0]
     assert isinstance(first, ClientToolCall)
-    assert expected == [
+    assert call_events == [
         ClientToolCall(0, first.call_id, "weather"),
         ClientToolArguments(0, '{"city": "Bonn"}'),
     ]
