@@ -8,19 +8,21 @@ change the behaviour; the comment above it gives the reason.
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[2]
 _COPIED = ("proxy", "tests", "migrations", "docs", "examples", "README.md", "pyproject.toml")
+_STOP_SECONDS = 30
 _DETECTED = frozenset({"killed", "timeout", "segfault"})
 _NOT_TESTED = frozenset({"not checked", "check was interrupted by user", "skipped", "caught by type check"})
 # mutmut has no command that only lists mutants.
@@ -33,6 +35,13 @@ for pattern in sys.argv[1:]:
     for path in sorted(Path().glob(pattern)):
         for mutant in mutate_file_contents(str(path), path.read_text("utf-8")).mutant_names:
             print(get_mutant_name(path, mutant))
+"""
+# A shell starts background jobs with SIGINT ignored; Python then never raises KeyboardInterrupt.
+_MUTMUT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from mutmut.__main__ import cli
+cli(prog_name="mutmut")
 """
 
 
@@ -123,17 +132,23 @@ def change_of(copy: Path, mutant: str) -> str:
 def _mutmut(copy: Path, *arguments: str, seconds: float | None = None) -> str:
     """Run mutmut and return its output. At the limit it is interrupted, after which it has stored its results."""
     process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("mutmut")), *arguments],
+        [sys.executable, "-c", _MUTMUT, *arguments],
         cwd=copy,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
     try:
         return process.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
-        return process.communicate()[0]
+        with suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=_STOP_SECONDS)[0]
+        return ""
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _configuration(target: Target, copy: Path) -> str:

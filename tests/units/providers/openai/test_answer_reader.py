@@ -401,3 +401,35 @@ def test_whole_answers_are_one_object_or_one_per_line() -> None:
 def test_an_error_as_a_whole_answer_is_raised() -> None:
     with pytest.raises(UpstreamFailed):
         reader().read_whole(b'{"error": {"message": "no"}}')
+
+
+def test_calls_of_a_whole_message_are_separate_without_ids_and_arguments() -> None:
+    function = {"function": {"name": "f", "arguments": ""}}
+
+    assert read({"choices": [{"message": {"tool_calls": [function, function]}}]}, STOP) == [
+        CallPiece(0, "", "f"),
+        CallPiece(1, "", "f"),
+        Finished("tool_calls", None),
+    ]
+
+
+def test_half_characters_in_state_and_log_probabilities_are_replaced() -> None:
+    call = tool_call('{"a": 1}', extra_content={"s": "\ud83d"}, provider_specific_fields={"t": "é\ud83d"})
+    delta = {"content": "a", "thinking_blocks": [{"x": "\ud83d"}], "tool_calls": [call]}
+
+    found = read(choice(delta, logprobs={"content": [{"token": "\ud83d"}]}), STOP)
+
+    assert found[0] == TextDelta("a", [{"token": "\ufffd"}])
+    last = found[-1]
+    assert isinstance(last, Finished)
+    assert last.state == ProviderState(
+        "p",
+        members={"thinking_blocks": [{"x": "\ufffd"}]},
+        calls=[{"extra_content": {"s": "\ufffd"}, "provider_specific_fields": {"t": "é\ufffd"}}],
+    )
+
+
+def test_half_a_character_at_the_end_of_a_whole_answer_is_replaced() -> None:
+    body = b'{"choices": [{"message": {"content": "a\\ud83d"}, "finish_reason": "stop"}]}'
+
+    assert reader().read_whole(body) == [TextDelta("a"), TextDelta("\ufffd"), Finished("stop", None)]
