@@ -1,4 +1,4 @@
-"""WebSocket connections: uvicorn's protocol, with rejected handshakes in the error envelope.
+"""WebSocket connections: uvicorn's protocol, with rejected handshakes in the error envelope, parsed in short steps.
 
 Handshakes that the application rejects are responses of the application and have its headers. The others are rejected
 here: a handshake that is not valid, and one whose application fails.
@@ -12,10 +12,14 @@ from collections.abc import Awaitable
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from proxy.wire.errors import ErrorResponse, envelope
+
+STEP_BYTES = 8192
+"""Bytes that are parsed in one step of the event loop. An empty frame has 6 and takes 2 to 20 µs."""
 
 
 class EnvelopeServerProtocol(ServerProtocol):
@@ -48,6 +52,43 @@ class EnvelopeWebSocket(WebSocketsSansIOProtocol):
         self.conn = EnvelopeServerProtocol(
             max_size=self.config.ws_max_size, logger=logging.getLogger("uvicorn.error")
         )
+        self._unparsed = bytearray()
+        self._message = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse the data, in several steps of the event loop if it has more than ``STEP_BYTES``."""
+        if self._unparsed:
+            self._unparsed += data
+        elif len(data) <= STEP_BYTES:
+            super().data_received(data)
+        else:
+            self._unparsed += data
+            self._parse_step()
+
+    def _parse_step(self) -> None:
+        step = bytes(self._unparsed[:STEP_BYTES])
+        del self._unparsed[:STEP_BYTES]
+        if step and not self.transport.is_closing():
+            super().data_received(step)
+        if self._unparsed:
+            # The end of the connection is read after the data.
+            self.transport.pause_reading()
+            self.loop.call_soon(self._parse_step)
+        elif not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def handle_cont(self, event: Frame) -> None:
+        """Add a fragment to its message.
+
+        uvicorn's list takes memory for each fragment, of which a message can have any number if they are empty.
+        """
+        if self.frames:
+            self._message = bytearray(self.frames.pop())
+        self._message += event.data
+        if event.fin:
+            self.frames = [bytes(self._message)]
+            self._message = bytearray()
+            self.send_receive_event_to_app()
 
     def send(self, message: Any) -> Awaitable[None]:  # type: ignore[override]
         """Send a message of the application."""
