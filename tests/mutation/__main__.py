@@ -63,6 +63,7 @@ TARGETS = (
             "tests/contracts/test_api_keys.py",
             "tests/units/store/sql",
         ),
+        is_type_checked=False,
     ),
 )
 
