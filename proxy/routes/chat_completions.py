@@ -38,7 +38,7 @@ from proxy.wire.chat.stream import ChunkEncoder
 
 
 class ChatCompletions:
-    """``POST /v1/chat/completions`` for teams and passthrough models."""
+    """``POST /v1/chat/completions``: create a completion of a team or of a passthrough model."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

@@ -37,7 +37,7 @@ async def test_every_route_is_described_those_too_that_the_framework_does_not_kn
     open_shop: tuple[Served, FakeUpstream], document: dict[str, Any]
 ) -> None:
     chat = document["paths"]["/v1/chat/completions"]["post"]
-    assert chat["summary"] == "Asks a team, or a model that is served straight through"
+    assert chat["summary"] == "Create a completion of a team or of a passthrough model"
     assert list(chat["responses"]["200"]["content"]) == ["application/json", "text/event-stream"]
     assert document["paths"]["/v1/responses/{response_id}"].keys() == {"get", "delete"}
     assert document["paths"]["/v1/turns/{turn_id}/events"]["get"]["parameters"][0]["name"] == "turn_id"
