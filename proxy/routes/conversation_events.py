@@ -26,7 +26,7 @@ RETRY_SECONDS = 1.0
 
 
 class ConversationEvents:
-    """The endpoint.
+    """``GET /v1/conversations/{conversation_id}/events``: the events of all turns, live or replayed.
 
     ``Last-Event-ID`` (or ``?starting_after=``) is the id of the last frame that the reader has, or of a turn;
     ``?types=`` selects types of frames; ``?follow=false`` ends the stream after the existing frames. Otherwise the

@@ -65,7 +65,7 @@ _GENERATED_ID = "conv_"
 
 
 class Responses:
-    """``POST /v1/responses``."""
+    """``POST /v1/responses``: create a response of a team."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

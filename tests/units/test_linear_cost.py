@@ -15,19 +15,24 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from mcp_types import CallToolResult, ContentBlock, ResourceLink, TextContent
 
 from proxy.approvals.yes_no import plain_decision
 from proxy.conversations.fingerprints import Transcript, without_thinking
+from proxy.conversations.repository import excerpt_of
 from proxy.errors import ProxyError
-from proxy.messages import AssistantMessage, FunctionCall, FunctionMessage, ToolCall, UserMessage
+from proxy.http_head import head_problem, read_target
+from proxy.messages import AssistantMessage, FunctionCall, FunctionMessage, Item, ToolCall, UserMessage
 from proxy.providers.http.sse import EventReader
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.think_tags import ThinkTagSplitter
+from proxy.routes.request_body import headers_of
 from proxy.service.side_requests import is_side_request
 from proxy.teamfiles.env_vars import substitute
 from proxy.teamfiles.yaml_nodes import UnreadableFile, compose
 from proxy.tools.mcp.lines import LineSplitter
+from proxy.tools.mcp.results import result_text
 from proxy.turns.structured_output import ResponseFormat
 from proxy.wire.chat.message_validation import TRANSLATED_ID, validate_messages
 from proxy.wire.chat.parse import decode_chat
@@ -97,6 +102,15 @@ def split(text: str) -> Callable[[], object]:
         splitter.end()
 
     return run
+
+
+def head(headers: list[tuple[bytes, bytes]]) -> Callable[[], object]:
+    return lambda: (head_problem("1.1", b"POST", headers, b"/"), headers_of({"headers": headers}))
+
+
+def mcp_result(content: list[ContentBlock]) -> Callable[[], object]:
+    result = CallToolResult(content=content)
+    return lambda: result_text(result)
 
 
 def refused(work: Callable[[], object]) -> Callable[[], object]:
@@ -262,6 +276,15 @@ ROWS: dict[str, Row] = {
     "user message of a side request": lambda n: lambda: is_side_request([UserMessage("### Task:\n" * n)]),
     "variables of a team file": lambda n: lambda: substitute("${A:-" * n, {}),
     "variables that are set": lambda n: lambda: substitute("${A}" * n, {"A": "x"}),
+    "request targets": lambda n: lambda: read_target(b"http://" + b"a." * n + b"/", b"GET"),
+    "hosts of a head": lambda n: lambda: head_problem("1.1", b"GET", [(b"host", b"[" * n)], b"/"),
+    "headers of a head": lambda n: head([(b"x-%d" % i, b"1") for i in range(n)]),
+    "transfer codings": lambda n: head([(b"transfer-encoding", b"gzip, " * n)]),
+    "texts of an MCP result": lambda n: mcp_result([TextContent(type="text", text="\n\n")] * n),
+    "links of an MCP result": lambda n: mcp_result(
+        [ResourceLink(type="resource_link", name="[" * n, uri="a:b")]
+    ),
+    "excerpts of a search": lambda n: lambda: excerpt_of("ab", [Item(UserMessage("a" * n))] * 4),
     "YAML of keys": lambda n: yaml("".join(f"k{i}: 1\n" for i in range(n))),
     "YAML of aliases": lambda n: yaml("a: &a 1\n" + "".join(f"b{i}: *a\n" for i in range(n))),
     "YAML of quotation marks": lambda n: yaml('"' * n),

@@ -26,7 +26,10 @@ _BODY_HEADERS = (b"content-encoding", b"content-length")
 
 
 class LegacyCompletions:
-    """The endpoint; ``chat`` is the endpoint under ``/v1``."""
+    """``POST /chat/completions``: answer a message, a list of messages, or an OpenAI request.
+
+    ``chat`` is the endpoint under ``/v1``.
+    """
 
     def __init__(self, chat: ASGIApp) -> None:
         self._chat = chat
