@@ -78,7 +78,7 @@ lock: | $(VENV)/bin/python
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command 'make lock' --group build pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
-		--custom-compile-command 'make lock' --constraint requirements.lock --extra azure --group dev pyproject.toml -o requirements-dev.lock
+		--custom-compile-command 'make lock' --constraint requirements.lock --all-extras --group dev pyproject.toml -o requirements-dev.lock
 
 # Known vulnerabilities of the locked versions; without a network it says so and succeeds.
 audit: $(VENV)/.installed-dev

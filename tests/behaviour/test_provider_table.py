@@ -21,6 +21,7 @@ from tests.behaviour.chat_client import WEATHER, Messages, assistant, result, us
 from tests.behaviour.raw_http import payloads
 from tests.fakes.providers.chat import ANSWER, FORM_ANSWER, PLAN, SECRET, ChatProvider, Plan
 from tests.fakes.providers.local import Azure, Qwen
+from tests.fakes.providers.native import AnthropicMessages, NativeProvider, OllamaNative
 from tests.fakes.providers.openai import Gpt55
 from tests.fakes.providers.reasoning import DeepSeek, LiteLLM, OpenRouter
 from tests.fakes.providers.rejecting import (
@@ -42,14 +43,22 @@ from tests.server import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-Provider = ChatProvider | Gpt55
+Provider = ChatProvider | Gpt55 | NativeProvider
 AZURE = "{origin}/openai/deployments/{name}?api-version=2024-10-21"
+MODEL_INFO = (
+    "model_info: {{vision: false, function_calling: true, json_output: false, structured_output: false, "
+    "family: unknown}}"
+)
 COMPONENTS = {
     "component-openai": "provider: autogen_ext.models.openai.OpenAIChatCompletionClient, "
     'config: {{model: gpt-4o, base_url: "{origin}/v1", api_key: k}}',
     "component-azure": "provider: autogen_ext.models.openai.AzureOpenAIChatCompletionClient, "
     'config: {{model: gpt-4o, azure_endpoint: "{origin}", azure_deployment: component-azure, '
     'api_version: "2024-10-21", api_key: k}}',
+    "component-anthropic": "provider: autogen_ext.models.anthropic.AnthropicChatCompletionClient, "
+    f'config: {{{{model: component-anthropic, base_url: "{{origin}}", api_key: k, {MODEL_INFO}}}}}',
+    "component-ollama": "provider: autogen_ext.models.ollama.OllamaChatCompletionClient, "
+    f'config: {{{{model: component-ollama, host: "{{origin}}", {MODEL_INFO}}}}}',
 }
 MODELS = {
     "gpt-5.4": 'model: gpt-5.4, base_url: "{origin}/v1", parameters: {{reasoning_effort: low}}',
@@ -79,7 +88,11 @@ FAMILIES: Mapping[str, Callable[[Plan], Provider]] = {
     "lm-studio": LmStudio,
     "component-openai": OpenAIChat,
     "component-azure": Azure,
+    "component-anthropic": AnthropicMessages,
+    "component-ollama": OllamaNative,
 }
+WITHOUT_FORM = {"component-anthropic", "component-ollama"}
+"""Families whose AutoGen component has no way to ask for a JSON schema."""
 VISIBLE_REASONING = {"deepseek", "kimi", "qwen"}
 """Families whose state is the visible reasoning as well."""
 TEAM = """\
@@ -201,6 +214,15 @@ class Case:
             return response.json()["choices"][0]["message"]
         return message_of([frame for frame in payloads(response.text) if frame != "[DONE]"])
 
+    async def is_refused(self, messages: Messages, param: str, value: Any) -> None:
+        """Assert that the parameter is refused by name, and that the model is not called."""
+        asked = {"model": self.family, "messages": messages, "stream": self.is_streamed, param: value}
+        response = await self.workers.http.post(f"{self.workers.first.base_url}/chat/completions", json=asked)
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == param
+        assert isinstance(self.provider, NativeProvider)
+        assert self.provider.requests == []
+
     async def says(self, messages: Messages, words: str, **more: Any) -> str:
         """Add the words and the answer to the list; return the answer."""
         messages.append(user(words if messages else f"{words} {self.name}"))
@@ -307,6 +329,9 @@ async def fallback(case: Case) -> None:
 
 async def structured_output(case: Case) -> None:
     case.plans(*PLAN)
+    if case.family in WITHOUT_FORM:
+        await case.is_refused([user(f"It broke {case.name}")], "response_format", FORM)
+        return
     message = await case.ask([user(f"It broke {case.name}")], response_format=FORM)
     assert message["content"] == FORM_ANSWER
 

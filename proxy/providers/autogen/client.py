@@ -30,8 +30,15 @@ from proxy.errors import (
     UpstreamResponseTooLarge,
     UpstreamTimeout,
 )
+from proxy.providers.autogen.arguments import offered_tools, readable_calls
 from proxy.providers.autogen.failures import failure_of, secrets_of
-from proxy.providers.autogen.http_client import close_responses, let_read, note_responses, take_hold
+from proxy.providers.autogen.http_client import (
+    close_connections,
+    close_responses,
+    let_read,
+    note_responses,
+    take_hold,
+)
 from proxy.providers.autogen.messages import (
     Family,
     abilities_of,
@@ -41,7 +48,7 @@ from proxy.providers.autogen.messages import (
     llm_messages,
     tool_schema,
 )
-from proxy.providers.autogen.result import rest_of
+from proxy.providers.autogen.result import ResultSource, rest_of
 from proxy.providers.capabilities import Abilities
 from proxy.providers.model import CallPiece, ModelDelta, ModelRequest
 from proxy.providers.think_tags import ThinkTagSplitter
@@ -80,8 +87,10 @@ class ComponentChatModel:
         self._family = _family(client)
         take_hold(client)
         self._extra: dict[str, Any] = {}
+        self._source: ResultSource = "ollama" if self._family == "ollama" else "other"
         if "include_usage" in inspect.signature(client.create_stream).parameters:
             self._extra["include_usage"] = True
+            self._source = "reports usage"
 
     @classmethod
     def load(
@@ -134,6 +143,7 @@ class ComponentChatModel:
         """Close the client's connections."""
         try:
             await self._client.close()
+            await close_connections(self._client)
         except Exception as error:  # noqa: BLE001 - a client that cannot be closed must not prevent a shutdown
             facts = {"model": self._name, "error": type(error).__name__}
             logger.warning("model component did not close", extra=facts)
@@ -155,10 +165,12 @@ class ComponentChatModel:
             )
         else:
             messages = llm_messages(request.messages, self._family, takes_many_system_messages=takes_many)
+        messages = readable_calls(messages, self._family)
+        tools, choice = offered_tools(request.tools, request.tool_choice, messages, self._family)
         return {
             "messages": messages,
-            "tools": [tool_schema(tool) for tool in request.tools],
-            "tool_choice": component_tool_choice(request.tool_choice) if request.tools else "auto",
+            "tools": [tool_schema(tool) for tool in tools],
+            "tool_choice": component_tool_choice(choice) if tools else "auto",
             "extra_create_args": create_args(
                 request.parameters, request.parallel_tool_calls if request.tools else None, self._family
             ),
@@ -234,8 +246,7 @@ class _Answer:
                         self._take(self._thought.read(piece))
                     else:
                         self._take(self._thought.end())
-                        reports_usage = "include_usage" in self._model._extra
-                        self._take(rest_of(piece, has_said=self._has_said, reports_usage=reports_usage))
+                        self._take(rest_of(piece, has_said=self._has_said, source=self._model._source))
                         self._is_finished = True
                         break
             if not self._is_finished:

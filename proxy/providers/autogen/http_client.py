@@ -48,6 +48,13 @@ async def close_responses(noted: list[Any]) -> None:
             await response.aclose()
 
 
+async def close_connections(client: object) -> None:
+    """Close the httpx client inside, if there is one; AutoGen's Ollama client leaves it open."""
+    close = getattr(getattr(getattr(client, "_client", None), "_client", None), "aclose", None)
+    if close is not None:
+        await close()
+
+
 async def _note(response: Any) -> None:
     noted = _responses.get()
     if noted is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 from autogen_core import FunctionCall
 from autogen_core.models import CreateResult
@@ -22,16 +24,20 @@ _REASONS: dict[str, FinishReason] = {
 }
 
 
-def rest_of(result: CreateResult, *, has_said: bool, reports_usage: bool) -> list[ModelDelta]:
+ResultSource = Literal["reports usage", "ollama", "other"]
+"""The client behind a result: one that was asked to have the usage sent, which comes last; Ollama's, whose API sends
+the usage with the finish reason; another.
+"""
+
+
+def rest_of(result: CreateResult, *, has_said: bool, source: ResultSource = "other") -> list[ModelDelta]:
     """Return the deltas that were not streamed, ``Finished`` last.
 
-    ``has_said``: something was streamed, so the text of the result is known already. ``reports_usage``: the
-    client was asked to have the usage sent, which comes last.
+    ``has_said``: something was streamed, so the text of the result is known already.
 
     Raises:
-        UpstreamIncomplete: The stream was cut, as far as a result can show it: a call is half, or an answer
-        has no
-            reason, and neither text nor the usage that was asked for.
+        UpstreamIncomplete: The stream was cut, as far as a result can show it: a call is half, or an answer has no
+            reason, and neither text nor the usage that belongs to it.
         UpstreamProtocolError: A call has no name.
     """
     calls = result.content if isinstance(result.content, list) else []
@@ -44,15 +50,20 @@ def rest_of(result: CreateResult, *, has_said: bool, reports_usage: bool) -> lis
         if text:
             deltas.append(TextDelta(clean(text)))
     is_empty = not (has_said or deltas or calls)
-    if result.finish_reason == "unknown" and (is_empty or (reports_usage and usage is None)):
+    if result.finish_reason == "unknown" and (is_empty or (source != "other" and usage is None)):
         raise UpstreamIncomplete("incomplete", is_retryable=True)
+    told: str = result.finish_reason
+    if source == "ollama" and told == "unknown" and not calls:
+        # The client knows the reason "stop" only (``normalize_stop_reason``); Ollama's other one of an answer is
+        # "length" (https://github.com/ollama/ollama/blob/main/llm/server.go).
+        told = "length"
     for index, call in enumerate(calls):
         if not call.name:
             raise UpstreamProtocolError("protocol")
         if _is_cut(call, result.finish_reason):
             raise UpstreamIncomplete("incomplete", is_retryable=True)
         deltas.append(CallPiece(index, clean(call.arguments), call.name, call.id or None))
-    return [*deltas, Finished(_reason(result.finish_reason, has_calls=bool(calls)), usage)]
+    return [*deltas, Finished(_reason(told, has_calls=bool(calls)), usage)]
 
 
 def _reason(told: str, *, has_calls: bool) -> FinishReason:
