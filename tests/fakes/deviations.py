@@ -168,6 +168,31 @@ def _repeated_call(content: Content) -> Reply:
     )
 
 
+def _function_call(content: Content) -> Reply:
+    """The deprecated form, in pieces."""
+    if content.text:
+        return stream(*_chunks(content))
+    functions = [piece["function"] for piece in content.pieces()]
+    return stream(*(chunk({"function_call": one}) for one in functions), chunk(finish="function_call"))
+
+
+def _function_call_in_message(content: Content) -> Reply:
+    """The deprecated form in a whole message."""
+    if content.text:
+        return _whole(content, JSON)
+    message = {"role": "assistant", "content": None, "function_call": content.call["function"]}
+    choice = {"index": 0, "message": message, "finish_reason": "function_call"}
+    return raw(json.dumps({"object": "chat.completion", "choices": [choice]}).encode(), content_type=JSON)
+
+
+def _function_call_and_tool_call(content: Content) -> Reply:
+    """A call in both forms, in one delta."""
+    if content.text:
+        return stream(*_chunks(content))
+    both = {"tool_calls": [content.call], "function_call": content.call["function"]}
+    return stream(chunk(both), chunk(finish="tool_calls"))
+
+
 def _name_in_pieces(content: Content) -> Reply:
     if content.text:
         return stream(*_chunks(content))
@@ -201,6 +226,9 @@ DEVIATIONS: Sequence[tuple[str, Deviation]] = (
     ("arguments begin with two quotes", _arguments('""')),
     ("name in pieces", _name_in_pieces),
     ("the whole call again", _repeated_call),
+    ("a function_call", _function_call),
+    ("a function_call in a whole message", _function_call_in_message),
+    ("a call in both forms", _function_call_and_tool_call),
     ("unknown members", _other_member("annotations", "x")),
 )
 """An answer of this content is complete with each of them."""

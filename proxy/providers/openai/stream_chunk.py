@@ -49,6 +49,8 @@ class Delta(Struct, gc=False):
     thinking_blocks: Any = None
     provider_specific_fields: Any = None
     tool_calls: list[CallDelta] | None = None
+    function_call: Any = None
+    """The only call in the deprecated form, without index and id (old OpenAI-compatible servers)."""
 
 
 class Choice(Struct, gc=False):
@@ -79,6 +81,17 @@ def token_list(logprobs: object, of: str) -> list[Any] | None:
     """Return the log probabilities of one text member, None if there are none."""
     tokens = logprobs.get(of) if isinstance(logprobs, dict) else None
     return tokens if isinstance(tokens, list) and tokens else None
+
+
+def legacy_call(function_call: object) -> list[CallDelta]:
+    """Return a ``function_call`` as a tool call, or a piece of it; empty if it holds neither name nor arguments.
+
+    Deprecated in favour of ``tool_calls``: https://platform.openai.com/docs/api-reference/chat/object
+    """
+    if not isinstance(function_call, dict):
+        return []
+    function = FunctionDelta(function_call.get("name"), function_call.get("arguments"))
+    return [CallDelta(index=0, function=function)] if function.name or function.arguments else []
 
 
 def whole_chunks(body: bytes) -> list[Chunk]:

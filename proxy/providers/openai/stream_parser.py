@@ -24,6 +24,7 @@ from proxy.providers.openai.stream_chunk import (
     Delta,
     decode,
     decoded,
+    legacy_call,
     repaired,
     token_list,
     whole_chunks,
@@ -65,6 +66,8 @@ class AnswerReader:
         self._message_calls: list[CallDelta] | None = None
         """The calls of the latest whole ``message``; used if no call arrived in deltas."""
         self._has_state = False
+        self._has_legacy_call = False
+        """Whether the call arrives as ``function_call``."""
         self.failure: UpstreamFailed | None = None
         """Raised after the deltas that arrived with it, so that these are not lost."""
         self.has_said = False
@@ -230,6 +233,14 @@ class AnswerReader:
                 self._parts(content, deltas)
         if delta.tool_calls:
             self._calls_of(delta.tool_calls, deltas)
+        elif (
+            delta.function_call
+            # Behind tool calls it repeats one of them.
+            and (self._has_legacy_call or not self._calls.has_calls)
+            and (calls := legacy_call(delta.function_call))
+        ):
+            self._has_legacy_call = True
+            self._calls_of(calls, deltas)
         refusal = delta.refusal
         if refusal and isinstance(refusal, str):
             self._count(len(refusal))
@@ -293,10 +304,11 @@ class AnswerReader:
             for name in STATE_MEMBERS:
                 setattr(rest, name, getattr(message, name))
         self._delta(rest, logprobs, deltas)
-        if message.tool_calls and not self._calls.has_calls:
+        calls = message.tool_calls or legacy_call(message.function_call)
+        if calls and not self._calls.has_calls:
             self.has_said = True
             self._size += 1
-            self._message_calls = message.tool_calls
+            self._message_calls = calls
 
     def _calls_of(self, calls: list[CallDelta], deltas: list[ModelDelta]) -> None:
         self._content.drop_space()

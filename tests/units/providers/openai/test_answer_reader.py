@@ -146,6 +146,36 @@ def tool_call(arguments: Any, name: str | None = "f", **more: Any) -> dict[str, 
         ),
         pytest.param(
             [
+                choice({"function_call": {"name": "f"}}),
+                choice({"function_call": {}}),
+                choice({"function_call": None}),
+                choice({"function_call": "f"}),
+                choice({"function_call": {"arguments": '{"a": '}}),
+                choice({"function_call": {"arguments": "1}"}}),
+                choice(finish_reason="function_call"),
+            ],
+            [CallPiece(0, '{"a": ', "f"), CallPiece(0, "1}"), Finished("tool_calls", None)],
+            id="a function_call",
+        ),
+        pytest.param(
+            [
+                choice({"tool_calls": [tool_call('{"a": 1}')]}),
+                choice({"function_call": {"name": "f", "arguments": '{"a": 1}'}}),
+                STOP,
+            ],
+            [CallPiece(0, '{"a": 1}', "f", "c"), Finished("tool_calls", None)],
+            id="a function_call that repeats a call",
+        ),
+        pytest.param(
+            [
+                {"choices": [{"message": {"function_call": {"name": "f", "arguments": {"b": 2}}}}]},
+                STOP,
+            ],
+            [CallPiece(0, '{"b":2}', "f"), Finished("tool_calls", None)],
+            id="a function_call of a whole message",
+        ),
+        pytest.param(
+            [
                 {
                     "choices": [
                         {"message": {"content": "a", "tool_calls": [tool_call("{}"), tool_call('{"b": 2}')]}}
