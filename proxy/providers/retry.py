@@ -150,10 +150,9 @@ class _Attempts:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(value, UpstreamFailed):
-            # The answer broke off behind its first batch.
-            candidate, attempt = self._answering
-            self._log(candidate, value, attempt)
+        candidate, attempt = self._answering
+        # A failure here broke the answer off behind its first batch. A cancelled answer counts as ``ok``.
+        self._report(candidate, value if isinstance(value, UpstreamFailed) else None, attempt)
         await self._block.__aexit__(kind, value, trace)
 
     async def _ask(self, candidate: Candidate) -> None:
@@ -180,7 +179,6 @@ class _Attempts:
             else:
                 candidate.circuit.answered()
                 self._answering = candidate, attempt
-                self._report(candidate, None, attempt)
                 return
             await self._policy.sleep(pause)
 
@@ -211,13 +209,11 @@ class _Attempts:
         return max(wished, _FIRST_PAUSE * 2.0 ** (attempt - 1) * (0.75 + self._policy.draw() / 2))
 
     def _report(self, candidate: Candidate, failure: UpstreamFailed | None, attempt: int) -> None:
-        """Count an attempt, and log it if it failed."""
+        """Count an attempt, once it has ended, and log it if it failed."""
         outcome = failure.label if failure is not None else "ok"
         self._policy.observe(candidate.model.name, outcome, attempt)
-        if failure is not None:
-            self._log(candidate, failure, attempt)
-
-    def _log(self, candidate: Candidate, failure: UpstreamFailed, attempt: int) -> None:
+        if failure is None:
+            return
         facts: dict[str, object] = {"host": candidate.host} if candidate.host else {}
         facts |= {
             "model": candidate.model.name,

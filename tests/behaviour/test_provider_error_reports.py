@@ -245,6 +245,20 @@ async def test_attempts_and_retries_are_counted(tmp_path: Path) -> None:
     assert 'model_retries_total{model="test-model"} 1.0' in exposition
 
 
+async def test_a_stream_that_breaks_is_counted_as_a_failed_attempt(tmp_path: Path) -> None:
+    async with (
+        FakeUpstream(text("Hello").cut(after=2)) as upstream,
+        serve(tmp_path, upstream.base_url, metrics=True) as served,
+        httpx2.AsyncClient() as client,
+    ):
+        with pytest.raises(openai.APIError):
+            await Caller(served).ask([user("Hi")])
+        exposition = (await client.get(f"{served.url}/metrics")).text
+
+    assert 'model_attempts_total{model="test-model",outcome="broken"} 1.0' in exposition
+    assert 'model_attempts_total{model="test-model",outcome="ok"}' not in exposition
+
+
 # --- check --connect -------------------------------------------------------------------------------------------
 
 TWO_MODELS = """\

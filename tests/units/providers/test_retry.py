@@ -235,6 +235,15 @@ async def test_cancelling_a_wait_ends_the_attempts() -> None:
     assert len(model.requests) == 1
 
 
+async def test_an_attempt_that_fails_behind_its_first_delta_is_counted_as_failed() -> None:
+    bench = Bench([[TextDelta("Hel"), DOWN]])
+
+    answer = await bench.ask()
+
+    assert answer.failure is DOWN
+    assert bench.outcomes == [("model-0", "status_5xx")]
+
+
 async def test_a_failed_attempt_is_logged_with_facts_only(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench([DOWN, says("Hello")])
 
