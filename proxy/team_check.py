@@ -116,7 +116,7 @@ async def check_connections(
         found = await asyncio.gather(*(probe(candidates[name].model) for name in real))
         results = zip(real, found, strict=True)
         called = [
-            _line(name, candidates[name].model.name, candidates[name].host, one) for name, one in results
+            _line(name, candidates[name].model.name, candidates[name].address, one) for name, one in results
         ]
     finally:
         await models.close()
@@ -124,9 +124,9 @@ async def check_connections(
     return Connections((*called, *scripted), all(one.failure is None for one in found))
 
 
-def _line(name: str, model: str, host: str, found: Probe) -> str:
+def _line(name: str, model: str, address: str, found: Probe) -> str:
     """Return the result of one model in one line, and a second one for what its provider rejects."""
-    place = f"{model} at {host}" if host else model
+    place = f"{model} at {address}" if address else model
     parts = [f"wire {found.wire}"]
     if found.failure is None:
         parts.insert(0, "ok")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from yarl import URL
 
@@ -48,7 +49,7 @@ class Models:
                 self._made(name, definition),
                 circuits[_provider(name, definition)],
                 _price(definition),
-                _host(definition),
+                *_place(definition),
             )
             for name, definition in definitions.items()
         }
@@ -122,22 +123,29 @@ def _price(definition: ModelDefinition) -> Price | None:
     return None if isinstance(definition, DemoModel) else definition.price
 
 
-def _host(definition: ModelDefinition) -> str:
-    """Return the host of the provider; empty for components that do not name one."""
+def _place(definition: ModelDefinition) -> tuple[str, str]:
+    """Return the host of the provider, and its address; both are empty for components that do not name one."""
     match definition:
         case OpenAIModel():
-            return URL(definition.base_url).host or ""
+            urls = [URL(definition.base_url)]
         case ComponentModel():
-            urls = (URL(place) for place in _places(definition))
-            return next((url.host for url in urls if url.host), "")
+            urls = list(_urls(definition))
         case DemoModel():
-            return ""
+            urls = []
+    return next(((url.host, url.host_port_subcomponent or url.host) for url in urls if url.host), ("", ""))
 
 
 def _places(definition: ComponentModel) -> list[str]:
     config = definition.config
     places = (config.get(key) for key in ("base_url", "azure_endpoint", "endpoint", "host"))
     return [place for place in places if isinstance(place, str)]
+
+
+def _urls(definition: ComponentModel) -> Iterator[URL]:
+    for place in _places(definition):
+        # Ollama's client accepts a host without a scheme. The config of other components has any form.
+        with suppress(ValueError):
+            yield URL(place if "://" in place else f"http://{place}")
 
 
 def _provider(name: str, definition: ModelDefinition) -> str:

@@ -39,6 +39,8 @@ class Candidate:
     price: Price | None = None
     host: str = ""
     """Of the provider, for the log; empty if it is not known."""
+    address: str = ""
+    """The host, with the port unless it is the default one of the scheme."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,13 +290,14 @@ async def test_check_connect_reports_each_model(tmp_path: Path) -> None:
     ):
         code, lines = await check(tmp_path, TWO_MODELS.format(good=good.base_url, bad=bad.base_url))
 
+    first, second = (one.base_url.removeprefix("http://").removesuffix("/v1") for one in (good, bad))
     assert code == 1
     assert lines[-3:] == [
-        "good (o-model at 127.0.0.1): ok, wire chat completions, streaming yes, tools yes, reasoning no,"
+        f"good (o-model at {first}): ok, wire chat completions, streaming yes, tools yes, reasoning no,"
         " first content after N s, total N s",
         "  adapted: developer messages instead of system messages",
-        "bad (other at 127.0.0.1): failed: auth (status 401; code provider_error; provider_message Wrong key […]),"
-        " wire chat completions, total N s",
+        f"bad (other at {second}): failed: auth (status 401; code provider_error; "
+        "provider_message Wrong key […]), wire chat completions, total N s",
     ]
 
 
@@ -307,5 +308,5 @@ async def test_check_connect_ends_with_0_if_all_models_answer(tmp_path: Path) ->
         made = json.dumps(good.requests[-1].body["messages"])
 
     assert code == 0
-    assert [line.split(":")[1].split(",")[0] for line in lines[-2:]] == [" ok", " ok"]
+    assert [line.split("): ")[1].split(",")[0] for line in lines[-2:]] == ["ok", "ok"]
     assert "report_status" in made
