@@ -145,3 +145,56 @@ async def test_wide_tables_and_code_show_that_they_scroll(visitor: Visitor, upst
     await expect(code).to_have_class("more-right")
     await table.evaluate("box => box.scrollLeft = 60")
     await expect(table).to_have_class("table more-right more-left")
+
+
+LINEAR = {
+    "emphasis": "*a **b ",
+    "brackets": "[",
+    "links": "[a](",
+    "quotes": "> ",
+    "lists": "- a\n",
+    "code": "`",
+    "fences": "```\n",
+    "formulas": "$a",
+    "brackets of formulas": "\\(",
+    "tables": "|",
+    "rows": "|a|b|\n|-|-|\n",
+    "markup": "<a ",
+    "entities": "&amp",
+    "references": "[a]: b\n",
+    "addresses": "http://a.",
+}
+
+
+async def test_rendering_time_grows_linearly(visitor: Visitor) -> None:
+    """Eight times the text takes less than 24 times as long; something quadratic takes 64 times as long."""
+    ratios = await visitor.page.evaluate(
+        """async patterns => {
+            const { StreamingMarkdown, markdownReady } = await import("/page/markdown.js");
+            await markdownReady;
+            const shortest = text => {
+                let best = Infinity;
+                for (let run = 0; run < 3; run++) {
+                    const markdown = new StreamingMarkdown(document.createElement("div"));
+                    markdown.text = text;
+                    const began = performance.now();
+                    markdown.show();
+                    best = Math.min(best, performance.now() - began);
+                }
+                return best;
+            };
+            const ratios = {};
+            for (const [name, pattern] of Object.entries(patterns)) {
+                const text = pattern.repeat(12000 / pattern.length);
+                // Three attempts: other load can only make a measurement worse.
+                for (let attempt = 0; attempt < 3 && !(ratios[name] <= 24); attempt++) {
+                    ratios[name] = shortest(text.repeat(8)) / Math.max(shortest(text), 2);
+                }
+            }
+            return ratios;
+        }""",
+        LINEAR,
+    )
+
+    assert ratios.keys() == LINEAR.keys()
+    assert {name: ratio for name, ratio in ratios.items() if ratio > 24} == {}
