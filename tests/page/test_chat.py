@@ -287,6 +287,7 @@ async def test_pending_answer_can_be_stopped(visitor: Visitor, upstream: FakeUps
     await visitor.send("Think")
 
     await expect(visitor.answer.locator(".pending")).to_have_text("Thinking")
+    await upstream.received(1)
     await visitor.button("Stop").click()
     await visitor.wait_for_answer()
     await expect(visitor.answer).to_contain_text("Response stopped.")
