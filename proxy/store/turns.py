@@ -14,6 +14,7 @@ from proxy.store.custom_agents import SqlCustomAgents
 from proxy.store.engine.database import Database, open_database
 from proxy.store.engine.group_commit import Call, Writing
 from proxy.store.engine.writer import Writer
+from proxy.store.messages.table import POLL_SECONDS, TableMessages
 from proxy.store.sql import rows
 from proxy.store.sql.begin_turn import begin_behind, begin_of
 from proxy.store.sql.dialects import statements
@@ -31,6 +32,7 @@ from proxy.turns.repository import (
     TurnMatch,
     TurnRecord,
 )
+from proxy.turns.worker_messages import WorkerMessages
 
 TIME_LIMIT = 10.0
 READY_WITHIN = 2.0
@@ -139,6 +141,10 @@ class SqlHistory:
         except (StoreUnavailable, TimeoutError):
             return False
         return True
+
+    def table_messages(self, *, interval: float = POLL_SECONDS) -> WorkerMessages:
+        """Return messages between workers through a table, polled every ``interval`` seconds."""
+        return TableMessages(self._database, self._writer, interval=interval)
 
     async def close(self) -> None:
         if self._large_ends:

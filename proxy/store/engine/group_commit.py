@@ -14,9 +14,10 @@ from proxy.store.sql.finish_turn import Close, Endings, Finish
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """A write other than beginning or finishing a turn."""
+    """A write other than beginning or finishing a turn. Without ``is_durable``, a power failure can lose it."""
 
     function: Callable[[Connection], Any]
+    is_durable: bool = True
 
 
 Work = Begin | Finish | Close | Call

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxy.approvals.repository import ApprovalsMoved
 from proxy.errors import ProxyError, StoreUnavailable
 from proxy.store.engine.errors import Unavailable, cause_of
-from proxy.store.engine.group_commit import Lost, Work, Writing
+from proxy.store.engine.group_commit import Call, Lost, Work, Writing
 from proxy.store.sql.begin_turn import Begin
 from proxy.store.sql.finish_turn import Close, Finish
 from proxy.turns.repository import IdempotencyKeyTaken
@@ -174,8 +174,7 @@ class Writer:
         try:
             given = await self._database.write(
                 lambda connection: self._writing.together(connection, works),
-                # A begun turn does not survive a power failure, and no client has its response yet.
-                is_durable=not all(isinstance(work, Begin) for work in works),
+                is_durable=any(map(_is_durable, works)),
             )
         except Unavailable:
             raise
@@ -233,3 +232,8 @@ class Writer:
             assert isinstance(work, Finish)
             close = Close(None, work.end.turn, "storage_unavailable", work.end.finished_at)
         self._enqueue(close, math.inf)
+
+
+def _is_durable(work: Work) -> bool:
+    # A begun turn does not survive a power failure, and no client has its response yet.
+    return work.is_durable if isinstance(work, Call) else not isinstance(work, Begin)

@@ -287,3 +287,17 @@ api_keys = Table(
     Column("expires_at", Double),
     Column("revoked_at", Double),
 )
+
+# Messages between workers, for databases that cannot notify. Rows are deleted after a minute.
+worker_messages = Table(
+    "worker_messages",
+    metadata,
+    Column("key", _Key, primary_key=True),
+    Column("recipient", Words, nullable=False, doc="a worker; empty for all"),
+    Column("sender", String, nullable=False),
+    Column("message", LargeBinary, nullable=False),
+    Column("sent_at", Double, nullable=False),
+    Index("ix_worker_messages_recipient_key", "recipient", "key"),
+    Index("ix_worker_messages_sent_at", "sent_at"),
+    sqlite_autoincrement=True,
+)

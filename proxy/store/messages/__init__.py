@@ -1,0 +1,1 @@
+"""Messages between workers: over PostgreSQL, over Redis, or through a table that is polled."""

@@ -1,0 +1,112 @@
+"""Messages between workers through a table that is polled: for SQLite, and for PostgreSQL behind a pooler.
+
+A worker polls only while it expects messages. Rows are deleted after a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
+
+from proxy.store.engine.database import Database
+from proxy.store.engine.group_commit import Call
+from proxy.store.engine.writer import Writer
+from proxy.store.messages.channel import TO_ALL, Channel, Outgoing, run_both
+from proxy.store.sql.dialects import statements
+from proxy.store.sql.tables import worker_messages
+
+POLL_SECONDS = 0.05
+RETAIN_SECONDS = 60.0
+_PER_READ = 500
+
+
+class MessageQueries:
+    """SQL statements for one dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        of = worker_messages.c
+        self._newest = select(func.max(of.key))
+        self._add = insert(worker_messages)
+        self._after = (
+            select(of.key, of.sender, of.message)
+            .where(of.recipient.in_([bindparam("worker"), TO_ALL]), of.key > bindparam("after"))
+            .order_by(of.key)
+            .limit(_PER_READ)
+        )
+        self._delete_old = delete(worker_messages).where(of.sent_at < bindparam("before"))
+
+    def newest(self, connection: Connection) -> int:
+        """Return the key of the newest message; 0 without messages."""
+        found: int | None = connection.scalar(self._newest)
+        return found or 0
+
+    def add(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """Add messages."""
+        connection.execute(self._add, list(rows))
+
+    def after(self, connection: Connection, worker: str, key: int) -> list[tuple[int, str, bytes]]:
+        """Return key, sender and text of the messages for a worker after a key."""
+        return [
+            (row[0], row[1], row[2])
+            for row in connection.execute(self._after, {"worker": worker, "after": key})
+        ]
+
+    def delete_old(self, connection: Connection, before: float) -> None:
+        """Delete messages that were sent before a time."""
+        connection.execute(self._delete_old, {"before": before})
+
+
+class TableMessages(Channel):
+    """``WorkerMessages`` in a table of the database."""
+
+    def __init__(self, database: Database, writer: Writer, *, interval: float = POLL_SECONDS) -> None:
+        """``interval`` is the time between two polls in seconds."""
+        super().__init__()
+        self._database = database
+        self._writer = writer
+        self._queries = statements(MessageQueries, database.dialect)
+        self._interval = interval
+        self._sender = secrets.token_hex(4)
+        self._next_deletion = 0.0
+
+    async def serve(self) -> None:
+        """Poll, and write what is queued, until the database does not answer."""
+        after = await self._database.read(self._queries.newest)
+        self.opened()
+        await run_both(self._poll(after), self._write())
+
+    async def _poll(self, after: int) -> None:
+        while True:
+            await asyncio.sleep(self._interval)
+            if self.is_expecting():
+                after = await self._read(after)
+
+    async def _read(self, after: int) -> int:
+        """Pass on the messages after a key; return the key of the last one."""
+        found = await self._database.read(lambda on: self._queries.after(on, self.worker, after))
+        for _, sender, message in found:
+            if sender != self._sender:
+                self.received(message)
+        return found[-1][0] if found else after
+
+    async def _write(self) -> None:
+        while True:
+            await self._add(await self.next_group())
+
+    async def _add(self, group: Sequence[Outgoing]) -> None:
+        now = time.time()
+        rows = [self._row(outgoing, now) for outgoing in group]
+        await self._writer.write(Call(lambda on: self._queries.add(on, rows), is_durable=False))
+        if now >= self._next_deletion:
+            self._next_deletion = now + RETAIN_SECONDS / 4
+            old = now - RETAIN_SECONDS
+            await self._writer.write(Call(lambda on: self._queries.delete_old(on, old), is_durable=False))
+
+    def _row(self, outgoing: Outgoing, now: float) -> dict[str, Any]:
+        recipient, message = outgoing
+        return {"recipient": recipient, "sender": self._sender, "message": message, "sent_at": now}
