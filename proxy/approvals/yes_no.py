@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from proxy.events import Decision
 from proxy.messages import Message, TextPart, UserMessage, text_of
+from proxy.turns.wrapped_text import unwrapped_text
 
 MAX_LENGTH = 80
 """Maximum number of characters of a decision; a longer message has more content than a yes or no."""
@@ -50,7 +51,7 @@ def plain_decision(said: Sequence[Message]) -> Decision | None:
         return None
     if isinstance(message.content, list) and not all(isinstance(part, TextPart) for part in message.content):
         return None
-    text = text_of(message)
+    text = unwrapped_text(text_of(message))
     if len(text) > MAX_LENGTH or _QUESTION.search(text):
         return None
     lexicon = _lexicon()

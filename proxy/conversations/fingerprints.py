@@ -21,6 +21,7 @@ from proxy.messages import (
     text_of,
 )
 from proxy.turns.repository import ChainTurn
+from proxy.turns.wrapped_text import unwrapped_text
 
 _SIZE = 16
 _WHITE = b" \t\n\r\x0b\x0c"
@@ -158,8 +159,8 @@ def _type_and_text(message: Message) -> tuple[type[Message], bytes]:
 
 
 def user_text(text: str) -> bytes:
-    """Return the part of a user's text that is compared and hashed."""
-    return _hashed_text(text, is_assistant=False)
+    """Return the part of a user's text that is compared and hashed, without a template that wraps it."""
+    return _hashed_text(unwrapped_text(text), is_assistant=False)
 
 
 def without_thinking(text: str) -> str:

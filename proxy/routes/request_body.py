@@ -47,13 +47,25 @@ def authorization_of(scope: Scope) -> str | None:
     return None if key is None else f"Bearer {unquote(key)}"
 
 
+_EMPTY = ("", "none", "null", "undefined")
+"""Values of a frontend's header that mean that it has none."""
+
+
 def first_of(headers: dict[str, str], names: Iterable[str]) -> str:
-    """Return the first of these headers that is not empty, or ``""``."""
+    """Return the first of these headers of frontends that has a value, or ``""``.
+
+    Open WebUI sends ``None`` for some missing values, and placeholders that its version does not know as they are.
+    """
     for name in names:
         value = headers.get(name.lower(), "").strip()
-        if value:
+        if value.casefold() not in _EMPTY and not is_placeholder(value):
             return value
     return ""
+
+
+def is_placeholder(value: str) -> bool:
+    """Whether the value is a placeholder such as ``{{TASK}}`` that a frontend did not replace."""
+    return value.startswith("{{") and value.endswith("}}")
 
 
 async def read_body(receive: Receive, headers: dict[str, str], settings: Settings) -> bytes:

@@ -10,7 +10,7 @@ import msgspec
 from proxy.auth import pseudonym
 from proxy.errors import InvalidRequest
 from proxy.messages import EventsMode, Parameters
-from proxy.routes.request_body import first_of
+from proxy.routes.request_body import first_of, is_placeholder
 from proxy.settings import Settings
 from proxy.turns.request import DisconnectPolicy, IdSource
 from proxy.wire.chat.parse import conversation_id
@@ -21,7 +21,7 @@ def named_conversation(
 ) -> tuple[str | None, IdSource]:
     """Return the conversation id of the request and its source; an empty value counts as absent."""
     own = headers.get("x-conversation-id", "").strip()
-    if own:
+    if own and not is_placeholder(own):
         return conversation_id(own), "conversation-id"
     for header in frontend_headers:
         if frontend := first_of(headers, [header]):
@@ -55,7 +55,7 @@ def is_retry(headers: dict[str, str]) -> bool:
 
 def is_side_task(headers: dict[str, str], settings: Settings) -> bool:
     """Whether a header marks the request as a side request, such as one for a title."""
-    return bool(headers.get(settings.task_header.lower(), "").strip())
+    return bool(first_of(headers, [settings.task_header]))
 
 
 def on_disconnect(headers: dict[str, str]) -> DisconnectPolicy | None:

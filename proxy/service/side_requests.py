@@ -25,23 +25,26 @@ from proxy.messages import (
 from proxy.request_errors import BackgroundSideRequest
 from proxy.turns.contract import AnsweringTeam, Turn
 from proxy.turns.request import TurnRequest
+from proxy.turns.wrapped_text import unwrapped_text
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
-    """A text that marks a side request: its place, its beginning, and text that it contains after that.
+    """A text that marks a side request: its place, its beginning, and texts that it contains.
 
-    ``begins`` is in lower case, with single spaces; the case and the white space of a message do not count.
+    ``begins`` is in lower case, with single spaces; the case and the white space of a message do not count. ``source``
+    is the file of the frontend that has the whole prompt.
     """
 
     client: str
+    source: str
     place: Literal["only-user", "last-user", "last-system", "system"]
     begins: str
-    holds: str = ""
+    holds: tuple[str, ...] = ()
 
     def matches(self, text: str) -> bool:
         """Whether the text has this beginning and contains ``holds``."""
         beginning = text[: 2 * len(self.begins)]
-        return _plain(beginning).startswith(self.begins) and self.holds in text
+        return _plain(beginning).startswith(self.begins) and all(one in text for one in self.holds)
 
 
 class _Rules(Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,8 +103,8 @@ def is_side_request(messages: Sequence[Message]) -> bool:
     """Whether the messages have the text of a known frontend's side request."""
     system = [message for message in messages if is_instruction(message)]
     places: dict[str, Sequence[Message]] = {
-        "only-user": _only_user(messages),
-        "last-user": [m for m in messages[-1:] if isinstance(m, UserMessage)],
+        "only-user": _own_texts(_only_user(messages)),
+        "last-user": _own_texts([m for m in messages[-1:] if isinstance(m, UserMessage)]),
         "last-system": [message for message in messages[-1:] if is_instruction(message)],
         "system": system,
     }
@@ -116,3 +119,8 @@ def _only_user(messages: Sequence[Message]) -> Sequence[Message]:
         if isinstance(message, UserMessage):
             users.append(message)
     return users if len(users) == 1 else ()
+
+
+def _own_texts(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the messages that are not wrapped in a template with sources: a person wrote the text behind it."""
+    return [one for one in messages if unwrapped_text(text := text_of(one)) == text]

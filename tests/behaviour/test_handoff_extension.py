@@ -256,8 +256,32 @@ async def test_open_webui_gets_its_status_line(
 
     extras = [chunk.model_extra or {} for chunk in chunks]
     told = [extra["event"] for extra in extras if "event" in extra]
-    status = {"type": "status", "data": {"description": "sales takes over", "done": True}}
-    assert told == ([status] if is_told else [])
+    expected = [
+        {"type": "status", "data": {"description": description, "done": True}}
+        for description in ("sales takes over", "sales")
+    ]
+    assert told == (expected if is_told else [])
+
+
+async def test_the_last_status_line_names_the_active_agent(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(
+        calls(("transfer_to_repairs", {"reason": "broken"}), text="One moment."),
+        calls(("look_up_item", {"search_query": "rocket"}), text="I look."),
+        text("item_132612938"),
+    )
+
+    chunks = await streamed(served, None, headers={"X-OpenWebUI-User-Id": "u1"})
+
+    events = [extra["event"]["data"] for c in chunks if "event" in (extra := c.model_extra or {})]
+    assert [event["description"] for event in events] == [
+        "triage",
+        "repairs takes over",
+        "repairs",
+        "repairs uses look_up_item",
+        "look_up_item answered",
+        "repairs",
+    ]
+    assert events[-1]["done"] is True
 
 
 async def test_side_requests_have_no_extension(served: Served, upstream: FakeUpstream) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from proxy.messages import AssistantMessage, FunctionTool, ToolCall, ToolMessage, UserMessage, text_of
 from proxy.providers.model import ModelRequest
+from proxy.turns.wrapped_text import unwrapped_text
 
 SIDE = "side"
 """The agent that answers side requests."""
@@ -72,7 +73,7 @@ def situation_of(request: ModelRequest) -> Situation:
     for message in reversed(recent):
         if isinstance(message, UserMessage):
             is_since_user = False
-            user_texts.append(text_of(message)[:limit])
+            user_texts.append(unwrapped_text(text_of(message))[:limit])
         elif isinstance(message, ToolMessage) and is_since_user:
             given.append(text_of(message)[:_MAX_RESULT_READ])
         elif isinstance(message, AssistantMessage):

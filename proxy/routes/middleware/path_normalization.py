@@ -20,7 +20,7 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class PathNormalizationMiddleware:
-    """Removes extra slashes at both ends of a path, adds a missing ``/v1``, and answers HEAD like GET."""
+    """Removes extra slashes of a path, adds a missing ``/v1``, and answers HEAD like GET."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,6 +41,9 @@ class PathNormalizationMiddleware:
 def served_path(path: str, method: str = "") -> str:
     """Return the path of the route for a request with this path."""
     path = "/" + path.strip("/")
+    if path.startswith("/v1//"):
+        # Clients append "/chat/completions" to a base URL that ends with a slash.
+        path = "/v1/" + path[4:].lstrip("/")
     if (method, path) == OWN_ROUTE:
         return path
     for served in ALSO_WITHOUT_VERSION:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from proxy.events import (
@@ -143,7 +144,7 @@ class ExtensionUpdate(Struct, frozen=True):
 
 
 class HandoffExtensionEncoder:
-    """Encodes the extension of one turn. It needs every event in order, except further text deltas of an agent.
+    """Encodes the extension of one turn. It needs every event in order, except text deltas behind a text delta.
 
     ``hides_details`` omits content of models and tools: reasoning, arguments, results, errors and handoff reasons.
     """
@@ -157,6 +158,8 @@ class HandoffExtensionEncoder:
         self._agent = ""
         """The last of ``_agents``."""
         self._reported_agent = ""
+        self._status_agent = ""
+        """The agent that the last status names as active; empty if that status is about something else."""
         self._tool_calls = 0
         self._uses: dict[tuple[str, str], ModelUsage] = {}
         self._joints = TextJoiner()
@@ -166,7 +169,7 @@ class HandoffExtensionEncoder:
         """Return the update for an event, which precedes the delta of the event; None if there is none."""
         match event:
             case TextDelta() | RefusalDelta() | ClientToolCall():
-                return self._agent_speaking()
+                return self._with_active_agent(self._agent_speaking())
             case ReasoningDelta():
                 return self._reasoning_delta(event.text)
             case Started():
@@ -221,6 +224,17 @@ class HandoffExtensionEncoder:
         self._reported_agent = self._agent
         extension_event = ExtensionEvent("agent.speaking", self._agent, progress=self._percent)
         return ExtensionUpdate(extension_event) if self._has_objects else None
+
+    def _with_active_agent(self, update: ExtensionUpdate | None) -> ExtensionUpdate | None:
+        """Add a status that names the active agent, unless the last status does.
+
+        Open WebUI keeps the last status of a turn above the message.
+        """
+        if not self._has_status or self._status_agent == self._agent:
+            return update
+        self._status_agent = self._agent
+        status = StatusEvent(data=StatusData(self._agent, done=True))
+        return msgspec.structs.replace(update or ExtensionUpdate(), status=status)
 
     def _reasoning_delta(self, text: str) -> ExtensionUpdate | None:
         first = self._agent_speaking()
@@ -299,6 +313,7 @@ class HandoffExtensionEncoder:
         """Return the parts that the mode includes; a line of reasoning is a separate paragraph."""
         if not self._has_reasoning:
             return ExtensionUpdate(event)
+        self._status_agent = ""
         self._joints.pause()
         reasoning = self._joints.join(line)
         self._joints.pause()

@@ -106,9 +106,9 @@ class ChunkEncoder:
 
     def _frames(self, event: Event) -> list[bytes]:
         note = self._extension.encode(event) if self._extension is not None else None
-        self._is_flowing = isinstance(event, TextDelta) or (
-            self._is_flowing and not isinstance(event, Handoff)
-        )
+        # After another status the next text delta is preceded by one that names the active agent.
+        is_interrupted = isinstance(event, Handoff) or (note is not None and note.status is not None)
+        self._is_flowing = isinstance(event, TextDelta) or (self._is_flowing and not is_interrupted)
         if note is None:
             return self._answer(event)
         role = self._role(content="" if isinstance(event, TextDelta) else None)

@@ -696,13 +696,13 @@ async def test_without_a_script_an_agent_says_what_it_is(team: str, agent: str) 
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("Please generate a four to five word title", "Demonstration"),
+        ("Please generate a four to five word title", "Conversation"),
         (
             '### Task:\nOutput: JSON format: { "title": "your concise title here" }',
-            '{"title": "Demonstration"}',
+            '{"title": "Conversation"}',
         ),
         ('### Task:\nJSON format: { "follow_ups": ["Question 1?"] }', '{"follow_ups": []}'),
-        ('### Task:\nJSON format: { "tags": ["tag1"] }', '{"tags": ["demonstration"]}'),
+        ('### Task:\nJSON format: { "tags": ["tag1"] }', '{"tags": []}'),
     ],
 )
 @pytest.mark.parametrize("agent", ["", "side"])
@@ -736,6 +736,13 @@ PAGE_TITLE = "Write a title of at most six words for this conversation. Reply wi
         ),
         ([OPEN_WEBUI_TITLE], '{"title": "My"}'),
         ([OPEN_WEBUI_TITLE.replace('"rocket"', "rocket")], '{"title": "My rocket exploded"}'),
+        ([OPEN_WEBUI_TITLE.replace('My "rocket"', '\n"My rocket')], '{"title": "My rocket exploded"}'),
+        ([OPEN_WEBUI_TITLE.replace('My "rocket" exploded. Again!', "?!")], '{"title": "Conversation"}'),
+        (
+            ['### Task:\nOutput: { "tags": ["tag1"] }\n<chat_history>\nUSER: A rocket!\n</chat_history>'],
+            '{"tags": ["A rocket"]}',
+        ),
+        (["Give the chat below a heading.\n\nHuman: I want skates.\nAI: Here."], "I want skates"),
     ],
 )
 async def test_title_is_made_from_the_conversation(messages: list[str], title: str) -> None:
