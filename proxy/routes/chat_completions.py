@@ -5,11 +5,14 @@ A plain ASGI endpoint: the framework's validation and its streaming response cos
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from proxy.routes.dependencies import Services, request_context
-from proxy.routes.request_body import first_of, read_body
+from proxy.routes.request_body import decode_body, first_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
     events_mode,
@@ -25,6 +28,7 @@ from proxy.routes.request_headers import (
 from proxy.routes.streaming import Connection
 from proxy.routes.turn_response import encoder_options, write_turn
 from proxy.routes.turns import last_seen
+from proxy.settings import Settings
 from proxy.turns.request import TurnRequest
 from proxy.turns.structured_output import compile_response_format
 from proxy.wire.chat.completion import (
@@ -50,8 +54,8 @@ class ChatCompletions:
             body, connection, caller, services.keys.terms_of(caller)
         ):
             return
-        request = decode_chat(body, max_messages=settings.max_messages, strict=settings.strict_parameters)
-        turn_request, options = chat_turn_request(services, caller, headers, body, request)
+        request = await decode_body(chat_decoder(settings), body)
+        turn_request, options = await chat_turn_request(services, caller, headers, body, request)
         # It is as large as the history, and the answer may take minutes.
         del body
         scope["state"]["facts"].update(model=request.model[:100], stream=request.stream)
@@ -81,7 +85,12 @@ class ResumedStream:
         await write_turn(services, opened, connection, encoder, is_resumed=True)
 
 
-def chat_turn_request(
+def chat_decoder(settings: Settings) -> Callable[[bytes], ChatRequest]:
+    """Return the function that decodes a body within the limits of the settings."""
+    return partial(decode_chat, max_messages=settings.max_messages, strict=settings.strict_parameters)
+
+
+async def chat_turn_request(
     services: Services, caller: str, headers: dict[str, str], body: bytes, request: ChatRequest
 ) -> tuple[TurnRequest, AnswerOptions]:
     """Combine body and headers of a request; return it with the options for encoding its response."""
@@ -117,7 +126,7 @@ def chat_turn_request(
             safety_identifier=request.safety_identifier,
             prompt_cache_key=request.prompt_cache_key,
         ),
-        response_format=compile_response_format(request.parameters.response_format),
+        response_format=await compile_response_format(request.parameters.response_format),
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls is not False,

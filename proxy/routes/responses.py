@@ -24,7 +24,7 @@ from proxy.routes.dependencies import (
     request_context,
 )
 from proxy.routes.item_references import References
-from proxy.routes.request_body import first_of, read_body
+from proxy.routes.request_body import decode_body, first_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
     events_mode,
@@ -73,9 +73,10 @@ class Responses:
         connection = Connection(scope, receive, send)
         settings = services.settings
         body = await read_body(receive, headers, settings)
-        request = decode_response_request(
-            body, max_items=settings.max_messages, strict=settings.strict_parameters
+        decode = partial(
+            decode_response_request, max_items=settings.max_messages, strict=settings.strict_parameters
         )
+        request = await decode_body(decode, body)
         if services.passing is not None:
             await services.passing.reject_other_endpoint(request.model)
         options = _options(services, caller, headers, request)
@@ -217,7 +218,7 @@ async def _turn_request(
             safety_identifier=request.safety_identifier,
             prompt_cache_key=request.echo.prompt_cache_key,
         ),
-        response_format=compile_response_format(request.parameters.response_format),
+        response_format=await compile_response_format(request.parameters.response_format),
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls,

@@ -10,13 +10,12 @@ from contextlib import aclosing, suppress
 from starlette.websockets import WebSocket
 
 from proxy.errors import CompletionNotFound, InternalTurnError, ProxyError, Unauthorized
-from proxy.routes.chat_completions import chat_turn_request
+from proxy.routes.chat_completions import chat_decoder, chat_turn_request
 from proxy.routes.middleware.rate_limit import admit as admit_turn
-from proxy.routes.request_body import ClientDisconnected, first_of, headers_of
+from proxy.routes.request_body import ClientDisconnected, decode_body, first_of, headers_of
 from proxy.routes.sockets import Channel, admit
 from proxy.service.turns import Opened
 from proxy.turns.live import LiveTurn
-from proxy.wire.chat.parse import decode_chat
 from proxy.wire.events.feed import Feed
 from proxy.wire.events.websocket import (
     CLIENT_MESSAGE,
@@ -120,11 +119,8 @@ class Session:
     async def _start(self, message: ClientMessage) -> None:
         types = message.wanted
         self._check_stream_count()
-        settings = self._services.settings
-        request = decode_chat(
-            message.body, max_messages=settings.max_messages, strict=settings.strict_parameters
-        )
-        turn_request, _ = chat_turn_request(
+        request = await decode_body(chat_decoder(self._services.settings), message.body)
+        turn_request, _ = await chat_turn_request(
             self._services, self._caller, self._headers_with(message), message.body, request
         )
         await admit_turn(self._services, self._caller)

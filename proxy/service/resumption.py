@@ -173,14 +173,14 @@ class ApprovalResumption:
             is_paused=True,
             resumption=resumption,
         )
-        await self._begin(_request_of(caller, record, saved), resolved)
+        await self._begin(await _request_of(caller, record, saved), resolved)
 
 
 def _visible_to_agents(chain: Sequence[ChainTurn]) -> list[Item]:
     return [item for turn in chain for item in turn.items if not is_instruction(item.message)]
 
 
-def _request_of(caller: str, record: TurnRecord, saved: SavedRequestOptions) -> TurnRequest:
+async def _request_of(caller: str, record: TurnRecord, saved: SavedRequestOptions) -> TurnRequest:
     """Return the request that resumes a turn."""
     return TurnRequest(
         caller=caller,
@@ -189,7 +189,7 @@ def _request_of(caller: str, record: TurnRecord, saved: SavedRequestOptions) -> 
         end_user=record.end_user,
         conversation_id=record.conversation_id,
         parameters=saved.parameters,
-        response_format=compile_response_format(saved.parameters.response_format),
+        response_format=await compile_response_format(saved.parameters.response_format),
         tools=saved.client_tools,
         tool_choice=saved.tool_choice,
         parallel_tool_calls=saved.parallel_tool_calls,

@@ -33,11 +33,11 @@ from proxy.teamfiles.env_vars import substitute
 from proxy.teamfiles.yaml_nodes import UnreadableFile, compose
 from proxy.tools.mcp.lines import LineSplitter
 from proxy.tools.mcp.results import result_text
-from proxy.turns.structured_output import ResponseFormat
 from proxy.wire.chat.message_validation import TRANSLATED_ID, validate_messages
 from proxy.wire.chat.parse import decode_chat
 from proxy.wire.responses.parse import decode_response_request
 from proxy.wire.schema_expansion import ExpansionTooLarge, check_expansion
+from proxy.wire.schema_validator import SchemaValidator
 from proxy.wire.validation.body_decoder import _STRING, reject_nul
 from proxy.wire.validation.query_params import list_query, metadata_filter
 from tests.fakes.replies import chunk
@@ -162,10 +162,9 @@ def yaml(text: str) -> Callable[[], object]:
 
 
 def answer(count: int) -> Callable[[], object]:
-    form = ResponseFormat({"type": "array", "items": {"anyOf": [{"pattern": "^a+b"}, {"type": "string"}]}})
+    alternatives = [{"pattern": "^a+b"}, {"type": "string"}]
+    validator = SchemaValidator({"type": "array", "items": {"anyOf": alternatives}})
     text = json.dumps(["a" * 20] * count)
-    assert form._validator is not None
-    validator = form._validator
     return lambda: validator.is_valid(json.loads(text))
 
 

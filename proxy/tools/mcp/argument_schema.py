@@ -1,39 +1,30 @@
 """Validate the arguments of a call against the JSON Schema of an MCP tool, with errors that a model can act on.
 
 The schema comes from the server, so the validator fetches no references and limits backtracking in patterns. If the
-schema is invalid or expands too far, or validation could take too long, the arguments are not validated here: the
+schema is invalid or expands too far, or its validation takes too long, the arguments are not validated here: the
 server has to do it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import islice
-from typing import Any
+from collections.abc import Mapping
 
-import jsonschema_rs
 import msgspec
 
 from proxy.errors import ToolError
 from proxy.wire.schema_expansion import ExpansionTooLarge, check_expansion
+from proxy.wire.schema_process import in_process, matches, problems_of_text
 from proxy.wire.schema_validator import SchemaValidator
 
-_MAX_SECONDS = 0.05
-_MAX_BACKTRACKING_LENGTH = 4_000
-_MAX_PROBLEMS = 5
-_MAX_PROBLEM_LENGTH = 300
-_NO_PROBLEMS = (
-    jsonschema_rs.ValidationErrorKind.BacktrackLimitExceeded,
-    jsonschema_rs.ValidationErrorKind.RegexEngineFailure,
-    jsonschema_rs.ValidationErrorKind.Referencing,
-)
-"""Errors in applying the schema; they are not errors of the arguments."""
+_MAX_SECONDS = 0.02
+_NO_MATCH = "the arguments do not match the schema of the tool"
 
 
 class ArgumentSchema:
     """Compiled JSON Schema of the arguments of a tool."""
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
+    def __init__(self, schema: Mapping[str, object]) -> None:
+        self._schema = schema
         self._validator: SchemaValidator | None = None
         self._is_recursive = False
         try:
@@ -42,41 +33,34 @@ class ArgumentSchema:
         except (ValueError, ExpansionTooLarge):
             pass
 
-    def check(self, arguments: Mapping[str, object]) -> None:
-        """Validate the arguments of a call.
+    async def check(self, arguments: Mapping[str, object]) -> None:
+        """Validate the arguments of a call; in a separate process, if that could block the event loop.
 
         Raises:
-            ToolError: The message has at most ``_MAX_PROBLEMS`` validation errors.
+            ToolError: The message has the first validation errors.
         """
-        if self._validator is None or self._takes_too_long(self._validator, arguments):
+        if self._validator is None:
             return
-        try:
-            if self._validator.is_valid(arguments):
-                return
-            if self._is_recursive:
-                # To describe errors, the validator evaluates each branch again at each level: 18 levels of an
-                # ``anyOf`` with two branches took 24 s.
-                raise ToolError("the arguments do not match the schema of the tool")
-            problems = [
-                _message(error.instance_path, error.message)
-                for error in islice(self._validator.errors(arguments), _MAX_PROBLEMS)
-                if not isinstance(error.kind, _NO_PROBLEMS)
-            ]
-        except ValueError:  # numbers outside the validator's range
-            return
+        text = msgspec.json.encode(arguments).decode()
+        if self._validator.seconds(text) <= _MAX_SECONDS:
+            problems = self._problems(self._validator, arguments)
+        else:
+            problems = await self._problems_of_text(text)
         if problems:
             raise ToolError("; ".join(problems))
 
-    @staticmethod
-    def _takes_too_long(validator: SchemaValidator, arguments: Mapping[str, object]) -> bool:
-        """Return whether validation could block the event loop; the server then has to do it."""
-        text = msgspec.json.encode(arguments).decode()
-        if validator.may_backtrack:
-            return len(text) > _MAX_BACKTRACKING_LENGTH
-        return validator.seconds(text) > _MAX_SECONDS
+    def _problems(self, validator: SchemaValidator, arguments: Mapping[str, object]) -> list[str]:
+        try:
+            if validator.is_valid(arguments):
+                return []
+            # To describe errors, the validator evaluates each branch of a recursive schema again at each level: 18
+            # levels of an ``anyOf`` with two branches took 24 s.
+            return [_NO_MATCH] if self._is_recursive else validator.problems(arguments)
+        except ValueError:  # numbers outside the validator's range
+            return []
 
-
-def _message(path: Iterable[str | int], message: str) -> str:
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
-    short = message if len(message) <= _MAX_PROBLEM_LENGTH else f"{message[:_MAX_PROBLEM_LENGTH]}…"
-    return f"argument '{place[:100]}': {short}" if place else f"invalid arguments: {short}"
+    async def _problems_of_text(self, text: str) -> list[str]:
+        schema = msgspec.json.encode(self._schema)
+        if self._is_recursive:
+            return [_NO_MATCH] if await in_process(matches, schema, text) is False else []
+        return await in_process(problems_of_text, schema, text) or []

@@ -43,7 +43,7 @@ class McpTool:
 
     async def call(self, arguments: dict[str, object], context: ToolContext) -> str:
         """Validate the arguments and call the tool on the server."""
-        self._argument_schema.check(arguments)
+        await self._argument_schema.check(arguments)
         return await self._server.call(self._name, arguments, call_key=context.call_key)
 
 

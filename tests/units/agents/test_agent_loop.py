@@ -359,7 +359,7 @@ async def test_text_next_to_a_call_is_not_part_of_a_structured_answer() -> None:
     sales, sink = ScriptedModel(says('{"price": 10}')), RememberingSink()
     team = await team_of(agent("triage", triage, hands_to=["sales"]), agent("sales", sales))
     turn = turn_of(HELLO, agent="triage")
-    turn.response_format = compile_response_format(JSON_FORM)
+    turn.response_format = await compile_response_format(JSON_FORM)
 
     assert await team.answer(turn, sink) == TeamOutcome("stop")
     assert "".join(e.text for e in sink.events if isinstance(e, TextDelta)) == '{"price": 10}'
@@ -369,7 +369,7 @@ async def test_text_next_to_a_call_is_not_part_of_a_structured_answer() -> None:
 async def test_free_text_never_leaves_as_a_structured_answer(said: str) -> None:
     team = await team_of(agent("triage", ScriptedModel(says(said))))
     turn = turn_of(HELLO, agent="triage")
-    turn.response_format = compile_response_format(JSON_FORM)
+    turn.response_format = await compile_response_format(JSON_FORM)
 
     with pytest.raises(ResponseFormatNotMet):
         await team.answer(turn, RememberingSink())
@@ -378,6 +378,6 @@ async def test_free_text_never_leaves_as_a_structured_answer(said: str) -> None:
 async def test_a_structured_answer_that_was_cut_says_so_by_its_finish_reason() -> None:
     team = await team_of(agent("triage", ScriptedModel(says('{"pri', reason="length"))))
     turn = turn_of(HELLO, agent="triage")
-    turn.response_format = compile_response_format(JSON_FORM)
+    turn.response_format = await compile_response_format(JSON_FORM)
 
     assert await team.answer(turn, RememberingSink()) == TeamOutcome("length")

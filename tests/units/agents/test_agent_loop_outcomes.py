@@ -230,7 +230,7 @@ SCHEMA = {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
 async def test_a_complete_answer_that_does_not_match_the_response_format_is_an_error(
     reason: FinishReason,
 ) -> None:
-    state = state_of(response_format=compile_response_format(SCHEMA))
+    state = state_of(response_format=await compile_response_format(SCHEMA))
 
     with pytest.raises(ResponseFormatNotMet):
         await AgentLoop(agent("triage", ScriptedModel(says("no JSON", reason=reason)))).run(state)
@@ -239,7 +239,7 @@ async def test_a_complete_answer_that_does_not_match_the_response_format_is_an_e
 
 @pytest.mark.parametrize("text", ['{"a": 1}', "{}"])
 async def test_an_answer_that_matches_the_response_format_is_accepted(text: str) -> None:
-    state = state_of(response_format=compile_response_format(SCHEMA))
+    state = state_of(response_format=await compile_response_format(SCHEMA))
 
     assert await AgentLoop(agent("triage", ScriptedModel(says(text)))).run(state) == AgentAnswered("stop")
 
@@ -247,7 +247,7 @@ async def test_an_answer_that_matches_the_response_format_is_accepted(text: str)
 async def test_incomplete_answers_and_refusals_are_not_compared_with_the_response_format() -> None:
     refusal: Reply = [RefusalDelta("I cannot"), Finished("stop", USAGE)]
     for reply in (says("no", reason="length"), refusal):
-        state = state_of(response_format=compile_response_format(SCHEMA))
+        state = state_of(response_format=await compile_response_format(SCHEMA))
         found = await AgentLoop(agent("triage", ScriptedModel(reply))).run(state)
         assert isinstance(found, AgentAnswered)
 

@@ -101,7 +101,7 @@ async def test_response_format_is_compiled_once_and_options_are_encoded_once() -
     options = AnswerOptions(id="", created=0, model="shop", include_usage=True)
     request = replace(
         ASK,
-        response_format=compile_response_format(
+        response_format=await compile_response_format(
             {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}
         ),
         options=options,

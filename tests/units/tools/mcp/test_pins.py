@@ -228,21 +228,21 @@ def test_pinned_tools_are_reported_with_their_changes() -> None:
         ),
     ],
 )
-def test_argument_errors_are_described(arguments: dict[str, object], told: str) -> None:
+async def test_argument_errors_are_described(arguments: dict[str, object], told: str) -> None:
     row = {"type": "object", "properties": {"n": {"minimum": 1}}}
     more = {"rows": {"type": "array", "items": row}, "mode": {"enum": ["r", "w"]}}
     form = ArgumentSchema({**SCHEMA, "properties": {**SCHEMA["properties"], **more}})  # type: ignore[dict-item]
 
     with pytest.raises(ToolError) as caught:
-        form.check(arguments)
+        await form.check(arguments)
     assert caught.value.message == told
 
 
-def test_the_number_of_argument_errors_is_limited() -> None:
+async def test_the_number_of_argument_errors_is_limited() -> None:
     form = ArgumentSchema({"additionalProperties": {"type": "string", "maxLength": 1}})
 
     with pytest.raises(ToolError) as caught:
-        form.check({f"key{n}": "x" * 10_000 for n in range(1000)})
+        await form.check({f"key{n}": "x" * 10_000 for n in range(1000)})
     assert len(caught.value.message) < 2000
 
 
@@ -258,23 +258,41 @@ def test_the_number_of_argument_errors_is_limited() -> None:
         ),
     ],
 )
-def test_a_schema_that_cannot_be_applied_is_left_to_the_server(schema: dict[str, Any]) -> None:
+async def test_a_schema_that_cannot_be_applied_is_left_to_the_server(schema: dict[str, Any]) -> None:
     form = ArgumentSchema(schema)
 
-    assert [rejected_by(form, arguments) for arguments in ({"path": "a" * 5000}, {"path": 7}, {})] == [
+    assert [await rejected_by(form, arguments) for arguments in ({"path": "a" * 5000}, {"path": 7}, {})] == [
         False
     ] * 3
 
 
-def rejected_by(form: ArgumentSchema, arguments: Mapping[str, object]) -> bool:
+async def test_argument_errors_of_backtracking_patterns_are_described() -> None:
+    form = ArgumentSchema({"properties": {"path": {"pattern": "^(?!/)"}}})
+    await form.check({"path": "a/b"})
+
+    with pytest.raises(ToolError) as caught:
+        await form.check({"path": "/a"})
+    assert caught.value.message == """argument 'path': "/a" does not match "^(?!/)\""""
+
+
+async def test_expensive_arguments_of_a_recursive_schema_are_validated() -> None:
+    form = ArgumentSchema({"properties": {"a": {"$ref": "#"}, "b": {"pattern": "^(?!/)"}}})
+    await form.check({"a": {"b": "x"}})
+
+    with pytest.raises(ToolError) as caught:
+        await form.check({"a": {"b": "/x"}})
+    assert caught.value.message == "the arguments do not match the schema of the tool"
+
+
+async def rejected_by(form: ArgumentSchema, arguments: Mapping[str, object]) -> bool:
     try:
-        form.check(arguments)
+        await form.check(arguments)
     except ToolError:
         return True
     return False
 
 
-def test_wrong_arguments_of_a_recursive_schema_are_refused_at_once() -> None:
+async def test_wrong_arguments_of_a_recursive_schema_are_refused_at_once() -> None:
     choice = {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}
     arguments: dict[str, object] = {"a": 1}
     for _ in range(40):
@@ -282,7 +300,7 @@ def test_wrong_arguments_of_a_recursive_schema_are_refused_at_once() -> None:
 
     began = time.process_time()
     with pytest.raises(ToolError):
-        ArgumentSchema({"type": "object", "properties": {"a": choice}}).check(arguments)
+        await ArgumentSchema({"type": "object", "properties": {"a": choice}}).check(arguments)
     assert time.process_time() - began < 1
 
 
