@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from bench.client import Connection, Messages, connected, connections, request
 from bench.processes import Field, Served
@@ -85,15 +86,22 @@ def _words(clients: Sequence[Connection]) -> int:
 
 async def plain_requests(field: Field) -> list[Figure]:
     """CPU of a request with an immediate JSON response; for handoff-proxy, of a stored turn."""
-    costs = []
-    for server in field.servers:
+    costs = [await _cost_of_plain(server) for server in field.servers]
+    return [Figure.of("plain request", "µs CPU", costs, goal=1000)]
 
-        async def ask(client: Connection) -> None:
-            asked = request("plain", _greeting(), stream=False)
-            await client.ask(asked, SCRIPTS["plain"].chunks)
 
-        costs.append(await _cost_of_each(server, ask, count=480, concurrency=8))
-    return [Figure.of("plain request", "µs CPU", (cost * 1e6 for cost in costs), goal=1000)]
+async def _cost_of_plain(server: Served, *, count: int = 480, concurrency: int = 8) -> float:
+    async def ask(client: Connection) -> None:
+        await client.ask(request("plain", _greeting(), stream=False), SCRIPTS["plain"].chunks)
+
+    return await _cost_of_each(server, ask, count=count, concurrency=concurrency) * 1e6
+
+
+async def _cost_of_short_streams(server: Served) -> float:
+    async def ask(client: Connection) -> None:
+        await client.ask(request("first", _greeting(), stream=True), SCRIPTS["first"].chunks)
+
+    return await _cost_of_each(server, ask, count=480, concurrency=8) * 1e6
 
 
 async def handoff_turns(field: Field) -> list[Figure]:
@@ -106,14 +114,19 @@ async def handoff_turns(field: Field) -> list[Figure]:
         for model in HANDOFF:
             await client.ask(request(model, _greeting(), stream=True), SCRIPTS[model].chunks)
 
+    costs = [
+        await _cost_of_each(field.baseline, two_calls, count=48, concurrency=8),
+        await _cost_of_each(field.reference, two_calls, count=48, concurrency=8),
+        await _cost_of_handoff(field.proxy) / 1e6,
+    ]
+    return [Figure.of("handoff turn, 40 chunks", "ms CPU", (cost * 1e3 for cost in costs), goal=4.5)]
+
+
+async def _cost_of_handoff(server: Served) -> float:
     async def run_turn(client: Connection) -> None:
         await client.ask(request("handoff", _greeting(), stream=True), SCRIPTS["talking"].chunks)
 
-    costs = [
-        await _cost_of_each(server, run_turn if server is field.proxy else two_calls, count=48, concurrency=8)
-        for server in field.servers
-    ]
-    return [Figure.of("handoff turn, 40 chunks", "ms CPU", (cost * 1e3 for cost in costs), goal=4.5)]
+    return await _cost_of_each(server, run_turn, count=48, concurrency=8) * 1e6
 
 
 async def long_histories(field: Field) -> list[Figure]:
@@ -274,4 +287,15 @@ MEASURES: dict[str, Measure] = {
     "handoff": handoff_turns,
     "history": long_histories,
     "first-token": first_token,
+}
+
+# Measurements of one server, in µs of CPU.
+COSTS: dict[str, Callable[[Served], Awaitable[float]]] = {
+    "plain": _cost_of_plain,
+    "plain32": partial(_cost_of_plain, count=960, concurrency=32),
+    "short": _cost_of_short_streams,
+    "single": partial(_cost_of_chunks, model="single", streams=10),
+    "bursts": partial(_cost_of_chunks, model="bursts", streams=4),
+    "handoff": _cost_of_handoff,
+    "new": lambda server: _cost_of_lists(server, [_messages(999)] * 24),
 }

@@ -81,20 +81,33 @@ async def field(folder: Path, models: Sequence[str]) -> AsyncIterator[Field]:
         async def start(
             name: str, command: Sequence[str], port: int, environment: Mapping[str, str]
         ) -> Served:
-            return await stack.enter_async_context(_process(name, command, port, environment, folder))
+            return await stack.enter_async_context(started_process(name, command, port, environment, folder))
 
-        ports = _free_ports(4)
+        ports = free_ports(4)
         upstream = await start("upstream", ["bench.upstream", str(ports[0])], ports[0], {})
         baseline = await start("baseline", ["bench.baseline", str(ports[1]), str(ports[0])], ports[1], {})
         reference = await start("reference", ["bench.reference", str(ports[2]), str(ports[0])], ports[2], {})
-        (folder / "teams.yaml").write_text(team_file(models, ports[0]))
-        proxy = await start(
-            "handoff-proxy",
-            ["proxy.cli", "serve", "--port", str(ports[3])],
-            ports[3],
-            {"PROXY_DATA_DIR": str(folder / "data"), "PROXY_TEAMS": str(folder / "teams.yaml")},
-        )
+        proxy = await stack.enter_async_context(proxy_process(folder, models, ports[0], ports[3]))
         yield Field(upstream, baseline, reference, proxy)
+
+
+@asynccontextmanager
+async def proxy_process(
+    folder: Path,
+    models: Sequence[str],
+    upstream_port: int,
+    port: int,
+    environment: Mapping[str, str] | None = None,
+    *,
+    tree: Path = ROOT,
+) -> AsyncIterator[Served]:
+    """Start handoff-proxy of the checkout ``tree``, with its data in ``folder``."""
+    (folder / "teams.yaml").write_text(team_file(models, upstream_port))
+    paths = {"PROXY_DATA_DIR": str(folder / "data"), "PROXY_TEAMS": str(folder / "teams.yaml")}
+    command = ["proxy.cli", "serve", "--port", str(port)]
+    variables = {**paths, **(environment or {})}
+    async with started_process("handoff-proxy", command, port, variables, folder, tree=tree) as served:
+        yield served
 
 
 def team_file(models: Sequence[str], upstream_port: int) -> str:
@@ -112,8 +125,14 @@ def team_file(models: Sequence[str], upstream_port: int) -> str:
 
 
 @asynccontextmanager
-async def _process(
-    name: str, command: Sequence[str], port: int, environment: Mapping[str, str], folder: Path
+async def started_process(
+    name: str,
+    command: Sequence[str],
+    port: int,
+    environment: Mapping[str, str],
+    folder: Path,
+    *,
+    tree: Path = ROOT,
 ) -> AsyncIterator[Served]:
     log = folder / f"{name}.log"
     with log.open("wb") as output:
@@ -122,7 +141,7 @@ async def _process(
             "-m",
             *command,
             cwd=folder,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tree), **environment},
             stdout=output,
             stderr=output,
         )
@@ -163,7 +182,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     listening = [socket.socket() for _ in range(count)]
     try:
         for one in listening:

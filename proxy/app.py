@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
-from proxy.agents.dispatch import AutoGenDispatcher, Dispatcher
+from proxy.agents.dispatch import AutoGenDispatcher, Dispatcher, QueuedRuntime
 from proxy.errors import ConfigurationError
 from proxy.lifespan import Parts, mcp_servers_of, metrics_of, open_services
 from proxy.routes import (
@@ -110,7 +110,8 @@ def create_app(
         settings=settings,
         loaded=loaded,
         threads=threads,
-        dispatcher=dispatcher or AutoGenDispatcher(),
+        dispatcher=dispatcher
+        or AutoGenDispatcher(QueuedRuntime() if settings.agent_runtime == "queued" else None),
         origin_policy=OriginPolicy.of(settings),
         metrics=metrics_of(loaded) if settings.metrics else None,
         make_mcp_servers=mcp_servers_of(loaded),

@@ -264,6 +264,14 @@ class Settings(BaseSettings):
     api_keys: Annotated[
         Keys, _setting("API keys accepted in the Authorization header.", "PROXY_API_KEYS")
     ] = ()
+    agent_runtime: Annotated[
+        Literal["direct", "queued"],
+        ValueFormat("direct or queued"),
+        _setting(
+            "How AutoGen dispatches agents: by direct calls, or through its queue.", "PROXY_AGENT_RUNTIME"
+        ),
+    ] = "direct"
+
     redis_url: Annotated[
         Annotated[SecretStr, _secret(_REDIS)] | None,
         ValueFormat("an address like redis://host:6379/0"),

@@ -1,7 +1,7 @@
-"""Dispatch of the active agent of a turn: over AutoGen's runtime, or as a direct call.
+"""Dispatch of the active agent of a turn: over a runtime of AutoGen's protocol, or as a direct call.
 
 AutoGen only dispatches: a message contains the id of the turn, and one stateless AutoGen agent runs every
-agent of every team. Both dispatchers pass ``tests/contracts/test_dispatchers.py``, so one can replace the other.
+agent of every team. All dispatchers pass ``tests/contracts/test_dispatchers.py``, so one can replace the other.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from autogen_core import (
     message_handler,
 )
 
+from proxy.agents.direct_runtime import DirectRuntime
 from proxy.agents.turn_state import TurnState
 
 if TYPE_CHECKING:
@@ -85,11 +86,12 @@ class RunEnded:
 class _Run:
     """The arguments of one dispatch, and its result."""
 
-    __slots__ = ("agent", "context", "ended", "error", "outcome", "state")
+    __slots__ = ("agent", "context", "ended", "error", "outcome", "sender", "state")
 
     def __init__(self, agent: RunnableAgent, state: TurnState) -> None:
         self.agent = agent
         self.state = state
+        self.sender = asyncio.current_task()
         self.context = copy_context()
         self.outcome: AgentOutcome | None = None
         self.error: Exception | None = None
@@ -108,16 +110,18 @@ class _AgentRunner(RoutedAgent):
         """Run the agent; store its exception instead of raising it into the runtime."""
         task = asyncio.current_task()
         assert task is not None
-        # AutoGen does not cancel this task when the sender is cancelled: the token does, once the task is linked.
-        ctx.cancellation_token.link_future(task)
         run = self._runs[message.turn_id]
-        # The runtime's task has the context of its start; the agent needs that of the turn (the request id in the log).
-        for variable, value in run.context.items():
-            variable.set(value)
+        if task is not run.sender:
+            # AutoGen's runtime does not cancel its task when the sender is cancelled: the token does, once the task
+            # is linked. And that task has the context of the runtime's start; the agent needs that of the turn (the
+            # request id in the log).
+            ctx.cancellation_token.link_future(task)
+            for variable, value in run.context.items():
+                variable.set(value)
         try:
             run.outcome = await run.agent.run(run.state)
         except asyncio.CancelledError:
-            if ctx.cancellation_token.is_cancelled():
+            if task.cancelling() or ctx.cancellation_token.is_cancelled():
                 raise
             # A CancelledError that a library raised by itself must not look like a cancelled turn.
             run.error = RuntimeError("the agent was cancelled by something it called")
@@ -139,8 +143,8 @@ class _NoSpans:
 _NO_SPAN = nullcontext()
 
 
-class _QuietRuntime(SingleThreadedAgentRuntime):
-    """The runtime without serialisation of every message for logs and spans.
+class QueuedRuntime(SingleThreadedAgentRuntime):
+    """AutoGen's own runtime without serialisation of every message for logs and spans.
 
     autogen-core 0.7.5 serialises each message six times before it checks whether logging and tracing are enabled, which
     is two thirds of the runtime's CPU time per turn. There is no setting for it, so three private names are replaced.
@@ -159,12 +163,12 @@ class _QuietRuntime(SingleThreadedAgentRuntime):
 
 
 class AutoGenDispatcher:
-    """Sends one direct message per run through a ``SingleThreadedAgentRuntime``."""
+    """Sends one direct message per run through a runtime of AutoGen's protocol, by default ``DirectRuntime``."""
 
     ADDRESS = AgentId("team_agent", "shared")
 
-    def __init__(self) -> None:
-        self._runtime = _QuietRuntime()
+    def __init__(self, runtime: DirectRuntime | QueuedRuntime | None = None) -> None:
+        self._runtime = runtime or DirectRuntime()
         self._runs: dict[str, _Run] = {}
 
     async def start(self) -> None:
@@ -172,7 +176,8 @@ class AutoGenDispatcher:
         await _AgentRunner(self._runs).register_instance(
             self._runtime, self.ADDRESS, skip_class_subscriptions=True
         )
-        self._runtime.start()
+        if isinstance(self._runtime, QueuedRuntime):
+            self._runtime.start()
 
     async def run(self, agent: RunnableAgent, state: TurnState) -> AgentOutcome:
         """Send ``RunAgent`` and wait until the agent has ended."""
@@ -180,11 +185,14 @@ class AutoGenDispatcher:
         run = self._runs[turn_id] = _Run(agent, state)
         token = CancellationToken()
         try:
-            await self._runtime.send_message(RunAgent(turn_id), self.ADDRESS, cancellation_token=token)
+            await self._runtime.send_message(
+                RunAgent(turn_id), self.ADDRESS, cancellation_token=token, message_id=turn_id
+            )
         except asyncio.CancelledError:
             token.cancel()
-            # Wait for the agent, which closes its connections. The runtime delivers the message in any case.
-            await asyncio.shield(run.ended)
+            if isinstance(self._runtime, QueuedRuntime):
+                # Wait for the agent, which closes its connections. The runtime delivers the message in any case.
+                await asyncio.shield(run.ended)
             raise
         finally:
             del self._runs[turn_id]
@@ -195,4 +203,4 @@ class AutoGenDispatcher:
 
     async def close(self) -> None:
         """Stop the runtime."""
-        await self._runtime.stop()
+        await self._runtime.close()

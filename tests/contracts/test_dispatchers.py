@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.agents.agent_loop import AgentAnswered, AgentHandedOff, AgentOutcome
-from proxy.agents.dispatch import AutoGenDispatcher, DirectDispatcher, Dispatcher
+from proxy.agents.dispatch import AutoGenDispatcher, DirectDispatcher, Dispatcher, QueuedRuntime
 from proxy.agents.turn_state import TurnState
 from proxy.errors import UpstreamTimeout
 from proxy.teamfiles.definitions import Limits
@@ -33,7 +33,11 @@ def state(turn_id: str) -> TurnState:
     return TurnState(team="shop", turn=turn, sink=RememberingSink(), limits=Limits(), data_dir=Path())
 
 
-@pytest.fixture(params=[AutoGenDispatcher, DirectDispatcher], ids=["autogen", "direct"])
+def queued() -> Dispatcher:
+    return AutoGenDispatcher(QueuedRuntime())
+
+
+@pytest.fixture(params=[AutoGenDispatcher, queued, DirectDispatcher], ids=["autogen", "queued", "direct"])
 async def dispatcher(request: pytest.FixtureRequest) -> AsyncIterator[Dispatcher]:
     make: Callable[[], Dispatcher] = request.param
     made = make()
@@ -131,8 +135,11 @@ async def test_a_turn_cancelled_before_its_agent_began_ends_too(dispatcher: Disp
             await running
 
 
-async def test_an_agent_that_is_cancelled_from_inside_is_an_error_and_not_a_cancelled_turn() -> None:
-    dispatcher = AutoGenDispatcher()
+@pytest.mark.parametrize("make", [AutoGenDispatcher, queued], ids=["autogen", "queued"])
+async def test_an_agent_that_is_cancelled_from_inside_is_an_error_and_not_a_cancelled_turn(
+    make: Callable[[], Dispatcher],
+) -> None:
+    dispatcher = make()
     await dispatcher.start()
 
     async def work(turn_id: str) -> AgentOutcome:

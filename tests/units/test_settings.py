@@ -222,6 +222,7 @@ BAD = {
     "PROXY_MAX_RUNNING_TURNS": COUNTS,
     "PROXY_MAX_LOG_BYTES": COUNTS,
     "PROXY_WORKERS": COUNTS,
+    "PROXY_AGENT_RUNTIME": ["Direct", "autogen"],
     "PROXY_METRICS": ["maybe", "2"],
     "PROXY_PASS_THROUGH": ["maybe", "2"],
     "PROXY_CORS_ORIGINS": ["chat.example.com", "https://", "https://a.example/b", "https://a,b", "**"],
