@@ -135,6 +135,8 @@ def create_app(
         redoc_url=None,
         # ``routes.openapi`` serves it to authorised callers only.
         openapi_url=None,
+        # The framework would record exception messages and bodies that fail validation. ``tracing`` has spans of turns.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         redirect_slashes=False,
     )
     app.state.teams = list(loaded.definitions.teams)
@@ -169,7 +171,11 @@ def _middleware(parts: Parts, services: Callable[[], Services]) -> Sequence[Call
     """Return the middleware around the application, outermost first."""
     metrics = parts.metrics
     return [
-        partial(RequestContext, ended=metrics.request_ended if metrics is not None else None),
+        partial(
+            RequestContext,
+            ended=metrics.request_ended if metrics is not None else None,
+            is_traced=parts.settings.tracing,
+        ),
         partial(CorsMiddleware, policy=parts.origin_policy),
         PathNormalizationMiddleware,
         UnservedPaths,

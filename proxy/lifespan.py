@@ -41,6 +41,8 @@ from proxy.teamfiles.summary import models_in_use
 from proxy.tools.builtin import ServiceUrls, builtin_names, builtin_tools
 from proxy.tools.port import Tool
 from proxy.tools.threads import ToolThreads
+from proxy.trace_export import open_tracing
+from proxy.tracing import Tracing
 from proxy.usage import UsageRecorder
 
 if TYPE_CHECKING:
@@ -81,6 +83,11 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
         keys = Keys((key.get_secret_value() for key in settings.api_keys), history.keys)
         await keys.prepare(None)
         parts.origin_policy.set_needs_keys(needs_keys=not keys.is_open)
+        tracing = (
+            await stack.enter_async_context(open_tracing(with_content=settings.tracing_content))
+            if settings.tracing
+            else None
+        )
         limiter = Limiter(settings.redis_url.get_secret_value() if settings.redis_url else None)
         stack.push_async_callback(limiter.close)
         usage_recorder = UsageRecorder(limiter, partial(limits_of, keys, settings), metrics)
@@ -89,7 +96,7 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
             settings=settings,
             keys=keys,
             key_monitor=KeyMonitor(keys),
-            turns=await _turn_service(settings, registry, history, custom_agents, usage_recorder),
+            turns=await _turn_service(settings, registry, history, custom_agents, usage_recorder, tracing),
             history=history,
             library=history.library,
             approvals=history.approvals,
@@ -244,6 +251,7 @@ async def _turn_service(
     history: SqlHistory,
     custom_agents: CustomAgents | None,
     usage_recorder: UsageRecorder,
+    tracing: Tracing | None,
 ) -> TurnService:
     service = TurnService(
         registry,
@@ -257,6 +265,7 @@ async def _turn_service(
         ),
         custom_teams=custom_agents,
         observer=usage_recorder,
+        tracing=tracing,
         log_memory_limit=settings.max_log_bytes or _default_log_bytes(settings.workers),
     )
     await service.start()

@@ -15,6 +15,7 @@ import click
 from pythonjsonlogger.core import RESERVED_ATTRS
 
 from proxy.request_id import REQUEST_ID
+from proxy.tracing import current_trace_id
 
 # These log every message, URL or statement, or duplicate log messages of the proxy.
 _VERBOSE = (
@@ -61,12 +62,14 @@ class TerminalFormatter(logging.Formatter):
 
 
 class RequestIdFilter(logging.Filter):
-    """Adds the id of the request to each line that a request or its turn causes."""
+    """Adds the id of the request to each line that a request or its turn causes, and the trace id if it is traced."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Pass every record."""
         if not hasattr(record, "request_id") and (request_id := REQUEST_ID.get()):
             record.request_id = request_id
+        if trace_id := current_trace_id():
+            record.trace_id = trace_id
         return True
 
 

@@ -351,6 +351,19 @@ class Settings(BaseSettings):
         ValueFormat("cancel or detach"),
         _setting("What to do with a turn when its client disconnects.", "PROXY_ON_DISCONNECT"),
     ] = "cancel"
+    tracing: Annotated[
+        bool,
+        ValueFormat("true or false"),
+        _setting(
+            "Export a trace of each turn over OTLP. The standard OTEL_* variables configure the export.",
+            "PROXY_TRACING",
+        ),
+    ] = False
+    tracing_content: Annotated[
+        bool,
+        ValueFormat("true or false"),
+        _setting("Include messages, arguments and results of tools in traces.", "PROXY_TRACING_CONTENT"),
+    ] = False
     strict_parameters: Annotated[
         bool,
         ValueFormat("true or false"),

@@ -6,7 +6,7 @@ The format of a value is checked when the settings are read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from proxy.auth import check_exposure, is_this_machine
 from proxy.errors import ConfigurationError
@@ -15,6 +15,7 @@ from proxy.teamfiles.definitions import OpenAIModel
 from proxy.teamfiles.loading import LoadedTeams
 from proxy.tools.builtin import builtin_names
 from proxy.tools.mcp.pins import reference
+from proxy.trace_export import is_installed
 
 # The parts of the server are imported on first use: they take a second, and a check of files alone needs none.
 
@@ -25,7 +26,12 @@ def check_settings(settings: Settings, loaded: LoadedTeams) -> None:
     Raises:
         ConfigurationError: With one line per error.
     """
-    errors = [*_unknown_teams(settings, loaded), *_unknown_tools(settings, loaded), *_unusable_models(loaded)]
+    errors = [
+        *_unknown_teams(settings, loaded),
+        *_unknown_tools(settings, loaded),
+        *_unusable_models(loaded),
+        *missing_packages(settings),
+    ]
     if errors:
         raise ConfigurationError("\n".join(errors))
 
@@ -56,6 +62,12 @@ def _unusable_models(loaded: LoadedTeams) -> Iterator[str]:
             endpoint_of(model)
         except ConfigurationError as error:
             yield error.message
+
+
+def missing_packages(settings: Settings, is_installed: Callable[[], bool] = is_installed) -> Iterator[str]:
+    """Return an error for each setting that needs packages of an extra which are not installed."""
+    if settings.tracing and not is_installed():
+        yield "PROXY_TRACING: the packages for it are not installed; install handoff-proxy[otel]"
 
 
 def check_urls(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from proxy.agents.model_reply import ModelReply, call_model, visible_client_tools
 from proxy.agents.prompt import assistant_message
+from proxy.agents.spans import record_handoff
 from proxy.agents.tool_calls import WAITING, ServerCalls, append_tool_result, unknown_tool
 from proxy.agents.turn_state import Agent, Call, TurnState, wire_call
 from proxy.errors import ResponseFormatNotMet
@@ -147,6 +148,7 @@ class AgentLoop:
         state.handoffs += 1
         state.turn.agent = target
         state.sink.emit(Handoff(self.agent.name, target, handoff_reason("".join(call.arguments))))
+        record_handoff(self.agent.name, target)
         return AgentHandedOff(target)
 
     def _append_message(self, state: TurnState, reply: ModelReply, calls: Sequence[Call]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from proxy.agents.prompt import messages_for, provider_states, text_states
+from proxy.agents.spans import model_span, record_reply, record_request
 from proxy.agents.turn_state import Agent, Call, CallKind, TurnState, new_call_id
 from proxy.errors import ToolLoopLimitReached
 from proxy.events import (
@@ -30,6 +31,7 @@ from proxy.messages import (
     Usage,
 )
 from proxy.providers.model import CallPiece, Finished, ModelRequest, UsagePiece
+from proxy.tracing import TraceSpan
 from proxy.turns.contract import Turn
 
 _NO_PARAMETERS = Parameters()
@@ -74,8 +76,15 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
         raise ToolLoopLimitReached(state.limits.max_model_calls)
     state.model_calls += 1
     client_tools = _client_tools(agent, state)
-    request = _request(agent, state, own_tools, client_tools)
-    client_names = {tool.name for tool in client_tools}
+    with model_span(agent, state) as traced:
+        request = _request(agent, state, own_tools, client_tools)
+        record_request(traced, request)
+        return await _stream_reply(agent, state, request, {tool.name for tool in client_tools}, traced)
+
+
+async def _stream_reply(
+    agent: Agent, state: TurnState, request: ModelRequest, client_names: Collection[str], traced: TraceSpan
+) -> ModelReply:
     reply = ModelReply()
     # Text next to a tool call would make a structured answer invalid JSON: hold it until the reply is complete.
     held: list[TextDelta] | None = [] if state.turn.response_format is not None and request.tools else None
@@ -110,6 +119,7 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
                         usage, cost = delta.usage, delta.cost
                         reply.provider_state = delta.state
                         name = delta.model or name
+                        record_reply(traced, delta, reply.text, reply.calls)
                 await state.sink.drain()
     finally:
         state.completion_tokens += usage.completion if usage else 0

@@ -16,6 +16,7 @@ from proxy.agents.agent_loop import (
 )
 from proxy.agents.cacheable_prompt import CacheablePrompt
 from proxy.agents.dispatch import Dispatcher
+from proxy.agents.spans import agent_span
 from proxy.agents.turn_state import Agent, TurnState
 from proxy.messages import FunctionTool
 from proxy.providers.capabilities import Abilities
@@ -160,7 +161,9 @@ class AgentTeam:
             cacheable_prompt=self._cacheable_prompt,
         )
         while True:
-            match await self._dispatcher.run(self._loops[turn.agent], state):
+            with agent_span(turn.agent, state):
+                outcome = await self._dispatcher.run(self._loops[turn.agent], state)
+            match outcome:
                 case AgentAnswered(finish_reason):
                     return TeamOutcome(finish_reason)
                 case ToolResultsPending(pending):

@@ -18,6 +18,7 @@ from proxy.events import ApprovalRequested, TextDelta, ToolCompleted, ToolFailed
 from proxy.messages import AssistantMessage, FunctionTool, Item, ToolMessage, UserMessage
 from proxy.tools.execution import CallResult, PreparedCall, find_argument_error, run_calls
 from proxy.tools.port import ToolContext
+from proxy.tracing import Attribute, current_span
 from proxy.turns.contract import (
     RUN_UNKNOWN,
     ApprovalContinuation,
@@ -113,6 +114,9 @@ class ServerCalls:
         for request in requests:
             arguments = request.arguments[:EVENT_TEXT_LIMIT]
             state.sink.emit(ApprovalRequested(request.id, request.call_id, request.tool, arguments))
+            current_span().add_event(
+                "approval requested", {Attribute.APPROVAL: request.id, Attribute.TOOL: request.tool}
+            )
         state.turn.items.append(Item(AssistantMessage(content=text), agent=self.agent.name))
         return requests
 
@@ -130,6 +134,14 @@ class ServerCalls:
         for decided in continuation.decided:
             call_id = ids.get(decided.approval_id, decided.call_id)
             state.sink.emit(msgspec.structs.replace(decided, call_id=call_id))
+            current_span().add_event(
+                "approval decided",
+                {
+                    Attribute.APPROVAL: decided.approval_id,
+                    Attribute.TOOL: decided.name,
+                    Attribute.DECISION: decided.decision,
+                },
+            )
         if continuation.note:
             state.turn.items.append(
                 Item(UserMessage(continuation.note), agent=self.agent.name, visible=False)
@@ -211,6 +223,7 @@ class ServerCalls:
             tool=self.agent.tools[call.name],
             arguments="".join(call.arguments),
             context=context,
+            call_id=call.id,
             time_limit=self.agent.tool_call_timeout,
             max_result_bytes=state.max_tool_result_bytes,
         )

@@ -21,6 +21,7 @@ from proxy.errors import ContentFiltered, UpstreamCircuitOpen, UpstreamFailed, U
 from proxy.providers.capabilities import Abilities
 from proxy.providers.circuit_breaker import Circuit
 from proxy.providers.model import Finished, Model, ModelDelta, ModelRequest
+from proxy.providers.span import record_attempt, record_first_chunk
 from proxy.teamfiles.definitions import Price
 
 logger = logging.getLogger(__name__)
@@ -189,6 +190,7 @@ class _Attempts:
         if candidate is not self._candidates[0]:
             # What the client sent is meant for the model that it knows.
             request = request.without_client_state()
+        began = asyncio.get_running_loop().time()
         block = candidate.model.stream(request)
         batches = await block.__aenter__()
         try:
@@ -198,6 +200,7 @@ class _Attempts:
         except BaseException as error:
             await block.__aexit__(type(error), error, error.__traceback__)
             raise
+        record_first_chunk(asyncio.get_running_loop().time() - began)
         self._block, self._batches, self._first = block, batches, first
 
     def _pause(self, failure: UpstreamFailed, attempt: int) -> float | None:
@@ -214,6 +217,7 @@ class _Attempts:
         """Count an attempt, once it has ended, and log it if it failed."""
         outcome = failure.label if failure is not None else "ok"
         self._policy.observe(candidate.model.name, outcome, attempt)
+        record_attempt(candidate.host, candidate.address, attempt, failure.label if failure else None)
         if failure is None:
             return
         facts: dict[str, object] = {"host": candidate.host} if candidate.host else {}

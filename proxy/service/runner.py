@@ -17,6 +17,8 @@ from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started
 from proxy.request_id import REQUEST_ID
 from proxy.service.event_log import EventLog
 from proxy.service.recording import StoredTurnContext, end_of, failed_end_of, stored_log
+from proxy.service.turn_span import record_closing, start_turn_span
+from proxy.tracing import TraceSpan, Tracing
 from proxy.turns.contract import Recorder, Team, TeamOutcome, Turn, run
 from proxy.turns.live import LiveTurn, LiveTurns
 from proxy.turns.repository import TurnRepository
@@ -46,6 +48,7 @@ class TurnRunner:
         time_limit: float,
         event_log: EventLog,
         observer: TurnObserver | None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._history = history
         self._lives = lives
@@ -53,6 +56,7 @@ class TurnRunner:
         self._time_limit = time_limit
         self._event_log = event_log
         self._observer = observer
+        self._tracing = tracing
         self._is_stopped = False
 
     def start(self, live: LiveTurn, team: Team, turn: Turn, context: StoredTurnContext | None) -> None:
@@ -78,6 +82,12 @@ class TurnRunner:
         return [live.task for live in self._lives.running() if live.task is not None]
 
     async def _run(self, live: LiveTurn, team: Team, turn: Turn, context: StoredTurnContext | None) -> None:
+        with start_turn_span(self._tracing, team, turn) as traced:
+            await self._run_and_store(live, team, turn, context, traced)
+
+    async def _run_and_store(
+        self, live: LiveTurn, team: Team, turn: Turn, context: StoredTurnContext | None, traced: TraceSpan
+    ) -> None:
         """Run the team, store the result, then log the closing event."""
         recorder = Recorder(live)
         outcome, closing = await self._answer(live, team, turn, recorder)
@@ -88,6 +98,7 @@ class TurnRunner:
                 closing = await self._store(context, live, turn, closing, outcome, recorder, now)
         finally:
             live.emit(closing, at=now)
+            record_closing(traced, closing)
             try:
                 # Before the log is retired: retiring may discard its entries.
                 if self._observer is not None:

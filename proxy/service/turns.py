@@ -28,6 +28,7 @@ from proxy.service.resumption import ATTEMPTS, ApprovalResumption
 from proxy.service.runner import TurnObserver, TurnRunner
 from proxy.service.side_requests import has_side_request_text, side_turn
 from proxy.service.team_lookup import CustomTeams, TeamLookup, Teams
+from proxy.tracing import Tracing
 from proxy.turns.contract import AnsweringTeam, ServedTeam
 from proxy.turns.live import LiveTurn, LiveTurns, LogMemory
 from proxy.turns.repository import (
@@ -94,6 +95,7 @@ class TurnService:
         event_log: EventLog | None = None,
         custom_teams: CustomTeams | None = None,
         observer: TurnObserver | None = None,
+        tracing: Tracing | None = None,
         log_memory_limit: int | None = None,
     ) -> None:
         self._teams = TeamLookup(teams, custom_teams)
@@ -111,6 +113,7 @@ class TurnService:
             time_limit=policy.turn_time_limit,
             event_log=event_log or EventLog(),
             observer=observer,
+            tracing=tracing,
         )
         self._leases = Leases(
             history,

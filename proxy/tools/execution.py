@@ -12,11 +12,13 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from proxy.errors import ToolError
 from proxy.tools.port import Tool, ToolContext
+from proxy.tracing import Attribute, TraceSpan, Value, span
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ class PreparedCall:
     context: ToolContext
     time_limit: float
     max_result_bytes: int
+    call_id: str = ""
+    """The id of the call in messages, for its span."""
 
 
 async def run_calls(
@@ -72,13 +76,18 @@ async def run_calls(
     async def run(index: int, call: PreparedCall) -> CallResult:
         async with slots:
             on_started(index)
-            result = await call_tool(
-                call.tool,
-                call.arguments,
-                call.context,
-                time_limit=call.time_limit,
-                max_result_bytes=call.max_result_bytes,
-            )
+            with _tool_span(call) as traced:
+                result = await call_tool(
+                    call.tool,
+                    call.arguments,
+                    call.context,
+                    time_limit=call.time_limit,
+                    max_result_bytes=call.max_result_bytes,
+                )
+                traced.set_content(Attribute.TOOL_ARGUMENTS, lambda: call.arguments)
+                traced.set_content(Attribute.TOOL_RESULT, lambda: result.text)
+                if result.is_error:
+                    traced.fail("tool_error")
             on_done(index, result)
             if after is not None:
                 await after(index, result)
@@ -95,6 +104,18 @@ async def run_calls(
             if not task.cancelling():  # a second cancellation would interrupt the wait for the tool
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tool_span(call: PreparedCall) -> AbstractContextManager[TraceSpan]:
+    name = call.tool.spec.name
+    attributes: dict[Attribute, Value] = {
+        Attribute.OPERATION: "execute_tool",
+        Attribute.TOOL: name,
+        Attribute.TOOL_TYPE: "function",
+        Attribute.TOOL_CALL_ID: call.call_id,
+        Attribute.AGENT: call.context.agent,
+    }
+    return span(f"execute_tool {name}", attributes)
 
 
 async def call_tool(

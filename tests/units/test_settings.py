@@ -224,6 +224,8 @@ BAD = {
     "PROXY_WORKERS": COUNTS,
     "PROXY_AGENT_RUNTIME": ["Direct", "autogen"],
     "PROXY_METRICS": ["maybe", "2"],
+    "PROXY_TRACING": ["maybe", "2"],
+    "PROXY_TRACING_CONTENT": ["maybe", "2"],
     "PROXY_PASS_THROUGH": ["maybe", "2"],
     "PROXY_CORS_ORIGINS": ["chat.example.com", "https://", "https://a.example/b", "https://a,b", "**"],
     "PROXY_ALLOWED_HOSTS": ["https://a", "a/b", "a:80", "a b"],

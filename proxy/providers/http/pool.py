@@ -18,6 +18,7 @@ from yarl import URL
 from proxy.errors import UpstreamUnreachable
 from proxy.providers.http.connection import Connection, ConnectionBroken, Owner, Response, request_head
 from proxy.providers.http.entra import EntraSignIn
+from proxy.tracing import trace_headers
 
 TRANSPORT_ERRORS = (ConnectionBroken, OSError)
 """What reading an answer raises when its connection fails."""
@@ -29,6 +30,14 @@ _IDLE_SECONDS = 15.0
 _ADDRESS_SECONDS = 60.0
 _NEXT_ADDRESS = 0.25
 """Seconds after which the next address of a name is tried in parallel to the one before (RFC 8305)."""
+
+
+def _with_headers(head: bytes, headers: Mapping[str, str]) -> bytes:
+    """Add headers to a head, whose last line is the unfinished content-length."""
+    start, last = head.rsplit(b"\r\n", 1)
+    lines = b"".join(f"\r\n{name}: {value}".encode("ascii") for name, value in headers.items())
+    return b"%b%b\r\n%b" % (start, lines, last)
+
 
 Addresses = Sequence[tuple[Any, ...]]
 
@@ -84,9 +93,9 @@ class HttpSession(Owner):
         head = endpoint.head
         if endpoint.needs_sign_in:
             # The last line of the head is the unfinished content-length.
-            token = (await self._sign_in.token()).encode("ascii")
-            start, last = head.rsplit(b"\r\n", 1)
-            head = b"%b\r\nauthorization: Bearer %b\r\n%b" % (start, token, last)
+            head = _with_headers(head, {"authorization": f"Bearer {await self._sign_in.token()}"})
+        if trace := trace_headers():
+            head = _with_headers(head, trace)
         place = endpoint.host, endpoint.port, endpoint.is_tls
         connection = self._take(place) or await self._connect(place, connect)
         response = connection.ask(b"%b%d\r\n\r\n%b" % (head, len(body), body))

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.request_id import REQUEST_ID
+from proxy.tracing import accept_trace_context
 
 logger = logging.getLogger("proxy.requests")
 
@@ -29,10 +30,14 @@ class RequestContext:
     status 101, or when the handshake is rejected.
     """
 
-    def __init__(self, app: ASGIApp, ended: OnEnd | None = None) -> None:
-        """``ended`` is called with path, status and outcome of every request."""
+    def __init__(self, app: ASGIApp, ended: OnEnd | None = None, *, is_traced: bool = False) -> None:
+        """``ended`` is called with path, status and outcome of every request.
+
+        With ``is_traced``, ``traceparent`` of a request is accepted.
+        """
         self._app = app
         self._ended = ended
+        self._is_traced = is_traced
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket."""
@@ -46,6 +51,8 @@ class RequestContext:
         scope.setdefault("state", {})["facts"] = facts
         scope["state"]["request_id"] = request_id
         REQUEST_ID.set(request_id)
+        if self._is_traced:
+            accept_trace_context(scope["headers"])
         started = time.monotonic()
         status = 0
 

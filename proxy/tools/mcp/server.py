@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from proxy.errors import ToolError
@@ -16,7 +17,8 @@ from proxy.tools.mcp.failures import CallFailed, OpenFailed, SessionExpired
 from proxy.tools.mcp.pins import Comparison, Pin, compare, filter_allowed
 from proxy.tools.mcp.results import result_text
 from proxy.tools.mcp.session import Session
-from proxy.tools.mcp.setup import ServerSetup
+from proxy.tools.mcp.setup import Program, ServerSetup
+from proxy.tracing import Attribute, TraceSpan, Value, span, trace_headers
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +71,22 @@ class McpServer:
             ToolError: The call failed or the tool reported an error; the message is for the model.
         """
         limit = self._setup.call_seconds
-        try:
-            async with asyncio.timeout(limit):
-                return await self._call(tool, arguments, call_key)
-        except TimeoutError:
-            raise self._error(f"did not respond within {limit:g} seconds") from None
+        with self._span(tool):
+            try:
+                async with asyncio.timeout(limit):
+                    return await self._call(tool, arguments, {CALL_KEY: call_key, **trace_headers()})
+            except TimeoutError:
+                raise self._error(f"did not respond within {limit:g} seconds") from None
+
+    def _span(self, tool: str) -> AbstractContextManager[TraceSpan]:
+        attributes: dict[Attribute, Value] = {
+            Attribute.OPERATION: "execute_tool",
+            Attribute.MCP_METHOD: "tools/call",
+            Attribute.MCP_SERVER: self.name,
+            Attribute.TOOL: tool,
+            Attribute.NETWORK_TRANSPORT: "pipe" if isinstance(self._setup.reach, Program) else "tcp",
+        }
+        return span(f"tools/call {tool}", attributes, is_client=True)
 
     async def close(self) -> None:
         """Close all sessions and open no others."""
@@ -83,7 +96,7 @@ class McpServer:
             await asyncio.wait((self._opening,))
         await asyncio.gather(*(session.close() for session in self._sessions))
 
-    async def _call(self, tool: str, arguments: dict[str, Any], call_key: str) -> str:
+    async def _call(self, tool: str, arguments: dict[str, Any], meta: dict[str, Any]) -> str:
         for attempt in (1, 2):
             session = await self._usable_session()
             if tool in self._withdrawn:
@@ -91,7 +104,7 @@ class McpServer:
                     "the definition of the tool has changed since the operator accepted it; it is disabled"
                 )
             try:
-                return result_text(await session.call(tool, arguments, {CALL_KEY: call_key}))
+                return result_text(await session.call(tool, arguments, meta))
             except SessionExpired as failure:
                 if attempt == 2:
                     raise self._error(failure.reason) from None

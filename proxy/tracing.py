@@ -1,0 +1,249 @@
+"""Spans of turns in OpenTelemetry, named by its semantic conventions for generative AI.
+
+Tracing belongs to a turn: ``turn_span`` enables it for the task of the turn and the tasks that it starts. Everywhere
+else, and if tracing is off, ``span`` and ``current_span`` only read a context variable and return an object that does
+nothing.
+
+Spans contain names, counts and ids; message contents, arguments and results only with ``with_content``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+Value = str | bool | int | float | Sequence[str]
+
+MAX_CONTENT = 128 * 1024
+"""Maximum number of characters of one attribute with contents."""
+_MAX_TRACE_STATE = 512
+"""Maximum length of ``tracestate``; that many characters have to be propagated (W3C Trace Context, section 3.3.1.5)."""
+
+
+class Attribute(StrEnum):
+    """All attribute names.
+
+    ``gen_ai.*`` and ``mcp.*``: OpenTelemetry, semantic conventions for generative AI (spans, agent spans, MCP);
+    ``error.type`` and ``server.*``: its general conventions; ``handoff_proxy.*``: what they do not define.
+    """
+
+    OPERATION = "gen_ai.operation.name"
+    PROVIDER = "gen_ai.provider.name"
+    WORKFLOW = "gen_ai.workflow.name"
+    AGENT = "gen_ai.agent.name"
+    CONVERSATION = "gen_ai.conversation.id"
+    OUTPUT_TYPE = "gen_ai.output.type"
+    REQUEST_MODEL = "gen_ai.request.model"
+    REQUEST_STREAM = "gen_ai.request.stream"
+    REQUEST_MAX_TOKENS = "gen_ai.request.max_tokens"
+    REQUEST_TEMPERATURE = "gen_ai.request.temperature"
+    REQUEST_TOP_P = "gen_ai.request.top_p"
+    REQUEST_SEED = "gen_ai.request.seed"
+    RESPONSE_MODEL = "gen_ai.response.model"
+    FINISH_REASONS = "gen_ai.response.finish_reasons"
+    TIME_TO_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
+    INPUT_TOKENS = "gen_ai.usage.input_tokens"
+    OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+    CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+    REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
+    SYSTEM_INSTRUCTIONS = "gen_ai.system_instructions"
+    INPUT_MESSAGES = "gen_ai.input.messages"
+    OUTPUT_MESSAGES = "gen_ai.output.messages"
+    TOOL = "gen_ai.tool.name"
+    TOOL_TYPE = "gen_ai.tool.type"
+    TOOL_CALL_ID = "gen_ai.tool.call.id"
+    TOOL_ARGUMENTS = "gen_ai.tool.call.arguments"
+    TOOL_RESULT = "gen_ai.tool.call.result"
+    MCP_METHOD = "mcp.method.name"
+    NETWORK_TRANSPORT = "network.transport"
+    SERVER_ADDRESS = "server.address"
+    SERVER_PORT = "server.port"
+    ERROR_TYPE = "error.type"
+    TURN = "handoff_proxy.turn.id"
+    OUTCOME = "handoff_proxy.turn.outcome"
+    HANDOFF_FROM = "handoff_proxy.handoff.from"
+    HANDOFF_TO = "handoff_proxy.handoff.to"
+    ATTEMPT = "handoff_proxy.model.attempt"
+    APPROVAL = "handoff_proxy.approval.id"
+    DECISION = "handoff_proxy.approval.decision"
+    MCP_SERVER = "handoff_proxy.mcp.server"
+    CANCELLED = "handoff_proxy.cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """Where spans go, and whether they have contents."""
+
+    tracer: trace.Tracer
+    with_content: bool = False
+
+
+_tracing: ContextVar[Tracing | None] = ContextVar("tracing", default=None)
+"""Set in the task of a turn that is traced."""
+_request_headers: ContextVar[Mapping[str, str] | None] = ContextVar("trace_context", default=None)
+_propagator = TraceContextTextMapPropagator()
+
+
+class TraceSpan:
+    """A span. The instance without an OpenTelemetry span ignores everything."""
+
+    __slots__ = ("_span", "_with_content")
+
+    def __init__(self, span: trace.Span | None, *, with_content: bool = False) -> None:
+        self._span = span
+        self._with_content = with_content
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether attributes have an effect."""
+        return self._span is not None and self._span.is_recording()
+
+    def set(self, name: Attribute, value: Value | None) -> None:
+        """Set an attribute, unless the value is None."""
+        if self._span is not None and value is not None:
+            self._span.set_attribute(name.value, value)
+
+    def set_content(self, name: Attribute, make: Callable[[], object]) -> None:
+        """Set an attribute to the string or the JSON of what ``make`` returns, if contents are traced."""
+        if self._with_content and self.is_recording:
+            assert self._span is not None
+            self._span.set_attribute(name.value, _content(make()))
+
+    def add_event(self, name: str, attributes: Mapping[Attribute, Value]) -> None:
+        """Add an event."""
+        if self._span is not None:
+            self._span.add_event(name, {key.value: value for key, value in attributes.items()})
+
+    def fail(self, error_type: str) -> None:
+        """Mark the operation as failed; ``error_type`` is one of a limited number of values."""
+        if self._span is not None:
+            self._span.set_attribute(Attribute.ERROR_TYPE.value, error_type)
+            self._span.set_status(Status(StatusCode.ERROR))
+
+
+_NO_SPAN = TraceSpan(None)
+_NOTHING: AbstractContextManager[TraceSpan] = nullcontext(_NO_SPAN)
+
+
+def span(
+    name: str, attributes: Mapping[Attribute, Value], *, is_client: bool = False
+) -> AbstractContextManager[TraceSpan]:
+    """Return a block that is a child span of the current one. An exception that leaves it marks the span as failed.
+
+    ``is_client`` is for calls of another process.
+    """
+    tracing = _tracing.get()
+    if tracing is None:
+        return _NOTHING
+    return _block(tracing, name, attributes, SpanKind.CLIENT if is_client else SpanKind.INTERNAL)
+
+
+def current_span() -> TraceSpan:
+    """Return the innermost span of this task."""
+    tracing = _tracing.get()
+    return (
+        _NO_SPAN
+        if tracing is None
+        else TraceSpan(trace.get_current_span(), with_content=tracing.with_content)
+    )
+
+
+def turn_span(
+    tracing: Tracing | None, name: str, attributes: Mapping[Attribute, Value]
+) -> AbstractContextManager[TraceSpan]:
+    """Return the block of a turn: the root span, or a child of the caller's span if the request names one."""
+    return _NOTHING if tracing is None else _turn_block(tracing, name, attributes)
+
+
+@contextmanager
+def _turn_block(tracing: Tracing, name: str, attributes: Mapping[Attribute, Value]) -> Iterator[TraceSpan]:
+    parent = _propagator.extract(_request_headers.get() or {}, context=Context())
+    token = _tracing.set(tracing)
+    try:
+        with _block(tracing, name, attributes, SpanKind.SERVER, parent) as traced:
+            yield traced
+    finally:
+        _tracing.reset(token)
+
+
+@contextmanager
+def _block(
+    tracing: Tracing,
+    name: str,
+    attributes: Mapping[Attribute, Value],
+    kind: SpanKind,
+    parent: Context | None = None,
+) -> Iterator[TraceSpan]:
+    with tracing.tracer.start_as_current_span(
+        name,
+        context=parent,
+        kind=kind,
+        attributes={key.value: value for key, value in attributes.items()},
+        # The message of an exception can have contents, and its stack trace has paths of the server.
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as opened:
+        traced = TraceSpan(opened, with_content=tracing.with_content)
+        try:
+            yield traced
+        except asyncio.CancelledError:
+            traced.set(Attribute.CANCELLED, True)
+            raise
+        except Exception as error:
+            traced.fail(
+                str(getattr(error, "label", None) or getattr(error, "code", None) or type(error).__qualname__)
+            )
+            raise
+
+
+# --- W3C Trace Context ---
+
+
+def accept_trace_context(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Make the span that the headers of a request name the parent of the turns that the request starts."""
+    context = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in headers
+        if name == b"traceparent" or (name == b"tracestate" and len(value) <= _MAX_TRACE_STATE)
+    }
+    _request_headers.set(context if "traceparent" in context else None)
+
+
+def trace_headers() -> Mapping[str, str]:
+    """Return the headers that make the current span the parent of a request's span; empty if there is none."""
+    if _tracing.get() is None:
+        return {}
+    headers: dict[str, str] = {}
+    _propagator.inject(headers)
+    return headers
+
+
+def current_trace_id() -> str:
+    """Return the trace id of the current turn in hexadecimal, for the log; empty if it is not traced."""
+    if _tracing.get() is None:
+        return ""
+    return trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
+
+
+def _content(value: object) -> str:
+    """Return a string as it is, anything else as JSON; of a list that is too long, the last elements."""
+    text = value if isinstance(value, str) else _encode(value)
+    while len(text) > MAX_CONTENT and isinstance(value, list) and len(value) > 1:
+        value = value[(len(value) + 1) // 2 :]
+        text = _encode(value)
+    return text[:MAX_CONTENT]
+
+
+def _encode(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

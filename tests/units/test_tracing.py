@@ -1,0 +1,93 @@
+"""Spans that do nothing while tracing is off, and the limits of contents."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from proxy import trace_export
+from proxy.providers.span import provider_name
+from proxy.settings_check import missing_packages
+from proxy.tracing import (
+    MAX_CONTENT,
+    Attribute,
+    Tracing,
+    accept_trace_context,
+    current_span,
+    current_trace_id,
+    span,
+    trace_headers,
+    turn_span,
+)
+from tests.server import settings_for
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "tracing.md"
+
+
+def test_nothing_is_recorded_while_tracing_is_off() -> None:
+    accept_trace_context([(b"traceparent", b"00-" + b"1" * 32 + b"-" + b"1" * 16 + b"-01")])
+
+    with turn_span(None, "turn", {}) as turn, span("child", {}) as child:
+        child.fail("error")
+        child.set_content(Attribute.TOOL_RESULT, lambda: 1 / 0)
+
+        assert turn is child is current_span()
+        assert not child.is_recording
+        assert (trace_headers(), current_trace_id()) == ({}, "")
+
+
+def test_the_documentation_has_exactly_the_attributes_of_the_table() -> None:
+    documented = set(
+        re.findall(r"`((?:gen_ai|mcp|server|network|error|handoff_proxy)\.[a-z_.]+)`", DOCUMENT.read_text())
+    )
+
+    assert documented == {attribute.value for attribute in Attribute}
+
+
+def test_provider_names_are_those_of_the_conventions_or_the_host() -> None:
+    hosts = (
+        "api.openai.com",
+        "mine.openai.azure.com",
+        "eu.api.openai.com",
+        "llm.example.com",
+        "openai.com.example",
+    )
+
+    assert [provider_name(host) for host in hosts] == [
+        "openai",
+        "azure.ai.openai",
+        "openai",
+        "llm.example.com",
+        "openai.com.example",
+    ]
+
+
+def test_contents_that_are_too_long_lose_their_oldest_messages() -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    messages = [{"number": number, "text": "x" * 20_000} for number in range(20)]
+
+    with turn_span(Tracing(provider.get_tracer("tests"), with_content=True), "turn", {}) as traced:
+        traced.set_content(Attribute.INPUT_MESSAGES, lambda: messages)
+        traced.set_content(Attribute.TOOL_RESULT, lambda: "y" * (MAX_CONTENT + 1))
+
+    (exported,) = exporter.get_finished_spans()
+    attributes = exported.attributes or {}
+    shown = json.loads(str(attributes["gen_ai.input.messages"]))
+    assert [message["number"] for message in shown] == [15, 16, 17, 18, 19]
+    assert attributes["gen_ai.tool.call.result"] == "y" * MAX_CONTENT
+
+
+def test_tracing_without_its_packages_is_a_configuration_error(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, None, tracing=True)
+
+    assert list(missing_packages(settings)) == []
+    assert list(missing_packages(settings, is_installed=lambda: False)) == [
+        "PROXY_TRACING: the packages for it are not installed; install handoff-proxy[otel]"
+    ]
+    assert trace_export.is_installed()
