@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from proxy.errors import StoreUnavailable
@@ -16,18 +16,22 @@ from proxy.store.engine.group_commit import Call, Writing
 from proxy.store.engine.writer import Writer
 from proxy.store.messages.table import POLL_SECONDS, TableMessages
 from proxy.store.sql import rows
+from proxy.store.sql.attendance import Attending
 from proxy.store.sql.begin_turn import begin_behind, begin_of
 from proxy.store.sql.dialects import statements
 from proxy.store.sql.finish_turn import Finish
 from proxy.store.sql.leases import Leases
 from proxy.store.sql.turn_queries import TurnPolling, TurnQueries
 from proxy.turns.repository import (
+    Attendance,
     Begun,
     ChainTurn,
     CompletedTurn,
     Conversation,
+    InputMatch,
     NewTurn,
     PollResult,
+    Progress,
     TurnEnd,
     TurnMatch,
     TurnRecord,
@@ -53,6 +57,7 @@ class SqlHistory:
         self._reading = statements(TurnQueries, database.dialect)
         self._leases = statements(Leases, database.dialect)
         self._polling = statements(TurnPolling, database.dialect)
+        self._attending = statements(Attending, database.dialect)
         self.library = SqlLibrary(database, self._writer)
         self.approvals = SqlApprovals(database, self._writer)
         self.creations = SqlCustomAgents(database, self._writer)
@@ -104,6 +109,14 @@ class SqlHistory:
             return []
         return await self._database.read(lambda on: self._reading.pending(on, caller, call_ids, conversation))
 
+    async def find_by_input(
+        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
+    ) -> Sequence[InputMatch]:
+        """Return at most the newest 32 matches."""
+        if not fingerprints:
+            return []
+        return await self._database.read(lambda on: self._reading.by_input(on, fingerprints, conversation))
+
     async def turn(self, caller: str, turn_id: str) -> TurnRecord | None:
         return await self._database.read(lambda on: self._reading.by_id(on, caller, turn_id))
 
@@ -126,6 +139,24 @@ class SqlHistory:
         return cast(
             int, await self._writer.write(Call(lambda on: self._leases.interrupt(on, now, dead_workers)))
         )
+
+    async def running_turn(self, caller: str, conversation_id: str) -> TurnRecord | None:
+        return await self._database.read(lambda on: self._reading.running(on, caller, conversation_id))
+
+    async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:
+        await self._writer.write(Call(lambda on: self._attending.leave(on, turn, left_at, cancel_at)))
+
+    async def attendance(self, turns: Sequence[int]) -> Mapping[int, Attendance]:
+        return await self._database.read(lambda on: self._attending.attendance(on, turns))
+
+    async def announce_reader(self, turn: int, *, until: float) -> None:
+        await self._writer.write(Call(lambda on: self._attending.announce(on, turn, until)))
+
+    async def end_unattended(self, turn: int, *, now: float) -> bool:
+        return cast(bool, await self._writer.write(Call(lambda on: self._attending.end(on, turn, now))))
+
+    async def store_progress(self, turn: int, progress: Progress) -> None:
+        await self._writer.write(Call(lambda on: self._attending.progress(on, turn, progress)))
 
     async def poll(self, *, turns: Sequence[int], conversations: Sequence[int]) -> PollResult:
         return await self._database.read(lambda on: self._polling.poll(on, turns, conversations))

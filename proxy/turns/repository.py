@@ -5,8 +5,8 @@ Every implementation passes ``tests/contracts/test_turn_repository.py``. Guarant
 - A method is one transaction. Writes are durable when the call returns, except that a crash of the machine can lose the
   beginning of a turn, which is lost with it.
 - Every query is limited to ``caller``. Rows of other callers do not exist for it.
-- Only *history* is found by fingerprint, has following turns, or is a head: completed turns, and turns cancelled on
-  request. Failed, interrupted and disconnected turns are stored for audit.
+- Only *history* is found by fingerprint, has following turns, or is a head: completed turns, turns cancelled on
+  request, and unfinished turns whose tools ran. Other turns are stored for audit.
 - At most one turn of a conversation is running, across all workers.
 - ``StoreUnavailable`` is raised if the database does not answer in time. No other error of the driver is raised.
 
@@ -85,6 +85,10 @@ class NewTurn:
     body_digest: bytes | None = None
     snapshot: str | None = None
     """Digest of a custom team; None for a team of the team files."""
+    input_fingerprint: bytes | None = None
+    """Digest of the transcript with the input, before the answer."""
+    first_attempt: str | None = None
+    """Public id of an earlier attempt at the same request, whose call keys this turn uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +136,7 @@ class TurnEnd:
 
     If ``is_history`` is set, the turn becomes the head of its conversation and is found by ``fingerprint`` and
     ``last_answer``. ``items`` are the messages of the agents in order; if it is not history, those so far, for audit.
-    ``pending`` are the ids of calls of client tools that have no result yet. An end that is not history releases the
-    idempotency key of the turn, so that a retry runs again.
+    ``pending`` are the ids of calls of client tools that have no result yet.
     """
 
     turn: int
@@ -155,6 +158,12 @@ class TurnEnd:
     """The approvals that the turn requests."""
     took_up: int | None = None
     """The key of the turn whose approvals this turn resumed."""
+    keeps_key: bool | None = None
+    """Whether the turn keeps its idempotency key; otherwise a retry runs again. None: if it is history."""
+    ran_effects: bool = False
+    """Whether a tool with effects was started."""
+    is_found_by_input: bool = False
+    """Whether ``find_by_input`` finds the turn from now on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +200,9 @@ class ChainTurn(Struct, frozen=True):
     fingerprint: bytes | None = None
     is_paused: bool = False
     """Whether it ended with a question for approval."""
+    id: str = ""
+    is_complete: bool = True
+    """Whether it was not cancelled, failed or interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,11 +236,70 @@ class TurnRecord:
     items: Sequence[Item]
     uses: Sequence[ModelUse]
     journal: bytes
+    ran_effects: bool = False
+    """Whether a tool with effects was started."""
+    left_at: float | None = None
+    """When the last client left; None while a client reads, and if no client has left."""
+    cancel_at: float | None = None
+    """When the turn is cancelled if no client returns; None if it is not cancelled."""
+    reader_until: float | None = None
+    """Until when a client of another worker counts as a reader."""
+    first_attempt: str | None = None
+
+    def is_unattended(self, now: float) -> bool:
+        """Whether no client reads the running turn, and it is cancelled if none returns."""
+        return is_unattended(self.cancel_at, self.reader_until, now)
 
     @property
     def was_run(self) -> bool:
         """Whether agents ran. Items that a caller adds to a conversation are stored as a turn too."""
         return self.worker != ""
+
+
+def is_unattended(cancel_at: float | None, reader_until: float | None, now: float) -> bool:
+    """Whether no client reads a running turn, and it is cancelled if none returns."""
+    return cancel_at is not None and (reader_until is None or reader_until < now)
+
+
+@dataclass(frozen=True, slots=True)
+class InputMatch:
+    """A turn that is running, or whose tools ran, found by the digest of the transcript with its input."""
+
+    turn: int
+    id: str
+    conversation: int
+    conversation_id: str
+    parent: int | None
+    agent: str
+    status: TurnStatus
+    is_history: bool
+    is_stored: bool
+    ran_effects: bool
+    body_digest: bytes | None
+    input_fingerprint: bytes
+    left_at: float | None
+    cancel_at: float | None
+    reader_until: float | None
+    created_at: float
+    first_attempt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attendance:
+    """What other workers request of a running turn. Times as in ``TurnRecord``."""
+
+    cancel_at: float | None
+    reader_until: float | None
+    is_cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The items of a running turn so far, stored in case its worker dies."""
+
+    agent: str
+    items: Sequence[Item]
+    ran_effects: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +375,15 @@ class TurnRepository(Protocol):
         """Return the newest turn that is history and whose ``last_answer`` is ``digest``."""
         ...
 
+    async def find_by_input(
+        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
+    ) -> Sequence[InputMatch]:
+        """Return the newest turns with these input fingerprints, newest first.
+
+        Only running turns, and turns that ended with ``is_found_by_input`` or were interrupted after their tools ran.
+        """
+        ...
+
     async def find_pending(
         self, caller: str, call_ids: Sequence[str], *, conversation: int | None = None
     ) -> Sequence[tuple[str, int]]:
@@ -321,8 +401,8 @@ class TurnRepository(Protocol):
     async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
         """Return the newest turn with this body, if an SDK retry can attach to it.
 
-        The turn must be running or completed and created at or after ``since``. No other turn of its conversation may
-        follow it or be running.
+        The turn must be running, completed, or have run a tool with effects, and created at or after ``since``. No
+        other turn of its conversation may follow it or be running.
         """
         ...
 
@@ -335,7 +415,36 @@ class TurnRepository(Protocol):
         ...
 
     async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
-        """Mark running turns as interrupted whose lease expired or whose worker is dead; return the count."""
+        """Mark running turns as interrupted whose lease expired or whose worker is dead; return the count.
+
+        A turn with a ``Progress`` becomes history with its items, and keeps its idempotency key if it ran effects.
+        """
+        ...
+
+    # --- clients that leave, and progress ---
+
+    async def running_turn(self, caller: str, conversation_id: str) -> TurnRecord | None:
+        """Return the running turn of a conversation; None if there is none."""
+        ...
+
+    async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:
+        """Store that the clients of a running turn left, or with None that one returned."""
+        ...
+
+    async def attendance(self, turns: Sequence[int]) -> Mapping[int, Attendance]:
+        """Return the attendance of those of the turns that are running, by key."""
+        ...
+
+    async def announce_reader(self, turn: int, *, until: float) -> None:
+        """Store that a client of this worker reads a turn that runs in another worker."""
+        ...
+
+    async def end_unattended(self, turn: int, *, now: float) -> bool:
+        """Let the worker of a running turn cancel it now; return False if it has a reader or is not to be cancelled."""
+        ...
+
+    async def store_progress(self, turn: int, progress: Progress) -> None:
+        """Store the items of a running turn so far; no effect if the turn has ended."""
         ...
 
     async def poll(self, *, turns: Sequence[int], conversations: Sequence[int]) -> PollResult:

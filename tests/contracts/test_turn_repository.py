@@ -547,7 +547,7 @@ async def test_a_turn_that_is_not_stored_keeps_no_content(history: TurnRepositor
     assert record is not None
     assert (record.input, record.items, record.journal, record.metadata) == ([], [], b"", {})
     assert await history.chain(begun.turn) == [
-        ChainTurn(begun.turn, "sales", False, [], (), "conv_a", "", b"f")
+        ChainTurn(begun.turn, "sales", False, [], (), "conv_a", "", b"f", id="chatcmpl-1")
     ]
     place = TurnMatch(begun.turn, begun.conversation, "conv_a", "sales", b"f", is_unique=True)
     assert await history.find_matches([b"f"]) == [place]
@@ -560,7 +560,7 @@ async def test_a_turn_that_is_not_stored_keeps_no_content(history: TurnRepositor
 async def test_a_chain_begins_at_the_root_and_leaves_other_branches_out(history: TurnRepository) -> None:
     async def turn(parent: int | None, said: str) -> Begun:
         begun = await history.begin(
-            new_turn("conv_a", parent=parent, input=[Item(UserMessage(said))], end_user="erin")
+            new_turn("conv_a", id=said, parent=parent, input=[Item(UserMessage(said))], end_user="erin")
         )
         await history.finish(
             the_end(
@@ -583,6 +583,7 @@ async def test_a_chain_begins_at_the_root_and_leaves_other_branches_out(history:
             conversation_id="conv_a",
             end_user="erin",
             fingerprint=said.encode(),
+            id=said,
         )
         for begun, said in ((root, "one"), (leaf, "two"))
     ]

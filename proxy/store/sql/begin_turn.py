@@ -18,6 +18,7 @@ from proxy.store.sql import rows
 from proxy.store.sql.approvals import Approving
 from proxy.store.sql.dialects import IS_RUNNING, Insertion, insert_into, listed, statements
 from proxy.store.sql.finish_turn import Endings, Finish
+from proxy.store.sql.interruption import Interruption
 from proxy.store.sql.rows import ItemRow
 from proxy.store.sql.tables import conversations, items, turns
 from proxy.turns.repository import Begun, CompletedTurn, IdempotencyKeyTaken, NewTurn
@@ -90,19 +91,15 @@ class Beginnings:
             turns.c.id.in_(select(ids.c.value)), IS_RUNNING
         )
         self._add_items = Insertion(insert_into(dialect, items).on_conflict_do_nothing(), items)
-        self._interrupt = (
-            update(turns)
-            .where(
-                or_(
-                    turns.c.conversation == conversation,
-                    and_(
-                        turns.c.caller == bindparam("of_caller"),
-                        turns.c.idempotency_key == bindparam("of_key"),
-                    ),
-                )
-            )
-            .where(IS_RUNNING, turns.c.lease_until < bindparam("now"))
-            .values(status="interrupted", idempotency_key=None, finished_at=bindparam("now"))
+        is_in_the_way = or_(
+            turns.c.conversation == conversation,
+            and_(
+                turns.c.caller == bindparam("of_caller"),
+                turns.c.idempotency_key == bindparam("of_key"),
+            ),
+        )
+        self._interruption = Interruption(
+            dialect, and_(is_in_the_way, turns.c.lease_until < bindparam("now"))
         )
         self._running = select(turns.c.id).where(turns.c.conversation == conversation, IS_RUNNING)
         self._has_key = select(turns.c.key).where(
@@ -146,15 +143,8 @@ class Beginnings:
         turn = begin.turn
         # Only what the statement names: SQLAlchemy sets every column that it finds a value for.
         of_caller, of_key = turn["of_caller"], turn["idempotency_key"]
-        connection.execute(
-            self._interrupt,
-            {
-                "of_caller": of_caller,
-                "of_conversation": turn["of_conversation"],
-                "of_key": of_key,
-                "now": turn["created_at"],
-            },
-        )
+        given = {"of_caller": of_caller, "of_conversation": turn["of_conversation"], "of_key": of_key}
+        self._interruption.run(connection, given | {"now": turn["created_at"]}, turn["created_at"])
         if begin.resume is not None:
             of_conversation = {"of_caller": of_caller, "of_conversation": turn["of_conversation"]}
             if not self._approving.decide(connection, of_conversation, turn["id"], begin.resume):

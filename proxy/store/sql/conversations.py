@@ -17,6 +17,7 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    and_,
     bindparam,
     delete,
     func,
@@ -31,6 +32,7 @@ from proxy.messages import ForeignItem, Item
 from proxy.store.sql import rows
 from proxy.store.sql.conversation_list import Outlines, may_be_about
 from proxy.store.sql.dialects import IS_RUNNING, Insertion, encode_json, insert_into, statements
+from proxy.store.sql.interruption import Interruption
 from proxy.store.sql.stored_completions import FORGOTTEN, has_metadata, storable_pairs, visible_to
 from proxy.store.sql.tables import (
     approvals,
@@ -86,11 +88,9 @@ class Keeping:
         self._by_id = self._of_caller.where(_is(conversations.c.id))
         self._locked = self._by_id.with_for_update()
         key = select(conversations.c.key).where(_is(conversations.c.caller), _is(conversations.c.id))
-        self._interrupt = (
-            update(turns)
-            .where(turns.c.conversation == key.scalar_subquery(), IS_RUNNING)
-            .where(turns.c.lease_until < bindparam("now"))
-            .values(status="interrupted", idempotency_key=None, finished_at=bindparam("now"))
+        self._interruption = Interruption(
+            dialect,
+            and_(turns.c.conversation == key.scalar_subquery(), turns.c.lease_until < bindparam("now")),
         )
         self._running = select(turns.c.key).where(turns.c.conversation == bindparam("of_key"), IS_RUNNING)
         path = _path(key.with_only_columns(conversations.c.head))
@@ -269,7 +269,7 @@ class Keeping:
     def _lock(self, connection: Connection, caller: str, conversation_id: str, now: float) -> Row[Any] | None:
         """Lock and return the conversation; interrupt its running turn if the lease expired."""
         given = {"of_caller": caller, "of_id": conversation_id}
-        connection.execute(self._interrupt, given | {"now": now})
+        self._interruption.run(connection, given | {"now": now}, now)
         return connection.execute(self._locked, given).first()
 
     def _is_busy(self, connection: Connection, key: int) -> bool:

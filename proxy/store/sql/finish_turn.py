@@ -54,10 +54,14 @@ class Endings:
             .with_for_update()
         )
         keeps_key = bindparam("keeps_key", type_=Boolean)
+        keeps_input = bindparam("keeps_input", type_=Boolean)
         self._end = (
             update(turns)
             .where(turns.c.key == bindparam("turn"))
-            .values(idempotency_key=case((keeps_key, turns.c.idempotency_key)))
+            .values(
+                idempotency_key=case((keeps_key, turns.c.idempotency_key)),
+                input_fingerprint=case((keeps_input, turns.c.input_fingerprint)),
+            )
         )
         self._add_items = Insertion(insert_into(dialect, items), items)
         self._add_pending = insert_into(dialect, pending_calls)
@@ -77,7 +81,9 @@ class Endings:
             .where(or_(turns.c.id == bindparam("turn_id"), turns.c.key == bindparam("turn")), IS_RUNNING)
             .values(
                 status="failed",
-                idempotency_key=None,
+                idempotency_key=case((turns.c.ran_effects, turns.c.idempotency_key)),
+                input_fingerprint=case((turns.c.ran_effects, turns.c.input_fingerprint)),
+                progress=None,
                 error_code=bindparam("error_code"),
                 finished_at=bindparam("finished_at"),
             )

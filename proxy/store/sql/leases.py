@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, or_, select, true, update
 
 from proxy.store.sql.dialects import IS_RUNNING, listed
+from proxy.store.sql.interruption import Interruption
 from proxy.store.sql.tables import turns
 
 
@@ -24,11 +25,8 @@ class Leases:
             .values(cancel_requested=true())
         )
         dead = listed(dialect, "dead")
-        self._interrupt = (
-            update(turns)
-            .where(IS_RUNNING)
-            .where(or_(turns.c.lease_until < bindparam("now"), turns.c.worker.in_(select(dead.c.value))))
-            .values(status="interrupted", idempotency_key=None, finished_at=bindparam("now"))
+        self._interruption = Interruption(
+            dialect, or_(turns.c.lease_until < bindparam("now"), turns.c.worker.in_(select(dead.c.value)))
         )
 
     def renew(self, connection: Connection, worker: str, lease_until: float) -> list[str]:
@@ -42,4 +40,4 @@ class Leases:
 
     def interrupt(self, connection: Connection, now: float, dead_workers: Sequence[str]) -> int:
         """Mark turns as interrupted whose lease expired or whose worker is dead; return the count."""
-        return connection.execute(self._interrupt, {"now": now, "dead": list(dead_workers)}).rowcount
+        return self._interruption.run(connection, {"now": now, "dead": list(dead_workers)}, now)

@@ -12,7 +12,16 @@ from sqlalchemy import Row
 
 from proxy.messages import Item, Message, ProviderState
 from proxy.store.sql.tables import indexable, storable
-from proxy.turns.repository import ChainTurn, Conversation, ModelUse, NewTurn, TurnEnd, TurnRecord
+from proxy.turns.repository import (
+    ChainTurn,
+    Conversation,
+    InputMatch,
+    ModelUse,
+    NewTurn,
+    Progress,
+    TurnEnd,
+    TurnRecord,
+)
 
 COMPRESS_FROM_BYTES = 4096
 _PLAIN, _DEFLATED = b"p", b"z"
@@ -33,6 +42,7 @@ _decode_state = msgspec.json.Decoder(_Stateful).decode
 _decode_message = msgspec.json.Decoder(Message).decode
 _decode_uses = msgspec.json.Decoder(list[ModelUse]).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
+_decode_progress = msgspec.json.Decoder(tuple[str, list[ItemRow]]).decode
 
 
 def conversation_row(turn: NewTurn) -> dict[str, Any]:
@@ -72,17 +82,20 @@ def turn_row(turn: NewTurn) -> dict[str, Any]:
         "body_digest": turn.body_digest,
         "inputs": len(turn.input) if turn.is_stored else 0,
         "snapshot": turn.snapshot,
+        "input_fingerprint": turn.input_fingerprint,
+        "first_attempt": turn.first_attempt,
     }
 
 
 def end_row(end: TurnEnd) -> dict[str, Any]:
     """Return what the end of a turn changes in its row, but the journal; ``turn`` is the key.
 
-    Where it does not keep it (``keeps_key``), its idempotency key is taken away.
+    ``keeps_key`` and ``keeps_input`` are parameters: whether its idempotency key and input fingerprint remain.
     """
     return {
         "turn": end.turn,
-        "keeps_key": end.is_history,
+        "keeps_key": end.is_history if end.keeps_key is None else end.keeps_key,
+        "keeps_input": end.is_found_by_input,
         "status": end.status,
         "is_history": end.is_history,
         "agent": end.agent,
@@ -93,6 +106,8 @@ def end_row(end: TurnEnd) -> dict[str, Any]:
         "last_answer": end.last_answer if end.is_history else None,
         "pending": _to_json(end.pending) if end.pending else None,
         "uses": _to_json(end.uses) if end.uses else None,
+        "ran_effects": end.ran_effects,
+        "progress": None,
     }
 
 
@@ -148,11 +163,38 @@ def to_chain_turn(
     end_user: str,
     fingerprint: bytes | None,
     is_paused: bool,
+    turn_id: str,
+    is_complete: bool,
 ) -> ChainTurn:
     """Return the turn of a row of the chain, to which ``said`` belongs."""
     return ChainTurn(
-        turn, agent, is_stored, said, to_names(pending), conversation_id, end_user, fingerprint, is_paused
+        turn,
+        agent,
+        is_stored,
+        said,
+        to_names(pending),
+        conversation_id,
+        end_user,
+        fingerprint,
+        is_paused,
+        turn_id,
+        is_complete,
     )
+
+
+def to_input_match(row: Row[Any]) -> InputMatch:
+    """Return the match of a row with its columns by name."""
+    return InputMatch(**row._mapping)
+
+
+def progress_json(progress: Progress) -> str:
+    """Return the progress of a turn in the stored format."""
+    return _to_json((progress.agent, item_rows(progress.items, is_input=False)))
+
+
+def to_progress(stored: str) -> tuple[str, list[ItemRow]]:
+    """Return the active agent and the items of a stored progress."""
+    return _decode_progress(stored)
 
 
 def to_record(row: Row[Any], items: Sequence[Row[Any]]) -> TurnRecord:
@@ -185,6 +227,11 @@ def to_record(row: Row[Any], items: Sequence[Row[Any]]) -> TurnRecord:
         items=[_said(item) for item in items if not item.is_input],
         uses=_decode_uses(row.uses) if row.uses else [],
         journal=unpack(row.journal),
+        ran_effects=row.ran_effects,
+        left_at=row.left_at,
+        cancel_at=row.cancel_at,
+        reader_until=row.reader_until,
+        first_attempt=row.first_attempt,
     )
 
 

@@ -152,6 +152,13 @@ turns = Table(
     Column("journal", LargeBinary),
     Column("circumstances", LargeBinary, doc="of a turn that asks for approval; null for all others"),
     Column("snapshot", String, doc="digest of the team as its caller had made it"),
+    Column("input_fingerprint", Digest),
+    Column("first_attempt", Name),
+    Column("ran_effects", Boolean, nullable=False, server_default=false()),
+    Column("left_at", Double),
+    Column("cancel_at", Double),
+    Column("reader_until", Double),
+    Column("progress", Text, doc="JSON of the items so far, while the turn is running"),
     UniqueConstraint("id"),
     UniqueConstraint("caller", "idempotency_key"),
     sqlite_autoincrement=True,
@@ -168,6 +175,7 @@ _index("ix_turns_running", _of.conversation, where="status = 'running'", unique=
 _index("ix_turns_worker", _of.worker, where="status = 'running'")
 _index("ix_turns_fingerprint", _of.fingerprint, _of.key, where="fingerprint IS NOT NULL")
 _index("ix_turns_last_answer", _of.last_answer, _of.key, where="last_answer IS NOT NULL")
+_index("ix_turns_input", _of.input_fingerprint, _of.key, where="input_fingerprint IS NOT NULL")
 _index("ix_turns_conversation_fingerprint", _of.conversation, _of.fingerprint, _of.key)
 _index(
     "ix_turns_conversation_last_answer",

@@ -23,8 +23,17 @@ from proxy.messages import Item
 from proxy.store.sql import rows
 from proxy.store.sql.dialects import IS_RUNNING, list_of, listed
 from proxy.store.sql.tables import conversations, indexable, items, pending_calls, turns
-from proxy.turns.repository import ChainTurn, Conversation, PollResult, TurnMatch, TurnRecord
+from proxy.turns.repository import (
+    ChainTurn,
+    Conversation,
+    InputMatch,
+    PollResult,
+    TurnMatch,
+    TurnRecord,
+)
 
+BY_INPUT = 32
+"""Maximum number of turns returned by input fingerprint."""
 PENDING_PER_ID = 100
 """Maximum number of turns returned for one pending call id; some models number their calls from 0 in every turn."""
 
@@ -46,6 +55,10 @@ class TurnQueries:
         )
         self._by_id = record.where(_is("caller", turns), _is("id", turns))
         self._by_key = record.where(_is("caller", turns), _is("idempotency_key", turns))
+        self._running = record.where(IS_RUNNING).where(
+            _is("caller", turns), conversations.c.id == bindparam("id", type_=conversations.c.id.type)
+        )
+        self._by_input = {is_within: _by_input(dialect, is_within=is_within) for is_within in (False, True)}
         self._by_body = _by_body(record)
         self._items = select(items).where(items.c.turn == bindparam("turn")).order_by(items.c.position)
         self._nothing: Select[Any] = select(literal_column("1"))
@@ -104,6 +117,20 @@ class TurnQueries:
         """Return the turn that was begun with the key, or None."""
         return self._record(connection, self._by_key, {"caller": caller, "idempotency_key": key})
 
+    def running(self, connection: Connection, caller: str, conversation_id: str) -> TurnRecord | None:
+        """Return the running turn of the conversation, or None."""
+        return self._record(connection, self._running, {"caller": caller, "id": conversation_id})
+
+    def by_input(
+        self, connection: Connection, fingerprints: Sequence[bytes], conversation: int | None
+    ) -> list[InputMatch]:
+        """Return the newest turns that have these input fingerprints, newest first."""
+        wanted = [fingerprint.hex() for fingerprint in fingerprints]
+        found = connection.execute(
+            self._by_input[conversation is not None], {"wanted": wanted} | _within(conversation)
+        )
+        return [rows.to_input_match(row) for row in found]
+
     def by_body(self, connection: Connection, caller: str, digest: bytes, since: float) -> TurnRecord | None:
         """Return the newest turn with the body, or None; also None if it failed or has a later turn."""
         return self._record(
@@ -141,7 +168,7 @@ def _by_body(record: Select[Any]) -> Select[Any]:
     )
     return (
         record.where(turns.c.key == newest_key, turns.c.created_at >= bindparam("since"))
-        .where(turns.c.status.in_(["running", "completed"]))
+        .where(or_(turns.c.status.in_(["running", "completed"]), turns.c.ran_effects))
         .where(
             or_(conversations.c.head.is_(None), conversations.c.head <= turns.c.key), ~has_running_successor
         )
@@ -176,7 +203,7 @@ def _chain() -> Select[Any]:
     chain = _keys_of_chain()
     return (
         select(of.key, of.agent, of.is_stored, of.pending, _conversation_id(), of.end_user, of.fingerprint)
-        .add_columns(of.circumstances.is_not(None))
+        .add_columns(of.circumstances.is_not(None), of.id, of.status.in_(["running", "completed"]))
         .join(chain, of.key == chain.c.key)
         .order_by(of.key)
     )
@@ -224,6 +251,20 @@ def _places(dialect: str, *, is_within: bool) -> Select[Any]:
         .scalar_subquery()
     )
     return _place(other_key.is_(None)).select_from(wanted.join(turns, turns.c.key == newest_key))
+
+
+def _by_input(dialect: str, *, is_within: bool) -> Select[Any]:
+    of, wanted = turns.c, listed(dialect, "wanted")
+    return (
+        select(of.key.label("turn"), of.id, of.conversation, _conversation_id(), of.parent, of.agent)
+        .add_columns(of.status, of.is_history, of.is_stored, of.ran_effects, of.body_digest)
+        .add_columns(of.input_fingerprint, of.left_at, of.cancel_at, of.reader_until, of.created_at)
+        .add_columns(of.first_attempt)
+        .where(of.input_fingerprint.in_(select(wanted.c.value)))
+        .where(*_conditions(of, is_within=is_within))
+        .order_by(of.key.desc())
+        .limit(BY_INPUT)
+    )
 
 
 def _last_answer(*, is_within: bool) -> Select[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,14 +11,17 @@ from proxy.errors import ConversationBusy, TurnLeaseLost
 from proxy.events import DecidedBy, Decision
 from proxy.messages import ForeignItem, Item
 from proxy.turns.repository import (
+    Attendance,
     Begun,
     ChainTurn,
     CompletedTurn,
     Conversation,
     IdempotencyKeyTaken,
+    InputMatch,
     NewTurn,
     Pause,
     PollResult,
+    Progress,
     TurnEnd,
     TurnMatch,
     TurnRecord,
@@ -36,6 +39,8 @@ class StoredTurn:
     end: TurnEnd | None = None
     is_to_stop: bool = False
     circumstances: bytes | None = None
+    input_fingerprint: bytes | None = None
+    progress: Progress | None = None
     snapshot: str | None = None
     placed: dict[int, Item | ForeignItem] | None = None
     """The items by position, once that is not simply their order."""
@@ -117,7 +122,11 @@ class MemoryHistory:
         self.conversations[place] = known
         key = self.next_key()
         self.turns[key] = StoredTurn(
-            _running_record(key, turn), known, len(turn.input), snapshot=turn.snapshot
+            _running_record(key, turn),
+            known,
+            len(turn.input),
+            input_fingerprint=turn.input_fingerprint,
+            snapshot=turn.snapshot,
         )
         return Begun(key, known.key)
 
@@ -150,7 +159,10 @@ class MemoryHistory:
         if kept.record.status != "running":
             return kept.end is not None and _is_same(kept.end, end)
         kept.end = end
+        kept.progress = None
         kept.record = _ended_record(kept.record, end)
+        if not end.is_found_by_input:
+            kept.input_fingerprint = None
         if end.is_history:
             place = (kept.record.caller, kept.record.conversation_id)
             self._set_head(place, end.turn)
@@ -191,6 +203,8 @@ class MemoryHistory:
                     end_user=record.end_user,
                     fingerprint=kept.end.fingerprint if kept.end and kept.end.is_history else None,
                     is_paused=kept.circumstances is not None,
+                    id=record.id,
+                    is_complete=record.status in ("running", "completed"),
                 )
             )
             key = record.parent
@@ -218,6 +232,17 @@ class MemoryHistory:
             if call_id in call_ids
         ]
 
+    async def find_by_input(
+        self, fingerprints: Sequence[bytes], *, conversation: int | None = None
+    ) -> Sequence[InputMatch]:
+        return [
+            _input_match(kept, kept.input_fingerprint)
+            for kept in reversed(self.turns.values())
+            if kept.input_fingerprint is not None
+            and kept.input_fingerprint in fingerprints
+            and conversation in (None, kept.conversation.key)
+        ]
+
     async def turn(self, caller: str, turn_id: str) -> TurnRecord | None:
         return self._last(lambda record: record.caller == caller and record.id == turn_id)
 
@@ -226,7 +251,9 @@ class MemoryHistory:
 
     async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
         found = self._last(lambda record: (record.caller, record.body_digest) == (caller, digest))
-        if found is None or found.created_at < since or found.status not in ("running", "completed"):
+        if found is None or found.created_at < since:
+            return None
+        if found.status not in ("running", "completed") and not found.ran_effects:
             return None
         conversation = self.turns[found.turn].conversation.key
         behind = self._last(
@@ -255,6 +282,37 @@ class MemoryHistory:
             self._interrupt(kept, now)
         return len(lost)
 
+    async def running_turn(self, caller: str, conversation_id: str) -> TurnRecord | None:
+        place = (caller, conversation_id)
+        found = self._running(lambda kept: (kept.record.caller, kept.conversation.id) == place)
+        return next((kept.record for kept in found), None)
+
+    async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:
+        for kept in self._running(lambda kept: kept.record.turn == turn):
+            kept.record = replace(kept.record, left_at=left_at, cancel_at=cancel_at)
+
+    async def attendance(self, turns: Sequence[int]) -> Mapping[int, Attendance]:
+        return {
+            kept.record.turn: Attendance(kept.record.cancel_at, kept.record.reader_until, kept.is_to_stop)
+            for kept in self._running(lambda kept: kept.record.turn in turns)
+        }
+
+    async def announce_reader(self, turn: int, *, until: float) -> None:
+        for kept in self._running(lambda kept: kept.record.turn == turn):
+            kept.record = replace(kept.record, reader_until=max(until, kept.record.reader_until or until))
+
+    async def end_unattended(self, turn: int, *, now: float) -> bool:
+        found = list(self._running(lambda kept: kept.record.turn == turn and kept.record.is_unattended(now)))
+        for kept in found:
+            kept.record = replace(kept.record, cancel_at=now)
+        return bool(found)
+
+    async def store_progress(self, turn: int, progress: Progress) -> None:
+        for kept in self._running(lambda kept: kept.record.turn == turn):
+            kept.progress = progress
+            ran = kept.record.ran_effects or progress.ran_effects
+            kept.record = replace(kept.record, ran_effects=ran)
+
     async def poll(self, *, turns: Sequence[int], conversations: Sequence[int]) -> PollResult:
         here = {known.key for known in self.conversations.values()} & set(conversations)
         newest = dict.fromkeys(here, 0)
@@ -277,7 +335,16 @@ class MemoryHistory:
         return (kept for kept in self.turns.values() if kept.record.status == "running" and is_wanted(kept))
 
     def _interrupt(self, kept: StoredTurn, now: float) -> None:
-        kept.record = replace(kept.record, status="interrupted", finished_at=now, idempotency_key=None)
+        record, progress = kept.record, kept.progress
+        key = record.idempotency_key if record.ran_effects else None
+        kept.record = replace(record, status="interrupted", finished_at=now, idempotency_key=key)
+        if not record.ran_effects and progress is None:
+            kept.input_fingerprint = None
+        if progress is not None and record.is_stored:
+            items, agent = list(progress.items), progress.agent
+            kept.record = replace(kept.record, items=items, agent=agent, is_history=True)
+            self._set_head((record.caller, record.conversation_id), record.turn)
+        kept.progress = None
 
     def _last(self, is_wanted: Callable[[TurnRecord], bool]) -> TurnRecord | None:
         return next((kept.record for kept in reversed(self.turns.values()) if is_wanted(kept.record)), None)
@@ -341,10 +408,35 @@ def _running_record(key: int, turn: NewTurn) -> TurnRecord:
         items=[],
         uses=[],
         journal=b"",
+        first_attempt=turn.first_attempt,
+    )
+
+
+def _input_match(kept: StoredTurn, input_fingerprint: bytes) -> InputMatch:
+    record = kept.record
+    return InputMatch(
+        turn=record.turn,
+        id=record.id,
+        conversation=kept.conversation.key,
+        conversation_id=record.conversation_id,
+        parent=record.parent,
+        agent=record.agent,
+        status=record.status,
+        is_history=record.is_history,
+        is_stored=record.is_stored,
+        ran_effects=record.ran_effects,
+        body_digest=record.body_digest,
+        input_fingerprint=input_fingerprint,
+        left_at=record.left_at,
+        cancel_at=record.cancel_at,
+        reader_until=record.reader_until,
+        created_at=record.created_at,
+        first_attempt=record.first_attempt,
     )
 
 
 def _ended_record(record: TurnRecord, end: TurnEnd) -> TurnRecord:
+    keeps_key = end.is_history if end.keeps_key is None else end.keeps_key
     return replace(
         record,
         status=end.status,
@@ -356,7 +448,8 @@ def _ended_record(record: TurnRecord, end: TurnEnd) -> TurnRecord:
         finish_reason=end.finish_reason,
         error_code=end.error_code,
         journal=end.journal if record.is_stored else b"",
-        idempotency_key=record.idempotency_key if end.is_history else None,
+        idempotency_key=record.idempotency_key if keeps_key else None,
+        ran_effects=end.ran_effects,
     )
 
 

@@ -153,6 +153,7 @@ async def test_partial_indexes_have_their_conditions(database: str) -> None:
         "ix_turns_running",
         "ix_turns_worker",
         "ix_turns_fingerprint",
+        "ix_turns_input",
         "ix_turns_last_answer",
         "ix_turns_conversation_last_answer",
         "ix_turns_body_digest",

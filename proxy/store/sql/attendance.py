@@ -1,0 +1,59 @@
+"""Clients that left running turns, clients of other workers that read them, and the progress of turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import BigInteger, Connection, bindparam, or_, select, update
+
+from proxy.store.sql import rows
+from proxy.store.sql.dialects import IS_RUNNING, listed
+from proxy.store.sql.tables import turns
+from proxy.turns.repository import Attendance, Progress
+
+
+class Attending:
+    """SQL statements for one dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        of, wanted = turns.c, listed(dialect, "wanted", BigInteger)
+        running = update(turns).where(of.key == bindparam("turn"), IS_RUNNING)
+        self._leave = running.values(left_at=bindparam("left"), cancel_at=bindparam("cancel"))
+        self._announce = running.where(
+            or_(of.reader_until.is_(None), of.reader_until < bindparam("until"))
+        ).values(reader_until=bindparam("until"))
+        self._end = (
+            running.where(of.cancel_at.is_not(None))
+            .where(or_(of.reader_until.is_(None), of.reader_until < bindparam("now")))
+            .values(cancel_at=bindparam("now"))
+        )
+        self._progress = running.values(
+            progress=bindparam("stored"), ran_effects=or_(of.ran_effects, bindparam("ran"))
+        )
+        self._attendance = select(of.key, of.cancel_at, of.reader_until, of.cancel_requested).where(
+            of.key.in_(select(wanted.c.value)), IS_RUNNING
+        )
+
+    def leave(
+        self, connection: Connection, turn: int, left_at: float | None, cancel_at: float | None
+    ) -> None:
+        """Store that clients left, or returned."""
+        connection.execute(self._leave, {"turn": turn, "left": left_at, "cancel": cancel_at})
+
+    def announce(self, connection: Connection, turn: int, until: float) -> None:
+        """Store a reader of another worker."""
+        connection.execute(self._announce, {"turn": turn, "until": until})
+
+    def end(self, connection: Connection, turn: int, now: float) -> bool:
+        """Request the cancellation of a turn without readers; return whether it applies."""
+        return connection.execute(self._end, {"turn": turn, "now": now}).rowcount > 0
+
+    def progress(self, connection: Connection, turn: int, progress: Progress) -> None:
+        """Store the items so far."""
+        stored = rows.progress_json(progress)
+        connection.execute(self._progress, {"turn": turn, "stored": stored, "ran": progress.ran_effects})
+
+    def attendance(self, connection: Connection, turn_keys: Sequence[int]) -> dict[int, Attendance]:
+        """Return the attendance of the running ones of these turns."""
+        found = connection.execute(self._attendance, {"wanted": list(turn_keys)})
+        return {row[0]: Attendance(row[1], row[2], row[3]) for row in found}
