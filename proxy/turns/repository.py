@@ -440,7 +440,7 @@ class TurnRepository(Protocol):
         ...
 
     async def end_unattended(self, turn: int, *, now: float) -> bool:
-        """Let the worker of a running turn cancel it now; return False if it has a reader or is not to be cancelled."""
+        """Let the worker of a running turn cancel it now; return False if it has a reader or must finish."""
         ...
 
     async def store_progress(self, turn: int, progress: Progress) -> None:
