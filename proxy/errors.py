@@ -336,16 +336,6 @@ class AgentFailed(TurnFailed):
     code = "agent_error"
 
 
-class ToolLoopLimitReached(AgentFailed):
-    """The turn reached the team's limit of model calls."""
-
-    code = "tool_loop_limit"
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"The agents made {limit} model calls without completing the response.")
-        self.limit = limit
-
-
 class ResponseFormatNotMet(AgentFailed):
     """The output does not match ``response_format``."""
 

@@ -376,6 +376,11 @@ class Settings(BaseSettings):
         TeamName,
         _setting("Team for legacy clients of /chat/completions.", "PROXY_OLDER_TEAM"),
     ] = None
+    older_content: Annotated[
+        Literal["object", "string"],
+        ValueFormat("object or string"),
+        _setting("Form of content in the lines of legacy /chat/completions.", "PROXY_OLDER_CONTENT"),
+    ] = "object"
     older_chat_team: Annotated[
         TeamName, _setting("Team for /chat, /chat/stream and /ws.", "PROXY_OLDER_CHAT_TEAM")
     ] = None

@@ -94,24 +94,24 @@ class AgentLoop:
 
         Raises:
             UpstreamFailed: A model call failed.
-            ToolLoopLimitReached: The turn has made all model calls that its limits allow.
             ResponseFormatNotMet: The answer does not match ``response_format``.
             StoreUnavailable: The start of an approved call could not be recorded, so it was not run.
         """
         continuation, state.turn.continuation = state.turn.continuation, None
         if continuation is not None:
             await self._server_calls.apply_decisions(state, continuation)
-        while True:
+        # At a limit the turn ends with what there is, like an answer that the model cut.
+        while not state.is_at_limit:
             reply = await call_model(self.agent, state, self._own_tools(state))
             # With finish_reason "length" the arguments of the last call may be truncated: discard all calls.
             if not reply.calls or reply.finish_reason == "length":
-                break
+                return await self._answer(state, reply)
             outcome = await self._handle_calls(state, reply)
             if outcome is not None:
                 return outcome
-            limit = state.limits.max_output_tokens
-            if limit is not None and state.completion_tokens >= limit:
-                return AgentAnswered("length")
+        return AgentAnswered("length")
+
+    async def _answer(self, state: TurnState, reply: ModelReply) -> AgentAnswered:
         await _check_format(state, reply)
         self._append_message(state, reply, [])
         is_cut = reply.finish_reason in ("length", "content_filter")

@@ -11,7 +11,6 @@ import msgspec
 from proxy.agents.prompt import messages_for, provider_states, text_states
 from proxy.agents.spans import model_span, record_reply, record_request
 from proxy.agents.turn_state import Agent, Call, CallKind, TurnState, new_call_id
-from proxy.errors import ToolLoopLimitReached
 from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
@@ -70,10 +69,7 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
 
     Raises:
         UpstreamFailed: The model call failed.
-        ToolLoopLimitReached: The turn has made all model calls that its limits allow.
     """
-    if state.model_calls >= state.limits.max_model_calls:
-        raise ToolLoopLimitReached(state.limits.max_model_calls)
     state.model_calls += 1
     client_tools = _client_tools(agent, state)
     with model_span(agent, state) as traced:

@@ -69,7 +69,7 @@ class ServerCalls:
         for index, call in enumerate(calls):
             if call.kind != "server":
                 continue
-            if state.tool_calls >= state.limits.max_tool_calls:
+            if not state.can_run_tool:
                 rejected[call.id] = _TOO_MANY
                 continue
             state.tool_calls += 1
@@ -95,7 +95,7 @@ class ServerCalls:
                 results[call.id] = _cannot_ask(_HAS_FORMAT)
             elif error := find_argument_error("".join(call.arguments)):
                 results[call.id] = f"error: {error}"
-            elif state.tool_calls >= state.limits.max_tool_calls:
+            elif not state.can_run_tool:
                 results[call.id] = _TOO_MANY
             else:
                 state.tool_calls += 1

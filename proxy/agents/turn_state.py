@@ -67,6 +67,27 @@ class TurnState:
     cacheable_prompt: CacheablePrompt | None = None
     """How prompts are built if the team has ``prompt_cache``."""
 
+    @property
+    def has_all_messages(self) -> bool:
+        """Whether the turn has as many messages as ``max_messages`` allows."""
+        limit = self.limits.max_messages
+        return limit is not None and 1 + self.model_calls + self.tool_calls >= limit
+
+    @property
+    def is_at_limit(self) -> bool:
+        """Whether no further model call may start."""
+        limit = self.limits.max_output_tokens
+        return (
+            self.model_calls >= self.limits.max_model_calls
+            or self.has_all_messages
+            or (limit is not None and self.completion_tokens >= limit)
+        )
+
+    @property
+    def can_run_tool(self) -> bool:
+        """Whether another server tool may run."""
+        return self.tool_calls < self.limits.max_tool_calls and not self.has_all_messages
+
 
 CallKind = Literal["server", "approval", "delegate", "client", "surplus", "unknown"]
 """How a call is handled: run, put before a person for approval, run as a handoff, or returned to the client. Calls of

@@ -43,6 +43,7 @@ _LEGACY_COMPLETIONS = (legacy.NewMessageBody, legacy.SourcesBody, ChatBody)
 """The bodies that ``POST /chat/completions`` accepts."""
 _STREAMS: Mapping[tuple[str, str], str] = {
     ("post", "/ask-stream"): "text/event-stream",
+    ("get", "/ask-stream/{turn_id}"): "text/event-stream",
     ("get", "/test-stream"): "text/event-stream",
     ("post", "/chat/stream"): "text/event-stream",
     ("post", "/chat/completions"): "text/plain",

@@ -19,6 +19,7 @@ from proxy.events import ClosingEvent, Entry
 from proxy.routes.dependencies import Services, authenticate, services_of
 from proxy.routes.error_handlers import answer_of
 from proxy.routes.request_body import ClientDisconnected, authorization_of
+from proxy.routes.streaming import Headers
 from proxy.turns.live import LiveTurn
 
 PROTOCOL = "handoff.v1"
@@ -132,8 +133,13 @@ class Channel:
                     return
 
 
-async def admit(websocket: WebSocket) -> Channel | None:
-    """Accept a handshake with a valid API key; reject others with the same response as over HTTP and return None."""
+async def admit(
+    websocket: WebSocket, headers_for: Callable[[str], Headers] = lambda caller: []
+) -> Channel | None:
+    """Accept a handshake with a valid API key; reject others with the same response as over HTTP and return None.
+
+    ``headers_for`` returns headers of the accepting response for the caller.
+    """
     services = services_of(websocket.scope)
     try:
         caller = authenticate(websocket.scope, services)
@@ -141,5 +147,6 @@ async def admit(websocket: WebSocket) -> Channel | None:
         await websocket.send_denial_response(answer_of(error))
         return None
     offered = websocket.scope.get("subprotocols", ())
-    await websocket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
+    subprotocol = PROTOCOL if PROTOCOL in offered else None
+    await websocket.accept(subprotocol=subprotocol, headers=headers_for(caller))
     return Channel(websocket, services, caller)

@@ -39,8 +39,8 @@ class Framing:
     headers: Headers
     ping: bytes
     """The keep-alive frame; if empty, none is sent."""
-    sends_entries_separately: bool = False
-    """Send the frames of each entry as a separate HTTP chunk; otherwise all available entries are one chunk."""
+    separator: bytes = b""
+    """The end of a frame. Each frame is a separate HTTP chunk; without a separator, all available entries are one."""
     starts_immediately: bool = False
     """Send the headers before the first output, so failures are reported in the stream, not as a status."""
 
@@ -181,12 +181,11 @@ async def stream(
         await send({"type": "http.response.start", "status": 200, "headers": headers + framing.headers})
         while True:
             is_last = bool(entries) and is_closing(entries[-1].event)
-            if framing.sends_entries_separately:
-                *before, body = [frames for frames in map(encoder.encode, entries) if frames] or [b""]
-                for frames in before:
-                    await monitor.send(send, frames)
-            else:
-                body = b"".join(map(encoder.encode, entries))
+            body = b"".join(map(encoder.encode, entries))
+            if framing.separator:
+                *before, body = _frames(body, framing.separator)
+                for one in before:
+                    await monitor.send(send, one)
             if body or is_last:
                 await monitor.send(send, body, is_last=is_last)
             elif monitor.is_quiet() and framing.ping:
@@ -197,6 +196,11 @@ async def stream(
             entries = () if monitor.is_disconnected() else await reader.next()
             if monitor.is_disconnected():
                 return False
+
+
+def _frames(body: bytes, separator: bytes) -> list[bytes]:
+    """Return the frames of ``body``, each with its separator; one empty frame if there is none."""
+    return [frame + separator for frame in body.split(separator)[:-1]] or [b""]
 
 
 async def answer(

@@ -45,6 +45,9 @@ class Limits(_StrictModel):
     max_handoffs: Annotated[Integer, Field(ge=0, le=100)] = 10
     """After this number of handoffs, the active agent gets no handoff tools and has to answer itself."""
     max_model_calls: Annotated[Integer, Field(ge=1, le=1000)] = 25
+    """At the limit the turn ends with finish_reason ``length``."""
+    max_messages: Annotated[Integer, Field(ge=2, le=2000)] | None = None
+    """The user message, model replies and tool results; at the limit the turn ends with finish_reason ``length``."""
     max_tool_calls: Annotated[Integer, Field(ge=0, le=1000)] = 50
     """Further calls are not executed; their result states the limit."""
     max_output_tokens: Annotated[Integer, Field(ge=1)] | None = None

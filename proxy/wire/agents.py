@@ -35,6 +35,7 @@ class NewLimits(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 
     max_handoffs: Annotated[int, Meta(ge=0, le=100)] | None = None
     max_model_calls: Annotated[int, Meta(ge=1, le=100)] | None = None
+    max_messages: Annotated[int, Meta(ge=2, le=300)] | None = None
     max_tool_calls: Annotated[int, Meta(ge=0, le=200)] | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     turn_seconds: _Seconds | None = None

@@ -86,7 +86,6 @@ _ERROR_KINDS: dict[str, ErrorKind] = {
     "upstream_circuit_open": ErrorKind(503, "upstream_error", retry_after=10),
     # A repeat of the turn would loop, or take as long, again.
     "agent_error": ErrorKind(502, "agent_error", is_permanent=True),
-    "tool_loop_limit": ErrorKind(502, "agent_error", is_permanent=True),
     "response_format_not_met": ErrorKind(502, "agent_error"),
     "turn_timeout": ErrorKind(504, "agent_error", is_permanent=True),
     "turn_lease_lost": ErrorKind(503, "server_error", retry_after=1),

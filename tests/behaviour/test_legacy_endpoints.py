@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -458,6 +459,138 @@ async def test_a_question_is_streamed_as_events(served: Served, upstream: FakeUp
         "progress": 100,
     }
     assert all(set(event) == {"event_type", "timestamp", "agent_name", "message", "data"} for event in events)
+
+
+async def test_the_stream_of_a_question_continues_without_its_client_and_can_be_resumed(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    rest = asyncio.Event()
+    upstream.reply(calls(("transfer_to_sales", {})), text("Red it is.", chunks=2).held(rest, after=1))
+    body = b'{"question": "Hi?"}'
+    async with Socket(served) as socket:
+        head = f"POST /ask-stream HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
+        await socket.send(f"{head}Authorization: Bearer k\r\n\r\n".encode() + body)
+        async with asyncio.timeout(5):
+            start = await socket.reader.readuntil(b"sales is working")
+    turn_id = re.findall(rb'"id":"(chatcmpl-[0-9a-f]+):1"', start)[0].decode()
+    rest.set()
+
+    whole = await get(served, f"/ask-stream/{turn_id}")
+    frames = events_of(whole)
+    late = await get(served, f"/ask-stream/{turn_id}?starting_after=3")
+    headers = {"Last_Event_ID": f"{turn_id}:3", "Accept": "text/event-stream"}
+    again = await post(served, "/ask-stream", {"question": "Hi?"}, **headers)
+
+    assert [frame["id"] for frame in frames] == [f"{turn_id}:{n}" for n in range(1, len(frames) + 1)]
+    assert frames[0]["event"]["data"]["question"] == "Hi?"
+    assert frames[-1]["event"]["data"]["final_response"] == "Red it is."
+    assert events_of(late) == frames[3:]
+    assert again.text == "".join(
+        f"id: {frame['id']}\n{data}\n\n"
+        for frame, data in zip(frames[3:], whole.text.split("\n\n")[3:], strict=False)
+    )
+    assert len(upstream.requests) == 2
+
+
+async def test_a_question_is_cancelled_with_its_client_if_requested(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(hang())
+    body = b'{"question": "Hi?"}'
+    head = f"POST /ask-stream HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
+
+    async with Socket(served) as socket:
+        await socket.send(f"{head}X-On-Disconnect: cancel\r\n\r\n".encode() + body)
+        async with asyncio.timeout(5):
+            await socket.reader.readuntil(b"agent_thinking")
+
+    await until(lambda: served.services.turns.running == 0)
+
+
+@pytest.mark.parametrize("seen", ["x", "chatcmpl-1:", "chatcmpl-1:-1", ":1", "chatcmpl-1:1.5"])
+async def test_an_invalid_event_id_is_rejected(seen: str, served: Served) -> None:
+    response = await post(served, "/ask-stream", {"question": "Hi?"}, Last_Event_ID=seen)
+
+    assert error_message(response).startswith("Invalid 'Last-Event-ID'")
+
+
+async def test_only_turns_of_questions_can_be_resumed(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("Hello"), text("Hello"))
+    client = served.client("k")
+    chat = await client.chat.completions.create(model="shop", messages=[{"role": "user", "content": "Hi"}])
+    response = await client.responses.create(model="shop", input="Hi")
+    turn_of_response = "chatcmpl-" + response.id.partition("_")[2]
+
+    for turn_id in ("chatcmpl-nobody", chat.id, turn_of_response):
+        error_message(await get(served, f"/ask-stream/{turn_id}"), status=404)
+
+
+async def test_long_text_is_written_in_short_events(served: Served, upstream: FakeUpstream) -> None:
+    long = "12345678é " * 20_000
+    upstream.reply(*(text("", chunks=[long]) for _ in range(2)))
+
+    events = [json.loads(event[6:]) for event in await chunks(served, "/chat/stream", {"message": "Hi"})]
+    lines = [json.loads(line) for line in await chunks(served, "/chat/completions", ANNA)]
+
+    contents = [event["content"] for event in events if event["event_type"] == "chat_chunk"]
+    messages = [line["content"]["message"] for line in lines]
+    assert "".join(contents) == "".join(messages) == events[-1]["final_response"] == long
+    assert max(map(len, contents + messages)) == 4000
+
+
+# --- browsers without a key ----------------------------------------------------------------------------------
+
+
+async def test_browsers_without_a_key_have_separate_chats(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(*(text(f"Answer {n}") for n in range(5)))
+
+    async def send(http: httpx2.AsyncClient, message: str, **headers: str) -> httpx2.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await http.post("/chat", json={"message": message}, headers=named)
+
+    async with (
+        httpx2.AsyncClient(base_url=served.url) as one,
+        httpx2.AsyncClient(base_url=served.url) as other,
+        httpx2.AsyncClient(base_url=served.url) as program,
+    ):
+        first = await send(one, "One", Sec_Fetch_Site="same-origin")
+        second = await send(other, "Two", Origin=served.url)
+        third = await send(one, "Three", Sec_Fetch_Site="same-origin")
+        fourth = await send(program, "Four")
+        fifth = await send(program, "Five", Sec_Fetch_Site="cross-site")
+
+    cookie = first.headers["set-cookie"]
+    assert re.fullmatch(
+        r"handoff_chat=[\w-]{22}; Path=/; Max-Age=2592000; HttpOnly; SameSite=Lax", cookie, re.ASCII
+    )
+    assert "set-cookie" in second.headers
+    assert not [one.headers for one in (third, fourth, fifth) if "set-cookie" in one.headers]
+    ids = [one.json()["conversation_id"] for one in (first, second, third, fourth, fifth)]
+    assert ids[2] == ids[0] != ids[1]
+    assert ids[3:] == ["chat", "chat"]
+    assert shape_of(upstream, 2) == ["system", "user:One", "assistant:Answer 0", "user:Three"]
+
+
+async def test_a_browser_with_a_key_gets_no_cookie(tmp_path: Path, upstream: FakeUpstream) -> None:
+    upstream.reply(text("Hello"))
+    async with serve(tmp_path, upstream.base_url, api_keys="k") as served:
+        response = await post(served, "/chat", {"message": "Hi"}, Sec_Fetch_Site="same-origin")
+
+    assert response.json()["conversation_id"] == "chat"
+    assert "set-cookie" not in response.headers
+
+
+@pytest.mark.parametrize(("setting", "query"), [("string", ""), ("object", "?format=text")])
+async def test_content_is_a_string_if_the_setting_or_the_request_says_so(
+    setting: str, query: str, tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello", chunks=1), text("Hello", chunks=1))
+    async with serve(tmp_path, upstream.base_url, older_content=setting) as served:
+        plain = await post(served, f"/chat/completions{query}", ANNA)
+        typed = await post(served, "/chat/completions?format=json", ANNA)
+
+    assert plain.text == '{"content":"Hello"}\n'
+    assert typed.text == '{"content":{"type":"string","message":"Hello"}}\n'
 
 
 async def test_the_stream_of_a_question_starts_before_the_model_answers(

@@ -68,6 +68,24 @@ async def test_a_legacy_chat_continues_until_it_is_reset(served: Served, upstrea
     assert shape_of(upstream) == ["system", "user:3"]
 
 
+async def test_browsers_without_a_key_have_separate_chats(served: Served, upstream: FakeUpstream) -> None:
+    upstream.reply(text("One"), text("Two"), text("Three"))
+
+    async def say(message: str, cookie: str = "") -> str:
+        async with connected(served, "/ws", key="", Origin=served.url, Cookie=cookie) as client:
+            await client.send(chat(message))
+            await client.until("chat_complete")
+            return client.socket._response.headers.get("Set-Cookie", "")
+
+    cookie = await say("1")
+    await say("2")
+    again = await say("3", f"theme=dark; {cookie.partition(';')[0]}")
+
+    assert again == ""
+    assert shape_of(upstream, 1) == ["system", "user:2"]
+    assert shape_of(upstream, 2) == ["system", "user:1", "assistant:One", "user:3"]
+
+
 @pytest.mark.parametrize(
     "message", ["", "{", "[]", {"type": "talk", "data": {}}, {"type": "chat"}, chat(""), chat(7), "\u0000"]
 )

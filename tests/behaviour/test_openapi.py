@@ -107,6 +107,7 @@ async def test_legacy_endpoints_are_described_with_their_bodies(document: dict[s
         ("post", "/chat"),
         ("post", "/chat/stream"),
         ("post", "/ask-stream"),
+        ("get", "/ask-stream/{turn_id}"),
         ("get", "/test-stream"),
         ("get", "/agents"),
         ("post", "/agents/{agent_name}"),

@@ -70,6 +70,7 @@ NOT_COUNTED = {
     "GET /openapi.json",
     "GET /redoc",
     "GET /test-stream",
+    "GET /ask-stream/{turn_id}",
     "GET /v1/agents",
     "GET /v1/agents/{name}",
     "GET /v1/approvals",

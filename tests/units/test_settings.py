@@ -232,6 +232,7 @@ BAD = {
     "PROXY_HANDOFF_EVENTS": ["ALL", "some", "true"],
     "PROXY_HANDOFF_DETAILS": ["maybe", "2"],
     "PROXY_STATUS_LINES": ["yes", "Auto"],
+    "PROXY_OLDER_CONTENT": ["text", "yes"],
     "PROXY_CONVERSATION_HEADERS": ["X-Chat Id", "X-Chat:1"],
     "PROXY_USER_HEADERS": ["X User"],
     "PROXY_TASK_HEADER": ["X Task", "X-Task:"],

@@ -1,10 +1,16 @@
-"""``POST /ask-stream``: stream the steps of a turn; ``GET /test-stream``: stream a scripted turn without a model."""
+"""``POST /ask-stream``: stream the steps of a turn; ``GET /test-stream``: stream a scripted turn without a model.
+
+A turn of ``/ask-stream`` continues if its client leaves, unless the request has ``X-On-Disconnect: cancel``. Its stream
+can be resumed with the same request and ``Last-Event-ID``, or with ``GET /ask-stream/{turn_id}``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
+from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from proxy.events import (
@@ -18,18 +24,21 @@ from proxy.events import (
     ToolStarted,
 )
 from proxy.messages import Usage
-from proxy.routes.dependencies import request_context
+from proxy.routes.dependencies import Services, request_context
 from proxy.routes.legacy.requests import (
     EVENTS,
+    end_user_of,
     read_request,
     single_user_message,
     team_of,
     turn_request,
     write_legacy_turn,
 )
+from proxy.routes.request_body import headers_of
 from proxy.routes.streaming import Connection, StreamTimeouts, stream
+from proxy.service.turns import Opened
 from proxy.turns.live import LiveTurn
-from proxy.wire.legacy.ask import QuestionEncoder
+from proxy.wire.legacy.ask import QuestionEncoder, QuestionOptions, decode_question_options, last_event
 from proxy.wire.legacy.requests import QUESTION
 from proxy.wire.validation.body_decoder import read_object
 
@@ -54,25 +63,73 @@ SCRIPTED: Sequence[Event] = (
 
 
 async def ask_stream(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a question without a conversation."""
+    """Answer a question without a conversation; with ``Last-Event-ID``, resume the stream of an earlier one."""
     services, caller, body = await read_request(scope, receive)
+    connection = Connection(scope, receive, send)
+    seen = headers_of(scope).get("last-event-id", "").strip()
+    if seen:
+        turn_id, number = last_event(seen)
+        await _resume(services, caller, turn_id, number, connection)
+        return
     question = read_object(QUESTION, body).question
     team = team_of(services, services.settings.older_ask_team, default=ASK_TEAM)
-    opened = await services.turns.open(
-        turn_request(scope, caller, services, team, single_user_message(question), body=body)
-    )
+    request = turn_request(scope, caller, services, team, single_user_message(question), body=body)
     facts = services.catalog.find(team)
-    agents = facts.team.agents if facts is not None and facts.team is not None else [opened.agent]
-    encoder = QuestionEncoder(question, agents=agents)
-    connection = Connection(scope, receive, send)
-    await write_legacy_turn(services, opened, connection, encoder, framing=EVENTS)
+    agents = tuple(facts.team.agents) if facts is not None and facts.team is not None else ()
+    options = QuestionOptions(id="", created=0, model=team, question=question, agents=agents)
+    opened = await services.turns.open(
+        replace(request, options=options, on_disconnect=request.on_disconnect or "detach")
+    )
+    await _write(services, opened, options, 0, connection)
+
+
+async def resumed_stream(scope: Scope, receive: Receive, send: Send) -> None:
+    """Resume the stream of a question after ``Last-Event-ID`` (or ``?starting_after=``); without it, replay it."""
+    services, headers, caller = request_context(scope)
+    turn_id = scope["path_params"]["turn_id"]
+    seen = headers.get("last-event-id", "").strip()
+    seen = seen or QueryParams(scope["query_string"]).get("starting_after", "").strip()
+    # The number alone is an id too, because the path has the turn.
+    _, number = last_event(seen if ":" in seen else f"{turn_id}:{seen or 0}")
+    await _resume(services, caller, turn_id, number, Connection(scope, receive, send))
+
+
+async def _resume(services: Services, caller: str, turn_id: str, after: int, connection: Connection) -> None:
+    end_user = end_user_of(services, headers_of(connection.scope))
+    opened = await services.turns.attach(caller, turn_id, end_user=end_user)
+    options = decode_question_options(turn_id, opened.stored_options or b"{}")
+    await _write(services, opened, options, after, connection, is_resumed=True)
+
+
+async def _write(
+    services: Services,
+    opened: Opened,
+    options: QuestionOptions,
+    after: int,
+    connection: Connection,
+    *,
+    is_resumed: bool = False,
+) -> None:
+    encoder = QuestionEncoder(
+        opened.turn_id,
+        options.question,
+        agents=options.agents or [opened.agent],
+        after=after,
+        has_id_lines=_knows_ids(headers_of(connection.scope)),
+    )
+    await write_legacy_turn(services, opened, connection, encoder, is_resumed=is_resumed, framing=EVENTS)
+
+
+def _knows_ids(headers: dict[str, str]) -> bool:
+    """Whether the client is one for server-sent events: these send ``Accept`` (HTML Standard, 9.2.2)."""
+    return "text/event-stream" in headers.get("accept", "") or "last-event-id" in headers
 
 
 async def scripted_stream(scope: Scope, receive: Receive, send: Send) -> None:
     """Stream a scripted turn of three agents, for testing clients."""
     request_context(scope)
     live = LiveTurn("test")
-    encoder = QuestionEncoder(SCRIPTED_QUESTION, agents=SCRIPTED_STEPS)
+    encoder = QuestionEncoder("test", SCRIPTED_QUESTION, agents=SCRIPTED_STEPS)
     playing = asyncio.create_task(_play(live), name="scripted turn")
     try:
         connection = Connection(scope, receive, send)

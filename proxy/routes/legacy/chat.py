@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.types import Receive, Scope, Send
 
 from proxy.routes.dependencies import Services
+from proxy.routes.legacy.browser_chats import BrowserChat, browser_chat_of
 from proxy.routes.legacy.requests import (
     EVENTS,
     current_chat,
@@ -27,26 +28,26 @@ CHAT_TEAM = "assistant"
 
 async def chat(scope: Scope, receive: Receive, send: Send) -> None:
     """Return the answer as one JSON object at the end of the turn."""
-    services, opened = await _open(scope, receive)
+    services, opened, browser = await _open(scope, receive)
     builder = ChatBuilder(opened.conversation_id)
-    connection = Connection(scope, receive, send)
+    connection = Connection(scope, receive, browser.wrap(send))
     await write_legacy_turn(services, opened, connection, builder)
 
 
 async def chat_stream(scope: Scope, receive: Receive, send: Send) -> None:
     """Stream the events of the turn."""
-    services, opened = await _open(scope, receive)
-    connection = Connection(scope, receive, send)
+    services, opened, browser = await _open(scope, receive)
+    connection = Connection(scope, receive, browser.wrap(send))
     encoder = ChatEventEncoder()
     await write_legacy_turn(services, opened, connection, encoder, framing=EVENTS)
 
 
 async def chat_request(
-    services: Services, caller: str, scope: Scope, given: LegacyChatBody, body: bytes
+    services: Services, caller: str, scope: Scope, given: LegacyChatBody, body: bytes, *, browser: str
 ) -> TurnRequest:
     """Return the turn request for a message of the current chat."""
     conversation = await current_chat(
-        services, caller, headers_of(scope), resets_history=bool(given.reset_history)
+        services, caller, headers_of(scope), browser=browser, resets_history=bool(given.reset_history)
     )
     return turn_request(
         scope,
@@ -60,7 +61,9 @@ async def chat_request(
     )
 
 
-async def _open(scope: Scope, receive: Receive) -> tuple[Services, Opened]:
+async def _open(scope: Scope, receive: Receive) -> tuple[Services, Opened, BrowserChat]:
     services, caller, body = await read_request(scope, receive)
     given = read_object(CHAT, body)
-    return services, await services.turns.open(await chat_request(services, caller, scope, given, body))
+    browser = browser_chat_of(scope, caller)
+    request = await chat_request(services, caller, scope, given, body, browser=browser.id)
+    return services, await services.turns.open(request), browser

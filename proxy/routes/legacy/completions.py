@@ -64,7 +64,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
 async def _new_message(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one new message of a stored conversation; the lines report text, tool calls and handoffs."""
     services, caller, body = await read_request(scope, receive)
-    is_typed = _is_typed(scope)
+    is_typed = _is_typed(scope, default=services.settings.older_content == "object")
     given = read_object(NEW_MESSAGE, body)
     named = conversation_id(given.conversation_id) if given.conversation_id is not None else None
     team = team_of(services, services.settings.older_team, named=given.agent)
@@ -90,9 +90,11 @@ async def _sources(scope: Scope, receive: Receive, send: Send) -> None:
     await write_legacy_turn(services, opened, connection, encoder, framing=LINES)
 
 
-def _is_typed(scope: Scope) -> bool:
+def _is_typed(scope: Scope, *, default: bool) -> bool:
     match QueryParams(scope["query_string"]).get("format", ""):
-        case "" | "json":
+        case "":
+            return default
+        case "json":
             return True
         case "text":
             return False

@@ -36,8 +36,8 @@ LINE_HEADERS: Headers = [
     (b"x-accel-buffering", b"no"),
 ]
 # Without keep-alive frames: clients that decode every line as JSON fail at an empty one.
-LINES = Framing(LINE_HEADERS, b"", sends_entries_separately=True)
-EVENTS = Framing(STREAM_HEADERS, sse.PING, sends_entries_separately=True, starts_immediately=True)
+LINES = Framing(LINE_HEADERS, b"", separator=b"\n")
+EVENTS = Framing(STREAM_HEADERS, sse.PING, separator=b"\n\n", starts_immediately=True)
 write_legacy_turn = partial(write_turn, to_problem=error_response_with_detail)
 
 
@@ -123,9 +123,9 @@ def end_user_of(services: Services, headers: dict[str, str]) -> str:
 
 
 async def current_chat(
-    services: Services, caller: str, headers: dict[str, str], *, resets_history: bool
+    services: Services, caller: str, headers: dict[str, str], *, browser: str, resets_history: bool
 ) -> str:
-    """Return the id of the current chat of a caller and end user.
+    """Return the id of the current chat of a caller and end user, or of a ``browser``.
 
     It is the conversation that the request names; else the conversation ``chat``, or the one that the metadata of
     ``chat`` names. A reset (``reset_history``) writes a new id into that metadata, so that all workers use it. The
@@ -135,7 +135,8 @@ async def current_chat(
     if named is not None and not resets_history:
         return named
     end_user = end_user_of(services, headers)
-    first = named or (f"chat-{blake2b(end_user.encode(), digest_size=8).hexdigest()}" if end_user else "chat")
+    owner = end_user or (f"browser {browser}" if browser else "")
+    first = named or (f"chat-{blake2b(owner.encode(), digest_size=8).hexdigest()}" if owner else "chat")
     known = await services.history.find_conversation(caller, first)
     if known is None:
         return first

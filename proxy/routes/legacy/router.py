@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from proxy.routes.error_handlers import PlainEndpoint
 from proxy.routes.legacy.agents import agents, put_agent_version
-from proxy.routes.legacy.ask import ask_stream, scripted_stream
+from proxy.routes.legacy.ask import ask_stream, resumed_stream, scripted_stream
 from proxy.routes.legacy.chat import chat as chat_endpoint
 from proxy.routes.legacy.chat import chat_stream
 from proxy.routes.legacy.completions import LegacyCompletions
@@ -24,6 +24,7 @@ def legacy_routes(chat: ASGIApp) -> Sequence[BaseRoute]:
         Route("/chat", legacy_endpoint(chat_endpoint), methods=["POST"]),
         Route("/chat/stream", legacy_endpoint(chat_stream), methods=["POST"]),
         Route("/ask-stream", legacy_endpoint(ask_stream), methods=["POST"]),
+        Route("/ask-stream/{turn_id}", legacy_endpoint(resumed_stream), methods=["GET"]),
         Route("/test-stream", legacy_endpoint(scripted_stream), methods=["GET"]),
         WebSocketRoute("/ws", chat_socket),
         Route("/agents", legacy_endpoint(agents), methods=["GET"]),

@@ -10,10 +10,12 @@ from starlette.websockets import WebSocket
 
 from proxy.errors import InternalTurnError, InvalidRequest, ProxyError, Unauthorized
 from proxy.events import Entry
+from proxy.routes.legacy.browser_chats import BrowserChat, browser_chat_of
 from proxy.routes.legacy.chat import chat_request
 from proxy.routes.middleware.rate_limit import admit as admit_turn
 from proxy.routes.request_body import ClientDisconnected
 from proxy.routes.sockets import Channel, admit
+from proxy.routes.streaming import Headers
 from proxy.wire.legacy.chat import ChatSocketEvents, refused, socket_message
 from proxy.wire.legacy.requests import CHAT, SOCKET
 from proxy.wire.validation.body_decoder import read_object
@@ -26,11 +28,18 @@ MAX_WAITING = 16
 
 async def chat_socket(websocket: WebSocket) -> None:
     """Serve one WebSocket."""
-    channel = await admit(websocket)
+    browser = BrowserChat()
+
+    def cookie_for(caller: str) -> Headers:
+        nonlocal browser
+        browser = browser_chat_of(websocket.scope, caller)
+        return browser.headers
+
+    channel = await admit(websocket, cookie_for)
     if channel is None:
         return
     waiting: asyncio.Queue[bytes] = asyncio.Queue(MAX_WAITING)
-    answers = asyncio.create_task(_answer_all(websocket, channel, waiting), name="chat")
+    answers = asyncio.create_task(_answer_all(websocket, channel, waiting, browser.id), name="chat")
     try:
         async with aclosing(channel.messages()) as messages:
             async for message in messages:
@@ -47,11 +56,13 @@ async def chat_socket(websocket: WebSocket) -> None:
         await asyncio.gather(answers, return_exceptions=True)
 
 
-async def _answer_all(websocket: WebSocket, channel: Channel, waiting: asyncio.Queue[bytes]) -> None:
+async def _answer_all(
+    websocket: WebSocket, channel: Channel, waiting: asyncio.Queue[bytes], browser: str
+) -> None:
     while True:
         message = await waiting.get()
         try:
-            await _answer(websocket, channel, message)
+            await _answer(websocket, channel, message, browser)
         except ClientDisconnected:
             return
         except Unauthorized as error:
@@ -64,12 +75,12 @@ async def _answer_all(websocket: WebSocket, channel: Channel, waiting: asyncio.Q
             await _send_error(channel, InternalTurnError())
 
 
-async def _answer(websocket: WebSocket, channel: Channel, message: bytes) -> None:
+async def _answer(websocket: WebSocket, channel: Channel, message: bytes, browser: str) -> None:
     services, caller = channel.services, channel.caller
     # The key may have been revoked since the handshake.
     await channel.verify_key()
     body = read_object(CHAT, bytes(read_object(SOCKET, message).data))
-    ask = await chat_request(services, caller, dict(websocket.scope), body, message)
+    ask = await chat_request(services, caller, dict(websocket.scope), body, message, browser=browser)
     await admit_turn(services, caller)
     opened = await services.turns.open(ask)
     events = ChatSocketEvents()

@@ -7,6 +7,7 @@ The id of a frame is the position of its turn event; further frames of the same 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from proxy.errors import InvalidRequest
 
@@ -36,6 +37,12 @@ def one_line(data: bytes) -> bytes:
         if separator in data:
             data = data.replace(separator, escaped)
     return data
+
+
+def pieces(text: str, size: int = 4000) -> Iterator[str]:
+    """Yield a text in pieces, for clients that take each read for whole frames: a long frame arrives in several."""
+    for start in range(0, len(text), size):
+        yield text[start : start + size]
 
 
 def frame(data: bytes, position: int, part: int = 0) -> bytes:

@@ -6,10 +6,14 @@ step.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
+from proxy.errors import CompletionNotFound, InvalidRequest
 from proxy.events import (
     ApprovalDecided,
     ApprovalRequested,
@@ -30,20 +34,65 @@ from proxy.events import (
     ToolFailed,
     ToolStarted,
 )
+from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.chat.response_models import encode
 from proxy.wire.errors import failure_of
 from proxy.wire.events.sse import one_line
 from proxy.wire.legacy.chat import arguments_of
 from proxy.wire.turn_summary import Progress
 
+_NUMBER = re.compile(r"\d{1,6}", re.ASCII)
+
+
+class QuestionOptions(AnswerOptions, frozen=True, kw_only=True, omit_defaults=True):
+    """Options of the encoder, stored with the turn so that its stream can be resumed."""
+
+    question: str = ""
+    agents: tuple[str, ...] = ()
+    """All agents of the team."""
+
+
+_decode_options = msgspec.json.Decoder(QuestionOptions).decode
+
+
+def decode_question_options(turn_id: str, options: bytes) -> QuestionOptions:
+    """Decode the stored options of a turn.
+
+    Raises:
+        CompletionNotFound: The turn was begun at another endpoint.
+    """
+    try:
+        known = _decode_options(options)
+    except msgspec.DecodeError:
+        known = None
+    if known is None or not known.question:
+        raise CompletionNotFound(turn_id)
+    return known
+
 
 class QuestionEncoder:
-    """Encodes entries as server-sent events."""
+    """Encodes entries as server-sent events.
 
-    def __init__(self, question: str, *, agents: Sequence[str]) -> None:
-        """``agents`` are all agents of the team."""
+    Each event has the id ``turn:number``. Clients that know server-sent events get it in an ``id`` line too
+    (``has_id_lines``); readers of ``data`` lines alone would take that line for data.
+    """
+
+    def __init__(
+        self,
+        turn_id: str,
+        question: str,
+        *,
+        agents: Sequence[str],
+        after: int = 0,
+        has_id_lines: bool = False,
+    ) -> None:
+        """``agents`` are all agents of the team; ``after`` is the number of the last event that the client has."""
+        self._turn_id = turn_id
         self._question = question
         self._agents = agents
+        self._after = after
+        self._has_id_lines = has_id_lines
+        self._number = 0
         self._progress = Progress(agents)
         self._agent = ""
         self._texts: list[str] = []
@@ -134,6 +183,10 @@ class QuestionEncoder:
         return "error", event.message, data
 
     def _event(self, event_type: str, message: str, data: dict[str, Any]) -> bytes:
+        self._number += 1
+        if self._number <= self._after:
+            return b""
+        event_id = f"{self._turn_id}:{self._number}"
         event = {
             "event_type": event_type,
             "timestamp": datetime.fromtimestamp(self._time, UTC).isoformat(timespec="milliseconds"),
@@ -141,4 +194,21 @@ class QuestionEncoder:
             "message": message,
             "data": data,
         }
-        return b"data: %b\n\n" % one_line(encode({"event": event}))
+        id_line = b"id: %b\n" % event_id.encode() if self._has_id_lines else b""
+        return b"%bdata: %b\n\n" % (id_line, one_line(encode({"event": event, "id": event_id})))
+
+
+def last_event(value: str) -> tuple[str, int]:
+    """Parse the id of the last event that a client has; return the turn and the number of the event.
+
+    Raises:
+        InvalidRequest: The value is not an event id.
+    """
+    turn_id, _, number = value.rpartition(":")
+    if not turn_id or not _NUMBER.fullmatch(number):
+        raise InvalidRequest(
+            "Invalid 'Last-Event-ID': expected the id of an event, as in 'chatcmpl-…:12'.",
+            param="Last-Event-ID",
+            code="invalid_value",
+        )
+    return turn_id, int(number)

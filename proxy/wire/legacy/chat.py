@@ -30,7 +30,7 @@ from proxy.events import (
 from proxy.wire.chat.answer_text import TextJoiner
 from proxy.wire.chat.response_models import encode, usage_body
 from proxy.wire.errors import error_response, failure_of
-from proxy.wire.events.sse import one_line
+from proxy.wire.events.sse import one_line, pieces
 from proxy.wire.legacy.ndjson import TextBuilder
 
 EventBody = dict[str, Any]
@@ -103,7 +103,11 @@ class ChatEventEncoder:
     def encode(self, entry: Entry) -> bytes:
         """Return the event of one entry; often none."""
         event_body = self._events.event_of(entry)
-        return b"" if event_body is None else b"data: %b\n\n" % one_line(encode(event_body))
+        if event_body is None:
+            return b""
+        texts = pieces(event_body["content"]) if "content" in event_body else ()
+        bodies = [{**event_body, "content": piece} for piece in texts] or [event_body]
+        return b"".join(b"data: %b\n\n" % one_line(encode(body)) for body in bodies)
 
 
 class ChatBuilder:

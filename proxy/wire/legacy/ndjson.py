@@ -33,7 +33,7 @@ from proxy.events import (
 from proxy.wire.chat.answer_text import TextJoiner
 from proxy.wire.chat.response_models import ErrorBody, encode
 from proxy.wire.errors import error_response, failure_of
-from proxy.wire.events.sse import one_line
+from proxy.wire.events.sse import one_line, pieces
 
 
 class LineEncoder:
@@ -81,7 +81,10 @@ class LineEncoder:
         return b""
 
     def _text(self, text: str) -> bytes:
-        return _line({"content": {"type": "string", "message": text} if self._is_typed else text})
+        return b"".join(
+            _line({"content": {"type": "string", "message": piece} if self._is_typed else piece})
+            for piece in pieces(text)
+        )
 
     def _status(self, sentence: str) -> bytes:
         return _line({"content": {"type": "function", "message": sentence}}) if self._is_typed else b""

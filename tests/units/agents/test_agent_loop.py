@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from proxy.agents.prompt import NOT_EXECUTED
-from proxy.errors import ResponseFormatNotMet, ToolLoopLimitReached, UpstreamIncomplete
+from proxy.errors import ResponseFormatNotMet, UpstreamIncomplete
 from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
@@ -218,13 +218,35 @@ async def test_ping_pong_ends_because_delegates_are_withheld_at_the_limit() -> N
     assert turn.agent == "b"
 
 
-async def test_a_tool_loop_ends_with_an_error() -> None:
-    model = ScriptedModel(choose=lambda request: calls(("shelf", "{}")))
-    team = await team_of(agent("triage", model, tools=[FixedTool("shelf")]), limits=Limits(max_model_calls=4))
+@pytest.mark.parametrize(
+    ("limits", "model_calls", "tool_calls"),
+    [
+        (Limits(max_model_calls=4), 4, 8),
+        # The user message, then one model reply and two tool results at a time: the seventh message is the limit.
+        (Limits(max_messages=7), 2, 4),
+        (Limits(max_messages=8), 3, 4),
+        (Limits(max_messages=9), 3, 5),
+    ],
+)
+async def test_a_tool_loop_ends_with_length(limits: Limits, model_calls: int, tool_calls: int) -> None:
+    shelf = FixedTool("shelf")
+    model = ScriptedModel(choose=lambda request: calls(("shelf", "{}"), ("shelf", "{}")))
+    team = await team_of(agent("triage", model, tools=[shelf]), limits=limits)
 
-    with pytest.raises(ToolLoopLimitReached):
-        await team.answer(turn_of(HELLO, agent="triage"), RememberingSink())
-    assert len(model.requests) == 4
+    assert await team.answer(turn_of(HELLO, agent="triage"), RememberingSink()) == TeamOutcome("length")
+    assert (len(model.requests), len(shelf.calls)) == (model_calls, tool_calls)
+
+
+async def test_a_handoff_at_the_limit_ends_with_length() -> None:
+    triage, sales = ScriptedModel(calls(("transfer_to_sales", "{}"))), ScriptedModel()
+    team = await team_of(
+        agent("triage", triage, hands_to=["sales"]), agent("sales", sales), limits=Limits(max_model_calls=1)
+    )
+    turn = turn_of(HELLO, agent="triage")
+
+    assert await team.answer(turn, RememberingSink()) == TeamOutcome("length")
+    assert turn.agent == "sales"
+    assert sales.requests == []
 
 
 async def test_calls_over_the_limit_are_not_run() -> None:

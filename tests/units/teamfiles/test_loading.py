@@ -153,7 +153,7 @@ def test_all_bundled_teams_are_served_without_the_demo_scripts() -> None:
         "assistant": ["Assistant"],
         "business-insights": ["PlanningAgent", "DataAgent", "ReportAgent"],
     }
-    assert teams["business-insights"].limits.max_model_calls == 40
+    assert teams["business-insights"].limits.max_messages == 40
 
 
 def test_a_folder_of_ones_own_may_name_its_files_as_it_likes(write: Write) -> None:
