@@ -74,7 +74,7 @@ class TeamCatalog:
         if found is None:
             return None
         agents = {name: _file_agent(agent) for name, agent in found.agents.items() if name != SIDE[1:]}
-        return FileTeam(found.description, found.entry, found.examples, agents)
+        return FileTeam(found.display_name, found.description, found.entry, found.examples, agents)
 
     async def custom(self, caller: str) -> Sequence[ModelFacts]:
         """Return the custom agents and teams of a caller, in the order of their creation."""
@@ -95,7 +95,7 @@ class TeamCatalog:
             id=model,
             created=self._created,
             owned_by=OWNER,
-            name=model,
+            name=team.facts.display_name or model,
             description=team.facts.description,
             team=listed,
             fingerprint=f"fp_{(team.snapshot or '')[:10]}",
@@ -110,7 +110,7 @@ class TeamCatalog:
             id=name,
             created=self._created,
             owned_by=OWNER,
-            name=name,
+            name=team.display_name or name,
             description=team.description,
             context_length=_shortest(team.agents.values(), self._models),
             team=self._listed_team(name, team, team.entry, registry),

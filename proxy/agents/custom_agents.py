@@ -240,6 +240,7 @@ def team_definition(team: NewTeam, approved: Collection[str]) -> TeamDefinition:
     """Return a custom team as a definition of team files. Calls of the tools ``approved`` need approval."""
     given = {name: getattr(team.limits, name) for name in team.limits.__struct_fields__}
     return TeamDefinition(
+        display_name=team.display_name,
         description=team.description,
         entry=team.entry,
         agents={name: _agent_definition(agent, approved) for name, agent in team.agents.items()},
@@ -278,7 +279,14 @@ def _with_reachable_agents(name: str, stored: Sequence[CustomAgentVersion]) -> N
             reached[one] = _member(agents[one])
             waiting += _targets(agents[one])
     entry = agents[name]
-    return NewTeam(name=name, description=entry.description, entry=name, agents=reached, limits=entry.limits)
+    return NewTeam(
+        name=name,
+        display_name=entry.display_name,
+        description=entry.description,
+        entry=name,
+        agents=reached,
+        limits=entry.limits,
+    )
 
 
 def _member(agent: NewAgent) -> TeamMember:

@@ -155,6 +155,7 @@ class Registry:
             self._facts(f"{team}/{name}", name, definition),
             part_of=team,
             steps=(),
+            display_name="",
             description=definition.agents[name].description,
         )
         agent = self._agent(name, definition.agents[name], definition)
@@ -172,6 +173,7 @@ class Registry:
         return TeamFacts(
             name=name,
             entry=entry,
+            display_name=definition.display_name,
             description=definition.description,
             limits=definition.limits,
             on_disconnect=definition.on_disconnect,

@@ -35,6 +35,7 @@ class TeamFacts:
     entry: str
     part_of: str = ""
     """The name of the whole team, if this team is a single agent of it."""
+    display_name: str = ""
     description: str = ""
     limits: Limits = field(default_factory=Limits)
     on_disconnect: Literal["cancel", "detach"] | None = None

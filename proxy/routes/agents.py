@@ -185,6 +185,7 @@ def _file_team_body(name: str, team: FileTeam, *, hides_details: bool) -> dict[s
         "object": "team",
         "name": name,
         "version": 1,
+        "display_name": team.display_name,
         "description": team.description,
         "entry": team.entry,
         "examples": team.examples,

@@ -62,6 +62,7 @@ class FileAgent:
 class FileTeam:
     """A team of a team file."""
 
+    display_name: str
     description: str
     entry: str
     examples: Sequence[str]

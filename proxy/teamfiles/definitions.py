@@ -163,6 +163,8 @@ class AgentDefinition(_StrictModel):
 class TeamDefinition(_StrictModel):
     """A team: named agents, one of which is the entry agent."""
 
+    display_name: Annotated[str, Field(max_length=500)] = ""
+    """The name that ``/v1/models`` lists for people; the name of the team if empty."""
     description: str = ""
     entry: Name
     agents: dict[Name, AgentDefinition]

@@ -45,6 +45,8 @@ class NewAgent(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     """A new agent; ``name`` can be omitted if it is in the path."""
 
     name: _Name | None = None
+    display_name: _Short = ""
+    """The name that ``/v1/models`` lists for people; the id if empty."""
     description: _Short = ""
     instructions: Annotated[str, Meta(min_length=1, max_length=MAX_INSTRUCTIONS)]
     model: _Name = "default"
@@ -71,6 +73,8 @@ class NewTeam(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     """A new team with its agents."""
 
     name: _Name | None = None
+    display_name: _Short = ""
+    """The name that ``/v1/models`` lists for people; the id if empty."""
     description: _Short = ""
     entry: _Name
     agents: Annotated[dict[_Name, TeamMember], Meta(min_length=1, max_length=32)]
@@ -127,6 +131,7 @@ def agent_body(name: str, agent: NewAgent, *, version: int) -> dict[str, Any]:
         "object": "agent",
         "name": name,
         "version": version,
+        "display_name": agent.display_name,
         **_agent_fields(agent),
         "limits": _limits(agent.limits),
     }
@@ -139,6 +144,7 @@ def team_body(name: str, team: NewTeam, *, version: int) -> dict[str, Any]:
         "object": "team",
         "name": name,
         "version": version,
+        "display_name": team.display_name,
         "description": team.description,
         "entry": team.entry,
         "agents": {member: _agent_fields(agent) for member, agent in team.agents.items()},

@@ -42,9 +42,10 @@ async def test_a_custom_agent_answers_under_its_name(served: Served, upstream: F
     times = {name: agent.pop(name) for name in ("created_at", "updated_at")}
     assert isinstance(times["created_at"], int)
     assert agent == {
-        "id": "helper", "object": "agent", "name": "helper", "version": 1, "description": "",
-        "instructions": "You are helper. Help.", "model": "default", "tools": ["calculate"], "handoffs": [],
-        "max_parallel_tools": 8, "tool_call_timeout": 30.0, "limits": {"max_tool_calls": 3}, "is_editable": True,
+        "id": "helper", "object": "agent", "name": "helper", "version": 1, "display_name": "",
+        "description": "", "instructions": "You are helper. Help.", "model": "default", "tools": ["calculate"],
+        "handoffs": [], "max_parallel_tools": 8, "tool_call_timeout": 30.0, "limits": {"max_tool_calls": 3},
+        "is_editable": True,
     }  # fmt: skip
 
 
@@ -333,12 +334,14 @@ async def test_legacy_agent_has_the_id_of_the_path_and_a_name_for_people(served:
     body = {"name": "MyAssistant", "instructions": "You help."}
 
     agent = (await asked(served, "POST", "/agents/my_custom_agent", body)).json()
+    model = (await asked(served, "GET", "/v1/models/my_custom_agent")).json()
 
-    assert (agent["name"], agent["model"], agent["description"]) == (
+    assert (agent["name"], agent["model"], agent["display_name"]) == (
         "my_custom_agent",
         "my_custom_agent",
         "MyAssistant",
     )
+    assert (model["id"], model["name"]) == ("my_custom_agent", "MyAssistant")
 
 
 async def test_a_legacy_client_gets_validation_errors(served: Served) -> None:

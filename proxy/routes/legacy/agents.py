@@ -52,7 +52,7 @@ async def put_agent_version(scope: Scope, receive: Receive, send: Send) -> None:
     name = validate_name(scope["path_params"]["agent_name"])
     agent = NewAgent(
         # The path has the id; a different name is a display name.
-        description=given.name if given.name not in (None, name) else "",
+        display_name=given.name if given.name not in (None, name) else "",
         instructions=given.instructions,
         model=given.model if given.model is not None and given.model in custom_agents.models else "default",
         tools=list(custom_agents.tools),
@@ -69,6 +69,7 @@ def _agent_body(version: CustomAgentVersion) -> dict[str, Any]:
         "name": version.name,
         "team": version.name,
         "model": version.name,
+        "display_name": agent.display_name or version.name,
         "description": agent.description,
         "tools": agent.tools,
         "instructions": agent.instructions,

@@ -69,7 +69,7 @@ class QuestionBody(Struct, frozen=True, forbid_unknown_fields=True):
 class LegacyAgentBody(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A custom agent in the legacy format; the timeout is in seconds."""
 
-    name: str | None = None
+    name: Annotated[str, Meta(max_length=500)] | None = None
     instructions: Annotated[str, Meta(min_length=1, max_length=MAX_INSTRUCTIONS)]
     model: str | None = None
     max_parallel_tools: Annotated[int, Meta(ge=1, le=64)] = 8
