@@ -17,6 +17,7 @@ from proxy.agents.custom_agents import CustomAgents
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.registry import Registry
 from proxy.auth import Keys
+from proxy.background_tasks import BackgroundTasks
 from proxy.catalog import TeamCatalog
 from proxy.conversations.retention import delete_expired
 from proxy.limits import Limiter
@@ -70,9 +71,11 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
     settings, metrics = parts.settings, parts.metrics
     async with AsyncExitStack() as stack:
         stack.callback(parts.threads.close)
+        background = BackgroundTasks()
         mcp_tools = _start_mcp(parts.make_mcp_servers, stack)
         history = open_history(settings.database)
         stack.push_async_callback(history.close)
+        background.watch(history.writer_task)
         registry = _registry(parts, mcp_tools)
         await registry.start()
         stack.push_async_callback(registry.close)
@@ -96,7 +99,9 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
             settings=settings,
             keys=keys,
             key_monitor=KeyMonitor(keys),
-            turns=await _turn_service(settings, registry, history, custom_agents, usage_recorder, tracing),
+            turns=await _turn_service(
+                settings, registry, history, custom_agents, usage_recorder, tracing, background
+            ),
             history=history,
             library=history.library,
             approvals=history.approvals,
@@ -109,6 +114,7 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
             agents=custom_agents,
             limiter=limiter,
             metrics=metrics,
+            background=background,
         )
         _start_tasks(services, metrics, stack)
         yield services
@@ -120,11 +126,11 @@ def _start_tasks(services: Services, metrics: Metrics | None, stack: AsyncExitSt
     if metrics is not None:
         metrics.watch_running(lambda: turns.running)
         metrics.watch_log_bytes(lambda: turns.log_bytes)
-        _start_task(metrics.watch_loop(), "loop lag", stack)
-    _start_task(services.key_monitor.run(), "key monitor", stack)
+        _start_task(services, metrics.watch_loop(), "loop lag", stack)
+    _start_task(services, services.key_monitor.run(), "key monitor", stack)
     if settings.retention_days is not None:
         retention = delete_expired(services.library, days=settings.retention_days, clock=time.time)
-        _start_task(retention, "retention", stack)
+        _start_task(services, retention, "retention", stack)
     # The server has already waited for the turns, for as long as its grace time allows.
     stack.push_async_callback(partial(turns.close, grace=0))
     if passing is not None:
@@ -135,8 +141,10 @@ def _start_tasks(services: Services, metrics: Metrics | None, stack: AsyncExitSt
     stack.callback(watchdog.close)
 
 
-def _start_task(work: Coroutine[None, None, None], name: str, stack: AsyncExitStack) -> None:
-    task = asyncio.create_task(work, name=name)
+def _start_task(
+    services: Services, work: Coroutine[None, None, None], name: str, stack: AsyncExitStack
+) -> None:
+    task = services.background.start(work, name)
 
     async def stop() -> None:
         task.cancel()
@@ -252,6 +260,7 @@ async def _turn_service(
     custom_agents: CustomAgents | None,
     usage_recorder: UsageRecorder,
     tracing: Tracing | None,
+    background: BackgroundTasks,
 ) -> TurnService:
     service = TurnService(
         registry,
@@ -268,7 +277,7 @@ async def _turn_service(
         tracing=tracing,
         log_memory_limit=settings.max_log_bytes or _default_log_bytes(settings.workers),
     )
-    await service.start()
+    await service.start(background)
     return service
 
 

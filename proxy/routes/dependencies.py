@@ -15,6 +15,7 @@ from proxy.agents.connection_check import ConnectionChecks
 from proxy.agents.custom_agent_repository import CustomAgentVersion, Kind
 from proxy.approvals.repository import Approvals
 from proxy.auth import Keys, may_access
+from proxy.background_tasks import BackgroundTasks
 from proxy.conversations.repository import ConversationRepository
 from proxy.errors import ConversationNotFound, InvalidRequest, ModelNotFound
 from proxy.limits import Limiter
@@ -189,6 +190,7 @@ class Services:
     limiter: Limiter = field(default_factory=Limiter)
     metrics: Metrics | None = None
     """None if metrics are disabled."""
+    background: BackgroundTasks = field(default_factory=BackgroundTasks)
 
     def check_model(self, caller: str, model: str) -> None:
         """Check that the caller's key allows the model.

@@ -34,8 +34,13 @@ def _distinct(names: Iterable[str]) -> list[str]:
 
 @router.get("/health/ready")
 async def ready(services: ServicesDep) -> Response:
-    """Return 200 if the server accepts turns and the store is available, else 503."""
-    is_ready = not services.turns.is_closing and await services.history.is_ready()
-    return JSONResponse(
-        {"status": "ready" if is_ready else "unavailable"}, status_code=200 if is_ready else 503
-    )
+    """Return 200 if the server accepts turns, the store is available and all background tasks run, else 503.
+
+    ``ended_tasks`` are the background tasks that ended: the process has to be restarted.
+    """
+    ended = list(services.background.ended)
+    is_ready = not ended and not services.turns.is_closing and await services.history.is_ready()
+    body: dict[str, Any] = {"status": "ready" if is_ready else "unavailable"}
+    if ended:
+        body["ended_tasks"] = ended
+    return JSONResponse(body, status_code=200 if is_ready else 503)

@@ -12,8 +12,8 @@ import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
-from itertools import count
 
+from proxy.background_tasks import BackgroundTasks
 from proxy.errors import StoreUnavailable
 from proxy.turns.live import LiveTurns
 from proxy.turns.repository import TurnRepository
@@ -21,8 +21,8 @@ from proxy.turns.request import Clock
 
 logger = logging.getLogger(__name__)
 
-SWEEP_BEATS = 15
-"""Heartbeats from one search for turns of dead workers to the next."""
+SWEEP_SECONDS = 30.0
+"""From one search for turns of dead workers to the next."""
 
 _workers_of_process: set[str] = set()
 
@@ -48,36 +48,42 @@ class Leases:
         self._lease = lease
         self._heartbeat = heartbeat
         self._after_sweep = after_sweep
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
+    async def start(self, background: BackgroundTasks) -> None:
         """Mark turns of dead workers as interrupted, and start the heartbeat."""
         await self._sweep()
-        self._task = asyncio.create_task(self._run(), name="leases")
+        # Two tasks: a sweep can take longer than a lease.
+        self._tasks = [
+            background.start(self._repeat(self._renew, self._heartbeat), "lease renewal"),
+            background.start(self._repeat(self._sweep, SWEEP_SECONDS), "lease sweep"),
+        ]
 
     async def close(self) -> None:
         """Stop the heartbeat. Other workers may treat this worker as dead from here on."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         retire(self.worker)
 
     def until(self, now: float) -> float:
         """Return when a lease that is taken or renewed ``now`` expires."""
         return now + self._lease
 
-    async def _run(self) -> None:
-        for beat in count():
-            await asyncio.sleep(self._heartbeat)
+    async def _repeat(self, work: Callable[[], Awaitable[None]], interval: float) -> None:
+        while True:
+            await asyncio.sleep(interval)
             try:
-                if beat % SWEEP_BEATS == SWEEP_BEATS - 1:
-                    await self._sweep()
-                if self._lives:
-                    await self._renew()
+                await work()
             except StoreUnavailable:
                 logger.warning("failed to renew leases")
+            except Exception:
+                # The next renewal must follow: otherwise other workers interrupt the turns of this one.
+                logger.exception("failed to renew leases")
 
     async def _renew(self) -> None:
+        if not self._lives:
+            return
         cancelled = await self._history.renew(self.worker, lease_until=self.until(self._clock()))
         for turn_id in cancelled:
             live = self._lives.get(turn_id)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved
+from proxy.background_tasks import BackgroundTasks
 from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
 from proxy.conversations.resolver_query import UnrelatedMessages
 from proxy.errors import (
@@ -145,9 +146,9 @@ class TurnService:
         """Whether ``close`` was called."""
         return self._is_closing
 
-    async def start(self) -> None:
+    async def start(self, background: BackgroundTasks) -> None:
         """Mark turns of dead workers as interrupted, and start to renew leases."""
-        await self._leases.start()
+        await self._leases.start(background)
 
     async def close(self, *, grace: float) -> None:
         """Reject new turns, wait up to ``grace`` seconds for the running ones, then cancel them and wait."""

@@ -64,6 +64,11 @@ class SqlHistory:
         self.keys = SqlKeys(database, self._writer)
         self._large_ends: set[asyncio.Task[bool]] = set()
 
+    @property
+    def writer_task(self) -> asyncio.Task[None]:
+        """The task that writes."""
+        return self._writer.task
+
     async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
         return await self._database.read(lambda on: self._reading.conversation(on, caller, conversation_id))
 

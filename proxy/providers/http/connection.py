@@ -83,6 +83,11 @@ class Response:
         while not self.is_complete:
             await self._news()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of the answer came."""
+        return self._has_head or self._head_bytes > 0
+
     def fail(self, failure: Exception) -> None:
         """Let the reader have this, behind what came before; an answer that is complete stays so."""
         if not self.is_complete and self._failure is None:

@@ -97,8 +97,23 @@ class HttpSession(Owner):
         if trace := trace_headers():
             head = _with_headers(head, trace)
         place = endpoint.host, endpoint.port, endpoint.is_tls
-        connection = self._take(place) or await self._connect(place, connect)
-        response = connection.ask(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        request = b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        used = self._take(place)
+        if used is not None:
+            response = used.ask(request)
+            try:
+                await self._head_of(response)
+            except UpstreamUnreachable:
+                # The provider closed the idle connection, so it has not read the request (RFC 9112, section 9.3.1).
+                if response.has_begun:
+                    raise
+            else:
+                return response
+        response = (await self._connect(place, connect)).ask(request)
+        await self._head_of(response)
+        return response
+
+    async def _head_of(self, response: Response) -> None:
         try:
             await response.head()
         except BaseException as error:
@@ -106,7 +121,6 @@ class HttpSession(Owner):
             if isinstance(error, TRANSPORT_ERRORS):
                 raise UpstreamUnreachable("broken", is_retryable=True) from None
             raise
-        return response
 
     @property
     def idle_count(self) -> int:
@@ -136,9 +150,9 @@ class HttpSession(Owner):
             self._sweep = loop.call_later(_IDLE_SECONDS, self._close_old)
 
     def lost(self, connection: Connection) -> None:
-        """Forget it."""
-        place = self._places.pop(connection)
-        if connection in (kept := self._idle[place]):
+        """Forget it; a connection can be lost before it is registered."""
+        place = self._places.pop(connection, None)
+        if place is not None and connection in (kept := self._idle[place]):
             kept.remove(connection)
 
     def _take(self, place: tuple[str, int, bool]) -> Connection | None:
@@ -177,16 +191,21 @@ class HttpSession(Owner):
                     server_hostname=host if is_tls else None,
                 )
         except TimeoutError:
+            self._addresses.pop((host, port), None)
             raise UpstreamUnreachable("connect_timeout", is_retryable=True) from None
         except ssl.SSLError:
+            self._addresses.pop((host, port), None)
             raise UpstreamUnreachable("tls") from None
         except OSError:
+            self._addresses.pop((host, port), None)
             raise UpstreamUnreachable("refused", is_retryable=True) from None
+        if not connection.is_open:
+            raise UpstreamUnreachable("broken", is_retryable=True)
         self._places[connection] = place
         return connection
 
     async def _resolved(self, host: str, port: int) -> Addresses:
-        """Return the addresses of a name; they are asked for at most once a minute."""
+        """Return the addresses of a name; they are asked for at most once a minute, and after a failed connection."""
         try:
             family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
         except ValueError:

@@ -32,7 +32,10 @@ _PARAMETERS = {
     "host": "host",
     "port": "port",
     "prepared_statement_cache_size": "prepared_statement_cache_size",
+    # Not of asyncpg: see ``postgres_engine``.
+    "pool_mode": "pool_mode",
 }
+_POOL_MODES = ("session", "transaction")
 _WANTED = "it should look like sqlite:///folder/file.sqlite or postgresql://user:password@host:5432/name"
 
 
@@ -95,7 +98,14 @@ def database_url(given: str) -> URL:
             f"the database URL has a parameter that is not supported: {', '.join(unknown)}"
             f" (supported: {', '.join(_PARAMETERS)})"
         )
+    if url.query.get("pool_mode", "session") not in _POOL_MODES:
+        raise ConfigurationError(f"the database URL has an unknown pool_mode: use {' or '.join(_POOL_MODES)}")
     return url.set(drivername=driver, query={_PARAMETERS[name]: value for name, value in url.query.items()})
+
+
+def is_pooled(url: URL) -> bool:
+    """Whether a pooler assigns a server connection to each transaction, so that a session has no state."""
+    return url.query.get("pool_mode") == "transaction"
 
 
 def open_database(given: str, *, time_limit: float) -> Database:

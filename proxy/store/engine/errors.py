@@ -31,9 +31,10 @@ _SQLITE_PERMANENT = {
 }
 
 # Classes and codes of PostgreSQL (postgresql.org/docs/current/errcodes-appendix.html).
+_READ_ONLY = "25006"  # read-only transaction: the server is a standby at present
 _POSTGRES_TRANSIENT = (
     "08",  # connection exception
-    "25006",  # read-only transaction: the server is a standby at present
+    _READ_ONLY,
     "40",  # transaction rollback: serialization, deadlock
     "53300",  # too many connections
     "55P03",  # lock not available
@@ -52,11 +53,12 @@ class Unavailable(Exception):
     """The database failed, not a single statement.
 
     ``is_permanent``: a retry will not help soon (disk full, invalid credentials). ``outcome_unknown``: the connection
-    failed during commit; the write may have been applied.
+    failed during commit; the write may have been applied. ``is_standby``: the server does not accept writes.
     """
 
     def __init__(self, cause: str, *, is_permanent: bool = False, outcome_unknown: bool = False) -> None:
         super().__init__(cause)
+        self.is_standby = cause == _READ_ONLY
         self.is_permanent = is_permanent
         self.outcome_unknown = outcome_unknown
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
@@ -24,8 +24,19 @@ _PAUSE = 0.05
 
 def postgres_engine(url: URL, *, time_limit: float) -> AsyncEngine:
     """Return an engine that waits for connections no longer than the time limit (seconds)."""
+    connecting: dict[str, Any] = {
+        "timeout": time_limit,
+        "server_settings": {"application_name": "handoff-proxy"},
+    }
+    if url.query.get("pool_mode") == "transaction":
+        # The next transaction can run on another server connection, which does not know named statements of this one.
+        connecting |= {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: "",
+        }
     return create_async_engine(
-        url,
+        url.difference_update_query(["pool_mode"]),
         # Errors are logged; parameters contain message contents.
         hide_parameters=True,
         pool_size=READERS,
@@ -33,7 +44,7 @@ def postgres_engine(url: URL, *, time_limit: float) -> AsyncEngine:
         pool_timeout=time_limit,
         json_serializer=encode_json,
         json_deserializer=decode_json,
-        connect_args={"timeout": time_limit, "server_settings": {"application_name": "handoff-proxy"}},
+        connect_args=connecting,
     )
 
 
@@ -84,6 +95,9 @@ class PostgresDatabase:
             if fault is None and isinstance(error, Exception):
                 raise
             await self._discard_connection()
+            if fault is not None and fault.is_standby:
+                # The pool's connections are to the same server, which would answer reads with old data permanently.
+                await self._engine.dispose()
             if fault is None:
                 raise
             # The timeout may have occurred during the commit.

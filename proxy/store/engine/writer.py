@@ -88,7 +88,8 @@ class Writer:
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._is_closing = False
-        self._task = asyncio.create_task(self._run(), name="store writer")
+        self.task = asyncio.create_task(self._run(), name="store writer")
+        """Ends only when the writer is closed."""
 
     async def write(self, work: Work) -> Any:
         """Queue a write; return its result when the commit is durable.
@@ -112,7 +113,7 @@ class Writer:
         """Write what is queued, and stop."""
         self._is_closing = True
         self._wake.set()
-        await self._task
+        await self.task
 
     def _enqueue(self, work: Work, deadline: float) -> _Waiting:
         waiting = _Waiting(work, self._loop.create_future(), deadline)

@@ -1,15 +1,20 @@
-"""Detection of dead workers."""
+"""Detection of dead workers, and renewal of leases."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
-from proxy.service.leases import is_dead, new_worker, retire
+from proxy.background_tasks import BackgroundTasks
+from proxy.service.leases import Leases, is_dead, new_worker, retire
+from proxy.turns.live import LiveTurn, LiveTurns
+from tests.fakes.store.turns import MemoryHistory
 
 
 def named_like(worker: str, *, place: str = "", pid: int = 0) -> str:
@@ -52,3 +57,37 @@ def test_containers_with_the_name_of_their_host_are_distinguished() -> None:
     place = new_worker().split(":")[0]
 
     assert place == f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+class FailingHistory(MemoryHistory):
+    """A store whose first renewals fail with an unexpected error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.renewals: asyncio.Queue[float] = asyncio.Queue()
+        self._failures = 2
+
+    async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
+        if self._failures:
+            self._failures -= 1
+            raise RuntimeError("a defect")
+        self.renewals.put_nowait(lease_until)
+        return await super().renew(worker, lease_until=lease_until)
+
+
+async def test_leases_are_renewed_after_any_error() -> None:
+    history, lives, background = FailingHistory(), LiveTurns(), BackgroundTasks()
+
+    async def nothing() -> None:
+        pass
+
+    leases = Leases(history, lives, lambda: 100.0, lease=15.0, heartbeat=0.001, after_sweep=nothing)
+    lives.add(LiveTurn("chatcmpl-1"))
+    await leases.start(background)
+
+    assert await history.renewals.get() == 115.0
+    assert await history.renewals.get() == 115.0
+
+    assert background.ended == []
+    await leases.close()
+    assert background.ended == []

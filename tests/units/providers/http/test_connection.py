@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -10,8 +11,9 @@ import pytest
 from yarl import URL
 
 from proxy.errors import UpstreamUnreachable
-from proxy.providers.http.connection import HIGH_WATER, ConnectionBroken, Response
-from proxy.providers.http.pool import Endpoint, HttpSession
+from proxy.providers.http.connection import HIGH_WATER, Connection, ConnectionBroken, Response
+from proxy.providers.http.pool import Addresses, Endpoint, HttpSession
+from tests.server import free_port
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -218,3 +220,66 @@ def test_credentials_of_the_url_are_sent_as_such_and_not_as_part_of_the_host() -
 
     assert b"host: provider.example:8443\r\n" in head
     assert b"authorization: Basic bWU6c2VjcmV0\r\n" in head
+
+
+async def test_a_connection_that_the_provider_closes_on_the_next_request_is_replaced(
+    http_session: HttpSession,
+) -> None:
+    answered: list[bool] = []
+
+    async def play(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(answered) == 1:
+            # The provider's time limit of idle connections ended just when the request was sent.
+            writer.transport.abort()
+        else:
+            writer.write(OK)
+        answered.append(True)
+
+    async with provider(play) as (playing, endpoint):
+        answers = [await whole(await http_session.ask(endpoint, b"{}", connect=1)) for _ in range(2)]
+
+    assert answers == [b"ok", b"ok"]
+    assert playing.connections == 2
+
+
+async def test_a_new_connection_without_an_answer_is_not_replaced(http_session: HttpSession) -> None:
+    async with provider(says(then_close=True)) as (playing, endpoint):
+        with pytest.raises(UpstreamUnreachable):
+            await http_session.ask(endpoint, b"{}", connect=1)
+
+    assert playing.connections == 1
+
+
+async def test_the_addresses_of_a_name_are_looked_up_again_after_a_failed_connection() -> None:
+    session = MovingProvider()
+    async with provider(says(OK)) as (_, moved):
+        endpoint = Endpoint.at(URL("http://provider.example:1/v1/ask"), {})
+        session.port = free_port()
+        with pytest.raises(UpstreamUnreachable):
+            await session.ask(endpoint, b"{}", connect=1)
+        session.port = moved.port
+
+        assert await whole(await session.ask(endpoint, b"{}", connect=1)) == b"ok"
+    await session.close()
+    assert session.look_ups == 2
+
+
+class MovingProvider(HttpSession):
+    """A session for which every name has one address, which the test changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = 0
+        self.look_ups = 0
+
+    async def look_up(self, host: str, port: int) -> Addresses:
+        self.look_ups += 1
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", self.port))]
+
+
+async def test_a_connection_can_be_lost_before_it_is_registered(http_session: HttpSession) -> None:
+    connection = Connection(http_session)
+
+    connection.connection_lost(None)
+
+    assert http_session.idle_count == 0
