@@ -50,7 +50,7 @@ from proxy.routes.responses import Responses, StoredResponse
 from proxy.routes.ui import has_libraries, page_routes
 from proxy.routes.websocket import turn_socket
 from proxy.settings import Settings
-from proxy.settings_check import check_api_keys, check_settings, check_urls
+from proxy.settings_check import check_api_keys, check_settings, check_tls, check_urls
 from proxy.store.engine.migrations import migrate, prepare_schema
 from proxy.team_check import load_component
 from proxy.teamfiles.loading import LoadedTeams, default_model, load_teams, python_tools
@@ -68,9 +68,10 @@ def prepare(settings: Settings) -> None:
 
     Raises:
         ConfigurationError: The server would accept requests without a key from other machines, the directory cannot be
-            created, or the schema of the database is newer than this version.
+            created, the files for TLS cannot be used, or the schema of the database is newer than this version.
     """
     check_urls(settings)
+    check_tls(settings)
     check_api_keys(settings, migrates=True)
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)

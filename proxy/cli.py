@@ -89,7 +89,7 @@ def serve(**flags: Any) -> None:
                 sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
             except ConfigurationError as error:
                 raise _with_team_file_errors(error, settings, variables) from None
-            announce = partial(_announce, url_of(settings.host, sockets))
+            announce = partial(_announce, url_of(settings, sockets))
             if settings.workers == 1:
                 serve_process(settings, variables, sockets, announce)
                 return

@@ -121,10 +121,11 @@ def serve_forever(
     ProxyServer(server_config(app, settings), on_started=on_started).run(sockets)
 
 
-def url_of(host: str, sockets: Sequence[socket.socket]) -> str:
+def url_of(settings: Settings, sockets: Sequence[socket.socket]) -> str:
     """Return the URL of the server for clients."""
-    host = f"[{host}]" if ":" in host else host
-    return f"http://{host}:{sockets[0].getsockname()[1]}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    scheme = "https" if settings.tls_certificate is not None else "http"
+    return f"{scheme}://{host}:{sockets[0].getsockname()[1]}"
 
 
 @contextmanager
@@ -206,5 +207,7 @@ def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.C
         "http": bounded_http(settings.body_timeout),
         "timeout_keep_alive": 75,
         "timeout_graceful_shutdown": int(settings.shutdown_grace + FORCED_CLOSE_SECONDS),
+        "ssl_certfile": settings.tls_certificate,
+        "ssl_keyfile": settings.tls_key,
     }
     return uvicorn.Config(app, **{**given, **changes})

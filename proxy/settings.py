@@ -141,6 +141,18 @@ class Settings(BaseSettings):
         ValueFormat("a whole number from 0 to 65535"),
         _setting("Port to listen on; 0 selects a free port.", "PROXY_PORT", "PORT"),
     ] = 8000
+    tls_certificate: Annotated[
+        FilePath | None,
+        ValueFormat("a path"),
+        _setting(
+            "File with the TLS certificate and its chain, as PEM; enables HTTPS.", "PROXY_TLS_CERTIFICATE"
+        ),
+    ] = None
+    tls_key: Annotated[
+        FilePath | None,
+        ValueFormat("a path"),
+        _setting("File with the private key of the TLS certificate, as PEM.", "PROXY_TLS_KEY"),
+    ] = None
     workers: Annotated[
         Count,
         _setting("Number of worker processes; several are started under a supervisor.", "PROXY_WORKERS"),

@@ -6,6 +6,7 @@ The format of a value is checked when the settings are read.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Iterator
 
 from proxy.auth import check_exposure, is_this_machine
@@ -84,6 +85,33 @@ def check_urls(settings: Settings) -> None:
         from proxy.limits import Limiter
 
         Limiter(settings.redis_url.get_secret_value())
+
+
+def check_tls(settings: Settings) -> None:
+    """Check that the files for HTTPS can be used.
+
+    Raises:
+        ConfigurationError: A file cannot be read, or certificate and key do not fit together.
+    """
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None:
+        if key is not None:
+            raise ConfigurationError("PROXY_TLS_KEY: needs PROXY_TLS_CERTIFICATE too")
+        return
+    for variable, file in (("PROXY_TLS_CERTIFICATE", certificate), ("PROXY_TLS_KEY", key)):
+        try:
+            if file is not None:
+                file.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"{variable}: {file} cannot be read ({error.strerror})") from None
+    try:
+        # The password is requested on the terminal unless there is one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, ValueError):
+        raise ConfigurationError(
+            f"PROXY_TLS_CERTIFICATE: {certificate} is not a PEM certificate whose unencrypted private key is in "
+            f"{key or 'the same file'}"
+        ) from None
 
 
 def check_api_keys(settings: Settings, *, migrates: bool) -> None:

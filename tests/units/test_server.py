@@ -6,6 +6,7 @@ import pytest
 
 from proxy.errors import ConfigurationError
 from proxy.server import bound_sockets, url_of
+from proxy.settings import load_settings
 
 
 def test_port_0_takes_a_free_one_for_all_addresses_of_the_host() -> None:
@@ -15,12 +16,14 @@ def test_port_0_takes_a_free_one_for_all_addresses_of_the_host() -> None:
 
         assert len(ports) == 1
         assert socket.AF_INET in families
-        assert url_of("localhost", sockets) == f"http://localhost:{ports.pop()}"
+        settings = load_settings(env_file=None, host="localhost")
+        assert url_of(settings, sockets) == f"http://localhost:{ports.pop()}"
 
 
-def test_an_address_of_ipv6_is_written_in_brackets() -> None:
+def test_an_address_of_ipv6_is_in_brackets_and_tls_changes_the_scheme() -> None:
     with bound_sockets("127.0.0.1", 0) as sockets:
-        assert url_of("::1", sockets) == f"http://[::1]:{sockets[0].getsockname()[1]}"
+        settings = load_settings(env_file=None, host="::1", tls_certificate="server.pem")
+        assert url_of(settings, sockets) == f"https://[::1]:{sockets[0].getsockname()[1]}"
 
 
 def test_connections_are_refused_before_start_up() -> None:

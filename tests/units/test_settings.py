@@ -250,7 +250,7 @@ BAD = {
     "PROXY_SEARXNG_URL": BAD_SERVICES,
     "PROXY_RETENTION_DAYS": ["0", "-1", "forever", "inf"],
 }
-ANYTHING_GOES = {"PROXY_DATA_DIR", "PROXY_MODELS", "PROXY_TEAMS"}
+ANYTHING_GOES = {"PROXY_DATA_DIR", "PROXY_MODELS", "PROXY_TEAMS", "PROXY_TLS_CERTIFICATE", "PROXY_TLS_KEY"}
 
 
 def test_every_variable_has_invalid_values_to_test() -> None:
