@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxy.approvals.yes_no import plain_decision
 from proxy.conversations.fingerprints import agent_by_user_messages, is_first_input
 from proxy.conversations.resolver_query import (
     ResolverQuery,
@@ -9,6 +10,7 @@ from proxy.conversations.resolver_query import (
     UnrelatedMessages,
     find_transcript,
 )
+from proxy.conversations.summaries import is_summarized
 from proxy.turns.request import Match
 
 
@@ -47,6 +49,21 @@ async def known_transcript(query: ResolverQuery) -> RuleMatch | None:
     chain = await query.turns.chain(found.place.turn)
     conversation_id = request.conversation_id or found.place.conversation_id
     return RuleMatch(rule, conversation_id, chain, found.length, agent=found.agent)
+
+
+async def summarized(query: ResolverQuery) -> RuleMatch | None:
+    """Continue with the active agent after the client has replaced the conversation by a summary of it.
+
+    The list starts a branch with the summary as its history: the client sends it to keep the context short.
+    """
+    request = query.request
+    if query.head is None or not is_summarized(query.messages, request.system_messages):
+        return None
+    chain = await query.turns.chain(query.head)
+    is_decision = request.approval_decisions or plain_decision(query.new_messages)
+    if chain[-1].is_paused and is_decision and query.may_read(chain[-1]):
+        return RuleMatch(request.id_source, request.conversation_id, chain, query.last_assistant + 1)
+    return RuleMatch(request.id_source, request.conversation_id, agent=chain[-1].agent)
 
 
 async def known_user_messages(query: ResolverQuery) -> RuleMatch | UnrelatedMessages | None:

@@ -163,6 +163,11 @@ def user_text(text: str) -> bytes:
     return _hashed_text(unwrapped_text(text), is_assistant=False)
 
 
+def hashed_answer(text: str) -> bytes:
+    """Return the part of an assistant's text that is compared and hashed."""
+    return _hashed_text(text, is_assistant=True)
+
+
 def without_thinking(text: str) -> str:
     """Return the text without closed think tags; an unclosed tag stays.
 

@@ -9,6 +9,7 @@ from proxy.conversations.resolver_query import ResolverQuery, RuleMatch
 from proxy.conversations.steps import Step, split_step, step_at
 from proxy.conversations.tool_results import answered_in, called_in, check_calls, check_results
 from proxy.errors import ConversationBusy
+from proxy.messages import UserMessage
 from proxy.request_errors import ParentNotFound
 from proxy.turns.repository import ChainTurn
 from proxy.turns.request import ROOT
@@ -26,7 +27,8 @@ async def parent_turn(query: ResolverQuery) -> RuleMatch | None:
 
     Raises:
         ParentNotFound: There is no such turn or step.
-        ToolCallNotFound, ToolResultsMissing: A result has no pending call, or a pending call no result.
+        ToolCallNotFound, ToolResultsMissing: A result has no pending call, or a pending call no result and, with
+            ``X-Parent-Id``, no user message instead.
         ConversationBusy: The turn is running.
     """
     request = query.request
@@ -52,8 +54,14 @@ async def parent_turn(query: ResolverQuery) -> RuleMatch | None:
         raise ParentNotFound(turn_id)
     answered, pending = answered_in(query.messages), chain[-1].pending
     check_calls(answered, {*pending, *called_in(query.messages)}, request.messages)
-    check_results(pending, answered)
+    if answered or request.parent_source == "previous-response" or not _has_user_message(query):
+        check_results(pending, answered)
     return RuleMatch(request.parent_source, record.conversation_id, chain)
+
+
+def _has_user_message(query: ResolverQuery) -> bool:
+    """Whether the request has a user message. In place of results, it closes the calls: they were not executed."""
+    return any(isinstance(message, UserMessage) for message in query.messages)
 
 
 async def _after_step(query: ResolverQuery, step: Step) -> RuleMatch:

@@ -22,6 +22,7 @@ from proxy.conversations.conversation_rules import (
     entry_agent,
     known_transcript,
     known_user_messages,
+    summarized,
 )
 from proxy.conversations.fingerprints import Transcript, transcript_after
 from proxy.conversations.parent_rules import parent_turn, root
@@ -29,7 +30,15 @@ from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, Unrelat
 from proxy.conversations.steps import Step
 from proxy.conversations.tool_call_rules import function_result, tool_results, unanswered_calls
 from proxy.errors import ConversationNotFound
-from proxy.messages import DeveloperMessage, Item, Message, SystemMessage, is_instruction
+from proxy.messages import (
+    AssistantMessage,
+    DeveloperMessage,
+    Item,
+    Message,
+    SystemMessage,
+    is_instruction,
+    text_of,
+)
 from proxy.request_errors import ApprovalNotRequested
 from proxy.turns.contract import Team
 from proxy.turns.repository import Conversation, TurnRepository
@@ -45,6 +54,7 @@ RULES: Sequence[Rule] = (
     empty_conversation,
     added_messages,
     known_transcript,
+    summarized,
     known_user_messages,
     conversation_head,
     agent_name,
@@ -77,6 +87,9 @@ class ResolvedTurn:
     is_kept: bool = True
     """Whether the store has the content of all turns of the chain."""
     resumption: Resumption | None = None
+    continued: str = ""
+    """Text of the assistant message at the end of the list, to which the client appends the answer. Then ``transcript``
+    ends before that message."""
     step: Step | None = None
     """The turn follows this part of a turn, which has to be stored first; ``parent`` is the parent of that turn."""
 
@@ -148,6 +161,11 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     # A list that contains the earlier messages contains the instructions too.
     shows_all = query.last_assistant >= 0 and not request.is_addition and request.parent is None
     own = [SystemMessage(content=request.instructions)] if request.instructions else []
+    continued = _continued(query)
+    transcript = transcript_after(chain, query.scope, new) if chain else query.transcript
+    if continued:
+        transcript = Transcript(query.scope)
+        transcript.extend(query.messages[:-1])
     return ResolvedTurn(
         conversation_id=match.conversation_id,
         match=match.rule,
@@ -157,12 +175,21 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
         input=_input(request, new_items, added),
         new_messages=new_items,
         overlay=[*own, *(request.system_messages if shows_all else [*stored, *added])],
-        transcript=transcript_after(chain, query.scope, new) if chain else query.transcript,
+        transcript=transcript,
         scope=query.scope,
         is_paused=bool(chain) and chain[-1].is_paused,
         is_kept=is_kept,
+        continued=continued,
         step=match.step,
     )
+
+
+def _continued(query: ResolverQuery) -> str:
+    """Return the text of the assistant message at the end of a complete list; ``""`` if another message is last."""
+    request, last = query.request, query.messages[-1] if query.messages else None
+    if not isinstance(last, AssistantMessage) or last.tool_calls or last.function_call:
+        return ""
+    return "" if request.is_addition or request.parent is not None else text_of(last)
 
 
 def _input(request: TurnRequest, new: Sequence[Item], instructions: Sequence[Message]) -> Sequence[Item]:

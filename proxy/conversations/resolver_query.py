@@ -8,6 +8,7 @@ from functools import cached_property
 
 from proxy.approvals.yes_no import plain_decision
 from proxy.auth import may_access
+from proxy.conversations.alignment import is_aligned
 from proxy.conversations.fingerprints import Transcript, last_answer_of, scope_of
 from proxy.conversations.steps import Step
 from proxy.messages import (
@@ -137,13 +138,6 @@ class TranscriptMatch:
     is_last_answer: bool = False
 
 
-def is_certain(place: TurnMatch, conversation: Conversation | None) -> bool:
-    """Whether the client means this turn. Of turns with the same transcript, only the head of the named conversation
-    is certain.
-    """
-    return place.is_unique or (conversation is not None and place.turn == conversation.head)
-
-
 async def find_transcript(query: ResolverQuery, conversation: Conversation | None) -> TranscriptMatch | None:
     """Return the turn with the longest known transcript at the beginning of the messages, or the newest with the last
     answer; with ``conversation``, only its turns are searched.
@@ -153,8 +147,11 @@ async def find_transcript(query: ResolverQuery, conversation: Conversation | Non
     place, index = await _longest(query, conversation)
     exact: TranscriptMatch | None = None
     if place is not None:
-        certain = is_certain(place, conversation)
-        exact = TranscriptMatch(place.agent, place, index + 1) if certain else TranscriptMatch(place.agent)
+        exact = (
+            TranscriptMatch(place.agent, place, index + 1)
+            if place.is_unique
+            else TranscriptMatch(place.agent)
+        )
         if index == query.last_assistant:
             return exact
     trusted = exact.place if exact is not None else None
@@ -165,6 +162,8 @@ async def find_transcript(query: ResolverQuery, conversation: Conversation | Non
         return exact
     if await _is_decision_on(query, latest):
         return TranscriptMatch(latest.agent, latest, query.last_assistant + 1, is_last_answer=True)
+    if (conversation is not None or trusted is not None) and await _is_aligned_with(query, latest):
+        return TranscriptMatch(latest.agent, latest, query.last_assistant + 1)
     if trusted is None:
         return TranscriptMatch(latest.agent, is_last_answer=True)
     # Older messages were edited but the newest answer was not: the agent that gave it is the active one.
@@ -191,6 +190,13 @@ async def _longest(query: ResolverQuery, conversation: Conversation | None) -> t
 async def _by_last_answer(query: ResolverQuery, conversation: int | None) -> TurnMatch | None:
     digest = last_answer_of(query.scope, text_of(query.messages[query.last_assistant]))
     return await query.turns.find_last_answer(digest, conversation=conversation) if digest else None
+
+
+async def _is_aligned_with(query: ResolverQuery, place: TurnMatch) -> bool:
+    """Whether the list is the chain of this turn, although its fingerprint differs (see ``alignment``)."""
+    chain = await query.turns.chain(place.turn)
+    shown = query.messages[: query.last_assistant + 1]
+    return bool(chain) and query.may_read(chain[-1]) and is_aligned(chain, shown)
 
 
 async def _is_decision_on(query: ResolverQuery, place: TurnMatch) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proxy.conversations.fingerprints import Transcript
-from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, is_certain
+from proxy.conversations.resolver_query import ResolverQuery, RuleMatch
 from proxy.conversations.tool_results import (
     answered_in,
     called_in,
@@ -32,7 +32,7 @@ async def function_result(query: ResolverQuery) -> RuleMatch | None:
         return None
     call = function_call_in(query.messages[query.last_assistant]) if query.last_assistant >= 0 else None
     place = await _place_of(query, call) if call is not None else None
-    if place is not None and not is_certain(place, query.conversation):
+    if place is not None and not place.is_unique:
         return RuleMatch("last-answer", query.request.conversation_id, agent=place.agent)
     turn = place.turn if place is not None else query.head
     chain = await query.turns.chain(turn) if turn is not None else ()

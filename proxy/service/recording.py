@@ -69,6 +69,8 @@ def end_of(
     pending = outcome.pending if outcome is not None else ()
     is_stored = context.request.is_stored
     digest = _answer_digest(context, items, pending, text) if is_history else None
+    # The client shows the answer as a part of the message that it continues.
+    shown = context.resolved.continued + text
     return TurnEnd(
         turn=context.begun.turn,
         status=_status_of(closing),
@@ -77,7 +79,7 @@ def end_of(
         items=items if is_stored else (),
         uses=[ModelUse(*use) for use in recorder.uses],
         finished_at=now,
-        fingerprint=context.resolved.transcript.answer(text, is_call=bool(pending)) if is_history else None,
+        fingerprint=context.resolved.transcript.answer(shown, is_call=bool(pending)) if is_history else None,
         last_answer=digest,
         pending=pending,
         finish_reason=outcome.finish_reason if outcome is not None else None,

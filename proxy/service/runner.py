@@ -19,6 +19,7 @@ from proxy.service.event_log import EventLog
 from proxy.service.recording import StoredTurnContext, end_of, failed_end_of, stored_log
 from proxy.service.turn_span import record_closing, start_turn_span
 from proxy.tracing import TraceSpan, Tracing
+from proxy.turns.continued_text import ContinuedText
 from proxy.turns.contract import Recorder, Team, TeamOutcome, Turn, run
 from proxy.turns.live import LiveTurn, LiveTurns
 from proxy.turns.repository import TurnRepository
@@ -89,7 +90,8 @@ class TurnRunner:
         self, live: LiveTurn, team: Team, turn: Turn, context: StoredTurnContext | None, traced: TraceSpan
     ) -> None:
         """Run the team, store the result, then log the closing event."""
-        recorder = Recorder(live)
+        continued = context.resolved.continued if context is not None else ""
+        recorder = Recorder(ContinuedText(live, continued) if continued else live)
         outcome, closing = await self._answer(live, team, turn, recorder)
         live.seal()
         now = round(self._clock(), 3)

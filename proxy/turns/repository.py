@@ -7,7 +7,7 @@ Every implementation passes ``tests/contracts/test_turn_repository.py``. Guarant
 - Every query is limited to ``caller``. Rows of other callers do not exist for it.
 - Only *history* is found by fingerprint, has following turns, or is a head: completed turns, turns cancelled on
   request, and unfinished turns whose tools ran. Other turns are stored for audit.
-- At most one turn of a conversation is running, across all workers.
+- At most one turn of a conversation is running in each ``slot``, across all workers.
 - ``StoreUnavailable`` is raised if the database does not answer in time. No other error of the driver is raised.
 
 Times are seconds since the epoch, passed by the caller of the method. The order is that of ``key``, a sequence, and not
@@ -89,6 +89,8 @@ class NewTurn:
     """Digest of the transcript with the input, before the answer."""
     first_attempt: str | None = None
     """Public id of an earlier attempt at the same request, whose call keys this turn uses."""
+    slot: int = 0
+    """Turns of a conversation with different slots can run at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,8 @@ class TurnMatch:
     agent: str
     fingerprint: bytes
     is_unique: bool
-    """No other turn in the search has this fingerprint. If false, this turn is the newest of several."""
+    """All turns in the search with this fingerprint are in one conversation; this turn is the newest of them. If false,
+    another conversation has one too."""
 
 
 class ChainTurn(Struct, frozen=True):
@@ -343,7 +346,7 @@ class TurnRepository(Protocol):
         An ``end_user`` is written to a conversation that has none.
 
         Raises:
-            ConversationBusy: Another turn of the conversation is running.
+            ConversationBusy: Another turn of the conversation is running in the same slot.
             IdempotencyKeyTaken: Nothing was written.
             StoreUnavailable: The write may have been applied.
         """
@@ -424,7 +427,7 @@ class TurnRepository(Protocol):
     # --- clients that leave, and progress ---
 
     async def running_turn(self, caller: str, conversation_id: str) -> TurnRecord | None:
-        """Return the running turn of a conversation; None if there is none."""
+        """Return the running turn of a conversation, of several the one with the lowest slot; None if there is none."""
         ...
 
     async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:

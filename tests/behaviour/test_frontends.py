@@ -5,11 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 
 from tests.behaviour.bank import Customer
-from tests.behaviour.chat_client import HIDDEN, Caller, assistant, shape_of, sold, user
-from tests.fakes.upstream import FakeUpstream, text
+from tests.behaviour.chat_client import (
+    HIDDEN,
+    WEATHER,
+    Caller,
+    agent_of,
+    assistant,
+    shape_of,
+    sold,
+    user,
+)
+from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.server import Served
 
 CHAT = {"X-OpenWebUI-Chat-Id": "chat-1"}
@@ -140,3 +150,131 @@ async def test_a_base_url_with_a_slash_at_its_end_is_served(served: Served, upst
 
     assert answer.json()["choices"][0]["message"]["content"] == "Hi"
     assert models.json()["object"] == "list"
+
+
+# --- branches of a frontend's chat ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("headers", [{}, CHAT], ids=["stateless", "with a frontend's id"])
+async def test_a_regenerated_answer_with_the_same_text_keeps_the_tool_results(
+    served: Served, upstream: FakeUpstream, headers: dict[str, str]
+) -> None:
+    caller = Caller(served)
+    messages = await sold(caller, upstream, headers=headers)
+    conversation = caller.conversation
+    # Without an id, only the conversation of the first turn may be named for the second.
+    await sold(caller, upstream, headers=headers or {"X-Conversation-Id": conversation})
+
+    upstream.reply(text("Ten"))
+    await caller.ask([*messages, user("Red")], headers=headers)
+    assert shape_of(upstream) == [*HIDDEN, "user:Red"]
+    upstream.reply(text("Ten"))
+    await caller.ask([*messages, user("Red")], headers=headers)
+    upstream.reply(text("Five"))
+    await caller.ask([*messages, user("Red"), assistant("Ten"), user("How many?")], headers=headers)
+    # The user edits the message before that.
+    upstream.reply(text("Two"))
+    await caller.ask([*messages, user("Blue")], headers=headers)
+
+    assert shape_of(upstream) == [*HIDDEN, "user:Blue"]
+    assert agent_of(upstream) == "sales"
+
+
+async def test_a_user_message_in_place_of_results_closes_the_calls_of_a_named_parent(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    caller = Caller(served)
+    upstream.reply(calls(("weather", {"city": "Rome"})), text("Fine"))
+    asked = await caller.completion([user("Weather?")], tools=[WEATHER])
+
+    await caller.ask([user("Never mind")], headers={"X-Parent-Id": asked.id})
+    assert shape_of(upstream) == ["system", "user:Weather?", "calls:weather", "result", "user:Never mind"]
+    assert "not executed" in upstream.requests[-1].body["messages"][3]["content"]
+
+    with pytest.raises(openai.BadRequestError, match="tool"):
+        await caller.ask([assistant("Hm")], headers={"X-Parent-Id": asked.id})
+
+
+def own_template(question: str) -> str:
+    """Return the message in a template of an operator."""
+    return f"Use the documents below.\n-----\nA rocket is a vehicle that flies.\n-----\nQuestion: {question} (be brief)"
+
+
+async def test_the_hidden_items_of_a_chat_are_kept_whatever_the_template(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    caller = Caller(served)
+    upstream.reply(
+        calls(("transfer_to_sales", {"reason": "wants a rocket"})), text("What colour?"), text("Ten")
+    )
+    await caller.ask([user(own_template("I want a rocket"))], headers=CHAT)
+
+    await caller.ask([user("I want a rocket"), assistant("What colour?"), user("Red")], headers=CHAT)
+
+    assert shape_of(upstream) == [
+        "system",
+        f"user:{own_template('I want a rocket')}",
+        *HIDDEN[2:],
+        "user:Red",
+    ]
+    # An edited message is not the stored one: the list is the transcript.
+    upstream.reply(text("Ten"))
+    await caller.ask([user("I want a boat"), assistant("What colour?"), user("Red")], headers=CHAT)
+    assert shape_of(upstream) == ["system", "user:I want a boat", "assistant:What colour?", "user:Red"]
+    assert agent_of(upstream) == "sales"
+
+
+SUMMARY = "[CONVERSATION SUMMARY]\nThe user wants a rocket."
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        pytest.param([{"role": "system", "content": SUMMARY}, user("Red")], id="system"),
+        pytest.param(
+            [{"role": "system", "content": SUMMARY}, assistant("What colour?"), user("Red")], id="tail"
+        ),
+        pytest.param([assistant("The user wants a rocket."), user("Red")], id="assistant"),
+        pytest.param([user("Summary of the conversation: a rocket."), user("Red")], id="user"),
+        pytest.param(
+            [user("Conversation so far: a rocket."), assistant("Got it."), user("Red")], id="user and answer"
+        ),
+    ],
+)
+async def test_a_summarised_chat_goes_on_with_the_active_agent(
+    served: Served, upstream: FakeUpstream, messages: Any
+) -> None:
+    caller = Caller(served)
+    await sold(caller, upstream, headers=CHAT)
+    upstream.reply(text("Ten"), text("Bye"))
+
+    await caller.ask(messages, headers=CHAT)
+
+    assert (caller.match, agent_of(upstream)) == ("frontend-header", "sales")
+    shown = shape_of(upstream)[1:]
+    assert shown == [f"{m['role']}:{m['content']}" for m in messages if m["role"] != "system"]
+    await caller.ask([*messages, assistant("Ten"), user("Bye")], headers=CHAT)
+    assert agent_of(upstream) == "sales"
+    assert shape_of(upstream)[1:] == [*shown, "assistant:Ten", "user:Bye"]
+
+
+@pytest.mark.parametrize("headers", [{}, CHAT], ids=["stateless", "with a frontend's id"])
+async def test_a_continued_answer_is_one_message_afterwards(
+    served: Served, upstream: FakeUpstream, headers: dict[str, str]
+) -> None:
+    caller = Caller(served)
+    messages = await sold(caller, upstream, headers=headers)
+    upstream.reply(calls(("execute_order", {"product": "rocket", "price": 5}), text=None), text("Or black."))
+
+    more = await caller.ask(messages, headers=headers)
+    assert more == "\n\nOr black."
+    joined = [messages[0], assistant(messages[1]["content"] + more)]
+    upstream.reply(text("Ten"))
+    await caller.ask([*joined, user("Red")], headers=headers)
+
+    expected = [*HIDDEN, "calls:execute_order", "result", "assistant:Or black.", "user:Red"]
+    assert shape_of(upstream) == expected
+    # A client that shows the continuation as a message of its own.
+    upstream.reply(text("Ten"))
+    await caller.ask([*messages, assistant("Or black."), user("Red")], headers=headers)
+    assert shape_of(upstream) == expected

@@ -135,6 +135,20 @@ async def test_a_conversation_with_a_running_turn_is_busy(history: TurnRepositor
     assert await history.turn("alice", "chatcmpl-second") is None
 
 
+async def test_turns_with_different_slots_run_at_the_same_time(history: TurnRepository) -> None:
+    first = await history.begin(new_turn("conv_a"))
+    second = await history.begin(new_turn("conv_a", slot=7))
+    with pytest.raises(ConversationBusy):
+        await history.begin(new_turn("conv_a", slot=7))
+
+    assert await history.finish(the_end(second.turn))
+    assert await history.finish(the_end(first.turn))
+
+    conversation = await history.find_conversation("alice", "conv_a")
+    assert conversation is not None
+    assert (first.conversation, conversation.head) == (second.conversation, second.turn)
+
+
 async def test_a_conversation_is_free_again_when_its_turn_ended(history: TurnRepository) -> None:
     first = await answered(history)
 
@@ -638,6 +652,22 @@ async def test_the_newest_of_identical_turns_is_marked_not_unique(history: TurnR
     newest = await answered(history, "conv_b", fingerprint=b"f", last_answer=b"a")
 
     place = TurnMatch(newest.turn, newest.conversation, "conv_b", "sales", b"f", is_unique=False)
+    assert await history.find_matches([b"f"]) == [place]
+    assert await history.find_last_answer(b"a") == place
+
+
+async def test_the_newest_of_identical_turns_of_one_conversation_is_unique(history: TurnRepository) -> None:
+    await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
+    newest = await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
+
+    place = TurnMatch(newest.turn, newest.conversation, "conv_a", "sales", b"f", is_unique=True)
+    assert await history.find_matches([b"f"]) == [place]
+    assert await history.find_last_answer(b"a") == place
+
+    await answered(history, "conv_b", fingerprint=b"f", last_answer=b"a")
+    again = await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
+
+    place = TurnMatch(again.turn, again.conversation, "conv_a", "sales", b"f", is_unique=False)
     assert await history.find_matches([b"f"]) == [place]
     assert await history.find_last_answer(b"a") == place
 

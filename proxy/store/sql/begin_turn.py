@@ -101,7 +101,9 @@ class Beginnings:
         self._interruption = Interruption(
             dialect, and_(is_in_the_way, turns.c.lease_until < bindparam("now"))
         )
-        self._running = select(turns.c.id).where(turns.c.conversation == conversation, IS_RUNNING)
+        self._running = select(turns.c.id).where(
+            turns.c.conversation == conversation, turns.c.slot == bindparam("of_slot"), IS_RUNNING
+        )
         self._has_key = select(turns.c.key).where(
             turns.c.caller == bindparam("of_caller"), turns.c.idempotency_key == bindparam("of_key")
         )
@@ -137,7 +139,7 @@ class Beginnings:
 
         Raises:
             ApprovalsMoved: The approvals changed after they were read; roll back.
-            ConversationBusy: Another turn of the conversation is running; roll back.
+            ConversationBusy: Another turn of the conversation is running in this slot; roll back.
             IdempotencyKeyTaken: Another turn of the caller has the key; roll back.
         """
         turn = begin.turn
@@ -150,7 +152,7 @@ class Beginnings:
             if not self._approving.decide(connection, of_conversation, turn["id"], begin.resume):
                 return None
             # Before a turn is added: that would wait for the end of a running one, which waits for the conversation.
-            others = connection.scalars(self._running, of_conversation)
+            others = connection.scalars(self._running, of_conversation | {"of_slot": turn["slot"]})
             if any(running != turn["id"] for running in others):
                 raise ConversationBusy
         begun = self._begin_behind(connection, begin) if begin.parent else self._begin(connection, begin)

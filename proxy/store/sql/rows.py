@@ -84,6 +84,7 @@ def turn_row(turn: NewTurn) -> dict[str, Any]:
         "snapshot": turn.snapshot,
         "input_fingerprint": turn.input_fingerprint,
         "first_attempt": turn.first_attempt,
+        "slot": turn.slot,
     }
 
 

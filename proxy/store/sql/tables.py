@@ -159,6 +159,7 @@ turns = Table(
     Column("cancel_at", Double),
     Column("reader_until", Double),
     Column("progress", Text, doc="JSON of the items so far, while the turn is running"),
+    Column("slot", Integer, nullable=False, server_default=text("0")),
     UniqueConstraint("id"),
     UniqueConstraint("caller", "idempotency_key"),
     sqlite_autoincrement=True,
@@ -171,7 +172,7 @@ def _index(name: str, *columns: Column[Any], where: str | None = None, unique: b
 
 
 _of = turns.c
-_index("ix_turns_running", _of.conversation, where="status = 'running'", unique=True)
+_index("ix_turns_running", _of.conversation, _of.slot, where="status = 'running'", unique=True)
 _index("ix_turns_worker", _of.worker, where="status = 'running'")
 _index("ix_turns_fingerprint", _of.fingerprint, _of.key, where="fingerprint IS NOT NULL")
 _index("ix_turns_last_answer", _of.last_answer, _of.key, where="last_answer IS NOT NULL")

@@ -8,15 +8,18 @@ from typing import Any
 from sqlalchemy import (
     CTE,
     BigInteger,
+    Column,
     ColumnElement,
     Connection,
     Select,
     bindparam,
+    case,
     exists,
     func,
     literal_column,
     or_,
     select,
+    true,
 )
 
 from proxy.messages import Item
@@ -36,6 +39,8 @@ BY_INPUT = 32
 """Maximum number of turns returned by input fingerprint."""
 PENDING_PER_ID = 100
 """Maximum number of turns returned for one pending call id; some models number their calls from 0 in every turn."""
+MAX_EQUAL = 100
+"""Number of older turns with the same fingerprint that are read; with more, none of them is unique."""
 
 
 class TurnQueries:
@@ -55,8 +60,9 @@ class TurnQueries:
         )
         self._by_id = record.where(_is("caller", turns), _is("id", turns))
         self._by_key = record.where(_is("caller", turns), _is("idempotency_key", turns))
-        self._running = record.where(IS_RUNNING).where(
-            _is("caller", turns), conversations.c.id == bindparam("id", type_=conversations.c.id.type)
+        of_conversation = conversations.c.id == bindparam("id", type_=conversations.c.id.type)
+        self._running = (
+            record.where(IS_RUNNING, _is("caller", turns), of_conversation).order_by(turns.c.slot).limit(1)
         )
         self._by_input = {is_within: _by_input(dialect, is_within=is_within) for is_within in (False, True)}
         self._by_body = _by_body(record)
@@ -234,8 +240,8 @@ def _place(is_unique: ColumnElement[bool]) -> Select[Any]:
 
 
 def _places(dialect: str, *, is_within: bool) -> Select[Any]:
-    # Two subselects that each stop at their first row: neither depends on how many turns have the fingerprint.
-    wanted, newest, other = listed(dialect, "wanted"), turns.alias("newest"), turns.alias("other")
+    # A subselect that stops at its first row: its cost does not depend on how many turns have the fingerprint.
+    wanted, newest = listed(dialect, "wanted"), turns.alias("newest")
     newest_key = (
         select(newest.c.key)
         .where(*_conditions(newest.c, newest.c.fingerprint == wanted.c.value, is_within=is_within))
@@ -243,14 +249,8 @@ def _places(dialect: str, *, is_within: bool) -> Select[Any]:
         .limit(1)
         .scalar_subquery()
     )
-    other_key = (
-        select(other.c.key)
-        .where(other.c.fingerprint == turns.c.fingerprint, other.c.key < turns.c.key)
-        .where(*_conditions(other.c, is_within=is_within))
-        .limit(1)
-        .scalar_subquery()
-    )
-    return _place(other_key.is_(None)).select_from(wanted.join(turns, turns.c.key == newest_key))
+    is_unique = _is_unique(turns.c.fingerprint, is_within=is_within)
+    return _place(is_unique).select_from(wanted.join(turns, turns.c.key == newest_key))
 
 
 def _by_input(dialect: str, *, is_within: bool) -> Select[Any]:
@@ -268,21 +268,34 @@ def _by_input(dialect: str, *, is_within: bool) -> Select[Any]:
 
 
 def _last_answer(*, is_within: bool) -> Select[Any]:
-    other = turns.alias("other")
-    other_key = (
-        select(other.c.key)
-        .where(other.c.last_answer == turns.c.last_answer, other.c.key < turns.c.key)
-        .where(*_conditions(other.c, is_within=is_within))
-        .limit(1)
-        .scalar_subquery()
-    )
     return (
-        _place(other_key.is_(None))
+        _place(_is_unique(turns.c.last_answer, is_within=is_within))
         .where(turns.c.last_answer == bindparam("digest", type_=turns.c.last_answer.type))
         .where(*_conditions(turns.c, is_within=is_within))
         .order_by(turns.c.key.desc())
         .limit(1)
     )
+
+
+def _is_unique(column: Column[Any], *, is_within: bool) -> ColumnElement[bool]:
+    """Return whether no other conversation has an older turn with this value of the column.
+
+    Of one conversation, the newest turn counts (regenerated answers can be equal). Only ``MAX_EQUAL`` turns are read.
+    """
+    if is_within:
+        return true()
+    other = turns.alias("other")
+    older = (
+        select(other.c.conversation)
+        .where(other.c[column.name] == column, other.c.key < turns.c.key)
+        .order_by(other.c.key.desc())
+        .limit(MAX_EQUAL)
+        .correlate(turns)
+        .subquery("older")
+    )
+    is_same = older.c.conversation == turns.c.conversation
+    found = func.coalesce(func.sum(case((is_same, 1), else_=MAX_EQUAL)), 0)
+    return select(found).select_from(older).scalar_subquery() < MAX_EQUAL
 
 
 def _pending(dialect: str, *, is_within: bool) -> Select[Any]:

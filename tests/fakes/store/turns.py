@@ -42,6 +42,7 @@ class StoredTurn:
     input_fingerprint: bytes | None = None
     progress: Progress | None = None
     snapshot: str | None = None
+    slot: int = 0
     placed: dict[int, Item | ForeignItem] | None = None
     """The items by position, once that is not simply their order."""
 
@@ -105,7 +106,7 @@ class MemoryHistory:
         self._check_key(turn)
         place = (turn.caller, turn.conversation_id)
         known = self.conversations.get(place)
-        if known is not None and self.is_busy(known.key, turn.created_at):
+        if known is not None and self.is_busy(known.key, turn.created_at, slot=turn.slot):
             raise ConversationBusy
         if known is None:
             known = Conversation(
@@ -127,6 +128,7 @@ class MemoryHistory:
             len(turn.input),
             input_fingerprint=turn.input_fingerprint,
             snapshot=turn.snapshot,
+            slot=turn.slot,
         )
         return Begun(key, known.key)
 
@@ -142,13 +144,15 @@ class MemoryHistory:
     def _set_head(self, place: tuple[str, str], head: int | None) -> None:
         self.conversations[place] = replace(self.conversations[place], head=head)
 
-    def is_busy(self, conversation: int, now: float) -> bool:
-        """Whether a turn of the conversation is running; one whose lease ran out is interrupted."""
+    def is_busy(self, conversation: int, now: float, *, slot: int | None = None) -> bool:
+        """Whether a turn of the conversation is running in the slot; one whose lease ran out is interrupted."""
+        is_busy = False
         for kept in list(self._running(lambda kept: kept.conversation.key == conversation)):
-            if kept.record.lease_until >= now:
-                return True
-            self._interrupt(kept, now)
-        return False
+            if kept.record.lease_until < now:
+                self._interrupt(kept, now)
+            elif slot in (None, kept.slot):
+                is_busy = True
+        return is_busy
 
     async def finish(self, end: TurnEnd) -> bool:
         kept = self.turns.get(end.turn)
@@ -165,7 +169,7 @@ class MemoryHistory:
             kept.input_fingerprint = None
         if end.is_history:
             place = (kept.record.caller, kept.record.conversation_id)
-            self._set_head(place, end.turn)
+            self._set_head(place, max(end.turn, self.conversations[place].head or 0))
         if end.pause is not None and kept.record.is_stored:
             self._ask(kept, end, end.pause)
         for asked in list(self.asked.values()):
@@ -285,7 +289,7 @@ class MemoryHistory:
     async def running_turn(self, caller: str, conversation_id: str) -> TurnRecord | None:
         place = (caller, conversation_id)
         found = self._running(lambda kept: (kept.record.caller, kept.conversation.id) == place)
-        return next((kept.record for kept in found), None)
+        return min(((kept.slot, kept.record.turn, kept.record) for kept in found), default=(0, 0, None))[-1]
 
     async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:
         for kept in self._running(lambda kept: kept.record.turn == turn):
@@ -370,7 +374,7 @@ class MemoryHistory:
             conversation_id=kept.conversation.id,
             agent=end.agent,
             fingerprint=end.fingerprint or b"",
-            is_unique=len(found) == 1,
+            is_unique=len({one.conversation.key for one, _ in found}) == 1,
         )
 
 

@@ -73,17 +73,20 @@ def messages_of(items: Sequence[Item]) -> list[Message]:
     return [item.message for item in items]
 
 
-async def test_identical_turns_that_are_not_the_head_determine_only_the_agent() -> None:
+@pytest.mark.parametrize("conversation_id", [None, "conv_a"])
+async def test_of_identical_turns_of_one_conversation_the_newest_is_continued(
+    conversation_id: str | None,
+) -> None:
     history = MemoryHistory()
     await store(history, [FIRST_USER], "Hello!", "sales")
     second = await store(history, [FIRST_USER], "Hello!", "sales")
     await store(history, [FIRST_USER, FIRST_ANSWER, SECOND_USER], "This one.", "triage", parent=second)
 
-    resolved = await resolve(history, FIRST_USER, FIRST_ANSWER, NEXT, conversation_id="conv_a")
+    resolved = await resolve(history, FIRST_USER, FIRST_ANSWER, NEXT, conversation_id=conversation_id)
 
-    assert (resolved.conversation_id, resolved.parent, resolved.agent) == ("conv_a", None, "sales")
-    assert messages_of(resolved.context) == []
-    assert messages_of(resolved.input) == [FIRST_USER, FIRST_ANSWER, NEXT]
+    assert (resolved.conversation_id, resolved.parent, resolved.agent) == ("conv_a", second, "sales")
+    assert messages_of(resolved.context) == [FIRST_USER, FIRST_ANSWER]
+    assert messages_of(resolved.input) == [NEXT]
 
 
 async def test_of_identical_turns_the_head_of_the_named_conversation_is_continued() -> None:
