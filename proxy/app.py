@@ -54,6 +54,7 @@ from proxy.settings_check import check_api_keys, check_settings, check_tls, chec
 from proxy.store.engine.migrations import migrate, prepare_schema
 from proxy.team_check import load_component
 from proxy.teamfiles.loading import LoadedTeams, default_model, load_teams, python_tools
+from proxy.teamfiles.members import python_members
 from proxy.teamfiles.summary import models_in_use
 from proxy.tools.builtin import builtin_names
 from proxy.tools.threads import ToolThreads
@@ -155,6 +156,7 @@ def _load(settings: Settings, environment: Mapping[str, str], threads: ToolThrea
         default=default_model(settings),
         known_tools=builtin_names(),
         import_tool=python_tools(threads),
+        import_member=python_members(threads),
         check_component=load_component,
         models_file=settings.models,
     )

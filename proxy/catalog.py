@@ -136,7 +136,8 @@ class TeamCatalog:
         return dataclasses.replace(
             _listed(model, team.events, registry),
             examples=team.examples if entry == team.entry else (),
-            is_demo=isinstance(self._models[team.agents[entry].model], DemoModel),
+            is_demo=team.agents[entry].member is None
+            and isinstance(self._models[team.agents[entry].model], DemoModel),
         )
 
     def _exposed(self, name: str) -> ModelFacts:
@@ -160,7 +161,7 @@ def _file_agent(agent: AgentDefinition) -> FileAgent:
     return FileAgent(
         description=agent.description,
         instructions=agent.instructions,
-        model=agent.model,
+        model=agent.model if agent.member is None else "",
         tools=[tool.name for tool in agent.tools],
         handoffs=[(one.to, one.when) for one in agent.handoffs],
     )
@@ -202,7 +203,9 @@ def _configuration(model: ModelDefinition) -> Any:
 
 def _shortest(agents: Iterable[AgentDefinition], models: Mapping[str, ModelDefinition]) -> int | None:
     """Return the smallest context length of the models of the agents; None if one is unknown."""
-    used = [models[name] for agent in agents for name in (agent.model, *agent.fallbacks)]
+    used = [
+        models[name] for agent in agents if agent.member is None for name in (agent.model, *agent.fallbacks)
+    ]
     lengths = [None if isinstance(model, DemoModel) else model.context_length for model in used]
     known = [length for length in lengths if length is not None]
-    return min(known) if len(known) == len(lengths) else None
+    return min(known) if known and len(known) == len(lengths) else None

@@ -336,6 +336,16 @@ class AgentFailed(TurnFailed):
     code = "agent_error"
 
 
+class MemberFailed(AgentFailed):
+    """The code of an agent raised an exception."""
+
+    code = "agent_failed"
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(f"The agent '{agent}' failed.")
+        self.agent = agent
+
+
 class ResponseFormatNotMet(AgentFailed):
     """The output does not match ``response_format``."""
 

@@ -195,6 +195,7 @@ def _registry(parts: Parts, mcp_tools: Mapping[str, Tool]) -> Registry:
             observe=parts.metrics.model_attempted if parts.metrics is not None else None,
         ),
         tools=builtin_tools(parts.threads, ServiceUrls.of(settings), extra={**loaded.tools, **mcp_tools}),
+        members=loaded.members,
         dispatcher=parts.dispatcher,
         data_dir=settings.data_dir,
         max_tool_result_bytes=settings.max_tool_result_bytes,

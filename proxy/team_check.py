@@ -13,6 +13,7 @@ from proxy.settings import Settings
 from proxy.settings_check import check_api_keys, check_settings, check_tls, check_urls
 from proxy.teamfiles.definitions import ComponentModel, DemoModel
 from proxy.teamfiles.loading import Report, check_teams, default_model, load_teams, python_tools
+from proxy.teamfiles.members import python_members
 from proxy.teamfiles.summary import models_in_use
 from proxy.tools.builtin import builtin_names
 from proxy.tools.threads import ToolThreads
@@ -62,6 +63,7 @@ def check_configured_teams(settings: Settings, *, environment: Mapping[str, str]
             default=default_model(settings),
             known_tools=builtin_names(),
             import_tool=python_tools(threads),
+            import_member=python_members(threads),
             check_component=load_component,
             models_file=settings.models,
             check_loaded=partial(check_settings, settings),
@@ -101,6 +103,7 @@ async def check_connections(
             default=default_model(settings),
             known_tools=builtin_names(),
             import_tool=python_tools(threads),
+            import_member=python_members(threads),
             check_component=load_component,
             needs_pins=False,
             models_file=settings.models,

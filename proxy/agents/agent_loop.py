@@ -147,7 +147,9 @@ class AgentLoop:
         target = self.agent.delegates[call.name].target
         state.handoffs += 1
         state.turn.agent = target
-        state.sink.emit(Handoff(self.agent.name, target, handoff_reason("".join(call.arguments))))
+        reason = handoff_reason("".join(call.arguments))
+        state.handed_over = self.agent.name, reason
+        state.sink.emit(Handoff(self.agent.name, target, reason))
         record_handoff(self.agent.name, target)
         return AgentHandedOff(target)
 

@@ -71,6 +71,8 @@ class ConnectionChecks:
         team = await self._find(caller, model)
         by_model: dict[str, list[Agent]] = {}
         for agent in team.agents.values():
+            if agent.member is not None:
+                continue
             by_model.setdefault(agent.model.name, []).append(agent)
         slots = asyncio.Semaphore(PARALLEL)
         async with asyncio.TaskGroup() as group:

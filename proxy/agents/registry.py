@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,7 @@ from proxy.agents.dispatch import Dispatcher
 from proxy.agents.team import AgentTeam, TeamFacts
 from proxy.agents.turn_state import Agent, Delegate
 from proxy.errors import ModelNotFound
+from proxy.members.port import Member
 from proxy.messages import Parameters
 from proxy.providers.model import Model
 from proxy.teamfiles.definitions import (
@@ -24,6 +26,8 @@ from proxy.teamfiles.definitions import (
 )
 from proxy.tools.handoff_tools import handoff_tool_spec
 from proxy.tools.port import Tool
+
+logger = logging.getLogger(__name__)
 
 SIDE = "/side"
 """Suffix of a model id for side requests (titles, tags)."""
@@ -51,6 +55,7 @@ class Registry:
         models: ModelSource,
         model_names: Sequence[str] = (),
         tools: Mapping[str, Tool],
+        members: Mapping[str, Member] | None = None,
         dispatcher: Dispatcher,
         data_dir: Path,
         max_tool_result_bytes: int,
@@ -60,6 +65,7 @@ class Registry:
         self.models = model_names
         """The names of the models that custom agents can use."""
         self._tools = tools
+        self._members = members or {}
         self.approved_tools = frozenset(
             use.name
             for team in definitions.teams.values()
@@ -89,8 +95,13 @@ class Registry:
         await self._dispatcher.start()
 
     async def close(self) -> None:
-        """Stop the dispatcher and close the models."""
+        """Stop the dispatcher, and close the members and the models."""
         await self._dispatcher.close()
+        for name, member in self._members.items():
+            try:
+                await member.close()
+            except Exception:
+                logger.exception("closing of a member failed", extra={"member": name})
         await self._models.close()
 
     @property
@@ -201,8 +212,10 @@ class Registry:
             parameters=msgspec.convert(definition.parameters, Parameters, strict=False),
             max_parallel_tools=definition.max_parallel_tools,
             tool_call_timeout=definition.tool_call_timeout,
+            member=None if definition.python is None else self._members[definition.python],
         )
 
 
 def _delegate(handoff: HandoffDefinition, team: TeamDefinition) -> Delegate:
-    return Delegate(handoff_tool_spec(handoff.tool_name, handoff.to, handoff.when), handoff.to)
+    spec = handoff_tool_spec(handoff.tool_name, handoff.to, handoff.when)
+    return Delegate(spec, handoff.to, handoff.when)

@@ -16,6 +16,7 @@ from proxy.agents.agent_loop import (
 )
 from proxy.agents.cacheable_prompt import CacheablePrompt
 from proxy.agents.dispatch import Dispatcher
+from proxy.agents.member_loop import MemberLoop
 from proxy.agents.spans import agent_span
 from proxy.agents.turn_state import Agent, TurnState
 from proxy.messages import FunctionTool
@@ -61,7 +62,7 @@ class AgentTeam:
     ) -> None:
         self.facts = facts
         self.side = SideTeam(facts.name, side_model)
-        self._loops = {agent.name: AgentLoop(agent) for agent in agents}
+        self._loops = {agent.name: _loop_of(agent) for agent in agents}
         self._agents = {agent.name: agent for agent in agents}
         self._cacheable_prompt = CacheablePrompt.of(facts.entry, self._agents) if facts.prompt_cache else None
         self._dispatcher = dispatcher
@@ -173,6 +174,10 @@ class AgentTeam:
                     return TeamOutcome("stop", approvals=requests)
                 case AgentHandedOff():
                     continue
+
+
+def _loop_of(agent: Agent) -> AgentLoop | MemberLoop:
+    return AgentLoop(agent) if agent.member is None else MemberLoop(agent, agent.member)
 
 
 def _within(limits: Limits, max_tool_calls: int | None) -> Limits:

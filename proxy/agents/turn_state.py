@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from proxy.members.port import Member
 from proxy.messages import FunctionCall, FunctionTool, Parameters, ToolCall
 from proxy.providers.model import Model
 from proxy.teamfiles.definitions import ClientTools, Limits
@@ -27,6 +28,7 @@ class Delegate:
 
     spec: FunctionTool
     target: str
+    when: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Agent:
     tool_call_timeout: float = 30.0
     approvals: Collection[str] = frozenset()
     """Names of the agent's tools whose calls a person has to approve."""
+    member: Member | None = None
+    """The code of an agent that does not consist of instructions and a model; its model is for side requests."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,8 @@ class TurnState:
     max_tool_result_bytes: int = 64 * 1024
     max_client_tools: int = 32
     handoffs: int = 0
+    handed_over: tuple[str, str] = ("", "")
+    """The agent that handed over last, and its reason."""
     model_calls: int = 0
     tool_calls: int = 0
     client_calls: int = 0

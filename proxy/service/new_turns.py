@@ -62,6 +62,7 @@ def turn_of(request: TurnRequest, new: NewTurn, resolved: ResolvedTurn, approval
         id=new.id,
         conversation_id=new.conversation_id,
         caller=request.caller,
+        end_user=request.end_user,
         agent=resolved.agent,
         context=[*resolved.context, *resolved.new_messages],
         overlay=resolved.overlay,

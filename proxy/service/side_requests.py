@@ -87,6 +87,7 @@ def side_turn(turn_id: str, request: TurnRequest, team: AnsweringTeam) -> Turn:
         id=turn_id,
         conversation_id="",
         caller=request.caller,
+        end_user=request.end_user,
         agent=team.entry,
         context=[request.item_of(message) for message in request.turn_messages],
         overlay=[*own, *request.system_messages],

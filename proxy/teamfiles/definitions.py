@@ -146,7 +146,10 @@ def _tool_use(value: Any) -> Any:
 class AgentDefinition(_StrictModel):
     """One agent of a team; its name is its key in the file."""
 
-    instructions: Annotated[str, StringConstraints(min_length=1)]
+    instructions: Annotated[str, StringConstraints(min_length=1)] = ""
+    """Empty only for an agent with its own code, which has one of the keys of ``members.KINDS`` instead."""
+    python: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """A function or an object of an agent framework (``package.module:object``)."""
     description: str = ""
     model: Name = "default"
     fallbacks: tuple[Name, ...] = ()
@@ -158,6 +161,11 @@ class AgentDefinition(_StrictModel):
     parameters: dict[str, Any] = {}
     max_parallel_tools: Annotated[Integer, Field(ge=1, le=64)] = 8
     tool_call_timeout: Annotated[Real, Field(gt=0, le=3600)] = 30.0
+
+    @property
+    def member(self) -> str | None:
+        """What the agent is instead of instructions and a model, in words; None for an agent with a model."""
+        return f"python {self.python}" if self.python is not None else None
 
 
 class TeamDefinition(_StrictModel):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.errors import ConfigurationError, TeamFileError
+from proxy.members.port import Member
 from proxy.settings import Settings
 from proxy.teamfiles.definitions import (
     ComponentModel,
@@ -24,6 +25,7 @@ from proxy.teamfiles.definitions import (
 )
 from proxy.teamfiles.diagnostics import SourceLocation, TeamFileErrors
 from proxy.teamfiles.mcp_servers import SECTION, expand_servers, server_setup, usable_pins
+from proxy.teamfiles.members import ImportMember, expand_member_teams
 from proxy.teamfiles.name_checks import ImportTool, ReferenceContext, check_references
 from proxy.teamfiles.schema_checks import (
     SECTIONS,
@@ -58,7 +60,7 @@ class LoadedTeams:
     ``definitions`` always has a model named ``default``. ``tools`` has the imported Python functions by import path,
     without built-in tools. ``notices`` are warnings about valid but probably unintended content. ``servers`` are the
     MCP servers, and ``pins`` the accepted tools that agents can use; the tool lists of agents name each of them
-    (``mcp:server/tool``).
+    (``mcp:server/tool``). ``members`` are the agents with their own code, by import path.
     """
 
     definitions: TeamsFile
@@ -66,6 +68,7 @@ class LoadedTeams:
     notices: tuple[str, ...]
     servers: tuple[ServerSetup, ...] = ()
     pins: Pins = field(default_factory=dict)
+    members: Mapping[str, Member] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,7 @@ def load_teams(
     default: ModelDefinition,
     known_tools: Collection[str],
     import_tool: ImportTool,
+    import_member: ImportMember,
     check_component: CheckComponent | None = None,
     needs_pins: bool = True,
     models_file: Path | None = None,
@@ -112,10 +116,10 @@ def load_teams(
     """Load a team file, all files of a folder (``*.yaml``, ``*.yml``) merged, or the bundled teams for None.
 
     ``known_tools`` are the names of built-in tools. ``import_tool`` is called once per import path, with the folder of
-    the team files, and ``check_component`` for each AutoGen component; both raise ``ConfigurationError`` for an
-    invalid one. ``default`` is the model ``default`` if the files do not define it; its key is also used for models
-    with the same base URL. Tools of MCP servers must be in the lock file next to the team files, unless
-    ``needs_pins`` is false. Loading does not connect to servers.
+    the team files, ``import_member`` once per agent with ``python``, and ``check_component`` for each AutoGen
+    component; all raise ``ConfigurationError`` for an invalid one. ``default`` is the model ``default`` if the files do
+    not define it; its key is also used for models with the same base URL. Tools of MCP servers must be in the lock file
+    next to the team files, unless ``needs_pins`` is false. Loading does not connect to servers.
 
     ``models_file`` defines further models, or is one model, which is then ``default``. Its models replace those of the
     team files with the same names.
@@ -126,7 +130,7 @@ def load_teams(
     path = path or BUNDLED
     errors = TeamFileErrors()
     source = _read(path, environment, errors, models_file)
-    context = _reference_context(source, path, known_tools, import_tool)
+    context = _reference_context(source, path, known_tools, import_tool, import_member)
     context.pins = _read_pins(source, context.folder) if needs_pins else None
     loaded = _resolve(source, context, default, check_component, environment)
     if errors:
@@ -141,6 +145,7 @@ def check_teams(
     default: ModelDefinition,
     known_tools: Collection[str],
     import_tool: ImportTool,
+    import_member: ImportMember,
     check_component: CheckComponent | None = None,
     models_file: Path | None = None,
     check_loaded: Callable[[LoadedTeams], object] | None = None,
@@ -152,7 +157,7 @@ def check_teams(
     path = path or BUNDLED
     errors = TeamFileErrors()
     source = _read(path, environment, errors, models_file)
-    context = _reference_context(source, path, known_tools, import_tool)
+    context = _reference_context(source, path, known_tools, import_tool, import_member)
     context.pins = _read_pins(source, context.folder)
     loaded = _resolve(source, context, default, check_component, environment)
     if errors:
@@ -193,6 +198,7 @@ def _read(
             merged.is_complete = False
             continue
         check_sections(source)
+        expand_member_teams(source)
         for section in SECTIONS:
             merged.merge_section(source, section, replaced=replaced if section == "models" else ())
     return merged
@@ -236,7 +242,11 @@ def _is_team_file(file: Path) -> bool:
 
 
 def _reference_context(
-    source: Source, path: Path, known_tools: Collection[str], import_tool: ImportTool
+    source: Source,
+    path: Path,
+    known_tools: Collection[str],
+    import_tool: ImportTool,
+    import_member: ImportMember,
 ) -> ReferenceContext:
     models = sorted({DEFAULT_MODEL, *mapping(source.value(("models",)))})
     return ReferenceContext(
@@ -244,6 +254,7 @@ def _reference_context(
         models=models if source.is_complete else None,
         known_tools=sorted(known_tools),
         import_tool=import_tool,
+        import_member=import_member,
     )
 
 
@@ -281,7 +292,7 @@ def _resolve(
         for name, server in definitions.mcp_servers.items()
     ]
     notices = tuple(_notices(source, definitions))
-    return LoadedTeams(definitions, context.imported, notices, tuple(servers), pins)
+    return LoadedTeams(definitions, context.imported, notices, tuple(servers), pins, context.members)
 
 
 def _with_tools(team: TeamDefinition, pins: Pins) -> TeamDefinition:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from proxy.errors import ConfigurationError
 from proxy.settings import Settings
 from proxy.teamfiles.loading import default_model, load_teams, python_tools, team_folder
+from proxy.teamfiles.members import python_members
 from proxy.tools.builtin import builtin_names
 from proxy.tools.mcp.audit import Audit, DiscoveredTools, report_accepted, report_differences
 from proxy.tools.mcp.lock import FILE_NAME, Pins, read_lock, write_lock
@@ -63,6 +64,7 @@ def _setups(settings: Settings, environment: Mapping[str, str]) -> Sequence[Serv
             default=default_model(settings),
             known_tools=builtin_names(),
             import_tool=python_tools(threads),
+            import_member=python_members(threads),
             needs_pins=False,
             models_file=settings.models,
         )

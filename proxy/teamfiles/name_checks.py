@@ -11,9 +11,11 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from proxy.errors import ConfigurationError
+from proxy.members.port import Member
 from proxy.teamfiles.definitions import snake_case
 from proxy.teamfiles.diagnostics import Path, closest_match
 from proxy.teamfiles.mcp_servers import check_tool_lists, tool_names
+from proxy.teamfiles.members import ImportMember, check_python
 from proxy.teamfiles.schema_checks import mapping
 from proxy.teamfiles.source_map import Source
 from proxy.tools.mcp.lock import Pins
@@ -37,9 +39,12 @@ class ReferenceContext:
     models: Collection[str] | None
     known_tools: Collection[str]
     import_tool: ImportTool
+    import_member: ImportMember
     pins: Pins | None = None
     imported: dict[str, Tool] = field(default_factory=dict)
     """The tools imported so far, by path."""
+    members: dict[str, Member] = field(default_factory=dict)
+    """The members imported so far, by path."""
     import_errors: dict[str, str] = field(default_factory=dict)
     """Error messages of failed imports, by path."""
 
@@ -102,6 +107,7 @@ def _check_agent(
 ) -> None:
     if context.models is not None:
         _check_models(source, path, agent, context.models)
+    check_python(source, path, context.folder, context.import_member, context.members)
     taken: dict[str, str] = {}
     for index, use in enumerate(_list(agent.get("tools"))):
         place: Path = (*path, "tools", index)

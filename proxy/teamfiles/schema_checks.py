@@ -28,6 +28,7 @@ from proxy.teamfiles.definitions import (
 )
 from proxy.teamfiles.diagnostics import Path, closest_match, quote
 from proxy.teamfiles.mcp_servers import SECTION, check_server
+from proxy.teamfiles.members import check_agent
 from proxy.teamfiles.model_requests import check_body, check_connection
 from proxy.teamfiles.source_map import Source
 from proxy.wire.agents import RESERVED_NAMES
@@ -103,7 +104,9 @@ def validate_definitions(source: Source) -> TeamsFile:
         team = _valid(source, path, TeamDefinition)
         if _is_name(source, path) and team is not None:
             teams[name] = team
-        for agent in mapping(source.value((*path, "agents"))):
+        for agent, data in mapping(source.value((*path, "agents"))).items():
+            if isinstance(data, dict):
+                check_agent(source, (*path, "agents", agent), data)
             check_body(source, (*path, "agents", agent, "parameters"))
     return TeamsFile(models=models, teams=teams, mcp_servers=_valid_servers(source))
 

@@ -105,7 +105,7 @@ def _tool(use: ToolUse) -> str:
 
 
 def _agent(agent: AgentDefinition) -> str:
-    parts = [f"model {agent.model}"]
+    parts = [agent.member or f"model {agent.model}"]
     if agent.fallbacks:
         parts.append(f"fallbacks {', '.join(agent.fallbacks)}")
     if agent.tools:

@@ -114,10 +114,23 @@ def load_function(path: str, search: Path | None = None) -> Callable[..., Any]:
     Raises:
         ConfigurationError: The import failed; the message gives the reason and suggests a similar name.
     """
+    found = load_object(path, search)
+    if not callable(found):
+        module_name, _, attribute = path.partition(":")
+        raise ConfigurationError(f"{attribute!r} in module {module_name!r} is not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def load_object(path: str, search: Path | None = None, *, kind: str = "function") -> Any:
+    """Import the object ``package.module:name`` as ``load_function`` does; ``kind`` is what errors call it.
+
+    Raises:
+        ConfigurationError: The import failed; the message gives the reason and suggests a similar name.
+    """
     module_name, separator, attribute = path.partition(":")
     parts = [*module_name.split("."), *attribute.split(".")]
     if not separator or not all(part.isidentifier() for part in parts):
-        raise ConfigurationError(f"{path[:200]!r} is not of the form 'package.module:function'")
+        raise ConfigurationError(f"{path[:200]!r} is not of the form 'package.module:{kind}'")
     if search is not None and (folder := str(search.resolve())) not in sys.path:
         # Not removed again, because a tool can import other modules when called; last, so that it shadows no package.
         sys.path.append(folder)
@@ -129,10 +142,8 @@ def load_function(path: str, search: Path | None = None) -> Callable[..., Any]:
         except AttributeError:
             near = get_close_matches(part, [name for name in dir(found) if not name.startswith("_")], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigurationError(f"module {module_name!r} has no function {attribute!r}{hint}") from None
-    if not callable(found):
-        raise ConfigurationError(f"{attribute!r} in module {module_name!r} is not a function")
-    return found  # type: ignore[no-any-return]
+            raise ConfigurationError(f"module {module_name!r} has no {kind} {attribute!r}{hint}") from None
+    return found
 
 
 def _import(module_name: str) -> Any:

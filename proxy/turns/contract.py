@@ -118,6 +118,8 @@ class Turn:
     items: list[Item] = field(default_factory=list)
     draft: list[str] = field(default_factory=list)
     ran_effects: bool = False
+    end_user: str = ""
+    """The person behind the caller, as the request names it."""
 
     def items_so_far(self) -> list[Item]:
         """Return the items, with the draft as the last one if there is any."""

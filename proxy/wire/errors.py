@@ -86,6 +86,7 @@ _ERROR_KINDS: dict[str, ErrorKind] = {
     "upstream_circuit_open": ErrorKind(503, "upstream_error", retry_after=10),
     # A repeat of the turn would loop, or take as long, again.
     "agent_error": ErrorKind(502, "agent_error", is_permanent=True),
+    "agent_failed": ErrorKind(502, "agent_error"),
     "response_format_not_met": ErrorKind(502, "agent_error"),
     "turn_timeout": ErrorKind(504, "agent_error", is_permanent=True),
     "turn_lease_lost": ErrorKind(503, "server_error", retry_after=1),

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from proxy.errors import TeamFileError
 from proxy.teamfiles.definitions import DemoModel, ModelDefinition, OpenAIModel
 from proxy.teamfiles.loading import CheckComponent, LoadedTeams, Report, check_teams, load_teams, python_tools
+from proxy.teamfiles.members import python_members
 from proxy.tools.builtin import builtin_names
 from proxy.tools.threads import ToolThreads
 
@@ -40,6 +41,7 @@ def load(
         default=default,
         known_tools=builtin_names(),
         import_tool=python_tools(ToolThreads()),
+        import_member=python_members(ToolThreads()),
         check_component=check_component,
         models_file=models_file,
     )
@@ -53,6 +55,7 @@ def check(path: Path | None, *, environment: Mapping[str, str] | None = None) ->
         default=DEMO,
         known_tools=builtin_names(),
         import_tool=python_tools(ToolThreads()),
+        import_member=python_members(ToolThreads()),
     )
 
 

@@ -464,6 +464,7 @@ async def test_a_script_calls_only_tools_that_the_bundled_team_has(name: str) ->
         default=DemoDefinition(demo=True),
         known_tools=builtin_names(),
         import_tool=refuse,
+        import_member=refuse,
     )
     team = teams.definitions.teams[name]
     script = bundled_scripts()[name]

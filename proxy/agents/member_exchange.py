@@ -1,0 +1,165 @@
+"""The part of a conversation that belongs to the current run of a member, and the state that it has stored.
+
+A member that calls something which a client or a person answers is run again by a later turn. Its earlier calls are the
+items behind those that it was run with first:
+
+    … user | (items of other agents) | call, result | question, user: yes, call, result | …
+    exchange.items ------------------^  calls of the member --------------------------->
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from proxy.agents.tool_calls import WAITING
+from proxy.approvals.decisions import NO_LONGER_OPEN, WAS_REFUSED
+from proxy.members.port import Answer
+from proxy.messages import (
+    AssistantMessage,
+    Item,
+    ProviderState,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+    is_within_limit,
+    text_of,
+)
+from proxy.turns.contract import RUN_UNKNOWN, Turn
+
+logger = logging.getLogger(__name__)
+
+REFUSED = "not executed: the user refused this call"
+NOT_RUN = frozenset((REFUSED, WAS_REFUSED, NO_LONGER_OPEN, RUN_UNKNOWN))
+"""Results of approved calls that were not executed, or whose outcome is unknown."""
+_STATE = "state"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """``items`` are those that the member was run with first, ``answers`` the results of its calls since then."""
+
+    items: Sequence[Item]
+    answers: list[Answer] = field(default_factory=list)
+
+
+def exchange_of(agent: str, turn: Turn) -> Exchange:
+    """Return the exchange of the member with this name."""
+    items = [*turn.context, *turn.items]
+    continuation = turn.continuation
+    decides = continuation is not None and bool(continuation.calls or continuation.decided)
+    start = len(items)
+    while start and _belongs(items, start - 1, agent, decides=decides and start == len(items)):
+        start -= 1
+    return Exchange(items[:start], _answers(items[start:]))
+
+
+def _belongs(items: Sequence[Item], at: int, agent: str, *, decides: bool) -> bool:
+    """Whether the item is part of the exchange; ``decides``: the last user message decides about an approval."""
+    item = items[at]
+    if isinstance(item.message, UserMessage) and item.agent is None:
+        return decides or _is_decision(items, at, agent)
+    if item.agent == agent:
+        return not _answers_finally(items, at)
+    if item.agent is None:
+        # Of a conversation that is not stored, only the client has the calls, without their agent.
+        return isinstance(item.message, ToolMessage) or bool(_calls_of(item))
+    return False
+
+
+def _is_decision(items: Sequence[Item], at: int, agent: str) -> bool:
+    """Whether a user message answered a question of the member, so that its calls are repeated behind it."""
+    if at < 2 or items[at - 1].agent != agent or not _is_waiting(items[at - 2]):
+        return False
+    repeated = items[at + 1 : at + 3]
+    return (
+        len(repeated) == 2
+        and repeated[0].agent == agent
+        and not repeated[0].visible
+        and bool(_calls_of(repeated[0]))
+        and not _is_waiting(repeated[1])
+    )
+
+
+def _answers_finally(items: Sequence[Item], at: int) -> bool:
+    """Whether an item of the member is an answer to the user that ended an earlier exchange, and no question."""
+    message = items[at].message
+    if not isinstance(message, AssistantMessage) or message.tool_calls:
+        return False
+    return not (at and _is_waiting(items[at - 1]))
+
+
+def _is_waiting(item: Item) -> bool:
+    return isinstance(item.message, ToolMessage) and text_of(item.message) == WAITING
+
+
+def _calls_of(item: Item) -> list[ToolCall]:
+    calls = item.message.tool_calls if isinstance(item.message, AssistantMessage) else None
+    return [call for call in calls or () if isinstance(call, ToolCall)]
+
+
+def _answers(items: Iterable[Item]) -> list[Answer]:
+    """Return the calls that have a result."""
+    calls: dict[str, ToolCall] = {}
+    answers = []
+    for item in items:
+        message = item.message
+        calls |= {call.id: call for call in _calls_of(item)}
+        if isinstance(message, ToolMessage) and message.tool_call_id in calls and not _is_waiting(item):
+            function = calls.pop(message.tool_call_id).function
+            answers.append(Answer(function.name, arguments_of(function.arguments), text_of(message)))
+    return answers
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    """Return the arguments of a call of a member, which are a JSON object."""
+    try:
+        found = msgspec.json.decode(text)
+    except (msgspec.DecodeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# --- state -----------------------------------------------------------------------------------------------------
+
+
+def newest_state(agent: str, items: Sequence[Item]) -> Any:
+    """Return the state that the member stored last; None if there is none."""
+    for item in reversed(items):
+        found = state_of(agent, item)
+        if found is not None:
+            return found
+    return None
+
+
+def state_of(agent: str, item: Item) -> Any:
+    """Return the state that the member stored with this item."""
+    if item.agent != agent or item.state is None or item.state.provider != _owner(agent):
+        return None
+    return item.state.members.get(_STATE)
+
+
+def stored_state(agent: str, value: Any) -> ProviderState | None:
+    """Return the state of a member in the form in which it is stored; None for no state, or for an invalid one."""
+    if value is None:
+        return None
+    try:
+        state = ProviderState(
+            _owner(agent), members={_STATE: msgspec.json.decode(msgspec.json.encode(value))}
+        )
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        logger.warning("state of member is not JSON", extra={"agent": agent, "error": type(error).__name__})
+        return None
+    if not is_within_limit(state):
+        logger.warning("state of member is too large to be stored", extra={"agent": agent})
+        return None
+    return state
+
+
+def _owner(agent: str) -> str:
+    # No model has this name, so that the state is sent to none.
+    return f"member {agent}"

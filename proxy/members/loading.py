@@ -1,0 +1,51 @@
+"""Load the member that ``python: package.module:object`` names: a function, or an object of an agent framework."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from proxy.members.port import Member
+from proxy.members.python import python_member
+from proxy.tools.functions import load_object
+from proxy.tools.threads import ToolThreads
+
+_ADAPTERS: Mapping[str, str] = {}
+"""Adapter modules by the package of the object's class. They are imported for such an object only."""
+
+
+def load_member(path: str, folder: Path | None, threads: ToolThreads) -> Member:
+    """Import ``package.module:object`` and return it as a member; ``folder`` is searched after ``sys.path``.
+
+    A function without parameters is a factory: the object that it returns is the member.
+
+    Raises:
+        ConfigurationError: The import failed, or the object cannot be a member; the message gives the reason.
+    """
+    found = load_object(path, folder, kind="object")
+    is_factory = _is_factory(found)
+    return member_of(found() if is_factory else found, threads, make=found if is_factory else None)
+
+
+def member_of(found: Any, threads: ToolThreads, *, make: Callable[[], Any] | None = None) -> Member:
+    """Return an object as a member; ``make`` returns further objects like it.
+
+    Raises:
+        ConfigurationError: It cannot be a member.
+    """
+    for base in type(found).__mro__:
+        adapter = _ADAPTERS.get(base.__module__.partition(".")[0])
+        if adapter is not None:
+            module = importlib.import_module(f"proxy.members.adapters.{adapter}")
+            member: Member | None = module.adapted(found, make)
+            if member is not None:
+                return member
+    return python_member(found, threads)
+
+
+def _is_factory(found: Any) -> bool:
+    is_plain = inspect.isfunction(found) and not inspect.iscoroutinefunction(found)
+    return is_plain and not inspect.isasyncgenfunction(found) and not inspect.signature(found).parameters

@@ -1,0 +1,145 @@
+"""Members as an operator writes them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+from proxy.members.port import (
+    HandOver,
+    MemberContext,
+    MemberEvent,
+    ModelUsed,
+    NotApproved,
+    Reasoning,
+    ToolBegan,
+    ToolEnded,
+    Unused,
+)
+from proxy.messages import Message, Usage, text_of
+from proxy.tools.functions import without_effects
+
+seen: list[MemberContext] = []
+"""The contexts of all runs."""
+payments: list[str] = []
+stopped = asyncio.Event()
+hanging = asyncio.Event()
+
+
+async def researcher(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
+    """Answer with a tool of its own, or hand over."""
+    seen.append(context)
+    if "shop" in context.text:
+        yield HandOver("triage", "wants to buy")
+        return
+    context.report("looking it up")
+    yield Reasoning("It is about stars.")
+    yield ToolBegan("1", "look_up", '{"word": "star"}')
+    yield ToolEnded("1", "a sun")
+    yield "A star "
+    yield f"is a sun, {context.end_user or 'friend'}."
+    yield ModelUsed("own-model", Usage(prompt=7, completion=3))
+    context.state = {"runs": (context.state or {"runs": 0})["runs"] + 1, "messages": len(messages)}
+
+
+@without_effects
+def counter(messages: Sequence[Message], context: MemberContext) -> str:
+    """Count its own runs, in a thread."""
+    context.report("counting")
+    context.state = (context.state or 0) + 1
+    return f"run {context.state}"
+
+
+def lines(messages: Sequence[Message], context: MemberContext) -> Iterator[str]:
+    """Stream from a thread."""
+    yield "one, "
+    yield "two"
+
+
+async def echo(messages: Sequence[Message], context: MemberContext) -> str | MemberEvent:
+    """Say what the request has."""
+    parts = [type(part).__name__ for m in messages if isinstance(m.content, list) for part in m.content]
+    if context.parameters.response_format:
+        return '{"answer": "yes"}' if "good" in context.text else "no JSON"
+    return " | ".join([context.instructions, f"temperature {context.parameters.temperature}", *parts])
+
+
+async def plain(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
+    """Use no parameters."""
+    yield Unused(("temperature", "response_format"))
+    yield "plain"
+
+
+async def reader(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
+    """Call two tools of the client in turn, the second one twice in parallel."""
+    yield "Reading. "
+    first = await context.call_tool("open_page", {"url": "a"})
+    yield f"Opened {first}. "
+    both = await asyncio.gather(
+        context.call_tool("read_page", {"page": 1}), context.call_tool("read_page", {"page": 2})
+    )
+    yield f"Read {' and '.join(both)}."
+
+
+async def payer(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
+    """Pay after an approval, then call a tool of the client."""
+    amount = context.text.split()[-1]
+
+    async def pay() -> str:
+        payments.append(amount)
+        return f"paid {amount}"
+
+    try:
+        receipt = await context.run_approved("pay", {"amount": amount}, pay)
+    except NotApproved:
+        yield "Then not."
+        return
+    if context.tools:
+        yield f"Printed: {await context.call_tool('print', {'text': receipt})}. "
+    yield f"Done: {receipt}."
+
+
+async def hanger(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
+    """Hang until it is cancelled."""
+    yield "Wait"
+    hanging.set()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        stopped.set()
+
+
+async def broken(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
+    """Fail."""
+    if "early" not in context.text:
+        yield "So far"
+    raise ValueError("the secret of the module")
+
+
+class Parrot:
+    """An object with a method ``run``."""
+
+    has_effects = False
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+
+    async def run(self, messages: Sequence[Message], context: MemberContext) -> AsyncIterator[Any]:
+        """Repeat."""
+        yield text_of(messages[-1])
+
+    def close(self) -> None:
+        """Note that it was closed."""
+        self.closed.set()
+
+
+parrot = Parrot()
+
+
+def no_agent(one: str) -> str:
+    """A function that does not take a turn."""
+    return one
+
+
+number = 7
