@@ -1,8 +1,8 @@
 """API keys: authentication of callers, and the restrictions of their keys.
 
 If keys exist, each request needs one. Without keys the server is open (on loopback, or because of
-``PROXY_ALLOW_OPEN``). Callers of an open server are distinguished by the key that they send, if any: the data of one
-caller are invisible to the others.
+``PROXY_ALLOW_OPEN``), and all requests have the same caller, whatever key they send: SDKs require a key, and what they
+do should be visible on the page. With ``PROXY_SEPARATE_KEYS`` each key is a caller, whose data are invisible to others.
 
 Configured keys, those of the settings, have no restrictions. Stored keys are created with ``handoff-proxy keys``, can
 have restrictions, and can be revoked. A stored key consists of ``hp_``, a public part, which is its id in the database
@@ -27,7 +27,7 @@ from proxy.errors import ApiKeyMissing, ConfigurationError, StoreUnavailable, Un
 from proxy.messages import EventsMode
 
 ANYONE = "anyone"
-"""The caller of an open server if the request has no key."""
+"""The caller of an open server; with ``separates_keys``, only if the request has no key."""
 KEY_CACHE_SECONDS = 1.0
 """For how long the record of a stored key is cached. A revoked key can be accepted for this time."""
 MAX_MISSING = 4096
@@ -132,11 +132,13 @@ class Keys:
         keys: Iterable[str],
         store: KeyStore | None = None,
         *,
+        separates_keys: bool = False,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._digests = [_digest(key) for key in keys]
         self._store = store
+        self._separates_keys = separates_keys
         self._clock = clock
         self._monotonic = monotonic
         self._known: dict[str, tuple[float, ApiKeyRecord]] = {}
@@ -198,7 +200,7 @@ class Keys:
             return f"{_CALLER}{record.id}"
         if not self.is_open:
             raise Unauthorized() if key else ApiKeyMissing()
-        return _name(digest) if key else ANYONE
+        return _name(digest) if key and self._separates_keys else ANYONE
 
     def terms_of(self, caller: str) -> Terms:
         """Return the restrictions of a caller. Its record is cached, see ``prepare``."""

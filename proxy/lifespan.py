@@ -83,7 +83,11 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
         await passthrough.start()
         stack.push_async_callback(passthrough.close)
         custom_agents = _custom_teams(settings, registry, history, passthrough)
-        keys = Keys((key.get_secret_value() for key in settings.api_keys), history.keys)
+        keys = Keys(
+            (key.get_secret_value() for key in settings.api_keys),
+            history.keys,
+            separates_keys=settings.separate_keys,
+        )
         await keys.prepare(None)
         parts.origin_policy.set_needs_keys(needs_keys=not keys.is_open)
         tracing = (

@@ -317,6 +317,13 @@ class Settings(BaseSettings):
         ValueFormat("true or false"),
         _setting("Accept requests without an API key on non-loopback addresses.", "PROXY_ALLOW_OPEN"),
     ] = False
+    separate_keys: Annotated[
+        bool,
+        ValueFormat("true or false"),
+        _setting(
+            "Without API keys, separate the data of callers by the key that they send.", "PROXY_SEPARATE_KEYS"
+        ),
+    ] = False
     cors_origins: Annotated[
         Origins,
         _setting("Origins allowed by CORS, in addition to loopback origins.", "PROXY_CORS_ORIGINS"),

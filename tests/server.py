@@ -88,7 +88,8 @@ def settings_for(folder: Path, upstream: str | None, **changes: Any) -> Settings
         teams = folder / "teams.yaml"
         teams.write_text(TEAM_FILE.format(upstream=upstream))
         changes["teams"] = teams
-    return load_settings(env_file=None, data_dir=folder / "data", **changes)
+    # Tests that share a server are separated by their keys.
+    return load_settings(env_file=None, data_dir=folder / "data", **{"separate_keys": True, **changes})
 
 
 @asynccontextmanager

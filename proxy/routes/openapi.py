@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from proxy.routes.dependencies import CallerDep, json_response
+from proxy.routes.request_body import KEY_HEADERS
 from proxy.wire.chat.response_models import Completion, ErrorEnvelope, ModelBody, ModelList
 from proxy.wire.chat.schema import ChatBody
 from proxy.wire.connection_check import ConnectionCheckBody, NewConnectionCheck
@@ -86,8 +87,11 @@ def complete(document: Document, routes: Iterable[BaseRoute]) -> Document:
     framework_schemas = {"HTTPValidationError", "ValidationError"}
     others = {name: one for name, one in known.get("schemas", {}).items() if name not in framework_schemas}
     known["schemas"] = dict(sorted({**others, **schemas}.items()))
-    known["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    document["security"] = [{"key": []}, {}]
+    known["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer"},
+        **{name: {"type": "apiKey", "in": "header", "name": name} for name in KEY_HEADERS},
+    }
+    document["security"] = [*({name: []} for name in known["securitySchemes"]), {}]
     return document
 
 

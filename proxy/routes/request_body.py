@@ -16,6 +16,7 @@ from proxy.settings import Settings
 T = TypeVar("T")
 
 KEY_PREFIX = "handoff-key."
+KEY_HEADERS = ("x-api-key", "api-key")
 GZIP = ("gzip", "x-gzip")
 """RFC 9110, 8.4.1.3: both names have the same meaning."""
 _MAX_BYTES_IN_LOOP = 16_384
@@ -38,12 +39,19 @@ def headers_of(scope: Scope) -> dict[str, str]:
 
 
 def authorization_of(scope: Scope) -> str | None:
-    """Return the ``Authorization`` of a connection.
+    """Return the ``Authorization`` of a connection, in which an ``api-key`` or ``x-api-key`` counts as a bearer token.
 
-    A page cannot set headers of a WebSocket. It offers the subprotocols ``handoff.v1`` and ``handoff-key.KEY``, the key
-    percent-encoded where it has characters that a subprotocol may not have.
+    Clients of Azure OpenAI send the former, those of Anthropic and many gateways the latter. A page cannot set headers
+    of a WebSocket. It offers the subprotocols ``handoff.v1`` and ``handoff-key.KEY``, the key percent-encoded where it
+    has characters that a subprotocol may not have.
     """
-    header = headers_of(scope).get("authorization")
+    headers = headers_of(scope)
+    header = headers.get("authorization")
+    if header is None or not header[:7].lower().startswith("bearer "):
+        # ``Authorization`` with another scheme is for a reverse proxy.
+        api_key = first_of(headers, KEY_HEADERS)
+        if api_key:
+            return f"Bearer {api_key}"
     if header or scope["type"] != "websocket":
         return header
     offered = scope.get("subprotocols", ())

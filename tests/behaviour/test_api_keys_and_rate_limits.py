@@ -284,3 +284,42 @@ def test_a_stored_key_allows_non_loopback_addresses(tmp_path: Path, run: Any) ->
     run("keys", "create", "desk", f"--data-dir={tmp_path / 'data'}")
 
     prepare(settings)
+
+
+# --- the caller of a server without keys, and headers with keys ----------------------------------------------
+
+
+async def test_without_keys_a_program_and_the_page_see_the_same_conversations(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello"))
+    async with (
+        serve(tmp_path, upstream.base_url, separate_keys=False) as served,
+        httpx2.AsyncClient(base_url=served.base_url) as page,
+    ):
+        completion = await served.client("any").chat.completions.create(
+            model="shop", messages=[{"role": "user", "content": "Hi"}]
+        )
+        listed = (await page.get("/conversations")).json()["data"]
+        turns = (await page.get(f"/conversations/{listed[0]['id']}/turns")).json()["data"]
+
+    assert [turn["id"] for turn in turns] == [completion.id]
+
+
+async def test_a_key_is_accepted_in_three_headers(tmp_path: Path, upstream: FakeUpstream) -> None:
+    cases = (
+        ({"x-api-key": "fixed"}, 200),
+        ({"api-key": "fixed"}, 200),
+        ({"api-key": "wrong"}, 401),
+        ({"x-api-key": "fixed", "api-key": "wrong"}, 200),
+        ({"Authorization": "Basic eDp5", "x-api-key": "fixed"}, 200),
+        ({"Authorization": "Bearer fixed", "x-api-key": "wrong"}, 200),
+        ({"Authorization": "Bearer wrong", "x-api-key": "fixed"}, 401),
+    )
+    async with (
+        serve(tmp_path, upstream.base_url, api_keys=("fixed",)) as served,
+        httpx2.AsyncClient(base_url=served.base_url) as http,
+    ):
+        found = [(await http.get("/models", headers=headers)).status_code for headers, _ in cases]
+
+    assert found == [status for _, status in cases]

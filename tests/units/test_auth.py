@@ -85,17 +85,24 @@ def test_a_caller_id_does_not_reveal_its_key(keys: Keys) -> None:
 # --- without keys --------------------------------------------------------------------------------------------
 
 
-def test_an_open_server_accepts_all_keys_as_separate_callers() -> None:
+@pytest.mark.parametrize("authorization", [None, "Bearer ", f"Bearer {KEY}", f"Bearer {OTHER}", "Basic eDp5"])
+def test_an_open_server_has_one_caller(authorization: str | None) -> None:
     keys = Keys([])
 
     assert keys.is_open
+    assert keys.caller(authorization) == ANYONE
+
+
+def test_an_open_server_can_separate_callers_by_their_keys() -> None:
+    keys = Keys([], separates_keys=True)
+
     assert keys.caller(None) == ANYONE
     assert keys.caller("Bearer ") == ANYONE
     assert keys.caller(f"Bearer {KEY}") != keys.caller(f"Bearer {OTHER}") != ANYONE
 
 
-def test_a_caller_keeps_its_name_when_keys_are_set_later() -> None:
-    assert Keys([]).caller(f"Bearer {KEY}") == Keys([KEY]).caller(f"Bearer {KEY}")
+def test_a_separate_caller_keeps_its_name_when_keys_are_set_later() -> None:
+    assert Keys([], separates_keys=True).caller(f"Bearer {KEY}") == Keys([KEY]).caller(f"Bearer {KEY}")
 
 
 def test_a_server_with_keys_is_not_open(keys: Keys) -> None:

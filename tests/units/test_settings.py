@@ -216,6 +216,7 @@ BAD = {
     "PROXY_MAX_CLIENT_TOOLS": COUNTS,
     "PROXY_API_KEYS": [",", " , ", "key-a,sécret", "key-a,my secret"],
     "PROXY_ALLOW_OPEN": ["maybe", "2"],
+    "PROXY_SEPARATE_KEYS": ["maybe", "2"],
     "PROXY_REDIS_URL": ["127.0.0.1:6379", "http://host", "redis://"],
     "PROXY_REQUESTS_PER_MINUTE": COUNTS,
     "PROXY_TOKENS_PER_MINUTE": COUNTS,
