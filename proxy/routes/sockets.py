@@ -92,6 +92,8 @@ class Channel:
             while (message := await self._receive())["type"] != "websocket.disconnect":
                 text = message.get("text")
                 yield text.encode("utf-8", "replace") if text is not None else message.get("bytes") or b""
+                # Thousands of short messages can have arrived at once, and neither they nor their replies have to wait.
+                await asyncio.sleep(0)
         if self._unauthorized is not None and not self._is_lost:
             raise self._unauthorized
 

@@ -115,3 +115,35 @@ async def test_one_that_waits_for_messages_learns_that_its_client_takes_nothing(
     socket.goes_on.set()
     with pytest.raises(ClientDisconnected):
         await channel.send("{}")
+
+
+class Burst(Socket):
+    """A WebSocket with messages that have all arrived."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._count = count
+
+    async def receive(self) -> Any:
+        self._count -= 1
+        if self._count < 0:
+            return {"type": "websocket.disconnect"}
+        return {"type": "websocket.receive", "text": "{"}
+
+
+async def test_other_tasks_run_between_messages_that_arrived_at_once(served: Served) -> None:
+    steps = 0
+
+    async def count_steps() -> None:
+        nonlocal steps
+        while True:
+            steps += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(count_steps())
+    session = Session(channel := channel_of(served, Burst(100)), {})
+    async for received in channel.messages():
+        await session.serve(received)
+    other.cancel()
+
+    assert steps >= 100
