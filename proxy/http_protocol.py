@@ -263,6 +263,7 @@ def _bad_request(message: str) -> ErrorResponse:
     return ErrorResponse(400, "invalid_request_error", message)
 
 
-def bounded_http(head_timeout: float) -> type[BoundedHttp]:
-    """Return the protocol with this limit, in seconds."""
-    return type("BoundedHttp", (BoundedHttp,), {"head_timeout": head_timeout})
+def bounded_http(*, head_timeout: float, stall_timeout: float) -> type[BoundedHttp]:
+    """Return the protocol with these limits, in seconds."""
+    limits = {"head_timeout": head_timeout, "stall_timeout": stall_timeout}
+    return type("BoundedHttp", (BoundedHttp,), limits)

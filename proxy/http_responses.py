@@ -7,6 +7,8 @@ Closing a connection with unread input sends a TCP reset, which can discard the 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
@@ -21,10 +23,18 @@ LINGER_SECONDS = 30.0
 MAX_DISCARDED_BYTES = 64 * 1024
 """After an early response, the rest of a body of at most this size is read and discarded, and the connection stays
 usable. Clients would have to reconnect otherwise."""
+_RESET = struct.pack("ii", 1, 0)
+"""``SO_LINGER`` with a time of zero."""
 
 
 class LingeringHttp(HttpToolsProtocol):
-    """Closes a connection so that the last response reaches a client that is still sending."""
+    """Closes a connection so that the last response reaches a client that is still sending.
+
+    A connection whose client reads nothing is aborted after a time: a response to it would stay in memory.
+    """
+
+    stall_timeout = 60.0
+    """Seconds in which a client has to read a part of what is written."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start a connection."""
@@ -32,12 +42,42 @@ class LingeringHttp(HttpToolsProtocol):
         self.is_lingering = False
         self._linger: asyncio.TimerHandle | None = None
         self._linger_until = 0.0
+        self._stall: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection."""
         if self._linger is not None:
             self._linger.cancel()
+        self._stop_stall_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for the client, which reads more slowly than the application writes."""
+        super().pause_writing()
+        self._start_stall_timer()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read most of what was written."""
+        super().resume_writing()
+        self._stop_stall_timer()
+
+    def _start_stall_timer(self) -> None:
+        self._stop_stall_timer()
+        unread = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(self.stall_timeout, self._check_progress, unread)
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def _check_progress(self, unread: int) -> None:
+        if self.transport.get_write_buffer_size() < unread:
+            self._start_stall_timer()
+            return
+        # A reset frees the send buffer of the kernel too, which has up to 4 MB: it would wait for the client.
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Run the application for one request."""

@@ -204,7 +204,9 @@ def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.C
         # Each delta is a message: compression costs more than it saves, and memory per connection.
         "ws_per_message_deflate": False,
         "lifespan": "off",
-        "http": bounded_http(settings.body_timeout),
+        "http": bounded_http(
+            head_timeout=settings.body_timeout, stall_timeout=settings.stalled_client_timeout
+        ),
         "timeout_keep_alive": 75,
         "timeout_graceful_shutdown": int(settings.shutdown_grace + FORCED_CLOSE_SECONDS),
         "ssl_certfile": settings.tls_certificate,

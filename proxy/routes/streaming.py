@@ -45,6 +45,8 @@ class Framing:
     """Send the headers before the first output, so failures are reported in the stream, not as a status."""
 
 
+_PART_BYTES = 256 * 1024
+"""Parts of a JSON response. The connection buffers one of them."""
 IGNORED_HEADER = b"x-ignored-parameters"
 
 SSE = Framing(STREAM_HEADERS, sse.PING)
@@ -76,6 +78,10 @@ class Builder(Protocol):
 
     def answer(self) -> object:
         """Return the response to encode as JSON, or the ``Failed`` event. Call it after the closing event."""
+        ...
+
+    def clear(self) -> None:
+        """Drop the content of the entries: the client may take minutes to read the encoded response."""
         ...
 
 
@@ -230,11 +236,27 @@ async def answer(
         await answer_of(to_problem(result), headers)(connection.scope, connection.receive, connection.send)
         return True
     body = encode(result)
+    del result
+    builder.clear()
     length = (b"content-length", b"%d" % len(body))
     await connection.send(
         {"type": "http.response.start", "status": 200, "headers": [*headers, *JSON_HEADERS, length]}
     )
+    if len(body) > _PART_BYTES:
+        with live.count(len(body)):
+            return await _send_parts(body, connection, timeouts)
     await connection.send({"type": "http.response.body", "body": body})
+    return True
+
+
+async def _send_parts(body: bytes, connection: Connection, timeouts: StreamTimeouts) -> bool:
+    """Send a body as the client reads it; return False if the client disconnected before the end."""
+    async with monitor_client(lambda: None, connection, timeouts) as monitor:
+        for start in range(0, len(body), _PART_BYTES):
+            end = start + _PART_BYTES
+            await monitor.send(connection.send, body[start:end], is_last=end >= len(body))
+            if monitor.is_disconnected() and end < len(body):
+                return False
     return True
 
 

@@ -9,7 +9,8 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, Self
 
 from proxy.errors import LogMemoryExhausted
@@ -329,6 +330,15 @@ class LiveTurn:
         if self._holds == 0:
             self._memory.logs.discard(self)
             self._memory.add(-self._weight)
+
+    @contextmanager
+    def count(self, size: int) -> Iterator[None]:
+        """Count ``size`` bytes of an encoded response in the memory of all logs."""
+        self._memory.add(size)
+        try:
+            yield
+        finally:
+            self._memory.add(-size)
 
     def evict(self) -> None:
         """Handle the removal from the registry: entries that every reader has sent are dropped from now on."""

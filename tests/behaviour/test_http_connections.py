@@ -8,6 +8,7 @@ import select
 import socket
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from tests.behaviour.raw_http import HELLO, Socket
 from tests.behaviour.test_http_request_heads import check_refused
 from tests.fakes.upstream import FakeUpstream, hang, text
+from tests.polling import until
 from tests.server import Served, serve
 
 HOST = b"Host: 127.0.0.1\r\n"
@@ -303,3 +305,64 @@ def _status(upstream: socket.socket) -> int:
         return 502
     head, _, body = data.partition(b"\r\n\r\n")
     return int(head.split()[1]) if body.endswith(b"}") else 502
+
+
+# --- clients that do not read ----------------------------------------------------------------------------------
+
+LARGE = b"GET /openapi.json HTTP/1.1\r\n" + HOST + b"Authorization: Bearer k\r\n\r\n"
+
+
+def unread_connection(served: Served, requests: bytes) -> socket.socket:
+    """Return a connection whose client has sent these requests and reads nothing."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    host, port = served.url.removeprefix("http://").split(":")
+    client.connect((host, int(port)))
+    client.sendall(requests)
+    return client
+
+
+def is_established(client: socket.socket) -> bool:
+    """Whether the connection is open; read without its data (Linux, ``tcp_info.tcpi_state``)."""
+    return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1
+
+
+async def test_a_connection_whose_client_reads_nothing_is_aborted(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    async with serve(tmp_path, upstream.base_url, stalled_client_timeout=0.2) as served:
+        # More than the send buffer of the kernel, which has up to 4 MB.
+        client = unread_connection(served, LARGE * 120)
+        with closing(client):
+            await until(lambda: not is_established(client), within=20)
+
+
+async def test_a_large_json_response_is_counted_until_its_client_has_read_it(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("word " * 1_200_000, chunks=200))
+    async with serve(tmp_path, upstream.base_url) as served, Socket(served) as connection:
+        turns = served.services.turns
+        await connection.post(BODY)
+        head = await connection.reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+        unread = turns.log_bytes
+        content = await connection.reader.readexactly(length)
+
+        assert json.loads(content)["choices"][0]["message"]["content"] == "word " * 1_200_000
+        # The log stays in memory for late readers.
+        assert unread > 1.9 * length
+        await until(lambda: turns.log_bytes < 1.1 * length)
+
+
+async def test_the_turn_is_left_if_its_client_does_not_read_the_json_response(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("word " * 1_200_000, chunks=200))
+    async with serve(tmp_path, upstream.base_url, stalled_client_timeout=0.2) as served:
+        head = POST + b"Content-Length: %d\r\n\r\n" % len(BODY)
+        with closing(unread_connection(served, head + BODY)) as client:
+            await upstream.received(1)
+            await until(lambda: not is_established(client), within=20)
+            # The log stays in memory, the response does not.
+            await until(lambda: served.services.turns.log_bytes < 7 * MEGABYTE)

@@ -158,6 +158,13 @@ class CompletionBuilder:
             raise ValueError("the turn has no closing event")
         return self._answer
 
+    def clear(self) -> None:
+        """Drop the completion and what it was built from."""
+        self._answer = None
+        for content in (self._text, self._reasoning, self._refusal, self._logprobs, self._refusal_logprobs):
+            content.clear()
+        self._calls.clear()
+
     def _completion(self, reason: FinishReason, closing: Completed | Cancelled) -> Completion:
         options = self._options
         summary = self._extension.summary(closing) if self._extension is not None else None

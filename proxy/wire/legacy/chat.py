@@ -129,6 +129,12 @@ class ChatBuilder:
         if isinstance(entry.event, Completed | Cancelled):
             self._closing = {"agent": entry.event.agent, "usage": usage_body(entry.event.usage)}
 
+    def clear(self) -> None:
+        """Drop the text and the tool calls."""
+        self._text.clear()
+        self._events = ChatEvents()
+        self._calls.clear()
+
     def answer(self) -> EventBody | Failed:
         """Return the response or the failure of the turn."""
         if self._text.failure is not None:

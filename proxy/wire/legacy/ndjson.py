@@ -125,6 +125,10 @@ class TextBuilder:
         elif isinstance(event, Cancelled) and event.reason != "requested":
             self._failed = failure_of(event, ran_tools=self._ran_tools)
 
+    def clear(self) -> None:
+        """Drop the text."""
+        self._pieces.clear()
+
     @property
     def text(self) -> str:
         """The text so far."""

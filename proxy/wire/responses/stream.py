@@ -48,7 +48,12 @@ class ResponseBuilder:
     """Builds one Response object from the entries of a turn."""
 
     def __init__(self, options: ResponseOptions) -> None:
+        self._options = options
         self._output = Output(options)
+
+    def clear(self) -> None:
+        """Drop the response and what it was built from."""
+        self._output = Output(self._options)
 
     def add(self, entry: Entry) -> None:
         """Add the next entry."""
