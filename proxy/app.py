@@ -18,7 +18,6 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from proxy.agents.dispatch import AutoGenDispatcher, Dispatcher, QueuedRuntime
-from proxy.errors import ConfigurationError
 from proxy.lifespan import Parts, mcp_servers_of, metrics_of, open_services
 from proxy.routes import (
     agents,
@@ -50,7 +49,7 @@ from proxy.routes.responses import Responses, StoredResponse
 from proxy.routes.ui import has_libraries, page_routes
 from proxy.routes.websocket import turn_socket
 from proxy.settings import Settings
-from proxy.settings_check import check_api_keys, check_settings, check_tls, check_urls
+from proxy.settings_check import check_api_keys, check_settings, check_tls, check_urls, create_data_dir
 from proxy.store.engine.migrations import migrate, prepare_schema
 from proxy.team_check import load_component
 from proxy.teamfiles.loading import LoadedTeams, default_model, load_teams, python_tools
@@ -74,12 +73,7 @@ def prepare(settings: Settings) -> None:
     check_urls(settings)
     check_tls(settings)
     check_api_keys(settings, migrates=True)
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"PROXY_DATA_DIR: {settings.data_dir} cannot be created ({error.strerror})"
-        ) from None
+    create_data_dir(settings)
     asyncio.run(prepare_schema(settings.database))
 
 

@@ -57,7 +57,7 @@ class LingeringHttp(HttpToolsProtocol):
         self._start_stall_timer()
 
     def resume_writing(self) -> None:
-        """Go on: the client has read most of what was written."""
+        """Continue: the client has read most of what was written."""
         super().resume_writing()
         self._stop_stall_timer()
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from proxy.auth import ApiKeyRecord, KeyStore, Terms, new_key
 from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.settings import Settings
+from proxy.settings_check import create_data_dir
 from proxy.store.engine.migrations import prepare_schema
 from proxy.store.turns import open_history
 
@@ -49,11 +50,7 @@ def revoke_key(settings: Settings, key_id: str) -> bool:
 
 
 def _with_store(settings: Settings, work: Callable[[KeyStore], Awaitable[R]]) -> R:
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"PROXY_DATA_DIR: {settings.data_dir} cannot be created ({error.strerror})"
-        raise ConfigurationError(message) from None
+    create_data_dir(settings)
 
     async def run() -> R:
         await prepare_schema(settings.database)

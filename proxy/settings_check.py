@@ -6,8 +6,11 @@ The format of a value is checked when the settings are read.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import ssl
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from proxy.auth import check_exposure, is_this_machine
 from proxy.errors import ConfigurationError
@@ -85,6 +88,49 @@ def check_urls(settings: Settings) -> None:
         from proxy.limits import Limiter
 
         Limiter(settings.redis_url.get_secret_value())
+
+
+def create_data_dir(settings: Settings) -> None:
+    """Create the data directory.
+
+    Raises:
+        ConfigurationError: It cannot be created.
+    """
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable_data_dir(settings, "created", error.strerror) from None
+
+
+def check_directories(settings: Settings) -> None:
+    """Check whether the data directory, and that of an SQLite database, could be created and written, without doing it.
+
+    Raises:
+        ConfigurationError: One of them could not.
+    """
+    data_dir = settings.data_dir
+    if problem := _problem_of_directory(data_dir):
+        raise _unusable_data_dir(settings, "written to" if data_dir.is_dir() else "created", problem)
+    if settings.database_url is None:
+        return
+    from proxy.store.engine.database import database_url
+
+    url = database_url(settings.database)
+    folder = Path(url.database or "").resolve().parent
+    if url.drivername == "sqlite" and (problem := _problem_of_directory(folder)):
+        raise ConfigurationError(f"the folder {folder} of the database cannot be written to ({problem})")
+
+
+def _problem_of_directory(directory: Path) -> str | None:
+    """Return why a directory cannot be created or written to, in the words of the operating system."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        return os.strerror(errno.EEXIST if existing == directory else errno.ENOTDIR)
+    return None if os.access(existing, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+
+
+def _unusable_data_dir(settings: Settings, use: str, reason: str | None) -> ConfigurationError:
+    return ConfigurationError(f"PROXY_DATA_DIR: {settings.data_dir} cannot be {use} ({reason})")
 
 
 def check_tls(settings: Settings) -> None:

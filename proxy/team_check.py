@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import ConfigurationError
 from proxy.settings import Settings
-from proxy.settings_check import check_api_keys, check_settings, check_tls, check_urls
+from proxy.settings_check import check_api_keys, check_directories, check_settings, check_tls, check_urls
 from proxy.teamfiles.definitions import ComponentModel, DemoModel
 from proxy.teamfiles.loading import Report, check_teams, default_model, load_teams, python_tools
 from proxy.teamfiles.members import python_members
@@ -41,7 +41,8 @@ def check_start(settings: Settings, *, environment: Mapping[str, str] = os.envir
     """
     report = check_configured_teams(settings, environment=environment)
     problems = list(report.problems)
-    for check in (check_urls, check_tls, partial(check_api_keys, migrates=False)):
+    checks = (check_urls, check_tls, check_directories, partial(check_api_keys, migrates=False))
+    for check in checks:
         try:
             check(settings)
         except ConfigurationError as error:

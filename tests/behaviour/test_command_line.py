@@ -244,6 +244,14 @@ async def test_check_refuses_the_components_that_serve_refuses(tmp_path: Path, i
             "the database URL names no file; an SQLite database in memory cannot be shared",
         ),
         (
+            {"PROXY_DATA_DIR": "teams.yaml/data"},
+            "PROXY_DATA_DIR: teams.yaml/data cannot be created (Not a directory)",
+        ),
+        (
+            {"PROXY_DATA_DIR": "teams.yaml"},
+            "PROXY_DATA_DIR: teams.yaml cannot be created (File exists)",
+        ),
+        (
             {"PROXY_HOST": "0.0.0.0"},
             "PROXY_HOST: 0.0.0.0 can be reached from other machines, and no keys are set.",
         ),
