@@ -210,20 +210,21 @@ async def test_a_missing_team_file_is_reported_with_a_port_in_use(tmp_path: Path
 
 
 @pytest.mark.parametrize("is_used", [True, False])
-async def test_check_refuses_the_components_that_serve_refuses(tmp_path: Path, is_used: bool) -> None:
+def test_check_refuses_the_components_that_serve_refuses(run: Any, tmp_path: Path, is_used: bool) -> None:
     name = "default" if is_used else "spare"
     (tmp_path / "teams.yaml").write_text(
         f"models: {{{name}: {{provider: autogen_ext.models.nowhere.Client, config: {{api_key: hunter2}}}}}}\n"
         + TEAM
     )
-    async with command("check", "teams.yaml", folder=tmp_path) as checking:
-        assert await checking.ended() == 1
-    async with command("serve", "--port", "0", "--teams", "teams.yaml", folder=tmp_path) as serving:
-        assert await serving.ended() == 2
 
-    assert f"models.{name}.provider" in checking.out.lines[0]
-    assert serving.err.lines[-1] == checking.out.lines[0]
-    assert "hunter2" not in checking.out.text + serving.err.text
+    checked = run("check", "teams.yaml")
+    lines = refusal(run("serve", "--port", "0", "--teams", "teams.yaml"))
+
+    assert checked.exit_code == 1
+    first = checked.stdout.splitlines()[0]
+    assert f"models.{name}.provider" in first
+    assert lines[-1] == first
+    assert "hunter2" not in checked.output + lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -257,21 +258,18 @@ async def test_check_refuses_the_components_that_serve_refuses(tmp_path: Path, i
         ),
     ],
 )
-async def test_check_rejects_the_settings_that_serve_rejects(
-    tmp_path: Path, variables: dict[str, str], sentence: str
+def test_check_rejects_the_settings_that_serve_rejects(
+    run: Any, tmp_path: Path, variables: dict[str, str], sentence: str
 ) -> None:
     (tmp_path / "teams.yaml").write_text(TEAM)
-    async with command("check", "teams.yaml", folder=tmp_path, environment=variables) as checking:
-        assert await checking.ended() == 1
+    checked = run("check", "teams.yaml", **variables)
+    assert checked.exit_code == 1
     assert os.listdir(tmp_path) == ["teams.yaml"]
-    async with command(
-        "serve", "--port", "0", "--teams", "teams.yaml", folder=tmp_path, environment=variables
-    ) as serving:
-        assert await serving.ended() == 2
 
-    assert checking.out.lines[0].startswith(sentence)
-    assert serving.err.lines[-1] == checking.out.lines[0]
-    assert "Traceback" not in checking.err.text + serving.err.text
+    lines = refusal(run("serve", "--port", "0", "--teams", "teams.yaml", **variables))
+
+    assert checked.stdout.splitlines()[0].startswith(sentence)
+    assert lines[-1] == checked.stdout.splitlines()[0]
 
 
 async def test_check_accepts_a_public_address_with_a_stored_key(tmp_path: Path) -> None:
