@@ -23,7 +23,6 @@ from proxy.conversations.retention import delete_expired
 from proxy.limits import Limiter
 from proxy.loop_watchdog import LoopWatchdog
 from proxy.memory import available_memory
-from proxy.metrics import Metrics
 from proxy.providers.demo.client import DemoModel
 from proxy.providers.factory import build_models, model_limits
 from proxy.providers.passthrough_models import PassThrough
@@ -47,6 +46,7 @@ from proxy.tracing import Tracing
 from proxy.usage import UsageRecorder
 
 if TYPE_CHECKING:
+    from proxy.metrics import Metrics
     from proxy.tools.mcp.tool import McpServers
 
 
@@ -293,6 +293,9 @@ def _default_log_bytes(workers: int) -> int | None:
 
 def metrics_of(loaded: LoadedTeams) -> Metrics:
     """Return the metrics; their labels are the names in the team files."""
+    # Imported on demand, with prometheus_client.
+    from proxy.metrics import Metrics
+
     definitions = loaded.definitions
     agents = [agent for team in definitions.teams.values() for agent in team.agents.values()]
     tools = {use.name for agent in agents for use in agent.tools}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from proxy.errors import StoreUnavailable
 from proxy.events import Entry, ModelCalled
 from proxy.limits import Limiter, RateLimits
 from proxy.messages import Usage
-from proxy.metrics import Metrics
+
+if TYPE_CHECKING:
+    from proxy.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

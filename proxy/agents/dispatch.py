@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from autogen_core import (
     AgentId,
+    BaseAgent,
     CancellationToken,
     MessageContext,
-    RoutedAgent,
     SingleThreadedAgentRuntime,
-    message_handler,
 )
 
 from proxy.agents.direct_runtime import DirectRuntime
@@ -98,15 +97,15 @@ class _Run:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
-class _AgentRunner(RoutedAgent):
+class _AgentRunner(BaseAgent):
     """The only AutoGen agent. Messages contain only an id, so it looks the arguments up in ``runs`` by turn id."""
 
     def __init__(self, runs: Mapping[str, _Run]) -> None:
         super().__init__("runs the active agent of a turn")
         self._runs = runs
 
-    @message_handler
-    async def run_agent(self, message: RunAgent, ctx: MessageContext) -> RunEnded:
+    # Not a ``RoutedAgent``, which would look up the handler by the type of the message, and serialisers.
+    async def on_message_impl(self, message: RunAgent, ctx: MessageContext) -> RunEnded:
         """Run the agent; store its exception instead of raising it into the runtime."""
         task = asyncio.current_task()
         assert task is not None

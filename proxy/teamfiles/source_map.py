@@ -277,7 +277,7 @@ class _Reader:
             self._source.substituted[path] = node.value
             text = found.text
         self._is_encodable(node, text, path)
-        is_open = found is not None and found.is_reference and node.style is None and self._is_untyped(path)
+        is_open = found is not None and found.is_reference and not node.style and self._is_untyped(path)
         return plain_value(text) if is_open else text
 
     def _add_reference_error(self, node: ScalarNode, path: Path, unset: tuple[str, ...]) -> None:

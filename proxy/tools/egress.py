@@ -14,24 +14,19 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import aiohttp
 import msgspec
-from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
 
 from proxy.errors import ToolError
+
+if TYPE_CHECKING:
+    from yarl import URL
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 """Returns the IP addresses of a host name; raises ``OSError`` if it cannot be resolved."""
 Shape = TypeVar("Shape")
-
-# Several services reject a User-Agent that does not start with "Mozilla/5.0"; crawlers identify themselves in this
-# form.
-USER_AGENT = f"Mozilla/5.0 (compatible; handoff-proxy/{version('handoff-proxy')})"
 
 _NUMERIC_HOST = re.compile(r"(?:.*\.)?(?:\d+|0x[0-9a-f]*)\.?", re.IGNORECASE)
 """A host whose last label is a number: browsers (URL Standard, "ends in a number") and C libraries parse it as IPv4."""
@@ -122,16 +117,18 @@ class Egress:
         self._cache[key] = (now + seconds, body)
 
     async def _request(self, service: Service, url: URL) -> bytes:
+        # Imported on demand: aiohttp takes 7 MB of memory and 0.1 s of the start.
+        from proxy.tools.service_request import FAILURES, fetch
+
         try:
             async with asyncio.timeout(self._time_limit):
                 addresses = await self._addresses(service, url)
-                return await self._fetch(service, url, addresses)
+                return await fetch(service, url, addresses, max_bytes=self._max_bytes)
         except TimeoutError:
             raise ServiceFailed(
                 f"{service.name} did not respond within {self._time_limit:g} seconds"
             ) from None
-        # aiohttp does not wrap some exceptions of its parser and of asyncio.
-        except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError, ValueError, RuntimeError):
+        except FAILURES:
             raise ServiceFailed(f"{service.name} could not be reached") from None
 
     async def _addresses(self, service: Service, url: URL) -> Sequence[Address]:
@@ -153,59 +150,10 @@ class Egress:
             raise _forbidden(service)
         return found
 
-    async def _fetch(self, service: Service, url: URL, addresses: Sequence[Address]) -> bytes:
-        connector = aiohttp.TCPConnector(
-            resolver=_FixedResolver(addresses), use_dns_cache=False, force_close=True, limit=1
-        )
-        async with (
-            aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-                # ``_request`` limits the whole time; aiohttp's timeout would start again for each address.
-                timeout=aiohttp.ClientTimeout(total=None),
-            ) as session,
-            session.get(url, headers=_HEADERS, allow_redirects=False) as response,
-        ):
-            _check_response(service, response)
-            body = bytearray()
-            while received := await response.content.readany():
-                body += received
-                if len(body) > self._max_bytes:
-                    raise ServiceFailed(f"{service.name} sent more than {self._max_bytes} bytes")
-            return bytes(body)
-
-
-_HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"}
-
-
-class _FixedResolver(AbstractResolver):
-    """Return the validated addresses for any host, so that a second DNS answer cannot replace them."""
-
-    def __init__(self, addresses: Sequence[Address]) -> None:
-        self._addresses = addresses
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address),
-                port=port,
-                family=socket.AF_INET if address.version == 4 else socket.AF_INET6,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in self._addresses
-        ]
-
-    async def close(self) -> None:
-        """Do nothing: the resolver has no resources."""
-
 
 def _url(service: Service, path: str, query: Mapping[str, str]) -> URL:
+    from yarl import URL
+
     try:
         url = URL(f"{service.base.rstrip('/')}{path}").with_query(query)
     except ValueError:
@@ -248,19 +196,6 @@ def _embedded_ipv4(address: Address) -> Address:
 
 def _forbidden(service: Service) -> ServiceFailed:
     return ServiceFailed(f"{service.name} is configured with an address that tools must not access")
-
-
-def _check_response(service: Service, response: aiohttp.ClientResponse) -> None:
-    status = response.status
-    if status == 429:
-        raise ServiceFailed(f"{service.name} is rate limiting requests; try again in a few minutes", status)
-    if 300 <= status < 400:
-        raise ServiceFailed(f"{service.name} responded with a redirect, which tools do not follow", status)
-    if status != 200:
-        raise ServiceFailed(f"{service.name} responded with an error (status {status})", status)
-    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if "json" not in response.content_type or coding not in ("identity", ""):
-        raise ServiceFailed(f"{service.name} did not respond with JSON", status)
 
 
 def _decode(service: Service, body: bytes, shape: type[Shape]) -> Shape:

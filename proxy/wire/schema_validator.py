@@ -13,8 +13,6 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, NoReturn
 
-import jsonschema_rs
-
 from proxy.wire.schema_expansion import Applied, applied_to_one_value, check_references
 from proxy.wire.schema_patterns import ALL_LIMITS, PatternLimits, check_patterns
 
@@ -28,12 +26,6 @@ _SMALL_LENGTH = 16_000
 _SMALL_OBJECTS = 150
 _MAX_PROBLEMS = 5
 _MAX_PROBLEM_LENGTH = 300
-_NO_PROBLEMS = (
-    jsonschema_rs.ValidationErrorKind.BacktrackLimitExceeded,
-    jsonschema_rs.ValidationErrorKind.RegexEngineFailure,
-    jsonschema_rs.ValidationErrorKind.Referencing,
-)
-"""Errors in applying the schema; they are not errors of the value."""
 
 
 class SchemaCost(NamedTuple):
@@ -90,10 +82,13 @@ class SchemaValidator:
 
     def problems(self, value: object) -> list[str]:
         """Return the first validation errors of the arguments of a call; raises the same."""
+        kinds = _library().ValidationErrorKind
+        # Errors in applying the schema are not errors of the value.
+        others = (kinds.BacktrackLimitExceeded, kinds.RegexEngineFailure, kinds.Referencing)
         return [
             _message(error.instance_path, error.message)
             for error in islice(self._validator.iter_errors(value), _MAX_PROBLEMS)
-            if not isinstance(error.kind, _NO_PROBLEMS)
+            if not isinstance(error.kind, others)
         ]
 
 
@@ -102,11 +97,19 @@ def is_small(encoded: bytes) -> bool:
     return len(encoded) <= _SMALL_LENGTH and encoded.count(b"{") <= _SMALL_OBJECTS
 
 
+def _library() -> Any:
+    """Return the library, which takes 3 MB of memory that a server without schemas does not need."""
+    import jsonschema_rs as library
+
+    return library
+
+
 def _compiled(schema: Mapping[str, Any], pattern_size: int) -> tuple[Any, bool]:
     """Return the validator, and whether a pattern needs backtracking."""
     limits = {"size_limit": pattern_size, "dfa_size_limit": pattern_size}
-    linear = jsonschema_rs.RegexOptions(**limits)
-    backtracking = jsonschema_rs.FancyRegexOptions(backtrack_limit=_BACKTRACKS, **limits)
+    library = _library()
+    linear = library.RegexOptions(**limits)
+    backtracking = library.FancyRegexOptions(backtrack_limit=_BACKTRACKS, **limits)
     try:
         return _validator(schema, linear), False
     except ValueError:
@@ -114,7 +117,7 @@ def _compiled(schema: Mapping[str, Any], pattern_size: int) -> tuple[Any, bool]:
 
 
 def _validator(schema: Mapping[str, Any], options: Any) -> Any:
-    return jsonschema_rs.validator_for(dict(schema), retriever=_fetch_nothing, pattern_options=options)
+    return _library().validator_for(dict(schema), retriever=_fetch_nothing, pattern_options=options)
 
 
 def _fetch_nothing(uri: str) -> NoReturn:

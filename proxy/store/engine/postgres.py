@@ -14,8 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from proxy.errors import StoreUnavailable
 from proxy.store.engine.errors import refused_read, unavailability
 from proxy.store.sql.dialects import decode_json, encode_json
+from proxy.store.sql.tables import add_postgresql_conditions
 
 R = TypeVar("R")
+
+add_postgresql_conditions()
 
 # In addition to the write connection. Reads are short; many workers share the server's connections (100 by default).
 READERS, MORE_READERS = 4, 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache
+from importlib import import_module
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -20,7 +21,6 @@ from sqlalchemy import (
     func,
     literal_column,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from proxy.store.sql.tables import turns
 
@@ -40,7 +40,8 @@ def encode_json(value: object) -> str:
 
 def insert_into(dialect: str, table: Table) -> Any:
     """Return an insert with ``on_conflict_…`` methods that does not fetch the key of the new row."""
-    return (sqlite.insert if dialect == "sqlite" else postgresql.insert)(table).inline()
+    # The dialect of PostgreSQL is imported only where it is used.
+    return cast(Any, import_module(f"sqlalchemy.dialects.{dialect}")).insert(table).inline()
 
 
 class Insertion:

@@ -21,7 +21,6 @@ from sqlalchemy import (
     type_coerce,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.expression import literal_column
 
 from proxy.store.sql import rows
@@ -141,6 +140,8 @@ def visible_to(column: ColumnElement[str], end_user: str) -> ColumnElement[bool]
 def has_metadata(dialect: str, table: Table) -> ColumnElement[bool]:
     """Return the condition that a row of the table has all of the metadata bound to ``wanted``."""
     if dialect == "postgresql":
+        from sqlalchemy.dialects.postgresql import JSONB
+
         return type_coerce(table.c.metadata, JSONB).contains(bindparam("wanted", type_=JSONB))
     wanted = func.json_each(bindparam("wanted", type_=JSON)).table_valued("key", "value", name="wanted")
     has = func.json_each(table.c.metadata).table_valued("key", "value", name="has")

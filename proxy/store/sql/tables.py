@@ -27,9 +27,8 @@ from sqlalchemy import (
     false,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 metadata = MetaData(
     naming_convention={
@@ -93,9 +92,23 @@ class Digest(TypeDecorator[bytes]):
         return lambda value: value if value is None else bytes.fromhex(value)
 
 
+class Json(TypeDecorator[Any]):
+    """JSON: ``JSONB`` in PostgreSQL, whose dialect is imported only where it is used."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the type in this database."""
+        if dialect.name != "postgresql":
+            return dialect.type_descriptor(JSON())
+        from sqlalchemy.dialects.postgresql import JSONB
+
+        return dialect.type_descriptor(JSONB())
+
+
 # SQLite numbers rows by itself only in a column whose type is INTEGER.
 _Key = BigInteger().with_variant(Integer, "sqlite")
-_Json = JSON().with_variant(JSONB(), "postgresql")
 
 conversations = Table(
     "conversations",
@@ -106,7 +119,7 @@ conversations = Table(
     Column("end_user", Words, nullable=False),
     Column("team", Words, nullable=False),
     Column("head", _Key),
-    Column("metadata", _Json, nullable=False),
+    Column("metadata", Json, nullable=False),
     Column("created_at", Double, nullable=False),
     UniqueConstraint("caller", "id"),
     Index("ix_conversations_caller_key", "caller", "key"),
@@ -133,7 +146,7 @@ turns = Table(
     Column("agent", Words, nullable=False),
     Column("is_stored", Boolean, nullable=False),
     Column("is_listed", Boolean, nullable=False),
-    Column("metadata", _Json, nullable=False),
+    Column("metadata", Json, nullable=False),
     Column("options", LargeBinary, nullable=False),
     Column("worker", Words, nullable=False),
     Column("lease_until", Double, nullable=False),
@@ -168,7 +181,14 @@ turns = Table(
 
 def _index(name: str, *columns: Column[Any], where: str | None = None, unique: bool = False) -> None:
     condition = None if where is None else text(where)
-    Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+    Index(name, *columns, unique=unique, sqlite_where=condition)
+
+
+def add_postgresql_conditions() -> None:
+    """Give the partial indexes their conditions in PostgreSQL too, which imports its dialect."""
+    for table in metadata.tables.values():
+        for index in table.indexes:
+            index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
 
 
 _of = turns.c
@@ -253,7 +273,6 @@ Index(
     "ix_approvals_unattended",
     approvals.c.key,
     sqlite_where=text("is_unattended"),
-    postgresql_where=text("is_unattended"),
 )
 
 # All versions of custom agents and teams.
@@ -291,7 +310,7 @@ api_keys = Table(
     Column("events", String),
     Column("requests_per_minute", Integer),
     Column("tokens_per_minute", Integer),
-    Column("models", _Json),
+    Column("models", Json),
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("revoked_at", Double),

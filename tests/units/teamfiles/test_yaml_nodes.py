@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from yaml.nodes import MappingNode, Node, ScalarNode
 
+from proxy.teamfiles import yaml_nodes
 from proxy.teamfiles.definitions import AgentDefinition, Limits, OpenAIModel
 from tests.fakes import team_files
 from tests.fakes.team_files import load
@@ -148,3 +152,46 @@ def test_a_byte_order_mark_and_windows_lines_are_fine(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + SHOP.replace("\n", "\r\n").encode())
 
     assert list(load(path).definitions.teams) == ["shop"]
+
+
+def positions(node: Node) -> list[tuple[object, ...]]:
+    """Return what later steps read of a node and of all nodes below it."""
+    marks = [(mark.line, mark.column, mark.index) for mark in (node.start_mark, node.end_mark)]
+    facts = [(type(node).__name__, node.tag, *marks, getattr(node, "style", None) or None)]
+    if isinstance(node, ScalarNode):
+        return [*facts, (node.value,)]
+    children = (part for pair in node.value for part in (pair if isinstance(node, MappingNode) else [pair]))
+    return [*facts, *(fact for child in children for fact in positions(child))]
+
+
+def test_libyaml_gives_the_nodes_and_positions_of_pyyaml() -> None:
+    folder = Path(yaml_nodes.__file__).parent.parent
+    files = [*folder.glob("teams/*.yaml"), *Path("docs").glob("*.md")]
+    examples = (re.findall(r"```ya?ml\n(.*?)```", file.read_text("utf-8"), re.DOTALL) for file in files)
+    texts = [
+        *itertools.chain.from_iterable(examples),
+        *(file.read_text("utf-8") for file in files if file.suffix == ".yaml"),
+    ]
+
+    fast = {text: yaml_nodes.compose_fast(text) for text in texts}
+
+    pairs = [(node, yaml_nodes.compose_slowly(text)) for text, node in fast.items() if node is not None]
+    assert len(pairs) > len(texts) // 2
+    assert all(slow is not None and positions(node) == positions(slow) for node, slow in pairs)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [",
+        "",
+        "a: &x 1\nb: *y\n",
+        "a:\n",
+        "- " * 100 + "x",
+        "- " * 200_000,
+        "a: \tb: c",
+        "a: 1\n---\nb: 2",
+    ],
+)
+def test_libyaml_leaves_invalid_and_deep_files_to_pyyaml(text: str) -> None:
+    assert yaml_nodes.compose_fast(text) is None
