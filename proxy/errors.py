@@ -374,6 +374,17 @@ class InternalTurnError(TurnFailed):
         super().__init__("The server had an error while processing your request. Sorry about that!")
 
 
+class TurnInterrupted(TurnFailed):
+    """The worker that ran the turn has ended, and the turn could not be continued."""
+
+    code = "turn_interrupted"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The worker that ran this turn has ended, so the response is incomplete. Please retry."
+        )
+
+
 class TurnLeaseLost(TurnFailed):
     """Another worker treated this worker as dead and interrupted the turn, so its result was not stored."""
 

@@ -43,6 +43,7 @@ from proxy.tools.port import Tool
 from proxy.tools.threads import ToolThreads
 from proxy.trace_export import open_tracing
 from proxy.tracing import Tracing
+from proxy.turns.worker_messages import WorkerMessages
 from proxy.usage import UsageRecorder
 
 if TYPE_CHECKING:
@@ -99,12 +100,14 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
         stack.push_async_callback(limiter.close)
         usage_recorder = UsageRecorder(limiter, partial(limits_of, keys, settings), metrics)
         stack.push_async_callback(usage_recorder.close)
+        messages = history.messages(settings.redis_url.get_secret_value() if settings.redis_url else None)
+        stack.push_async_callback(messages.close)
         services = Services(
             settings=settings,
             keys=keys,
             key_monitor=KeyMonitor(keys),
             turns=await _turn_service(
-                settings, registry, history, custom_agents, usage_recorder, tracing, background
+                settings, registry, history, custom_agents, usage_recorder, tracing, background, messages
             ),
             history=history,
             library=history.library,
@@ -120,6 +123,8 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
             metrics=metrics,
             background=background,
         )
+        if messages.task is not None:
+            background.watch(messages.task)
         _start_tasks(services, metrics, stack)
         yield services
 
@@ -266,6 +271,7 @@ async def _turn_service(
     usage_recorder: UsageRecorder,
     tracing: Tracing | None,
     background: BackgroundTasks,
+    messages: WorkerMessages,
 ) -> TurnService:
     service = TurnService(
         registry,
@@ -281,6 +287,7 @@ async def _turn_service(
         observer=usage_recorder,
         tracing=tracing,
         log_memory_limit=settings.max_log_bytes or _default_log_bytes(settings.workers),
+        messages=messages,
     )
     await service.start(background)
     return service

@@ -287,7 +287,7 @@ class Settings(BaseSettings):
     redis_url: Annotated[
         Annotated[SecretStr, _secret(_REDIS)] | None,
         ValueFormat("an address like redis://host:6379/0"),
-        _setting("Redis server for rate limits shared by all workers.", "PROXY_REDIS_URL"),
+        _setting("Redis server for rate limits and messages shared by all workers.", "PROXY_REDIS_URL"),
     ] = None
     requests_per_minute: Annotated[
         Count | None,

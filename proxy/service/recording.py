@@ -9,7 +9,7 @@ from proxy.conversations.fingerprints import last_answer_of
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.conversations.steps import Step
 from proxy.conversations.tool_results import pending_call
-from proxy.errors import InternalTurnError, ProxyError, TurnLeaseLost
+from proxy.errors import InternalTurnError, ProxyError, TurnInterrupted, TurnLeaseLost
 from proxy.events import (
     Cancelled,
     ClosingEvent,
@@ -196,7 +196,10 @@ def stored_log(
 def replay(record: TurnRecord, live: LiveTurn, *, is_observer: bool = False) -> None:
     """Append to ``live`` the entries of an ended turn that it does not have yet."""
     live.seal()
-    for entry in entries_of(record, is_observer=is_observer)[len(live.entries) :]:
+    entries = entries_of(record, is_observer=is_observer)
+    # Without a stored log, a reader that already has events only needs the closing one.
+    missing = entries[live.length :] if record.journal else entries[min(live.length, 1) :]
+    for entry in missing:
         live.emit(entry.event, at=entry.time, position=entry.position)
 
 
@@ -218,7 +221,9 @@ def entries_of(record: TurnRecord, *, is_observer: bool = False) -> list[Entry]:
 
 
 def _failure_without_log(record: TurnRecord, usage: Usage) -> Failed:
-    error = TurnLeaseLost() if record.error_code == TurnLeaseLost.code else InternalTurnError()
+    error: ProxyError = InternalTurnError()
+    if record.status == "interrupted":
+        error = TurnLeaseLost() if record.error_code == TurnLeaseLost.code else TurnInterrupted()
     return failed_event(error, usage, ran_effects=True)
 
 

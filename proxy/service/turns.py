@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from proxy.errors import (
 from proxy.events import Entry, decode_journal
 from proxy.request_errors import ParameterNotSupported
 from proxy.service.event_log import EventLog
+from proxy.service.forwarding import TurnForwarding
 from proxy.service.leases import Leases
 from proxy.service.new_turns import new_turn, new_turn_id, turn_of
 from proxy.service.recording import StoredTurnContext, replay, step_turn, stored_log
@@ -29,6 +31,15 @@ from proxy.service.resumption import ATTEMPTS, ApprovalResumption
 from proxy.service.runner import TurnObserver, TurnRunner
 from proxy.service.side_requests import has_side_request_text, side_turn
 from proxy.service.team_lookup import CustomTeams, TeamLookup, Teams
+from proxy.service.turn_messages import (
+    CancelTurn,
+    FollowTurn,
+    ListenToConversations,
+    TurnBegan,
+    TurnEvents,
+    UnfollowTurn,
+    decode,
+)
 from proxy.tracing import Tracing
 from proxy.turns.contract import AnsweringTeam, ServedTeam
 from proxy.turns.live import LiveTurn, LiveTurns, LogMemory
@@ -42,7 +53,13 @@ from proxy.turns.repository import (
     accessible_turn,
 )
 from proxy.turns.request import Clock, DisconnectPolicy, Match, TurnRequest
+from proxy.turns.worker_messages import NoWorkerMessages, WorkerMessages
 from proxy.wire.approvals import ApprovalDecision
+
+logger = logging.getLogger(__name__)
+
+CANCEL_PAUSES = (0.02, 0.03, 0.05, 0.1, 0.3)
+"""Seconds between the checks whether another worker has cancelled a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +115,9 @@ class TurnService:
         observer: TurnObserver | None = None,
         tracing: Tracing | None = None,
         log_memory_limit: int | None = None,
+        messages: WorkerMessages | None = None,
     ) -> None:
+        """Without ``messages``, turns of other workers are followed only through the store."""
         self._teams = TeamLookup(teams, custom_teams)
         self._history = history
         self._approvals = approvals
@@ -124,7 +143,17 @@ class TurnService:
             heartbeat=policy.heartbeat,
             after_sweep=self._resume_lost,
         )
-        self._remote = RemoteTurns(history, clock, follow=policy.follow, listen=policy.listen)
+        self._messages = messages or NoWorkerMessages()
+        self._forwarding = TurnForwarding(self._lives, self._messages)
+        self._remote = RemoteTurns(
+            history,
+            clock,
+            worker=self._leases.worker,
+            messages=self._messages,
+            memory=self._lives.memory,
+            follow=policy.follow,
+            listen=policy.listen,
+        )
         self._is_closing = False
 
     @property
@@ -149,12 +178,14 @@ class TurnService:
     async def start(self, background: BackgroundTasks) -> None:
         """Mark turns of dead workers as interrupted, and start to renew leases."""
         await self._leases.start(background)
+        await self._messages.start(self._leases.worker, self._receive, is_expecting=self._is_expecting)
 
     async def close(self, *, grace: float) -> None:
         """Reject new turns, wait up to ``grace`` seconds for the running ones, then cancel them and wait."""
         self._is_closing = True
         self._remote.wake_listeners()
         await self._runner.stop(grace=grace)
+        await self._forwarding.close()
         await self._remote.close()
         await self._leases.close()
 
@@ -264,6 +295,7 @@ class TurnService:
             StoredTurnContext(request, begun, resolved),
         )
         self._remote.notify_turn_started(begun.conversation)
+        self._forwarding.turn_began(new.id, begun.conversation)
         return Opened(
             live=live,
             turn_id=new.id,
@@ -363,11 +395,11 @@ class TurnService:
     def _attach(self, record: TurnRecord, *, is_observer: bool = False) -> Opened:
         live = self._lives.get(record.id)
         if live is None:
-            live = LiveTurn(record.id, conversation_id=record.conversation_id, memory=self._lives.memory)
             if record.status == "running":
                 steps = self._teams.steps_of(record.model)
-                self._remote.follow(record, live, steps=steps, is_observer=is_observer)
+                live = self._remote.follow(record, steps=steps, is_observer=is_observer)
             else:
+                live = LiveTurn(record.id, conversation_id=record.conversation_id, memory=self._lives.memory)
                 replay(record, live, is_observer=is_observer)
                 if record.journal:
                     live.load = stored_log(self._history, record.caller, record.id)
@@ -394,9 +426,44 @@ class TurnService:
         if live is not None and live.task is not None:
             live.stop("requested")
             await asyncio.wait([live.task])
-        elif record.status == "running":
-            await self._history.request_cancel(caller, turn_id)
+        elif record.status == "running" and await self._history.request_cancel(caller, turn_id):
+            self._remote.cancel(record)
+            return await self._stopped(record)
         return await self._history.turn(caller, turn_id) or record
+
+    async def _stopped(self, record: TurnRecord) -> TurnRecord:
+        """Return a turn that another worker is about to cancel, when it has; as it is if that takes too long."""
+        for pause in CANCEL_PAUSES:
+            await asyncio.sleep(pause)
+            record = await self._history.turn(record.caller, record.id) or record
+            if record.status != "running":
+                break
+        return record
+
+    # --- other workers ---
+
+    def _is_expecting(self) -> bool:
+        return bool(self._lives) or self._remote.is_active
+
+    def _receive(self, message: bytes) -> None:
+        """Handle a message of another worker."""
+        match decode(message):
+            case FollowTurn() as follow:
+                self._forwarding.follow(follow)
+            case UnfollowTurn(worker, turn_id, is_observer):
+                self._forwarding.unfollow(turn_id, worker, is_observer=is_observer)
+            case TurnEvents() as events:
+                self._remote.receive(events)
+            case CancelTurn(turn_id):
+                live = self._lives.get(turn_id)
+                if live is not None:
+                    live.stop("requested")
+            case ListenToConversations() as listen:
+                self._forwarding.listen(listen)
+            case TurnBegan(conversation):
+                self._remote.notify_turn_started(conversation)
+            case None:
+                logger.debug("message of a newer worker")
 
 
 def _ignored(request: TurnRequest, team: AnsweringTeam) -> Sequence[str]:

@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from sqlalchemy.engine import URL
+
 from proxy.errors import StoreUnavailable
 from proxy.store.api_keys import SqlKeys
 from proxy.store.approvals import SqlApprovals
 from proxy.store.conversations import SqlLibrary
 from proxy.store.custom_agents import SqlCustomAgents
-from proxy.store.engine.database import Database, open_database
+from proxy.store.engine.database import Database, database_url, is_pooled, open_database
 from proxy.store.engine.group_commit import Call, Writing
 from proxy.store.engine.writer import Writer
+from proxy.store.messages.channel import Channel
 from proxy.store.messages.table import POLL_SECONDS, TableMessages
 from proxy.store.sql import rows
 from proxy.store.sql.attendance import Attending
@@ -36,7 +39,6 @@ from proxy.turns.repository import (
     TurnMatch,
     TurnRecord,
 )
-from proxy.turns.worker_messages import WorkerMessages
 
 TIME_LIMIT = 10.0
 READY_WITHIN = 2.0
@@ -51,8 +53,9 @@ class SqlHistory:
     ``approvals``, ``creations`` and ``keys`` are the other repositories of the same database.
     """
 
-    def __init__(self, database: Database, *, time_limit: float = TIME_LIMIT) -> None:
+    def __init__(self, database: Database, url: URL | None = None, *, time_limit: float = TIME_LIMIT) -> None:
         self._database = database
+        self._url = url
         self._writer = Writer(database, statements(Writing, database.dialect), time_limit=time_limit)
         self._reading = statements(TurnQueries, database.dialect)
         self._leases = statements(Leases, database.dialect)
@@ -178,7 +181,24 @@ class SqlHistory:
             return False
         return True
 
-    def table_messages(self, *, interval: float = POLL_SECONDS) -> WorkerMessages:
+    def messages(self, redis_url: str | None) -> Channel:
+        """Return messages between workers: over Redis, else over the database.
+
+        Raises:
+            ConfigurationError: The URL of Redis is invalid.
+        """
+        if redis_url is not None:
+            # Imported on demand, like the driver of PostgreSQL.
+            from proxy.store.messages.redis_streams import RedisMessages
+
+            return RedisMessages(redis_url)
+        if self._url is None or self._database.dialect == "sqlite" or is_pooled(self._url):
+            return self.table_messages()
+        from proxy.store.messages.postgres import PostgresMessages
+
+        return PostgresMessages(self._url)
+
+    def table_messages(self, *, interval: float = POLL_SECONDS) -> TableMessages:
         """Return messages between workers through a table, polled every ``interval`` seconds."""
         return TableMessages(self._database, self._writer, interval=interval)
 
@@ -202,4 +222,4 @@ def open_history(url: str, *, time_limit: float = TIME_LIMIT) -> SqlHistory:
     Raises:
         ConfigurationError: The URL cannot be used.
     """
-    return SqlHistory(open_database(url, time_limit=time_limit), time_limit=time_limit)
+    return SqlHistory(open_database(url, time_limit=time_limit), database_url(url), time_limit=time_limit)

@@ -298,6 +298,11 @@ class LiveTurn:
         return self._weight
 
     @property
+    def is_read(self) -> bool:
+        """Whether the turn has a reader, observers included."""
+        return bool(self._readers)
+
+    @property
     def has_readers(self) -> bool:
         """Whether the turn has a reader that is not an observer."""
         return any(not reader.is_observer for reader in self._readers)

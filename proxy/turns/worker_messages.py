@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """Maximum size of a message. Larger ones are dropped, which is logged."""
 
 Receive = Callable[[bytes], None]

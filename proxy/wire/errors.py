@@ -89,6 +89,7 @@ _ERROR_KINDS: dict[str, ErrorKind] = {
     "agent_failed": ErrorKind(502, "agent_error"),
     "response_format_not_met": ErrorKind(502, "agent_error"),
     "turn_timeout": ErrorKind(504, "agent_error", is_permanent=True),
+    "turn_interrupted": ErrorKind(503, "server_error", retry_after=1),
     "turn_lease_lost": ErrorKind(503, "server_error", retry_after=1),
     "storage_unavailable": ErrorKind(503, "server_error", retry_after=2),
     "rate_limit_exceeded": ErrorKind(429, "rate_limit_error"),

@@ -1,4 +1,4 @@
-"""What every ``WorkerMessages`` promises: over PostgreSQL, over Redis, and through a table of either database."""
+"""What every ``WorkerMessages`` promises: in memory, over PostgreSQL or Redis, and through a table."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from proxy.store.messages.redis_streams import RedisMessages
 from proxy.store.turns import SqlHistory, open_history
 from proxy.turns.worker_messages import MAX_MESSAGE_BYTES, WorkerMessages
 from tests.conftest import on_server
+from tests.fakes.worker_messages import MemoryBus, MemoryMessages
 
 REDIS = os.environ.get("HANDOFF_TEST_REDIS") or "redis://127.0.0.1:6379/0"
 WITHIN = 10.0
@@ -25,6 +26,7 @@ KINDS = [
     pytest.param("postgresql-table", marks=pytest.mark.postgres),
     pytest.param("postgresql", marks=pytest.mark.postgres),
     "redis",
+    "memory",
 ]
 
 
@@ -50,8 +52,11 @@ async def new_worker(request: pytest.FixtureRequest) -> AsyncIterator[Callable[[
     make: Callable[[], WorkerMessages]
     prefix = f"handoff-test-{secrets.token_hex(6)}"
     async with AsyncExitStack() as stack:
-        if request.param == "redis":
-            _require_redis()
+        if request.param == "memory":
+            bus = MemoryBus()
+            make = lambda: MemoryMessages(bus)  # noqa: E731
+        elif request.param == "redis":
+            require_redis()
             make = lambda: RedisMessages(REDIS, prefix=prefix)  # noqa: E731
         elif request.param == "postgresql":
             url = database_url(request.getfixturevalue("postgresql_database"))
@@ -72,7 +77,7 @@ async def new_worker(request: pytest.FixtureRequest) -> AsyncIterator[Callable[[
         yield new
 
 
-def _require_redis() -> None:
+def require_redis() -> None:
     try:
         with redis.Redis.from_url(REDIS, socket_timeout=2) as server:
             server.ping()

@@ -292,7 +292,7 @@ async def test_reader_with_a_late_position_gets_the_end_of_an_interrupted_turn()
     encoder = ChunkEncoder(AnswerOptions(id=lost.id, created=0, model="shop"), after=(40, 1))
     expected = b"".join(map(encoder.encode, opened.live.entries))
 
-    assert b'"internal_error"' in expected
+    assert b'"turn_interrupted"' in expected
     assert expected.endswith(b"data: [DONE]\n\n")
 
 
