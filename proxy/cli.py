@@ -128,7 +128,7 @@ def _announce(url: str, facts: Facts) -> None:
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("."))
 def init(folder: Path) -> None:
-    """Write a commented team file and .env to FOLDER, by default the current folder.
+    """Write a commented team file, a tool and .env to FOLDER, by default the current folder.
 
     Existing files are not overwritten: then nothing is written, and the exit code is 2.
     """

@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import Field
 
 from proxy.errors import ToolError
-from proxy.tools.functions import without_effects
+from proxy.tools.functions import tool
 from proxy.tools.port import ToolContext
 
 FILE_NAME = "acme.sqlite"
@@ -88,7 +88,7 @@ def execute_order(
     return _item(*row, status="ordered")
 
 
-@without_effects
+@tool(has_effects=False)
 def look_up_item(
     search_query: Annotated[
         str, Field(description="Words of the product's name, or an item id.", min_length=1, max_length=200)

@@ -17,7 +17,7 @@ from typing import Annotated
 from pydantic import Field
 
 from proxy.errors import ToolError
-from proxy.tools.functions import without_effects
+from proxy.tools.functions import tool
 
 MAX_LENGTH = 500
 MAX_DEPTH = 50
@@ -31,7 +31,7 @@ _PLAIN_EXPONENTS = range(-7, 21)
 """Decimal exponents for which a result is written without scientific notation."""
 
 
-@without_effects
+@tool(has_effects=False)
 def calculate(
     expression: Annotated[
         str,

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import Field
 
 from proxy.errors import ToolError
-from proxy.tools.functions import without_effects
+from proxy.tools.functions import tool
 
 _OFFSET = re.compile(r"(?:utc|gmt)?\s*([+-])(\d{1,2})(?::?(\d{2}))?", re.IGNORECASE)
 _FURTHEST_MINUTES = 14 * 60
@@ -55,7 +55,7 @@ class Clock:
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._now = now
 
-    @without_effects
+    @tool(has_effects=False)
     def get_time(
         self,
         timezone: Annotated[

@@ -12,9 +12,10 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -29,10 +30,52 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+@dataclass(frozen=True, slots=True)
+class ToolOptions:
+    """What ``tool`` declares about a function; None stands for what the function itself says."""
+
+    name: str | None = None
+    description: str | None = None
+    has_effects: bool = True
+
+
+@overload
+def tool(function: Function, /) -> Function: ...
+
+
+@overload
+def tool(
+    *, name: str | None = None, description: str | None = None, has_effects: bool = True
+) -> Callable[[Function], Function]: ...
+
+
+def tool(
+    function: Function | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    has_effects: bool = True,
+) -> Function | Callable[[Function], Function]:
+    """Declare a function, sync or async, as a tool; the function itself is unchanged.
+
+    Args:
+        function: The function, if the decorator is used without parentheses.
+        name: The name that the model sees, 1 to 64 letters, digits, ``_`` or ``-``; by default that of the function.
+        description: What the model reads about the tool; by default the docstring.
+        has_effects: False if a call changes nothing. A turn that called only such tools can be repeated safely.
+    """
+
+    def declare(function: Function) -> Function:
+        function.__tool__ = ToolOptions(name, description, has_effects)  # type: ignore[attr-defined]
+        return function
+
+    return declare if function is None else declare(function)
+
+
 def without_effects(function: Function) -> Function:
-    """Mark a function without side effects: a turn that called only such tools can be repeated."""
-    function.has_effects = False  # type: ignore[attr-defined]
-    return function
+    """Declare a tool without effects; the earlier form of ``tool(has_effects=False)``."""
+    return tool(has_effects=False)(function)
 
 
 class PythonTool:
@@ -89,20 +132,21 @@ def function_tool(
     """Create a tool from a function, sync or async, with annotated parameters.
 
     The docstring is the description of the tool, and ``Annotated[..., "text"]`` describes a parameter. A parameter
-    annotated with ``ToolContext`` receives the context and is not in the schema. ``has_effects`` defaults to true,
-    or to false for a function marked by ``without_effects``.
+    annotated with ``ToolContext`` receives the context and is not in the schema. ``tool`` declares other names,
+    descriptions, and functions without effects.
 
     Raises:
         ConfigurationError: The name is invalid or the signature has no JSON Schema; the message gives the reason.
     """
-    name = name or _name_of(function)
+    options: ToolOptions = getattr(function, "__tool__", ToolOptions())
+    name = name or options.name or _name_of(function)
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
             f"a tool name must have 1 to 64 letters, digits, '_' or '-'; got {name[:80]!r}"
         )
     if has_effects is None:
-        has_effects = bool(getattr(function, "has_effects", True))
-    description = inspect.cleandoc(unwrapped(function).__doc__ or "") or None
+        has_effects = options.has_effects
+    description = options.description or inspect.cleandoc(unwrapped(function).__doc__ or "") or None
     return PythonTool(function, threads, name=name, description=description, has_effects=has_effects)
 
 

@@ -21,8 +21,11 @@ class ToolContext:
     turn_id: str
     conversation_id: str
     caller: str
+    """Pseudonym of the API key."""
     agent: str
+    """Name of the agent that calls the tool."""
     data_dir: Path
+    """Folder for data of tools (``PROXY_DATA_DIR``); it exists."""
 
 
 class Tool(Protocol):

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from proxy.errors import ToolError
-from proxy.tools.functions import without_effects
+from proxy.tools.functions import tool
 
 FILE = Path(__file__).parent / "sales.csv"
 
@@ -47,7 +47,7 @@ _GROUPS: dict[Grouping, str] = {
 _TIME_GROUPINGS = ("month", "quarter", "year")
 
 
-@without_effects
+@tool(has_effects=False)
 def query_sales(
     group_by: Annotated[
         Grouping, Field(description="The dimension of the rows; none returns only the total.")

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from proxy.errors import ToolError
 from proxy.tools.egress import Egress, Service, ServiceFailed
-from proxy.tools.functions import without_effects
+from proxy.tools.functions import tool
 from proxy.tools.threads import ToolThreads
 
 _CACHE_SECONDS = 300.0
@@ -60,7 +60,7 @@ class WebSearch:
         self._searxng = Service("the search server", searxng) if searxng else None
         self._library = library
 
-    @without_effects
+    @tool(has_effects=False)
     async def search_web(
         self,
         query: Annotated[

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from proxy.errors import ToolError
 from proxy.tools.egress import Egress, Service, ServiceFailed
-from proxy.tools.functions import without_effects
+from proxy.tools.functions import tool
 
 STOCK_URL = "https://query1.finance.yahoo.com"
 
@@ -52,7 +52,7 @@ class Stocks:
         self._egress = egress
         self._service = Service("the quote service", url)
 
-    @without_effects
+    @tool(has_effects=False)
     async def get_stock_price(
         self,
         symbol: Annotated[

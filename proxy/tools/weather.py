@@ -9,7 +9,7 @@ from pydantic import Field
 
 from proxy.errors import ToolError
 from proxy.tools.egress import Egress, Service
-from proxy.tools.functions import without_effects
+from proxy.tools.functions import tool
 
 GEOCODING_URL = "https://geocoding-api.open-meteo.com"
 WEATHER_URL = "https://api.open-meteo.com"
@@ -83,7 +83,7 @@ class Weather:
         self._geocoding = Service("the geocoding service", geocoding)
         self._forecast = Service("the weather service", forecast)
 
-    @without_effects
+    @tool(has_effects=False)
     async def get_weather(
         self,
         city: Annotated[

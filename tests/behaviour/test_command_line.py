@@ -506,7 +506,7 @@ async def test_init_writes_a_team_that_is_served_without_further_changes(tmp_pat
     async with command("init", "new", folder=tmp_path) as written:
         assert await written.ended() == 0
     assert written.out.lines == [
-        "wrote new/team.yaml", "wrote new/.env", "Next: cd new && handoff-proxy serve"
+        "wrote new/team.yaml", "wrote new/my_tools.py", "wrote new/.env", "Next: cd new && handoff-proxy serve"
     ]  # fmt: skip
     assert (tmp_path / "new" / ".env").stat().st_mode & 0o777 == 0o600
 
@@ -523,7 +523,7 @@ async def test_init_writes_a_team_that_is_served_without_further_changes(tmp_pat
     assert "Reception" in (answer.choices[0].message.content or "")
 
 
-@pytest.mark.parametrize("existing", ["team.yaml", ".env"])
+@pytest.mark.parametrize("existing", ["team.yaml", "my_tools.py", ".env"])
 def test_init_overwrites_nothing(run: Any, tmp_path: Path, existing: str) -> None:
     (tmp_path / existing).write_text("mine")
 

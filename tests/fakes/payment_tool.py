@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from proxy.tools.port import ToolContext
+from proxy.tools import Context
 
 
-async def pay(amount: int, to: str, context: ToolContext) -> str:
+async def pay(amount: int, to: str, context: Context) -> str:
     """Pay an amount to somebody."""
     with (context.data_dir / "paid").open("a") as book:
         book.write(f"{context.call_key} {amount} {to}\n")

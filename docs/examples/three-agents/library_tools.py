@@ -3,9 +3,7 @@
 import json
 from typing import Annotated
 
-from proxy.errors import ToolError
-from proxy.tools.functions import without_effects
-from proxy.tools.port import ToolContext
+from proxy.tools import Context, ToolError, tool
 
 BOOKS = {
     "b1": "The Left Hand of Darkness",
@@ -14,7 +12,7 @@ BOOKS = {
 }
 
 
-@without_effects
+@tool(has_effects=False)
 def find_book(title: Annotated[str, "Words of the title, in any order."]) -> list[dict[str, str]]:
     """Find books by words of their title. Return an empty list if there are none."""
     words = title.casefold().split()
@@ -25,7 +23,8 @@ def find_book(title: Annotated[str, "Words of the title, in any order."]) -> lis
     ]
 
 
-def reserve_book(book_id: str, days: Annotated[int, "Number of days."], context: ToolContext) -> str:
+@tool
+def reserve_book(book_id: str, days: Annotated[int, "Number of days."], context: Context) -> str:
     """Reserve a book for the visitor."""
     if book_id not in BOOKS:
         raise ToolError(f"there is no book {book_id}; find it first")

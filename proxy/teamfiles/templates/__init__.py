@@ -7,14 +7,15 @@ from pathlib import Path
 
 from proxy.errors import ConfigurationError
 
-_FILES = {"team.yaml": "team.yaml", ".env": "env"}
+_FILES = {"team.yaml": "team.yaml", "my_tools.py": "my_tools.py", ".env": "env"}
 """Names of the written files, and of their templates."""
 
 
 def write_templates(folder: Path) -> list[Path]:
-    """Write a commented team file and ``.env`` to ``folder``, which is created if it does not exist.
+    """Write a commented team file, a module with a tool, and ``.env`` to ``folder``.
 
-    Returns the paths. ``.env`` is readable for its owner only, because API keys will be written to it.
+    The folder is created if it does not exist. ``.env`` is readable for its owner only, because API keys will be
+    written to it. Returns the paths.
 
     Raises:
         ConfigurationError: One of the files exists, in which case none is written, or a file cannot be written.

@@ -15,18 +15,18 @@ import threading
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, assert_type
 
 import pytest
 from pydantic import BaseModel, Field
 
-from proxy.errors import ConfigurationError, ToolError
+from proxy.errors import ConfigurationError
 from proxy.messages import FunctionTool
+from proxy.tools import Context, ToolError, tool
 from proxy.tools.functions import PythonTool, function_tool, load_function, without_effects
-from proxy.tools.port import ToolContext
 from proxy.tools.threads import ToolThreads
 
-CONTEXT = ToolContext("t1:1:0", "t1", "conv_1", "ann", "SalesAgent", Path("data"))
+CONTEXT = Context("t1:1:0", "t1", "conv_1", "ann", "SalesAgent", Path("data"))
 
 
 class Colour(enum.Enum):
@@ -63,7 +63,7 @@ def tool_of(threads: ToolThreads) -> MakeTool:
 def execute(
     product: Annotated[str, "What is ordered."],
     price: Annotated[float, Field(ge=0, description="In dollars.")],
-    context: ToolContext,
+    context: Context,
     colour: Literal["red", "blue"] = "red",
     note: str | None = None,
 ) -> str:
@@ -123,6 +123,27 @@ async def test_a_tool_has_effects_unless_it_says_otherwise(tool_of: MakeTool) ->
         False,
         True,
     )
+
+
+async def test_tool_declares_name_description_and_effects(tool_of: MakeTool) -> None:
+    @tool
+    def plain(number: int, context: Context) -> int:
+        """Return the number."""
+        return number
+
+    @tool(name="find-it", description="Find something.", has_effects=False)
+    def find(word: str) -> str:
+        """Not for the model."""
+        return word
+
+    assert_type(plain(1, CONTEXT), int)
+    assert_type(find("a"), str)
+    assert [tool_of(one).has_effects for one in (plain, find)] == [True, False]
+    assert [(tool_of(one).spec.name, tool_of(one).spec.description) for one in (plain, find)] == [
+        ("plain", "Return the number."),
+        ("find-it", "Find something."),
+    ]
+    assert list((tool_of(plain).spec.parameters or {})["properties"]) == ["number"]
 
 
 async def test_a_tool_can_be_given_another_name(tool_of: MakeTool) -> None:
@@ -210,7 +231,7 @@ async def test_arguments_and_the_context_reach_the_function_in_its_own_types(too
         at: Point,
         size: tuple[int, int],
         exact: Decimal,
-        c: ToolContext,
+        c: Context,
     ) -> None:
         seen.extend([when, colour, to, at, size, exact, c])
 
