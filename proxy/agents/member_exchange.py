@@ -41,9 +41,10 @@ _STATE = "state"
 
 @dataclass(slots=True)
 class Exchange:
-    """``items`` are those that the member was run with first, ``answers`` the results of its calls since then."""
+    """``items`` are those that the member was run with first, ``later`` those since then, ``answers`` their results."""
 
     items: Sequence[Item]
+    later: Sequence[Item] = ()
     answers: list[Answer] = field(default_factory=list)
 
 
@@ -55,7 +56,7 @@ def exchange_of(agent: str, turn: Turn) -> Exchange:
     start = len(items)
     while start and _belongs(items, start - 1, agent, decides=decides and start == len(items)):
         start -= 1
-    return Exchange(items[:start], _answers(items[start:]))
+    return Exchange(items[:start], items[start:], _answers(items[start:]))
 
 
 def _belongs(items: Sequence[Item], at: int, agent: str, *, decides: bool) -> bool:

@@ -173,6 +173,7 @@ class MemberLoop:
             team=state.team,
             agent=self.agent.name,
             items=_without_instructions(exchange.items),
+            later_items=exchange.later,
             instructions="\n\n".join(filter(None, map(text_of, (*instructions, *turn.overlay)))),
             parameters=turn.parameters,
             tools=self._client_tools(state),

@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from proxy.agents.dispatch import Dispatcher
+from proxy.agents.remote_member import RemoteMember
 from proxy.agents.team import AgentTeam, TeamFacts
 from proxy.agents.turn_state import Agent, Delegate
 from proxy.errors import ModelNotFound
@@ -21,6 +22,7 @@ from proxy.teamfiles.definitions import (
     AgentDefinition,
     ComponentModel,
     HandoffDefinition,
+    RemoteAgentDefinition,
     TeamDefinition,
     TeamsFile,
 )
@@ -38,6 +40,10 @@ class ModelSource(Protocol):
 
     def model_for(self, name: str, fallbacks: Sequence[str] = ()) -> Model:
         """Return the model with this name, which falls back to the others if it fails."""
+        ...
+
+    def remote(self, definition: RemoteAgentDefinition) -> Model:
+        """Return the model that is a remote agent."""
         ...
 
     async def close(self) -> None:
@@ -212,8 +218,15 @@ class Registry:
             parameters=msgspec.convert(definition.parameters, Parameters, strict=False),
             max_parallel_tools=definition.max_parallel_tools,
             tool_call_timeout=definition.tool_call_timeout,
-            member=None if definition.python is None else self._members[definition.python],
+            member=self._member(definition),
         )
+
+    def _member(self, definition: AgentDefinition) -> Member | None:
+        if definition.python is not None:
+            return self._members[definition.python]
+        if definition.remote is not None:
+            return RemoteMember(definition.remote, self._models.remote(definition.remote))
+        return None
 
 
 def _delegate(handoff: HandoffDefinition, team: TeamDefinition) -> Delegate:

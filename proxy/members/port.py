@@ -131,6 +131,8 @@ class MemberContext:
     """The name of the member in its team."""
     items: Sequence[Item]
     """All messages of the conversation with their authors, hidden ones of other agents included."""
+    later_items: Sequence[Item] = ()
+    """The calls of this member in earlier turns of the exchange, with their results."""
     instructions: str = ""
     """System and developer messages of the client."""
     parameters: Parameters = field(default_factory=Parameters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from yarl import URL
 
@@ -16,7 +17,14 @@ from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.retry import AttemptingModel, Candidate, RetryPolicy
 from proxy.providers.timeouts import ModelLimits
 from proxy.settings import Settings
-from proxy.teamfiles.definitions import ComponentModel, DemoModel, ModelDefinition, OpenAIModel, Price
+from proxy.teamfiles.definitions import (
+    ComponentModel,
+    DemoModel,
+    ModelDefinition,
+    OpenAIModel,
+    Price,
+    RemoteAgentDefinition,
+)
 
 MakeDemo = Callable[[str, DemoModel], Model]
 """Makes the demonstration model of this name."""
@@ -43,6 +51,7 @@ class Models:
         self._limits = limits or ModelLimits()
         self._policy = policy or RetryPolicy()
         self._demo = demo
+        self._make_circuit = make_circuit
         circuits: dict[str, Circuit] = defaultdict(make_circuit)
         self._candidates = {
             name: Candidate(
@@ -68,6 +77,19 @@ class Models:
                     raise ConfigurationError(f"there is no model named {wanted!r}")
             self._chains[names] = AttemptingModel([self._candidates[one] for one in names], self._policy)
         return self._chains[names]
+
+    def remote(self, definition: RemoteAgentDefinition) -> Model:
+        """Return the model that is a remote agent, with one attempt: a remote agent can have effects."""
+        model = OpenAIModel(
+            model=definition.model,
+            base_url=definition.base_url,
+            api_key=definition.api_key,
+            headers=definition.headers,
+            wire="chat",
+        )
+        made = OpenAIWireModel(model, self._session, self._limits)
+        candidate = Candidate(made, self._make_circuit(), definition.price, *_place(model))
+        return AttemptingModel([candidate], replace(self._policy, attempts=1))
 
     def each(self) -> Mapping[str, Candidate]:
         """Return every model by its name, without attempts and fallbacks."""

@@ -20,7 +20,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -78,6 +78,8 @@ class ModelRequest:
     with ``ParametersIgnored``."""
     cacheable: CacheableLayout | None = None
     """The same request in a form that keeps the provider's prompt cache, for models that accept it."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers of this request, for models over HTTP."""
     allowed_tools: Sequence[str] = ()
     """The names of ``tools`` that may be called; empty for all."""
 
@@ -127,6 +129,12 @@ class CallPiece(Struct, frozen=True, gc=False):
     call_id: str | None = None
 
 
+class RemoteEvent(Struct, frozen=True, gc=False):
+    """The ``handoff`` object of a chunk: an event of a team of another handoff-proxy. Its members are not checked."""
+
+    body: dict[str, Any]
+
+
 class UsagePiece(Struct, frozen=True, gc=False):
     """The usage so far, from models that report it during the answer; final if the answer is interrupted."""
 
@@ -148,7 +156,16 @@ class Finished(Struct, frozen=True):
     """What the provider expects back with the calls of this answer."""
 
 
-ModelDelta = ParametersIgnored | TextDelta | ReasoningDelta | RefusalDelta | CallPiece | UsagePiece | Finished
+ModelDelta = (
+    ParametersIgnored
+    | TextDelta
+    | ReasoningDelta
+    | RefusalDelta
+    | CallPiece
+    | RemoteEvent
+    | UsagePiece
+    | Finished
+)
 
 
 class Model(Protocol):

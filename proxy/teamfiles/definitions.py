@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
@@ -114,6 +115,22 @@ class DemoModel(_StrictModel):
 ModelDefinition = OpenAIModel | ComponentModel | DemoModel
 
 
+class RemoteAgentDefinition(_StrictModel):
+    """An agent behind an OpenAI-compatible API, with its own tools and state."""
+
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://")]
+    model: Annotated[str, StringConstraints(min_length=1)]
+    api_key: SecretStr | None = None
+    headers: dict[str, SecretStr] = {}
+    conversation_header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{0,64}$")] = (
+        "X-Conversation-Id"
+    )
+    """Header with the conversation id; empty for none."""
+    send_end_user: bool = True
+    """Whether the end user is sent as ``safety_identifier``."""
+    price: Price | None = None
+
+
 class HandoffDefinition(_StrictModel):
     """A handoff target of an agent."""
 
@@ -150,6 +167,8 @@ class AgentDefinition(_StrictModel):
     """Empty only for an agent with its own code, which has one of the keys of ``members.KINDS`` instead."""
     python: Annotated[str, StringConstraints(min_length=1)] | None = None
     """A function or an object of an agent framework (``package.module:object``)."""
+    remote: RemoteAgentDefinition | None = None
+    """An agent behind an OpenAI-compatible API."""
     description: str = ""
     model: Name = "default"
     fallbacks: tuple[Name, ...] = ()
@@ -165,7 +184,13 @@ class AgentDefinition(_StrictModel):
     @property
     def member(self) -> str | None:
         """What the agent is instead of instructions and a model, in words; None for an agent with a model."""
-        return f"python {self.python}" if self.python is not None else None
+        if self.python is not None:
+            return f"python {self.python}"
+        if self.remote is not None:
+            key = "with a key" if self.remote.api_key else "without a key"
+            # The host only: a URL can contain a password.
+            return f"remote {self.remote.model} at {urlsplit(self.remote.base_url).hostname}, {key}"
+        return None
 
 
 class TeamDefinition(_StrictModel):

@@ -10,12 +10,13 @@ from proxy.errors import ConfigurationError
 from proxy.members.loading import load_member
 from proxy.members.port import Member
 from proxy.teamfiles.diagnostics import Path, closest_match, quote
+from proxy.teamfiles.model_requests import check_connection
 from proxy.teamfiles.source_map import Source
 from proxy.tools.threads import ToolThreads
 
 ImportMember = Callable[[str, FilePath], Member]
 """Creates a member from ``package.module:object``; the folder is an additional place to find modules."""
-KINDS = ("python",)
+KINDS = ("python", "remote")
 """Keys of an agent, of which it has one instead of ``instructions``."""
 _OF_MODELS = ("model", "fallbacks", "tools", "parameters", "max_parallel_tools", "tool_call_timeout")
 """Keys of an agent that apply to the proxy's own model calls."""
@@ -42,6 +43,8 @@ def expand_member_teams(source: Source) -> None:
 
 def check_agent(source: Source, path: Path, agent: Mapping[str, Any]) -> None:
     """Check that an agent has either instructions or one of ``KINDS``, and no keys without effect."""
+    if "remote" in agent:
+        check_connection(source, (*path, "remote"))
     given = [key for key in ("instructions", *KINDS) if key in agent]
     if not given:
         source.add_error(path, "'instructions' is missing", at_key=True)

@@ -20,6 +20,7 @@ from proxy.teamfiles.definitions import (
     Name,
     OpenAIModel,
     Price,
+    RemoteAgentDefinition,
     ServerName,
     StdioServer,
     TeamDefinition,
@@ -47,11 +48,13 @@ _OWNERS: tuple[tuple[type[BaseModel], str], ...] = (
     (OpenAIModel, "a model with 'model'"),
     (ComponentModel, "a model with 'provider'"),
     (Price, "a model's price"),
+    (RemoteAgentDefinition, "a remote agent"),
     (StdioServer, "an MCP server with 'command'"),
     (HttpServer, "an MCP server with 'url'"),
 )
 _EXPECTED_BY_KEY = {
     "base_url": "expected a URL that starts with http:// or https://",
+    "conversation_header": "expected the name of a header, or an empty string",
     "provider": "expected the import path of a class, such as package.module.Class",
     "tool": "expected a function name: up to 64 letters, digits, '_' and '-'",
     "client_tools": "expected 'auto', 'pass', 'ignore', or a list of function names",
@@ -256,6 +259,10 @@ def _schema_at(schema: type[BaseModel], path: Path) -> type[BaseModel]:
             return Price
         case ("agents", _):
             return AgentDefinition
+        case ("agents", _, "remote"):
+            return RemoteAgentDefinition
+        case ("agents", _, "remote", "price"):
+            return Price
         case ("agents", _, "handoffs", _):
             return HandoffDefinition
         case ("agents", _, "tools", _):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydantic import SecretStr
 
 from tests.behaviour.chat_client import Caller, assistant, user
@@ -30,3 +31,14 @@ async def test_python_agent(tmp_path: Path, upstream: FakeUpstream) -> None:
     assert ordered == "Your book is ordered (order 1). You have ordered 1 so far."
     assert opening == "At nine."
     assert upstream.requests[1].body["messages"][0]["content"].startswith("You work at the desk")
+
+
+async def test_remote_agent(tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    upstream.reply(calls(("transfer_to_support", {})), text("It is on its way."))
+    monkeypatch.setenv("SUPPORT_URL", upstream.base_url)
+    settings: Any = {"openai_base_url": upstream.base_url, "openai_api_key": SecretStr("key")}
+    async with serve(tmp_path, teams=EXAMPLES / "remote-agent", **settings) as served:
+        answer = await Caller(served).ask([user("Where is my order?")], model="helpdesk")
+
+    assert answer == "It is on its way."
+    assert upstream.requests[1].body["model"] == "acme-support"

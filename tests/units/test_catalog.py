@@ -11,7 +11,7 @@ from proxy.agents.registry import Registry
 from proxy.catalog import TeamCatalog
 from proxy.providers.model import Model
 from proxy.routes.dependencies import ListedTeam
-from proxy.teamfiles.definitions import TeamsFile
+from proxy.teamfiles.definitions import RemoteAgentDefinition, TeamsFile
 from tests.fakes.models import ScriptedModel
 
 
@@ -19,6 +19,9 @@ class SilentModels:
     """Models that are not called."""
 
     def model_for(self, name: str, fallbacks: Sequence[str] = ()) -> Model:
+        return ScriptedModel()
+
+    def remote(self, definition: RemoteAgentDefinition) -> Model:
         return ScriptedModel()
 
     async def close(self) -> None:

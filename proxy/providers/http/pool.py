@@ -83,8 +83,12 @@ class HttpSession(Owner):
         self._tls: ssl.SSLContext | None = None
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def ask(self, endpoint: Endpoint, body: bytes, *, connect: float) -> Response:
+    async def ask(
+        self, endpoint: Endpoint, body: bytes, *, connect: float, headers: Mapping[str, str] | None = None
+    ) -> Response:
         """Send a request and return the answer when its head came; ``connect`` is in seconds.
+
+        ``headers`` are those of this request only.
 
         Raises:
             UpstreamUnreachable: There is no answer.
@@ -94,6 +98,8 @@ class HttpSession(Owner):
         if endpoint.needs_sign_in:
             # The last line of the head is the unfinished content-length.
             head = _with_headers(head, {"authorization": f"Bearer {await self._sign_in.token()}"})
+        if headers:
+            head = _with_headers(head, headers)
         if trace := trace_headers():
             head = _with_headers(head, trace)
         place = endpoint.host, endpoint.port, endpoint.is_tls

@@ -8,7 +8,7 @@ request is repeated at once in a form that it may accept (``adaptation``), and l
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -159,7 +159,7 @@ class OpenAIWireModel:
             outgoing = self._body(request, wire, adaptations.current)
             if request.is_strict and (ignored := outgoing.ignored & request.requested):
                 raise UpstreamBadRequest(param=min(ignored))
-            response, error = await self._post(outgoing.body, wire)
+            response, error = await self._post(outgoing.body, wire, request.headers)
             if response.status < 300:
                 if wire != first:
                     self._switch(wire)
@@ -295,9 +295,11 @@ class OpenAIWireModel:
         except (ValueError, TypeError):
             raise UpstreamBadRequest from None
 
-    async def _post(self, body: bytes, wire: Wire) -> tuple[Response, bytes]:
+    async def _post(self, body: bytes, wire: Wire, headers: Mapping[str, str]) -> tuple[Response, bytes]:
         """Return the response and, if it is an error, its body."""
-        response = await self._session.ask(self._endpoints[wire], body, connect=self._limits.connect)
+        response = await self._session.ask(
+            self._endpoints[wire], body, connect=self._limits.connect, headers=headers
+        )
         if response.status < 300:
             return response, b""
         return response, await error_body(response)

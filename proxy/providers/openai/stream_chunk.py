@@ -72,6 +72,8 @@ class Chunk(Struct, gc=False):
     usage: Any = None
     error: Any = None
     x_groq: Any = None
+    handoff: Any = None
+    """An event of another handoff-proxy (``wire.chat.handoff_extension``)."""
 
 
 decode = msgspec.json.Decoder(Chunk).decode

@@ -10,7 +10,7 @@ from typing import Any
 from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
 from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
 from proxy.providers.http.sse import EventReader
-from proxy.providers.model import Finished, ModelDelta, UsagePiece
+from proxy.providers.model import Finished, ModelDelta, RemoteEvent, UsagePiece
 from proxy.providers.openai.answer_text import AnswerText, TextMember
 from proxy.providers.openai.chat_usage import clean_usage
 from proxy.providers.openai.errors import error_event
@@ -169,6 +169,8 @@ class AnswerReader:
     def _chunk(self, chunk: Chunk, deltas: list[ModelDelta]) -> None:
         if chunk.error:
             raise error_event(chunk.error)
+        if isinstance(chunk.handoff, dict):
+            deltas.append(RemoteEvent(chunk.handoff))
         usage = chunk.usage
         if usage:
             self._usage = usage
