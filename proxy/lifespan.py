@@ -277,7 +277,11 @@ async def _turn_service(
         registry,
         history,
         approvals=history.approvals,
-        policy=Policy(turn_time_limit=settings.turn_time_limit, on_disconnect=settings.on_disconnect),
+        policy=Policy(
+            turn_time_limit=settings.turn_time_limit,
+            on_disconnect=settings.on_disconnect,
+            disconnect_grace=settings.disconnect_grace,
+        ),
         clock=time.time,
         event_log=EventLog(
             with_text=settings.stream_events_text,

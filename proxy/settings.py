@@ -383,6 +383,15 @@ class Settings(BaseSettings):
         ValueFormat("true or false"),
         _setting("Include messages, arguments and results of tools in traces.", "PROXY_TRACING_CONTENT"),
     ] = False
+    disconnect_grace: Annotated[
+        float,
+        Field(ge=0, allow_inf_nan=False),
+        ValueFormat("a number of seconds from 0 up"),
+        _setting(
+            "Time for which a turn waits for a client that has disconnected, in seconds.",
+            "PROXY_DISCONNECT_GRACE",
+        ),
+    ] = 30.0
     strict_parameters: Annotated[
         bool,
         ValueFormat("true or false"),

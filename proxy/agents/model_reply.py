@@ -70,6 +70,7 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
     Raises:
         UpstreamFailed: The model call failed.
     """
+    await state.sink.attended()
     state.model_calls += 1
     client_tools = _client_tools(agent, state)
     with model_span(agent, state) as traced:

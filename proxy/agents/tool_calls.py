@@ -164,6 +164,7 @@ class ServerCalls:
         for source, call in calls:
             if source.result is not None or runs is None or call.name not in self.agent.tools:
                 continue
+            await state.sink.attended()
             if not await runs.begin(source.approval_id):
                 results[call.id] = RUN_UNKNOWN
                 continue
@@ -188,15 +189,19 @@ class ServerCalls:
         """Run calls in parallel and return their results by call id; ``after`` is awaited for each finished call."""
         if not runnable:
             return {}
-        state.turn.ran_effects = state.turn.ran_effects or any(c.tool.has_effects for _, c in runnable)
+        turn = state.turn
+        await state.sink.attended()
+        turn.ran_effects = turn.ran_effects or any(c.tool.has_effects for _, c in runnable)
 
         def on_started(index: int) -> None:
             call, prepared = runnable[index]
+            turn.running_effects += prepared.tool.has_effects
             arguments = prepared.arguments[:EVENT_TEXT_LIMIT]
             state.sink.emit(ToolStarted(call.id, call.name, arguments, self.agent.name))
 
         def on_done(index: int, result: CallResult) -> None:
-            call, _ = runnable[index]
+            call, prepared = runnable[index]
+            turn.running_effects -= prepared.tool.has_effects
             ended = ToolFailed if result.is_error else ToolCompleted
             state.sink.emit(ended(call.id, call.name, result.text[:EVENT_TEXT_LIMIT], result.seconds))
 

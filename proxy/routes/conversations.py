@@ -124,6 +124,7 @@ async def delete(
 ) -> Response:
     """Delete a conversation with its turns and stored completions."""
     await conversation_of(services, caller, end_user, conversation_id)
+    await services.turns.end_unattended(caller, conversation_id)
     if not await services.library.delete_conversation(caller, conversation_id, now=services.clock()):
         raise ConversationNotFound(conversation_id)
     return json_response({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
@@ -141,6 +142,7 @@ async def add_items(
     """Append items to a conversation."""
     included(request.query_params.multi_items())
     await conversation_of(services, caller, end_user, conversation_id)
+    await services.turns.end_unattended(caller, conversation_id)
     calls = OpenCalls()
     for stored in await _stored_items(services, caller, conversation_id):
         if isinstance(stored.item, Item):
@@ -193,6 +195,7 @@ async def delete_item(
 ) -> Response:
     """Delete an item and return its conversation."""
     conversation = await conversation_of(services, caller, end_user, conversation_id)
+    await services.turns.end_unattended(caller, conversation_id)
     item = await _item(services, caller, conversation_id, item_id)
     is_deleted = await services.library.delete_item(
         caller,

@@ -53,6 +53,12 @@ def is_retry(headers: dict[str, str]) -> bool:
     return headers.get("x-stainless-retry-count", "0").strip() not in ("", "0")
 
 
+def is_repeatable(headers: dict[str, str]) -> bool:
+    """Whether the client is an official SDK, which repeats requests that time out or fail."""
+    agent = headers.get("user-agent", "")
+    return "x-stainless-retry-count" in headers or agent.startswith(("OpenAI/", "AsyncOpenAI/"))
+
+
 def is_side_task(headers: dict[str, str], settings: Settings) -> bool:
     """Whether a header marks the request as a side request, such as one for a title."""
     return bool(first_of(headers, [settings.task_header]))

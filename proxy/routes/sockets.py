@@ -73,6 +73,11 @@ class Channel:
             with suppress(WebSocketDisconnect, RuntimeError):
                 await self._websocket.close(POLICY_VIOLATION, INVALID_KEY)
 
+    @property
+    def is_authorized(self) -> bool:
+        """Whether the API key was valid when it was checked last."""
+        return self._unauthorized is None
+
     async def verify_key(self) -> None:
         """Check the API key with which the socket was opened.
 
@@ -80,7 +85,11 @@ class Channel:
             Unauthorized: It is not valid any more.
             StoreUnavailable: It cannot be checked.
         """
-        await self.services.key_monitor.verify(self._authorization, self.caller)
+        try:
+            await self.services.key_monitor.verify(self._authorization, self.caller)
+        except Unauthorized as error:
+            self._unauthorized = error
+            raise
 
     async def messages(self) -> AsyncGenerator[bytes]:
         """Yield messages until the client disconnects or stalls.

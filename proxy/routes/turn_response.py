@@ -22,14 +22,11 @@ from proxy.routes.streaming import (
     stream,
 )
 from proxy.service.turns import Opened
-from proxy.turns.live import LiveTurn
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.errors import ErrorResponse, error_response
 from proxy.wire.responses.options import ResponseOptions
 
 Options = TypeVar("Options", AnswerOptions, ResponseOptions)
-RETRY_GRACE = 0.6
-"""Seconds for which a turn continues if its client disconnects before the response starts."""
 
 
 async def write_turn(
@@ -84,7 +81,8 @@ async def write_turn(
             )
     finally:
         if not is_complete:
-            _handle_disconnect(opened.live, facts)
+            facts.update(outcome="client_disconnect")
+            opened.live.on_client_disconnect()
 
 
 def _is_encoder(encoder: Encoder | Builder) -> TypeGuard[Encoder]:
@@ -118,10 +116,3 @@ def turn_headers(
     if opened.is_replayed:
         headers.append((b"idempotency-replayed", b"true"))
     return headers
-
-
-def _handle_disconnect(live: LiveTurn, facts: dict[str, object]) -> None:
-    facts.update(outcome="client_disconnect")
-    # The official SDKs retry half a second after a response that did not start (openai-python,
-    # ``INITIAL_RETRY_DELAY``). The retry attaches to the turn if it still runs, and so does not run its tools again.
-    live.on_client_disconnect(grace=0.0 if "status" in facts else RETRY_GRACE)

@@ -97,7 +97,7 @@ class Session:
         # A server that stops closes its sockets first. Their turns still have the grace time to finish.
         if not self._services.turns.is_closing:
             for live in list(self._started.values()):
-                live.on_client_disconnect()
+                live.on_client_disconnect(can_return=self._channel.is_authorized)
 
     # --- actions of the client ---
 

@@ -12,6 +12,7 @@ from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved
 from proxy.background_tasks import BackgroundTasks
 from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
 from proxy.conversations.resolver_query import UnrelatedMessages
+from proxy.conversations.steps import split_step
 from proxy.errors import (
     CompletionNotFound,
     ConversationBusy,
@@ -24,6 +25,7 @@ from proxy.request_errors import ParameterNotSupported
 from proxy.service.event_log import EventLog
 from proxy.service.forwarding import TurnForwarding
 from proxy.service.leases import Leases
+from proxy.service.left_turns import DisconnectRules, LeftTurns
 from proxy.service.new_turns import new_turn, new_turn_id, turn_of
 from proxy.service.recording import StoredTurnContext, replay, step_turn, stored_log
 from proxy.service.remote_turns import Listener, RemoteTurns
@@ -68,6 +70,8 @@ class Policy:
 
     turn_time_limit: float = 600.0
     on_disconnect: DisconnectPolicy = "cancel"
+    disconnect_grace: float = 30.0
+    """Time for which a turn waits for a client that has disconnected."""
     lease: float = 15.0
     """Time until the lock of a dead worker's turn expires."""
     heartbeat: float = 2.0
@@ -154,12 +158,18 @@ class TurnService:
             follow=policy.follow,
             listen=policy.listen,
         )
+        self._left = LeftTurns(history, self._lives, clock, interval=policy.follow)
         self._is_closing = False
 
     @property
     def running(self) -> int:
         """Number of turns that run in this process."""
         return len(self._lives)
+
+    @property
+    def unattended(self) -> int:
+        """Number of turns of this process that wait for a client or finish without one."""
+        return len(self._left)
 
     @property
     def log_bytes(self) -> int:
@@ -184,6 +194,7 @@ class TurnService:
         """Reject new turns, wait up to ``grace`` seconds for the running ones, then cancel them and wait."""
         self._is_closing = True
         self._remote.wake_listeners()
+        await self._left.close()
         await self._runner.stop(grace=grace)
         await self._forwarding.close()
         await self._remote.close()
@@ -214,16 +225,50 @@ class TurnService:
             return repeated
         self._check_memory()
         for _ in range(ATTEMPTS):
-            team, ignored, resolved = await self._resolve(request, team)
-            if isinstance(resolved, UnrelatedMessages):
-                return self._open_side(request, team)
+            conversation_id: str | None = None
             try:
+                team, ignored, resolved = await self._resolve(request, team)
+                if isinstance(resolved, UnrelatedMessages):
+                    return self._open_side(request, team)
+                conversation_id = resolved.conversation_id
                 opened = await self._open_turn(request, team, resolved, ignored)
             except ApprovalsMoved:
                 continue
+            except ConversationBusy:
+                opened = await self._after_conflict(request, conversation_id)
             if opened is not None:
                 return opened
         raise ConversationBusy
+
+    async def _after_conflict(self, request: TurnRequest, conversation_id: str | None) -> Opened | None:
+        """Attach to the running turn if its client has left and this request repeats it; else end it.
+
+        Raises:
+            ConversationBusy: The turn has a client, or finishes without one.
+        """
+        if conversation_id is None and request.parent is not None:
+            parent = await self._history.turn(request.caller, split_step(request.parent)[0])
+            conversation_id = parent.conversation_id if parent is not None else None
+        if conversation_id is None:
+            raise ConversationBusy
+        record = await self._history.running_turn(request.caller, conversation_id)
+        if record is None:
+            return None
+        return await self._take_place_of(request, record)
+
+    async def _take_place_of(self, request: TurnRequest, record: TurnRecord) -> Opened | None:
+        is_same = request.body_digest is not None and record.body_digest == request.body_digest
+        if is_same and self._left.is_unattended(record) and self._left.ran_effects(record):
+            return self._attach(record)
+        if not await self._left.end(record):
+            raise ConversationBusy
+        return None
+
+    async def end_unattended(self, caller: str, conversation_id: str) -> None:
+        """End the running turn of a conversation if its client has left and it only waits for one."""
+        record = await self._history.running_turn(caller, conversation_id)
+        if record is not None:
+            await self._left.end(record)
 
     def _check_memory(self) -> None:
         if not self._lives.has_memory():
@@ -280,20 +325,15 @@ class TurnService:
             return repeated
         if begun is None:
             return None
-        policy = request.on_disconnect or team.on_disconnect or self._policy.on_disconnect
         live = LiveTurn(
             new.id,
             conversation_id=new.conversation_id,
-            cancel_on_disconnect=policy == "cancel",
             began=new.created_at,
             memory=self._lives.memory,
         )
-        self._runner.start(
-            live,
-            team,
-            turn_of(request, new, resolved, self._approvals),
-            StoredTurnContext(request, begun, resolved),
-        )
+        turn = turn_of(request, new, resolved, self._approvals)
+        self._left.watch(live, turn, begun.turn, self._disconnect_rules(request, team))
+        self._runner.start(live, team, turn, StoredTurnContext(request, begun, resolved))
         self._remote.notify_turn_started(begun.conversation)
         self._forwarding.turn_began(new.id, begun.conversation)
         return Opened(
@@ -304,6 +344,17 @@ class TurnService:
             match=resolved.match,
             agent=new.agent,
             ignored=ignored,
+        )
+
+    def _disconnect_rules(self, request: TurnRequest, team: ServedTeam) -> DisconnectRules:
+        policy = request.on_disconnect or team.on_disconnect or self._policy.on_disconnect
+        is_immediate = request.on_disconnect == "cancel"
+        grace = 0.0 if is_immediate else self._policy.disconnect_grace
+        return DisconnectRules(
+            None if policy == "detach" else grace,
+            is_immediate=is_immediate,
+            has_key=request.idempotency_key is not None,
+            is_repeatable=request.is_repeatable,
         )
 
     async def _begin(self, new: NewTurn, resolved: ResolvedTurn) -> Begun | None:
@@ -398,6 +449,8 @@ class TurnService:
             if record.status == "running":
                 steps = self._teams.steps_of(record.model)
                 live = self._remote.follow(record, steps=steps, is_observer=is_observer)
+                if not is_observer:
+                    self._left.announce_reader(record, live)
             else:
                 live = LiveTurn(record.id, conversation_id=record.conversation_id, memory=self._lives.memory)
                 replay(record, live, is_observer=is_observer)

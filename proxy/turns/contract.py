@@ -120,6 +120,8 @@ class Turn:
     ran_effects: bool = False
     end_user: str = ""
     """The person behind the caller, as the request names it."""
+    running_effects: int = 0
+    """Number of tool calls with effects that are running."""
 
     def items_so_far(self) -> list[Item]:
         """Return the items, with the draft as the last one if there is any."""
@@ -160,6 +162,10 @@ class Sink(Protocol):
 
     def drain(self) -> Awaitable[None]:
         """Wait until the slowest reader is within the high-water mark (backpressure)."""
+        ...
+
+    def attended(self) -> Awaitable[None]:
+        """Wait while the turn must not start a model call or tool call, because its client has left."""
         ...
 
 
@@ -279,6 +285,10 @@ class Recorder:
     def drain(self) -> Awaitable[None]:
         """Wait as the sink does."""
         return self._sink.drain()
+
+    def attended(self) -> Awaitable[None]:
+        """Wait as the sink does."""
+        return self._sink.attended()
 
     def close_open_calls(self) -> None:
         """Emit ``ToolFailed`` for each call without an end."""

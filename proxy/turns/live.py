@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from proxy.errors import LogMemoryExhausted
 from proxy.events import (
@@ -132,6 +132,18 @@ class EventLogReader:
             self._wake.set_result(None)
 
 
+class Watcher(Protocol):
+    """Decides what happens to a turn whose clients have left."""
+
+    def left(self, *, can_return: bool) -> None:
+        """Handle that the last client left."""
+        ...
+
+    def returned(self) -> None:
+        """Handle that the turn has a reader again."""
+        ...
+
+
 class LiveTurn:
     """The log of one turn, its writer's task and its readers."""
 
@@ -145,12 +157,18 @@ class LiveTurn:
         began: float | None = None,
         memory: LogMemory | None = None,
     ) -> None:
-        """``began`` is the time of the first event in seconds since the epoch; by default the time of logging."""
+        """``began`` is the time of the first event in seconds since the epoch; by default the time of logging.
+
+        ``cancel_on_disconnect`` applies to turns without a ``watcher``.
+        """
         self.turn_id = turn_id
         self.conversation_id = conversation_id
         self.cancel_on_disconnect = cancel_on_disconnect
         self.stop_reason: StopReason | None = None
         self.task: asyncio.Task[None] | None = None
+        self.watcher: Watcher | None = None
+        self.is_paused = False
+        """Whether the writer starts nothing new, because no client reads."""
         self.listener: Callable[[Entry], None] | None = None
         """Called with each entry, before any reader gets it."""
         self.load: Callable[[], Awaitable[Sequence[Entry]]] | None = None
@@ -169,6 +187,7 @@ class LiveTurn:
         self._size = 0
         self._readers: set[EventLogReader] = set()
         self._room: asyncio.Future[None] | None = None
+        self._continued: asyncio.Future[None] | None = None
         self._high_water = high_water
         self._began = began
         self._memory = memory or LogMemory()
@@ -221,6 +240,22 @@ class LiveTurn:
             self._room = asyncio.get_running_loop().create_future()
             self._memory.relieve()
             await self._room
+
+    async def attended(self) -> None:
+        """Wait while the turn is paused."""
+        while self.is_paused:
+            self._continued = asyncio.get_running_loop().create_future()
+            await self._continued
+
+    def pause(self) -> None:
+        """Let ``attended`` wait until ``resume`` is called."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """End a pause."""
+        self.is_paused = False
+        if self._continued is not None and not self._continued.done():
+            self._continued.set_result(None)
 
     def _is_crowded(self) -> bool:
         # The common case: the whole log is below the mark, so no reader can be too far behind.
@@ -315,6 +350,8 @@ class LiveTurn:
         """Register a reader."""
         self._readers.add(reader)
         self.hold()
+        if self.watcher is not None and not reader.is_observer:
+            self.watcher.returned()
 
     def leave(self, reader: EventLogReader) -> None:
         """Remove a reader."""
@@ -376,17 +413,16 @@ class LiveTurn:
         if self._room is not None and not self._room.done() and not self._is_crowded():
             self._room.set_result(None)
 
-    def on_client_disconnect(self, *, grace: float = 0.0) -> None:
-        """Handle a client disconnect.
+    def on_client_disconnect(self, *, can_return: bool = True) -> None:
+        """Handle a client disconnect, if no other client reads the turn here. Observers do not count.
 
-        If ``cancel_on_disconnect`` is set and no other client reads the turn, cancel it after ``grace`` seconds.
-        Observers do not count.
+        A client whose API key is not valid any more cannot return.
         """
-        if not self.cancel_on_disconnect or self.has_readers:
+        if self.has_readers or self.is_finished:
             return
-        if grace > 0 and not self.is_finished:
-            asyncio.get_running_loop().call_later(grace, self.on_client_disconnect)
-        else:
+        if self.watcher is not None:
+            self.watcher.left(can_return=can_return)
+        elif self.cancel_on_disconnect:
             self.stop("client_left")
 
     def stop(self, reason: StopReason) -> bool:

@@ -76,6 +76,8 @@ class TurnRequest:
     body_digest: bytes | None = None
     idempotency_key: str | None = None
     is_retry: bool = False
+    is_repeatable: bool = False
+    """The client repeats requests that fail, like the official SDKs."""
     is_side: bool = False
     on_disconnect: DisconnectPolicy | None = None
     parent: str | None = None

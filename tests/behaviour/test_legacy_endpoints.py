@@ -206,8 +206,8 @@ async def test_a_turn_ends_when_its_client_leaves(served: Served, upstream: Fake
     body = json.dumps(ANNA).encode()
 
     async with Socket(served) as socket:
-        head = f"POST /chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
-        await socket.send(head.encode() + body)
+        head = "POST /chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nX-On-Disconnect: cancel\r\n"
+        await socket.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         await socket.reader.readuntil(b"One")
         (turn_id,) = served.services.turns.running_turns()
 

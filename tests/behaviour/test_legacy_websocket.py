@@ -116,7 +116,7 @@ async def test_a_failed_legacy_chat_sends_an_error(served: Served, upstream: Fak
 async def test_closing_the_socket_cancels_its_turn(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(hang())
 
-    async with connected(served, "/ws") as client:
+    async with connected(served, "/ws", headers={"X-On-Disconnect": "cancel"}) as client:
         await client.send(chat("Hi"))
         asked = await upstream.received(1)
         (turn_id,) = served.services.turns.running_turns()

@@ -163,7 +163,9 @@ async def test_the_sdk_helper_resumes_a_stream(served: Served, upstream: FakeUps
 async def test_a_client_that_leaves_stops_its_response(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hello there").hang(after=2), text("Hello"))
     client = served.client()
-    stream = await client.responses.create(model="shop", input="Hi", stream=True)
+    stream = await client.responses.create(
+        model="shop", input="Hi", stream=True, extra_headers={"X-On-Disconnect": "cancel"}
+    )
     event: Any = await anext(aiter(stream))
 
     await stream.close()

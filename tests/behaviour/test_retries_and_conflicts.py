@@ -293,7 +293,8 @@ async def test_a_client_that_leaves_stops_the_turn_and_a_retry_is_clean(
 ) -> None:
     upstream.reply(text("A long answer", chunks=4).hang(after=2), text("A long answer"))
     async with Wire(served) as wire:
-        asking = asyncio.create_task(wire.ask({"stream": stream}, x_conversation_id="chat-1"))
+        headers = {"x_conversation_id": "chat-1", "x_on_disconnect": "cancel"}
+        asking = asyncio.create_task(wire.ask({"stream": stream}, **headers))
         asked = await upstream.received(1)
         await asyncio.sleep(0.1)
         asking.cancel()

@@ -194,7 +194,7 @@ async def test_closing_a_socket_cancels_the_turns_that_it_started(
 ) -> None:
     upstream.reply(hang())
 
-    async with connected(served, "/v1/ws") as client:
+    async with connected(served, "/v1/ws", headers={"X-On-Disconnect": "cancel"}) as client:
         await client.send(start())
         asked = await upstream.received(1)
         (turn_id,) = served.services.turns.running_turns()

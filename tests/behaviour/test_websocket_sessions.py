@@ -80,7 +80,7 @@ async def test_a_client_that_takes_nothing_any_more_has_left_and_its_turn_stops(
     upstream.reply(hang())
     socket: Any = Socket()
     channel = channel_of(served, socket, stalled_client_timeout=0.05)
-    session = Session(channel, {})
+    session = Session(channel, {"x-on-disconnect": "cancel"})
     await session.serve(START)
     asked = await upstream.received(1)
     await socket.until("turn.started")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -36,9 +36,15 @@ class Client:
 
 @asynccontextmanager
 async def connected(
-    served: Served, path: str, *, key: str = "k", protocols: tuple[str, ...] = (), **headers: str
+    served: Served,
+    path: str,
+    *,
+    key: str = "k",
+    protocols: tuple[str, ...] = (),
+    headers: Mapping[str, str] = {},
+    **more: str,
 ) -> AsyncIterator[Client]:
-    given = {**({"Authorization": f"Bearer {key}"} if key else {}), **headers}
+    given = {**({"Authorization": f"Bearer {key}"} if key else {}), **headers, **more}
     async with (
         aiohttp.ClientSession() as http,
         http.ws_connect(served.url + path, headers=given, protocols=protocols) as socket,

@@ -27,6 +27,9 @@ class RememberingSink:
     def emit(self, event: Event) -> None:
         self.events.append(event)
 
+    async def attended(self) -> None:
+        pass
+
     async def drain(self) -> None:
         return None
 

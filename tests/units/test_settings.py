@@ -238,6 +238,7 @@ BAD = {
     "PROXY_USER_HEADERS": ["X User"],
     "PROXY_TASK_HEADER": ["X Task", "X-Task:"],
     "PROXY_ON_DISCONNECT": ["stop", "Cancel"],
+    "PROXY_DISCONNECT_GRACE": ["-1", "soon", "inf", "nan"],
     "PROXY_STRICT_PARAMETERS": ["maybe", "2"],
     "PROXY_AGENTS_OVER_HTTP": ["maybe", "2"],
     "PROXY_AGENT_TOOLS": ["get time", "a b,c"],
@@ -375,7 +376,7 @@ def test_the_documentation_has_the_actual_defaults_and_forms() -> None:
 def test_all_timeouts_are_in_seconds() -> None:
     of_time = [name for name in FIELDS if re.search(r"timeout|limit$|interval|grace", name)]
 
-    assert len(of_time) == 8
+    assert len(of_time) == 9
     assert all("seconds" in form_of(FIELDS[name]) for name in of_time)
 
 

@@ -94,7 +94,7 @@ async def _answer(websocket: WebSocket, channel: Channel, message: bytes, browse
     finally:
         # A server that stops closes its sockets first. Their turns still have the grace time to finish.
         if not services.turns.is_closing:
-            opened.live.on_client_disconnect()
+            opened.live.on_client_disconnect(can_return=channel.is_authorized)
 
 
 async def _send_error(channel: Channel, error: ProxyError) -> None:

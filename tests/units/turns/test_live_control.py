@@ -190,21 +190,44 @@ async def test_disconnect_cancels_only_a_turn_without_other_readers_that_may_be_
         task.cancel()
 
 
-async def test_disconnect_with_a_grace_period_cancels_after_it_unless_a_reader_returned() -> None:
-    left, resumed = LiveTurn("a", cancel_on_disconnect=True), LiveTurn("b", cancel_on_disconnect=True)
-    tasks = []
-    for live in (left, resumed):
-        live.emit(Started("a", "triage"))
-        tasks.append(await running(live))
-        live.on_client_disconnect(grace=0.01)
-    assert not await ended(tasks[0])
+class Calls:
+    """A watcher that remembers its calls."""
 
-    with resumed.reader():
-        async with asyncio.timeout(5):
-            await asyncio.wait([tasks[0]])
+    def __init__(self) -> None:
+        self.calls: list[str] = []
 
-    assert (left.stop_reason, resumed.stop_reason) == ("client_left", None)
-    tasks[1].cancel()
+    def left(self, *, can_return: bool) -> None:
+        self.calls.append("left")
+
+    def returned(self) -> None:
+        self.calls.append("returned")
+
+
+async def test_watcher_gets_the_departure_of_the_last_client_and_each_return() -> None:
+    live, watcher = LiveTurn("a"), Calls()
+    live.watcher = watcher
+
+    with live.reader(), live.reader(is_observer=True):
+        live.on_client_disconnect()
+        assert watcher.calls == ["returned"]
+    live.on_client_disconnect()
+    live.emit(Completed("triage", "stop", Usage()))
+    live.on_client_disconnect()
+
+    assert watcher.calls == ["returned", "left"]
+
+
+async def test_paused_turn_waits_until_it_is_resumed() -> None:
+    live = LiveTurn("a")
+    await live.attended()
+    live.pause()
+    waiting = asyncio.create_task(live.attended())
+    assert not await ended(waiting)
+
+    live.resume()
+
+    async with asyncio.timeout(5):
+        await waiting
 
 
 async def test_abandoned_log_is_over_without_a_closing_event() -> None:

@@ -1,0 +1,270 @@
+"""Turns whose client has left: they wait for a client that returns, at this worker or at another one, or are cancelled.
+
+A turn that waits starts neither a model call nor a tool call. A tool call that is running is not interrupted before its
+end if it has effects. A turn with an idempotency key that has run a tool with effects does not wait: it finishes.
+
+Workers tell each other through the store. It is polled only while a client has left a turn that runs here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from proxy.errors import StoreUnavailable
+from proxy.turns.contract import Turn
+from proxy.turns.live import LiveTurn, LiveTurns
+from proxy.turns.repository import Attendance, TurnRecord, TurnRepository
+from proxy.turns.request import Clock
+
+logger = logging.getLogger(__name__)
+
+SDK_RETRY_GRACE = 10.0
+"""Minimum grace in seconds after a tool with effects, for clients that retry.
+
+The official SDKs wait at most 8 seconds before a retry (openai-python, ``MAX_RETRY_DELAY``; openai-node,
+``maxRetryDelay``).
+"""
+READER_LEASE, READER_INTERVAL = 5.0, 1.0
+"""Seconds for which a reader at another worker counts, and interval at which it is stored."""
+END_TIMEOUT, END_INTERVAL = 5.0, 0.05
+"""Seconds to wait for another worker to end a turn, and polling interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class DisconnectRules:
+    """What happens when the last client of a turn leaves.
+
+    ``grace`` is the time in seconds that the turn waits for a client; None if it finishes without one. 0 with
+    ``is_immediate`` is the explicit wish of the client. ``has_key``: the request has an idempotency key.
+    ``is_repeatable``: a client with retries has sent it.
+    """
+
+    grace: float | None
+    is_immediate: bool = False
+    has_key: bool = False
+    is_repeatable: bool = False
+
+    def grace_of(self, turn: Turn) -> float:
+        """Return the time in seconds that the turn waits now."""
+        grace = self.grace or 0.0
+        if not turn.ran_effects or self.is_immediate:
+            return grace
+        return max(grace, SDK_RETRY_GRACE) if self.is_repeatable or self.has_key else grace
+
+    def finishes(self, turn: Turn) -> bool:
+        """Whether the turn finishes without a client."""
+        return self.grace is None or (self.has_key and turn.ran_effects and not self.is_immediate)
+
+
+@dataclass(eq=False, slots=True)
+class _Watch:
+    """A turn of this worker; ``live.watcher`` is this object."""
+
+    owner: LeftTurns
+    live: LiveTurn
+    turn: Turn
+    key: int
+    rules: DisconnectRules
+    waits_from: float | None = None
+    """Time of the event loop at which the last reader left; None while the turn has a reader."""
+    left_at: float | None = None
+    """The stored times, to recognise changes by other workers."""
+    cancel_at: float | None = None
+
+    def left(self, *, can_return: bool) -> None:
+        """Handle that the last client left."""
+        self.owner.on_left(self, can_return=can_return)
+
+    def returned(self) -> None:
+        """Handle that a client returned."""
+        self.owner.on_returned(self)
+
+
+@dataclass(slots=True)
+class LeftTurns:
+    """The turns of this worker whose clients left, and the readers here of turns of other workers."""
+
+    history: TurnRepository
+    lives: LiveTurns
+    clock: Clock
+    interval: float
+    """Polling interval in seconds."""
+    _left: set[_Watch] = field(default_factory=set)
+    _unwritten: set[_Watch] = field(default_factory=set)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _watching: asyncio.Task[None] | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _announced: set[int] = field(default_factory=set)
+    _is_closing: bool = False
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def watch(self, live: LiveTurn, turn: Turn, key: int, rules: DisconnectRules) -> None:
+        """Apply the rules to a turn of this worker when its clients leave."""
+        live.watcher = _Watch(self, live, turn, key, rules)
+
+    def announce_reader(self, record: TurnRecord, live: LiveTurn) -> None:
+        """Store that a client here reads a turn that runs in another worker, as long as ``live`` has a reader."""
+        if record.turn not in self._announced:
+            self._announced.add(record.turn)
+            task = asyncio.create_task(self._announce(record.turn, live), name=f"reader of {record.id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def is_unattended(self, record: TurnRecord) -> bool:
+        """Whether a running turn has no readers at any worker, and is cancelled if none returns."""
+        live = self.lives.get(record.id)
+        if live is None or live.task is None:
+            return record.is_unattended(self.clock())
+        is_read_elsewhere = record.reader_until is not None and record.reader_until >= self.clock()
+        return self._is_left(live) and not live.has_readers and not is_read_elsewhere
+
+    def ran_effects(self, record: TurnRecord) -> bool:
+        """Whether a running turn has started a tool with effects."""
+        live = self.lives.get(record.id)
+        watch = live.watcher if live is not None else None
+        return record.ran_effects or (isinstance(watch, _Watch) and watch.turn.ran_effects)
+
+    async def end(self, record: TurnRecord) -> bool:
+        """End a running turn if it is unattended, and wait for its end; return whether it has ended."""
+        if not self.is_unattended(record):
+            return False
+        live = self.lives.get(record.id)
+        if live is None or live.task is None:
+            now = self.clock()
+            return await self.history.end_unattended(record.turn, now=now) and await self._has_ended(
+                record.turn
+            )
+        live.stop("client_left")
+        await asyncio.wait([live.task])
+        return True
+
+    async def close(self) -> None:
+        """Cancel the turns that wait, and stop. Turns whose clients leave later are cancelled immediately."""
+        self._is_closing = True
+        for watch in self._left:
+            if not watch.rules.finishes(watch.turn):
+                watch.live.stop("client_left")
+        tasks = [*self._tasks, *([self._watching] if self._watching is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- callbacks of turns ---
+
+    def on_left(self, watch: _Watch, *, can_return: bool) -> None:
+        """Start to wait for a client."""
+        if self._is_closing or not can_return:
+            if not watch.rules.finishes(watch.turn):
+                watch.live.stop("client_left")
+            return
+        now = self.clock()
+        watch.waits_from = asyncio.get_running_loop().time()
+        watch.left_at = now
+        watch.cancel_at = None if watch.rules.grace is None else now + watch.rules.grace_of(watch.turn)
+        if not watch.rules.finishes(watch.turn):
+            watch.live.pause()
+        self._left.add(watch)
+        self._write(watch)
+
+    def on_returned(self, watch: _Watch) -> None:
+        """Continue, because a client reads the turn again."""
+        watch.live.resume()
+        if watch.left_at is not None:
+            watch.waits_from = watch.left_at = watch.cancel_at = None
+            self._left.discard(watch)
+            self._write(watch)
+
+    def _is_left(self, live: LiveTurn) -> bool:
+        watch = live.watcher
+        return isinstance(watch, _Watch) and watch.waits_from is not None and watch.rules.grace is not None
+
+    # --- watching ---
+
+    def _write(self, watch: _Watch) -> None:
+        self._unwritten.add(watch)
+        self._wake.set()
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch_left(), name="turns without clients")
+
+    async def _watch_left(self) -> None:
+        while self._left or self._unwritten:
+            self._wake.clear()
+            try:
+                await self._check()
+            except Exception:
+                # Without this task, turns would wait for ever.
+                logger.exception("failed to check turns without clients")
+            if self._left and not self._wake.is_set():
+                asyncio.get_running_loop().call_later(self.interval, self._wake.set)
+                await self._wake.wait()
+
+    async def _check(self) -> None:
+        attendance: Mapping[int, Attendance] | None = None
+        try:
+            while self._unwritten:
+                watch = self._unwritten.pop()
+                await self.history.leave(watch.key, left_at=watch.left_at, cancel_at=watch.cancel_at)
+            keys = [watch.key for watch in self._left]
+            attendance = await self.history.attendance(keys) if keys else {}
+        except StoreUnavailable:
+            logger.warning("failed to store that clients left turns")
+        for watch in list(self._left):
+            found = attendance.get(watch.key) if attendance is not None else None
+            if watch.live.is_finished or not self._waits(watch, found):
+                self._left.discard(watch)
+
+    def _waits(self, watch: _Watch, attendance: Attendance | None) -> bool:
+        """Apply the rules to a turn without local readers; return whether it still waits."""
+        live, rules, turn = watch.live, watch.rules, watch.turn
+        now = asyncio.get_running_loop().time()
+        if rules.grace is None or watch.waits_from is None:
+            return False
+        if attendance is not None:
+            if attendance.reader_until is not None and attendance.reader_until >= self.clock():
+                watch.waits_from = now
+                live.resume()
+                return True
+            if attendance.is_cancel_requested:
+                live.stop("requested")
+                return False
+            # A time that was being written while the client left again is not a request.
+            if watch not in self._unwritten and attendance.cancel_at not in (None, watch.cancel_at):
+                live.stop("client_left")
+                return False
+        if rules.finishes(turn):
+            live.resume()
+            return True
+        if now >= watch.waits_from + rules.grace_of(turn) and (
+            rules.is_immediate or not turn.running_effects
+        ):
+            live.stop("client_left")
+            return False
+        live.pause()
+        return True
+
+    # --- other workers ---
+
+    async def _announce(self, turn: int, live: LiveTurn) -> None:
+        try:
+            while not live.is_over:
+                try:
+                    await self.history.announce_reader(turn, until=self.clock() + READER_LEASE)
+                except StoreUnavailable:
+                    logger.warning("failed to store the reader of a turn")
+                await asyncio.sleep(READER_INTERVAL)
+                if not live.has_readers:
+                    return
+        finally:
+            self._announced.discard(turn)
+
+    async def _has_ended(self, turn: int) -> bool:
+        for _ in range(round(END_TIMEOUT / END_INTERVAL)):
+            if not await self.history.attendance([turn]):
+                return True
+            await asyncio.sleep(END_INTERVAL)
+        return False
