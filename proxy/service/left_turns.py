@@ -3,7 +3,7 @@
 A turn that waits starts neither a model call nor a tool call. A tool call that is running is not interrupted before its
 end if it has effects. A turn with an idempotency key that has run a tool with effects does not wait: it finishes.
 
-Workers tell each other through the store. It is polled only while a client has left a turn that runs here.
+Workers inform each other through the store. It is polled only while a client has left a turn that runs here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DisconnectRules:
     """What happens when the last client of a turn leaves.
 
     ``grace`` is the time in seconds that the turn waits for a client; None if it finishes without one. 0 with
-    ``is_immediate`` is the explicit wish of the client. ``has_key``: the request has an idempotency key.
+    ``is_immediate`` is the explicit request of the client. ``has_key``: the request has an idempotency key.
     ``is_repeatable``: a client with retries has sent it.
     """
 
