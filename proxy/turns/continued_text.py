@@ -42,3 +42,7 @@ class ContinuedText:
     def drain(self) -> Awaitable[None]:
         """Wait as the sink does."""
         return self._sink.drain()
+
+    def attended(self) -> Awaitable[None]:
+        """Wait as the sink does."""
+        return self._sink.attended()
