@@ -23,10 +23,11 @@ from proxy.routes.request_headers import (
     named_conversation,
     on_disconnect,
     parent_id,
+    wants_event_ids,
     wants_status,
     with_pseudonyms,
 )
-from proxy.routes.streaming import Connection
+from proxy.routes.streaming import SSE, SSE_WITH_IDS, Connection
 from proxy.routes.turn_response import encoder_options, write_turn
 from proxy.routes.turns import last_seen
 from proxy.settings import Settings
@@ -60,16 +61,19 @@ class ChatCompletions:
         # It is as large as the history, and the answer may take minutes.
         del body
         scope["state"]["facts"].update(model=request.model[:100], stream=request.stream)
+        has_ids = wants_event_ids(headers, scope["query_string"])
         opened = await services.turns.open(turn_request)
         options = encoder_options(opened, options, decode_options)
-        encoder = ChunkEncoder(options) if request.stream else CompletionBuilder(options)
-        await write_turn(services, opened, connection, encoder, ignored=request.ignored)
+        encoder = ChunkEncoder(options, has_ids=has_ids) if request.stream else CompletionBuilder(options)
+        framing = SSE_WITH_IDS if has_ids else SSE
+        await write_turn(services, opened, connection, encoder, ignored=request.ignored, framing=framing)
 
 
 class ResumedStream:
     """``GET /v1/chat/completions/{id}/stream``: the rest of a stream, live or finished.
 
-    ``Last-Event-ID`` (or ``?starting_after=``) names the last frame that the client saw; without, all of it comes.
+    ``Last-Event-ID`` (or ``?starting_after=``) names the last frame that the client saw; without, all of it comes. The
+    frames have ids.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,8 +86,8 @@ class ResumedStream:
             end_user=first_of(headers, services.settings.user_headers),
         )
         connection = Connection(scope, receive, send)
-        encoder = ChunkEncoder(encoder_options(opened, None, decode_options), after=after)
-        await write_turn(services, opened, connection, encoder, is_resumed=True)
+        encoder = ChunkEncoder(encoder_options(opened, None, decode_options), after=after, has_ids=True)
+        await write_turn(services, opened, connection, encoder, is_resumed=True, framing=SSE_WITH_IDS)
 
 
 def chat_decoder(settings: Settings) -> Callable[[bytes], ChatRequest]:

@@ -100,7 +100,7 @@ class FeedStream:
     async def _keep_alive(self) -> None:
         self._check()
         if self._watch.is_quiet():
-            await self._watch.send(self._send, sse.PING)
+            await self._watch.send(self._send, sse.PING_BETWEEN_IDS)
 
     def _check(self) -> None:
         # Before each wait: a disconnect that was noticed earlier wakes no later wait.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 import msgspec
+from starlette.datastructures import QueryParams
 
 from proxy.auth import pseudonym
 from proxy.errors import InvalidRequest
@@ -106,6 +107,26 @@ def events_mode(headers: dict[str, str]) -> EventsMode | None:
                 "Invalid 'X-Handoff-Events': expected 'none', 'extension', 'reasoning' or 'all'.",
                 param="X-Handoff-Events",
                 code="invalid_value",
+            )
+
+
+def wants_event_ids(headers: dict[str, str], query: bytes) -> bool:
+    """Whether the frames of a stream have ids: ``X-Event-Ids: true``, or ``event_ids=true`` in the query.
+
+    Raises:
+        InvalidRequest: The header or the parameter has another value.
+    """
+    header = headers.get("x-event-ids", "").strip()
+    value = header or (QueryParams(query).get("event_ids", "") if query else "")
+    match value.lower():
+        case "true" | "1":
+            return True
+        case "" | "false" | "0":
+            return False
+        case _:
+            name = "X-Event-Ids" if header else "event_ids"
+            raise InvalidRequest(
+                f"Invalid '{name}': expected 'true' or 'false'.", param=name, code="invalid_value"
             )
 
 

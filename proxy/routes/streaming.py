@@ -50,6 +50,7 @@ _PART_BYTES = 256 * 1024
 IGNORED_HEADER = b"x-ignored-parameters"
 
 SSE = Framing(STREAM_HEADERS, sse.PING)
+SSE_WITH_IDS = Framing(STREAM_HEADERS, sse.PING_BETWEEN_IDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -386,6 +386,7 @@ export class Chat {
           "X-Parent-Id": parent,
           "X-On-Disconnect": "detach",
           "X-Handoff-Events": "all",
+          "X-Event-Ids": "true",
           "Idempotency-Key": idempotencyKey,
         },
       });

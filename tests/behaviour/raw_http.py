@@ -60,6 +60,8 @@ def payloads(body: str) -> list[Any]:
     found: list[Any] = []
     for frame in body.removesuffix("\n\n").split("\n\n"):
         lines = [line for line in frame.split("\n") if not line.startswith((":", "id: "))]
+        if not lines:
+            continue  # a comment
         assert len(lines) == 1, frame
         data = lines[0].removeprefix("data: ")
         found.append(data if data == "[DONE]" else json.loads(data))

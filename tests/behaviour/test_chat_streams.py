@@ -53,7 +53,7 @@ async def test_text_comes_as_role_pieces_finish_and_done(served: Served, upstrea
     async with Wire(served) as wire:
         response = await wire.ask(stream=True)
 
-    first = json.loads(response.text.split("\n")[1].removeprefix("data: "))
+    first = json.loads(response.text.split("\n")[0].removeprefix("data: "))
     about = {name: first[name] for name in ("id", "object", "created", "model", "system_fingerprint")}
     assert about["object"] == "chat.completion.chunk"
     assert (about["model"], type(about["created"])) == ("shop", int)
@@ -75,7 +75,7 @@ async def test_text_comes_as_role_pieces_finish_and_done(served: Served, upstrea
         "[DONE]",
     ]
     for frame in response.text.removesuffix("\n\n").split("\n\n"):
-        assert re.fullmatch(r"(id: \d+(\.\d+)?\n)?data: [^\n]+", frame)
+        assert re.fullmatch(r"data: [^\n]+", frame)
     assert response.text.endswith("\n\ndata: [DONE]\n\n")
 
 
@@ -353,21 +353,80 @@ async def test_the_sdks_connection_is_used_again(served: Served, upstream: FakeU
     assert len(pool.connections) == 1
 
 
-async def test_a_quiet_stream_gets_comments_of_one_line(tmp_path: Path, upstream: FakeUpstream) -> None:
+@pytest.mark.parametrize(
+    ("headers", "comment"),
+    [({}, ": ping\n\n"), ({"X-Event-Ids": "true"}, ": ping\n")],
+    ids=["without ids", "with ids"],
+)
+async def test_a_quiet_stream_gets_comments(
+    tmp_path: Path, upstream: FakeUpstream, headers: dict[str, str], comment: str
+) -> None:
     go = asyncio.Event()
     upstream.reply(text("Hello", chunks=["He", go, "llo"]))
     body = ""
     async with serve(tmp_path, upstream.base_url, keep_alive_interval=0.02) as served, Wire(served) as wire:
         asked = {"model": "shop", "messages": HELLO, "stream": True}
-        async with wire.http.stream("POST", "/chat/completions", json=asked) as response:
+        async with wire.http.stream("POST", "/chat/completions", json=asked, headers=headers) as response:
             async for piece in response.aiter_text():
                 body += piece
-                if body.endswith(": ping\n"):
+                if body.endswith(comment):
                     go.set()
 
-    assert ": ping\nid: " in body
-    assert ": ping\n\n" not in body
+    assert f"{comment}{'id: ' if headers else 'data: '}" in body
+    assert (": ping\n\n" in body) is not bool(headers)
     assert deltas(payloads(body)) == [ROLE, {"content": "He"}, {"content": "llo"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "has_ids"),
+    [
+        ({}, "", False),
+        ({"X-Event-Ids": "true"}, "", True),
+        ({}, "?event_ids=true", True),
+        ({"X-Event-Ids": "false"}, "?event_ids=true", False),
+    ],
+)
+async def test_frames_have_ids_if_the_client_asks_for_them(
+    served: Served, upstream: FakeUpstream, headers: dict[str, str], query: str, has_ids: bool
+) -> None:
+    upstream.reply(text("Hello"))
+    async with Wire(served) as wire:
+        body = {"model": "shop", "messages": HELLO, "stream": True}
+        response = await wire.http.post(f"/chat/completions{query}", json=body, headers=headers)
+
+    pattern = r"id: \d+(\.\d+)?\ndata: [^\n]+" if has_ids else r"data: [^\n]+"
+    *rest, last = response.text.removesuffix("\n\n").split("\n\n")
+    assert last == "data: [DONE]"
+    assert all(re.fullmatch(pattern, frame) for frame in rest)
+
+
+async def test_another_value_for_ids_is_rejected(served: Served, upstream: FakeUpstream) -> None:
+    async with Wire(served) as wire:
+        body = {"model": "shop", "messages": HELLO, "stream": True}
+        response = await wire.http.post("/chat/completions?event_ids=maybe", json=body)
+
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "event_ids")
+
+
+async def test_a_reader_that_takes_everything_for_data_gets_the_whole_answer(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    # Dify splits a stream at blank lines, ignores parts that begin with a colon, and reads the others as JSON.
+    go = asyncio.Event()
+    upstream.reply(text("Hello", chunks=["He", go, "llo"]))
+    answer, rest = "", ""
+    async with serve(tmp_path, upstream.base_url, keep_alive_interval=0.02) as served, Wire(served) as wire:
+        asked = {"model": "shop", "messages": HELLO, "stream": True}
+        async with wire.http.stream("POST", "/chat/completions", json=asked) as response:
+            async for piece in response.aiter_text():
+                *parts, rest = (rest + piece).split("\n\n")
+                for part in parts:
+                    if part.startswith(":"):
+                        go.set()
+                    elif (data := part.removeprefix("data:").strip()) != "[DONE]":
+                        answer += json.loads(data)["choices"][0]["delta"].get("content") or ""
+
+    assert (answer, rest) == ("Hello", "")
 
 
 async def test_the_sdks_accumulator_makes_the_plain_answer_of_a_stream(

@@ -25,7 +25,9 @@ class Wire:
 
     def __init__(self, served: Served, key: str = "test-key") -> None:
         self.http = httpx2.AsyncClient(
-            base_url=served.base_url, headers={"Authorization": f"Bearer {key}"}, timeout=20
+            base_url=served.base_url,
+            headers={"Authorization": f"Bearer {key}", "X-Event-Ids": "true"},
+            timeout=20,
         )
 
     async def __aenter__(self) -> Wire:

@@ -23,7 +23,7 @@ def entries(events: Iterable[Event]) -> list[Entry]:
 
 
 def stream(*events: Event, options: AnswerOptions = PLAIN, after: sse.Position = sse.START) -> bytes:
-    encoder = ChunkEncoder(options, after=after)
+    encoder = ChunkEncoder(options, after=after, has_ids=True)
     return b"".join(encoder.encode(entry) for entry in entries(events))
 
 

@@ -37,7 +37,7 @@ LINE_HEADERS: Headers = [
 ]
 # Without keep-alive frames: clients that decode every line as JSON fail at an empty one.
 LINES = Framing(LINE_HEADERS, b"", separator=b"\n")
-EVENTS = Framing(STREAM_HEADERS, sse.PING, separator=b"\n\n", starts_immediately=True)
+EVENTS = Framing(STREAM_HEADERS, sse.PING_BETWEEN_IDS, separator=b"\n\n", starts_immediately=True)
 write_legacy_turn = partial(write_turn, to_problem=error_response_with_detail)
 
 

@@ -53,11 +53,15 @@ class ChunkEncoder:
     """Encodes the entries of a turn as SSE frames for one reader.
 
     It needs every entry from the first. For a reader that reconnects, frames up to the position ``after`` are counted
-    but not returned. The frames of the closing event are the last ones.
+    but not returned. The frames of the closing event are the last ones. With ``has_ids``, frames have ids, except the
+    last one, ``[DONE]``.
     """
 
-    def __init__(self, options: AnswerOptions, *, after: sse.Position = sse.START) -> None:
+    def __init__(
+        self, options: AnswerOptions, *, after: sse.Position = sse.START, has_ids: bool = False
+    ) -> None:
         self._options = options
+        self._has_ids = has_ids
         self._after = after
         self._joints = TextJoiner()
         self._extension = extension_encoder(options)
@@ -93,10 +97,12 @@ class ChunkEncoder:
             text = encode(self._joints.join(event.text))
             if not text.isascii():
                 text = sse.one_line(text)
+            if not self._has_ids:
+                return b"data: %b%b%b" % (self._text_head, text, self._text_tail)
             return b"id: %d\ndata: %b%b%b" % (entry.position, self._text_head, text, self._text_tail)
         frames = self._frames(event)
         written = [
-            sse.frame(data, entry.position, part)
+            sse.frame(data, entry.position, part) if self._has_ids else sse.data_frame(data)
             for part, data in enumerate(frames)
             if (entry.position, part) > self._after
         ]

@@ -1,6 +1,7 @@
 """Server-sent events (HTML Standard, 9.2): framing and event ids.
 
-The id of a frame is the position of its turn event; further frames of the same event have the ids ``position.1``,
+Frames of chat completions have ids only if the client asks for them: some clients read every line as JSON. The id of a
+frame is the position of its turn event; further frames of the same event have the ids ``position.1``,
 ``position.2`` and so on, so that a client that received only some of them resumes after the last one.
 """
 
@@ -11,9 +12,12 @@ from collections.abc import Iterator
 
 from proxy.errors import InvalidRequest
 
-# Comment line (HTML Standard, 9.2.6) without a blank line: openai-python keeps the last event id, so a blank line would
-# dispatch an event with empty data, which is not JSON (openai/_streaming.py, ``SSEDecoder.decode``).
-PING = b": ping\n"
+# Comments (HTML Standard, 9.2.6). The blank line is for readers that split a stream at blank lines and ignore or reject
+# parts that do not begin with "data:", such as Dify's: without it they would lose the next frame.
+PING = b": ping\n\n"
+# Between frames with ids there is no blank line: openai-python keeps the last event id, so a blank line would dispatch
+# an event with empty data, which is not JSON (openai/_streaming.py, ``SSEDecoder.decode``).
+PING_BETWEEN_IDS = b": ping\n"
 DONE = b"data: [DONE]\n\n"
 
 Position = tuple[int, int]
@@ -43,6 +47,11 @@ def pieces(text: str, size: int = 4000) -> Iterator[str]:
     """Yield a text in pieces, for clients that take each read for whole frames: a long frame arrives in several."""
     for start in range(0, len(text), size):
         yield text[start : start + size]
+
+
+def data_frame(data: bytes) -> bytes:
+    """Return one event without an id; ``data`` is JSON text."""
+    return b"data: %b\n\n" % (data if data.isascii() else one_line(data))
 
 
 def frame(data: bytes, position: int, part: int = 0) -> bytes:

@@ -562,10 +562,11 @@ def test_readers_that_split_at_any_line_end_see_whole_frames(events: list[Event]
     assert lines == [text for _, text in frames(stream(*events))]
 
 
-def test_keep_alives_between_frames_are_ignored_by_the_sdk() -> None:
-    encoder = ChunkEncoder(WITH_USAGE)
+@pytest.mark.parametrize(("has_ids", "ping"), [(False, sse.PING), (True, sse.PING_BETWEEN_IDS)])
+def test_keep_alives_between_frames_are_ignored_by_the_sdk(has_ids: bool, ping: bytes) -> None:
+    encoder = ChunkEncoder(WITH_USAGE, has_ids=has_ids)
     events: list[Event] = [STARTED, TextDelta("Hel"), TextDelta("lo"), DONE]
-    data = sse.PING * 2 + sse.PING.join(encoder.encode(entry) for entry in entries(events))
+    data = ping * 2 + ping.join(encoder.encode(entry) for entry in entries(events))
 
     assert read(data).choices[0].message.content == "Hello"
 

@@ -347,6 +347,7 @@ def test_the_status_line_has_activity_and_end() -> None:
             ("look_up answered", True),
             ("sales uses order", False),
             ("order failed", True),
+            ("sales", True),
         ]
     ]
 

@@ -12,7 +12,8 @@ ESCAPED = '"a\\u2028b\\u2029c\\u0085d\\u2028é"'.encode()
 
 
 def test_comment_and_end_have_the_bytes_that_sdks_read() -> None:
-    assert (sse.PING, sse.DONE, sse.START) == (b": ping\n", b"data: [DONE]\n\n", (0, 0))
+    assert (sse.PING, sse.PING_BETWEEN_IDS) == (b": ping\n\n", b": ping\n")
+    assert (sse.DONE, sse.START) == (b"data: [DONE]\n\n", (0, 0))
 
 
 def test_a_frame_has_its_position_as_id() -> None:
