@@ -23,6 +23,7 @@ from proxy.routes import (
     agents,
     approvals,
     connection_checks,
+    context_sizes,
     conversations,
     error_handlers,
     health,
@@ -197,6 +198,7 @@ def _add_routes(app: Application, *, has_metrics: bool) -> None:
         Route("/v1/responses/{response_id}", PlainEndpoint(StoredResponse()), methods=["GET"]),
     ]
     for resource in (
+        context_sizes,
         responses,
         stored_completions,
         conversations,

@@ -15,6 +15,7 @@ from proxy.agents.registry import SIDE, Registry
 from proxy.agents.team import AgentTeam
 from proxy.errors import ModelNotFound
 from proxy.messages import EventsMode
+from proxy.providers.context_windows import configured_window
 from proxy.providers.passthrough_models import ListedModel
 from proxy.routes.dependencies import FileAgent, FileTeam, ListedTeam, ModelFacts
 from proxy.teamfiles.definitions import (
@@ -142,7 +143,7 @@ class TeamCatalog:
 
     def _exposed(self, name: str) -> ModelFacts:
         model = self._models[name]
-        length = None if isinstance(model, DemoModel) else model.context_length
+        length = configured_window(model).tokens
         return ModelFacts(id=name, created=self._created, owned_by=OWNER, name=name, context_length=length)
 
     def _passed(self, model: ListedModel) -> ModelFacts:
@@ -202,10 +203,10 @@ def _configuration(model: ModelDefinition) -> Any:
 
 
 def _shortest(agents: Iterable[AgentDefinition], models: Mapping[str, ModelDefinition]) -> int | None:
-    """Return the smallest context length of the models of the agents; None if one is unknown."""
+    """Return the smallest context window of the models of the agents; None if one is unknown."""
     used = [
         models[name] for agent in agents if agent.member is None for name in (agent.model, *agent.fallbacks)
     ]
-    lengths = [None if isinstance(model, DemoModel) else model.context_length for model in used]
+    lengths = [configured_window(model).tokens for model in used]
     known = [length for length in lengths if length is not None]
     return min(known) if known and len(known) == len(lengths) else None

@@ -272,13 +272,30 @@ class UpstreamBadRequest(UpstreamFailed):
 
 
 class ContextLengthExceeded(UpstreamFailed):
-    """The input exceeds the context window of the model."""
+    """The input exceeds the context window of the model.
+
+    ``window`` and ``tokens`` are the limit and the size of the input, if the provider states them. ``is_fallback``: the
+    window is that of another model than the agent's first one.
+    """
 
     code = "context_length_exceeded"
     # OpenAI's message.
     default_message = (
         "Your input exceeds the context window of this model. Please adjust your input and try again."
     )
+
+    def __init__(
+        self,
+        label: str = "context_length",
+        *,
+        message: str | None = None,
+        window: int | None = None,
+        tokens: int | None = None,
+    ) -> None:
+        super().__init__(label, message=message)
+        self.window = window
+        self.tokens = tokens
+        self.is_fallback = False
 
 
 class ContentFiltered(UpstreamFailed):

@@ -2,8 +2,9 @@
 
 Their order is
 
-    Started (ParametersIgnored | ModelCalled | ReasoningDelta | TextDelta | RefusalDelta | ToolStarted | ToolCompleted
-             | ToolFailed | Handoff | ClientToolCall | ClientToolArguments | ApprovalRequested | ApprovalDecided)*
+    Started (ParametersIgnored | ContextCompacted | ModelCalled | ReasoningDelta | TextDelta | RefusalDelta
+             | ToolStarted | ToolCompleted | ToolFailed | Handoff | ClientToolCall | ClientToolArguments
+             | ApprovalRequested | ApprovalDecided)*
     (Completed | Failed | Cancelled)
 
 ``turns`` ensures this order, and that every ToolStarted has exactly one ToolCompleted or ToolFailed before the closing
@@ -151,6 +152,34 @@ class ModelCalled(Struct, frozen=True, tag="model_called", omit_defaults=True):
     cost: float | None = None
 
 
+CompactionMethod = Literal["shortened", "summarised", "dropped"]
+"""Old tool results were shortened, the oldest messages replaced by a summary, or left out for this turn."""
+
+
+class ContextCompacted(Struct, frozen=True, tag="context_compacted", omit_defaults=True):
+    """The context of ``agent`` was shortened before a model call; the numbers of tokens are estimates."""
+
+    agent: str
+    method: CompactionMethod
+    tokens_before: int
+    tokens_after: int
+    seconds: float = 0.0
+    calls: tuple[ModelCalled, ...] = ()
+    """The model calls that wrote the summary."""
+    summary: str = ""
+
+
+def model_calls(event: Event) -> tuple[ModelCalled, ...]:
+    """Return the model calls that an event reports."""
+    match event:
+        case ModelCalled():
+            return (event,)
+        case ContextCompacted():
+            return event.calls
+        case _:
+            return ()
+
+
 class Completed(Struct, frozen=True, tag="completed"):
     """The turn is completed and stored; ``agent`` is the active agent."""
 
@@ -207,6 +236,7 @@ Event = (
     | ApprovalDecided
     | ParametersIgnored
     | ModelCalled
+    | ContextCompacted
     | Completed
     | Failed
     | Cancelled

@@ -122,6 +122,7 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
             limiter=limiter,
             metrics=metrics,
             background=background,
+            record_usage=usage_recorder.record_passthrough,
         )
         if messages.task is not None:
             background.watch(messages.task)

@@ -220,11 +220,26 @@ def is_within_limit(state: ProviderState) -> bool:
     return len(msgspec.json.encode(state)) <= MAX_STATE_BYTES
 
 
+class Compaction(Struct, frozen=True, omit_defaults=True):
+    """Marks an item that changes how agents see the items before it; its message is the summary.
+
+    Items are counted in groups, backwards from the item: a user message is one group, and so is an assistant message
+    with the results of its calls. If items are deleted later, a group count never separates a call from its result.
+    """
+
+    kept: int | None = None
+    """Number of groups before the item that follow the summary. None if there is no summary."""
+    whole: int = 0
+    """Number of groups before the item whose tool results are complete. Results before them are shortened."""
+    shortened_to: int = 1000
+    """Characters of each shortened tool result."""
+
+
 class Item(Struct, frozen=True, omit_defaults=True):
     """A message as stored in a conversation.
 
     ``agent`` is the author; None for messages of the client. ``visible`` items were sent by or to the client; hidden
-    items (handoffs, server tool calls and their results) are visible to agents only.
+    items (handoffs, server tool calls and their results, summaries) are visible to agents only.
     """
 
     message: Message
@@ -232,6 +247,9 @@ class Item(Struct, frozen=True, omit_defaults=True):
     visible: bool = True
     state: ProviderState | None = None
     """Of the provider, for an assistant message."""
+    compaction: Compaction | None = None
+    tokens: int | None = None
+    """Size of the context after this assistant message, as its provider reported it: prompt and completion."""
 
 
 class ForeignItem(Struct, frozen=True):
@@ -356,6 +374,10 @@ class Parameters(Struct, frozen=True, omit_defaults=True):
     prediction: dict[str, Any] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+
+
+ContextMode = Literal["auto", "disabled"]
+"""``auto`` shortens the context of a request that is too long; ``disabled`` makes such a request fail."""
 
 
 encode_item = msgspec.json.Encoder().encode

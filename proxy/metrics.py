@@ -12,7 +12,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from proxy.events import Cancelled, Completed, Entry, Failed, ModelCalled, ToolCompleted, ToolFailed
+from proxy.events import (
+    Cancelled,
+    Completed,
+    ContextCompacted,
+    Entry,
+    Failed,
+    ModelCalled,
+    ToolCompleted,
+    ToolFailed,
+)
 from proxy.messages import Usage
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -59,6 +68,12 @@ class Metrics:
         self._tokens = Counter("tokens_total", "Tokens of models.", ["model", "kind"], registry=registry)
         self._tool_calls = Counter(
             "tool_calls_total", "Calls of tools of the server.", ["tool", "outcome"], registry=registry
+        )
+        self._compactions = Counter(
+            "context_compactions_total",
+            "Contexts that were shortened.",
+            ["team", "method"],
+            registry=registry,
         )
         # Of workers that live: the supervisor removes the files of those that ended.
         self._running = Gauge(
@@ -123,6 +138,10 @@ class Metrics:
             match entry.event:
                 case ModelCalled(model=model, usage=usage):
                     self.model_called(model, usage)
+                case ContextCompacted(method=method, calls=calls):
+                    self._compactions.labels(team, method).inc()
+                    for call in calls:
+                        self.model_called(call.model, call.usage)
                 case ToolCompleted(name=name):
                     self._tool_calls.labels(self._tool(name), "ok").inc()
                 case ToolFailed(name=name):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from proxy.errors import StoreUnavailable
-from proxy.events import Entry, ModelCalled
+from proxy.events import Entry, model_calls
 from proxy.limits import Limiter, RateLimits
 from proxy.messages import Usage
 
@@ -35,8 +35,7 @@ class UsageRecorder:
             self._metrics.turn_ended(team, entries)
         limits = self._limits_of(caller)
         if limits.tokens is not None:
-            calls = (entry.event for entry in entries)
-            used = (call.usage for call in calls if isinstance(call, ModelCalled) and call.usage is not None)
+            used = (call.usage for entry in entries for call in model_calls(entry.event) if call.usage)
             self._record_tokens(caller, limits, sum(usage.prompt + usage.completion for usage in used))
 
     def record_passthrough(self, caller: str, model: str, usage: Usage | None) -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.agents.model_reply import ModelReply, call_model, visible_client_tools
+from proxy.agents.compaction.context_view import cut_of, view_of
+from proxy.agents.model_reply import ModelReply, call_model, call_size, visible_client_tools
 from proxy.agents.prompt import assistant_message
 from proxy.agents.spans import record_handoff
 from proxy.agents.tool_calls import WAITING, ServerCalls, append_tool_result, unknown_tool
@@ -117,6 +118,18 @@ class AgentLoop:
         is_cut = reply.finish_reason in ("length", "content_filter")
         return AgentAnswered(reply.finish_reason if is_cut else "stop")
 
+    def input_tokens(self, state: TurnState) -> int:
+        """Return the estimated size of the next model call."""
+        assert state.compactor is not None
+        turn = state.turn
+        shown = self.client_tools(turn.client_tools, state.max_client_tools)
+        size = call_size(
+            self.agent, turn, self._own_tools(state), shown if turn.tool_choice != "none" else ()
+        )
+        items = [*turn.context, *turn.items]
+        cut = cut_of(items)
+        return state.compactor.estimate(self.agent, items, cut, view_of(turn.context, turn.items, cut), size)
+
     def _own_tools(self, state: TurnState) -> list[FunctionTool]:
         specs = self._server_calls.specs
         tools = [specs[name] for name, tool in self.agent.tools.items() if is_offered(tool)]
@@ -160,7 +173,9 @@ class AgentLoop:
         # The state of discarded calls belongs to a message that does not exist.
         provider_state = reply.provider_state if calls or not reply.calls else None
         state.turn.items.append(
-            Item(message, agent=self.agent.name, visible=is_visible, state=provider_state)
+            Item(
+                message, agent=self.agent.name, visible=is_visible, state=provider_state, tokens=reply.tokens
+            )
         )
         state.turn.draft.clear()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from proxy.agents.compaction.context_view import ContextView
 from proxy.agents.prompt import closed
 from proxy.agents.turn_state import Agent
 from proxy.messages import (
@@ -75,10 +76,12 @@ class CacheablePrompt:
         instructions = "\n\n".join([_PREAMBLE.format(entry=entry), *sections])
         return cls(entry, agents, instructions, list(specs.values()))
 
-    def layout(self, active: Agent, turn: Turn, client_tools: Sequence[FunctionTool]) -> CacheableLayout:
+    def layout(
+        self, active: Agent, turn: Turn, view: ContextView, client_tools: Sequence[FunctionTool]
+    ) -> CacheableLayout:
         """Return messages and tools for a call of the active agent's model.
 
-        ``client_tools`` are those that any agent sees.
+        ``view`` are the items that the model sees, ``client_tools`` those that any agent sees.
         """
         of_server = {
             name: tool.spec
@@ -87,14 +90,14 @@ class CacheablePrompt:
             if is_offered(tool)
         }
         tools = (*of_server.values(), *self.delegates, *client_tools)
-        return CacheableLayout(self._messages(active.name, turn), tools)
+        return CacheableLayout(self._messages(active.name, turn, view), tools)
 
-    def _messages(self, active: str, turn: Turn) -> list[Message]:
-        newest = max((at for at, i in enumerate(turn.context) if type(i.message) is UserMessage), default=0)
+    def _messages(self, active: str, turn: Turn, view: ContextView) -> list[Message]:
+        newest = max((at for at, i in enumerate(view.earlier) if type(i.message) is UserMessage), default=0)
         chain: list[Message] = [SystemMessage(content=self.instructions)]
         agent = self.entry
         before: Message | None = None
-        for place, item in enumerate((*turn.context, *turn.items)):
+        for place, item in enumerate(view.items):
             if place == newest:
                 chain.extend(_of_client(turn.overlay, turn.context))
             if item.agent is not None and item.agent != agent and item.agent in self.agents:

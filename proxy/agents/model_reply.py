@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from proxy.agents.compaction.compactor import CallSize, exceeded, reported_size
+from proxy.agents.compaction.context_view import ContextView
+from proxy.agents.compaction.size import message_tokens, text_tokens, tools_tokens
 from proxy.agents.prompt import messages_for, provider_states, text_states
 from proxy.agents.spans import model_span, record_reply, record_request
 from proxy.agents.turn_state import Agent, Call, CallKind, TurnState, new_call_id
+from proxy.errors import ContextLengthExceeded
 from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
@@ -45,6 +49,8 @@ class ModelReply:
     calls: list[Call] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
     provider_state: ProviderState | None = None
+    tokens: int | None = None
+    """Size of the context after the reply, if it is known and not small."""
 
 
 def visible_client_tools(
@@ -65,7 +71,8 @@ def visible_client_tools(
 async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[FunctionTool]) -> ModelReply:
     """Call the agent's model once: emit the deltas of its reply, and return the reply.
 
-    ``own_tools`` are the tools and delegates that the agent may call, without the client tools.
+    ``own_tools`` are the tools and delegates that the agent may call, without the client tools. If the provider rejects
+    the context as too long, it is shortened and the call repeated once.
 
     Raises:
         UpstreamFailed: The model call failed.
@@ -73,25 +80,57 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
     await state.sink.attended()
     state.model_calls += 1
     client_tools = _client_tools(agent, state)
+    compactor = state.compactor
+    if compactor is None:
+        view = ContextView(state.turn.context, state.turn.items)
+        return await _traced(agent, state, _request(agent, state, view, own_tools, client_tools))
+    size = call_size(agent, state.turn, own_tools, client_tools)
+    view = await compactor.fit(agent, state, size)
+    try:
+        request = _request(agent, state, view, own_tools, client_tools)
+        return await _traced(agent, state, request, may_repeat=True)
+    except ContextTooLong as rejected:
+        view = await compactor.after_overflow(agent, state, size, rejected.failure)
+    try:
+        return await _traced(agent, state, _request(agent, state, view, own_tools, client_tools))
+    except ContextLengthExceeded as failure:
+        agent.window.learn(failure, estimate=compactor.size_of(view, size))
+        raise exceeded(failure) from None
+
+
+class ContextTooLong(Exception):
+    """The provider rejected the context before the reply began."""
+
+    def __init__(self, failure: ContextLengthExceeded) -> None:
+        super().__init__()
+        self.failure = failure
+
+
+async def _traced(
+    agent: Agent, state: TurnState, request: ModelRequest, *, may_repeat: bool = False
+) -> ModelReply:
+    """Call the model with a request, in a span of its own.
+
+    Raises:
+        ContextTooLong: ``may_repeat`` is set, and the context does not fit.
+    """
     with model_span(agent, state) as traced:
-        request = _request(agent, state, own_tools, client_tools)
         record_request(traced, request)
-        return await _stream_reply(agent, state, request, {tool.name for tool in client_tools}, traced)
+        return await _stream_reply(agent, state, request, traced, may_repeat=may_repeat)
 
 
 async def _stream_reply(
-    agent: Agent, state: TurnState, request: ModelRequest, client_names: Collection[str], traced: TraceSpan
+    agent: Agent, state: TurnState, request: ModelRequest, traced: TraceSpan, *, may_repeat: bool
 ) -> ModelReply:
+    client_names = {tool.name for tool in _client_tools(agent, state)}
     reply = ModelReply()
     # Text next to a tool call would make a structured answer invalid JSON: hold it until the reply is complete.
     held: list[TextDelta] | None = [] if state.turn.response_format is not None and request.tools else None
-    name = agent.model.name
-    usage: Usage | None = None
-    cost: float | None = None
-    began = time.monotonic()
+    call = _ModelCall(agent.model.name)
     try:
         async with agent.model.stream(request) as batches:
             async for batch in batches:
+                call.has_begun = True
                 for delta in batch:
                     if type(delta) is TextDelta:
                         reply.text.append(delta.text)
@@ -108,26 +147,58 @@ async def _stream_reply(
                         reply.refusal.append(delta.text)
                         state.sink.emit(delta)
                     elif type(delta) is UsagePiece:
-                        usage = delta.usage
+                        call.usage = delta.usage
                     elif type(delta) is ParametersIgnored:
                         state.sink.emit(delta)
                     elif type(delta) is Finished:
                         reply.finish_reason = delta.reason
-                        usage, cost = delta.usage, delta.cost
+                        call.usage, call.cost = delta.usage, delta.cost
                         reply.provider_state = delta.state
-                        name = delta.model or name
+                        call.name = delta.model or call.name
                         record_reply(traced, delta, reply.text, reply.calls)
                 await state.sink.drain()
+    except ContextLengthExceeded as failure:
+        call.is_repeated = may_repeat and not call.has_begun
+        if call.is_repeated:
+            raise ContextTooLong(failure) from None
+        raise
     finally:
-        state.completion_tokens += usage.completion if usage else 0
-        state.sink.emit(ModelCalled(agent.name, name, usage, time.monotonic() - began, cost))
+        if not call.is_repeated:
+            state.completion_tokens += call.usage.completion if call.usage else 0
+            seconds = time.monotonic() - call.began
+            state.sink.emit(ModelCalled(agent.name, call.name, call.usage, seconds, call.cost))
+    if call.usage is not None:
+        # Reasoning is not part of the next request.
+        reply.tokens = reported_size(agent, call.usage.total - call.usage.reasoning)
     if held is not None and reply.calls:
         reply.text.clear()
-    for delta in held or ():
+    for text in held or ():
         if not reply.calls:
-            state.turn.draft.append(delta.text)
-            state.sink.emit(delta)
+            state.turn.draft.append(text.text)
+            state.sink.emit(text)
     return reply
+
+
+@dataclass(slots=True)
+class _ModelCall:
+    """The facts of a call that its event reports."""
+
+    name: str
+    usage: Usage | None = None
+    cost: float | None = None
+    began: float = field(default_factory=time.monotonic)
+    has_begun: bool = False
+    is_repeated: bool = False
+
+
+def call_size(
+    agent: Agent, turn: Turn, own_tools: Sequence[FunctionTool], client_tools: Sequence[FunctionTool]
+) -> CallSize:
+    """Return the size of instructions and tools, and what the answer may need."""
+    parameters = _merged(agent.parameters, turn.parameters, has_tools=False)
+    fixed = tools_tokens((*own_tools, *client_tools)) + text_tokens(agent.instructions)
+    fixed += sum(map(message_tokens, turn.overlay))
+    return CallSize(fixed, parameters.max_completion_tokens or parameters.max_tokens or 0)
 
 
 def _add_call_piece(
@@ -170,24 +241,28 @@ def _client_tools(agent: Agent, state: TurnState) -> Sequence[FunctionTool]:
 
 
 def _request(
-    agent: Agent, state: TurnState, own_tools: Sequence[FunctionTool], client_tools: Sequence[FunctionTool]
+    agent: Agent,
+    state: TurnState,
+    view: ContextView,
+    own_tools: Sequence[FunctionTool],
+    client_tools: Sequence[FunctionTool],
 ) -> ModelRequest:
     turn = state.turn
     tools = (*own_tools, *client_tools)
     cacheable = None
     if state.cacheable_prompt is not None:
         seen = () if turn.tool_choice == "none" else _seen_by_any(state)
-        cacheable = state.cacheable_prompt.layout(agent, turn, seen)
+        cacheable = state.cacheable_prompt.layout(agent, turn, view, seen)
     request = ModelRequest(
-        messages=messages_for(agent.instructions, turn.overlay, turn.context, turn.items),
+        messages=messages_for(agent.instructions, turn.overlay, view.earlier, view.own),
         tools=tools,
         tool_choice=_tool_choice(turn.tool_choice, client_tools),
         parallel_tool_calls=False if tools and not turn.parallel_tool_calls else None,
         parameters=_merged(agent.parameters, turn.parameters, has_tools=bool(tools)),
         team=state.team,
         agent=agent.name,
-        states=provider_states((*turn.context, *turn.items)),
-        text_states=text_states((*turn.context, *turn.items)),
+        states=provider_states(view.items),
+        text_states=text_states(view.items),
         requested=_requested(turn),
         is_strict=turn.is_strict,
         cacheable=cacheable,

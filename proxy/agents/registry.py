@@ -10,6 +10,8 @@ from typing import Protocol
 
 import msgspec
 
+from proxy.agents.compaction.compactor import CompactionPolicy, Compactor
+from proxy.agents.compaction.summary import CutCache, SummaryWriter
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.remote_member import RemoteMember
 from proxy.agents.team import AgentTeam, TeamFacts
@@ -17,6 +19,7 @@ from proxy.agents.turn_state import Agent, Delegate
 from proxy.errors import ModelNotFound
 from proxy.members.port import Member
 from proxy.messages import Parameters
+from proxy.providers.context_windows import ContextWindow
 from proxy.providers.model import Model
 from proxy.teamfiles.definitions import (
     AgentDefinition,
@@ -44,6 +47,10 @@ class ModelSource(Protocol):
 
     def remote(self, definition: RemoteAgentDefinition) -> Model:
         """Return the model that is a remote agent."""
+        ...
+
+    def window_of(self, name: str) -> ContextWindow:
+        """Return the context window of a model, which all its users share."""
         ...
 
     async def close(self) -> None:
@@ -84,6 +91,7 @@ class Registry:
         self._data_dir = data_dir
         self._max_tool_result_bytes = max_tool_result_bytes
         self._max_client_tools = max_client_tools
+        self._cuts = CutCache()
         self._teams = {name: self._team(name, team) for name, team in definitions.teams.items()}
         self._exposed = {
             name: self._plain(name)
@@ -165,7 +173,8 @@ class Registry:
         facts = self._facts(name, definition.entry, definition)
         agents = [self._agent(agent, definition.agents[agent], definition) for agent in definition.agents]
         side_model = self._side_model(definition)
-        return AgentTeam(facts, agents, self._dispatcher, side_model=side_model)
+        compactor = self._compactor(name, definition)
+        return AgentTeam(facts, agents, self._dispatcher, side_model=side_model, compactor=compactor)
 
     def _one_agent(self, team: str, name: str, definition: TeamDefinition) -> AgentTeam:
         facts = dataclasses.replace(
@@ -178,7 +187,8 @@ class Registry:
         agent = self._agent(name, definition.agents[name], definition)
         alone = dataclasses.replace(agent, delegates={})
         side_model = self._side_model(definition)
-        return AgentTeam(facts, [alone], self._dispatcher, side_model=side_model)
+        compactor = self._compactor(team, definition)
+        return AgentTeam(facts, [alone], self._dispatcher, side_model=side_model, compactor=compactor)
 
     def _plain(self, name: str) -> AgentTeam:
         model = self._models.model_for(name)
@@ -201,6 +211,12 @@ class Registry:
             max_client_tools=self._max_client_tools,
         )
 
+    def _compactor(self, team: str, definition: TeamDefinition) -> Compactor:
+        settings = definition.compaction
+        name = settings.model or definition.side_model or definition.agents[definition.entry].model
+        writer = SummaryWriter(self._models.model_for(name), self._models.window_of(name), team=team)
+        return Compactor(CompactionPolicy(settings.enabled, settings.threshold), writer, self._cuts)
+
     def _side_model(self, definition: TeamDefinition) -> Model:
         return self._models.model_for(definition.side_model or definition.agents[definition.entry].model)
 
@@ -219,6 +235,7 @@ class Registry:
             max_parallel_tools=definition.max_parallel_tools,
             tool_call_timeout=definition.tool_call_timeout,
             member=self._member(definition),
+            window=self._models.window_of(definition.model),
         )
 
     def _member(self, definition: AgentDefinition) -> Member | None:

@@ -15,10 +15,14 @@ from proxy.agents.agent_loop import (
     ToolResultsPending,
 )
 from proxy.agents.cacheable_prompt import CacheablePrompt
+from proxy.agents.compaction.compactor import Compactor
+from proxy.agents.compaction.size import items_tokens
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.member_loop import MemberLoop
 from proxy.agents.spans import agent_span
 from proxy.agents.turn_state import Agent, TurnState
+from proxy.errors import UpstreamFailed
+from proxy.events import Event, ModelCalled
 from proxy.messages import FunctionTool
 from proxy.providers.capabilities import Abilities
 from proxy.providers.model import Model
@@ -59,8 +63,10 @@ class AgentTeam:
         dispatcher: Dispatcher,
         *,
         side_model: Model,
+        compactor: Compactor | None = None,
     ) -> None:
         self.facts = facts
+        self._compactor = compactor or Compactor.disabled(side_model, facts.name)
         self.side = SideTeam(facts.name, side_model)
         self._loops = {agent.name: _loop_of(agent) for agent in agents}
         self._agents = {agent.name: agent for agent in agents}
@@ -151,17 +157,7 @@ class AgentTeam:
         Raises:
             TurnFailed: The turn could not be finished.
         """
-        facts = self.facts
-        state = TurnState(
-            team=facts.part_of or facts.name,
-            turn=turn,
-            sink=sink,
-            limits=_within(facts.limits, turn.max_tool_calls),
-            data_dir=facts.data_dir,
-            max_tool_result_bytes=facts.max_tool_result_bytes,
-            max_client_tools=facts.max_client_tools,
-            cacheable_prompt=self._cacheable_prompt,
-        )
+        state = self._state(turn, sink)
         while True:
             with agent_span(turn.agent, state):
                 outcome = await self._dispatcher.run(self._loops[turn.agent], state)
@@ -174,6 +170,56 @@ class AgentTeam:
                     return TeamOutcome("stop", approvals=requests)
                 case AgentHandedOff():
                     continue
+
+    def input_tokens(self, turn: Turn) -> int:
+        """Return the estimated size of the turn's first model call in tokens."""
+        loop = self._loops[turn.agent]
+        if not isinstance(loop, AgentLoop):
+            # Code that is the agent decides itself what a model sees.
+            return items_tokens(turn.context)
+        return loop.input_tokens(self._state(turn, _NO_SINK))
+
+    async def summarise(self, turn: Turn) -> tuple[str, Sequence[ModelCalled]]:
+        """Return a summary of the context of a turn, and the model calls that wrote it.
+
+        Raises:
+            UpstreamFailed: No summary could be written.
+        """
+        agent = self._agents[turn.agent]
+        summary = await self._compactor.summarise(turn.context, agent=agent)
+        if not summary.text:
+            raise UpstreamFailed
+        return summary.text, summary.calls
+
+    def _state(self, turn: Turn, sink: Sink) -> TurnState:
+        facts = self.facts
+        return TurnState(
+            team=facts.part_of or facts.name,
+            turn=turn,
+            sink=sink,
+            limits=_within(facts.limits, turn.max_tool_calls),
+            data_dir=facts.data_dir,
+            max_tool_result_bytes=facts.max_tool_result_bytes,
+            max_client_tools=facts.max_client_tools,
+            cacheable_prompt=self._cacheable_prompt,
+            compactor=self._compactor,
+        )
+
+
+class _NoSink:
+    """Discards events."""
+
+    def emit(self, event: Event) -> None:
+        """Discard the event."""
+
+    async def drain(self) -> None:
+        """Return at once."""
+
+    async def attended(self) -> None:
+        """Return at once."""
+
+
+_NO_SINK = _NoSink()
 
 
 def _loop_of(agent: Agent) -> AgentLoop | MemberLoop:

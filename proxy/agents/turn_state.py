@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from proxy.agents.compaction.context_view import ContextMemory
 from proxy.members.port import Member
 from proxy.messages import FunctionCall, FunctionTool, Parameters, ToolCall
+from proxy.providers.context_windows import ContextWindow
 from proxy.providers.model import Model
 from proxy.teamfiles.definitions import ClientTools, Limits
 from proxy.tools.port import Tool
@@ -20,6 +22,7 @@ from proxy.turns.contract import Sink, Turn
 
 if TYPE_CHECKING:
     from proxy.agents.cacheable_prompt import CacheablePrompt
+    from proxy.agents.compaction.compactor import Compactor
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class Agent:
     """Names of the agent's tools whose calls a person has to approve."""
     member: Member | None = None
     """The code of an agent that does not consist of instructions and a model; its model is for side requests."""
+    window: ContextWindow = field(default_factory=ContextWindow)
+    """Of the model."""
 
 
 @dataclass(slots=True)
@@ -72,6 +77,9 @@ class TurnState:
     """The model of the first call, which is sent the provider state that the client sent."""
     cacheable_prompt: CacheablePrompt | None = None
     """How prompts are built if the team has ``prompt_cache``."""
+    compactor: Compactor | None = None
+    """Shortens contexts that are too long; None sends them as they are."""
+    context_memory: ContextMemory = field(default_factory=ContextMemory)
 
     @property
     def has_all_messages(self) -> bool:

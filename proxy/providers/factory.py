@@ -11,6 +11,7 @@ from yarl import URL
 
 from proxy.errors import ConfigurationError
 from proxy.providers.circuit_breaker import Circuit
+from proxy.providers.context_windows import ContextWindow, configured_window
 from proxy.providers.http.pool import HttpSession
 from proxy.providers.model import Model
 from proxy.providers.openai.client import OpenAIWireModel
@@ -63,6 +64,7 @@ class Models:
             for name, definition in definitions.items()
         }
         self._chains: dict[tuple[str, ...], Model] = {}
+        self._windows = {name: configured_window(definition) for name, definition in definitions.items()}
 
     def model_for(self, name: str, fallbacks: Sequence[str] = ()) -> Model:
         """Return the model of this name with its retries and fallbacks; only ``close`` closes it.
@@ -90,6 +92,10 @@ class Models:
         made = OpenAIWireModel(model, self._session, self._limits)
         candidate = Candidate(made, self._make_circuit(), definition.price, *_place(model))
         return AttemptingModel([candidate], replace(self._policy, attempts=1))
+
+    def window_of(self, name: str) -> ContextWindow:
+        """Return the context window of a model, which all its users share."""
+        return self._windows[name]
 
     def each(self) -> Mapping[str, Candidate]:
         """Return every model by its name, without attempts and fallbacks."""

@@ -17,7 +17,13 @@ from types import TracebackType
 
 import msgspec
 
-from proxy.errors import ContentFiltered, UpstreamCircuitOpen, UpstreamFailed, UpstreamIncomplete
+from proxy.errors import (
+    ContentFiltered,
+    ContextLengthExceeded,
+    UpstreamCircuitOpen,
+    UpstreamFailed,
+    UpstreamIncomplete,
+)
 from proxy.providers.capabilities import Abilities
 from proxy.providers.circuit_breaker import Circuit
 from proxy.providers.model import Finished, Model, ModelDelta, ModelRequest
@@ -63,7 +69,8 @@ class AttemptingModel:
 
     Entering its block waits for the first batch, so that whatever fails before it can be tried again. When
     another than the first model answered, ``Finished.model`` is its name, and ``Finished.cost`` the cost of its
-    answer. If all fail, the first one's failure is raised: it is the model that the agent is meant to have.
+    answer. If all fail, the first one's failure is raised: it is the model that the agent is meant to have. A
+    ``ContextLengthExceeded`` of a fallback has precedence, because the caller can shorten the request.
     """
 
     def __init__(self, candidates: Sequence[Candidate], policy: RetryPolicy | None = None) -> None:
@@ -118,6 +125,10 @@ class _Attempts:
             try:
                 await self._ask(candidate)
             except UpstreamFailed as failure:
+                if isinstance(failure, ContextLengthExceeded) and first_failure is not None:
+                    # A shorter request can get an answer of this model, whatever failed before.
+                    failure.is_fallback = True
+                    first_failure = failure
                 first_failure = first_failure or failure
                 if isinstance(failure, ContentFiltered):
                     # A refusal of the content is an answer; no other provider is asked to overrule it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
@@ -19,7 +19,7 @@ from proxy.background_tasks import BackgroundTasks
 from proxy.conversations.repository import ConversationRepository
 from proxy.errors import ConversationNotFound, InvalidRequest, ModelNotFound
 from proxy.limits import Limiter
-from proxy.messages import EventsMode
+from proxy.messages import EventsMode, Usage
 from proxy.routes.key_monitor import KeyMonitor
 from proxy.routes.passthrough import PassthroughHandler
 from proxy.routes.request_body import ClientDisconnected, authorization_of, first_of, headers_of, read_body
@@ -191,6 +191,8 @@ class Services:
     metrics: Metrics | None = None
     """None if metrics are disabled."""
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
+    record_usage: Callable[[str, str, Usage | None], None] | None = None
+    """Records a model call outside of a turn: caller, model and usage."""
 
     def check_model(self, caller: str, model: str) -> None:
         """Check that the caller's key allows the model.

@@ -15,11 +15,17 @@ from proxy.errors import InvalidRequest
 from proxy.events import decode_journal
 from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCall
 from proxy.turns.repository import TurnRecord, TurnRepository, accessible_turn
-from proxy.wire.approvals import ApprovalDecision
 from proxy.wire.conversations.objects import WireItem, items_of
 from proxy.wire.responses.ids import parse_item_id
-from proxy.wire.responses.input import InputPiece, Reasoning, Reference
-from proxy.wire.responses.items import CallItem, MessageItem, OutputItem, RefusalPart, TextPart
+from proxy.wire.responses.input import InputPiece, Reference, ResolvedPiece, SummaryPiece
+from proxy.wire.responses.items import (
+    CallItem,
+    CompactionItem,
+    MessageItem,
+    OutputItem,
+    RefusalPart,
+    TextPart,
+)
 from proxy.wire.responses.options import decode_options
 from proxy.wire.responses.output import Output
 from proxy.wire.validation.errors import clip
@@ -39,7 +45,7 @@ class References:
 
     async def resolved(
         self, said: Sequence[InputPiece], *, parent: str | None, conversation_id: str | None
-    ) -> list[Message | ApprovalDecision | Reasoning]:
+    ) -> list[ResolvedPiece]:
         """Return the input with references replaced by messages.
 
         References to items of the conversation (of ``parent``, a turn id, or ``conversation_id``) are removed, because
@@ -54,7 +60,7 @@ class References:
         if parent is not None:
             record = await self._record(parent)
             conversation_id = record.conversation_id if record is not None else None
-        found: list[Message | ApprovalDecision | Reasoning] = []
+        found: list[ResolvedPiece] = []
         for piece in said:
             if not isinstance(piece, Reference):
                 found.append(piece)
@@ -64,7 +70,7 @@ class References:
                 found.append(message)
         return found
 
-    async def _find(self, reference: Reference) -> tuple[TurnRecord, Message | None]:
+    async def _find(self, reference: Reference) -> tuple[TurnRecord, Message | SummaryPiece | None]:
         """Return the turn and the message; None for reasoning and server tool calls, which are not repeated."""
         place = parse_item_id(reference.id)
         if place is not None and (turn := await self._record(place[0])) is not None:
@@ -102,7 +108,7 @@ def _output_of(turn: TurnRecord) -> Sequence[OutputItem]:
     return output.items
 
 
-def _message_of_output(item: OutputItem) -> Message | None:
+def _message_of_output(item: OutputItem) -> Message | SummaryPiece | None:
     match item:
         case MessageItem():
             text = "".join("".join(part.pieces) for part in item.parts if isinstance(part, TextPart))
@@ -111,6 +117,8 @@ def _message_of_output(item: OutputItem) -> Message | None:
         case CallItem():
             call = ToolCall(item.call_id, FunctionCall(item.name, item.arguments))
             return AssistantMessage(content=None, tool_calls=[call])
+        case CompactionItem():
+            return SummaryPiece(item.summary)
         case _:
             return None
 

@@ -80,8 +80,8 @@ class Responses:
         request = await decode_body(decode, body)
         if services.passing is not None:
             await services.passing.reject_other_endpoint(request.model)
-        options = _options(services, caller, headers, request)
-        ask = await _turn_request(services, caller, headers, body, request, options)
+        options = options_of_request(services, caller, headers, request)
+        ask = await turn_request(services, caller, headers, body, request, options)
         scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
         opened = await services.turns.open(ask)
         options = _options_of(opened, options)
@@ -165,9 +165,10 @@ async def input_items(
 # --- requests ------------------------------------------------------------------------------------------------
 
 
-def _options(
+def options_of_request(
     services: Services, caller: str, headers: dict[str, str], request: ResponsesRequest
 ) -> ResponseOptions:
+    """Return the encoder options of a request, without the turn."""
     events = events_mode(headers)
     return ResponseOptions(
         id="",
@@ -179,11 +180,12 @@ def _options(
         response=request.echo,
         sums_up_reasoning=request.sums_up_reasoning,
         asks_for_approval=request.asks_for_approval,
+        shows_compactions=request.shows_compactions,
         shows_server_calls=events != "none" and (events is not None or request.includes_server_calls),
     )
 
 
-async def _turn_request(
+async def turn_request(
     services: Services,
     caller: str,
     headers: dict[str, str],
@@ -191,6 +193,7 @@ async def _turn_request(
     request: ResponsesRequest,
     options: ResponseOptions,
 ) -> TurnRequest:
+    """Return the request for a turn."""
     services.check_model(caller, request.model)
     settings = services.settings
     named, source = named_conversation(headers, settings.conversation_headers, request.metadata)
@@ -203,12 +206,15 @@ async def _turn_request(
         parent = turn_id_of(request.previous_response_id) or request.previous_response_id
     references = References(services.history, caller, end_user)
     pieces = await references.resolved(request.said, parent=parent, conversation_id=request.conversation)
-    messages, provider_states = joined(pieces)
+    messages, provider_states, summaries = joined(pieces)
     return TurnRequest(
         caller=caller,
         model=request.model,
         messages=messages,
         provider_states=provider_states,
+        summaries=summaries,
+        context_mode=request.context_mode,
+        compact_threshold=request.compact_threshold,
         approval_decisions=approval_responses(pieces),
         end_user=end_user,
         conversation_id=named,

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from proxy.events import Entry, Failed, ModelCalled, ParametersIgnored, Started, is_closing
+from proxy.events import ContextCompacted, Entry, Failed, ModelCalled, ParametersIgnored, Started, is_closing
 from proxy.routes.error_handlers import answer_of
 from proxy.routes.request_body import ClientDisconnected
 from proxy.turns.live import EventLogReader, LiveTurn
@@ -299,7 +299,7 @@ async def _opening(reader: EventLogReader, monitor: ClientMonitor) -> Sequence[E
 
 def _is_preface(entry: Entry) -> bool:
     """Whether the entry has no output, so that a failure after it can still have its own HTTP status."""
-    return isinstance(entry.event, Started | ParametersIgnored | ModelCalled)
+    return isinstance(entry.event, Started | ParametersIgnored | ContextCompacted | ModelCalled)
 
 
 def with_ignored(headers: Headers, entries: Iterable[Entry], parameters: Mapping[str, str]) -> Headers:

@@ -73,6 +73,8 @@ def turn_of(request: TurnRequest, new: NewTurn, resolved: ResolvedTurn, approval
         parallel_tool_calls=request.parallel_tool_calls,
         is_strict=request.is_strict,
         max_tool_calls=request.max_tool_calls,
+        context_mode=request.context_mode,
+        compact_threshold=request.compact_threshold,
         may_ask=request.is_stored and resolved.is_kept,
         continuation=continuation,
     )

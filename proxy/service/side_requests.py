@@ -97,6 +97,8 @@ def side_turn(turn_id: str, request: TurnRequest, team: AnsweringTeam) -> Turn:
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls,
         is_strict=request.is_strict,
+        context_mode=request.context_mode,
+        compact_threshold=request.compact_threshold,
     )
 
 

@@ -43,7 +43,7 @@ from proxy.service.turn_messages import (
     decode,
 )
 from proxy.tracing import Tracing
-from proxy.turns.contract import AnsweringTeam, ServedTeam
+from proxy.turns.contract import AnsweringTeam, ServedTeam, Turn
 from proxy.turns.live import LiveTurn, LiveTurns, LogMemory
 from proxy.turns.repository import (
     Begun,
@@ -62,6 +62,14 @@ logger = logging.getLogger(__name__)
 
 CANCEL_PAUSES = (0.02, 0.03, 0.05, 0.1, 0.3)
 """Seconds between the checks whether another worker has cancelled a turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewedTurn:
+    """A turn that was not begun, and its team."""
+
+    team: ServedTeam
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +277,21 @@ class TurnService:
         record = await self._history.running_turn(caller, conversation_id)
         if record is not None:
             await self._left.end(record)
+
+    async def preview(self, request: TurnRequest) -> PreviewedTurn:
+        """Return the turn that a request would begin; nothing is begun or stored.
+
+        Raises:
+            ModelNotFound: The caller has no team with this model id.
+            RejectedRequest: The request does not fit the team or the conversation.
+        """
+        team, _ = await self._teams.find(request.caller, request.model)
+        team, _, resolved = await self._resolve(request, team)
+        if isinstance(resolved, UnrelatedMessages):
+            return PreviewedTurn(team, side_turn("", request, team))
+        now = self._clock()
+        new = new_turn(request, team, resolved, worker="", lease_until=now, now=now)
+        return PreviewedTurn(team, turn_of(request, new, resolved, self._approvals))
 
     def _check_memory(self) -> None:
         if not self._lives.has_memory():

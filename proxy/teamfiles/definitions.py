@@ -72,8 +72,8 @@ class Price(_StrictModel):
         return (prompt + usage.completion * self.completion) / 1_000_000
 
 
-ContextLength = Annotated[Integer, Field(ge=1)]
-"""Context window of a model in tokens, reported by ``/v1/models``."""
+ContextWindow = Annotated[Integer, Field(ge=256)]
+"""Context window of a model in tokens; from the table of known models, or learned, if unset."""
 
 
 class OpenAIModel(_StrictModel):
@@ -92,7 +92,7 @@ class OpenAIModel(_StrictModel):
     wire: Literal["auto", "chat", "responses"] = "auto"
     """The API of the provider that is called."""
     price: Price | None = None
-    context_length: ContextLength | None = None
+    context_window: ContextWindow | None = None
     expose: bool = False
 
 
@@ -102,7 +102,7 @@ class ComponentModel(_StrictModel):
     provider: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*$")]
     config: dict[str, Any] = {}
     price: Price | None = None
-    context_length: ContextLength | None = None
+    context_window: ContextWindow | None = None
     expose: bool = False
 
 
@@ -193,6 +193,20 @@ class AgentDefinition(_StrictModel):
         return None
 
 
+class CompactionDefinition(_StrictModel):
+    """When and how the context of a long conversation is shortened; true or false in the file sets ``enabled``."""
+
+    enabled: bool = True
+    threshold: Annotated[Real, Field(ge=0.2, le=0.95, allow_inf_nan=False)] = 0.8
+    """Part of the context window from which on the context is shortened."""
+    model: Name | None = None
+    """Model that writes summaries; the side model of the team if unset."""
+
+
+def _compaction(value: Any) -> Any:
+    return {"enabled": value} if isinstance(value, bool) else value
+
+
 class TeamDefinition(_StrictModel):
     """A team: named agents, one of which is the entry agent."""
 
@@ -209,6 +223,7 @@ class TeamDefinition(_StrictModel):
     """What to do with a turn when its client disconnects; ``PROXY_ON_DISCONNECT`` if unset."""
     events: EventsMode | None = None
     """Default of ``X-Handoff-Events`` for this team; ``PROXY_HANDOFF_EVENTS`` if unset."""
+    compaction: Annotated[CompactionDefinition, BeforeValidator(_compaction)] = CompactionDefinition()
     prompt_cache: bool = False
     """Arrange prompts so that a handoff keeps the prompt cache of the provider."""
     steps: tuple[Name, ...] = ()

@@ -84,6 +84,7 @@ def _check_team(source: Source, path: Path, team: Any, context: ReferenceContext
         _check_name(source, (*path, "entry"), "agent", agents)
     if context.models is not None:
         _check_name(source, (*path, "side_model"), "model", context.models)
+        _check_name(source, (*path, "compaction", "model"), "model", context.models)
     steps: set[str] = set()
     for place, name in _texts(team.get("steps"), (*path, "steps")):
         _check_name(source, place, "agent", agents)

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from proxy.teamfiles.definitions import (
     AgentDefinition,
+    CompactionDefinition,
     ComponentModel,
     DemoModel,
     HandoffDefinition,
@@ -51,6 +52,7 @@ _OWNERS: tuple[tuple[type[BaseModel], str], ...] = (
     (RemoteAgentDefinition, "a remote agent"),
     (StdioServer, "an MCP server with 'command'"),
     (HttpServer, "an MCP server with 'url'"),
+    (CompactionDefinition, "a team's compaction"),
 )
 _EXPECTED_BY_KEY = {
     "base_url": "expected a URL that starts with http:// or https://",
@@ -231,6 +233,8 @@ def _schema_error(path: Path, problem: ErrorDetails, value: Any) -> str:
         case "less_than_equal":
             return f"must be less than or equal to {facts['le']:g}"
         case "dict_type" | "model_type":
+            if path[-1] == "compaction":
+                return f"expected true, false, or a mapping{found}"
             if len(path) > 1 and path[-2] == "tools":
                 return f"expected the name of a tool, or a mapping with 'name' and 'approval'{found}"
             return f"expected a mapping{found}"
@@ -255,6 +259,8 @@ def _schema_at(schema: type[BaseModel], path: Path) -> type[BaseModel]:
     match path:
         case ("limits",):
             return Limits
+        case ("compaction",):
+            return CompactionDefinition
         case ("price",):
             return Price
         case ("agents", _):

@@ -64,6 +64,7 @@ def models_in_use(definitions: TeamsFile) -> dict[str, str]:
         for name in (agent.model, *agent.fallbacks)
     ]
     names += [team.side_model for team in definitions.teams.values() if team.side_model is not None]
+    names += [name for team in definitions.teams.values() if (name := team.compaction.model) is not None]
     names += exposed_models(definitions)
     return {name: _model(definitions.models[name]) for name in dict.fromkeys(names)}
 

@@ -15,6 +15,7 @@ from typing import Protocol
 from proxy.errors import InternalTurnError, ProxyError, TurnTimeout
 from proxy.events import (
     ApprovalDecided,
+    ContextCompacted,
     Event,
     ModelCalled,
     Started,
@@ -22,9 +23,11 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
+    model_calls,
 )
 from proxy.messages import (
     AssistantMessage,
+    ContextMode,
     DeveloperMessage,
     FinishReason,
     FunctionTool,
@@ -112,6 +115,10 @@ class Turn:
     """Maximum number of calls of server tools; None for the limit of the team."""
     is_strict: bool = False
     """A parameter that would have no effect is an error."""
+    context_mode: ContextMode | None = None
+    """Whether the request enables or disables the compaction of its context; None for the setting of the team."""
+    compact_threshold: int | None = None
+    """Tokens from which on the request wants its context shortened."""
     may_ask: bool = False
     """Whether the turn can end with a question for approval: the store has everything that its continuation needs."""
     continuation: ApprovalContinuation | None = None
@@ -239,6 +246,18 @@ class ServedTeam(AnsweringTeam, Protocol):
         """The team for side requests (titles, tags): one model, without server tools and state."""
         ...
 
+    def input_tokens(self, turn: Turn) -> int:
+        """Return the estimated size of the turn's first model call in tokens."""
+        ...
+
+    async def summarise(self, turn: Turn) -> tuple[str, Sequence[ModelCalled]]:
+        """Return a summary of the context of a turn, and the model calls that wrote it.
+
+        Raises:
+            UpstreamFailed: No summary could be written.
+        """
+        ...
+
     def check_client_tools(self, tools: tuple[FunctionTool, ...]) -> None:
         """Raise ``ToolNameTaken`` if a client tool has the name of a tool of the team."""
         ...
@@ -275,12 +294,16 @@ class Recorder:
                 self._open[event.call_id] = event
             case ToolCompleted() | ToolFailed():
                 self._open.pop(event.call_id, None)
-            case ModelCalled():
-                calls, usage = self._uses.get((event.agent, event.model), (0, Usage()))
-                self._uses[event.agent, event.model] = (calls + 1, usage + (event.usage or Usage()))
+            case ModelCalled() | ContextCompacted():
+                for call in model_calls(event):
+                    self._add_use(call)
             case _:
                 pass
         self._sink.emit(event)
+
+    def _add_use(self, call: ModelCalled) -> None:
+        calls, usage = self._uses.get((call.agent, call.model), (0, Usage()))
+        self._uses[call.agent, call.model] = (calls + 1, usage + (call.usage or Usage()))
 
     def drain(self) -> Awaitable[None]:
         """Wait as the sink does."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from proxy.messages import (
+    Compaction,
+    ContextMode,
     DeveloperMessage,
     FunctionTool,
     Item,
@@ -98,6 +100,12 @@ class TurnRequest:
     """The client does not wait for the response and retrieves it later by its id."""
     max_tool_calls: int | None = None
     """Maximum number of calls of server tools, if lower than the limit of the team."""
+    context_mode: ContextMode | None = None
+    """None for the setting of the team."""
+    compact_threshold: int | None = None
+    """Tokens from which on the context is shortened, if lower than the limit of the team."""
+    summaries: Collection[int] = ()
+    """Indexes of the messages that are summaries of everything before them."""
     provider_states: Mapping[int, ProviderState] = field(default_factory=dict)
     """Provider state that the client sent, by the index of the message."""
     system_messages: Sequence[SystemMessage | DeveloperMessage] = field(init=False)
@@ -106,6 +114,8 @@ class TurnRequest:
     """The other messages."""
     _states: Mapping[int, ProviderState] = field(init=False, repr=False)
     """``provider_states`` by ``id()`` of the message."""
+    _summaries: Collection[int] = field(init=False, repr=False)
+    """The ``id()`` of each summary."""
 
     def __post_init__(self) -> None:
         system: list[SystemMessage | DeveloperMessage] = []
@@ -119,10 +129,12 @@ class TurnRequest:
         object.__setattr__(self, "turn_messages", others)
         states = {id(self.messages[at]): state for at, state in self.provider_states.items()}
         object.__setattr__(self, "_states", states)
+        object.__setattr__(self, "_summaries", {id(self.messages[at]) for at in self.summaries})
 
     def item_of(self, message: Message) -> Item:
         """Return one of the messages as an item, with the provider state that the client sent with it."""
-        return Item(message, state=self._states.get(id(message)))
+        compaction = Compaction(kept=0) if id(message) in self._summaries else None
+        return Item(message, state=self._states.get(id(message)), compaction=compaction)
 
 
 Clock = Callable[[], float]

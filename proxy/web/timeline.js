@@ -4,6 +4,7 @@
 import { colourClass } from "./agents.js";
 import { formatDuration, formatUsage, h, withoutDemoNotice } from "./dom.js";
 import { icon } from "./icons.js";
+import { COMPACTIONS } from "./turn-view.js";
 
 const MAX_ENTRY = 400;
 
@@ -121,6 +122,7 @@ function stepsOf(events) {
     else if (type === "tool.failed") add(event, `${names.get(data.call_id) ?? "Tool"} fails`, data.error ?? "");
     else if (type === "handoff") add({ ...event, agent: data.to }, `${data.from} hands off to ${data.to}`, data.reason ?? "");
     else if (type === "approval.requested") add(event, `${agent} requests approval of ${data.name}`, data.arguments ?? "");
+    else if (type === "context.compacted") add(event, COMPACTIONS[data.method] ?? "The context is shortened", `${data.tokens_before} → ${data.tokens_after} tokens`);
     else if (type === "turn.failed") add(event, "The turn fails", data.message ?? "");
     else if (type === "turn.cancelled") add(event, "The turn is cancelled", "");
     else if (type === "turn.completed") add(event, "The turn is complete", "");

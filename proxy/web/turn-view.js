@@ -8,6 +8,12 @@ import { StreamingMarkdown } from "./markdown.js";
 
 const CLOCK_INTERVAL = 100;
 const PREVIEW_LENGTH = 120;
+/** @type {Record<string, string>} */
+export const COMPACTIONS = {
+  shortened: "Older tool results were shortened",
+  summarised: "Older messages were summarised",
+  dropped: "Older messages were left out",
+};
 
 /** Pretty-print JSON; return other text as it is. @param {string} text */
 function prettyPrint(text) {
@@ -104,6 +110,9 @@ export class TurnView {
         break;
       case "tool.started":
         this.startTool(event);
+        break;
+      case "context.compacted":
+        this.addNote(COMPACTIONS[event.method] ?? "The context was shortened");
         break;
       case "tool.completed":
       case "tool.failed":
@@ -213,6 +222,11 @@ export class TurnView {
       ),
     );
     this.setAgent(to);
+  }
+
+  /** @param {string} text */
+  addNote(text) {
+    this.append(h("p", { class: "note", role: "note" }, text));
   }
 
   /** @param {any} event */

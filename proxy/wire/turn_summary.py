@@ -17,6 +17,7 @@ from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
     Completed,
+    ContextCompacted,
     Entry,
     Failed,
     Handoff,
@@ -142,10 +143,10 @@ class TurnSummary:
             case ParametersIgnored():
                 pass
             case ModelCalled():
-                self.uses.setdefault((event.agent, event.model), ModelUsage()).add(event)
-                work = self._work(event.agent)
-                work.model_calls += 1
-                work.model_seconds += event.seconds
+                self._add_call(event)
+            case ContextCompacted():
+                for call in event.calls:
+                    self._add_call(call)
             case ToolStarted():
                 self._callers[event.call_id] = event.agent
                 self._work(event.agent).tool_calls += 1
@@ -164,6 +165,12 @@ class TurnSummary:
                 | ApprovalDecided()
             ):
                 pass
+
+    def _add_call(self, call: ModelCalled) -> None:
+        self.uses.setdefault((call.agent, call.model), ModelUsage()).add(call)
+        work = self._work(call.agent)
+        work.model_calls += 1
+        work.model_seconds += call.seconds
 
     def _close(self, at: float) -> None:
         self._deactivate(at)

@@ -20,6 +20,7 @@ from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
     Completed,
+    ContextCompacted,
     Entry,
     Event,
     Failed,
@@ -85,6 +86,10 @@ TURNS: dict[str, list[tuple[float, Event]]] = {
     "chatcmpl-0b4": [
         (7.5, Started("chatcmpl-0b4", "repairs")),
         (8.5, ApprovalRequested("appr_7f3a9c", "call_4", "execute_refund", '{"item_id": "item_1"}')),
+    ],
+    "chatcmpl-0b6": [
+        (7.5, Started("chatcmpl-0b6", "triage")),
+        (8.5, ContextCompacted("triage", "shortened", 26500, 14200, 0.0)),
     ],
     "chatcmpl-0b5": [
         (7.5, Started("chatcmpl-0b5", "repairs")),

@@ -342,7 +342,7 @@ async def test_a_client_that_sends_reasoning_back_continues_its_conversation(
 
 async def test_costs_come_from_the_prices_of_the_team_file(tmp_path: Path, upstream: FakeUpstream) -> None:
     teams = tmp_path / "teams.yaml"
-    priced = "api_key: upstream-key, price: {prompt: 2, completion: 8}, context_length: 9000}"
+    priced = "api_key: upstream-key, price: {prompt: 2, completion: 8}, context_window: 9000}"
     teams.write_text(TEAM_FILE.format(upstream=upstream.base_url).replace("api_key: upstream-key}", priced))
     hand_over(upstream)
 

@@ -29,7 +29,7 @@ models:
     headers: {{x-vendor: 'yes'}}
     parameters: {{temperature: 0.1}}
     extra_body: {{vendor: 1}}
-    context_length: 1000
+    context_window: 1000
     expose: true
   component:
     provider: autogen_ext.models.openai.OpenAIChatCompletionClient

@@ -1,6 +1,7 @@
 """Run the code of README.md: its Python, curl commands and team, and compare the output.
 
-The same for the Python code of ``docs/agents-over-http.md``, ``docs/conversations.md`` and ``docs/responses.md``.
+The same for the Python code of ``docs/agents-over-http.md``, ``docs/conversations.md``,
+``docs/long-conversations.md`` and ``docs/responses.md``.
 """
 
 from __future__ import annotations
@@ -56,7 +57,13 @@ def blocks(language: str, name: str = "README.md") -> list[Block]:
 
 
 def pythons() -> list[Any]:
-    pages = ("README.md", "docs/agents-over-http.md", "docs/conversations.md", "docs/responses.md")
+    pages = (
+        "README.md",
+        "docs/agents-over-http.md",
+        "docs/conversations.md",
+        "docs/long-conversations.md",
+        "docs/responses.md",
+    )
     return [
         pytest.param(block, id=f"{page} line {block.line}")
         for page in pages

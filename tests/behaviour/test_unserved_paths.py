@@ -6,32 +6,11 @@ import json
 from pathlib import Path
 
 import httpx2
-import openai
 import pytest
 
 from tests.behaviour.raw_http import Socket, check_refusal
 from tests.fakes.upstream import FakeUpstream
-from tests.server import Served, serve
-
-
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
-@pytest.mark.parametrize("name", ["compact", "input_tokens"])
-async def test_endpoints_of_responses_that_do_not_exist_are_404(
-    served: Served, method: str, name: str
-) -> None:
-    async with httpx2.AsyncClient(headers={"Authorization": "Bearer k"}) as http:
-        answer = await http.request(method, f"{served.base_url}/responses/{name}")
-    told = check_refusal(answer, 404)
-    assert told["message"] == f"Invalid URL ({method} /v1/responses/{name})"
-
-
-async def test_the_sdk_reads_them_as_not_found(served: Served) -> None:
-    client = served.client()
-    with pytest.raises(openai.NotFoundError):
-        await client.responses.input_tokens.count(model="shop", input="Hi")
-    with pytest.raises(openai.NotFoundError):
-        await client.responses.compact(model="shop", input="Hi")
-
+from tests.server import serve
 
 AGENT = {"name": "helper", "instructions": "Help."}
 

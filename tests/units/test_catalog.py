@@ -9,6 +9,7 @@ from typing import Any
 from proxy.agents.dispatch import DirectDispatcher
 from proxy.agents.registry import Registry
 from proxy.catalog import TeamCatalog
+from proxy.providers.context_windows import ContextWindow
 from proxy.providers.model import Model
 from proxy.routes.dependencies import ListedTeam
 from proxy.teamfiles.definitions import RemoteAgentDefinition, TeamsFile
@@ -23,6 +24,9 @@ class SilentModels:
 
     def remote(self, definition: RemoteAgentDefinition) -> Model:
         return ScriptedModel()
+
+    def window_of(self, name: str) -> ContextWindow:
+        return ContextWindow()
 
     async def close(self) -> None:
         return None
@@ -56,8 +60,8 @@ def length_of(model: str, models: dict[str, Any], **team: Any) -> int | None:
 
 def test_a_context_is_as_long_as_that_of_the_shortest_model_if_all_are_known() -> None:
     models = {
-        "long": {"model": "x", "context_length": 9000},
-        "short": {"provider": "a.B", "context_length": 4000},
+        "long": {"model": "x", "context_window": 9000},
+        "short": {"provider": "a.B", "context_window": 4000},
         "demo": {"demo": True},
     }
     agents = {"a": agent(model="long"), "b": agent(model="long", fallbacks=["short"])}

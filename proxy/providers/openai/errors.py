@@ -24,6 +24,7 @@ from proxy.errors import (
     UpstreamQuotaExceeded,
     UpstreamRateLimited,
 )
+from proxy.providers.openai.context_errors import stated_size, stated_window
 from proxy.providers.openai.error_report import report
 from proxy.providers.openai.rejection import error_object, message_of
 
@@ -34,10 +35,18 @@ _FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "responsibleaipolicyviolation", "moderation_blocked"}
 )
 _LENGTH_CODES = frozenset(
-    {"context_length_exceeded", "exceed_context_size_error", "model_context_window_exceeded"}
+    {
+        "context_length_exceeded",
+        "exceed_context_size_error",
+        "model_context_window_exceeded",
+        "request_too_large",
+        "1261",
+    }
 )
 _LENGTH_WORDS = re.compile(
-    r"context (length|window|size)|maximum context|prompt is too long|input is too long|too many (input )?tokens",
+    r"context (length|window|size)|maximum context|(prompt|input|request) is too long|too many (input )?tokens"
+    r"|(input )?token count .{0,40}exceeds|maximum prompt length|model token limit|prompt exceeds max length"
+    r"|request too large|inputs`? tokens? \+|when context the overflows",
     re.IGNORECASE,
 )
 _QUOTA_CODES = frozenset(
@@ -72,7 +81,7 @@ def _status_failure(status: int, error: Mapping[str, Any], wait: float | None) -
         return UpstreamRateLimited("rate_limited", is_retryable=True, retry_after=wait)
     if status in (408, 409, 425) or status >= 500:
         return UpstreamFailed("status_5xx", is_retryable=True, retry_after=wait)
-    return _invalid_output(error, codes) or _bad_request(codes, words)
+    return _invalid_output(error, codes) or _bad_request(error, codes, words)
 
 
 def error_event(error: object) -> UpstreamFailed:
@@ -97,7 +106,7 @@ def _event_failure(error: object) -> UpstreamFailed:
         return UpstreamAuthFailed("auth")
     if invalid := _invalid_output(found, codes):
         return invalid
-    bad = _bad_request(codes, words)
+    bad = _bad_request(found, codes, words)
     if isinstance(bad, UpstreamBadRequest) and "invalid_request_error" not in codes:
         return UpstreamFailed("error_event", is_retryable=True)
     return bad
@@ -142,11 +151,11 @@ def _invalid_output(error: Mapping[str, Any], codes: set[str]) -> UpstreamFailed
     return UpstreamFailed("invalid_output", is_retryable=True) if is_invalid else None
 
 
-def _bad_request(codes: set[str], words: str) -> UpstreamFailed:
+def _bad_request(error: Mapping[str, Any], codes: set[str], words: str) -> UpstreamFailed:
     if codes & _FILTER_CODES:
         return ContentFiltered("content_filter")
     if codes & _LENGTH_CODES or _LENGTH_WORDS.search(words):
-        return ContextLengthExceeded("context_length")
+        return ContextLengthExceeded(window=stated_window(error, words), tokens=stated_size(error, words))
     return UpstreamBadRequest("bad_request")
 
 

@@ -1,7 +1,6 @@
 """Paths of the OpenAI API that are not served, although a route with a parameter would match them.
 
-``/v1/responses/compact`` is a separate endpoint, not the response with the id ``compact``. ``/v1/agents`` with the
-header ``OpenAI-Beta: agents=v1`` is OpenAI's Agents API, not the custom agents of this server.
+``/v1/agents`` with the header ``OpenAI-Beta: agents=v1`` is OpenAI's Agents API, not the custom agents of this server.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.routes.error_handlers import answer_of
 from proxy.wire.errors import invalid_url
 
-UNSERVED = frozenset(("/v1/responses/compact", "/v1/responses/input_tokens"))
 AGENTS = "/v1/agents"
 AGENTS_BETA = "agents=v1"
 
@@ -34,8 +32,6 @@ class UnservedPaths:
 
 def _is_unserved(scope: Scope) -> bool:
     path: str = scope["path"]
-    if path in UNSERVED:
-        return True
     return (path == AGENTS or path.startswith(f"{AGENTS}/")) and _has_agents_beta(scope)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row
 
-from proxy.messages import Item, Message, ProviderState
+from proxy.messages import Compaction, Item, Message, ProviderState
 from proxy.store.sql.tables import indexable, storable
 from proxy.turns.repository import (
     ChainTurn,
@@ -29,16 +29,20 @@ _PLAIN, _DEFLATED = b"p", b"z"
 ItemRow = tuple[bool, str | None, bool, str]
 """The columns of an item behind turn and position, in the order of the table."""
 
-_STATE_KEY = '"provider_state":'
-"""In the JSON of a message, quotes inside a text are escaped, so that only the member itself contains this."""
+_MEMBERS = ('"provider_state":', '"compaction":', '"context_tokens":')
+"""In the JSON of a message, quotes inside a text are escaped, so that only the members themselves contain these."""
 
 
-class _Stateful(msgspec.Struct):
+class _Members(msgspec.Struct, omit_defaults=True):
+    """Members of the stored message that are not part of the message."""
+
     provider_state: ProviderState | None = None
+    compaction: Compaction | None = None
+    context_tokens: int | None = None
 
 
 _encode = msgspec.json.Encoder().encode
-_decode_state = msgspec.json.Decoder(_Stateful).decode
+_decode_members = msgspec.json.Decoder(_Members).decode
 _decode_message = msgspec.json.Decoder(Message).decode
 _decode_uses = msgspec.json.Decoder(list[ModelUse]).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
@@ -138,8 +142,12 @@ def unpack(kept: bytes | None) -> bytes:
 
 def to_item(message: str, agent: str | None, visible: bool) -> Item:
     """Return the item of the columns."""
-    state = _decode_state(message).provider_state if _STATE_KEY in message else None
-    return Item(_decode_message(message), agent, visible, state)
+    if not any(member in message for member in _MEMBERS):
+        return Item(_decode_message(message), agent, visible)
+    more = _decode_members(message)
+    return Item(
+        _decode_message(message), agent, visible, more.provider_state, more.compaction, more.context_tokens
+    )
 
 
 def to_names(kept: str | None) -> Sequence[str]:
@@ -238,11 +246,11 @@ def to_record(row: Row[Any], items: Sequence[Row[Any]]) -> TurnRecord:
 
 def _message_json(item: Item) -> str:
     message = _to_json(item.message)
-    if item.state is None:
+    if item.state is None and item.compaction is None and item.tokens is None:
         return message
-    # A member of the stored message rather than a column: the message decoder of earlier versions skips it, and what
-    # deletes or shortens a message deletes it too.
-    return f"{message[:-1]},{_STATE_KEY}{_to_json(item.state)}}}"
+    # Members of the stored message rather than columns: the message decoder of earlier versions skips them, and what
+    # deletes or shortens a message deletes them too.
+    return f"{message[:-1]},{_to_json(_Members(item.state, item.compaction, item.tokens))[1:]}"
 
 
 def _to_json(value: object) -> str:

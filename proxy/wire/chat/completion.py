@@ -15,6 +15,7 @@ from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
     Completed,
+    ContextCompacted,
     Entry,
     Event,
     Failed,
@@ -130,6 +131,7 @@ class CompletionBuilder:
             case (
                 Started()
                 | ParametersIgnored()
+                | ContextCompacted()
                 | ReasoningDelta()
                 | ToolCompleted()
                 | ToolFailed()

@@ -19,7 +19,9 @@ from proxy.events import (
     Cancelled,
     ClientToolArguments,
     ClientToolCall,
+    CompactionMethod,
     Completed,
+    ContextCompacted,
     DecidedBy,
     Decision,
     Event,
@@ -43,6 +45,13 @@ MAX_LINE = 240
 """Maximum length of content of a model or tool in a line of ``reasoning_content``, in characters."""
 
 
+_COMPACTED: dict[CompactionMethod, str] = {
+    "shortened": "Older tool results were shortened",
+    "summarised": "Older messages were summarised",
+    "dropped": "Older messages were left out",
+}
+
+
 class ExtensionEvent(Struct, frozen=True, omit_defaults=True, rename={"source": "from", "target": "to"}):
     """The ``handoff`` object of a chunk; only fields of its type are set. ``agent`` is the active agent."""
 
@@ -54,6 +63,7 @@ class ExtensionEvent(Struct, frozen=True, omit_defaults=True, rename={"source": 
         "tool.failed",
         "approval.requested",
         "approval.decided",
+        "context.compacted",
     ]
     agent: str
     source: str | UnsetType = UNSET
@@ -68,6 +78,9 @@ class ExtensionEvent(Struct, frozen=True, omit_defaults=True, rename={"source": 
     approval_id: str | UnsetType = UNSET
     decision: Decision | UnsetType = UNSET
     by: DecidedBy | UnsetType = UNSET
+    method: CompactionMethod | UnsetType = UNSET
+    tokens_before: int | UnsetType = UNSET
+    tokens_after: int | UnsetType = UNSET
     progress: int | UnsetType = UNSET
 
 
@@ -189,6 +202,10 @@ class HandoffExtensionEncoder:
             case ModelCalled():
                 self._joints.pause()
                 self._uses.setdefault((event.agent, event.model), ModelUsage()).add(event)
+            case ContextCompacted():
+                for call in event.calls:
+                    self._uses.setdefault((call.agent, call.model), ModelUsage()).add(call)
+                return self._compacted(event)
             case ParametersIgnored() | ClientToolArguments() | Completed() | Failed() | Cancelled():
                 pass
         return None
@@ -307,6 +324,18 @@ class HandoffExtensionEncoder:
             by=event.by,
         )
         line = f"{event.name} was {'approved' if event.decision == 'approve' else 'refused'}"
+        return self._update(extension_event, line, StatusData(line, done=True))
+
+    def _compacted(self, event: ContextCompacted) -> ExtensionUpdate | None:
+        extension_event = ExtensionEvent(
+            "context.compacted",
+            event.agent,
+            seconds=round(event.seconds, 3),
+            method=event.method,
+            tokens_before=event.tokens_before,
+            tokens_after=event.tokens_after,
+        )
+        line = _COMPACTED[event.method]
         return self._update(extension_event, line, StatusData(line, done=True))
 
     def _update(self, event: ExtensionEvent, line: str, status: StatusData) -> ExtensionUpdate | None:

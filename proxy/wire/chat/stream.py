@@ -17,6 +17,7 @@ from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
     Completed,
+    ContextCompacted,
     Entry,
     Event,
     Failed,
@@ -139,6 +140,7 @@ class ChunkEncoder:
             case (
                 Started()
                 | ParametersIgnored()
+                | ContextCompacted()
                 | ReasoningDelta()
                 | ToolCompleted()
                 | ToolFailed()

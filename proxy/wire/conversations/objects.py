@@ -31,9 +31,11 @@ from proxy.messages import (
     TextPart,
     ToolCall,
     ToolMessage,
+    text_of,
 )
 from proxy.wire.chat.schema import Metadata
 from proxy.wire.conversations.item_input import MAX_ITEMS
+from proxy.wire.responses.compaction import compaction_body
 from proxy.wire.validation.body_decoder import BodyDecoder
 from proxy.wire.validation.query_params import ListQuery
 
@@ -114,6 +116,15 @@ def items_of(
         yield WireItem(item_id, turn_id, position, {"id": item_id, **item.body})
         return
     message = item.message
+    if item.compaction is not None:
+        if item.compaction.kept is not None:
+            item_id, is_hidden = f"cmp_{place}", not item.visible
+            body = {
+                **compaction_body(item_id, text_of(message)),
+                **_agent_fields(item.agent, is_hidden=is_hidden),
+            }
+            yield WireItem(item_id, turn_id, position, body, is_hidden)
+        return
     calls = (message.tool_calls or ()) if isinstance(message, AssistantMessage) else ()
     if not calls or _assistant_content(message):
         prefix = "fco" if isinstance(message, ToolMessage | FunctionMessage) else "msg"

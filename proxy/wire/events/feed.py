@@ -26,6 +26,7 @@ from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
     Completed,
+    ContextCompacted,
     Entry,
     Failed,
     Handoff,
@@ -60,6 +61,7 @@ FrameType = Literal[
     "client_tool.arguments",
     "approval.requested",
     "approval.decided",
+    "context.compacted",
     "usage",
     "turn.completed",
     "turn.failed",
@@ -155,6 +157,8 @@ class Feed:
                 yield "approval.decided", {**data, "decision": event.decision, "by": event.by}
             case ParametersIgnored():
                 pass
+            case ContextCompacted():
+                yield "context.compacted", _compaction_data(event)
             case ModelCalled():
                 self._joints.pause()
                 usage = usage_body(event.usage) if event.usage else None
@@ -271,6 +275,23 @@ def _named(
     **more: Any,
 ) -> dict[str, Any]:
     return {"call_id": event.call_id, "name": event.name, **more}
+
+
+def _compaction_data(event: ContextCompacted) -> dict[str, Any]:
+    used = [call.usage for call in event.calls if call.usage is not None]
+    costs = [call.cost for call in event.calls]
+    data: dict[str, Any] = {
+        "method": event.method,
+        "tokens_before": event.tokens_before,
+        "tokens_after": event.tokens_after,
+        "seconds": _seconds(event.seconds),
+    }
+    if event.calls:
+        data["model"] = event.calls[-1].model
+        data["usage"] = _total(sum(used, Usage())) if used else None
+        if None not in costs:
+            data["cost"] = rounded_cost(sum(cost or 0 for cost in costs))
+    return data
 
 
 def _seconds(seconds: float) -> float:

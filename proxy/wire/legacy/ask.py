@@ -21,6 +21,7 @@ from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
     Completed,
+    ContextCompacted,
     Entry,
     Failed,
     Handoff,
@@ -126,7 +127,7 @@ class QuestionEncoder:
                 yield self._agent_thinking()
             case TextDelta() | RefusalDelta():
                 self._texts.append(event.text)
-            case ParametersIgnored():
+            case ParametersIgnored() | ContextCompacted():
                 pass
             case ModelCalled():
                 said, self._texts = "".join(self._texts).strip(), []

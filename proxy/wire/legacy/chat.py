@@ -14,6 +14,7 @@ from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
     Completed,
+    ContextCompacted,
     Entry,
     Failed,
     Handoff,
@@ -73,6 +74,7 @@ class ChatEvents:
             case (
                 Started()
                 | ParametersIgnored()
+                | ContextCompacted()
                 | ReasoningDelta()
                 | ClientToolCall()
                 | ClientToolArguments()

@@ -17,6 +17,7 @@ from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
     Completed,
+    ContextCompacted,
     Entry,
     Failed,
     Handoff,
@@ -68,6 +69,7 @@ class LineEncoder:
             case (
                 Started()
                 | ParametersIgnored()
+                | ContextCompacted()
                 | ReasoningDelta()
                 | ToolCompleted()
                 | ToolFailed()

@@ -10,7 +10,7 @@ import re
 
 _TURN = "chatcmpl-"
 _RESPONSE = "resp_"
-_ITEM = re.compile(r"(?:msg|rs|fc|mcp)_([0-9a-f]{32})([0-9a-f]{4,})", re.ASCII)
+_ITEM = re.compile(r"(?:msg|rs|fc|mcp|cmp)_([0-9a-f]{32})([0-9a-f]{4,})", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -27,7 +27,7 @@ def turn_id_of(response: str) -> str | None:
 
 
 def item_id(prefix: str, turn_id: str, index: int) -> str:
-    """Return the id of an output item; ``prefix`` depends on its type (``msg``, ``rs``, ``fc``, ``mcp``)."""
+    """Return the id of an output item; ``prefix`` depends on its type (``msg``, ``rs``, ``fc``, ``mcp``, ``cmp``)."""
     return f"{prefix}_{turn_id.removeprefix(_TURN)}{index:04x}"
 
 

@@ -8,7 +8,7 @@ this server has stored them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -35,11 +35,13 @@ from proxy.wire.conversations.item_input import (
     output_of,
 )
 from proxy.wire.provider_state import state_of_reasoning
+from proxy.wire.responses.compaction import decode_summary
 from proxy.wire.responses.schema import (
     IGNORED_ITEMS,
     SUPPORTED_ITEMS,
     UNSUPPORTED_ITEMS,
     ApprovalResponseInput,
+    CompactionInput,
     ItemReference,
 )
 from proxy.wire.validation.errors import clip, missing, not_among, too_long, unsupported_value
@@ -58,7 +60,14 @@ class Reasoning(Struct, frozen=True):
     body: dict[str, Any]
 
 
-InputPiece = Message | Reference | ApprovalDecision | Reasoning
+class SummaryPiece(Struct, frozen=True):
+    """A summary of all input before it."""
+
+    text: str
+
+
+ResolvedPiece = Message | ApprovalDecision | Reasoning | SummaryPiece
+InputPiece = ResolvedPiece | Reference
 """A parsed input item: a message with one content, a reference to one, or a decision."""
 
 
@@ -97,6 +106,9 @@ def _parse_item(item: dict[str, Any], at: str) -> InputPiece | None:
         case "mcp_approval_response":
             given = convert(item, ApprovalResponseInput, at)
             return ApprovalDecision(given.approval_request_id, given.approve, given.reason)
+        case "compaction":
+            content = convert(item, CompactionInput, at).encrypted_content
+            return SummaryPiece(decode_summary(content, param=f"{at}.encrypted_content"))
         case _:
             return None
 
@@ -141,13 +153,20 @@ def approval_responses(said: Iterable[InputPiece]) -> list[ApprovalDecision]:
     return new
 
 
-def joined(
-    pieces: Iterable[Message | ApprovalDecision | Reasoning],
-) -> tuple[list[Message], dict[int, ProviderState]]:
+class JoinedInput(NamedTuple):
+    """The messages of an input; the other values are by the index of the message."""
+
+    messages: list[Message]
+    states: dict[int, ProviderState]
+    """Provider state of messages that follow reasoning items."""
+    summaries: set[int]
+    """Messages that are summaries of everything before them."""
+
+
+def joined(pieces: Iterable[ResolvedPiece]) -> JoinedInput:
     """Return the messages, with consecutive assistant pieces as one, and results directly after their calls.
 
-    Pieces before and after a decision are two messages. The second value is the provider state of the messages that
-    follow reasoning items, by index.
+    Pieces before and after a decision are two messages.
 
     Raises:
         InvalidRequest: A call that has no result.
@@ -157,6 +176,8 @@ def joined(
     results: dict[str, ToolMessage] = {}
     reasoning: list[dict[str, Any]] = []
     states: dict[int, ProviderState] = {}
+    """By ``id()`` of the message."""
+    summaries: set[int] = set()
     """By ``id()`` of the message."""
 
     def end_row() -> None:
@@ -177,12 +198,19 @@ def joined(
         end_row()
         if isinstance(piece, ApprovalDecision):
             continue
+        if isinstance(piece, SummaryPiece):
+            piece = UserMessage(content=piece.text)
+            summaries.add(id(piece))
         if isinstance(piece, ToolMessage):
             results.setdefault(piece.tool_call_id, piece)
         whole.append(piece)
     end_row()
     messages = _place_results(whole, results) if any(map(_calls_of, whole)) else whole
-    return messages, {at: states[id(one)] for at, one in enumerate(messages) if id(one) in states}
+    return JoinedInput(
+        messages,
+        {at: states[id(one)] for at, one in enumerate(messages) if id(one) in states},
+        {at for at, one in enumerate(messages) if id(one) in summaries},
+    )
 
 
 def _merge(row: Sequence[AssistantMessage]) -> AssistantMessage:

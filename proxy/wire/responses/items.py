@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from proxy.wire.responses.compaction import compaction_body
 from proxy.wire.responses.ids import item_id
 
 Body = dict[str, Any]
@@ -175,7 +176,20 @@ class ApprovalItem:
         }
 
 
-OutputItem = MessageItem | ReasoningItem | CallItem | ServerCallItem | ApprovalItem
+class CompactionItem:
+    """A summary of everything before it, which the client can send instead of that."""
+
+    def __init__(self, turn_id: str, index: int, summary: str) -> None:
+        self.id = item_id("cmp", turn_id, index)
+        self.index = index
+        self.summary = summary
+
+    def body(self) -> Body:
+        """Return the item."""
+        return compaction_body(self.id, self.summary)
+
+
+OutputItem = MessageItem | ReasoningItem | CallItem | ServerCallItem | ApprovalItem | CompactionItem
 
 
 def json_arguments(shown: str) -> str:

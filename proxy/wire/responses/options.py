@@ -62,6 +62,8 @@ class ResponseOptions(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Encode approval requests as items."""
     shows_server_calls: bool = False
     """Whether handoffs and calls of server tools are ``mcp_call`` items."""
+    shows_compactions: bool = False
+    """Whether summaries of the earlier conversation are ``compaction`` items."""
 
 
 encode_options = msgspec.json.Encoder().encode

@@ -18,6 +18,7 @@ from proxy.events import (
     ClientToolCall,
     ClosingEvent,
     Completed,
+    ContextCompacted,
     Event,
     Failed,
     Handoff,
@@ -41,6 +42,7 @@ from proxy.wire.responses.items import (
     ApprovalItem,
     Body,
     CallItem,
+    CompactionItem,
     ItemStatus,
     MessageItem,
     OutputItem,
@@ -133,6 +135,8 @@ class Output:
                     self._approvals[event.call_id] = event.approval_id
             case ParametersIgnored():
                 pass
+            case ContextCompacted():
+                self._compacted(event)
             case ModelCalled():
                 self._joints.pause()
                 self._reasoning.close("completed")
@@ -207,6 +211,14 @@ class Output:
                 arguments["reason"] = event.reason
             self._server_calls[""] = self._begin_server_call("handoff", encode(arguments).decode())
             self._end_server_call("", output=event.target, is_shown=True)
+
+    def _compacted(self, event: ContextCompacted) -> None:
+        if self._options.shows_compactions and event.summary:
+            self._message.close("completed")
+            self._reasoning.close("completed")
+            item = CompactionItem(self._options.id, len(self.items), event.summary)
+            self._steps.add_item(item)
+            self._steps.finish_item(item)
 
     def _approval_requested(self, event: ApprovalRequested) -> None:
         if self._options.asks_for_approval:

@@ -12,17 +12,25 @@ import msgspec
 from msgspec import Struct
 
 from proxy.errors import InvalidRequest
-from proxy.messages import FunctionTool, Parameters, ToolChoice
+from proxy.messages import ContextMode, FunctionTool, Parameters, ToolChoice
 from proxy.wire.chat.parameters import check_depth
 from proxy.wire.chat.parse import conversation_id
 from proxy.wire.responses.input import InputPiece, approval_responses, parse_input
 from proxy.wire.responses.options import Body, Echo
-from proxy.wire.responses.schema import ConversationBody, JsonSchemaText, ResponsesBody
+from proxy.wire.responses.schema import (
+    CompactBody,
+    ConversationBody,
+    CountBody,
+    JsonSchemaText,
+    ResponsesBody,
+)
 from proxy.wire.responses.tools import choice_body, choice_of, tool_body, tools_of
 from proxy.wire.validation.body_decoder import INVALID_JSON, BodyDecoder, reject_nul
 from proxy.wire.validation.errors import empty, missing, unsupported_parameter
 
 _decoder = BodyDecoder(ResponsesBody)
+_compact_decoder = BodyDecoder(CompactBody)
+_count_decoder = BodyDecoder(CountBody)
 _ECHOED = (
     "instructions",
     "previous_response_id",
@@ -72,6 +80,9 @@ class ResponsesRequest(Struct, frozen=True, kw_only=True):
     sums_up_reasoning: bool = False
     asks_for_approval: bool = False
     includes_server_calls: bool = False
+    context_mode: ContextMode | None = None
+    compact_threshold: int | None = None
+    shows_compactions: bool = False
     ignored: tuple[str, ...] = ()
 
 
@@ -81,13 +92,36 @@ def decode_response_request(text: bytes, *, max_items: int, strict: bool = False
     Raises:
         InvalidRequest: The body is invalid; message, ``param`` and ``code`` are those of OpenAI where known.
     """
+    return _decode(_decoder, text, max_items=max_items, strict=strict)
+
+
+def decode_compact_request(text: bytes, *, max_items: int, strict: bool = False) -> ResponsesRequest:
+    """Parse the body of a request for a compaction, as ``decode_response_request`` does."""
+    return _decode(_compact_decoder, text, max_items=max_items, strict=strict)
+
+
+def decode_count_request(text: bytes, *, max_items: int, strict: bool = False) -> ResponsesRequest:
+    """Parse the body of a request for the number of input tokens, as ``decode_response_request`` does."""
+    return _decode(_count_decoder, text, max_items=max_items, strict=strict)
+
+
+def _decode(decoder: BodyDecoder[Any], text: bytes, *, max_items: int, strict: bool) -> ResponsesRequest:
     try:
-        body, unknown = _decoder.decode(text, strict=strict)
+        body, unknown = decoder.decode(text, strict=strict)
         reject_nul(text)
+        if not isinstance(body, ResponsesBody):
+            body = _as_response_body(body)
         _check(body)
         return _request(body, unknown, max_items=max_items)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest(INVALID_JSON) from None
+
+
+def _as_response_body(body: CompactBody | CountBody) -> ResponsesBody:
+    """Return the fields of a request about a context as those of a response that is not stored."""
+    values = {name: getattr(body, name) for name in body.__struct_fields__}
+    known = {name: value for name, value in values.items() if name in ResponsesBody.__struct_fields__}
+    return ResponsesBody(**known, store=False)
 
 
 def _request(body: ResponsesBody, unknown: tuple[str, ...], *, max_items: int) -> ResponsesRequest:
@@ -120,6 +154,9 @@ def _request(body: ResponsesBody, unknown: tuple[str, ...], *, max_items: int) -
         asks_for_approval="handoff.approval_requests" in (body.include or ()),
         # A client that answers requests for approval supports the calls that follow, as in the official API.
         includes_server_calls="handoff.mcp_calls" in (body.include or ()) or bool(approval_responses(said)),
+        context_mode="auto" if body.context_management else body.truncation,
+        compact_threshold=_compact_threshold(body),
+        shows_compactions=bool(body.context_management),
         ignored=_ignored(body) + unknown,
     )
 
@@ -176,17 +213,19 @@ def _ignored(body: ResponsesBody) -> tuple[str, ...]:
             "background_options",
             "prompt_cache_options",
             "prompt_cache_retention",
-            "context_management",
             "access_programs",
             "image",
         )
         if getattr(body, name)
     ]
-    if body.truncation == "auto":
-        names.append("truncation")
     if body.reasoning is not None:
         names.extend(f"reasoning.{name}" for name in ("context", "mode") if getattr(body.reasoning, name))
     return tuple(names)
+
+
+def _compact_threshold(body: ResponsesBody) -> int | None:
+    thresholds = [entry.compact_threshold for entry in body.context_management or ()]
+    return min((one for one in thresholds if one is not None), default=None)
 
 
 # --- parameters ----------------------------------------------------------------------------------------------

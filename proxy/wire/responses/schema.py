@@ -26,6 +26,19 @@ class ItemReference(Struct, frozen=True):
     id: str
 
 
+class CompactionInput(Struct, frozen=True):
+    """A summary of the input before it."""
+
+    encrypted_content: str
+
+
+class ContextManagement(Struct, frozen=True):
+    """When the context is shortened; ``compaction`` is the only type."""
+
+    type: Literal["compaction"]
+    compact_threshold: Annotated[int, Meta(ge=1000, le=2**63 - 1)] | None = None
+
+
 class ApprovalResponseInput(Struct, frozen=True):
     """A decision on a server tool call, with the id of the approval request."""
 
@@ -40,6 +53,7 @@ SUPPORTED_ITEMS = (
     "function_call_output",
     "item_reference",
     "mcp_approval_response",
+    "compaction",
 )
 """Item types that are converted to messages or decisions."""
 IGNORED_ITEMS = ("reasoning", "mcp_call", "mcp_list_tools", "mcp_approval_request")
@@ -49,7 +63,6 @@ UNSUPPORTED_ITEMS = (
     "apply_patch_call",
     "apply_patch_call_output",
     "code_interpreter_call",
-    "compaction",
     "compaction_trigger",
     "computer_call",
     "computer_call_output",
@@ -169,6 +182,39 @@ response therefore contains these items only if the request includes them."""
 # --- body ----------------------------------------------------------------------------------------------------
 
 
+class _ContextBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The fields that requests about a context share."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    previous_response_id: str | None = None
+    instructions: str | None = None
+
+
+class CompactBody(_ContextBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``POST /responses/compact``."""
+
+    prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
+    image: dict[str, Any] | None = None
+    input: str | list[dict[str, Any]] | None = None
+
+
+class CountBody(_ContextBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``POST /responses/input_tokens``."""
+
+    conversation: str | ConversationBody | None = None
+    parallel_tool_calls: bool | None = None
+    personality: Annotated[str, Meta(max_length=64)] | None = None
+    reasoning: ReasoningOptions | None = None
+    text: TextOptions | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=128)] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    input: str | list[dict[str, Any]] | None = None
+
+
 class ResponsesBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The request body. An unknown key makes the fast decoder fail, so that the body decoder can report it."""
 
@@ -202,7 +248,7 @@ class ResponsesBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     prompt_cache_retention: str | None = None
     prompt: dict[str, Any] | None = None
     moderation: dict[str, Any] | None = None
-    context_management: list[dict[str, Any]] | None = None
+    context_management: Annotated[list[ContextManagement], Meta(max_length=16)] | None = None
     access_programs: dict[str, Any] | None = None
     image: dict[str, Any] | None = None
     # Last, so that an error in a small field is found before the input is decoded.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proxy.agents.cacheable_prompt import CacheablePrompt
+from proxy.agents.compaction.context_view import ContextView
 from proxy.agents.turn_state import Agent, Delegate
 from proxy.messages import (
     AssistantMessage,
@@ -55,7 +56,7 @@ SALES = agent("sales", to_triage=("triage", "anything else"))
 
 def messages(prompt: CacheablePrompt | None, active: Agent, of_turn: Turn) -> list[Message]:
     assert prompt is not None
-    return list(prompt.layout(active, of_turn, ()).messages)
+    return list(prompt.layout(active, of_turn, ContextView(of_turn.context, of_turn.items), ()).messages)
 
 
 def test_the_first_message_has_the_instructions_and_tools_of_all_agents() -> None:
@@ -109,7 +110,7 @@ def test_messages_of_the_client_are_before_the_newest_user_message() -> None:
 def test_tools_are_the_same_for_all_agents() -> None:
     prompt = prompt_of(TRIAGE, SALES)
     assert prompt is not None
-    layouts = [prompt.layout(one, turn(one.name, []), [MENU]) for one in (TRIAGE, SALES)]
+    layouts = [prompt.layout(one, turn(one.name, []), ContextView((), ()), [MENU]) for one in (TRIAGE, SALES)]
 
     names = [[tool.name for tool in layout.tools] for layout in layouts]
     assert names == [["to_sales", "to_triage", "menu"]] * 2

@@ -332,8 +332,6 @@ def test_what_has_no_effect_is_named() -> None:
     assert request.ignored == (
         "background_options",
         "prompt_cache_options",
-        "context_management",
-        "truncation",
         "reasoning.mode",
         "top_k",
     )
@@ -529,7 +527,7 @@ def test_any_body_is_parsed_or_rejected_with_a_short_message(keys: dict[str, Any
 def parsed_or_rejected(body: dict[str, Any]) -> tuple[ResponsesRequest, list[Message]] | InvalidRequest:
     try:
         request = decode_response_request(json.dumps(body).encode(), max_items=100)
-        messages, _ = joined(piece for piece in request.said if not isinstance(piece, Reference))
+        messages, *_ = joined(piece for piece in request.said if not isinstance(piece, Reference))
         return request, messages
     except InvalidRequest as error:
         return error

@@ -1,0 +1,239 @@
+"""Keep the context of model calls within the context window: before a call, and after a provider rejected one.
+
+A compaction is stored as a hidden item of the turn, so that later turns, on any worker, continue with it. Messages that
+are only left out for one turn, because no summary could be written, are not stored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proxy.agents.compaction.context_view import ContextView, Cut, cut_of, view_of
+from proxy.agents.compaction.plan import (
+    KnownCuts,
+    Plan,
+    compaction_of,
+    group_starts,
+    plan_compaction,
+    summary_tokens,
+)
+from proxy.agents.compaction.size import items_tokens
+from proxy.agents.compaction.summary import CutCache, Summary, SummaryWriter, digests_at
+from proxy.agents.turn_state import Agent, TurnState
+from proxy.errors import ContextLengthExceeded
+from proxy.events import CompactionMethod, ContextCompacted
+from proxy.messages import Item, UserMessage
+from proxy.providers.context_windows import ContextWindow
+from proxy.providers.model import Model
+
+_DROPPED = "Earlier messages of this conversation are not available."
+_OVERFLOW_SHARE = 0.8
+"""Part of the window that a call may fill after the provider rejected it."""
+_REPORTED_FROM = 0.25
+"""Part of the window from which on the reported size of a context is stored with its last message."""
+_MAX_RESERVE = 0.5
+_DEFAULT_WINDOW = 40_000
+_NOT_ENOUGH = (
+    "The conversation exceeds the context window of the model, also after older messages were summarised and tool "
+    "results shortened. Shorten the newest message or its attachments, or start a new conversation."
+)
+_DISABLED = (
+    "The conversation exceeds the context window of the model. Start a new conversation, remove earlier messages, or "
+    "enable the compaction of long conversations."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionPolicy:
+    """The settings of a team. ``threshold`` is the part of the window from which on contexts are shortened."""
+
+    is_enabled: bool = True
+    threshold: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class CallSize:
+    """The size of a model call apart from the items: instructions and tools, and what is reserved for the answer."""
+
+    fixed: int
+    reserve: int = 0
+
+
+class Compactor:
+    """Shortens the contexts of one team."""
+
+    def __init__(self, policy: CompactionPolicy, writer: SummaryWriter, cache: CutCache) -> None:
+        self._policy = policy
+        self._writer = writer
+        self._cache = cache
+
+    @classmethod
+    def disabled(cls, model: Model, team: str) -> Compactor:
+        """Return a compactor for a team that does not shorten contexts by itself."""
+        writer = SummaryWriter(model, ContextWindow(), team=team)
+        return cls(CompactionPolicy(is_enabled=False), writer, CutCache())
+
+    async def fit(self, agent: Agent, state: TurnState, size: CallSize) -> ContextView:
+        """Return what the agent's model sees in its next call, after a compaction if the context is too large."""
+        memory = state.context_memory
+        items = [*state.turn.context, *state.turn.items]
+        if not memory.is_known:
+            memory.cut, memory.is_known = cut_of(items), True
+        view = view_of(state.turn.context, state.turn.items, memory.cut)
+        limit = self._limit(agent, state, size)
+        if limit is None:
+            return view
+        before = self.estimate(agent, items, memory.cut, view, size)
+        if before <= limit:
+            return view
+        await self._compact(agent, state, size, before=before, limit=limit)
+        return view_of(state.turn.context, state.turn.items, memory.cut)
+
+    async def after_overflow(
+        self, agent: Agent, state: TurnState, size: CallSize, failure: ContextLengthExceeded
+    ) -> ContextView:
+        """Return a shorter context after the provider rejected the present one.
+
+        Raises:
+            ContextLengthExceeded: The context cannot be shortened, or the team or the request disables it.
+        """
+        memory = state.context_memory
+        items = [*state.turn.context, *state.turn.items]
+        view = view_of(state.turn.context, state.turn.items, memory.cut)
+        before = self.estimate(agent, items, memory.cut, view, size)
+        if not failure.is_fallback:
+            agent.window.learn(failure, estimate=before)
+        if not self._is_enabled(state):
+            raise exceeded(failure, is_enabled=False)
+        before = max(before, failure.tokens or 0)
+        window = failure.window or agent.window.tokens or before
+        if failure.tokens is None:
+            # The estimate was too low, if it was within the window.
+            before = max(before, int(window * 1.05))
+        limit = int(window * _OVERFLOW_SHARE) - min(size.reserve, int(window * _MAX_RESERVE))
+        if not await self._compact(agent, state, size, before=before, limit=limit, may_drop=True):
+            raise exceeded(failure)
+        return view_of(state.turn.context, state.turn.items, memory.cut)
+
+    def estimate(
+        self, agent: Agent, items: Sequence[Item], cut: Cut | None, view: ContextView, size: CallSize
+    ) -> int:
+        """Return the tokens of a call: those reported for the last answer and the text since then, or all estimated."""
+        behind = cut.behind if cut is not None else 0
+        for at in range(len(items) - 1, behind - 1, -1):
+            item = items[at]
+            if item.tokens is not None:
+                # The instructions and tools of another agent are not known here.
+                fixed = size.fixed if item.agent != agent.name else 0
+                return item.tokens + items_tokens(items[at + 1 :]) + fixed
+        return size.fixed + items_tokens(view.items)
+
+    @staticmethod
+    def size_of(view: ContextView, size: CallSize) -> int:
+        """Return the estimate for a call without reported sizes."""
+        return size.fixed + items_tokens(view.items)
+
+    async def summarise(self, items: Sequence[Item], *, agent: Agent) -> Summary:
+        """Return a summary of all items for a context of the agent."""
+        view = view_of(items, (), cut_of(items))
+        maximum = summary_tokens(agent.window.tokens or _DEFAULT_WINDOW)
+        return await self._writer.write(list(view.items), "", max_tokens=maximum, agent=agent.name)
+
+    # --- compaction ---
+
+    def _is_enabled(self, state: TurnState) -> bool:
+        mode = state.turn.context_mode
+        return mode == "auto" or (mode is None and self._policy.is_enabled)
+
+    def _limit(self, agent: Agent, state: TurnState, size: CallSize) -> int | None:
+        """Return the tokens from which on the context is shortened; None for no limit."""
+        if not self._is_enabled(state):
+            return None
+        limits = [] if state.turn.compact_threshold is None else [state.turn.compact_threshold]
+        if (window := agent.window.tokens) is not None:
+            reserve = min(size.reserve, int(window * _MAX_RESERVE))
+            limits.append(min(int(window * self._policy.threshold), window - reserve))
+        return min(limits, default=None)
+
+    async def _compact(
+        self,
+        agent: Agent,
+        state: TurnState,
+        size: CallSize,
+        *,
+        before: int,
+        limit: int,
+        may_drop: bool = False,
+    ) -> bool:
+        """Carry out a plan; False if there is none, or its summary could not be written and is not optional."""
+        memory, turn = state.context_memory, state.turn
+        items = [*turn.context, *turn.items]
+        known = self._known(items, turn.caller)
+        plan = plan_compaction(items, memory.cut, known, fixed=size.fixed, before=before, limit=limit)
+        if plan is None:
+            return False
+        began = time.monotonic()
+        old = memory.cut.summary if memory.cut is not None else ""
+        summary = Summary(plan.summary or old)
+        method: CompactionMethod = "summarised" if plan.covered or plan.summary else "shortened"
+        if plan.covered:
+            maximum = summary_tokens(limit)
+            summary = await self._writer.write(plan.covered, old, max_tokens=maximum, agent=agent.name)
+            state.completion_tokens += sum(call.usage.completion for call in summary.calls if call.usage)
+            if not summary.text:
+                if not may_drop:
+                    return False
+                method, summary = "dropped", Summary(old or _DROPPED, summary.calls)
+        if method == "dropped":
+            memory.cut = Cut(summary.text, plan.kept, plan.whole, plan.shortened_to, len(items))
+        else:
+            self._store(agent, state, items, plan, summary.text)
+        state.sink.emit(
+            ContextCompacted(
+                agent.name,
+                method,
+                before,
+                plan.tokens_after,
+                time.monotonic() - began,
+                summary.calls,
+                summary.text if method == "summarised" else "",
+            )
+        )
+        return True
+
+    def _store(self, agent: Agent, state: TurnState, items: Sequence[Item], plan: Plan, summary: str) -> None:
+        """Append the compaction to the items of the turn, and remember it for turns with the same beginning."""
+        compaction = compaction_of(items, plan, has_summary=bool(summary))
+        item = Item(UserMessage(content=summary), agent=agent.name, visible=False, compaction=compaction)
+        state.turn.items.append(item)
+        state.context_memory.cut = cut_of([*items, item])
+        kept, whole = digests_at(items, sorted((plan.kept, plan.whole)), *self._scope(state.turn.caller))
+        if summary:
+            self._cache.put(b"summary" + kept, summary)
+        self._cache.put(b"shortened" + whole, "")
+
+    def _known(self, items: Sequence[Item], caller: str) -> KnownCuts:
+        places = group_starts(items)
+        digests = list(zip(places, digests_at(items, places, *self._scope(caller)), strict=True))
+        found = {place: self._cache.get(b"summary" + digest) for place, digest in digests}
+        shortened = [place for place, digest in digests if self._cache.get(b"shortened" + digest) is not None]
+        return KnownCuts({place: text for place, text in found.items() if text}, shortened)
+
+    def _scope(self, caller: str) -> tuple[str, str]:
+        return caller, self._writer.model
+
+
+def reported_size(agent: Agent, tokens: int) -> int | None:
+    """Return the reported size of a context if it is worth storing: it is not small, and the window is known."""
+    window = agent.window.tokens
+    return tokens if window is not None and tokens >= window * _REPORTED_FROM else None
+
+
+def exceeded(failure: ContextLengthExceeded, *, is_enabled: bool = True) -> ContextLengthExceeded:
+    """Return the error for the caller."""
+    message = _NOT_ENOUGH if is_enabled else _DISABLED
+    error = ContextLengthExceeded(message=message, window=failure.window, tokens=failure.tokens)
+    error.facts = failure.facts
+    return error

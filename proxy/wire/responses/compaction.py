@@ -1,0 +1,51 @@
+"""Compaction items: a summary in the opaque form in which clients send it back.
+
+The content is compressed and not encrypted: it is the client's own conversation, and whatever a client changes in it
+affects only that conversation.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from typing import Any
+
+from proxy.errors import InvalidRequest
+
+_PREFIX = "hpc1_"
+MAX_SUMMARY_BYTES = 1024 * 1024
+
+
+def encode_summary(text: str) -> str:
+    """Return the ``encrypted_content`` of a summary."""
+    packed = zlib.compress(text.encode("utf-8", "replace"))
+    return _PREFIX + base64.urlsafe_b64encode(packed).decode()
+
+
+def decode_summary(content: str, *, param: str) -> str:
+    """Return the summary in ``encrypted_content``.
+
+    Raises:
+        InvalidRequest: It is not of this server.
+    """
+    try:
+        if not content.startswith(_PREFIX):
+            raise ValueError
+        packed = base64.b64decode(content.removeprefix(_PREFIX), altchars=b"-_", validate=True)
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(packed, MAX_SUMMARY_BYTES)
+        if not unpacker.eof:
+            raise ValueError
+        return text.decode("utf-8")
+    except (ValueError, binascii.Error, zlib.error):
+        raise InvalidRequest(
+            f"Invalid '{param}': the content of this compaction item was not created by this server.",
+            param=param,
+            code="invalid_encrypted_content",
+        ) from None
+
+
+def compaction_body(item_id: str, text: str) -> dict[str, Any]:
+    """Return a compaction item."""
+    return {"id": item_id, "type": "compaction", "encrypted_content": encode_summary(text)}
