@@ -12,6 +12,7 @@ import pytest
 
 from tests.behaviour.chat_client import WEATHER, Caller, assistant, result, user
 from tests.fakes.providers.chat import ANSWER, PLAN
+from tests.fakes.providers.reasoning import Talkative
 from tests.fakes.providers.rejecting import (
     STRUCTURED,
     Anthropic,
@@ -168,7 +169,8 @@ async def test_conversations_of_many_shapes(
         open_end = [*told, user("Well?"), assistant("It is")]
         third, _ = await ask(served, is_streamed=is_streamed, messages=open_end, tools=[clock])
 
-    assert (answer, second, third) == (ANSWER, ANSWER, ANSWER)
+    # Separated from the text that it continues.
+    assert (answer, second, third) == (ANSWER, ANSWER, f" {ANSWER}")
 
 
 EXPERT = """\
@@ -306,3 +308,16 @@ async def test_client_tools_of_a_stored_conversation_keep_their_ids(tmp_path: Pa
     made = [call["id"] for one in sent for call in one.get("tool_calls") or ()]
     assert made == [one["tool_call_id"] for one in sent if one["role"] == "tool"]
     assert {len(one) for one in made} == {9}
+
+
+async def test_unknown_members_that_the_provider_rejects_are_sent_once(tmp_path: Path) -> None:
+    provider = Talkative()
+    async with (
+        FakeUpstream(answer=provider) as upstream,
+        serve(tmp_path, upstream.base_url) as served,
+    ):
+        first = await ask(served, is_streamed=False)
+        second = await ask(served, is_streamed=True)
+
+    assert (first[0], second[0]) == (ANSWER, ANSWER)
+    assert provider.rejections == ["member vendor_host"], "learned once"

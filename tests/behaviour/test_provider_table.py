@@ -23,7 +23,7 @@ from tests.fakes.providers.chat import ANSWER, FORM_ANSWER, PLAN, SECRET, ChatPr
 from tests.fakes.providers.local import Azure, Qwen
 from tests.fakes.providers.native import AnthropicMessages, NativeProvider, OllamaNative
 from tests.fakes.providers.openai import Gpt55
-from tests.fakes.providers.reasoning import DeepSeek, LiteLLM, OpenRouter
+from tests.fakes.providers.reasoning import DeepSeek, LiteLLM, OpenRouter, Unlisted
 from tests.fakes.providers.rejecting import (
     Anthropic,
     AzureReasoning,
@@ -76,6 +76,7 @@ FAMILIES: Mapping[str, Callable[[Plan], Provider]] = {
     "openrouter": OpenRouter,
     "kimi": Kimi,
     "litellm": LiteLLM,
+    "unlisted": Unlisted,
     "anthropic": Anthropic,
     "bedrock": Bedrock,
     "mistral": Mistral,

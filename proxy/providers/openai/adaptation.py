@@ -28,6 +28,7 @@ class Reshaping(StrEnum):
     REASONING_PLACEHOLDER = "reasoning_content in messages with calls that have none"
     SIGNATURE_PLACEHOLDER = "placeholder for missing thought signatures"
     NO_NAMES = "no name in messages"
+    NO_UNKNOWN_STATE = "no provider state in members that the proxy does not know"
     NO_CLIENT_STATE = "no provider state that clients send"
     NO_STATE = "no provider state"
     """Of one call: what was stored is not accepted any more."""

@@ -26,8 +26,6 @@ from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import Alarm, ModelLimits
 
-_AFTER_REASON = 2.0
-"""Seconds that a finished answer waits for its usage, and for the end of its stream."""
 _FOR_REUSE = 0.05
 """Seconds that a read answer waits for the end of its body, so that the connection can be used again."""
 
@@ -78,6 +76,8 @@ class Answer:
         self._start: bytes | None = None
         """The first bytes of the body, read to distinguish JSON from an event stream."""
         self._reason_deadline: float | None = None
+        self._may_continue = False
+        """Whether the deadline is for a reader whose answer may continue."""
         self._has_received = False
         self._ignored: tuple[str, ...] = ()
         self._defers_form = False
@@ -250,8 +250,11 @@ class Answer:
         reader = self._reader
         if reader.has_reason:
             # Set once: comments that keep the connection alive do not make it later.
-            if self._reason_deadline is None:
-                self._reason_deadline = self._loop.time() + min(_AFTER_REASON, self._limits.idle)
+            if self._reason_deadline is None or self._may_continue != reader.may_continue:
+                self._may_continue = reader.may_continue
+                idle = self._limits.idle
+                wait = idle if self._may_continue else min(self._limits.usage, idle)
+                self._reason_deadline = self._loop.time() + wait
             return self._reason_deadline
         self._reason_deadline = None
         if reader.has_said:

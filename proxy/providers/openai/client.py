@@ -26,7 +26,12 @@ from proxy.providers.openai.answer import Accepted, Answer
 from proxy.providers.openai.error_report import identifiers, report
 from proxy.providers.openai.errors import refusal
 from proxy.providers.openai.learned_adaptations import CallAdaptations, LearnedAdaptations
-from proxy.providers.openai.provider_state import has_state, provider_of
+from proxy.providers.openai.provider_state import (
+    has_state,
+    has_unknown_state,
+    provider_of,
+    without_unknown_state,
+)
 from proxy.providers.openai.rejection import Rejection, is_named_once, rejection_of
 from proxy.providers.openai.request import Outgoing, body_of, secrets_of
 from proxy.providers.openai.responses_request import UNSUPPORTED, responses_body
@@ -214,8 +219,11 @@ class OpenAIWireModel:
         """Return that the request is repeated without provider state, if it has any.
 
         The provider may not know these members, or not accept these values: a client changed them, or they were
-        encrypted for another organisation. Only the first concerns other calls.
+        encrypted for another organisation. Only the first concerns other calls. Members that this proxy does not know
+        go first: the provider may have sent them only for information.
         """
+        if Reshaping.NO_UNKNOWN_STATE not in adaptations and has_unknown_state(request, self.provider):
+            return {Reshaping.NO_UNKNOWN_STATE: True}
         if request.has_client_state and Reshaping.NO_CLIENT_STATE not in adaptations:
             return {Reshaping.NO_CLIENT_STATE: rejection.verdict == "unsupported"}
         return {Reshaping.NO_STATE: False} if has_state(request, self.provider) else {}
@@ -290,6 +298,8 @@ class OpenAIWireModel:
             request = request.without_state()
         elif Reshaping.NO_CLIENT_STATE in adaptations:
             request = request.without_client_state()
+        if Reshaping.NO_UNKNOWN_STATE in adaptations:
+            request = without_unknown_state(request)
         try:
             return make_body(self._definition, request, provider=self.provider, adaptations=adaptations)
         except (ValueError, TypeError):

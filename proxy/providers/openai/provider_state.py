@@ -2,14 +2,15 @@
 
 Several providers reject a request whose assistant messages lack what they returned with tool calls: DeepSeek and Kimi
 ``reasoning_content``, OpenRouter ``reasoning_details``, Gemini ``tool_calls[].extra_content``, gateways of LiteLLM
-``thinking_blocks``, ``provider_specific_fields`` or a signature in the id of the call. It is opaque: pieces of a stream
-are joined, nothing else is changed.
+``thinking_blocks``, ``provider_specific_fields`` or a signature in the id of the call. Other providers may want further
+members back (``unknown_members``). All of it is opaque: pieces of a stream are joined, nothing else is changed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from yarl import URL
 
 from proxy.messages import AssistantMessage, Message, ProviderState, ToolMessage, is_within_limit
 from proxy.providers.model import ModelRequest
+from proxy.providers.openai.unknown_members import without_unknown
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +64,19 @@ class StateCollector:
             if value is not None:
                 self._others[name] = value
 
-    def state(self, calls: list[dict[str, Any]], *, has_calls: bool) -> ProviderState | None:
-        """Return what has to be returned with the message; ``calls`` is the state of its calls."""
+    def state(
+        self, calls: list[dict[str, Any]], *, has_calls: bool, unknown: Mapping[str, Any] = {}
+    ) -> ProviderState | None:
+        """Return what has to be returned with the message; ``calls`` is the state of its calls.
+
+        ``unknown`` are members of the message that the API does not have.
+        """
         if self._size > MAX_COLLECTED_BYTES:
             logger.warning(
                 "provider state is over the limit and is dropped", extra={"provider": self._provider}
             )
             return None
-        members: dict[str, Any] = dict(self._others)
+        members: dict[str, Any] = {**unknown, **self._others}
         if self._reasoning:
             members["reasoning_content"] = "".join(self._reasoning)
         if self._details:
@@ -153,6 +160,21 @@ def has_state(request: ModelRequest, provider: str) -> bool:
     return any(is_for(state, provider) for state in (*request.states.values(), *request.text_states.values()))
 
 
+def has_unknown_state(request: ModelRequest, provider: str) -> bool:
+    """Whether the request has state that is sent to this provider, in members that only the provider knows."""
+    states = [*request.states.values(), *request.text_states.values()]
+    return any(is_for(state, provider) and without_unknown(state) != state for state in states)
+
+
+def without_unknown_state(request: ModelRequest) -> ModelRequest:
+    """Return the request with provider state in known members only."""
+    return dataclasses.replace(
+        request,
+        states={key: without_unknown(state) for key, state in request.states.items()},
+        text_states={key: without_unknown(state) for key, state in request.text_states.items()},
+    )
+
+
 def is_for(state: ProviderState | None, provider: str) -> bool:
     """Whether the state is sent to this provider and model."""
     return state is not None and state.provider in (provider, "")
@@ -184,7 +206,8 @@ def _with_state(
         for wire_call, extra in zip(body["tool_calls"][first:], state.calls, strict=False):
             if "id" in extra:
                 ids[wire_call["id"]] = extra["id"]
-            wire_call.update(extra)
+            function = wire_call["function"] | extra.get("function", {})
+            wire_call.update(extra, function=function)
     return message if body is None else body
 
 

@@ -19,7 +19,12 @@ from proxy.teamfiles.definitions import OpenAIModel
 
 _encode = msgspec.json.Encoder().encode
 _CHOICES = ("tool_choice", "parallel_tool_calls")
-_NOT_OF_THE_BODY = (Reshaping.REASONING_FIRST, Reshaping.NO_CLIENT_STATE, Reshaping.NO_STATE)
+_NOT_OF_THE_BODY = (
+    Reshaping.REASONING_FIRST,
+    Reshaping.NO_UNKNOWN_STATE,
+    Reshaping.NO_CLIENT_STATE,
+    Reshaping.NO_STATE,
+)
 """Applied to the request before, or to the answer."""
 _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
 

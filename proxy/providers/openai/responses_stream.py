@@ -65,6 +65,7 @@ class ResponsesReader:
         self.has_said = False
         """Whether anything of the answer came, even if it is held back."""
         self.has_reason = False
+        self.may_continue = False
         """Never: the terminal event carries reason and usage at once."""
         self.is_finished = False
 

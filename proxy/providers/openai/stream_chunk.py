@@ -96,19 +96,19 @@ def legacy_call(function_call: object) -> list[CallDelta]:
     return [CallDelta(index=0, function=function)] if function.name or function.arguments else []
 
 
-def whole_chunks(body: bytes) -> list[Chunk]:
-    """Decode a body that is one JSON object, or one JSON object per line.
+def whole_chunks(body: bytes) -> list[tuple[Chunk, bytes]]:
+    """Decode a body that is one JSON object, or one JSON object per line; return each with its JSON.
 
     Raises:
         UpstreamProtocolError: It is neither.
     """
     try:
-        return [decoded(body)]
+        return [(decoded(body), body)]
     except UpstreamProtocolError:
         lines = [line for line in body.splitlines() if line.strip()]
         if len(lines) < 2:
             raise
-    return [decoded(line) for line in lines]
+    return [(decoded(line), line) for line in lines]
 
 
 def decoded(data: bytes) -> Chunk:

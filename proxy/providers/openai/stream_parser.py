@@ -30,6 +30,7 @@ from proxy.providers.openai.stream_chunk import (
     whole_chunks,
 )
 from proxy.providers.openai.tool_call_assembler import CallAssembler
+from proxy.providers.openai.unknown_members import CallMembers, UnknownMembers
 
 
 class AnswerReader:
@@ -58,6 +59,8 @@ class AnswerReader:
         self._is_settled = False
         self._has_early_reason = False
         """Whether content followed a finish reason: this provider's reasons do not end an answer by themselves."""
+        self._has_first_reason = False
+        """Whether the only text so far came in one chunk with a finish reason."""
         self._has_only_whole = True
         """Whether no text can have half of a surrogate pair: msgspec rejects it, and only ``repaired`` accepts it."""
         self._content = AnswerText(starts_in_reasoning=starts_in_reasoning)
@@ -66,6 +69,11 @@ class AnswerReader:
         self._message_calls: list[CallDelta] | None = None
         """The calls of the latest whole ``message``; used if no call arrived in deltas."""
         self._has_state = False
+        self._data = b""
+        """The event of the current chunk."""
+        self._unknown = UnknownMembers()
+        self._unknown_of_calls: CallMembers = ()
+        """Of the calls in the latest whole ``message``."""
         self._has_legacy_call = False
         """Whether the call arrives as ``function_call``."""
         self.failure: UpstreamFailed | None = None
@@ -84,6 +92,11 @@ class AnswerReader:
         """Whether a finish reason ended the answer, so that only usage can follow."""
         return self._is_settled
 
+    @property
+    def may_continue(self) -> bool:
+        """Whether the reason came with the first text: it ends a short answer, or this provider sends one always."""
+        return self._has_first_reason
+
     def feed(self, received: bytes) -> list[ModelDelta]:
         """Return the deltas of the events that these bytes complete; what follows ``[DONE]`` is dropped.
 
@@ -95,6 +108,7 @@ class AnswerReader:
         try:
             for name, data in self._events.feed(received):
                 # Not mutated: without this shortcut ``_event`` reads the chunk, with the same result.
+                self._data = data
                 if not name and data[:1] == b"{":  # pragma: no mutate
                     try:
                         chunk = decode(data)
@@ -126,6 +140,7 @@ class AnswerReader:
         deltas: list[ModelDelta] = []
         try:
             for name, data in self._events.end():
+                self._data = data
                 self._event(name, data, deltas)
         except UpstreamProtocolError:
             # Half a chunk: the stream was cut rather than written wrongly. Behind a finish reason only usage is lost.
@@ -145,7 +160,7 @@ class AnswerReader:
         """
         deltas: list[ModelDelta] = []
         self._has_only_whole = False
-        for chunk in whole_chunks(body):
+        for chunk, self._data in whole_chunks(body):
             self._chunk(chunk, deltas)
         if not self._has_choice:
             raise UpstreamProtocolError("protocol")
@@ -193,9 +208,15 @@ class AnswerReader:
         self._has_choice = True
         size = self._size
         delta = choice.delta
+        unknown: CallMembers = ()
+        unknown_of_message: CallMembers = ()
+        # Not for each piece of a text or of arguments: they have unknown members if the first piece has.
+        if is_first or delta is None or self._unknown.has_any or not _is_piece(delta):
+            unknown, unknown_of_message = self._unknown.read(self._data)
         if delta is not None:
-            self._delta(delta, choice.logprobs, deltas)
+            self._delta(delta, choice.logprobs, deltas, unknown)
         if choice.message is not None:
+            self._unknown_of_calls = unknown_of_message
             self._message(choice.message, choice.logprobs, deltas)
         if choice.usage:
             self._usage = choice.usage
@@ -216,8 +237,11 @@ class AnswerReader:
         # A provider that sends a reason with every frame has ended only when a frame holds nothing else. The first
         # frame, which announces the role, is not an end either.
         self._is_settled = not (has_content and self._has_early_reason) and (self.has_said or not is_first)
+        self._has_first_reason = has_content and size == 0 and not self._calls.has_calls
 
-    def _delta(self, delta: Delta, logprobs: Any, deltas: list[ModelDelta]) -> None:
+    def _delta(
+        self, delta: Delta, logprobs: Any, deltas: list[ModelDelta], unknown: CallMembers = ()
+    ) -> None:
         if (
             delta.reasoning_content
             or delta.reasoning
@@ -234,7 +258,7 @@ class AnswerReader:
             elif isinstance(content, list):
                 self._parts(content, deltas)
         if delta.tool_calls:
-            self._calls_of(delta.tool_calls, deltas)
+            self._calls_of(delta.tool_calls, deltas, unknown)
         elif (
             delta.function_call
             # Behind tool calls it repeats one of them.
@@ -312,13 +336,13 @@ class AnswerReader:
             self._size += 1
             self._message_calls = calls
 
-    def _calls_of(self, calls: list[CallDelta], deltas: list[ModelDelta]) -> None:
+    def _calls_of(self, calls: list[CallDelta], deltas: list[ModelDelta], unknown: CallMembers = ()) -> None:
         self._content.drop_space()
-        for call in calls:
+        for position, call in enumerate(calls):
             arguments = call.function.arguments if call.function is not None else None
             # A piece counts for more than its text: calls of many empty pieces would cost memory too.
             self._count(1 + (len(arguments) if isinstance(arguments, str) else 0))
-            deltas.extend(self._calls.add(call))
+            deltas.extend(self._calls.add(call, unknown[position]) if unknown else self._calls.add(call))
 
     def _parts(self, parts: list[Any], deltas: list[ModelDelta]) -> None:
         """Read content that came as a list: text parts, and thinking parts that hold text parts (Mistral)."""
@@ -350,7 +374,9 @@ class AnswerReader:
         has_calls = self._calls.has_calls
         reason = finish_reason(self._reason, ending, has_calls=has_calls)
         self.is_finished = True
-        state = self._state.state(self._calls.states() if has_calls else [], has_calls=has_calls)
+        state = self._state.state(
+            self._calls.states() if has_calls else [], has_calls=has_calls, unknown=self._unknown.joined()
+        )
         deltas.append(Finished(reason, clean_usage(self._usage), state=state))
 
     def _release_held(self, deltas: list[ModelDelta]) -> None:
@@ -364,4 +390,15 @@ class AnswerReader:
         if self._message_calls is not None and not self._calls.has_calls:
             for position, call in enumerate(self._message_calls):
                 call.index = position
-            self._calls_of(self._message_calls, deltas)
+            self._calls_of(self._message_calls, deltas, self._unknown_of_calls)
+
+
+def _is_piece(delta: Delta) -> bool:
+    """Whether the delta has a piece of text, of reasoning, or of the arguments of a call that began before."""
+    if delta.content or delta.reasoning_content or delta.reasoning:
+        return True
+    calls = delta.tool_calls
+    if calls is None or len(calls) != 1:
+        return False
+    function = calls[0].function
+    return function is not None and not (function.name or calls[0].id) and bool(function.arguments)

@@ -7,6 +7,7 @@ the other, each beginning with its name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -16,6 +17,7 @@ from proxy.providers.model import CallPiece
 from proxy.providers.openai.json_nesting import JsonNesting
 from proxy.providers.openai.provider_state import SIGNED_ID
 from proxy.providers.openai.stream_chunk import CallDelta, FunctionDelta
+from proxy.providers.openai.unknown_members import joined
 from proxy.providers.sanitize import clean
 
 MAX_CALLS = 256
@@ -42,6 +44,7 @@ class _Call:
         "nesting",
         "position",
         "provider_state",
+        "unknown",
     )
 
     def __init__(self, position: int, call_id: str | None) -> None:
@@ -55,6 +58,7 @@ class _Call:
         self.nesting = JsonNesting()
         self.is_begun = False
         self.provider_state: dict[str, Any] = {}
+        self.unknown: list[dict[str, Any]] = []
 
     @property
     def is_closed(self) -> bool:
@@ -105,17 +109,17 @@ class CallAssembler:
 
     def states(self) -> list[dict[str, Any]]:
         """Return the provider state of each call; the list is empty if no call has any."""
-        states = [call.provider_state for call in self._calls]
+        states = [joined(call.unknown) | call.provider_state for call in self._calls]
         return states if any(states) else []
 
-    def add(self, delta: CallDelta) -> list[CallPiece]:
-        """Return the pieces that are certain now.
+    def add(self, delta: CallDelta, unknown: Mapping[str, Any] = {}) -> list[CallPiece]:
+        """Return the pieces that are certain now; ``unknown`` are members of the delta that the API does not have.
 
         Raises:
             UpstreamProtocolError: A piece belongs to no call, or to one that was whole already.
             UpstreamResponseTooLarge: There are more than ``MAX_CALLS`` calls.
         """
-        if (pieces := self._further_arguments(delta)) is not None:
+        if not unknown and (pieces := self._further_arguments(delta)) is not None:
             return pieces
         name, arguments = _content(delta.function)
         if name and arguments and self._is_repetition(delta.id, name, arguments):
@@ -125,6 +129,8 @@ class CallAssembler:
             if name or arguments:
                 raise UpstreamProtocolError("protocol")
             return []
+        if unknown:
+            call.unknown.append(dict(unknown))
         if delta.extra_content is not None:
             call.provider_state["extra_content"] = delta.extra_content
         if delta.provider_specific_fields is not None:

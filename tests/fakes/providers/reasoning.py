@@ -124,3 +124,60 @@ class LiteLLM(ChatProvider):
         ]
         signed = {**call, "id": call_id, "provider_specific_fields": fields}
         return [*(chunk({"thinking_blocks": [one]}) for one in pieces), *super().call_chunks(signed, state)]
+
+
+class Unlisted(ChatProvider):
+    """A provider that is in no list: what it sends in members of its own has to come back, each where it was."""
+
+    path = "/v1/chat/completions"
+
+    def issue(self, number: int) -> tuple[Any, ...]:
+        thought = {"steps": ["look", "answer"], "digest": f"{SECRET}-{number}"}
+        return thought, f"{SECRET}*{number}", {"trace": f"{SECRET}/{number}"}
+
+    def returned(self, message: Body, call: Body) -> Any:
+        function = {name: value for name, value in call["function"].items() if name == "trace"}
+        return message.get("vendor_thought"), call.get("vendor_signature"), function
+
+    def issue_for_text(self, number: int) -> Any:
+        return f"{SECRET} of text {number}"
+
+    def returned_with_text(self, message: Body) -> Any:
+        return message.get("vendor_text_state")
+
+    def text_chunks(self, text: str) -> list[dict[str, Any]]:
+        # At many providers the first chunk announces the role.
+        return [chunk({"role": "assistant", "content": ""}), *super().text_chunks(text)]
+
+    def text_state_chunks(self, state: Any) -> list[dict[str, Any]]:
+        return [chunk({"content": "", "vendor_text_state": state})]
+
+    def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
+        thought, signature, trace = state
+        first, rest = signature[:5], signature[5:]
+        function = {**call["function"], **trace}
+        return [
+            chunk({"vendor_thought": {"steps": ["look"], "digest": thought["digest"]}}),
+            chunk({"vendor_thought": {"steps": ["answer"], "digest": thought["digest"]}}),
+            chunk({"tool_calls": [{"index": 0, **call, "function": function, "vendor_signature": first}]}),
+            chunk({"tool_calls": [{"index": 0, "vendor_signature": rest}]}),
+        ]
+
+
+class Talkative(ChatProvider):
+    """A provider that sends members for information, and rejects them in a request."""
+
+    def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
+        timed = {"index": 0, **call, "vendor_milliseconds": 5}
+        return [chunk({"tool_calls": [timed], "vendor_host": "gpu-7"})]
+
+    def rejection(self, body: Body) -> Reply | None:
+        for position, message in enumerate(body["messages"]):
+            for name in ("vendor_host", "vendor_milliseconds"):
+                if name in json.dumps(message):
+                    loc = ["body", "messages", position, name]
+                    detail = [
+                        {"type": "extra_forbidden", "loc": loc, "msg": "Extra inputs are not permitted"}
+                    ]
+                    return self._reject(422, f"member {name}", {"detail": detail})
+        return None

@@ -59,31 +59,62 @@ async def test_an_answer_with_a_finish_reason_is_complete(http_session: HttpSess
 
 async def test_comments_do_not_prolong_an_answer_with_a_finish_reason(http_session: HttpSession) -> None:
     # More comments than fit into the wait for usage, each sent when the clock of the loop has moved on.
-    ticks = [asyncio.Event() for _ in range(100)]
+    ticks = [asyncio.Event() for _ in range(40)]
     steps: list[Any] = [part for tick in ticks for part in (tick, b": ping\n\n")]
     loop = asyncio.get_running_loop()
     for position, tick in enumerate(ticks):
         loop.call_later(position * 0.1, tick.set)
 
-    async with asyncio.timeout(8):
-        answer = await answer_to(http_session, raw(*map(event, ENDED), *steps, Stop.HANG))
+    async with asyncio.timeout(3):
+        limits = ModelLimits(usage=0.3)
+        answer = await answer_to(http_session, raw(*map(event, ENDED), *steps, Stop.HANG), limits)
 
     assert (answer.text, answer.reason) == ("Hello", "stop")
 
 
-async def test_a_reason_on_every_frame_ends_nothing(http_session: HttpSession) -> None:
+@pytest.mark.parametrize("waits_at", [1, 2])
+async def test_a_reason_on_every_frame_ends_nothing(http_session: HttpSession, waits_at: int) -> None:
     wait = asyncio.Event()
-    frames: list[Any] = [
-        chunk({"content": "a"}, "stop"),
-        chunk({"content": "b"}, "stop"),
-        wait,
-        chunk({"content": "c"}, "stop"),
-    ]
-    asyncio.get_running_loop().call_later(1.5, wait.set)
+    frames: list[Any] = [chunk({"content": text}, "stop") for text in "abc"]
+    frames.insert(waits_at, wait)
+    # Longer than the wait for usage.
+    asyncio.get_running_loop().call_later(0.3, wait.set)
 
-    answer = await answer_to(http_session, events(*frames), ModelLimits(first_token=20, idle=20))
+    limits = ModelLimits(first_token=20, idle=20, usage=0.05)
+    answer = await answer_to(http_session, events(*frames), limits)
 
     assert (answer.text, answer.reason) == ("abc", "stop")
+
+
+async def test_a_text_in_one_frame_with_its_reason_is_complete_after_the_idle_limit(
+    http_session: HttpSession,
+) -> None:
+    frames: list[Any] = [chunk({"content": "Hello"}, "stop"), Stop.HANG]
+
+    answer = await answer_to(http_session, events(*frames), ModelLimits(idle=0.3))
+
+    assert (answer.text, answer.reason, answer.failure) == ("Hello", "stop", None)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [chunk({"content": "Hello"}, "stop"), chunk({}, "stop")],
+        [
+            chunk(
+                {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]},
+                "tool_calls",
+            )
+        ],
+    ],
+)
+async def test_an_answer_that_cannot_continue_waits_for_its_usage_only(
+    http_session: HttpSession, frames: list[Any]
+) -> None:
+    async with asyncio.timeout(10):
+        answer = await answer_to(http_session, events(*frames, Stop.HANG), ModelLimits(idle=60, usage=0.05))
+
+    assert answer.failure is None
 
 
 async def test_a_cut_after_a_reason_on_every_frame_is_a_failure(http_session: HttpSession) -> None:
