@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ class Writer:
             raise
         except (ProxyError, IdempotencyKeyTaken, ApprovalsMoved) as error:
             waiting.reject(error)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, sqlite3.Error) as error:
             logger.error(
                 "store write failed", extra={"work": type(waiting.work).__name__, "cause": cause_of(error)}
             )

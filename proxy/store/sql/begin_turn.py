@@ -16,9 +16,10 @@ from proxy.approvals.repository import ApprovalUpdate
 from proxy.errors import ConversationBusy
 from proxy.store.sql import rows
 from proxy.store.sql.approvals import Approving
-from proxy.store.sql.dialects import IS_RUNNING, Insertion, insert_into, listed, statements
+from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
 from proxy.store.sql.finish_turn import Endings, Finish
 from proxy.store.sql.interruption import Interruption
+from proxy.store.sql.prepared_statement import Insertion, PreparedStatement
 from proxy.store.sql.rows import ItemRow
 from proxy.store.sql.tables import conversations, items, turns
 from proxy.turns.repository import Begun, CompletedTurn, IdempotencyKeyTaken, NewTurn
@@ -65,8 +66,10 @@ class Beginnings:
         self._endings = statements(Endings, dialect)
         # An existing conversation is not touched: its row would stay locked for a turn that has to wait for the end
         # of another, and that end moves the conversation's head.
-        self._add_conversation = insert_into(dialect, conversations).on_conflict_do_nothing()
-        self._name_end_user = (
+        self._add_conversation = PreparedStatement(
+            insert_into(dialect, conversations).on_conflict_do_nothing()
+        )
+        self._name_end_user = PreparedStatement(
             update(conversations)
             .where(
                 conversations.c.caller == bindparam("of_caller"),
@@ -83,12 +86,14 @@ class Beginnings:
             )
             .scalar_subquery()
         )
-        self._add_turn = (
+        self._add_turn = PreparedStatement(
             insert_into(dialect, turns).values(conversation=conversation).on_conflict_do_nothing()
         )
         ids = listed(dialect, "ids")
-        self._begun = select(turns.c.id, turns.c.key, turns.c.conversation, turns.c.worker).where(
-            turns.c.id.in_(select(ids.c.value)), IS_RUNNING
+        self._begun = PreparedStatement(
+            select(turns.c.id, turns.c.key, turns.c.conversation, turns.c.worker).where(
+                turns.c.id.in_(select(ids.c.value)), IS_RUNNING
+            )
         )
         self._add_items = Insertion(insert_into(dialect, items).on_conflict_do_nothing(), items)
         is_in_the_way = or_(
@@ -115,13 +120,15 @@ class Beginnings:
         """
         # Insert in the same order in all workers, so that they cannot deadlock.
         begins = sorted(begins, key=lambda begin: (begin.turn["of_caller"], begin.turn["of_conversation"]))
-        connection.execute(self._add_conversation, [begin.conversation for begin in begins])
-        if named := [_named(begin.turn) for begin in begins if begin.turn["end_user"]]:
-            connection.execute(self._name_end_user, named)
-        connection.execute(self._add_turn, [begin.turn for begin in begins])
+        self._add_conversation.run(connection, [begin.conversation for begin in begins])
+        self._name_end_user.run(
+            connection, [_named(begin.turn) for begin in begins if begin.turn["end_user"]]
+        )
+        self._add_turn.run(connection, [begin.turn for begin in begins])
+        ids = [begin.turn["id"] for begin in begins]
         found = {
-            (row.id, row.worker): Begun(row.key, row.conversation)
-            for row in connection.execute(self._begun, {"ids": [begin.turn["id"] for begin in begins]})
+            (turn_id, worker): Begun(key, conversation)
+            for turn_id, key, conversation, worker in self._begun.run(connection, [{"ids": ids}])
         }
         begun: dict[Begin, Begun] = {}
         said: list[tuple[Any, ...]] = []
@@ -171,9 +178,9 @@ class Beginnings:
         """Add the parent and begin the turn; None on a conflict."""
         assert begin.parent is not None
         assert begin.parent_end is not None
-        for row in connection.execute(self._begun, {"ids": [begin.turn["id"]]}):
+        for _, key, conversation, worker in self._begun.run(connection, [{"ids": [begin.turn["id"]]}]):
             # The write is a retry.
-            return Begun(row.key, row.conversation) if row.worker == begin.turn["worker"] else None
+            return Begun(key, conversation) if worker == begin.turn["worker"] else None
         parent = self._begin(connection, begin.parent)
         if parent is None:
             return None

@@ -31,8 +31,9 @@ from proxy.conversations.repository import Rest, Sort, StoredItem
 from proxy.messages import ForeignItem, Item
 from proxy.store.sql import rows
 from proxy.store.sql.conversation_list import Outlines, may_be_about
-from proxy.store.sql.dialects import IS_RUNNING, Insertion, encode_json, insert_into, statements
+from proxy.store.sql.dialects import IS_RUNNING, encode_json, insert_into, statements
 from proxy.store.sql.interruption import Interruption
+from proxy.store.sql.prepared_statement import Insertion
 from proxy.store.sql.stored_completions import FORGOTTEN, has_metadata, storable_pairs, visible_to
 from proxy.store.sql.tables import (
     approvals,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar, cast
@@ -13,7 +13,6 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     ColumnElement,
-    Connection,
     FromClause,
     Table,
     Text,
@@ -42,26 +41,6 @@ def insert_into(dialect: str, table: Table) -> Any:
     """Return an insert with ``on_conflict_…`` methods that does not fetch the key of the new row."""
     # The dialect of PostgreSQL is imported only where it is used.
     return cast(Any, import_module(f"sqlalchemy.dialects.{dialect}")).insert(table).inline()
-
-
-class Insertion:
-    """Inserts many rows, given as tuples of database values for all columns in table order.
-
-    It bypasses SQLAlchemy's bind processing, which costs 5 µs per row; histories can have a thousand messages.
-    """
-
-    def __init__(self, statement: Any, table: Table) -> None:
-        self._statement = statement
-        self._columns = [column.name for column in table.columns]
-        self._text: str | None = None
-
-    def run(self, connection: Connection, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Insert the rows, if there are any."""
-        if self._text is None:
-            compiled = self._statement.compile(dialect=connection.dialect, column_keys=self._columns)
-            self._text = str(compiled)
-        if given := list(rows):
-            connection.exec_driver_sql(self._text, given)
 
 
 def listed(dialect: str, name: str, kind: Any = Text) -> FromClause:

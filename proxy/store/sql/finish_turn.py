@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Boolean, Connection, bindparam, case, cast, or_, select, update
 
 from proxy.errors import TurnLeaseLost
 from proxy.store.sql import rows
 from proxy.store.sql.approvals import Approving
-from proxy.store.sql.dialects import IS_RUNNING, Insertion, insert_into, listed, statements
+from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
+from proxy.store.sql.prepared_statement import Insertion, PreparedStatement
 from proxy.store.sql.rows import ItemRow
 from proxy.store.sql.tables import conversations, indexable, items, pending_calls, turns
 from proxy.turns.repository import TurnEnd
@@ -40,13 +41,25 @@ class Close:
     finished_at: float
 
 
+class _Ending(NamedTuple):
+    """The row of a turn before its end; the columns of ``Endings._ending``."""
+
+    key: int
+    conversation: int
+    caller: str
+    status: str
+    finished_at: float | None
+    is_stored: bool
+    inputs: int
+
+
 class Endings:
     """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
         self._approving = statements(Approving, dialect)
         of, keys = turns.c, listed(dialect, "keys")
-        self._ending = (
+        self._ending = PreparedStatement(
             select(of.key, of.conversation, of.caller, of.status, of.finished_at, of.is_stored, of.inputs)
             .where(turns.c.key.in_(select(cast(keys.c.value, BigInteger))))
             # Lock in key order, so that two workers cannot deadlock.
@@ -55,7 +68,7 @@ class Endings:
         )
         keeps_key = bindparam("keeps_key", type_=Boolean)
         keeps_input = bindparam("keeps_input", type_=Boolean)
-        self._end = (
+        self._end = PreparedStatement(
             update(turns)
             .where(turns.c.key == bindparam("turn"))
             .values(
@@ -64,8 +77,8 @@ class Endings:
             )
         )
         self._add_items = Insertion(insert_into(dialect, items), items)
-        self._add_pending = insert_into(dialect, pending_calls)
-        self._move_head = (
+        self._add_pending = PreparedStatement(insert_into(dialect, pending_calls))
+        self._move_head = PreparedStatement(
             update(conversations)
             .where(conversations.c.key == bindparam("of_conversation"))
             .where(or_(conversations.c.head.is_(None), conversations.c.head < bindparam("turn")))
@@ -96,7 +109,7 @@ class Endings:
         the error code is written.
         """
         keys = [str(finish.end.turn) for finish in finishes]
-        found = {row.key: row for row in connection.execute(self._ending, {"keys": keys})}
+        found = {row[0]: _Ending(*row) for row in self._ending.run(connection, [{"keys": keys}])}
         ends: dict[int, Finish] = {}
         results: dict[Finish, bool] = {}
         lost: list[dict[str, int]] = []
@@ -119,9 +132,9 @@ class Endings:
         """Mark a turn as failed, if it is running."""
         connection.execute(self._close, asdict(close))
 
-    def _write(self, connection: Connection, ends: Sequence[tuple[Finish, Any]]) -> None:
-        connection.execute(
-            self._end,
+    def _write(self, connection: Connection, ends: Sequence[tuple[Finish, _Ending]]) -> None:
+        self._end.run(
+            connection,
             [
                 rows.end_row(finish.end) | {"journal": finish.journal if row.is_stored else None}
                 for finish, row in ends
@@ -142,15 +155,13 @@ class Endings:
             for finish, row in ends
             for call_id in dict.fromkeys(map(indexable, finish.end.pending))
         ]
-        if waited_for:
-            connection.execute(self._add_pending, waited_for)
+        self._add_pending.run(connection, waited_for)
         heads = [
             {"of_conversation": row.conversation, "turn": row.key}
             for finish, row in ends
             if finish.end.is_history and finish.moves_head
         ]
-        if heads:
-            connection.execute(self._move_head, heads)
+        self._move_head.run(connection, heads)
         # After the conversations: recording decisions locks conversations first, so this order avoids a deadlock.
         self._approving.ask(connection, [(finish.end, row) for finish, row in ends if row.is_stored])
         for finish, row in ends:

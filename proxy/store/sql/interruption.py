@@ -23,7 +23,8 @@ from sqlalchemy import (
 )
 
 from proxy.store.sql import rows
-from proxy.store.sql.dialects import IS_RUNNING, Insertion, insert_into, listed
+from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed
+from proxy.store.sql.prepared_statement import Insertion
 from proxy.store.sql.tables import conversations, items, turns
 
 

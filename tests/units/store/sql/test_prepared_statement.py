@@ -1,0 +1,96 @@
+"""Statements that run on SQLite's driver give what SQLAlchemy gives."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    Table,
+    bindparam,
+    case,
+    create_engine,
+    insert,
+    select,
+    update,
+)
+
+from proxy.store.sql.prepared_statement import PreparedStatement
+from proxy.store.sql.tables import Digest, Words
+
+things = Table(
+    "things",
+    MetaData(),
+    Column("key", Integer, primary_key=True),
+    Column("name", Words),
+    Column("digest", Digest),
+    Column("more", JSON),
+    Column("is_new", Boolean),
+)
+ROWS: list[dict[str, Any]] = [
+    {"key": 1, "name": "a\0b", "digest": b"\x01\xff", "more": {"a": [1]}, "is_new": True},
+    {"key": 2, "name": None, "digest": None, "more": [], "is_new": False},
+]
+
+
+@pytest.fixture
+def connection() -> Iterator[Connection]:
+    engine = create_engine("sqlite://")
+    with engine.begin() as opened:
+        things.create(opened)
+        yield opened
+    engine.dispose()
+
+
+def rows(connection: Connection) -> list[tuple[object, ...]]:
+    return [tuple(row) for row in connection.execute(select(things).order_by(things.c.key))]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_values_are_converted_as_by_sqlalchemy(connection: Connection, count: int) -> None:
+    PreparedStatement(insert(things)).run(connection, ROWS[:count])
+    stored = rows(connection)
+    connection.execute(things.delete())
+    if count:
+        connection.execute(insert(things), ROWS[:count])
+
+    assert stored == rows(connection)
+    assert len(stored) == count
+
+
+def test_a_statement_can_have_constants_and_use_a_parameter_twice(connection: Connection) -> None:
+    connection.execute(insert(things), ROWS)
+    statement = PreparedStatement(
+        update(things)
+        .where(things.c.key == bindparam("of"), things.c.key < 5)
+        .values(name=case((things.c.key == bindparam("of"), "changed")))
+    )
+
+    statement.run(connection, [{"of": 1, "is_new": False}])
+    statement.run(connection, [{"of": 2, "is_new": True}])
+
+    assert [(row[1], row[4]) for row in rows(connection)] == [("changed", False), ("changed", True)]
+
+
+def test_a_query_returns_the_rows_of_the_driver(connection: Connection) -> None:
+    connection.execute(insert(things), ROWS)
+    query = PreparedStatement(select(things.c.key, things.c.is_new).where(things.c.key >= bindparam("least")))
+
+    assert query.run(connection, [{"least": 1}]) == [(1, 1), (2, 0)]
+    assert query.run(connection, [{"least": 3}]) == []
+
+
+def test_a_rejected_row_is_an_error_of_the_driver(connection: Connection) -> None:
+    statement = PreparedStatement(insert(things))
+    statement.run(connection, ROWS[:1])
+
+    with pytest.raises(sqlite3.IntegrityError):
+        statement.run(connection, ROWS[:1])
