@@ -8,55 +8,36 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
 
 from proxy.auth import Terms
+from proxy.cli_options import SECRET, GroupedCommand, setting_flags
 from proxy.errors import ConfigurationError
+from proxy.listening import bound_sockets
 from proxy.log_config import configure_logging
 from proxy.messages import EventsMode
 from proxy.settings import (
+    InvalidSettings,
     Settings,
     environment,
     find_misspelled,
-    flag_of,
-    form_of,
     load_settings,
-    variables_of,
 )
 from proxy.supervisor import Facts, Supervisor
 
 VERSION = version("handoff-proxy")
 logger = logging.getLogger(__name__)
 
-_SECRET = ("openai_api_key", "api_keys", "database_url", "redis_url")
-"""Settings without flags: every user of the machine can read the command line of a process."""
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _flags(*names: str) -> Callable[[Command], Command]:
-    """Add a flag to a command for each of the settings; without the flag, the environment applies."""
-
-    def decorate(command: Command) -> Command:
-        for name in reversed(names):
-            field = Settings.model_fields[name]
-            meaning = (field.description or "").removesuffix(".")
-            command = click.option(
-                flag_of(name),
-                name,
-                metavar="VALUE",
-                help=f"{meaning}: {form_of(field)} [{variables_of(field)[0]}]",
-            )(command)
-        return command
-
-    return decorate
+_DEMO = """\
+  The demonstration answers without a language model. To use one, set OPENAI_API_KEY,
+  or OPENAI_BASE_URL for a local server, and OPENAI_MODEL, and restart."""
 
 
 @click.group()
@@ -65,8 +46,8 @@ def main() -> None:
     """Serve teams of agents as models of an OpenAI-compatible chat completions API."""
 
 
-@main.command()
-@_flags(*(name for name in Settings.model_fields if name not in _SECRET))
+@main.command(cls=GroupedCommand, context_settings={"max_content_width": 110})
+@setting_flags(*(name for name in Settings.model_fields if name not in SECRET))
 def serve(**flags: Any) -> None:
     """Serve the teams.
 
@@ -74,21 +55,24 @@ def serve(**flags: Any) -> None:
     because every user of the machine can read them: set OPENAI_API_KEY, PROXY_API_KEYS and PROXY_DATABASE_URL.
     """
     with _exit_on_error():
-        settings = load_settings(**flags)
-        configure_logging(settings.log_level, stream_events=settings.stream_events)
         variables = environment()
+        try:
+            settings = load_settings(**flags)
+        except InvalidSettings as error:
+            raise _with_all_problems(error, error.valid, variables) from None
+        configure_logging(settings.log_level, stream_events=settings.stream_events)
         for sentence in find_misspelled(variables):
             logger.warning(sentence)
 
         # Before the database is opened: if a server is running on this port, its database must not be migrated.
-        from proxy.server import FORCED_CLOSE_SECONDS, bound_sockets, url_of
+        from proxy.server import FORCED_CLOSE_SECONDS, url_of
         from proxy.worker import serve_process, serve_worker, shared_counters
 
         with ExitStack() as stack:
             try:
                 sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
             except ConfigurationError as error:
-                raise _with_team_file_errors(error, settings, variables) from None
+                raise _with_all_problems(error, settings, variables) from None
             announce = partial(_announce, url_of(settings, sockets))
             if settings.workers == 1:
                 serve_process(settings, variables, sockets, announce)
@@ -104,25 +88,28 @@ def serve(**flags: Any) -> None:
             sys.exit(supervisor.run())
 
 
-def _with_team_file_errors(
+def _with_all_problems(
     error: ConfigurationError, settings: Settings, variables: Mapping[str, str]
 ) -> ConfigurationError:
-    """Return the error with those of the team files before it, so that one start reports both."""
-    from proxy.team_check import check_configured_teams
+    from proxy.team_check import with_all_problems
 
-    problems = check_configured_teams(settings, environment=variables).problems
-    return ConfigurationError("\n".join((*problems, error.message)))
+    return with_all_problems(error, settings, environment=variables)
 
 
 def _announce(url: str, facts: Facts) -> None:
     """Report what is served where: as fields in the log, and as text on standard output."""
+    from proxy.teamfiles.summary import DEMO_SUMMARY
+
     teams, models = facts["teams"], facts["models"]
     logger.info("serving", extra={"url": f"{url}/v1", "teams": teams, "models": models, "version": VERSION})
     click.echo(f"handoff-proxy {VERSION} listens on {url}/v1")
     click.echo(f"  page: {url}/")
+    click.echo(f"  API documentation: {url}/docs")
     click.echo(f"  teams: {', '.join(teams)}")
     for name, model in models.items():
         click.echo(f"  model {name}: {model}")
+    if DEMO_SUMMARY in models.values():
+        click.echo(_DEMO)
 
 
 @main.command()
@@ -143,7 +130,7 @@ def init(folder: Path) -> None:
 
 
 @main.command()
-@_flags("data_dir")
+@setting_flags("data_dir")
 def migrate(**flags: Any) -> None:
     """Migrate the database to the schema of this version.
 
@@ -240,7 +227,7 @@ def keys() -> None:
 @click.option("--tokens-per-minute", type=click.IntRange(1), help="Maximum tokens per minute.")
 @click.option("--models", help="Allowed teams and models, separated by commas; all if not set.")
 @click.option("--expires-days", type=click.FloatRange(0, min_open=True), help="Days until the key expires.")
-@_flags("data_dir")
+@setting_flags("data_dir")
 def keys_create(
     name: str,
     events: EventsMode | None,
@@ -265,7 +252,7 @@ def keys_create(
 
 
 @keys.command("list")
-@_flags("data_dir")
+@setting_flags("data_dir")
 def keys_list(**flags: Any) -> None:
     """List all API keys with id, name, status and limits."""
     from proxy.key_admin import describe_keys
@@ -278,7 +265,7 @@ def keys_list(**flags: Any) -> None:
 
 @keys.command("revoke")
 @click.argument("key_id", metavar="ID")
-@_flags("data_dir")
+@setting_flags("data_dir")
 def keys_revoke(key_id: str, **flags: Any) -> None:
     """Revoke the API key with this id permanently.
 

@@ -459,14 +459,25 @@ class Settings(BaseSettings):
         return self.data_dir / "handoff-proxy.sqlite"
 
 
+class InvalidSettings(ConfigurationError):
+    """Values of settings are invalid. The message has one line per value."""
+
+    def __init__(self, message: str, fields: frozenset[str], valid: Settings) -> None:
+        super().__init__(message)
+        self.fields = fields
+        """The settings with invalid values."""
+        self.valid = valid
+        """The settings, with defaults instead of the invalid values."""
+
+
 def load_settings(*, env_file: Path | str | None = ENV_FILE, **overrides: Any) -> Settings:
     """Read the settings. ``overrides`` (by field) have precedence over the environment, which has it over ``env_file``.
 
     None and ``""`` count as unset in all of them.
 
     Raises:
-        ConfigurationError: There are invalid values. The message has one line per value with the variable or flag and
-            the expected format, without the value itself.
+        InvalidSettings: There are invalid values. The message has one line per value with the variable or flag and the
+            expected format, without the value itself.
     """
     given = {name: value for name, value in overrides.items() if value is not None and value != ""}
     named = {variables_of(Settings.model_fields[name])[0]: value for name, value in given.items()}
@@ -478,7 +489,14 @@ def load_settings(*, env_file: Path | str | None = ENV_FILE, **overrides: Any) -
         bad = dict.fromkeys(str(problem["loc"][0]) for problem in error.errors(include_input=False))
         fields = {variables_of(field)[0]: name for name, field in Settings.model_fields.items()}
         lines = [_validation_error(fields[variable], given, variables) for variable in bad]
-        raise ConfigurationError("\n".join(lines)) from None
+        names = frozenset(fields[variable] for variable in bad)
+        defaults = {name: Settings.model_fields[name].default for name in names}
+        # The default of ``api_keys``, no keys, is not a valid value; another one stands for it until the copy.
+        valid_values = {variable: defaults[fields[variable]] for variable in bad} | (
+            {"PROXY_API_KEYS": "none"} if "api_keys" in names else {}
+        )
+        valid = Settings(**{"_env_file": env_file, **named, **valid_values})
+        raise InvalidSettings("\n".join(lines), names, valid.model_copy(update=defaults)) from None
 
 
 def environment(env_file: Path | str | None = ENV_FILE) -> Mapping[str, str]:

@@ -36,10 +36,14 @@ def serve_process(
     gc.disable()
     from proxy.app import create_app, prepare
     from proxy.server import serve_forever
+    from proxy.team_check import with_all_problems
 
     gc.enable()
-    prepare(settings)
-    app = create_app(settings, environment=variables)
+    try:
+        prepare(settings)
+        app = create_app(settings, environment=variables)
+    except ConfigurationError as error:
+        raise with_all_problems(error, settings, environment=variables, has_sockets=True) from None
     facts = {"teams": app.state.teams, "models": app.state.models}
     serve_forever(app, settings, list(sockets), on_started=lambda: on_started(facts))
 

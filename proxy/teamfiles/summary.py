@@ -20,6 +20,9 @@ from proxy.teamfiles.schema_checks import mapping
 from proxy.teamfiles.source_map import Source
 from proxy.tools.mcp.lock import Pins
 
+DEMO_SUMMARY = "demo model (offline)"
+"""Description of the scripted demonstration."""
+
 
 def summarize_counts(source: Source) -> str:
     """Return ``1 team, 3 agents, 2 tools, 1 model``, including invalid definitions."""
@@ -92,7 +95,7 @@ def _count(count: int, word: str) -> str:
 def _model(model: ModelDefinition) -> str:
     match model:
         case DemoModel():
-            return "demo model (offline)"
+            return DEMO_SUMMARY
         case ComponentModel():
             return f"AutoGen component {model.provider.rpartition('.')[2]}"
         case _:

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import click
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 from openai import APIError, AsyncOpenAI
 
 from proxy.app import VERSION
+from proxy.cli_options import GROUPS, SECRET, setting_flags
+from proxy.settings import Settings, load_settings
 from tests.command import Command, command
 from tests.fakes.upstream import FakeUpstream, calls, error, text
 from tests.server import TEAM_FILE
@@ -65,10 +68,37 @@ async def test_help_and_a_check_do_not_wait_for_the_servers_parts(module: str) -
 def test_help_names_the_commands_and_their_flags(run: Any) -> None:
     assert {"serve", "migrate", "check"} <= set(run("--help").output.split())
     shown = " ".join(run("serve", "--help").output.split())
-    assert (
-        "--port VALUE Port to listen on; 0 selects a free port: a whole number from 0 to 65535 [PROXY_PORT]"
-        in shown
-    )
+    for option in (
+        "Listening address: --host ADDRESS",
+        "--port N Port to listen on; 0 selects a free port: a whole number from 0 to 65535 [PROXY_PORT; default: 8000]",
+        "--metrics / --no-metrics Serve Prometheus metrics at /metrics [PROXY_METRICS; default: false]",
+        "--on-disconnect cancel|detach",
+        "[PROXY_TURN_TIME_LIMIT; default: 600]",
+        "--teams PATH A team file, or a folder of them [PROXY_TEAMS]",
+    ):
+        assert option in shown
+    assert shown.endswith("Other: --help Show this message and exit.")
+
+
+def test_every_setting_that_is_no_secret_is_in_one_group_of_the_help() -> None:
+    grouped = [name for names in GROUPS.values() for name in names]
+
+    assert sorted([*grouped, *SECRET]) == sorted(Settings.model_fields)
+
+
+@pytest.mark.parametrize(("flag", "expected"), [("--no-pass-through", False), ("--pass-through", True)])
+def test_a_boolean_setting_has_a_flag_for_both_values(flag: str, expected: bool) -> None:
+    found: list[Settings] = []
+
+    @click.command()
+    @setting_flags("pass_through", "metrics")
+    def show(**flags: Any) -> None:
+        found.append(load_settings(env_file=None, **flags))
+
+    environment = {"PROXY_PASS_THROUGH": str(not expected), "PROXY_METRICS": "true"}
+    assert CliRunner().invoke(show, [flag], env=environment).exit_code == 0
+
+    assert (found[0].pass_through, found[0].metrics) == (expected, True)
 
 
 def test_an_unknown_flag_gets_a_suggestion(run: Any) -> None:
@@ -146,6 +176,33 @@ def test_bad_settings_stop_the_start_with_a_line_each(run: Any) -> None:
         "--turn-time-limit: should be a number of seconds above 0",
         "PROXY_API_KEYS: should be keys of visible ASCII characters, separated by commas",
     ]
+
+
+def test_everything_that_prevents_a_start_is_reported_at_once(run: Any, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        variables = {"PROXY_TLS_KEY": "nowhere.pem", "PROXY_DATABASE_URL": "sqlite:///:memory:"}
+
+        lines = refusal(
+            run("serve", "--teams", "missing.yaml", "--port", str(port), "--max-messages", "0", **variables)
+        )
+        without_settings = refusal(run("serve", "--teams", "missing.yaml", "--port", str(port), **variables))
+
+    assert [line.partition(" ")[0].rstrip(":") for line in lines] == [
+        "missing.yaml",
+        "the",
+        "PROXY_TLS_KEY",
+        "PROXY_PORT",
+        "--max-messages",
+    ]
+    assert without_settings == lines[:-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_check_that_needs_an_invalid_setting_is_left_out(run: Any) -> None:
+    lines = refusal(run("serve", "--port", "0", PROXY_HOST="0.0.0.0", PROXY_API_KEYS="my secret"))
+
+    assert lines == ["PROXY_API_KEYS: should be keys of visible ASCII characters, separated by commas"]
 
 
 def test_other_machines_are_not_served_without_keys(run: Any, tmp_path: Path) -> None:
@@ -341,8 +398,11 @@ async def test_start_up_prints_url_teams_and_models_and_logs_them_as_fields(
     assert serving.out.lines == [
         f"handoff-proxy {VERSION} listens on {url}",
         f"  page: {url.removesuffix('v1')}",
+        f"  API documentation: {url.removesuffix('v1')}docs",
         "  teams: library",
         "  model default: demo model (offline)",
+        "  The demonstration answers without a language model. To use one, set OPENAI_API_KEY,",
+        "  or OPENAI_BASE_URL for a local server, and OPENAI_MODEL, and restart.",
     ]
     (line,) = [line for line in serving.log if line["message"] == "serving"]
     assert line["level"] == "INFO"

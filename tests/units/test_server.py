@@ -5,7 +5,8 @@ import socket
 import pytest
 
 from proxy.errors import ConfigurationError
-from proxy.server import bound_sockets, url_of
+from proxy.listening import bound_sockets
+from proxy.server import url_of
 from proxy.settings import load_settings
 
 

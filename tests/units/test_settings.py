@@ -394,7 +394,7 @@ def test_serve_has_a_flag_for_every_setting_except_secrets() -> None:
         option = flags[flag]
         assert isinstance(option, click.Option)
         assert option.help is not None
-        assert option.help.endswith(f": {form_of(field)} [{variables_of(field)[0]}]")
+        assert f"[{variables_of(field)[0]}" in option.help
 
 
 def test_the_documentation_lists_the_secrets_without_flags() -> None:
