@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL
 from proxy.errors import StoreUnavailable
 from proxy.store.api_keys import SqlKeys
 from proxy.store.approvals import SqlApprovals
+from proxy.store.checkpoints import SqlCheckpoints
 from proxy.store.conversations import SqlLibrary
 from proxy.store.custom_agents import SqlCustomAgents
 from proxy.store.engine.database import Database, database_url, is_pooled, open_database
@@ -64,6 +65,7 @@ class SqlHistory:
         self.library = SqlLibrary(database, self._writer)
         self.approvals = SqlApprovals(database, self._writer)
         self.creations = SqlCustomAgents(database, self._writer)
+        self.checkpoints = SqlCheckpoints(database, self._writer)
         self.keys = SqlKeys(database, self._writer)
         self._large_ends: set[asyncio.Task[bool]] = set()
 

@@ -91,6 +91,8 @@ class NewTurn:
     """Public id of an earlier attempt at the same request, whose call keys this turn uses."""
     slot: int = 0
     """Turns of a conversation with different slots can run at the same time."""
+    checkpoint: bytes | None = None
+    """The first checkpoint (``turns.checkpoints``), if another worker continues the turn when this one dies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,9 @@ class TurnEnd:
     """The events, as JSON."""
     pause: Pause | None = None
     """The approvals that the turn requests."""
+    fence: int = 0
+    """How often the turn was taken over. Nothing is stored if another worker has taken it over since."""
+    has_checkpoints: bool = False
     took_up: int | None = None
     """The key of the turn whose approvals this turn resumed."""
     keeps_key: bool | None = None
@@ -315,6 +320,8 @@ class PollResult:
 
     running: Mapping[int, float]
     newest: Mapping[int, int]
+    workers: Mapping[int, str] = field(default_factory=dict)
+    """The workers of the running turns."""
 
 
 async def accessible_turn(

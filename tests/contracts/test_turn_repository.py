@@ -756,7 +756,7 @@ async def test_status_of_turns_and_conversations_is_polled_together(history: Tur
     standing = await history.poll(turns=[running.turn, ended.turn, 10**9], conversations=conversations)
 
     newest = {running.conversation: running.turn, ended.conversation: failed.turn, added.conversation: 0}
-    assert standing == PollResult({running.turn: 130.5}, newest)
+    assert standing == PollResult({running.turn: 130.5}, newest, {running.turn: "w1"})
     assert await history.poll(turns=[], conversations=[]) == PollResult({}, {})
 
 

@@ -16,6 +16,7 @@ from proxy.approvals.repository import ApprovalUpdate
 from proxy.errors import ConversationBusy
 from proxy.store.sql import rows
 from proxy.store.sql.approvals import Approving
+from proxy.store.sql.checkpoints import Checkpointing
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
 from proxy.store.sql.finish_turn import Endings, Finish
 from proxy.store.sql.interruption import Interruption
@@ -39,6 +40,7 @@ class Begin:
     resume: ApprovalUpdate | None = None
     parent: Begin | None = None
     parent_end: Finish | None = None
+    checkpoint: bytes | None = None
 
     @property
     def is_written_alone(self) -> bool:
@@ -49,7 +51,7 @@ class Begin:
 def begin_of(turn: NewTurn, resume: ApprovalUpdate | None = None) -> Begin:
     """Return the turn as rows."""
     said = rows.item_rows(turn.input, is_input=True) if turn.is_stored else []
-    return Begin(rows.conversation_row(turn), rows.turn_row(turn), said, resume)
+    return Begin(rows.conversation_row(turn), rows.turn_row(turn), said, resume, checkpoint=turn.checkpoint)
 
 
 def begin_behind(begin: Begin, parent: CompletedTurn, journal: bytes | None) -> Begin:
@@ -63,6 +65,7 @@ class Beginnings:
 
     def __init__(self, dialect: str) -> None:
         self._approving = statements(Approving, dialect)
+        self._checkpointing = statements(Checkpointing, dialect)
         self._endings = statements(Endings, dialect)
         # An existing conversation is not touched: its row would stay locked for a turn that has to wait for the end
         # of another, and that end moves the conversation's head.
@@ -137,6 +140,9 @@ class Beginnings:
                 begun[begin] = place
                 said += ((place.turn, position, *row) for position, row in enumerate(begin.input))
         self._add_items.run(connection, said)
+        for begin, place in begun.items():
+            if begin.checkpoint is not None:
+                self._checkpointing.add(connection, place.turn, 0, begin.checkpoint)
         return begun
 
     def alone(self, connection: Connection, begin: Begin) -> Begun | None:

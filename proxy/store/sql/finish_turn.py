@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from sqlalchemy import BigInteger, Boolean, Connection, bindparam, case, cast, or_, select, update
+from sqlalchemy import BigInteger, Boolean, Connection, bindparam, case, cast, delete, or_, select, update
 
 from proxy.errors import TurnLeaseLost
 from proxy.store.sql import rows
@@ -14,7 +14,7 @@ from proxy.store.sql.approvals import Approving
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
 from proxy.store.sql.prepared_statement import Insertion, PreparedStatement
 from proxy.store.sql.rows import ItemRow
-from proxy.store.sql.tables import conversations, indexable, items, pending_calls, turns
+from proxy.store.sql.tables import checkpoints, conversations, indexable, items, pending_calls, turns
 from proxy.turns.repository import TurnEnd
 
 
@@ -51,6 +51,7 @@ class _Ending(NamedTuple):
     finished_at: float | None
     is_stored: bool
     inputs: int
+    fence: int
 
 
 class Endings:
@@ -61,6 +62,7 @@ class Endings:
         of, keys = turns.c, listed(dialect, "keys")
         self._ending = PreparedStatement(
             select(of.key, of.conversation, of.caller, of.status, of.finished_at, of.is_stored, of.inputs)
+            .add_columns(of.fence)
             .where(turns.c.key.in_(select(cast(keys.c.value, BigInteger))))
             # Lock in key order, so that two workers cannot deadlock.
             .order_by(turns.c.key)
@@ -75,6 +77,9 @@ class Endings:
                 idempotency_key=case((keeps_key, turns.c.idempotency_key)),
                 input_fingerprint=case((keeps_input, turns.c.input_fingerprint)),
             )
+        )
+        self._delete_checkpoints = PreparedStatement(
+            delete(checkpoints).where(checkpoints.c.turn == bindparam("of_turn"))
         )
         self._add_items = Insertion(insert_into(dialect, items), items)
         self._add_pending = PreparedStatement(insert_into(dialect, pending_calls))
@@ -115,7 +120,7 @@ class Endings:
         lost: list[dict[str, int]] = []
         for finish in finishes:
             row = found.get(finish.end.turn)
-            if row is not None and row.status == "running":
+            if row is not None and row.status == "running" and row.fence == finish.end.fence:
                 first = ends.setdefault(row.key, finish).end
                 results[finish] = _is_same(finish.end, first.status, first.finished_at)
             else:
@@ -155,6 +160,8 @@ class Endings:
             for finish, row in ends
             for call_id in dict.fromkeys(map(indexable, finish.end.pending))
         ]
+        checkpointed = [{"of_turn": row.key} for finish, row in ends if finish.end.has_checkpoints]
+        self._delete_checkpoints.run(connection, checkpointed)
         self._add_pending.run(connection, waited_for)
         heads = [
             {"of_conversation": row.conversation, "turn": row.key}

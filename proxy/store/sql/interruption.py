@@ -1,4 +1,6 @@
-"""Interrupt running turns whose worker died. A turn with stored progress becomes history with its items.
+"""Interrupt running turns whose worker died, except those that another worker takes over.
+
+A turn with stored progress becomes history with its items.
 
 Rows are locked in key order, so that two workers cannot deadlock.
 """
@@ -16,6 +18,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    not_,
     or_,
     select,
     true,
@@ -23,6 +26,7 @@ from sqlalchemy import (
 )
 
 from proxy.store.sql import rows
+from proxy.store.sql.checkpoints import can_be_taken_over
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed
 from proxy.store.sql.prepared_statement import Insertion
 from proxy.store.sql.tables import conversations, items, turns
@@ -35,7 +39,7 @@ class Interruption:
         of, keys = turns.c, listed(dialect, "keys")
         self._lost = (
             select(of.key, of.conversation, of.progress, of.inputs, of.is_stored)
-            .where(condition, IS_RUNNING)
+            .where(condition, IS_RUNNING, not_(can_be_taken_over()))
             .order_by(of.key)
             .with_for_update()
         )

@@ -12,6 +12,7 @@ from sqlalchemy import Row
 
 from proxy.messages import Compaction, Item, Message, ProviderState
 from proxy.store.sql.tables import indexable, storable
+from proxy.turns.checkpoints import Checkpoint
 from proxy.turns.repository import (
     ChainTurn,
     Conversation,
@@ -46,6 +47,7 @@ _decode_members = msgspec.json.Decoder(_Members).decode
 _decode_message = msgspec.json.Decoder(Message).decode
 _decode_uses = msgspec.json.Decoder(list[ModelUse]).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
+_decode_items = msgspec.json.Decoder(list[ItemRow]).decode
 _decode_progress = msgspec.json.Decoder(tuple[str, list[ItemRow]]).decode
 
 
@@ -204,6 +206,17 @@ def progress_json(progress: Progress) -> str:
 def to_progress(stored: str) -> tuple[str, list[ItemRow]]:
     """Return the active agent and the items of a stored progress."""
     return _decode_progress(stored)
+
+
+def items_json(items: Sequence[Item]) -> str:
+    """Return items in the stored format, as one JSON list."""
+    return _to_json(item_rows(items, is_input=False))
+
+
+def to_checkpoint(row: Row[Any], fence: int) -> Checkpoint:
+    """Return the checkpoint of a row, for the owner with this fence."""
+    said = [to_item(message, agent, visible) for _, agent, visible, message in _decode_items(row.items)]
+    return Checkpoint(row.turn, fence, row.number, row.state, said, unpack(row.journal))
 
 
 def to_record(row: Row[Any], items: Sequence[Row[Any]]) -> TurnRecord:

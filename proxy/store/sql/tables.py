@@ -172,6 +172,7 @@ turns = Table(
     Column("cancel_at", Double),
     Column("reader_until", Double),
     Column("progress", Text, doc="JSON of the items so far, while the turn is running"),
+    Column("fence", Integer, nullable=False, server_default=text("0"), doc="how often it was taken over"),
     Column("slot", Integer, nullable=False, server_default=text("0")),
     UniqueConstraint("id"),
     UniqueConstraint("caller", "idempotency_key"),
@@ -314,6 +315,17 @@ api_keys = Table(
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("revoked_at", Double),
+)
+
+# Deleted at the end of the turn.
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("turn", _Key, ForeignKey("turns.key", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", LargeBinary, nullable=False, doc="JSON"),
+    Column("items", Text, nullable=False, doc="JSON of the items since the previous checkpoint"),
+    Column("journal", LargeBinary, doc="of the events since the previous checkpoint"),
 )
 
 # Messages between workers, for databases that cannot notify. Rows are deleted after a minute.

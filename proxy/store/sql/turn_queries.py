@@ -327,7 +327,9 @@ class TurnPolling:
 
     def __init__(self, dialect: str) -> None:
         of, wanted = turns.c, listed(dialect, "wanted", BigInteger)
-        self._running = select(of.key, of.lease_until).where(of.key.in_(select(wanted.c.value)), IS_RUNNING)
+        self._running = select(of.key, of.lease_until, of.worker).where(
+            of.key.in_(select(wanted.c.value)), IS_RUNNING
+        )
         self._there = select(conversations.c.key).where(conversations.c.key.in_(select(wanted.c.value)))
         # Not one by one: a database may look for the largest key of one conversation among those of all.
         self._newest = (
@@ -349,13 +351,16 @@ class TurnPolling:
         """Return which of the turns run, and the newest turn of each conversation that exists."""
         running: dict[int, float] = {}
         newest: dict[int, int] = {}
+        workers: dict[int, str] = {}
         if turn_keys:
-            running = {row[0]: row[1] for row in connection.execute(self._running, {"wanted": turn_keys})}
+            found = connection.execute(self._running, {"wanted": turn_keys}).all()
+            running = {row[0]: row[1] for row in found}
+            workers = {row[0]: row[2] for row in found}
         if conversation_keys:
             wanted = {"wanted": conversation_keys}
             newest = dict.fromkeys(connection.scalars(self._there, wanted), 0)
             newest |= {row[0]: row[1] for row in connection.execute(self._newest, wanted)}
-        return PollResult(running, newest)
+        return PollResult(running, newest, workers)
 
     def behind(
         self, connection: Connection, caller: str, conversation_id: str, after: int, limit: int

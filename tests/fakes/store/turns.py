@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from proxy.errors import ConversationBusy, TurnLeaseLost
 from proxy.events import DecidedBy, Decision
 from proxy.messages import ForeignItem, Item
+from proxy.turns.checkpoints import MAX_TAKEOVERS, Checkpoint
 from proxy.turns.repository import (
     Attendance,
     Begun,
@@ -43,8 +44,15 @@ class StoredTurn:
     progress: Progress | None = None
     snapshot: str | None = None
     slot: int = 0
+    fence: int = 0
+    checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
     placed: dict[int, Item | ForeignItem] | None = None
     """The items by position, once that is not simply their order."""
+
+    @property
+    def can_be_taken_over(self) -> bool:
+        """Whether another worker continues the turn when its worker dies."""
+        return bool(self.checkpoints) and self.fence < MAX_TAKEOVERS
 
     def items(self) -> dict[int, Item | ForeignItem]:
         """The items by position."""
@@ -130,13 +138,19 @@ class MemoryHistory:
             snapshot=turn.snapshot,
             slot=turn.slot,
         )
+        if turn.checkpoint is not None:
+            self.turns[key].checkpoints[0] = Checkpoint(key, 0, 0, turn.checkpoint)
         return Begun(key, known.key)
 
     def _check_key(self, turn: NewTurn) -> None:
         if turn.idempotency_key is None:
             return
         holder = self._by_key(turn.caller, turn.idempotency_key)
-        if holder is not None and (holder.status != "running" or holder.lease_until >= turn.created_at):
+        if holder is not None and (
+            holder.status != "running"
+            or holder.lease_until >= turn.created_at
+            or self.turns[holder.turn].can_be_taken_over
+        ):
             raise IdempotencyKeyTaken
         if holder is not None:
             self._interrupt(self.turns[holder.turn], turn.created_at)
@@ -148,7 +162,7 @@ class MemoryHistory:
         """Whether a turn of the conversation is running in the slot; one whose lease ran out is interrupted."""
         is_busy = False
         for kept in list(self._running(lambda kept: kept.conversation.key == conversation)):
-            if kept.record.lease_until < now:
+            if kept.record.lease_until < now and not kept.can_be_taken_over:
                 self._interrupt(kept, now)
             elif slot in (None, kept.slot):
                 is_busy = True
@@ -160,10 +174,13 @@ class MemoryHistory:
             return False
         if kept.record.status == "interrupted":
             kept.record = replace(kept.record, error_code=TurnLeaseLost.code)
+        if kept.record.status == "running" and kept.fence != end.fence:
+            return False
         if kept.record.status != "running":
             return kept.end is not None and _is_same(kept.end, end)
         kept.end = end
         kept.progress = None
+        kept.checkpoints = {}
         kept.record = _ended_record(kept.record, end)
         if not end.is_found_by_input:
             kept.input_fingerprint = None
@@ -281,7 +298,11 @@ class MemoryHistory:
         return bool(found)
 
     async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
-        lost = list(self._running(lambda kept: _is_lost(kept.record, now, dead_workers)))
+        lost = [
+            kept
+            for kept in self._running(lambda kept: is_lost(kept.record, now, dead_workers))
+            if not kept.can_be_taken_over
+        ]
         for kept in lost:
             self._interrupt(kept, now)
         return len(lost)
@@ -323,8 +344,12 @@ class MemoryHistory:
         for key, kept in self.turns.items():
             if kept.conversation.key in here and has_events(kept.record):
                 newest[kept.conversation.key] = max(newest[kept.conversation.key], key)
-        running = self._running(lambda kept: kept.record.turn in turns)
-        return PollResult({kept.record.turn: kept.record.lease_until for kept in running}, newest)
+        running = [kept.record for kept in self._running(lambda kept: kept.record.turn in turns)]
+        return PollResult(
+            {record.turn: record.lease_until for record in running},
+            newest,
+            {record.turn: record.worker for record in running},
+        )
 
     async def running_workers(self) -> Sequence[str]:
         return list({kept.record.worker for kept in self._running(lambda _: True)})
@@ -465,5 +490,5 @@ def _is_same(one: TurnEnd, other: TurnEnd) -> bool:
     return (one.status, one.finished_at) == (other.status, other.finished_at)
 
 
-def _is_lost(record: TurnRecord, now: float, dead_workers: Collection[str]) -> bool:
+def is_lost(record: TurnRecord, now: float, dead_workers: Collection[str]) -> bool:
     return record.lease_until < now or record.worker in dead_workers

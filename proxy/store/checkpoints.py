@@ -1,0 +1,36 @@
+"""``CheckpointRepository`` in a SQL database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from proxy.store.engine.database import Database
+from proxy.store.engine.group_commit import Call
+from proxy.store.engine.writer import Writer
+from proxy.store.sql import rows
+from proxy.store.sql.checkpoints import Checkpointing
+from proxy.store.sql.dialects import statements
+from proxy.turns.checkpoints import Checkpoint, TakenOver
+
+
+class SqlCheckpoints:
+    """``CheckpointRepository`` over the writer of the process, so that checkpoints are part of its group commits."""
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self._writer = writer
+        self._statements = statements(Checkpointing, database.dialect)
+
+    async def save(self, checkpoint: Checkpoint) -> bool:
+        said, journal = rows.items_json(checkpoint.items), rows.pack(checkpoint.journal)
+        call = Call(lambda on: self._statements.save(on, checkpoint, said, journal))
+        return cast(bool, await self._writer.write(call))
+
+    async def take_over(
+        self, worker: str, *, now: float, lease_until: float, dead_workers: Sequence[str] = ()
+    ) -> Sequence[TakenOver]:
+        call = Call(lambda on: self._statements.take_over(on, worker, now, lease_until, dead_workers))
+        return cast(Sequence[TakenOver], await self._writer.write(call))
+
+    async def discard(self, turn: int, *, fence: int) -> None:
+        await self._writer.write(Call(lambda on: self._statements.discard(on, turn, fence)))

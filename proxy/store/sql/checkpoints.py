@@ -1,0 +1,111 @@
+"""SQL statements of checkpoints and of turns that are taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    exists,
+    or_,
+    select,
+    update,
+)
+
+from proxy.store.sql import rows
+from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
+from proxy.store.sql.tables import checkpoints, turns
+from proxy.store.sql.turn_queries import TurnQueries
+from proxy.turns.checkpoints import MAX_TAKEOVERS, Checkpoint, TakenOver
+
+AT_ONCE = 20
+"""Turns that a worker takes over in one transaction."""
+
+
+def can_be_taken_over() -> ColumnElement[bool]:
+    """Return the condition of a running turn that is not interrupted when its worker dies."""
+    return and_(turns.c.fence < MAX_TAKEOVERS, exists().where(checkpoints.c.turn == turns.c.key))
+
+
+class Checkpointing:
+    """Statements for one dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        self._queries = statements(TurnQueries, dialect)
+        of, dead, keys = turns.c, listed(dialect, "dead"), listed(dialect, "keys")
+        self._owned = (
+            select(of.key)
+            .where(of.key == bindparam("turn"), of.fence == bindparam("fence"), IS_RUNNING)
+            .with_for_update()
+        )
+        self._add = insert_into(dialect, checkpoints).on_conflict_do_nothing()
+        self._lost = (
+            select(of.key, of.caller, of.id, of.fence, of.conversation)
+            .where(IS_RUNNING, can_be_taken_over())
+            .where(or_(of.lease_until < bindparam("now"), of.worker.in_(select(dead.c.value))))
+            .order_by(of.key)
+            .limit(AT_ONCE)
+            # Another worker may be taking over the same turns.
+            .with_for_update(skip_locked=True)
+        )
+        self._take = (
+            update(turns)
+            .where(of.key.in_(select(cast(keys.c.value, BigInteger))))
+            .values(worker=bindparam("of_worker", type_=of.worker.type), lease_until=bindparam("until"))
+            .values(fence=of.fence + 1)
+        )
+        self._of_turn = (
+            select(checkpoints).where(checkpoints.c.turn == bindparam("turn")).order_by(checkpoints.c.number)
+        )
+        self._delete = delete(checkpoints).where(checkpoints.c.turn == bindparam("of_turn"))
+
+    def save(self, connection: Connection, checkpoint: Checkpoint, said: str, journal: bytes | None) -> bool:
+        """Add a checkpoint, whose items and journal are in the stored format, if its worker owns the turn."""
+        given = {"turn": checkpoint.turn, "fence": checkpoint.fence}
+        if connection.execute(self._owned, given).first() is None:
+            return False
+        self.add(connection, checkpoint.turn, checkpoint.number, checkpoint.state, said, journal)
+        return True
+
+    def add(
+        self,
+        connection: Connection,
+        turn: int,
+        number: int,
+        state: bytes,
+        said: str = "[]",
+        journal: bytes | None = None,
+    ) -> None:
+        """Add a checkpoint."""
+        row = {"turn": turn, "number": number, "state": state, "items": said, "journal": journal}
+        connection.execute(self._add, row)
+
+    def take_over(
+        self, connection: Connection, worker: str, now: float, lease_until: float, dead: Sequence[str]
+    ) -> list[TakenOver]:
+        """Give lost turns to a worker."""
+        lost = connection.execute(self._lost, {"now": now, "dead": list(dead)}).all()
+        if not lost:
+            return []
+        keys = [str(row.key) for row in lost]
+        connection.execute(self._take, {"keys": keys, "of_worker": worker, "until": lease_until})
+        taken = []
+        for row in lost:
+            record = self._queries.by_id(connection, row.caller, row.id)
+            if record is not None:
+                fence = row.fence + 1
+                found = connection.execute(self._of_turn, {"turn": row.key}).all()
+                saved = [rows.to_checkpoint(one, fence) for one in found]
+                taken.append(TakenOver(record, row.conversation, fence, saved))
+        return taken
+
+    def discard(self, connection: Connection, turn: int, fence: int) -> None:
+        """Delete the checkpoints of a turn if its worker owns it."""
+        if connection.execute(self._owned, {"turn": turn, "fence": fence}).first() is not None:
+            connection.execute(self._delete, {"of_turn": turn})
