@@ -204,6 +204,7 @@ class Registry:
             description=definition.description,
             limits=definition.limits,
             on_disconnect=definition.on_disconnect,
+            busy=definition.busy,
             steps=definition.steps,
             prompt_cache=definition.prompt_cache,
             data_dir=self._data_dir,

@@ -44,6 +44,7 @@ class TeamFacts:
     description: str = ""
     limits: Limits = field(default_factory=Limits)
     on_disconnect: Literal["cancel", "detach"] | None = None
+    busy: Literal["reject", "queue", "interrupt"] | None = None
     steps: tuple[str, ...] = ()
     prompt_cache: bool = False
     snapshot: str | None = None
@@ -121,6 +122,11 @@ class AgentTeam:
     def on_disconnect(self) -> Literal["cancel", "detach"] | None:
         """What happens to a turn if the client disconnects; None if the team does not set it."""
         return self.facts.on_disconnect
+
+    @property
+    def busy(self) -> Literal["reject", "queue", "interrupt"] | None:
+        """What a request does while a turn of its conversation is running; None if the team does not set it."""
+        return self.facts.busy
 
     def check_client_tools(self, tools: Sequence[FunctionTool]) -> None:
         """Reject client tools that have the name of a tool of an agent that sees them.

@@ -15,6 +15,7 @@ from proxy.routes.dependencies import Services, request_context
 from proxy.routes.request_body import decode_body, first_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
+    busy_policy,
     events_mode,
     idempotency_key,
     is_repeatable,
@@ -27,7 +28,7 @@ from proxy.routes.request_headers import (
     wants_status,
     with_pseudonyms,
 )
-from proxy.routes.streaming import SSE, SSE_WITH_IDS, Connection
+from proxy.routes.streaming import SSE, SSE_WITH_IDS, Connection, client_left
 from proxy.routes.turn_response import encoder_options, write_turn
 from proxy.routes.turns import last_seen
 from proxy.settings import Settings
@@ -62,7 +63,7 @@ class ChatCompletions:
         del body
         scope["state"]["facts"].update(model=request.model[:100], stream=request.stream)
         has_ids = wants_event_ids(headers, scope["query_string"])
-        opened = await services.turns.open(turn_request)
+        opened = await services.turns.open(turn_request, left=client_left(receive))
         options = encoder_options(opened, options, decode_options)
         encoder = ChunkEncoder(options, has_ids=has_ids) if request.stream else CompletionBuilder(options)
         framing = SSE_WITH_IDS if has_ids else SSE
@@ -147,6 +148,7 @@ async def chat_turn_request(
         is_repeatable=is_repeatable(headers),
         is_side=is_side_task(headers, settings),
         on_disconnect=on_disconnect(headers),
+        busy=busy_policy(headers),
         parent=parent,
         parent_source="parent-id",
     )

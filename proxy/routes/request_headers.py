@@ -13,7 +13,7 @@ from proxy.errors import InvalidRequest
 from proxy.messages import EventsMode, Parameters
 from proxy.routes.request_body import first_of, is_placeholder
 from proxy.settings import Settings
-from proxy.turns.request import DisconnectPolicy, IdSource
+from proxy.turns.request import BusyPolicy, DisconnectPolicy, IdSource
 from proxy.wire.chat.parse import conversation_id
 
 
@@ -82,6 +82,25 @@ def on_disconnect(headers: dict[str, str]) -> DisconnectPolicy | None:
             raise InvalidRequest(
                 "Invalid 'X-On-Disconnect': expected 'cancel' or 'detach'.",
                 param="X-On-Disconnect",
+                code="invalid_value",
+            )
+
+
+def busy_policy(headers: dict[str, str]) -> BusyPolicy | None:
+    """Return what the request does while a turn of its conversation is running, or None if it does not say.
+
+    Raises:
+        InvalidRequest: The header has another value.
+    """
+    match headers.get("x-busy", "").strip().lower():
+        case "":
+            return None
+        case "reject" | "queue" | "interrupt" as policy:
+            return policy
+        case _:
+            raise InvalidRequest(
+                "Invalid 'X-Busy': expected 'reject', 'queue' or 'interrupt'.",
+                param="X-Busy",
                 code="invalid_value",
             )
 

@@ -27,6 +27,7 @@ from proxy.routes.item_references import References
 from proxy.routes.request_body import decode_body, first_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
+    busy_policy,
     events_mode,
     idempotency_key,
     is_repeatable,
@@ -36,7 +37,7 @@ from proxy.routes.request_headers import (
     on_disconnect,
     with_pseudonyms,
 )
-from proxy.routes.streaming import JSON_HEADERS, Connection
+from proxy.routes.streaming import JSON_HEADERS, Connection, client_left
 from proxy.routes.turn_response import encoder_options, turn_headers, write_turn
 from proxy.service.recording import entries_of
 from proxy.service.turns import Opened
@@ -83,7 +84,7 @@ class Responses:
         options = options_of_request(services, caller, headers, request)
         ask = await turn_request(services, caller, headers, body, request, options)
         scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
-        opened = await services.turns.open(ask)
+        opened = await services.turns.open(ask, left=client_left(receive))
         options = _options_of(opened, options)
         if request.background and not request.stream:
             await _send_initial_response(opened, options, connection, request.ignored)
@@ -239,6 +240,7 @@ async def turn_request(
         is_repeatable=is_repeatable(headers),
         is_side=is_side_task(headers, settings),
         on_disconnect="detach" if request.background else on_disconnect(headers),
+        busy=busy_policy(headers),
         parent=parent,
         is_addition=request.conversation is not None,
         must_exist=request.conversation is not None and request.conversation.startswith(_GENERATED_ID),

@@ -7,7 +7,7 @@ no output within the keep-alive interval, it sends the headers with a comment, w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -146,6 +146,16 @@ async def wait_for_disconnect(receive: Receive) -> None:
     """Return when the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def client_left(receive: Receive) -> Callable[[], Awaitable[None]]:
+    """Return a function that raises ``ClientDisconnected`` when the client disconnects."""
+
+    async def left() -> None:
+        await wait_for_disconnect(receive)
+        raise ClientDisconnected
+
+    return left
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ def new_turn(
     worker: str,
     lease_until: float,
     now: float,
+    slot: int = 0,
 ) -> NewTurn:
     """Return the row of a turn that begins ``now``."""
     return NewTurn(
@@ -49,6 +50,7 @@ def new_turn(
         idempotency_key=request.idempotency_key,
         body_digest=request.body_digest,
         snapshot=team.snapshot,
+        slot=slot,
     )
 
 

@@ -22,6 +22,7 @@ from proxy.errors import (
 )
 from proxy.events import Entry, decode_journal
 from proxy.request_errors import ParameterNotSupported
+from proxy.service.busy import BusyConversations, ClientLeft, ConversationHeld, parallel_slot
 from proxy.service.event_log import EventLog
 from proxy.service.forwarding import TurnForwarding
 from proxy.service.leases import Leases
@@ -167,6 +168,14 @@ class TurnService:
             listen=policy.listen,
         )
         self._left = LeftTurns(history, self._lives, clock, interval=policy.follow)
+        self._busy = BusyConversations(
+            history,
+            self._lives,
+            self.cancel,
+            self._left.end,
+            poll=policy.follow,
+            time_limit=policy.turn_time_limit,
+        )
         self._is_closing = False
 
     @property
@@ -178,6 +187,11 @@ class TurnService:
     def unattended(self) -> int:
         """Number of turns of this process that wait for a client or finish without one."""
         return len(self._left)
+
+    @property
+    def queued(self) -> int:
+        """Number of requests of this process that wait for a turn of their conversation."""
+        return len(self._busy)
 
     @property
     def log_bytes(self) -> int:
@@ -210,8 +224,10 @@ class TurnService:
 
     # --- open ---
 
-    async def open(self, request: TurnRequest) -> Opened:
+    async def open(self, request: TurnRequest, *, left: ClientLeft | None = None) -> Opened:
         """Begin a turn, or attach to the turn that this request repeats.
+
+        ``left`` ends the wait of a request that queues for its conversation.
 
         Raises:
             ModelNotFound: The caller has no team with this model id.
@@ -232,28 +248,75 @@ class TurnService:
         if repeated is not None:
             return repeated
         self._check_memory()
+        policy = request.busy or team.busy or "reject"
+        conversation_id = request.conversation_id
+        if policy == "reject" or not self._busy.has_queue(request.caller, conversation_id):
+            try:
+                return await self._open(request, team)
+            except ConversationHeld as held:
+                if policy == "reject":
+                    raise
+                conversation_id = held.conversation_id
+        assert conversation_id is not None
+        if request.on_disconnect == "detach":
+            left = None
+        return await self._open_queued(request, team, conversation_id, left, interrupts=policy == "interrupt")
+
+    async def _open_queued(
+        self,
+        request: TurnRequest,
+        team: ServedTeam,
+        conversation_id: str,
+        left: ClientLeft | None,
+        *,
+        interrupts: bool,
+    ) -> Opened:
+        """Begin the turn when no other turn of the conversation is running."""
+        async with self._busy.place(request.caller, conversation_id, left):
+            for _ in range(ATTEMPTS):
+                await self._busy.wait(request.caller, conversation_id, left, interrupts=interrupts)
+                if self._is_closing:
+                    raise ShuttingDown
+                try:
+                    return await self._open(request, team)
+                except ConversationHeld:
+                    # A request of another worker was earlier.
+                    continue
+        raise ConversationHeld(conversation_id)
+
+    async def _open(self, request: TurnRequest, team: ServedTeam) -> Opened:
+        slot = 0
         for _ in range(ATTEMPTS):
-            conversation_id: str | None = None
+            resolved: ResolvedTurn | UnrelatedMessages | None = None
             try:
                 team, ignored, resolved = await self._resolve(request, team)
                 if isinstance(resolved, UnrelatedMessages):
                     return self._open_side(request, team)
-                conversation_id = resolved.conversation_id
-                opened = await self._open_turn(request, team, resolved, ignored)
+                opened = await self._open_turn(request, team, resolved, ignored, slot=slot)
             except ApprovalsMoved:
                 continue
             except ConversationBusy:
-                opened = await self._after_conflict(request, conversation_id)
+                place = resolved if isinstance(resolved, ResolvedTurn) else None
+                taken = await self._after_conflict(request, team, place)
+                if isinstance(taken, Opened):
+                    return taken
+                slot = taken
+                continue
             if opened is not None:
                 return opened
         raise ConversationBusy
 
-    async def _after_conflict(self, request: TurnRequest, conversation_id: str | None) -> Opened | None:
+    async def _after_conflict(
+        self, request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn | None
+    ) -> Opened | int:
         """Attach to the running turn if its client has left and this request repeats it; else end it.
+
+        Returns the slot for the next attempt otherwise.
 
         Raises:
             ConversationBusy: The turn has a client, or finishes without one.
         """
+        conversation_id = resolved.conversation_id if resolved is not None else None
         if conversation_id is None and request.parent is not None:
             parent = await self._history.turn(request.caller, split_step(request.parent)[0])
             conversation_id = parent.conversation_id if parent is not None else None
@@ -261,16 +324,16 @@ class TurnService:
             raise ConversationBusy
         record = await self._history.running_turn(request.caller, conversation_id)
         if record is None:
-            return None
-        return await self._take_place_of(request, record)
-
-    async def _take_place_of(self, request: TurnRequest, record: TurnRecord) -> Opened | None:
+            return 0
         is_same = request.body_digest is not None and record.body_digest == request.body_digest
         if is_same and self._left.is_unattended(record) and self._left.ran_effects(record):
             return self._attach(record)
-        if not await self._left.end(record):
-            raise ConversationBusy
-        return None
+        if await self._left.end(record):
+            return 0
+        slot = parallel_slot(request, team, resolved, record) if resolved is not None else 0
+        if not slot:
+            raise ConversationHeld(conversation_id)
+        return slot
 
     async def end_unattended(self, caller: str, conversation_id: str) -> None:
         """End the running turn of a conversation if its client has left and it only waits for one."""
@@ -332,12 +395,24 @@ class TurnService:
         )
 
     async def _open_turn(
-        self, request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn, ignored: Sequence[str]
+        self,
+        request: TurnRequest,
+        team: ServedTeam,
+        resolved: ResolvedTurn,
+        ignored: Sequence[str],
+        *,
+        slot: int = 0,
     ) -> Opened | None:
         """Begin and start the turn; None if it waits for further approval decisions."""
         now = self._clock()
         new = new_turn(
-            request, team, resolved, worker=self._leases.worker, lease_until=self._leases.until(now), now=now
+            request,
+            team,
+            resolved,
+            worker=self._leases.worker,
+            lease_until=self._leases.until(now),
+            now=now,
+            slot=slot,
         )
         try:
             begun = await self._begin(new, resolved)

@@ -221,6 +221,8 @@ class TeamDefinition(_StrictModel):
     """Model for side requests such as titles; the model of the entry agent if unset."""
     on_disconnect: Literal["cancel", "detach"] | None = None
     """What to do with a turn when its client disconnects; ``PROXY_ON_DISCONNECT`` if unset."""
+    busy: Literal["reject", "queue", "interrupt"] = "reject"
+    """What a request does while a turn of its conversation is running; ``X-Busy`` overrides it."""
     events: EventsMode | None = None
     """Default of ``X-Handoff-Events`` for this team; ``PROXY_HANDOFF_EVENTS`` if unset."""
     compaction: Annotated[CompactionDefinition, BeforeValidator(_compaction)] = CompactionDefinition()

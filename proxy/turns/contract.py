@@ -37,7 +37,7 @@ from proxy.messages import (
     ToolChoice,
     Usage,
 )
-from proxy.turns.request import DisconnectPolicy, TurnRequest
+from proxy.turns.request import BusyPolicy, DisconnectPolicy, TurnRequest
 from proxy.turns.structured_output import ResponseFormat
 
 logger = logging.getLogger(__name__)
@@ -234,6 +234,11 @@ class ServedTeam(AnsweringTeam, Protocol):
     @property
     def on_disconnect(self) -> DisconnectPolicy | None:
         """The team's policy for turns whose client disconnects; None for the default."""
+        ...
+
+    @property
+    def busy(self) -> BusyPolicy | None:
+        """What a request does while a turn of its conversation is running; None to reject it."""
         ...
 
     @property

@@ -43,6 +43,8 @@ ROOT = "root"
 """Value of a parent id that starts a new branch at the beginning of the conversation."""
 ParentSource = Literal["previous-response", "parent-id"]
 DisconnectPolicy = Literal["cancel", "detach"]
+BusyPolicy = Literal["reject", "queue", "interrupt"]
+"""What a request does while a turn of its conversation is running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class TurnRequest:
     """The client repeats requests that fail, like the official SDKs."""
     is_side: bool = False
     on_disconnect: DisconnectPolicy | None = None
+    busy: BusyPolicy | None = None
+    """The policy of the request; None for that of the team."""
     parent: str | None = None
     """Public id of the turn that the messages follow; ``ROOT`` for the beginning of the conversation."""
     parent_source: ParentSource = "previous-response"

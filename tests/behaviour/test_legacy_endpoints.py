@@ -218,16 +218,23 @@ async def test_a_turn_ends_when_its_client_leaves(served: Served, upstream: Fake
     assert (turn.status, turn.error_code) == ("cancelled", "client_left")
 
 
-async def test_a_second_message_meanwhile_is_refused(served: Served, upstream: FakeUpstream) -> None:
-    upstream.reply(hang())
+async def test_a_second_message_meanwhile_waits_unless_it_has_another_policy(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    go = asyncio.Event()
+    upstream.reply(text("One.").held(go), text("Two."))
     first = asyncio.create_task(post(served, "/chat/completions", ANNA))
     await upstream.received(1)
+    second = asyncio.create_task(post(served, "/chat/completions", ANNA))
+    await until(lambda: served.services.turns.queued == 1)
 
-    second = await post(served, "/chat/completions", ANNA)
+    refused = await post(served, "/chat/completions", ANNA, x_busy="reject")
+    go.set()
 
-    assert error_message(second, 409)
-    assert second.json()["error"]["code"] == "conversation_busy"
-    first.cancel()
+    assert error_message(refused, 409)
+    assert refused.json()["error"]["code"] == "conversation_busy"
+    assert "One." in (await first).text
+    assert "Two." in (await second).text
 
 
 # --- POST /chat/completions with a whole history -------------------------------------------------------------

@@ -16,7 +16,7 @@ from proxy.routes.legacy.requests import (
     write_legacy_turn,
 )
 from proxy.routes.request_body import headers_of
-from proxy.routes.streaming import Connection
+from proxy.routes.streaming import Connection, client_left
 from proxy.service.turns import Opened
 from proxy.turns.request import TurnRequest
 from proxy.wire.legacy.chat import ChatBuilder, ChatEventEncoder
@@ -66,4 +66,4 @@ async def _open(scope: Scope, receive: Receive) -> tuple[Services, Opened, Brows
     given = read_object(CHAT, body)
     browser = browser_chat_of(scope, caller)
     request = await chat_request(services, caller, scope, given, body, browser=browser.id)
-    return services, await services.turns.open(request), browser
+    return services, await services.turns.open(request, left=client_left(receive)), browser

@@ -17,7 +17,7 @@ from proxy.routes.legacy.requests import (
     write_legacy_turn,
 )
 from proxy.routes.request_body import read_body
-from proxy.routes.streaming import Connection
+from proxy.routes.streaming import Connection, client_left
 from proxy.wire.legacy.ndjson import LineEncoder, TextBuilder
 from proxy.wire.legacy.requests import NEW_MESSAGE, SOURCES, conversation_id, kind_of, messages_of
 from proxy.wire.validation.body_decoder import read_object
@@ -71,7 +71,7 @@ async def _new_message(scope: Scope, receive: Receive, send: Send) -> None:
     request = turn_request(
         scope, caller, services, team, single_user_message(given.message), body=body, conversation=named
     )
-    opened = await services.turns.open(request)
+    opened = await services.turns.open(request, left=client_left(receive))
     connection, encoder = Connection(scope, receive, send), LineEncoder(is_typed=is_typed)
     await write_legacy_turn(services, opened, connection, encoder, framing=LINES)
 
@@ -83,7 +83,8 @@ async def _sources(scope: Scope, receive: Receive, send: Send) -> None:
     messages = messages_of(given, max_messages=services.settings.max_messages)
     team = team_of(services, services.settings.older_team)
     opened = await services.turns.open(
-        turn_request(scope, caller, services, team, messages, body=body, is_addition=False)
+        turn_request(scope, caller, services, team, messages, body=body, is_addition=False),
+        left=client_left(receive),
     )
     connection = Connection(scope, receive, send)
     encoder = TextBuilder() if given.stream is False else LineEncoder(is_typed=False)

@@ -15,6 +15,7 @@ from proxy.routes.error_handlers import PlainEndpoint
 from proxy.routes.request_body import first_of, headers_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
+    busy_policy,
     idempotency_key,
     on_disconnect,
 )
@@ -108,6 +109,8 @@ def turn_request(
         body_digest=body_digest(body, scope["path"], named or "", end_user),
         idempotency_key=idempotency_key(headers),
         on_disconnect=on_disconnect(headers),
+        # Clients of these endpoints show nothing for 409, and several users can share one chat.
+        busy=busy_policy(headers) or "queue",
         is_addition=is_addition,
     )
 

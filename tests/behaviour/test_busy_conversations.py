@@ -1,0 +1,198 @@
+"""Requests for a conversation with a running turn: rejected, queued, interrupting, or answered in parallel."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from tests.behaviour.chat_client import Caller, agent_of, assistant, shape_of, sold, user
+from tests.fakes.upstream import FakeUpstream, Received, Reply, calls, text
+from tests.polling import until
+from tests.server import TEAM_FILE, Served, serve
+
+ANNA = {"X-Conversation-Id": "anna"}
+CHAT = {"X-OpenWebUI-Chat-Id": "chat-1"}
+
+
+def ask(served: Served, question: str, **headers: str) -> asyncio.Task[str]:
+    given = {**ANNA, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return asyncio.create_task(Caller(served).ask([user(question)], headers=given))
+
+
+async def test_queued_requests_run_in_their_order(served: Served, upstream: FakeUpstream) -> None:
+    go = asyncio.Event()
+    upstream.reply(text("1").held(go), text("2"), text("3"))
+    first = ask(served, "One")
+    await upstream.received(1)
+    turns = served.services.turns
+    second = ask(served, "Two", x_busy="queue")
+    await until(lambda: turns.queued == 1)
+    third = ask(served, "Three", x_busy="queue")
+    await until(lambda: turns.queued == 2)
+
+    with pytest.raises(openai.ConflictError) as refused:
+        await ask(served, "Four")
+    go.set()
+
+    assert refused.value.response.headers["retry-after"] == "1"
+    assert [await one for one in (first, second, third)] == ["1", "2", "3"]
+    assert shape_of(upstream) == [
+        "system",
+        *("user:One", "assistant:1", "user:Two", "assistant:2", "user:Three"),
+    ]
+    assert turns.queued == 0
+
+
+async def test_a_queued_request_whose_client_leaves_does_not_run(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    go = asyncio.Event()
+    upstream.reply(text("1").held(go), text("3"))
+    first = ask(served, "One")
+    await upstream.received(1)
+    turns = served.services.turns
+    second = ask(served, "Two", x_busy="queue")
+    await until(lambda: turns.queued == 1)
+
+    second.cancel()
+    await until(lambda: turns.queued == 0)
+    third = ask(served, "Three", x_busy="queue")
+    await until(lambda: turns.queued == 1)
+    go.set()
+
+    assert [await one for one in (first, third)] == ["1", "3"]
+    assert shape_of(upstream) == ["system", "user:One", "assistant:1", "user:Three"]
+
+
+async def test_an_interrupting_request_ends_the_running_turn(served: Served, upstream: FakeUpstream) -> None:
+    go = asyncio.Event()
+    upstream.reply(text("Once upon a time", chunks=["Once ", go, "upon"]), text("2"))
+    running: Any = await served.client().chat.completions.create(
+        model="shop", messages=[user("One")], stream=True, extra_headers=ANNA
+    )
+    await anext(aiter(running))
+    async for chunk in running:
+        if chunk.choices[0].delta.content:
+            break
+
+    assert await ask(served, "Two", x_busy="interrupt") == "2"
+
+    assert [chunk.choices[0].finish_reason async for chunk in running][-1] == "stop"
+    assert shape_of(upstream) == ["system", "user:One", "assistant:Once ", "user:Two"]
+
+
+async def test_another_policy_is_rejected(served: Served, upstream: FakeUpstream) -> None:
+    with pytest.raises(openai.BadRequestError, match="X-Busy"):
+        await ask(served, "One", x_busy="wait")
+
+
+async def test_the_policy_of_a_team_applies_without_a_header(tmp_path: Path, upstream: FakeUpstream) -> None:
+    teams = tmp_path / "queue.yaml"
+    teams.write_text(
+        TEAM_FILE.format(upstream=upstream.base_url).replace("    entry:", "    busy: queue\n    entry:")
+    )
+    async with serve(tmp_path, teams=teams) as served:
+        go = asyncio.Event()
+        upstream.reply(text("1").held(go), text("2"))
+        first = ask(served, "One")
+        await upstream.received(1)
+        second = ask(served, "Two")
+        await until(lambda: served.services.turns.queued == 1)
+        with pytest.raises(openai.ConflictError):
+            await ask(served, "Three", x_busy="reject")
+        go.set()
+
+        assert [await one for one in (first, second)] == ["1", "2"]
+
+
+async def test_users_of_one_legacy_chat_are_all_answered(served: Served, upstream: FakeUpstream) -> None:
+    go = asyncio.Event()
+    upstream.reply(text("1").held(go), text("2"), text("3"))
+    async with httpx2.AsyncClient(base_url=served.url, timeout=20, verify=False) as http:
+
+        async def say(message: str) -> str:
+            body = {"message": message, "conversation_id": "lobby"}
+            answer = await http.post("/chat/completions", json=body)
+            assert answer.status_code == 200, answer.text
+            return answer.text
+
+        asked = [asyncio.create_task(say(message)) for message in ("One", "Two", "Three")]
+        await upstream.received(1)
+        await until(lambda: served.services.turns.queued == 2)
+        go.set()
+        answers = await asyncio.gather(*asked)
+
+    assert all(json.loads(answer.splitlines()[0]) for answer in answers)
+    assert len(shape_of(upstream)) == 6
+
+
+# --- several models in one chat of a frontend ----------------------------------------------------------------
+
+
+class Models:
+    """The provider while two models answer: every reply waits until both requests are there."""
+
+    def __init__(self) -> None:
+        self.seen: list[Received] = []
+        self.both = asyncio.Event()
+
+    def __call__(self, received: Received) -> Reply:
+        self.seen.append(received)
+        if len(self.seen) == 2:
+            self.both.set()
+        return text(f"Answer {len(self.seen)}").held(self.both)
+
+
+@pytest.mark.parametrize("second", ["shop", "shop/sales"], ids=["same model", "other model"])
+async def test_models_of_one_chat_answer_at_the_same_time_on_branches_of_their_own(
+    tmp_path: Path, second: str
+) -> None:
+    models = Models()
+    async with FakeUpstream(answer=models) as upstream, serve(tmp_path, upstream.base_url) as served:
+        caller = Caller(served)
+        answers = await asyncio.gather(
+            caller.ask([user("Hello")], headers=CHAT, model="shop"),
+            Caller(served).ask([user("Hello")], headers=CHAT, model=second),
+        )
+        assert sorted(answers) == ["Answer 1", "Answer 2"]
+
+        models.seen, models.both = [], asyncio.Event()
+        more = await asyncio.gather(
+            *(
+                Caller(served).ask(
+                    [user("Hello"), assistant(answer), user("More")], headers=CHAT, model=model
+                )
+                for answer, model in zip(answers, ("shop", second), strict=True)
+            )
+        )
+
+        assert sorted(more) == ["Answer 1", "Answer 2"]
+        assert sorted(map(tuple, (shape_of(upstream, -1)[1:], shape_of(upstream, -2)[1:]))) == [
+            ("user:Hello", f"assistant:{answer}", "user:More") for answer in sorted(answers)
+        ]
+
+
+async def test_a_new_message_to_a_running_turn_of_a_chat_is_rejected(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    caller = Caller(served)
+    messages = await sold(caller, upstream, headers=CHAT)
+    go = asyncio.Event()
+    upstream.reply(text("Ten").held(go))
+    running = asyncio.create_task(Caller(served).ask([*messages, user("Red")], headers=CHAT))
+    await upstream.received(3)
+
+    with pytest.raises(openai.ConflictError):
+        await caller.ask([*messages, user("Red"), user("And fast")], headers=CHAT)
+
+    upstream.reply(calls(("transfer_back_to_triage", {})), text("Hi"))
+    assert await caller.ask([*messages, user("Stop")], headers=CHAT) == "Hi"
+    assert agent_of(upstream) == "triage"
+    go.set()
+    assert await running == "Ten"
