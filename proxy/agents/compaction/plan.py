@@ -121,7 +121,7 @@ class _Groups:
         self._limit = limit
         self._starts = group_starts(items)
         self._count = len(self._starts)
-        self._ends = [*self._starts[1:], len(items)]
+        self._ends = [*self._starts[1:], len(items)][: self._count]
         users = [at for at, start in enumerate(self._starts) if self._is_user(start)]
         self._users = users
         self._turn = users[-1] if users else 0

@@ -16,7 +16,7 @@ _WINDOW = re.compile(
     rf"maximum context length (?:is|of|:) {_NUMBER}"
     rf"|model maximum context length: {_NUMBER}"
     rf"|maximum prompt length is {_NUMBER}"
-    rf"|\d > {_NUMBER} maximum"
+    rf"|> {_NUMBER} maximum"
     rf"|maximum number of tokens allowed \(?{_NUMBER}"
     rf"|(?:exceeded|exceeds) (?:the )?model(?:'s)? token limit:? {_NUMBER}"
     rf"|for model with {_NUMBER} maximum context length"

@@ -256,6 +256,15 @@ class Keeping:
         else:
             message = rows.item_rows([Item(left)], is_input=row.is_input)[0][-1]
             connection.execute(update(items).where(*here).values(message=message))
+        # Summaries of the conversation contain what is deleted.
+        connection.execute(
+            delete(items).where(
+                items.c.turn.in_(select(turns.c.key).where(turns.c.conversation == conversation.key)),
+                items.c.turn >= turn.key,
+                items.c.visible.is_(False),
+                items.c.message.contains(rows.COMPACTION_MEMBER, autoescape=True),
+            )
+        )
         if not row.is_input:
             # The journal also contains the messages.
             connection.execute(

@@ -30,7 +30,8 @@ _PLAIN, _DEFLATED = b"p", b"z"
 ItemRow = tuple[bool, str | None, bool, str]
 """The columns of an item behind turn and position, in the order of the table."""
 
-_MEMBERS = ('"provider_state":', '"compaction":', '"context_tokens":')
+COMPACTION_MEMBER = '"compaction":'
+_MEMBERS = ('"provider_state":', COMPACTION_MEMBER, '"context_tokens":')
 """In the JSON of a message, quotes inside a text are escaped, so that only the members themselves contain these."""
 
 

@@ -65,6 +65,8 @@ class WindowedProvider:
         self.accepted: list[Any] = []
         """Bodies of the accepted requests of agents, in order."""
         self.rejected: list[Any] = []
+        self.violations: list[str] = []
+        """Calls without results, and results without calls, in accepted requests."""
         self.summaries: list[Any] = []
         """Bodies of the summary requests."""
         self.plan: deque[Answer] = deque()
@@ -84,7 +86,7 @@ class WindowedProvider:
         if tokens > self.window:
             self.rejected.append(body)
             return self._rejection(tokens, self.window)
-        _check_calls(body["messages"])
+        self.violations += _violations(body["messages"])
         self.accepted.append(body)
         answer = self.plan.popleft() if self.plan else says("Noted.")
         usage = {"prompt_tokens": tokens, "completion_tokens": 20, "total_tokens": tokens + 20}
@@ -94,7 +96,7 @@ class WindowedProvider:
         if self.summary is not None:
             return text(self.summary)
         facts = list(dict.fromkeys(FACT.findall(prompt_text(body))))
-        return text("The user planted " + ", ".join(facts))
+        return text(f"Summary {len(self.summaries)}: the user planted {', '.join(facts)}")
 
     def _rejection(self, tokens: int, window: int) -> Reply:
         return error(
@@ -102,14 +104,16 @@ class WindowedProvider:
         )
 
 
-def _check_calls(messages: Any) -> None:
-    """Check that every call is followed by its results, and every result follows its call."""
+def _violations(messages: Any) -> list[str]:
+    found: list[str] = []
     open_calls: list[str] = []
     for message in messages:
         if message["role"] == "tool":
-            assert message["tool_call_id"] in open_calls, "a result without its call"
-            open_calls.remove(message["tool_call_id"])
+            if message["tool_call_id"] in open_calls:
+                open_calls.remove(message["tool_call_id"])
+            else:
+                found.append("a result without its call")
             continue
-        assert not open_calls, "a call without its result"
+        found += ["a call without its result" for _ in open_calls]
         open_calls = [call["id"] for call in message.get("tool_calls") or ()]
-    assert not open_calls, "a call without its result"
+    return found + ["a call without its result" for _ in open_calls]

@@ -284,6 +284,9 @@ class MemoryLibrary:
         else:
             del placed[position]
         _place(kept, placed)
+        for later in self._history.turns.values():
+            if later.conversation == kept.conversation and later.record.turn >= kept.record.turn:
+                _place(later, {at: one for at, one in later.items().items() if not _is_summary(one)})
         if position >= kept.inputs:
             if not kept.record.is_listed:
                 _forget(kept)
@@ -345,6 +348,10 @@ def page_of(found: list[tuple[P, T]], start: P | None, limit: int, order: Order)
 
 def _is_completion(record: TurnRecord) -> bool:
     return record.is_listed and record.status == "completed"
+
+
+def _is_summary(item: Item | ForeignItem) -> bool:
+    return isinstance(item, Item) and item.compaction is not None and not item.visible
 
 
 def _place(kept: StoredTurn, placed: dict[int, Item | ForeignItem]) -> None:
