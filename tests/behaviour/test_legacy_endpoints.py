@@ -222,7 +222,7 @@ async def test_a_second_message_meanwhile_waits_unless_it_has_another_policy(
     served: Served, upstream: FakeUpstream
 ) -> None:
     go = asyncio.Event()
-    upstream.reply(text("One.").held(go), text("Two."))
+    upstream.reply(text("", chunks=["One."]).held(go), text("", chunks=["Two."]))
     first = asyncio.create_task(post(served, "/chat/completions", ANNA))
     await upstream.received(1)
     second = asyncio.create_task(post(served, "/chat/completions", ANNA))
