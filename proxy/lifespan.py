@@ -127,6 +127,7 @@ async def open_services(parts: Parts) -> AsyncIterator[Services]:
         if messages.task is not None:
             background.watch(messages.task)
         _start_tasks(services, metrics, stack)
+        stack.callback(background.close)
         yield services
 
 
