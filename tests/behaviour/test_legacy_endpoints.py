@@ -603,7 +603,8 @@ async def test_content_is_a_string_if_the_setting_or_the_request_says_so(
 async def test_the_stream_of_a_question_starts_before_the_model_answers(
     served: Served, upstream: FakeUpstream
 ) -> None:
-    upstream.reply(hang())
+    rest = asyncio.Event()
+    upstream.reply(text("Hello").held(rest, after=0))
     body = b'{"question": "Hi"}'
 
     async with Socket(served) as socket:
@@ -611,6 +612,9 @@ async def test_the_stream_of_a_question_starts_before_the_model_answers(
         await socket.send(head.encode() + body)
         async with asyncio.timeout(5):
             assert b"started" in await socket.reader.readuntil(b"agent_thinking")
+            # The turn continues without its client, and the server would wait for it.
+            rest.set()
+            await socket.reader.readuntil(b"Hello")
 
 
 async def test_a_question_that_fails_ends_with_an_error(served: Served, upstream: FakeUpstream) -> None:

@@ -106,7 +106,7 @@ async def test_diagrams_are_drawn_one_after_another_and_only_if_visible(
     visitor: Visitor, upstream: FakeUpstream
 ) -> None:
     diagram = "```mermaid\nflowchart LR\n  A --> B\n```\n\n"
-    upstream.reply(text(diagram * 200, chunks=20))
+    upstream.reply(text(diagram * 20, chunks=4))
     await visitor.page.evaluate(
         """() => new MutationObserver(() => {
             window.frames_at_once = Math.max(window.frames_at_once ?? 0, document.querySelectorAll("iframe").length);
@@ -174,7 +174,7 @@ async def test_rendering_time_grows_linearly(visitor: Visitor) -> None:
             await markdownReady;
             const shortest = text => {
                 let best = Infinity;
-                for (let run = 0; run < 3; run++) {
+                for (let run = 0; run < 2; run++) {
                     const markdown = new StreamingMarkdown(document.createElement("div"));
                     markdown.text = text;
                     const began = performance.now();
@@ -185,7 +185,7 @@ async def test_rendering_time_grows_linearly(visitor: Visitor) -> None:
             };
             const ratios = {};
             for (const [name, pattern] of Object.entries(patterns)) {
-                const text = pattern.repeat(12000 / pattern.length);
+                const text = pattern.repeat(8000 / pattern.length);
                 // Three attempts: other load can only make a measurement worse.
                 for (let attempt = 0; attempt < 3 && !(ratios[name] <= 24); attempt++) {
                     ratios[name] = shortest(text.repeat(8)) / Math.max(shortest(text), 2);
