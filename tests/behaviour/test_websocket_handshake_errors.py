@@ -63,7 +63,9 @@ async def test_a_rejected_handshake_has_the_envelope_and_a_request_id(
     error = json.loads(refused.body)["error"]
     assert (error["type"], error["code"]) == ("invalid_request_error", code)
     assert error["message"]
-    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+    # The loop can be blocked by other load.
+    records = [record for record in caplog.records if record.name != "proxy.loop_watchdog"]
+    assert [record.message for record in records if record.levelno >= logging.WARNING] == []
 
 
 async def test_an_unknown_host_is_rejected_in_the_envelope(served: Served) -> None:
