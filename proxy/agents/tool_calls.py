@@ -20,6 +20,7 @@ from proxy.tools.execution import CallResult, PreparedCall, find_argument_error,
 from proxy.tools.port import ToolContext
 from proxy.tracing import Attribute, current_span
 from proxy.turns.contract import (
+    CALL_UNKNOWN,
     RUN_UNKNOWN,
     ApprovalContinuation,
     ApprovalRequest,
@@ -73,7 +74,7 @@ class ServerCalls:
                 rejected[call.id] = _TOO_MANY
                 continue
             state.tool_calls += 1
-            key = f"{state.turn.id}:{state.model_calls}:{index}"
+            key = f"{state.turn.call_scope or state.turn.id}:{state.model_calls}:{index}"
             runnable.append((call, self._prepare(state, call, key)))
         return rejected | await self._run(state, runnable)
 
@@ -191,7 +192,16 @@ class ServerCalls:
             return {}
         turn = state.turn
         await state.sink.attended()
-        turn.ran_effects = turn.ran_effects or any(c.tool.has_effects for _, c in runnable)
+        # Approved calls have their own log.
+        is_logged = after is not None
+        effects = [call.id for call, prepared in runnable if prepared.tool.has_effects]
+        if effects:
+            if not is_logged:
+                turn.ran_tools = True
+                turn.call_results.update(dict.fromkeys(effects, CALL_UNKNOWN))
+                if turn.progress is not None:
+                    await turn.progress.store(turn.agent, turn.items_so_far())
+            turn.ran_effects = True
 
         def on_started(index: int) -> None:
             call, prepared = runnable[index]
@@ -202,6 +212,8 @@ class ServerCalls:
         def on_done(index: int, result: CallResult) -> None:
             call, prepared = runnable[index]
             turn.running_effects -= prepared.tool.has_effects
+            turn.call_results[call.id] = result.text
+            turn.ran_tools = turn.ran_tools or not is_logged
             ended = ToolFailed if result.is_error else ToolCompleted
             state.sink.emit(ended(call.id, call.name, result.text[:EVENT_TEXT_LIMIT], result.seconds))
 
@@ -212,6 +224,8 @@ class ServerCalls:
             on_done=on_done,
             after=after,
         )
+        if not is_logged and turn.progress is not None:
+            turn.progress.note(turn.agent, turn.items_so_far())
         return {call.id: result.text for (call, _), result in zip(runnable, results, strict=True)}
 
     def _prepare(self, state: TurnState, call: Call, key: str) -> PreparedCall:

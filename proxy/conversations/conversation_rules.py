@@ -11,6 +11,7 @@ from proxy.conversations.resolver_query import (
     find_transcript,
 )
 from proxy.conversations.summaries import is_summarized
+from proxy.conversations.unfinished_turns import RunningMatch, find_partly_shown
 from proxy.turns.request import Match
 
 
@@ -35,10 +36,17 @@ async def added_messages(query: ResolverQuery) -> RuleMatch | None:
     return RuleMatch(query.request.id_source, query.request.conversation_id, chain)
 
 
-async def known_transcript(query: ResolverQuery) -> RuleMatch | None:
-    """Continue from the turn whose transcript or answer is in the list, within the conversation if one is named."""
+async def known_transcript(query: ResolverQuery) -> RuleMatch | RunningMatch | None:
+    """Continue from the turn whose transcript or answer is in the list, within the conversation if one is named.
+
+    The answer of an unfinished turn can be partly in the list.
+    """
     request = query.request
     found = await find_transcript(query, query.conversation)
+    after = found.length if found is not None else 0
+    partly_shown = await find_partly_shown(query, after=after)
+    if partly_shown is not None:
+        return partly_shown
     if found is None:
         return None
     rule: Match = "last-answer" if found.is_last_answer else "fingerprint"

@@ -82,6 +82,13 @@ class Transcript:
         arguments = _hashed_text(call.arguments, is_assistant=False)
         return _digest(b"call", self._hash.digest(), b"%d" % self._results, call.name.encode(), arguments)
 
+    def input_fingerprint(self) -> bytes:
+        """Return the digest of the messages so far, by which the turn is found that answers them.
+
+        It includes the number of results: a turn that continues with results has another digest than the one before.
+        """
+        return _digest(b"input", self._hash.digest(), b"%d" % self._results)
+
     def extend(self, messages: Iterable[Message]) -> None:
         """Add messages in order."""
         for message in messages:

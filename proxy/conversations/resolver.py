@@ -29,6 +29,7 @@ from proxy.conversations.parent_rules import parent_turn, root
 from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, UnrelatedMessages
 from proxy.conversations.steps import Step
 from proxy.conversations.tool_call_rules import function_result, tool_results, unanswered_calls
+from proxy.conversations.unfinished_turns import Repetition, RunningMatch, find_repetition
 from proxy.errors import ConversationNotFound
 from proxy.messages import (
     AssistantMessage,
@@ -41,10 +42,10 @@ from proxy.messages import (
 )
 from proxy.request_errors import ApprovalNotRequested
 from proxy.turns.contract import Team
-from proxy.turns.repository import Conversation, TurnRepository
+from proxy.turns.repository import ChainTurn, Conversation, TurnRepository
 from proxy.turns.request import ROOT, Clock, Match, TurnRequest
 
-Rule = Callable[[ResolverQuery], Awaitable[RuleMatch | UnrelatedMessages | None]]
+Rule = Callable[[ResolverQuery], Awaitable[RuleMatch | UnrelatedMessages | RunningMatch | None]]
 RULES: Sequence[Rule] = (
     root,
     parent_turn,
@@ -92,6 +93,11 @@ class ResolvedTurn:
     ends before that message."""
     step: Step | None = None
     """The turn follows this part of a turn, which has to be stored first; ``parent`` is the parent of that turn."""
+    first_attempt: str | None = None
+    """Id of an earlier turn with the same request, whose call keys this turn uses."""
+
+
+Resolution = ResolvedTurn | UnrelatedMessages | RunningMatch | Repetition
 
 
 class ConversationResolver:
@@ -102,8 +108,8 @@ class ConversationResolver:
         self._approvals = approvals
         self._clock = clock
 
-    async def resolve(self, request: TurnRequest, team: Team) -> ResolvedTurn | UnrelatedMessages:
-        """Return the starting point of the requested turn.
+    async def resolve(self, request: TurnRequest, team: Team) -> Resolution:
+        """Return the starting point of the requested turn; a ``Repetition`` is of a complete turn.
 
         Raises:
             ConversationNotFound: The conversation belongs to another end user, or has to exist and does not.
@@ -111,8 +117,11 @@ class ConversationResolver:
             RejectedRequest: There is no such parent turn, tool results are missing or unknown, or a decision is on an
                 approval that the parent turn did not request.
         """
-        query = ResolverQuery(request, team, self._turns, await self._named_conversation(request))
-        resolved = await _first_match(query)
+        conversation = await self._named_conversation(request)
+        query = ResolverQuery(request, team, self._turns, conversation, self._clock())
+        resolved = await self._first_match(query)
+        if isinstance(resolved, RunningMatch | Repetition):
+            return resolved
         if isinstance(resolved, ResolvedTurn) and resolved.is_paused and resolved.parent is not None:
             approvals = await self._approvals.of_turn(resolved.parent)
             messages = [item.message for item in resolved.new_messages]
@@ -132,15 +141,46 @@ class ConversationResolver:
             raise ConversationNotFound(request.conversation_id)
         return known
 
+    async def _first_match(self, query: ResolverQuery) -> Resolution:
+        for rule in RULES:
+            match = await rule(query)
+            if isinstance(match, RuleMatch):
+                return await self._resolved_or_repeated(query, match)
+            if match is not None:
+                return match
+        raise AssertionError("the last rule matches every request")
 
-async def _first_match(query: ResolverQuery) -> ResolvedTurn | UnrelatedMessages:
-    for rule in RULES:
-        match = await rule(query)
-        if isinstance(match, RuleMatch):
-            return _resolved(query, match)
-        if match is not None:
-            return match
-    raise AssertionError("the last rule matches every request")
+    async def _resolved_or_repeated(
+        self, query: ResolverQuery, match: RuleMatch
+    ) -> ResolvedTurn | RunningMatch | Repetition:
+        resolved = _resolved(query, match)
+        if match.step is not None or resolved.continued:
+            return resolved
+        repeated = await find_repetition(query, match.chain, resolved.transcript, match.conversation_id)
+        if not isinstance(repeated, Repetition) or (repeated.step is None and not repeated.first_attempt):
+            return repeated or resolved
+        if repeated.step is None:
+            return replace(resolved, first_attempt=repeated.first_attempt)
+        step = repeated.step
+        parent = step.record.parent
+        return _resolved_behind(resolved, step, await self._turns.chain(parent) if parent is not None else ())
+
+
+def _resolved_behind(resolved: ResolvedTurn, step: Step, chain: Sequence[ChainTurn]) -> ResolvedTurn:
+    """Return the starting point of a turn without input that continues behind a step; ``chain`` ends before it."""
+    before = [item for turn in chain for item in turn.items]
+    context = [*before, *step.record.input, *step.items]
+    return replace(
+        resolved,
+        conversation_id=step.record.conversation_id,
+        parent=step.record.parent,
+        agent=step.agent,
+        context=[item for item in context if not is_instruction(item.message)],
+        input=(),
+        new_messages=(),
+        is_paused=False,
+        step=step,
+    )
 
 
 def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
@@ -163,6 +203,8 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     own = [SystemMessage(content=request.instructions)] if request.instructions else []
     continued = _continued(query)
     transcript = transcript_after(chain, query.scope, new) if chain else query.transcript
+    if match.is_partly_shown:
+        transcript = query.transcript
     if continued:
         transcript = Transcript(query.scope)
         transcript.extend(query.messages[:-1])

@@ -35,6 +35,7 @@ class ResolverQuery:
     team: Team
     turns: TurnRepository
     conversation: Conversation | None
+    now: float = 0.0
 
     # Several rules read each of these, so they are computed once.
     @cached_property
@@ -115,6 +116,8 @@ class RuleMatch:
     shown: int = 0
     new: Sequence[Message] | None = None
     agent: str | None = None
+    is_partly_shown: bool = False
+    """Whether the list shows only a part of the last answer of the chain."""
     step: Step | None = None
     """If not None, the last turn of the chain is this part of a turn, which is not stored as a turn yet."""
 

@@ -28,7 +28,7 @@ from proxy.events import (
     encode_journal,
     is_closing,
 )
-from proxy.messages import AssistantMessage, Item, OpenCalls, Usage
+from proxy.messages import AssistantMessage, Item, OpenCalls, ToolMessage, Usage
 from proxy.turns.repository import TurnRecord
 from proxy.wire.chat.answer_text import visible_text
 
@@ -98,6 +98,28 @@ def step_at(record: TurnRecord, position: int) -> Step | None:
         if isinstance(entry.event, Handoff):
             agent = entry.event.target
     return Step(record, record.items[: ends[number]], shown, first, agent)
+
+
+def finished_part(record: TurnRecord) -> Step | None:
+    """Return the step of an unfinished turn that ends behind its last tool result; None if it has no result.
+
+    The events of a turn whose worker died are not stored; the step then has only the first one.
+    """
+    items = list(record.items)
+    while items and not isinstance(items[-1].message, ToolMessage):
+        items.pop()
+    if not items:
+        return None
+    if record.journal:
+        entries = decode_journal(record.journal).entries()
+        calls, ends = _model_calls(entries), _ends(record.items, entries)
+        number = next(at for at, end in enumerate(ends) if end >= len(items))
+        shown = [entry for entry, call in zip(entries, calls, strict=True) if call <= number]
+        shown = [entry for entry in shown if not is_closing(entry.event)]
+    else:
+        shown = [Entry(1, Started(record.id, items[0].agent or record.agent), record.created_at)]
+    first = next(entry.event.agent for entry in shown if isinstance(entry.event, Started))
+    return Step(record, items, shown, first, record.agent)
 
 
 def _model_calls(entries: Sequence[Entry]) -> list[int]:

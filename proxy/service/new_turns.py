@@ -51,6 +51,8 @@ def new_turn(
         body_digest=request.body_digest,
         snapshot=team.snapshot,
         slot=slot,
+        input_fingerprint=resolved.transcript.input_fingerprint(),
+        first_attempt=resolved.first_attempt,
     )
 
 
@@ -78,5 +80,6 @@ def turn_of(request: TurnRequest, new: NewTurn, resolved: ResolvedTurn, approval
         context_mode=request.context_mode,
         compact_threshold=request.compact_threshold,
         may_ask=request.is_stored and resolved.is_kept,
+        call_scope=resolved.first_attempt or new.id,
         continuation=continuation,
     )

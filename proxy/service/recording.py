@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from msgspec.structs import replace as replace_struct
+
 from proxy.conversations.fingerprints import last_answer_of
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.conversations.steps import Step
@@ -20,7 +22,7 @@ from proxy.events import (
     decode_journal,
     encode_journal,
 )
-from proxy.messages import Item, Usage, text_of
+from proxy.messages import AssistantMessage, Item, ToolCall, ToolMessage, Usage, text_of
 from proxy.service.resumption import encode_options_of
 from proxy.turns.contract import Recorder, TeamOutcome, Turn
 from proxy.turns.live import TERMINAL_POSITION, LiveTurn, StopReason
@@ -38,7 +40,7 @@ from proxy.turns.repository import (
 )
 from proxy.turns.request import TurnRequest
 from proxy.wire.chat.answer_text import visible_text
-from proxy.wire.errors import failed_event
+from proxy.wire.errors import failed_event, tools_that_ran
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +62,17 @@ def end_of(
     *,
     now: float,
 ) -> TurnEnd:
-    """Return the end to store. It is history if the turn has an answer, or text and was cancelled on request."""
+    """Return the end to store. It is history if the turn has an answer, its tools ran, or it has text and was
+    cancelled on request.
+    """
     items = turn.items if outcome is not None else turn.items_so_far()
     events, times = [entry.event for entry in live.entries], [entry.time for entry in live.entries]
     text = visible_text(events) or "".join(text_of(item.message) for item in items if item.visible)
     was_stopped = isinstance(closing, Cancelled) and closing.reason == "requested"
-    is_history = outcome is not None or (was_stopped and bool(text))
-    pending = outcome.pending if outcome is not None else ()
     is_stored = context.request.is_stored
+    has_answer = outcome is not None or (was_stopped and bool(text))
+    is_history = has_answer or (turn.ran_tools and is_stored)
+    pending = outcome.pending if outcome is not None else ()
     digest = _answer_digest(context, items, pending, text) if is_history else None
     # The client shows the answer as a part of the message that it continues.
     shown = context.resolved.continued + text
@@ -87,6 +92,9 @@ def end_of(
         journal=encode_journal([*events, closing], [*times, now]) if is_stored else b"",
         pause=_pause(turn, context, outcome) if is_stored and outcome is not None else None,
         took_up=context.resolved.parent if _resumes(context) else None,
+        keeps_key=has_answer or turn.ran_effects,
+        ran_effects=turn.ran_effects,
+        is_found_by_input=turn.ran_tools or turn.ran_effects,
     )
 
 
@@ -101,6 +109,9 @@ def failed_end_of(context: StoredTurnContext, turn: Turn, failure: ProxyError, *
         uses=(),
         finished_at=now,
         error_code=failure.code,
+        keeps_key=turn.ran_effects,
+        ran_effects=turn.ran_effects,
+        is_found_by_input=turn.ran_effects,
         took_up=context.resolved.parent if _resumes(context) else None,
     )
 
@@ -224,7 +235,24 @@ def _failure_without_log(record: TurnRecord, usage: Usage) -> Failed:
     error: ProxyError = InternalTurnError()
     if record.status == "interrupted":
         error = TurnLeaseLost() if record.error_code == TurnLeaseLost.code else TurnInterrupted()
-    return failed_event(error, usage, ran_effects=True)
+    failed = failed_event(error, usage, ran_effects=record.ran_effects or record.status != "interrupted")
+    ran = _ran_tools(record)
+    if not ran:
+        return failed
+    return replace_struct(failed, message=f"{failed.message} {tools_that_ran(ran)}")
+
+
+def _ran_tools(record: TurnRecord) -> list[str]:
+    """Return the names of the tools of a turn that have results."""
+    messages = [item.message for item in record.items]
+    results = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
+    return [
+        call.function.name
+        for message in messages
+        if isinstance(message, AssistantMessage)
+        for call in message.tool_calls or ()
+        if isinstance(call, ToolCall) and call.id in results
+    ]
 
 
 def _stored_closing(record: TurnRecord, usage: Usage) -> ClosingEvent:

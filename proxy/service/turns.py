@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved
 from proxy.background_tasks import BackgroundTasks
-from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
+from proxy.conversations.resolver import ConversationResolver, Resolution, ResolvedTurn
 from proxy.conversations.resolver_query import UnrelatedMessages
 from proxy.conversations.steps import split_step
+from proxy.conversations.unfinished_turns import Repetition, RunningMatch
 from proxy.errors import (
     CompletionNotFound,
     ConversationBusy,
@@ -25,9 +26,10 @@ from proxy.request_errors import ParameterNotSupported
 from proxy.service.busy import BusyConversations, ClientLeft, ConversationHeld, parallel_slot
 from proxy.service.event_log import EventLog
 from proxy.service.forwarding import TurnForwarding
-from proxy.service.leases import Leases
+from proxy.service.leases import Leases, is_dead
 from proxy.service.left_turns import DisconnectRules, LeftTurns
 from proxy.service.new_turns import new_turn, new_turn_id, turn_of
+from proxy.service.progress import ProgressStore
 from proxy.service.recording import StoredTurnContext, replay, step_turn, stored_log
 from proxy.service.remote_turns import Listener, RemoteTurns
 from proxy.service.resumption import ATTEMPTS, ApprovalResumption
@@ -167,6 +169,7 @@ class TurnService:
             follow=policy.follow,
             listen=policy.listen,
         )
+        self._progress = ProgressStore(history)
         self._left = LeftTurns(history, self._lives, clock, interval=policy.follow)
         self._busy = BusyConversations(
             history,
@@ -218,6 +221,7 @@ class TurnService:
         self._remote.wake_listeners()
         await self._left.close()
         await self._runner.stop(grace=grace)
+        await self._progress.close()
         await self._forwarding.close()
         await self._remote.close()
         await self._leases.close()
@@ -287,12 +291,15 @@ class TurnService:
     async def _open(self, request: TurnRequest, team: ServedTeam) -> Opened:
         slot = 0
         for _ in range(ATTEMPTS):
-            resolved: ResolvedTurn | UnrelatedMessages | None = None
+            resolved: Resolution | None = None
             try:
                 team, ignored, resolved = await self._resolve(request, team)
                 if isinstance(resolved, UnrelatedMessages):
                     return self._open_side(request, team)
-                opened = await self._open_turn(request, team, resolved, ignored, slot=slot)
+                if isinstance(resolved, ResolvedTurn):
+                    opened = await self._open_turn(request, team, resolved, ignored, slot=slot)
+                else:
+                    opened = await self._open_earlier(request, resolved)
             except ApprovalsMoved:
                 continue
             except ConversationBusy:
@@ -305,6 +312,22 @@ class TurnService:
             if opened is not None:
                 return opened
         raise ConversationBusy
+
+    async def _open_earlier(self, request: TurnRequest, found: RunningMatch | Repetition) -> Opened | None:
+        """Attach to the turn that the request repeats; end a running one that it follows.
+
+        Raises:
+            ConversationBusy: The running turn has a client.
+        """
+        record = await self._history.turn(request.caller, found.turn_id)
+        if record is None or (record.status == "running") != isinstance(found, RunningMatch):
+            return None
+        if record.status != "running":
+            return self._attach(record)
+        replaced = await self._replace_left(request, record)
+        if not replaced:
+            raise ConversationHeld(record.conversation_id)
+        return replaced if isinstance(replaced, Opened) else None
 
     async def _after_conflict(
         self, request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn | None
@@ -323,17 +346,25 @@ class TurnService:
         if conversation_id is None:
             raise ConversationBusy
         record = await self._history.running_turn(request.caller, conversation_id)
-        if record is None:
+        if record is None or await self._interrupt_if_lost(record):
             return 0
-        is_same = request.body_digest is not None and record.body_digest == request.body_digest
-        if is_same and self._left.is_unattended(record) and self._left.ran_effects(record):
-            return self._attach(record)
-        if await self._left.end(record):
-            return 0
+        replaced = await self._replace_left(request, record)
+        if replaced:
+            return replaced if isinstance(replaced, Opened) else 0
         slot = parallel_slot(request, team, resolved, record) if resolved is not None else 0
         if not slot:
             raise ConversationHeld(conversation_id)
         return slot
+
+    async def _replace_left(self, request: TurnRequest, record: TurnRecord) -> Opened | bool:
+        """Attach to a running turn whose client has left if this request repeats it; else end it.
+
+        False if the turn has a client, or finishes without one.
+        """
+        is_same = request.body_digest is not None and record.body_digest == request.body_digest
+        if is_same and self._left.is_unattended(record) and self._left.ran_effects(record):
+            return self._attach(record)
+        return await self._left.end(record)
 
     async def end_unattended(self, caller: str, conversation_id: str) -> None:
         """End the running turn of a conversation if its client has left and it only waits for one."""
@@ -347,11 +378,15 @@ class TurnService:
         Raises:
             ModelNotFound: The caller has no team with this model id.
             RejectedRequest: The request does not fit the team or the conversation.
+            ConversationBusy: It follows a turn that is running.
         """
         team, _ = await self._teams.find(request.caller, request.model)
         team, _, resolved = await self._resolve(request, team)
         if isinstance(resolved, UnrelatedMessages):
             return PreviewedTurn(team, side_turn("", request, team))
+        if not isinstance(resolved, ResolvedTurn):
+            # The turn that it follows is still running.
+            raise ConversationBusy
         now = self._clock()
         new = new_turn(request, team, resolved, worker="", lease_until=now, now=now)
         return PreviewedTurn(team, turn_of(request, new, resolved, self._approvals))
@@ -362,7 +397,7 @@ class TurnService:
 
     async def _resolve(
         self, request: TurnRequest, team: ServedTeam
-    ) -> tuple[ServedTeam, Sequence[str], ResolvedTurn | UnrelatedMessages]:
+    ) -> tuple[ServedTeam, Sequence[str], Resolution]:
         """Return the team as its conversation began with it, the ignored parameters, and where the turn begins."""
         ignored, resolved = await self._resolve_for(request, team)
         if isinstance(resolved, ResolvedTurn) and resolved.conversation_id is not None:
@@ -371,9 +406,7 @@ class TurnService:
                 return began_as, *await self._resolve_for(request, began_as)
         return team, ignored, resolved
 
-    async def _resolve_for(
-        self, request: TurnRequest, team: ServedTeam
-    ) -> tuple[Sequence[str], ResolvedTurn | UnrelatedMessages]:
+    async def _resolve_for(self, request: TurnRequest, team: ServedTeam) -> tuple[Sequence[str], Resolution]:
         team.check_client_tools(tuple(request.tools))
         ignored = _ignored(request, team)
         return ignored, await self._resolver.resolve(request, team)
@@ -430,6 +463,7 @@ class TurnService:
             memory=self._lives.memory,
         )
         turn = turn_of(request, new, resolved, self._approvals)
+        turn.progress = self._progress.of_turn(begun.turn, is_stored=request.is_stored)
         self._left.watch(live, turn, begun.turn, self._disconnect_rules(request, team))
         self._runner.start(live, team, turn, StoredTurnContext(request, begun, resolved))
         self._remote.notify_turn_started(begun.conversation)
@@ -531,6 +565,12 @@ class TurnService:
         return record
 
     async def _repeated(self, request: TurnRequest) -> Opened | None:
+        record = await self._find_repeated(request)
+        if record is not None and await self._interrupt_if_lost(record):
+            record = await self._find_repeated(request)
+        return self._attach(record) if record is not None else None
+
+    async def _find_repeated(self, request: TurnRequest) -> TurnRecord | None:
         record: TurnRecord | None = None
         if request.idempotency_key is not None:
             record = await self._history.turn_by_idempotency_key(request.caller, request.idempotency_key)
@@ -539,7 +579,15 @@ class TurnService:
         elif request.is_retry and request.body_digest is not None:
             since = self._clock() - self._policy.turn_time_limit
             record = await self._history.turn_by_body(request.caller, request.body_digest, since=since)
-        return self._attach(record) if record is not None else None
+        return record
+
+    async def _interrupt_if_lost(self, record: TurnRecord) -> bool:
+        """Interrupt a running turn whose worker has certainly ended; return whether it was one."""
+        now = self._clock()
+        if record.status != "running" or not (record.lease_until < now or is_dead(record.worker)):
+            return False
+        await self._history.interrupt(now=now, dead_workers=[record.worker] if is_dead(record.worker) else [])
+        return True
 
     def _attach(self, record: TurnRecord, *, is_observer: bool = False) -> Opened:
         live = self._lives.get(record.id)

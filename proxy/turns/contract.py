@@ -35,6 +35,7 @@ from proxy.messages import (
     Parameters,
     SystemMessage,
     ToolChoice,
+    ToolMessage,
     Usage,
 )
 from proxy.turns.request import BusyPolicy, DisconnectPolicy, TurnRequest
@@ -48,6 +49,29 @@ RUN_UNKNOWN = (
     "that it was, and do not repeat it before you have checked or asked."
 )
 """The result of an approved call that has begun and has no recorded result."""
+
+
+CALL_UNKNOWN = (
+    "error: it is not known whether this call was executed, because the turn ended while it ran. Do not claim that it "
+    "was, and do not repeat it before you have checked or asked."
+)
+"""The result of a call with effects that was running when its turn ended."""
+
+
+class ProgressLog(Protocol):
+    """Stores the items of a running turn, in case its worker dies."""
+
+    async def store(self, agent: str, items: Sequence[Item]) -> None:
+        """Store the items before a tool with effects starts.
+
+        Raises:
+            StoreUnavailable: They are not stored; the tool must not start.
+        """
+        ...
+
+    def note(self, agent: str, items: Sequence[Item]) -> None:
+        """Store the items soon."""
+        ...
 
 
 class ApprovedCallLog(Protocol):
@@ -129,12 +153,28 @@ class Turn:
     """The person behind the caller, as the request names it."""
     running_effects: int = 0
     """Number of tool calls with effects that are running."""
+    ran_tools: bool = False
+    """Whether a tool has ended, or one with effects has started. Approved calls, which have their own log, do not
+    count."""
+    call_results: dict[str, str] = field(default_factory=dict)
+    """Results of calls, by call id, that are not in ``items`` yet."""
+    call_scope: str = ""
+    """The start of the keys of tool calls: the id of the turn, or of an earlier attempt at the same request."""
+    progress: ProgressLog | None = None
 
     def items_so_far(self) -> list[Item]:
-        """Return the items, with the draft as the last one if there is any."""
-        if not self.draft:
-            return list(self.items)
-        return [*self.items, Item(AssistantMessage(content="".join(self.draft)), agent=self.agent)]
+        """Return the items, with the known results of open calls, and the draft as the last one if there is any."""
+        items = list(self.items)
+        last = items[-1] if items else None
+        if last is not None and isinstance(last.message, AssistantMessage):
+            items += [
+                Item(ToolMessage(call.id, self.call_results[call.id]), agent=last.agent, visible=False)
+                for call in last.message.tool_calls or ()
+                if call.id in self.call_results
+            ]
+        if self.draft:
+            items.append(Item(AssistantMessage(content="".join(self.draft)), agent=self.agent))
+        return items
 
 
 @dataclass(frozen=True, slots=True)

@@ -411,8 +411,8 @@ class TurnRepository(Protocol):
     async def turn_by_body(self, caller: str, digest: bytes, *, since: float) -> TurnRecord | None:
         """Return the newest turn with this body, if an SDK retry can attach to it.
 
-        The turn must be running, completed, or have run a tool with effects, and created at or after ``since``. No
-        other turn of its conversation may follow it or be running.
+        The turn must be running or completed, or its content not stored and a tool with effects have run. It must be
+        created at or after ``since``, and no other turn of its conversation may follow it or be running.
         """
         ...
 

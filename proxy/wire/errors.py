@@ -16,6 +16,7 @@ Therefore ``server_error`` appears in a stream only if a repeat has no side effe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
@@ -248,14 +249,25 @@ def failed_event(error: BaseException, usage: Usage, *, ran_effects: bool, reque
     )
 
 
-def failure_of(event: Cancelled, *, ran_tools: bool) -> Failed:
+def failure_of(event: Cancelled, *, ran: Sequence[str]) -> Failed:
     """Return the failure that readers of a cancelled turn receive.
 
-    ``ran_tools`` is true if a tool has run; whether it has side effects is not known here, so they are assumed.
+    ``ran`` are the names of the tools that have run; whether they have side effects is not known here, so they are
+    assumed.
     """
+    suffix = f" {tools_that_ran(ran)}" if ran else ""
     if event.reason == "shutting_down":
-        return failed_event(ShuttingDown(), event.usage, ran_effects=ran_tools)
-    return Failed("turn_cancelled", "The turn was cancelled before it was complete.", event.usage)
+        failed = failed_event(ShuttingDown(), event.usage, ran_effects=bool(ran))
+        return msgspec.structs.replace(failed, message=failed.message + suffix)
+    return Failed("turn_cancelled", f"The turn was cancelled before it was complete.{suffix}", event.usage)
+
+
+def tools_that_ran(names: Sequence[str]) -> str:
+    """Return the sentences about the tools of a turn that did not complete."""
+    listed = ", ".join(dict.fromkeys(names))
+    return (
+        f"Tools of the turn had been called: {listed}. A repetition of the request does not call them again."
+    )
 
 
 def invalid_url(method: str, path: str) -> ErrorResponse:

@@ -136,15 +136,18 @@ async def test_turns_are_found_by_input_while_they_run_and_if_the_end_says_so(
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
-async def test_an_unfinished_turn_that_ran_effects_keeps_its_key_and_is_found_by_its_body(
-    history: TurnRepository, status: str
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_an_unfinished_turn_that_ran_effects_keeps_its_key_and_is_found_by_its_body_if_not_stored(
+    history: TurnRepository, status: str, is_stored: bool
 ) -> None:
-    new = new_turn(idempotency_key="k", body_digest=b"d" * 16)
+    new = new_turn(idempotency_key="k", body_digest=b"d" * 16, is_stored=is_stored)
     begun = await history.begin(new)
     await history.finish(the_end(begun.turn, status=status, keeps_key=True, ran_effects=True))
 
     with pytest.raises(IdempotencyKeyTaken):
         await history.begin(new_turn(idempotency_key="k"))
     found = await history.turn_by_body("alice", b"d" * 16, since=0.0)
-    assert found is not None
-    assert (found.id, found.ran_effects) == (new.id, True)
+    assert (found is None) == is_stored
+    kept = await history.turn_by_idempotency_key("alice", "k")
+    assert kept is not None
+    assert (kept.id, kept.ran_effects) == (new.id, True)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    and_,
     bindparam,
     case,
     exists,
@@ -174,7 +175,12 @@ def _by_body(record: Select[Any]) -> Select[Any]:
     )
     return (
         record.where(turns.c.key == newest_key, turns.c.created_at >= bindparam("since"))
-        .where(or_(turns.c.status.in_(["running", "completed"]), turns.c.ran_effects))
+        .where(
+            or_(
+                turns.c.status.in_(["running", "completed"]),
+                and_(turns.c.ran_effects, ~turns.c.is_stored),
+            )
+        )
         .where(
             or_(conversations.c.head.is_(None), conversations.c.head <= turns.c.key), ~has_running_successor
         )

@@ -99,7 +99,7 @@ class CompletionBuilder:
         self._logprobs: list[Any] = []
         self._refusal_logprobs: list[Any] = []
         self._calls: dict[int, tuple[str, str, list[str]]] = {}
-        self._ran_tools = False
+        self._ran_tools: list[str] = []
         self._answer: Completion | Failed | None = None
 
     def add(self, entry: Entry) -> None:
@@ -127,7 +127,7 @@ class CompletionBuilder:
             case ModelCalled() | Handoff():
                 self._joints.pause()
             case ToolStarted():
-                self._ran_tools = True
+                self._ran_tools.append(event.name)
             case (
                 Started()
                 | ParametersIgnored()
@@ -148,7 +148,7 @@ class CompletionBuilder:
                     self._calls.clear()  # a truncated tool call must not look complete
                     self._answer = self._completion("stop", event)
                 else:
-                    self._answer = failure_of(event, ran_tools=self._ran_tools)
+                    self._answer = failure_of(event, ran=self._ran_tools)
 
     def answer(self) -> Completion | Failed:
         """Return the completion or the failure of the turn.

@@ -69,7 +69,7 @@ class ChunkEncoder:
         self._has_role = False
         self._is_flowing = False
         """The next text delta needs no preceding frame."""
-        self._ran_tools = False
+        self._ran_tools: list[str] = []
         self._refused = False
         self._needs_content = False
         """The chunk with the role had null content; if no other output follows, the content is an empty string."""
@@ -136,7 +136,7 @@ class ChunkEncoder:
             case ModelCalled() | Handoff():
                 self._joints.pause()
             case ToolStarted():
-                self._ran_tools = True
+                self._ran_tools.append(event.name)
             case (
                 Started()
                 | ParametersIgnored()
@@ -157,7 +157,7 @@ class ChunkEncoder:
                 # A truncated tool call must not look complete.
                 if event.reason == "requested" and not self._called:
                     return [*self._role(content=""), *self._end("stop", event)]
-                return [envelope(failure_of(event, ran_tools=self._ran_tools))]
+                return [envelope(failure_of(event, ran=self._ran_tools))]
         return []
 
     def _role(self, *, content: str | None, refusal: str | None = None) -> list[bytes]:

@@ -101,7 +101,7 @@ class QuestionEncoder:
         self._unsent: str | None = None
         """Text of the last model response: whether it completed a step is known at the next event."""
         self._messages = 1
-        self._ran_tools = False
+        self._ran_tools: list[str] = []
         self._time = 0.0
 
     def encode(self, entry: Entry) -> bytes:
@@ -135,7 +135,7 @@ class QuestionEncoder:
                 if said:
                     self._final = self._unsent = said
             case ToolStarted():
-                self._ran_tools = True
+                self._ran_tools.append(event.name)
                 parts = {"tool_name": event.name, "parameters": arguments_of(event.arguments)}
                 yield (
                     "tool_execution",
@@ -155,7 +155,7 @@ class QuestionEncoder:
                 if event.reason == "requested":
                     yield self._completed()
                 else:
-                    yield self._failed(failure_of(event, ran_tools=self._ran_tools))
+                    yield self._failed(failure_of(event, ran=self._ran_tools))
             case (
                 ReasoningDelta()
                 | ClientToolCall()

@@ -70,7 +70,7 @@ class ChatEvents:
             case Cancelled():
                 if event.reason == "requested":
                     return self._complete()
-                return failed(failure_of(event, ran_tools=bool(self._calls)))
+                return failed(failure_of(event, ran=[str(call["name"]) for call in self._calls.values()]))
             case (
                 Started()
                 | ParametersIgnored()

@@ -43,7 +43,7 @@ class LineEncoder:
     def __init__(self, *, is_typed: bool) -> None:
         self._is_typed = is_typed
         self._joints = TextJoiner()
-        self._ran_tools = False
+        self._ran_tools: list[str] = []
 
     def encode(self, entry: Entry) -> bytes:
         """Return the line of one entry; often empty."""
@@ -54,7 +54,7 @@ class LineEncoder:
             case RefusalDelta():
                 return self._text(event.text)
             case ToolStarted():
-                self._ran_tools = True
+                self._ran_tools.append(event.name)
                 return self._status(f"Executing {event.name}")
             case Handoff():
                 self._joints.pause()
@@ -65,7 +65,7 @@ class LineEncoder:
                 return self._failed(event)
             case Cancelled():
                 if event.reason != "requested":
-                    return self._failed(failure_of(event, ran_tools=self._ran_tools))
+                    return self._failed(failure_of(event, ran=self._ran_tools))
             case (
                 Started()
                 | ParametersIgnored()
@@ -108,7 +108,7 @@ class TextBuilder:
     def __init__(self) -> None:
         self._joints = TextJoiner()
         self._pieces: list[str] = []
-        self._ran_tools = False
+        self._ran_tools: list[str] = []
         self._failed: Failed | None = None
 
     def add(self, entry: Entry) -> None:
@@ -121,11 +121,11 @@ class TextBuilder:
         elif isinstance(event, ModelCalled | Handoff):
             self._joints.pause()
         elif isinstance(event, ToolStarted):
-            self._ran_tools = True
+            self._ran_tools.append(event.name)
         elif isinstance(event, Failed):
             self._failed = event
         elif isinstance(event, Cancelled) and event.reason != "requested":
-            self._failed = failure_of(event, ran_tools=self._ran_tools)
+            self._failed = failure_of(event, ran=self._ran_tools)
 
     def clear(self) -> None:
         """Drop the text."""

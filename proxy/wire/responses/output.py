@@ -77,7 +77,7 @@ class Output:
         self._approvals: dict[str, str] = {}
         """Approval ids by the ids of the approved calls."""
         self._model_call_ended = False
-        self._ran_tools = False
+        self._ran_tools: list[str] = []
 
     @property
     def items(self) -> Sequence[OutputItem]:
@@ -195,7 +195,7 @@ class Output:
     # --- what the server does itself ---
 
     def _start_server_call(self, event: ToolStarted) -> None:
-        self._ran_tools = True
+        self._ran_tools.append(event.name)
         if self._options.shows_server_calls:
             shown = "" if self._options.hides_details else event.arguments
             approval = self._approvals.get(event.call_id)
@@ -263,7 +263,7 @@ class Output:
             case Failed():
                 self._fail(closing)
             case Cancelled(reason="shutting_down"):
-                self._fail(failure_of(closing, ran_tools=self._ran_tools))
+                self._fail(failure_of(closing, ran=self._ran_tools))
             case Cancelled():
                 self._close_all("incomplete")
                 self._finish("response.incomplete", "cancelled", closing)

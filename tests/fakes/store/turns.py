@@ -274,7 +274,8 @@ class MemoryHistory:
         found = self._last(lambda record: (record.caller, record.body_digest) == (caller, digest))
         if found is None or found.created_at < since:
             return None
-        if found.status not in ("running", "completed") and not found.ran_effects:
+        is_lost_for_history = found.ran_effects and not found.is_stored
+        if found.status not in ("running", "completed") and not is_lost_for_history:
             return None
         conversation = self.turns[found.turn].conversation.key
         behind = self._last(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.conversations.fingerprints import Transcript, fingerprint_behind, last_answer_of, scope_of
-from proxy.conversations.resolver import ConversationResolver, ResolvedTurn
+from proxy.conversations.resolver import ConversationResolver, Resolution, ResolvedTurn
 from proxy.conversations.resolver_query import UnrelatedMessages
 from proxy.messages import (
     AssistantMessage,
@@ -61,9 +61,7 @@ async def resolve(history: MemoryHistory, *messages: Message, **fields: Any) -> 
     return resolved
 
 
-async def resolve_any(
-    history: MemoryHistory, *messages: Message, **fields: Any
-) -> ResolvedTurn | UnrelatedMessages:
+async def resolve_any(history: MemoryHistory, *messages: Message, **fields: Any) -> Resolution:
     team = await team_of(agent("triage", ScriptedModel()), agent("sales", ScriptedModel()))
     request = TurnRequest(caller="alice", model="shop", messages=messages, **fields)
     return await ConversationResolver(history, approvals_of(history), time.time).resolve(request, team)

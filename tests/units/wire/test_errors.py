@@ -261,9 +261,10 @@ def test_an_unknown_code_is_reported_unchanged() -> None:
     ],
 )
 def test_a_cancelled_turn_as_a_failure(reason: Any, ran_tools: bool, code: str, is_repeatable: bool) -> None:
-    failed = failure_of(Cancelled(reason, "triage", Usage(1, 2)), ran_tools=ran_tools)
+    failed = failure_of(Cancelled(reason, "triage", Usage(1, 2)), ran=["pay", "pay"] if ran_tools else [])
 
     assert (failed.code, failed.is_repeatable, failed.usage) == (code, is_repeatable, Usage(1, 2))
+    assert ("had been called: pay." in failed.message) == ran_tools
 
 
 # --- forms ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,183 @@
+"""Turns that were stopped, lost or failed after their tools ran: they are history as far as they came.
+
+A client shows a beginning of such an answer, or nothing of it, so no fingerprint matches. These turns are found by
+their input (``Transcript.input_fingerprint``), and the shown text has to be a beginning of the stored text. The same
+holds for a completed turn whose client left before its end.
+
+A repetition of the request of such a turn continues behind its last tool result, so that no tool runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proxy.conversations.fingerprints import Transcript, hashed_answer, user_text
+from proxy.conversations.resolver_query import ResolverQuery, RuleMatch
+from proxy.conversations.steps import Step, finished_part
+from proxy.conversations.visible_messages import visible_messages
+from proxy.messages import AssistantMessage, ToolMessage, UserMessage, is_instruction, text_of
+from proxy.turns.repository import ChainTurn, InputMatch, TurnRecord, is_unattended
+
+MAX_INPUTS = 16
+"""Number of positions in a list, from its end, at which the input of a turn can end."""
+REPEAT_SECONDS = 600.0
+"""Age up to which a turn that began a conversation without an id is repeated by a request with the same body."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMatch:
+    """The request follows or repeats a running turn whose client has left."""
+
+    turn_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """The request repeats that of an earlier turn.
+
+    With ``step``, the new turn continues behind it. Without, the earlier turn is complete, and its answer was not read.
+    If neither its content nor its answer is stored, ``first_attempt`` is the id whose call keys the new turn uses.
+    """
+
+    turn_id: str
+    step: Step | None = None
+    first_attempt: str | None = None
+
+
+async def find_partly_shown(query: ResolverQuery, *, after: int) -> RuleMatch | RunningMatch | None:
+    """Return the newest turn whose input is in the list with a beginning of its answer, or none of it, behind it.
+
+    The first ``after`` messages belong to a known turn. Messages have to follow the input.
+    """
+    positions = _positions(query, after)
+    if not positions:
+        return None
+    found = await query.turns.find_by_input(
+        [fingerprint for _, fingerprint in positions], conversation=query.conversation_key
+    )
+    for index, fingerprint in reversed(positions):
+        at_position = [match for match in found if match.input_fingerprint == fingerprint]
+        match = await _matching(query, index, at_position)
+        if match is not None:
+            return match
+    return None
+
+
+async def find_repetition(
+    query: ResolverQuery, chain: Sequence[ChainTurn], transcript: Transcript, conversation_id: str | None
+) -> Repetition | RunningMatch | None:
+    """Return the turn whose request this one repeats; the other arguments are those of the new turn.
+
+    A client that sends only new messages repeats the input of the newest turn.
+    """
+    if not query.new_messages:
+        return None
+    if chain and not chain[-1].is_complete and _repeats(chain[-1], query):
+        record = await query.turns.turn(query.request.caller, chain[-1].id)
+        return _continuation(record)
+    found = await query.turns.find_by_input([transcript.input_fingerprint()])
+    if conversation_id is not None:
+        found = [match for match in found if match.conversation_id == conversation_id]
+    else:
+        found = [match for match in found if _is_same_request(query, match)]
+    if not found:
+        return None
+    match = found[0]
+    if match.status == "running":
+        is_left = is_unattended(match.cancel_at, match.reader_until, query.now)
+        return RunningMatch(match.id) if is_left else None
+    if match.status == "completed":
+        is_unread = match.left_at is not None and _has_same_body(query, match)
+        return Repetition(match.id) if is_unread and match.ran_effects else None
+    return _continuation(await query.turns.turn(query.request.caller, match.id))
+
+
+def _continuation(record: TurnRecord | None) -> Repetition | None:
+    if record is None:
+        return None
+    if not record.is_stored:
+        first_attempt = record.first_attempt or record.id
+        return Repetition(record.id, first_attempt=first_attempt) if record.ran_effects else None
+    step = finished_part(record) if record.is_history else None
+    return Repetition(record.id, step) if step is not None else None
+
+
+def _positions(query: ResolverQuery, after: int) -> list[tuple[int, bytes]]:
+    """Return the index and the digest of messages at which the input of a turn can end, except the last message."""
+    transcript = Transcript(query.scope)
+    positions = []
+    for index, message in enumerate(query.messages[:-1]):
+        transcript.add(message)
+        if index >= after and isinstance(message, UserMessage | ToolMessage):
+            following = query.messages[index + 1]
+            if isinstance(following, UserMessage | AssistantMessage):
+                positions.append((index, transcript.input_fingerprint()))
+    return positions[-MAX_INPUTS:]
+
+
+async def _matching(
+    query: ResolverQuery, index: int, found: Sequence[InputMatch]
+) -> RuleMatch | RunningMatch | None:
+    """Return the newest of the turns that fits what the list shows behind its input; None also if it is not certain."""
+    following = query.messages[index + 1]
+    shown = b""
+    if isinstance(following, AssistantMessage):
+        if following.tool_calls or following.function_call:
+            return None
+        shown = hashed_answer(text_of(following))
+    fitting: list[tuple[InputMatch, Sequence[ChainTurn]]] = []
+    for match in found:
+        if match.status == "running":
+            if is_unattended(match.cancel_at, match.reader_until, query.now):
+                return RunningMatch(match.id)
+            continue
+        if not match.is_history or (match.status == "completed" and match.left_at is None and not shown):
+            continue
+        chain = await query.turns.chain(match.turn)
+        if chain and query.may_read(chain[-1]) and _is_beginning(shown, chain[-1], match):
+            fitting.append((match, chain))
+    if not fitting or len({match.conversation for match, _ in fitting}) > 1:
+        return None
+    match, chain = fitting[0]
+    request = query.request
+    length = index + 2 if isinstance(following, AssistantMessage) else index + 1
+    rule = "fingerprint" if request.conversation_id is None else request.id_source
+    conversation_id = request.conversation_id or match.conversation_id
+    return RuleMatch(rule, conversation_id, chain, length, is_partly_shown=True)
+
+
+def _is_beginning(shown: bytes, turn: ChainTurn, match: InputMatch) -> bool:
+    """Whether the shown text is a beginning of the stored answer. Of an unfinished turn, a client may have more."""
+    answers = [m for m in visible_messages([turn]) if isinstance(m, AssistantMessage)]
+    stored = hashed_answer("".join(text_of(message) for message in answers))
+    if match.status == "completed":
+        return stored.startswith(shown)
+    return stored.startswith(shown) or shown.startswith(stored)
+
+
+def _repeats(turn: ChainTurn, query: ResolverQuery) -> bool:
+    """Whether the request has only new messages, and they are those of this turn."""
+    if query.last_assistant >= 0 and not query.request.is_addition:
+        return False
+    stored = [item.message for item in turn.items if item.agent is None]
+    wanted = [(type(m), user_text(text_of(m))) for m in stored if not is_instruction(m)]
+    return bool(wanted) and wanted == [(type(m), user_text(text_of(m))) for m in query.messages]
+
+
+def _has_same_body(query: ResolverQuery, match: InputMatch) -> bool:
+    digest = query.request.body_digest
+    return digest is not None and match.body_digest == digest
+
+
+def _is_same_request(query: ResolverQuery, match: InputMatch) -> bool:
+    """Whether a request that begins a conversation repeats the beginning of another one.
+
+    Different people can begin with the same words, so only a turn that ran a tool with effects is repeated.
+    """
+    return (
+        match.ran_effects
+        and match.parent is None
+        and _has_same_body(query, match)
+        and query.now - match.created_at <= REPEAT_SECONDS
+    )

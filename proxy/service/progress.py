@@ -1,0 +1,67 @@
+"""Store the progress of running turns: their items, before tools with effects start and after tools have ended.
+
+If the worker dies, the turn is history with these items (see ``TurnRepository.interrupt``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from proxy.errors import StoreUnavailable
+from proxy.messages import Item
+from proxy.turns.repository import Progress, TurnRepository
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressStore:
+    """Writes the progress of the turns of this process; one instance per process."""
+
+    def __init__(self, history: TurnRepository) -> None:
+        self.history = history
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def of_turn(self, turn: int, *, is_stored: bool) -> TurnProgress:
+        """Return the log of a turn by its key. Without ``is_stored``, no items are written."""
+        return TurnProgress(self, turn, is_stored=is_stored)
+
+    def write_soon(self, turn: int, progress: Progress) -> None:
+        """Write in the background. Progress of a turn that has ended by then has no effect."""
+        task = asyncio.create_task(self._write(turn, progress), name="progress of a turn")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Wait for the writes."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _write(self, turn: int, progress: Progress) -> None:
+        try:
+            await self.history.store_progress(turn, progress)
+        except StoreUnavailable:
+            logger.warning("failed to store the progress of a turn")
+
+
+class TurnProgress:
+    """``turns.contract.ProgressLog`` for one turn."""
+
+    def __init__(self, owner: ProgressStore, turn: int, *, is_stored: bool) -> None:
+        self._owner = owner
+        self._turn = turn
+        self._is_stored = is_stored
+        self._ran_effects = False
+
+    async def store(self, agent: str, items: Sequence[Item]) -> None:
+        """Write, and wait until it is durable."""
+        self._ran_effects = True
+        await self._owner.history.store_progress(self._turn, self._progress(agent, items))
+
+    def note(self, agent: str, items: Sequence[Item]) -> None:
+        """Write in the background."""
+        if self._is_stored:
+            self._owner.write_soon(self._turn, self._progress(agent, items))
+
+    def _progress(self, agent: str, items: Sequence[Item]) -> Progress:
+        return Progress(agent, items if self._is_stored else (), self._ran_effects)
