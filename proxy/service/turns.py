@@ -366,11 +366,10 @@ class TurnService:
             return self._attach(record)
         return await self._left.end(record)
 
-    async def end_unattended(self, caller: str, conversation_id: str) -> None:
+    async def end_unattended(self, caller: str, conversation_id: str) -> bool:
         """End the running turn of a conversation if its client has left and it only waits for one."""
         record = await self._history.running_turn(caller, conversation_id)
-        if record is not None:
-            await self._left.end(record)
+        return record is not None and await self._left.end(record)
 
     async def preview(self, request: TurnRequest) -> PreviewedTurn:
         """Return the turn that a request would begin; nothing is begun or stored.
@@ -510,6 +509,12 @@ class TurnService:
         if self._is_closing:
             raise ShuttingDown
         self._check_memory()
+        try:
+            return await self._resumption.decide(caller, decision, end_user=end_user)
+        except ConversationBusy:
+            approval = await self._resumption.find(caller, decision.approval_id, end_user=end_user)
+            if not await self.end_unattended(caller, approval.conversation_id):
+                raise
         return await self._resumption.decide(caller, decision, end_user=end_user)
 
     async def approval(self, caller: str, approval_id: str, *, end_user: str = "") -> Approval:

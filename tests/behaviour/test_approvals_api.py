@@ -302,7 +302,6 @@ async def test_while_the_conversation_is_busy_nothing_is_decided_and_nothing_los
     assert int(busy.headers["retry-after"]) >= 1
     assert await customer.approvals("pending") == [approval]
     asking.cancel()
-    await hanging.closed()
     customer.upstream.reply(text("Paid."))
     async with asyncio.timeout(5):
         while True:
@@ -313,6 +312,7 @@ async def test_while_the_conversation_is_busy_nothing_is_decided_and_nothing_los
 
     assert await customer.resumed(answer.json()) == "Paid."
     assert customer.paid() == [7]
+    assert not hanging.is_open
 
 
 async def test_while_the_resumed_turn_runs_the_conversation_is_busy(customer: Customer) -> None:

@@ -43,6 +43,7 @@ async def cut(
 ) -> tuple[str, str]:
     """Read a stream until it has this text, and close the connection; return the turn id and the last event id."""
     body = {"model": "shop", "messages": messages, "stream": True}
+    headers = {**(headers or {}), "X-Event-Ids": "true"}
     async with (
         http(served) as client,
         client.stream("POST", "/chat/completions", json=body, headers=headers) as stream,

@@ -14,7 +14,6 @@ from tests.behaviour.chat_client import Caller, assistant, shape_of, user
 from tests.behaviour.counted import http, read_and_cut, shop
 from tests.fakes.counted_tools import call_keys, runs
 from tests.fakes.upstream import FakeUpstream, Reply, calls, error, text
-from tests.polling import until
 from tests.server import Served
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -34,6 +33,7 @@ class Case:
         self.caller = Caller(served)
         self.order = f"order-{id(self)}-{len(runs(folder))}"
         self.ask = user(f"Refund {self.order}")
+        self.turn_id = ""
         self.hold = asyncio.Event()
         """The model has replied "I have refunded", and continues when it is set."""
 
@@ -63,13 +63,13 @@ class Case:
             reached.add_done_callback(lambda _: event.set())
             await read_and_cut(self.served, body, headers, reached=event)
         for turn_id in set(self.served.services.turns.running_turns()) - before:
-            await self.left(turn_id, has_ended=headers.get("X-On-Disconnect") == "cancel")
+            self.turn_id = turn_id
+            await self.left(self.turn_id, has_ended=headers.get("X-On-Disconnect") == "cancel")
 
     async def completed(self) -> None:
-        """Let the model continue, and wait for the end of the turns that do not wait for a client."""
+        """Let the model continue, and wait for the end of the stopped turn."""
         self.hold.set()
-        turns = self.served.services.turns
-        await until(lambda: turns.running == turns.unattended)
+        await self.left(self.turn_id, has_ended=True)
 
     async def left(self, turn_id: str, *, has_ended: bool) -> None:
         """Wait until the server has stored that the client left."""
