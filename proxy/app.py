@@ -18,7 +18,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from proxy.agents.dispatch import AutoGenDispatcher, Dispatcher, QueuedRuntime
-from proxy.lifespan import Parts, mcp_servers_of, metrics_of, open_services
+from proxy.lifespan import metrics_of, open_services
 from proxy.routes import (
     agents,
     approvals,
@@ -53,6 +53,7 @@ from proxy.settings import Settings
 from proxy.settings_check import check_api_keys, check_settings, check_tls, check_urls, create_data_dir
 from proxy.store.engine.migrations import migrate, prepare_schema
 from proxy.team_check import load_component
+from proxy.team_set import Parts
 from proxy.teamfiles.loading import LoadedTeams, default_model, load_teams, python_tools
 from proxy.teamfiles.members import python_members
 from proxy.teamfiles.summary import models_in_use
@@ -96,7 +97,8 @@ def create_app(
 ) -> FastAPI:
     """Return the application. Team files are read here; connections are opened when the application starts.
 
-    ``app.state.teams`` has the names of the teams, ``app.state.models`` the models in use by name.
+    ``app.state.teams`` has the names of the teams, ``app.state.models`` the models in use by name, and, once the
+    application has started, ``app.state.reload`` the ``TeamReload``.
 
     Raises:
         ConfigurationError: A team file has errors, or a setting does not match the team files.
@@ -111,15 +113,18 @@ def create_app(
         or AutoGenDispatcher(QueuedRuntime() if settings.agent_runtime == "queued" else None),
         origin_policy=OriginPolicy.of(settings),
         metrics=metrics_of(loaded) if settings.metrics else None,
-        make_mcp_servers=mcp_servers_of(loaded),
+        load=partial(_load, settings, environment, threads),
         demo_word_delay=demo_word_delay,
         version=VERSION,
     )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services(parts) as services:
+        def publish(services: Services) -> None:
             app.state.services = services
+
+        async with open_services(parts, publish) as reload:
+            app.state.reload = reload
             yield
 
     app = Application(

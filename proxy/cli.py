@@ -23,6 +23,7 @@ from proxy.errors import ConfigurationError
 from proxy.listening import bound_sockets
 from proxy.log_config import configure_logging
 from proxy.messages import EventsMode
+from proxy.server_file import reload_servers, server_file
 from proxy.settings import (
     InvalidSettings,
     Settings,
@@ -34,6 +35,9 @@ from proxy.supervisor import Facts, Supervisor
 
 VERSION = version("handoff-proxy")
 logger = logging.getLogger(__name__)
+
+RELOAD_TIME_LIMIT = 120.0
+"""Seconds in which a server has to report the result of a reload."""
 
 _DEMO = """\
   The demonstration answers without a language model. To use one, set OPENAI_API_KEY,
@@ -66,6 +70,7 @@ def serve(**flags: Any) -> None:
 
         # Before the database is opened: if a server is running on this port, its database must not be migrated.
         from proxy.server import FORCED_CLOSE_SECONDS, url_of
+        from proxy.settings_check import create_data_dir
         from proxy.worker import serve_process, serve_worker, shared_counters
 
         with ExitStack() as stack:
@@ -75,8 +80,10 @@ def serve(**flags: Any) -> None:
                 raise _with_all_problems(error, settings, variables) from None
             announce = partial(_announce, url_of(settings, sockets))
             if settings.workers == 1:
-                serve_process(settings, variables, sockets, announce)
+                serve_process(settings, variables, sockets, announce, reloads=True)
                 return
+            create_data_dir(settings)
+            own_file = stack.enter_context(server_file(settings.data_dir))
             supervisor = Supervisor(
                 partial(serve_worker, flags),
                 sockets,
@@ -84,6 +91,7 @@ def serve(**flags: Any) -> None:
                 stop_time_limit=settings.shutdown_grace + FORCED_CLOSE_SECONDS + 5,
                 on_ready=announce,
                 on_exit=stack.enter_context(shared_counters()),
+                on_restarted=own_file.report,
             )
             sys.exit(supervisor.run())
 
@@ -141,6 +149,25 @@ def migrate(**flags: Any) -> None:
     with _exit_on_error():
         migrate_database(load_settings(**flags))
     click.echo("The database is up to date.")
+
+
+@main.command()
+@setting_flags("data_dir")
+def reload(**flags: Any) -> None:
+    """Let the running servers of the data folder use the present team files.
+
+    A server checks the files before, and keeps its teams if they have errors. One with several workers replaces the
+    workers one after the other. SIGHUP to the server does the same. The exit code is 1 if a server keeps its teams.
+    """
+    with _exit_on_error():
+        settings = load_settings(**flags)
+        results = reload_servers(settings.data_dir, time_limit=RELOAD_TIME_LIMIT)
+        if not results:
+            raise ConfigurationError(f"no server runs with the data folder {settings.data_dir}")
+    lines = []
+    for result in results:
+        lines += [f"server {result.pid}: " + ("reloaded" if result.problem is None else result.problem)]
+    _print_and_exit(lines, is_ok=all(result.problem is None for result in results))
 
 
 @main.command()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from proxy.http_protocol import bounded_http
 from proxy.routes.passthrough import PassthroughHandler
 from proxy.service.turns import TurnService
 from proxy.settings import Settings
+from proxy.team_set import TeamReload
 from proxy.websocket_protocol import EnvelopeWebSocket
 
 logger = logging.getLogger(__name__)
@@ -35,14 +37,24 @@ FORCED_CLOSE_SECONDS = 10.0
 class ProxyServer(uvicorn.Server):
     """Server that ends running turns at shutdown; uvicorn alone waits for their streams and then closes them.
 
-    ``on_started`` is called when the server accepts connections.
+    ``on_started`` is called when the server accepts connections. With ``on_reload``, SIGHUP reloads the team files;
+    it is called with the problem, or with None if the new teams are in use.
     """
 
-    def __init__(self, config: uvicorn.Config, *, on_started: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        on_started: Callable[[], None] | None = None,
+        on_reload: Callable[[str | None], None] | None = None,
+    ) -> None:
         super().__init__(config)
         assert isinstance(config.app, FastAPI)
         self._app = config.app
         self._on_started = on_started
+        self._on_reload = on_reload
+        self._reloads: set[asyncio.Task[None]] = set()
+        self._has_terminal = os.isatty(0)
         self._hurry = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -56,7 +68,34 @@ class ProxyServer(uvicorn.Server):
                 raise ConfigurationError(
                     "the database did not answer at the start: check that it runs, is not locked and has space"
                 ) from None
+            if self._on_reload is not None:
+                self._loop.add_signal_handler(signal.SIGHUP, self._hang_up, self._on_reload)
             await super().serve(sockets)
+            for task in self._reloads:
+                task.cancel()
+            await asyncio.gather(*self._reloads, return_exceptions=True)
+
+    def _hang_up(self, on_reload: Callable[[str | None], None]) -> None:
+        if self._has_terminal and not os.isatty(0):
+            # The terminal of this process was closed.
+            self.handle_exit(signal.SIGTERM, None)
+            return
+        task = asyncio.create_task(self._reload(on_reload), name="reload")
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self, on_reload: Callable[[str | None], None]) -> None:
+        reload: TeamReload = self._app.state.reload
+        problem: str | None = None
+        try:
+            await reload.run()
+        except (ConfigurationError, StoreUnavailable) as error:
+            problem = error.message
+            logger.error("team files not reloaded", extra={"problem": problem})
+        except Exception:
+            problem = "the reload failed; the log has the reason"
+            logger.exception("team files not reloaded")
+        on_reload(problem)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen."""
@@ -107,8 +146,9 @@ def serve_forever(
     sockets: list[socket.socket],
     *,
     on_started: Callable[[], None] | None = None,
+    on_reload: Callable[[str | None], None] | None = None,
 ) -> None:
-    """Serve on bound sockets until a signal.
+    """Serve on bound sockets until a signal. With ``on_reload``, SIGHUP reloads the team files (see ``ProxyServer``).
 
     Raises:
         ConfigurationError: The application cannot start with its configuration.
@@ -116,7 +156,7 @@ def serve_forever(
     # Exclude the imported objects from garbage collection: a full collection over them blocks all streams for 90 ms.
     gc.collect()
     gc.freeze()
-    ProxyServer(server_config(app, settings), on_started=on_started).run(sockets)
+    ProxyServer(server_config(app, settings), on_started=on_started, on_reload=on_reload).run(sockets)
 
 
 def url_of(settings: Settings, sockets: Sequence[socket.socket]) -> str:

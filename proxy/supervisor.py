@@ -78,7 +78,8 @@ class Supervisor:
     """Runs ``count`` workers until a signal ends it.
 
     ``on_ready`` is called once, with the facts of the first worker, when all workers accept connections.
-    ``on_exit`` is called with the process id of each worker that ended. ``stop_time_limit`` is in seconds: workers that
+    ``on_exit`` is called with the process id of each worker that ended, and ``on_restarted`` at the end of a rolling
+    restart, with the problem or None. ``stop_time_limit`` is in seconds: workers that
     still run after it are killed.
     """
 
@@ -88,6 +89,7 @@ class Supervisor:
     stop_time_limit: float
     on_ready: Callable[[Facts], None]
     on_exit: Callable[[int], None] = lambda _: None
+    on_restarted: Callable[[str | None], None] = lambda _: None
     _workers: list[Worker] = field(default_factory=list)
     _facts: Facts | None = None
     _is_announced: bool = False
@@ -193,6 +195,8 @@ class Supervisor:
             worker.replaces.stop()
             self._restarts = [one for one in self._restarts if one is not worker.replaces]
             self._restart_next()
+            if not self._restarts:
+                self.on_restarted(None)
         if not self._is_announced and sum(one.state == "ready" for one in self._workers) == self.count:
             self._is_announced = True
             self.on_ready(self._facts)
@@ -212,6 +216,7 @@ class Supervisor:
         if worker.state == "starting" and worker.replaces is not None:
             logger.error("restart of workers aborted: the new worker did not start")
             self._restarts = []
+            self.on_restarted("the new worker did not start, the old ones stay; the log has the reason")
         elif worker.state == "starting" and not self._is_announced:
             self._exit_code = code if code and code > 0 else 1
             self._stop()

@@ -7,12 +7,13 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from proxy.errors import ConfigurationError
 from proxy.log_config import configure_logging
+from proxy.server_file import server_file
 from proxy.settings import Settings, environment, load_settings
 from proxy.supervisor import CONFIGURATION_EXIT_CODE, Facts
 
@@ -24,10 +25,13 @@ def serve_process(
     variables: Mapping[str, str],
     sockets: Sequence[socket.socket],
     on_started: Callable[[Facts], None],
+    *,
+    reloads: bool = False,
 ) -> None:
     """Prepare the database and serve on the bound sockets until a signal ends it.
 
-    ``on_started`` gets the teams (names) and models (by name) when connections are accepted.
+    With ``reloads``, this is the whole server, and SIGHUP reloads the team files. ``on_started`` gets the teams (names)
+    and models (by name) when connections are accepted.
 
     Raises:
         ConfigurationError: The application cannot start with these settings.
@@ -45,7 +49,15 @@ def serve_process(
     except ConfigurationError as error:
         raise with_all_problems(error, settings, environment=variables, has_sockets=True) from None
     facts = {"teams": app.state.teams, "models": app.state.models}
-    serve_forever(app, settings, list(sockets), on_started=lambda: on_started(facts))
+    with ExitStack() as stack:
+        own = stack.enter_context(server_file(settings.data_dir)) if reloads else None
+        serve_forever(
+            app,
+            settings,
+            list(sockets),
+            on_started=lambda: on_started(facts),
+            on_reload=own.report if own is not None else None,
+        )
 
 
 def serve_worker(

@@ -68,6 +68,10 @@ class CustomAgentRepository(Protocol):
         """Return the definition with this digest."""
         ...
 
+    async def count_snapshots(self, caller: str, name: str) -> int:
+        """Return the number of stored definitions of a team or agent."""
+        ...
+
     async def pinned(self, caller: str, conversation_id: str, team: str) -> str | None:
         """Return the digest of the definition with which the first turn of this team in the conversation began."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
 
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 SIDE = "/side"
 """Suffix of a model id for side requests (titles, tags)."""
+_FILE_VERSION = "file:"
 
 
 class ModelSource(Protocol):
@@ -58,6 +60,25 @@ class ModelSource(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class TeamVersion:
+    """The definition of a team as JSON, without secrets, and its digest."""
+
+    digest: str
+    body: bytes
+
+
+def version_of(definition: TeamDefinition) -> TeamVersion:
+    """Return the version that a definition is."""
+    body = definition.model_dump_json().encode()
+    return TeamVersion(f"{_FILE_VERSION}{blake2b(body, digest_size=20).hexdigest()}", body)
+
+
+def is_file_version(snapshot: str) -> bool:
+    """Whether a snapshot is a version of a team of the team files, and not of a custom team."""
+    return snapshot.startswith(_FILE_VERSION)
+
+
 class Registry:
     """All teams of one configuration. ``start`` comes before the first turn, ``close`` after the last."""
 
@@ -74,6 +95,9 @@ class Registry:
         max_tool_result_bytes: int,
         max_client_tools: int,
     ) -> None:
+        self.definitions = definitions
+        self.versions = {name: version_of(team) for name, team in definitions.teams.items()}
+        """The present version of each team."""
         self._models = models
         self.models = model_names
         """The names of the models that custom agents can use."""
@@ -92,14 +116,17 @@ class Registry:
         self._max_tool_result_bytes = max_tool_result_bytes
         self._max_client_tools = max_client_tools
         self._cuts = CutCache()
-        self._teams = {name: self._team(name, team) for name, team in definitions.teams.items()}
+        self._teams = {
+            name: _pinned(self._team(name, team), self.versions[name].digest)
+            for name, team in definitions.teams.items()
+        }
         self._exposed = {
             name: self._plain(name)
             for name, model in definitions.models.items()
             if isinstance(model, ComponentModel) and model.expose
         }
         self._alone = {
-            f"{name}/{agent}": self._one_agent(name, agent, team)
+            f"{name}/{agent}": _pinned(self._one_agent(name, agent, team), self.versions[name].digest)
             for name, team in definitions.teams.items()
             for agent in team.agents
         }
@@ -111,11 +138,19 @@ class Registry:
     async def close(self) -> None:
         """Stop the dispatcher, and close the members and the models."""
         await self._dispatcher.close()
+        await self.close_members()
+        await self.close_models()
+
+    async def close_members(self) -> None:
+        """Close the agents that are Python objects."""
         for name, member in self._members.items():
             try:
                 await member.close()
             except Exception:
                 logger.exception("closing of a member failed", extra={"member": name})
+
+    async def close_models(self) -> None:
+        """Close the models, after the last turn of the teams."""
         await self._models.close()
 
     @property
@@ -161,13 +196,14 @@ class Registry:
     def make(
         self, name: str, definition: TeamDefinition, snapshot: str, *, alone: str | None = None
     ) -> AgentTeam:
-        """Return a custom team, or one agent of it (``alone``). It is not registered: ``find`` does not return it.
+        """Return a custom team or an earlier version of a team, or one agent of it (``alone``).
+
+        It is not registered: ``find`` does not return it.
 
         Its models and tools have to exist.
         """
         team = self._team(name, definition) if alone is None else self._one_agent(name, alone, definition)
-        team.facts = dataclasses.replace(team.facts, snapshot=snapshot)
-        return team
+        return _pinned(team, snapshot)
 
     def _team(self, name: str, definition: TeamDefinition) -> AgentTeam:
         facts = self._facts(name, definition.entry, definition)
@@ -245,6 +281,11 @@ class Registry:
         if definition.remote is not None:
             return RemoteMember(definition.remote, self._models.remote(definition.remote))
         return None
+
+
+def _pinned(team: AgentTeam, snapshot: str) -> AgentTeam:
+    team.facts = dataclasses.replace(team.facts, snapshot=snapshot)
+    return team
 
 
 def _delegate(handoff: HandoffDefinition, team: TeamDefinition) -> Delegate:

@@ -48,7 +48,7 @@ class TeamFacts:
     steps: tuple[str, ...] = ()
     prompt_cache: bool = False
     snapshot: str | None = None
-    """The digest of the definition of a custom team; None for teams from team files."""
+    """The digest of the definition, see ``team_versions`` and ``custom_agents``; None for an exposed model."""
     data_dir: Path = Path()
     max_tool_result_bytes: int = 64 * 1024
     max_client_tools: int = 32
@@ -115,7 +115,7 @@ class AgentTeam:
 
     @property
     def snapshot(self) -> str | None:
-        """The digest of the definition of a custom team; None for teams from team files."""
+        """The digest of the definition, see ``team_versions`` and ``custom_agents``; None for an exposed model."""
         return self.facts.snapshot
 
     @property

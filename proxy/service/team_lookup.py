@@ -36,12 +36,26 @@ class Teams(Protocol):
         ...
 
 
+class FileTeamVersions(Protocol):
+    """Versions of the teams of the team files."""
+
+    async def as_begun(self, caller: str, conversation_id: str, team: ServedTeam) -> ServedTeam:
+        """Return the version of the team with which the conversation began."""
+        ...
+
+
 class TeamLookup:
     """Both kinds of teams; those of the team files take precedence."""
 
-    def __init__(self, teams: Teams, custom_teams: CustomTeams | None) -> None:
+    def __init__(
+        self,
+        teams: Teams,
+        custom_teams: CustomTeams | None = None,
+        versions: FileTeamVersions | None = None,
+    ) -> None:
         self._teams = teams
         self._custom_teams = custom_teams
+        self._versions = versions
 
     async def find(self, caller: str, model: str) -> tuple[ServedTeam, bool]:
         """Return the team with this model id, and whether the id is for side requests.
@@ -58,9 +72,20 @@ class TeamLookup:
 
     async def as_begun(self, caller: str, conversation_id: str, team: ServedTeam) -> ServedTeam:
         """Return the version of the team with which the conversation began."""
-        if self._custom_teams is None or team.snapshot is None:
+        if team.snapshot is None:
+            return team
+        if self._is_of_files(team.name):
+            return await self._versions.as_begun(caller, conversation_id, team) if self._versions else team
+        if self._custom_teams is None:
             return team
         return await self._custom_teams.as_begun(caller, conversation_id, team)
+
+    def _is_of_files(self, name: str) -> bool:
+        try:
+            self._teams.find(name)
+        except ModelNotFound:
+            return False
+        return True
 
     def steps_of(self, model: str) -> tuple[str, ...]:
         """Return the steps of a team of the team files; empty for any other model id."""

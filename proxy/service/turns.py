@@ -119,7 +119,7 @@ class TurnService:
 
     def __init__(
         self,
-        teams: Teams,
+        teams: Teams | TeamLookup,
         history: TurnRepository,
         *,
         approvals: Approvals,
@@ -133,7 +133,7 @@ class TurnService:
         messages: WorkerMessages | None = None,
     ) -> None:
         """Without ``messages``, turns of other workers are followed only through the store."""
-        self._teams = TeamLookup(teams, custom_teams)
+        self._teams = teams if isinstance(teams, TeamLookup) else TeamLookup(teams, custom_teams)
         self._history = history
         self._approvals = approvals
         self._policy = policy
@@ -180,6 +180,16 @@ class TurnService:
             time_limit=policy.turn_time_limit,
         )
         self._is_closing = False
+
+    def use_teams(self, teams: TeamLookup) -> None:
+        """Use other teams for the turns that begin from now on."""
+        self._teams = teams
+
+    async def wait_for_running(self) -> None:
+        """Wait until the turns that run now have ended."""
+        tasks = [live.task for live in self._lives.running() if live.task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
 
     @property
     def running(self) -> int:

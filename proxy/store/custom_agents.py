@@ -62,6 +62,9 @@ class SqlCustomAgents:
     async def snapshot(self, caller: str, digest: str) -> bytes | None:
         return await self._database.read(lambda on: self._making.snapshot(on, caller, digest))
 
+    async def count_snapshots(self, caller: str, name: str) -> int:
+        return await self._database.read(lambda on: self._making.count_snapshots(on, caller, name))
+
     async def pinned(self, caller: str, conversation_id: str, team: str) -> str | None:
         return await self._database.read(lambda on: self._making.pinned(on, caller, conversation_id, team))
 
@@ -86,6 +89,11 @@ class Making:
         self._is_callers = of_snapshot.caller == bindparam("of_caller", type_=of_snapshot.caller.type)
         self._forget = delete(snapshots).where(
             self._is_callers, of_snapshot.name == bindparam("of_name", type_=of_snapshot.name.type)
+        )
+        self._count_snapshots = (
+            select(func.count())
+            .select_from(snapshots)
+            .where(self._is_callers, of_snapshot.name == bindparam("of_name", type_=of_snapshot.name.type))
         )
         self._snapshot = select(of_snapshot.body).where(
             self._is_callers, of_snapshot.digest == bindparam("of_digest")
@@ -171,6 +179,10 @@ class Making:
         """Return a snapshot, or None."""
         found: bytes | None = connection.scalar(self._snapshot, {"of_caller": caller, "of_digest": digest})
         return found
+
+    def count_snapshots(self, connection: Connection, caller: str, name: str) -> int:
+        """Return the number of snapshots."""
+        return connection.scalar(self._count_snapshots, {"of_caller": caller, "of_name": name}) or 0
 
     def pinned(self, connection: Connection, caller: str, conversation_id: str, team: str) -> str | None:
         """Return the digest of the first turn of the team."""

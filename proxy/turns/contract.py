@@ -283,7 +283,7 @@ class ServedTeam(AnsweringTeam, Protocol):
 
     @property
     def snapshot(self) -> str | None:
-        """Digest of the definition of a custom team; None for a team of the team files."""
+        """Digest of the definition of the team; None if it has no versions."""
         ...
 
     @property

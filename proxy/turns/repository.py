@@ -84,7 +84,7 @@ class NewTurn:
     idempotency_key: str | None = None
     body_digest: bytes | None = None
     snapshot: str | None = None
-    """Digest of a custom team; None for a team of the team files."""
+    """Digest of the definition of the team; None if it has no versions."""
     input_fingerprint: bytes | None = None
     """Digest of the transcript with the input, before the answer."""
     first_attempt: str | None = None

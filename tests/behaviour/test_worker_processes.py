@@ -14,6 +14,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from proxy.server_file import reload_servers
 from tests.command import Command, command
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -90,9 +91,11 @@ async def test_invalid_team_file_aborts_the_restart_and_changes_nothing(workers:
     before = workers.team_file.read_text()
     workers.team_file.write_text(before.replace("agents:", "agent:"))
 
-    running.signal(signal.SIGHUP)
+    # It sends SIGHUP, and waits for the end of the restart.
+    (result,) = await asyncio.to_thread(reload_servers, workers.team_file.parent / "data", time_limit=60)
     await running.err.line("restart of workers aborted")
 
+    assert "the new worker did not start" in (result.problem or "")
     workers.team_file.write_text(before)
     assert started(running) == old
     assert any("team.yaml:" in line for line in running.err.lines)
@@ -128,7 +131,8 @@ async def test_restart_uses_the_changed_team_file_and_loses_no_request(workers: 
             answers.append(await agent(url))
 
     asking = asyncio.create_task(ask_until_over())
-    running.signal(signal.SIGHUP)
+    (result,) = await asyncio.to_thread(reload_servers, workers.team_file.parent / "data", time_limit=60)
+    assert result.problem is None
     async with asyncio.timeout(60):
         while len(started(running)) < len(old) + 2 or count_stopped(running) < stopped + 2:
             await running.err.more()
@@ -150,6 +154,28 @@ async def test_workers_stop_when_the_supervisor_dies(tmp_path: Path) -> None:
         # It waits for the end of the output, which the workers share.
         await running.ended()
     assert len(workers) == 2
+
+
+async def test_one_process_reloads_its_team_files_without_a_restart(tmp_path: Path) -> None:
+    (tmp_path / "team.yaml").write_text(TEAM.format(entry="Librarian"))
+    environment = {"PROXY_TEAMS": "team.yaml"}
+    async with command("serve", "--port", "0", folder=tmp_path, environment=environment) as running:
+        url = (await running.url()).removesuffix("/v1")
+        (tmp_path / "team.yaml").write_text(TEAM.format(entry="Archivist"))
+
+        async with command("reload", folder=tmp_path) as reload:
+            assert await reload.ended() == 0
+            assert "reloaded" in reload.out.text
+        assert "Archivist" in await agent(url)
+
+        (tmp_path / "team.yaml").write_text(TEAM.format(entry="Keeper").replace("agents:", "agent:"))
+        (result,) = await asyncio.to_thread(reload_servers, tmp_path / "data", time_limit=60)
+        assert "team.yaml:" in (result.problem or "")
+        assert "Archivist" in await agent(url)
+
+        running.signal(signal.SIGTERM)
+        assert await running.ended() == 0, running.err.text
+    assert reload_servers(tmp_path / "data", time_limit=1) == []
 
 
 async def test_invalid_configuration_is_reported_once_with_exit_code_2(tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ class MemoryCustomAgents:
         found = self._snapshots.get((caller, digest))
         return None if found is None else found[1]
 
+    async def count_snapshots(self, caller: str, name: str) -> int:
+        return sum(owner == caller and found[0] == name for (owner, _), found in self._snapshots.items())
+
     async def pinned(self, caller: str, conversation_id: str, team: str) -> str | None:
         turns = sorted(self._history.turns.items())
         return next(
