@@ -17,7 +17,7 @@ from tests.command import ROOT, Command, command
 from tests.fakes.upstream import FakeUpstream, calls, text
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 class Shell:

@@ -61,6 +61,8 @@ def pythons() -> list[Any]:
         "README.md",
         "docs/agents-over-http.md",
         "docs/conversations.md",
+        "docs/frontends/langchain.md",
+        "docs/frontends/sdks.md",
         "docs/long-conversations.md",
         "docs/responses.md",
     )
@@ -95,7 +97,7 @@ def printed(code: Any) -> str:
 
 def curls() -> list[Any]:
     commands = []
-    for block in blocks("sh"):
+    for block in (*blocks("sh"), *blocks("sh", "docs/frontends/sdks.md")):
         joined = re.sub(r"\\\n\s*", "", block.text)
         for line in joined.splitlines():
             if line.startswith("curl "):
@@ -154,7 +156,10 @@ def test_the_team_file_is_valid(tmp_path: Path) -> None:
 
 def test_yaml_and_json_are_well_formed() -> None:
     assert all(yaml.safe_load(block.text) for block in blocks("yaml"))
-    assert [json.loads(block.text)["small_model"] for block in blocks("json")] == ["teams/acme-support/side"]
+    (librechat,) = blocks("yaml", "docs/frontends/librechat.md")
+    assert yaml.safe_load(librechat.text)["endpoints"]["custom"][0]["titleModel"] == "acme-support/side"
+    (opencode,) = blocks("json", "docs/frontends/opencode.md")
+    assert json.loads(opencode.text)["small_model"] == "teams/acme-support/side"
 
 
 def test_all_mentioned_variables_exist() -> None:

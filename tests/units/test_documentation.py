@@ -54,6 +54,7 @@ def test_documented_variables_are_settings() -> None:
 OF_CLIENTS = {
     "x-stainless-retry-count",
     "x-librechat-conversation-id",
+    "x-librechat-user-id",
     "x-session-id",
     "x-forwarded-for",
     "x-forwarded-proto",
