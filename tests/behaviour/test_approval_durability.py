@@ -152,7 +152,7 @@ async def test_a_worker_that_dies_loses_no_decision_and_no_call_is_run_twice(
     the third, who decides nothing, has said anything.
     """
     (tmp_path / "bank.yaml").write_text(TEAM.format(upstream=upstream.base_url))
-    environment = {"PROXY_TEAMS": str(tmp_path / "bank.yaml")}
+    environment = {"PROXY_TEAMS": str(tmp_path / "bank.yaml"), "PROXY_SEPARATE_KEYS": "true"}
     async with serve_process(tmp_path, environment=environment) as (served, process):
         answered, running, waiting = [Desk(served) for _ in range(3)]
         for desk in (answered, running, waiting):
