@@ -54,10 +54,9 @@ from proxy.settings_check import check_api_keys, check_settings, check_tls, chec
 from proxy.store.engine.migrations import migrate, prepare_schema
 from proxy.team_check import load_component
 from proxy.team_set import Parts
-from proxy.teamfiles.loading import LoadedTeams, default_model, load_teams, python_tools
-from proxy.teamfiles.members import python_members
+from proxy.teamfiles.loading import LoadedTeams, load_teams
 from proxy.teamfiles.summary import models_in_use
-from proxy.tools.builtin import builtin_names
+from proxy.teamfiles.team_sources import TeamSources
 from proxy.tools.threads import ToolThreads
 from proxy.wire.responses.errors import problem_of_response
 
@@ -150,16 +149,7 @@ def create_app(
 
 
 def _load(settings: Settings, environment: Mapping[str, str], threads: ToolThreads) -> LoadedTeams:
-    loaded = load_teams(
-        settings.teams,
-        environment=environment,
-        default=default_model(settings),
-        known_tools=builtin_names(),
-        import_tool=python_tools(threads),
-        import_member=python_members(threads),
-        check_component=load_component,
-        models_file=settings.models,
-    )
+    loaded = load_teams(TeamSources.of(settings, environment, threads, check_component=load_component))
     check_settings(settings, loaded)
     if not has_libraries():
         logger.warning(

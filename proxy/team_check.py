@@ -13,10 +13,9 @@ from proxy.listening import bound_sockets
 from proxy.settings import InvalidSettings, Settings
 from proxy.settings_check import check_api_keys, check_directories, check_settings, check_tls, check_urls
 from proxy.teamfiles.definitions import ComponentModel, DemoModel
-from proxy.teamfiles.loading import Report, check_teams, default_model, load_teams, python_tools
-from proxy.teamfiles.members import python_members
+from proxy.teamfiles.loading import Report, check_teams, load_teams
 from proxy.teamfiles.summary import models_in_use
-from proxy.tools.builtin import builtin_names
+from proxy.teamfiles.team_sources import TeamSources
 from proxy.tools.threads import ToolThreads
 
 if TYPE_CHECKING:
@@ -103,17 +102,8 @@ def check_configured_teams(settings: Settings, *, environment: Mapping[str, str]
     """
     threads = ToolThreads()
     try:
-        return check_teams(
-            settings.teams,
-            environment=environment,
-            default=default_model(settings),
-            known_tools=builtin_names(),
-            import_tool=python_tools(threads),
-            import_member=python_members(threads),
-            check_component=load_component,
-            models_file=settings.models,
-            check_loaded=partial(check_settings, settings),
-        )
+        sources = TeamSources.of(settings, environment, threads, check_component=load_component)
+        return check_teams(sources, check_loaded=partial(check_settings, settings))
     finally:
         threads.close()
 
@@ -143,17 +133,8 @@ async def check_connections(
 
     threads = ToolThreads()
     try:
-        loaded = load_teams(
-            settings.teams,
-            environment=environment,
-            default=default_model(settings),
-            known_tools=builtin_names(),
-            import_tool=python_tools(threads),
-            import_member=python_members(threads),
-            check_component=load_component,
-            needs_pins=False,
-            models_file=settings.models,
-        )
+        sources = TeamSources.of(settings, environment, threads, check_component=load_component)
+        loaded = load_teams(sources, needs_pins=False)
     finally:
         threads.close()
     in_use = set(models_in_use(loaded.definitions))

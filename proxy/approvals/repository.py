@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from proxy.events import DecidedBy, Decision
-from proxy.turns.repository import Begun, NewTurn, Order, Page
+from proxy.turns.repository import Begun, NewTurn, Page
+from proxy.wire.validation.query_params import ListQuery
 
 ApprovalStatus = Literal["pending", "approved", "refused", "expired"]
 MAX_ATTEMPTS = 3
@@ -90,6 +91,16 @@ class ApprovalsMoved(Exception):
     """The approvals have changed since they were read; nothing was written."""
 
 
+@dataclass(frozen=True, slots=True)
+class ApprovalQuery:
+    """Which approvals a list has: with any status and of any conversation by default, that the end user may access."""
+
+    page: ListQuery
+    status: ApprovalStatus | None = None
+    conversation_id: str | None = None
+    end_user: str = ""
+
+
 class Approvals(Protocol):
     """Reads approvals, and stores decisions and runs of approved calls."""
 
@@ -97,18 +108,8 @@ class Approvals(Protocol):
         """Return the approval; None also if the answer of its turn was deleted."""
         ...
 
-    async def page(
-        self,
-        caller: str,
-        *,
-        status: ApprovalStatus | None,
-        conversation_id: str | None,
-        after: str | None,
-        limit: int,
-        order: Order,
-        end_user: str = "",
-    ) -> Page[Approval] | None:
-        """Return the caller's approvals by time of request; None if there is no approval ``after``."""
+    async def page(self, caller: str, query: ApprovalQuery) -> Page[Approval] | None:
+        """Return the caller's approvals by time of request; None if there is no approval ``page.after``."""
         ...
 
     async def of_turn(self, turn: int) -> Sequence[Approval]:

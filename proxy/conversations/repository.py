@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from proxy.messages import ForeignItem, Item, Message, is_instruction, text_of
-from proxy.turns.repository import Conversation, Order, Page, TurnRecord
+from proxy.turns.repository import Conversation, Page, TurnRecord
+from proxy.wire.validation.query_params import ListQuery, Sort
 
 Entry = TypeVar("Entry")
-Sort = Literal["created_at", "updated_at"]
 TITLE_LENGTH = 80
 """Maximum number of characters of the first user message in a summary."""
 EXCERPT_BEFORE, EXCERPT_BEHIND = 40, 80
@@ -95,25 +95,40 @@ def excerpt_of(words: str, said: Iterable[Item]) -> str:
     return ""
 
 
+@dataclass(frozen=True, slots=True)
+class CompletionQuery:
+    """Which stored completions a list has: those of a model, with all of ``metadata``, that the end user may access."""
+
+    page: ListQuery
+    model: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    end_user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationQuery:
+    """Which conversations a list has, and its order.
+
+    With ``search``, only those that contain these words (``is_about``); with ``metadata``, only those with all of these
+    pairs.
+    """
+
+    page: ListQuery
+    search: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    sort: Sort = "created_at"
+    end_user: str = ""
+
+
 class ConversationRepository(Protocol):
     """Reads and changes stored data."""
 
     # --- stored completions: completed turns of requests with ``store: true`` ---
 
-    async def list_completions(
-        self,
-        caller: str,
-        *,
-        after: str | None,
-        limit: int,
-        order: Order,
-        model: str | None,
-        metadata: Mapping[str, str],
-        end_user: str = "",
-    ) -> Page[TurnRecord] | None:
-        """Return stored completions by time, without their items. All of ``metadata`` has to match.
+    async def list_completions(self, caller: str, query: CompletionQuery) -> Page[TurnRecord] | None:
+        """Return stored completions by time, without their items.
 
-        ``after`` is the id of a completion, which may have been deleted. The result is None if no turn had this id.
+        ``page.after`` may be the id of a deleted completion. The result is None if no turn had this id.
         """
         ...
 
@@ -149,24 +164,10 @@ class ConversationRepository(Protocol):
         """Create a conversation under a new id, optionally with items; it belongs to no team."""
         ...
 
-    async def list_conversations(
-        self,
-        caller: str,
-        *,
-        after: str | None,
-        limit: int,
-        order: Order,
-        end_user: str = "",
-        search: str = "",
-        metadata: Mapping[str, str] | None = None,
-        sort: Sort = "created_at",
-    ) -> Page[Conversation] | None:
+    async def list_conversations(self, caller: str, query: ConversationQuery) -> Page[Conversation] | None:
         """Return the caller's conversations by creation time, or by the time at which their last turn began.
 
-        None if there is no conversation ``after``. A conversation without turns counts with its creation time.
-
-        With ``search``, only those that contain these words (``is_about``); with ``metadata``, only those with all of
-        these pairs.
+        None if there is no conversation ``page.after``. A conversation without turns counts with its creation time.
         """
         ...
 

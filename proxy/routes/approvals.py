@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from proxy.approvals.repository import Approval
+from proxy.approvals.repository import Approval, ApprovalQuery
 from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, ServicesDep, json_response
 from proxy.wire.approvals import (
     DECISION,
@@ -33,15 +33,9 @@ async def list_approvals(
     """List the approvals of the caller, newest first; ``status`` is ``pending`` by default."""
     pairs = request.query_params.multi_items()
     query = list_query(pairs, order="desc")
-    page = await services.approvals.page(
-        caller,
-        status=status_filter(pairs),
-        conversation_id=request.query_params.get("conversation_id") or None,
-        after=query.after,
-        limit=query.limit,
-        order=query.order,
-        end_user=end_user,
-    )
+    conversation_id = request.query_params.get("conversation_id") or None
+    wanted = ApprovalQuery(query, status_filter(pairs), conversation_id, end_user)
+    page = await services.approvals.page(caller, wanted)
     if page is None:
         raise unknown_after(query.after)
     return json_response(list_body([_body(one) for one in page.data], has_more=page.has_more))

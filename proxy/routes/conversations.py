@@ -11,7 +11,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from proxy.conversations.repository import ConversationSummary, StoredItem
+from proxy.conversations.repository import ConversationQuery, ConversationSummary, StoredItem
 from proxy.errors import ConversationNotFound, ItemNotFound
 from proxy.events import Entry
 from proxy.messages import Item, OpenCalls, is_instruction
@@ -78,16 +78,9 @@ async def list_conversations(
     pairs = request.query_params.multi_items()
     query = list_query(pairs, order="desc")
     words = search_param(request.query_params)
-    page = await services.library.list_conversations(
-        caller,
-        after=query.after,
-        limit=query.limit,
-        order=query.order,
-        end_user=end_user,
-        search=words,
-        metadata=metadata_filter(pairs),
-        sort=sort_param(request.query_params),
-    )
+    sort = sort_param(request.query_params)
+    wanted = ConversationQuery(query, words, metadata_filter(pairs), sort, end_user)
+    page = await services.library.list_conversations(caller, wanted)
     if page is None:
         raise unknown_after(query.after)
     keys = [one.key for one in page.data]

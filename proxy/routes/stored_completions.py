@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from proxy.conversations.repository import CompletionQuery
 from proxy.conversations.visible_messages import rebuild_request_messages
 from proxy.errors import CompletionNotFound
 from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, Services, ServicesDep, json_response
@@ -26,15 +27,9 @@ async def list_completions(
     """List stored completions, oldest first."""
     pairs = request.query_params.multi_items()
     query = list_query(pairs, order="asc")
-    page = await services.library.list_completions(
-        caller,
-        after=query.after,
-        limit=query.limit,
-        order=query.order,
-        model=request.query_params.get("model") or None,
-        metadata=metadata_filter(pairs),
-        end_user=end_user,
-    )
+    model = request.query_params.get("model") or None
+    wanted = CompletionQuery(query, model, metadata_filter(pairs), end_user)
+    page = await services.library.list_completions(caller, wanted)
     if page is None:
         raise unknown_after(query.after)
     bodies = [_body_of(record) for record in page.data]

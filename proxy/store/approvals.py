@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from proxy.approvals.repository import Approval, ApprovalStatus, ApprovalUpdate
+from proxy.approvals.repository import Approval, ApprovalQuery, ApprovalUpdate
 from proxy.store.engine.database import Database
 from proxy.store.engine.group_commit import Call
 from proxy.store.engine.writer import Writer
 from proxy.store.sql.approvals import Approving
 from proxy.store.sql.begin_turn import begin_of
 from proxy.store.sql.dialects import statements
-from proxy.turns.repository import Begun, NewTurn, Order, Page
+from proxy.turns.repository import Begun, NewTurn, Page
 
 
 class SqlApprovals:
@@ -29,29 +29,8 @@ class SqlApprovals:
     async def find(self, caller: str, approval_id: str) -> Approval | None:
         return await self._database.read(lambda on: self._approving.find(on, caller, approval_id))
 
-    async def page(
-        self,
-        caller: str,
-        *,
-        status: ApprovalStatus | None,
-        conversation_id: str | None,
-        after: str | None,
-        limit: int,
-        order: Order,
-        end_user: str = "",
-    ) -> Page[Approval] | None:
-        return await self._database.read(
-            lambda on: self._approving.page(
-                on,
-                caller,
-                status=status,
-                conversation_id=conversation_id,
-                after=after,
-                limit=limit,
-                order=order,
-                end_user=end_user,
-            )
-        )
+    async def page(self, caller: str, query: ApprovalQuery) -> Page[Approval] | None:
+        return await self._database.read(lambda on: self._approving.page(on, caller, query))
 
     async def of_turn(self, turn: int) -> Sequence[Approval]:
         return await self._database.read(lambda on: self._approving.of_turn(on, turn))

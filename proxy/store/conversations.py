@@ -9,7 +9,13 @@ from typing import TypeVar, cast
 from sqlalchemy import Connection
 
 from proxy.conversations.fingerprints import fingerprint_behind
-from proxy.conversations.repository import ConversationSummary, Rest, Sort, StoredItem
+from proxy.conversations.repository import (
+    CompletionQuery,
+    ConversationQuery,
+    ConversationSummary,
+    Rest,
+    StoredItem,
+)
 from proxy.errors import ConversationBusy
 from proxy.messages import ForeignItem, Item, OpenCalls
 from proxy.store.engine.database import Database
@@ -21,7 +27,7 @@ from proxy.store.sql.dialects import statements
 from proxy.store.sql.retention import Old, Retention, batches
 from proxy.store.sql.stored_completions import Completions
 from proxy.store.sql.turn_queries import TurnPolling, TurnQueries
-from proxy.turns.repository import ChainTurn, Conversation, Order, Page, TurnRecord
+from proxy.turns.repository import ChainTurn, Conversation, Page, TurnRecord
 
 R = TypeVar("R")
 
@@ -47,29 +53,8 @@ class SqlLibrary:
 
     # --- stored completions ---
 
-    async def list_completions(
-        self,
-        caller: str,
-        *,
-        after: str | None,
-        limit: int,
-        order: Order,
-        model: str | None,
-        metadata: Mapping[str, str],
-        end_user: str = "",
-    ) -> Page[TurnRecord] | None:
-        return await self._database.read(
-            lambda on: self._completions.page(
-                on,
-                caller,
-                after=after,
-                limit=limit,
-                order=order,
-                model=model,
-                metadata=metadata,
-                end_user=end_user,
-            )
-        )
+    async def list_completions(self, caller: str, query: CompletionQuery) -> Page[TurnRecord] | None:
+        return await self._database.read(lambda on: self._completions.page(on, caller, query))
 
     async def update_completion(
         self, caller: str, completion_id: str, metadata: Mapping[str, str]
@@ -105,31 +90,8 @@ class SqlLibrary:
             lambda on: self._keeping.create(on, caller, end_user, conversation_id, metadata, first, now)
         )
 
-    async def list_conversations(
-        self,
-        caller: str,
-        *,
-        after: str | None,
-        limit: int,
-        order: Order,
-        end_user: str = "",
-        search: str = "",
-        metadata: Mapping[str, str] | None = None,
-        sort: Sort = "created_at",
-    ) -> Page[Conversation] | None:
-        return await self._database.read(
-            lambda on: self._keeping.page(
-                on,
-                caller,
-                after=after,
-                limit=limit,
-                order=order,
-                end_user=end_user,
-                search=search,
-                metadata=metadata or {},
-                sort=sort,
-            )
-        )
+    async def list_conversations(self, caller: str, query: ConversationQuery) -> Page[Conversation] | None:
+        return await self._database.read(lambda on: self._keeping.page(on, caller, query))
 
     async def outlines(self, keys: Sequence[int]) -> Mapping[int, ConversationSummary]:
         return await self._database.read(lambda on: self._outlines.outlines(on, keys))

@@ -7,14 +7,13 @@ no values of environment variables and no API keys.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from proxy.errors import ConfigurationError, TeamFileError
 from proxy.members.port import Member
-from proxy.settings import Settings
 from proxy.teamfiles.definitions import (
     ComponentModel,
     DemoModel,
@@ -25,8 +24,8 @@ from proxy.teamfiles.definitions import (
 )
 from proxy.teamfiles.diagnostics import SourceLocation, TeamFileErrors
 from proxy.teamfiles.mcp_servers import SECTION, expand_servers, server_setup, usable_pins
-from proxy.teamfiles.members import ImportMember, expand_member_teams
-from proxy.teamfiles.name_checks import ImportTool, ReferenceContext, check_references
+from proxy.teamfiles.members import expand_member_teams
+from proxy.teamfiles.name_checks import ReferenceContext, check_references
 from proxy.teamfiles.schema_checks import (
     SECTIONS,
     check_sections,
@@ -37,20 +36,12 @@ from proxy.teamfiles.schema_checks import (
 )
 from proxy.teamfiles.source_map import Source, read_source
 from proxy.teamfiles.summary import describe_definitions, summarize_counts
-from proxy.tools.functions import function_tool, load_function
+from proxy.teamfiles.team_sources import BUNDLED, OPENAI_URL, CheckComponent, TeamSources
 from proxy.tools.mcp.lock import FILE_NAME, Pins, read_lock
 from proxy.tools.mcp.setup import ServerSetup
 from proxy.tools.port import Tool
-from proxy.tools.threads import ToolThreads
 
-CheckComponent = Callable[[str, ComponentModel], object]
-"""Validates an AutoGen component, given the name of the model. Raises ``ConfigurationError`` without config values."""
-
-BUNDLED = Path(__file__).parent / "bundled"
-"""The folder of the bundled teams and their scripts for the demo model."""
 DEFAULT_MODEL = "default"
-
-_OPENAI = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,88 +71,31 @@ class Report:
     summary: tuple[str, ...]
 
 
-def default_model(settings: Settings) -> OpenAIModel | DemoModel:
-    """Return the model ``default``: an OpenAI-compatible API, or the demo model if there is no key for OpenAI.
+def load_teams(sources: TeamSources, *, needs_pins: bool = True) -> LoadedTeams:
+    """Load a team file, all files of a folder (``*.yaml``, ``*.yml``) merged, or the bundled teams.
 
-    Another base URL needs no key, because local servers accept requests without one.
-    """
-    base_url = settings.openai_base_url
-    if settings.openai_api_key is None and base_url.rstrip("/") == _OPENAI:
-        return DemoModel(demo=True)
-    return OpenAIModel(
-        model=settings.openai_model,
-        base_url=base_url,
-        api_key=settings.openai_api_key,
-        auth=settings.openai_auth,
-    )
-
-
-def python_tools(threads: ToolThreads) -> ImportTool:
-    """Return an importer that creates tools from Python functions; blocking functions run in ``threads``."""
-    return lambda path, folder: function_tool(load_function(path, folder), threads)
-
-
-def load_teams(
-    path: Path | None,
-    *,
-    environment: Mapping[str, str],
-    default: ModelDefinition,
-    known_tools: Collection[str],
-    import_tool: ImportTool,
-    import_member: ImportMember,
-    check_component: CheckComponent | None = None,
-    needs_pins: bool = True,
-    models_file: Path | None = None,
-) -> LoadedTeams:
-    """Load a team file, all files of a folder (``*.yaml``, ``*.yml``) merged, or the bundled teams for None.
-
-    ``known_tools`` are the names of built-in tools. ``import_tool`` is called once per import path, with the folder of
-    the team files, ``import_member`` once per agent with ``python``, and ``check_component`` for each AutoGen
-    component; all raise ``ConfigurationError`` for an invalid one. ``default`` is the model ``default`` if the files do
-    not define it; its key is also used for models with the same base URL. Tools of MCP servers must be in the lock file
-    next to the team files, unless ``needs_pins`` is false. Loading does not connect to servers.
-
-    ``models_file`` defines further models, or is one model, which is then ``default``. Its models replace those of the
-    team files with the same names.
+    Tools of MCP servers must be in the lock file next to the team files, unless ``needs_pins`` is false. Loading does
+    not connect to servers.
 
     Raises:
         TeamFileError: With one line per error.
     """
-    path = path or BUNDLED
-    errors = TeamFileErrors()
-    source = _read(path, environment, errors, models_file)
-    context = _reference_context(source, path, known_tools, import_tool, import_member)
-    context.pins = _read_pins(source, context.folder) if needs_pins else None
-    loaded = _resolve(source, context, default, check_component, environment)
-    if errors:
-        raise TeamFileError(errors.lines())
+    source, loaded = _load(sources, needs_pins=needs_pins)
+    if source.errors:
+        raise TeamFileError(source.errors.lines())
     return loaded
 
 
 def check_teams(
-    path: Path | None,
-    *,
-    environment: Mapping[str, str],
-    default: ModelDefinition,
-    known_tools: Collection[str],
-    import_tool: ImportTool,
-    import_member: ImportMember,
-    check_component: CheckComponent | None = None,
-    models_file: Path | None = None,
-    check_loaded: Callable[[LoadedTeams], object] | None = None,
+    sources: TeamSources, *, check_loaded: Callable[[LoadedTeams], object] | None = None
 ) -> Report:
     """Check what ``load_teams`` would load, and return its errors, or its notices and a summary.
 
     ``check_loaded`` checks files without errors further; it raises ``ConfigurationError`` with one line per error.
     """
-    path = path or BUNDLED
-    errors = TeamFileErrors()
-    source = _read(path, environment, errors, models_file)
-    context = _reference_context(source, path, known_tools, import_tool, import_member)
-    context.pins = _read_pins(source, context.folder)
-    loaded = _resolve(source, context, default, check_component, environment)
-    if errors:
-        return Report(tuple(errors.lines()), (), (summarize_counts(source),))
+    source, loaded = _load(sources, needs_pins=True)
+    if source.errors:
+        return Report(tuple(source.errors.lines()), (), (summarize_counts(source),))
     if check_loaded is not None:
         try:
             check_loaded(loaded)
@@ -172,28 +106,28 @@ def check_teams(
     )
 
 
-def team_folder(path: Path | None) -> Path:
-    """Return the folder of the team files, which also has Python modules, MCP programs and the lock file."""
-    path = path or BUNDLED
-    return path if os.path.isdir(path) else path.parent
+def _load(sources: TeamSources, *, needs_pins: bool) -> tuple[Source, LoadedTeams]:
+    source = _read(sources)
+    context = _reference_context(source, sources)
+    context.pins = _read_pins(source, context.folder) if needs_pins else None
+    return source, _resolve(source, context, sources)
 
 
 # --- reading -------------------------------------------------------------------------------------------------
 
 
-def _read(
-    path: Path, environment: Mapping[str, str], errors: TeamFileErrors, models_file: Path | None
-) -> Source:
+def _read(sources: TeamSources) -> Source:
     """Read the models file, and the team file or all files of the folder, and merge them."""
-    merged = Source(errors, values={(): SourceLocation(str(path))})
-    if models_file is not None:
-        models = _read_models(models_file, environment, errors)
+    errors = TeamFileErrors()
+    merged = Source(errors, values={(): SourceLocation(str(sources.path))})
+    if sources.models_file is not None:
+        models = _read_models(sources.models_file, sources.environment, errors)
         merged.is_complete = models is not None
         if models is not None:
             merged.merge_section(models, "models")
     replaced = set(mapping(merged.value(("models",))))
-    for file in _list_files(path, errors):
-        source = read_source(file, environment, errors, is_untyped=is_untyped)
+    for file in _list_files(sources.path, errors):
+        source = read_source(file, sources.environment, errors, is_untyped=is_untyped)
         if source is None:
             merged.is_complete = False
             continue
@@ -241,20 +175,14 @@ def _is_team_file(file: Path) -> bool:
 # --- resolving -----------------------------------------------------------------------------------------------
 
 
-def _reference_context(
-    source: Source,
-    path: Path,
-    known_tools: Collection[str],
-    import_tool: ImportTool,
-    import_member: ImportMember,
-) -> ReferenceContext:
+def _reference_context(source: Source, sources: TeamSources) -> ReferenceContext:
     models = sorted({DEFAULT_MODEL, *mapping(source.value(("models",)))})
     return ReferenceContext(
-        folder=team_folder(path),
+        folder=sources.folder,
         models=models if source.is_complete else None,
-        known_tools=sorted(known_tools),
-        import_tool=import_tool,
-        import_member=import_member,
+        known_tools=sorted(sources.known_tools),
+        import_tool=sources.import_tool,
+        import_member=sources.import_member,
     )
 
 
@@ -268,27 +196,21 @@ def _read_pins(source: Source, folder: Path) -> Pins | None:
         return None
 
 
-def _resolve(
-    source: Source,
-    context: ReferenceContext,
-    default: ModelDefinition,
-    check_component: CheckComponent | None,
-    environment: Mapping[str, str],
-) -> LoadedTeams:
+def _resolve(source: Source, context: ReferenceContext, sources: TeamSources) -> LoadedTeams:
     definitions = validate_definitions(source)
     check_references(source, context)
-    _check_components(source, definitions, check_component)
+    _check_components(source, definitions, sources.check_component)
     if not source.errors and not definitions.teams and not any(map(_is_exposed, definitions.models.values())):
         source.add_error((), "no team is defined")
-    completed = {name: _with_defaults(model, default) for name, model in definitions.models.items()}
+    completed = {name: _with_defaults(model, sources.default) for name, model in definitions.models.items()}
     pins = usable_pins(definitions.mcp_servers, context.pins or {})
     definitions = TeamsFile(
-        models={DEFAULT_MODEL: default, **completed},
+        models={DEFAULT_MODEL: sources.default, **completed},
         teams={name: _with_tools(team, pins) for name, team in definitions.teams.items()},
         mcp_servers=definitions.mcp_servers,
     )
     servers = [
-        server_setup(name, server, context.folder, environment)
+        server_setup(name, server, context.folder, sources.environment)
         for name, server in definitions.mcp_servers.items()
     ]
     notices = tuple(_notices(source, definitions))
@@ -349,7 +271,11 @@ def _with_defaults(model: ModelDefinition, default: ModelDefinition) -> ModelDef
 
 def _notices(source: Source, definitions: TeamsFile) -> Iterator[str]:
     for name, model in definitions.models.items():
-        if isinstance(model, OpenAIModel) and model.api_key is None and model.base_url.rstrip("/") == _OPENAI:
+        if (
+            isinstance(model, OpenAIModel)
+            and model.api_key is None
+            and model.base_url.rstrip("/") == OPENAI_URL
+        ):
             place = source.location(("models", name), at_key=True)
             yield f"{place}: models.{name}: no API key is set, and OpenAI requires one"
     for name, team in definitions.teams.items():

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from proxy.errors import ConfigurationError
 from proxy.settings import Settings
-from proxy.teamfiles.loading import default_model, load_teams, python_tools, team_folder
-from proxy.teamfiles.members import python_members
-from proxy.tools.builtin import builtin_names
+from proxy.teamfiles.loading import load_teams
+from proxy.teamfiles.team_sources import TeamSources, team_folder
 from proxy.tools.mcp.audit import Audit, DiscoveredTools, report_accepted, report_differences
 from proxy.tools.mcp.lock import FILE_NAME, Pins, read_lock, write_lock
 from proxy.tools.mcp.setup import ServerSetup
@@ -58,16 +57,7 @@ def write_pins(settings: Settings, environment: Mapping[str, str]) -> Audit:
 def _setups(settings: Settings, environment: Mapping[str, str]) -> Sequence[ServerSetup]:
     threads = ToolThreads()
     try:
-        loaded = load_teams(
-            settings.teams,
-            environment=environment,
-            default=default_model(settings),
-            known_tools=builtin_names(),
-            import_tool=python_tools(threads),
-            import_member=python_members(threads),
-            needs_pins=False,
-            models_file=settings.models,
-        )
+        loaded = load_teams(TeamSources.of(settings, environment, threads), needs_pins=False)
     finally:
         threads.close()
     if not loaded.servers:

@@ -12,7 +12,7 @@ from yarl import URL
 
 from proxy.settings import load_settings
 from proxy.teamfiles.definitions import OpenAIModel
-from proxy.teamfiles.loading import default_model
+from proxy.teamfiles.team_sources import default_model
 from tests.behaviour.chat_client import Caller, user
 from tests.fakes.providers.chat import ANSWER, ChatProvider, Plan
 from tests.fakes.providers.entra import SECRET, identity_endpoint

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from proxy.teamfiles.loading import BUNDLED
+from proxy.teamfiles.team_sources import BUNDLED
 from tests.behaviour.chat_client import Caller, assistant, user
 from tests.fakes.providers.chat import USAGE, ChatProvider, Plan
 from tests.fakes.providers.openai import Gpt55

@@ -12,6 +12,7 @@ import pytest
 from proxy.approvals.repository import (
     MAX_ATTEMPTS,
     Approval,
+    ApprovalQuery,
     Approvals,
     ApprovalsMoved,
     ApprovalStatus,
@@ -23,6 +24,7 @@ from proxy.errors import ConversationBusy
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall
 from proxy.store.turns import open_history
 from proxy.turns.repository import Begun, IdempotencyKeyTaken, NewApproval, Pause, TurnRepository
+from proxy.wire.validation.query_params import ListQuery
 from tests.fakes.store.conversations import MemoryLibrary
 from tests.fakes.store.turns import MemoryHistory
 from tests.fakes.turn_records import approvals_of, new_turn, the_end
@@ -193,8 +195,8 @@ async def test_a_turn_outside_the_history_does_not_expire_approvals(store: Store
 
 
 async def listed(store: Store, caller: str = "alice", **query: Any) -> Sequence[str] | None:
-    given = {"status": None, "conversation_id": None, "after": None, "limit": 20, "order": "asc", **query}
-    page = await store.approvals.page(caller, **given)
+    part = ListQuery(query.pop("after", None), query.pop("limit", 20), query.pop("order", "asc"))
+    page = await store.approvals.page(caller, ApprovalQuery(part, **query))
     return None if page is None else [*(one.id for one in page.data), *(["…"] if page.has_more else [])]
 
 

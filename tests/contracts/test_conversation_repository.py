@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from proxy.conversations.fingerprints import Transcript, scope_of
-from proxy.conversations.repository import ConversationRepository, ConversationSummary, StoredItem
+from proxy.conversations.repository import (
+    CompletionQuery,
+    ConversationQuery,
+    ConversationRepository,
+    ConversationSummary,
+    StoredItem,
+)
 from proxy.errors import ConversationBusy
 from proxy.messages import (
     AssistantMessage,
@@ -25,6 +31,7 @@ from proxy.messages import (
 )
 from proxy.store.turns import open_history
 from proxy.turns.repository import Begun, TurnRepository
+from proxy.wire.validation.query_params import ListQuery, Order
 from tests.fakes.store.conversations import MemoryLibrary
 from tests.fakes.store.turns import MemoryHistory
 from tests.fakes.turn_records import new_turn, the_end
@@ -33,7 +40,12 @@ WHO = Item(UserMessage("Hi."))
 ANSWER = Item(AssistantMessage("Hello!"), "sales")
 MORE = Item(UserMessage("More?"))
 THOUGHT = ForeignItem({"type": "reasoning", "summary": []})
-EVERYTHING: dict[str, Any] = {"after": None, "limit": 100, "order": "asc", "model": None, "metadata": {}}
+EVERYTHING = CompletionQuery(ListQuery(limit=100))
+
+
+def page_query(given: dict[str, Any], *, limit: int = 10, order: Order = "asc") -> ListQuery:
+    """Take the part of a list out of the arguments of a query."""
+    return ListQuery(given.pop("after", None), given.pop("limit", limit), given.pop("order", order))
 
 
 @dataclass
@@ -56,7 +68,9 @@ class Store:
         return None if items is None else [kept.item.message for kept in items if isinstance(kept.item, Item)]
 
     async def ids(self, **given: Any) -> tuple[list[str], bool] | None:
-        page = await self.library.list_completions("alice", **EVERYTHING | given)
+        page = await self.library.list_completions(
+            "alice", CompletionQuery(page_query(given, limit=100), **given)
+        )
         return None if page is None else ([record.id for record in page.data], page.has_more)
 
 
@@ -86,7 +100,7 @@ async def test_only_completed_turns_that_were_to_be_stored_are_listed(store: Sto
     await store.turn(**stored(4), end={"status": "cancelled"})
     await store.history.begin(new_turn("conv_b", **stored(5)))
 
-    page = await store.library.list_completions("alice", **EVERYTHING)
+    page = await store.library.list_completions("alice", EVERYTHING)
 
     assert page is not None
     assert [(r.id, r.conversation_id, r.journal, r.options) for r in page.data] == [
@@ -155,7 +169,7 @@ async def test_completions_of_other_callers_are_not_deleted(store: Store, caller
     assert not await store.library.delete_completion(caller, "chatcmpl-1")
     assert await store.library.update_completion("alice", "chatcmpl-2", {"kind": "b"}) is None
     assert not await store.library.delete_completion("alice", "chatcmpl-2")
-    page = await store.library.list_completions(caller, **EVERYTHING)
+    page = await store.library.list_completions(caller, EVERYTHING)
     assert page is not None
     assert page.data == []
     assert await store.ids(metadata={"kind": "a"}) == (["chatcmpl-1"], False)
@@ -260,9 +274,8 @@ async def test_conversations_are_listed_in_the_order_they_were_made(store: Store
     await store.library.create_conversation("bob", "d", metadata={}, items=[], now=1.0)
 
     async def names(**given: Any) -> tuple[list[str], bool] | None:
-        page = await store.library.list_conversations(
-            "alice", **{"after": None, "limit": 10, "order": "asc", **given}
-        )
+        query = ConversationQuery(page_query(given), **given)
+        page = await store.library.list_conversations("alice", query)
         return None if page is None else ([one.id for one in page.data], page.has_more)
 
     assert await names() == (["c", "a", "b"], False)
@@ -280,9 +293,8 @@ async def test_conversations_are_found_by_content_and_title(store: Store) -> Non
     await store.library.update_conversation("alice", "b", {"title": "Winter sports", "other": "a secret"})
 
     async def found(search: str, **given: Any) -> list[str]:
-        page = await store.library.list_conversations(
-            "alice", **{"after": None, "limit": 10, "order": "asc", "search": search, **given}
-        )
+        query = ConversationQuery(page_query(given), search, **given)
+        page = await store.library.list_conversations("alice", query)
         assert page is not None
         return [one.id for one in page.data]
 
@@ -302,9 +314,8 @@ async def test_conversations_are_found_by_their_metadata(store: Store) -> None:
     await store.library.update_conversation("alice", "c", {"pinned": "true"})
 
     async def found(metadata: dict[str, str], **given: Any) -> tuple[list[str], bool]:
-        page = await store.library.list_conversations(
-            "alice", **{"after": None, "limit": 10, "order": "asc", "metadata": metadata, **given}
-        )
+        query = ConversationQuery(page_query(given), metadata=metadata, **given)
+        page = await store.library.list_conversations("alice", query)
         assert page is not None
         return [one.id for one in page.data], page.has_more
 
@@ -322,9 +333,8 @@ async def test_conversations_are_sorted_by_their_last_turn(store: Store) -> None
     await store.library.create_conversation("alice", "empty", metadata={}, items=[], now=101.5)
 
     async def listed(**given: Any) -> list[str]:
-        page = await store.library.list_conversations(
-            "alice", **{"after": None, "limit": 10, "order": "desc", "sort": "updated_at", **given}
-        )
+        query = ConversationQuery(page_query(given, order="desc"), **{"sort": "updated_at", **given})
+        page = await store.library.list_conversations("alice", query)
         assert page is not None
         return [one.id for one in page.data]
 
@@ -713,7 +723,7 @@ async def test_many_old_conversations_are_all_removed(store: Store) -> None:
 
     assert await store.library.remove_older(100.0) == 1210
 
-    page = await store.library.list_conversations("alice", after=None, limit=100, order="asc")
+    page = await store.library.list_conversations("alice", ConversationQuery(ListQuery(limit=100)))
     assert page is not None
     assert [one.id for one in page.data] == ["new"]
 

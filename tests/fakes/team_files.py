@@ -9,8 +9,9 @@ from pydantic import SecretStr
 
 from proxy.errors import TeamFileError
 from proxy.teamfiles.definitions import DemoModel, ModelDefinition, OpenAIModel
-from proxy.teamfiles.loading import CheckComponent, LoadedTeams, Report, check_teams, load_teams, python_tools
+from proxy.teamfiles.loading import LoadedTeams, Report, check_teams, load_teams
 from proxy.teamfiles.members import python_members
+from proxy.teamfiles.team_sources import BUNDLED, CheckComponent, TeamSources, python_tools
 from proxy.tools.builtin import builtin_names
 from proxy.tools.threads import ToolThreads
 
@@ -35,27 +36,30 @@ def load(
     models_file: Path | None = None,
 ) -> LoadedTeams:
     """Load with the built-in tools and with real imports."""
-    return load_teams(
-        path,
-        environment=environment or {},
-        default=default,
-        known_tools=builtin_names(),
-        import_tool=python_tools(ToolThreads()),
-        import_member=python_members(ToolThreads()),
-        check_component=check_component,
-        models_file=models_file,
-    )
+    return load_teams(_sources(path, environment or {}, default, check_component, models_file))
 
 
 def check(path: Path | None, *, environment: Mapping[str, str] | None = None) -> Report:
     """Check as ``handoff-proxy check`` does."""
-    return check_teams(
-        path,
-        environment=environment or {},
-        default=DEMO,
-        known_tools=builtin_names(),
+    return check_teams(_sources(path, environment or {}))
+
+
+def _sources(
+    path: Path | None,
+    environment: Mapping[str, str],
+    default: ModelDefinition = DEMO,
+    check_component: CheckComponent | None = None,
+    models_file: Path | None = None,
+) -> TeamSources:
+    return TeamSources(
+        path=path or BUNDLED,
+        environment=environment,
+        default=default,
         import_tool=python_tools(ToolThreads()),
         import_member=python_members(ToolThreads()),
+        known_tools=builtin_names(),
+        check_component=check_component,
+        models_file=models_file,
     )
 
 

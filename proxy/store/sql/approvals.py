@@ -28,14 +28,14 @@ from sqlalchemy import (
 from proxy.approvals.repository import (
     MAX_ATTEMPTS,
     Approval,
+    ApprovalQuery,
     ApprovalsMoved,
-    ApprovalStatus,
     ApprovalUpdate,
     DecisionRecord,
 )
 from proxy.store.sql.stored_completions import visible_to
 from proxy.store.sql.tables import approvals, conversations, turns
-from proxy.turns.repository import Order, Page, TurnEnd
+from proxy.turns.repository import Page, TurnEnd
 
 _of = approvals.c
 _IS_HEAD = func.coalesce(conversations.c.head, 0) == _of.turn
@@ -122,19 +122,9 @@ class Approving:
         row = connection.execute(self._by_id, {"of_caller": caller, "of_id": approval_id}).first()
         return None if row is None else _approval(row)
 
-    def page(
-        self,
-        connection: Connection,
-        caller: str,
-        *,
-        status: ApprovalStatus | None,
-        conversation_id: str | None,
-        after: str | None,
-        limit: int,
-        order: Order,
-        end_user: str,
-    ) -> Page[Approval] | None:
-        """Return a part of the list; None when no approval has the id ``after``."""
+    def page(self, connection: Connection, caller: str, wanted: ApprovalQuery) -> Page[Approval] | None:
+        """Return a part of the list; None when no approval has the id ``page.after``."""
+        after, limit, order = wanted.page.after, wanted.page.limit, wanted.page.order
         query = self._of_caller
         given: dict[str, Any] = {"of_caller": caller}
         if after is not None:
@@ -142,11 +132,11 @@ class Approving:
             if key is None:
                 return None
             query = query.where(_of.key > key if order == "asc" else _of.key < key)
-        if status is not None:
-            query = query.where(_STATUS.in_([status]))
-        if conversation_id is not None:
-            query = query.where(conversations.c.id == conversation_id)
-        query = query.where(visible_to(conversations.c.end_user, end_user))
+        if wanted.status is not None:
+            query = query.where(_STATUS.in_([wanted.status]))
+        if wanted.conversation_id is not None:
+            query = query.where(conversations.c.id == wanted.conversation_id)
+        query = query.where(visible_to(conversations.c.end_user, wanted.end_user))
         query = query.order_by(_of.key if order == "asc" else _of.key.desc()).limit(limit + 1)
         found = connection.execute(query, given).all()
         return Page([_approval(row) for row in found[:limit]], has_more=len(found) > limit)

@@ -27,7 +27,7 @@ from sqlalchemy import (
     update,
 )
 
-from proxy.conversations.repository import Rest, Sort, StoredItem
+from proxy.conversations.repository import ConversationQuery, Rest, StoredItem
 from proxy.messages import ForeignItem, Item
 from proxy.store.sql import rows
 from proxy.store.sql.conversation_list import Outlines, may_be_about
@@ -44,7 +44,7 @@ from proxy.store.sql.tables import (
     pending_calls,
     turns,
 )
-from proxy.turns.repository import Conversation, Order, Page
+from proxy.turns.repository import Conversation, Page
 
 Done = Literal["done", "missing", "busy", "moved"]
 
@@ -111,21 +111,12 @@ class Keeping:
     # --- reading ---
 
     def page(
-        self,
-        connection: Connection,
-        caller: str,
-        *,
-        after: str | None,
-        limit: int,
-        order: Order,
-        end_user: str,
-        search: str,
-        metadata: Mapping[str, str],
-        sort: Sort,
+        self, connection: Connection, caller: str, wanted: ConversationQuery
     ) -> Page[Conversation] | None:
-        """Return a part of the list; None when no conversation has the id ``after``."""
+        """Return a part of the list; None when no conversation has the id ``page.after``."""
+        after, limit, order = wanted.page.after, wanted.page.limit, wanted.page.order
         query, of = self._of_caller, conversations.c
-        places = [of.key] if sort == "created_at" else [_UPDATED_AT, of.key]
+        places = [of.key] if wanted.sort == "created_at" else [_UPDATED_AT, of.key]
         if after is not None:
             start = self._by_id.with_only_columns(*places)
             row = connection.execute(start, {"of_caller": caller, "of_id": after}).first()
@@ -134,15 +125,15 @@ class Keeping:
             query = query.where(
                 tuple_(*places) > tuple(row) if order == "asc" else tuple_(*places) < tuple(row)
             )
-        query = query.where(visible_to(of.end_user, end_user))
+        query = query.where(visible_to(of.end_user, wanted.end_user))
         query = query.order_by(*(place if order == "asc" else place.desc() for place in places))
         given: dict[str, Any] = {"of_caller": caller}
-        if metadata:
+        if wanted.metadata:
             query = query.where(self._has_metadata)
-            given["wanted"] = storable_pairs(metadata)
-        if search:
-            candidates = connection.execute(query.where(may_be_about(search)), given).all()
-            holding = (row for row in candidates if self._outlines.is_about(connection, row, search))
+            given["wanted"] = storable_pairs(wanted.metadata)
+        if wanted.search:
+            candidates = connection.execute(query.where(may_be_about(wanted.search)), given).all()
+            holding = (row for row in candidates if self._outlines.is_about(connection, row, wanted.search))
             found = list(islice(holding, limit + 1))
         else:
             found = list(connection.execute(query.limit(limit + 1), given))

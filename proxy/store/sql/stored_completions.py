@@ -23,11 +23,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.expression import literal_column
 
+from proxy.conversations.repository import CompletionQuery
 from proxy.store.sql import rows
 from proxy.store.sql.dialects import statements
 from proxy.store.sql.tables import conversations, storable, turns
 from proxy.store.sql.turn_queries import TurnQueries
-from proxy.turns.repository import Order, Page, TurnRecord
+from proxy.turns.repository import Page, TurnRecord
 
 FORGOTTEN: Mapping[str, Any] = {
     "caller": "",
@@ -79,19 +80,9 @@ class Completions:
             .values(FORGOTTEN)
         )
 
-    def page(
-        self,
-        connection: Connection,
-        caller: str,
-        *,
-        after: str | None,
-        limit: int,
-        order: Order,
-        model: str | None,
-        metadata: Mapping[str, str],
-        end_user: str,
-    ) -> Page[TurnRecord] | None:
-        """Return a part of the list; None if no turn has the id ``after``."""
+    def page(self, connection: Connection, caller: str, wanted: CompletionQuery) -> Page[TurnRecord] | None:
+        """Return a part of the list; None if no turn has the id ``page.after``."""
+        after, limit, order = wanted.page.after, wanted.page.limit, wanted.page.order
         query = self._all
         given: dict[str, Any] = {"of_caller": caller}
         if after is not None:
@@ -99,12 +90,13 @@ class Completions:
             if key is None:
                 return None
             query = query.where(turns.c.key > key if order == "asc" else turns.c.key < key)
-        if model is not None:
-            query = query.where(turns.c.model == bindparam("of_model", model, type_=turns.c.model.type))
-        query = query.where(visible_to(turns.c.end_user, end_user))
-        if metadata:
+        if wanted.model is not None:
+            of_model = bindparam("of_model", wanted.model, type_=turns.c.model.type)
+            query = query.where(turns.c.model == of_model)
+        query = query.where(visible_to(turns.c.end_user, wanted.end_user))
+        if wanted.metadata:
             query = query.where(self._has_metadata)
-            given["wanted"] = storable_pairs(metadata)
+            given["wanted"] = storable_pairs(wanted.metadata)
         query = query.order_by(turns.c.key if order == "asc" else turns.c.key.desc()).limit(limit + 1)
         found = connection.execute(query, given).all()
         return Page([rows.to_record(row, ()) for row in found[:limit]], has_more=len(found) > limit)

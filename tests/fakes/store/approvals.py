@@ -8,13 +8,14 @@ from dataclasses import replace
 from proxy.approvals.repository import (
     MAX_ATTEMPTS,
     Approval,
+    ApprovalQuery,
     ApprovalsMoved,
     ApprovalStatus,
     ApprovalUpdate,
     DecisionRecord,
 )
 from proxy.auth import may_access
-from proxy.turns.repository import Begun, NewTurn, Order, Page
+from proxy.turns.repository import Begun, NewTurn, Page
 from tests.fakes.store.conversations import page_of
 from tests.fakes.store.turns import Asked, MemoryHistory
 
@@ -32,17 +33,8 @@ class MemoryApprovals:
             return None
         return self._approval(asked)
 
-    async def page(
-        self,
-        caller: str,
-        *,
-        status: ApprovalStatus | None,
-        conversation_id: str | None,
-        after: str | None,
-        limit: int,
-        order: Order,
-        end_user: str = "",
-    ) -> Page[Approval] | None:
+    async def page(self, caller: str, query: ApprovalQuery) -> Page[Approval] | None:
+        after = query.page.after
         if after is not None and await self.find(caller, after) is None:
             return None
         start = self._history.asked[after].key if after is not None else None
@@ -50,11 +42,11 @@ class MemoryApprovals:
             (asked.key, approval)
             for asked in self._history.asked.values()
             if self._history.turns[asked.turn].record.caller == caller
-            and status in (None, (approval := self._approval(asked)).status)
-            and conversation_id in (None, approval.conversation_id)
-            and may_access(end_user, approval.end_user)
+            and query.status in (None, (approval := self._approval(asked)).status)
+            and query.conversation_id in (None, approval.conversation_id)
+            and may_access(query.end_user, approval.end_user)
         ]
-        return page_of(found, start, limit, order)
+        return page_of(found, start, query.page)
 
     async def of_turn(self, turn: int) -> Sequence[Approval]:
         return [self._approval(asked) for asked in self._of_turn(turn)]

@@ -11,10 +11,19 @@ import msgspec
 
 from proxy.auth import may_access
 from proxy.conversations.fingerprints import fingerprint_behind
-from proxy.conversations.repository import ConversationSummary, Rest, Sort, StoredItem, excerpt_of, is_about
+from proxy.conversations.repository import (
+    CompletionQuery,
+    ConversationQuery,
+    ConversationSummary,
+    Rest,
+    StoredItem,
+    excerpt_of,
+    is_about,
+)
 from proxy.errors import ConversationBusy
 from proxy.messages import ForeignItem, Item, OpenCalls, UserMessage, text_of
-from proxy.turns.repository import Conversation, NewTurn, Order, Page, TurnEnd, TurnRecord
+from proxy.turns.repository import Conversation, NewTurn, Page, TurnEnd, TurnRecord
+from proxy.wire.validation.query_params import ListQuery, Sort
 from tests.fakes.store.turns import MemoryHistory, StoredTurn, has_events
 
 T = TypeVar("T")
@@ -29,37 +38,27 @@ class MemoryLibrary:
 
     # --- stored completions ---
 
-    async def list_completions(
-        self,
-        caller: str,
-        *,
-        after: str | None,
-        limit: int,
-        order: Order,
-        model: str | None,
-        metadata: Mapping[str, str],
-        end_user: str = "",
-    ) -> Page[TurnRecord] | None:
+    async def list_completions(self, caller: str, query: CompletionQuery) -> Page[TurnRecord] | None:
         start = next(
             (
                 kept.record.turn
                 for kept in self._history.turns.values()
-                if kept.record.id == after and kept.conversation.caller == caller
+                if kept.record.id == query.page.after and kept.conversation.caller == caller
             ),
             None,
         )
-        if after is not None and start is None:
+        if query.page.after is not None and start is None:
             return None
         found = [
             (record.turn, replace(record, input=[], items=[]))
             for record in (kept.record for kept in self._history.turns.values())
             if record.caller == caller
             and _is_completion(record)
-            and model in (None, record.model)
-            and metadata.items() <= record.metadata.items()
-            and may_access(end_user, record.end_user)
+            and query.model in (None, record.model)
+            and query.metadata.items() <= record.metadata.items()
+            and may_access(query.end_user, record.end_user)
         ]
-        return page_of(found, start, limit, order)
+        return page_of(found, start, query.page)
 
     async def update_completion(
         self, caller: str, completion_id: str, metadata: Mapping[str, str]
@@ -115,18 +114,8 @@ class MemoryLibrary:
         await self.add_items(caller, conversation_id, items, now=now)
         return self._history.conversations[caller, conversation_id]
 
-    async def list_conversations(
-        self,
-        caller: str,
-        *,
-        after: str | None,
-        limit: int,
-        order: Order,
-        end_user: str = "",
-        search: str = "",
-        metadata: Mapping[str, str] | None = None,
-        sort: Sort = "created_at",
-    ) -> Page[Conversation] | None:
+    async def list_conversations(self, caller: str, query: ConversationQuery) -> Page[Conversation] | None:
+        after, sort = query.page.after, query.sort
         start = self._history.conversations.get((caller, after)) if after is not None else None
         if after is not None and start is None:
             return None
@@ -134,11 +123,11 @@ class MemoryLibrary:
             (self._place_of(one, sort), one)
             for one in self._history.conversations.values()
             if one.caller == caller
-            and may_access(end_user, one.end_user)
-            and (not search or is_about(search, one.metadata, self._said(one.key)))
-            and (metadata or {}).items() <= one.metadata.items()
+            and may_access(query.end_user, one.end_user)
+            and (not query.search or is_about(query.search, one.metadata, self._said(one.key)))
+            and query.metadata.items() <= one.metadata.items()
         ]
-        return page_of(found, self._place_of(start, sort) if start else None, limit, order)
+        return page_of(found, self._place_of(start, sort) if start else None, query.page)
 
     def _place_of(self, known: Conversation, sort: Sort) -> tuple[float, int]:
         records = self._records(known.key)
@@ -338,12 +327,13 @@ class MemoryLibrary:
         return path[::-1]
 
 
-def page_of(found: list[tuple[P, T]], start: P | None, limit: int, order: Order) -> Page[T]:
+def page_of(found: list[tuple[P, T]], start: P | None, query: ListQuery) -> Page[T]:
     """Return the part of the list that is asked for, of values with their keys; ``start`` is the key before it."""
-    found = sorted(found, key=lambda one: one[0], reverse=order == "desc")
+    is_ascending = query.order == "asc"
+    found = sorted(found, key=lambda one: one[0], reverse=not is_ascending)
     if start is not None:
-        found = [one for one in found if (one[0] > start if order == "asc" else one[0] < start)]
-    return Page([one for _, one in found[:limit]], has_more=len(found) > limit)
+        found = [one for one in found if (one[0] > start if is_ascending else one[0] < start)]
+    return Page([one for _, one in found[: query.limit]], has_more=len(found) > query.limit)
 
 
 def _is_completion(record: TurnRecord) -> bool:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from proxy.conversations.repository import ConversationQuery
 from proxy.conversations.retention import DAY, INTERVAL, delete_expired
 from proxy.errors import StoreUnavailable
+from proxy.wire.validation.query_params import ListQuery
 from tests.fakes.store.conversations import MemoryLibrary
 from tests.fakes.store.turns import MemoryHistory
 
@@ -56,7 +58,7 @@ async def made(library: MemoryLibrary, name: str, now: float) -> None:
 
 
 async def names(library: MemoryLibrary) -> list[str]:
-    page = await library.list_conversations("alice", after=None, limit=100, order="asc")
+    page = await library.list_conversations("alice", ConversationQuery(ListQuery(limit=100)))
     assert page is not None
     return [one.id for one in page.data]
 

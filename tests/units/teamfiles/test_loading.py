@@ -23,7 +23,7 @@ from proxy.teamfiles.definitions import (
     TeamDefinition,
     ToolUse,
 )
-from proxy.teamfiles.loading import default_model
+from proxy.teamfiles.team_sources import default_model
 from tests.fakes import team_files
 from tests.fakes.team_files import DEMO, OPENAI, check, load, problems
 

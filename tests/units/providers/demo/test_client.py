@@ -32,6 +32,7 @@ from proxy.providers.demo.script import Script, bundled_scripts, load_script
 from proxy.providers.model import CallPiece, Finished, Model, ModelDelta, ModelRequest
 from proxy.teamfiles.definitions import DemoModel as DemoDefinition
 from proxy.teamfiles.loading import load_teams
+from proxy.teamfiles.team_sources import BUNDLED, TeamSources
 from proxy.tools.builtin import builtin_names, builtin_tools
 from proxy.tools.execution import call_tool
 from proxy.tools.handoff_tools import handoff_reason, handoff_result, handoff_tool_spec
@@ -458,14 +459,15 @@ async def test_a_script_calls_only_tools_that_the_bundled_team_has(name: str) ->
     def refuse(path: str, folder: Path) -> Any:
         raise AssertionError(path)
 
-    teams = load_teams(
-        None,
+    sources = TeamSources(
+        path=BUNDLED,
         environment={},
         default=DemoDefinition(demo=True),
-        known_tools=builtin_names(),
         import_tool=refuse,
         import_member=refuse,
+        known_tools=builtin_names(),
     )
+    teams = load_teams(sources)
     team = teams.definitions.teams[name]
     script = bundled_scripts()[name]
 
