@@ -9,7 +9,6 @@ items behind those that it was run with first:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,21 +21,16 @@ from proxy.members.port import Answer
 from proxy.messages import (
     AssistantMessage,
     Item,
-    ProviderState,
     ToolCall,
     ToolMessage,
     UserMessage,
-    is_within_limit,
     text_of,
 )
 from proxy.turns.contract import RUN_UNKNOWN, Turn
 
-logger = logging.getLogger(__name__)
-
 REFUSED = "not executed: the user refused this call"
 NOT_RUN = frozenset((REFUSED, WAS_REFUSED, NO_LONGER_OPEN, RUN_UNKNOWN))
 """Results of approved calls that were not executed, or whose outcome is unknown."""
-_STATE = "state"
 
 
 @dataclass(slots=True)
@@ -123,44 +117,3 @@ def arguments_of(text: str) -> dict[str, Any]:
     except (msgspec.DecodeError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-# --- state -----------------------------------------------------------------------------------------------------
-
-
-def newest_state(agent: str, items: Sequence[Item]) -> Any:
-    """Return the state that the member stored last; None if there is none."""
-    for item in reversed(items):
-        found = state_of(agent, item)
-        if found is not None:
-            return found
-    return None
-
-
-def state_of(agent: str, item: Item) -> Any:
-    """Return the state that the member stored with this item."""
-    if item.agent != agent or item.state is None or item.state.provider != _owner(agent):
-        return None
-    return item.state.members.get(_STATE)
-
-
-def stored_state(agent: str, value: Any) -> ProviderState | None:
-    """Return the state of a member in the form in which it is stored; None for no state, or for an invalid one."""
-    if value is None:
-        return None
-    try:
-        state = ProviderState(
-            _owner(agent), members={_STATE: msgspec.json.decode(msgspec.json.encode(value))}
-        )
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        logger.warning("state of member is not JSON", extra={"agent": agent, "error": type(error).__name__})
-        return None
-    if not is_within_limit(state):
-        logger.warning("state of member is too large to be stored", extra={"agent": agent})
-        return None
-    return state
-
-
-def _owner(agent: str) -> str:
-    # No model has this name, so that the state is sent to none.
-    return f"member {agent}"

@@ -22,7 +22,7 @@ from proxy.agents.agent_loop import (
     ToolResultsPending,
 )
 from proxy.agents.member_channel import MemberChannel
-from proxy.agents.member_exchange import Exchange, exchange_of, newest_state, stored_state
+from proxy.agents.member_exchange import Exchange, exchange_of
 from proxy.agents.model_reply import visible_client_tools
 from proxy.agents.prompt import assistant_message, messages_for
 from proxy.agents.spans import record_handoff
@@ -31,6 +31,7 @@ from proxy.agents.turn_state import Agent, Call, TurnState, new_call_id, wire_ca
 from proxy.errors import AgentFailed, MemberFailed, ResponseFormatNotMet, UpstreamFailed
 from proxy.events import ClientToolArguments, ClientToolCall, Handoff
 from proxy.members.port import HandOver, Member, MemberContext
+from proxy.members.state import newest_state, stored_state
 from proxy.messages import FunctionTool, Item, Message, is_instruction, text_of
 from proxy.providers.capabilities import Abilities
 from proxy.tools.handoff_tools import handoff_reason, handoff_result
@@ -163,6 +164,7 @@ class MemberLoop:
     def _context(self, state: TurnState, channel: MemberChannel, exchange: Exchange) -> MemberContext:
         turn = state.turn
         can_hand_off = state.handoffs < state.limits.max_handoffs
+        delegates = list(self.agent.delegates.values()) if can_hand_off else []
         source, reason = state.handed_over
         instructions = [item.message for item in turn.context if is_instruction(item.message)]
         return MemberContext(
@@ -177,7 +179,8 @@ class MemberLoop:
             instructions="\n\n".join(filter(None, map(text_of, (*instructions, *turn.overlay)))),
             parameters=turn.parameters,
             tools=self._client_tools(state),
-            handoffs={one.target: one.when for one in self.agent.delegates.values()} if can_hand_off else {},
+            handoffs={one.target: one.when for one in delegates},
+            handoff_tools=[(one.spec, one.target) for one in delegates],
             handed_over_by=source,
             handoff_reason=reason,
             state=newest_state(self.agent.name, (*turn.context, *turn.items)),

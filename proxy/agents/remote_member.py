@@ -26,7 +26,7 @@ from proxy.members.port import (
     Unused,
 )
 from proxy.members.transcript import note_of_handoff, own_calls, visible_messages
-from proxy.messages import FunctionTool, Message, SystemMessage, Usage
+from proxy.messages import Message, SystemMessage, Usage
 from proxy.providers.model import (
     CallPiece,
     Finished,
@@ -36,8 +36,8 @@ from proxy.providers.model import (
     RemoteEvent,
     UsagePiece,
 )
-from proxy.teamfiles.definitions import RemoteAgentDefinition, snake_case
-from proxy.tools.handoff_tools import handoff_reason, handoff_tool_spec
+from proxy.teamfiles.definitions import RemoteAgentDefinition
+from proxy.tools.handoff_tools import handoff_reason
 
 MAX_ID = 128
 """Maximum length of conversation ids of handoff-proxy."""
@@ -58,10 +58,10 @@ class RemoteMember:
         """Call the endpoint; then hand over, or call the tools of the client that it has called."""
         # Its calls of earlier turns are part of the request.
         context.answers()
-        targets = {f"transfer_to_{snake_case(name)}": name for name in context.handoffs}
+        targets = {tool.name: target for tool, target in context.handoff_tools}
         reply = _Reply(self._model.name)
         try:
-            async with self._model.stream(self._request(context, targets)) as batches:
+            async with self._model.stream(self._request(context)) as batches:
                 async for batch in batches:
                     for delta in batch:
                         for event in reply.read(delta):
@@ -85,11 +85,8 @@ class RemoteMember:
     async def close(self) -> None:
         """The connections belong to the models of the configuration."""
 
-    def _request(self, context: MemberContext, targets: dict[str, str]) -> ModelRequest:
+    def _request(self, context: MemberContext) -> ModelRequest:
         system = "\n\n".join(filter(None, (context.instructions, note_of_handoff(context))))
-        handoffs: list[FunctionTool] = [
-            handoff_tool_spec(tool, target, context.handoffs[target]) for tool, target in targets.items()
-        ]
         parameters = context.parameters
         if self._definition.send_end_user and context.end_user and parameters.safety_identifier is None:
             parameters = msgspec.structs.replace(parameters, safety_identifier=context.end_user)
@@ -102,7 +99,7 @@ class RemoteMember:
                 *visible_messages(context.items),
                 *own_calls(context.later_items),
             ],
-            tools=(*handoffs, *context.tools),
+            tools=(*(tool for tool, _ in context.handoff_tools), *context.tools),
             parameters=parameters,
             team=context.team,
             agent=context.agent,

@@ -13,7 +13,11 @@ from proxy.members.python import python_member
 from proxy.tools.functions import load_object
 from proxy.tools.threads import ToolThreads
 
-_ADAPTERS: Mapping[str, str] = {}
+_ADAPTERS: Mapping[str, str] = {
+    "agents": "openai_agents",
+    "langgraph": "langgraph",
+    "pydantic_ai": "pydantic_ai",
+}
 """Adapter modules by the package of the object's class. They are imported for such an object only."""
 
 

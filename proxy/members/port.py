@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from proxy.errors import ToolError
+from proxy.members.state import state_of
 from proxy.messages import FunctionTool, Item, Message, Parameters, Usage, UserMessage, text_of
 
 
@@ -141,6 +142,8 @@ class MemberContext:
     """The client's tools, for ``call_tool``."""
     handoffs: Mapping[str, str] = field(default_factory=dict)
     """The agents that the member may hand over to, and when to; empty if no more handoffs are possible."""
+    handoff_tools: Sequence[tuple[FunctionTool, str]] = ()
+    """The same agents as tools for a model, each with the agent to which it hands over."""
     handed_over_by: str = ""
     """The agent that handed over to this one in this turn."""
     handoff_reason: str = ""
@@ -159,6 +162,10 @@ class MemberContext:
     def is_cancelled(self) -> bool:
         """Whether the turn was cancelled, for functions in threads; coroutines are cancelled."""
         return self.channel is not None and self.channel.is_cancelled
+
+    def state_of(self, item: Item) -> Any:
+        """Return the state that the member stored with one of ``items``; None for the items of others."""
+        return state_of(self.agent, item)
 
     def report(self, text: str) -> None:
         """Report progress in one line, for clients that show it before the answer. Any thread may call it."""

@@ -19,7 +19,10 @@ MODULES = {file.name: file for file in ROOT.glob("examples/*-agent/*.py")}
 
 
 @pytest.mark.parametrize("text", YAML)
-def test_all_team_files_are_valid(text: str, tmp_path: Path) -> None:
+def test_all_team_files_are_valid(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    if "pydantic_ai" in text:
+        pytest.importorskip("pydantic_ai")
     for name, file in MODULES.items():
         (tmp_path / name).symlink_to(file)
 

@@ -259,7 +259,9 @@ async def test_a_refusal_and_another_message_run_nothing(caller: Caller) -> None
 
 async def test_a_cancelled_turn_stops_the_function(caller: Caller) -> None:
     member_functions.stopped.clear()
-    stream = await caller.client.chat.completions.create(model="hanger", messages=[user("Hi")], stream=True)
+    stream = await caller.client.chat.completions.create(
+        model="hanger", messages=[user("Hi")], stream=True, extra_headers={"X-On-Disconnect": "cancel"}
+    )
     async for chunk in stream:
         if chunk.choices and chunk.choices[0].delta.content:
             break

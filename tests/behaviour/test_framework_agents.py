@@ -1,0 +1,413 @@
+"""Agents of other frameworks next to an agent with a model: one behaviour, with the packages of each framework."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import pytest_asyncio
+
+from tests.behaviour.chat_client import WEATHER, Caller, assistant, result, user
+from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
+from tests.server import Served, serve
+
+# LangChain shares connections between clients, so all tests run in one event loop. The HTTP clients of the frameworks
+# belong to the objects of the operator, and are not closed.
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PACKAGES = {
+    "pydantic-ai": ["pydantic_ai"],
+    "openai-agents": ["agents"],
+    "langgraph": ["langgraph", "langchain", "langchain_openai"],
+}
+"""The packages that each example needs."""
+Serve = Callable[..., AbstractAsyncContextManager[Caller]]
+
+
+def only(*names: str) -> pytest.MarkDecorator:
+    """Skip a test if a package of these frameworks is not installed. CI installs all of them."""
+    missing = [package for name in names for package in PACKAGES[name] if find_spec(package) is None]
+    skips = bool(missing) and not os.environ.get("HANDOFF_TEST_REQUIRE_ALL")
+    return pytest.mark.skipif(skips, reason=f"not installed: {', '.join(missing)}")
+
+
+def framework(name: str) -> object:
+    return pytest.param(name, marks=only(name))
+
+
+@pytest.fixture(params=[framework(name) for name in PACKAGES])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def provider() -> AsyncIterator[FakeUpstream]:
+    async with FakeUpstream() as started:
+        yield started
+
+
+@pytest.fixture
+def upstream(provider: FakeUpstream) -> FakeUpstream:
+    return provider.forget()
+
+
+@pytest.fixture
+def served_by(
+    tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], AbstractAsyncContextManager[Served]]:
+    """Serve the example of a framework; several times in the same data folder."""
+    monkeypatch.setenv("OPENAI_BASE_URL", upstream.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+
+    @asynccontextmanager
+    async def start(framework: str) -> AsyncIterator[Served]:
+        async with serve(tmp_path, teams=EXAMPLES / f"{framework}-agent") as started:
+            yield started
+
+    return start
+
+
+@pytest.fixture(autouse=True)
+def unclosed() -> Iterator[None]:
+    yield
+    gc.collect()
+
+
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk"
+    "+A8AAQUBAScY42YAAAAASUVORK5CYII="
+)
+AT_ONCE = {"X-On-Disconnect": "cancel"}
+TO_EXPERT = calls(("transfer_to_expert", {"reason": "about Bonn"}))
+LOOKS_UP = calls(("population", {"city": "Bonn"}))
+
+
+def texts(upstream: FakeUpstream, number: int = -1) -> list[str]:
+    """Return the messages of a request to the model: role and text, or the names of its calls."""
+    shown = []
+    for message in upstream.requests[number].body["messages"]:
+        content = message.get("content") or ""
+        if isinstance(content, list):
+            content = "".join(part.get("text", f"<{part['type']}>") for part in content)
+        names = ",".join(call["function"]["name"] for call in message.get("tool_calls") or ())
+        shown.append(f"{message['role']}: {content or names}")
+    return shown
+
+
+async def test_text_and_tool_events_come_through(name: str, served_by: Any, upstream: FakeUpstream) -> None:
+    upstream.reply(TO_EXPERT, LOOKS_UP, text("Bonn has 330,000 people."))
+    async with served_by(name) as served:
+        stream = await served.client().chat.completions.create(
+            model="cities",
+            messages=[user("How many people live in Bonn?")],
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_headers={"X-Handoff-Events": "extension"},
+        )
+        content, events, usage = [], [], None
+        async for chunk in stream:
+            events.append((chunk.model_extra or {}).get("handoff") or {})
+            content += [choice.delta.content for choice in chunk.choices if choice.delta.content]
+            usage = chunk.usage or usage
+
+    assert "".join(content) == "Bonn has 330,000 people."
+    assert len(content) > 1
+    types = [event.get("type") for event in events]
+    assert [one for one in types if one in ("handoff", "tool.started", "tool.completed")] == [
+        "handoff",
+        "tool.started",
+        "tool.completed",
+    ]
+    started = next(event for event in events if event.get("type") == "tool.started")
+    ended = next(event for event in events if event.get("type") == "tool.completed")
+    assert (started["agent"], started["name"]) == ("Expert", "population")
+    assert re.sub(r"\s", "", started["arguments"]) == '{"city":"Bonn"}'
+    assert "330,000" in ended["result"]
+    assert usage is not None
+    assert usage.completion_tokens == 3 * 7
+    assert any("You are an expert for cities." in line for line in texts(upstream))
+
+
+async def test_the_framework_remembers_after_a_restart_and_hands_over_back(
+    name: str, served_by: Any, upstream: FakeUpstream
+) -> None:
+    messages = [user("How many people live in Bonn?")]
+    async with served_by(name) as served:
+        upstream.reply(TO_EXPERT, LOOKS_UP, text("330,000."))
+        messages += [assistant(await Caller(served).ask(messages, model="cities")), user("Sure?")]
+    async with served_by(name) as served:
+        caller = Caller(served)
+        upstream.reply(text("Yes."), calls(("transfer_to_desk", {"reason": "smalltalk"})), text("Hello!"))
+        messages += [assistant(await caller.ask(messages, model="cities")), user("Hi!")]
+        remembered = texts(upstream)
+        messages += [assistant(await caller.ask(messages, model="cities")), user("And Berlin?")]
+        of_desk = texts(upstream)
+        upstream.reply(TO_EXPERT, text("More."))
+        last = await caller.ask(messages, model="cities")
+        again = texts(upstream)
+
+    assert [one["content"] for one in messages if one["role"] == "assistant"] == [
+        "330,000.",
+        "Yes.",
+        "Hello!",
+    ]
+    assert last == "More."
+    assert "assistant: population" in remembered
+    assert "tool: 330,000" in remembered
+    assert remembered[-2:] == ["assistant: 330,000.", "user: Sure?"]
+    assert of_desk[0] == "system: You are the desk. Hand over questions about cities without announcing it."
+    assert of_desk[-1].startswith("tool: You are Desk")
+    assert "assistant: population" in again
+    assert "assistant: Hello!" in again
+    assert again[-1] == "user: And Berlin?"
+
+
+async def test_a_cancelled_turn_cancels_the_call_of_the_framework(
+    name: str, served_by: Any, upstream: FakeUpstream
+) -> None:
+    upstream.reply(TO_EXPERT, text("One two").hang(after=2))
+    async with served_by(name) as served:
+        stream = await served.client().chat.completions.create(
+            model="cities", messages=[user("Bonn?")], stream=True, extra_headers=AT_ONCE
+        )
+        async for chunk in stream:
+            if chunk.choices and chunk.choices[0].delta.content:
+                break
+        await stream.close()
+        request = await upstream.received(2)
+        await request.closed()
+
+
+async def test_a_failure_of_the_framework_is_a_typed_error(
+    name: str, served_by: Any, upstream: FakeUpstream
+) -> None:
+    upstream.reply(TO_EXPERT, *[error(401)] * 4)
+    async with served_by(name) as served:
+        with pytest.raises(openai.APIStatusError) as failed:
+            await Caller(served).ask([user("Bonn?")], model="cities")
+
+    assert failed.value.code == "agent_failed"
+    assert "key" not in failed.value.message
+
+
+async def test_images_reach_the_framework(name: str, served_by: Any, upstream: FakeUpstream) -> None:
+    upstream.reply(TO_EXPERT, text("A city."))
+    image = {"type": "image_url", "image_url": {"url": PIXEL}}
+    async with served_by(name) as served:
+        await Caller(served).ask([user([{"type": "text", "text": "What is it?"}, image])], model="cities")
+
+    assert any(line.startswith("user: What is it?<image_url>") for line in texts(upstream))
+
+
+@pytest.mark.parametrize("tools", [framework("pydantic-ai"), framework("openai-agents")])
+async def test_tools_of_the_client_are_tools_of_the_framework(
+    tools: str, served_by: Any, upstream: FakeUpstream
+) -> None:
+    upstream.reply(TO_EXPERT, LOOKS_UP, calls(("weather", {"city": "Bonn"})), text("330,000 and rain."))
+    messages = [user("Bonn?")]
+    async with served_by(tools) as served:
+        first = await Caller(served).completion(messages, model="cities", tools=[WEATHER])
+        [call] = first.choices[0].message.tool_calls or []
+        messages += [first.choices[0].message.model_dump(exclude_none=True), result(call.id, "wet")]
+    async with served_by(tools) as served:
+        answer = await Caller(served).ask(messages, model="cities", tools=[WEATHER])
+
+    assert answer == "330,000 and rain."
+    assert texts(upstream)[-4:] == [
+        "assistant: population",
+        "tool: 330,000",
+        "assistant: weather",
+        "tool: wet",
+    ]
+
+
+async def test_a_hanging_model_of_the_framework_does_not_outlive_the_turn(
+    name: str, served_by: Any, upstream: FakeUpstream
+) -> None:
+    upstream.reply(TO_EXPERT, hang())
+    async with served_by(name) as served:
+        asked = asyncio.create_task(Caller(served).ask([user("Bonn?")], model="cities", headers=AT_ONCE))
+        request = await upstream.received(2)
+        asked.cancel()
+        await request.closed()
+        await asyncio.gather(asked, return_exceptions=True)
+
+
+THREE = """\
+teams:
+  cities:
+    entry: Desk
+    agents:
+      Desk:
+        instructions: You are the desk.
+        handoffs: [{to: Pydantic}, {to: Graph}, {to: Sdk}]
+      Pydantic:
+        python: pydantic_ai_expert:expert
+        handoffs: [{to: Desk}, {to: Sdk}]
+      Graph:
+        python: langgraph_expert:expert
+        handoffs: [{to: Desk}]
+      Sdk:
+        python: openai_agents_expert:expert
+        handoffs: [{to: Desk}, {to: Graph}]
+"""
+
+
+@only("pydantic-ai", "openai-agents", "langgraph")
+async def test_three_frameworks_work_in_one_team_on_two_workers(
+    tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", upstream.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    (tmp_path / "team").mkdir()
+    (tmp_path / "team" / "team.yaml").write_text(THREE)
+    for file in EXAMPLES.glob("*-agent/*_expert.py"):
+        (tmp_path / "team" / file.name).symlink_to(file)
+    messages: list[Any] = []
+    agents: list[str] = []
+
+    async def ask(served: Served, content: str, *replies: Any) -> str:
+        upstream.reply(*replies)
+        messages.append(user(content))
+        completion = await served.client().chat.completions.create(
+            model="cities", messages=messages, extra_headers={"X-Handoff-Events": "extension", **AT_ONCE}
+        )
+        answer = completion.choices[0].message.content or ""
+        messages.append(assistant(answer))
+        agents.extend(completion.model_extra["handoff"]["agents"])  # type: ignore[index]
+        return answer
+
+    async with (
+        serve(tmp_path, teams=tmp_path / "team") as one,
+        serve(tmp_path, teams=tmp_path / "team") as two,
+    ):
+        await ask(one, "Bonn?", calls(("transfer_to_pydantic", {})), LOOKS_UP, text("330,000."))
+        await ask(
+            two, "In the SDK?", calls(("transfer_to_sdk", {"reason": "SDK"})), LOOKS_UP, text("As I said.")
+        )
+        of_sdk = texts(upstream)
+        await ask(one, "As a graph?", calls(("transfer_to_graph", {})), LOOKS_UP, text("A graph."))
+        await ask(
+            two, "Bye", calls(("transfer_to_desk", {})), calls(("transfer_to_sdk", {})), text("Again me.")
+        )
+        again = texts(upstream)
+        cancelled = asyncio.create_task(ask(one, "More?", hang()))
+        request = await upstream.received(len(upstream.requests) + 1)
+        cancelled.cancel()
+        await request.closed()
+        messages.pop()
+        await asyncio.gather(cancelled, return_exceptions=True)
+    async with serve(tmp_path, teams=tmp_path / "team") as three:
+        last = await ask(three, "Still there?", text("Yes."))
+
+    assert agents == [
+        "Desk", "Pydantic", "Pydantic", "Sdk", "Sdk", "Graph", "Graph", "Desk", "Sdk", "Sdk",
+    ]  # fmt: skip
+    assert last == "Yes."
+    # What another framework called is not part of the prompt; its answer is.
+    assert of_sdk[2:] == [
+        "user: Bonn?",
+        "assistant: 330,000.",
+        "user: In the SDK?",
+        "assistant: population",
+        "tool: 330,000",
+    ]
+    assert again[-5:] == [
+        "user: As a graph?",
+        "assistant: transfer_to_graph",
+        "tool: transferred",
+        "assistant: A graph.",
+        "user: Bye",
+    ]
+    assert texts(upstream)[-1] == "user: Still there?"
+
+
+@only("openai-agents")
+async def test_handoffs_of_the_sdk_are_kept_over_a_restart(served_by: Any, upstream: FakeUpstream) -> None:
+    upstream.reply(
+        TO_EXPERT, calls(("transfer_to_historian", {})), text("Founded by Romans."), text("In 11 BC.")
+    )
+    messages = [user("Who founded Bonn?")]
+    async with served_by("openai-agents") as served:
+        messages += [assistant(await Caller(served).ask(messages, model="cities")), user("When?")]
+    async with served_by("openai-agents") as served:
+        answer = await Caller(served).ask(messages, model="cities")
+
+    assert answer == "In 11 BC."
+    assert texts(upstream)[0] == "system: You know the history of cities."
+    # It has the handoffs of the team too.
+    assert [tool["function"]["name"] for tool in upstream.requests[-1].body["tools"]] == ["transfer_to_desk"]
+
+
+@only("openai-agents")
+async def test_the_sdk_receives_parameters_and_a_schema(served_by: Any, upstream: FakeUpstream) -> None:
+    upstream.reply(text('{"people": 3}'))
+    schema = {"type": "object", "properties": {"people": {"type": "integer"}}, "required": ["people"]}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
+    async with served_by("openai-agents") as served:
+        caller = Caller(served)
+        answer = await caller.ask(
+            [user("Bonn?")], model="cities/Expert", response_format=form, temperature=0.5, seed=7
+        )
+
+    assert answer == '{"people": 3}'
+    body = upstream.requests[0].body
+    assert body["temperature"] == 0.5
+    assert body["response_format"]["json_schema"]["schema"] == schema
+    assert caller.headers["x-ignored-parameters"] == "seed"
+
+
+GRAPH = """\
+from langchain_core.messages import AIMessage
+from langgraph.config import get_stream_writer
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import interrupt
+
+
+async def ask(state, config):
+    get_stream_writer()("thinking")
+    name = interrupt("What is your name?")
+    city = await config["configurable"]["member_context"].call_tool("where", {"name": name})
+    return {"messages": [AIMessage(f"Hello {name} from {city}.")]}
+
+
+graph = StateGraph(MessagesState).add_node(ask).add_edge(START, "ask").compile()
+"""
+
+
+@only("langgraph")
+async def test_an_interrupted_graph_continues_with_the_next_message(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    (tmp_path / "team").mkdir()
+    (tmp_path / "team" / "interrupted_graph.py").write_text(GRAPH)
+    (tmp_path / "team" / "team.yaml").write_text('teams: {greeter: {python: "interrupted_graph:graph"}}')
+    where: Any = {"type": "function", "function": {"name": "where", "parameters": {"type": "object"}}}
+    messages: list[Any] = [user("Hi")]
+    for _ in range(2):
+        async with serve(tmp_path, teams=tmp_path / "team") as served:
+            caller = Caller(served)
+            completion = await caller.completion(messages, model="greeter", tools=[where])
+        message = completion.choices[0].message
+        messages.append(message.model_dump(exclude_none=True))
+        if message.tool_calls:
+            messages.append(result(message.tool_calls[0].id, "Bonn"))
+        else:
+            assert message.content == "What is your name?"
+            messages.append(user("Anna"))
+    async with serve(tmp_path, teams=tmp_path / "team") as served:
+        assert await Caller(served).ask(messages, model="greeter", tools=[where]) == "Hello Anna from Bonn."
