@@ -229,6 +229,7 @@ class BoundedHttp(LingeringHttp):
         else:
             cycle.disconnected = True
             cycle.message_event.set()
+            self.report_disconnect()
             self._send_problem(problem)
 
     @property

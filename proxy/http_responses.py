@@ -16,6 +16,8 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from proxy.routes.streaming import DISCONNECT, Disconnect
+
 LINGER_IDLE_SECONDS = 2.0
 """A lingering close ends when the client has sent nothing for this long, ..."""
 LINGER_SECONDS = 30.0
@@ -50,6 +52,15 @@ class LingeringHttp(HttpToolsProtocol):
             self._linger.cancel()
         self._stop_stall_timer()
         super().connection_lost(exc)
+        self.report_disconnect()
+
+    def report_disconnect(self) -> None:
+        """Report to the running request that its client has gone."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.disconnected:
+            extensions: Any = cycle.scope.get("extensions", {})
+            if (disconnect := extensions.get(DISCONNECT)) is not None:
+                disconnect.happen()
 
     def pause_writing(self) -> None:
         """Wait for the client, which reads more slowly than the application writes."""
@@ -81,6 +92,7 @@ class LingeringHttp(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Run the application for one request."""
+        cast("Any", cycle.scope)["extensions"] = {DISCONNECT: Disconnect()}
         cycle.transport = cast("Any", CycleTransport(self.transport, partial(self._close_after, cycle)))
         if cycle.more_body:
             app = cast("Any", closing_early(cycle, app))

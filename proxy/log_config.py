@@ -10,9 +10,12 @@ import logging
 import logging.config
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import click
+import msgspec
 from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
 
 from proxy.request_id import REQUEST_ID
 from proxy.tracing import current_trace_id
@@ -61,6 +64,31 @@ class TerminalFormatter(logging.Formatter):
         return line
 
 
+class JsonLineFormatter(JsonFormatter):
+    """The formatter of python-json-logger, with msgspec for ordinary lines: there is one for every request."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one JSON object."""
+        if record.exc_info or record.exc_text or record.stack_info:
+            return super().format(record)
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {
+            name: value
+            for name, value in record.__dict__.items()
+            if name not in _STANDARD and not name.startswith("_")
+        }
+        try:
+            return msgspec.json.encode(line).decode()
+        except (TypeError, ValueError, RecursionError):
+            # A value of another type, or half of a surrogate pair.
+            return super().format(record)
+
+
 class RequestIdFilter(logging.Filter):
     """Adds the id of the request to each line that a request or its turn causes, and the trace id if it is traced."""
 
@@ -96,7 +124,7 @@ def configure_logging(level: str, *, stream_events: bool = False) -> None:
             "disable_existing_loggers": False,
             "formatters": {
                 "json": {
-                    "()": "pythonjsonlogger.json.JsonFormatter",
+                    "()": JsonLineFormatter,
                     "format": "%(time)s %(levelname)s %(name)s %(message)s",
                     "rename_fields": {"levelname": "level", "name": "logger"},
                     "timestamp": "time",

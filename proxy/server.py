@@ -156,6 +156,8 @@ def serve_forever(
     # Exclude the imported objects from garbage collection: a full collection over them blocks all streams for 90 ms.
     gc.collect()
     gc.freeze()
+    # The default of 700 collects several times in every request: a collection takes time for each live object.
+    gc.set_threshold(10_000, 10, 10)
     ProxyServer(server_config(app, settings), on_started=on_started, on_reload=on_reload).run(sockets)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from proxy.approvals.yes_no import plain_decision
@@ -38,26 +38,26 @@ class ResolverQuery:
     now: float = 0.0
 
     # Several rules read each of these, so they are computed once.
-    @cached_property
-    def messages(self) -> Sequence[Message]:
-        """The messages of the request without instructions."""
-        return self.request.turn_messages
+    messages: Sequence[Message] = field(init=False)
+    """The messages of the request without instructions."""
+    scope: bytes = field(init=False)
+    """The start of all fingerprints of this caller, team and end user."""
+    last_assistant: int = field(init=False)
+    """The index of the last assistant message in ``messages``; -1 if there is none."""
+    new_messages: Sequence[Message] = field(init=False)
+    """The messages after the last assistant message."""
 
-    @cached_property
-    def scope(self) -> bytes:
-        """The start of all fingerprints of this caller, team and end user."""
-        return scope_of(self.request.caller, self.team.name, self.request.end_user)
-
-    @cached_property
-    def last_assistant(self) -> int:
-        """The index of the last assistant message in ``messages``; -1 if there is none."""
-        indexes = range(len(self.messages) - 1, -1, -1)
-        return next((at for at in indexes if isinstance(self.messages[at], AssistantMessage)), -1)
-
-    @cached_property
-    def new_messages(self) -> Sequence[Message]:
-        """The messages after the last assistant message."""
-        return self.messages[self.last_assistant + 1 :]
+    def __post_init__(self) -> None:
+        messages = self.request.turn_messages
+        last = len(messages) - 1
+        while last >= 0 and not isinstance(messages[last], AssistantMessage):
+            last -= 1
+        object.__setattr__(self, "messages", messages)
+        object.__setattr__(
+            self, "scope", scope_of(self.request.caller, self.team.name, self.request.end_user)
+        )
+        object.__setattr__(self, "last_assistant", last)
+        object.__setattr__(self, "new_messages", messages[last + 1 :])
 
     @property
     def transcript(self) -> Transcript:
@@ -79,7 +79,7 @@ class ResolverQuery:
         ]
         return transcript, boundaries
 
-    @cached_property
+    @property
     def head(self) -> int | None:
         """The key of the newest turn of the named conversation; None if it has no turns."""
         return self.conversation.head if self.conversation is not None else None

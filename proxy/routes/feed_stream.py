@@ -20,7 +20,6 @@ from proxy.routes.streaming import (
     Connection,
     Headers,
     StreamTimeouts,
-    monitor_client,
 )
 from proxy.service.remote_turns import Listener
 from proxy.service.turns import Opened
@@ -125,7 +124,7 @@ async def feed_stream(
     caller = authenticate(connection.scope, services)
     stream = FeedStream(services, connection, types)
     try:
-        async with monitor_client(stream.wake, connection, timeouts) as watch:
+        async with ClientMonitor(stream.wake, connection, timeouts) as watch:
             await stream.start(watch, headers)
             try:
                 with services.key_monitor.watch(authorization, caller, stream.invalidate):

@@ -7,10 +7,10 @@ no output within the keep-alive interval, it sends the headers with a comment, w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from starlette.types import Receive, Scope, Send
 
@@ -48,6 +48,8 @@ class Framing:
 _PART_BYTES = 256 * 1024
 """Parts of a JSON response. The connection buffers one of them."""
 IGNORED_HEADER = b"x-ignored-parameters"
+DISCONNECT = "handoff_proxy.disconnect"
+"""ASGI extension of this server: the ``Disconnect`` of the request. Otherwise a task waits for the message."""
 
 SSE = Framing(STREAM_HEADERS, sse.PING)
 SSE_WITH_IDS = Framing(STREAM_HEADERS, sse.PING_BETWEEN_IDS)
@@ -86,13 +88,30 @@ class Builder(Protocol):
         ...
 
 
+class Disconnect:
+    """Whether the client of one request has disconnected. Other servers than this one do not provide it."""
+
+    __slots__ = ("has_happened", "listener")
+
+    def __init__(self) -> None:
+        self.has_happened = False
+        self.listener: Callable[[], None] | None = None
+        """Called when it happens."""
+
+    def happen(self) -> None:
+        """Report the disconnect."""
+        self.has_happened = True
+        if self.listener is not None:
+            self.listener()
+
+
 class ClientMonitor:
-    """Detects client disconnects, keep-alive intervals without output, and clients that do not read.
+    """Detects client disconnects, keep-alive intervals without output, and clients that do not read, for a block.
 
     ``wake`` ends the wait of the log reader, so that it can check ``is_disconnected`` and ``is_quiet``.
     """
 
-    def __init__(self, wake: Callable[[], None], receive: Receive, timeouts: StreamTimeouts) -> None:
+    def __init__(self, wake: Callable[[], None], connection: Connection, timeouts: StreamTimeouts) -> None:
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._interval = timeouts.keep_alive
@@ -101,13 +120,18 @@ class ClientMonitor:
         self._quiet_since = self._loop.time()
         self._sending_since: float | None = None
         self._timer = self._loop.call_later(self._interval, self._tick)
-        self._disconnect = self._loop.create_task(wait_for_disconnect(receive), name="client")
-        self._disconnect.add_done_callback(lambda _: wake())
         self.is_stalled = False
+        self._task_of_disconnect: asyncio.Task[None] | None = None
+        provided: Disconnect | None = connection.scope.get("extensions", {}).get(DISCONNECT)
+        self._disconnect = provided or Disconnect()
+        if provided is None:
+            waiting = _report_disconnect(connection.receive, self._disconnect)
+            self._task_of_disconnect = self._loop.create_task(waiting, name="client")
+        self._disconnect.listener = wake
 
     def is_disconnected(self) -> bool:
         """Whether the client has disconnected."""
-        return self._disconnect.done()
+        return self._disconnect.has_happened
 
     def is_quiet(self) -> bool:
         """Whether nothing was sent for an interval."""
@@ -135,11 +159,30 @@ class ClientMonitor:
             due = min(due, self._sending_since + self._stall + 0.01)
         self._timer = self._loop.call_later(max(due - now, 0.01), self._tick)
 
-    async def close(self) -> None:
-        """Stop the timer and the disconnect task."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the timer and the disconnect task.
+
+        Raises:
+            ClientDisconnected: The client read nothing for the stall timeout.
+        """
         self._timer.cancel()
-        self._disconnect.cancel()
-        await asyncio.gather(self._disconnect, return_exceptions=True)
+        self._disconnect.listener = None
+        if self._task_of_disconnect is not None:
+            self._task_of_disconnect.cancel()
+            await asyncio.gather(self._task_of_disconnect, return_exceptions=True)
+        if self.is_stalled and isinstance(error, asyncio.CancelledError) and self._task is not None:
+            self._task.uncancel()
+            raise ClientDisconnected from None
+
+
+async def _report_disconnect(receive: Receive, disconnect: Disconnect) -> None:
+    await wait_for_disconnect(receive)
+    disconnect.happen()
 
 
 async def wait_for_disconnect(receive: Receive) -> None:
@@ -185,34 +228,35 @@ async def stream(
     chat completions.
     """
     send = connection.send
-    async with _read_and_monitor(live, connection, timeouts) as (reader, monitor):
-        entries = await (reader.next() if framing.starts_immediately else _opening(reader, monitor))
-        if monitor.is_disconnected():
-            return False
-        failure = entries[-1].event if entries else None
-        has_status = not (is_resumed or framing.starts_immediately)
-        if isinstance(failure, Failed) and has_status and all(map(_is_preface, entries[:-1])):
-            await answer_of(to_problem(failure), headers)(connection.scope, connection.receive, send)
-            return True
-        headers = with_ignored(headers, entries, parameters or {})
-        await send({"type": "http.response.start", "status": 200, "headers": headers + framing.headers})
-        while True:
-            is_last = bool(entries) and is_closing(entries[-1].event)
-            body = b"".join(map(encoder.encode, entries))
-            if framing.separator:
-                *before, body = _frames(body, framing.separator)
-                for one in before:
-                    await monitor.send(send, one)
-            if body or is_last:
-                await monitor.send(send, body, is_last=is_last)
-            elif monitor.is_quiet() and framing.ping:
-                await monitor.send(send, framing.ping)
-            if is_last:
-                return True
-            # A disconnect during a send does not wake the reader, so check before waiting.
-            entries = () if monitor.is_disconnected() else await reader.next()
+    with live.reader() as reader:
+        async with ClientMonitor(reader.wake, connection, timeouts) as monitor:
+            entries = await (reader.next() if framing.starts_immediately else _opening(reader, monitor))
             if monitor.is_disconnected():
                 return False
+            failure = entries[-1].event if entries else None
+            has_status = not (is_resumed or framing.starts_immediately)
+            if isinstance(failure, Failed) and has_status and all(map(_is_preface, entries[:-1])):
+                await answer_of(to_problem(failure), headers)(connection.scope, connection.receive, send)
+                return True
+            headers = with_ignored(headers, entries, parameters or {})
+            await send({"type": "http.response.start", "status": 200, "headers": headers + framing.headers})
+            while True:
+                is_last = bool(entries) and is_closing(entries[-1].event)
+                body = b"".join(map(encoder.encode, entries))
+                if framing.separator:
+                    *before, body = _frames(body, framing.separator)
+                    for one in before:
+                        await monitor.send(send, one)
+                if body or is_last:
+                    await monitor.send(send, body, is_last=is_last)
+                elif monitor.is_quiet() and framing.ping:
+                    await monitor.send(send, framing.ping)
+                if is_last:
+                    return True
+                # A disconnect during a send does not wake the reader, so check before waiting.
+                entries = () if monitor.is_disconnected() else await reader.next()
+                if monitor.is_disconnected():
+                    return False
 
 
 def _frames(body: bytes, separator: bytes) -> list[bytes]:
@@ -234,14 +278,15 @@ async def answer(
 
     Returns False if the client disconnected before the end.
     """
-    async with _read_and_monitor(live, connection, timeouts) as (reader, monitor):
-        while not live.is_finished or reader.position < live.length:
-            for entry in await reader.next():
-                builder.add(entry)
-                if type(entry.event) is ParametersIgnored:
-                    headers = with_ignored(headers, (entry,), parameters or {})
-            if monitor.is_disconnected():
-                return False
+    with live.reader() as reader:
+        async with ClientMonitor(reader.wake, connection, timeouts) as monitor:
+            while not live.is_finished or reader.position < live.length:
+                for entry in await reader.next():
+                    builder.add(entry)
+                    if type(entry.event) is ParametersIgnored:
+                        headers = with_ignored(headers, (entry,), parameters or {})
+                if monitor.is_disconnected():
+                    return False
     result = builder.answer()
     if isinstance(result, Failed):
         await answer_of(to_problem(result), headers)(connection.scope, connection.receive, connection.send)
@@ -262,41 +307,13 @@ async def answer(
 
 async def _send_parts(body: bytes, connection: Connection, timeouts: StreamTimeouts) -> bool:
     """Send a body as the client reads it; return False if the client disconnected before the end."""
-    async with monitor_client(lambda: None, connection, timeouts) as monitor:
+    async with ClientMonitor(lambda: None, connection, timeouts) as monitor:
         for start in range(0, len(body), _PART_BYTES):
             end = start + _PART_BYTES
             await monitor.send(connection.send, body[start:end], is_last=end >= len(body))
             if monitor.is_disconnected() and end < len(body):
                 return False
     return True
-
-
-@asynccontextmanager
-async def _read_and_monitor(
-    live: LiveTurn, connection: Connection, timeouts: StreamTimeouts
-) -> AsyncIterator[tuple[EventLogReader, ClientMonitor]]:
-    """Read the event log of a turn and monitor the client."""
-    with live.reader() as reader:
-        async with monitor_client(reader.wake, connection, timeouts) as monitor:
-            yield reader, monitor
-
-
-@asynccontextmanager
-async def monitor_client(
-    wake: Callable[[], None], connection: Connection, timeouts: StreamTimeouts
-) -> AsyncIterator[ClientMonitor]:
-    """Monitor the client; raise ``ClientDisconnected`` if it reads nothing for the stall timeout."""
-    monitor = ClientMonitor(wake, connection.receive, timeouts)
-    try:
-        yield monitor
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if not monitor.is_stalled or task is None:
-            raise
-        task.uncancel()
-        raise ClientDisconnected from None
-    finally:
-        await monitor.close()
 
 
 async def _opening(reader: EventLogReader, monitor: ClientMonitor) -> Sequence[Entry]:

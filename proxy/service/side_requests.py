@@ -43,6 +43,9 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
 
     def matches(self, text: str) -> bool:
         """Whether the text has this beginning and contains ``holds``."""
+        # Most texts differ in the first word, which needs no copy of the text.
+        if text[:1].lower() != self.begins[0] and not text[:1].isspace():
+            return False
         beginning = text[: 2 * len(self.begins)]
         return _plain(beginning).startswith(self.begins) and all(one in text for one in self.holds)
 

@@ -331,10 +331,13 @@ class Recorder:
 
     def emit(self, event: Event) -> None:
         """Record an event and forward it."""
+        # Most events are text, which has nothing to record.
+        if type(event) is not TextDelta:
+            self._record(event)
+        self._sink.emit(event)
+
+    def _record(self, event: Event) -> None:
         match event:
-            case TextDelta():
-                # Most events are of this class, so it is tested first.
-                pass
             case ToolStarted():
                 self._open[event.call_id] = event
             case ToolCompleted() | ToolFailed():
@@ -344,7 +347,6 @@ class Recorder:
                     self._add_use(call)
             case _:
                 pass
-        self._sink.emit(event)
 
     def _add_use(self, call: ModelCalled) -> None:
         calls, usage = self._uses.get((call.agent, call.model), (0, Usage()))

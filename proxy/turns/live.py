@@ -75,7 +75,7 @@ class EventLogReader:
     The writer does not wait for an observer, and an observer does not prevent the cancellation after a disconnect.
     """
 
-    __slots__ = ("_given", "_live", "_loop", "_wake", "is_observer", "position")
+    __slots__ = ("_given", "_live", "_loop", "is_observer", "position", "waiter")
 
     def __init__(self, live: LiveTurn, after: int, *, is_observer: bool) -> None:
         self.is_observer = is_observer
@@ -84,7 +84,8 @@ class EventLogReader:
         self._given = after
         self._live = live
         self._loop = asyncio.get_running_loop()
-        self._wake: asyncio.Future[None] | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        """Completed by ``wake``; None while the reader does not wait."""
 
     def __enter__(self) -> Self:
         self._live.enter(self)
@@ -110,8 +111,8 @@ class EventLogReader:
         if live.is_evicted:
             live.trim()
         if self._given >= live.length and not live.is_over:
-            self._wake = self._loop.create_future()
-            await self._wake
+            self.waiter = self._loop.create_future()
+            await self.waiter
         start, self._given = self._given, live.batch_end(self._given)
         if self._given < live.length:
             # Encoding a batch takes time, and more entries are ready: let other tasks run first.
@@ -128,8 +129,9 @@ class EventLogReader:
 
     def wake(self) -> None:
         """Let a waiting call of ``next`` return."""
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
 
 class Watcher(Protocol):
@@ -208,21 +210,23 @@ class LiveTurn:
         self.length += 1
         match event:
             case TextDelta() | ReasoningDelta() | RefusalDelta():
-                self._size += len(event.text)
+                size = len(event.text)
             case ClientToolArguments():
-                self._size += len(event.arguments)
+                size = len(event.arguments)
             case _:
-                self._size += _text_size(event)
+                size = _text_size(event)
                 if is_closing(event):
                     self.is_finished = self.is_over = True
-        size = self._sizes[-1] if self._sizes else 0
+        self._size += size
         self._sizes.append(self._size)
         if self.listener is not None:
             self.listener(entry)
         for reader in self._readers:
-            reader.wake()
+            # Of a batch of events, the first one wakes the reader.
+            if reader.waiter is not None:
+                reader.wake()
         # The change that ``_set_weight`` would find, without looking at the whole log.
-        change = self._size - size + ENTRY_WEIGHT
+        change = size + ENTRY_WEIGHT
         self._weight += change
         if self._holds:
             self._memory.add(change)
