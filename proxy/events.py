@@ -4,7 +4,7 @@ Their order is
 
     Started (ParametersIgnored | ContextCompacted | ModelCalled | ReasoningDelta | TextDelta | RefusalDelta
              | ToolStarted | ToolCompleted | ToolFailed | Handoff | ClientToolCall | ClientToolArguments
-             | ApprovalRequested | ApprovalDecided)*
+             | ApprovalRequested | ApprovalDecided | DelegateEvent)*
     (Completed | Failed | Cancelled)
 
 ``turns`` ensures this order, and that every ToolStarted has exactly one ToolCompleted or ToolFailed before the closing
@@ -169,6 +169,21 @@ class ContextCompacted(Struct, frozen=True, tag="context_compacted", omit_defaul
     summary: str = ""
 
 
+class DelegateEvent(Struct, frozen=True, tag="delegate"):
+    """An event of a delegate, an agent or team that ``call_id`` called with a task; ``agent`` is its active agent."""
+
+    call_id: str
+    agent: str
+    event: Event
+
+
+def innermost(event: Event) -> Event:
+    """Return the event of the innermost delegate; other events unchanged."""
+    while isinstance(event, DelegateEvent):
+        event = event.event
+    return event
+
+
 def model_calls(event: Event) -> tuple[ModelCalled, ...]:
     """Return the model calls that an event reports."""
     match event:
@@ -176,6 +191,8 @@ def model_calls(event: Event) -> tuple[ModelCalled, ...]:
             return (event,)
         case ContextCompacted():
             return event.calls
+        case DelegateEvent():
+            return model_calls(event.event)
         case _:
             return ()
 
@@ -237,6 +254,7 @@ Event = (
     | ParametersIgnored
     | ModelCalled
     | ContextCompacted
+    | DelegateEvent
     | Completed
     | Failed
     | Cancelled

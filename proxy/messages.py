@@ -235,6 +235,17 @@ class Compaction(Struct, frozen=True, omit_defaults=True):
     """Characters of each shortened tool result."""
 
 
+class DelegateRecord(Struct, frozen=True, omit_defaults=True):
+    """The work of a delegate that waits for approval of calls, with the result of the call that started it."""
+
+    agent: str
+    """The active agent of the delegate."""
+    items: list[Item]
+    """Its own messages so far."""
+    approvals: list[str]
+    """The ids of the approvals."""
+
+
 class Item(Struct, frozen=True, omit_defaults=True):
     """A message as stored in a conversation.
 
@@ -250,6 +261,8 @@ class Item(Struct, frozen=True, omit_defaults=True):
     compaction: Compaction | None = None
     tokens: int | None = None
     """Size of the context after this assistant message, as its provider reported it: prompt and completion."""
+    delegate: DelegateRecord | None = None
+    """What a delegate has done that waits for approval."""
 
 
 class ForeignItem(Struct, frozen=True):

@@ -21,6 +21,7 @@ from proxy.events import (
     ModelCalled,
     ToolCompleted,
     ToolFailed,
+    innermost,
 )
 from proxy.messages import Usage
 
@@ -135,7 +136,7 @@ class Metrics:
         """Count a turn by its log."""
         team = team if team in self._teams else OTHER
         for entry in entries:
-            match entry.event:
+            match innermost(entry.event):
                 case ModelCalled(model=model, usage=usage):
                     self.model_called(model, usage)
                 case ContextCompacted(method=method, calls=calls):

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.agents.compaction.context_view import cut_of, view_of
+from proxy.agents.delegation import REPEAT_LATER
 from proxy.agents.model_reply import ModelReply, call_model, call_size, visible_client_tools
 from proxy.agents.prompt import assistant_message
 from proxy.agents.spans import record_handoff
@@ -73,7 +74,7 @@ class AgentLoop:
     def abilities(self) -> Abilities:
         """What the agent's model supports now; OpenAI rejects a prediction together with tools."""
         abilities = self.agent.model.abilities
-        has_tools = bool(self.agent.tools or self.agent.delegates)
+        has_tools = bool(self.agent.tools or self.agent.delegates or self.agent.delegations)
         return abilities.without("prediction") if has_tools else abilities
 
     def client_tools(
@@ -87,7 +88,9 @@ class AgentLoop:
         return [
             tool.name
             for tool in self.client_tools(client_tools, max_client_tools)
-            if tool.name in self.agent.tools or tool.name in self.agent.delegates
+            if tool.name in self.agent.tools
+            or tool.name in self.agent.delegates
+            or tool.name in self.agent.delegations
         ]
 
     async def run(self, state: TurnState) -> AgentOutcome:
@@ -100,7 +103,9 @@ class AgentLoop:
         """
         continuation, state.turn.continuation = state.turn.continuation, None
         if continuation is not None:
-            await self._server_calls.apply_decisions(state, continuation)
+            pauses = await self._server_calls.apply_decisions(state, continuation)
+            if pauses:
+                return ApprovalPending(self._server_calls.ask(state, (), pauses))
         # At a limit the turn ends with what there is, like an answer that the model cut.
         while not state.is_at_limit:
             reply = await call_model(self.agent, state, self._own_tools(state))
@@ -133,7 +138,9 @@ class AgentLoop:
     def _own_tools(self, state: TurnState) -> list[FunctionTool]:
         specs = self._server_calls.specs
         tools = [specs[name] for name, tool in self.agent.tools.items() if is_offered(tool)]
-        return [*tools, *(self._delegate_specs if state.handoffs < state.limits.max_handoffs else ())]
+        delegates = self._server_calls.delegation_specs if state.can_delegate else ()
+        handoffs = self._delegate_specs if state.handoffs < state.limits.max_handoffs else ()
+        return [*tools, *delegates, *handoffs]
 
     async def _handle_calls(self, state: TurnState, reply: ModelReply) -> AgentOutcome | None:
         """Handle all calls of a reply; None if the model has to be called again with the results."""
@@ -142,18 +149,22 @@ class AgentLoop:
         pending = tuple(call.id for call in reply.calls if call.kind == "client")
         results |= self._server_calls.without_question(state, reply.calls, has_client_calls=bool(pending))
         unapproved = [call for call in reply.calls if call.kind == "approval" and call.id not in results]
-        can_hand_off = not pending and not unapproved
+        pauses = [state.pauses.pop(call.id) for call in reply.calls if call.id in state.pauses]
+        records = {} if pending else {pause.call_id: pause.record for pause in pauses}
+        if pending:
+            results |= {pause.call_id: REPEAT_LATER for pause in pauses}
+        can_hand_off = not pending and not unapproved and not pauses
         handoff = next((c for c in reply.calls if c.kind == "delegate"), None) if can_hand_off else None
         for call in reply.calls:
             if call.kind != "client":
                 result = results.get(call.id)
                 if result is None:
                     result = self._result_without_run(call, handoff, can_hand_off=can_hand_off)
-                append_tool_result(state, self.agent, call.id, result)
+                append_tool_result(state, self.agent, call.id, result, records.get(call.id))
         if pending:
             return ToolResultsPending(pending)
-        if unapproved:
-            return ApprovalPending(self._server_calls.ask(state, unapproved))
+        if unapproved or pauses:
+            return ApprovalPending(self._server_calls.ask(state, unapproved, pauses))
         return self._hand_off(state, handoff) if handoff is not None else None
 
     def _hand_off(self, state: TurnState, call: Call) -> AgentHandedOff:
@@ -191,6 +202,8 @@ class AgentLoop:
             return "error: not transferred, because only one transfer at a time is possible"
         if call.kind == "surplus":
             return "error: not executed, because only one call at a time is allowed"
+        if call.name in self.agent.delegations:
+            return "error: no further delegation is possible here; do the task yourself"
         if call.name in self.agent.delegates:
             return "error: no further transfers in this turn; answer the user yourself"
         return unknown_tool(call.name)

@@ -89,6 +89,9 @@ class CacheablePrompt:
             for name, tool in agent.tools.items()
             if is_offered(tool)
         }
+        of_server |= {
+            name: one.spec for agent in self.agents.values() for name, one in agent.delegations.items()
+        }
         tools = (*of_server.values(), *self.delegates, *client_tools)
         return CacheableLayout(self._messages(active.name, turn, view), tools)
 
@@ -111,7 +114,7 @@ class CacheablePrompt:
 
 
 def _section(agent: Agent, differing: set[str]) -> str:
-    names = ", ".join((*agent.tools, *agent.delegates)) or "none"
+    names = ", ".join((*agent.tools, *agent.delegations, *agent.delegates)) or "none"
     section = _SECTION.format(name=agent.name, instructions=agent.instructions.strip(), tools=names)
     when = [f"{name}: {d.spec.description}" for name, d in agent.delegates.items() if name in differing]
     return "\n".join([section, *when])

@@ -298,7 +298,7 @@ class MemberChannel:
 
     def _tool_began(self, event: ToolBegan) -> None:
         state = self._state
-        state.tool_calls += 1
+        state.add_tool_call()
         if state.tool_calls > state.limits.max_tool_calls:
             # The call has begun already, so that it cannot be answered with an error.
             self.finish_reason = "length"
@@ -316,8 +316,8 @@ class MemberChannel:
 
     def _model_used(self, event: ModelUsed) -> None:
         state, now = self._state, time.monotonic()
-        state.model_calls += 1
-        state.completion_tokens += event.usage.completion
+        state.add_model_call()
+        state.add_tokens(event.usage.completion)
         # Never held: an earlier turn has reported its own calls only.
         state.sink.emit(
             ModelCalled(self._agent.name, event.model, event.usage, now - self._model_began, event.cost)

@@ -78,7 +78,7 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
         UpstreamFailed: The model call failed.
     """
     await state.sink.attended()
-    state.model_calls += 1
+    state.add_model_call()
     client_tools = _client_tools(agent, state)
     compactor = state.compactor
     if compactor is None:
@@ -164,7 +164,7 @@ async def _stream_reply(
         raise
     finally:
         if not call.is_repeated:
-            state.completion_tokens += call.usage.completion if call.usage else 0
+            state.add_tokens(call.usage.completion if call.usage else 0)
             seconds = time.monotonic() - call.began
             state.sink.emit(ModelCalled(agent.name, call.name, call.usage, seconds, call.cost))
     if call.usage is not None:
@@ -223,6 +223,8 @@ def _add_call_piece(
 
 
 def _kind(agent: Agent, state: TurnState, name: str, client_names: Collection[str]) -> CallKind:
+    if name in agent.delegations and state.can_delegate:
+        return "server"
     if name in agent.tools:
         return "approval" if name in agent.approvals else "server"
     if name in agent.delegates and state.handoffs < state.limits.max_handoffs:

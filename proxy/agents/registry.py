@@ -13,10 +13,11 @@ import msgspec
 
 from proxy.agents.compaction.compactor import CompactionPolicy, Compactor
 from proxy.agents.compaction.summary import CutCache, SummaryWriter
+from proxy.agents.delegation import delegate_tool_spec
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.remote_member import RemoteMember
 from proxy.agents.team import AgentTeam, TeamFacts
-from proxy.agents.turn_state import Agent, Delegate
+from proxy.agents.turn_state import Agent, Delegate, Delegation
 from proxy.errors import ModelNotFound
 from proxy.members.port import Member
 from proxy.messages import Parameters
@@ -25,6 +26,7 @@ from proxy.providers.model import Model
 from proxy.teamfiles.definitions import (
     AgentDefinition,
     ComponentModel,
+    DelegateDefinition,
     HandoffDefinition,
     RemoteAgentDefinition,
     TeamDefinition,
@@ -179,6 +181,12 @@ class Registry:
             return self._exposed[model], True
         raise ModelNotFound(model)
 
+    def _find_team(self, name: str) -> AgentTeam:
+        """Return a team of the team files, for a delegation to it."""
+        if name not in self._teams:
+            raise ModelNotFound(name)
+        return self._teams[name]
+
     def knows(self, model: str) -> bool:
         """Whether a team has this model id."""
         try:
@@ -210,7 +218,14 @@ class Registry:
         agents = [self._agent(agent, definition.agents[agent], definition) for agent in definition.agents]
         side_model = self._side_model(definition)
         compactor = self._compactor(name, definition)
-        return AgentTeam(facts, agents, self._dispatcher, side_model=side_model, compactor=compactor)
+        return AgentTeam(
+            facts,
+            agents,
+            self._dispatcher,
+            side_model=side_model,
+            compactor=compactor,
+            find_team=self._find_team,
+        )
 
     def _one_agent(self, team: str, name: str, definition: TeamDefinition) -> AgentTeam:
         facts = dataclasses.replace(
@@ -221,7 +236,7 @@ class Registry:
             description=definition.agents[name].description,
         )
         agent = self._agent(name, definition.agents[name], definition)
-        alone = dataclasses.replace(agent, delegates={})
+        alone = dataclasses.replace(agent, delegates={}, delegations={})
         side_model = self._side_model(definition)
         compactor = self._compactor(team, definition)
         return AgentTeam(facts, [alone], self._dispatcher, side_model=side_model, compactor=compactor)
@@ -267,12 +282,28 @@ class Registry:
             tools={tool.spec.name: tool for tool, _ in tools},
             approvals=frozenset(tool.spec.name for tool, use in tools if use.approval == "required"),
             delegates={handoff.tool_name: _delegate(handoff, team) for handoff in definition.handoffs},
+            delegations={one.tool_name: self._delegation(one, team) for one in definition.delegates},
             client_tools=client_tools,
             parameters=msgspec.convert(definition.parameters, Parameters, strict=False),
             max_parallel_tools=definition.max_parallel_tools,
             tool_call_timeout=definition.tool_call_timeout,
             member=self._member(definition),
             window=self._models.window_of(definition.model),
+        )
+
+    def _delegation(self, definition: DelegateDefinition, team: TeamDefinition) -> Delegation:
+        if definition.to is not None:
+            description = team.agents[definition.to].description
+        else:
+            description = self.definitions.teams[definition.team or ""].description
+        spec = delegate_tool_spec(definition.tool_name, definition.name, definition.when, description)
+        return Delegation(
+            spec,
+            agent=definition.to or "",
+            team=definition.team or "",
+            has_conversation=definition.context == "conversation",
+            seconds=definition.seconds,
+            limits=definition.limits,
         )
 
     def _member(self, definition: AgentDefinition) -> Member | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,12 +17,13 @@ from proxy.agents.agent_loop import (
 from proxy.agents.cacheable_prompt import CacheablePrompt
 from proxy.agents.compaction.compactor import Compactor
 from proxy.agents.compaction.size import items_tokens
+from proxy.agents.delegation import DelegateJob
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.member_loop import MemberLoop
 from proxy.agents.spans import agent_span
 from proxy.agents.turn_state import Agent, TurnState
-from proxy.errors import UpstreamFailed
-from proxy.events import Event, ModelCalled
+from proxy.errors import ModelNotFound, UpstreamFailed
+from proxy.events import Event, ModelCalled, Started
 from proxy.messages import FunctionTool
 from proxy.providers.capabilities import Abilities
 from proxy.providers.model import Model
@@ -65,8 +66,10 @@ class AgentTeam:
         *,
         side_model: Model,
         compactor: Compactor | None = None,
+        find_team: Callable[[str], AgentTeam] | None = None,
     ) -> None:
         self.facts = facts
+        self._find_team = find_team or _no_team
         self._compactor = compactor or Compactor.disabled(side_model, facts.name)
         self.side = SideTeam(facts.name, side_model)
         self._loops = {agent.name: _loop_of(agent) for agent in agents}
@@ -163,7 +166,10 @@ class AgentTeam:
         Raises:
             TurnFailed: The turn could not be finished.
         """
-        state = self._state(turn, sink)
+        return await self._outcome(self._state(turn, sink))
+
+    async def _outcome(self, state: TurnState) -> TeamOutcome:
+        turn = state.turn
         while True:
             with agent_span(turn.agent, state):
                 outcome = await self._dispatcher.run(self._loops[turn.agent], state)
@@ -176,6 +182,31 @@ class AgentTeam:
                     return TeamOutcome("stop", approvals=requests)
                 case AgentHandedOff():
                     continue
+
+    async def _run_delegate(self, job: DelegateJob) -> TeamOutcome:
+        """Run a delegate of an agent of this team.
+
+        Raises:
+            TurnFailed: The delegate failed.
+        """
+        name = job.delegation.team
+        team = self if not name else self._find_team(name)
+        return await team.run_job(job)
+
+    async def run_job(self, job: DelegateJob) -> TeamOutcome:
+        """Run a delegate that is an agent of this team, or the team itself.
+
+        Raises:
+            TurnFailed: The delegate failed.
+        """
+        turn, parent = job.turn, job.parent
+        if turn.agent not in self._loops:
+            turn.agent = job.delegation.agent or self.entry
+        state = self._state(turn, job.sink)
+        state.parent, state.depth = parent, parent.depth + 1
+        state.limits = job.delegation.limits or self.facts.limits
+        job.sink.emit(Started(turn.id, turn.agent, self.steps))
+        return await self._outcome(state)
 
     def input_tokens(self, turn: Turn) -> int:
         """Return the estimated size of the turn's first model call in tokens."""
@@ -209,7 +240,12 @@ class AgentTeam:
             max_client_tools=facts.max_client_tools,
             cacheable_prompt=self._cacheable_prompt,
             compactor=self._compactor,
+            run_delegate=self._run_delegate,
         )
+
+
+def _no_team(name: str) -> AgentTeam:
+    raise ModelNotFound(name)
 
 
 class _NoSink:

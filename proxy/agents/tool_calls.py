@@ -9,15 +9,38 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
+from proxy.agents.delegation import (
+    DelegateTool,
+    Resumed,
+    delegated_call,
+    items_before_call,
+    record_of,
+)
 from proxy.agents.prompt import assistant_message, state_of_repeated
-from proxy.agents.turn_state import Agent, Call, TurnState, clean_name, new_call_id, wire_call
+from proxy.agents.turn_state import (
+    Agent,
+    Call,
+    DelegatePause,
+    TurnState,
+    clean_name,
+    new_call_id,
+    wire_call,
+)
 from proxy.events import ApprovalRequested, TextDelta, ToolCompleted, ToolFailed, ToolStarted
-from proxy.messages import AssistantMessage, FunctionTool, Item, ToolMessage, UserMessage
+from proxy.messages import (
+    AssistantMessage,
+    DelegateRecord,
+    FunctionTool,
+    Item,
+    ToolMessage,
+    UserMessage,
+)
 from proxy.tools.execution import CallResult, PreparedCall, find_argument_error, run_calls
-from proxy.tools.port import ToolContext
+from proxy.tools.port import Tool, ToolContext
 from proxy.tracing import Attribute, current_span
 from proxy.turns.contract import (
     CALL_UNKNOWN,
@@ -47,9 +70,12 @@ def unknown_tool(name: str) -> str:
     return f"error: there is no tool named {clean_name(name)!r}"
 
 
-def append_tool_result(state: TurnState, agent: Agent, call_id: str, result: str) -> None:
-    """Append the result of a call to the items of the turn."""
-    state.turn.items.append(Item(ToolMessage(call_id, result), agent=agent.name, visible=False))
+def append_tool_result(
+    state: TurnState, agent: Agent, call_id: str, result: str, record: DelegateRecord | None = None
+) -> None:
+    """Append the result of a call to the items of the turn; ``record`` is that of a delegate that waits."""
+    item = Item(ToolMessage(call_id, result), agent=agent.name, visible=False, delegate=record)
+    state.turn.items.append(item)
 
 
 class ServerCalls:
@@ -61,6 +87,7 @@ class ServerCalls:
             name: _spec_with_approval(tool.spec) if name in agent.approvals else tool.spec
             for name, tool in agent.tools.items()
         }
+        self.delegation_specs = [delegation.spec for delegation in agent.delegations.values()]
         """The tool descriptions for the model, by name."""
 
     async def run(self, state: TurnState, calls: Sequence[Call]) -> dict[str, str]:
@@ -73,7 +100,7 @@ class ServerCalls:
             if not state.can_run_tool:
                 rejected[call.id] = _TOO_MANY
                 continue
-            state.tool_calls += 1
+            state.add_tool_call()
             key = f"{state.turn.call_scope or state.turn.id}:{state.model_calls}:{index}"
             runnable.append((call, self._prepare(state, call, key)))
         return rejected | await self._run(state, runnable)
@@ -99,17 +126,26 @@ class ServerCalls:
             elif not state.can_run_tool:
                 results[call.id] = _TOO_MANY
             else:
-                state.tool_calls += 1
+                state.add_tool_call()
         return results
 
-    def ask(self, state: TurnState, calls: Sequence[Call]) -> tuple[ApprovalRequest, ...]:
-        """Emit a question for approval of the calls as the answer of the turn; return the requests."""
-        requests = tuple(
+    def ask(
+        self, state: TurnState, calls: Sequence[Call], pauses: Sequence[DelegatePause] = ()
+    ) -> tuple[ApprovalRequest, ...]:
+        """Emit a question for approval of the calls as the answer of the turn; return the requests.
+
+        ``pauses`` are delegates that wait for approvals too. A delegate emits nothing: the agent that the user talks to
+        asks for it.
+        """
+        own = tuple(
             ApprovalRequest(
                 f"appr_{secrets.token_hex(16)}", call.id, call.name, "".join(call.arguments) or "{}"
             )
             for call in calls
         )
+        requests = (*own, *(request for pause in pauses for request in pause.requests))
+        if state.parent is not None:
+            return requests
         text = _question(requests)
         state.sink.emit(TextDelta(text))
         for request in requests:
@@ -121,17 +157,18 @@ class ServerCalls:
         state.turn.items.append(Item(AssistantMessage(content=text), agent=self.agent.name))
         return requests
 
-    async def apply_decisions(self, state: TurnState, continuation: ApprovalContinuation) -> None:
+    async def apply_decisions(
+        self, state: TurnState, continuation: ApprovalContinuation
+    ) -> Sequence[DelegatePause]:
         """Repeat the calls of an earlier turn under new ids, with the results that the decisions lead to.
+
+        Calls of a delegate resume it. Return the delegates that wait for approvals again.
 
         Raises:
             StoreUnavailable: The start of an approved call could not be recorded, so it was not run.
         """
-        calls = [
-            (source, Call(new_call_id(), source.name, "server", arguments=[source.arguments]))
-            for source in continuation.calls
-        ]
-        ids = {source.approval_id: call.id for source, call in calls}
+        repeated = self._repeated(state, continuation)
+        ids = {source.approval_id: one.call.id for one in repeated for source in one.sources}
         for decided in continuation.decided:
             call_id = ids.get(decided.approval_id, decided.call_id)
             state.sink.emit(msgspec.structs.replace(decided, call_id=call_id))
@@ -147,35 +184,71 @@ class ServerCalls:
             state.turn.items.append(
                 Item(UserMessage(continuation.note), agent=self.agent.name, visible=False)
             )
-        if not calls:
-            return
-        message = assistant_message("", "", [wire_call(call) for _, call in calls])
-        provider_state = state_of_repeated(message, state.turn.context)
+        if not repeated:
+            return ()
+        message = assistant_message("", "", [wire_call(one.call) for one in repeated])
+        provider_state = state_of_repeated(message, [*state.turn.context, *state.turn.items])
         state.turn.items.append(Item(message, agent=self.agent.name, visible=False, state=provider_state))
-        results = await self._run_approved(state, calls, continuation.runs)
-        for source, call in calls:
-            result = results.get(call.id, unknown_tool(call.name)) if source.result is None else source.result
-            append_tool_result(state, self.agent, call.id, result)
+        results = await self._run_approved(state, repeated, continuation.runs)
+        pauses = [state.pauses.pop(one.call.id) for one in repeated if one.call.id in state.pauses]
+        records = {pause.call_id: pause.record for pause in pauses}
+        for one in repeated:
+            result = results.get(one.call.id, unknown_tool(one.call.name))
+            append_tool_result(state, self.agent, one.call.id, result, records.get(one.call.id))
+        return pauses
+
+    def _repeated(self, state: TurnState, continuation: ApprovalContinuation) -> list[_Repeated]:
+        """Return the calls to repeat: those of the agent itself, and one for each delegate that waits."""
+        items = [*state.turn.context, *state.turn.items]
+        repeated: list[_Repeated] = []
+        by_delegate: dict[str, _Repeated] = {}
+        for source in continuation.calls:
+            waiting = record_of(items, source.approval_id)
+            call = delegated_call(items, waiting) if waiting is not None else None
+            if waiting is None or call is None:
+                own = Call(new_call_id(), source.name, "server", arguments=[source.arguments])
+                repeated.append(_Repeated(own, [source]))
+            elif call.id in by_delegate:
+                by_delegate[call.id].sources.append(source)
+            else:
+                function = call.function
+                again = Call(new_call_id(), function.name, "server", arguments=[function.arguments])
+                before = items_before_call(items, call.id)
+                by_delegate[call.id] = _Repeated(again, [source], waiting.delegate, before)
+                repeated.append(by_delegate[call.id])
+        return repeated
 
     async def _run_approved(
-        self, state: TurnState, calls: Sequence[tuple[ContinuationCall, Call]], runs: ApprovedCallLog | None
+        self, state: TurnState, repeated: Sequence[_Repeated], runs: ApprovedCallLog | None
     ) -> dict[str, str]:
         results: dict[str, str] = {}
         runnable: list[tuple[Call, PreparedCall]] = []
-        for source, call in calls:
+        for one in repeated:
+            call = one.call
+            if one.record is not None:
+                delegation = self.agent.delegations.get(call.name)
+                if delegation is not None and state.run_delegate is not None:
+                    resumed = Resumed(one.record, one.sources, runs)
+                    tool = DelegateTool(delegation, state, call.id, one.before, resumed)
+                    runnable.append((call, self._prepared(state, call, call.id, tool, delegation.seconds)))
+                continue
+            source = one.sources[0]
+            if source.result is not None:
+                results[call.id] = source.result
             if source.result is not None or runs is None or call.name not in self.agent.tools:
                 continue
             await state.sink.attended()
             if not await runs.begin(source.approval_id):
                 results[call.id] = RUN_UNKNOWN
                 continue
-            state.tool_calls += 1
+            state.add_tool_call()
             # The key is the approval id, so that it is the same in every attempt to run the call.
             runnable.append((call, self._prepare(state, call, source.approval_id)))
 
         async def record_end(index: int, result: CallResult) -> None:
             assert runs is not None
-            await runs.end(runnable[index][1].context.call_key, result.text)
+            if not isinstance(runnable[index][1].tool, DelegateTool):
+                await runs.end(runnable[index][1].context.call_key, result.text)
 
         return results | await self._run(state, runnable, record_end)
 
@@ -229,23 +302,43 @@ class ServerCalls:
         return {call.id: result.text for (call, _), result in zip(runnable, results, strict=True)}
 
     def _prepare(self, state: TurnState, call: Call, key: str) -> PreparedCall:
+        if (delegation := self.agent.delegations.get(call.name)) is not None:
+            items = [*state.turn.context, *state.turn.items]
+            tool = DelegateTool(delegation, state, call.id, items_before_call(items, call.id))
+            return self._prepared(state, call, key, tool, delegation.seconds)
+        tool_of_agent = self.agent.tools[call.name]
+        return self._prepared(state, call, key, tool_of_agent, self.agent.tool_call_timeout)
+
+    def _prepared(
+        self, state: TurnState, call: Call, key: str, tool: Tool, time_limit: float
+    ) -> PreparedCall:
         turn = state.turn
         context = ToolContext(
             call_key=key,
-            turn_id=turn.id,
+            turn_id=turn.public_id,
             conversation_id=turn.conversation_id,
             caller=turn.caller,
             agent=self.agent.name,
             data_dir=state.data_dir,
         )
         return PreparedCall(
-            tool=self.agent.tools[call.name],
+            tool=tool,
             arguments="".join(call.arguments),
             context=context,
             call_id=call.id,
-            time_limit=self.agent.tool_call_timeout,
+            time_limit=time_limit,
             max_result_bytes=state.max_tool_result_bytes,
         )
+
+
+@dataclass(slots=True)
+class _Repeated:
+    """A call that is repeated. For the call of a delegate, ``sources`` are the decided calls of that delegate."""
+
+    call: Call
+    sources: list[ContinuationCall]
+    record: DelegateRecord | None = None
+    before: Sequence[Item] = ()
 
 
 # --- texts of approvals ---

@@ -13,16 +13,17 @@ import msgspec
 
 from proxy.agents.compaction.context_view import ContextMemory
 from proxy.members.port import Member
-from proxy.messages import FunctionCall, FunctionTool, Parameters, ToolCall
+from proxy.messages import DelegateRecord, FunctionCall, FunctionTool, Parameters, ToolCall
 from proxy.providers.context_windows import ContextWindow
 from proxy.providers.model import Model
 from proxy.teamfiles.definitions import ClientTools, Limits
 from proxy.tools.port import Tool
-from proxy.turns.contract import Sink, Turn
+from proxy.turns.contract import ApprovalRequest, Sink, Turn
 
 if TYPE_CHECKING:
     from proxy.agents.cacheable_prompt import CacheablePrompt
     from proxy.agents.compaction.compactor import Compactor
+    from proxy.agents.delegation import RunDelegate
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,26 @@ class Delegate:
 
 
 @dataclass(frozen=True, slots=True)
+class Delegation:
+    """An agent or team that an agent can call with a task: the tool that the model sees, and what it runs."""
+
+    spec: FunctionTool
+    agent: str = ""
+    """Agent of the same team, if not a team."""
+    team: str = ""
+    has_conversation: bool = False
+    """Whether the delegate sees the conversation before the task."""
+    seconds: float = 120.0
+    limits: Limits | None = None
+    """Of each run; the limits of its team if None."""
+
+    @property
+    def name(self) -> str:
+        """The name of the agent or team."""
+        return self.agent or self.team
+
+
+@dataclass(frozen=True, slots=True)
 class Agent:
     """The definition of an agent with all names resolved to models and tools."""
 
@@ -43,6 +64,7 @@ class Agent:
     model: Model
     tools: Mapping[str, Tool] = field(default_factory=dict)
     delegates: Mapping[str, Delegate] = field(default_factory=dict)
+    delegations: Mapping[str, Delegation] = field(default_factory=dict)
     client_tools: ClientTools = "auto"
     parameters: Parameters = field(default_factory=Parameters)
     max_parallel_tools: int = 8
@@ -55,9 +77,21 @@ class Agent:
     """Of the model."""
 
 
+@dataclass(frozen=True, slots=True)
+class DelegatePause:
+    """A delegate that waits for approvals; ``call_id`` is the call that started it."""
+
+    call_id: str
+    requests: tuple[ApprovalRequest, ...]
+    record: DelegateRecord
+
+
 @dataclass(slots=True)
 class TurnState:
-    """The state of one turn, shared by all agents that work on it: its limits, and what was used of them."""
+    """The state of one turn, shared by all agents that work on it: its limits, and what was used of them.
+
+    A delegate has a state of its own, whose use also counts for its ``parent``.
+    """
 
     team: str
     turn: Turn
@@ -80,6 +114,35 @@ class TurnState:
     compactor: Compactor | None = None
     """Shortens contexts that are too long; None sends them as they are."""
     context_memory: ContextMemory = field(default_factory=ContextMemory)
+    run_delegate: RunDelegate | None = None
+    parent: TurnState | None = None
+    depth: int = 0
+    """How many delegates are around this one."""
+    pauses: dict[str, DelegatePause] = field(default_factory=dict)
+    """Delegates that wait for approvals, by call id."""
+
+    def add_model_call(self) -> None:
+        """Count a model call."""
+        self.model_calls += 1
+        if self.parent is not None:
+            self.parent.add_model_call()
+
+    def add_tool_call(self) -> None:
+        """Count a call of a server tool."""
+        self.tool_calls += 1
+        if self.parent is not None:
+            self.parent.add_tool_call()
+
+    def add_tokens(self, tokens: int) -> None:
+        """Count completion tokens."""
+        self.completion_tokens += tokens
+        if self.parent is not None:
+            self.parent.add_tokens(tokens)
+
+    @property
+    def can_delegate(self) -> bool:
+        """Whether agents may call delegates at this depth."""
+        return self.run_delegate is not None and self.depth < self.limits.max_delegate_depth
 
     @property
     def has_all_messages(self) -> bool:
@@ -95,12 +158,14 @@ class TurnState:
             self.model_calls >= self.limits.max_model_calls
             or self.has_all_messages
             or (limit is not None and self.completion_tokens >= limit)
+            or (self.parent is not None and self.parent.is_at_limit)
         )
 
     @property
     def can_run_tool(self) -> bool:
         """Whether another server tool may run."""
-        return self.tool_calls < self.limits.max_tool_calls and not self.has_all_messages
+        is_within = self.tool_calls < self.limits.max_tool_calls and not self.has_all_messages
+        return is_within and (self.parent is None or self.parent.can_run_tool)
 
 
 CallKind = Literal["server", "approval", "delegate", "client", "surplus", "unknown"]

@@ -56,8 +56,15 @@ class EventLog:
 
 
 def _without_text(frame: FeedFrame) -> dict[str, Any]:
-    written = _WRITTEN.get(frame.type, ())
+    return _stripped(frame.type, frame.data)
+
+
+def _stripped(kind: str, data: dict[str, Any]) -> dict[str, Any]:
+    if kind == "delegate.event":
+        inner = data["event"]
+        return {**data, "event": {**inner, "data": _stripped(inner["type"], inner["data"])}}
+    written = _WRITTEN.get(kind, ())
     return {
         name if name not in written else f"{name}_length": value if name not in written else len(value)
-        for name, value in frame.data.items()
+        for name, value in data.items()
     }

@@ -51,6 +51,8 @@ class Limits(_StrictModel):
     """The user message, model replies and tool results; at the limit the turn ends with finish_reason ``length``."""
     max_tool_calls: Annotated[Integer, Field(ge=0, le=1000)] = 50
     """Further calls are not executed; their result states the limit."""
+    max_delegate_depth: Annotated[Integer, Field(ge=0, le=10)] = 3
+    """How many delegates can run inside of each other."""
     max_output_tokens: Annotated[Integer, Field(ge=1)] | None = None
     """Completion tokens of the whole turn; at the limit the turn ends with finish_reason ``length``."""
     turn_seconds: Annotated[Real, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -146,6 +148,33 @@ class HandoffDefinition(_StrictModel):
         return self.tool or f"transfer_to_{snake_case(self.to)}"
 
 
+class DelegateDefinition(_StrictModel):
+    """An agent of the team, or another team, that an agent can call with a task."""
+
+    to: Name | None = None
+    team: Name | None = None
+    when: str = ""
+    """When to delegate; part of the description of the tool."""
+    tool: FunctionName | None = None
+    """Name of the tool; ``ask_<target in snake case>`` if unset."""
+    context: Literal["task", "conversation"] = "task"
+    """Whether the delegate sees only the task, or the conversation before it too."""
+    seconds: Annotated[Real, Field(gt=0, le=3600, allow_inf_nan=False)] = 120.0
+    """Time limit of one run."""
+    limits: Limits | None = None
+    """Limits of one run; those of the delegate's team if unset."""
+
+    @property
+    def name(self) -> str:
+        """The name of the agent or team."""
+        return self.to or self.team or ""
+
+    @property
+    def tool_name(self) -> str:
+        """The name of the tool for the model."""
+        return self.tool or f"ask_{snake_case(self.name)}"
+
+
 class ToolUse(_StrictModel):
     """A tool of an agent; a string in the file is a tool with this name and no other options."""
 
@@ -175,6 +204,8 @@ class AgentDefinition(_StrictModel):
     """Models to try in order if the previous one fails before its first delta."""
     tools: tuple[Annotated[ToolUse, BeforeValidator(_tool_use)], ...] = ()
     handoffs: tuple[HandoffDefinition, ...] = ()
+    delegates: tuple[DelegateDefinition, ...] = ()
+    """Agents and teams that the agent can call with a task."""
     client_tools: ClientTools | None = None
     """Overrides ``client_tools`` of the team."""
     parameters: dict[str, Any] = {}

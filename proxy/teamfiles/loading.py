@@ -292,4 +292,5 @@ def _reachable(team: TeamDefinition) -> set[str]:
         if name not in reached and name in team.agents:
             reached.add(name)
             pending += [handoff.to for handoff in team.agents[name].handoffs]
+            pending += [delegate.to for delegate in team.agents[name].delegates if delegate.to is not None]
     return reached

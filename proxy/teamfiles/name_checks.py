@@ -117,6 +117,7 @@ def _check_agent(
             place, tool = (*place, "name"), use.get("name")
         for name in _check_tool(source, place, tool, context) if isinstance(tool, str) else ():
             _claim_name(source, place, name, f"tools[{index}]", taken)
+    _check_delegates(source, path, agent, agents, taken)
     for index, handoff in enumerate(_list(agent.get("handoffs"))):
         place = (*path, "handoffs", index)
         target = mapping(handoff).get("to")
@@ -135,6 +136,38 @@ def _check_agent(
         elif target in agents:
             _claim_name(
                 source, (*place, "tool") if given is not None else place, name, f"handoffs[{index}]", taken
+            )
+
+
+def _check_delegates(
+    source: Source, path: Path, agent: Any, agents: Collection[str], taken: dict[str, str]
+) -> None:
+    """Check the agents and teams that an agent calls with tasks, and the names of their tools."""
+    teams = mapping(source.value(("teams",)))
+    for index, delegate in enumerate(_list(agent.get("delegates"))):
+        place: Path = (*path, "delegates", index)
+        given = mapping(delegate)
+        if not isinstance(delegate, dict):
+            continue
+        if ("to" in given) == ("team" in given):
+            source.add_error(place, "needs either 'to', an agent of this team, or 'team'")
+            continue
+        key = "to" if "to" in given else "team"
+        target = given[key]
+        if not isinstance(target, str):
+            continue
+        if key == "to" and target == path[-1]:
+            source.add_error((*place, "to"), "an agent cannot delegate to itself")
+            continue
+        right = [name for name in agents if name != path[-1]] if key == "to" else list(teams)
+        _check_name(source, (*place, key), "agent" if key == "to" else "team", right)
+        tool = given.get("tool")
+        name = tool if isinstance(tool, str) else f"ask_{snake_case(target)}"
+        if target in right and len(name) > _MAX_TOOL_NAME and tool is None:
+            source.add_error(place, f"'{name}' is too long for a tool name; set a shorter one with 'tool'")
+        elif target in right:
+            _claim_name(
+                source, (*place, "tool") if tool is not None else place, name, f"delegates[{index}]", taken
             )
 
 

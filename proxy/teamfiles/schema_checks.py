@@ -12,6 +12,7 @@ from proxy.teamfiles.definitions import (
     AgentDefinition,
     CompactionDefinition,
     ComponentModel,
+    DelegateDefinition,
     DemoModel,
     HandoffDefinition,
     HttpServer,
@@ -269,6 +270,10 @@ def _schema_at(schema: type[BaseModel], path: Path) -> type[BaseModel]:
             return RemoteAgentDefinition
         case ("agents", _, "remote", "price"):
             return Price
+        case ("agents", _, "delegates", _):
+            return DelegateDefinition
+        case ("agents", _, "delegates", _, "limits"):
+            return Limits
         case ("agents", _, "handoffs", _):
             return HandoffDefinition
         case ("agents", _, "tools", _):

@@ -114,6 +114,8 @@ def _agent(agent: AgentDefinition) -> str:
         parts.append(f"fallbacks {', '.join(agent.fallbacks)}")
     if agent.tools:
         parts.append(f"tools {', '.join(map(_tool, agent.tools))}")
+    if agent.delegates:
+        parts.append(f"delegates to {', '.join(delegate.name for delegate in agent.delegates)}")
     if agent.handoffs:
         parts.append(f"handoffs to {', '.join(handoff.to for handoff in agent.handoffs)}")
     return "; ".join(parts)

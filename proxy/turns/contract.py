@@ -16,6 +16,7 @@ from proxy.errors import InternalTurnError, ProxyError, TurnTimeout
 from proxy.events import (
     ApprovalDecided,
     ContextCompacted,
+    DelegateEvent,
     Event,
     ModelCalled,
     Started,
@@ -161,6 +162,11 @@ class Turn:
     call_scope: str = ""
     """The start of the keys of tool calls: the id of the turn, or of an earlier attempt at the same request."""
     progress: ProgressLog | None = None
+
+    @property
+    def public_id(self) -> str:
+        """The id of the turn that the client knows; the turn of a delegate has another one."""
+        return self.id.partition("/")[0]
 
     def items_so_far(self) -> list[Item]:
         """Return the items, with the known results of open calls, and the draft as the last one if there is any."""
@@ -342,7 +348,7 @@ class Recorder:
                 self._open[event.call_id] = event
             case ToolCompleted() | ToolFailed():
                 self._open.pop(event.call_id, None)
-            case ModelCalled() | ContextCompacted():
+            case ModelCalled() | ContextCompacted() | DelegateEvent():
                 for call in model_calls(event):
                     self._add_use(call)
             case _:

@@ -122,6 +122,7 @@ function stepsOf(events) {
     else if (type === "tool.failed") add(event, `${names.get(data.call_id) ?? "Tool"} fails`, data.error ?? "");
     else if (type === "handoff") add({ ...event, agent: data.to }, `${data.from} hands off to ${data.to}`, data.reason ?? "");
     else if (type === "approval.requested") add(event, `${agent} requests approval of ${data.name}`, data.arguments ?? "");
+    else if (type === "delegate.event" && data.event.type === "tool.started") add(event, `${data.event.agent} calls ${data.event.data.name}`, data.event.data.arguments ?? "");
     else if (type === "context.compacted") add(event, COMPACTIONS[data.method] ?? "The context is shortened", `${data.tokens_before} → ${data.tokens_after} tokens`);
     else if (type === "turn.failed") add(event, "The turn fails", data.message ?? "");
     else if (type === "turn.cancelled") add(event, "The turn is cancelled", "");

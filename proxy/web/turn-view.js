@@ -42,6 +42,16 @@ function preview(text) {
   return line.length > PREVIEW_LENGTH ? `${line.slice(0, PREVIEW_LENGTH)}…` : line;
 }
 
+/** @param {string} type @param {string} agent @param {any} data */
+function lineOfDelegate(type, agent, data) {
+  if (type === "tool.started") return `${agent} calls ${data.name}`;
+  if (type === "tool.failed") return `${data.name} fails`;
+  if (type === "handoff") return `${data.from} hands off to ${data.to}`;
+  if (type === "context.compacted") return COMPACTIONS[data.method] ?? "";
+  if (type === "delegate.event") return lineOfDelegate(data.event.type, data.event.agent, data.event.data);
+  return "";
+}
+
 /** Replace the buttons of an approval by its outcome. @param {Element} card @param {string} decision a decision or a status */
 export function settleApproval(card, decision) {
   const labels = { approve: "Approved", approved: "Approved", refuse: "Refused", refused: "Refused" };
@@ -110,6 +120,9 @@ export class TurnView {
         break;
       case "tool.started":
         this.startTool(event);
+        break;
+      case "delegate.event":
+        this.addDelegateEvent(event.call_id, event.event);
         break;
       case "context.compacted":
         this.addNote(COMPACTIONS[event.method] ?? "The context was shortened");
@@ -264,6 +277,25 @@ export class TurnView {
     this.group.rows.append(row);
     this.updateGroup(this.group);
     if (this.isLive) this.clock ||= window.setInterval(() => this.tick(), CLOCK_INTERVAL);
+  }
+
+  /**
+   * Show what a delegate does inside of the call that started it. @param {string} id @param {any} event
+   */
+  addDelegateEvent(id, { type, agent, data }) {
+    const tool = this.tools.get(id);
+    if (!tool) return;
+    const line = lineOfDelegate(type, agent, data);
+    if (line) {
+      tool.inside.append(h("p", { class: "part" }, line));
+      tool.said = null;
+    } else if (type === "text.delta" || type === "refusal.delta") {
+      if (!tool.said) {
+        tool.said = h("pre", { tabindex: "0" });
+        tool.inside.append(h("p", { class: "part" }, `${agent} writes`), tool.said);
+      }
+      tool.said.append(data.text);
+    }
   }
 
   /** Advance the clocks of the calls that run. */

@@ -18,6 +18,7 @@ from proxy.events import (
     ClientToolCall,
     Completed,
     ContextCompacted,
+    DelegateEvent,
     Entry,
     Failed,
     Handoff,
@@ -30,6 +31,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
+    model_calls,
 )
 from proxy.messages import Usage
 
@@ -144,8 +146,8 @@ class TurnSummary:
                 pass
             case ModelCalled():
                 self._add_call(event)
-            case ContextCompacted():
-                for call in event.calls:
+            case ContextCompacted() | DelegateEvent():
+                for call in model_calls(event):
                     self._add_call(call)
             case ToolStarted():
                 self._callers[event.call_id] = event.agent

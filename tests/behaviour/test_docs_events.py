@@ -21,6 +21,7 @@ from proxy.events import (
     ClientToolCall,
     Completed,
     ContextCompacted,
+    DelegateEvent,
     Entry,
     Event,
     Failed,
@@ -90,6 +91,17 @@ TURNS: dict[str, list[tuple[float, Event]]] = {
     "chatcmpl-0b6": [
         (7.5, Started("chatcmpl-0b6", "triage")),
         (8.5, ContextCompacted("triage", "shortened", 26500, 14200, 0.0)),
+    ],
+    "chatcmpl-0b7": [
+        (7.5, Started("chatcmpl-0b7", "triage")),
+        (
+            8.5,
+            DelegateEvent(
+                "call_6",
+                "researcher",
+                ToolStarted("call_7", "search_web", '{"query": "rockets"}', "researcher"),
+            ),
+        ),
     ],
     "chatcmpl-0b5": [
         (7.5, Started("chatcmpl-0b5", "repairs")),

@@ -181,7 +181,7 @@ class Compactor:
         if plan.covered:
             maximum = summary_tokens(limit)
             summary = await self._writer.write(plan.covered, old, max_tokens=maximum, agent=agent.name)
-            state.completion_tokens += sum(call.usage.completion for call in summary.calls if call.usage)
+            state.add_tokens(sum(call.usage.completion for call in summary.calls if call.usage))
             if not summary.text:
                 if not may_drop:
                     return False

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row
 
-from proxy.messages import Compaction, Item, Message, ProviderState
+from proxy.messages import Compaction, DelegateRecord, Item, Message, ProviderState
 from proxy.store.sql.tables import indexable, storable
 from proxy.turns.checkpoints import Checkpoint
 from proxy.turns.repository import (
@@ -31,7 +31,7 @@ ItemRow = tuple[bool, str | None, bool, str]
 """The columns of an item behind turn and position, in the order of the table."""
 
 COMPACTION_MEMBER = '"compaction":'
-_MEMBERS = ('"provider_state":', COMPACTION_MEMBER, '"context_tokens":')
+_MEMBERS = ('"provider_state":', COMPACTION_MEMBER, '"context_tokens":', '"delegate":')
 """In the JSON of a message, quotes inside a text are escaped, so that only the members themselves contain these."""
 
 
@@ -41,6 +41,7 @@ class _Members(msgspec.Struct, omit_defaults=True):
     provider_state: ProviderState | None = None
     compaction: Compaction | None = None
     context_tokens: int | None = None
+    delegate: DelegateRecord | None = None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -149,7 +150,13 @@ def to_item(message: str, agent: str | None, visible: bool) -> Item:
         return Item(_decode_message(message), agent, visible)
     more = _decode_members(message)
     return Item(
-        _decode_message(message), agent, visible, more.provider_state, more.compaction, more.context_tokens
+        _decode_message(message),
+        agent,
+        visible,
+        more.provider_state,
+        more.compaction,
+        more.context_tokens,
+        more.delegate,
     )
 
 
@@ -260,11 +267,12 @@ def to_record(row: Row[Any], items: Sequence[Row[Any]]) -> TurnRecord:
 
 def _message_json(item: Item) -> str:
     message = _to_json(item.message)
-    if item.state is None and item.compaction is None and item.tokens is None:
+    more = _Members(item.state, item.compaction, item.tokens, item.delegate)
+    if more == _Members():
         return message
     # Members of the stored message rather than columns: the message decoder of earlier versions skips them, and what
     # deletes or shortens a message deletes them too.
-    return f"{message[:-1]},{_to_json(_Members(item.state, item.compaction, item.tokens))[1:]}"
+    return f"{message[:-1]},{_to_json(more)[1:]}"
 
 
 def _to_json(value: object) -> str:

@@ -16,6 +16,7 @@ from proxy.events import (
     ClientToolCall,
     Completed,
     ContextCompacted,
+    DelegateEvent,
     Entry,
     Event,
     Failed,
@@ -29,6 +30,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
+    innermost,
 )
 from proxy.messages import EventsMode, FinishReason, FunctionCall, Message, ToolCall
 from proxy.wire.chat.answer_text import TextJoiner
@@ -128,6 +130,9 @@ class CompletionBuilder:
                 self._joints.pause()
             case ToolStarted():
                 self._ran_tools.append(event.name)
+            case DelegateEvent():
+                if isinstance(tool := innermost(event), ToolStarted):
+                    self._ran_tools.append(tool.name)
             case (
                 Started()
                 | ParametersIgnored()

@@ -24,6 +24,7 @@ from proxy.events import (
     ContextCompacted,
     DecidedBy,
     Decision,
+    DelegateEvent,
     Event,
     Failed,
     Handoff,
@@ -36,6 +37,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
+    model_calls,
 )
 from proxy.messages import EventsMode
 from proxy.wire.chat.answer_text import TextJoiner
@@ -64,6 +66,7 @@ class ExtensionEvent(Struct, frozen=True, omit_defaults=True, rename={"source": 
         "approval.requested",
         "approval.decided",
         "context.compacted",
+        "delegate.event",
     ]
     agent: str
     source: str | UnsetType = UNSET
@@ -81,6 +84,8 @@ class ExtensionEvent(Struct, frozen=True, omit_defaults=True, rename={"source": 
     method: CompactionMethod | UnsetType = UNSET
     tokens_before: int | UnsetType = UNSET
     tokens_after: int | UnsetType = UNSET
+    event: ExtensionEvent | UnsetType = UNSET
+    """An event of a delegate; ``call_id`` is the call that started it."""
     progress: int | UnsetType = UNSET
 
 
@@ -177,6 +182,9 @@ class HandoffExtensionEncoder:
         self._uses: dict[tuple[str, str], ModelUsage] = {}
         self._joints = TextJoiner()
         self._progress = Progress()
+        self._mode = mode
+        self._delegates: dict[str, HandoffExtensionEncoder] = {}
+        """By the call that started the delegate."""
 
     def encode(self, event: Event) -> ExtensionUpdate | None:
         """Return the update for an event, which precedes the delta of the event; None if there is none."""
@@ -202,6 +210,10 @@ class HandoffExtensionEncoder:
             case ModelCalled():
                 self._joints.pause()
                 self._uses.setdefault((event.agent, event.model), ModelUsage()).add(event)
+            case DelegateEvent():
+                for call in model_calls(event):
+                    self._uses.setdefault((call.agent, call.model), ModelUsage()).add(call)
+                return self._delegate_event(event)
             case ContextCompacted():
                 for call in event.calls:
                     self._uses.setdefault((call.agent, call.model), ModelUsage()).add(call)
@@ -325,6 +337,26 @@ class HandoffExtensionEncoder:
         )
         line = f"{event.name} was {'approved' if event.decision == 'approve' else 'refused'}"
         return self._update(extension_event, line, StatusData(line, done=True))
+
+    def _delegate_event(self, event: DelegateEvent) -> ExtensionUpdate | None:
+        """Return the update of a delegate's own event, without its text: that is the result of the call."""
+        if event.call_id not in self._delegates:
+            self._delegates[event.call_id] = HandoffExtensionEncoder(
+                self._mode, hides_details=self._hides_details, has_status=self._has_status
+            )
+        if isinstance(event.event, ReasoningDelta):
+            return None
+        update = self._delegates[event.call_id].encode(event.event)
+        if update is None:
+            return None
+        inner = update.event
+        wrapped = ExtensionEvent("delegate.event", event.agent, call_id=event.call_id, event=inner or UNSET)
+        reasoning = ""
+        if update.reasoning:
+            self._joints.pause()
+            reasoning = self._joints.join(update.reasoning.lstrip("\n"))
+            self._joints.pause()
+        return ExtensionUpdate(wrapped if inner is not None else None, reasoning, update.status)
 
     def _compacted(self, event: ContextCompacted) -> ExtensionUpdate | None:
         extension_event = ExtensionEvent(

@@ -18,6 +18,7 @@ from proxy.events import (
     ClientToolCall,
     Completed,
     ContextCompacted,
+    DelegateEvent,
     Entry,
     Event,
     Failed,
@@ -31,6 +32,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
+    innermost,
 )
 from proxy.messages import FinishReason
 from proxy.wire.chat.answer_text import TextJoiner
@@ -137,6 +139,9 @@ class ChunkEncoder:
                 self._joints.pause()
             case ToolStarted():
                 self._ran_tools.append(event.name)
+            case DelegateEvent():
+                if isinstance(tool := innermost(event), ToolStarted):
+                    self._ran_tools.append(tool.name)
             case (
                 Started()
                 | ParametersIgnored()

@@ -27,6 +27,7 @@ from proxy.events import (
     ClientToolCall,
     Completed,
     ContextCompacted,
+    DelegateEvent,
     Entry,
     Failed,
     Handoff,
@@ -62,6 +63,7 @@ FrameType = Literal[
     "approval.requested",
     "approval.decided",
     "context.compacted",
+    "delegate.event",
     "usage",
     "turn.completed",
     "turn.failed",
@@ -106,6 +108,8 @@ class Feed:
         self._reported_agent = ""
         self._joints = TextJoiner()
         self._progress = Progress()
+        self._delegates: dict[str, Feed] = {}
+        """By the call that started the delegate."""
 
     def frames(self, entry: Entry) -> list[FeedFrame]:
         """Return the frames of one entry; empty only for hidden events."""
@@ -157,6 +161,8 @@ class Feed:
                 yield "approval.decided", {**data, "decision": event.decision, "by": event.by}
             case ParametersIgnored():
                 pass
+            case DelegateEvent():
+                yield from self._delegate_frames(event, entry)
             case ContextCompacted():
                 yield "context.compacted", _compaction_data(event)
             case ModelCalled():
@@ -183,6 +189,17 @@ class Feed:
                 )
             case Cancelled():
                 yield "turn.cancelled", {"reason": event.reason, "usage": _total(event.usage)}
+
+    def _delegate_frames(
+        self, event: DelegateEvent, entry: Entry
+    ) -> Iterator[tuple[FrameType, dict[str, Any]]]:
+        """Yield the frames of a delegate's event, each as the data of one frame."""
+        if event.call_id not in self._delegates:
+            self._delegates[event.call_id] = Feed(self._turn_id, hides_details=self._hides_details)
+        inner = msgspec.structs.replace(entry, event=event.event)
+        for frame in self._delegates[event.call_id].frames(inner):
+            told = {"type": frame.type, "agent": event.agent, "data": frame.data}
+            yield "delegate.event", {"call_id": event.call_id, "event": told}
 
     def _agent_speaking(self) -> Iterator[tuple[FrameType, dict[str, Any]]]:
         if self._reported_agent != self._agent:

@@ -22,6 +22,7 @@ from proxy.events import (
     ClientToolCall,
     Completed,
     ContextCompacted,
+    DelegateEvent,
     Entry,
     Failed,
     Handoff,
@@ -127,7 +128,7 @@ class QuestionEncoder:
                 yield self._agent_thinking()
             case TextDelta() | RefusalDelta():
                 self._texts.append(event.text)
-            case ParametersIgnored() | ContextCompacted():
+            case ParametersIgnored() | ContextCompacted() | DelegateEvent():
                 pass
             case ModelCalled():
                 said, self._texts = "".join(self._texts).strip(), []

@@ -15,6 +15,7 @@ from proxy.events import (
     ClientToolCall,
     Completed,
     ContextCompacted,
+    DelegateEvent,
     Entry,
     Failed,
     Handoff,
@@ -71,6 +72,8 @@ class ChatEvents:
                 if event.reason == "requested":
                     return self._complete()
                 return failed(failure_of(event, ran=[str(call["name"]) for call in self._calls.values()]))
+            case DelegateEvent():
+                pass
             case (
                 Started()
                 | ParametersIgnored()

@@ -18,6 +18,7 @@ from proxy.events import (
     ClientToolCall,
     Completed,
     ContextCompacted,
+    DelegateEvent,
     Entry,
     Failed,
     Handoff,
@@ -30,6 +31,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
+    innermost,
 )
 from proxy.wire.chat.answer_text import TextJoiner
 from proxy.wire.chat.response_models import ErrorBody, encode
@@ -66,6 +68,9 @@ class LineEncoder:
             case Cancelled():
                 if event.reason != "requested":
                     return self._failed(failure_of(event, ran=self._ran_tools))
+            case DelegateEvent():
+                if isinstance(tool := innermost(event), ToolStarted):
+                    self._ran_tools.append(tool.name)
             case (
                 Started()
                 | ParametersIgnored()

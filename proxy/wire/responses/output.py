@@ -19,6 +19,7 @@ from proxy.events import (
     ClosingEvent,
     Completed,
     ContextCompacted,
+    DelegateEvent,
     Event,
     Failed,
     Handoff,
@@ -31,6 +32,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
+    innermost,
 )
 from proxy.messages import FinishReason
 from proxy.wire.chat.answer_text import TextJoiner
@@ -135,6 +137,9 @@ class Output:
                     self._approvals[event.call_id] = event.approval_id
             case ParametersIgnored():
                 pass
+            case DelegateEvent():
+                if isinstance(tool := innermost(event), ToolStarted):
+                    self._ran_tools.append(tool.name)
             case ContextCompacted():
                 self._compacted(event)
             case ModelCalled():
