@@ -23,7 +23,8 @@ from proxy.auth import is_this_machine
 from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.log_config import configure_logging
 from proxy.routes.error_handlers import answer_of
-from proxy.settings import Settings, environment, load_settings
+from proxy.settings import InvalidSettings, Settings, environment, load_settings
+from proxy.team_check import with_all_problems
 from proxy.wire.errors import loopback_only
 
 logger = logging.getLogger(__name__)
@@ -77,11 +78,16 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _load() -> AsgiApplication:
+    settings: Settings | None = None
     try:
         settings = load_settings()
         configure_logging(settings.log_level, stream_events=settings.stream_events)
         return AsgiApplication(create_app(settings, environment=environment()), settings)
     except ConfigurationError as error:
+        known = error.valid if isinstance(error, InvalidSettings) else settings
+        if known is not None:
+            # The importing server has the port, and knows which one it is.
+            error = with_all_problems(error, known, environment=environment(), has_sockets=True)
         sys.stderr.write(f"{error.message}\n")
         sys.exit(3)
 

@@ -99,11 +99,12 @@ async def test_invalid_settings_end_the_server_with_a_sentence(tmp_path: Path) -
     for arguments in (UVICORN, GUNICORN):
         # One worker: gunicorn sometimes exits with 1 when a second one fails while it stops.
         place = (*at_port(arguments, free_port()), *(() if arguments == UVICORN else ("-w", "1")))
-        environment = {"PROXY_TEAMS": "missing.yaml"}
+        environment = {"PROXY_TEAMS": "missing.yaml", "PROXY_MAX_MESSAGES": "0"}
         async with server(tmp_path, *arguments, *place, environment=environment) as (process, errors):
             async with asyncio.timeout(60):
                 assert await process.wait() == 3
         assert "missing.yaml" in errors.text
+        assert "PROXY_MAX_MESSAGES: should be a whole number from 1 up" in errors.text
         assert "Traceback" not in errors.text
 
 

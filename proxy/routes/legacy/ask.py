@@ -35,6 +35,7 @@ from proxy.routes.legacy.requests import (
     write_legacy_turn,
 )
 from proxy.routes.request_body import headers_of
+from proxy.routes.request_headers import wants_event_ids
 from proxy.routes.streaming import Connection, StreamTimeouts, stream
 from proxy.service.turns import Opened
 from proxy.turns.live import LiveTurn
@@ -115,14 +116,19 @@ async def _write(
         options.question,
         agents=options.agents or [opened.agent],
         after=after,
-        has_id_lines=_knows_ids(headers_of(connection.scope)),
+        has_id_lines=_has_id_lines(connection.scope),
     )
     await write_legacy_turn(services, opened, connection, encoder, is_resumed=is_resumed, framing=EVENTS)
 
 
-def _knows_ids(headers: dict[str, str]) -> bool:
-    """Whether the client is one for server-sent events: these send ``Accept`` (HTML Standard, 9.2.2)."""
-    return "text/event-stream" in headers.get("accept", "") or "last-event-id" in headers
+def _has_id_lines(scope: Scope) -> bool:
+    """Whether the frames have ids: if requested, or if the client is one for server-sent events.
+
+    These send ``Accept`` (HTML Standard, 9.2.2).
+    """
+    headers = headers_of(scope)
+    is_requested = wants_event_ids(headers, scope["query_string"])
+    return is_requested or "text/event-stream" in headers.get("accept", "") or "last-event-id" in headers
 
 
 async def scripted_stream(scope: Scope, receive: Receive, send: Send) -> None:
