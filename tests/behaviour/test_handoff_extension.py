@@ -308,7 +308,7 @@ async def test_what_is_read_again_is_the_same_whatever_the_later_request_says(
     hand_over(upstream)
     body = {"model": "shop", "messages": ROCKET, "stream": True}
     url = f"{served.base_url}/chat/completions"
-    key = {"Idempotency-Key": "k1"}
+    key = {"Idempotency-Key": "k1", "X-Event-Ids": "true"}
 
     async with aiohttp.ClientSession() as http:
         told = await body_of(await http.post(url, json=body, headers={**key, "X-Handoff-Events": first}))

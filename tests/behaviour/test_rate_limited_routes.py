@@ -22,6 +22,7 @@ from tests.server import Served, serve
 COUNTED = {
     "POST /v1/chat/completions",
     "POST /v1/responses",
+    "POST /v1/responses/compact",
     "POST /v1/connection_checks",
     "POST /v1/approvals",
     "POST /v1/approvals/{approval_id}",
@@ -34,6 +35,7 @@ HELLO = [{"role": "user", "content": "Hi"}]
 BODIES: dict[str, Any] = {
     "/v1/chat/completions": {"model": "shop", "messages": HELLO},
     "/v1/responses": {"model": "shop", "input": "Hi"},
+    "/v1/responses/compact": {"model": "shop", "input": "Hi"},
     "/v1/connection_checks": {"model": "shop"},
     "/chat/completions": {"message": "Hi"},
     "/chat": {"message": "Hi"},
@@ -47,6 +49,7 @@ NOT_COUNTED = {
     "POST /v1/agents/{name}",
     "POST /v1/teams",
     "POST /v1/teams/{name}",
+    "POST /v1/responses/input_tokens",
     "POST /v1/responses/{response_id}/cancel",
     "POST /v1/chat/completions/{completion_id}",
     "POST /v1/chat/completions/{completion_id}/cancel",

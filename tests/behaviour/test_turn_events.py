@@ -93,7 +93,9 @@ async def test_a_live_turn_is_streamed_and_an_observer_does_not_prevent_cancella
     served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(hang())
-    asking = asyncio.create_task(Caller(served).completion([user("Hi")]))
+    asking = asyncio.create_task(
+        Caller(served).completion([user("Hi")], headers={"X-On-Disconnect": "cancel"})
+    )
     asked = await upstream.received(1)
     (turn_id,) = served.services.turns.running_turns()
     reading = asyncio.create_task(get(served, f"/turns/{turn_id}/events"))

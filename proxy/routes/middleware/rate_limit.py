@@ -22,6 +22,7 @@ COUNTED_PATHS = frozenset(
     (
         "/v1/chat/completions",
         "/v1/responses",
+        "/v1/responses/compact",
         "/v1/connection_checks",
         "/chat/completions",
         "/chat",
