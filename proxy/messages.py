@@ -233,6 +233,27 @@ class Compaction(Struct, frozen=True, omit_defaults=True):
     """Number of groups before the item whose tool results are complete. Results before them are shortened."""
     shortened_to: int = 1000
     """Characters of each shortened tool result."""
+    scope: str = ""
+    """The handoff whose target sees only a part of the conversation; the compaction is of that part."""
+
+
+HandoffHistory = Literal["all", "since_handoff", "summary", "none"]
+"""What the target of a handoff sees: everything; the message that led to the handoff and what follows; the same after a
+summary of what was before; only the handover data and what follows."""
+
+
+class HandoffRecord(Struct, frozen=True, omit_defaults=True):
+    """A handoff, stored with the result of its call."""
+
+    source: str
+    target: str
+    history: HandoffHistory = "all"
+    returns: bool = False
+    """Control returns to ``source`` when ``target`` has answered."""
+    reason: str = ""
+    data: str = ""
+    """Structured handover data as JSON text."""
+    summary: str = ""
 
 
 class DelegateRecord(Struct, frozen=True, omit_defaults=True):
@@ -263,6 +284,8 @@ class Item(Struct, frozen=True, omit_defaults=True):
     """Size of the context after this assistant message, as its provider reported it: prompt and completion."""
     delegate: DelegateRecord | None = None
     """What a delegate has done that waits for approval."""
+    handoff: HandoffRecord | None = None
+    """Of the result of a handoff, in teams whose handoffs have options."""
 
 
 class ForeignItem(Struct, frozen=True):

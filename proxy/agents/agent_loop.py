@@ -12,20 +12,23 @@ The loop is stateless; all state is in ``TurnState``. Rules for a reply with sev
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.agents.compaction.context_view import cut_of, view_of
+from proxy.agents.compaction.history import history_of
 from proxy.agents.delegation import REPEAT_LATER
 from proxy.agents.model_reply import ModelReply, call_model, call_size, visible_client_tools
 from proxy.agents.prompt import assistant_message
 from proxy.agents.spans import record_handoff
 from proxy.agents.tool_calls import WAITING, ServerCalls, append_tool_result, unknown_tool
 from proxy.agents.turn_state import Agent, Call, TurnState, wire_call
-from proxy.errors import ResponseFormatNotMet
+from proxy.errors import ResponseFormatNotMet, ToolError
 from proxy.events import Handoff
-from proxy.messages import FinishReason, FunctionTool, Item
+from proxy.messages import FinishReason, FunctionTool, HandoffRecord, Item
 from proxy.providers.capabilities import Abilities
+from proxy.tools.execution import find_argument_error
 from proxy.tools.handoff_tools import handoff_reason, handoff_result
 from proxy.tools.port import is_offered
 from proxy.turns.contract import ApprovalRequest
@@ -131,9 +134,10 @@ class AgentLoop:
         size = call_size(
             self.agent, turn, self._own_tools(state), shown if turn.tool_choice != "none" else ()
         )
-        items = [*turn.context, *turn.items]
-        cut = cut_of(items)
-        return state.compactor.estimate(self.agent, items, cut, view_of(turn.context, turn.items, cut), size)
+        history = history_of(self.agent.name, turn.context, turn.items)
+        cut = cut_of(history.items)
+        view = view_of(history.context, history.own, cut)
+        return state.compactor.estimate(self.agent, history, cut, view, size)
 
     def _own_tools(self, state: TurnState) -> list[FunctionTool]:
         specs = self._server_calls.specs
@@ -154,18 +158,65 @@ class AgentLoop:
         if pending:
             results |= {pause.call_id: REPEAT_LATER for pause in pauses}
         can_hand_off = not pending and not unapproved and not pauses
-        handoff = next((c for c in reply.calls if c.kind == "delegate"), None) if can_hand_off else None
+        if can_hand_off:
+            results |= await self._invalid_handovers(reply.calls)
+        handoffs = [call for call in reply.calls if call.kind == "delegate" and call.id not in results]
+        handoff = handoffs[0] if can_hand_off and handoffs else None
+        record = await self._handoff_record(state, handoff) if handoff is not None else None
         for call in reply.calls:
             if call.kind != "client":
                 result = results.get(call.id)
                 if result is None:
                     result = self._result_without_run(call, handoff, can_hand_off=can_hand_off)
-                append_tool_result(state, self.agent, call.id, result, records.get(call.id))
+                append_tool_result(
+                    state,
+                    self.agent,
+                    call.id,
+                    result,
+                    records.get(call.id),
+                    handoff=record if call is handoff else None,
+                )
         if pending:
             return ToolResultsPending(pending)
         if unapproved or pauses:
             return ApprovalPending(self._server_calls.ask(state, unapproved, pauses))
         return self._hand_off(state, handoff) if handoff is not None else None
+
+    async def _invalid_handovers(self, calls: Sequence[Call]) -> dict[str, str]:
+        """Return the errors of handoffs whose data does not match their schema, by call id."""
+        errors: dict[str, str] = {}
+        for call in calls:
+            schema = self.agent.delegates[call.name].input if call.kind == "delegate" else None
+            if schema is None:
+                continue
+            arguments = "".join(call.arguments)
+            if error := find_argument_error(arguments):
+                errors[call.id] = f"error: not transferred: {error}"
+                continue
+            try:
+                await schema.check(json.loads(arguments or "{}"))
+            except ToolError as mismatch:
+                errors[call.id] = f"error: not transferred: {mismatch.message}"
+        return errors
+
+    async def _handoff_record(self, state: TurnState, call: Call) -> HandoffRecord | None:
+        """Return what is stored of a handoff; None if no handoff of the team has options."""
+        delegate = self.agent.delegates[call.name]
+        if not state.records_handoffs:
+            return None
+        arguments = "".join(call.arguments)
+        summary = ""
+        if delegate.history == "summary" and state.compactor is not None:
+            summary = await state.compactor.handoff_summary(self.agent, state)
+        return HandoffRecord(
+            self.agent.name,
+            delegate.target,
+            delegate.history,
+            delegate.returns,
+            handoff_reason(arguments) if delegate.input is None else "",
+            arguments if delegate.input is not None else "",
+            summary,
+        )
 
     def _hand_off(self, state: TurnState, call: Call) -> AgentHandedOff:
         target = self.agent.delegates[call.name].target
@@ -193,7 +244,9 @@ class AgentLoop:
     def _result_without_run(self, call: Call, handoff: Call | None, *, can_hand_off: bool) -> str:
         """Return the result of a call that is not run."""
         if call is handoff:
-            return handoff_result(self.agent.delegates[call.name].target)
+            delegate = self.agent.delegates[call.name]
+            data = "".join(call.arguments) if delegate.input is not None else ""
+            return handoff_result(delegate.target, data)
         if call.kind == "approval":
             return WAITING
         if call.kind == "delegate":

@@ -131,6 +131,6 @@ def _of_client(
 
 def _change(before: Message | None, agent: str) -> list[SystemMessage]:
     """Return what says that the agent is active now, unless the message before does."""
-    if isinstance(before, ToolMessage) and before.content == handoff_result(agent):
+    if isinstance(before, ToolMessage) and text_of(before).startswith(handoff_result(agent)):
         return []
     return [SystemMessage(content=_CHANGED.format(agent=agent))]

@@ -32,7 +32,7 @@ from proxy.errors import AgentFailed, MemberFailed, ResponseFormatNotMet, Upstre
 from proxy.events import ClientToolArguments, ClientToolCall, Handoff
 from proxy.members.port import HandOver, Member, MemberContext
 from proxy.members.state import newest_state, stored_state
-from proxy.messages import FunctionTool, Item, Message, is_instruction, text_of
+from proxy.messages import FunctionTool, HandoffRecord, Item, Message, is_instruction, text_of
 from proxy.providers.capabilities import Abilities
 from proxy.tools.handoff_tools import handoff_reason, handoff_result
 
@@ -226,8 +226,13 @@ class MemberLoop:
         arguments = msgspec.json.encode({"reason": hand_over.reason}).decode() if hand_over.reason else "{}"
         call = Call(new_call_id(), name, "delegate", arguments=[arguments])
         self._append(state, context, [call])
-        append_tool_result(state, self.agent, call.id, handoff_result(delegate.target))
         reason = handoff_reason(arguments)
+        record = (
+            HandoffRecord(self.agent.name, delegate.target, delegate.history, delegate.returns, reason)
+            if state.records_handoffs
+            else None
+        )
+        append_tool_result(state, self.agent, call.id, handoff_result(delegate.target), handoff=record)
         state.handoffs += 1
         state.turn.agent = delegate.target
         state.handed_over = self.agent.name, reason

@@ -10,6 +10,7 @@ import msgspec
 
 from proxy.agents.compaction.compactor import CallSize, exceeded, reported_size
 from proxy.agents.compaction.context_view import ContextView
+from proxy.agents.compaction.history import history_of
 from proxy.agents.compaction.size import message_tokens, text_tokens, tools_tokens
 from proxy.agents.prompt import messages_for, provider_states, text_states
 from proxy.agents.spans import model_span, record_reply, record_request
@@ -82,7 +83,8 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
     client_tools = _client_tools(agent, state)
     compactor = state.compactor
     if compactor is None:
-        view = ContextView(state.turn.context, state.turn.items)
+        history = history_of(agent.name, state.turn.context, state.turn.items)
+        view = ContextView(history.context, history.own)
         return await _traced(agent, state, _request(agent, state, view, own_tools, client_tools))
     size = call_size(agent, state.turn, own_tools, client_tools)
     view = await compactor.fit(agent, state, size)

@@ -33,6 +33,7 @@ from proxy.teamfiles.definitions import (
     TeamsFile,
 )
 from proxy.tools.handoff_tools import handoff_tool_spec
+from proxy.tools.mcp.argument_schema import ArgumentSchema
 from proxy.tools.port import Tool
 
 logger = logging.getLogger(__name__)
@@ -320,5 +321,6 @@ def _pinned(team: AgentTeam, snapshot: str) -> AgentTeam:
 
 
 def _delegate(handoff: HandoffDefinition, team: TeamDefinition) -> Delegate:
-    spec = handoff_tool_spec(handoff.tool_name, handoff.to, handoff.when)
-    return Delegate(spec, handoff.to, handoff.when)
+    spec = handoff_tool_spec(handoff.tool_name, handoff.to, handoff.when, handoff.input)
+    schema = ArgumentSchema(handoff.input) if handoff.input is not None else None
+    return Delegate(spec, handoff.to, handoff.when, handoff.history, handoff.returns, schema)

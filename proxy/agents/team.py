@@ -16,6 +16,7 @@ from proxy.agents.agent_loop import (
 )
 from proxy.agents.cacheable_prompt import CacheablePrompt
 from proxy.agents.compaction.compactor import Compactor
+from proxy.agents.compaction.history import return_target
 from proxy.agents.compaction.size import items_tokens
 from proxy.agents.delegation import DelegateJob
 from proxy.agents.dispatch import Dispatcher
@@ -23,7 +24,7 @@ from proxy.agents.member_loop import MemberLoop
 from proxy.agents.spans import agent_span
 from proxy.agents.turn_state import Agent, TurnState
 from proxy.errors import ModelNotFound, UpstreamFailed
-from proxy.events import Event, ModelCalled, Started
+from proxy.events import Event, Handoff, ModelCalled, Started
 from proxy.messages import FunctionTool
 from proxy.providers.capabilities import Abilities
 from proxy.providers.model import Model
@@ -76,6 +77,11 @@ class AgentTeam:
         self._agents = {agent.name: agent for agent in agents}
         self._cacheable_prompt = CacheablePrompt.of(facts.entry, self._agents) if facts.prompt_cache else None
         self._dispatcher = dispatcher
+        self._records_handoffs = any(
+            delegate.history != "all" or delegate.returns
+            for agent in agents
+            for delegate in agent.delegates.values()
+        )
 
     @property
     def name(self) -> str:
@@ -175,6 +181,7 @@ class AgentTeam:
                 outcome = await self._dispatcher.run(self._loops[turn.agent], state)
             match outcome:
                 case AgentAnswered(finish_reason):
+                    self._return_control(state)
                     return TeamOutcome(finish_reason)
                 case ToolResultsPending(pending):
                     return TeamOutcome("tool_calls", pending)
@@ -182,6 +189,16 @@ class AgentTeam:
                     return TeamOutcome("stop", approvals=requests)
                 case AgentHandedOff():
                     continue
+
+    def _return_control(self, state: TurnState) -> None:
+        """Make the agent active again that handed over with ``return``, after the answer of its target."""
+        turn = state.turn
+        if not self._records_handoffs:
+            return
+        target = return_target([*turn.context, *turn.items], turn.agent)
+        if target in self._loops and target != turn.agent:
+            state.sink.emit(Handoff(turn.agent, target))
+            turn.agent = target
 
     async def _run_delegate(self, job: DelegateJob) -> TeamOutcome:
         """Run a delegate of an agent of this team.
@@ -240,6 +257,7 @@ class AgentTeam:
             max_client_tools=facts.max_client_tools,
             cacheable_prompt=self._cacheable_prompt,
             compactor=self._compactor,
+            records_handoffs=self._records_handoffs,
             run_delegate=self._run_delegate,
         )
 

@@ -35,6 +35,7 @@ from proxy.messages import (
     AssistantMessage,
     DelegateRecord,
     FunctionTool,
+    HandoffRecord,
     Item,
     ToolMessage,
     UserMessage,
@@ -71,11 +72,19 @@ def unknown_tool(name: str) -> str:
 
 
 def append_tool_result(
-    state: TurnState, agent: Agent, call_id: str, result: str, record: DelegateRecord | None = None
+    state: TurnState,
+    agent: Agent,
+    call_id: str,
+    result: str,
+    delegate: DelegateRecord | None = None,
+    *,
+    handoff: HandoffRecord | None = None,
 ) -> None:
-    """Append the result of a call to the items of the turn; ``record`` is that of a delegate that waits."""
-    item = Item(ToolMessage(call_id, result), agent=agent.name, visible=False, delegate=record)
-    state.turn.items.append(item)
+    """Append the result of a call to the items of the turn; ``delegate`` is the record of one that waits."""
+    message = ToolMessage(call_id, result)
+    state.turn.items.append(
+        Item(message, agent=agent.name, visible=False, delegate=delegate, handoff=handoff)
+    )
 
 
 class ServerCalls:

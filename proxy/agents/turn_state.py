@@ -13,10 +13,11 @@ import msgspec
 
 from proxy.agents.compaction.context_view import ContextMemory
 from proxy.members.port import Member
-from proxy.messages import DelegateRecord, FunctionCall, FunctionTool, Parameters, ToolCall
+from proxy.messages import DelegateRecord, FunctionCall, FunctionTool, HandoffHistory, Parameters, ToolCall
 from proxy.providers.context_windows import ContextWindow
 from proxy.providers.model import Model
 from proxy.teamfiles.definitions import ClientTools, Limits
+from proxy.tools.mcp.argument_schema import ArgumentSchema
 from proxy.tools.port import Tool
 from proxy.turns.contract import ApprovalRequest, Sink, Turn
 
@@ -33,6 +34,11 @@ class Delegate:
     spec: FunctionTool
     target: str
     when: str = ""
+    history: HandoffHistory = "all"
+    returns: bool = False
+    """Control returns when the target has answered."""
+    input: ArgumentSchema | None = None
+    """The schema of structured handover data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,8 @@ class TurnState:
     compactor: Compactor | None = None
     """Shortens contexts that are too long; None sends them as they are."""
     context_memory: ContextMemory = field(default_factory=ContextMemory)
+    records_handoffs: bool = False
+    """Whether handoffs are stored with their options, because some in the team have any."""
     run_delegate: RunDelegate | None = None
     parent: TurnState | None = None
     depth: int = 0

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from proxy.messages import EventsMode, Usage
+from proxy.messages import EventsMode, HandoffHistory, Usage
 
 
 def _reject_bool(value: Any) -> Any:
@@ -136,11 +136,19 @@ class RemoteAgentDefinition(_StrictModel):
 class HandoffDefinition(_StrictModel):
     """A handoff target of an agent."""
 
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
     to: Name
     when: str = ""
     """When to hand over; part of the description of the handoff tool."""
     tool: FunctionName | None = None
     """Name of the handoff tool; ``transfer_to_<target in snake case>`` if unset."""
+    history: HandoffHistory = "all"
+    """What the target sees of the conversation before the handoff."""
+    input: dict[str, Any] | None = None
+    """JSON schema of structured handover data, which the model has to give."""
+    returns: bool = Field(default=False, alias="return")
+    """Whether control returns when the target has answered."""
 
     @property
     def tool_name(self) -> str:

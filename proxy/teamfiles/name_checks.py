@@ -21,6 +21,7 @@ from proxy.teamfiles.source_map import Source
 from proxy.tools.mcp.lock import Pins
 from proxy.tools.mcp.pins import PREFIX
 from proxy.tools.port import Tool
+from proxy.wire.schema_validator import SchemaValidator
 
 ImportTool = Callable[[str, FilePath], Tool]
 """Creates a tool from ``package.module:function``; the folder is an additional place to find modules."""
@@ -120,6 +121,7 @@ def _check_agent(
     _check_delegates(source, path, agent, agents, taken)
     for index, handoff in enumerate(_list(agent.get("handoffs"))):
         place = (*path, "handoffs", index)
+        _check_input_schema(source, (*place, "input"), mapping(handoff).get("input"))
         target = mapping(handoff).get("to")
         if not isinstance(target, str):
             continue
@@ -137,6 +139,18 @@ def _check_agent(
             _claim_name(
                 source, (*place, "tool") if given is not None else place, name, f"handoffs[{index}]", taken
             )
+
+
+def _check_input_schema(source: Source, path: Path, schema: Any) -> None:
+    if not isinstance(schema, dict):
+        return
+    if schema.get("type") != "object":
+        source.add_error(path, "expected a JSON schema with 'type: object'", at_key=True)
+        return
+    try:
+        SchemaValidator(schema)
+    except ValueError:
+        source.add_error(path, "is not a valid JSON schema", at_key=True)
 
 
 def _check_delegates(

@@ -77,6 +77,8 @@ def is_untyped(path: Path) -> bool:
             return True
         case ("teams", _, "agents", _, "parameters", _, *_):
             return True
+        case ("teams", _, "agents", _, "handoffs", _, "input", _, *_):
+            return True
         case _:
             return False
 

@@ -6,16 +6,24 @@ They are not executed: the agent loop ends with the handoff.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from proxy.messages import FunctionTool
 
 _MAX_REASON = 300
 
 
-def handoff_tool_spec(name: str, target: str, when: str = "") -> FunctionTool:
-    """Return the tool ``name`` that hands over to ``target``; ``when`` describes when to use it."""
+def handoff_tool_spec(
+    name: str, target: str, when: str = "", schema: dict[str, Any] | None = None
+) -> FunctionTool:
+    """Return the tool ``name`` that hands over to ``target``; ``when`` describes when to use it.
+
+    ``schema`` is the JSON schema of structured handover data, instead of a reason.
+    """
     sentence = f"Hand the conversation over to {target}."
     description = f"{sentence} {when.strip()}" if when.strip() else sentence
+    if schema is not None:
+        return FunctionTool(name, description, schema)
     return FunctionTool(
         name,
         description,
@@ -48,7 +56,7 @@ def handoff_reason(arguments_json: str) -> str:
     return line if len(line) <= _MAX_REASON else f"{line[: _MAX_REASON - 1]}…"
 
 
-def handoff_result(target: str) -> str:
+def handoff_result(target: str, data: str = "") -> str:
     """Return the tool result that follows the handoff call when ``target`` becomes the active agent.
 
     ``target`` reads it first. After a result such as "transferred", models announce the transfer to the user, so the
@@ -56,5 +64,5 @@ def handoff_result(target: str) -> str:
     """
     return (
         f"You are {target}, now the active agent. Follow your own instructions and answer the user's last "
-        "message yourself. Do not mention a transfer."
+        "message yourself. Do not mention a transfer." + (f"\n\nHandover data: {data}" if data else "")
     )

@@ -10,7 +10,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from proxy.agents.compaction.context_view import ContextView, Cut, cut_of, view_of
+from proxy.agents.compaction.history import History, history_of
 from proxy.agents.compaction.plan import (
     KnownCuts,
     Plan,
@@ -19,7 +22,7 @@ from proxy.agents.compaction.plan import (
     plan_compaction,
     summary_tokens,
 )
-from proxy.agents.compaction.size import items_tokens
+from proxy.agents.compaction.size import items_tokens, text_tokens
 from proxy.agents.compaction.summary import CutCache, Summary, SummaryWriter, digests_at
 from proxy.agents.turn_state import Agent, TurnState
 from proxy.errors import ContextLengthExceeded
@@ -78,18 +81,18 @@ class Compactor:
     async def fit(self, agent: Agent, state: TurnState, size: CallSize) -> ContextView:
         """Return what the agent's model sees in its next call, after a compaction if the context is too large."""
         memory = state.context_memory
-        items = [*state.turn.context, *state.turn.items]
-        if not memory.is_known:
-            memory.cut, memory.is_known = cut_of(items), True
-        view = view_of(state.turn.context, state.turn.items, memory.cut)
+        history = _history(agent, state)
+        if memory.scope != history.scope:
+            memory.cut, memory.scope = cut_of(history.items), history.scope
+        view = view_of(history.context, history.own, memory.cut)
         limit = self._limit(agent, state, size)
         if limit is None:
             return view
-        before = self.estimate(agent, items, memory.cut, view, size)
+        before = self.estimate(agent, history, memory.cut, view, size)
         if before <= limit:
             return view
         await self._compact(agent, state, size, before=before, limit=limit)
-        return view_of(state.turn.context, state.turn.items, memory.cut)
+        return _view(agent, state)
 
     async def after_overflow(
         self, agent: Agent, state: TurnState, size: CallSize, failure: ContextLengthExceeded
@@ -100,9 +103,9 @@ class Compactor:
             ContextLengthExceeded: The context cannot be shortened, or the team or the request disables it.
         """
         memory = state.context_memory
-        items = [*state.turn.context, *state.turn.items]
-        view = view_of(state.turn.context, state.turn.items, memory.cut)
-        before = self.estimate(agent, items, memory.cut, view, size)
+        history = _history(agent, state)
+        view = view_of(history.context, history.own, memory.cut)
+        before = self.estimate(agent, history, memory.cut, view, size)
         if not failure.is_fallback:
             agent.window.learn(failure, estimate=before)
         if not self._is_enabled(state):
@@ -115,16 +118,17 @@ class Compactor:
         limit = int(window * _OVERFLOW_SHARE) - min(size.reserve, int(window * _MAX_RESERVE))
         if not await self._compact(agent, state, size, before=before, limit=limit, may_drop=True):
             raise exceeded(failure)
-        return view_of(state.turn.context, state.turn.items, memory.cut)
+        return _view(agent, state)
 
     def estimate(
-        self, agent: Agent, items: Sequence[Item], cut: Cut | None, view: ContextView, size: CallSize
+        self, agent: Agent, history: History, cut: Cut | None, view: ContextView, size: CallSize
     ) -> int:
         """Return the tokens of a call: those reported for the last answer and the text since then, or all estimated."""
+        items = history.items
         behind = cut.behind if cut is not None else 0
         for at in range(len(items) - 1, behind - 1, -1):
             item = items[at]
-            if item.tokens is not None:
+            if item.tokens is not None and (item.agent == agent.name or not history.is_mixed):
                 # The instructions and tools of another agent are not known here.
                 fixed = size.fixed if item.agent != agent.name else 0
                 return item.tokens + items_tokens(items[at + 1 :]) + fixed
@@ -140,6 +144,24 @@ class Compactor:
         view = view_of(items, (), cut_of(items))
         maximum = summary_tokens(agent.window.tokens or _DEFAULT_WINDOW)
         return await self._writer.write(list(view.items), "", max_tokens=maximum, agent=agent.name)
+
+    async def handoff_summary(self, agent: Agent, state: TurnState) -> str:
+        """Return a summary of what the agent sees, for the agent that it hands over to; "" if it cannot be written."""
+        items = _view(agent, state).items
+        users = [at for at, item in enumerate(items) if isinstance(item.message, UserMessage)]
+        before = items[: users[-1]] if users else []
+        if not before:
+            return ""
+        began = time.monotonic()
+        maximum = summary_tokens(agent.window.tokens or _DEFAULT_WINDOW)
+        summary = await self._writer.write(before, "", max_tokens=maximum, agent=agent.name)
+        state.add_tokens(sum(call.usage.completion for call in summary.calls if call.usage))
+        if summary.text:
+            tokens = items_tokens(before)
+            after = text_tokens(summary.text)
+            seconds = time.monotonic() - began
+            state.sink.emit(ContextCompacted(agent.name, "summarised", tokens, after, seconds, summary.calls))
+        return summary.text
 
     # --- compaction ---
 
@@ -169,7 +191,8 @@ class Compactor:
     ) -> bool:
         """Carry out a plan; False if there is none, or its summary could not be written and is not optional."""
         memory, turn = state.context_memory, state.turn
-        items = [*turn.context, *turn.items]
+        history = _history(agent, state)
+        items = history.items
         known = self._known(items, turn.caller)
         plan = plan_compaction(items, memory.cut, known, fixed=size.fixed, before=before, limit=limit)
         if plan is None:
@@ -189,7 +212,7 @@ class Compactor:
         if method == "dropped":
             memory.cut = Cut(summary.text, plan.kept, plan.whole, plan.shortened_to, len(items))
         else:
-            self._store(agent, state, items, plan, summary.text)
+            self._store(agent, state, history, plan, summary.text)
         state.sink.emit(
             ContextCompacted(
                 agent.name,
@@ -204,9 +227,11 @@ class Compactor:
         )
         return True
 
-    def _store(self, agent: Agent, state: TurnState, items: Sequence[Item], plan: Plan, summary: str) -> None:
+    def _store(self, agent: Agent, state: TurnState, history: History, plan: Plan, summary: str) -> None:
         """Append the compaction to the items of the turn, and remember it for turns with the same beginning."""
+        items = history.items
         compaction = compaction_of(items, plan, has_summary=bool(summary))
+        compaction = msgspec.structs.replace(compaction, scope=history.scope)
         item = Item(UserMessage(content=summary), agent=agent.name, visible=False, compaction=compaction)
         state.turn.items.append(item)
         state.context_memory.cut = cut_of([*items, item])
@@ -224,6 +249,15 @@ class Compactor:
 
     def _scope(self, caller: str) -> tuple[str, str]:
         return caller, self._writer.model
+
+
+def _history(agent: Agent, state: TurnState) -> History:
+    return history_of(agent.name, state.turn.context, state.turn.items)
+
+
+def _view(agent: Agent, state: TurnState) -> ContextView:
+    history = _history(agent, state)
+    return view_of(history.context, history.own, state.context_memory.cut)
 
 
 def reported_size(agent: Agent, tokens: int) -> int | None:

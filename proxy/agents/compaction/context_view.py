@@ -46,7 +46,8 @@ class ContextMemory:
     """The present cut of a turn's context, and whether it was searched for."""
 
     cut: Cut | None = None
-    is_known: bool = False
+    scope: str | None = None
+    """The scope for which it was searched; None if it was not."""
 
 
 @dataclass(frozen=True, slots=True)

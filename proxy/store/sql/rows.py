@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row
 
-from proxy.messages import Compaction, DelegateRecord, Item, Message, ProviderState
+from proxy.messages import Compaction, DelegateRecord, HandoffRecord, Item, Message, ProviderState
 from proxy.store.sql.tables import indexable, storable
 from proxy.turns.checkpoints import Checkpoint
 from proxy.turns.repository import (
@@ -31,7 +31,7 @@ ItemRow = tuple[bool, str | None, bool, str]
 """The columns of an item behind turn and position, in the order of the table."""
 
 COMPACTION_MEMBER = '"compaction":'
-_MEMBERS = ('"provider_state":', COMPACTION_MEMBER, '"context_tokens":', '"delegate":')
+_MEMBERS = ('"provider_state":', COMPACTION_MEMBER, '"context_tokens":', '"delegate":', '"handoff":')
 """In the JSON of a message, quotes inside a text are escaped, so that only the members themselves contain these."""
 
 
@@ -42,6 +42,7 @@ class _Members(msgspec.Struct, omit_defaults=True):
     compaction: Compaction | None = None
     context_tokens: int | None = None
     delegate: DelegateRecord | None = None
+    handoff: HandoffRecord | None = None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -157,6 +158,7 @@ def to_item(message: str, agent: str | None, visible: bool) -> Item:
         more.compaction,
         more.context_tokens,
         more.delegate,
+        more.handoff,
     )
 
 
@@ -267,7 +269,7 @@ def to_record(row: Row[Any], items: Sequence[Row[Any]]) -> TurnRecord:
 
 def _message_json(item: Item) -> str:
     message = _to_json(item.message)
-    more = _Members(item.state, item.compaction, item.tokens, item.delegate)
+    more = _Members(item.state, item.compaction, item.tokens, item.delegate, item.handoff)
     if more == _Members():
         return message
     # Members of the stored message rather than columns: the message decoder of earlier versions skips them, and what
