@@ -138,7 +138,7 @@ export async function* readChunks(begin, { turn = null, signal, onturn, onconnec
 }
 
 /** Wait, but no longer than until the browser is online again. @param {number} milliseconds @param {AbortSignal} signal */
-function delay(milliseconds, signal) {
+export function delay(milliseconds, signal) {
   return new Promise((resolve) => {
     const timer = setTimeout(finish, milliseconds);
     function finish() {

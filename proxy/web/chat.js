@@ -1,6 +1,6 @@
 // One conversation: the turns on the path to one leaf of its tree, its other branches, and the answer that is being written.
 
-import { ApiError, chunkEvents, readChunks, request, requestJson, turnStream } from "./api.js";
+import { ApiError, chunkEvents, delay, readChunks, request, requestJson, turnStream } from "./api.js";
 import { announce, byId, copyButton, formatCost, h, iconButton } from "./dom.js";
 import { icon } from "./icons.js";
 import { markdownReady } from "./markdown.js";
@@ -32,6 +32,8 @@ export class Chat {
     this.leaf = null;
     /** @type {AbortController | null} */
     this.reading = null;
+    /** @type {AbortController | null} the reading whose turn is about to be stopped */
+    this.stopping = null;
     /** @type {string | null} */
     this.running = null;
     /** Messages that the server did not store, with their places. @type {{item: HTMLElement, key: string, parent: string, known: Set<string>}[]} */
@@ -482,18 +484,34 @@ export class Chat {
   }
 
   async stop() {
-    if (!this.reading) return;
+    const reading = this.reading;
+    if (!reading || this.stopping === reading) return;
+    this.stopping = reading;
     try {
-      // Before the first chunk the id of the turn is unknown.
-      const turn = this.running ?? (await this.runningTurn());
-      if (turn) await requestJson(`/v1/chat/completions/${encodeURIComponent(turn)}/cancel`, { method: "POST" });
+      for (let wait = 100; this.reading === reading; wait = Math.min(2 * wait, 1000)) {
+        // Before the first chunk the id of the turn is unknown.
+        const turn = this.running ?? (await this.runningTurn());
+        if (turn) {
+          await requestJson(`/v1/chat/completions/${encodeURIComponent(turn)}/cancel`, { method: "POST" });
+          return;
+        }
+        // The request has not reached the server yet.
+        await delay(wait, reading.signal);
+      }
     } catch (error) {
       this.actions.onerror(error);
+    } finally {
+      if (this.stopping === reading) this.stopping = null;
     }
   }
 
   async runningTurn() {
-    const tree = await requestJson(`/v1/conversations/${encodeURIComponent(/** @type {string} */ (this.id))}/turns`);
+    const path = `/v1/conversations/${encodeURIComponent(/** @type {string} */ (this.id))}/turns`;
+    const tree = await requestJson(path).catch((error) => {
+      // The first request of a conversation creates it.
+      if (error instanceof ApiError && error.status === 404) return { data: [] };
+      throw error;
+    });
     return tree.data.find((/** @type {any} */ turn) => turn.status === "running")?.id;
   }
 

@@ -295,6 +295,28 @@ async def test_pending_answer_can_be_stopped(visitor: Visitor, upstream: FakeUps
     await upstream.requests[0].closed()
 
 
+async def test_answer_can_be_stopped_before_its_request_reaches_the_server(
+    visitor: Visitor, upstream: FakeUpstream
+) -> None:
+    upstream.reply(hang())
+    is_slow = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await is_slow.wait()
+        await route.continue_()
+
+    await visitor.page.route("**/v1/chat/completions", hold)
+    await visitor.send("Think")
+    async with visitor.page.expect_response("**/turns") as looked_up:
+        await visitor.button("Stop").click()
+    assert (await looked_up.value).status == 404
+    is_slow.set()
+
+    await visitor.wait_for_answer()
+    await expect(visitor.answer).to_contain_text("Response stopped.")
+    await expect(visitor.page.locator("#error .problem")).to_have_count(0)
+
+
 async def test_reasoning_is_collapsed(visitor: Visitor, upstream: FakeUpstream) -> None:
     upstream.reply(text("42", reasoning="Six times seven."))
 
