@@ -57,7 +57,7 @@ class AsgiApplication:
         await receive()
         lifespan = self._app.router.lifespan_context(self._app)
         try:
-            # In a thread: it runs event loops of its own.
+            # In a thread: it runs other event loops.
             await asyncio.to_thread(prepare, self._settings)
             await lifespan.__aenter__()
         except (ConfigurationError, StoreUnavailable) as error:

@@ -1,7 +1,7 @@
 """Logs on standard error: one JSON object per line, or readable lines if it is a terminal.
 
-They contain no message text and no keys. The exception is the logger ``stream_events``, whose lines have a format of
-their own and contain text if the operator enables it.
+They contain no message text and no keys. The exception is the logger ``stream_events``, whose lines have another
+format and contain text if the operator enables it.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ class Supervisor:
 
 
 def _run_worker(target: Target, sockets: Sequence[socket.socket], channel: Connection) -> None:
-    # A process group of its own: only the supervisor gets the signals of the terminal.
+    # A separate process group: only the supervisor gets the signals of the terminal.
     os.setpgrp()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_stop_with_supervisor, args=(channel,), daemon=True).start()

@@ -1,6 +1,6 @@
 """Delegates: agents and teams that an agent calls as a tool, with a task, and whose answer is the result.
 
-A delegate runs in the turn of its caller, with a context, limits and a time limit of its own. What it uses also counts
+A delegate runs in the turn of its caller, with separate context, limits and time limit. What it uses also counts
 for the turn. If one of its calls needs approval, it pauses: its work so far is stored with the result of the call, and
 the turn after the decision resumes it.
 """

@@ -1,6 +1,6 @@
 """An implementation of AutoGen's ``AgentRuntime`` that calls the handler of a direct message in the sender's task.
 
-``SingleThreadedAgentRuntime`` puts every message and every response into one queue and runs each in a task of its own.
+``SingleThreadedAgentRuntime`` puts every message and every response into one queue and runs each in a separate task.
 Under concurrent turns that costs ten times the call itself. Agents (``RoutedAgent`` and other subclasses of
 ``BaseAgent``) run on both without changes. What differs:
 
@@ -161,7 +161,7 @@ class DirectRuntime(AgentRuntime):
     async def _call(self, agent: Agent, message: Any, context: MessageContext) -> Any:
         depth = _nested_calls.get()
         if depth >= _MAX_NESTED_CALLS:
-            # A task of its own has a stack of its own.
+            # A separate task has a separate stack.
             return await self._call_in_task(agent, message, context)
         nested = _nested_calls.set(depth + 1)
         try:

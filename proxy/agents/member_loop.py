@@ -1,6 +1,6 @@
 """Run one member in a turn: an agent with its own code (``members.port``).
 
-The member runs in a task of its own, so that a call which the client or a person has to answer ends the turn wherever
+The member runs in a separate task, so that a call which the client or a person has to answer ends the turn wherever
 the member's code is. The next turn of the exchange runs the member again (``member_exchange``). Text and events are
 dropped until the member has read all results of earlier turns, which have emitted them.
 """

@@ -111,7 +111,7 @@ class ContextTooLong(Exception):
 async def _traced(
     agent: Agent, state: TurnState, request: ModelRequest, *, may_repeat: bool = False
 ) -> ModelReply:
-    """Call the model with a request, in a span of its own.
+    """Call the model with a request, in a separate span.
 
     Raises:
         ContextTooLong: ``may_repeat`` is set, and the context does not fit.

@@ -96,7 +96,7 @@ class DelegatePause:
 class TurnState:
     """The state of one turn, shared by all agents that work on it: its limits, and what was used of them.
 
-    A delegate has a state of its own, whose use also counts for its ``parent``.
+    A delegate has a separate state, whose use also counts for its ``parent``.
     """
 
     team: str

@@ -1,4 +1,4 @@
-"""Branches that start inside a turn: the part of a stored turn up to one of its events, as a turn of its own.
+"""Branches that start inside a turn: the part of a stored turn up to one of its events, as a separate turn.
 
 A turn consists of model calls, and each model call adds one assistant message and the results of its tool calls. A step
 ends behind the results of its model call, so that calls and results stay together, and behind a handoff that the call

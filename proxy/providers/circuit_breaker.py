@@ -1,4 +1,4 @@
-"""Gives a failing provider a rest: after many failures in a row it is not asked for a while."""
+"""Circuit breaker: after many failures in a row, a provider is not called for a while."""
 
 from __future__ import annotations
 

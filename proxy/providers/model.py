@@ -8,7 +8,7 @@ Every implementation passes the same contract tests (``tests/contracts/test_mode
 - The deltas of a whole answer end with exactly one ``Finished``. An answer that breaks off, or is not what the
   protocol says, raises an ``UpstreamFailed`` instead; a cut tool call is therefore never seen as a whole one.
 - Call pieces arrive ordered by ``index`` (0, 1, … without a gap); the first piece of a call carries its name.
-  Ids are the model's own and may be empty or repeated: who stores calls gives them ids of its own.
+  Ids are the model's own and may be empty or repeated: who stores calls gives them new ids.
 - An answer with calls finishes with ``tool_calls``, or, when a limit ended it after its last whole call, with
   ``length`` or ``content_filter``.
 - Nothing but ``UpstreamFailed`` and ``CancelledError`` is raised.

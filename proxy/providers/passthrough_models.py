@@ -30,10 +30,10 @@ MOST = 5000
 """Models of a provider that are served."""
 _LIST_BYTES = 4 * 1024 * 1024
 _FRESH = 300.0
-"""Seconds after which the list is asked for again."""
+"""Seconds after which the list is requested again."""
 _AFTER_FAILURE = 15.0
 _SOON = 10.0
-"""Seconds after which it is asked for again because somebody wants a model that is not on it."""
+"""Seconds after which it is requested again for a model that is not on it."""
 _AT_START = 2.0
 """Seconds that the start waits for the list."""
 _TIME_LIMIT = 10.0

@@ -46,7 +46,7 @@ _CITIES = {
     "Europe/Zurich": "basel, bern, geneva, zürich",
     "Pacific/Auckland": "christchurch, wellington",
 }
-"""Large cities without a time zone of their own name in the IANA database, by time zone."""
+"""Large cities whose time zone has another name in the IANA database, by time zone."""
 
 
 class Clock:

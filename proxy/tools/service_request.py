@@ -1,4 +1,4 @@
-"""One HTTP request of a tool to a service, over a connection of its own."""
+"""One HTTP request of a tool to a service, over a separate connection."""
 
 from __future__ import annotations
 

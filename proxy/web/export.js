@@ -22,7 +22,7 @@ export function showExport(path, title) {
       { class: "choices" },
       h("button", { type: "button", onclick: save("text/markdown", "md", markdownOf(path, title)) }, icon("download"), "Markdown"),
       h("button", { type: "button", onclick: save("application/json", "json", JSON.stringify({ title, turns: path }, null, 2)) }, icon("download"), "JSON"),
-      // On narrow screens the header has no room for a button of its own.
+      // On narrow screens the header has no room for another button.
       h("button", { type: "button", class: "narrow-only", onclick: () => (byId("dialog").close(), byId("share").click()) }, icon("share"), "Share a link"),
     ),
   ]);

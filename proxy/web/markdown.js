@@ -189,14 +189,14 @@ function renderTask(item) {
 async function renderMath(code, isImmediate) {
   const katex = await mathRenderer();
   if (!isImmediate) {
-    // A task of its own for each formula, so that thousands of them do not block the page.
+    // A separate task for each formula, so that thousands of them do not block the page.
     await new Promise((resolve) => setTimeout(resolve));
     if (!code.isConnected) return;
   }
   if (!katex) return;
   const box = h("span", { class: code.className });
   try {
-    // KaTeX builds DOM nodes; with `trust` off, no formula can set addresses, classes or styles of its own.
+    // KaTeX builds DOM nodes; with `trust` off, no formula can set addresses, classes or styles.
     katex.render(code.textContent ?? "", box, {
       displayMode: code.classList.contains("display"),
       throwOnError: true,
@@ -259,7 +259,7 @@ const visibility = new IntersectionObserver((entries) => {
     undrawn.get(target)?.();
   }
 });
-/** The last diagram that waits. Each loads the library in a frame of its own, so they are drawn one after another. */
+/** The last diagram that waits. Each loads the library in a separate frame, so they are drawn one after another. */
 let drawing = Promise.resolve();
 
 /** @param {string} text @param {HTMLElement} block @param {HTMLElement} pre */

@@ -13,7 +13,7 @@ MAX_PATTERNS = 100
 class PatternLimits(NamedTuple):
     """Limits on the regular expressions of a schema; ``size`` and ``total_size`` are bytes after compilation.
 
-    The parser of expressions has no limit of its own: 1 MB of alternatives took 0.3 s and 128 MB. Compiling takes 4 to
+    The parser of expressions has no limit: 1 MB of alternatives took 0.3 s and 128 MB. Compiling takes 4 to
     5 ms per MB. A common pattern (an e-mail address, a date, a UUID) has less than 50,000 bytes.
     """
 

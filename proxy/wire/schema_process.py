@@ -1,4 +1,4 @@
-"""Compilation and validation in a process of its own, for schemas and answers that could block the event loop.
+"""Compilation and validation in a separate process, for schemas and answers that could block the event loop.
 
 The process has a limit of CPU time. Its result for a task that exceeds the limit is None.
 """

@@ -28,7 +28,7 @@ hanging = asyncio.Event()
 
 
 async def researcher(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
-    """Answer with a tool of its own, or hand over."""
+    """Answer with one of its own tools, or hand over."""
     seen.append(context)
     if "shop" in context.text:
         yield HandOver("triage", "wants to buy")

@@ -9,7 +9,7 @@ A reply has one of ``{"text": "…"}``, ``{"calls": [["name", {…}], …], "tex
 of ``reply`` gives them in turn and then the last one for ever. ``{last}`` in a text stands for the last
 message's text.
 
-Without rules of its own the provider obeys the last message: ``call NAME {…}`` (several lines: parallel
+Without other rules the provider obeys the last message: ``call NAME {…}`` (several lines: parallel
 calls) calls offered tools, ``fail 503`` refuses, ``hang`` hangs; after tool results it says ``The tools said:
 …``, to anything else ``You said: …``.
 """

@@ -15,7 +15,7 @@ and fails the test when the block is left. Replies: ``text``, ``calls``, ``error
 Wait for things, not for time: ``await upstream.received(2)`` (the second request), ``await
 upstream.requests[0].closed()`` (its connection), ``request.is_open``.
 
-As a process of its own (the first line on stdout is the base URL; SIGTERM or the end of stdin's parent stops
+As a separate process (the first line on stdout is the base URL; SIGTERM or the end of stdin's parent stops
 it)::
 
     python -m tests.fakes.upstream --port 0 [--rules rules.json]

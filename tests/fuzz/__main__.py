@@ -1,4 +1,4 @@
-"""Command: fuzz a server of its own for a time, then report; exit code 1 if something was found."""
+"""Command: fuzz a new server for a time, then report; exit code 1 if something was found."""
 
 from __future__ import annotations
 

@@ -326,7 +326,7 @@ async def team_files(run: Run) -> None:
 
 
 async def description(run: Run) -> None:
-    """Requests that schemathesis makes of ``/openapi.json``, in a process of its own."""
+    """Requests that schemathesis makes of ``/openapi.json``, in a separate process."""
     left = int(run.deadline - time.monotonic())
     if left < 1:
         return

@@ -1,7 +1,7 @@
 """Graphs of LangGraph (https://langchain-ai.github.io/langgraph), agents of LangChain among them.
 
 The newest checkpoint of a graph is stored with the answer, and is the state of the next run on that branch. Of a graph
-with a checkpointer of its own, only the id of the checkpoint is stored. The graph receives the messages since its last
+with its own checkpointer, only the id of the checkpoint is stored. The graph receives the messages since its last
 answer. ``Command(goto=agent, graph=Command.PARENT)`` hands over to an agent of the team.
 """
 
@@ -44,7 +44,7 @@ def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
 
 
 class LangGraphMember:
-    """A graph. Each run has a checkpointer of its own, unless the graph has one."""
+    """A graph. Each run has a separate checkpointer, unless the graph has one."""
 
     has_effects = True
 

@@ -68,7 +68,7 @@ def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
 
 
 class PydanticAIMember:
-    """An agent, which has no state of its own, so that one object serves all turns."""
+    """An agent, which has no state, so that one object serves all turns."""
 
     has_effects = True
 

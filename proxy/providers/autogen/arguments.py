@@ -44,7 +44,7 @@ def offered_tools(
     messages: Sequence[llm.LLMMessage],
     family: Family,
 ) -> tuple[Sequence[FunctionTool], ToolChoice | None]:
-    """Return the tools and the choice with which the client sends what was asked for.
+    """Return the tools and the choice with which the client sends the requested ones.
 
     Ollama: for a named tool the client sends the definition of the choice instead of the tool's
     (``_process_create_args``), so the tool is offered alone. Anthropic: calls in the history require tools; without any

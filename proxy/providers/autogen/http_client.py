@@ -1,6 +1,6 @@
 """A hold on the HTTP connections of somebody else's model client.
 
-AutoGen's clients read each chunk in a task of its own. Cancelled between two of them, or before the next one began to
+AutoGen's clients read each chunk in a separate task. Cancelled between two of them, or before the next one began to
 run, they leave the response open and the provider writing. Those built on an SDK with an httpx client inside (OpenAI,
 Azure OpenAI, Anthropic, Ollama) can be helped: the responses of a call are noted as they arrive and closed when the
 call is left. Others have to be caught while they read.

@@ -211,7 +211,7 @@ class HttpSession(Owner):
         return connection
 
     async def _resolved(self, host: str, port: int) -> Addresses:
-        """Return the addresses of a name; they are asked for at most once a minute, and after a failed connection."""
+        """Return the addresses of a name; they are resolved at most once a minute, and after a failed connection."""
         try:
             family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
         except ValueError:

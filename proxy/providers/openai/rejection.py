@@ -131,7 +131,7 @@ def is_named_once(name: str, body: bytes) -> bool:
 
 
 def innermost_error(body: bytes | object) -> Mapping[str, Any]:
-    """Return the error object of the provider itself; gateways wrap it in an error of their own.
+    """Return the error object of the provider itself; gateways wrap it in another error.
 
     OpenRouter has it as JSON text in ``metadata.raw``, others in ``message``.
     """

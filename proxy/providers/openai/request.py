@@ -111,7 +111,7 @@ def headers_of(definition: OpenAIModel) -> dict[str, str]:
     }
     if definition.api_key is not None and definition.auth == "key":
         key = definition.api_key.get_secret_value().strip()
-        # Azure's deployments API reads the key from a header of its own; a bearer token there is one of Entra ID:
+        # Azure's deployments API reads the key from another header; a bearer token there is one of Entra ID:
         # https://learn.microsoft.com/azure/ai-foundry/openai/reference#authentication
         is_deployment = "/openai/deployments/" in definition.base_url
         headers["api-key" if is_deployment else "authorization"] = key if is_deployment else f"Bearer {key}"

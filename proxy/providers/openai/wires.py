@@ -43,7 +43,7 @@ def other_wire(wire: Wire, status: int, error: bytes, sent: bytes) -> Wire | Non
 
 
 def endpoint_of(definition: OpenAIModel, *path: str, method: str = "POST") -> Endpoint:
-    """Return where something of a model's provider is asked for; a query behind the base stays.
+    """Return the address of an endpoint of a model's provider; a query behind the base stays.
 
     Raises:
         ConfigurationError: The URL, the key or a header cannot be used.

@@ -179,7 +179,7 @@ class CorsMiddleware:
 def _preflight(origin: str, headers: dict[str, str]) -> Response:
     """Return the response to a preflight request, which needs no key."""
     requested = headers.get("access-control-request-headers", "").lower().split(",")[:_MAX_HEADERS]
-    # Client libraries add headers of their own. Without credentials, all of them can be allowed.
+    # Client libraries add other headers. Without credentials, all of them can be allowed.
     others = [name for name in map(str.strip, requested) if _HEADER.fullmatch(name)]
     allowed = {
         "access-control-allow-origin": origin,

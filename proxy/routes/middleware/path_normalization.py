@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ALSO_WITHOUT_VERSION = ("/chat/completions", "/models")
-"""Paths that are served without ``/v1`` too, including the paths below them. A path that has a route of its own without
+"""Paths that are served without ``/v1`` too, including the paths below them. A path that has a separate route without
 ``/v1`` must be excluded, see ``OWN_ROUTE``."""
 OWN_ROUTE = ("POST", "/chat/completions")
 """The legacy endpoint, which accepts other bodies too."""

@@ -142,7 +142,7 @@ class Approving:
         return Page([_approval(row) for row in found[:limit]], has_more=len(found) > limit)
 
     def of_turn(self, connection: Connection, turn: int) -> list[Approval]:
-        """Return what the turn asked for, in order."""
+        """Return the approvals that the turn requested, in order."""
         return [_approval(row) for row in connection.execute(self._of_turn, {"of_turn": turn})]
 
     def circumstances(self, connection: Connection, turn: int) -> bytes | None:

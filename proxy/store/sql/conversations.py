@@ -261,7 +261,7 @@ class Keeping:
             connection.execute(
                 update(turns).where(turns.c.key == turn.key, ~turns.c.is_listed).values(FORGOTTEN)
             )
-            # So do approvals: of those that it asked for, the calls, and of those that it ran, the results.
+            # So do approvals: of those that it requested, the calls, and of those that it ran, the results.
             connection.execute(delete(approvals).where(approvals.c.turn == turn.key))
             ran = (approvals.c.turn == turn.parent, approvals.c.run_in == turn_id)
             connection.execute(update(approvals).where(*ran).values(result=None))

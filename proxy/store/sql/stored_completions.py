@@ -62,7 +62,7 @@ class Completions:
             .where(turns.c.caller == bindparam("of_caller", type_=turns.c.caller.type), *_IS_COMPLETION)
         )
         of_id = turns.c.id == bindparam("of_id", type_=turns.c.id.type)
-        # By the conversation's caller: a completion that was deleted since has none of its own.
+        # By the conversation's caller: a completion that was deleted since has none.
         self._key = (
             select(turns.c.key)
             .join(conversations, conversations.c.key == turns.c.conversation)

@@ -158,7 +158,7 @@ class _OpenCalls:
 
     def __init__(self, ids: Iterable[str]) -> None:
         self._counts = Counter(ids)
-        # A queue of their own: a search among all calls for every result would take quadratic time.
+        # A separate queue: a search among all calls for every result would take quadratic time.
         self._translated = deque(call_id for call_id in self._counts if call_id.startswith(TRANSLATED_ID))
 
     def __bool__(self) -> bool:

@@ -41,7 +41,7 @@ MAX_LIMIT = 100
 MAX_SEARCH = 200
 """Maximum length in characters."""
 _INTEGER = re.compile(r"([+-]?)(\d++)(?:\.0*+)?", re.ASCII)
-"""Leading zeros are not a group of their own: two neighbouring repetitions that match zeros take quadratic time."""
+"""One group matches leading zeros too: two neighbouring repetitions that match zeros take quadratic time."""
 _DIGITS = 18
 """Number of digits to read, which is enough to compare with the limits."""
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)

@@ -110,7 +110,7 @@ class Gpt55:
         for number, place in enumerate(calls):
             name = body["input"][place]["name"]
             if name in seen:
-                # A call that is made again needs no item of its own.
+                # A call that is made again needs no other item.
                 continue
             seen.add(name)
             before = body["input"][place - 1] if place else {}

@@ -32,7 +32,7 @@ class DeepSeek(ChatProvider):
 
 
 class Gemini(ChatProvider):
-    """The thought signature of a call has to come back with it; it arrives in a chunk of its own.
+    """The thought signature of a call has to come back with it; it arrives in a separate chunk.
 
     Errors are a JSON array.
     """
@@ -127,7 +127,7 @@ class LiteLLM(ChatProvider):
 
 
 class Unlisted(ChatProvider):
-    """A provider that is in no list: what it sends in members of its own has to come back, each where it was."""
+    """A provider that is in no list: what it sends in unknown members has to come back, each where it was."""
 
     path = "/v1/chat/completions"
 

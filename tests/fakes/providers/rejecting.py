@@ -212,7 +212,7 @@ class AzureReasoning(StrictProvider):
 
 
 class OpenAIReasoning(StrictProvider):
-    """A model of the o-series: fixed sampling, developer messages, efforts of its own, schemas with properties."""
+    """A model of the o-series: fixed sampling, developer messages, other efforts, schemas with properties."""
 
     EFFORTS = ("low", "medium", "high")
 

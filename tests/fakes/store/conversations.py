@@ -328,7 +328,7 @@ class MemoryLibrary:
 
 
 def page_of(found: list[tuple[P, T]], start: P | None, query: ListQuery) -> Page[T]:
-    """Return the part of the list that is asked for, of values with their keys; ``start`` is the key before it."""
+    """Return the requested part of the list, of values with their keys; ``start`` is the key before it."""
     is_ascending = query.order == "asc"
     found = sorted(found, key=lambda one: one[0], reverse=not is_ascending)
     if start is not None:

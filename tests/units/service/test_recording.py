@@ -136,7 +136,7 @@ def test_content_of_a_turn_that_is_not_stored_is_left_out() -> None:
         pytest.param(LEFT, "Hel", {"draft": ["Hel"]}, False, False, id="left by its client"),
     ],
 )
-def test_a_turn_without_outcome_is_history_if_something_of_it_is_kept(
+def test_a_turn_without_outcome_is_history_if_its_text_or_tools_are_stored(
     closing: ClosingEvent, text: str, of_turn: dict[str, Any], is_history: bool, keeps_key: bool
 ) -> None:
     end = stored_end(closing, text=text, **of_turn)

@@ -19,13 +19,13 @@ def form(schema: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
 
-@pytest.mark.parametrize("asked", [None, {"type": "text"}], ids=["nothing asked", "text"])
-async def test_any_text_will_do_when_no_form_is_asked_for(asked: Any) -> None:
-    assert await compile_response_format(asked) is None
+@pytest.mark.parametrize("requested", [None, {"type": "text"}], ids=["no format", "text"])
+async def test_any_text_is_valid_without_a_response_format(requested: Any) -> None:
+    assert await compile_response_format(requested) is None
 
 
 @pytest.mark.parametrize(
-    ("asked", "text", "is_met"),
+    ("requested", "text", "is_met"),
     [
         pytest.param({"type": "json_object"}, '{"a": 1}', True, id="an object"),
         pytest.param({"type": "json_object"}, "a: 1", False, id="no JSON"),
@@ -38,8 +38,8 @@ async def test_any_text_will_do_when_no_form_is_asked_for(asked: Any) -> None:
         pytest.param(form({}), "[" * 100_000, False, id="deep nesting"),
     ],
 )
-async def test_an_answer_is_met_or_not(asked: Any, text: str, is_met: bool) -> None:
-    made = await compile_response_format(asked)
+async def test_an_answer_is_met_or_not(requested: Any, text: str, is_met: bool) -> None:
+    made = await compile_response_format(requested)
 
     assert made is not None
     assert await made.is_met_by(text) is is_met
@@ -133,7 +133,7 @@ async def test_no_answer_and_schema_block_the_event_loop(schema: dict[str, Any],
 
     began = time.thread_time()
     assert await made.is_met_by(json.dumps(answer)) is False
-    # CPU of this thread: a process of its own does the rest.
+    # CPU of this thread: a separate process does the rest.
     assert time.thread_time() - began < 0.2
 
 
@@ -213,12 +213,14 @@ def test_what_applies_to_one_value_is_counted(schema: dict[str, Any], applied: t
 
 
 async def test_a_schema_is_compiled_once() -> None:
-    asked = form({"type": "string", "pattern": "^compiled once$"})
+    requested = form({"type": "string", "pattern": "^compiled once$"})
 
-    assert await compile_response_format(asked) is await compile_response_format(
-        msgspec.json.decode(msgspec.json.encode(asked))
+    assert await compile_response_format(requested) is await compile_response_format(
+        msgspec.json.decode(msgspec.json.encode(requested))
     )
-    assert await compile_response_format(asked) is not await compile_response_format(form({"type": "string"}))
+    assert await compile_response_format(requested) is not await compile_response_format(
+        form({"type": "string"})
+    )
 
 
 @pytest.mark.parametrize(

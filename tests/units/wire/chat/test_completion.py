@@ -101,7 +101,7 @@ def test_a_stream_is_the_official_one_byte_for_byte() -> None:
     )
 
 
-def test_usage_comes_last_and_only_when_asked_for() -> None:
+def test_usage_comes_last_and_only_on_request() -> None:
     with_usage = stream(STARTED, TextDelta("Hi"), DONE, options=WITH_USAGE)
     *chunks, (usage_id, last), done = frames(with_usage)
 

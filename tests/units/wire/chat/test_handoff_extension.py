@@ -226,7 +226,7 @@ def test_the_whole_answer_carries_the_object_too() -> None:
 
 
 @pytest.mark.parametrize("mode", ["none", "reasoning"])
-def test_there_are_no_objects_where_they_are_not_asked_for(mode: EventsMode) -> None:
+def test_there_are_no_objects_unless_they_are_requested(mode: EventsMode) -> None:
     assert b'"handoff"' not in stream(*TURN, options=options(mode))
     assert b'"handoff"' not in encode(completion(options(mode), TURN))
 
