@@ -108,8 +108,10 @@ class ConversationResolver:
         self._approvals = approvals
         self._clock = clock
 
-    async def resolve(self, request: TurnRequest, team: Team) -> Resolution:
+    async def resolve(self, request: TurnRequest, team: Team, *, skips_running: bool = False) -> Resolution:
         """Return the starting point of the requested turn; a ``Repetition`` is of a complete turn.
+
+        With ``skips_running``, the result is no ``RunningMatch``.
 
         Raises:
             ConversationNotFound: The conversation belongs to another end user, or has to exist and does not.
@@ -118,7 +120,7 @@ class ConversationResolver:
                 approval that the parent turn did not request.
         """
         conversation = await self._named_conversation(request)
-        query = ResolverQuery(request, team, self._turns, conversation, self._clock())
+        query = ResolverQuery(request, team, self._turns, conversation, self._clock(), skips_running)
         resolved = await self._first_match(query)
         if isinstance(resolved, RunningMatch | Repetition):
             return resolved

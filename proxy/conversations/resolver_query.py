@@ -36,6 +36,8 @@ class ResolverQuery:
     turns: TurnRepository
     conversation: Conversation | None
     now: float = 0.0
+    skips_running: bool = False
+    """Whether the request neither follows nor repeats a running turn."""
 
     # Several rules read each of these, so they are computed once.
     messages: Sequence[Message] = field(init=False)

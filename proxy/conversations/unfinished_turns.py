@@ -27,7 +27,7 @@ REPEAT_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class RunningMatch:
-    """The request follows or repeats a running turn whose client has left."""
+    """The request follows or repeats a running turn. Its client has left, or the server has not noticed that yet."""
 
     turn_id: str
 
@@ -85,8 +85,11 @@ async def find_repetition(
         return None
     match = found[0]
     if match.status == "running":
+        if query.skips_running:
+            return None
+        # In a conversation, a running turn with a client is a conflict, which the store detects.
         is_left = is_unattended(match.cancel_at, match.reader_until, query.now)
-        return RunningMatch(match.id) if is_left else None
+        return RunningMatch(match.id) if is_left or conversation_id is None else None
     if match.status == "completed":
         is_unread = match.left_at is not None and _has_same_body(query, match)
         return Repetition(match.id) if is_unread and match.ran_effects else None
@@ -129,7 +132,7 @@ async def _matching(
     fitting: list[tuple[InputMatch, Sequence[ChainTurn]]] = []
     for match in found:
         if match.status == "running":
-            if is_unattended(match.cancel_at, match.reader_until, query.now):
+            if not query.skips_running:
                 return RunningMatch(match.id)
             continue
         if not match.is_history or (match.status == "completed" and match.left_at is None and not shown):

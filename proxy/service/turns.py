@@ -75,6 +75,10 @@ class PreviewedTurn:
     turn: Turn
 
 
+LEAVING_ATTEMPTS, LEAVING_INTERVAL = 20, 0.05
+"""Times to look whether the client of a turn has left, and seconds between them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Limits and intervals of turns, in seconds."""
@@ -299,17 +303,18 @@ class TurnService:
         raise ConversationHeld(conversation_id)
 
     async def _open(self, request: TurnRequest, team: ServedTeam) -> Opened:
-        slot = 0
+        slot, skips_running = 0, False
         for _ in range(ATTEMPTS):
             resolved: Resolution | None = None
             try:
-                team, ignored, resolved = await self._resolve(request, team)
+                team, ignored, resolved = await self._resolve(request, team, skips_running=skips_running)
                 if isinstance(resolved, UnrelatedMessages):
                     return self._open_side(request, team)
                 if isinstance(resolved, ResolvedTurn):
                     opened = await self._open_turn(request, team, resolved, ignored, slot=slot)
                 else:
                     opened = await self._open_earlier(request, resolved)
+                    skips_running = opened is None and isinstance(resolved, RunningMatch)
             except ApprovalsMoved:
                 continue
             except ConversationBusy:
@@ -326,18 +331,20 @@ class TurnService:
     async def _open_earlier(self, request: TurnRequest, found: RunningMatch | Repetition) -> Opened | None:
         """Attach to the turn that the request repeats; end a running one that it follows.
 
-        Raises:
-            ConversationBusy: The running turn has a client.
+        None if the request has to be resolved again: the turn has ended, or its client has not left.
         """
-        record = await self._history.turn(request.caller, found.turn_id)
-        if record is None or (record.status == "running") != isinstance(found, RunningMatch):
-            return None
-        if record.status != "running":
-            return self._attach(record)
-        replaced = await self._replace_left(request, record)
-        if not replaced:
-            raise ConversationHeld(record.conversation_id)
-        return replaced if isinstance(replaced, Opened) else None
+        for _ in range(LEAVING_ATTEMPTS):
+            record = await self._history.turn(request.caller, found.turn_id)
+            if record is None:
+                return None
+            if record.status != "running":
+                return self._attach(record) if isinstance(found, Repetition) else None
+            replaced = await self._replace_left(request, record)
+            if replaced:
+                return replaced if isinstance(replaced, Opened) else None
+            # A client can send its next message before the server has noticed that it left.
+            await asyncio.sleep(LEAVING_INTERVAL)
+        return None
 
     async def _after_conflict(
         self, request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn | None
@@ -405,20 +412,22 @@ class TurnService:
             raise LogMemoryExhausted
 
     async def _resolve(
-        self, request: TurnRequest, team: ServedTeam
+        self, request: TurnRequest, team: ServedTeam, *, skips_running: bool = False
     ) -> tuple[ServedTeam, Sequence[str], Resolution]:
         """Return the team as its conversation began with it, the ignored parameters, and where the turn begins."""
-        ignored, resolved = await self._resolve_for(request, team)
+        ignored, resolved = await self._resolve_for(request, team, skips_running=skips_running)
         if isinstance(resolved, ResolvedTurn) and resolved.conversation_id is not None:
             began_as = await self._teams.as_begun(request.caller, resolved.conversation_id, team)
             if began_as is not team:
-                return began_as, *await self._resolve_for(request, began_as)
+                return began_as, *await self._resolve_for(request, began_as, skips_running=skips_running)
         return team, ignored, resolved
 
-    async def _resolve_for(self, request: TurnRequest, team: ServedTeam) -> tuple[Sequence[str], Resolution]:
+    async def _resolve_for(
+        self, request: TurnRequest, team: ServedTeam, *, skips_running: bool
+    ) -> tuple[Sequence[str], Resolution]:
         team.check_client_tools(tuple(request.tools))
         ignored = _ignored(request, team)
-        return ignored, await self._resolver.resolve(request, team)
+        return ignored, await self._resolver.resolve(request, team, skips_running=skips_running)
 
     def _open_side(self, request: TurnRequest, team: ServedTeam) -> Opened:
         """Start a turn without conversation, team or lock; nothing of it is stored."""
