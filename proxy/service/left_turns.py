@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 
 from proxy.errors import StoreUnavailable
+from proxy.service.remote_turns import RemoteTurns
 from proxy.turns.contract import Turn
 from proxy.turns.live import LiveTurn, LiveTurns
 from proxy.turns.repository import Attendance, TurnRecord, TurnRepository
@@ -83,6 +84,30 @@ class _Watch:
         self.owner.on_returned(self)
 
 
+@dataclass(eq=False, slots=True)
+class _RemoteWatch:
+    """The readers here of a turn of another worker; ``live.watcher`` is this object."""
+
+    owner: LeftTurns
+    record: TurnRecord
+    live: LiveTurn
+    remote: RemoteTurns
+    has_left: bool = False
+
+    def left(self, *, can_return: bool) -> None:
+        """Inform the worker of the turn that the last client left."""
+        self.has_left = True
+        self.remote.pause(self.record.id)
+        self.owner.withdraw_reader(self.record)
+
+    def returned(self) -> None:
+        """Inform the worker of the turn that a client reads it again."""
+        if self.has_left:
+            self.has_left = False
+            self.remote.resume(self.record.id)
+            self.owner.announce_reader(self.record, self.live)
+
+
 @dataclass(slots=True)
 class LeftTurns:
     """The turns of this worker whose clients left, and the readers here of turns of other workers."""
@@ -107,13 +132,26 @@ class LeftTurns:
         """Apply the rules to a turn of this worker when its clients leave."""
         live.watcher = _Watch(self, live, turn, key, rules)
 
+    def watch_remote(self, record: TurnRecord, live: LiveTurn, remote: RemoteTurns) -> None:
+        """Inform the other workers of the readers here of a turn that runs in another worker."""
+        if live.watcher is None:
+            live.watcher = _RemoteWatch(self, record, live, remote)
+        self.announce_reader(record, live)
+
     def announce_reader(self, record: TurnRecord, live: LiveTurn) -> None:
         """Store that a client here reads a turn that runs in another worker, as long as ``live`` has a reader."""
         if record.turn not in self._announced:
             self._announced.add(record.turn)
-            task = asyncio.create_task(self._announce(record.turn, live), name=f"reader of {record.id}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(self._announce(record.turn, live), f"reader of {record.id}")
+
+    def withdraw_reader(self, record: TurnRecord) -> None:
+        """Store that the clients here have left."""
+        self._start(self._write_reader(record.turn, self.clock()), f"no reader of {record.id}")
+
+    def _start(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def is_unattended(self, record: TurnRecord) -> bool:
         """Whether a running turn has no readers at any worker, and is cancelled if none returns."""
@@ -252,15 +290,18 @@ class LeftTurns:
     async def _announce(self, turn: int, live: LiveTurn) -> None:
         try:
             while not live.is_over:
-                try:
-                    await self.history.announce_reader(turn, until=self.clock() + READER_LEASE)
-                except StoreUnavailable:
-                    logger.warning("failed to store the reader of a turn")
+                await self._write_reader(turn, self.clock() + READER_LEASE)
                 await asyncio.sleep(READER_INTERVAL)
                 if not live.has_readers:
                     return
         finally:
             self._announced.discard(turn)
+
+    async def _write_reader(self, turn: int, until: float) -> None:
+        try:
+            await self.history.announce_reader(turn, until=until)
+        except StoreUnavailable:
+            logger.warning("failed to store the reader of a turn")
 
     async def _has_ended(self, turn: int) -> bool:
         for _ in range(round(END_TIMEOUT / END_INTERVAL)):

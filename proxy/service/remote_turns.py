@@ -164,6 +164,19 @@ class RemoteTurns:
         self._start_polling()
         return live
 
+    def pause(self, turn_id: str) -> None:
+        """Inform the worker of a turn at once that its readers here have left."""
+        followed = self._followed.get((turn_id, False))
+        if followed is not None and not followed.live.is_over:
+            message = UnfollowTurn(self._worker, turn_id, is_observer=False)
+            self._messages.send(followed.record.worker, encode(message))
+
+    def resume(self, turn_id: str) -> None:
+        """Follow a turn again after ``pause``."""
+        followed = self._followed.get((turn_id, False))
+        if followed is not None and not followed.live.is_over:
+            self._send_follow(followed)
+
     def receive(self, events: TurnEvents) -> None:
         """Take events of a turn from its worker."""
         for is_observer in (False, True):
@@ -288,7 +301,7 @@ class RemoteTurns:
                 # Not at the first pass: a request may be about to read.
                 followed.task.cancel()
                 self._leave(followed)
-            else:
+            elif has_reader:
                 self._send_follow(followed, is_renewal=True)
 
     async def _poll(self) -> None:

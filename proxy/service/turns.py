@@ -620,7 +620,7 @@ class TurnService:
                 steps = self._teams.steps_of(record.model)
                 live = self._remote.follow(record, steps=steps, is_observer=is_observer)
                 if not is_observer:
-                    self._left.announce_reader(record, live)
+                    self._left.watch_remote(record, live, self._remote)
             else:
                 live = LiveTurn(record.id, conversation_id=record.conversation_id, memory=self._lives.memory)
                 replay(record, live, is_observer=is_observer)

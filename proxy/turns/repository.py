@@ -446,7 +446,7 @@ class TurnRepository(Protocol):
         ...
 
     async def announce_reader(self, turn: int, *, until: float) -> None:
-        """Store that a client of this worker reads a turn that runs in another worker."""
+        """Store that a client of this worker reads a turn that runs in another worker; an earlier time withdraws it."""
         ...
 
     async def end_unattended(self, turn: int, *, now: float) -> bool:

@@ -184,3 +184,24 @@ async def test_a_conversation_can_be_deleted_while_its_turn_waits(
     deleted = await other.client().conversations.delete("chat-1")
 
     assert deleted.deleted
+
+
+async def test_a_client_that_leaves_another_worker_is_noticed_there(
+    served: Served, other: Served, upstream: FakeUpstream
+) -> None:
+    go = asyncio.Event()
+    upstream.reply(calls(("transfer_to_sales", {})), ORDER.held(go), text("Ordered", chunks=1))
+    turn_id = await leave(served, upstream, model_calls=2)
+    async with (
+        http(other) as client,
+        client.stream("GET", f"/chat/completions/{turn_id}/stream") as stream,
+    ):
+        await anext(stream.aiter_text())
+        await until(lambda: served.services.turns.unattended == 0)
+
+    await until(lambda: served.services.turns.unattended == 1)
+    go.set()
+    async with asyncio.timeout(5):
+        while (await log_of(served, turn_id)).count("ModelCalled") < 2:
+            await asyncio.sleep(0.01)
+    assert (await log_of(served, turn_id))[-1] == "ModelCalled"

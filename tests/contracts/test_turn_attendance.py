@@ -38,8 +38,8 @@ async def test_a_left_turn_is_cancelled_unless_a_client_returns(history: TurnRep
     }
     assert not await history.end_unattended(turn, now=105.0)
     await history.leave(turn, left_at=105.0, cancel_at=135.0)
+    await history.announce_reader(turn, until=109.0)
     await history.announce_reader(turn, until=108.0)
-    await history.announce_reader(turn, until=107.0)
     assert (await history.attendance([turn]))[turn] == Attendance(135.0, 108.0, False)
     assert not await history.end_unattended(turn, now=106.0)
     assert await history.end_unattended(turn, now=109.0)

@@ -19,9 +19,7 @@ class Attending:
         of, wanted = turns.c, listed(dialect, "wanted", BigInteger)
         running = update(turns).where(of.key == bindparam("turn"), IS_RUNNING)
         self._leave = running.values(left_at=bindparam("left"), cancel_at=bindparam("cancel"))
-        self._announce = running.where(
-            or_(of.reader_until.is_(None), of.reader_until < bindparam("until"))
-        ).values(reader_until=bindparam("until"))
+        self._announce = running.values(reader_until=bindparam("until"))
         self._end = (
             running.where(of.cancel_at.is_not(None))
             .where(or_(of.reader_until.is_(None), of.reader_until < bindparam("now")))

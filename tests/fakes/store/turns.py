@@ -325,7 +325,7 @@ class MemoryHistory:
 
     async def announce_reader(self, turn: int, *, until: float) -> None:
         for kept in self._running(lambda kept: kept.record.turn == turn):
-            kept.record = replace(kept.record, reader_until=max(until, kept.record.reader_until or until))
+            kept.record = replace(kept.record, reader_until=until)
 
     async def end_unattended(self, turn: int, *, now: float) -> bool:
         found = list(self._running(lambda kept: kept.record.turn == turn and kept.record.is_unattended(now)))

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from proxy.events import Started
+from proxy.service.left_turns import SDK_RETRY_GRACE, DisconnectRules, LeftTurns
+from proxy.turns.contract import Turn
+from proxy.turns.live import LiveTurn, LiveTurns
+from tests.fakes.store.turns import MemoryHistory
+from tests.fakes.turn_records import new_turn
+from tests.polling import until
+
+
+@pytest.fixture
+async def history() -> MemoryHistory:
+    return MemoryHistory()
+
+
+@pytest.fixture
+async def lives() -> LiveTurns:
+    return LiveTurns()
+
+
+@pytest.fixture
+async def left(history: MemoryHistory, lives: LiveTurns) -> AsyncIterator[LeftTurns]:
+    made = LeftTurns(history, lives, time.time, interval=0.01)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def start(
+    history: MemoryHistory, lives: LiveTurns, left: LeftTurns
+) -> AsyncIterator[Callable[..., Any]]:
+    """Start a running turn of this worker with the rules; its task ends when it is cancelled."""
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def begin(**rules: Any) -> tuple[LiveTurn, Turn, int]:
+        new = new_turn(conversation=f"conv_{len(tasks)}")
+        begun = await history.begin(new)
+        live, turn = LiveTurn(new.id), Turn(new.id, "", "alice", "triage", [])
+        live.task = asyncio.create_task(asyncio.Event().wait())  # type: ignore[arg-type]
+        tasks.append(live.task)
+        live.emit(Started(new.id, "triage"))
+        lives.add(live)
+        left.watch(live, turn, begun.turn, DisconnectRules(**rules))
+        return live, turn, begun.turn
+
+    yield begin
+    for task in tasks:
+        task.cancel()
+
+
+def is_stopped(live: LiveTurn) -> bool:
+    return live.stop_reason == "client_left"
+
+
+@pytest.mark.parametrize(
+    ("rules", "ran_effects", "grace", "finishes"),
+    [
+        ({"grace": 30.0}, False, 30.0, False),
+        ({"grace": 30.0}, True, 30.0, False),
+        ({"grace": 1.0, "is_repeatable": True}, False, 1.0, False),
+        ({"grace": 1.0, "is_repeatable": True}, True, SDK_RETRY_GRACE, False),
+        ({"grace": 30.0, "is_repeatable": True}, True, 30.0, False),
+        ({"grace": 1.0, "has_key": True}, False, 1.0, False),
+        ({"grace": 1.0, "has_key": True}, True, SDK_RETRY_GRACE, True),
+        ({"grace": 0.0, "is_immediate": True, "has_key": True}, True, 0.0, False),
+        ({"grace": None}, False, 0.0, True),
+    ],
+)
+def test_rules(rules: dict[str, Any], ran_effects: bool, grace: float, finishes: bool) -> None:
+    turn = Turn("t", "", "alice", "triage", [], ran_effects=ran_effects)
+
+    found = DisconnectRules(**rules)
+
+    assert (found.grace_of(turn), found.finishes(turn)) == (grace, finishes)
+
+
+async def test_a_turn_is_paused_and_then_cancelled(start: Callable[..., Any]) -> None:
+    live, _, _ = await start(grace=0.05)
+
+    live.on_client_disconnect()
+
+    assert live.is_paused
+    await until(lambda: is_stopped(live))
+
+
+async def test_a_running_tool_with_effects_ends_first(start: Callable[..., Any], left: LeftTurns) -> None:
+    live, turn, _ = await start(grace=0.0)
+    other, _, _ = await start(grace=0.0)
+    turn.ran_effects, turn.running_effects = True, 1
+
+    live.on_client_disconnect()
+    other.on_client_disconnect()
+
+    await until(lambda: is_stopped(other))
+    assert (live.stop_reason, len(left)) == (None, 1)
+    turn.running_effects = 0
+    await until(lambda: is_stopped(live))
+
+
+async def test_a_turn_with_a_key_finishes_after_effects(start: Callable[..., Any], left: LeftTurns) -> None:
+    live, turn, _ = await start(grace=0.0, has_key=True)
+    other, _, _ = await start(grace=0.0)
+    turn.ran_effects = True
+
+    live.on_client_disconnect()
+    other.on_client_disconnect()
+
+    await until(lambda: is_stopped(other))
+    assert (live.is_paused, live.stop_reason) == (False, None)
+
+
+async def test_a_paused_turn_continues_with_a_reader_of_another_worker(
+    start: Callable[..., Any], history: MemoryHistory
+) -> None:
+    live, _, key = await start(grace=3600.0)
+    live.on_client_disconnect()
+
+    await history.announce_reader(key, until=time.time() + 60)
+    await until(lambda: not live.is_paused)
+    assert not await history.end_unattended(key, now=time.time())
+
+    await history.announce_reader(key, until=0.0)
+    await until(lambda: live.is_paused)
+
+
+async def test_another_worker_ends_a_turn_that_waits(
+    start: Callable[..., Any], history: MemoryHistory
+) -> None:
+    live, _, key = await start(grace=3600.0)
+    live.on_client_disconnect()
+
+    async with asyncio.timeout(5):
+        while not await history.end_unattended(key, now=time.time()):
+            await asyncio.sleep(0.01)
+
+    await until(lambda: is_stopped(live))
+
+
+async def test_a_requested_cancellation_has_its_own_reason(
+    start: Callable[..., Any], history: MemoryHistory
+) -> None:
+    live, _, _ = await start(grace=3600.0)
+    live.on_client_disconnect()
+
+    await history.request_cancel("alice", live.turn_id)
+
+    await until(lambda: live.stop_reason == "requested")
+
+
+async def test_a_client_that_cannot_return_ends_its_turn_at_once(start: Callable[..., Any]) -> None:
+    live, _, _ = await start(grace=3600.0)
+
+    live.on_client_disconnect(can_return=False)
+
+    assert is_stopped(live)
