@@ -181,10 +181,13 @@ def check(path: Path | None, connect: bool) -> None:
     """
     import asyncio
 
-    from proxy.team_check import check_connections, check_start
+    from proxy.team_check import check_connections, check_start, with_all_problems
 
     with _exit_on_error():
-        settings = load_settings(teams=path)
+        try:
+            settings = load_settings(teams=path)
+        except InvalidSettings as error:
+            raise with_all_problems(error, error.valid, environment=environment(), has_sockets=True) from None
         report = check_start(settings, environment=environment())
     _print_and_exit((*report.problems, *report.notices, *report.summary), is_ok=not report.problems)
     if connect:

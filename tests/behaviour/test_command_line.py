@@ -199,6 +199,13 @@ def test_everything_that_prevents_a_start_is_reported_at_once(run: Any, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_check_reports_invalid_settings_together_with_team_files(run: Any) -> None:
+    assert refusal(run("check", "missing.yaml", PROXY_MAX_MESSAGES="0")) == [
+        "missing.yaml: cannot be read: No such file or directory",
+        "PROXY_MAX_MESSAGES: should be a whole number from 1 up",
+    ]
+
+
 def test_a_check_that_needs_an_invalid_setting_is_left_out(run: Any) -> None:
     lines = refusal(run("serve", "--port", "0", PROXY_HOST="0.0.0.0", PROXY_API_KEYS="my secret"))
 

@@ -71,7 +71,9 @@ async def test_the_tutorial_works_as_written(tmp_path: Path, upstream: FakeUpstr
     assert shell.folder == tmp_path / "office"
     for language in ("yaml", "python"):
         content = following(language)
-        (shell.folder / content.partition("\n")[0].removeprefix("# ")).write_text(content)
+        name = content.partition("\n")[0].removeprefix("# ")
+        assert (ROOT / "examples" / "travel-desk" / name).read_text() == content
+        (shell.folder / name).write_text(content)
 
     assert await shell.run(following("sh")) == following("text")
     assert following("sh") == "handoff-proxy serve\n"
