@@ -412,7 +412,7 @@ class TurnRepository(Protocol):
         """Return the newest turn with this body, if an SDK retry can attach to it.
 
         The turn must be running or completed, or its content not stored and a tool with effects have run. It must be
-        created at or after ``since``, and no other turn of its conversation may follow it or be running.
+        created at or after ``since``, and no turn that is history or running may follow it.
         """
         ...
 

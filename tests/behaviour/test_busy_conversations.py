@@ -178,6 +178,23 @@ async def test_models_of_one_chat_answer_at_the_same_time_on_branches_of_their_o
         ]
 
 
+async def test_a_retry_attaches_to_its_turn_while_another_model_answers(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    go = asyncio.Event()
+    upstream.reply(text("One"), text("Two").held(go))
+    caller = Caller(served)
+    first = await caller.completion([user("Hello")], headers=CHAT)
+    other = asyncio.create_task(Caller(served).ask([user("Hello")], headers=CHAT, model="shop/sales"))
+    await upstream.received(2)
+
+    again = await caller.completion([user("Hello")], headers={**CHAT, "x-stainless-retry-count": "1"})
+
+    assert again.id == first.id
+    go.set()
+    assert await other == "Two"
+
+
 async def test_a_new_message_to_a_running_turn_of_a_chat_is_rejected(
     served: Served, upstream: FakeUpstream
 ) -> None:

@@ -397,10 +397,23 @@ async def test_a_repeated_body_is_not_found_after_the_conversation_continued(
     history: TurnRepository, status: str, is_found: bool
 ) -> None:
     await with_body(history, "conv_a", "old", "completed")
-    await with_body(history, "conv_a", "other", status, body_digest=b"e")
+    old = await history.turn("alice", "old")
+    assert old is not None
+    await with_body(history, "conv_a", "other", status, body_digest=b"e", parent=old.turn)
 
     found = await history.turn_by_body("alice", b"d", since=0.0)
     assert (found is not None) == is_found
+
+
+@pytest.mark.parametrize("status", ["running", "completed"])
+async def test_a_repeated_body_is_found_next_to_another_branch(history: TurnRepository, status: str) -> None:
+    await with_body(history, "conv_a", "old", "completed")
+    await with_body(history, "conv_a", "branch", status, body_digest=b"e", slot=1)
+
+    found = await history.turn_by_body("alice", b"d", since=0.0)
+
+    assert found is not None
+    assert found.id == "old"
 
 
 # --- ending --------------------------------------------------------------------------------------------------

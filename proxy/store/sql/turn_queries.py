@@ -160,7 +160,7 @@ class TurnQueries:
 
 
 def _by_body(record: Select[Any]) -> Select[Any]:
-    newest, running = turns.alias("newest"), turns.alias("running")
+    newest, following = turns.alias("newest"), turns.alias("following")
     newest_key = (
         select(newest.c.key)
         .where(_is("caller", newest), _is("body_digest", newest))
@@ -168,10 +168,11 @@ def _by_body(record: Select[Any]) -> Select[Any]:
         .limit(1)
         .scalar_subquery()
     )
-    has_running_successor = exists().where(
-        running.c.conversation == turns.c.conversation,
-        running.c.status == literal_column("'running'"),
-        running.c.key > turns.c.key,
+    # Not just any later turn: several models can answer in one conversation at the same time.
+    is_followed = exists().where(
+        following.c.conversation == turns.c.conversation,
+        following.c.parent == turns.c.key,
+        or_(following.c.is_history, following.c.status == literal_column("'running'")),
     )
     return (
         record.where(turns.c.key == newest_key, turns.c.created_at >= bindparam("since"))
@@ -181,9 +182,7 @@ def _by_body(record: Select[Any]) -> Select[Any]:
                 and_(turns.c.ran_effects, ~turns.c.is_stored),
             )
         )
-        .where(
-            or_(conversations.c.head.is_(None), conversations.c.head <= turns.c.key), ~has_running_successor
-        )
+        .where(~is_followed)
     )
 
 

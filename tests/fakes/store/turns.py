@@ -277,14 +277,10 @@ class MemoryHistory:
         is_lost_for_history = found.ran_effects and not found.is_stored
         if found.status not in ("running", "completed") and not is_lost_for_history:
             return None
-        conversation = self.turns[found.turn].conversation.key
-        behind = self._last(
-            lambda record: (
-                self.turns[record.turn].conversation.key == conversation
-                and (record.is_history or record.status == "running")
-            )
+        following = self._last(
+            lambda record: record.parent == found.turn and (record.is_history or record.status == "running")
         )
-        return found if behind in (None, found) else None
+        return None if following is not None else found
 
     async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
         ours = list(self._running(lambda kept: kept.record.worker == worker))
