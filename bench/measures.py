@@ -9,55 +9,43 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 
 from bench.client import Connection, Messages, connected, connections, request
+from bench.figures import Figure
 from bench.processes import Field, Served
 from bench.scripts import HANDOFF, SCRIPTS
 
 _numbers = itertools.count()
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One row of the table; a value is None if it does not apply to the server."""
-
-    name: str
-    unit: str
-    baseline: float | None
-    reference: float | None
-    proxy: float | None
-    goal: float
-
-    @classmethod
-    def of(cls, name: str, unit: str, values: Iterable[float], *, goal: float) -> Figure:
-        """Create a row from values in the order of ``Field.servers``."""
-        baseline, reference, proxy = values
-        return cls(name, unit, baseline, reference, proxy, goal)
-
-
 Measure = Callable[[Field], Awaitable[list[Figure]]]
+Cost = Callable[[Served], Awaitable[float]]
+
+
+async def in_rounds(field: Field, cost: Cost, *, rounds: int) -> list[list[float]]:
+    """Measure all servers in each round, so that changes of the machine's load affect all of them."""
+    return [[await cost(server) for server in field.servers] for _ in range(rounds)]
 
 
 async def chunks_singly(field: Field) -> list[Figure]:
     """CPU per chunk that arrives alone, on ten streams with 50 chunks per second."""
-    costs = [await _cost_of_chunks(server, "single", streams=10) for server in field.servers]
-    return [Figure.of("chunk arriving singly", "µs CPU", costs, goal=75)]
+    rounds = await in_rounds(field, COSTS["single"], rounds=3)
+    return [Figure.of_rounds("chunk arriving singly", "µs CPU", rounds, goal=0.15)]
 
 
 async def chunks_in_bursts(field: Field) -> list[Figure]:
     """CPU per chunk in bursts of twenty, on four streams with 50 bursts per second."""
-    costs = [await _cost_of_chunks(server, "bursts", streams=4) for server in field.servers]
-    return [Figure.of("chunk in bursts", "µs CPU", costs, goal=10)]
+    rounds = await in_rounds(field, COSTS["bursts"], rounds=3)
+    return [Figure.of_rounds("chunk in bursts", "µs CPU", rounds, goal=0.05)]
 
 
 async def chunks_of_responses(field: Field) -> list[Figure]:
     """The same for a model that is called on the Responses API; the other servers do not support it."""
     cost = await _cost_of_chunks(field.proxy, "responses", streams=4)
-    return [Figure("chunk in bursts, Responses upstream", "µs CPU", None, None, cost, goal=10)]
+    return [Figure.of_proxy("chunk in bursts, Responses upstream", "µs CPU", [cost], goal=10)]
 
 
 async def _cost_of_chunks(server: Served, model: str, *, streams: int) -> float:
@@ -68,7 +56,7 @@ async def _cost_of_chunks(server: Served, model: str, *, streams: int) -> float:
     async with connections(server.port, streams) as clients:
         answers = []
         for client in clients:
-            answers.append(client.send(request(model, _greeting(), stream=True)))
+            answers.append(client.send(request(model, greeting(), stream=True)))
             # Offset the streams, so that their chunks rarely arrive at the same time.
             await asyncio.sleep(script.pause * 1.1)
         await asyncio.sleep(lasting * 0.1)
@@ -85,21 +73,31 @@ def _words(clients: Sequence[Connection]) -> int:
 
 
 async def plain_requests(field: Field) -> list[Figure]:
-    """CPU of a request with an immediate JSON response; for handoff-proxy, of a stored turn."""
-    costs = [await _cost_of_plain(server) for server in field.servers]
-    return [Figure.of("plain request", "µs CPU", costs, goal=1000)]
+    """CPU of a request with an immediate JSON response, of eight or 32 clients; for handoff-proxy, of a stored turn."""
+    few = await in_rounds(field, COSTS["plain"], rounds=3)
+    many = await in_rounds(field, COSTS["plain32"], rounds=3)
+    return [
+        Figure.of_rounds("plain request", "µs CPU", few, goal=0.25),
+        Figure.of_rounds("plain request, 32 at a time", "µs CPU", many, goal=0.25),
+    ]
+
+
+async def short_streams(field: Field) -> list[Figure]:
+    """CPU of a streamed request with one chunk."""
+    rounds = await in_rounds(field, COSTS["short"], rounds=3)
+    return [Figure.of_rounds("streamed request of one chunk", "µs CPU", rounds, goal=0.3)]
 
 
 async def _cost_of_plain(server: Served, *, count: int = 480, concurrency: int = 8) -> float:
     async def ask(client: Connection) -> None:
-        await client.ask(request("plain", _greeting(), stream=False), SCRIPTS["plain"].chunks)
+        await client.ask(request("plain", greeting(), stream=False), SCRIPTS["plain"].chunks)
 
     return await _cost_of_each(server, ask, count=count, concurrency=concurrency) * 1e6
 
 
 async def _cost_of_short_streams(server: Served) -> float:
     async def ask(client: Connection) -> None:
-        await client.ask(request("first", _greeting(), stream=True), SCRIPTS["first"].chunks)
+        await client.ask(request("first", greeting(), stream=True), SCRIPTS["first"].chunks)
 
     return await _cost_of_each(server, ask, count=480, concurrency=8) * 1e6
 
@@ -112,19 +110,20 @@ async def handoff_turns(field: Field) -> list[Figure]:
 
     async def two_calls(client: Connection) -> None:
         for model in HANDOFF:
-            await client.ask(request(model, _greeting(), stream=True), SCRIPTS[model].chunks)
+            await client.ask(request(model, greeting(), stream=True), SCRIPTS[model].chunks)
 
-    costs = [
-        await _cost_of_each(field.baseline, two_calls, count=48, concurrency=8),
-        await _cost_of_each(field.reference, two_calls, count=48, concurrency=8),
-        await _cost_of_handoff(field.proxy) / 1e6,
-    ]
-    return [Figure.of("handoff turn, 40 chunks", "ms CPU", (cost * 1e3 for cost in costs), goal=4.5)]
+    async def cost(server: Served) -> float:
+        if server is field.proxy:
+            return await _cost_of_handoff(server) / 1e3
+        return await _cost_of_each(server, two_calls, count=48, concurrency=8) * 1e3
+
+    rounds = await in_rounds(field, cost, rounds=2)
+    return [Figure.of_rounds("handoff turn, 40 chunks", "ms CPU", rounds, goal=0.22)]
 
 
 async def _cost_of_handoff(server: Served) -> float:
     async def run_turn(client: Connection) -> None:
-        await client.ask(request("handoff", _greeting(), stream=True), SCRIPTS["talking"].chunks)
+        await client.ask(request("handoff", greeting(), stream=True), SCRIPTS["talking"].chunks)
 
     return await _cost_of_each(server, run_turn, count=48, concurrency=8) * 1e6
 
@@ -136,8 +135,8 @@ async def long_histories(field: Field) -> list[Figure]:
         conversation = await _grown_conversation(client, 998)
     known = await _cost_of_lists(field.proxy, _continuations(conversation, 24))
     return [
-        Figure.of("1,000 messages, known", "ms CPU", (*new[:2], known), goal=5),
-        Figure.of("1,000 messages, new", "ms CPU", new, goal=5),
+        Figure.of_rounds("1,000 messages, known", "ms CPU", [(*new[:2], known)], goal=0.03),
+        Figure.of_rounds("1,000 messages, new", "ms CPU", [new], goal=0.03),
     ]
 
 
@@ -148,7 +147,7 @@ async def _cost_of_lists(server: Served, lists: Sequence[Messages]) -> float:
     async def ask(client: Connection) -> None:
         messages = next(waiting)
         if messages[0]["content"] == "":
-            messages = [*_greeting(), *messages[1:]]
+            messages = [*greeting(), *messages[1:]]
         await client.ask(request("history", messages, stream=False), SCRIPTS["history"].chunks)
 
     return await _cost_of_each(server, ask, count=len(lists) - 4, concurrency=1, warm_up=4) * 1e3
@@ -156,7 +155,7 @@ async def _cost_of_lists(server: Served, lists: Sequence[Messages]) -> float:
 
 async def _grown_conversation(client: Connection, length: int) -> list[dict[str, str]]:
     """Create a conversation of ``length`` messages (an even number) turn by turn, and return its messages."""
-    conversation = _greeting()
+    conversation = greeting()
     headers = {"x-conversation-id": f"bench-{next(_numbers)}"}
     messages = conversation
     while True:
@@ -187,8 +186,8 @@ async def first_token(field: Field) -> list[Figure]:
     medians = [(statistics.median(times) - base) * 1e3 for times in added]
     late = [(_percentile(times, 0.99) - base) * 1e3 for times in added]
     return [
-        Figure.of("added time to first token, median", "ms", medians, goal=1),
-        Figure.of("added time to first token, p99", "ms", late, goal=1),
+        Figure.of_rounds("added time to first token, median", "ms", [medians], goal=0.35),
+        Figure.of_rounds("added time to first token, p99", "ms", [late], goal=0.35),
     ]
 
 
@@ -196,7 +195,7 @@ async def _times_to_first_word(server: Served, count: int = 300) -> list[float]:
     times = []
     async with connections(server.port, 1) as (client,):
         for number in range(count + 20):
-            answer = await client.ask(request("first", _greeting(), stream=True), SCRIPTS["first"].chunks)
+            answer = await client.ask(request("first", greeting(), stream=True), SCRIPTS["first"].chunks)
             if number >= 20:
                 times.append(answer.first_word_at - answer.sent_at)
     return times
@@ -204,8 +203,8 @@ async def _times_to_first_word(server: Served, count: int = 300) -> list[float]:
 
 async def waiting_streams(field: Field) -> list[Figure]:
     """Memory of an idle stream, computed from the growth between 100 and 600 streams."""
-    sizes = [await _memory_of_a_stream(server) for server in field.servers]
-    return [Figure.of("memory of a waiting stream", "KiB", sizes, goal=40)]
+    baseline, reference, proxy = [await _memory_of_a_stream(server) for server in field.servers]
+    return [Figure("memory of a waiting stream", "KiB", baseline, reference, proxy, goal=30)]
 
 
 async def _memory_of_a_stream(server: Served, few: int = 100, many: int = 600) -> float:
@@ -214,7 +213,7 @@ async def _memory_of_a_stream(server: Served, few: int = 100, many: int = 600) -
         for count in (few, many - few):
             for client in [await stack.enter_async_context(connected(server.port)) for _ in range(count)]:
                 # Do not wait for the end: these streams are endless.
-                client.send(request("waiting", _greeting(), stream=True))
+                client.send(request("waiting", greeting(), stream=True))
                 await client.first_word.wait()
             await asyncio.sleep(0.2)
             resident.append(server.resident_bytes())
@@ -243,7 +242,7 @@ async def _cost_of_each(
         return (server.cpu_seconds() - cpu) / count
 
 
-def _greeting() -> list[dict[str, str]]:
+def greeting() -> list[dict[str, str]]:
     """Return the start of a new conversation."""
     return [
         {
@@ -284,13 +283,14 @@ MEASURES: dict[str, Measure] = {
     "bursts": chunks_in_bursts,
     "responses": chunks_of_responses,
     "plain": plain_requests,
+    "short": short_streams,
     "handoff": handoff_turns,
     "history": long_histories,
     "first-token": first_token,
 }
 
 # Measurements of one server, in µs of CPU.
-COSTS: dict[str, Callable[[Served], Awaitable[float]]] = {
+COSTS: dict[str, Cost] = {
     "plain": _cost_of_plain,
     "plain32": partial(_cost_of_plain, count=960, concurrency=32),
     "short": _cost_of_short_streams,

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from bench.scripts import SCRIPTS, TRANSFER
@@ -35,7 +36,7 @@ teams:
         handoffs: [{{to: greeter, when: the user wants anything else, tool: transfer_back}}]
 """
 _MODEL = '  {name}: {{model: {name}, base_url: "http://127.0.0.1:{port}/v1", api_key: bench, wire: {wire}}}'
-_TEAM = "  {name}: {{entry: helper, agents: {{helper: {{model: {name}, instructions: You help people.}}}}}}"
+_TEAM = "  {name}: {{entry: helper, agents: {{helper: {{model: {model}, instructions: You help people.}}}}}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ class Field:
 async def field(folder: Path, models: Sequence[str]) -> AsyncIterator[Field]:
     """Start all processes; ``folder`` is for the data, the team file and the logs."""
     _allow_many_files()
+    if (cores := _cores()) is not None:
+        os.sched_setaffinity(0, cores[1])
     async with AsyncExitStack() as stack:
 
         async def start(
@@ -100,9 +103,10 @@ async def proxy_process(
     environment: Mapping[str, str] | None = None,
     *,
     tree: Path = ROOT,
+    more_teams: int = 0,
 ) -> AsyncIterator[Served]:
     """Start handoff-proxy of the checkout ``tree``, with its data in ``folder``."""
-    (folder / "teams.yaml").write_text(team_file(models, upstream_port))
+    (folder / "teams.yaml").write_text(team_file(models, upstream_port, more_teams=more_teams))
     paths = {"PROXY_DATA_DIR": str(folder / "data"), "PROXY_TEAMS": str(folder / "teams.yaml")}
     command = ["proxy.cli", "serve", "--port", str(port)]
     variables = {**paths, **(environment or {})}
@@ -110,8 +114,12 @@ async def proxy_process(
         yield served
 
 
-def team_file(models: Sequence[str], upstream_port: int) -> str:
-    """Return a team file with a team of one agent per model of the upstream, and the team ``handoff`` of two agents."""
+def team_file(models: Sequence[str], upstream_port: int, *, more_teams: int = 0) -> str:
+    """Return a team file with a team of one agent per model of the upstream, and the team ``handoff`` of two agents.
+
+    ``more_teams`` are teams with the first model.
+    """
+    more = [_TEAM.format(name=f"more{number}", model=models[0]) for number in range(more_teams)]
     return _TEAM_FILE.format(
         models="\n".join(
             _MODEL.format(
@@ -119,7 +127,7 @@ def team_file(models: Sequence[str], upstream_port: int) -> str:
             )
             for name in models
         ),
-        teams="\n".join(_TEAM.format(name=name) for name in models),
+        teams="\n".join([*(_TEAM.format(name=name, model=name) for name in models), *more]),
         transfer=TRANSFER,
     )
 
@@ -145,6 +153,8 @@ async def started_process(
             stdout=output,
             stderr=output,
         )
+    if (cores := _cores()) is not None:
+        os.sched_setaffinity(process.pid, cores[1] if name == "upstream" else cores[0])
     try:
         await _until_ready(process, port, log)
         yield Served(name, port, process.pid)
@@ -180,6 +190,45 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
+
+
+@cache
+def _cores() -> tuple[set[int], set[int]] | None:
+    """Return the core of the servers, and those of the load generator and the upstream; None if there is only one."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    first, *others = sorted(os.sched_getaffinity(0))
+    return ({first}, set(others)) if others else None
+
+
+class ForeignLoad:
+    """The CPU time that other processes of the machine use, from creation on."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._busy = _busy_seconds()
+        self._own = _own_seconds()
+
+    def share(self, servers: Sequence[Served], before: float) -> float:
+        """Return it as a share of all cores.
+
+        ``servers`` are the running processes of the benchmark, which had used ``before`` seconds when this was created.
+        """
+        own = _own_seconds() - self._own + sum(server.cpu_seconds() for server in servers) - before
+        busy = _busy_seconds() - self._busy
+        return max(busy - own, 0.0) / (time.monotonic() - self._began) / (os.cpu_count() or 1)
+
+
+def _own_seconds() -> float:
+    # Of processes that have ended only.
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
+
+
+def _busy_seconds() -> float:
+    # proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal.
+    values = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(values) - values[3] - values[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def free_ports(count: int) -> list[int]:

@@ -8,15 +8,25 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.measures import Figure
+from bench.figures import Figure, Variant
 
-_HEAD = ("", "baseline", "reference", "handoff-proxy", "× baseline", "× reference", "target")
+_HEAD = ("", "baseline", "reference", "handoff-proxy", "× baseline", "× reference", "spread", "target")
+_VARIANTS = ("handoff-proxy with …", "value", "by default", "ratio", "target")
 
 
 def table(figures: Sequence[Figure]) -> str:
     """Return the table as Markdown."""
-    rows = [_HEAD, *(_row(figure) for figure in figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    return _markdown([_HEAD, *(_row(figure) for figure in figures)])
+
+
+def table_of_variants(variants: Sequence[Variant]) -> str:
+    """Return the second table as Markdown."""
+    return _markdown([_VARIANTS, *map(_row_of_variant, variants)])
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    columns = range(len(rows[0]))
+    widths = [max(len(row[column]) for row in rows) for column in columns]
     lines = ["| " + " | ".join(_cells(row, widths)) + " |" for row in rows]
     rule = (
         "|" + "|".join("-" * (width + 1) + ("-" if at == 0 else ":") for at, width in enumerate(widths)) + "|"
@@ -24,12 +34,17 @@ def table(figures: Sequence[Figure]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def write_json(figures: Sequence[Figure], path: Path) -> None:
-    """Write the results and the number of CPU cores."""
-    path.write_text(
-        json.dumps({"cores": os.cpu_count(), "figures": [asdict(figure) for figure in figures]}, indent=2)
-        + "\n"
-    )
+def write_json(
+    figures: Sequence[Figure], variants: Sequence[Variant], path: Path, *, foreign_load: float
+) -> None:
+    """Write the results, the number of CPU cores, and the share of CPU time that other processes used."""
+    content = {
+        "cores": os.cpu_count(),
+        "foreign_load": foreign_load,
+        "figures": [asdict(figure) for figure in figures],
+        "variants": [asdict(variant) for variant in variants],
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _row(figure: Figure) -> tuple[str, ...]:
@@ -39,8 +54,19 @@ def _row(figure: Figure) -> tuple[str, ...]:
         _number(figure.reference),
         _number(figure.proxy),
         _number(_ratio(figure.proxy, figure.baseline)),
-        _number(_ratio(figure.proxy, figure.reference)),
-        f"≤ {figure.goal:g}",
+        _number(_ratio(figure.proxy, figure.reference), digits=3),
+        "–" if figure.spread is None else f"{figure.spread[0]:.2f}–{figure.spread[1]:.2f}",
+        f"{'≥' if figure.is_least else '≤'} {figure.goal:g}{' ×' if figure.goal_is_ratio else ''}",
+    )
+
+
+def _row_of_variant(variant: Variant) -> tuple[str, ...]:
+    return (
+        f"{variant.name} ({variant.unit})",
+        _number(variant.value),
+        _number(variant.compared_with),
+        _number(_ratio(variant.value, variant.compared_with)),
+        "–" if variant.goal is None else f"≤ {variant.goal:g} ×",
     )
 
 
@@ -56,10 +82,10 @@ def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [first, *others]
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, *, digits: int = 2) -> str:
     """Format a number with two decimals below 10, one below 100, and none above."""
     if value is None:
         return "–"
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.{digits}f}"

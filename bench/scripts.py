@@ -32,6 +32,7 @@ class Script:
 
 SCRIPTS = {
     "single": Script(200, pause=0.02),
+    "paced": Script(100, pause=0.02),
     "bursts": Script(3000, per_write=20, pause=0.02),
     "responses": Script(3000, per_write=20, pause=0.02, is_responses=True),
     "plain": Script(10, per_write=10),
