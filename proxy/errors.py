@@ -402,6 +402,18 @@ class TurnInterrupted(TurnFailed):
         )
 
 
+class TurnTakenOver(TurnFailed):
+    """Another worker continues the turn from a point before the last event that the client has."""
+
+    code = "turn_taken_over"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The worker that ran this turn has ended, and another one continues it from an earlier point. "
+            "Please read the response again from its beginning."
+        )
+
+
 class TurnLeaseLost(TurnFailed):
     """Another worker treated this worker as dead and interrupted the turn, so its result was not stored."""
 

@@ -269,27 +269,51 @@ class Entry(Struct, frozen=True):
     time: float = 0.0
 
 
-class Journal(Struct, frozen=True):
-    """A turn log for storage: the events, and the time of each in milliseconds after ``began``."""
+TAKEOVER_POSITIONS = 1_000_000
+"""Positions of events after the n-th takeover by another worker begin at n times this number, plus their place in the
+log: a reader that has events which the first worker had not recorded does not take the new ones for them."""
+
+
+class Journal(Struct, frozen=True, omit_defaults=True):
+    """A turn log for storage: the events, and the time of each in milliseconds after ``began``.
+
+    ``takeovers`` are the numbers of events before each takeover by another worker.
+    """
 
     began: float
     after_ms: list[int]
     events: list[Event]
+    takeovers: list[int] = []
 
     def entries(self) -> list[Entry]:
         """Return the log entries."""
-        return [
+        entries = [
             Entry(position, event, self.began + after / 1000)
             for position, (event, after) in enumerate(zip(self.events, self.after_ms, strict=True), 1)
         ]
+        return entries if not self.takeovers else with_positions(entries, self.takeovers)
+
+
+def with_positions(entries: Sequence[Entry], takeovers: Sequence[int]) -> list[Entry]:
+    """Return the entries of a log from its beginning with their positions; ``takeovers`` as in ``Journal``."""
+    return [
+        Entry(
+            index + 1 + TAKEOVER_POSITIONS * sum(start <= index for start in takeovers),
+            entry.event,
+            entry.time,
+        )
+        for index, entry in enumerate(entries)
+    ]
 
 
 _encode_journal = msgspec.json.Encoder().encode
 decode_journal = msgspec.json.Decoder(Journal).decode
 
 
-def encode_journal(events: Sequence[Event], times: Sequence[float]) -> bytes:
-    """Encode a turn log for storage; ``times`` are the times of the events."""
+def encode_journal(events: Sequence[Event], times: Sequence[float], takeovers: Sequence[int] = ()) -> bytes:
+    """Encode a turn log for storage; ``times`` are the times of the events, ``takeovers`` those of ``Journal``."""
     # Rounded to milliseconds, as in encoders, so that live and replayed events have the same time.
     began = round(times[0], 3) if times else 0.0
-    return _encode_journal(Journal(began, [round((time - began) * 1000) for time in times], list(events)))
+    return _encode_journal(
+        Journal(began, [round((time - began) * 1000) for time in times], list(events), list(takeovers))
+    )

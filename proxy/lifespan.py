@@ -170,6 +170,7 @@ async def _turn_service(
         tracing=tracing,
         log_memory_limit=settings.max_log_bytes or _default_log_bytes(settings.workers),
         messages=messages,
+        checkpoints=history.checkpoints,
     )
     await service.start(background)
     return service

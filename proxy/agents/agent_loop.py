@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from proxy.agents.compaction.context_view import cut_of, view_of
 from proxy.agents.compaction.history import history_of
@@ -23,7 +24,7 @@ from proxy.agents.model_reply import ModelReply, call_model, call_size, visible_
 from proxy.agents.prompt import assistant_message
 from proxy.agents.spans import record_handoff
 from proxy.agents.tool_calls import WAITING, ServerCalls, append_tool_result, unknown_tool
-from proxy.agents.turn_state import Agent, Call, TurnState, wire_call
+from proxy.agents.turn_state import Agent, Call, CallKind, TurnState, wire_call
 from proxy.errors import ResponseFormatNotMet, ToolError
 from proxy.events import Handoff
 from proxy.messages import FinishReason, FunctionTool, HandoffRecord, Item
@@ -32,6 +33,7 @@ from proxy.tools.execution import find_argument_error
 from proxy.tools.handoff_tools import handoff_reason, handoff_result
 from proxy.tools.port import is_offered
 from proxy.turns.contract import ApprovalRequest
+from proxy.turns.steps import OpenCall
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,21 @@ class AgentLoop:
             pauses = await self._server_calls.apply_decisions(state, continuation)
             if pauses:
                 return ApprovalPending(self._server_calls.ask(state, (), pauses))
+        resumed, state.turn.resumed = state.turn.resumed, None
+        if resumed is not None and resumed.calls:
+            outcome = await self._handle_calls(state, [_resumed_call(call) for call in resumed.calls])
+            if outcome is not None:
+                return outcome
         # At a limit the turn ends with what there is, like an answer that the model cut.
         while not state.is_at_limit:
             reply = await call_model(self.agent, state, self._own_tools(state))
             # With finish_reason "length" the arguments of the last call may be truncated: discard all calls.
             if not reply.calls or reply.finish_reason == "length":
                 return await self._answer(state, reply)
-            outcome = await self._handle_calls(state, reply)
+            self._append_message(state, reply, reply.calls)
+            if any(call.kind == "server" for call in reply.calls):
+                await state.save_step(reply.calls)
+            outcome = await self._handle_calls(state, reply.calls)
             if outcome is not None:
                 return outcome
         return AgentAnswered("length")
@@ -146,24 +156,23 @@ class AgentLoop:
         handoffs = self._delegate_specs if state.handoffs < state.limits.max_handoffs else ()
         return [*tools, *delegates, *handoffs]
 
-    async def _handle_calls(self, state: TurnState, reply: ModelReply) -> AgentOutcome | None:
+    async def _handle_calls(self, state: TurnState, calls: Sequence[Call]) -> AgentOutcome | None:
         """Handle all calls of a reply; None if the model has to be called again with the results."""
-        self._append_message(state, reply, reply.calls)
-        results = await self._server_calls.run(state, reply.calls)
-        pending = tuple(call.id for call in reply.calls if call.kind == "client")
-        results |= self._server_calls.without_question(state, reply.calls, has_client_calls=bool(pending))
-        unapproved = [call for call in reply.calls if call.kind == "approval" and call.id not in results]
-        pauses = [state.pauses.pop(call.id) for call in reply.calls if call.id in state.pauses]
+        results = await self._server_calls.run(state, calls)
+        pending = tuple(call.id for call in calls if call.kind == "client")
+        results |= self._server_calls.without_question(state, calls, has_client_calls=bool(pending))
+        unapproved = [call for call in calls if call.kind == "approval" and call.id not in results]
+        pauses = [state.pauses.pop(call.id) for call in calls if call.id in state.pauses]
         records = {} if pending else {pause.call_id: pause.record for pause in pauses}
         if pending:
             results |= {pause.call_id: REPEAT_LATER for pause in pauses}
         can_hand_off = not pending and not unapproved and not pauses
         if can_hand_off:
-            results |= await self._invalid_handovers(reply.calls)
-        handoffs = [call for call in reply.calls if call.kind == "delegate" and call.id not in results]
+            results |= await self._invalid_handovers(calls)
+        handoffs = [call for call in calls if call.kind == "delegate" and call.id not in results]
         handoff = handoffs[0] if can_hand_off and handoffs else None
         record = await self._handoff_record(state, handoff) if handoff is not None else None
-        for call in reply.calls:
+        for call in calls:
             if call.kind != "client":
                 result = results.get(call.id)
                 if result is None:
@@ -180,7 +189,9 @@ class AgentLoop:
             return ToolResultsPending(pending)
         if unapproved or pauses:
             return ApprovalPending(self._server_calls.ask(state, unapproved, pauses))
-        return self._hand_off(state, handoff) if handoff is not None else None
+        outcome = self._hand_off(state, handoff) if handoff is not None else None
+        await state.save_step()
+        return outcome
 
     async def _invalid_handovers(self, calls: Sequence[Call]) -> dict[str, str]:
         """Return the errors of handoffs whose data does not match their schema, by call id."""
@@ -260,6 +271,11 @@ class AgentLoop:
         if call.name in self.agent.delegates:
             return "error: no further transfers in this turn; answer the user yourself"
         return unknown_tool(call.name)
+
+
+def _resumed_call(call: OpenCall) -> Call:
+    kind = cast(CallKind, call.kind)
+    return Call(call.id, call.name, kind, call.client_index, [call.arguments], is_resumed=True)
 
 
 async def _check_format(state: TurnState, reply: ModelReply) -> None:

@@ -77,6 +77,10 @@ class MemberLoop:
         """
         if state.is_at_limit:
             return AgentAnswered("length")
+        state.turn.resumed = None
+        if state.turn.steps is not None:
+            # What the member's code does has no steps.
+            await state.turn.steps.discard()
         exchange = exchange_of(self.agent.name, state.turn)
         channel = MemberChannel(self.agent, state, exchange, self._client_tools(state))
         await channel.apply_decisions()

@@ -172,7 +172,10 @@ class AgentTeam:
         Raises:
             TurnFailed: The turn could not be finished.
         """
-        return await self._outcome(self._state(turn, sink))
+        state = self._state(turn, sink)
+        if turn.resumed is not None:
+            state.resume(turn.resumed)
+        return await self._outcome(state)
 
     async def _outcome(self, state: TurnState) -> TeamOutcome:
         turn = state.turn

@@ -106,6 +106,9 @@ class ServerCalls:
         for index, call in enumerate(calls):
             if call.kind != "server":
                 continue
+            if call.is_resumed and (result := self._result_of_resumed(state, call)) is not None:
+                rejected[call.id] = result
+                continue
             if not state.can_run_tool:
                 rejected[call.id] = _TOO_MANY
                 continue
@@ -113,6 +116,23 @@ class ServerCalls:
             key = f"{state.turn.call_scope or state.turn.id}:{state.model_calls}:{index}"
             runnable.append((call, self._prepare(state, call, key)))
         return rejected | await self._run(state, runnable)
+
+    def _result_of_resumed(self, state: TurnState, call: Call) -> str | None:
+        """Return the result of a call that another worker may have run; None if it can be run again."""
+        tool = self.agent.tools.get(call.name)
+        # The tools of a delegate can have had effects.
+        is_delegate = call.name in self.agent.delegations
+        if tool is None and not is_delegate:
+            return unknown_tool(call.name)
+        if tool is not None and not tool.has_effects:
+            return None
+        arguments = "".join(call.arguments)[:EVENT_TEXT_LIMIT]
+        state.turn.ran_effects = state.turn.ran_tools = True
+        state.turn.call_results[call.id] = RUN_UNKNOWN
+        state.add_tool_call()
+        state.sink.emit(ToolStarted(call.id, call.name, arguments, self.agent.name))
+        state.sink.emit(ToolFailed(call.id, call.name, RUN_UNKNOWN, 0.0))
+        return RUN_UNKNOWN
 
     def without_question(
         self, state: TurnState, calls: Sequence[Call], *, has_client_calls: bool

@@ -43,12 +43,29 @@ def last_answer_of(scope: bytes, text: str) -> bytes | None:
 class Transcript:
     """The hash of a growing transcript; ``start`` is a scope, or the fingerprint of a turn to continue from."""
 
-    __slots__ = ("_hash", "_results", "fingerprint")
+    __slots__ = ("_hash", "_pieces", "_results", "fingerprint")
 
     def __init__(self, start: bytes) -> None:
         self.fingerprint = start
         self._hash = blake2b(start, digest_size=_SIZE)
+        self._pieces: list[bytes] = []
         self._results = 0
+
+    def state(self) -> tuple[bytes, bytes, int]:
+        """Return what ``restored`` needs: the fingerprint, and what was added since."""
+        return self.fingerprint, b"".join(self._pieces), self._results
+
+    @classmethod
+    def restored(cls, fingerprint: bytes, added: bytes, results: int) -> Transcript:
+        """Return the transcript with this state."""
+        transcript = cls(fingerprint)
+        transcript._update(added)
+        transcript._results = results
+        return transcript
+
+    def _update(self, piece: bytes) -> None:
+        self._hash.update(piece)
+        self._pieces.append(piece)
 
     def add(self, message: Message) -> bytes | None:
         """Add a message; return the fingerprint if it is an assistant message that has one."""
@@ -56,7 +73,7 @@ class Transcript:
         if kind is UserMessage:
             data = user_text(text_of(message))
             if data:
-                self._hash.update(b"u%d:%b" % (len(data), data))
+                self._update(b"u%d:%b" % (len(data), data))
         elif kind is ToolMessage:
             self._results += 1
         elif isinstance(message, AssistantMessage):
@@ -71,6 +88,7 @@ class Transcript:
         self._hash.update(b"a%d:%b" % (len(data), data))
         self.fingerprint = self._hash.digest()
         self._hash = blake2b(self.fingerprint, digest_size=_SIZE)
+        self._pieces.clear()
         self._results = 0
         return self.fingerprint
 

@@ -42,6 +42,7 @@ from proxy.wire.chat.completion import (
 from proxy.wire.chat.parse import ChatRequest, decode_chat
 from proxy.wire.chat.stored import with_request_messages
 from proxy.wire.chat.stream import ChunkEncoder
+from proxy.wire.events.takeover import ResumedEncoder
 
 
 class ChatCompletions:
@@ -87,7 +88,8 @@ class ResumedStream:
             end_user=first_of(headers, services.settings.user_headers),
         )
         connection = Connection(scope, receive, send)
-        encoder = ChunkEncoder(encoder_options(opened, None, decode_options), after=after, has_ids=True)
+        chunks = ChunkEncoder(encoder_options(opened, None, decode_options), after=after, has_ids=True)
+        encoder = ResumedEncoder(chunks, after=after)
         await write_turn(services, opened, connection, encoder, is_resumed=True, framing=SSE_WITH_IDS)
 
 

@@ -58,6 +58,7 @@ class TurnForwarding:
         live = self._lives.get(message.turn_id)
         if live is None:
             return
+        live.is_followed = True
         key = message.turn_id, message.worker, message.is_observer
         follower = self._followers.get(key)
         if follower is not None and message.is_renewal:
@@ -103,26 +104,28 @@ class TurnForwarding:
 
     async def _send_all(self, follower: _Follower) -> None:
         live, is_observer = follower.live, follower.is_observer
-        with live.reader(follower.after, is_observer=is_observer) as reader:
-            start = min(follower.after, live.length)
+        start = _index_after(live, follower.after)
+        with live.reader(start, is_observer=is_observer) as reader:
+            before = live.position_before(start)
+            after = follower.after if before is None else before
             while True:
                 entries = await reader.next()
-                self._send(follower.worker, live.turn_id, start, entries)
-                start += len(entries)
+                self._send(follower.worker, live.turn_id, after, entries)
+                after = entries[-1].position if entries else after
                 if is_closing(entries[-1].event) if entries else live.is_over:
                     return
                 await asyncio.sleep(COLLECT_SECONDS)
 
-    def _send(self, worker: str, turn_id: str, start: int, entries: Sequence[Entry]) -> None:
+    def _send(self, worker: str, turn_id: str, after: int, entries: Sequence[Entry]) -> None:
         if not entries:
             return
-        message = encode(TurnEvents(turn_id, start, list(entries)))
+        message = encode(TurnEvents(turn_id, after, list(entries)))
         half = len(entries) // 2
         if len(message) <= MAX_MESSAGE_BYTES // 2 or not half:
             self._messages.send(worker, message)
             return
-        self._send(worker, turn_id, start, entries[:half])
-        self._send(worker, turn_id, start + half, entries[half:])
+        self._send(worker, turn_id, after, entries[:half])
+        self._send(worker, turn_id, entries[half - 1].position, entries[half:])
 
     def _expire(self, key: _Key, follower: _Follower) -> None:
         """Stop to forward if the worker has not repeated its message, else check again later."""
@@ -165,6 +168,11 @@ class TurnForwarding:
                 for conversation, workers in self._listeners.items()
             }
             self._listeners = {conversation: workers for conversation, workers in alive.items() if workers}
+
+
+def _index_after(live: LiveTurn, position: int) -> int:
+    """Return the number of entries up to a position."""
+    return live.length - sum(entry.position > position for entry in live.entries)
 
 
 def _now() -> float:

@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from proxy.background_tasks import BackgroundTasks
 from proxy.errors import StoreUnavailable
@@ -21,8 +21,8 @@ from proxy.turns.request import Clock
 
 logger = logging.getLogger(__name__)
 
-SWEEP_SECONDS = 30.0
-"""From one search for turns of dead workers to the next."""
+SWEEP_BEATS = 15
+"""Searches for turns to take over, from one interruption of the others to the next."""
 
 _workers_of_process: set[str] = set()
 
@@ -39,8 +39,11 @@ class Leases:
         lease: float,
         heartbeat: float,
         after_sweep: Callable[[], Awaitable[None]],
+        take_over: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
-        """``after_sweep`` is awaited after each sweep; it may raise ``StoreUnavailable``."""
+        """``after_sweep`` is awaited after each sweep, ``take_over`` with the dead workers at each heartbeat if other
+        workers have running turns. Both may raise ``StoreUnavailable``.
+        """
         self.worker = new_worker()
         self._history = history
         self._lives = lives
@@ -48,6 +51,8 @@ class Leases:
         self._lease = lease
         self._heartbeat = heartbeat
         self._after_sweep = after_sweep
+        self._take_over = take_over
+        self._searches = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, background: BackgroundTasks) -> None:
@@ -56,7 +61,7 @@ class Leases:
         # Two tasks: a sweep can take longer than a lease.
         self._tasks = [
             background.start(self._repeat(self._renew, self._heartbeat), "lease renewal"),
-            background.start(self._repeat(self._sweep, SWEEP_SECONDS), "lease sweep"),
+            background.start(self._repeat(self._search, self._heartbeat), "lease sweep"),
         ]
 
     async def close(self) -> None:
@@ -90,9 +95,23 @@ class Leases:
             if live is not None:
                 live.stop("requested")
 
-    async def _sweep(self) -> None:
+    async def _search(self) -> None:
+        self._searches += 1
+        if self._searches % SWEEP_BEATS:
+            await self._take_over_lost()
+        else:
+            await self._sweep()
+
+    async def _take_over_lost(self) -> list[str]:
+        """Take over turns of workers that died; return the workers that certainly have."""
         workers = await self._history.running_workers()
         dead = [worker for worker in workers if is_dead(worker)]
+        if any(worker != self.worker for worker in workers):
+            await self._take_over(dead)
+        return dead
+
+    async def _sweep(self) -> None:
+        dead = await self._take_over_lost()
         interrupted = await self._history.interrupt(now=self._clock(), dead_workers=dead)
         if interrupted:
             logger.warning("marked turns of dead workers as interrupted", extra={"turns": interrupted})

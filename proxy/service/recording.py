@@ -50,6 +50,7 @@ class StoredTurnContext:
     request: TurnRequest
     begun: Begun
     resolved: ResolvedTurn
+    fence: int = 0
 
 
 def end_of(
@@ -89,7 +90,9 @@ def end_of(
         pending=pending,
         finish_reason=outcome.finish_reason if outcome is not None else None,
         error_code=_code_of(closing),
-        journal=encode_journal([*events, closing], [*times, now]) if is_stored else b"",
+        journal=encode_journal([*events, closing], [*times, now], live.takeovers) if is_stored else b"",
+        fence=context.fence,
+        has_checkpoints=turn.steps is not None and turn.steps.is_saved,
         pause=_pause(turn, context, outcome) if is_stored and outcome is not None else None,
         took_up=context.resolved.parent if _resumes(context) else None,
         keeps_key=has_answer or turn.ran_effects,
@@ -112,6 +115,8 @@ def failed_end_of(context: StoredTurnContext, turn: Turn, failure: ProxyError, *
         keeps_key=turn.ran_effects,
         ran_effects=turn.ran_effects,
         is_found_by_input=turn.ran_effects,
+        fence=context.fence,
+        has_checkpoints=turn.steps is not None and turn.steps.is_saved,
         took_up=context.resolved.parent if _resumes(context) else None,
     )
 

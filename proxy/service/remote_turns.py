@@ -8,13 +8,14 @@ nothing is polled or sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
-from proxy.errors import StoreUnavailable
-from proxy.events import Cancelled, Started
+from proxy.errors import StoreUnavailable, TurnTakenOver
+from proxy.events import Cancelled, Entry, Started
 from proxy.messages import Usage
-from proxy.service.recording import replay, stored_log
+from proxy.service.recording import entries_of, replay, stored_log
 from proxy.service.turn_messages import (
     CancelTurn,
     FollowTurn,
@@ -27,6 +28,7 @@ from proxy.turns.live import TERMINAL_POSITION, LiveTurn, LogMemory
 from proxy.turns.repository import TurnRecord, TurnRepository
 from proxy.turns.request import Clock
 from proxy.turns.worker_messages import WorkerMessages
+from proxy.wire.errors import failed_event
 
 RENEW_SECONDS = 1.0
 """Between two messages that a turn still has readers here."""
@@ -71,12 +73,31 @@ class _Followed:
         self.live = live
         self.started = started
         self.is_observer = is_observer
+        self.last = 0
+        """Position of the last event that has arrived."""
         self.has_events = False
         """Whether its worker sends its events."""
         self.is_over = asyncio.Event()
         """The last event has arrived, or the store says that the turn has ended."""
         self.passes_without_reader = 0
         self.task: asyncio.Task[None] | None = None
+
+
+def _add(followed: _Followed, before: int, entries: Sequence[Entry]) -> None:
+    """Add those of the entries that are new; ``before`` is the position of the entry before them."""
+    live = followed.live
+    for entry in entries:
+        if entry.position > followed.last:
+            if before != followed.last and not followed.is_observer:
+                # Another worker continues from a checkpoint before the last event that readers have.
+                failed = failed_event(TurnTakenOver(), Usage(), ran_effects=True)
+                live.emit(failed, position=TERMINAL_POSITION)
+                break
+            live.emit(entry.event, at=entry.time, position=entry.position)
+            followed.last = entry.position
+        before = entry.position
+    if live.is_finished:
+        followed.is_over.set()
 
 
 class RemoteTurns:
@@ -159,6 +180,7 @@ class RemoteTurns:
         followed = self._followed[key] = _Followed(record, live, started, is_observer=is_observer)
         if is_observer:
             live.emit(started, at=record.created_at)
+            followed.last = 1
         followed.task = asyncio.create_task(self._follow(followed), name=f"follow {record.id}")
         self._send_follow(followed)
         self._start_polling()
@@ -184,15 +206,11 @@ class RemoteTurns:
             if followed is None or followed.live.is_over:
                 continue
             followed.has_events = True
-            live = followed.live
-            if events.start > live.length:
+            if events.after > followed.last:
                 # A message was lost.
                 self._send_follow(followed)
-                continue
-            for entry in events.entries[live.length - events.start :]:
-                live.emit(entry.event, at=entry.time, position=entry.position)
-            if live.is_finished:
-                followed.is_over.set()
+            else:
+                _add(followed, events.after, events.entries)
 
     def cancel(self, record: TurnRecord) -> None:
         """Let the worker of a turn cancel it now; the store has the request already."""
@@ -231,10 +249,13 @@ class RemoteTurns:
             self._messages.send(followed.record.worker, encode(message))
 
     async def _follow(self, followed: _Followed) -> None:
-        record, live = followed.record, followed.live
+        live = followed.live
         ended = await self._end_of(followed)
+        record = followed.record
         self._forget(followed)
-        if ended is not None:
+        if ended is not None and ended.journal:
+            _add(followed, 0, entries_of(ended))
+        elif ended is not None:
             replay(ended, live, is_observer=followed.is_observer)
         if record.is_stored:
             live.load = stored_log(self._history, record.caller, record.id)
@@ -266,7 +287,7 @@ class RemoteTurns:
         message = FollowTurn(
             self._worker,
             record.id,
-            after=followed.live.length,
+            after=followed.last,
             is_observer=followed.is_observer,
             is_renewal=is_renewal,
         )
@@ -314,6 +335,9 @@ class RemoteTurns:
         for one in followed:
             if one.record.turn not in result.running:
                 one.is_over.set()
+            elif (worker := result.workers[one.record.turn]) != one.record.worker:
+                one.record, one.has_events = replace(one.record, worker=worker), False
+                self._send_follow(one)
         for conversation in conversations:
             newest = result.newest.get(conversation)
             for listener in self._listeners.get(conversation, ()):

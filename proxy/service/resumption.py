@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import msgspec
 from msgspec import Struct
@@ -19,6 +20,7 @@ from proxy.conversations.fingerprints import scope_of, transcript_after
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.errors import ApprovalNotFound, ConversationBusy, ProxyError, StoreUnavailable
 from proxy.messages import (
+    ContextMode,
     DeveloperMessage,
     FunctionTool,
     Item,
@@ -54,6 +56,8 @@ class SavedRequestOptions(Struct, frozen=True, omit_defaults=True):
     parallel_tool_calls: bool = True
     max_tool_calls: int | None = None
     uses_functions: bool = False
+    context_mode: ContextMode | None = None
+    compact_threshold: int | None = None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -62,16 +66,21 @@ _decode = msgspec.json.Decoder(SavedRequestOptions).decode
 
 def encode_options_of(turn: Turn, *, uses_functions: bool) -> bytes:
     """Return the options of a turn that asks for approval, as JSON."""
-    return _encode(
-        SavedRequestOptions(
-            overlay=list(turn.overlay),
-            parameters=turn.parameters,
-            client_tools=list(turn.client_tools),
-            tool_choice=turn.tool_choice,
-            parallel_tool_calls=turn.parallel_tool_calls,
-            max_tool_calls=turn.max_tool_calls,
-            uses_functions=uses_functions,
-        )
+    return _encode(options_of(turn, uses_functions=uses_functions))
+
+
+def options_of(turn: Turn, *, uses_functions: bool) -> SavedRequestOptions:
+    """Return the options of a turn."""
+    return SavedRequestOptions(
+        overlay=list(turn.overlay),
+        parameters=turn.parameters,
+        client_tools=list(turn.client_tools),
+        tool_choice=turn.tool_choice,
+        parallel_tool_calls=turn.parallel_tool_calls,
+        max_tool_calls=turn.max_tool_calls,
+        uses_functions=uses_functions,
+        context_mode=turn.context_mode,
+        compact_threshold=turn.compact_threshold,
     )
 
 
@@ -173,15 +182,17 @@ class ApprovalResumption:
             is_paused=True,
             resumption=resumption,
         )
-        await self._begin(await _request_of(caller, record, saved), resolved)
+        request = await request_of(caller, record, saved)
+        options = msgspec.Raw(resumed_options(record.options, record.id))
+        await self._begin(replace(request, options=options), resolved)
 
 
 def _visible_to_agents(chain: Sequence[ChainTurn]) -> list[Item]:
     return [item for turn in chain for item in turn.items if not is_instruction(item.message)]
 
 
-async def _request_of(caller: str, record: TurnRecord, saved: SavedRequestOptions) -> TurnRequest:
-    """Return the request that resumes a turn."""
+async def request_of(caller: str, record: TurnRecord, saved: SavedRequestOptions) -> TurnRequest:
+    """Return the request that resumes a turn, without options for the response."""
     return TurnRequest(
         caller=caller,
         model=record.model,
@@ -196,8 +207,9 @@ async def _request_of(caller: str, record: TurnRecord, saved: SavedRequestOption
         uses_functions=saved.uses_functions,
         is_listed=record.is_listed,
         metadata=record.metadata,
-        options=msgspec.Raw(resumed_options(record.options, record.id)),
         on_disconnect="detach",
         in_background=True,
         max_tool_calls=saved.max_tool_calls,
+        context_mode=saved.context_mode,
+        compact_threshold=saved.compact_threshold,
     )

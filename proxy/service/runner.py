@@ -10,10 +10,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.errors import InternalTurnError, ProxyError, StoreUnavailable, TurnLeaseLost
-from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started
+from proxy.events import Cancelled, ClosingEvent, Completed, Entry, Started, TextDelta
 from proxy.request_id import REQUEST_ID
 from proxy.service.event_log import EventLog
 from proxy.service.recording import StoredTurnContext, end_of, failed_end_of, stored_log
@@ -35,6 +36,14 @@ class TurnObserver(Protocol):
     def turn_ended(self, caller: str, team: str, entries: Sequence[Entry]) -> None:
         """Handle the end of a turn of ``caller``; ``entries`` is the complete log."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredLog:
+    """The log of a turn of another worker up to its newest checkpoint; ``takeovers`` as in ``Journal``."""
+
+    entries: Sequence[Entry]
+    takeovers: Sequence[int]
 
 
 class TurnRunner:
@@ -60,9 +69,19 @@ class TurnRunner:
         self._tracing = tracing
         self._is_stopped = False
 
-    def start(self, live: LiveTurn, team: Team, turn: Turn, context: StoredTurnContext | None) -> None:
-        """Start the task of a turn; it is stored unless ``context`` is None."""
-        live.task = asyncio.create_task(self._run(live, team, turn, context), name=turn.id)
+    def start(
+        self,
+        live: LiveTurn,
+        team: Team,
+        turn: Turn,
+        context: StoredTurnContext | None,
+        restored: RestoredLog | None = None,
+    ) -> None:
+        """Start the task of a turn; it is stored unless ``context`` is None.
+
+        ``restored`` is the log of a turn that was taken over from another worker.
+        """
+        live.task = asyncio.create_task(self._run(live, team, turn, context, restored), name=turn.id)
         live.listener = self._event_log.listener(live)
         self._lives.add(live)
         if self._is_stopped:
@@ -82,16 +101,28 @@ class TurnRunner:
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [live.task for live in self._lives.running() if live.task is not None]
 
-    async def _run(self, live: LiveTurn, team: Team, turn: Turn, context: StoredTurnContext | None) -> None:
+    async def _run(
+        self,
+        live: LiveTurn,
+        team: Team,
+        turn: Turn,
+        context: StoredTurnContext | None,
+        restored: RestoredLog | None,
+    ) -> None:
+        recorder = _recorder(live, context, restored)
         with start_turn_span(self._tracing, team, turn) as traced:
-            await self._run_and_store(live, team, turn, context, traced)
+            await self._run_and_store(live, team, turn, context, recorder, traced)
 
     async def _run_and_store(
-        self, live: LiveTurn, team: Team, turn: Turn, context: StoredTurnContext | None, traced: TraceSpan
+        self,
+        live: LiveTurn,
+        team: Team,
+        turn: Turn,
+        context: StoredTurnContext | None,
+        recorder: Recorder,
+        traced: TraceSpan,
     ) -> None:
         """Run the team, store the result, then log the closing event."""
-        continued = context.resolved.continued if context is not None else ""
-        recorder = Recorder(ContinuedText(live, continued) if continued else live)
         outcome, closing = await self._answer(live, team, turn, recorder)
         live.seal()
         now = round(self._clock(), 3)
@@ -114,7 +145,8 @@ class TurnRunner:
         """Run the team; the outcome is None if the turn failed or was cancelled."""
         try:
             if live.stop_reason is not None:
-                recorder.emit(Started(turn.id, turn.agent, team.steps))
+                if not live.length:
+                    recorder.emit(Started(turn.id, turn.agent, team.steps))
                 raise asyncio.CancelledError
             outcome = await run(team, turn, recorder, time_limit=team.time_limit or self._time_limit)
             return outcome, Completed(turn.agent, outcome.finish_reason, recorder.usage)
@@ -156,3 +188,15 @@ class TurnRunner:
             with suppress(StoreUnavailable):
                 await self._history.finish(failed_end_of(context, turn, failure, now=now))
         return failed_event(failure, recorder.usage, ran_effects=turn.ran_effects)
+
+
+def _recorder(live: LiveTurn, context: StoredTurnContext | None, restored: RestoredLog | None) -> Recorder:
+    """Return the recorder of a turn, with the log that another worker recorded."""
+    continued = context.resolved.continued if context is not None else ""
+    if restored is None:
+        return Recorder(ContinuedText(live, continued) if continued else live)
+    live.restore(restored.entries, restored.takeovers)
+    has_text = any(isinstance(entry.event, TextDelta) for entry in restored.entries)
+    recorder = Recorder(ContinuedText(live, continued) if continued and not has_text else live)
+    recorder.restore(entry.event for entry in restored.entries)
+    return recorder

@@ -9,7 +9,7 @@ from proxy.events import Entry
 
 
 class FollowTurn(Struct, frozen=True, tag="follow", omit_defaults=True):
-    """``worker`` has a reader of a turn and needs its entries after the first ``after``.
+    """``worker`` has a reader of a turn and needs its entries after the position ``after``.
 
     Repeated while there is a reader. ``is_renewal``: the entries arrive, and the worker only still has its reader.
     """
@@ -30,10 +30,10 @@ class UnfollowTurn(Struct, frozen=True, tag="unfollow", omit_defaults=True):
 
 
 class TurnEvents(Struct, frozen=True, tag="events"):
-    """Entries of a turn; ``start`` is the number of entries before them."""
+    """Entries of a turn; ``after`` is the position of the entry before them."""
 
     turn_id: str
-    start: int
+    after: int
     entries: list[Entry]
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved
 from proxy.background_tasks import BackgroundTasks
@@ -20,10 +21,13 @@ from proxy.errors import (
     IdempotencyConflict,
     LogMemoryExhausted,
     ShuttingDown,
+    StoreUnavailable,
+    TurnInterrupted,
 )
 from proxy.events import Entry, decode_journal
 from proxy.request_errors import ParameterNotSupported
 from proxy.service.busy import BusyConversations, ClientLeft, ConversationHeld, parallel_slot
+from proxy.service.checkpoints import CheckpointLog, can_be_continued, saved_turn
 from proxy.service.event_log import EventLog
 from proxy.service.forwarding import TurnForwarding
 from proxy.service.leases import Leases, is_dead
@@ -35,6 +39,7 @@ from proxy.service.remote_turns import Listener, RemoteTurns
 from proxy.service.resumption import ATTEMPTS, ApprovalResumption
 from proxy.service.runner import TurnObserver, TurnRunner
 from proxy.service.side_requests import has_side_request_text, side_turn
+from proxy.service.takeover import TakeOver
 from proxy.service.team_lookup import CustomTeams, TeamLookup, Teams
 from proxy.service.turn_messages import (
     CancelTurn,
@@ -46,6 +51,7 @@ from proxy.service.turn_messages import (
     decode,
 )
 from proxy.tracing import Tracing
+from proxy.turns.checkpoints import CheckpointRepository, TakenOver
 from proxy.turns.contract import AnsweringTeam, ServedTeam, Turn
 from proxy.turns.live import LiveTurn, LiveTurns, LogMemory
 from proxy.turns.repository import (
@@ -58,7 +64,7 @@ from proxy.turns.repository import (
     accessible_turn,
 )
 from proxy.turns.request import Clock, DisconnectPolicy, Match, TurnRequest
-from proxy.turns.worker_messages import NoWorkerMessages, WorkerMessages
+from proxy.turns.worker_messages import LocalMessages, NoWorkerMessages, WorkerMessages
 from proxy.wire.approvals import ApprovalDecision
 
 logger = logging.getLogger(__name__)
@@ -135,8 +141,12 @@ class TurnService:
         tracing: Tracing | None = None,
         log_memory_limit: int | None = None,
         messages: WorkerMessages | None = None,
+        checkpoints: CheckpointRepository | None = None,
     ) -> None:
-        """Without ``messages``, turns of other workers are followed only through the store."""
+        """Without ``messages``, turns of other workers are followed only through the store.
+
+        Without ``checkpoints``, the turns of a worker end with it.
+        """
         self._teams = teams if isinstance(teams, TeamLookup) else TeamLookup(teams, custom_teams)
         self._history = history
         self._approvals = approvals
@@ -161,8 +171,17 @@ class TurnService:
             lease=policy.lease,
             heartbeat=policy.heartbeat,
             after_sweep=self._resume_lost,
+            take_over=self._take_over_lost,
         )
-        self._messages = messages or NoWorkerMessages()
+        self._checkpoints = checkpoints
+        self._take_over: TakeOver | None = None
+        if checkpoints is not None:
+            self._take_over = TakeOver(
+                history, checkpoints, clock, self._leases.worker, self._leases.until, self._lives.memory
+            )
+        self._unrestored: list[TakenOver] = []
+        """Turns that belong to this worker and could not be continued yet."""
+        self._messages = LocalMessages(messages or NoWorkerMessages(), self._leases.worker, self._receive)
         self._forwarding = TurnForwarding(self._lives, self._messages)
         self._remote = RemoteTurns(
             history,
@@ -465,6 +484,11 @@ class TurnService:
             now=now,
             slot=slot,
         )
+        turn = turn_of(request, new, resolved, self._approvals)
+        rules = self._disconnect_rules(request, team)
+        is_lasting = self._is_lasting(request, resolved, rules)
+        if is_lasting:
+            new = replace(new, checkpoint=saved_turn(turn, request, resolved, rules))
         try:
             begun = await self._begin(new, resolved)
         except IdempotencyKeyTaken:
@@ -480,9 +504,11 @@ class TurnService:
             began=new.created_at,
             memory=self._lives.memory,
         )
-        turn = turn_of(request, new, resolved, self._approvals)
         turn.progress = self._progress.of_turn(begun.turn, is_stored=request.is_stored)
-        self._left.watch(live, turn, begun.turn, self._disconnect_rules(request, team))
+        if self._checkpoints is not None and can_be_continued(request, resolved):
+            first = None if is_lasting else partial(saved_turn, turn, request, resolved, rules)
+            turn.steps = CheckpointLog(self._checkpoints, live, turn, begun.turn, 0, first)
+        self._left.watch(live, turn, begun.turn, rules)
         self._runner.start(live, team, turn, StoredTurnContext(request, begun, resolved))
         self._remote.notify_turn_started(begun.conversation)
         self._forwarding.turn_began(new.id, begun.conversation)
@@ -495,6 +521,12 @@ class TurnService:
             agent=new.agent,
             ignored=ignored,
         )
+
+    def _is_lasting(self, request: TurnRequest, resolved: ResolvedTurn, rules: DisconnectRules) -> bool:
+        """Whether the turn has checkpoints from its begin."""
+        if self._checkpoints is None or not can_be_continued(request, resolved):
+            return False
+        return rules.grace is None or request.in_background or request.idempotency_key is not None
 
     def _disconnect_rules(self, request: TurnRequest, team: ServedTeam) -> DisconnectRules:
         policy = request.on_disconnect or team.on_disconnect or self._policy.on_disconnect
@@ -556,6 +588,45 @@ class TurnService:
         if not self._is_closing:
             await self._resumption.resume_lost()
 
+    # --- take over ---
+
+    async def _take_over_lost(self, dead_workers: Sequence[str]) -> None:
+        """Continue turns of other workers that have died."""
+        if self._take_over is None or self._is_closing:
+            return
+        turns = [*self._unrestored, *await self._take_over.lost_turns(dead_workers)]
+        self._unrestored = []
+        for taken in turns:
+            try:
+                await self._continue(self._take_over, taken)
+            except StoreUnavailable:
+                self._unrestored.append(taken)
+
+    async def _continue(self, take_over: TakeOver, taken: TakenOver) -> None:
+        record = taken.record
+        try:
+            team, _ = await self._teams.find(record.caller, record.model)
+            team = await self._teams.as_begun(record.caller, record.conversation_id, team)
+            restored = await take_over.restore(taken, team)
+            if restored.turn.agent not in team.agents:
+                raise TurnInterrupted
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            # One turn must not stop the others.
+            facts = {"turn_id": record.id, "cause": type(error).__name__}
+            logger.exception("turn of another worker cannot be continued", extra=facts)
+            await take_over.give_up(taken)
+            return
+        live = restored.live
+        live.is_followed = True
+        restored.turn.progress = self._progress.of_turn(record.turn, is_stored=True)
+        self._left.watch(live, restored.turn, record.turn, restored.rules)
+        self._runner.start(live, team, restored.turn, restored.context, restored.log)
+        self._forwarding.turn_began(record.id, taken.conversation)
+        logger.warning("continuing a turn of another worker", extra={"turn_id": record.id})
+        live.on_client_disconnect()
+
     # --- attach ---
 
     async def attach(
@@ -615,7 +686,9 @@ class TurnService:
 
     def _attach(self, record: TurnRecord, *, is_observer: bool = False) -> Opened:
         live = self._lives.get(record.id)
-        if live is None:
+        if live is not None:
+            live.is_followed = True
+        else:
             if record.status == "running":
                 steps = self._teams.steps_of(record.model)
                 live = self._remote.follow(record, steps=steps, is_observer=is_observer)

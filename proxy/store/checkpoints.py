@@ -32,5 +32,8 @@ class SqlCheckpoints:
         call = Call(lambda on: self._statements.take_over(on, worker, now, lease_until, dead_workers))
         return cast(Sequence[TakenOver], await self._writer.write(call))
 
+    async def interrupt(self, turn: int, *, fence: int, now: float) -> None:
+        await self._writer.write(Call(lambda on: self._statements.interrupt(on, turn, fence, now)))
+
     async def discard(self, turn: int, *, fence: int) -> None:
         await self._writer.write(Call(lambda on: self._statements.discard(on, turn, fence)))

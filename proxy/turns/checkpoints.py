@@ -64,6 +64,10 @@ class CheckpointRepository(Protocol):
         """Give turns with checkpoints whose lease expired, or whose worker is dead, to ``worker``; a few at a time."""
         ...
 
+    async def interrupt(self, turn: int, *, fence: int, now: float) -> None:
+        """Interrupt a turn that cannot be continued, like one without checkpoints."""
+        ...
+
     async def discard(self, turn: int, *, fence: int) -> None:
         """Delete the checkpoints of a turn: it is not taken over any more."""
         ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,6 +40,7 @@ from proxy.messages import (
     Usage,
 )
 from proxy.turns.request import BusyPolicy, DisconnectPolicy, TurnRequest
+from proxy.turns.steps import StepLog, TurnStep
 from proxy.turns.structured_output import ResponseFormat
 
 logger = logging.getLogger(__name__)
@@ -152,6 +153,10 @@ class Turn:
     ran_effects: bool = False
     end_user: str = ""
     """The person behind the caller, as the request names it."""
+    steps: StepLog | None = None
+    """Records the steps; None for a turn that another worker cannot continue."""
+    resumed: TurnStep | None = None
+    """The step after which this worker continues the turn of another one."""
     running_effects: int = 0
     """Number of tool calls with effects that are running."""
     ran_tools: bool = False
@@ -314,6 +319,17 @@ class ServedTeam(AnsweringTeam, Protocol):
         ...
 
 
+class _NoSink:
+    def emit(self, event: Event) -> None:
+        pass
+
+    async def drain(self) -> None:
+        pass
+
+    async def attended(self) -> None:
+        pass
+
+
 class Recorder:
     """A sink between a team and the log. It sums up usage, and ends calls that the team leaves open."""
 
@@ -334,6 +350,13 @@ class Recorder:
     def uses(self) -> list[tuple[str, str, int, Usage]]:
         """Tuples of agent, model, number of calls and usage, in the order of first use."""
         return [(agent, model, calls, usage) for (agent, model), (calls, usage) in self._uses.items()]
+
+    def restore(self, events: Iterable[Event]) -> None:
+        """Record events that are in the log already."""
+        sink, self._sink = self._sink, _NoSink()
+        for event in events:
+            self.emit(event)
+        self._sink = sink
 
     def emit(self, event: Event) -> None:
         """Record an event and forward it."""
@@ -366,10 +389,10 @@ class Recorder:
         """Wait as the sink does."""
         return self._sink.attended()
 
-    def close_open_calls(self) -> None:
+    def close_open_calls(self, error: str = "the turn ended before the tool did") -> None:
         """Emit ``ToolFailed`` for each call without an end."""
         for call in list(self._open.values()):
-            self.emit(ToolFailed(call.call_id, call.name, "the turn ended before the tool did", 0.0))
+            self.emit(ToolFailed(call.call_id, call.name, error, 0.0))
 
 
 async def run(team: Team, turn: Turn, recorder: Recorder, *, time_limit: float) -> TeamOutcome:
@@ -379,7 +402,10 @@ async def run(team: Team, turn: Turn, recorder: Recorder, *, time_limit: float) 
         TurnFailed: Any failure, without internals.
         CancelledError: The task was cancelled. The team has stopped.
     """
-    recorder.emit(Started(turn.id, turn.agent, team.steps))
+    if turn.resumed is None:
+        recorder.emit(Started(turn.id, turn.agent, team.steps))
+    else:
+        recorder.close_open_calls("the worker ended before the tool did")
     try:
         async with asyncio.timeout(time_limit) as limit:
             return await team.answer(turn, recorder)

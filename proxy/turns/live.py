@@ -15,6 +15,7 @@ from typing import Literal, Protocol, Self
 
 from proxy.errors import LogMemoryExhausted
 from proxy.events import (
+    TAKEOVER_POSITIONS,
     ClientToolArguments,
     Entry,
     Event,
@@ -169,6 +170,10 @@ class LiveTurn:
         self.stop_reason: StopReason | None = None
         self.task: asyncio.Task[None] | None = None
         self.watcher: Watcher | None = None
+        self.is_followed = False
+        """Whether the turn has, or had, a reader besides the request that began it."""
+        self.takeovers: list[int] = []
+        """Numbers of entries before each takeover by another worker."""
         self.is_paused = False
         """Whether the writer starts nothing new, because no client reads."""
         self.listener: Callable[[Entry], None] | None = None
@@ -184,6 +189,8 @@ class LiveTurn:
         """Whether nothing more will be logged."""
         self.is_evicted = False
         """Whether the log was removed from the registry."""
+        self._next = 1
+        """Position of the next entry, less the length of the log."""
         self._log: list[Entry] = []
         self._sizes: list[int] = []
         self._size = 0
@@ -205,7 +212,7 @@ class LiveTurn:
         """Append to the log and wake the readers; ``at`` is the time of the event, by default now."""
         if at is None:
             at = time.time() if self.length or self._began is None else self._began
-        entry = Entry(self.length + 1 if position is None else position, event, at)
+        entry = Entry(self.length + self._next if position is None else position, event, at)
         self._log.append(entry)
         self.length += 1
         match event:
@@ -230,6 +237,13 @@ class LiveTurn:
         self._weight += change
         if self._holds:
             self._memory.add(change)
+
+    def restore(self, entries: Sequence[Entry], takeovers: Sequence[int]) -> None:
+        """Begin with the log of another worker, which this one has taken over."""
+        for entry in entries:
+            self.emit(entry.event, at=entry.time, position=entry.position)
+        self.takeovers = [*takeovers, self.length]
+        self._next = 1 + TAKEOVER_POSITIONS * len(self.takeovers)
 
     def _set_weight(self) -> None:
         dropped = self._sizes[self._dropped - 1] if self._dropped else 0
@@ -308,6 +322,13 @@ class LiveTurn:
     def entries(self) -> Sequence[Entry]:
         """The entries in memory; the sequence grows while the turn runs."""
         return self._log
+
+    def position_before(self, index: int) -> int | None:
+        """Return the position of the entry before the one with this index: 0 for the first, None if it was trimmed."""
+        place = index - 1 - self._dropped
+        if index == 0:
+            return 0
+        return self._log[place].position if place >= 0 else None
 
     def entries_after(self, position: int) -> Sequence[Entry] | None:
         """Return the entries after ``position``; None if some of them were trimmed."""

@@ -11,6 +11,7 @@ Every implementation passes ``tests/contracts/test_worker_messages.py``. Guarant
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -59,3 +60,31 @@ class NoWorkerMessages:
 
     async def close(self) -> None:
         """Do nothing."""
+
+
+class LocalMessages:
+    """Delivers messages of a worker to itself directly, and all others over another channel."""
+
+    def __init__(self, others: WorkerMessages, worker: str, receive: Receive) -> None:
+        self._others = others
+        self._worker = worker
+        self._receive = receive
+
+    async def start(self, worker: str, receive: Receive, *, is_expecting: Callable[[], bool]) -> None:
+        """Begin to receive the messages of other workers."""
+        await self._others.start(worker, receive, is_expecting=is_expecting)
+
+    def send(self, worker: str, message: bytes) -> None:
+        """Send a message to a worker."""
+        if worker == self._worker:
+            asyncio.get_running_loop().call_soon(self._receive, message)
+        else:
+            self._others.send(worker, message)
+
+    def broadcast(self, message: bytes) -> None:
+        """Send a message to all other workers."""
+        self._others.broadcast(message)
+
+    async def close(self) -> None:
+        """Stop."""
+        await self._others.close()

@@ -91,6 +91,7 @@ _ERROR_KINDS: dict[str, ErrorKind] = {
     "response_format_not_met": ErrorKind(502, "agent_error"),
     "turn_timeout": ErrorKind(504, "agent_error", is_permanent=True),
     "turn_interrupted": ErrorKind(503, "server_error", retry_after=1),
+    "turn_taken_over": ErrorKind(409, "server_error", retry_after=1),
     "turn_lease_lost": ErrorKind(503, "server_error", retry_after=1),
     "storage_unavailable": ErrorKind(503, "server_error", retry_after=2),
     "rate_limit_exceeded": ErrorKind(429, "rate_limit_error"),

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Connection,
-    and_,
     bindparam,
     cast,
     delete,
-    exists,
     or_,
     select,
     update,
@@ -20,17 +17,13 @@ from sqlalchemy import (
 
 from proxy.store.sql import rows
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
+from proxy.store.sql.interruption import Interruption, can_be_taken_over
 from proxy.store.sql.tables import checkpoints, turns
 from proxy.store.sql.turn_queries import TurnQueries
-from proxy.turns.checkpoints import MAX_TAKEOVERS, Checkpoint, TakenOver
+from proxy.turns.checkpoints import Checkpoint, TakenOver
 
 AT_ONCE = 20
 """Turns that a worker takes over in one transaction."""
-
-
-def can_be_taken_over() -> ColumnElement[bool]:
-    """Return the condition of a running turn that is not interrupted when its worker dies."""
-    return and_(turns.c.fence < MAX_TAKEOVERS, exists().where(checkpoints.c.turn == turns.c.key))
 
 
 class Checkpointing:
@@ -44,7 +37,11 @@ class Checkpointing:
             .where(of.key == bindparam("turn"), of.fence == bindparam("fence"), IS_RUNNING)
             .with_for_update()
         )
-        self._add = insert_into(dialect, checkpoints).on_conflict_do_nothing()
+        add = insert_into(dialect, checkpoints)
+        # The outcome of the write before can be unknown, and the items since may be more.
+        changed = {name: add.excluded[name] for name in ("state", "items", "journal")}
+        self._add = add.on_conflict_do_update(index_elements=["turn", "number"], set_=changed)
+        self._interruption = Interruption(dialect, of.key == bindparam("turn"))
         self._lost = (
             select(of.key, of.caller, of.id, of.fence, of.conversation)
             .where(IS_RUNNING, can_be_taken_over())
@@ -104,6 +101,12 @@ class Checkpointing:
                 saved = [rows.to_checkpoint(one, fence) for one in found]
                 taken.append(TakenOver(record, row.conversation, fence, saved))
         return taken
+
+    def interrupt(self, connection: Connection, turn: int, fence: int, now: float) -> None:
+        """Interrupt a turn if its worker owns it."""
+        self.discard(connection, turn, fence)
+        if connection.execute(self._owned, {"turn": turn, "fence": fence}).first() is not None:
+            self._interruption.run(connection, {"turn": turn}, now)
 
     def discard(self, connection: Connection, turn: int, fence: int) -> None:
         """Delete the checkpoints of a turn if its worker owns it."""

@@ -15,9 +15,11 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Text,
+    and_,
     bindparam,
     case,
     cast,
+    exists,
     not_,
     or_,
     select,
@@ -26,10 +28,15 @@ from sqlalchemy import (
 )
 
 from proxy.store.sql import rows
-from proxy.store.sql.checkpoints import can_be_taken_over
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed
 from proxy.store.sql.prepared_statement import Insertion
-from proxy.store.sql.tables import conversations, items, turns
+from proxy.store.sql.tables import checkpoints, conversations, items, turns
+from proxy.turns.checkpoints import MAX_TAKEOVERS
+
+
+def can_be_taken_over() -> ColumnElement[bool]:
+    """Return the condition of a running turn that is not interrupted when its worker dies."""
+    return and_(turns.c.fence < MAX_TAKEOVERS, exists().where(checkpoints.c.turn == turns.c.key))
 
 
 class Interruption:

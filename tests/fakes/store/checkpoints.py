@@ -18,7 +18,7 @@ class MemoryCheckpoints:
     async def save(self, checkpoint: Checkpoint) -> bool:
         kept = self._owned(checkpoint.turn, checkpoint.fence)
         if kept is not None:
-            kept.checkpoints.setdefault(checkpoint.number, checkpoint)
+            kept.checkpoints[checkpoint.number] = checkpoint
         return kept is not None
 
     async def take_over(
@@ -38,6 +38,13 @@ class MemoryCheckpoints:
             ]
             taken.append(TakenOver(kept.record, kept.conversation.key, kept.fence, saved))
         return taken
+
+    async def interrupt(self, turn: int, *, fence: int, now: float) -> None:
+        kept = self._owned(turn, fence)
+        if kept is not None:
+            kept.checkpoints = {}
+            kept.record = replace(kept.record, lease_until=now - 1)
+            await self._history.interrupt(now=now)
 
     async def discard(self, turn: int, *, fence: int) -> None:
         kept = self._owned(turn, fence)

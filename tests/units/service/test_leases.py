@@ -78,10 +78,12 @@ class FailingHistory(MemoryHistory):
 async def test_leases_are_renewed_after_any_error() -> None:
     history, lives, background = FailingHistory(), LiveTurns(), BackgroundTasks()
 
-    async def nothing() -> None:
+    async def nothing(*_: object) -> None:
         pass
 
-    leases = Leases(history, lives, lambda: 100.0, lease=15.0, heartbeat=0.001, after_sweep=nothing)
+    leases = Leases(
+        history, lives, lambda: 100.0, lease=15.0, heartbeat=0.001, after_sweep=nothing, take_over=nothing
+    )
     lives.add(LiveTurn("chatcmpl-1"))
     await leases.start(background)
 

@@ -1,0 +1,156 @@
+"""Checkpoints of the turns of this worker: what is saved of a turn, and when.
+
+A turn that is detached or in the background, or that has an idempotency key, has checkpoints from its begin; one that
+is followed has them from then on. A turn with ``store: false``, after an approval, or on top of turns that are not
+stored has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+from msgspec import Struct
+
+from proxy.conversations.fingerprints import Transcript
+from proxy.conversations.resolver import ResolvedTurn
+from proxy.errors import TurnLeaseLost
+from proxy.events import encode_journal
+from proxy.service.left_turns import DisconnectRules
+from proxy.service.resumption import SavedRequestOptions, options_of
+from proxy.turns.checkpoints import Checkpoint, CheckpointRepository
+from proxy.turns.contract import Turn
+from proxy.turns.live import LiveTurn
+from proxy.turns.request import TurnRequest
+from proxy.turns.steps import TurnStep
+
+
+class SavedTranscript(Struct, frozen=True):
+    """The state of a ``Transcript``."""
+
+    fingerprint: bytes
+    added: bytes
+    results: int
+
+    @classmethod
+    def of(cls, transcript: Transcript) -> SavedTranscript:
+        """Return the state."""
+        return cls(*transcript.state())
+
+    def restored(self) -> Transcript:
+        """Return the transcript."""
+        return Transcript.restored(self.fingerprint, self.added, self.results)
+
+
+class SavedRules(Struct, frozen=True):
+    """``DisconnectRules``."""
+
+    grace: float | None
+    is_immediate: bool
+    has_key: bool
+    is_repeatable: bool
+
+    def restored(self) -> DisconnectRules:
+        """Return the rules."""
+        return DisconnectRules(self.grace, self.is_immediate, self.has_key, self.is_repeatable)
+
+
+class SavedTurn(Struct, frozen=True, omit_defaults=True):
+    """The first checkpoint of a turn: what its stored row does not have."""
+
+    options: SavedRequestOptions
+    transcript: SavedTranscript
+    scope: bytes
+    rules: SavedRules
+    continued: str = ""
+    is_strict: bool = False
+    takeovers: list[int] = []
+
+
+class SavedStep(Struct, frozen=True, omit_defaults=True):
+    """Any later checkpoint. ``takeovers`` are those of the log (``Journal``)."""
+
+    step: TurnStep
+    takeovers: list[int] = []
+
+
+encode = msgspec.json.Encoder().encode
+decode_turn = msgspec.json.Decoder(SavedTurn).decode
+decode_step = msgspec.json.Decoder(SavedStep).decode
+
+
+def can_be_continued(request: TurnRequest, resolved: ResolvedTurn) -> bool:
+    """Whether a turn may have checkpoints."""
+    return request.is_stored and resolved.is_kept and resolved.resumption is None
+
+
+def saved_turn(turn: Turn, request: TurnRequest, resolved: ResolvedTurn, rules: DisconnectRules) -> bytes:
+    """Return the first checkpoint of a turn, before it runs."""
+    return encode(
+        SavedTurn(
+            options=options_of(turn, uses_functions=request.uses_functions),
+            transcript=SavedTranscript.of(resolved.transcript),
+            scope=resolved.scope,
+            rules=SavedRules(rules.grace, rules.is_immediate, rules.has_key, rules.is_repeatable),
+            continued=resolved.continued,
+            is_strict=turn.is_strict,
+        )
+    )
+
+
+@dataclass(slots=True)
+class CheckpointLog:
+    """``turns.steps.StepLog`` of one turn.
+
+    ``first`` returns the first checkpoint of a turn that has none yet. ``number`` is that of the next checkpoint.
+    """
+
+    repository: CheckpointRepository
+    live: LiveTurn
+    turn: Turn
+    key: int
+    fence: int
+    first: Callable[[], bytes] | None
+    number: int = 1
+    _saved_items: int = field(default=0)
+    _saved_events: int = field(default=0)
+    _is_off: bool = False
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the turn has checkpoints, or has to have them from now on because it is followed."""
+        return not self._is_off and (self.first is None or self.live.is_followed)
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether there are checkpoints of the turn."""
+        return self.first is None
+
+    async def save(self, step: TurnStep) -> None:
+        """Save a step with what was added since the previous one."""
+        if self.first is not None:
+            await self._write(Checkpoint(self.key, self.fence, 0, self.first()))
+            self.first = None
+        items, entries = list(self.turn.items), list(self.live.entries)
+        new = entries[self._saved_events :]
+        journal = encode_journal([entry.event for entry in new], [entry.time for entry in new])
+        state = encode(SavedStep(step, self.live.takeovers))
+        checkpoint = Checkpoint(self.key, self.fence, self.number, state, items[self._saved_items :], journal)
+        await self._write(checkpoint)
+        self.number += 1
+        self._saved_items, self._saved_events = len(items), len(entries)
+
+    async def discard(self) -> None:
+        """Delete the checkpoints."""
+        if not self._is_off and self.first is None:
+            await self.repository.discard(self.key, fence=self.fence)
+        self._is_off = True
+
+    def continue_after(self, number: int, *, items: int, events: int) -> None:
+        """Continue after the checkpoint with this number, up to which these numbers of items and events are saved."""
+        self.number, self._saved_items, self._saved_events = number + 1, items, events
+
+    async def _write(self, checkpoint: Checkpoint) -> None:
+        if not await self.repository.save(checkpoint):
+            raise TurnLeaseLost

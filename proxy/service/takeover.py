@@ -1,0 +1,149 @@
+"""Continue turns whose worker has died, from their newest checkpoint.
+
+The turn has the same id, log, positions and messages up to the checkpoint. A model reply that was not complete is
+requested again. A tool without effects that was running is run again; of one with effects the model gets the result
+that it is unknown whether it was executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from proxy.conversations.resolver import ResolvedTurn
+from proxy.events import Entry, Started, decode_journal, with_positions
+from proxy.messages import Item, is_instruction
+from proxy.service.checkpoints import CheckpointLog, SavedTurn, decode_step, decode_turn
+from proxy.service.left_turns import DisconnectRules
+from proxy.service.recording import StoredTurnContext
+from proxy.service.resumption import request_of
+from proxy.service.runner import RestoredLog
+from proxy.turns.checkpoints import Checkpoint, CheckpointRepository, TakenOver
+from proxy.turns.contract import ServedTeam, Turn
+from proxy.turns.live import LiveTurn, LogMemory
+from proxy.turns.repository import Begun, TurnRecord, TurnRepository
+from proxy.turns.request import Clock, TurnRequest
+from proxy.turns.steps import TurnStep
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredTurn:
+    """A turn of another worker, ready to be run."""
+
+    live: LiveTurn
+    turn: Turn
+    context: StoredTurnContext
+    rules: DisconnectRules
+    log: RestoredLog
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Takes over turns for one worker. ``lease`` returns until when a lease taken now lasts."""
+
+    history: TurnRepository
+    checkpoints: CheckpointRepository
+    clock: Clock
+    worker: str
+    lease: Callable[[float], float]
+    memory: LogMemory
+
+    async def lost_turns(self, dead_workers: Sequence[str]) -> Sequence[TakenOver]:
+        """Return turns of other workers that belong to this one from now on."""
+        now = self.clock()
+        return await self.checkpoints.take_over(
+            self.worker, now=now, lease_until=self.lease(now), dead_workers=dead_workers
+        )
+
+    async def restore(self, taken: TakenOver, team: ServedTeam) -> RestoredTurn:
+        """Return a turn as it was at its newest checkpoint.
+
+        Raises:
+            ProxyError, msgspec.ValidationError: It cannot be continued.
+        """
+        record = taken.record
+        first, *steps = taken.checkpoints
+        saved = decode_turn(first.state)
+        request = await request_of(record.caller, record, saved.options)
+        resolved = await self._resolved(record, saved)
+        live = LiveTurn(
+            record.id,
+            conversation_id=record.conversation_id,
+            began=record.created_at,
+            memory=self.memory,
+        )
+        turn = _turn(record, request, resolved, saved)
+        log = _continue_after(turn, steps, Started(record.id, record.agent, team.steps), record.created_at)
+        recorded = CheckpointLog(self.checkpoints, live, turn, record.turn, taken.fence, None)
+        if steps:
+            recorded.continue_after(steps[-1].number, items=len(turn.items), events=len(log.entries))
+        turn.steps = recorded
+        if not steps:
+            recorded.continue_after(0, items=0, events=0)
+        begun = Begun(record.turn, taken.conversation)
+        context = StoredTurnContext(request, begun, resolved, taken.fence)
+        return RestoredTurn(live, turn, context, saved.rules.restored(), log)
+
+    async def give_up(self, taken: TakenOver) -> None:
+        """Interrupt a turn that cannot be continued.
+
+        Raises:
+            StoreUnavailable: It is not interrupted yet.
+        """
+        await self.checkpoints.interrupt(taken.record.turn, fence=taken.fence, now=self.clock())
+
+    async def _resolved(self, record: TurnRecord, saved: SavedTurn) -> ResolvedTurn:
+        chain = await self.history.chain(record.parent) if record.parent is not None else []
+        return ResolvedTurn(
+            conversation_id=record.conversation_id,
+            match="same-turn",
+            parent=record.parent,
+            agent=record.agent,
+            context=[item for turn in chain for item in turn.items if not is_instruction(item.message)],
+            input=record.input,
+            new_messages=[item for item in record.input if not is_instruction(item.message)],
+            overlay=saved.options.overlay,
+            transcript=saved.transcript.restored(),
+            scope=saved.scope,
+            continued=saved.continued,
+        )
+
+
+def _turn(record: TurnRecord, request: TurnRequest, resolved: ResolvedTurn, saved: SavedTurn) -> Turn:
+    return Turn(
+        id=record.id,
+        conversation_id=record.conversation_id,
+        caller=record.caller,
+        end_user=record.end_user,
+        agent=record.agent,
+        context=[*resolved.context, *resolved.new_messages],
+        overlay=resolved.overlay,
+        parameters=request.parameters,
+        response_format=request.response_format,
+        client_tools=request.tools,
+        tool_choice=request.tool_choice,
+        parallel_tool_calls=request.parallel_tool_calls,
+        is_strict=saved.is_strict,
+        max_tool_calls=request.max_tool_calls,
+        context_mode=request.context_mode,
+        compact_threshold=request.compact_threshold,
+        may_ask=True,
+        call_scope=record.first_attempt or record.id,
+    )
+
+
+def _continue_after(turn: Turn, steps: Sequence[Checkpoint], first: Started, began: float) -> RestoredLog:
+    """Let the turn continue after its steps; return its log. ``first`` is its first event, at the time ``began``."""
+    if not steps:
+        # The first event is the same at every worker.
+        turn.resumed = TurnStep(turn.agent, 0, 0, 0, 0, 0)
+        return RestoredLog([Entry(1, first, began)], [])
+    newest = decode_step(steps[-1].state)
+    items: list[Item] = [item for step in steps for item in step.items]
+    turn.items = items
+    turn.agent = newest.step.agent
+    turn.ran_effects = newest.step.ran_effects
+    turn.ran_tools = newest.step.ran_tools
+    turn.resumed = newest.step
+    events = [entry for step in steps if step.journal for entry in decode_journal(step.journal).entries()]
+    return RestoredLog(with_positions(events, newest.takeovers), newest.takeovers)
