@@ -677,11 +677,13 @@ class TurnService:
         return record
 
     async def _interrupt_if_lost(self, record: TurnRecord) -> bool:
-        """Interrupt a running turn whose worker has certainly ended; return whether it was one."""
+        """Take over or interrupt a running turn whose worker has certainly ended; return whether it was one."""
         now = self._clock()
         if record.status != "running" or not (record.lease_until < now or is_dead(record.worker)):
             return False
-        await self._history.interrupt(now=now, dead_workers=[record.worker] if is_dead(record.worker) else [])
+        dead = [record.worker] if is_dead(record.worker) else []
+        await self._take_over_lost(dead)
+        await self._history.interrupt(now=now, dead_workers=dead)
         return True
 
     def _attach(self, record: TurnRecord, *, is_observer: bool = False) -> Opened:
