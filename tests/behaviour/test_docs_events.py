@@ -14,6 +14,7 @@ from typing import Any, get_args
 import pytest
 
 from proxy.events import (
+    TAKEOVER_POSITIONS,
     ApprovalDecided,
     ApprovalRequested,
     Cancelled,
@@ -103,6 +104,10 @@ TURNS: dict[str, list[tuple[float, Event]]] = {
             ),
         ),
     ],
+    "chatcmpl-0b8": [
+        (7.5, Started("chatcmpl-0b8", "triage")),
+        (8.5, Handoff("triage", "sales", "wants a rocket")),
+    ],
     "chatcmpl-0b5": [
         (7.5, Started("chatcmpl-0b5", "repairs")),
         (7.5, ApprovalDecided("appr_7f3a9c", "call_5", "execute_refund", "approve", "message")),
@@ -135,7 +140,10 @@ def test_the_page_has_a_valid_frame_of_every_type() -> None:
     for turn_id, events in TURNS.items():
         feed = Feed(turn_id)
         for position, (second, event) in enumerate(events, 1):
-            frames += feed.frames(Entry(position, event, 1795458000 + second))
+            # Another worker has continued the last turn after its first event.
+            takeovers = int(turn_id == "chatcmpl-0b8" and position > 1)
+            place = position + takeovers * TAKEOVER_POSITIONS
+            frames += feed.frames(Entry(place, event, 1795458000 + second))
     lines = [
         encode(frame).decode() for frame in frames if frame.turn_id == "chatcmpl-0b1" or frame.position > 1
     ]

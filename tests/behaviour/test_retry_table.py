@@ -46,8 +46,10 @@ WITHOUT_MARK = {**NEW_TURN, "refund": SAME_TURN["refund"]}
 ALIVE: dict[Row, Result] = {
     (key, tool): (SAME_TURN if key != "neither" else WITHOUT_MARK)[tool] for key, tool in product(KEYS, TOOLS)
 }
-KILLED: dict[Row, Result] = {(key, tool): NEW_TURN[tool] for key, tool in product(KEYS, TOOLS)} | {
-    ("key", "refund"): ("same turn", "turn_interrupted", 1)
+KILLED: dict[Row, Result] = {
+    # Another worker continues a turn with a key.
+    (key, tool): (SAME_TURN if key == "key" else NEW_TURN)[tool]
+    for key, tool in product(KEYS, TOOLS)
 }
 
 

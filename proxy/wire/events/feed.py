@@ -13,6 +13,7 @@ added, but not changed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -20,6 +21,7 @@ from msgspec import Struct
 
 from proxy.errors import InvalidRequest, ProxyError
 from proxy.events import (
+    TAKEOVER_POSITIONS,
     ApprovalDecided,
     ApprovalRequested,
     Cancelled,
@@ -46,10 +48,12 @@ from proxy.wire.chat.answer_text import TextJoiner
 from proxy.wire.chat.response_models import ErrorBody, encode, usage_body
 from proxy.wire.errors import error_response
 from proxy.wire.events import sse
+from proxy.wire.events.takeover import CLOSING_POSITION
 from proxy.wire.turn_summary import Progress, rounded_cost
 
 FrameType = Literal[
     "turn.started",
+    "turn.resumed",
     "agent.speaking",
     "reasoning.delta",
     "text.delta",
@@ -110,16 +114,26 @@ class Feed:
         self._progress = Progress()
         self._delegates: dict[str, Feed] = {}
         """By the call that started the delegate."""
+        self._takeovers = 0
 
     def frames(self, entry: Entry) -> list[FeedFrame]:
         """Return the frames of one entry; empty only for hidden events."""
         frames = [
             FeedFrame(entry.position, part, kind, round(entry.time, 3), self._turn_id, self._agent, data)
-            for part, (kind, data) in enumerate(self._frames_of(entry))
+            for part, (kind, data) in enumerate(chain(self._takeover(entry), self._frames_of(entry)))
         ]
         return (
             list(map(_without_details, filter(_is_not_reasoning, frames))) if self._hides_details else frames
         )
+
+    def _takeover(self, entry: Entry) -> Iterator[tuple[FrameType, dict[str, Any]]]:
+        """Yield a frame for the first entry after another worker has taken over the turn."""
+        takeovers, place = divmod(entry.position, TAKEOVER_POSITIONS)
+        if self._takeovers < takeovers and entry.position < CLOSING_POSITION:
+            # A reader can have later events of the first worker, which the turn does not have any more.
+            after = place - 1 + TAKEOVER_POSITIONS * self._takeovers
+            self._takeovers = takeovers
+            yield "turn.resumed", {"after": after}
 
     def _frames_of(self, entry: Entry) -> Iterator[tuple[FrameType, dict[str, Any]]]:
         event = entry.event
