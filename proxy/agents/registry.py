@@ -308,8 +308,8 @@ class Registry:
         )
 
     def _member(self, definition: AgentDefinition) -> Member | None:
-        if definition.python is not None:
-            return self._members[definition.python]
+        if definition.code is not None:
+            return self._members[definition.code]
         if definition.remote is not None:
             return RemoteMember(definition.remote, self._models.remote(definition.remote))
         return None

@@ -8,13 +8,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from proxy.errors import ConfigurationError
 from proxy.members.port import Member
 from proxy.members.python import python_member
 from proxy.tools.functions import load_object
 from proxy.tools.threads import ToolThreads
 
+COMPONENT = "component "
+"""Before the name of a file with a component, instead of an import path."""
 _ADAPTERS: Mapping[str, str] = {
+    "agent_framework": "agent_framework",
     "agents": "openai_agents",
+    "autogen_agentchat": "agentchat",
     "langgraph": "langgraph",
     "pydantic_ai": "pydantic_ai",
 }
@@ -24,11 +29,14 @@ _ADAPTERS: Mapping[str, str] = {
 def load_member(path: str, folder: Path | None, threads: ToolThreads) -> Member:
     """Import ``package.module:object`` and return it as a member; ``folder`` is searched after ``sys.path``.
 
-    A function without parameters is a factory: the object that it returns is the member.
+    A function without parameters is a factory: the object that it returns is the member. ``COMPONENT`` and the name of
+    a file is a component of AutoGen.
 
     Raises:
         ConfigurationError: The import failed, or the object cannot be a member; the message gives the reason.
     """
+    if path.startswith(COMPONENT):
+        return _component(path.removeprefix(COMPONENT), folder or Path())
     found = load_object(path, folder, kind="object")
     is_factory = _is_factory(found)
     return member_of(found() if is_factory else found, threads, make=found if is_factory else None)
@@ -48,6 +56,16 @@ def member_of(found: Any, threads: ToolThreads, *, make: Callable[[], Any] | Non
             if member is not None:
                 return member
     return python_member(found, threads)
+
+
+def _component(name: str, folder: Path) -> Member:
+    try:
+        from proxy.members.adapters.agentchat import component_member
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"a component needs the extra 'agentchat' ({error.name} is not installed)"
+        ) from None
+    return component_member(folder / name)
 
 
 def _is_factory(found: Any) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from proxy.members.loading import COMPONENT
 from proxy.messages import EventsMode, HandoffHistory, Usage
 
 
@@ -204,6 +205,8 @@ class AgentDefinition(_StrictModel):
     """Empty only for an agent with its own code, which has one of the keys of ``members.KINDS`` instead."""
     python: Annotated[str, StringConstraints(min_length=1)] | None = None
     """A function or an object of an agent framework (``package.module:object``)."""
+    component: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """A file with an agent or a team of AutoGen AgentChat, relative to the folder of the team files."""
     remote: RemoteAgentDefinition | None = None
     """An agent behind an OpenAI-compatible API."""
     description: str = ""
@@ -221,10 +224,17 @@ class AgentDefinition(_StrictModel):
     tool_call_timeout: Annotated[Real, Field(gt=0, le=3600)] = 30.0
 
     @property
+    def code(self) -> str | None:
+        """What an importer of members loads: an import path, or ``COMPONENT`` and a file."""
+        return self.python if self.component is None else f"{COMPONENT}{self.component}"
+
+    @property
     def member(self) -> str | None:
         """What the agent is instead of instructions and a model, in words; None for an agent with a model."""
         if self.python is not None:
             return f"python {self.python}"
+        if self.component is not None:
+            return f"component {self.component}"
         if self.remote is not None:
             key = "with a key" if self.remote.api_key else "without a key"
             # The host only: a URL can contain a password.

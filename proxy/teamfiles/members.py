@@ -7,7 +7,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from proxy.errors import ConfigurationError
-from proxy.members.loading import load_member
+from proxy.members.loading import COMPONENT, load_member
 from proxy.members.port import Member
 from proxy.teamfiles.diagnostics import Path, closest_match, quote
 from proxy.teamfiles.model_requests import check_connection
@@ -16,7 +16,7 @@ from proxy.tools.threads import ToolThreads
 
 ImportMember = Callable[[str, FilePath], Member]
 """Creates a member from ``package.module:object``; the folder is an additional place to find modules."""
-KINDS = ("python", "remote")
+KINDS = ("python", "component", "remote")
 """Keys of an agent, of which it has one instead of ``instructions``."""
 _OF_MODELS = ("model", "fallbacks", "tools", "parameters", "max_parallel_tools", "tool_call_timeout")
 """Keys of an agent that apply to the proxy's own model calls."""
@@ -58,14 +58,24 @@ def check_agent(source: Source, path: Path, agent: Mapping[str, Any]) -> None:
                 )
 
 
-def check_python(
+def check_code(
     source: Source, path: Path, folder: FilePath, import_member: ImportMember, imported: dict[str, Member]
 ) -> None:
     """Import the member that the agent at ``path`` names, unless it is in ``imported``."""
-    place: Path = (*path, "python")
-    name = source.value(place)
-    if not isinstance(name, str) or name in imported or place in source.invalid:
-        return
+    for key, prefix in (("python", ""), ("component", COMPONENT)):
+        name = source.value((*path, key))
+        if isinstance(name, str) and f"{prefix}{name}" not in imported:
+            _import(source, (*path, key), f"{prefix}{name}", folder, import_member, imported)
+
+
+def _import(
+    source: Source,
+    place: Path,
+    name: str,
+    folder: FilePath,
+    import_member: ImportMember,
+    imported: dict[str, Member],
+) -> None:
     try:
         imported[name] = import_member(name, folder)
         return

@@ -15,7 +15,7 @@ from proxy.members.port import Member
 from proxy.teamfiles.definitions import snake_case
 from proxy.teamfiles.diagnostics import Path, closest_match
 from proxy.teamfiles.mcp_servers import check_tool_lists, tool_names
-from proxy.teamfiles.members import ImportMember, check_python
+from proxy.teamfiles.members import ImportMember, check_code
 from proxy.teamfiles.schema_checks import mapping
 from proxy.teamfiles.source_map import Source
 from proxy.tools.mcp.lock import Pins
@@ -109,7 +109,7 @@ def _check_agent(
 ) -> None:
     if context.models is not None:
         _check_models(source, path, agent, context.models)
-    check_python(source, path, context.folder, context.import_member, context.members)
+    check_code(source, path, context.folder, context.import_member, context.members)
     taken: dict[str, str] = {}
     for index, use in enumerate(_list(agent.get("tools"))):
         place: Path = (*path, "tools", index)

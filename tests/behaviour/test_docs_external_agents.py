@@ -23,6 +23,11 @@ def test_all_team_files_are_valid(text: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     if "pydantic_ai" in text:
         pytest.importorskip("pydantic_ai")
+    if "component:" in text:
+        agents = pytest.importorskip("autogen_agentchat.agents")
+        replay = pytest.importorskip("autogen_ext.models.openai")
+        agent = agents.AssistantAgent("writer", replay.OpenAIChatCompletionClient(model="gpt-5-mini"))
+        write(tmp_path, agent.dump_component().model_dump_json(), "writers.json")
     for name, file in MODULES.items():
         (tmp_path / name).symlink_to(file)
 

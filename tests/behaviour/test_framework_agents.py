@@ -25,6 +25,7 @@ from tests.server import Served, serve
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:Resolved model mismatch:UserWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
@@ -32,6 +33,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PACKAGES = {
     "pydantic-ai": ["pydantic_ai"],
     "openai-agents": ["agents"],
+    "agentchat": ["autogen_agentchat"],
+    "agent-framework": ["agent_framework", "agent_framework_openai"],
     "langgraph": ["langgraph", "langchain", "langchain_openai"],
 }
 """The packages that each example needs."""
@@ -172,7 +175,7 @@ async def test_the_framework_remembers_after_a_restart_and_hands_over_back(
     assert of_desk[0] == "system: You are the desk. Hand over questions about cities without announcing it."
     assert of_desk[-1].startswith("tool: You are Desk")
     assert "assistant: population" in again
-    assert "assistant: Hello!" in again
+    assert any(line.endswith(": Hello!") for line in again)
     assert again[-1] == "user: And Berlin?"
 
 
@@ -210,10 +213,12 @@ async def test_images_reach_the_framework(name: str, served_by: Any, upstream: F
     async with served_by(name) as served:
         await Caller(served).ask([user([{"type": "text", "text": "What is it?"}, image])], model="cities")
 
-    assert any(line.startswith("user: What is it?<image_url>") for line in texts(upstream))
+    assert "user: What is it?<image_url>" in "".join(texts(upstream)).replace("?user: ", "?")
 
 
-@pytest.mark.parametrize("tools", [framework("pydantic-ai"), framework("openai-agents")])
+@pytest.mark.parametrize(
+    "tools", [framework(name) for name in ("pydantic-ai", "openai-agents", "agent-framework")]
+)
 async def test_tools_of_the_client_are_tools_of_the_framework(
     tools: str, served_by: Any, upstream: FakeUpstream
 ) -> None:
@@ -411,3 +416,59 @@ async def test_an_interrupted_graph_continues_with_the_next_message(
             messages.append(user("Anna"))
     async with serve(tmp_path, teams=tmp_path / "team") as served:
         assert await Caller(served).ask(messages, model="greeter", tools=[where]) == "Hello Anna from Bonn."
+
+
+SWARM = """\
+from autogen_agentchat.agents import AssistantAgent
+from autogen_agentchat.conditions import HandoffTermination, TextMessageTermination
+from autogen_agentchat.teams import Swarm
+from autogen_ext.models.openai import OpenAIChatCompletionClient
+
+model = OpenAIChatCompletionClient(model="gpt-5-mini")
+planner = AssistantAgent("planner", model, system_message="You plan.", handoffs=["writer"])
+writer = AssistantAgent("writer", model, system_message="You write.", handoffs=["Desk"])
+team = Swarm([planner, writer], termination_condition=HandoffTermination("Desk") | TextMessageTermination("writer"))
+"""
+
+
+@only("agentchat")
+@pytest.mark.parametrize("form", ["object", "component"])
+async def test_a_swarm_is_one_agent_of_a_team(
+    form: str, tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", upstream.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    folder = tmp_path / "team"
+    folder.mkdir()
+    if form == "object":
+        (folder / "swarm_team.py").write_text(SWARM)
+        reference = '{python: "swarm_team:team", handoffs: [{to: Desk}]}'
+    else:
+        names: dict[str, Any] = {}
+        exec(SWARM, names)
+        (folder / "studio.json").write_text(names["team"].dump_component().model_dump_json())
+        reference = "{component: studio.json, handoffs: [{to: Desk}]}"
+    (folder / "team.yaml").write_text(
+        "teams: {desk: {entry: Desk, agents: {Desk: {instructions: You are the desk., handoffs: [{to: Swarm}]}, "
+        f"Swarm: {reference}}}}}}}"
+    )
+    upstream.reply(
+        calls(("transfer_to_swarm", {})),
+        calls(("transfer_to_writer", {})),
+        text("Written."),
+        calls(("transfer_to_desk", {})),
+        text("Desk."),
+        calls(("transfer_to_swarm", {})),
+        text("Again."),
+    )
+    messages = [user("Write")]
+    answers = []
+    for content in ("Thanks", "More", ""):
+        async with serve(tmp_path, teams=folder) as served:
+            answers.append(await Caller(served).ask(messages, model="desk"))
+        messages += [assistant(answers[-1]), user(content)]
+
+    assert answers == ["Written.", "Desk.", "Again."]
+    assert texts(upstream)[0] == "system: You write."
+    assert "user: Write" in texts(upstream)
+    assert texts(upstream)[-1] == "user: More"
