@@ -16,7 +16,7 @@ from proxy.turns.repository import ChainTurn
 
 _MIN_TEMPLATE = 40
 """Bytes that a template adds at least to a user message, without white space. A smaller difference is an edit."""
-_Part = tuple[bool, bytes]
+Part = tuple[bool, bytes]
 """Whether it is the assistant's text, and the text without white space."""
 
 
@@ -24,20 +24,21 @@ def is_aligned(chain: Sequence[ChainTurn], messages: Sequence[Message]) -> bool:
     """Whether the messages are those that a client has seen of the chain."""
     if not all(turn.is_stored for turn in chain):
         return False
-    stored, shown = _parts(visible_messages(chain)), _parts(messages)
-    return len(stored) == len(shown) and all(map(_is_same, stored, shown))
+    stored, shown = parts_of(visible_messages(chain)), parts_of(messages)
+    return len(stored) == len(shown) and all(map(is_same, stored, shown))
 
 
-def _is_same(stored: _Part, shown: _Part) -> bool:
+def is_same(stored: Part, shown: Part) -> bool:
+    """Whether a text of a list is the stored one, possibly without a template."""
     if stored == shown:
         return True
     is_user = not (stored[0] or shown[0])
     return is_user and len(stored[1]) - len(shown[1]) >= _MIN_TEMPLATE and shown[1] in stored[1]
 
 
-def _parts(messages: Sequence[Message]) -> list[_Part]:
+def parts_of(messages: Sequence[Message]) -> list[Part]:
     """Return the texts in order; successive texts of the assistant are one."""
-    parts: list[_Part] = []
+    parts: list[Part] = []
     for message in messages:
         if isinstance(message, AssistantMessage):
             text = hashed_answer(text_of(message))

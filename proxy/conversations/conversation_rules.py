@@ -10,8 +10,10 @@ from proxy.conversations.resolver_query import (
     UnrelatedMessages,
     find_transcript,
 )
+from proxy.conversations.shortened_lists import items_of_shortened
 from proxy.conversations.summaries import is_summarized
 from proxy.conversations.unfinished_turns import RunningMatch, find_partly_shown
+from proxy.turns.repository import TurnMatch
 from proxy.turns.request import Match
 
 
@@ -52,11 +54,27 @@ async def known_transcript(query: ResolverQuery) -> RuleMatch | RunningMatch | N
     rule: Match = "last-answer" if found.is_last_answer else "fingerprint"
     if request.conversation_id is not None:
         rule = request.id_source
+    if found.latest is not None and (shortened := await _shortened(query, found.latest, rule)) is not None:
+        return shortened
     if found.place is None:
         return RuleMatch(rule, request.conversation_id, agent=found.agent)
     chain = await query.turns.chain(found.place.turn)
     conversation_id = request.conversation_id or found.place.conversation_id
     return RuleMatch(rule, conversation_id, chain, found.length, agent=found.agent)
+
+
+async def _shortened(query: ResolverQuery, place: TurnMatch, rule: Match) -> RuleMatch | None:
+    """Continue from the turn if the list is the end of its transcript, without older messages."""
+    chain = await query.turns.chain(place.turn)
+    if not chain or not query.may_read(chain[-1]):
+        return None
+    length = query.last_assistant + 1
+    shown = query.messages[:length]
+    context = items_of_shortened(chain, shown, [query.request.item_of(message) for message in shown])
+    if context is None:
+        return None
+    conversation_id = query.request.conversation_id or place.conversation_id
+    return RuleMatch(rule, conversation_id, chain, length, agent=place.agent, context=context)
 
 
 async def summarized(query: ResolverQuery) -> RuleMatch | None:

@@ -191,7 +191,9 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     shown = query.messages[: match.shown]
     new = query.messages[match.shown :] if match.new is None else match.new
     is_kept = all(turn.is_stored for turn in chain)
-    if shown and not is_kept:
+    if match.context is not None:
+        context = list(match.context)
+    elif shown and not is_kept:
         context = [request.item_of(message) for message in shown]
     else:
         context = [item for turn in chain for item in turn.items if not is_instruction(item.message)]

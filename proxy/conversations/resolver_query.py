@@ -13,6 +13,7 @@ from proxy.conversations.fingerprints import Transcript, last_answer_of, scope_o
 from proxy.conversations.steps import Step
 from proxy.messages import (
     AssistantMessage,
+    Item,
     Message,
     text_of,
 )
@@ -120,6 +121,8 @@ class RuleMatch:
     agent: str | None = None
     is_partly_shown: bool = False
     """Whether the list shows only a part of the last answer of the chain."""
+    context: Sequence[Item] | None = None
+    """The context, if it is not that of the chain."""
     step: Step | None = None
     """If not None, the last turn of the chain is this part of a turn, which is not stored as a turn yet."""
 
@@ -141,6 +144,8 @@ class TranscriptMatch:
     place: TurnMatch | None = None
     length: int = 0
     is_last_answer: bool = False
+    latest: TurnMatch | None = None
+    """The newest turn with the last answer of the list, if the list before it is not that of the turn."""
 
 
 async def find_transcript(query: ResolverQuery, conversation: Conversation | None) -> TranscriptMatch | None:
@@ -170,9 +175,9 @@ async def find_transcript(query: ResolverQuery, conversation: Conversation | Non
     if (conversation is not None or trusted is not None) and await _is_aligned_with(query, latest):
         return TranscriptMatch(latest.agent, latest, query.last_assistant + 1)
     if trusted is None:
-        return TranscriptMatch(latest.agent, is_last_answer=True)
+        return TranscriptMatch(latest.agent, is_last_answer=True, latest=latest)
     # Older messages were edited but the newest answer was not: the agent that gave it is the active one.
-    return TranscriptMatch(latest.agent, trusted, index + 1)
+    return TranscriptMatch(latest.agent, trusted, index + 1, latest=latest)
 
 
 async def _longest(query: ResolverQuery, conversation: Conversation | None) -> tuple[TurnMatch | None, int]:

@@ -293,3 +293,33 @@ async def test_the_extension_reports_a_compaction_with_its_usage(tmp_path: Path)
     at = reported.index(first)
     completed = next(one for one in reported[at:] if one["type"] == "turn.completed")
     assert [use["model"] for use in completed["usage"]] == ["writer-model", "test-model"]
+
+
+@pytest.mark.parametrize("kept", [0, 2], ids=["only the end", "the first messages and the end"])
+async def test_a_client_that_shortens_its_own_list_keeps_the_hidden_items_of_what_is_left(
+    tmp_path: Path, kept: int
+) -> None:
+    provider = WindowedProvider(100_000)
+    async with shop(tmp_path, provider) as (served, _):
+        caller = Caller(served)
+        messages = await converse(caller, 3)
+        conversation = caller.conversation
+        provider.then(calls_of(("transfer_to_sales", {"reason": "to buy"})), says("What colour?"))
+        messages += [user("I want a rocket"), assistant("What colour?")]
+        assert await caller.ask(messages[:-1]) == "What colour?"
+        messages.append(user("Red"))
+        provider.then(says("Sold."))
+        shortened = [*messages[:kept], *messages[6:]]
+        assert await caller.ask(shortened) == "Sold."
+        sold = provider.accepted[-1]["messages"]
+
+        messages += [assistant("Sold."), user("Thanks")]
+        await caller.ask([*messages[:kept], *messages[6:]])
+
+    assert caller.conversation == conversation
+    assert sold[0]["content"].startswith("You are sales.")
+    roles = [message["role"] for message in sold[1:]]
+    assert roles == [*["user", "assistant"][:kept], "user", "assistant", "tool", "assistant", "user"]
+    assert sold[1 + kept]["content"] == "I want a rocket"
+    last = [message["content"] for message in provider.accepted[-1]["messages"][-3:]]
+    assert last == ["Red", "Sold.", "Thanks"]
