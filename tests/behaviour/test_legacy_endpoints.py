@@ -463,6 +463,7 @@ async def test_a_question_is_streamed_as_events(served: Served, upstream: FakeUp
         "final_response": "Ordered",
         "total_messages": 5,
         "response_length": 7,
+        "finish_reason": "stop",
         "progress": 100,
     }
     assert all(set(event) == {"event_type", "timestamp", "agent_name", "message", "data"} for event in events)

@@ -1,9 +1,10 @@
 """Requests of web pages: which origins may read responses (CORS), and which requests are rejected.
 
-There are no credentials that a browser sends by itself: a key is in a header. Without keys, though, every page that a
-user opens could spend tokens, even without reading the responses, because a POST of plain text needs no preflight. A
-server without keys therefore rejects requests from pages of other origins. If it listens on loopback only, it also
-rejects unknown host names: with DNS rebinding, a page of another host has the origin of the server.
+There are no credentials that a browser sends by itself: a key is in a header, and the cookie of the legacy endpoints
+only names a chat. Without keys, though, every page that a user opens could spend tokens, even without reading the
+responses, because a POST of plain text needs no preflight. A server without keys therefore rejects requests from pages
+of other origins. If it listens on loopback only, it also rejects unknown host names: with DNS rebinding, a page of
+another host has the origin of the server.
 """
 
 from __future__ import annotations

@@ -149,12 +149,12 @@ class QuestionEncoder:
                 self._agent = event.target
                 yield self._agent_thinking()
             case Completed():
-                yield self._completed()
+                yield self._completed(event.finish_reason)
             case Failed():
                 yield self._failed(event)
             case Cancelled():
                 if event.reason == "requested":
-                    yield self._completed()
+                    yield self._completed("stop")
                 else:
                     yield self._failed(failure_of(event, ran=self._ran_tools))
             case (
@@ -169,13 +169,14 @@ class QuestionEncoder:
     def _agent_thinking(self) -> tuple[str, str, dict[str, Any]]:
         return "agent_thinking", f"{self._agent} is working.", {"progress": self._progress.percent}
 
-    def _completed(self) -> tuple[str, str, dict[str, Any]]:
+    def _completed(self, finish_reason: str) -> tuple[str, str, dict[str, Any]]:
         self._progress.complete()
         final = "".join(self._texts).strip() or self._final
         data = {
             "final_response": final,
             "total_messages": self._messages,
             "response_length": len(final),
+            "finish_reason": finish_reason,
             "progress": self._progress.percent,
         }
         return "completed", "The question is answered.", data
