@@ -68,7 +68,7 @@ async def test_a_turn_in_the_tree_has_messages_and_events(served: Served, upstre
     (turn,) = (await get(served, "/conversations/anna/turns"))["data"]
 
     assert turn["input"] == [{"role": "user", "content": "A rocket"}]
-    assert [(said["agent"], said["content"]) for said in turn["answer"]] == [
+    assert [(part["agent"], part["content"]) for part in turn["answer"]] == [
         ("triage", "One moment."),
         ("sales", "Ordered."),
     ]
@@ -99,7 +99,7 @@ async def test_branch_starts_behind_an_event_of_a_turn(served: Served, upstream:
 
     assert (caller.match, caller.conversation) == ("parent-id", "anna")
     assert agent_of(upstream) == "sales"
-    assert [(said["role"], said.get("content")) for said in upstream.requests[0].body["messages"][1:]] == [
+    assert [(part["role"], part.get("content")) for part in upstream.requests[0].body["messages"][1:]] == [
         ("user", "A rocket"),
         ("assistant", "One moment."),
         ("tool", upstream.requests[0].body["messages"][3]["content"]),
@@ -113,7 +113,7 @@ async def test_branch_starts_behind_an_event_of_a_turn(served: Served, upstream:
         (branch.id, part["id"]),
     ]
     assert (part["agent"], part["input"]) == ("sales", [{"role": "user", "content": "A rocket"}])
-    assert [said["content"] for said in part["answer"]] == ["One moment."]
+    assert [part["content"] for part in part["answer"]] == ["One moment."]
     assert [frame["type"] for frame in part["events"]] == [
         "turn.started", "agent.speaking", "text.delta", "usage", "handoff", "turn.completed",
     ]  # fmt: skip

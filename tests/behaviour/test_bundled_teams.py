@@ -135,8 +135,10 @@ async def test_a_report_goes_through_its_agents_and_holds_real_figures(served: S
         ("DataAgent", "ReportAgent"),
     ]
     assert "3. what stands out; 4. the report" in handoffs[0]["reason"]
-    asked = [json.loads(event["data"]["arguments"]) for event in events if event["type"] == "tool.started"]
-    assert [query["group_by"] for query in asked] == ["product", "region", "month"]
+    requested = [
+        json.loads(event["data"]["arguments"]) for event in events if event["type"] == "tool.started"
+    ]
+    assert [query["group_by"] for query in requested] == ["product", "region", "month"]
     report = completion.choices[0].message.content or ""
     revenue = december()
     best = max(revenue, key=lambda product: revenue[product])

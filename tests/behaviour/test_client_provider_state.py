@@ -41,8 +41,8 @@ def calling(body: Body) -> Any:
 
 async def test_members_that_a_client_sends_reach_the_model_unchanged(tmp_path: Path) -> None:
     async with FakeUpstream(text("Yes.")) as upstream, serve(tmp_path, upstream.base_url) as served:
-        asked = history(reasoning_content="I look it up", reasoning_details=DETAILS, of_call=SIGNATURE)
-        completion = await Caller(served).completion(asked)
+        requested = history(reasoning_content="I look it up", reasoning_details=DETAILS, of_call=SIGNATURE)
+        completion = await Caller(served).completion(requested)
         sent = calling(upstream.requests[0].body)
 
     assert sent["reasoning_content"] == "I look it up"

@@ -204,9 +204,9 @@ async def test_a_result_of_a_call_that_was_never_made_is_refused(
 ) -> None:
     async with Wire(served) as wire:
         await called(wire, upstream, headers={"X-Conversation-Id": "chat-2"})
-        asked = len(upstream.requests)
+        requested = len(upstream.requests)
         refused = await wire.ask(messages=messages, functions=FUNCTIONS, headers=headers)
 
     assert refused.status_code == 400, refused.text
     assert refused.json()["error"]["type"] == "invalid_request_error"
-    assert len(upstream.requests) == asked
+    assert len(upstream.requests) == requested

@@ -33,9 +33,9 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 
 def printed(program: str) -> str:
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()) as output:
         exec(compile(program, "docs/approvals.md", "exec"), {"__name__": "__main__"})
-    return re.sub(r"Approval [0-9a-f]{6}:", "Approval 7f3a9c:", said.getvalue())
+    return re.sub(r"Approval [0-9a-f]{6}:", "Approval 7f3a9c:", output.getvalue())
 
 
 @pytest.mark.parametrize(("program", "output"), PROGRAMS, ids=range(len(PROGRAMS)))

@@ -74,8 +74,8 @@ async def provider(folder: Path) -> AsyncIterator[str]:
 
 async def asked(provider_url: str) -> list[Any]:
     async with httpx2.AsyncClient() as http:
-        told: list[Any] = (await http.get(provider_url.removesuffix("/v1") + "/requests")).json()
-        return [one["body"] for one in told if one["path"].endswith("/chat/completions")]
+        reported: list[Any] = (await http.get(provider_url.removesuffix("/v1") + "/requests")).json()
+        return [one["body"] for one in reported if one["path"].endswith("/chat/completions")]
 
 
 async def test_a_conversation_with_handoffs_and_tools_continues_after_a_restart(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ async def test_a_conversation_with_handoffs_and_tools_continues_after_a_restart(
             )
         bodies = await asked(url)
 
-    said = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
-    assert said == "One moment.\n\nDid you wind it up?"
+    texts = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert texts == "One moment.\n\nDid you wind it up?"
     assert [c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason] == [
         "stop"
     ]
@@ -120,14 +120,14 @@ async def test_a_conversation_with_handoffs_and_tools_continues_after_a_restart(
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "code"),
+    ("texts", "status", "code"),
     [
         ("overloaded", openai.InternalServerError, "upstream_error"),
         ("quota", openai.RateLimitError, "upstream_quota_exceeded"),
     ],
 )
 async def test_an_upstream_failure_is_a_typed_error_and_nothing_said_before_is_lost(
-    tmp_path: Path, said: str, status: type[openai.APIStatusError], code: str
+    tmp_path: Path, texts: str, status: type[openai.APIStatusError], code: str
 ) -> None:
     async with provider(tmp_path) as url:
         environment = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": url, "OPENAI_MODEL": "gpt-test"}
@@ -142,7 +142,7 @@ async def test_an_upstream_failure_is_a_typed_error_and_nothing_said_before_is_l
 
             await ask(UNICYCLE)
             with pytest.raises(status) as failed:
-                await ask(said)
+                await ask(texts)
             assert failed.value.code == code
             assert await ask("Hello?") == "Shall I refund it?"
         bodies = await asked(url)

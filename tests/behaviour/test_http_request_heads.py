@@ -19,9 +19,9 @@ def check_refused(reply: Reply, status: int) -> str:
     """Check the error response, and return its message."""
     assert (reply.status, reply.headers["connection"]) == (status, "close")
     assert reply.headers["x-request-id"].startswith("req_")
-    told = json.loads(reply.body)["error"]
-    assert (told["type"], told["param"]) == ("invalid_request_error", None)
-    return str(told["message"])
+    reported = json.loads(reply.body)["error"]
+    assert (reported["type"], reported["param"]) == ("invalid_request_error", None)
+    return str(reported["message"])
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_a_failing_server_keeps_its_pins_and_its_stderr_is_printed(run: Any, tmp
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         pytest.param(
             "teams: {t: {entry: A, agents: {A: {instructions: Hi.}}}}",
@@ -130,12 +130,12 @@ def test_a_failing_server_keeps_its_pins_and_its_stderr_is_printed(run: Any, tmp
         ),
     ],
 )
-def test_invalid_team_files_are_reported(run: Any, tmp_path: Path, content: str, told: str) -> None:
+def test_invalid_team_files_are_reported(run: Any, tmp_path: Path, content: str, reported: str) -> None:
     (tmp_path / "teams.yaml").write_text(content)
 
     for command in ("check", "pin"):
         result = run("mcp", command, "teams.yaml")
-        assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"{told}\n")
+        assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"{reported}\n")
 
 
 def test_an_invalid_lock_file_fails_check_and_is_replaced_by_pin(run: Any, tmp_path: Path) -> None:
@@ -239,8 +239,8 @@ async def test_teams_are_served_while_a_server_is_down(tmp_path: Path, upstream:
         answer = await ask(served)
 
     assert answer.choices[0].message.content == "The shop is closed."
-    (told,) = results(upstream, 1)
-    assert told.startswith("error: the MCP server 'shop' could not be reached")
+    (reported,) = results(upstream, 1)
+    assert reported.startswith("error: the MCP server 'shop' could not be reached")
 
 
 async def test_what_is_not_pinned_stops_the_start(tmp_path: Path, run: Any) -> None:

@@ -61,8 +61,8 @@ async def test_what_would_change_the_answer_is_refused_before_anything_happens(
         refused = await wire.ask(**fields)
 
     assert refused.status_code == 400, refused.text
-    told = refused.json()["error"]
-    assert (told["type"], told["param"], told["code"]) == ("invalid_request_error", param, code)
+    reported = refused.json()["error"]
+    assert (reported["type"], reported["param"], reported["code"]) == ("invalid_request_error", param, code)
     assert not upstream.requests
 
 

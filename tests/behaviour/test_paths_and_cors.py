@@ -100,10 +100,10 @@ async def test_a_stream_can_be_resumed_without_the_version(
     response, _ = await ask(http, "POST", f"{served.base_url}/chat/completions", json=ASK)
     turn_id = (await response.json())["id"]
 
-    _, told = await ask(http, "GET", f"{served.url}/chat/completions/{turn_id}/stream")
+    _, reported = await ask(http, "GET", f"{served.url}/chat/completions/{turn_id}/stream")
 
-    assert told == (await ask(http, "GET", f"{served.base_url}/chat/completions/{turn_id}/stream/"))[1]
-    assert told.endswith(b"data: [DONE]\n\n")
+    assert reported == (await ask(http, "GET", f"{served.base_url}/chat/completions/{turn_id}/stream/"))[1]
+    assert reported.endswith(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize(
@@ -169,10 +169,10 @@ async def test_the_head_of_a_stream_ends(
 async def test_every_path_reports_its_methods(
     path: str, allowed: str, served: Served, http: aiohttp.ClientSession
 ) -> None:
-    asked, nothing = await ask(http, "OPTIONS", served.url + path)
+    requested, nothing = await ask(http, "OPTIONS", served.url + path)
     refused, _ = await ask(http, "PATCH", served.url + path)
 
-    assert (asked.status, asked.headers["allow"], nothing) == (204, allowed, b"")
+    assert (requested.status, requested.headers["allow"], nothing) == (204, allowed, b"")
     assert (refused.status, refused.headers["allow"]) == (405, allowed)
     assert (await error_of(refused))["code"] == "method_not_supported"
 
@@ -217,7 +217,7 @@ async def test_pages_of_this_machine_read_answers_and_their_headers(
     url = f"{served.base_url}/chat/completions"
 
     plain, _ = await ask(http, "POST", url, origin=HERE, json=ASK)
-    streamed, told = await ask(http, "POST", url, origin=HERE, json={**ASK, "stream": True})
+    streamed, reported = await ask(http, "POST", url, origin=HERE, json={**ASK, "stream": True})
 
     for response in (plain, streamed):
         assert response.status == 200
@@ -226,7 +226,7 @@ async def test_pages_of_this_machine_read_answers_and_their_headers(
         sent = {name.lower() for name in response.headers if name.lower().startswith(("x-", "openai-"))}
         assert sent - {"x-accel-buffering"} <= set(exposed)
         assert {"retry-after", "retry-after-ms", "x-should-retry", "idempotency-replayed"} <= set(exposed)
-    assert told.endswith(b"data: [DONE]\n\n")
+    assert reported.endswith(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize(
@@ -261,13 +261,13 @@ async def test_pages_read_the_errors_of_a_model(
 ) -> None:
     upstream.reply(text("Hel", chunks=1).cut(after=2))
 
-    response, told = await ask(
+    response, reported = await ask(
         http, "POST", f"{served.url}/chat/completions", origin=HERE, json={**ASK, "stream": True}
     )
 
     assert response.status == 200
     assert_readable(response)
-    assert b'"error"' in told
+    assert b'"error"' in reported
 
 
 async def test_a_preflight_needs_no_key(tmp_path: Path, http: aiohttp.ClientSession) -> None:

@@ -39,7 +39,7 @@ def failed_calls(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 async def test_the_log_has_the_providers_error_without_secrets_and_echoes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = {
+    reported = {
         "message": f"Invalid schema in tools[0]. Key {KEY} sk-abcdef123456 was used for: {PROMPT}. "
         + "x " * 300,
         "type": "invalid_request_error",
@@ -47,7 +47,7 @@ async def test_the_log_has_the_providers_error_without_secrets_and_echoes(
         "code": "invalid_value",
     }
     async with (
-        FakeUpstream(error(400, {"error": told})) as upstream,
+        FakeUpstream(error(400, {"error": reported})) as upstream,
         serve(tmp_path, upstream.base_url) as served,
     ):
         with pytest.raises(openai.BadRequestError) as caught:
@@ -103,8 +103,8 @@ async def test_errors_of_a_component_are_logged_without_secrets_and_echoes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "component.yaml"
-    told = f"Key {KEY} and other-secret; cannot parse: {PROMPT}"
-    async with FakeUpstream(error(400, message=told, code="invalid")) as upstream:
+    reported = f"Key {KEY} and other-secret; cannot parse: {PROMPT}"
+    async with FakeUpstream(error(400, message=reported, code="invalid")) as upstream:
         file.write_text(
             "models:\n  default:\n    provider: autogen_ext.models.openai.OpenAIChatCompletionClient\n"
             f"    config: {{model: gpt-4o, base_url: '{upstream.base_url}', api_key: {KEY},"
@@ -124,10 +124,10 @@ async def test_errors_of_a_component_are_logged_without_secrets_and_echoes(
 async def test_errors_inside_a_response_are_logged_without_secrets_and_echoes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, is_streamed: bool
 ) -> None:
-    told = {"error": {"message": f"Key {KEY}; cannot parse: {PROMPT}", "code": KEY}}
-    body = raw(json.dumps(told).encode(), content_type="application/json")
+    reported = {"error": {"message": f"Key {KEY}; cannot parse: {PROMPT}", "code": KEY}}
+    body = raw(json.dumps(reported).encode(), content_type="application/json")
     async with (
-        FakeUpstream(answer=lambda _: events(told) if is_streamed else body) as upstream,
+        FakeUpstream(answer=lambda _: events(reported) if is_streamed else body) as upstream,
         serve(tmp_path, upstream.base_url) as served,
     ):
         with pytest.raises(openai.APIStatusError) as caught:

@@ -51,16 +51,16 @@ class Received:
 
 
 async def ask(served: Served, *, is_streamed: bool, model: str = "bank", **more: Any) -> Received:
-    asked = {"model": model, "messages": [user("Pay")], **more}
+    requested = {"model": model, "messages": [user("Pay")], **more}
     create = served.client().chat.completions.create
     reply = Received()
     if not is_streamed:
-        choice = (await create(**asked)).choices[0]
+        choice = (await create(**requested)).choices[0]
         reply.text, reply.reason = choice.message.content or "", choice.finish_reason
         for index, call in enumerate(choice.message.tool_calls or ()):
             reply.calls[index] = (call.id, call.function.name, call.function.arguments)
         return reply
-    async for one in await create(**asked, stream=True):
+    async for one in await create(**requested, stream=True):
         for choice in one.choices:
             reply.text += choice.delta.content or ""
             reply.reason = choice.finish_reason or reply.reason
@@ -81,7 +81,7 @@ async def test_text_server_tools_handoffs_and_client_tools(
         teams = tmp_path / "bank.yaml"
         teams.write_text(TEAM.format(upstream=upstream.base_url))
         async with serve(tmp_path, teams=teams, idle_timeout=0.2) as served:
-            said = await ask(served, is_streamed=is_streamed)
+            texts = await ask(served, is_streamed=is_streamed)
             one_paid = await ask(served, is_streamed=is_streamed, model="bank/cashier")
             handed = await ask(served, is_streamed=is_streamed)
             wanted = await ask(served, is_streamed=is_streamed, tools=[WEATHER])
@@ -91,12 +91,12 @@ async def test_text_server_tools_handoffs_and_client_tools(
                 "role": "assistant",
                 "tool_calls": [{"id": call_id, "type": "function", "function": function}],
             }
-            told = [user("Pay"), calling, {"role": "tool", "tool_call_id": call_id, "content": "dry"}]
-            resumed = await ask(served, is_streamed=is_streamed, tools=[WEATHER], messages=told)
+            received = [user("Pay"), calling, {"role": "tool", "tool_call_id": call_id, "content": "dry"}]
+            resumed = await ask(served, is_streamed=is_streamed, tools=[WEATHER], messages=received)
         requests = len(upstream.requests)
 
-    assert [one.text for one in (said, one_paid, handed, resumed)] == [TEXT] * 4
-    assert [one.reason for one in (said, one_paid, handed, resumed)] == ["stop"] * 4
+    assert [one.text for one in (texts, one_paid, handed, resumed)] == [TEXT] * 4
+    assert [one.reason for one in (texts, one_paid, handed, resumed)] == ["stop"] * 4
     assert (wanted.text, wanted.reason, name, json.loads(arguments)) == (
         "",
         "tool_calls",

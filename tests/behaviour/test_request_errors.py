@@ -112,10 +112,10 @@ async def test_a_value_of_the_wrong_kind_is_refused_by_the_name_of_its_field(
         response = await wire.raw(json.dumps(body).encode())
 
         status = 404 if field == "model" and kind in ("text", "long text") else 400
-        told = check_refusal(response, status)
-        assert told["type"] == "invalid_request_error", kind
+        reported = check_refusal(response, status)
+        assert reported["type"] == "invalid_request_error", kind
         if status == 400:
-            assert (told["param"] or "").split(".")[0].split("[")[0] == field, (kind, told)
+            assert (reported["param"] or "").split(".")[0].split("[")[0] == field, (kind, reported)
         assert LONG not in response.text
     assert not upstream.requests
     assert count_rows(served) == before
@@ -293,9 +293,9 @@ async def test_what_does_not_go_together_is_refused(
         return
     before = count_rows(served)
 
-    told = check_refusal(await wire.ask(stream=stream, **fields))
+    reported = check_refusal(await wire.ask(stream=stream, **fields))
 
-    assert (told["type"], told["param"], told["code"]) == ("invalid_request_error", param, code)
+    assert (reported["type"], reported["param"], reported["code"]) == ("invalid_request_error", param, code)
     assert not upstream.requests
     assert count_rows(served) == before
 
@@ -318,16 +318,16 @@ async def test_a_bad_header_is_refused_by_its_name(
 ) -> None:
     body = json.dumps({"model": "shop", "messages": HELLO}).encode()
 
-    told = check_refusal(await wire.raw(body, **{name: value.encode()}))  # type: ignore[arg-type]
+    reported = check_refusal(await wire.raw(body, **{name: value.encode()}))  # type: ignore[arg-type]
 
-    assert told["param"]
+    assert reported["param"]
     assert not upstream.requests
 
 
 async def test_an_unknown_model_is_404(upstream: FakeUpstream, wire: Wire) -> None:
     for model in ("none", "shop/none", "shop/", "/side", "Shop", "shop ", "x" * 5000):
-        told = check_refusal(await wire.ask(model=model), 404)
-        assert (told["type"], told["code"], told["param"]) == (
+        reported = check_refusal(await wire.ask(model=model), 404)
+        assert (reported["type"], reported["code"], reported["param"]) == (
             "invalid_request_error",
             "model_not_found",
             None,
@@ -363,6 +363,6 @@ async def test_unknown_paths_and_methods_get_an_error_envelope(served: Served, w
         ("PUT", "/chat/completions", 405),
     ]:
         response = await wire.http.request(method, path)
-        told = check_refusal(response, status)
-        assert told["type"] == "invalid_request_error"
+        reported = check_refusal(response, status)
+        assert reported["type"] == "invalid_request_error"
         assert status != 405 or response.headers["allow"]

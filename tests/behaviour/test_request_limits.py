@@ -62,8 +62,8 @@ async def test_without_the_right_key_nothing_is_read(
 
     assert reply.status == 401
     assert reply.headers["www-authenticate"] == "Bearer"
-    told = json.loads(reply.body)["error"]
-    assert (told["type"], told["code"]) == ("invalid_request_error", code)
+    reported = json.loads(reply.body)["error"]
+    assert (reported["type"], reported["code"]) == ("invalid_request_error", code)
 
 
 # --- size and time ---
@@ -79,9 +79,9 @@ async def test_a_body_over_the_limit_is_413_before_it_is_read(tmp_path: Path, up
 
     for reply in (announced, counted):
         assert reply.status == 413
-        told = json.loads(reply.body)["error"]
-        assert (told["type"], told["param"], told["code"]) == ("server_error", None, None)
-        assert told["message"].startswith("Maximum content size limit (1000) exceeded")
+        reported = json.loads(reply.body)["error"]
+        assert (reported["type"], reported["param"], reported["code"]) == ("server_error", None, None)
+        assert reported["message"].startswith("Maximum content size limit (1000) exceeded")
     assert not upstream.requests
 
 
@@ -154,10 +154,10 @@ async def test_a_plain_failure_says_whether_a_repeat_is_harmless(
     upstream.reply(*replies)
     response = await wire.ask()
 
-    told = check_refusal(response, status)
+    reported = check_refusal(response, status)
     assert response.headers.get("x-should-retry") == retry
     ordered = any(reply is ORDER for reply in replies)
-    assert (told["type"] == "invalid_request_error") == (ordered or status == 400)
+    assert (reported["type"] == "invalid_request_error") == (ordered or status == 400)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])

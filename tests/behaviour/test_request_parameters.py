@@ -75,8 +75,8 @@ async def test_a_parameter_reaches_the_model_unchanged(
     assert "x-ignored-parameters" not in response.headers
     sent = upstream.requests[0].body
     assert {name: sent[name] for name in HONOURED[field]} == HONOURED[field]
-    told = {"model", "messages", "stream", "stream_options", "tools"}
-    assert set(sent) - told == set(HONOURED[field])
+    common = {"model", "messages", "stream", "stream_options", "tools"}
+    assert set(sent) - common == set(HONOURED[field])
 
 
 async def test_parameters_are_sent_to_the_model_of_every_active_agent(
@@ -173,10 +173,10 @@ async def test_unknown_fields_are_rejected_in_strict_mode(
     async with serve(tmp_path, upstream.base_url, strict_parameters=True) as strict, Wire(strict) as wire:
         body = {"model": "shop", "messages": HELLO, "input": "Hi", "top_k": 5}
         body.pop("input" if path == "/chat/completions" else "messages")
-        told = check_refusal(await wire.http.post(path, json=body))
+        common = check_refusal(await wire.http.post(path, json=body))
 
-    assert (told["code"], told["param"]) == ("unknown_parameter", "top_k")
-    assert told["message"] == "Unknown parameter: 'top_k'."
+    assert (common["code"], common["param"]) == ("unknown_parameter", "top_k")
+    assert common["message"] == "Unknown parameter: 'top_k'."
     assert not upstream.requests
 
 
@@ -257,12 +257,12 @@ async def test_instructions_of_the_client_come_behind_the_agents_own_from_any_pl
     served: Served, upstream: FakeUpstream, role: str, content: Any
 ) -> None:
     upstream.reply(text("Hi"))
-    told = {"role": role, "content": content, "name": "app"}
+    common = {"role": role, "content": content, "name": "app"}
     async with Wire(served) as wire:
-        await wire.completion(messages=[told, *HELLO, told])
+        await wire.completion(messages=[common, *HELLO, common])
 
-    system, *said = upstream.requests[0].body["messages"]
-    assert said == HELLO
+    system, *texts = upstream.requests[0].body["messages"]
+    assert texts == HELLO
     assert system["role"] == "system"
     assert system["content"].startswith("You are triage.")
     assert system["content"].count("Be") == system["content"].count("brief.") == 2
@@ -289,11 +289,11 @@ async def test_two_answers_in_a_row_and_an_answer_at_the_end_are_taken(
 
 async def test_the_user_is_sent_to_the_provider_as_a_hash(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hi"), text("Hi"), text("Hi"))
-    asked = {"safety_identifier": "ann@example.com", "prompt_cache_key": "thread-1", "user": "ann"}
+    requested = {"safety_identifier": "ann@example.com", "prompt_cache_key": "thread-1", "user": "ann"}
     async with Wire(served) as one, Wire(served, "another-key") as other:
-        await one.completion(**asked, metadata={"person": "ann"}, store=True)
-        await one.completion(**asked)
-        await other.completion(**asked)
+        await one.completion(**requested, metadata={"person": "ann"}, store=True)
+        await one.completion(**requested)
+        await other.completion(**requested)
 
     sent = [request.body for request in upstream.requests]
     assert not {"user", "metadata", "store"} & set(sent[0])
@@ -301,7 +301,7 @@ async def test_the_user_is_sent_to_the_provider_as_a_hash(served: Served, upstre
         first, again, others = (body[name] for body in sent)
         assert first == again != others
         assert len(first) == 64
-        assert asked[name] not in first
+        assert requested[name] not in first
 
 
 async def test_a_provider_that_refuses_such_a_field_is_asked_without_it_from_then_on(

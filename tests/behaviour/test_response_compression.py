@@ -75,7 +75,7 @@ async def test_answers_to_chats_and_streams_are_sent_as_they_are(
         ("GET", f"/v1/turns/{turn_id}/events", None),
         ("GET", f"/v1/chat/completions/{turn_id}/stream", None),
     ]
-    told = [(await ask(served, method, path, json=body))[0] for method, path, body in streams]
+    reported = [(await ask(served, method, path, json=body))[0] for method, path, body in streams]
 
     assert int(answer["content-length"]) > 5000
-    assert [headers.get("content-encoding") for headers in (answer, *told)] == [None] * 7
+    assert [headers.get("content-encoding") for headers in (answer, *reported)] == [None] * 7

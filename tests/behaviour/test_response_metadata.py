@@ -60,11 +60,11 @@ async def test_usage_is_the_sum_over_every_model_call(
     )
     async with Wire(served) as wire:
         if stream:
-            told = (await wire.frames(stream_options={"include_usage": True}))[-2]["usage"]
+            reported = (await wire.frames(stream_options={"include_usage": True}))[-2]["usage"]
         else:
-            told = (await wire.ask()).json()["usage"]
+            reported = (await wire.ask()).json()["usage"]
 
-    assert told == SUM
+    assert reported == SUM
 
 
 async def test_usage_reported_before_cancellation_counts(served: Served, upstream: FakeUpstream) -> None:
@@ -76,8 +76,16 @@ async def test_usage_reported_before_cancellation_counts(served: Served, upstrea
         ).hang(after=2)
     )
     body = ""
-    asked = {"model": "shop", "messages": HELLO, "stream": True, "stream_options": {"include_usage": True}}
-    async with Wire(served) as wire, wire.http.stream("POST", "/chat/completions", json=asked) as response:
+    requested = {
+        "model": "shop",
+        "messages": HELLO,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    async with (
+        Wire(served) as wire,
+        wire.http.stream("POST", "/chat/completions", json=requested) as response,
+    ):
         async for piece in response.aiter_text():
             body += piece
             if "upon" in piece:

@@ -49,8 +49,8 @@ async def test_approval_requests_are_items_if_included(customer: Customer) -> No
         "server_label": "handoff-proxy",
     }
     assert "shall I run `pay(" in response.output_text
-    kept = await customer.caller.client.responses.retrieve(response.id)
-    assert kept.output == response.output
+    stored = await customer.caller.client.responses.retrieve(response.id)
+    assert stored.output == response.output
 
 
 async def test_everyone_else_is_asked_in_words_only(customer: Customer) -> None:
@@ -75,13 +75,13 @@ async def test_a_stream_has_the_complete_approval_request(customer: Customer) ->
         final = await stream.get_final_response()
 
     (approval,) = await customer.approvals()
-    told = [
+    reported = [
         (event.type, event.item.id)
         for event in events
         if event.type in ("response.output_item.added", "response.output_item.done")
         and event.item.type == "mcp_approval_request"
     ]
-    assert told == [
+    assert reported == [
         ("response.output_item.added", approval["id"]),
         ("response.output_item.done", approval["id"]),
     ]

@@ -253,8 +253,8 @@ async def test_a_response_continues_a_chat(served: Served, upstream: FakeUpstrea
     await client.responses.create(model="shop", input="Red", conversation="chat-1")
     await client.responses.create(model="shop", input="Blue", previous_response_id=response_id)
 
-    told = [shape_of(upstream, number)[3:] for number in (2, 3)]
-    assert told == [
+    reported = [shape_of(upstream, number)[3:] for number in (2, 3)]
+    assert reported == [
         ["result", "assistant:What colour?", "user:Red"],
         ["result", "assistant:What colour?", "user:Blue"],
     ]
@@ -285,14 +285,14 @@ async def test_a_call_made_on_one_api_is_answered_on_the_other(
         messages=[{"role": "tool", "tool_call_id": call.call_id, "content": "rain"}],
         tools=[tool],
     )
-    asked = await client.chat.completions.create(model="shop", messages=[said("Rome?")], tools=[tool])
-    called = asked.choices[0].message.tool_calls
+    requested = await client.chat.completions.create(model="shop", messages=[said("Rome?")], tools=[tool])
+    called = requested.choices[0].message.tool_calls
     assert called is not None
 
     final = await client.responses.create(
         model="shop",
         input=[output(called[0].id, "sun")],
-        previous_response_id=asked.id.replace("chatcmpl-", "resp_"),
+        previous_response_id=requested.id.replace("chatcmpl-", "resp_"),
         tools=[FORECAST],
     )
 

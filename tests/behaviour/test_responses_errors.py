@@ -52,11 +52,11 @@ async def test_a_failure_after_the_first_word_is_an_event(served: Served, upstre
 
     async with http(served) as client:
         events = await streamed(client, input="Hi")
-        kept = await retrieved(client, events[0]["response"]["id"])
+        stored = await retrieved(client, events[0]["response"]["id"])
 
     assert steps(events)[-2:] == ["output_item.done", "failed"]
     assert events[-1]["response"]["error"]["code"] == "server_error"
-    assert kept.to_dict(mode="json") == judged_response(events[-1]["response"]).to_dict(mode="json")
+    assert stored.to_dict(mode="json") == judged_response(events[-1]["response"]).to_dict(mode="json")
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ async def test_what_cannot_be_done_is_refused(
     async with http(served) as client:
         answer = await client.post("/responses", json={"model": "shop", "input": "Hi", **body})
 
-    told = answer.json()["error"]
-    assert (answer.status_code, told["param"], told["code"]) == (status, param, code)
+    reported = answer.json()["error"]
+    assert (answer.status_code, reported["param"], reported["code"]) == (status, param, code)
     assert upstream.requests == []
 
 
@@ -106,8 +106,8 @@ async def test_an_unknown_previous_response_is_named_in_the_error(
     served: Served, upstream: FakeUpstream, previous: str
 ) -> None:
     async with http(served) as client:
-        asked = {"model": "shop", "input": "Hi", "previous_response_id": previous}
-        answer = await client.post("/responses", json=asked)
+        requested = {"model": "shop", "input": "Hi", "previous_response_id": previous}
+        answer = await client.post("/responses", json=requested)
 
     shown = previous.replace("chatcmpl-", "resp_")
     assert answer.json()["error"]["message"] == f"Previous response with id '{shown}' not found."

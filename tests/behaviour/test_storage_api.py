@@ -73,10 +73,10 @@ async def test_a_stored_completion_comes_back_as_it_was_answered(
 
     raw = await strict(served).chat.completions.with_raw_response.retrieve(answered.id)
 
-    kept = raw.parse()
-    assert kept.model_dump(exclude={"metadata"}) == answered.model_dump(exclude={"metadata"})
-    assert kept.choices[0].message.content == "One moment.\n\nWhat colour?"
-    assert kept.metadata == {"kind": "test"}
+    completion = raw.parse()
+    assert completion.model_dump(exclude={"metadata"}) == answered.model_dump(exclude={"metadata"})
+    assert completion.choices[0].message.content == "One moment.\n\nWhat colour?"
+    assert completion.metadata == {"kind": "test"}
     assert raw.headers["x-conversation-id"] == conversation
 
 
@@ -94,12 +94,15 @@ async def test_streamed_completions_and_client_tool_calls_are_stored(
     )
     ids = {chunk.id async for chunk in stream}
 
-    kept = await strict(served).chat.completions.retrieve(ids.pop())
+    completion = await strict(served).chat.completions.retrieve(ids.pop())
 
-    (call,) = kept.choices[0].message.tool_calls or []
+    (call,) = completion.choices[0].message.tool_calls or []
     assert call.type == "function"
     assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Bonn"}')
-    assert (kept.choices[0].message.content, kept.choices[0].finish_reason) == ("Let me see.", "tool_calls")
+    assert (completion.choices[0].message.content, completion.choices[0].finish_reason) == (
+        "Let me see.",
+        "tool_calls",
+    )
 
 
 async def test_only_what_was_to_be_stored_is_listed(served: Served, upstream: FakeUpstream) -> None:
@@ -107,9 +110,9 @@ async def test_only_what_was_to_be_stored_is_listed(served: Served, upstream: Fa
     upstream.reply(text("one"), text("two"))
     unset = await caller.completion([user("Hi")])
     unstored = await caller.completion([user("Hi")], store=False)
-    kept = await stored(caller, upstream, "Hi")
+    completion = await stored(caller, upstream, "Hi")
 
-    assert [one.id async for one in caller.client.chat.completions.list()] == [kept.id]
+    assert [one.id async for one in caller.client.chat.completions.list()] == [completion.id]
     for other in (unset, unstored):
         with pytest.raises(openai.NotFoundError):
             await caller.client.chat.completions.retrieve(other.id)
@@ -158,13 +161,13 @@ async def test_completions_are_filtered_by_model_and_metadata(served: Served, up
 
 async def test_metadata_is_replaced_and_can_be_taken_away(served: Served, upstream: FakeUpstream) -> None:
     caller = Caller(served)
-    kept = await stored(caller, upstream, "Hi", metadata={"a": "1", "b": "2"})
+    completion = await stored(caller, upstream, "Hi", metadata={"a": "1", "b": "2"})
 
-    changed = await caller.client.chat.completions.update(kept.id, metadata={"c": "3"})
+    changed = await caller.client.chat.completions.update(completion.id, metadata={"c": "3"})
 
     assert changed.metadata == {"c": "3"}
     assert changed.choices[0].message.content == "You said Hi"
-    cleared = await caller.client.chat.completions.update(kept.id, metadata=None)
+    cleared = await caller.client.chat.completions.update(completion.id, metadata=None)
     assert cleared.metadata == {}
 
 
@@ -219,32 +222,32 @@ async def test_the_messages_are_those_that_were_sent(served: Served, upstream: F
             ]
         ),
     ]
-    kept = await caller.completion(sent, store=True)
+    completion = await caller.completion(sent, store=True)
     assert caller.match == "fingerprint"
 
-    listed = [m async for m in caller.client.chat.completions.messages.list(kept.id, limit=2)]
+    listed = [m async for m in caller.client.chat.completions.messages.list(completion.id, limit=2)]
 
     assert [(m.id, m.role, m.content) for m in listed] == [
-        (f"{kept.id}-0", "system", "Be brief."),
-        (f"{kept.id}-1", "user", "A rocket"),
-        (f"{kept.id}-2", "assistant", "One moment.\n\nWhat colour?"),
-        (f"{kept.id}-3", "developer", "It is 10:00."),
-        (f"{kept.id}-4", "user", None),
+        (f"{completion.id}-0", "system", "Be brief."),
+        (f"{completion.id}-1", "user", "A rocket"),
+        (f"{completion.id}-2", "assistant", "One moment.\n\nWhat colour?"),
+        (f"{completion.id}-3", "developer", "It is 10:00."),
+        (f"{completion.id}-4", "user", None),
     ]
     assert [part.model_dump(exclude_none=True) for part in listed[-1].content_parts or []] == sent[-1][
         "content"
     ]
-    newest = await caller.client.chat.completions.messages.list(kept.id, order="desc", limit=1)
-    assert [m.id for m in newest.data] == [f"{kept.id}-4"]
+    newest = await caller.client.chat.completions.messages.list(completion.id, order="desc", limit=1)
+    assert [m.id for m in newest.data] == [f"{completion.id}-4"]
 
 
 async def test_new_messages_alone_are_listed_alone(served: Served, upstream: FakeUpstream) -> None:
     caller, headers = Caller(served), {"X-Conversation-Id": "chat-1"}
     await sold(caller, upstream, headers=headers)
     upstream.reply(text("Ten"))
-    kept = await caller.completion([user("How much?")], headers=headers, store=True)
+    completion = await caller.completion([user("How much?")], headers=headers, store=True)
 
-    listed = [m async for m in caller.client.chat.completions.messages.list(kept.id)]
+    listed = [m async for m in caller.client.chat.completions.messages.list(completion.id)]
 
     assert [m.content for m in listed] == ["How much?"]
 
@@ -258,14 +261,16 @@ async def test_tool_results_are_listed_behind_the_calls_that_they_answer(
         calls(("weather", {"city": "Bonn"})),
         text("Rain"),
     )
-    asked = [user("Rain?")]
-    first = await caller.completion(asked, tools=[WEATHER])
+    requested = [user("Rain?")]
+    first = await caller.completion(requested, tools=[WEATHER])
     (call,) = first.choices[0].message.tool_calls or []
-    kept = await caller.completion(
-        [*asked, first.choices[0].message.model_dump(), result(call.id, "rain")], tools=[WEATHER], store=True
+    completion = await caller.completion(
+        [*requested, first.choices[0].message.model_dump(), result(call.id, "rain")],
+        tools=[WEATHER],
+        store=True,
     )
 
-    listed = [m async for m in caller.client.chat.completions.messages.list(kept.id)]
+    listed = [m async for m in caller.client.chat.completions.messages.list(completion.id)]
 
     assert [(m.role, m.content) for m in listed] == [("user", "Rain?"), ("assistant", None), ("tool", "rain")]
     assert [one.id for one in listed[1].tool_calls or []] == [call.id]
@@ -380,7 +385,7 @@ async def test_a_chat_is_continued_through_its_items(served: Served, upstream: F
 async def test_items_survive_a_restart_with_their_ids(tmp_path: Path, upstream: FakeUpstream) -> None:
     async with serve(tmp_path, upstream.base_url) as served:
         caller = Caller(served)
-        kept = await stored(caller, upstream, "Hi")
+        completion = await stored(caller, upstream, "Hi")
         conversation = caller.conversation
         await caller.client.conversations.items.create(
             conversation, items=[{"role": "user", "content": "More"}]
@@ -390,7 +395,7 @@ async def test_items_survive_a_restart_with_their_ids(tmp_path: Path, upstream: 
     async with serve(tmp_path, upstream.base_url) as served:
         client = strict(served)
         after = (await client.conversations.items.list(conversation)).data
-        again = await client.chat.completions.retrieve(kept.id)
+        again = await client.chat.completions.retrieve(completion.id)
 
     assert [item.id for item in after] == [item.id for item in before]
     assert [word_of(item) for item in after] == ["user:More", "assistant:You said Hi", "user:Hi"]
@@ -669,7 +674,7 @@ async def test_deleting_a_conversation_deletes_all_of_it(served: Served, upstrea
     caller = Caller(served)
     messages = await sold(caller, upstream, store=True)
     conversation = caller.conversation
-    (kept,) = (await caller.client.chat.completions.list()).data
+    (completion,) = (await caller.client.chat.completions.list()).data
 
     await caller.client.conversations.delete(conversation)
 
@@ -678,8 +683,8 @@ async def test_deleting_a_conversation_deletes_all_of_it(served: Served, upstrea
         caller.client.conversations.items.list(conversation),
         caller.client.conversations.update(conversation, metadata={}),
         caller.client.conversations.delete(conversation),
-        caller.client.chat.completions.retrieve(kept.id),
-        caller.client.get(f"/chat/completions/{kept.id}/stream", cast_to=httpx2.Response),
+        caller.client.chat.completions.retrieve(completion.id),
+        caller.client.get(f"/chat/completions/{completion.id}/stream", cast_to=httpx2.Response),
     ):
         with pytest.raises(openai.NotFoundError):
             await gone
@@ -691,15 +696,15 @@ async def test_deleting_a_conversation_deletes_all_of_it(served: Served, upstrea
 
 async def test_what_belongs_to_another_caller_is_not_there(served: Served, upstream: FakeUpstream) -> None:
     one, other = Caller(served, "key-one"), Caller(served, "key-two")
-    kept = await stored(one, upstream, "Hi", headers={"X-Conversation-Id": "shared"})
+    completion = await stored(one, upstream, "Hi", headers={"X-Conversation-Id": "shared"})
     (item, _) = (await one.client.conversations.items.list("shared")).data
     theirs = other.client
 
-    for asked in (
-        theirs.chat.completions.retrieve(kept.id),
-        theirs.chat.completions.update(kept.id, metadata={}),
-        theirs.chat.completions.delete(kept.id),
-        theirs.chat.completions.messages.list(kept.id),
+    for requested in (
+        theirs.chat.completions.retrieve(completion.id),
+        theirs.chat.completions.update(completion.id, metadata={}),
+        theirs.chat.completions.delete(completion.id),
+        theirs.chat.completions.messages.list(completion.id),
         theirs.conversations.retrieve("shared"),
         theirs.conversations.update("shared", metadata={}),
         theirs.conversations.delete("shared"),
@@ -709,11 +714,11 @@ async def test_what_belongs_to_another_caller_is_not_there(served: Served, upstr
         theirs.conversations.items.delete(item.id or "", conversation_id="shared"),
     ):
         with pytest.raises(openai.NotFoundError):
-            await asked
+            await requested
     assert (await theirs.chat.completions.list()).data == []
     assert (await theirs.get("/conversations", cast_to=httpx2.Response)).json()["data"] == []
     assert await said(one.client, "shared") == ["user:Hi", "assistant:You said Hi"]
-    assert (await one.client.chat.completions.retrieve(kept.id)).id == kept.id
+    assert (await one.client.chat.completions.retrieve(completion.id)).id == completion.id
 
 
 async def test_an_end_user_who_is_named_sees_nothing_of_another(
@@ -721,22 +726,22 @@ async def test_an_end_user_who_is_named_sees_nothing_of_another(
 ) -> None:
     caller = Caller(served)
     alice, bob = ({"X-OpenWebUI-User-Id": name} for name in ("alice", "bob"))
-    kept = await stored(caller, upstream, "Hi", headers={**alice, "X-Conversation-Id": "chat-1"})
+    completion = await stored(caller, upstream, "Hi", headers={**alice, "X-Conversation-Id": "chat-1"})
     client = caller.client
 
-    for asked in (
-        client.chat.completions.retrieve(kept.id, extra_headers=bob),
+    for requested in (
+        client.chat.completions.retrieve(completion.id, extra_headers=bob),
         client.conversations.retrieve("chat-1", extra_headers=bob),
         client.conversations.items.list("chat-1", extra_headers=bob),
     ):
         with pytest.raises(openai.NotFoundError):
-            await asked
+            await requested
     assert (await client.chat.completions.list(extra_headers=bob)).data == []
     made = await client.conversations.create(extra_headers=alice)
     with pytest.raises(openai.NotFoundError):
         await client.conversations.retrieve(made.id, extra_headers=bob)
     assert await client.conversations.retrieve(made.id, extra_headers=alice) == made
-    assert [one.id async for one in client.chat.completions.list(extra_headers=alice)] == [kept.id]
+    assert [one.id async for one in client.chat.completions.list(extra_headers=alice)] == [completion.id]
     assert await said(client, "chat-1", extra_headers=alice) == ["user:Hi", "assistant:You said Hi"]
 
 
@@ -791,7 +796,7 @@ async def test_what_is_older_than_it_may_be_is_gone_after_the_start(
 ) -> None:
     async with serve(tmp_path, upstream.base_url) as served:
         caller = Caller(served)
-        kept = await stored(caller, upstream, "Hi")
+        completion = await stored(caller, upstream, "Hi")
 
     async with serve(tmp_path, upstream.base_url, retention_days=1e-9) as served:
         client = served.client()
@@ -800,4 +805,4 @@ async def test_what_is_older_than_it_may_be_is_gone_after_the_start(
                 await asyncio.sleep(0.01)
 
         with pytest.raises(openai.NotFoundError):
-            await client.chat.completions.retrieve(kept.id)
+            await client.chat.completions.retrieve(completion.id)

@@ -187,13 +187,13 @@ async def test_bad_input_is_refused_and_changes_nothing(
 
 
 async def test_errors_describe_the_expected_value(caller: Caller) -> None:
-    told = []
+    reported = []
     wrong: list[Any] = [{}, None, 7]
     for given in wrong:
         answer = await ask(caller, "POST", "/conversations/chat-1/items", {"items": given})
-        told.append(answer.json()["error"]["message"])
+        reported.append(answer.json()["error"]["message"])
 
-    assert told == [
+    assert reported == [
         "Invalid type for 'items': expected an array, but got an object instead.",
         "Invalid type for 'items': expected an array, but got null instead.",
         "Invalid type for 'items': expected an array, but got an integer instead.",

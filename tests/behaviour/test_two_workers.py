@@ -106,12 +106,12 @@ async def test_a_turn_can_be_stopped_from_another_worker(
 ) -> None:
     upstream.reply(hang())
     asking = asyncio.create_task(Caller(served).completion([user("Hi")]))
-    asked = await upstream.received(1)
+    requested = await upstream.received(1)
     (turn,) = served.services.turns.running_turns()
 
     await other.client().post(f"/chat/completions/{turn}/cancel", cast_to=object)
 
-    await asked.closed()
+    await requested.closed()
     assert (await asking).choices[0].finish_reason == "stop"
 
 

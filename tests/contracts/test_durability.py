@@ -86,8 +86,10 @@ async def test_what_was_acknowledged_survives_kill_9_exactly_once(database: str,
     acknowledged: Counter[str] = Counter()
     for _ in range(3):
         children = [await started(database, name) for name in names]
-        for told in await asyncio.gather(*(killed_after(child, random.randint(1, 60)) for child in children)):
-            acknowledged.update(told)
+        for output in await asyncio.gather(
+            *(killed_after(child, random.randint(1, 60)) for child in children)
+        ):
+            acknowledged.update(output)
         history = open_history(database)
         await history.interrupt(now=1e12)
         await history.close()
@@ -97,8 +99,8 @@ async def test_what_was_acknowledged_survives_kill_9_exactly_once(database: str,
         known = await history.find_conversation("alice", conversation)
         chain = await history.chain(known.head) if known and known.head else []
 
-        said = [[str(item.message.content) for item in turn.items] for turn in chain]
-        assert said == [[f"ask {n}", f"first {n}", f"last {n}"] for n in range(len(chain))]
+        texts = [[str(item.message.content) for item in turn.items] for turn in chain]
+        assert texts == [[f"ask {n}", f"first {n}", f"last {n}"] for n in range(len(chain))]
         # The last commit of each round can be unacknowledged.
         assert acknowledged[conversation] <= len(chain) <= acknowledged[conversation] + 3
         begun = await history.begin(new_turn(conversation))

@@ -213,13 +213,13 @@ async def test_hostile_model_output_does_nothing(
     await visitor.wait_for_answer()
 
     assert await visitor.page.title() == "handoff-proxy"
-    said = visitor.answer.locator(".md")
+    rendered = visitor.answer.locator(".md")
     await expect(
-        said.locator("script, img, iframe, style, form, input, svg:not(.icon), details, button.primary")
+        rendered.locator("script, img, iframe, style, form, input, svg:not(.icon), details, button.primary")
     ).to_have_count(0)
-    for address in await said.locator("a").evaluate_all("all => all.map(one => one.href)"):
+    for address in await rendered.locator("a").evaluate_all("all => all.map(one => one.href)"):
         assert address == "" or address.startswith(("https://", "http://", "mailto:"))
-    assert await said.locator("[style], [onerror], [onload], [onclick]").count() == 0
+    assert await rendered.locator("[style], [onerror], [onload], [onclick]").count() == 0
     assert await visitor.page.locator(".approval, .tool").count() == 0
 
 

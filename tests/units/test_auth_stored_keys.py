@@ -30,14 +30,14 @@ class Time:
 async def test_a_stored_key_has_caller_and_terms(monotonic: Time) -> None:
     store = CountingStore()
     keys = Keys((), store, clock=lambda: 1.0, monotonic=monotonic)
-    key, kept = new_key("desk", Terms("none"), now=1.0)
-    await store.add(kept)
+    key, stored = new_key("desk", Terms("none"), now=1.0)
+    await store.add(stored)
 
     for _ in range(3):
         await keys.prepare(f"Bearer {key}")
 
     caller = keys.caller(f"Bearer {key}")
-    assert caller == f"kept-{kept.id}"
+    assert caller == f"kept-{stored.id}"
     assert key not in caller
     assert (keys.terms_of(caller), keys.name_of(caller)) == (Terms("none"), "desk")
     assert store.asked == 1
@@ -48,9 +48,9 @@ async def test_a_stored_key_has_caller_and_terms(monotonic: Time) -> None:
 async def test_an_unknown_key_gets_the_same_error(change: str, monotonic: Time) -> None:
     store = MemoryKeys()
     keys = Keys((), store, clock=lambda: 1.0, monotonic=monotonic)
-    key, kept = new_key("desk", NO_TERMS, now=1.0)
+    key, stored = new_key("desk", NO_TERMS, now=1.0)
     other, _ = new_key("other", NO_TERMS, now=1.0)
-    await store.add(kept)
+    await store.add(stored)
     wrong = {
         "last character": key[:-1] + ("A" if key[-1] != "A" else "B"),
         "other secret": key[:20] + other[20:],
@@ -71,10 +71,10 @@ async def test_an_unknown_key_gets_the_same_error(change: str, monotonic: Time) 
 async def test_a_revoked_key_is_accepted_for_at_most_a_second(monotonic: Time) -> None:
     store = MemoryKeys()
     keys = Keys((), store, clock=lambda: 1.0, monotonic=monotonic)
-    key, kept = new_key("desk", NO_TERMS, now=1.0)
-    await store.add(kept)
+    key, stored = new_key("desk", NO_TERMS, now=1.0)
+    await store.add(stored)
     await keys.prepare(f"Bearer {key}")
-    await store.revoke(kept.id, now=2.0)
+    await store.revoke(stored.id, now=2.0)
 
     monotonic.now += 0.9
     await keys.prepare(f"Bearer {key}")
@@ -90,8 +90,8 @@ async def test_an_expired_key_is_none(monotonic: Time) -> None:
     store = MemoryKeys()
     clock = Time()
     keys = Keys((), store, clock=clock, monotonic=monotonic)
-    key, kept = new_key("desk", NO_TERMS, now=1.0, expires_at=101.0)
-    await store.add(kept)
+    key, stored = new_key("desk", NO_TERMS, now=1.0, expires_at=101.0)
+    await store.add(stored)
     await keys.prepare(f"Bearer {key}")
     assert keys.caller(f"Bearer {key}")
 
@@ -117,8 +117,8 @@ async def test_an_open_server_closes_when_the_first_key_is_made(monotonic: Time)
 async def test_unknown_keys_do_not_evict_a_known_key(monotonic: Time) -> None:
     store = MemoryKeys()
     keys = Keys((), store, clock=lambda: 1.0, monotonic=monotonic)
-    key, kept = new_key("desk", Terms(models=("acme",)), now=1.0)
-    await store.add(kept)
+    key, stored = new_key("desk", Terms(models=("acme",)), now=1.0)
+    await store.add(stored)
     await keys.prepare(f"Bearer {key}")
     caller = keys.caller(f"Bearer {key}")
 

@@ -55,9 +55,9 @@ def test_a_package_without_advisories_is_not_counted_as_audited(
     report["dependencies"].append({"name": "unknown", "skip_reason": "not found"})
 
     assert audit([], command=auditor(report), environment=environment) == status
-    told = capsys.readouterr()
-    assert told.out == "Audited packages: 2. Known vulnerabilities: 0.\n"
-    assert told.err == "Not audited, no advisories: unknown.\n"
+    reported = capsys.readouterr()
+    assert reported.out == "Audited packages: 2. Known vulnerabilities: 0.\n"
+    assert reported.err == "Not audited, no advisories: unknown.\n"
 
 
 def test_the_bill_of_materials_lists_the_locked_packages_and_the_libraries_of_the_page() -> None:

@@ -90,8 +90,8 @@ def test_what_a_caller_added_is_shown_as_it_is() -> None:
 def test_request_messages_are_rebuilt_from_stored_items(
     count: int, instructions: list[tuple[int, Message]], expected: list[Message]
 ) -> None:
-    asked = rebuild_request_messages(
+    rebuilt = rebuild_request_messages(
         [turn(ASKED, ANSWERED)], [Item(UserMessage("More"))], count=count, instructions=instructions
     )
 
-    assert asked == expected
+    assert rebuilt == expected

@@ -56,8 +56,13 @@ async def test_the_list_is_asked_for_at_the_providers_address(upstream: FakeUpst
     upstream.reply(names("a"))
     await bench.models.start()
 
-    asked = upstream.requests[0]
-    assert (asked.method, asked.path, asked.query, asked.content) == ("GET", "/v1/models", "version=1", b"")
+    first = upstream.requests[0]
+    assert (first.method, first.path, first.query, first.content) == (
+        "GET",
+        "/v1/models",
+        "version=1",
+        b"",
+    )
     assert [model.id for model in bench.models.listed] == ["a"]
 
 

@@ -67,16 +67,16 @@ async def test_every_event_is_a_line_without_what_was_written(capsys: pytest.Cap
     lines = await logged(EventLog(), "DEBUG", capsys)
 
     form = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - STREAM - DEBUG - t1 (.+)")
-    told = [found[1] for line in lines if (found := form.fullmatch(line))]
-    assert len(told) == len(lines) == len(EVENTS) + 1
-    assert told[:3] == [
+    reported = [found[1] for line in lines if (found := form.fullmatch(line))]
+    assert len(reported) == len(lines) == len(EVENTS) + 1
+    assert reported[:3] == [
         "1.0 turn.started agent=triage {}",
         "2.0 agent.speaking agent=triage {}",
         '2.1 text.delta agent=triage {"text_length":14}',
     ]
     assert (
         '6.0 tool.completed agent=triage {"call_id":"c1","name":"look_up","result_length":14,"seconds":0.25}'
-        in told
+        in reported
     )
     assert "secret" not in "".join(lines)
 

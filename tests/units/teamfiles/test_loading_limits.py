@@ -149,11 +149,11 @@ def test_any_text_loads_or_raises_a_team_file_error(text: str, tmp_path: Path) -
     path = tmp_path / "team.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
 
-    told, loaded = outcome(path, environment={"A": "hunter2\udcff"})
+    reported, loaded = outcome(path, environment={"A": "hunter2\udcff"})
 
-    assert bool(told) != bool(loaded)
-    assert all(line.startswith(str(path)) and "\n" not in line for line in told)
-    assert "hunter2" not in "".join(told)
+    assert bool(reported) != bool(loaded)
+    assert all(line.startswith(str(path)) and "\n" not in line for line in reported)
+    assert "hunter2" not in "".join(reported)
     if loaded:
         assert "default" in loaded.definitions.models
 
@@ -190,9 +190,9 @@ def test_any_team_that_loads_refers_only_to_what_exists(
         lines += [f"      {name}:", *(f"        {key}: {value}" for key, value in agent.items())]
     path.write_text("\n".join(lines))
 
-    told, loaded = outcome(path, environment={"A": "A"})
+    reported, loaded = outcome(path, environment={"A": "A"})
 
-    assert all(line.startswith(f"{path}:") for line in told)
+    assert all(line.startswith(f"{path}:") for line in reported)
     if loaded is None:
         return
     team = loaded.definitions.teams["shop"]

@@ -132,7 +132,7 @@ async def test_a_server_that_cannot_start_is_reported(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tools", "server", "told"),
+    ("tools", "server", "reported"),
     [
         pytest.param(
             "['mcp:files/raed']",
@@ -161,8 +161,8 @@ async def test_a_server_that_cannot_start_is_reported(folder: Path) -> None:
         ),
     ],
 )
-def test_a_tool_that_is_not_pinned_is_an_error(tools: str, server: str, told: str, folder: Path) -> None:
-    assert problems(write(folder, team(tools, server))) == [f"team.yaml:{told}"]
+def test_a_tool_that_is_not_pinned_is_an_error(tools: str, server: str, reported: str, folder: Path) -> None:
+    assert problems(write(folder, team(tools, server))) == [f"team.yaml:{reported}"]
 
 
 def test_tools_with_equal_model_names_are_an_error(tmp_path: Path) -> None:

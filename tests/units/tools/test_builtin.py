@@ -267,17 +267,17 @@ async def searched(threads: ToolThreads, library: Any) -> Any:
 
 
 async def test_without_a_server_the_library_searches_in_a_thread(threads: ToolThreads) -> None:
-    asked: list[tuple[str, int, bool]] = []
+    requested: list[tuple[str, int, bool]] = []
 
     def library(query: str, count: int) -> Sequence[Mapping[str, str]]:
-        asked.append((query, count, threading.current_thread() is threading.main_thread()))
+        requested.append((query, count, threading.current_thread() is threading.main_thread()))
         return [{"title": "A  title", "href": "https://example.org", "body": "words"}]
 
     assert await searched(threads, library) == {
         "query": "x",
         "results": [{"title": "A title", "url": "https://example.org", "snippet": "words"}],
     }
-    assert asked == [("x", 3, False)]
+    assert requested == [("x", 3, False)]
 
 
 def test_the_library_has_what_is_asked_of_it() -> None:

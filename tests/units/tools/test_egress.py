@@ -114,10 +114,10 @@ async def test_an_invalid_url_is_rejected(base: str) -> None:
 
 async def test_a_service_of_the_operators_own_network_is_asked_by_its_name(services: FakeServices) -> None:
     services.answer("/thing", json_thing)
-    asked: list[str] = []
+    requested: list[str] = []
 
     async def resolve(host: str) -> Sequence[str]:
-        asked.append(host)
+        requested.append(host)
         return ["127.0.0.1"]
 
     port = services.url.rpartition(":")[2]
@@ -127,7 +127,7 @@ async def test_a_service_of_the_operators_own_network_is_asked_by_its_name(servi
 
     assert answer == {"host": f"searxng:{port}", "q": "a b&c"}
     # Once: a second look could give another address.
-    assert asked == ["searxng"]
+    assert requested == ["searxng"]
     assert services.headers[0]["user-agent"].startswith("Mozilla/5.0 (compatible; handoff-proxy/")
 
 

@@ -293,7 +293,7 @@ async def test_cancelling_the_caller_stops_the_tool_and_waits_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "limit", "kept"),
+    ("text", "limit", "result"),
     [
         pytest.param("x" * 100, 100, "x" * 100, id="fits"),
         pytest.param("x" * 1000, 100, "x" * 71 + "\n[truncated: 929 characters]", id="ascii"),
@@ -303,12 +303,12 @@ async def test_cancelling_the_caller_stops_the_tool_and_waits_for_it() -> None:
         pytest.param("a\x00b\ud800c", 100, "a\ufffdb\ufffdc", id="what cannot be stored"),
     ],
 )
-async def test_results_are_cut_between_characters_and_say_so(text: str, limit: int, kept: str) -> None:
+async def test_results_are_cut_between_characters_and_say_so(text: str, limit: int, result: str) -> None:
     async def give(_: dict[str, object]) -> str:
         return text
 
-    assert await called(give, max_result_bytes=limit) == (kept, False)
-    assert len(kept.encode()) <= limit
+    assert await called(give, max_result_bytes=limit) == (result, False)
+    assert len(result.encode()) <= limit
 
 
 async def test_a_long_error_is_cut_too() -> None:

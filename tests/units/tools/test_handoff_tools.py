@@ -51,8 +51,8 @@ def test_the_reason_is_read_where_there_is_one(arguments: str, reason: str) -> N
 
 
 def test_the_result_of_a_handoff_instructs_the_next_agent() -> None:
-    told = handoff_result("IssuesAndRepairsAgent")
+    reported = handoff_result("IssuesAndRepairsAgent")
 
-    assert told.startswith("You are IssuesAndRepairsAgent, now the active agent.")
-    assert "answer the user's last message yourself" in told
-    assert "transferred" not in told.lower()
+    assert reported.startswith("You are IssuesAndRepairsAgent, now the active agent.")
+    assert "answer the user's last message yourself" in reported
+    assert "transferred" not in reported.lower()

@@ -151,10 +151,10 @@ def given(*messages: Message, family: Any = "other", many: bool = False) -> list
 
 
 def test_neighbouring_results_become_one_message_with_the_names_of_their_calls() -> None:
-    said = AssistantMessage(content="Hm.", function_call=WireCall("roll", "{}"), name="Sales Agent")
+    message = AssistantMessage(content="Hm.", function_call=WireCall("roll", "{}"), name="Sales Agent")
 
     assert given(
-        said, FunctionMessage(name="roll", content="4"), ToolMessage("c9", content=[TextPart("lost")])
+        message, FunctionMessage(name="roll", content="4"), ToolMessage("c9", content=[TextPart("lost")])
     ) == [
         LlmAssistant(
             content=[FunctionCall(id="roll", name="roll", arguments="{}")],
@@ -315,7 +315,7 @@ async def test_calls_come_with_the_result() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "kind"),
+    ("reported", "kind"),
     [
         pytest.param(result([call('{"q')], "unknown"), UpstreamIncomplete, id="a cut call without a reason"),
         pytest.param(result([call('{"q')], "length"), UpstreamIncomplete, id="a call cut by the limit"),
@@ -327,9 +327,9 @@ async def test_calls_come_with_the_result() -> None:
     ],
 )
 async def test_a_result_that_is_not_whole_is_a_failure(
-    told: CreateResult, kind: type[UpstreamFailed]
+    reported: CreateResult, kind: type[UpstreamFailed]
 ) -> None:
-    answer = await answer_of(told)
+    answer = await answer_of(reported)
 
     assert type(answer.failure) is kind
     assert answer.end is None

@@ -243,13 +243,13 @@ async def test_a_refusal_is_reported_as_refusal(http_session: HttpSession) -> No
 
 async def test_log_probabilities_stay_with_their_text(http_session: HttpSession) -> None:
     token = {"token": "Hi", "logprob": -0.1, "bytes": [72, 105], "top_logprobs": []}
-    said = {
+    body = {
         "choices": [
             {"index": 0, "delta": {"content": "Hi"}, "logprobs": {"content": [token], "refusal": None}}
         ]
     }
 
-    answer = await answer_to(http_session, events(said, chunk({}, "stop")))
+    answer = await answer_to(http_session, events(body, chunk({}, "stop")))
 
     assert answer.deltas[0] == TextDelta("Hi", [token])
 
@@ -271,7 +271,7 @@ async def test_a_reset_behind_a_finished_answer_does_no_harm(http_session: HttpS
 
 
 @pytest.mark.parametrize(
-    ("told", "usage"),
+    ("reported", "usage"),
     [
         (USED, Usage(prompt=3, completion=2)),
         (
@@ -304,5 +304,5 @@ async def test_a_reset_behind_a_finished_answer_does_no_harm(http_session: HttpS
         ([1, 2], None),
     ],
 )
-def test_usage_becomes_clean_numbers_or_none(told: object, usage: Usage | None) -> None:
-    assert clean_usage(told) == usage
+def test_usage_becomes_clean_numbers_or_none(reported: object, usage: Usage | None) -> None:
+    assert clean_usage(reported) == usage

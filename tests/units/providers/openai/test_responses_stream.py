@@ -101,13 +101,13 @@ async def test_parallel_calls_come_in_order_with_their_state() -> None:
 
 
 async def test_interleaved_calls_come_one_after_the_other() -> None:
-    told = response_events(
+    reported = response_events(
         [function_call("a", "look_up", '{"q": 1}'), function_call("b", "refund", '{"n": 2}')]
     )
     order = [0, 1, 6, 2, 7, 3, 8, 4, 9, 5, 10, 11]
-    assert sorted(order) == list(range(len(told)))
+    assert sorted(order) == list(range(len(reported)))
 
-    answer, _ = await answered(events(*(told[place] for place in order), done=False))
+    answer, _ = await answered(events(*(reported[place] for place in order), done=False))
 
     assert answer.calls == [("look_up", '{"q": 1}'), ("refund", '{"n": 2}')]
 
@@ -167,14 +167,14 @@ async def test_a_whole_answer_is_the_same_as_a_streamed_one(output: list[Any]) -
 
 
 async def test_log_probabilities_have_the_form_of_chat_completions() -> None:
-    told = response_events([message("Hi")])
-    for event in told:
+    reported = response_events([message("Hi")])
+    for event in reported:
         if event["type"] == "response.output_text.delta":
             piece = event["delta"]
             other = {"token": "é", "logprob": -2.0}
             event["logprobs"] = [{"token": piece, "logprob": -0.1, "top_logprobs": [other]}]
     answer, bodies = await answered(
-        events(*told, done=False),
+        events(*reported, done=False),
         request=ModelRequest(
             [UserMessage(content="Hi")], parameters=Parameters(logprobs=True, top_logprobs=1)
         ),
@@ -321,8 +321,8 @@ async def test_only_state_of_the_same_provider_and_model_is_sent(is_own: bool, w
 async def test_state_over_the_limit_is_dropped() -> None:
     huge = {**reasoning_item(0), "encrypted_content": "x" * (MAX_STATE_BYTES // 2)}
     output = [huge, {**huge, "id": "rs_1"}, function_call("a", "look_up", "{}")]
-    told = response_events(output)[-1]
-    answer, _ = await answered(raw(json.dumps(told["response"]).encode(), content_type=JSON))
+    reported = response_events(output)[-1]
+    answer, _ = await answered(raw(json.dumps(reported["response"]).encode(), content_type=JSON))
 
     assert (answer.calls, answer.end.state) == ([("look_up", "{}")], None)
 

@@ -33,11 +33,11 @@ async def answered(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asked = [] if accepts is None else [(b"accept-encoding", accepts.encode())]
-    await Compression(app)({"type": "http", "headers": asked}, None, send)  # type: ignore[arg-type]
+    requested = [] if accepts is None else [(b"accept-encoding", accepts.encode())]
+    await Compression(app)({"type": "http", "headers": requested}, None, send)  # type: ignore[arg-type]
     start, *bodies = sent
-    told = {name.decode().lower(): value.decode() for name, value in start["headers"]}
-    return told, [message["body"] for message in bodies]
+    reported = {name.decode().lower(): value.decode() for name, value in start["headers"]}
+    return reported, [message["body"] for message in bodies]
 
 
 async def test_a_large_answer_is_compressed_and_says_so() -> None:
@@ -70,9 +70,9 @@ async def test_who_does_not_take_it_gets_it_as_it_is_and_caches_know(accepts: st
 async def test_streams_and_what_is_compressed_go_out_piece_by_piece_as_they_are(
     headers: dict[str, str],
 ) -> None:
-    told, pieces = await answered(LARGE, pieces=4, **headers)
+    reported, pieces = await answered(LARGE, pieces=4, **headers)
 
-    assert told.get("content-encoding") == headers.get("content_encoding")
+    assert reported.get("content-encoding") == headers.get("content_encoding")
     assert (len(pieces), b"".join(pieces)) == (4, LARGE)
 
 

@@ -83,7 +83,7 @@ async def test_a_call_gives_its_text_and_carries_headers_and_the_key_of_the_call
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         pytest.param(
             {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "a\n\nb", id="texts"
@@ -134,11 +134,11 @@ async def test_a_call_gives_its_text_and_carries_headers_and_the_key_of_the_call
         ),
     ],
 )
-async def test_a_result_becomes_text(fake: FakeMcp, content: dict[str, Any], told: str) -> None:
+async def test_a_result_becomes_text(fake: FakeMcp, content: dict[str, Any], reported: str) -> None:
     fake.reply("echo", lambda received: result(received, **content))
 
     async with connected(fake) as server:
-        assert await call(server) == told
+        assert await call(server) == reported
 
 
 async def test_a_result_may_come_as_a_stream_behind_other_messages(fake: FakeMcp) -> None:
@@ -193,7 +193,7 @@ def broken(received: Received, **changes: Any) -> Reply:
 
 
 @pytest.mark.parametrize(
-    ("reply", "told", "begun"),
+    ("reply", "reported", "begun"),
     [
         pytest.param(
             lambda received: broken(received, error={"code": -32602, "message": "no such thing"}),
@@ -241,11 +241,11 @@ def broken(received: Received, **changes: Any) -> Reply:
     ],
 )
 async def test_a_server_error_is_reported_and_the_next_call_works(
-    fake: FakeMcp, reply: Answer, told: str, begun: int
+    fake: FakeMcp, reply: Answer, reported: str, begun: int
 ) -> None:
     fake.reply("echo", reply)
     async with connected(fake, max_answer_bytes=100_000) as server:
-        assert await call(server) == f"error: the MCP server 'shop' {told}"
+        assert await call(server) == f"error: the MCP server 'shop' {reported}"
         assert await call(server, "other") == "Hi"
 
     assert fake.begun == begun
@@ -268,9 +268,9 @@ async def test_of_a_huge_answer_no_more_is_read_than_allowed(fake: FakeMcp) -> N
             == "error: the MCP server 'shop' sent a message that is larger than allowed"
         )
 
-        asked = next(one for one in fake.requests if (one.body or {}).get("method") == "tools/call")
-        await asked.closed()
-        assert not asked.is_answered
+        requested = next(one for one in fake.requests if (one.body or {}).get("method") == "tools/call")
+        await requested.closed()
+        assert not requested.is_answered
 
 
 async def test_a_cancelled_call_is_cancelled_at_the_server_and_affects_no_other(
@@ -499,9 +499,9 @@ async def test_neither_keys_nor_what_servers_write_reach_the_log(
         fake.reply("echo", raw(b"{hunter3", content_type=JSON))
         await call(server, text="hunter4")
 
-    told = [record for record in caplog.records if record.name.startswith("proxy.")]
-    assert told
-    assert "hunter" not in "".join(f"{record.getMessage()} {record.__dict__}" for record in told)
+    reported = [record for record in caplog.records if record.name.startswith("proxy.")]
+    assert reported
+    assert "hunter" not in "".join(f"{record.getMessage()} {record.__dict__}" for record in reported)
 
 
 async def test_a_server_that_answers_the_beginning_with_nonsense_has_no_session() -> None:

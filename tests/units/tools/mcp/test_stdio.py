@@ -78,7 +78,7 @@ async def test_a_program_is_given_a_few_variables_and_those_of_its_own_and_no_ke
 
 @shared
 @pytest.mark.parametrize(
-    ("tool", "arguments", "told"),
+    ("tool", "arguments", "reported"),
     [
         pytest.param("fail", {}, "error: the shop is closed", id="error"),
         *(
@@ -98,11 +98,11 @@ async def test_a_program_is_given_a_few_variables_and_those_of_its_own_and_no_ke
     ],
 )
 async def test_what_a_program_does_in_a_call_leaves_the_session_as_it_was(
-    server: McpServer, tool: str, arguments: dict[str, object], told: str
+    server: McpServer, tool: str, arguments: dict[str, object], reported: str
 ) -> None:
     process = await call(server, "process")
 
-    assert await call(server, tool, **arguments) == told
+    assert await call(server, tool, **arguments) == reported
     assert await call(server, "process") == process
 
 
@@ -133,8 +133,8 @@ async def test_a_cancelled_call_is_cancelled_at_the_program(server: McpServer) -
 async def test_a_program_that_answers_with_junk_is_not_trusted_with_the_next_call(server: McpServer) -> None:
     process = await call(server, "process")
 
-    told = "error: the MCP server 'program' sent a response that could not be decoded"
-    assert await call(server, "junk") == told
+    reported = "error: the MCP server 'program' sent a response that could not be decoded"
+    assert await call(server, "junk") == reported
     assert await call(server, "process") != process
 
 

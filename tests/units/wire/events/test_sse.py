@@ -31,6 +31,17 @@ def test_line_separators_of_unicode_are_escaped_everywhere() -> None:
     assert sse.one_line(b'"\\u2028"') == b'"\\u2028"'
     assert sse.frame(SEPARATORS, 1) == b"id: 1\ndata: %b\n\n" % ESCAPED
     assert sse.named("x", SEPARATORS) == b"event: x\ndata: %b\n\n" % ESCAPED
+    assert sse.data_frame(SEPARATORS) == b"data: %b\n\n" % ESCAPED
+
+
+def test_an_event_without_an_id_has_its_data_only() -> None:
+    assert sse.data_frame(b"{}") == b"data: {}\n\n"
+
+
+def test_a_text_comes_in_pieces_of_a_size() -> None:
+    assert [*sse.pieces("abcde", 2)] == ["ab", "cd", "e"]
+    assert [len(piece) for piece in sse.pieces("x" * 9000)] == [4000, 4000, 1000]
+    assert [*sse.pieces("")] == []
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,9 @@ def response(*events: Event, **changes: Any) -> Any:
 
 
 def test_text_comes_in_the_official_order() -> None:
-    told = stream(STARTED, TextDelta("Hel"), TextDelta("lo"), CALLED, DONE)
+    reported = stream(STARTED, TextDelta("Hel"), TextDelta("lo"), CALLED, DONE)
 
-    assert [event["type"] for event in told] == [
+    assert [event["type"] for event in reported] == [
         "response.created",
         "response.in_progress",
         "response.output_item.added",
@@ -119,16 +119,20 @@ def test_text_comes_in_the_official_order() -> None:
         "response.output_item.done",
         "response.completed",
     ]
-    assert [event["sequence_number"] for event in told] == list(range(10))
-    assert [event["delta"] for event in told[4:6]] == ["Hel", "lo"]
-    assert told[6]["text"] == told[7]["part"]["text"] == "Hello"
-    assert told[8]["item"] == told[9]["response"]["output"][0]
-    assert [told[at]["item"]["status"] for at in (2, 8)] == ["in_progress", "completed"]
-    assert [told[at]["response"]["status"] for at in (0, 1, 9)] == ["in_progress", "in_progress", "completed"]
+    assert [event["sequence_number"] for event in reported] == list(range(10))
+    assert [event["delta"] for event in reported[4:6]] == ["Hel", "lo"]
+    assert reported[6]["text"] == reported[7]["part"]["text"] == "Hello"
+    assert reported[8]["item"] == reported[9]["response"]["output"][0]
+    assert [reported[at]["item"]["status"] for at in (2, 8)] == ["in_progress", "completed"]
+    assert [reported[at]["response"]["status"] for at in (0, 1, 9)] == [
+        "in_progress",
+        "in_progress",
+        "completed",
+    ]
 
 
 def test_client_tool_calls_are_streamed_and_completed() -> None:
-    told = stream(
+    reported = stream(
         STARTED,
         ClientToolCall(0, "call_1", "weather"),
         ClientToolArguments(0, '{"a":'),
@@ -138,7 +142,7 @@ def test_client_tool_calls_are_streamed_and_completed() -> None:
         Completed("triage", "tool_calls", USAGE),
     )
 
-    assert steps(told)[2:-1] == [
+    assert steps(reported)[2:-1] == [
         "output_item.added",
         "function_call_arguments.delta",
         "function_call_arguments.done",
@@ -149,7 +153,7 @@ def test_client_tool_calls_are_streamed_and_completed() -> None:
         "output_item.done",
     ]
     assert [
-        (i["call_id"], i["name"], i["arguments"], i["status"]) for i in told[-1]["response"]["output"]
+        (i["call_id"], i["name"], i["arguments"], i["status"]) for i in reported[-1]["response"]["output"]
     ] == [
         ("call_1", "weather", '{"a":1}', "completed"),
         ("call_2", "clock", "{}", "completed"),
@@ -157,7 +161,7 @@ def test_client_tool_calls_are_streamed_and_completed() -> None:
 
 
 def test_server_tool_calls_are_encoded_as_mcp_calls() -> None:
-    told = stream(
+    reported = stream(
         STARTED,
         CALLED,
         Handoff("triage", "repairs", "broken"),
@@ -175,8 +179,8 @@ def test_server_tool_calls_are_encoded_as_mcp_calls() -> None:
         "mcp_call.completed",
         "output_item.done",
     ]
-    assert steps(told)[2:14] == call + call
-    items = told[-1]["response"]["output"]
+    assert steps(reported)[2:14] == call + call
+    items = reported[-1]["response"]["output"]
     assert [(i["type"], i.get("name"), i.get("arguments"), i.get("output")) for i in items] == [
         ("mcp_call", "handoff", '{"from":"triage","to":"repairs","reason":"broken"}', "repairs"),
         ("mcp_call", "look_up_item", '{"search_query":"rocket"}', "item_1"),
@@ -186,7 +190,7 @@ def test_server_tool_calls_are_encoded_as_mcp_calls() -> None:
 
 
 def test_server_calls_are_items_only_if_included() -> None:
-    told = stream(
+    reported = stream(
         STARTED,
         TextDelta("One moment."),
         CALLED,
@@ -198,17 +202,17 @@ def test_server_calls_are_items_only_if_included() -> None:
         Completed("repairs", "tool_calls", USAGE),
     )
 
-    assert not [event for event in told if "mcp" in event["type"]]
-    added = [event["output_index"] for event in told if event["type"] == "response.output_item.added"]
+    assert not [event for event in reported if "mcp" in event["type"]]
+    added = [event["output_index"] for event in reported if event["type"] == "response.output_item.added"]
     assert added == [0, 1]
-    message, call = told[-1]["response"]["output"]
+    message, call = reported[-1]["response"]["output"]
     assert (message["type"], call["type"]) == ("message", "function_call")
     assert message["content"][0]["text"] == "One moment.\n\nHi"
-    assert "handoff" in told[-1]["response"]
+    assert "handoff" in reported[-1]["response"]
 
 
 def test_tools_that_run_at_once_keep_their_places() -> None:
-    told = stream(
+    reported = stream(
         STARTED,
         ToolStarted("c1", "one", "{}", "triage"),
         ToolStarted("c2", "two", "{}", "triage"),
@@ -219,9 +223,11 @@ def test_tools_that_run_at_once_keep_their_places() -> None:
         shows_server_calls=True,
     )
 
-    ends = [(e["type"], e["output_index"]) for e in told if e["type"].startswith("response.mcp_call.")][2:]
+    ends = [(e["type"], e["output_index"]) for e in reported if e["type"].startswith("response.mcp_call.")][
+        2:
+    ]
     assert ends == [("response.mcp_call.failed", 1), ("response.mcp_call.completed", 0)]
-    one, two, _ = told[-1]["response"]["output"]
+    one, two, _ = reported[-1]["response"]["output"]
     assert (one["status"], one["output"], one["error"]) == ("completed", "done", None)
     assert (two["status"], two["output"]) == ("failed", None)
     assert two["error"]["content"] == [{"type": "text", "text": "no such item"}]
@@ -236,7 +242,7 @@ def test_tools_that_run_at_once_keep_their_places() -> None:
     ids=["as it is", "as a summary"],
 )
 def test_reasoning_is_text_or_summary_as_requested(sums_up: bool, added: str, words: str, field: str) -> None:
-    told = stream(
+    reported = stream(
         STARTED,
         ReasoningDelta("Hm "),
         ReasoningDelta("well"),
@@ -245,7 +251,7 @@ def test_reasoning_is_text_or_summary_as_requested(sums_up: bool, added: str, wo
         sums_up_reasoning=sums_up,
     )
 
-    assert steps(told)[2:8] == [
+    assert steps(reported)[2:8] == [
         "output_item.added",
         f"{added}.added",
         f"{words}.delta",
@@ -253,13 +259,13 @@ def test_reasoning_is_text_or_summary_as_requested(sums_up: bool, added: str, wo
         f"{added}.done",
         "output_item.done",
     ]
-    assert told[-1]["response"]["output"][0][field][0]["text"] == "Hm well"
+    assert reported[-1]["response"]["output"][0][field][0]["text"] == "Hm well"
 
 
 def test_a_refusal_is_a_part_of_the_message() -> None:
-    told = stream(STARTED, TextDelta("Well, "), RefusalDelta("I can"), RefusalDelta("not."), CALLED, DONE)
+    reported = stream(STARTED, TextDelta("Well, "), RefusalDelta("I can"), RefusalDelta("not."), CALLED, DONE)
 
-    assert steps(told)[3:10] == [
+    assert steps(reported)[3:10] == [
         "content_part.added",
         "output_text.delta",
         "output_text.done",
@@ -268,13 +274,16 @@ def test_a_refusal_is_a_part_of_the_message() -> None:
         "refusal.delta",
         "refusal.done",
     ]
-    assert [event["content_index"] for event in told if event["type"] == "response.refusal.delta"] == [1, 1]
-    parts = told[-1]["response"]["output"][0]["content"]
+    assert [event["content_index"] for event in reported if event["type"] == "response.refusal.delta"] == [
+        1,
+        1,
+    ]
+    parts = reported[-1]["response"]["output"][0]["content"]
     assert [part.get("text") or part["refusal"] for part in parts] == ["Well, ", "I cannot."]
 
 
 def test_arguments_continue_after_text_in_between() -> None:
-    told = stream(
+    reported = stream(
         STARTED,
         ClientToolCall(0, "call_1", "weather"),
         ClientToolArguments(0, "{"),
@@ -284,20 +293,20 @@ def test_arguments_continue_after_text_in_between() -> None:
         Completed("triage", "tool_calls", USAGE),
     )
 
-    assert [item.get("arguments") for item in told[-1]["response"]["output"]] == ["{}", None]
+    assert [item.get("arguments") for item in reported[-1]["response"]["output"]] == ["{}", None]
 
 
 def test_a_response_in_the_background_is_queued_first() -> None:
-    told = stream(STARTED, TextDelta("Hi"), DONE, response=Echo(background=True))
+    reported = stream(STARTED, TextDelta("Hi"), DONE, response=Echo(background=True))
 
-    assert steps(told)[:3] == ["created", "queued", "in_progress"]
-    assert [event["response"]["status"] for event in told[:3]] == ["queued", "queued", "in_progress"]
+    assert steps(reported)[:3] == ["created", "queued", "in_progress"]
+    assert [event["response"]["status"] for event in reported[:3]] == ["queued", "queued", "in_progress"]
 
 
 def test_an_answer_of_nothing_is_an_empty_message() -> None:
-    told = response(STARTED, CALLED, DONE)
+    reported = response(STARTED, CALLED, DONE)
 
-    assert [(item["type"], item["content"][0]["text"]) for item in told["output"]] == [("message", "")]
+    assert [(item["type"], item["content"][0]["text"]) for item in reported["output"]] == [("message", "")]
 
 
 def test_successive_agents_are_one_message() -> None:
@@ -324,13 +333,13 @@ def test_successive_agents_are_one_message() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"), [("length", "max_output_tokens"), ("content_filter", "content_filter")]
+    ("reason", "reported"), [("length", "max_output_tokens"), ("content_filter", "content_filter")]
 )
-def test_an_answer_that_was_cut_is_incomplete(reason: Any, told: str) -> None:
+def test_an_answer_that_was_cut_is_incomplete(reason: Any, reported: str) -> None:
     *_, last = every = stream(STARTED, TextDelta("Hel"), CALLED, Completed("triage", reason, USAGE))
 
     assert (last["type"], last["response"]["status"]) == ("response.incomplete", "incomplete")
-    assert last["response"]["incomplete_details"] == {"reason": told}
+    assert last["response"]["incomplete_details"] == {"reason": reported}
     assert every[-2]["item"]["status"] == "incomplete"
     assert last["response"]["completed_at"] is None
 
@@ -449,9 +458,9 @@ def test_arguments_that_were_cut_short_are_json_all_the_same() -> None:
 
 
 def test_a_response_sums_up_what_the_team_did() -> None:
-    told = response(*WHOLE)["handoff"]
+    reported = response(*WHOLE)["handoff"]
 
-    assert (told["agents"], told["tool_calls"]) == (["triage", "repairs"], 1)
+    assert (reported["agents"], reported["tool_calls"]) == (["triage", "repairs"], 1)
     assert "handoff" not in response(*WHOLE, events="reasoning")
 
 
@@ -464,12 +473,12 @@ def test_log_probabilities_are_included_if_requested() -> None:
         "top_logprobs": [{"token": "Ho", "bytes": [], "logprob": -1.5}],
     }
 
-    told = stream(STARTED, TextDelta("Hi", [one]), TextDelta("!", [one]), DONE, logprobs=True)
+    reported = stream(STARTED, TextDelta("Hi", [one]), TextDelta("!", [one]), DONE, logprobs=True)
 
-    assert [event["logprobs"] for event in told if event["type"] == "response.output_text.delta"] == [
+    assert [event["logprobs"] for event in reported if event["type"] == "response.output_text.delta"] == [
         [wanted]
     ] * 2
-    assert told[-1]["response"]["output"][0]["content"][0]["logprobs"] == [wanted] * 2
+    assert reported[-1]["response"]["output"][0]["content"][0]["logprobs"] == [wanted] * 2
 
 
 # --- again ---------------------------------------------------------------------------------------------------
@@ -477,13 +486,13 @@ def test_log_probabilities_are_included_if_requested() -> None:
 
 def test_a_replay_is_the_same_to_the_byte() -> None:
     live = log(WHOLE)
-    kept = decode_journal(encode_journal([e.event for e in live], [e.time for e in live])).entries()
+    stored = decode_journal(encode_journal([e.event for e in live], [e.time for e in live])).entries()
 
     def written(entries: Sequence[Entry]) -> bytes:
         encoder = ResponseEncoder(decode_options(encode_options(options())))
         return b"".join(encoder.encode(entry) for entry in entries)
 
-    assert written(kept) == written(live)
+    assert written(stored) == written(live)
 
 
 def test_a_stream_resumes_after_any_event() -> None:
@@ -536,18 +545,18 @@ _ENDS: st.SearchStrategy[Event] = st.sampled_from(
 def test_whatever_happens_every_event_is_official_and_every_item_whole(
     pieces: list[Event], end: Event, events: Any
 ) -> None:
-    told = stream(STARTED, *pieces, end, events=events)
+    reported = stream(STARTED, *pieces, end, events=events)
 
-    assert [event["sequence_number"] for event in told] == list(range(len(told)))
-    done = [event["item"]["id"] for event in told if event["type"] == "response.output_item.done"]
-    added = [event["item"]["id"] for event in told if event["type"] == "response.output_item.added"]
+    assert [event["sequence_number"] for event in reported] == list(range(len(reported)))
+    done = [event["item"]["id"] for event in reported if event["type"] == "response.output_item.done"]
+    added = [event["item"]["id"] for event in reported if event["type"] == "response.output_item.added"]
     assert (
         sorted(done)
         == sorted(added)
-        == [item["id"] for item in sorted(told[-1]["response"]["output"], key=lambda i: i["id"])]
+        == [item["id"] for item in sorted(reported[-1]["response"]["output"], key=lambda i: i["id"])]
     )
-    said = "".join(e["delta"] for e in told if e["type"] == "response.output_text.delta")
-    assert said == visible_text(pieces)
+    content = "".join(e["delta"] for e in reported if e["type"] == "response.output_text.delta")
+    assert content == visible_text(pieces)
 
 
 # --- options and ids -----------------------------------------------------------------------------------------
