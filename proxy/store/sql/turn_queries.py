@@ -160,7 +160,7 @@ class TurnQueries:
 
 
 def _by_body(record: Select[Any]) -> Select[Any]:
-    newest, following = turns.alias("newest"), turns.alias("following")
+    newest, later = turns.alias("newest"), turns.alias("later")
     newest_key = (
         select(newest.c.key)
         .where(_is("caller", newest), _is("body_digest", newest))
@@ -168,11 +168,18 @@ def _by_body(record: Select[Any]) -> Select[Any]:
         .limit(1)
         .scalar_subquery()
     )
-    # Not just any later turn: several models can answer in one conversation at the same time.
+    # The head and the running turns, not all turns of the conversation. One whose parent is older than this turn is on
+    # another branch: several models can answer in one conversation at the same time.
     is_followed = exists().where(
-        following.c.conversation == turns.c.conversation,
-        following.c.parent == turns.c.key,
-        or_(following.c.is_history, following.c.status == literal_column("'running'")),
+        or_(
+            later.c.key == conversations.c.head,
+            and_(
+                later.c.conversation == turns.c.conversation,
+                later.c.status == literal_column("'running'"),
+            ),
+        ),
+        later.c.key > turns.c.key,
+        later.c.parent >= turns.c.key,
     )
     return (
         record.where(turns.c.key == newest_key, turns.c.created_at >= bindparam("since"))
