@@ -19,12 +19,12 @@ from bench.measures import MEASURES, Measure
 from bench.processes import Field, ForeignLoad, field
 from bench.report import table, table_of_variants, write_json
 from bench.scripts import SCRIPTS
-from bench.startup import dispatchers, start_of_servers
+from bench.startup import dispatchers, http_clients, start_of_servers
 from bench.stored import on_postgres, stored_turns
 
 TIME_LIMIT = 900.0
 FIGURES: dict[str, Measure] = {**MEASURES, "start": start_of_servers, "capacity": streams_held}
-VARIANTS = ("dispatch", "stored", "postgres")
+VARIANTS = ("dispatch", "http-clients", "stored", "postgres")
 
 
 @dataclass(slots=True)
@@ -55,6 +55,8 @@ async def measure(names: Sequence[str], results: Results, *, postgres: str | Non
 async def _variants(name: str, started: Field, postgres: str | None) -> Sequence[Variant]:
     if name == "dispatch":
         return await dispatchers()
+    if name == "http-clients":
+        return await http_clients(started)
     if name == "stored":
         return await stored_turns(started)
     return await on_postgres(started, postgres) if postgres is not None else ()

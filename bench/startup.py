@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import sys
 import tempfile
 from contextlib import AsyncExitStack
@@ -53,7 +54,7 @@ async def _start(field: Field, folder: Path, kind: str) -> tuple[float, float]:
 
 async def dispatchers() -> list[Variant]:
     """A dispatch at 32 concurrent turns, with AutoGen's queue and without AutoGen, compared with direct calls."""
-    direct, queued, none = [await _dispatcher(kind) for kind in ("direct", "queued", "none")]
+    direct, queued, none = [await _figures("bench.dispatch", kind) for kind in ("direct", "queued", "none")]
     rows = []
     for name, found in (("AutoGen's queue", queued), ("no AutoGen", none)):
         rows += [
@@ -64,9 +65,26 @@ async def dispatchers() -> list[Variant]:
     return rows
 
 
-async def _dispatcher(kind: str) -> dict[str, float]:
+async def http_clients(field: Field) -> list[Variant]:
+    """The client of the provider: aiohttp compared with the proxy's own one, each in a process of its own."""
+    port = str(field.upstream.port)
+    rounds = [
+        [await _figures("bench.http_clients", kind, port) for kind in ("aiohttp", "own")] for _ in range(3)
+    ]
+    rows = []
+    for part, name in (("request", "a request"), ("chunk", "a chunk arriving singly")):
+        theirs, own = (
+            statistics.median(found[part] for found in of_kind) for of_kind in zip(*rounds, strict=True)
+        )
+        rows.append(
+            Variant(f"aiohttp as the client of the provider: {name}, client only", "µs CPU", theirs, own)
+        )
+    return rows
+
+
+async def _figures(module: str, *arguments: str) -> dict[str, float]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.dispatch", kind, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", module, *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await process.communicate()
     found: dict[str, float] = json.loads(output)
