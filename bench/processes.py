@@ -54,8 +54,9 @@ class Served:
 
     def resident_bytes(self) -> int:
         """Resident memory of the process."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * resource.getpagesize()
+        # Not statm, whose counters of each core are added up late: they can be off by several MiB.
+        rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+        return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Rss:")) * 1024
 
 
 @dataclass(frozen=True, slots=True)

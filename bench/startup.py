@@ -66,7 +66,7 @@ async def dispatchers() -> list[Variant]:
 
 
 async def http_clients(field: Field) -> list[Variant]:
-    """The client of the provider: aiohttp compared with the proxy's own one, each in a process of its own."""
+    """The client of the provider: aiohttp compared with the client of the proxy, each in a separate process."""
     port = str(field.upstream.port)
     rounds = [
         [await _figures("bench.http_clients", kind, port) for kind in ("aiohttp", "own")] for _ in range(3)

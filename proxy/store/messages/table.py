@@ -1,6 +1,7 @@
 """Messages between workers through a table that is polled: for SQLite, and for PostgreSQL behind a pooler.
 
-A worker polls only while it expects messages. Rows are deleted after a minute.
+A worker polls only while it expects messages, and rarely as long as no other worker seems to use the database: most
+SQLite databases have one worker, and each poll is a query in another thread. Rows are deleted after a minute.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from proxy.store.sql.dialects import statements
 from proxy.store.sql.tables import worker_messages
 
 POLL_SECONDS = 0.05
+RARELY = 10
+"""Factor of the interval between polls without messages to or from another worker ..."""
+FAMILIAR_SECONDS = 60.0
+"""... for this long."""
 RETAIN_SECONDS = 60.0
 _PER_READ = 500
 
@@ -73,6 +78,8 @@ class TableMessages(Channel):
         self._interval = interval
         self._sender = secrets.token_hex(4)
         self._next_deletion = 0.0
+        self._familiar_until = 0.0
+        """Until when another worker is assumed to answer soon; by the clock of the event loop."""
 
     async def serve(self) -> None:
         """Poll, and write what is queued, until the database does not answer."""
@@ -81,9 +88,15 @@ class TableMessages(Channel):
         await run_both(self._poll(after), self._write())
 
     async def _poll(self, after: int) -> None:
+        loop = asyncio.get_running_loop()
+        polled_at = 0.0
         while True:
             await asyncio.sleep(self._interval)
-            if self.is_expecting():
+            if not self.is_expecting():
+                continue
+            now = loop.time()
+            if now < self._familiar_until or now - polled_at >= self._interval * RARELY:
+                polled_at = now
                 after = await self._read(after)
 
     async def _read(self, after: int) -> int:
@@ -91,6 +104,7 @@ class TableMessages(Channel):
         found = await self._database.read(lambda on: self._queries.after(on, self.worker, after))
         for _, sender, message in found:
             if sender != self._sender:
+                self._expect_more()
                 self.received(message)
         return found[-1][0] if found else after
 
@@ -99,6 +113,7 @@ class TableMessages(Channel):
             await self._add(await self.next_group())
 
     async def _add(self, group: Sequence[Outgoing]) -> None:
+        self._expect_more()
         now = time.time()
         rows = [self._row(outgoing, now) for outgoing in group]
         await self._writer.write(Call(lambda on: self._queries.add(on, rows), is_durable=False))
@@ -106,6 +121,9 @@ class TableMessages(Channel):
             self._next_deletion = now + RETAIN_SECONDS / 4
             old = now - RETAIN_SECONDS
             await self._writer.write(Call(lambda on: self._queries.delete_old(on, old), is_durable=False))
+
+    def _expect_more(self) -> None:
+        self._familiar_until = asyncio.get_running_loop().time() + FAMILIAR_SECONDS
 
     def _row(self, outgoing: Outgoing, now: float) -> dict[str, Any]:
         recipient, message = outgoing
