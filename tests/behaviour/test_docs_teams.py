@@ -1,4 +1,4 @@
-"""docs/teams.md has valid files, the output of its commands, and every key in its tables."""
+"""The team files of the documentation are valid; docs/teams.md has the output of its commands, and every key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from proxy.messages import Parameters
 from proxy.providers.autogen.client import ComponentChatModel
 from proxy.teamfiles.definitions import (
     AgentDefinition,
+    CompactionDefinition,
     ComponentModel,
+    DelegateDefinition,
     DemoModel,
     HandoffDefinition,
     HttpServer,
@@ -39,6 +41,8 @@ ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "teams.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
 YAML = [text for language, text in BLOCKS if language == "yaml"]
+LONG = (ROOT / "docs" / "long-conversations.md").read_text(encoding="utf-8")
+YAML_OF_LONG = re.findall(r"^```yaml\n(.*?)^```$", LONG, re.MULTILINE | re.DOTALL)
 CONSOLE = [text for language, text in BLOCKS if language == "console"]
 VARIABLES = {"OPENAI_API_KEY": "sk-example", "HOSTED_KEY": "e", "AZURE_KEY": "a", "LIBRARY_KEY": "l"}
 TABLES = {
@@ -52,6 +56,8 @@ TABLES = {
     "Remote agent": RemoteAgentDefinition,
     "Tool": ToolUse,
     "Handoff": HandoffDefinition,
+    "Delegate": DelegateDefinition,
+    "Compaction": CompactionDefinition,
     "MCP server over stdio": StdioServer,
     "MCP server over HTTP": HttpServer,
 }
@@ -72,7 +78,9 @@ def load_unless_not_installed(name: str, model: ComponentModel) -> None:
             raise
 
 
-@pytest.mark.parametrize("text", [text for text in YAML if "invalid.yaml" not in text], ids=named)
+@pytest.mark.parametrize(
+    "text", [text for text in (*YAML, *YAML_OF_LONG) if "invalid.yaml" not in text], ids=named
+)
 def test_all_team_files_are_valid(text: str, tmp_path: Path) -> None:
     (tmp_path / "library_tools.py").symlink_to(ROOT / "docs/examples/three-agents/library_tools.py")
     write(tmp_path, text, "shown.yaml")
@@ -124,8 +132,9 @@ def test_the_tables_have_every_key_with_its_default(heading: str, schema: type[B
     section = DOC.partition(f"### {heading}\n")[2].partition("\n#")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", section, re.MULTILINE))
 
-    assert rows.keys() == schema.model_fields.keys()
-    for key, field in schema.model_fields.items():
+    fields = {field.alias or key: field for key, field in schema.model_fields.items()}
+    assert rows.keys() == fields.keys()
+    for key, field in fields.items():
         if field.default is PydanticUndefined:
             assert rows[key] == "required"
         elif isinstance(field.default, bool):
