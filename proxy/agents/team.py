@@ -75,6 +75,8 @@ class AgentTeam:
         self.side = SideTeam(facts.name, side_model)
         self._loops = {agent.name: _loop_of(agent) for agent in agents}
         self._agents = {agent.name: agent for agent in agents}
+        tools = [tool for agent in agents for tool in agent.tools.values()]
+        self._has_tools, self._has_effects = bool(tools), any(tool.has_effects for tool in tools)
         self._cacheable_prompt = CacheablePrompt.of(facts.entry, self._agents) if facts.prompt_cache else None
         self._dispatcher = dispatcher
         self._records_handoffs = any(
@@ -111,6 +113,16 @@ class AgentTeam:
     def agents(self) -> Mapping[str, Agent]:
         """The agents by name."""
         return self._agents
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether an agent has tools that the proxy runs."""
+        return self._has_tools
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether one of the tools can have effects."""
+        return self._has_effects
 
     @property
     def time_limit(self) -> float | None:
@@ -304,6 +316,7 @@ class SideTeam:
 
     time_limit: float | None = None
     steps: tuple[str, ...] = ()
+    has_tools = has_effects = False
 
     def __init__(self, name: str, model: Model) -> None:
         self.name = name

@@ -50,7 +50,7 @@ async def find_partly_shown(query: ResolverQuery, *, after: int) -> RuleMatch | 
 
     The first ``after`` messages belong to a known turn. Messages have to follow the input.
     """
-    positions = _positions(query, after)
+    positions = _positions(query, after) if query.team.has_tools else []
     if not positions:
         return None
     found = await query.turns.find_by_input(
@@ -71,7 +71,8 @@ async def find_repetition(
 
     A client that sends only new messages repeats the input of the newest turn.
     """
-    if not query.new_messages:
+    team = query.team
+    if not query.new_messages or not (team.has_effects if conversation_id is None else team.has_tools):
         return None
     if chain and not chain[-1].is_complete and _repeats(chain[-1], query):
         record = await query.turns.turn(query.request.caller, chain[-1].id)

@@ -51,7 +51,8 @@ def new_turn(
         body_digest=request.body_digest,
         snapshot=team.snapshot,
         slot=slot,
-        input_fingerprint=resolved.transcript.input_fingerprint(),
+        # Without tools, no turn is looked for by its input.
+        input_fingerprint=resolved.transcript.input_fingerprint() if team.has_tools else None,
         first_attempt=resolved.first_attempt,
     )
 

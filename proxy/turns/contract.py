@@ -251,6 +251,16 @@ class Team(Protocol):
         ...
 
     @property
+    def has_tools(self) -> bool:
+        """Whether an agent has tools that the proxy runs."""
+        ...
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether one of the tools can have effects."""
+        ...
+
+    @property
     def time_limit(self) -> float | None:
         """Time limit of a turn in seconds; None for the default."""
         ...
