@@ -21,6 +21,8 @@ from proxy.turns.repository import ChainTurn, InputMatch, TurnRecord, is_unatten
 
 MAX_INPUTS = 16
 """Number of positions in a list, from its end, at which the input of a turn can end."""
+MIN_BEGINNING = 4
+"""Bytes of an unfinished answer, without white space, that a client has to show if it shows any."""
 REPEAT_SECONDS = 600.0
 """Age up to which a turn that began a conversation without an id is repeated by a request with the same body."""
 
@@ -152,12 +154,15 @@ async def _matching(
 
 
 def _is_beginning(shown: bytes, turn: ChainTurn, match: InputMatch) -> bool:
-    """Whether the shown text is a beginning of the stored answer. Of an unfinished turn, a client may have more."""
+    """Whether the shown text is a beginning of the stored answer.
+
+    Of an unfinished turn, a client may have more, and may add a remark that it was stopped.
+    """
     answers = [m for m in visible_messages([turn]) if isinstance(m, AssistantMessage)]
     stored = hashed_answer("".join(text_of(message) for message in answers))
     if match.status == "completed":
         return stored.startswith(shown)
-    return stored.startswith(shown) or shown.startswith(stored)
+    return stored[:MIN_BEGINNING].startswith(shown[: min(MIN_BEGINNING, len(stored))])
 
 
 def _repeats(turn: ChainTurn, query: ResolverQuery) -> bool:

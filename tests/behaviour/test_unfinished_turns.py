@@ -104,11 +104,17 @@ def case(workers: tuple[Path, Served, Served, FakeUpstream]) -> Case:
 
 
 @pytest.mark.parametrize("policy", ["", "cancel", "detach"])
-@pytest.mark.parametrize("shown", ["I have", "I", "", None], ids=["beginning", "less", "empty", "none"])
+@pytest.mark.parametrize(
+    "shown",
+    ["I have", "I", "", None, "I have [stopped]"],
+    ids=["beginning", "less", "empty", "none", "with a remark"],
+)
 @pytest.mark.parametrize("place", [{}, FRONTEND, NAMED], ids=["no id", "frontend", "named"])
 async def test_stop_after_a_tool_with_effects_and_the_next_message_knows_the_call(
     case: Case, place: dict[str, str], shown: str | None, policy: str
 ) -> None:
+    if policy == "detach" and shown == "I have [stopped]":
+        pytest.skip("a complete answer with a remark is an edited answer")
     headers = case.headers(place)
     await case.stop({**headers, **({"X-On-Disconnect": policy} if policy else {})})
     if policy == "detach":
@@ -239,3 +245,38 @@ async def test_an_unstored_turn_that_is_repeated_uses_the_same_call_keys(case: C
     assert again.status_code == 200
     assert case.runs == 2
     assert len(set(call_keys(case.folder, case.order))) == 1
+
+
+@pytest.mark.parametrize("following", [["I have", "In short, please"], ["In short, please"], []])
+@pytest.mark.parametrize("policy", ["", "cancel"])
+async def test_an_approved_call_of_a_stopped_turn_does_not_run_again(
+    case: Case, policy: str, following: list[str]
+) -> None:
+    case.upstream.reply(calls(("release", {"order": case.order})))
+    question = await case.caller.ask([case.ask])
+    messages = [case.ask, assistant(question), user("yes")]
+    case.upstream.reply(text("", chunks=["I have", case.hold]))
+    headers = {"X-On-Disconnect": policy} if policy else {}
+    before = set(case.served.services.turns.running_turns())
+    body = {"model": "shop", "messages": messages, "stream": True}
+    await read_and_cut(case.served, body, headers, shown="I have")
+    for turn_id in set(case.served.services.turns.running_turns()) - before:
+        await case.left(turn_id, has_ended=bool(policy))
+    case.upstream.reply(text("Done.", chunks=1))
+
+    if len(following) > 1:
+        messages.append(assistant(following[0]))
+    messages += [user(content) for content in following[-1:]]
+    if following:
+        answer = await case.caller.ask(messages)
+    else:
+        case.hold.set()
+        async with http(case.served) as client:
+            response = await client.post("/chat/completions", json=body)
+        answer = "Done." if "Done." in response.text else response.text
+
+    assert case.runs == 1
+    if policy or following:
+        assert answer == "Done."
+        contents = [m.get("content") for m in case.upstream.requests[-1].body["messages"]]
+        assert f"{case.order} was released" in contents
