@@ -47,6 +47,9 @@ class Framing:
 
 _PART_BYTES = 256 * 1024
 """Parts of a JSON response. The connection buffers one of them."""
+_BURST_BYTES = 4000
+_BURST_PAUSE = 0.002
+"""Seconds between frames after ``_BURST_BYTES``, for clients that take each read for whole frames."""
 IGNORED_HEADER = b"x-ignored-parameters"
 DISCONNECT = "handoff_proxy.disconnect"
 """ASGI extension of this server: the ``Disconnect`` of the request. Otherwise a task waits for the message."""
@@ -245,8 +248,7 @@ async def stream(
                 body = b"".join(map(encoder.encode, entries))
                 if framing.separator:
                     *before, body = _frames(body, framing.separator)
-                    for one in before:
-                        await monitor.send(send, one)
+                    await _send_apart(before, monitor, send)
                 if body or is_last:
                     await monitor.send(send, body, is_last=is_last)
                 elif monitor.is_quiet() and framing.ping:
@@ -257,6 +259,17 @@ async def stream(
                 entries = () if monitor.is_disconnected() else await reader.next()
                 if monitor.is_disconnected():
                     return False
+
+
+async def _send_apart(frames: Iterable[bytes], monitor: ClientMonitor, send: Send) -> None:
+    """Send the frames one by one, with pauses in long bursts, which one read of the client would cut at any byte."""
+    sent = 0
+    for frame in frames:
+        await monitor.send(send, frame)
+        sent += len(frame)
+        if sent >= _BURST_BYTES:
+            sent = 0
+            await asyncio.sleep(_BURST_PAUSE)
 
 
 def _frames(body: bytes, separator: bytes) -> list[bytes]:
