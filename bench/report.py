@@ -66,7 +66,7 @@ def _row_of_variant(variant: Variant) -> tuple[str, ...]:
         _number(variant.value),
         _number(variant.compared_with),
         _number(_ratio(variant.value, variant.compared_with)),
-        "–" if variant.goal is None else f"≤ {variant.goal:g} ×",
+        "–" if variant.goal is None else f"{'≥' if variant.is_least else '≤'} {variant.goal:g} ×",
     )
 
 

@@ -1,0 +1,120 @@
+"""Several workers: what two of them carry compared with one, and what checkpoints cost.
+
+Two workers are given the same load as one. What they carry is the number of requests per CPU second of the busier one,
+so that the figure does not depend on how many cores are left for the load generator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.client import Connection, connections, request
+from bench.figures import Variant
+from bench.measures import greeting
+from bench.processes import ROOT, Field, Served, free_ports, proxy_process
+from bench.scripts import SCRIPTS
+
+CLIENTS, REQUESTS = 32, 1920
+ROUNDS = 3
+LEAST = 1.8
+
+
+async def workers(field: Field, postgres: str | None) -> list[Variant]:
+    """Two workers compared with one, and a turn with checkpoints compared with one without."""
+    given = {} if postgres is None else {"PROXY_DATABASE_URL": postgres}
+    with tempfile.TemporaryDirectory(prefix="handoff-bench-") as name:
+        folder = Path(name)
+        if postgres is not None:
+            await asyncio.to_thread(_migrate, folder, given)
+        models, upstream, (one, two) = list(SCRIPTS), field.upstream.port, free_ports(2)
+        single, several = folder / "one", folder / "two"
+        for made in (single, several):
+            made.mkdir()
+        async with (
+            proxy_process(single, models, upstream, one, given) as server,
+            proxy_process(several, models, upstream, two, {**given, "PROXY_WORKERS": "2"}) as supervisor,
+        ):
+            pair = await _workers_of(supervisor)
+            carried = [
+                (await _carried(supervisor, pair), await _carried(server, [server])) for _ in range(ROUNDS)
+            ]
+            costs = [
+                (await _cost(server, with_key=True), await _cost(server, with_key=False))
+                for _ in range(ROUNDS)
+            ]
+    both, alone = (statistics.median(values) for values in zip(*carried, strict=True))
+    saved, plain = (statistics.median(values) for values in zip(*costs, strict=True))
+    database = "SQLite" if postgres is None else "PostgreSQL"
+    return [
+        Variant(
+            f"two workers, {database}: plain requests", "per CPU second", both, alone, LEAST, is_least=True
+        ),
+        Variant(f"checkpoints, {database}: handoff turn", "ms CPU", saved, plain),
+    ]
+
+
+async def _workers_of(supervisor: Served) -> list[Served]:
+    """Return the workers, which are the children of the supervisor that use the most CPU time."""
+    async with asyncio.timeout(60):
+        while True:
+            children = _children(supervisor)
+            if len(children) >= 2 and min(child.cpu_seconds() for child in children) > 0.5:
+                await asyncio.sleep(1)
+                return children
+            await asyncio.sleep(0.1)
+
+
+def _children(supervisor: Served) -> list[Served]:
+    # A child belongs to the thread that started it (proc_tid_children(5)).
+    threads = Path(f"/proc/{supervisor.pid}/task").glob("*/children")
+    pids = [int(pid) for thread in threads for pid in thread.read_text().split()]
+    found = [Served("worker", supervisor.port, pid) for pid in pids]
+    return sorted(found, key=Served.cpu_seconds)[-2:]
+
+
+async def _carried(server: Served, processes: Sequence[Served]) -> float:
+    """Return the requests per CPU second of the busiest process."""
+
+    async def ask(client: Connection, count: int) -> None:
+        for _ in range(count):
+            await client.ask(request("plain", greeting(), stream=False), SCRIPTS["plain"].chunks)
+
+    async with connections(server.port, CLIENTS) as clients:
+        await asyncio.gather(*(ask(client, 2) for client in clients))
+        before = [process.cpu_seconds() for process in processes]
+        await asyncio.gather(*(ask(client, REQUESTS // CLIENTS) for client in clients))
+        used = [process.cpu_seconds() - start for process, start in zip(processes, before, strict=True)]
+    return REQUESTS / max(used)
+
+
+_keys = itertools.count()
+
+
+async def _cost(server: Served, *, with_key: bool, count: int = 160) -> float:
+    """Return the CPU of a handoff turn, with an idempotency key or without, in milliseconds."""
+
+    async def ask(client: Connection, number: int) -> None:
+        for _ in range(number):
+            headers: Mapping[str, str] = {"idempotency-key": f"key-{next(_keys)}"} if with_key else {}
+            await client.ask(
+                request("handoff", greeting(), stream=True, headers=headers), SCRIPTS["talking"].chunks
+            )
+
+    async with connections(server.port, 8) as clients:
+        await asyncio.gather(*(ask(client, 2) for client in clients))
+        before = server.cpu_seconds()
+        await asyncio.gather(*(ask(client, count // 8) for client in clients))
+        return (server.cpu_seconds() - before) / count * 1e3
+
+
+def _migrate(folder: Path, given: Mapping[str, str]) -> None:
+    environment = {"PYTHONPATH": str(ROOT), "PROXY_DATA_DIR": str(folder), **given}
+    command = [sys.executable, "-m", "proxy.cli", "migrate"]
+    subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True)

@@ -1,0 +1,1 @@
+"""Turns with tools while workers are killed at random moments."""
