@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ teams:
         instructions: You are researcher.
         description: Finds facts.
         tools: [calculate]
-        delegates: [{{to: researcher2, tool: ask_deeper}}]
+        delegates: [{{to: researcher2, tool: ask_deeper}}, {{to: payer, tool: ask_for_payment}}]
       researcher2:
         instructions: You are researcher2.
         delegates: [{{to: researcher, tool: ask_back}}]
@@ -351,3 +352,62 @@ async def test_the_feed_has_the_events_of_delegates_under_their_call(open_desk: 
     assert "".join(one["text"] for one in texts) == "42."
     said = [frame["data"]["text"] for frame in frames if frame["type"] == "text.delta"]
     assert "".join(said) == "It is 42."
+
+
+def pays_through_researcher(agent: str, messages: list[Any]) -> Reply:
+    done = [result for result in results_in(messages) if "needs the user's approval" not in result]
+    match agent:
+        case "payer":
+            paid = [result for result in done if not result.startswith("not executed")]
+            return text("Paid.") if paid else calls(("pay", {"to": "bob", "cents": 500}))
+        case "researcher":
+            return (
+                text(f"The payer says: {done[-1]}") if done else calls(("ask_for_payment", {"task": "pay"}))
+            )
+        case _:
+            return text(f"Researcher: {done[-1]}") if done else calls(("ask_researcher", {"task": "pay bob"}))
+
+
+async def test_an_approval_reaches_through_two_delegates(open_desk: Desk) -> None:
+    async with desk(open_desk, pays_through_researcher) as (served, upstream):
+        caller = Caller(served)
+        messages = [user("Pay bob, please.")]
+        question = await caller.ask(messages, model="desk")
+        messages += [assistant(question), user("yes")]
+        answer = await caller.ask(messages, model="desk")
+
+    assert '`pay(to: "bob", cents: 500)`' in question
+    assert answer == "Researcher: The payer says: Paid."
+    assert [agent_of(request.body["messages"]) for request in upstream.requests] == [
+        *("lead", "researcher", "payer"),
+        *("payer", "researcher", "lead"),
+    ]
+
+
+async def test_a_delegate_that_waits_is_resumed_after_a_restart(tmp_path: Path) -> None:
+    stage: list[Play] = [pays_through_researcher]
+    async with FakeUpstream(
+        answer=lambda received: stage[0](agent_of(received.body["messages"]), received.body["messages"])
+    ) as upstream:
+        (tmp_path / "team.yaml").write_text(TEAM.format(upstream=upstream.base_url, seconds=3))
+        messages = [user("Pay bob.")]
+        async with serve(tmp_path, teams=tmp_path / "team.yaml") as served:
+            messages.append(assistant(await Caller(served).ask(messages, model="desk")))
+        messages.append(user("yes"))
+        async with serve(tmp_path, teams=tmp_path / "team.yaml") as served:
+            answer = await Caller(served).ask(messages, model="desk")
+
+    assert answer == "Researcher: The payer says: Paid."
+
+
+async def test_a_pending_delegate_is_not_resumed_by_another_message(open_desk: Desk) -> None:
+    async with desk(open_desk, pays_through_researcher) as (served, upstream):
+        caller = Caller(served)
+        messages = [user("Pay bob now.")]
+        messages += [assistant(await caller.ask(messages, model="desk")), user("What is the weather?")]
+        upstream.forget()
+        open_desk.play = lambda agent, messages: text("Sunny.")
+        answer = await caller.ask(messages, model="desk")
+
+    assert answer == "Sunny."
+    assert [agent_of(request.body["messages"]) for request in upstream.requests] == ["lead"]

@@ -34,16 +34,21 @@ _BYTES_PER_FILE_TOKEN = 24
 
 def text_tokens(text: str) -> int:
     """Return the estimate for a text."""
-    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    size = len(text) if text.isascii() else _bytes_of(text)
     return -(-size // BYTES_PER_TOKEN)
+
+
+def _bytes_of(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def message_tokens(message: Message) -> int:
     """Return the estimate for a message with its calls."""
     content = message.content
     tokens = _MESSAGE
+    # ``type(…) is`` as in ``messages``: before each model call, this runs for every message of the conversation.
     if isinstance(content, str):
-        tokens += text_tokens(content)
+        tokens += (len(content) if content.isascii() else _bytes_of(content)) // BYTES_PER_TOKEN + 1
     elif content:
         for part in content:
             match part:
@@ -57,8 +62,9 @@ def message_tokens(message: Message) -> int:
                     tokens += len(part.input_audio.data) // _BYTES_PER_AUDIO_TOKEN + _MESSAGE
                 case FilePart():
                     tokens += len(part.file.file_data or "") // _BYTES_PER_FILE_TOKEN + _IMAGE
-    if isinstance(message, AssistantMessage):
-        tokens += text_tokens(message.refusal or "")
+    if type(message) is AssistantMessage:
+        if message.refusal:
+            tokens += text_tokens(message.refusal)
         for call in message.tool_calls or ():
             if isinstance(call, CustomToolCall):
                 name, arguments = call.custom.name, call.custom.input
@@ -70,10 +76,9 @@ def message_tokens(message: Message) -> int:
 
 def item_tokens(item: Item) -> int:
     """Return the estimate for an item, with the provider state that is sent with it."""
-    tokens = message_tokens(item.message)
-    if item.state is not None:
-        tokens += len(msgspec.json.encode(item.state)) // (BYTES_PER_TOKEN + 1)
-    return tokens
+    if item.state is None:
+        return message_tokens(item.message)
+    return message_tokens(item.message) + len(msgspec.json.encode(item.state)) // (BYTES_PER_TOKEN + 1)
 
 
 def items_tokens(items: Iterable[Item]) -> int:
