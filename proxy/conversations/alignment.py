@@ -38,14 +38,16 @@ def is_same(stored: Part, shown: Part) -> bool:
 
 def parts_of(messages: Sequence[Message]) -> list[Part]:
     """Return the texts in order; successive texts of the assistant are one."""
-    parts: list[Part] = []
+    parts: list[tuple[bool, list[bytes]]] = []
     for message in messages:
         if isinstance(message, AssistantMessage):
-            text = hashed_answer(text_of(message))
-            if parts and parts[-1][0]:
-                parts[-1] = (True, parts[-1][1] + text)
-            elif text:
-                parts.append((True, text))
-        elif isinstance(message, UserMessage) and (text := user_text(text_of(message))):
-            parts.append((False, text))
-    return parts
+            is_assistant, text = True, hashed_answer(text_of(message))
+        elif isinstance(message, UserMessage):
+            is_assistant, text = False, user_text(text_of(message))
+        else:
+            continue
+        if text and is_assistant and parts and parts[-1][0]:
+            parts[-1][1].append(text)
+        elif text:
+            parts.append((is_assistant, [text]))
+    return [(is_assistant, b"".join(texts)) for is_assistant, texts in parts]

@@ -18,11 +18,21 @@ import pytest
 from mcp_types import CallToolResult, ContentBlock, ResourceLink, TextContent
 
 from proxy.approvals.yes_no import plain_decision
+from proxy.conversations.alignment import is_aligned
 from proxy.conversations.fingerprints import Transcript, without_thinking
 from proxy.conversations.repository import excerpt_of
+from proxy.conversations.summaries import is_summarized
 from proxy.errors import ProxyError
 from proxy.http_head import head_problem, read_target
-from proxy.messages import AssistantMessage, FunctionCall, FunctionMessage, Item, ToolCall, UserMessage
+from proxy.messages import (
+    AssistantMessage,
+    FunctionCall,
+    FunctionMessage,
+    Item,
+    SystemMessage,
+    ToolCall,
+    UserMessage,
+)
 from proxy.providers.http.sse import EventReader
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
@@ -33,6 +43,7 @@ from proxy.teamfiles.env_vars import substitute
 from proxy.teamfiles.yaml_nodes import UnreadableFile, compose
 from proxy.tools.mcp.lines import LineSplitter
 from proxy.tools.mcp.results import result_text
+from proxy.turns.wrapped_text import unwrapped_text
 from proxy.wire.chat.message_validation import TRANSLATED_ID, validate_messages
 from proxy.wire.chat.parse import decode_chat
 from proxy.wire.responses.parse import decode_response_request
@@ -272,6 +283,10 @@ ROWS: dict[str, Row] = {
     "zeros of a limit": lambda n: refused(lambda: list_query([("limit", "0" * n + "x")], order="asc")),
     "metadata filters": lambda n: refused(lambda: metadata_filter([(f"metadata[{'[' * n}]", "x")])),
     "words of a decision": lambda n: decision("please " * n),
+    "context blocks around a message": lambda n: lambda: unwrapped_text("<context><source</context>" * n),
+    "openings of context blocks": lambda n: lambda: unwrapped_text("<context>" * n),
+    "marks of a summary": lambda n: lambda: is_summarized([], [SystemMessage("[conversation " * n)]),
+    "aligned assistant messages": lambda n: lambda: is_aligned([], [AssistantMessage("a")] * n),
     "user message of a side request": lambda n: lambda: is_side_request([UserMessage("### Task:\n" * n)]),
     "variables of a team file": lambda n: lambda: substitute("${A:-" * n, {}),
     "variables that are set": lambda n: lambda: substitute("${A}" * n, {"A": "x"}),

@@ -1,0 +1,40 @@
+"""The prompts by which side requests are recognised."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.messages import AssistantMessage, SystemMessage, UserMessage
+from proxy.service.side_requests import is_side_request, load_rules
+
+RULES = load_rules()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.client)
+def test_every_listed_prompt_is_recognised_in_its_place(rule: object) -> None:
+    (one,) = [known for known in RULES if known is rule]
+    text = f"\n{one.begins.upper()}  and more " + " ".join(one.holds)
+    message = SystemMessage(text) if "system" in one.place else UserMessage(text)
+    other = [] if one.place.startswith("only") else [UserMessage("Hi")]
+
+    assert is_side_request([*other, message])
+    assert one.source
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "### Task:\nWrite a list.\n### Output:\nBullets",
+        "What does <chat_history></chat_history> mean?",
+        '### Task:\nAnswer.\n<context><source id="1"><chat_history>a</chat_history></source></context>\nHi',
+    ],
+)
+def test_a_message_of_a_person_is_not_a_side_request(text: str) -> None:
+    assert not is_side_request([UserMessage(text)])
+
+
+def test_a_task_behind_an_answer_is_not_a_side_request() -> None:
+    task = UserMessage("### Task:\nTitle\n<chat_history>a</chat_history>")
+
+    assert is_side_request([task])
+    assert not is_side_request([UserMessage("Hi"), AssistantMessage("Hello"), task])
