@@ -24,6 +24,7 @@ from proxy.messages import Parameters
 from proxy.providers.context_windows import ContextWindow
 from proxy.providers.model import Model
 from proxy.teamfiles.definitions import (
+    A2AAgentDefinition,
     AgentDefinition,
     ComponentModel,
     DelegateDefinition,
@@ -106,6 +107,7 @@ class Registry:
         """The names of the models that custom agents can use."""
         self._tools = tools
         self._members = members or {}
+        self._a2a_members: dict[object, Member] = {}
         self.approved_tools = frozenset(
             use.name
             for team in definitions.teams.values()
@@ -153,7 +155,9 @@ class Registry:
                 logger.exception("closing of a member failed", extra={"member": name})
 
     async def close_models(self) -> None:
-        """Close the models, after the last turn of the teams."""
+        """Close the models and the connections of A2A agents, after the last turn of the teams."""
+        for member in self._a2a_members.values():
+            await member.close()
         await self._models.close()
 
     @property
@@ -307,11 +311,24 @@ class Registry:
             limits=definition.limits,
         )
 
+    def _a2a(self, definition: A2AAgentDefinition) -> Member:
+        # A team and its agents alone share the connections.
+        headers = {name: value.get_secret_value() for name, value in definition.headers.items()}
+        place = definition.url, tuple(headers.items())
+        if place not in self._a2a_members:
+            # Imported here: the SDK is an extra.
+            from proxy.members.adapters.a2a import A2AMember
+
+            self._a2a_members[place] = A2AMember(definition.url, headers)
+        return self._a2a_members[place]
+
     def _member(self, definition: AgentDefinition) -> Member | None:
         if definition.code is not None:
             return self._members[definition.code]
         if definition.remote is not None:
             return RemoteMember(definition.remote, self._models.remote(definition.remote))
+        if definition.a2a is not None:
+            return self._a2a(definition.a2a)
         return None
 
 

@@ -134,6 +134,18 @@ class RemoteAgentDefinition(_StrictModel):
     price: Price | None = None
 
 
+class A2AAgentDefinition(_StrictModel):
+    """An agent of the A2A protocol; a string in the file is its address."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^https?://")]
+    """The address below which ``/.well-known/agent-card.json`` is."""
+    headers: dict[str, SecretStr] = {}
+
+
+def _a2a_agent(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
 class HandoffDefinition(_StrictModel):
     """A handoff target of an agent."""
 
@@ -209,6 +221,8 @@ class AgentDefinition(_StrictModel):
     """A file with an agent or a team of AutoGen AgentChat, relative to the folder of the team files."""
     remote: RemoteAgentDefinition | None = None
     """An agent behind an OpenAI-compatible API."""
+    a2a: Annotated[A2AAgentDefinition | None, BeforeValidator(_a2a_agent)] = None
+    """An agent of the A2A protocol."""
     description: str = ""
     model: Name = "default"
     fallbacks: tuple[Name, ...] = ()
@@ -239,6 +253,8 @@ class AgentDefinition(_StrictModel):
             key = "with a key" if self.remote.api_key else "without a key"
             # The host only: a URL can contain a password.
             return f"remote {self.remote.model} at {urlsplit(self.remote.base_url).hostname}, {key}"
+        if self.a2a is not None:
+            return f"A2A agent at {urlsplit(self.a2a.url).hostname}"
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -10,13 +11,13 @@ from proxy.errors import ConfigurationError
 from proxy.members.loading import COMPONENT, load_member
 from proxy.members.port import Member
 from proxy.teamfiles.diagnostics import Path, closest_match, quote
-from proxy.teamfiles.model_requests import check_connection
+from proxy.teamfiles.model_requests import check_connection, check_headers, is_server_url
 from proxy.teamfiles.source_map import Source
 from proxy.tools.threads import ToolThreads
 
 ImportMember = Callable[[str, FilePath], Member]
 """Creates a member from ``package.module:object``; the folder is an additional place to find modules."""
-KINDS = ("python", "component", "remote")
+KINDS = ("python", "component", "remote", "a2a")
 """Keys of an agent, of which it has one instead of ``instructions``."""
 _OF_MODELS = ("model", "fallbacks", "tools", "parameters", "max_parallel_tools", "tool_call_timeout")
 """Keys of an agent that apply to the proxy's own model calls."""
@@ -45,6 +46,8 @@ def check_agent(source: Source, path: Path, agent: Mapping[str, Any]) -> None:
     """Check that an agent has either instructions or one of ``KINDS``, and no keys without effect."""
     if "remote" in agent:
         check_connection(source, (*path, "remote"))
+    if "a2a" in agent:
+        _check_a2a(source, (*path, "a2a"))
     given = [key for key in ("instructions", *KINDS) if key in agent]
     if not given:
         source.add_error(path, "'instructions' is missing", at_key=True)
@@ -56,6 +59,18 @@ def check_agent(source: Source, path: Path, agent: Mapping[str, Any]) -> None:
                 source.add_error(
                     (*path, key), f"has no effect for an agent with {quote(given[0])}", at_key=True
                 )
+
+
+def _check_a2a(source: Source, path: Path) -> None:
+    is_plain = isinstance(source.value(path), str)
+    place: Path = path if is_plain else (*path, "url")
+    url = source.value(place)
+    if isinstance(url, str) and url.startswith(("http://", "https://")) and not is_server_url(url):
+        source.add_error(place, "is not a valid URL")
+    if not is_plain:
+        check_headers(source, path)
+    if find_spec("a2a") is None:
+        source.add_error(path, "needs the extra 'a2a' (a2a-sdk is not installed)")
 
 
 def check_code(

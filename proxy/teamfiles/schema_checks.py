@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from proxy.teamfiles.definitions import (
+    A2AAgentDefinition,
     AgentDefinition,
     CompactionDefinition,
     ComponentModel,
@@ -53,10 +54,12 @@ _OWNERS: tuple[tuple[type[BaseModel], str], ...] = (
     (RemoteAgentDefinition, "a remote agent"),
     (StdioServer, "an MCP server with 'command'"),
     (HttpServer, "an MCP server with 'url'"),
+    (A2AAgentDefinition, "an A2A agent"),
     (CompactionDefinition, "a team's compaction"),
 )
 _EXPECTED_BY_KEY = {
     "base_url": "expected a URL that starts with http:// or https://",
+    "url": "expected a URL that starts with http:// or https://",
     "conversation_header": "expected the name of a header, or an empty string",
     "provider": "expected the import path of a class, such as package.module.Class",
     "tool": "expected a function name: up to 64 letters, digits, '_' and '-'",
@@ -268,6 +271,8 @@ def _schema_at(schema: type[BaseModel], path: Path) -> type[BaseModel]:
             return Price
         case ("agents", _):
             return AgentDefinition
+        case ("agents", _, "a2a"):
+            return A2AAgentDefinition
         case ("agents", _, "remote"):
             return RemoteAgentDefinition
         case ("agents", _, "remote", "price"):

@@ -23,6 +23,8 @@ def test_all_team_files_are_valid(text: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     if "pydantic_ai" in text:
         pytest.importorskip("pydantic_ai")
+    if "a2a:" in text:
+        pytest.importorskip("a2a")
     if "component:" in text:
         agents = pytest.importorskip("autogen_agentchat.agents")
         replay = pytest.importorskip("autogen_ext.models.openai")

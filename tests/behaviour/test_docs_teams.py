@@ -18,6 +18,7 @@ from proxy.errors import ConfigurationError
 from proxy.messages import Parameters
 from proxy.providers.autogen.client import ComponentChatModel
 from proxy.teamfiles.definitions import (
+    A2AAgentDefinition,
     AgentDefinition,
     CompactionDefinition,
     ComponentModel,
@@ -54,6 +55,7 @@ TABLES = {
     "Team limits": Limits,
     "Agent": AgentDefinition,
     "Remote agent": RemoteAgentDefinition,
+    "A2A agent": A2AAgentDefinition,
     "Tool": ToolUse,
     "Handoff": HandoffDefinition,
     "Delegate": DelegateDefinition,
