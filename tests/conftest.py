@@ -21,6 +21,7 @@ import asyncpg  # type: ignore[import-untyped]
 import pytest
 
 from proxy.store.engine.migrations import migrate
+from proxy.store.sql.dialects import build_statements
 
 # Tests use plain HTTP on this machine. With a certificate file, the default, each new HTTP client loads all of its
 # certificates, which takes 40 ms. Certificates in a folder are loaded only when they are needed.
@@ -32,6 +33,12 @@ gc.disable()
 
 SERVER = os.environ.get("HANDOFF_TEST_POSTGRES") or "postgresql://postgres@127.0.0.1:5432/postgres"
 BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+def pytest_sessionstart() -> None:
+    # mutmut runs each session in a fork of a process that has run the tests before: without this, the statements would
+    # be those from before the mutation.
+    build_statements.cache_clear()
 
 
 def pytest_collection_finish() -> None:

@@ -58,6 +58,8 @@ TARGETS = (
         (
             "tests/contracts/test_turn_repository.py",
             "tests/contracts/test_conversation_repository.py",
+            "tests/contracts/test_turn_attendance.py",
+            "tests/contracts/test_checkpoints.py",
             "tests/contracts/test_approvals.py",
             "tests/contracts/test_custom_agents.py",
             "tests/contracts/test_api_keys.py",

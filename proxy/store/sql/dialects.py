@@ -66,9 +66,10 @@ def statements(kind: Callable[[str], S], dialect: str) -> S:
 
     Building the statements of the whole store takes 40 ms.
     """
-    return cast(S, _build_statements(kind, dialect))
+    return cast(S, build_statements(kind, dialect))
 
 
 @cache
-def _build_statements(kind: Callable[[str], Any], dialect: str) -> Any:
+def build_statements(kind: Callable[[str], Any], dialect: str) -> Any:
+    """Return a new instance, once for each class and dialect; tests clear the cache."""
     return kind(dialect)
