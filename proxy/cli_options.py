@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from proxy.settings import Settings, flag_of, form_of, variables_of
 
-SECRET = ("openai_api_key", "api_keys", "database_url", "redis_url")
+SECRET = ("openai_api_key", "api_keys", "database_url", "redis_url", "provider_proxy")
 """Settings without flags: every user of the machine can read the command line of a process."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -27,6 +27,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "requests_per_minute",
         "tokens_per_minute",
         "max_running_turns",
+        "provider_connections",
         "max_log_bytes",
         "max_body_bytes",
         "max_messages",

@@ -26,6 +26,9 @@ ENV_FILE = ".env"
 
 _DATABASE = re.compile(r"(sqlite|postgres|postgresql)(\+\w+)?://.+")
 _REDIS = re.compile(r"rediss?://\S+")
+_HTTP_PROXY = re.compile(
+    r"http://(?:[^\s/@:]+(?::[^\s/@]*)?@)?(?:\[[0-9A-Fa-f:.]+\]|[^\s/@:\[\]]+)(?::[0-9]{1,5})?/?"
+)
 _VISIBLE = re.compile(r"[!-~]+")
 
 
@@ -220,6 +223,18 @@ class Settings(BaseSettings):
     connect_timeout: Annotated[
         Seconds, _setting("Timeout for connecting to a model, in seconds.", "PROXY_CONNECT_TIMEOUT")
     ] = 5.0
+    provider_connections: Annotated[
+        Count | None,
+        ValueFormat("a whole number from 1 up"),
+        _setting(
+            "Maximum concurrent requests to one provider host per process.", "PROXY_PROVIDER_CONNECTIONS"
+        ),
+    ] = None
+    provider_proxy: Annotated[
+        Annotated[SecretStr, _secret(_HTTP_PROXY)] | None,
+        ValueFormat("an address like http://user:password@host:3128"),
+        _setting("HTTP proxy for connections to model providers.", "PROXY_PROVIDER_PROXY"),
+    ] = None
     first_token_timeout: Annotated[
         Seconds, _setting("Timeout for the first token of a model, in seconds.", "PROXY_FIRST_TOKEN_TIMEOUT")
     ] = 60.0

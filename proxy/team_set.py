@@ -24,7 +24,7 @@ from proxy.agents.registry import Registry
 from proxy.agents.team_versions import TeamVersions
 from proxy.catalog import TeamCatalog
 from proxy.providers.demo.client import DemoModel
-from proxy.providers.factory import build_models, model_limits
+from proxy.providers.factory import build_models, model_limits, provider_session
 from proxy.providers.passthrough_models import PassThrough
 from proxy.routes.dependencies import Services
 from proxy.routes.middleware.cors import OriginPolicy
@@ -214,6 +214,7 @@ def _passthrough(settings: Settings, loaded: LoadedTeams, registry: Registry) ->
         is_taken=registry.knows,
         limits=model_limits(settings),
         time_limit=settings.turn_time_limit,
+        session=provider_session(settings),
     )
 
 

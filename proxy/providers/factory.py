@@ -13,6 +13,7 @@ from proxy.errors import ConfigurationError
 from proxy.providers.circuit_breaker import Circuit
 from proxy.providers.context_windows import ContextWindow, configured_window
 from proxy.providers.http.pool import HttpSession
+from proxy.providers.http.tunnel import HttpProxy
 from proxy.providers.model import Model
 from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.retry import AttemptingModel, Candidate, RetryPolicy
@@ -42,13 +43,14 @@ class Models:
         limits: ModelLimits | None = None,
         policy: RetryPolicy | None = None,
         make_circuit: Callable[[], Circuit] = Circuit,
+        session: HttpSession | None = None,
     ) -> None:
         """Make every model; components are loaded now, connections are opened when first needed.
 
         Raises:
             ConfigurationError: A model cannot be made.
         """
-        self._session = HttpSession()
+        self._session = session or HttpSession()
         self._limits = limits or ModelLimits()
         self._policy = policy or RetryPolicy()
         self._demo = demo
@@ -134,7 +136,16 @@ def build_models(
     """
     limits = model_limits(settings)
     policy = RetryPolicy() if observe is None else RetryPolicy(observe=observe)
-    return Models(definitions, demo=demo, limits=limits, policy=policy)
+    return Models(definitions, demo=demo, limits=limits, policy=policy, session=provider_session(settings))
+
+
+def provider_session(settings: Settings) -> HttpSession:
+    """Return connections with the limit and the HTTP proxy of the settings."""
+    proxy = settings.provider_proxy
+    return HttpSession(
+        max_per_host=settings.provider_connections,
+        proxy=HttpProxy.at(proxy.get_secret_value()) if proxy is not None else None,
+    )
 
 
 def model_limits(settings: Settings) -> ModelLimits:

@@ -73,13 +73,14 @@ class PassThrough:
         limits: ModelLimits,
         time_limit: float,
         clock: Callable[[], float] = time.monotonic,
+        session: HttpSession | None = None,
     ) -> None:
         """``lists_default``: serve what the provider of the model ``default`` lists; ``is_taken``: by a team.
 
         Raises:
             ConfigurationError: A key or a header has characters that cannot be sent.
         """
-        self._session = HttpSession()
+        self._session = session or HttpSession()
         self._limits = limits
         self._time_limit = time_limit
         self._is_taken = is_taken

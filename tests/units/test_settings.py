@@ -17,7 +17,13 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 FIELDS = Settings.model_fields
 VARIABLES = [name for field in FIELDS.values() for name in variables_of(field)]
-SECRETS = {"OPENAI_API_KEY", "PROXY_API_KEYS", "PROXY_DATABASE_URL", "PROXY_REDIS_URL"}
+SECRETS = {
+    "OPENAI_API_KEY",
+    "PROXY_API_KEYS",
+    "PROXY_DATABASE_URL",
+    "PROXY_PROVIDER_PROXY",
+    "PROXY_REDIS_URL",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -202,6 +208,14 @@ BAD = {
     "PROXY_STREAM_EVENTS_TEXT": ["maybe", "2"],
     "LOG_LEVEL": ["loud", "10", "WARN"],
     "PROXY_CONNECT_TIMEOUT": SECONDS,
+    "PROXY_PROVIDER_CONNECTIONS": COUNTS,
+    "PROXY_PROVIDER_PROXY": [
+        "proxy:3128",
+        "https://proxy:3128",
+        "http://",
+        "http://proxy/path",
+        "http://a b",
+    ],
     "PROXY_FIRST_TOKEN_TIMEOUT": SECONDS,
     "PROXY_IDLE_TIMEOUT": SECONDS,
     "PROXY_TURN_TIME_LIMIT": SECONDS,

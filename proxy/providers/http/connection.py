@@ -2,7 +2,7 @@
 
 Own code on llhttp's parser, because a general client costs more for each chunk of a stream than everything else that
 is done with it (figures in ``docs/performance.md``). It supports what model calls need: one POST at a time, with a
-response that is read as it arrives. Redirects, content encodings, cookies and proxies are not supported.
+response that is read as it arrives. Redirects, content encodings and cookies are not supported.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import ipaddress
 import socket
 import ssl
 from base64 import b64encode
-from collections import defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from yarl import URL
 from proxy.errors import UpstreamUnreachable
 from proxy.providers.http.connection import Connection, ConnectionBroken, Owner, Response, request_head
 from proxy.providers.http.entra import EntraSignIn
+from proxy.providers.http.tunnel import HttpProxy, TunnelRefused
 from proxy.tracing import trace_headers
 
 TRANSPORT_ERRORS = (ConnectionBroken, OSError)
@@ -40,6 +41,8 @@ def _with_headers(head: bytes, headers: Mapping[str, str]) -> bytes:
 
 
 Addresses = Sequence[tuple[Any, ...]]
+Place = tuple[str, int, bool]
+"""Host, port, and whether connections to it use TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,16 @@ class Endpoint:
 class HttpSession(Owner):
     """The connections of one process, opened when they are needed and reused by later requests."""
 
-    def __init__(self) -> None:
-        self._idle: defaultdict[tuple[str, int, bool], list[Connection]] = defaultdict(list)
-        self._places: dict[Connection, tuple[str, int, bool]] = {}
+    def __init__(self, *, max_per_host: int | None = None, proxy: HttpProxy | None = None) -> None:
+        """``max_per_host`` is the number of concurrent requests to one host and port; None for no limit."""
+        self._max_per_host = max_per_host
+        self._proxy = proxy
+        self._busy: set[Connection] = set()
+        """The connections with a request; empty without a limit."""
+        self._reserved: Counter[Place] = Counter()
+        self._waiting: defaultdict[Place, deque[asyncio.Future[None]]] = defaultdict(deque)
+        self._idle: defaultdict[Place, list[Connection]] = defaultdict(list)
+        self._places: dict[Connection, Place] = {}
         self._addresses: dict[tuple[str, int], tuple[float, Addresses]] = {}
         self._sign_in = EntraSignIn()
         self._tls: ssl.SSLContext | None = None
@@ -104,9 +114,10 @@ class HttpSession(Owner):
             head = _with_headers(head, trace)
         place = endpoint.host, endpoint.port, endpoint.is_tls
         request = b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        await self._reserve(place, connect)
         used = self._take(place)
         if used is not None:
-            response = used.ask(request)
+            response = self._asked(used, request)
             try:
                 await self._head_of(response)
             except UpstreamUnreachable:
@@ -115,9 +126,62 @@ class HttpSession(Owner):
                     raise
             else:
                 return response
-        response = (await self._connect(place, connect)).ask(request)
+            await self._reserve(place, connect)
+        try:
+            connection = await self._connect(place, connect)
+        except BaseException:
+            self._free(place)
+            raise
+        response = self._asked(connection, request)
         await self._head_of(response)
         return response
+
+    def _asked(self, connection: Connection, request: bytes) -> Response:
+        if self._max_per_host is not None:
+            self._busy.add(connection)
+        return connection.ask(request)
+
+    # --- limit of concurrent requests ---
+
+    async def _reserve(self, place: Place, seconds: float) -> None:
+        """Wait until the host can get one more request.
+
+        Raises:
+            UpstreamUnreachable: It could not within the time.
+        """
+        if self._max_per_host is None:
+            return
+        if self._reserved[place] < self._max_per_host:
+            self._reserved[place] += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting[place].append(turn)
+        try:
+            async with asyncio.timeout(seconds):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self._free(place)
+            if isinstance(error, TimeoutError):
+                raise UpstreamUnreachable("connection_limit", is_retryable=True) from None
+            raise
+
+    def _free(self, place: Place) -> None:
+        """Give the reservation to the next request that waits."""
+        if self._max_per_host is None:
+            return
+        waiting = self._waiting[place]
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._reserved[place] -= 1
+
+    def _end(self, connection: Connection, place: Place) -> None:
+        if connection in self._busy:
+            self._busy.discard(connection)
+            self._free(place)
 
     async def _head_of(self, response: Response) -> None:
         try:
@@ -151,17 +215,22 @@ class HttpSession(Owner):
         """Retain it for the next request."""
         loop = asyncio.get_running_loop()
         connection.idle_since = loop.time()
-        self._idle[self._places[connection]].append(connection)
+        place = self._places[connection]
+        self._idle[place].append(connection)
+        self._end(connection, place)
         if self._sweep is None:
             self._sweep = loop.call_later(_IDLE_SECONDS, self._close_old)
 
     def lost(self, connection: Connection) -> None:
         """Forget it; a connection can be lost before it is registered."""
         place = self._places.pop(connection, None)
-        if place is not None and connection in (kept := self._idle[place]):
+        if place is None:
+            return
+        if connection in (kept := self._idle[place]):
             kept.remove(connection)
+        self._end(connection, place)
 
-    def _take(self, place: tuple[str, int, bool]) -> Connection | None:
+    def _take(self, place: Place) -> Connection | None:
         kept = self._idle[place]
         while kept:
             # The newest is the least likely to be closed by the other side just now.
@@ -180,16 +249,19 @@ class HttpSession(Owner):
 
     # --- new connections ---
 
-    async def _connect(self, place: tuple[str, int, bool], seconds: float) -> Connection:
+    async def _connect(self, place: Place, seconds: float) -> Connection:
         host, port, is_tls = place
+        proxy = self._proxy if self._proxy is not None and self._proxy.serves(host) else None
+        next_hop = (host, port) if proxy is None else (proxy.host, proxy.port)
         try:
             async with asyncio.timeout(seconds):
-                addresses = await self._resolved(host, port)
                 connected = await start_connection(
-                    addresses,
+                    await self._resolved(*next_hop),
                     happy_eyeballs_delay=_NEXT_ADDRESS,
                     interleave=1,
                 )
+                if proxy is not None:
+                    await _open_tunnel(proxy, connected, host, port)
                 _, connection = await asyncio.get_running_loop().create_connection(
                     lambda: Connection(self),
                     sock=connected,
@@ -197,13 +269,15 @@ class HttpSession(Owner):
                     server_hostname=host if is_tls else None,
                 )
         except TimeoutError:
-            self._addresses.pop((host, port), None)
+            self._addresses.pop(next_hop, None)
             raise UpstreamUnreachable("connect_timeout", is_retryable=True) from None
         except ssl.SSLError:
-            self._addresses.pop((host, port), None)
+            self._addresses.pop(next_hop, None)
             raise UpstreamUnreachable("tls") from None
+        except TunnelRefused:
+            raise UpstreamUnreachable("proxy") from None
         except OSError:
-            self._addresses.pop((host, port), None)
+            self._addresses.pop(next_hop, None)
             raise UpstreamUnreachable("refused", is_retryable=True) from None
         if not connection.is_open:
             raise UpstreamUnreachable("broken", is_retryable=True)
@@ -239,6 +313,14 @@ class HttpSession(Owner):
             self._tls = ssl.create_default_context()
             self._tls.set_alpn_protocols(["http/1.1"])
         return self._tls
+
+
+async def _open_tunnel(proxy: HttpProxy, connected: socket.socket, host: str, port: int) -> None:
+    try:
+        await proxy.open(connected, host, port)
+    except BaseException:
+        connected.close()
+        raise
 
 
 async def error_body(response: Response) -> bytes:
