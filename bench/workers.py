@@ -1,4 +1,4 @@
-"""Several workers: what two of them carry compared with one, and what checkpoints cost.
+"""Several workers: what two of them carry compared with one, how fast events get from one to another, and checkpoints.
 
 Two workers are given the same load as one. What they carry is the number of requests per CPU second of the busier one,
 so that the figure does not depend on how many cores are left for the load generator.
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.client import Connection, connections, request
+from bench.client import Answer, Connection, connections, request
 from bench.figures import Variant
 from bench.measures import greeting
 from bench.processes import ROOT, Field, Served, free_ports, proxy_process
@@ -24,6 +24,8 @@ from bench.scripts import SCRIPTS
 CLIENTS, REQUESTS = 32, 1920
 ROUNDS = 3
 LEAST = 1.8
+MOST_DELAY = 100.0
+"""Milliseconds."""
 
 
 async def workers(field: Field, postgres: str | None) -> list[Variant]:
@@ -33,14 +35,16 @@ async def workers(field: Field, postgres: str | None) -> list[Variant]:
         folder = Path(name)
         if postgres is not None:
             await asyncio.to_thread(_migrate, folder, given)
-        models, upstream, (one, two) = list(SCRIPTS), field.upstream.port, free_ports(2)
+        models, upstream, (one, two, three) = list(SCRIPTS), field.upstream.port, free_ports(3)
         single, several = folder / "one", folder / "two"
         for made in (single, several):
             made.mkdir()
         async with (
             proxy_process(single, models, upstream, one, given) as server,
+            proxy_process(single, models, upstream, three, given) as other,
             proxy_process(several, models, upstream, two, {**given, "PROXY_WORKERS": "2"}) as supervisor,
         ):
+            delay = await _delay(server, other)
             pair = await _workers_of(supervisor)
             carried = [
                 (await _carried(supervisor, pair), await _carried(server, [server])) for _ in range(ROUNDS)
@@ -56,6 +60,7 @@ async def workers(field: Field, postgres: str | None) -> list[Variant]:
         Variant(
             f"two workers, {database}: plain requests", "per CPU second", both, alone, LEAST, is_least=True
         ),
+        Variant(f"event at another worker, {database}: delay", "ms", delay, MOST_DELAY, 1.0),
         Variant(f"checkpoints, {database}: handoff turn", "ms CPU", saved, plain),
     ]
 
@@ -92,6 +97,39 @@ async def _carried(server: Served, processes: Sequence[Served]) -> float:
         await asyncio.gather(*(ask(client, REQUESTS // CLIENTS) for client in clients))
         used = [process.cpu_seconds() - start for process, start in zip(processes, before, strict=True)]
     return REQUESTS / max(used)
+
+
+async def _delay(here: Served, there: Served) -> float:
+    """Return by how many milliseconds text arrives later at a reader of another worker, as the median."""
+    headers = {"x-conversation-id": "followed"}
+    first = request("plain", greeting(), stream=False, headers=headers)
+    feed = "GET /v1/conversations/followed/events HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer bench\r\n\r\n"
+    async with connections(here.port, 1) as (client,), connections(there.port, 1) as (follower,):
+        earlier = (await client.ask(first, SCRIPTS["plain"].chunks)).words
+        never = follower.send(feed.encode(), is_timed=True)
+        async with asyncio.timeout(30):
+            await _until(follower, earlier)
+            answer = await client.send(
+                request("single", greeting(), stream=True, headers=headers), is_timed=True
+            )
+            await _until(follower, earlier + answer.words)
+        never.cancel()
+        sent, received = _times(answer, 0), _times(follower.answer, earlier)
+    return statistics.median(received[word] - sent[word] for word in sent) * 1e3
+
+
+async def _until(follower: Connection, words: int) -> None:
+    while follower.answer.words < words:  # noqa: ASYNC110 - an event for each word would delay the follower
+        await asyncio.sleep(0.01)
+
+
+def _times(answer: Answer, earlier: int) -> dict[int, float]:
+    """Return when each word arrived, by its number after the first ``earlier`` words."""
+    times: dict[int, float] = {}
+    for moment, words in answer.arrivals or ():
+        for word in range(max(times, default=0) + 1, words - earlier + 1):
+            times[word] = moment
+    return times
 
 
 _keys = itertools.count()

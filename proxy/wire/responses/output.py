@@ -87,6 +87,11 @@ class Output:
         return self._steps.items
 
     @property
+    def event_count(self) -> int:
+        """Number of events so far; the next one has it as its ``sequence_number``."""
+        return self._steps.count
+
+    @property
     def text_place(self) -> bytes:
         """JSON fields that locate the current text part in its delta events; empty if there is none."""
         return self._message.text_place

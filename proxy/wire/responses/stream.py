@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from proxy.events import Entry, Failed, TextDelta
+from proxy.errors import TurnTakenOver
+from proxy.events import TAKEOVER_POSITIONS, Entry, Failed, TextDelta
+from proxy.messages import Usage
 from proxy.wire.chat.response_models import encode
+from proxy.wire.errors import failed_event
 from proxy.wire.events import sse
+from proxy.wire.events.takeover import CLOSING_POSITION
 from proxy.wire.responses.options import Body, ResponseOptions
 from proxy.wire.responses.output import Output
 
@@ -26,10 +30,15 @@ class ResponseEncoder:
     def __init__(self, options: ResponseOptions, *, after: int = -1) -> None:
         self._output = Output(options)
         self._after = after
+        # A reader that has no events cannot have lost ones.
+        self._takeover = TAKEOVER_POSITIONS if after >= 0 else CLOSING_POSITION
+        self._is_over = False
 
     def encode(self, entry: Entry) -> bytes:
         """Return the complete frames of one entry; often empty."""
         event, output = entry.event, self._output
+        if entry.position >= self._takeover and self._has_lost_events(entry.position):
+            return self._failure(entry)
         if type(event) is TextDelta and event.logprobs is None and output.text_place:
             # Fast path: one frame in which only the text and the sequence number vary.
             number, text = output.append_text(event.text)
@@ -42,6 +51,22 @@ class ResponseEncoder:
             for step in output.add(event, entry.time)
             if step["sequence_number"] > self._after
         )
+
+    def _has_lost_events(self, position: int) -> bool:
+        """Whether the reader has events of an earlier worker which the turn does not have any more."""
+        if self._is_over or position >= CLOSING_POSITION:
+            return self._is_over
+        self._takeover = (position // TAKEOVER_POSITIONS + 1) * TAKEOVER_POSITIONS
+        return self._after >= self._output.event_count
+
+    def _failure(self, entry: Entry) -> bytes:
+        """End the stream with an error; return nothing for the entries after that."""
+        if self._is_over:
+            return b""
+        self._is_over, self._takeover, self._after = True, 0, -1
+        failed = failed_event(TurnTakenOver(), Usage(), ran_effects=True)
+        steps = self._output.add(failed, entry.time)
+        return b"".join(sse.named(step["type"], encode(step)) for step in steps)
 
 
 class ResponseBuilder:
