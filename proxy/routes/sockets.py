@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -31,18 +32,26 @@ INVALID_KEY = "invalid_api_key"
 
 
 class Channel:
-    """An accepted WebSocket. Messages are sent one at a time, whichever task sends them."""
+    """An accepted WebSocket. Messages are sent one at a time, whichever task sends them.
 
-    def __init__(self, websocket: WebSocket, services: Services, caller: str) -> None:
-        self.services = services
+    ``find_services`` returns the present services: a reload of the team files replaces them.
+    """
+
+    def __init__(self, websocket: WebSocket, find_services: Callable[[], Services], caller: str) -> None:
+        self._find_services = find_services
         self.caller = caller
         self._websocket = websocket
         self._authorization = authorization_of(websocket.scope)
-        self._stall = services.settings.stalled_client_timeout
+        self._stall = find_services().settings.stalled_client_timeout
         self._sending = asyncio.Lock()
         self._receiving: asyncio.Timeout | None = None
         self._is_lost = False
         self._unauthorized: Unauthorized | None = None
+
+    @property
+    def services(self) -> Services:
+        """The present services."""
+        return self._find_services()
 
     async def send(self, text: str) -> None:
         """Send a message.
@@ -160,4 +169,4 @@ async def admit(
     offered = websocket.scope.get("subprotocols", ())
     subprotocol = PROTOCOL if PROTOCOL in offered else None
     await websocket.accept(subprotocol=subprotocol, headers=headers_for(caller))
-    return Channel(websocket, services, caller)
+    return Channel(websocket, partial(services_of, websocket.scope), caller)

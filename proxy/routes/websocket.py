@@ -11,6 +11,7 @@ from starlette.websockets import WebSocket
 
 from proxy.errors import CompletionNotFound, InternalTurnError, ProxyError, Unauthorized
 from proxy.routes.chat_completions import chat_decoder, chat_turn_request
+from proxy.routes.dependencies import Services
 from proxy.routes.middleware.rate_limit import admit as admit_turn
 from proxy.routes.request_body import ClientDisconnected, decode_body, first_of, headers_of
 from proxy.routes.sockets import Channel, admit
@@ -57,12 +58,15 @@ class Session:
 
     def __init__(self, channel: Channel, headers: dict[str, str]) -> None:
         """``headers`` are those of the handshake, by lower-case name."""
-        self._services = channel.services
         self._caller = channel.caller
         self._headers = headers
         self._channel = channel
         self._started: dict[str, LiveTurn] = {}
         self._streams: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def _services(self) -> Services:
+        return self._channel.services
 
     @property
     def started(self) -> Sequence[str]:

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from proxy.errors import ConfigurationError
+from proxy.tools.mcp.discovery import discover_tools
+from proxy.tools.mcp.lock import write_lock
+from proxy.tools.mcp.setup import HttpEndpoint, ServerSetup
 from tests.behaviour.chat_client import HIDDEN, Caller, assistant, shape_of, sold, user
+from tests.behaviour.websocket_client import ENDS, connected
+from tests.fakes.mcp_http import FakeMcp, says
 from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.server import TEAM_FILE, Served, serve
 
@@ -139,3 +144,40 @@ async def test_an_agent_of_a_team_is_pinned_too(tmp_path: Path, teams: Path, ups
         await caller.ask(messages, model="shop/sales")
 
     assert instructions(upstream) == "You are sales."
+
+
+async def test_an_open_websocket_uses_the_new_teams(
+    tmp_path: Path, teams: Path, upstream: FakeUpstream
+) -> None:
+    async with serve(tmp_path, teams=teams) as served, connected(served, "/v1/ws") as client:
+        change(teams, "  shop:", "  market:")
+        await reload(served)
+        upstream.reply(text("Hi"))
+        request = {"model": "market", "messages": [user("Hello")]}
+
+        await client.send({"type": "start", "id": "1", "request": request})
+        told = await client.until(*ENDS)
+
+    assert told[-1]["type"] == "turn.completed"
+
+
+async def test_a_reload_opens_new_sessions_with_mcp_servers_and_closes_the_old_ones(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    async with FakeMcp() as fake:
+        (found,) = await discover_tools([ServerSetup("shop", HttpEndpoint(fake.url))])
+        write_lock(tmp_path, {"shop": {tool.name: tool for tool in found.tools}})
+        teams = tmp_path / "helpers.yaml"
+        teams.write_text(
+            f"mcp_servers: {{shop: {{url: '{fake.url}'}}}}\n"
+            f"models: {{default: {{model: m, base_url: '{upstream.base_url}', api_key: k}}}}\n"
+            "teams:\n  helpers:\n    entry: Helper\n    agents:\n"
+            "      Helper: {instructions: Help., tools: ['mcp:shop']}\n"
+        )
+        async with serve(tmp_path, teams=teams) as served:
+            for _ in range(2):
+                fake.reply("echo", says("Hello"))
+                upstream.reply(calls(("shop__echo", {"text": "Hi"})), text("Done"))
+                answer = await Caller(served).ask([user("Hi")], model="helpers")
+                assert answer == "Done"
+                await reload(served)

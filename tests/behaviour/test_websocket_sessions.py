@@ -42,7 +42,7 @@ class Socket:
 
 def channel_of(served: Served, socket: Any, **settings: Any) -> Channel:
     services = replace(served.services, settings=served.services.settings.model_copy(update=settings))
-    return Channel(socket, services, ANYONE)
+    return Channel(socket, lambda: services, ANYONE)
 
 
 def message(kind: str, **more: Any) -> bytes:
