@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from proxy.agents.compaction.history import history_of
 from proxy.agents.tool_calls import WAITING
 from proxy.approvals.decisions import NO_LONGER_OPEN, WAS_REFUSED
 from proxy.members.port import Answer
@@ -44,7 +45,9 @@ class Exchange:
 
 def exchange_of(agent: str, turn: Turn) -> Exchange:
     """Return the exchange of the member with this name."""
-    items = [*turn.context, *turn.items]
+    history = history_of(agent, turn.context, turn.items)
+    # Compactions are for models of the proxy.
+    items = [item for item in history.items if item.compaction is None]
     continuation = turn.continuation
     decides = continuation is not None and bool(continuation.calls or continuation.decided)
     start = len(items)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
@@ -22,13 +23,13 @@ from proxy.agents.agent_loop import (
     ToolResultsPending,
 )
 from proxy.agents.member_channel import MemberChannel
-from proxy.agents.member_exchange import Exchange, exchange_of
+from proxy.agents.member_exchange import Exchange, arguments_of, exchange_of
 from proxy.agents.model_reply import visible_client_tools
 from proxy.agents.prompt import assistant_message, messages_for
 from proxy.agents.spans import record_handoff
 from proxy.agents.tool_calls import WAITING, ServerCalls, append_tool_result
 from proxy.agents.turn_state import Agent, Call, TurnState, new_call_id, wire_call
-from proxy.errors import AgentFailed, MemberFailed, ResponseFormatNotMet, UpstreamFailed
+from proxy.errors import AgentFailed, MemberFailed, ResponseFormatNotMet, ToolError, UpstreamFailed
 from proxy.events import ClientToolArguments, ClientToolCall, Handoff
 from proxy.members.port import HandOver, Member, MemberContext
 from proxy.members.state import newest_state, stored_state
@@ -91,7 +92,7 @@ class MemberLoop:
         if channel.pending:
             return self._pause(state, channel, context)
         if hand_over is not None:
-            return self._hand_off(state, context, hand_over)
+            return await self._hand_off(state, context, hand_over)
         text = "".join(state.turn.draft)
         required = state.turn.response_format
         if required is not None and channel.finish_reason == "stop" and not await required.is_met_by(text):
@@ -187,7 +188,8 @@ class MemberLoop:
             handoff_tools=[(one.spec, one.target) for one in delegates],
             handed_over_by=source,
             handoff_reason=reason,
-            state=newest_state(self.agent.name, (*turn.context, *turn.items)),
+            handoff_input=_handoff_data(self.agent.name, turn.items),
+            state=newest_state(self.agent.name, (*exchange.items, *exchange.later)),
             channel=channel,
         )
 
@@ -219,7 +221,9 @@ class MemberLoop:
             append_tool_result(state, self.agent, call.id, WAITING)
         return ApprovalPending(ServerCalls(self.agent).ask(state, calls))
 
-    def _hand_off(self, state: TurnState, context: MemberContext, hand_over: HandOver) -> AgentHandedOff:
+    async def _hand_off(
+        self, state: TurnState, context: MemberContext, hand_over: HandOver
+    ) -> AgentHandedOff:
         name, delegate = next(
             ((name, one) for name, one in self.agent.delegates.items() if one.target == hand_over.to),
             ("", None),
@@ -227,16 +231,29 @@ class MemberLoop:
         if delegate is None or hand_over.to not in context.handoffs:
             logger.warning("member handed over to an unknown agent", extra={"agent": self.agent.name})
             raise MemberFailed(self.agent.name)
-        arguments = msgspec.json.encode({"reason": hand_over.reason}).decode() if hand_over.reason else "{}"
+        given = {"reason": hand_over.reason} if hand_over.reason else {}
+        if delegate.input is not None:
+            given = dict(hand_over.input or {})
+            try:
+                await delegate.input.check(given)
+            except ToolError as mismatch:
+                facts = {"agent": self.agent.name, "error": mismatch.message}
+                logger.warning("member handed over with invalid data", extra=facts)
+                raise MemberFailed(self.agent.name) from None
+        arguments = msgspec.json.encode(given).decode()
+        data = arguments if delegate.input is not None else ""
         call = Call(new_call_id(), name, "delegate", arguments=[arguments])
         self._append(state, context, [call])
-        reason = handoff_reason(arguments)
-        record = (
-            HandoffRecord(self.agent.name, delegate.target, delegate.history, delegate.returns, reason)
-            if state.records_handoffs
-            else None
-        )
-        append_tool_result(state, self.agent, call.id, handoff_result(delegate.target), handoff=record)
+        reason = "" if data else handoff_reason(arguments)
+        record = None
+        if state.records_handoffs:
+            summary = ""
+            if delegate.history == "summary" and state.compactor is not None:
+                summary = await state.compactor.handoff_summary(self.agent, state)
+            record = HandoffRecord(
+                self.agent.name, delegate.target, delegate.history, delegate.returns, reason, data, summary
+            )
+        append_tool_result(state, self.agent, call.id, handoff_result(delegate.target, data), handoff=record)
         state.handoffs += 1
         state.turn.agent = delegate.target
         state.handed_over = self.agent.name, reason
@@ -251,6 +268,12 @@ class MemberLoop:
         stored = stored_state(self.agent.name, context.state)
         state.turn.items.append(Item(message, agent=self.agent.name, visible=is_visible, state=stored))
         state.turn.draft.clear()
+
+
+def _handoff_data(agent: str, items: Sequence[Item]) -> dict[str, Any] | None:
+    """Return the structured data of the last handoff to the member in this turn."""
+    records = [item.handoff for item in items if item.handoff is not None and item.handoff.target == agent]
+    return arguments_of(records[-1].data) if records and records[-1].data else None
 
 
 def _without_instructions(items: Sequence[Item]) -> list[Item]:

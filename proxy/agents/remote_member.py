@@ -15,8 +15,8 @@ import msgspec
 
 from proxy.errors import MemberFailed
 from proxy.events import ParametersIgnored, ReasoningDelta, RefusalDelta, TextDelta
+from proxy.members.adapters.common import hand_over_to
 from proxy.members.port import (
-    HandOver,
     MemberContext,
     MemberEvent,
     ModelUsed,
@@ -37,7 +37,6 @@ from proxy.providers.model import (
     UsagePiece,
 )
 from proxy.teamfiles.definitions import RemoteAgentDefinition
-from proxy.tools.handoff_tools import handoff_reason
 
 MAX_ID = 128
 """Maximum length of conversation ids of handoff-proxy."""
@@ -80,7 +79,7 @@ class RemoteMember:
             )
         elif reply.calls:
             name, pieces = reply.calls[0]
-            yield HandOver(targets[name], handoff_reason("".join(pieces)))
+            yield hand_over_to(targets[name], "".join(pieces))
 
     async def close(self) -> None:
         """The connections belong to the models of the configuration."""

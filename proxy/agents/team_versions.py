@@ -99,9 +99,10 @@ def _with_secrets(definition: TeamDefinition, present: TeamDefinition | None) ->
     agents = dict(definition.agents)
     known: Mapping[str, object] = present.agents if present is not None else {}
     for name, agent in definition.agents.items():
-        if agent.remote is None:
-            continue
-        if name not in known or present is None or present.agents[name].remote is None:
-            raise KeyError(name)
-        agents[name] = agent.model_copy(update={"remote": present.agents[name].remote})
+        for key in ("remote", "a2a"):
+            if getattr(agent, key) is None:
+                continue
+            if name not in known or present is None or getattr(present.agents[name], key) is None:
+                raise KeyError(name)
+            agents[name] = agent.model_copy(update={key: getattr(present.agents[name], key)})
     return definition.model_copy(update={"agents": agents})

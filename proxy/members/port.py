@@ -36,6 +36,8 @@ class HandOver:
 
     to: str
     reason: str = ""
+    input: Mapping[str, Any] | None = None
+    """The structured data that the team file requires for this handoff."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,8 @@ class MemberContext:
     handed_over_by: str = ""
     """The agent that handed over to this one in this turn."""
     handoff_reason: str = ""
+    handoff_input: Mapping[str, Any] | None = None
+    """The structured data of that handoff, if the team file requires any."""
     state: Any = None
     """JSON value, at most 1 MiB, stored with the answer. At first it is that of the last answer on this branch."""
     channel: Channel | None = field(default=None, repr=False)

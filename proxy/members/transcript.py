@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from proxy.members.port import MemberContext
@@ -31,7 +32,9 @@ def note_of_handoff(context: MemberContext) -> str:
     if not context.handed_over_by:
         return ""
     reason = f": {context.handoff_reason}" if context.handoff_reason else ""
+    data = context.handoff_input
     return (
         f"{context.handed_over_by} has handed the conversation over to you{reason}. "
         "Answer the last user message yourself, without mentioning it."
+        + (f"\n\nHandover data: {json.dumps(data, ensure_ascii=False)}" if data else "")
     )

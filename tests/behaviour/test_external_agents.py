@@ -309,3 +309,51 @@ async def test_members_are_closed_with_the_server(tmp_path: Path) -> None:
     async with serve(tmp_path, teams=teams):
         assert not member_functions.parrot.closed.is_set()
     await member_functions.parrot.closed.wait()
+
+
+OPTIONS = """\
+models:
+  default: {{model: test-model, base_url: "{upstream}", api_key: upstream-key}}
+teams:
+  desk:
+    entry: triage
+    agents:
+      triage:
+        instructions: You are triage.
+        handoffs: [{{to: clerk, history: since_handoff, return: true, input: &ticket {ticket}}}]
+        delegates: [{{to: counter}}]
+      clerk:
+        python: tests.fakes.member_functions:clerk
+        handoffs: [{{to: triage, history: none, input: *ticket}}]
+      counter: {{python: "tests.fakes.member_functions:counter"}}
+"""
+TICKET = "{type: object, properties: {ticket: {type: integer}}, required: [ticket]}"
+
+
+async def test_options_of_handoffs_and_delegates_apply_to_functions(tmp_path: Path) -> None:
+    async with FakeUpstream() as upstream:
+        teams = tmp_path / "teams.yaml"
+        teams.write_text(OPTIONS.format(upstream=upstream.base_url, ticket=TICKET))
+        async with serve(tmp_path, teams=teams) as served:
+            caller = Caller(served)
+            upstream.reply(
+                text("Hello."),
+                calls(("transfer_to_clerk", {"ticket": 3})),
+                calls(("ask_counter", {"task": "count"})),
+                text("Counted."),
+                calls(("transfer_to_clerk", {"ticket": 4})),
+                text("Triage again."),
+            )
+            messages = [user("Hi")]
+            answers = []
+            for content in ("First", "Second", "back", ""):
+                answers.append(await caller.ask(messages, model="desk"))
+                messages += [assistant(answers[-1]), user(content)]
+
+    assert answers[0] == "Hello."
+    assert answers[1].startswith("{'ticket': 3} First")
+    assert "Hi" not in answers[1]
+    assert answers[2] == "Counted."
+    assert upstream.requests[3].body["messages"][-1]["content"] == "run 1"
+    assert answers[3] == "Triage again."
+    assert '"ticket":7' in str(upstream.requests[-1].body["messages"]).replace(" ", "")

@@ -143,3 +143,13 @@ def no_agent(one: str) -> str:
 
 
 number = 7
+
+
+async def clerk(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
+    """Say what it sees, or hand over with data."""
+    seen.append(context)
+    if "back" in context.text:
+        yield HandOver("triage", input={"ticket": 7})
+        return
+    said = " / ".join(text_of(message) for message in messages if text_of(message))
+    yield f"{context.handoff_input} {said}"

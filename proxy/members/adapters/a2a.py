@@ -135,6 +135,7 @@ def _message(context: MemberContext) -> Any:
         "instructions": context.instructions,
         "handed_over_by": context.handed_over_by,
         "handoff_reason": context.handoff_reason,
+        "handoff_input": dict(context.handoff_input or {}),
         "handoffs": dict(context.handoffs),
     }
     message.metadata.update({name: value for name, value in facts.items() if value})
@@ -256,7 +257,7 @@ class _AnswerOfAgent:
     def _take_handoff(self, metadata: Any) -> None:
         wanted = MessageToDict(metadata).get(HANDOFF) if HANDOFF in metadata else None
         if isinstance(wanted, dict) and wanted.get("to") in self._context.handoffs:
-            self.hand_over = HandOver(wanted["to"], str(wanted.get("reason") or ""))
+            self.hand_over = HandOver(wanted["to"], str(wanted.get("reason") or ""), wanted)
 
 
 def _text_of(part: Any) -> str:

@@ -14,9 +14,8 @@ import msgspec
 from agent_framework import AgentSession, BaseAgent, Content, FunctionTool
 from agent_framework import Message as TheirMessage
 
-from proxy.members.adapters.common import answered_calls, items_since, unused_parameters
+from proxy.members.adapters.common import answered_calls, hand_over_to, items_since, unused_parameters
 from proxy.members.port import (
-    HandOver,
     Member,
     MemberContext,
     MemberEvent,
@@ -27,7 +26,6 @@ from proxy.members.port import (
 )
 from proxy.members.transcript import note_of_handoff
 from proxy.messages import AssistantMessage, ImagePart, Item, Message, Usage, UserMessage, text_of
-from proxy.tools.handoff_tools import handoff_reason
 
 _OPTIONS = {
     "temperature": "temperature",
@@ -93,7 +91,7 @@ class AgentFrameworkMember:
             await asyncio.gather(*(context.call_tool(name, _arguments(text)) for _, name, text in of_client))
         elif calls.open:
             _, name, text = calls.open[0]
-            yield HandOver(targets[name], handoff_reason(text))
+            yield hand_over_to(targets[name], text)
 
     async def close(self) -> None:
         """Nothing is held."""

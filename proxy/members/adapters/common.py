@@ -7,14 +7,24 @@ from typing import Any
 
 import msgspec
 
-from proxy.members.port import Answer, MemberContext, Unused
+from proxy.members.port import Answer, HandOver, MemberContext, Unused
 from proxy.messages import Item, Parameters
+from proxy.tools.handoff_tools import handoff_reason
 
 
 def unused_parameters(parameters: Parameters, known: Collection[str]) -> Unused | None:
     """Return the parameters of the request that a framework cannot be given; None if there are none."""
     unused = tuple(name for name in msgspec.to_builtins(parameters) if name not in known)
     return Unused(unused) if unused else None
+
+
+def hand_over_to(target: str, arguments: str) -> HandOver:
+    """Return the handover of a call of a handoff tool; ``arguments`` is JSON text."""
+    try:
+        data = msgspec.json.decode(arguments or "{}")
+    except (msgspec.DecodeError, ValueError):
+        data = None
+    return HandOver(target, handoff_reason(arguments), data if isinstance(data, dict) else None)
 
 
 def items_since(context: MemberContext) -> Sequence[Item]:

@@ -24,7 +24,7 @@ from agents import (
     ToolsToFinalOutputResult,
 )
 
-from proxy.members.adapters.common import answered_calls, unused_parameters
+from proxy.members.adapters.common import answered_calls, hand_over_to, unused_parameters
 from proxy.members.port import (
     HandOver,
     Member,
@@ -38,7 +38,6 @@ from proxy.members.port import (
 from proxy.members.transcript import note_of_handoff
 from proxy.messages import AssistantMessage, ImagePart, Item, Message, Usage, UserMessage, text_of
 from proxy.messages import FunctionTool as ToolSpec
-from proxy.tools.handoff_tools import handoff_reason
 
 _SETTINGS = {
     "temperature": "temperature",
@@ -173,7 +172,7 @@ class _External:
 
     def _handoff(self, spec: ToolSpec, target: str) -> Any:
         async def call(context: Any, arguments: str) -> str:
-            self.hand_over = self.hand_over or HandOver(target, handoff_reason(arguments))
+            self.hand_over = self.hand_over or hand_over_to(target, arguments)
             return "transferred"
 
         return _tool(spec, call)

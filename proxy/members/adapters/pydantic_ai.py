@@ -34,9 +34,8 @@ from pydantic_ai.messages import (
 from pydantic_ai.run import AgentRunResultEvent
 from pydantic_core import to_json
 
-from proxy.members.adapters.common import answered_calls, unused_parameters
+from proxy.members.adapters.common import answered_calls, hand_over_to, unused_parameters
 from proxy.members.port import (
-    HandOver,
     Member,
     MemberContext,
     MemberEvent,
@@ -47,7 +46,6 @@ from proxy.members.port import (
 )
 from proxy.members.transcript import note_of_handoff
 from proxy.messages import AssistantMessage, ImagePart, Item, Message, Usage, UserMessage, text_of
-from proxy.tools.handoff_tools import handoff_reason
 
 _SETTINGS = {
     "temperature": "temperature",
@@ -129,7 +127,7 @@ class PydanticAIMember:
             )
             return
         context.state = _dump(_closed(new, "transferred"))
-        yield HandOver(targets[calls[0].tool_name], handoff_reason(calls[0].args_as_json_str()))
+        yield hand_over_to(targets[calls[0].tool_name], calls[0].args_as_json_str())
 
 
 # --- messages --------------------------------------------------------------------------------------------------
