@@ -23,7 +23,7 @@ from proxy.wire.chat.schema import ChatBody
 from proxy.wire.connection_check import ConnectionCheckBody, NewConnectionCheck
 from proxy.wire.conversations.objects import NewConversation, NewItems, NewMetadata
 from proxy.wire.legacy import requests as legacy
-from proxy.wire.responses.schema import ResponsesBody
+from proxy.wire.responses.schema import CompactBody, CountBody, ResponsesBody
 
 Document = dict[str, Any]
 
@@ -35,6 +35,8 @@ _REQUEST_BODIES: Mapping[tuple[str, str], type[Struct]] = {
     ("post", "/v1/conversations/{conversation_id}"): NewMetadata,
     ("post", "/v1/conversations/{conversation_id}/items"): NewItems,
     ("post", "/v1/responses"): ResponsesBody,
+    ("post", "/v1/responses/compact"): CompactBody,
+    ("post", "/v1/responses/input_tokens"): CountBody,
     ("post", "/agents/{agent_name}"): legacy.LegacyAgentBody,
     ("post", "/ask-stream"): legacy.QuestionBody,
     ("post", "/chat"): legacy.LegacyChatBody,
