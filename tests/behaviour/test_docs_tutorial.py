@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.behaviour.chat_client import shape_of
 from tests.command import ROOT, Command, command
 from tests.fakes.upstream import FakeUpstream, calls, text
@@ -48,6 +50,7 @@ class Shell:
             yield running, (await running.url()).removesuffix("/v1")
 
 
+@pytest.mark.timeout(180)  # it starts ten processes
 async def test_the_tutorial_works_as_written(tmp_path: Path, upstream: FakeUpstream) -> None:
     shell = Shell(tmp_path)
     steps = iter(BLOCKS)

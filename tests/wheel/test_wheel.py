@@ -8,9 +8,12 @@ import sys
 import venv
 from pathlib import Path
 
+import pytest
+
 from tests.wheel import build_wheel, check_installation
 
 
+@pytest.mark.timeout(180)  # it builds and installs the wheel
 def test_the_wheel_serves_a_new_team_and_the_page_from_an_empty_folder(tmp_path: Path) -> None:
     prefix, folder = tmp_path / "venv", tmp_path / "empty"
     folder.mkdir()
