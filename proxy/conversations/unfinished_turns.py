@@ -79,6 +79,9 @@ async def find_repetition(
     if chain and not chain[-1].is_complete and _repeats(chain[-1], query):
         record = await query.turns.turn(query.request.caller, chain[-1].id)
         return _continuation(record)
+    if chain and chain[-1].is_head and query.request.is_stored:
+        # An unfinished turn behind the head would be the head itself. This saves most conversations a query.
+        return None
     found = await query.turns.find_by_input([transcript.input_fingerprint()])
     if conversation_id is not None:
         found = [match for match in found if match.conversation_id == conversation_id]

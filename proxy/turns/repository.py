@@ -211,6 +211,8 @@ class ChainTurn(Struct, frozen=True):
     id: str = ""
     is_complete: bool = True
     """Whether it was not cancelled, failed or interrupted."""
+    is_head: bool = False
+    """Whether it is the newest turn of its conversation that is history."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -574,7 +574,7 @@ async def test_a_turn_that_is_not_stored_keeps_no_content(history: TurnRepositor
     assert record is not None
     assert (record.input, record.items, record.journal, record.metadata) == ([], [], b"", {})
     assert await history.chain(begun.turn) == [
-        ChainTurn(begun.turn, "sales", False, [], (), "conv_a", "", b"f", id="chatcmpl-1")
+        ChainTurn(begun.turn, "sales", False, [], (), "conv_a", "", b"f", id="chatcmpl-1", is_head=True)
     ]
     place = TurnMatch(begun.turn, begun.conversation, "conv_a", "sales", b"f", is_unique=True)
     assert await history.find_matches([b"f"]) == [place]
@@ -611,6 +611,7 @@ async def test_a_chain_begins_at_the_root_and_leaves_other_branches_out(history:
             end_user="erin",
             fingerprint=said.encode(),
             id=said,
+            is_head=begun is leaf,
         )
         for begun, said in ((root, "one"), (leaf, "two"))
     ]

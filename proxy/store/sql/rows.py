@@ -186,6 +186,7 @@ def to_chain_turn(
     is_paused: bool,
     turn_id: str,
     is_complete: bool,
+    is_head: bool,
 ) -> ChainTurn:
     """Return the turn of a row of the chain, to which ``said`` belongs."""
     return ChainTurn(
@@ -200,6 +201,7 @@ def to_chain_turn(
         is_paused,
         turn_id,
         is_complete,
+        is_head,
     )
 
 

@@ -219,9 +219,11 @@ def _conversation_id() -> ColumnElement[str]:
 def _chain() -> Select[Any]:
     of = turns.c
     chain = _keys_of_chain()
+    head = select(conversations.c.head).where(conversations.c.key == of.conversation).scalar_subquery()
     return (
         select(of.key, of.agent, of.is_stored, of.pending, _conversation_id(), of.end_user, of.fingerprint)
         .add_columns(of.circumstances.is_not(None), of.id, of.status.in_(["running", "completed"]))
+        .add_columns(func.coalesce(head, 0) == of.key)
         .join(chain, of.key == chain.c.key)
         .order_by(of.key)
     )

@@ -226,6 +226,7 @@ class MemoryHistory:
                     is_paused=kept.circumstances is not None,
                     id=record.id,
                     is_complete=record.status in ("running", "completed"),
+                    is_head=any(one.head == key for one in self.conversations.values()),
                 )
             )
             key = record.parent
