@@ -1,7 +1,8 @@
 """Several workers: what two of them carry compared with one, how fast events get from one to another, and checkpoints.
 
-Two workers are given the same load as one. What they carry is the number of requests per CPU second of the busier one,
-so that the figure does not depend on how many cores are left for the load generator.
+Two workers are given the same load as one. What they carry is the number of requests per CPU second of a worker, times
+the number of workers, so that the figure does not depend on the cores that are left for the load generator. How evenly
+the system spreads connections over the workers is another row.
 """
 
 from __future__ import annotations
@@ -53,13 +54,17 @@ async def workers(field: Field, postgres: str | None) -> list[Variant]:
                 (await _cost(server, with_key=True), await _cost(server, with_key=False))
                 for _ in range(ROUNDS)
             ]
-    both, alone = (statistics.median(values) for values in zip(*carried, strict=True))
+    both, alone, share = (
+        statistics.median(values)
+        for values in zip(*((two[0], one[0], two[1]) for two, one in carried), strict=True)
+    )
     saved, plain = (statistics.median(values) for values in zip(*costs, strict=True))
     database = "SQLite" if postgres is None else "PostgreSQL"
     return [
         Variant(
             f"two workers, {database}: plain requests", "per CPU second", both, alone, LEAST, is_least=True
         ),
+        Variant("busier of two workers: part of the load", "%", share, 100 / 2),
         Variant(f"event at another worker, {database}: delay", "ms", delay, MOST_DELAY, 1.0),
         Variant(f"checkpoints, {database}: handoff turn", "ms CPU", saved, plain),
     ]
@@ -84,8 +89,8 @@ def _children(supervisor: Served) -> list[Served]:
     return sorted(found, key=Served.cpu_seconds)[-2:]
 
 
-async def _carried(server: Served, processes: Sequence[Served]) -> float:
-    """Return the requests per CPU second of the busiest process."""
+async def _carried(server: Served, processes: Sequence[Served]) -> tuple[float, float]:
+    """Return the requests per CPU second of all processes together, and the share of the busiest one in percent."""
 
     async def ask(client: Connection, count: int) -> None:
         for _ in range(count):
@@ -96,7 +101,7 @@ async def _carried(server: Served, processes: Sequence[Served]) -> float:
         before = [process.cpu_seconds() for process in processes]
         await asyncio.gather(*(ask(client, REQUESTS // CLIENTS) for client in clients))
         used = [process.cpu_seconds() - start for process, start in zip(processes, before, strict=True)]
-    return REQUESTS / max(used)
+    return len(used) * REQUESTS / sum(used), 100 * max(used) / sum(used)
 
 
 async def _delay(here: Served, there: Served) -> float:

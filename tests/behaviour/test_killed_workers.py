@@ -11,6 +11,7 @@ from tests.kills.run import run
 
 
 @pytest.mark.postgres
+@pytest.mark.timeout(240)
 async def test_turns_with_tools_survive_killed_workers(tmp_path: Path, postgres_server: None) -> None:
     with new_database() as database:
         report = await run(tmp_path, database, turns=6, seed=1, kill_pause=0.4)

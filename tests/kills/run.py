@@ -44,6 +44,8 @@ teams:
 
 PATIENCE = 90.0
 """Seconds until a turn must have ended: longer than a lease and its takeovers."""
+START_WITHIN = 120.0
+"""Seconds until the first worker listens, on a machine that is busy with other tests."""
 PAUSE = 0.2
 """Seconds between two attempts of a client."""
 HEADERS = {"authorization": "Bearer test-key"}
@@ -109,8 +111,7 @@ async def workers(folder: Path, upstream: FakeUpstream, database: str) -> AsyncI
     }
     flags = ("serve", "--port", "0", "--workers", "2")
     async with command(*flags, folder=folder, environment=environment) as running:
-        url = await running.url()
-        await running.out.line("handoff-proxy")
+        url = (await running.out.line("listens on", START_WITHIN)).rpartition(" ")[2]
         while len(_started(running)) < 2:
             await running.err.more()
         yield running, url
