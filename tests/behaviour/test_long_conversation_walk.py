@@ -8,7 +8,7 @@ from tests.behaviour.long_walk import walk
 
 
 async def test_a_random_walk_keeps_calls_facts_and_most_of_each_prompt(tmp_path: Path) -> None:
-    measured, provider = await walk(tmp_path, turns=60, window=3000, branches=3)
+    measured, provider = await walk(tmp_path, turns=40, window=2500, branches=3)
 
     assert measured.compactions > 3
     assert provider.rejected == []

@@ -17,7 +17,7 @@ from tests.server import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-WORDS = "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt " * 8
+WORDS = "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt " * 16
 TEAM = """\
 models:
   default: {{model: test-model, base_url: "{upstream}", api_key: k{window}}}
@@ -72,9 +72,9 @@ async def test_a_chat_that_outgrows_the_window_goes_on_with_a_summary(
     provider = WindowedProvider(4000)
     async with shop(tmp_path, provider, window=window) as (served, _):
         caller = Caller(served)
-        messages = await converse(caller, 40, first="Remember fact-1-blue.")
+        messages = await converse(caller, 20, first="Remember fact-1-blue.")
 
-    assert len(messages) == 80
+    assert len(messages) == 40
     assert len(provider.rejected) == (0 if window else 1)
     assert len(provider.summaries) < 10
     last = provider.accepted[-1]["messages"]
@@ -90,12 +90,12 @@ async def test_facts_of_later_messages_stay_in_the_context(tmp_path: Path) -> No
     async with shop(tmp_path, provider, window=4000) as (served, _):
         caller = Caller(served)
         messages: list[Any] = []
-        for number in range(30):
+        for number in range(16):
             messages.append(user(f"fact-{number}-green {WORDS}"))
             messages.append(assistant(await caller.ask(messages)))
 
     prompt = prompt_text(provider.accepted[-1])
-    assert all(f"fact-{number}-green" in prompt for number in range(30))
+    assert all(f"fact-{number}-green" in prompt for number in range(16))
 
 
 async def test_the_stored_conversation_and_the_client_see_no_change(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ async def test_the_stored_conversation_and_the_client_see_no_change(tmp_path: Pa
     async with shop(tmp_path, provider, window=4000) as (served, _):
         caller = Caller(served)
         messages: list[Any] = []
-        for number in range(20):
+        for number in range(12):
             messages.append(user(f"message {number}: {WORDS}"))
             answer = await caller.ask(messages[-1:], headers=headers)
             messages.append(assistant(answer))
@@ -147,8 +147,8 @@ async def test_a_long_turn_of_one_message_keeps_its_newest_steps(tmp_path: Path)
     async with shop(tmp_path, provider, window=4000) as (served, _):
         caller = Caller(served)
         messages: list[Any] = [user("Do all of it. fact-1-red")]
-        for number in range(30):
-            provider.then(calls_of(("weather", {"city": f"fact-{number}-step {'y' * 600}"})))
+        for number in range(16):
+            provider.then(calls_of(("weather", {"city": f"fact-{number}-step {'y' * 1200}"})))
             called = (await caller.completion(messages, tools=[WEATHER])).choices[0].message
             assert called.tool_calls is not None
             call = called.tool_calls[0]
@@ -161,7 +161,7 @@ async def test_a_long_turn_of_one_message_keeps_its_newest_steps(tmp_path: Path)
     assert not provider.rejected
     prompt = prompt_text(provider.accepted[-1])
     assert "fact-1-red" in prompt
-    assert all(f"fact-{number}-step" in prompt for number in range(30))
+    assert all(f"fact-{number}-step" in prompt for number in range(16))
 
 
 async def test_an_agent_that_was_handed_to_continues_behind_the_summary(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ async def test_an_agent_that_was_handed_to_continues_behind_the_summary(tmp_path
     async with shop(tmp_path, provider, window=4000) as (served, _):
         caller = Caller(served)
         provider.then(calls_of(("transfer_to_sales", {"reason": "to buy"})))
-        await converse(caller, 25)
+        await converse(caller, 14)
 
     assert provider.summaries
     assert provider.accepted[-1]["messages"][0]["content"].startswith("You are sales.")
@@ -194,7 +194,7 @@ async def test_a_client_that_stores_nothing_gets_one_summary_for_many_requests(t
     async with shop(tmp_path, provider, window=4000) as (served, _):
         caller = Caller(served)
         messages: list[Any] = []
-        for number in range(30):
+        for number in range(16):
             messages.append(user(f"message {number}: {WORDS}"))
             messages.append(assistant(await caller.ask(messages, store=False)))
 
@@ -224,7 +224,7 @@ async def test_a_team_can_switch_compaction_off(tmp_path: Path) -> None:
     provider = WindowedProvider(4000)
     async with shop(tmp_path, provider, settings="compaction: false") as (served, _):
         with pytest.raises(openai.BadRequestError) as caught:
-            await converse(Caller(served), 40)
+            await converse(Caller(served), 20)
 
     assert caught.value.code == "context_length_exceeded"
     assert "enable the compaction of long conversations" in caught.value.message
@@ -234,12 +234,12 @@ async def test_a_team_can_switch_compaction_off(tmp_path: Path) -> None:
 async def test_a_summary_that_cannot_be_written_does_not_end_the_conversation(tmp_path: Path) -> None:
     provider = WindowedProvider(4000, summary="")
     async with shop(tmp_path, provider, window=4000) as (served, _):
-        messages = await converse(Caller(served), 20, first="fact-1-blue")
+        messages = await converse(Caller(served), 13, first="fact-1-blue")
 
     last = provider.accepted[-1]["messages"]
     assert "fact-1-blue" in last[1]["content"]
     assert last[2]["content"].endswith("Earlier messages of this conversation are not available.")
-    assert len(messages) == 40
+    assert len(messages) == 26
 
 
 async def test_a_side_model_with_a_small_window_summarises_in_pieces(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ async def test_the_threshold_of_a_team(tmp_path: Path) -> None:
     provider = WindowedProvider(4000)
     settings = "compaction: {threshold: 0.3}"
     async with shop(tmp_path, provider, window=4000, settings=settings) as (served, _):
-        await converse(Caller(served), 15)
+        await converse(Caller(served), 9)
 
     sizes = [len(prompt_text(body)) // 4 for body in provider.accepted]
     assert max(sizes) < 0.5 * 4000
@@ -273,7 +273,7 @@ async def test_the_extension_reports_a_compaction_with_its_usage(tmp_path: Path)
     async with shop(tmp_path, provider, window=4000) as (served, _):
         caller = Caller(served)
         messages: list[Any] = []
-        for number in range(25):
+        for number in range(13):
             messages.append(user(f"message {number}: {WORDS}"))
             stream = await caller.client.chat.completions.create(
                 model="shop", messages=messages, stream=True, extra_headers={"X-Handoff-Events": "all"}

@@ -178,9 +178,11 @@ class _Groups:
         begin = self._start_of(self._kept) if self._cut.summary else 0
         end = self._start_of(candidate.kept)
         pinned = {id(self._items[self._starts[at]]) for at in self._pinned(candidate.kept)}
+        # The present summary does not have the user message of the turn that it ends in.
+        not_summarised = [self._items[self._starts[at]] for at in self._pinned(self._kept)] if begin else []
         covered = [
             shortened(item, SHORT)
-            for item in self._items[begin:end]
+            for item in (*not_summarised, *self._items[begin:end])
             if item.compaction is None and id(item) not in pinned
         ]
         return Plan(

@@ -9,7 +9,7 @@ import pytest
 from proxy.agents.compaction.context_view import cut_of, is_group_start, view_of
 from proxy.agents.compaction.plan import KnownCuts, Plan, compaction_of, plan_compaction
 from proxy.agents.compaction.size import items_tokens
-from proxy.messages import Item, UserMessage
+from proxy.messages import Compaction, Item, UserMessage
 from tests.units.agents.compaction.test_context_view import answer, call, user
 
 NONE = KnownCuts({}, ())
@@ -97,3 +97,18 @@ def test_every_plan_keeps_groups_whole_and_is_what_the_stored_form_gives(seed: i
         assert made.kept == len(items) or is_group_start(items, made.kept)
     after = items_tokens(view_of(stored, (), cut).items)
     assert after < items_tokens(items)
+
+
+def test_the_user_message_of_a_summarised_turn_is_part_of_the_next_summary() -> None:
+    first, turn = user("first"), user("the task")
+    items = [first, answer("ok"), turn, *call("c1", "r"), *call("c2", "r")]
+    items.append(
+        Item(UserMessage(content="S"), agent="a", visible=False, compaction=Compaction(kept=1, whole=1))
+    )
+    items += [answer("done"), *(item for n in range(20) for item in (user("q" * 600), answer("a" * 600)))]
+
+    made = plan(items, 4000)
+
+    assert made is not None
+    assert made.covered[0] is turn
+    assert first not in made.covered
