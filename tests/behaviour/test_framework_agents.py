@@ -472,3 +472,44 @@ async def test_a_swarm_is_one_agent_of_a_team(
     assert texts(upstream)[0] == "system: You write."
     assert "user: Write" in texts(upstream)
     assert texts(upstream)[-1] == "user: More"
+
+
+APPROVING = """\
+from pydantic_ai import Agent
+from pydantic_ai.models.openai import OpenAIChatModel
+
+paid = []
+agent = Agent(OpenAIChatModel("gpt-5-mini"), instructions="You pay.")
+
+
+@agent.tool_plain(requires_approval=True)
+def pay(amount: int) -> str:
+    paid.append(amount)
+    return f"paid {amount}"
+"""
+
+
+@only("pydantic-ai")
+@pytest.mark.parametrize(("decision", "shown"), [("yes", "tool: paid 5"), ("no", "tool: not executed")])
+async def test_a_person_approves_a_tool_of_pydantic_ai(
+    decision: str, shown: str, tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", upstream.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    folder = tmp_path / "team"
+    folder.mkdir()
+    module = f"approving_agent_{decision}"
+    (folder / f"{module}.py").write_text(APPROVING)
+    (folder / "team.yaml").write_text(f'teams: {{payer: {{python: "{module}:agent"}}}}')
+    upstream.reply(calls(("pay", {"amount": 5})), text("Done."))
+    messages = [user("Pay 5")]
+    async with serve(tmp_path, teams=folder) as served:
+        question = await Caller(served).ask(messages, model="payer")
+        asked = len(upstream.requests)
+    messages += [assistant(question), user(decision)]
+    async with serve(tmp_path, teams=folder) as served:
+        answer = await Caller(served).ask(messages, model="payer")
+
+    assert "pay(amount: 5)" in question
+    assert (asked, answer) == (1, "Done.")
+    assert texts(upstream)[-1].startswith(shown)

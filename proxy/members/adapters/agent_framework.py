@@ -7,6 +7,7 @@ the client are declared without a function, so that a call of one ends a run of 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 from agent_framework import AgentSession, BaseAgent, Content, FunctionTool
 from agent_framework import Message as TheirMessage
 
+from proxy.errors import MemberFailed
 from proxy.members.adapters.common import answered_calls, hand_over_to, items_since, unused_parameters
 from proxy.members.port import (
     Member,
@@ -26,6 +28,8 @@ from proxy.members.port import (
 )
 from proxy.members.transcript import note_of_handoff
 from proxy.messages import AssistantMessage, ImagePart, Item, Message, Usage, UserMessage, text_of
+
+logger = logging.getLogger(__name__)
 
 _OPTIONS = {
     "temperature": "temperature",
@@ -82,6 +86,9 @@ class AgentFrameworkMember:
             for found in calls.read(update):
                 yield found
         response = await stream.get_final_response()
+        if any(one.type == "function_approval_request" for one in response.user_input_requests):
+            logger.warning("approvals of the framework are not supported", extra={"agent": context.agent})
+            raise MemberFailed(context.agent)
         if response.usage_details:
             yield _used(response)
         context.state = {"session": session.to_dict(), "open": calls.open}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from agents import (
     ToolsToFinalOutputResult,
 )
 
+from proxy.errors import MemberFailed
 from proxy.members.adapters.common import answered_calls, hand_over_to, unused_parameters
 from proxy.members.port import (
     HandOver,
@@ -38,6 +40,8 @@ from proxy.members.port import (
 from proxy.members.transcript import note_of_handoff
 from proxy.messages import AssistantMessage, ImagePart, Item, Message, Usage, UserMessage, text_of
 from proxy.messages import FunctionTool as ToolSpec
+
+logger = logging.getLogger(__name__)
 
 _SETTINGS = {
     "temperature": "temperature",
@@ -89,6 +93,9 @@ class OpenAIAgentsMember:
                     yield found
         finally:
             run.cancel()
+        if run.interruptions:
+            logger.warning("approvals of the SDK are not supported", extra={"agent": context.agent})
+            raise MemberFailed(context.agent)
         new = run.to_input_list()[len(given) :]
         context.state = {"agent": run.last_agent.name, "items": _without_results(new, external.of_client)}
         if external.of_client:
@@ -221,12 +228,15 @@ def _form_of(context: MemberContext) -> Any:
 def _input(context: MemberContext) -> list[Any]:
     system = "\n\n".join(filter(None, (context.instructions, note_of_handoff(context))))
     items: list[Any] = [{"role": "system", "content": system}] if system else []
-    for item in (*context.items, *context.later_items):
+    for item in context.items:
         own = context.state_of(item)
         if own is not None:
             items += own["items"]
         elif (message := _message(item)) is not None:
             items.append(message)
+    for item in context.later_items:
+        if (own := context.state_of(item)) is not None:
+            items += own["items"]
     return _closed(items, context)
 
 

@@ -10,7 +10,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from pydantic_ai import DeferredToolRequests, DeferredToolResults, ExternalToolset, ToolDefinition
+from pydantic_ai import (
+    DeferredToolRequests,
+    DeferredToolResults,
+    ExternalToolset,
+    ToolDefinition,
+    ToolDenied,
+)
 from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.capabilities import ReinjectSystemPrompt
 from pydantic_ai.messages import (
@@ -40,6 +46,7 @@ from proxy.members.port import (
     MemberContext,
     MemberEvent,
     ModelUsed,
+    NotApproved,
     Reasoning,
     ToolBegan,
     ToolEnded,
@@ -81,13 +88,15 @@ class PydanticAIMember:
         if unused is not None:
             yield unused
         history = _history(context)
-        results = _results(history, context)
         external = {tool.name for tool in context.tools} | {tool.name for tool, _ in context.handoff_tools}
+        approvals = await _approvals(history, external, context)
+        results = _results(history, external, context)
+        deferred = DeferredToolResults(calls=results, approvals=approvals) if results or approvals else None
         has_text = False
         result: Any = None
         async with self._agent.run_stream_events(
-            message_history=history if results else _closed(history),
-            deferred_tool_results=DeferredToolResults(calls=results) if results else None,
+            message_history=history if deferred is not None else _closed(history),
+            deferred_tool_results=deferred,
             output_type=[self._agent.output_type, DeferredToolRequests],
             toolsets=[_external_tools(context)],
             instructions=[text for text in (context.instructions, note_of_handoff(context)) if text],
@@ -105,6 +114,9 @@ class PydanticAIMember:
         for used in _used(new):
             yield used
         if isinstance(result.output, DeferredToolRequests):
+            context.state = _dump(new)
+            # Ends the turn with the question; the next one continues from the stored state.
+            await asyncio.gather(*(_approved(call, context) for call in result.output.approvals))
             async for found in self._deferred(result.output.calls, new, context):
                 yield found
             return
@@ -121,7 +133,6 @@ class PydanticAIMember:
         targets = {tool.name: target for tool, target in context.handoff_tools}
         of_client = [call for call in calls if call.tool_name not in targets]
         if of_client:
-            context.state = _dump(new)
             await asyncio.gather(
                 *(context.call_tool(call.tool_name, call.args_as_dict()) for call in of_client)
             )
@@ -136,12 +147,16 @@ class PydanticAIMember:
 def _history(context: MemberContext) -> list[ModelMessage]:
     """Return the conversation, with the agent's own messages as Pydantic AI wrote them."""
     history: list[ModelMessage] = []
-    for item in (*context.items, *context.later_items):
+    for item in context.items:
         own = context.state_of(item)
         if own is not None:
             history = [*_closed(history), *ModelMessagesTypeAdapter.validate_python(own)]
         elif (message := _message(item)) is not None:
             history = [*_closed(history), message]
+    for item in context.later_items:
+        # What else there is belongs to questions for approval.
+        if (own := context.state_of(item)) is not None:
+            history += ModelMessagesTypeAdapter.validate_python(own)
     return history
 
 
@@ -172,12 +187,37 @@ def _closed(history: list[ModelMessage], result: str = _NOT_EXECUTED) -> list[Mo
     return [*history, ModelRequest(parts=returns)]
 
 
-def _results(history: list[ModelMessage], context: MemberContext) -> dict[str, Any]:
-    """Return the results of the calls with which the last run ended, by call id."""
-    answers = context.answers()
-    if not answers or not history or not isinstance(history[-1], ModelResponse):
+async def _approved(call: ToolCallPart, context: MemberContext) -> Any:
+    """Return the decision of a person on a call that the agent runs itself; the turn ends if there is none yet."""
+    try:
+        await context.run_approved(call.tool_name, call.args_as_dict(), lambda: "approved")
+    except NotApproved as refusal:
+        return ToolDenied(refusal.message)
+    return True
+
+
+async def _approvals(
+    history: list[ModelMessage], external: set[str], context: MemberContext
+) -> dict[str, Any]:
+    """Return the decisions on the agent's own calls with which the last run ended, by call id."""
+    if not context.later_items:
         return {}
-    calls = [part for part in history[-1].parts if isinstance(part, ToolCallPart)]
+    calls = [call for call in _last_calls(history) if call.tool_name not in external]
+    return {call.tool_call_id: await _approved(call, context) for call in calls}
+
+
+def _last_calls(history: list[ModelMessage]) -> list[ToolCallPart]:
+    if not history or not isinstance(history[-1], ModelResponse):
+        return []
+    return [part for part in history[-1].parts if isinstance(part, ToolCallPart)]
+
+
+def _results(history: list[ModelMessage], external: set[str], context: MemberContext) -> dict[str, Any]:
+    """Return the results of the calls of external tools with which the last run ended, by call id."""
+    answers = context.answers()
+    if not context.later_items:
+        return {}
+    calls = [call for call in _last_calls(history) if call.tool_name in external]
     found = answered_calls([(one.tool_call_id, one.tool_name, one.args_as_dict()) for one in calls], answers)
     return {call.tool_call_id: found.get(call.tool_call_id, _NOT_EXECUTED) for call in calls}
 
