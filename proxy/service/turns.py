@@ -358,6 +358,8 @@ class TurnService:
                 return None
             if record.status != "running":
                 return self._attach(record) if isinstance(found, Repetition) else None
+            if await self._interrupt_if_lost(record):
+                continue
             replaced = await self._replace_left(request, record)
             if replaced:
                 return replaced if isinstance(replaced, Opened) else None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.behaviour.chat_client import WEATHER, user
+from tests.behaviour.chat_client import WEATHER, Caller, assistant, shape_of, user
 from tests.behaviour.counted import http, shop, team_file
 from tests.fakes.counted_tools import runs
 from tests.fakes.upstream import FakeUpstream, Received, Reply, calls, text
@@ -209,6 +209,28 @@ async def test_a_repeated_request_after_a_cut(tmp_path: Path, at: str) -> None:
             return await case.repeat(served if at == "same worker" else other)
 
         assert await results(tmp_path, found, cut_and_repeat) == table(ALIVE)
+
+
+async def test_the_next_message_after_the_death_of_the_worker_knows_the_call(tmp_path: Path) -> None:
+    case = Case("neither", "mid-stream", "refund")
+    async with FakeUpstream(answer=case.reply) as upstream:
+        environment = {
+            "PROXY_TEAMS": str(team_file(tmp_path, upstream.base_url)),
+            "PROXY_SEPARATE_KEYS": "true",
+        }
+        async with shop(tmp_path, upstream) as other:
+            async with serve_process(tmp_path, environment=environment) as (served, process):
+                sent = asyncio.create_task(case.send_and_cut(served))
+                await sent
+                process.kill()
+                await process.wait()
+            messages = [user(f"Handle {case.order}"), assistant("One"), user("In short, please")]
+            case.go.set()
+
+            assert await Caller(other).ask(messages) == "One two"
+
+    assert runs(tmp_path)[case.order] == 1
+    assert shape_of(upstream)[2:4] == ["calls:refund", "result"]
 
 
 async def test_a_repeated_request_after_the_death_of_the_worker(tmp_path: Path) -> None:
