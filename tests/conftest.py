@@ -35,10 +35,11 @@ SERVER = os.environ.get("HANDOFF_TEST_POSTGRES") or "postgresql://postgres@127.0
 BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
 
-def pytest_sessionstart() -> None:
-    # mutmut runs each session in a fork of a process that has run the tests before: without this, the statements would
-    # be those from before the mutation.
-    build_statements.cache_clear()
+def pytest_runtest_setup() -> None:
+    # mutmut runs the tests of a mutant in a fork of a process that has run all tests, and only those that called the
+    # changed function there: each test has to build the statements.
+    if "MUTANT_UNDER_TEST" in os.environ:
+        build_statements.cache_clear()
 
 
 def pytest_collection_finish() -> None:

@@ -656,9 +656,11 @@ async def test_summaries_and_sizes_are_kept_with_their_items_until_an_item_befor
 async def test_the_rest_of_an_item_can_stay(store: Store) -> None:
     await store.turn(id="chatcmpl-1")
 
-    assert await store.library.delete_item(
-        "alice", "conv_a", "chatcmpl-1", 1, now=121.0, rest=lambda message: AssistantMessage("Hel")
-    )
+    def first_half(message: Message) -> Message:
+        assert isinstance(message, AssistantMessage)
+        return AssistantMessage(str(message.content)[:3])
+
+    assert await store.library.delete_item("alice", "conv_a", "chatcmpl-1", 1, now=121.0, rest=first_half)
     assert await store.messages() == [WHO.message, AssistantMessage("Hel")]
 
     assert await store.library.delete_item(

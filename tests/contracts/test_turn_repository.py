@@ -298,13 +298,14 @@ async def test_of_many_with_one_key_one_begins_and_the_rest_leave_nothing(histor
 
 async def test_a_turn_and_its_new_parent_are_begun_together(history: TurnRepository) -> None:
     first = await answered(history)
-    part = CompletedTurn(new_turn(), the_end(0, items=[ANSWER]))
+    part = CompletedTurn(new_turn(), the_end(0, items=[ANSWER], journal=b"[]"))
 
     begun = await history.begin(new_turn(), parent=part)
 
     stored = await history.turn(part.turn.caller, part.turn.id)
     assert stored is not None
     assert (stored.status, stored.is_history, [*stored.items]) == ("completed", True, [ANSWER])
+    assert stored.journal == b"[]"
     assert [turn.turn for turn in await history.chain(begun.turn)] == [stored.turn, begun.turn]
     # A branch that fails leaves the head as it was; one that completes becomes the head.
     assert await head_of(history) == first.turn
