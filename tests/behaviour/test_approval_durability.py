@@ -67,7 +67,7 @@ async def test_the_team_file_may_change_meanwhile(
     assert results(customer.shown)[-1].startswith(told)
 
 
-async def test_a_resumed_turn_falls_back_to_the_entry_agent_but_needs_its_team(
+async def test_a_resumed_turn_runs_the_team_that_its_conversation_began_with_but_needs_its_name(
     tmp_path: Path, upstream: FakeUpstream
 ) -> None:
     async with bank(tmp_path, upstream) as served:
@@ -90,8 +90,8 @@ async def test_a_resumed_turn_falls_back_to_the_entry_agent_but_needs_its_team(
         upstream.reply(text("Well."))
         assert await customer.resumed(await customer.decides(approval, "approve")) == "Well."
 
-    assert agent_of(upstream) == "clerk"
-    assert results(customer.shown)[-1] == "error: there is no tool named 'pay'"
+    assert agent_of(upstream) == "cashier"
+    assert results(customer.shown)[-1] == f"paid 8 to {customer.to}"
 
 
 async def test_concurrent_decisions_at_two_workers_start_one_turn(
