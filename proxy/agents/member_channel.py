@@ -201,8 +201,10 @@ class MemberChannel:
             case _:
                 raise AgentFailed(f"The agent '{self._agent.name}' yielded a value that is not an event.")
 
-    async def drain(self) -> None:
-        """Wait while the clients are slow."""
+    async def ready(self, event: str | MemberEvent | None = None) -> None:
+        """Wait while the clients are slow, and between two steps of the member while no client is there."""
+        if event is None or isinstance(event, ToolEnded | ModelUsed):
+            await self._state.sink.attended()
         await self._state.sink.drain()
 
     async def settle(self) -> None:

@@ -105,6 +105,7 @@ class MemberLoop:
     async def _consume(
         self, messages: Sequence[Message], context: MemberContext, channel: MemberChannel
     ) -> HandOver | None:
+        await channel.ready()
         events = self._member.run(messages, context)
         try:
             async for event in events:
@@ -113,7 +114,7 @@ class MemberLoop:
                 channel.handle(event)
                 if channel.finish_reason == "length":
                     break
-                await channel.drain()
+                await channel.ready(event)
         finally:
             # Not every iterator is a generator with ``aclose``.
             close = getattr(events, "aclose", None)
