@@ -8,7 +8,7 @@ the system spreads connections over the workers is another row.
 from __future__ import annotations
 
 import asyncio
-import itertools
+import secrets
 import statistics
 import subprocess
 import sys
@@ -106,7 +106,9 @@ async def _carried(server: Served, processes: Sequence[Served]) -> tuple[float, 
 
 async def _delay(here: Served, there: Served) -> float:
     """Return by how many milliseconds text arrives later at a reader of another worker, as the median."""
-    headers = {"x-conversation-id": "followed"}
+    # The database can have the turns of an earlier run.
+    conversation = f"followed-{secrets.token_hex(8)}"
+    headers = {"x-conversation-id": conversation}
     first = request("plain", greeting(), stream=False, headers=headers)
     feed = "GET /v1/conversations/followed/events HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer bench\r\n\r\n"
     async with connections(here.port, 1) as (client,), connections(there.port, 1) as (follower,):
@@ -137,15 +139,12 @@ def _times(answer: Answer, earlier: int) -> dict[int, float]:
     return times
 
 
-_keys = itertools.count()
-
-
 async def _cost(server: Served, *, with_key: bool, count: int = 160) -> float:
     """Return the CPU of a handoff turn, with an idempotency key or without, in milliseconds."""
 
     async def ask(client: Connection, number: int) -> None:
         for _ in range(number):
-            headers: Mapping[str, str] = {"idempotency-key": f"key-{next(_keys)}"} if with_key else {}
+            headers: Mapping[str, str] = {"idempotency-key": secrets.token_hex(8)} if with_key else {}
             await client.ask(
                 request("handoff", greeting(), stream=True, headers=headers), SCRIPTS["talking"].chunks
             )
