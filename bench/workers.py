@@ -110,7 +110,10 @@ async def _delay(here: Served, there: Served) -> float:
     conversation = f"followed-{secrets.token_hex(8)}"
     headers = {"x-conversation-id": conversation}
     first = request("plain", greeting(), stream=False, headers=headers)
-    feed = "GET /v1/conversations/followed/events HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer bench\r\n\r\n"
+    feed = (
+        f"GET /v1/conversations/{conversation}/events HTTP/1.1\r\n"
+        "host: 127.0.0.1\r\nauthorization: Bearer bench\r\n\r\n"
+    )
     async with connections(here.port, 1) as (client,), connections(there.port, 1) as (follower,):
         earlier = (await client.ask(first, SCRIPTS["plain"].chunks)).words
         never = follower.send(feed.encode(), is_timed=True)
