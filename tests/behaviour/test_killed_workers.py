@@ -14,7 +14,7 @@ from tests.kills.run import run
 @pytest.mark.timeout(240)
 async def test_turns_with_tools_survive_killed_workers(tmp_path: Path, postgres_server: None) -> None:
     with new_database() as database:
-        report = await run(tmp_path, database, turns=6, seed=1, kill_pause=0.4)
+        report = await run(tmp_path, database, turns=6, seed=1, kill_pause=0.4, model_seconds=0.3)
 
     assert report.findings == []
     assert report.kills > 0

@@ -22,7 +22,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     options = parser.parse_args()
     with new_database() as database, TemporaryDirectory() as folder:
-        report = asyncio.run(run(Path(folder), database, turns=options.turns, seed=options.seed))
+        report = asyncio.run(
+            run(
+                Path(folder),
+                database,
+                turns=options.turns,
+                seed=options.seed,
+                kill_pause=0.5,
+                model_seconds=0.7,
+            )
+        )
     print(
         f"seed {options.seed}: {report.turns} turns, {report.kills} kills, {report.attempts} requests, "
         f"{report.same_turn} of them got a turn that had begun, {report.seconds:.0f} s"

@@ -83,14 +83,14 @@ class Turn:
         return {**HEADERS, "idempotency-key": self.order, "x-conversation-id": f"chat-{self.order}"}
 
 
-def model(rng: random.Random) -> Any:
-    """Return the model: a call without effects, one with effects, and the answer, each after a short time."""
+def model(rng: random.Random, seconds: float) -> Any:
+    """Return the model: a call without effects, one with effects, and the answer, each after up to ``seconds``."""
 
     async def answer(received: Received) -> Reply:
         messages = received.body["messages"]
         order = next(m["content"] for m in messages if m["role"] == "user").split()[1]
         results = sum(message["role"] == "tool" for message in messages)
-        await asyncio.sleep(rng.uniform(0, 0.15))
+        await asyncio.sleep(rng.uniform(0, seconds))
         if results < 2:
             return calls((("look_up", "refund")[results], {"order": order}))
         return text(f"Done with {order}.", chunks=4)
@@ -238,8 +238,13 @@ async def check(url: str, folder: Path, turns: list[Turn], report: Report) -> No
                 report.findings.append(f"{turn.order}: the answer is stored {stored} times")
 
 
-async def run(folder: Path, database: str, *, turns: int, seed: int, kill_pause: float = 1.0) -> Report:
-    """Run turns, some at a time, while workers are killed; return what was found."""
+async def run(
+    folder: Path, database: str, *, turns: int, seed: int, kill_pause: float, model_seconds: float
+) -> Report:
+    """Run turns, some at a time, while workers are killed; return what was found.
+
+    ``kill_pause`` is the greatest pause between the start of a worker and the next kill, in seconds.
+    """
     rng, report, began = random.Random(seed), Report(turns=turns), time.monotonic()
     made = [Turn(f"order{number}", is_stream=bool(number % 2)) for number in range(turns)]
     slots = asyncio.Semaphore(8)
@@ -249,7 +254,7 @@ async def run(folder: Path, database: str, *, turns: int, seed: int, kill_pause:
             await run_client(url, turn, report)
 
     async with (
-        FakeUpstream(answer=model(rng)) as upstream,
+        FakeUpstream(answer=model(rng, model_seconds)) as upstream,
         workers(folder, upstream, database) as (running, url),
     ):
         killing = asyncio.create_task(kill_at_random(running, rng, report, kill_pause))
