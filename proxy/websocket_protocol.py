@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidMessage
 from websockets.frames import Frame
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
@@ -61,9 +62,27 @@ class EnvelopeWebSocket(WebSocketsSansIOProtocol):
             self._unparsed += data
         elif len(data) <= STEP_BYTES:
             super().data_received(data)
+            if isinstance(self.conn.handshake_exc, InvalidMessage):
+                self._reject_unreadable(data)
         else:
             self._unparsed += data
             self._parse_step()
+
+    def _reject_unreadable(self, request: bytes) -> None:
+        """Answer a request that is not a handshake; websockets 16 and older only close their side."""
+        if self.transport.is_closing():
+            return
+        is_get = request.startswith(b"GET ")
+        response = self.conn.reject(
+            400 if is_get else 405,
+            "The WebSocket handshake is not valid."
+            if is_get
+            else "A WebSocket handshake must be a GET request.",
+        )
+        if not is_get:
+            response.headers["Allow"] = "GET"
+        self.transport.write(response.serialize())
+        self.transport.close()
 
     def _parse_step(self) -> None:
         step = bytes(self._unparsed[:STEP_BYTES])
