@@ -44,6 +44,8 @@ ATTEMPTS = 10
 
 BeginTurn = Callable[[TurnRequest, ResolvedTurn], Awaitable[object]]
 """BeginTurn a turn, unless it waits for further decisions."""
+EndUnattended = Callable[[str, str], Awaitable[bool]]
+"""Ends the running turn of a conversation, by caller and id, if its client has left; False if there is none."""
 
 
 class SavedRequestOptions(Struct, frozen=True, omit_defaults=True):
@@ -87,11 +89,19 @@ def options_of(turn: Turn, *, uses_functions: bool) -> SavedRequestOptions:
 class ApprovalResumption:
     """Decides approvals and resumes their turns."""
 
-    def __init__(self, history: TurnRepository, approvals: Approvals, clock: Clock, begin: BeginTurn) -> None:
+    def __init__(
+        self,
+        history: TurnRepository,
+        approvals: Approvals,
+        clock: Clock,
+        begin: BeginTurn,
+        end_unattended: EndUnattended,
+    ) -> None:
         self._history = history
         self._approvals = approvals
         self._clock = clock
         self._begin = begin
+        self._end_unattended = end_unattended
 
     async def decide(self, caller: str, decision: ApprovalDecision, *, end_user: str = "") -> Approval:
         """Store a decision, and resume the turn if it was the last one that was pending. Repetitions have no effect.
@@ -104,6 +114,15 @@ class ApprovalResumption:
             ConversationBusy: Another turn of the conversation is running; the decision was not stored.
             ModelNotFound: The team does not exist any more.
         """
+        try:
+            return await self._decide(caller, decision, end_user)
+        except ConversationBusy:
+            approval = await self.find(caller, decision.approval_id, end_user=end_user)
+            if not await self._end_unattended(caller, approval.conversation_id):
+                raise
+        return await self._decide(caller, decision, end_user)
+
+    async def _decide(self, caller: str, decision: ApprovalDecision, end_user: str) -> Approval:
         for _ in range(ATTEMPTS):
             approval = await self.find(caller, decision.approval_id, end_user=end_user)
             check_open(approval, is_approved=decision.is_approved)

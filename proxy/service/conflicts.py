@@ -1,0 +1,95 @@
+"""What a request does about the running turn of its conversation: attach to it, end it, run in parallel, or fail."""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.conversations.resolver import ResolvedTurn
+from proxy.conversations.steps import split_step
+from proxy.conversations.unfinished_turns import Repetition, RunningMatch
+from proxy.errors import ConversationBusy
+from proxy.service.attachments import Attachments
+from proxy.service.busy import ConversationHeld, parallel_slot
+from proxy.service.left_turns import LeftTurns
+from proxy.service.lost_turns import LostTurns
+from proxy.service.opened import Opened
+from proxy.turns.contract import ServedTeam
+from proxy.turns.repository import TurnRecord, TurnRepository
+from proxy.turns.request import TurnRequest
+
+LEAVING_ATTEMPTS, LEAVING_INTERVAL = 20, 0.05
+"""Times to look whether the client of a turn has left, and seconds between them."""
+
+
+class Conflicts:
+    """Resolves conflicts of requests with turns that run."""
+
+    def __init__(
+        self, history: TurnRepository, *, attachments: Attachments, left: LeftTurns, lost: LostTurns
+    ) -> None:
+        self._history = history
+        self._attachments = attachments
+        self._left = left
+        self._lost = lost
+
+    async def open_earlier(self, request: TurnRequest, found: RunningMatch | Repetition) -> Opened | None:
+        """Attach to the turn that the request repeats; end a running one that it follows.
+
+        None if the request has to be resolved again: the turn has ended, or its client has not left.
+        """
+        for _ in range(LEAVING_ATTEMPTS):
+            record = await self._history.turn(request.caller, found.turn_id)
+            if record is None:
+                return None
+            if record.status != "running":
+                return self._attachments.attach(record) if isinstance(found, Repetition) else None
+            if await self._lost.interrupt_if_lost(record):
+                continue
+            replaced = await self._replace_left(request, record)
+            if replaced:
+                return replaced if isinstance(replaced, Opened) else None
+            # A client can send its next message before the server has noticed that it left.
+            await asyncio.sleep(LEAVING_INTERVAL)
+        return None
+
+    async def after_conflict(
+        self, request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn | None
+    ) -> Opened | int:
+        """Attach to the running turn if its client has left and this request repeats it; else end it.
+
+        Returns the slot for the next attempt otherwise.
+
+        Raises:
+            ConversationBusy: The turn has a client, or finishes without one.
+        """
+        conversation_id = resolved.conversation_id if resolved is not None else None
+        if conversation_id is None and request.parent is not None:
+            parent = await self._history.turn(request.caller, split_step(request.parent)[0])
+            conversation_id = parent.conversation_id if parent is not None else None
+        if conversation_id is None:
+            raise ConversationBusy
+        record = await self._history.running_turn(request.caller, conversation_id)
+        if record is None or await self._lost.interrupt_if_lost(record):
+            return 0
+        replaced = await self._replace_left(request, record)
+        if replaced:
+            return replaced if isinstance(replaced, Opened) else 0
+        slot = parallel_slot(request, team, resolved, record) if resolved is not None else 0
+        if not slot:
+            raise ConversationHeld(conversation_id)
+        return slot
+
+    async def end_unattended(self, caller: str, conversation_id: str) -> bool:
+        """End the running turn of a conversation if its client has left and it only waits for one."""
+        record = await self._history.running_turn(caller, conversation_id)
+        return record is not None and await self._left.end(record)
+
+    async def _replace_left(self, request: TurnRequest, record: TurnRecord) -> Opened | bool:
+        """Attach to a running turn whose client has left if this request repeats it; else end it.
+
+        False if the turn has a client, or finishes without one.
+        """
+        is_same = request.body_digest is not None and record.body_digest == request.body_digest
+        if is_same and self._left.is_unattended(record) and self._left.ran_effects(record):
+            return self._attachments.attach(record)
+        return await self._left.end(record)

@@ -1,0 +1,184 @@
+"""Open the turn of a request: find its team, resolve where it begins, and start it or attach to an earlier turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from proxy.approvals.repository import ApprovalsMoved
+from proxy.conversations.resolver import ConversationResolver, Resolution, ResolvedTurn
+from proxy.conversations.resolver_query import UnrelatedMessages
+from proxy.conversations.unfinished_turns import RunningMatch
+from proxy.errors import ConversationBusy, IdempotencyConflict, ShuttingDown
+from proxy.service.attachments import Attachments
+from proxy.service.busy import BusyConversations, ClientLeft, ConversationHeld
+from proxy.service.conflicts import Conflicts
+from proxy.service.opened import Opened
+from proxy.service.resumption import ATTEMPTS
+from proxy.service.service_state import ServiceState
+from proxy.service.side_requests import has_side_request_text, side_turn
+from proxy.service.turn_start import TurnStart, ignored_parameters
+from proxy.turns.contract import ServedTeam, Turn
+from proxy.turns.repository import IdempotencyKeyTaken
+from proxy.turns.request import TurnRequest
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewedTurn:
+    """A turn that was not begun, and its team."""
+
+    team: ServedTeam
+    turn: Turn
+
+
+class Openings:
+    """Opens the turns of requests, and those that are resumed without one."""
+
+    def __init__(
+        self,
+        state: ServiceState,
+        resolver: ConversationResolver,
+        *,
+        attachments: Attachments,
+        conflicts: Conflicts,
+        busy: BusyConversations,
+        turn_start: TurnStart,
+    ) -> None:
+        self._state = state
+        self._resolver = resolver
+        self._attachments = attachments
+        self._conflicts = conflicts
+        self._busy = busy
+        self._turn_start = turn_start
+
+    async def open(self, request: TurnRequest, *, left: ClientLeft | None = None) -> Opened:
+        """Begin a turn, or attach to the turn that this request repeats; errors as in ``TurnService.open``."""
+        if self._state.is_closing:
+            raise ShuttingDown
+        team, is_side_model = await self._state.teams.find(request.caller, request.model)
+        if request.is_side or is_side_model or has_side_request_text(request):
+            self._turn_start.check_memory()
+            return self._turn_start.start_side(request, team)
+        repeated = await self._attachments.repeated(request)
+        if repeated is not None:
+            return repeated
+        self._turn_start.check_memory()
+        policy = request.busy or team.busy or "reject"
+        conversation_id = request.conversation_id
+        if policy == "reject" or not self._busy.has_queue(request.caller, conversation_id):
+            try:
+                return await self._open(request, team)
+            except ConversationHeld as held:
+                if policy == "reject":
+                    raise
+                conversation_id = held.conversation_id
+        assert conversation_id is not None
+        if request.on_disconnect == "detach":
+            left = None
+        return await self._open_queued(request, team, conversation_id, left, interrupts=policy == "interrupt")
+
+    async def preview(self, request: TurnRequest) -> PreviewedTurn:
+        """Return the turn that a request would begin; errors as in ``TurnService.preview``."""
+        team, _ = await self._state.teams.find(request.caller, request.model)
+        team, _, resolved = await self._resolve(request, team)
+        if isinstance(resolved, UnrelatedMessages):
+            return PreviewedTurn(team, side_turn("", request, team))
+        if not isinstance(resolved, ResolvedTurn):
+            # The turn that it follows is still running.
+            raise ConversationBusy
+        return PreviewedTurn(team, self._turn_start.preview(request, team, resolved))
+
+    async def resume(self, request: TurnRequest, resolved: ResolvedTurn) -> None:
+        """Begin a turn without a request, with the agent that was active, or the entry agent if it no longer exists."""
+        team, _ = await self._state.teams.find(request.caller, request.model)
+        if resolved.conversation_id is not None:
+            team = await self._state.teams.as_begun(request.caller, resolved.conversation_id, team)
+        agent = resolved.agent if resolved.agent in team.agents else team.entry
+        await self._start(request, team, replace(resolved, agent=agent), ())
+
+    async def _open_queued(
+        self,
+        request: TurnRequest,
+        team: ServedTeam,
+        conversation_id: str,
+        left: ClientLeft | None,
+        *,
+        interrupts: bool,
+    ) -> Opened:
+        """Begin the turn when no other turn of the conversation is running."""
+        async with self._busy.place(request.caller, conversation_id, left):
+            for _ in range(ATTEMPTS):
+                await self._busy.wait(request.caller, conversation_id, left, interrupts=interrupts)
+                if self._state.is_closing:
+                    raise ShuttingDown
+                try:
+                    return await self._open(request, team)
+                except ConversationHeld:
+                    # A request of another worker was earlier.
+                    continue
+        raise ConversationHeld(conversation_id)
+
+    async def _open(self, request: TurnRequest, team: ServedTeam) -> Opened:
+        slot, skips_running = 0, False
+        for _ in range(ATTEMPTS):
+            resolved: Resolution | None = None
+            try:
+                team, ignored, resolved = await self._resolve(request, team, skips_running=skips_running)
+                if isinstance(resolved, UnrelatedMessages):
+                    return self._turn_start.start_side(request, team)
+                if isinstance(resolved, ResolvedTurn):
+                    opened = await self._start(request, team, resolved, ignored, slot=slot)
+                else:
+                    opened = await self._conflicts.open_earlier(request, resolved)
+                    skips_running = opened is None and isinstance(resolved, RunningMatch)
+            except ApprovalsMoved:
+                continue
+            except ConversationBusy:
+                place = resolved if isinstance(resolved, ResolvedTurn) else None
+                taken = await self._conflicts.after_conflict(request, team, place)
+                if isinstance(taken, Opened):
+                    return taken
+                slot = taken
+                continue
+            if opened is not None:
+                return opened
+        raise ConversationBusy
+
+    async def _start(
+        self,
+        request: TurnRequest,
+        team: ServedTeam,
+        resolved: ResolvedTurn,
+        ignored: Sequence[str],
+        *,
+        slot: int = 0,
+    ) -> Opened | None:
+        """Start the turn, or attach to the one that has taken its idempotency key in the meantime.
+
+        None if it waits for further approval decisions.
+        """
+        try:
+            return await self._turn_start.start(request, team, resolved, ignored, slot=slot)
+        except IdempotencyKeyTaken:
+            repeated = await self._attachments.repeated(request)
+            if repeated is None:
+                raise IdempotencyConflict from None
+            return repeated
+
+    async def _resolve(
+        self, request: TurnRequest, team: ServedTeam, *, skips_running: bool = False
+    ) -> tuple[ServedTeam, Sequence[str], Resolution]:
+        """Return the team as its conversation began with it, the ignored parameters, and where the turn begins."""
+        ignored, resolved = await self._resolve_for(request, team, skips_running=skips_running)
+        if isinstance(resolved, ResolvedTurn) and resolved.conversation_id is not None:
+            began_as = await self._state.teams.as_begun(request.caller, resolved.conversation_id, team)
+            if began_as is not team:
+                return began_as, *await self._resolve_for(request, began_as, skips_running=skips_running)
+        return team, ignored, resolved
+
+    async def _resolve_for(
+        self, request: TurnRequest, team: ServedTeam, *, skips_running: bool
+    ) -> tuple[Sequence[str], Resolution]:
+        team.check_client_tools(tuple(request.tools))
+        ignored = ignored_parameters(request, team)
+        return ignored, await self._resolver.resolve(request, team, skips_running=skips_running)

@@ -1,0 +1,191 @@
+"""Write a new turn as running, and start it in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from proxy.approvals.repository import Approvals
+from proxy.conversations.resolver import ResolvedTurn
+from proxy.errors import LogMemoryExhausted
+from proxy.request_errors import ParameterNotSupported
+from proxy.service.checkpoints import CheckpointLog, can_be_continued, saved_turn
+from proxy.service.forwarding import TurnForwarding
+from proxy.service.leases import Leases
+from proxy.service.left_turns import DisconnectRules, LeftTurns
+from proxy.service.new_turns import new_turn, new_turn_id, turn_of
+from proxy.service.opened import Opened
+from proxy.service.progress import ProgressStore
+from proxy.service.recording import StoredTurnContext, step_turn
+from proxy.service.remote_turns import RemoteTurns
+from proxy.service.runner import TurnRunner
+from proxy.service.side_requests import side_turn
+from proxy.turns.checkpoints import CheckpointRepository
+from proxy.turns.contract import AnsweringTeam, ServedTeam, Turn
+from proxy.turns.live import LiveTurn, LiveTurns
+from proxy.turns.repository import Begun, NewTurn, TurnRepository
+from proxy.turns.request import Clock, DisconnectPolicy, TurnRequest
+
+
+class TurnStart:
+    """Starts turns. ``on_disconnect`` and ``disconnect_grace`` (seconds) are the defaults of the server."""
+
+    def __init__(
+        self,
+        history: TurnRepository,
+        approvals: Approvals,
+        clock: Clock,
+        lives: LiveTurns,
+        *,
+        leases: Leases,
+        runner: TurnRunner,
+        checkpoints: CheckpointRepository | None,
+        progress: ProgressStore,
+        left: LeftTurns,
+        remote: RemoteTurns,
+        forwarding: TurnForwarding,
+        on_disconnect: DisconnectPolicy,
+        disconnect_grace: float,
+    ) -> None:
+        self._history = history
+        self._approvals = approvals
+        self._clock = clock
+        self._lives = lives
+        self._leases = leases
+        self._runner = runner
+        self._checkpoints = checkpoints
+        self._progress = progress
+        self._left = left
+        self._remote = remote
+        self._forwarding = forwarding
+        self._on_disconnect = on_disconnect
+        self._disconnect_grace = disconnect_grace
+
+    def check_memory(self) -> None:
+        """Check that a turn can begin.
+
+        Raises:
+            LogMemoryExhausted: The logs of this process have reached their memory limit.
+        """
+        if not self._lives.has_memory():
+            raise LogMemoryExhausted
+
+    def preview(self, request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn) -> Turn:
+        """Return the turn that ``start`` would run."""
+        now = self._clock()
+        new = new_turn(request, team, resolved, worker="", lease_until=now, now=now)
+        return turn_of(request, new, resolved, self._approvals)
+
+    def start_side(self, request: TurnRequest, team: ServedTeam) -> Opened:
+        """Start a turn without conversation, team or lock; nothing of it is stored."""
+        turn = side_turn(new_turn_id(), request, team.side)
+        ignored = ignored_parameters(request, team.side)
+        live = LiveTurn(turn.id, cancel_on_disconnect=True, memory=self._lives.memory)
+        self._runner.start(live, team.side, turn, None)
+        return Opened(
+            live=live,
+            turn_id=turn.id,
+            created_at=self._clock(),
+            conversation_id=request.conversation_id or "",
+            match="side-request",
+            agent=turn.agent,
+            ignored=ignored,
+        )
+
+    async def start(
+        self,
+        request: TurnRequest,
+        team: ServedTeam,
+        resolved: ResolvedTurn,
+        ignored: Sequence[str],
+        *,
+        slot: int = 0,
+    ) -> Opened | None:
+        """Begin and start the turn; None if it waits for further approval decisions.
+
+        Raises:
+            ApprovalsMoved: Other decisions have changed the approvals of the turn.
+            ConversationBusy: Another turn of the conversation is running in this slot.
+            IdempotencyKeyTaken: Another turn has the idempotency key of the request.
+        """
+        now = self._clock()
+        new = new_turn(
+            request,
+            team,
+            resolved,
+            worker=self._leases.worker,
+            lease_until=self._leases.until(now),
+            now=now,
+            slot=slot,
+        )
+        turn = turn_of(request, new, resolved, self._approvals)
+        rules = self._disconnect_rules(request, team)
+        is_lasting = self._is_lasting(request, resolved, rules)
+        if is_lasting:
+            new = replace(new, checkpoint=saved_turn(turn, request, resolved, rules))
+        begun = await self._begin(new, resolved)
+        if begun is None:
+            return None
+        live = LiveTurn(
+            new.id,
+            conversation_id=new.conversation_id,
+            began=new.created_at,
+            memory=self._lives.memory,
+        )
+        turn.progress = self._progress.of_turn(begun.turn, is_stored=request.is_stored)
+        if self._checkpoints is not None and can_be_continued(request, resolved):
+            first = None if is_lasting else partial(saved_turn, turn, request, resolved, rules)
+            turn.steps = CheckpointLog(self._checkpoints, live, turn, begun.turn, 0, first)
+        self._left.watch(live, turn, begun.turn, rules)
+        self._runner.start(live, team, turn, StoredTurnContext(request, begun, resolved))
+        self._remote.notify_turn_started(begun.conversation)
+        self._forwarding.turn_began(new.id, begun.conversation)
+        return Opened(
+            live=live,
+            turn_id=new.id,
+            created_at=new.created_at,
+            conversation_id=new.conversation_id,
+            match=resolved.match,
+            agent=new.agent,
+            ignored=ignored,
+        )
+
+    def _is_lasting(self, request: TurnRequest, resolved: ResolvedTurn, rules: DisconnectRules) -> bool:
+        """Whether the turn has checkpoints from its begin."""
+        if self._checkpoints is None or not can_be_continued(request, resolved):
+            return False
+        return rules.grace is None or request.in_background or request.idempotency_key is not None
+
+    def _disconnect_rules(self, request: TurnRequest, team: ServedTeam) -> DisconnectRules:
+        policy = request.on_disconnect or team.on_disconnect or self._on_disconnect
+        is_immediate = request.on_disconnect == "cancel"
+        grace = 0.0 if is_immediate else self._disconnect_grace
+        return DisconnectRules(
+            None if policy == "detach" else grace,
+            is_immediate=is_immediate,
+            has_key=request.idempotency_key is not None,
+            is_repeatable=request.is_repeatable,
+        )
+
+    async def _begin(self, new: NewTurn, resolved: ResolvedTurn) -> Begun | None:
+        """Write the turn as running; None if it waits for further approval decisions."""
+        if resolved.step is not None:
+            return await self._history.begin(new, parent=step_turn(resolved.step, new, new_turn_id()))
+        resumption = resolved.resumption
+        if resumption is None or resumption.update is None:
+            return await self._history.begin(new)
+        return await self._approvals.resume(new, resumption.update)
+
+
+def ignored_parameters(request: TurnRequest, team: AnsweringTeam) -> Sequence[str]:
+    """Return the parameters that have no effect on the team.
+
+    Raises:
+        ParameterNotSupported: Parameters are strict and one has no effect. Tools are the exception: many clients send
+            theirs with every request.
+    """
+    ignored = team.check_parameters(request)
+    if request.is_strict and (refused := [name for name in ignored if name != "tools"]):
+        raise ParameterNotSupported(refused[0])
+    return ignored
