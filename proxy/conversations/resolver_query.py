@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,12 +15,16 @@ from proxy.messages import (
     AssistantMessage,
     Item,
     Message,
+    ToolMessage,
+    UserMessage,
     text_of,
 )
 from proxy.turns.contract import Team
 from proxy.turns.repository import ChainTurn, Conversation, TurnMatch, TurnRepository
 from proxy.turns.request import Match, TurnRequest
 
+MAX_INPUTS = 16
+"""Number of positions in a list, from its end, at which the input of a turn can end."""
 FIRST_LOOKUP, NEXT_LOOKUPS = 8, 512
 """Number of fingerprints per query: in the first one, from the end of the list, and in each further one."""
 
@@ -72,15 +76,28 @@ class ResolverQuery:
         """The index and the fingerprint of each assistant message that has one."""
         return self._fingerprints[1]
 
+    @property
+    def inputs(self) -> Sequence[tuple[int, bytes]]:
+        """The index and the digest of the last ``MAX_INPUTS`` messages at which the input of a turn can end.
+
+        The last message is not one of them.
+        """
+        return self._fingerprints[2]
+
     @cached_property
-    def _fingerprints(self) -> tuple[Transcript, Sequence[tuple[int, bytes]]]:
+    def _fingerprints(self) -> tuple[Transcript, Sequence[tuple[int, bytes]], Sequence[tuple[int, bytes]]]:
+        # One pass over the messages: hashing a long list is a large part of a request.
         transcript = Transcript(self.scope)
-        boundaries = [
-            (index, fingerprint)
-            for index, message in enumerate(self.messages)
-            if (fingerprint := transcript.add(message)) is not None
-        ]
-        return transcript, boundaries
+        boundaries: list[tuple[int, bytes]] = []
+        inputs: list[tuple[int, bytes]] = []
+        ends = _input_ends(self.messages)
+        for index, message in enumerate(self.messages):
+            fingerprint = transcript.add(message)
+            if fingerprint is not None:
+                boundaries.append((index, fingerprint))
+            elif index in ends:
+                inputs.append((index, transcript.input_fingerprint()))
+        return transcript, boundaries, inputs
 
     @property
     def head(self) -> int | None:
@@ -102,6 +119,19 @@ class ResolverQuery:
     def may_read(self, turn: ChainTurn) -> bool:
         """Whether the end user of the request may read the turn."""
         return may_access(self.request.end_user, turn.end_user)
+
+
+def _input_ends(messages: Sequence[Message]) -> Collection[int]:
+    """Return the last indexes of messages at which the input of a turn can end, except that of the last message."""
+    ends: set[int] = set()
+    for index in range(len(messages) - 2, -1, -1):
+        if isinstance(messages[index], UserMessage | ToolMessage) and isinstance(
+            messages[index + 1], UserMessage | AssistantMessage
+        ):
+            ends.add(index)
+            if len(ends) == MAX_INPUTS:
+                break
+    return ends
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,9 @@ from proxy.conversations.fingerprints import Transcript, hashed_answer, user_tex
 from proxy.conversations.resolver_query import ResolverQuery, RuleMatch
 from proxy.conversations.steps import Step, finished_part
 from proxy.conversations.visible_messages import visible_messages
-from proxy.messages import AssistantMessage, ToolMessage, UserMessage, is_instruction, text_of
+from proxy.messages import AssistantMessage, is_instruction, text_of
 from proxy.turns.repository import ChainTurn, InputMatch, TurnRecord, is_unattended
 
-MAX_INPUTS = 16
-"""Number of positions in a list, from its end, at which the input of a turn can end."""
 MIN_BEGINNING = 4
 """Bytes of an unfinished answer, without white space, that a client has to show if it shows any."""
 REPEAT_SECONDS = 600.0
@@ -52,7 +50,7 @@ async def find_partly_shown(query: ResolverQuery, *, after: int) -> RuleMatch | 
 
     The first ``after`` messages belong to a known turn. Messages have to follow the input.
     """
-    positions = _positions(query, after) if query.team.has_tools else []
+    positions = [place for place in query.inputs if place[0] >= after] if query.team.has_tools else []
     if not positions:
         return None
     found = await query.turns.find_by_input(
@@ -110,19 +108,6 @@ def _continuation(record: TurnRecord | None) -> Repetition | None:
         return Repetition(record.id, first_attempt=first_attempt) if record.ran_effects else None
     step = finished_part(record) if record.is_history else None
     return Repetition(record.id, step) if step is not None else None
-
-
-def _positions(query: ResolverQuery, after: int) -> list[tuple[int, bytes]]:
-    """Return the index and the digest of messages at which the input of a turn can end, except the last message."""
-    transcript = Transcript(query.scope)
-    positions = []
-    for index, message in enumerate(query.messages[:-1]):
-        transcript.add(message)
-        if index >= after and isinstance(message, UserMessage | ToolMessage):
-            following = query.messages[index + 1]
-            if isinstance(following, UserMessage | AssistantMessage):
-                positions.append((index, transcript.input_fingerprint()))
-    return positions[-MAX_INPUTS:]
 
 
 async def _matching(
