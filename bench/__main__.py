@@ -21,11 +21,12 @@ from bench.report import table, table_of_variants, write_json
 from bench.scripts import SCRIPTS
 from bench.startup import dispatchers, http_clients, start_of_servers
 from bench.stored import on_postgres, stored_turns
+from bench.traced import traced_turns
 from bench.workers import workers
 
 TIME_LIMIT = 900.0
 FIGURES: dict[str, Measure] = {**MEASURES, "start": start_of_servers, "capacity": streams_held}
-VARIANTS = ("dispatch", "http-clients", "stored", "workers", "postgres")
+VARIANTS = ("dispatch", "http-clients", "stored", "tracing", "workers", "postgres")
 
 
 @dataclass(slots=True)
@@ -60,6 +61,8 @@ async def _variants(name: str, started: Field, postgres: str | None) -> Sequence
         return await http_clients(started)
     if name == "stored":
         return await stored_turns(started)
+    if name == "tracing":
+        return await traced_turns(started)
     if name == "workers":
         return await workers(started, postgres)
     return await on_postgres(started, postgres) if postgres is not None else ()

@@ -84,5 +84,6 @@ def test_many_short_pieces_take_linear_time() -> None:
         assert state is not None
         return time.process_time() - began
 
-    seconds(100)
-    assert seconds(40_000) < 30 * max(seconds(4_000), 0.001)
+    # The least of several runs: a garbage collection can be part of one.
+    few, many = (min(seconds(count) for _ in range(3)) for count in (4_000, 40_000))
+    assert many < 30 * max(few, 0.001)
