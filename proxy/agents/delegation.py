@@ -18,6 +18,7 @@ from proxy.messages import (
     DelegateRecord,
     FunctionTool,
     Item,
+    Parameters,
     ToolCall,
     ToolMessage,
     UserMessage,
@@ -153,6 +154,13 @@ class DelegateTool:
             call_scope=call_key,
             may_ask=parent.may_ask and parent.response_format is None,
             context_mode=parent.context_mode,
+            compact_threshold=parent.compact_threshold,
+            end_user=parent.end_user,
+            # The end user is the same. What the caller set for the answer of the turn does not apply to a delegate.
+            parameters=Parameters(
+                safety_identifier=parent.parameters.safety_identifier,
+                prompt_cache_key=parent.parameters.prompt_cache_key,
+            ),
         )
         if (resumed := self._resumed) is not None:
             turn.agent = resumed.record.agent

@@ -161,8 +161,12 @@ class _Reply:
 
 
 def _conversation_id(context: MemberContext) -> str:
-    """Return an id for the conversation with this agent: two agents of a team can be at the same endpoint."""
-    both = f"{context.conversation_id}:{context.agent}"
+    """Return an id for the conversation with this agent: two agents of a team can be at the same endpoint.
+
+    Each run as a delegate is a conversation, because a delegate sees only its task.
+    """
+    run = context.turn_id.partition("/")[2]
+    both = f"{context.conversation_id}:{context.agent}" + (f":{run}" if run else "")
     return both if len(both) <= MAX_ID else blake2b(both.encode(), digest_size=20).hexdigest()
 
 

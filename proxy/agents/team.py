@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from proxy.agents.dispatch import Dispatcher
 from proxy.agents.member_loop import MemberLoop
 from proxy.agents.spans import agent_span
 from proxy.agents.turn_state import Agent, TurnState
-from proxy.errors import ModelNotFound, UpstreamFailed
+from proxy.errors import ModelNotFound, TurnTimeout, UpstreamFailed
 from proxy.events import Event, Handoff, ModelCalled, Started
 from proxy.messages import FunctionTool
 from proxy.providers.capabilities import Abilities
@@ -238,7 +239,14 @@ class AgentTeam:
         state.parent, state.depth = parent, parent.depth + 1
         state.limits = job.delegation.limits or self.facts.limits
         job.sink.emit(Started(turn.id, turn.agent, self.steps))
-        return await self._outcome(state)
+        limit = state.limits.turn_seconds
+        try:
+            async with asyncio.timeout(limit) as timer:
+                return await self._outcome(state)
+        except TimeoutError:
+            if limit is None or not timer.expired():
+                raise
+            raise TurnTimeout(limit) from None
 
     def input_tokens(self, turn: Turn) -> int:
         """Return the estimated size of the turn's first model call in tokens."""

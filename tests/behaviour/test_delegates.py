@@ -411,3 +411,30 @@ async def test_a_pending_delegate_is_not_resumed_by_another_message(open_desk: D
 
     assert answer == "Sunny."
     assert [agent_of(request.body["messages"]) for request in upstream.requests] == ["lead"]
+
+
+async def test_the_time_limit_in_the_limits_of_a_delegate_applies_to_each_run(tmp_path: Path) -> None:
+    team = """\
+models:
+  default: {{model: test-model, base_url: "{upstream}", api_key: k}}
+teams:
+  desk:
+    entry: lead
+    agents:
+      lead: {{instructions: You are lead., delegates: [{{to: slow, limits: {{turn_seconds: 0.2}}}}]}}
+      slow: {{instructions: You are slow.}}
+"""
+
+    def answer(received: Received) -> Reply:
+        messages = received.body["messages"]
+        if agent_of(messages) == "slow":
+            return hang()
+        return text(results_in(messages)[0]) if results_in(messages) else calls(("ask_slow", {"task": "x"}))
+
+    async with FakeUpstream(answer=answer) as upstream:
+        (tmp_path / "team.yaml").write_text(team.format(upstream=upstream.base_url))
+        async with serve(tmp_path, teams=tmp_path / "team.yaml") as served:
+            said = await Caller(served).ask([user("Hi")], model="desk")
+
+    assert said.startswith("error: slow failed: ")
+    assert "0.2 seconds" in said

@@ -26,6 +26,11 @@ teams:
       expert:
         remote: {{base_url: "{remote}", model: far-model, api_key: far-key, headers: {{X-Tenant: library}}}}
         handoffs: [{{to: triage, when: it is easy}}]
+  boss:
+    entry: boss
+    agents:
+      boss: {{instructions: You are boss., delegates: [{{to: expert}}]}}
+      expert: {{remote: {{base_url: "{remote}", model: far-model}}}}
   quiet:
     remote: {{base_url: "{remote}", model: far-model, conversation_header: "", send_end_user: false}}
 """
@@ -190,3 +195,23 @@ async def test_a_team_of_another_proxy_is_a_member_with_nested_events(
     assert upstream.requests[-1].body["messages"][0]["content"].startswith("You are repairs.")
     assert shape_of(upstream)[-3:] == ["result", "assistant:Found it.", "user:And now?"]
     assert stored
+
+
+async def test_each_run_as_a_delegate_is_a_conversation_with_the_same_end_user(
+    served: Served, upstream: FakeUpstream, remote: FakeUpstream
+) -> None:
+    upstream.reply(
+        calls(("ask_expert", {"task": "A"}), ("ask_expert", {"task": "B"})), text("Both are done.")
+    )
+    remote.reply(text("done"), text("done"))
+    caller = Caller(served)
+
+    answer = await caller.ask([user("Do A and B")], model="boss", user="anna")
+
+    assert answer == "Both are done."
+    tasks = sorted(request.body["messages"][-1]["content"] for request in remote.requests)
+    assert tasks == ["A", "B"]
+    assert [len(request.body["messages"]) for request in remote.requests] == [1, 1]
+    ids = {request.headers["x-conversation-id"] for request in remote.requests}
+    assert len(ids) == 2
+    assert [request.body["safety_identifier"] for request in remote.requests] == ["anna", "anna"]
