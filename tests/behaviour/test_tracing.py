@@ -39,7 +39,9 @@ teams:
       triage:
         instructions: Secret instructions.
         tools: [calculate, "mcp:shop/echo", {{name: "tests.fakes.payment_tool:pay", approval: required}}]
-        handoffs: [{{to: sales, tool: transfer_to_sales}}]
+        handoffs: [{{to: sales, tool: transfer_to_sales}}, {{to: crashing, tool: transfer_to_crashing}}]
+      crashing:
+        python: tests.fakes.failing_tool:crash
       sales:
         instructions: You are sales.
         tools: ["tests.fakes.failing_tool:fail"]
@@ -273,6 +275,24 @@ async def test_a_failed_tool_is_an_error_of_its_span_only(desk: Desk) -> None:
         ("execute_tool fail", "tool_error")
     ]
     assert "a secret of the tool" not in repr(trace)
+
+
+async def test_a_crash_of_an_agent_is_an_error_up_to_the_turn_without_its_message(desk: Desk) -> None:
+    desk.upstream.reply(calls(("transfer_to_crashing", {})))
+
+    failure, trace = await desk.ask(user("Crash"))
+
+    assert isinstance(failure, openai.APIStatusError)
+    assert trace.tree == (
+        "invoke_workflow desk",
+        [
+            ("invoke_agent triage", [("chat test-model", []), ("handoff triage to crashing", [])]),
+            ("invoke_agent crashing", []),
+        ],
+    )
+    errors = {span.name: span.attributes["error.type"] for span in trace.spans if span.is_error}
+    assert errors == {"invoke_workflow desk": failure.code, "invoke_agent crashing": failure.code}
+    assert "a secret of the agent" not in repr(trace)
 
 
 async def test_a_failed_model_call_is_an_error_up_to_the_turn(desk: Desk) -> None:
