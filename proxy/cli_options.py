@@ -138,15 +138,14 @@ def _help(field: FieldInfo) -> str:
     kinds = _kinds(field)
     is_plain = bool in kinds or Path in kinds or get_origin(field.annotation) is Literal
     meaning = (field.description or "").removesuffix(".")
-    default = _default(field.default)
-    shown = f"{variables_of(field)[0]}; default: {default}" if default else variables_of(field)[0]
+    shown = f"{variables_of(field)[0]}; default: {_default(field.default)}"
     return f"{meaning}{'' if is_plain else f': {form_of(field)}'} [{shown}]"
 
 
 def _default(value: Any) -> str:
     match value:
         case None | ():
-            return ""
+            return "unset"
         case bool():
             return str(value).lower()
         case float():

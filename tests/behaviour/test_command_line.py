@@ -74,7 +74,7 @@ def test_help_names_the_commands_and_their_flags(run: Any) -> None:
         "--metrics / --no-metrics Serve Prometheus metrics at /metrics [PROXY_METRICS; default: false]",
         "--on-disconnect cancel|detach",
         "[PROXY_TURN_TIME_LIMIT; default: 600]",
-        "--teams PATH A team file, or a folder of them [PROXY_TEAMS]",
+        "--teams PATH A team file, or a folder of them [PROXY_TEAMS; default: unset]",
     ):
         assert option in shown
     assert shown.endswith("Other: --help Show this message and exit.")
