@@ -16,7 +16,13 @@ from agent_framework import AgentSession, BaseAgent, Content, FunctionTool
 from agent_framework import Message as TheirMessage
 
 from proxy.errors import MemberFailed
-from proxy.members.adapters.common import answered_calls, hand_over_to, items_since, unused_parameters
+from proxy.members.adapters.common import (
+    NOT_EXECUTED,
+    answered_calls,
+    hand_over_to,
+    items_since,
+    unused_parameters,
+)
 from proxy.members.port import (
     Member,
     MemberContext,
@@ -40,7 +46,6 @@ _OPTIONS = {
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
 }
-_NOT_EXECUTED = "not executed: no result was given for this call"
 
 
 def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
@@ -113,7 +118,7 @@ def _results(state: Any, context: MemberContext) -> list[Any]:
     found = answered_calls([(i, name, _arguments(text)) for i, name, text in state["open"]], answers)
     contents = [
         Content.from_function_result(
-            call_id=i, result=found.get(i, "transferred" if name in targets else _NOT_EXECUTED)
+            call_id=i, result=found.get(i, "transferred" if name in targets else NOT_EXECUTED)
         )
         for i, name, _ in state["open"]
     ]

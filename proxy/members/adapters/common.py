@@ -11,6 +11,9 @@ from proxy.members.port import Answer, HandOver, MemberContext, Unused
 from proxy.messages import Item, Parameters
 from proxy.tools.handoff_tools import handoff_reason
 
+NOT_EXECUTED = "not executed: no result was given for this call"
+"""The result of a call that frameworks require for each call of the history."""
+
 
 def unused_parameters(parameters: Parameters, known: Collection[str]) -> Unused | None:
     """Return the parameters of the request that a framework cannot be given; None if there are none."""

@@ -26,7 +26,7 @@ from agents import (
 )
 
 from proxy.errors import MemberFailed
-from proxy.members.adapters.common import answered_calls, hand_over_to, unused_parameters
+from proxy.members.adapters.common import NOT_EXECUTED, answered_calls, hand_over_to, unused_parameters
 from proxy.members.port import (
     HandOver,
     Member,
@@ -52,7 +52,6 @@ _SETTINGS = {
     "frequency_penalty": "frequency_penalty",
     "verbosity": "verbosity",
 }
-_NOT_EXECUTED = "not executed: no result was given for this call"
 
 
 def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
@@ -173,7 +172,7 @@ class _External:
     def _of_client(self, spec: ToolSpec) -> Any:
         async def call(context: Any, arguments: str) -> str:
             self.of_client.append(_Call(context.tool_call_id, spec.name, _arguments(arguments)))
-            return _NOT_EXECUTED
+            return NOT_EXECUTED
 
         return _tool(spec, call)
 
@@ -274,7 +273,7 @@ def _closed(items: list[Any], context: MemberContext) -> list[Any]:
     for item in items:
         closed.append(item)
         if item.get("type") == "function_call" and item["call_id"] not in answered:
-            output = results.get(item["call_id"], _NOT_EXECUTED)
+            output = results.get(item["call_id"], NOT_EXECUTED)
             closed.append({"type": "function_call_output", "call_id": item["call_id"], "output": output})
     return closed
 

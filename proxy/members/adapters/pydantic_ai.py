@@ -40,7 +40,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.run import AgentRunResultEvent
 from pydantic_core import to_json
 
-from proxy.members.adapters.common import answered_calls, hand_over_to, unused_parameters
+from proxy.members.adapters.common import NOT_EXECUTED, answered_calls, hand_over_to, unused_parameters
 from proxy.members.port import (
     Member,
     MemberContext,
@@ -64,7 +64,6 @@ _SETTINGS = {
     "frequency_penalty": "frequency_penalty",
     "service_tier": "service_tier",
 }
-_NOT_EXECUTED = "not executed: no result was given for this call"
 
 
 def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
@@ -176,7 +175,7 @@ def _content(message: UserMessage) -> Any:
     return [text_of(message), *images]
 
 
-def _closed(history: list[ModelMessage], result: str = _NOT_EXECUTED) -> list[ModelMessage]:
+def _closed(history: list[ModelMessage], result: str = NOT_EXECUTED) -> list[ModelMessage]:
     """Return the messages with a result for each call of the last one."""
     if not history or not isinstance(last := history[-1], ModelResponse):
         return history
@@ -219,7 +218,7 @@ def _results(history: list[ModelMessage], external: set[str], context: MemberCon
         return {}
     calls = [call for call in _last_calls(history) if call.tool_name in external]
     found = answered_calls([(one.tool_call_id, one.tool_name, one.args_as_dict()) for one in calls], answers)
-    return {call.tool_call_id: found.get(call.tool_call_id, _NOT_EXECUTED) for call in calls}
+    return {call.tool_call_id: found.get(call.tool_call_id, NOT_EXECUTED) for call in calls}
 
 
 def _dump(messages: list[ModelMessage]) -> Any:
