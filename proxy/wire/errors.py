@@ -7,9 +7,10 @@ from the store. Two conditions prevent a client from repeating the turn:
   reaches again). ``x-should-retry: false`` is sent, because the official SDKs retry a 5xx response twice
   (openai-python, ``BaseClient._should_retry``).
 - A tool with side effects has run (``Failed.is_repeatable`` is false for a code that is not permanent). The same header
-  is sent, and the type becomes ``invalid_request_error``: three of the clients tested repeat the turn after an error
-  frame of type ``server_error``, none after this type.
+  is sent.
 
+A stream has no status and no headers for its error. There the type has this function (``stream_error``): three of the
+clients tested repeat the turn after an error frame of type ``server_error``, none after ``invalid_request_error``.
 Therefore ``server_error`` appears in a stream only if a repeat has no side effects. The code does not change.
 """
 
@@ -86,10 +87,10 @@ _ERROR_KINDS: dict[str, ErrorKind] = {
     "upstream_too_much": ErrorKind(502, "upstream_error"),
     "upstream_circuit_open": ErrorKind(503, "upstream_error", retry_after=10),
     # A repeat of the turn would loop, or take as long, again.
-    "agent_error": ErrorKind(502, "agent_error", is_permanent=True),
-    "agent_failed": ErrorKind(502, "agent_error"),
-    "response_format_not_met": ErrorKind(502, "agent_error"),
-    "turn_timeout": ErrorKind(504, "agent_error", is_permanent=True),
+    "agent_error": ErrorKind(502, "server_error", is_permanent=True),
+    "agent_failed": ErrorKind(502, "server_error"),
+    "response_format_not_met": ErrorKind(502, "server_error"),
+    "turn_timeout": ErrorKind(504, "server_error", is_permanent=True),
     "turn_interrupted": ErrorKind(503, "server_error", retry_after=1),
     "turn_taken_over": ErrorKind(409, "server_error", retry_after=1),
     "turn_lease_lost": ErrorKind(503, "server_error", retry_after=1),
@@ -169,11 +170,10 @@ def error_response(error: BaseException | Failed) -> ErrorResponse:
 
 def _response_of_failed(failed: Failed) -> ErrorResponse:
     kind = _ERROR_KINDS.get(failed.code, _INTERNAL)
-    has_side_effects = not failed.is_repeatable and not kind.is_permanent
-    is_final = has_side_effects or kind.is_permanent
+    is_final = kind.is_permanent or not failed.is_repeatable
     return ErrorResponse(
         status=kind.status,
-        type="invalid_request_error" if has_side_effects else kind.type,
+        type=kind.type,
         message=failed.message,
         code=failed.code,
         param=failed.param or kind.param,
@@ -181,6 +181,14 @@ def _response_of_failed(failed: Failed) -> ErrorResponse:
         should_retry=False if is_final and (kind.status >= 500 or kind.status in (408, 409, 429)) else None,
         retry_after=None if is_final and kind.status != 429 else failed.retry_after or kind.retry_after,
     )
+
+
+def stream_error(failed: Failed) -> ErrorResponse:
+    """Return the error of a stream that has begun; its type says whether a client may repeat the turn by itself."""
+    problem = error_response(failed)
+    is_permanent = _ERROR_KINDS.get(failed.code, _INTERNAL).is_permanent
+    may_repeat = failed.is_repeatable if not is_permanent else problem.type != "server_error"
+    return problem if may_repeat else msgspec.structs.replace(problem, type="invalid_request_error")
 
 
 def status_of(error: BaseException | Failed) -> int:

@@ -48,7 +48,7 @@ from proxy.wire.chat.response_models import (
     encode,
     usage_body,
 )
-from proxy.wire.errors import envelope, failure_of
+from proxy.wire.errors import envelope, failure_of, stream_error
 from proxy.wire.events import sse
 
 
@@ -157,12 +157,12 @@ class ChunkEncoder:
                 reason = finish_reason_for(event.finish_reason, self._options)
                 return [*self._role(content=""), *self._close_call(), *self._end(reason, event)]
             case Failed():
-                return [envelope(event)]
+                return [envelope(stream_error(event))]
             case Cancelled():
                 # A truncated tool call must not look complete.
                 if event.reason == "requested" and not self._called:
                     return [*self._role(content=""), *self._end("stop", event)]
-                return [envelope(failure_of(event, ran=self._ran_tools))]
+                return [envelope(stream_error(failure_of(event, ran=self._ran_tools)))]
         return []
 
     def _role(self, *, content: str | None, refusal: str | None = None) -> list[bytes]:

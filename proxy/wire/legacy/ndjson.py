@@ -35,7 +35,7 @@ from proxy.events import (
 )
 from proxy.wire.chat.answer_text import TextJoiner
 from proxy.wire.chat.response_models import ErrorBody, encode
-from proxy.wire.errors import error_response, failure_of
+from proxy.wire.errors import failure_of, stream_error
 from proxy.wire.events.sse import one_line, pieces
 
 
@@ -152,8 +152,8 @@ class TextBuilder:
 
 
 def error_body(failed: Failed) -> ErrorBody:
-    """Return the ``error`` object."""
-    problem = error_response(failed)
+    """Return the ``error`` object of a stream."""
+    problem = stream_error(failed)
     return ErrorBody(problem.message, problem.type, problem.param, problem.code)
 
 

@@ -61,6 +61,7 @@ from proxy.errors import (
 from proxy.events import Cancelled, Failed
 from proxy.messages import Usage
 from proxy.wire.errors import (
+    _ERROR_KINDS,
     envelope,
     error_response,
     failed_event,
@@ -69,6 +70,7 @@ from proxy.wire.errors import (
     invalid_url,
     method_not_allowed,
     status_of,
+    stream_error,
 )
 
 NEVER = {"x-should-retry": "false"}
@@ -136,9 +138,9 @@ CATALOGUE: list[tuple[Exception, int, str, str | None, str | None, dict[str, str
     (UpstreamResponseTooLarge(), 502, "upstream_error", "upstream_too_much", None, {}),
     (UpstreamCircuitOpen(retry_after=3), 503, "upstream_error", "upstream_circuit_open", None, after(3)),
     (UpstreamCircuitOpen(), 503, "upstream_error", "upstream_circuit_open", None, after(10)),
-    (MemberFailed("helper"), 502, "agent_error", "agent_failed", None, {}),
-    (ResponseFormatNotMet(), 502, "agent_error", "response_format_not_met", None, {}),
-    (TurnTimeout(600), 504, "agent_error", "turn_timeout", None, NEVER),
+    (MemberFailed("helper"), 502, "server_error", "agent_failed", None, {}),
+    (ResponseFormatNotMet(), 502, "server_error", "response_format_not_met", None, {}),
+    (TurnTimeout(600), 504, "server_error", "turn_timeout", None, NEVER),
     (InternalTurnError(), 500, "server_error", "internal_error", None, {}),
     (TurnInterrupted(), 503, "server_error", "turn_interrupted", None, after(1)),
     (TurnTakenOver(), 409, "server_error", "turn_taken_over", None, after(1)),
@@ -214,9 +216,31 @@ def test_after_a_tool_with_effects_no_client_is_led_to_repeat_the_turn(error: Ex
     problem = error_response(failed)
 
     assert not failed.is_repeatable
-    assert problem.type != "server_error"
+    assert stream_error(failed).type != "server_error"
     assert (problem.status < 500 and problem.status != 429) or headers_of(failed)["x-should-retry"] == "false"
     assert (problem.status, problem.code, problem.message) == (status_of(error), failed.code, str(error))
+
+
+@pytest.mark.parametrize("ran_effects", [False, True], ids=["no effects", "effects"])
+@pytest.mark.parametrize("code", sorted(_ERROR_KINDS))
+def test_only_a_client_error_has_the_type_of_one(code: str, ran_effects: bool) -> None:
+    """The type of a response agrees with its status, whether or not a repeat is harmless."""
+    problem = error_response(Failed(code, "It failed.", Usage(), is_repeatable=not ran_effects))
+
+    if problem.status >= 500:
+        assert problem.type in ("server_error", "upstream_error")
+    elif problem.status in (400, 401, 404):
+        assert problem.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize("code", sorted(_ERROR_KINDS))
+def test_a_stream_has_the_type_server_error_only_if_a_repeat_is_harmless_and_can_succeed(code: str) -> None:
+    kind = _ERROR_KINDS[code]
+    harmless = stream_error(Failed(code, "It failed.", Usage(), is_repeatable=not kind.is_permanent))
+    harmful = stream_error(Failed(code, "It failed.", Usage()))
+
+    assert (harmless.type == "server_error") == (kind.type == "server_error" and not kind.is_permanent)
+    assert harmful.type != "server_error"
 
 
 def test_an_error_without_retry_has_no_retry_after() -> None:
