@@ -4,7 +4,7 @@ Their order is
 
     Started (ParametersIgnored | ContextCompacted | ModelCalled | ReasoningDelta | TextDelta | RefusalDelta
              | ToolStarted | ToolCompleted | ToolFailed | Handoff | ClientToolCall | ClientToolArguments
-             | ApprovalRequested | ApprovalDecided | DelegateEvent)*
+             | ApprovalRequested | ApprovalDecided | DelegateEvent | MemberTeamEvent)*
     (Completed | Failed | Cancelled)
 
 ``turns`` ensures this order, and that every ToolStarted has exactly one ToolCompleted or ToolFailed before the closing
@@ -177,11 +177,36 @@ class DelegateEvent(Struct, frozen=True, tag="delegate"):
     event: Event
 
 
+class AgentSpeaking(Struct, frozen=True, tag="agent_speaking"):
+    """``agent`` of a team inside of a member begins to write. Its text is that of the member."""
+
+    agent: str
+
+
+class MemberTeamEvent(Struct, frozen=True, tag="member_team", omit_defaults=True):
+    """An event inside of the active agent, which is a team itself, such as one of another handoff-proxy.
+
+    ``agent`` is the agent of that team. Its text, reasoning and model calls are those of the active agent.
+    """
+
+    agent: str
+    event: Event
+    progress: int | None = None
+    """Percentage that the team reported with the event."""
+
+
 def innermost(event: Event) -> Event:
-    """Return the event of the innermost delegate; other events unchanged."""
-    while isinstance(event, DelegateEvent):
+    """Return the event of the innermost delegate, or team inside of a member; other events unchanged."""
+    while isinstance(event, DelegateEvent | MemberTeamEvent):
         event = event.event
     return event
+
+
+def with_innermost(event: Event, inner: Event) -> Event:
+    """Return the event with another one in the place of its innermost event."""
+    if isinstance(event, DelegateEvent | MemberTeamEvent):
+        return msgspec.structs.replace(event, event=with_innermost(event.event, inner))
+    return inner
 
 
 def model_calls(event: Event) -> tuple[ModelCalled, ...]:
@@ -255,6 +280,8 @@ Event = (
     | ModelCalled
     | ContextCompacted
     | DelegateEvent
+    | AgentSpeaking
+    | MemberTeamEvent
     | Completed
     | Failed
     | Cancelled

@@ -18,6 +18,7 @@ from proxy.events import (
     ContextCompacted,
     Entry,
     Failed,
+    MemberTeamEvent,
     ModelCalled,
     ToolCompleted,
     ToolFailed,
@@ -136,7 +137,11 @@ class Metrics:
         """Count a turn by its log."""
         team = team if team in self._teams else OTHER
         for entry in entries:
-            match innermost(entry.event):
+            event = innermost(entry.event)
+            if isinstance(event, ContextCompacted) and isinstance(entry.event, MemberTeamEvent):
+                # The context of another team.
+                continue
+            match event:
                 case ModelCalled(model=model, usage=usage):
                     self.model_called(model, usage)
                 case ContextCompacted(method=method, calls=calls):

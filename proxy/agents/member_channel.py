@@ -19,6 +19,7 @@ from proxy.agents.turn_state import Agent, Call, TurnState, clean_name, new_call
 from proxy.errors import AgentFailed, ToolError, UpstreamBadRequest
 from proxy.events import (
     Event,
+    MemberTeamEvent,
     ModelCalled,
     ParametersIgnored,
     ReasoningDelta,
@@ -26,6 +27,8 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
+    innermost,
+    with_innermost,
 )
 from proxy.members.port import (
     Answer,
@@ -34,6 +37,7 @@ from proxy.members.port import (
     ModelUsed,
     NotApproved,
     Reasoning,
+    TeamEvent,
     Text,
     ToolBegan,
     ToolEnded,
@@ -42,6 +46,7 @@ from proxy.members.port import (
 from proxy.messages import AssistantMessage, FinishReason, FunctionTool, Item, ToolCall, UserMessage
 from proxy.turns.contract import RUN_UNKNOWN, ApprovedCallLog, ContinuationCall
 
+_NOT_ENDED = "the turn ended before the tool did"
 _ROUNDS = 20
 """Iterations of the event loop in which a member can make further calls next to the one that ends the turn."""
 
@@ -69,6 +74,8 @@ class MemberChannel:
         self._thread = threading.get_ident()
         self._began: dict[str, tuple[str, str, float]] = {}
         """Id, name and time of running tools of the member, by the member's id of the call."""
+        self._began_inside: dict[str, tuple[MemberTeamEvent, float]] = {}
+        """The starts of running tools of a team inside of the member, by the id of the call, and their times."""
         self._unread = list(exchange.answers)
         self._approved: list[tuple[ContinuationCall, Call]] = []
         """Calls that a person has approved and that have not run."""
@@ -176,7 +183,7 @@ class MemberChannel:
             AgentFailed: It yielded a value that is not an event.
             UpstreamBadRequest: It cannot answer in the form that the request requires.
         """
-        if self._is_at_limit and isinstance(event, str | Text | ToolBegan):
+        if self._is_at_limit and isinstance(event, str | Text | ToolBegan | TeamEvent):
             # The answer continues behind the last model call that the limits allow.
             self.finish_reason = "length"
             return
@@ -192,6 +199,8 @@ class MemberChannel:
                 self._tool_began(event)
             case ToolEnded():
                 self._tool_ended(event)
+            case TeamEvent():
+                self._team_event(event.event)
             case ModelUsed():
                 self._model_used(event)
             case Unused():
@@ -203,7 +212,10 @@ class MemberChannel:
 
     async def ready(self, event: str | MemberEvent | None = None) -> None:
         """Wait while the clients are slow, and between two steps of the member while no client is there."""
-        if event is None or isinstance(event, ToolEnded | ModelUsed):
+        is_step = isinstance(event, ToolEnded | ModelUsed) or (
+            isinstance(event, TeamEvent) and isinstance(innermost(event.event), ToolCompleted | ToolFailed)
+        )
+        if event is None or is_step:
             await self._state.sink.attended()
         await self._state.sink.drain()
 
@@ -220,6 +232,12 @@ class MemberChannel:
 
     def release(self) -> None:
         """Emit what was held back: the run did not read all results, so it was not the same as before."""
+        for began, since in self._began_inside.values():
+            tool = innermost(began)
+            assert isinstance(tool, ToolStarted)
+            ended = ToolFailed(tool.call_id, tool.name, _NOT_ENDED, time.monotonic() - since)
+            self._emit(with_innermost(began, ended))
+        self._began_inside.clear()
         self._unread.clear()
         self._approved.clear()
         held, self._held = self._held, []
@@ -298,12 +316,26 @@ class MemberChannel:
                         return call
         return None
 
-    def _tool_began(self, event: ToolBegan) -> None:
+    def _count_tool_call(self) -> None:
         state = self._state
         state.add_tool_call()
         if state.tool_calls > state.limits.max_tool_calls:
             # The call has begun already, so that it cannot be answered with an error.
             self.finish_reason = "length"
+
+    def _team_event(self, event: MemberTeamEvent) -> None:
+        match innermost(event):
+            case ToolStarted() as tool:
+                self._count_tool_call()
+                self._began_inside[tool.call_id] = event, time.monotonic()
+            case ToolCompleted() | ToolFailed() as tool if self._began_inside.pop(tool.call_id, None) is None:
+                return
+            case _:
+                pass
+        self._emit(event)
+
+    def _tool_began(self, event: ToolBegan) -> None:
+        self._count_tool_call()
         call_id, name = new_call_id(), clean_name(event.name)
         self._began[event.call_id] = call_id, name, time.monotonic()
         agent = f"{self._agent.name}/{event.agent}" if event.agent else self._agent.name

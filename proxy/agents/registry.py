@@ -15,7 +15,7 @@ from proxy.agents.compaction.compactor import CompactionPolicy, Compactor
 from proxy.agents.compaction.summary import CutCache, SummaryWriter
 from proxy.agents.delegation import delegate_tool_spec
 from proxy.agents.dispatch import Dispatcher
-from proxy.agents.remote_member import RemoteMember
+from proxy.agents.remote_member import RemoteApprovals, RemoteMember
 from proxy.agents.team import AgentTeam, TeamFacts
 from proxy.agents.turn_state import Agent, Delegate, Delegation
 from proxy.errors import ModelNotFound
@@ -53,6 +53,10 @@ class ModelSource(Protocol):
 
     def remote(self, definition: RemoteAgentDefinition) -> Model:
         """Return the model that is a remote agent."""
+        ...
+
+    def remote_approvals(self, definition: RemoteAgentDefinition) -> RemoteApprovals:
+        """Return the approvals of a remote agent that is a team of another handoff-proxy."""
         ...
 
     def window_of(self, name: str) -> ContextWindow:
@@ -326,7 +330,8 @@ class Registry:
         if definition.code is not None:
             return self._members[definition.code]
         if definition.remote is not None:
-            return RemoteMember(definition.remote, self._models.remote(definition.remote))
+            remote = definition.remote
+            return RemoteMember(remote, self._models.remote(remote), self._models.remote_approvals(remote))
         if definition.a2a is not None:
             return self._a2a(definition.a2a)
         return None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from proxy.errors import ToolError
+from proxy.events import MemberTeamEvent
 from proxy.members.state import state_of
 from proxy.messages import FunctionTool, Item, Message, Parameters, Usage, UserMessage, text_of
 
@@ -76,7 +77,14 @@ class Unused:
     names: tuple[str, ...]
 
 
-MemberEvent = Text | Reasoning | HandOver | ToolBegan | ToolEnded | ModelUsed | Unused
+@dataclass(frozen=True, slots=True)
+class TeamEvent:
+    """An event of a team inside of the member, whose text is that of the member."""
+
+    event: MemberTeamEvent
+
+
+MemberEvent = Text | Reasoning | HandOver | ToolBegan | ToolEnded | ModelUsed | Unused | TeamEvent
 
 
 class NotApproved(ToolError):

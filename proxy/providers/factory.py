@@ -16,6 +16,7 @@ from proxy.providers.http.pool import HttpSession
 from proxy.providers.http.tunnel import HttpProxy
 from proxy.providers.model import Model
 from proxy.providers.openai.client import OpenAIWireModel
+from proxy.providers.openai.remote_approvals import RemoteApprovalApi
 from proxy.providers.retry import AttemptingModel, Candidate, RetryPolicy
 from proxy.providers.timeouts import ModelLimits
 from proxy.settings import Settings
@@ -84,16 +85,14 @@ class Models:
 
     def remote(self, definition: RemoteAgentDefinition) -> Model:
         """Return the model that is a remote agent, with one attempt: a remote agent can have effects."""
-        model = OpenAIModel(
-            model=definition.model,
-            base_url=definition.base_url,
-            api_key=definition.api_key,
-            headers=definition.headers,
-            wire="chat",
-        )
+        model = _model_of(definition)
         made = OpenAIWireModel(model, self._session, self._limits)
         candidate = Candidate(made, self._make_circuit(), definition.price, *_place(model))
         return AttemptingModel([candidate], replace(self._policy, attempts=1))
+
+    def remote_approvals(self, definition: RemoteAgentDefinition) -> RemoteApprovalApi:
+        """Return the approvals of a remote agent that is a team of another handoff-proxy."""
+        return RemoteApprovalApi(_model_of(definition), self._session, connect=self._limits.connect)
 
     def window_of(self, name: str) -> ContextWindow:
         """Return the context window of a model, which all its users share."""
@@ -120,6 +119,16 @@ class Models:
                 return ComponentChatModel.load(name, definition, self._limits)
             case DemoModel():
                 return self._demo(name, definition)
+
+
+def _model_of(definition: RemoteAgentDefinition) -> OpenAIModel:
+    return OpenAIModel(
+        model=definition.model,
+        base_url=definition.base_url,
+        api_key=definition.api_key,
+        headers=definition.headers,
+        wire="chat",
+    )
 
 
 def build_models(

@@ -60,7 +60,7 @@ def _without_text(frame: FeedFrame) -> dict[str, Any]:
 
 
 def _stripped(kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    if kind == "delegate.event":
+    if kind in ("delegate.event", "member.event"):
         inner = data["event"]
         return {**data, "event": {**inner, "data": _stripped(inner["type"], inner["data"])}}
     written = _WRITTEN.get(kind, ())

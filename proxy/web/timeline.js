@@ -80,7 +80,11 @@ function lanesOf(events, ended) {
     agentLane = { name: agent, kind: "agent", agent, from: time, to: ended };
     found.push(agentLane);
   };
-  for (const { type, time, agent, data } of events) {
+  for (const event of events) {
+    const { time } = event;
+    // What a team that is the active agent does is shown as work of that agent.
+    const isInner = event.type === "member.event" && event.data.event.type.startsWith("tool.");
+    const { type, agent, data } = isInner ? event.data.event : event;
     if (type === "turn.started") start(agent, time);
     else if (type === "handoff") start(data.to, time);
     else if (type === "tool.started") {
@@ -103,6 +107,17 @@ function stepsOf(events) {
   const names = new Map();
   const add = (/** @type {any} */ event, /** @type {string} */ title, /** @type {string} */ text, kind = event.type) =>
     steps.push({ kind, title, text, agent: event.agent, time: event.time, position: event.position, usage: { ...usage } });
+  // What happens in a team that is the active agent, or in a team inside of that.
+  const addInner = (/** @type {any} */ event, /** @type {any} */ inner) => {
+    const { type, agent, data } = inner;
+    if (type === "tool.started") names.set(data.call_id, data.name);
+    if (type === "tool.started") add(event, `${agent} calls ${data.name}`, data.arguments ?? "", type);
+    else if (type === "tool.completed") add(event, `${names.get(data.call_id) ?? "Tool"} returns a result`, data.result ?? "", type);
+    else if (type === "tool.failed") add(event, `${names.get(data.call_id) ?? "Tool"} fails`, data.error ?? "", type);
+    else if (type === "handoff") add(event, `${data.from} hands off to ${data.to}`, data.reason ?? "", type);
+    else if (type === "context.compacted") add(event, COMPACTIONS[data.method] ?? "The context is shortened", "", type);
+    else if (type === "member.event" || type === "delegate.event") addInner(event, data.event);
+  };
   for (const event of events) {
     const { type, agent, data } = event;
     const last = steps[steps.length - 1];
@@ -123,6 +138,7 @@ function stepsOf(events) {
     else if (type === "handoff") add({ ...event, agent: data.to }, `${data.from} hands off to ${data.to}`, data.reason ?? "");
     else if (type === "approval.requested") add(event, `${agent} requests approval of ${data.name}`, data.arguments ?? "");
     else if (type === "delegate.event" && data.event.type === "tool.started") add(event, `${data.event.agent} calls ${data.event.data.name}`, data.event.data.arguments ?? "");
+    else if (type === "member.event") addInner(event, data.event);
     else if (type === "context.compacted") add(event, COMPACTIONS[data.method] ?? "The context is shortened", `${data.tokens_before} → ${data.tokens_after} tokens`);
     else if (type === "turn.failed") add(event, "The turn fails", data.message ?? "");
     else if (type === "turn.cancelled") add(event, "The turn is cancelled", "");

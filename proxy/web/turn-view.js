@@ -105,7 +105,8 @@ export class TurnView {
 
   /** @param {any} event */
   add(event) {
-    if (event.agent && event.type !== "handoff") this.setAgent(event.agent);
+    // A tool call can be of an agent inside of the active one.
+    if (event.agent && event.type !== "handoff" && !event.type.startsWith("tool.")) this.setAgent(event.agent);
     if (typeof event.progress === "number") this.showProgress(event.progress);
     switch (event.type) {
       case "text.delta":
@@ -123,6 +124,9 @@ export class TurnView {
         break;
       case "delegate.event":
         this.addDelegateEvent(event.call_id, event.event);
+        break;
+      case "member.event":
+        this.addMemberEvent(event.event);
         break;
       case "context.compacted":
         this.addNote(COMPACTIONS[event.method] ?? "The context was shortened");
@@ -295,6 +299,22 @@ export class TurnView {
         tool.inside.append(h("p", { class: "part" }, `${agent} writes`), tool.said);
       }
       tool.said.append(data.text);
+    }
+  }
+
+  /**
+   * Show what happens in a team that is the active agent: calls as those of the answer, the rest as lines. Its text and its
+   * approvals are those of the answer.
+   * @param {any} event
+   */
+  addMemberEvent({ type, agent, data }) {
+    if (type === "tool.started") this.startTool({ ...data, name: `${agent}: ${data.name}` });
+    else if (type === "tool.completed" || type === "tool.failed") this.finishTool({ ...data, type });
+    else if (type === "delegate.event") this.addDelegateEvent(data.call_id, data.event);
+    else if (type === "member.event") this.addMemberEvent(data.event);
+    else {
+      const line = lineOfDelegate(type, agent, data);
+      if (line) this.addNote(line);
     }
   }
 

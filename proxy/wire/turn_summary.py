@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from proxy.events import (
+    AgentSpeaking,
     ApprovalDecided,
     ApprovalRequested,
     Cancelled,
@@ -22,6 +23,7 @@ from proxy.events import (
     Entry,
     Failed,
     Handoff,
+    MemberTeamEvent,
     ModelCalled,
     ParametersIgnored,
     ReasoningDelta,
@@ -31,6 +33,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
+    innermost,
     model_calls,
 )
 from proxy.messages import Usage
@@ -159,13 +162,26 @@ class TurnSummary:
                 self._close(at)
             case Failed() | Cancelled():
                 self._close(at)
+            case MemberTeamEvent():
+                self._add_inner(event)
             case (
                 ReasoningDelta()
+                | AgentSpeaking()
                 | ClientToolCall()
                 | ClientToolArguments()
                 | ApprovalRequested()
                 | ApprovalDecided()
             ):
+                pass
+
+    def _add_inner(self, event: MemberTeamEvent) -> None:
+        """Add a tool call of a team inside of the active agent."""
+        match innermost(event):
+            case ToolStarted():
+                self._work(self.agent).tool_calls += 1
+            case ToolCompleted(seconds=seconds) | ToolFailed(seconds=seconds):
+                self._work(self.agent).tool_seconds += seconds
+            case _:
                 pass
 
     def _add_call(self, call: ModelCalled) -> None:

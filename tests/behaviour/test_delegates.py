@@ -145,7 +145,7 @@ async def test_ten_in_parallel_of_which_one_hangs_one_fails_and_one_asks_for_app
             return (
                 text(f"Paid: {results[-1]}")
                 if len(results) > 1
-                else calls(("pay", {"to": "bob", "cents": 500}))
+                else calls(("pay", {"to": "bob", "amount": 500}))
             )
         running.add(task)
         if len(running) == 9:
@@ -167,21 +167,21 @@ async def test_ten_in_parallel_of_which_one_hangs_one_fails_and_one_asks_for_app
         last = results_in(upstream.requests[-1].body["messages"])
 
     assert question.startswith("Approval ")
-    assert '`pay(to: "bob", cents: 500)`' in question
+    assert '`pay(to: "bob", amount: 500)`' in question
     assert after == ["payer", "lead"]
     assert last[:3] == [f"answer of task {n}" for n in range(3)]
     assert last[3].startswith("error:")
     assert last[4] == "error: researcher failed: The model's provider rejected the request."
     assert last[5:9] == [f"answer of task {n}" for n in range(5, 9)]
     assert "needs the user's approval" in last[9]
-    assert last[10].startswith("Paid: ")
-    assert answer.startswith("Done: 11 results. Last: Paid: ")
+    assert last[10] == "Paid: paid 500 to bob"
+    assert answer == "Done: 11 results. Last: Paid: paid 500 to bob"
 
 
 async def test_a_refusal_leaves_the_call_unexecuted(open_desk: Desk) -> None:
     def play(agent: str, messages: list[Any]) -> Reply:
         if agent == "payer":
-            return calls(("pay", {"to": "bob", "cents": 500}))
+            return calls(("pay", {"to": "bob", "amount": 500}))
         return (
             text("Fine, no payment.") if results_in(messages) else calls(("ask_payer", {"task": "pay bob"}))
         )
@@ -200,7 +200,7 @@ async def test_a_decision_over_http_resumes_the_delegate(open_desk: Desk) -> Non
     def play(agent: str, messages: list[Any]) -> Reply:
         if agent == "payer":
             is_paid = len(results_in(messages)) > 1
-            return text("Paid.") if is_paid else calls(("pay", {"to": "bob", "cents": 500}))
+            return text("Paid.") if is_paid else calls(("pay", {"to": "bob", "amount": 500}))
         done = [result for result in results_in(messages) if result == "Paid."]
         return text("All is paid.") if done else calls(("ask_payer", {"task": "pay bob"}))
 
@@ -359,7 +359,7 @@ def pays_through_researcher(agent: str, messages: list[Any]) -> Reply:
     match agent:
         case "payer":
             paid = [result for result in done if not result.startswith("not executed")]
-            return text("Paid.") if paid else calls(("pay", {"to": "bob", "cents": 500}))
+            return text("Paid.") if paid else calls(("pay", {"to": "bob", "amount": 500}))
         case "researcher":
             return (
                 text(f"The payer says: {done[-1]}") if done else calls(("ask_for_payment", {"task": "pay"}))
@@ -376,7 +376,7 @@ async def test_an_approval_reaches_through_two_delegates(open_desk: Desk) -> Non
         messages += [assistant(question), user("yes")]
         answer = await caller.ask(messages, model="desk")
 
-    assert '`pay(to: "bob", cents: 500)`' in question
+    assert '`pay(to: "bob", amount: 500)`' in question
     assert answer == "Researcher: The payer says: Paid."
     assert [agent_of(request.body["messages"]) for request in upstream.requests] == [
         *("lead", "researcher", "payer"),

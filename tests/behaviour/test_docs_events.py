@@ -27,6 +27,7 @@ from proxy.events import (
     Event,
     Failed,
     Handoff,
+    MemberTeamEvent,
     ModelCalled,
     ReasoningDelta,
     RefusalDelta,
@@ -103,6 +104,10 @@ TURNS: dict[str, list[tuple[float, Event]]] = {
                 ToolStarted("call_7", "search_web", '{"query": "rockets"}', "researcher"),
             ),
         ),
+    ],
+    "chatcmpl-0b9": [
+        (7.5, Started("chatcmpl-0b9", "support")),
+        (8.5, MemberTeamEvent("triage", Handoff("triage", "repairs", "it is broken"))),
     ],
     "chatcmpl-0b8": [
         (7.5, Started("chatcmpl-0b8", "triage")),

@@ -189,9 +189,16 @@ async def test_a_team_of_another_proxy_is_a_member_with_nested_events(
 
     assert (content, again) == ("Found it.", "Still here.")
     assert "triage hands over to repairs" in reasoning
-    started = next(event for event in events if event.get("type") == "tool.started")
-    assert (started["agent"], started["name"]) == ("shop/repairs", "look_up_item")
-    assert any(event.get("type") == "tool.completed" for event in events)
+    assert reasoning.count("hands over to repairs") == 1
+    nested = [event["event"] for event in events if event.get("type") == "member.event"]
+    assert {event["agent"] for event in events if event.get("type") == "member.event"} == {"shop"}
+    assert [(event["type"], event["agent"]) for event in nested] == [
+        ("handoff", "triage"),
+        ("tool.started", "repairs"),
+        ("tool.completed", "repairs"),
+        ("agent.speaking", "repairs"),
+    ]
+    assert nested[1]["name"] == "look_up_item"
     assert upstream.requests[-1].body["messages"][0]["content"].startswith("You are repairs.")
     assert shape_of(upstream)[-3:] == ["result", "assistant:Found it.", "user:And now?"]
     assert stored

@@ -8,6 +8,7 @@ from typing import Any
 
 from proxy.agents.dispatch import DirectDispatcher
 from proxy.agents.registry import Registry
+from proxy.agents.remote_member import RemoteApprovals
 from proxy.catalog import TeamCatalog
 from proxy.providers.context_windows import ContextWindow
 from proxy.providers.model import Model
@@ -24,6 +25,9 @@ class SilentModels:
 
     def remote(self, definition: RemoteAgentDefinition) -> Model:
         return ScriptedModel()
+
+    def remote_approvals(self, definition: RemoteAgentDefinition) -> RemoteApprovals:
+        raise NotImplementedError
 
     def window_of(self, name: str) -> ContextWindow:
         return ContextWindow()

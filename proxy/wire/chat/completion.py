@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from proxy.events import (
+    AgentSpeaking,
     ApprovalDecided,
     ApprovalRequested,
     Cancelled,
@@ -21,6 +22,7 @@ from proxy.events import (
     Event,
     Failed,
     Handoff,
+    MemberTeamEvent,
     ModelCalled,
     ParametersIgnored,
     ReasoningDelta,
@@ -130,7 +132,7 @@ class CompletionBuilder:
                 self._joints.pause()
             case ToolStarted():
                 self._ran_tools.append(event.name)
-            case DelegateEvent():
+            case DelegateEvent() | MemberTeamEvent():
                 if isinstance(tool := innermost(event), ToolStarted):
                     self._ran_tools.append(tool.name)
             case (
@@ -142,6 +144,7 @@ class CompletionBuilder:
                 | ToolFailed()
                 | ApprovalRequested()
                 | ApprovalDecided()
+                | AgentSpeaking()
             ):
                 pass
             case Completed():

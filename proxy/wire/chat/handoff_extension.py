@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from proxy.events import (
+    AgentSpeaking,
     ApprovalDecided,
     ApprovalRequested,
     Cancelled,
@@ -28,6 +29,7 @@ from proxy.events import (
     Event,
     Failed,
     Handoff,
+    MemberTeamEvent,
     ModelCalled,
     ParametersIgnored,
     ReasoningDelta,
@@ -37,6 +39,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
+    innermost,
     model_calls,
 )
 from proxy.messages import EventsMode
@@ -55,7 +58,10 @@ _COMPACTED: dict[CompactionMethod, str] = {
 
 
 class ExtensionEvent(Struct, frozen=True, omit_defaults=True, rename={"source": "from", "target": "to"}):
-    """The ``handoff`` object of a chunk; only fields of its type are set. ``agent`` is the active agent."""
+    """The ``handoff`` object of a chunk; only fields of its type are set.
+
+    ``agent`` is the active agent; of a tool call, the agent that made it.
+    """
 
     type: Literal[
         "agent.speaking",
@@ -67,6 +73,7 @@ class ExtensionEvent(Struct, frozen=True, omit_defaults=True, rename={"source": 
         "approval.decided",
         "context.compacted",
         "delegate.event",
+        "member.event",
     ]
     agent: str
     source: str | UnsetType = UNSET
@@ -85,7 +92,7 @@ class ExtensionEvent(Struct, frozen=True, omit_defaults=True, rename={"source": 
     tokens_before: int | UnsetType = UNSET
     tokens_after: int | UnsetType = UNSET
     event: ExtensionEvent | UnsetType = UNSET
-    """An event of a delegate; ``call_id`` is the call that started it."""
+    """An event of a delegate, which ``call_id`` started, or of a team inside of the active agent."""
     progress: int | UnsetType = UNSET
 
 
@@ -185,6 +192,9 @@ class HandoffExtensionEncoder:
         self._mode = mode
         self._delegates: dict[str, HandoffExtensionEncoder] = {}
         """By the call that started the delegate."""
+        self._member_team: HandoffExtensionEncoder | None = None
+        self._callers: dict[str, str] = {}
+        """The agents that called the running tools."""
 
     def encode(self, event: Event) -> ExtensionUpdate | None:
         """Return the update for an event, which precedes the delta of the event; None if there is none."""
@@ -214,6 +224,11 @@ class HandoffExtensionEncoder:
                 for call in model_calls(event):
                     self._uses.setdefault((call.agent, call.model), ModelUsage()).add(call)
                 return self._delegate_event(event)
+            case MemberTeamEvent():
+                self._tool_calls += isinstance(innermost(event), ToolStarted)
+                return self._member_team_event(event)
+            case AgentSpeaking():
+                return ExtensionUpdate(ExtensionEvent("agent.speaking", event.agent))
             case ContextCompacted():
                 for call in event.calls:
                     self._uses.setdefault((call.agent, call.model), ModelUsage()).add(call)
@@ -288,6 +303,7 @@ class HandoffExtensionEncoder:
 
     def _tool_started(self, event: ToolStarted) -> ExtensionUpdate | None:
         shown = "" if self._hides_details else event.arguments
+        self._callers[event.call_id] = event.agent
         extension_event = ExtensionEvent(
             "tool.started", event.agent, call_id=event.call_id, name=event.name, arguments=shown or UNSET
         )
@@ -300,7 +316,7 @@ class HandoffExtensionEncoder:
         shown = "" if self._hides_details else content
         extension_event = ExtensionEvent(
             "tool.completed" if is_success else "tool.failed",
-            self._agent,
+            self._callers.pop(event.call_id, self._agent),
             call_id=event.call_id,
             name=event.name,
             result=shown if is_success and not self._hides_details else UNSET,
@@ -350,13 +366,43 @@ class HandoffExtensionEncoder:
         if update is None:
             return None
         inner = update.event
-        wrapped = ExtensionEvent("delegate.event", event.agent, call_id=event.call_id, event=inner or UNSET)
+        if inner is not None:
+            inner = msgspec.structs.replace(inner, agent=event.agent)
+        wrapped = ExtensionEvent("delegate.event", self._agent, call_id=event.call_id)
+        return self._wrapped(wrapped, update, inner)
+
+    def _member_team_event(self, event: MemberTeamEvent) -> ExtensionUpdate | None:
+        """Return the update of an event of a team inside of the active agent."""
+        if self._member_team is None:
+            self._member_team = HandoffExtensionEncoder(
+                self._mode, hides_details=self._hides_details, has_status=self._has_status
+            )
+        update = self._member_team.encode(event.event)
+        if update is None:
+            return None
+        inner = update.event
+        if inner is not None:
+            progress = UNSET if event.progress is None else event.progress
+            inner = msgspec.structs.replace(inner, agent=event.agent, progress=progress)
+        return self._wrapped(ExtensionEvent("member.event", self._agent), update, inner)
+
+    def _wrapped(
+        self, wrapper: ExtensionEvent, update: ExtensionUpdate, inner: ExtensionEvent | None
+    ) -> ExtensionUpdate | None:
+        """Return the update of an inner event as one of this turn."""
+        event = None
+        if inner is not None and self._has_objects:
+            event = msgspec.structs.replace(wrapper, event=inner)
         reasoning = ""
         if update.reasoning:
             self._joints.pause()
             reasoning = self._joints.join(update.reasoning.lstrip("\n"))
             self._joints.pause()
-        return ExtensionUpdate(wrapped if inner is not None else None, reasoning, update.status)
+        if event is None and not reasoning and update.status is None:
+            return None
+        if update.status is not None:
+            self._status_agent = ""
+        return ExtensionUpdate(event, reasoning, update.status)
 
     def _compacted(self, event: ContextCompacted) -> ExtensionUpdate | None:
         extension_event = ExtensionEvent(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from proxy.events import (
+    AgentSpeaking,
     ApprovalDecided,
     ApprovalRequested,
     Cancelled,
@@ -23,6 +24,7 @@ from proxy.events import (
     Event,
     Failed,
     Handoff,
+    MemberTeamEvent,
     ModelCalled,
     ParametersIgnored,
     ReasoningDelta,
@@ -139,7 +141,7 @@ class ChunkEncoder:
                 self._joints.pause()
             case ToolStarted():
                 self._ran_tools.append(event.name)
-            case DelegateEvent():
+            case DelegateEvent() | MemberTeamEvent():
                 if isinstance(tool := innermost(event), ToolStarted):
                     self._ran_tools.append(tool.name)
             case (
@@ -151,6 +153,7 @@ class ChunkEncoder:
                 | ToolFailed()
                 | ApprovalRequested()
                 | ApprovalDecided()
+                | AgentSpeaking()
             ):
                 pass
             case Completed():

@@ -6,8 +6,8 @@ A frame::
      "agent": "sales", "data": {"call_id": "call_…", "name": "execute_order", "result": "…", "seconds": 0.012}}
 
 ``position`` counts the events of the turn from 1; ``part`` counts the frames of an event from 0. ``time`` is in seconds
-since the epoch. ``agent`` is the active agent. ``docs/events.md`` documents types and data; types and keys can be
-added, but not changed.
+since the epoch. ``agent`` is the active agent, or the agent of a team inside of it. ``docs/events.md`` documents types
+and data; types and keys can be added, but not changed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from msgspec import Struct
 from proxy.errors import InvalidRequest, ProxyError
 from proxy.events import (
     TAKEOVER_POSITIONS,
+    AgentSpeaking,
     ApprovalDecided,
     ApprovalRequested,
     Cancelled,
@@ -31,8 +32,10 @@ from proxy.events import (
     ContextCompacted,
     DelegateEvent,
     Entry,
+    Event,
     Failed,
     Handoff,
+    MemberTeamEvent,
     ModelCalled,
     ParametersIgnored,
     ReasoningDelta,
@@ -68,6 +71,7 @@ FrameType = Literal[
     "approval.decided",
     "context.compacted",
     "delegate.event",
+    "member.event",
     "usage",
     "turn.completed",
     "turn.failed",
@@ -114,17 +118,34 @@ class Feed:
         self._progress = Progress()
         self._delegates: dict[str, Feed] = {}
         """By the call that started the delegate."""
+        self._member_team: Feed | None = None
+        self._callers: dict[str, str] = {}
+        """The agents that called the running tools."""
         self._takeovers = 0
 
     def frames(self, entry: Entry) -> list[FeedFrame]:
         """Return the frames of one entry; empty only for hidden events."""
+        caller = self._caller(entry.event)
         frames = [
-            FeedFrame(entry.position, part, kind, round(entry.time, 3), self._turn_id, self._agent, data)
+            FeedFrame(
+                entry.position, part, kind, round(entry.time, 3), self._turn_id, caller or self._agent, data
+            )
             for part, (kind, data) in enumerate(chain(self._takeover(entry), self._frames_of(entry)))
         ]
         return (
             list(map(_without_details, filter(_is_not_reasoning, frames))) if self._hides_details else frames
         )
+
+    def _caller(self, event: Event) -> str | None:
+        """Return the agent that called the tool that an event is about; None for other events."""
+        match event:
+            case ToolStarted():
+                self._callers[event.call_id] = event.agent
+                return event.agent
+            case ToolCompleted() | ToolFailed():
+                return self._callers.pop(event.call_id, None)
+            case _:
+                return None
 
     def _takeover(self, entry: Entry) -> Iterator[tuple[FrameType, dict[str, Any]]]:
         """Yield a frame for the first entry after another worker has taken over the turn."""
@@ -177,6 +198,10 @@ class Feed:
                 pass
             case DelegateEvent():
                 yield from self._delegate_frames(event, entry)
+            case MemberTeamEvent():
+                yield from self._member_team_frames(event, entry)
+            case AgentSpeaking():
+                yield "agent.speaking", {}
             case ContextCompacted():
                 yield "context.compacted", _compaction_data(event)
             case ModelCalled():
@@ -214,6 +239,17 @@ class Feed:
         for frame in self._delegates[event.call_id].frames(inner):
             told = {"type": frame.type, "agent": event.agent, "data": frame.data}
             yield "delegate.event", {"call_id": event.call_id, "event": told}
+
+    def _member_team_frames(
+        self, event: MemberTeamEvent, entry: Entry
+    ) -> Iterator[tuple[FrameType, dict[str, Any]]]:
+        """Yield the frames of an event of a team inside of the active agent, each as the data of one frame."""
+        if self._member_team is None:
+            self._member_team = Feed(self._turn_id, hides_details=self._hides_details)
+        inner = msgspec.structs.replace(entry, event=event.event)
+        for frame in self._member_team.frames(inner):
+            data = frame.data if event.progress is None else {**frame.data, "progress": event.progress}
+            yield "member.event", {"event": {"type": frame.type, "agent": event.agent, "data": data}}
 
     def _agent_speaking(self) -> Iterator[tuple[FrameType, dict[str, Any]]]:
         if self._reported_agent != self._agent:

@@ -15,6 +15,7 @@ import msgspec
 
 from proxy.errors import CompletionNotFound, InvalidRequest
 from proxy.events import (
+    AgentSpeaking,
     ApprovalDecided,
     ApprovalRequested,
     Cancelled,
@@ -26,6 +27,7 @@ from proxy.events import (
     Entry,
     Failed,
     Handoff,
+    MemberTeamEvent,
     ModelCalled,
     ParametersIgnored,
     ReasoningDelta,
@@ -128,7 +130,13 @@ class QuestionEncoder:
                 yield self._agent_thinking()
             case TextDelta() | RefusalDelta():
                 self._texts.append(event.text)
-            case ParametersIgnored() | ContextCompacted() | DelegateEvent():
+            case (
+                ParametersIgnored()
+                | ContextCompacted()
+                | DelegateEvent()
+                | MemberTeamEvent()
+                | AgentSpeaking()
+            ):
                 pass
             case ModelCalled():
                 said, self._texts = "".join(self._texts).strip(), []

@@ -8,6 +8,7 @@ import msgspec
 
 from proxy.errors import ProxyError
 from proxy.events import (
+    AgentSpeaking,
     ApprovalDecided,
     ApprovalRequested,
     Cancelled,
@@ -19,6 +20,7 @@ from proxy.events import (
     Entry,
     Failed,
     Handoff,
+    MemberTeamEvent,
     ModelCalled,
     ParametersIgnored,
     ReasoningDelta,
@@ -72,7 +74,7 @@ class ChatEvents:
                 if event.reason == "requested":
                     return self._complete()
                 return failed(failure_of(event, ran=[str(call["name"]) for call in self._calls.values()]))
-            case DelegateEvent():
+            case DelegateEvent() | MemberTeamEvent() | AgentSpeaking():
                 pass
             case (
                 Started()

@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from proxy.events import (
+    AgentSpeaking,
     ApprovalDecided,
     ApprovalRequested,
     Cancelled,
@@ -22,6 +23,7 @@ from proxy.events import (
     Entry,
     Failed,
     Handoff,
+    MemberTeamEvent,
     ModelCalled,
     ParametersIgnored,
     ReasoningDelta,
@@ -68,7 +70,7 @@ class LineEncoder:
             case Cancelled():
                 if event.reason != "requested":
                     return self._failed(failure_of(event, ran=self._ran_tools))
-            case DelegateEvent():
+            case DelegateEvent() | MemberTeamEvent():
                 if isinstance(tool := innermost(event), ToolStarted):
                     self._ran_tools.append(tool.name)
             case (
@@ -82,6 +84,7 @@ class LineEncoder:
                 | ClientToolArguments()
                 | ApprovalRequested()
                 | ApprovalDecided()
+                | AgentSpeaking()
                 | Completed()
             ):
                 pass

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from proxy.events import (
+    AgentSpeaking,
     ApprovalDecided,
     ApprovalRequested,
     Cancelled,
@@ -23,6 +24,7 @@ from proxy.events import (
     Event,
     Failed,
     Handoff,
+    MemberTeamEvent,
     ModelCalled,
     ParametersIgnored,
     ReasoningDelta,
@@ -140,9 +142,9 @@ class Output:
             case ApprovalDecided():
                 if event.decision == "approve":
                     self._approvals[event.call_id] = event.approval_id
-            case ParametersIgnored():
+            case ParametersIgnored() | AgentSpeaking():
                 pass
-            case DelegateEvent():
+            case DelegateEvent() | MemberTeamEvent():
                 if isinstance(tool := innermost(event), ToolStarted):
                     self._ran_tools.append(tool.name)
             case ContextCompacted():
