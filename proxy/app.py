@@ -18,6 +18,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from proxy.agents.dispatch import AutoGenDispatcher, Dispatcher, QueuedRuntime
+from proxy.errors import ConfigurationError
 from proxy.lifespan import metrics_of, open_services
 from proxy.routes import (
     agents,
@@ -50,7 +51,8 @@ from proxy.routes.responses import Responses, StoredResponse
 from proxy.routes.ui import has_libraries, page_routes
 from proxy.routes.websocket import turn_socket
 from proxy.settings import Settings
-from proxy.settings_check import check_api_keys, check_settings, check_tls, check_urls, create_data_dir
+from proxy.settings_check import create_data_dir, exposure_problems, team_problems
+from proxy.start_check import check_settings
 from proxy.store.engine.migrations import migrate, prepare_schema
 from proxy.team_check import load_component
 from proxy.team_set import Parts
@@ -65,17 +67,17 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(settings: Settings) -> None:
-    """Create the data directory and migrate the database, before the server starts.
+    """Check the settings, create the data directory and migrate the database, before the server starts.
 
     Raises:
-        ConfigurationError: The server would accept requests without a key from other machines, the directory cannot be
-            created, the files for TLS cannot be used, or the schema of the database is newer than this version.
+        ConfigurationError: The server would accept requests without a key from other machines, a file or directory
+            cannot be used, or the schema of the database is newer than this version.
     """
-    check_urls(settings)
-    check_tls(settings)
-    check_api_keys(settings, migrates=True)
+    check_settings(settings)
     create_data_dir(settings)
     asyncio.run(prepare_schema(settings.database))
+    if problems := [*exposure_problems(settings, reads_database=True)]:
+        raise ConfigurationError("\n".join(problems))
 
 
 def migrate_database(settings: Settings) -> None:
@@ -150,7 +152,8 @@ def create_app(
 
 def _load(settings: Settings, environment: Mapping[str, str], threads: ToolThreads) -> LoadedTeams:
     loaded = load_teams(TeamSources.of(settings, environment, threads, check_component=load_component))
-    check_settings(settings, loaded)
+    if problems := [*team_problems(settings, loaded)]:
+        raise ConfigurationError("\n".join(problems))
     if not has_libraries():
         logger.warning(
             "libraries of the page are missing: it shows plain text until `make install` downloads them"

@@ -23,8 +23,7 @@ from proxy.auth import is_this_machine
 from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.log_config import configure_logging
 from proxy.routes.error_handlers import answer_of
-from proxy.settings import InvalidSettings, Settings, environment, load_settings
-from proxy.team_check import with_all_problems
+from proxy.start_check import Start, with_all_problems
 from proxy.wire.errors import loopback_only
 
 logger = logging.getLogger(__name__)
@@ -33,9 +32,9 @@ logger = logging.getLogger(__name__)
 class AsgiApplication:
     """The application with its lifespan. A start that fails reports a sentence instead of a traceback."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, start: Start) -> None:
         self._app = app
-        self._settings = settings
+        self._start = start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, or the lifespan protocol."""
@@ -47,7 +46,7 @@ class AsgiApplication:
             await _refuse(scope, receive, send)
 
     def _is_allowed(self, scope: Scope) -> bool:
-        if self._settings.allow_open or not self._app.state.services.keys.is_open:
+        if self._start.settings.allow_open or not self._app.state.services.keys.is_open:
             return True
         # ASGI: the address of a Unix socket is (path, None).
         host, port = scope.get("server") or ("", None)
@@ -58,7 +57,7 @@ class AsgiApplication:
         lifespan = self._app.router.lifespan_context(self._app)
         try:
             # In a thread: it runs other event loops.
-            await asyncio.to_thread(prepare, self._settings)
+            await asyncio.to_thread(self._prepare)
             await lifespan.__aenter__()
         except (ConfigurationError, StoreUnavailable) as error:
             await send({"type": "lifespan.startup.failed", "message": error.message})
@@ -67,6 +66,12 @@ class AsgiApplication:
         await receive()
         await lifespan.__aexit__(None, None, None)
         await send({"type": "lifespan.shutdown.complete"})
+
+    def _prepare(self) -> None:
+        try:
+            prepare(self._start.settings)
+        except ConfigurationError as error:
+            raise with_all_problems(self._start, error, address="none") from None
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,17 +83,15 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _load() -> AsgiApplication:
-    settings: Settings | None = None
+    start = Start.read()
     try:
-        settings = load_settings()
-        configure_logging(settings.log_level, stream_events=settings.stream_events)
-        return AsgiApplication(create_app(settings, environment=environment()), settings)
+        if start.problems:
+            raise ConfigurationError("\n".join(start.problems))
+        configure_logging(start.settings.log_level, stream_events=start.settings.stream_events)
+        return AsgiApplication(create_app(start.settings, environment=start.variables), start)
     except ConfigurationError as error:
-        known = error.valid if isinstance(error, InvalidSettings) else settings
-        if known is not None:
-            # The importing server has the port, and knows which one it is.
-            error = with_all_problems(error, known, environment=environment(), has_sockets=True)
-        sys.stderr.write(f"{error.message}\n")
+        # The importing server has the port, and knows which one it is.
+        sys.stderr.write(f"{with_all_problems(start, error, address='none').message}\n")
         sys.exit(3)
 
 

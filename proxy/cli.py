@@ -13,7 +13,8 @@ from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from socket import socket
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -24,14 +25,11 @@ from proxy.listening import bound_sockets
 from proxy.log_config import configure_logging
 from proxy.messages import EventsMode
 from proxy.server_file import reload_servers, server_file
-from proxy.settings import (
-    InvalidSettings,
-    Settings,
-    environment,
-    find_misspelled,
-    load_settings,
-)
+from proxy.settings import Settings, environment, find_misspelled, load_settings
 from proxy.supervisor import Facts, Supervisor
+
+if TYPE_CHECKING:
+    from proxy.start_check import Start
 
 VERSION = version("handoff-proxy")
 logger = logging.getLogger(__name__)
@@ -58,50 +56,51 @@ def serve(**flags: Any) -> None:
     Settings are read from flags, the environment and .env, in this order. API keys and database URLs have no flags,
     because every user of the machine can read them: set OPENAI_API_KEY, PROXY_API_KEYS and PROXY_DATABASE_URL.
     """
-    with _exit_on_error():
-        variables = environment()
-        try:
-            settings = load_settings(**flags)
-        except InvalidSettings as error:
-            raise _with_all_problems(error, error.valid, variables) from None
+    # Before the database is opened: if a server is running on this port, its database must not be migrated.
+    from proxy.start_check import Start, with_all_problems
+
+    with _exit_on_error(), ExitStack() as stack:
+        start = Start.read(**flags)
+        if start.problems:
+            raise with_all_problems(start, address="port")
+        settings = start.settings
         configure_logging(settings.log_level, stream_events=settings.stream_events)
-        for sentence in find_misspelled(variables):
+        for sentence in find_misspelled(start.variables):
             logger.warning(sentence)
-
-        # Before the database is opened: if a server is running on this port, its database must not be migrated.
-        from proxy.server import FORCED_CLOSE_SECONDS, url_of
-        from proxy.settings_check import create_data_dir
-        from proxy.worker import serve_process, serve_worker, shared_counters
-
-        with ExitStack() as stack:
-            try:
-                sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
-            except ConfigurationError as error:
-                raise _with_all_problems(error, settings, variables) from None
-            announce = partial(_announce, url_of(settings, sockets))
-            if settings.workers == 1:
-                serve_process(settings, variables, sockets, announce, reloads=True)
-                return
-            create_data_dir(settings)
-            own_file = stack.enter_context(server_file(settings.data_dir))
-            supervisor = Supervisor(
-                partial(serve_worker, flags),
-                sockets,
-                settings.workers,
-                stop_time_limit=settings.shutdown_grace + FORCED_CLOSE_SECONDS + 5,
-                on_ready=announce,
-                on_exit=stack.enter_context(shared_counters()),
-                on_restarted=own_file.report,
-            )
-            sys.exit(supervisor.run())
+        try:
+            sockets = stack.enter_context(bound_sockets(settings.host, settings.port))
+        except ConfigurationError as error:
+            raise with_all_problems(start, error, address="port") from None
+        _serve(start, flags, sockets, stack)
 
 
-def _with_all_problems(
-    error: ConfigurationError, settings: Settings, variables: Mapping[str, str]
-) -> ConfigurationError:
-    from proxy.team_check import with_all_problems
+def _serve(start: Start, flags: Mapping[str, Any], sockets: Sequence[socket], stack: ExitStack) -> None:
+    """Serve in this process, or as the supervisor of several; return or exit when a signal has ended it."""
+    from proxy.server import FORCED_CLOSE_SECONDS, url_of
+    from proxy.settings_check import create_data_dir
+    from proxy.start_check import with_all_problems
+    from proxy.worker import serve_process, serve_worker, shared_counters
 
-    return with_all_problems(error, settings, environment=variables)
+    settings = start.settings
+    announce = partial(_announce, url_of(settings, sockets))
+    if settings.workers == 1:
+        serve_process(start, sockets, announce, reloads=True)
+        return
+    try:
+        create_data_dir(settings)
+    except ConfigurationError as error:
+        raise with_all_problems(start, error, address="none") from None
+    own_file = stack.enter_context(server_file(settings.data_dir))
+    supervisor = Supervisor(
+        partial(serve_worker, flags),
+        sockets,
+        settings.workers,
+        stop_time_limit=settings.shutdown_grace + FORCED_CLOSE_SECONDS + 5,
+        on_ready=announce,
+        on_exit=stack.enter_context(shared_counters()),
+        on_restarted=own_file.report,
+    )
+    sys.exit(supervisor.run())
 
 
 def _announce(url: str, facts: Facts) -> None:
@@ -181,20 +180,20 @@ def check(path: Path | None, connect: bool) -> None:
     """
     import asyncio
 
-    from proxy.team_check import check_connections, check_start, with_all_problems
+    from proxy.start_check import Start, check_start, with_all_problems
+    from proxy.team_check import check_connections
 
     with _exit_on_error():
-        try:
-            settings = load_settings(teams=path)
-        except InvalidSettings as error:
-            raise with_all_problems(error, error.valid, environment=environment(), has_sockets=True) from None
-        report = check_start(settings, environment=environment())
+        start = Start.read(teams=path)
+        if start.problems:
+            raise with_all_problems(start, address="host")
+        report = check_start(start, address="host")
     _print_and_exit((*report.problems, *report.notices, *report.summary), is_ok=not report.problems)
     if connect:
         # Failures are part of the report.
         configure_logging("CRITICAL")
         with _exit_on_error():
-            connections = asyncio.run(check_connections(settings, environment=environment()))
+            connections = asyncio.run(check_connections(start.settings, environment=start.variables))
         _print_and_exit(connections.lines, is_ok=connections.is_ok)
 
 

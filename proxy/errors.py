@@ -499,6 +499,10 @@ class SchemaTooNew(ConfigurationError):
     code = "schema_too_new"
 
 
+class DatabaseNotReady(ConfigurationError):
+    """The database does not answer, or has to be migrated first. A later start can succeed without another change."""
+
+
 class TeamFileError(ConfigurationError):
     """Team files have errors; ``problems`` has one line per error, with file, line and message."""
 

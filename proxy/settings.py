@@ -49,6 +49,13 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such user") from None
+
+
 def _secret(pattern: re.Pattern[str]) -> AfterValidator:
     def check(value: SecretStr) -> SecretStr:
         if not pattern.fullmatch(value.get_secret_value()):
@@ -60,7 +67,7 @@ def _secret(pattern: re.Pattern[str]) -> AfterValidator:
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), ValueFormat("a number of seconds above 0")]
 Count = Annotated[int, Field(ge=1), ValueFormat("a whole number from 1 up")]
-FilePath = Annotated[Path, AfterValidator(Path.expanduser), ValueFormat("a path")]
+FilePath = Annotated[Path, AfterValidator(_expanded), ValueFormat("a path")]
 ServiceUrl = Annotated[
     str,
     Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$"),
@@ -474,6 +481,10 @@ class Settings(BaseSettings):
         return self.data_dir / "handoff-proxy.sqlite"
 
 
+class UnreadableEnvFile(ConfigurationError):
+    """The file with environment variables exists and cannot be read."""
+
+
 class InvalidSettings(ConfigurationError):
     """Values of settings are invalid. The message has one line per value."""
 
@@ -493,6 +504,7 @@ def load_settings(*, env_file: Path | str | None = ENV_FILE, **overrides: Any) -
     Raises:
         InvalidSettings: There are invalid values. The message has one line per value with the variable or flag and the
             expected format, without the value itself.
+        UnreadableEnvFile: ``env_file`` cannot be read.
     """
     given = {name: value for name, value in overrides.items() if value is not None and value != ""}
     named = {variables_of(Settings.model_fields[name])[0]: value for name, value in given.items()}
@@ -518,13 +530,13 @@ def environment(env_file: Path | str | None = ENV_FILE) -> Mapping[str, str]:
     """Return the variables of ``env_file``, if it exists, overridden by those of the environment.
 
     Raises:
-        ConfigurationError: The file cannot be read.
+        UnreadableEnvFile: The file cannot be read.
     """
     try:
         found = dotenv_values(env_file) if env_file is not None else {}
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigurationError(f"{env_file}: cannot be read ({reason})") from None
+        raise UnreadableEnvFile(f"{env_file}: cannot be read ({reason})") from None
     return {**{name: value for name, value in found.items() if value is not None}, **os.environ}
 
 

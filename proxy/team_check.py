@@ -1,17 +1,15 @@
-"""Validate the configured team files and the settings for ``handoff-proxy check``, without starting a server."""
+"""Validate the configured team files, and call their models, without a server."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from proxy.errors import ConfigurationError
-from proxy.listening import bound_sockets
-from proxy.settings import InvalidSettings, Settings
-from proxy.settings_check import check_api_keys, check_directories, check_settings, check_tls, check_urls
+from proxy.settings import Settings
+from proxy.settings_check import team_problems
 from proxy.teamfiles.definitions import ComponentModel, DemoModel
 from proxy.teamfiles.loading import Report, check_teams, load_teams
 from proxy.teamfiles.summary import models_in_use
@@ -34,67 +32,6 @@ def load_component(name: str, definition: ComponentModel) -> None:
     ComponentChatModel.load(name, definition)
 
 
-_DATABASE = {"database_url", "data_dir"}
-_CHECKS: Sequence[tuple[Callable[[Settings], None], Set[str]]] = (
-    (check_urls, {"database_url", "redis_url"}),
-    (check_tls, {"tls_certificate", "tls_key"}),
-    (check_directories, _DATABASE),
-    (partial(check_api_keys, migrates=False), {"host", "api_keys", "allow_open", *_DATABASE}),
-)
-"""Checks of settings, and the settings on which each depends."""
-_OF_TEAMS = {"teams", "models", "agents_over_http", "agent_tools", "tracing"} | {
-    name for name in Settings.model_fields if name.startswith(("openai_", "older_"))
-}
-"""The settings on which the check of the team files depends."""
-
-
-def check_start(
-    settings: Settings, *, environment: Mapping[str, str] = os.environ, invalid: Set[str] = frozenset()
-) -> Report:
-    """Validate what a server would start with: the team files, and the settings that refer to something else.
-
-    Address and port, and the schema of the database, are not checked. Runs an event loop if API keys can be stored.
-    Checks that depend on an ``invalid`` setting, or on one that another check found unusable, are left out.
-    """
-    unusable = set(invalid)
-    report = Report((), (), ())
-    if not _OF_TEAMS & unusable:
-        report = check_configured_teams(settings, environment=environment)
-    problems = list(report.problems)
-    for check, fields in _CHECKS:
-        try:
-            if not fields & unusable:
-                check(settings)
-        except ConfigurationError as error:
-            problems.append(error.message)
-            unusable |= fields
-    return Report(tuple(problems), report.notices, report.summary)
-
-
-def with_all_problems(
-    error: ConfigurationError,
-    settings: Settings,
-    *,
-    environment: Mapping[str, str] = os.environ,
-    has_sockets: bool = False,
-) -> ConfigurationError:
-    """Return the error that prevents a start together with everything else that would prevent it, a line each.
-
-    With ``has_sockets`` the port is not checked, because this server has it already.
-    """
-    invalid: Set[str] = error.fields if isinstance(error, InvalidSettings) else frozenset()
-    problems = check_start(settings, environment=environment, invalid=invalid).problems
-    if not has_sockets and not {"host", "port"} & invalid:
-        try:
-            with bound_sockets(settings.host, settings.port):
-                pass
-        except ConfigurationError as problem:
-            problems = (*problems, problem.message)
-    lines = error.message.splitlines()
-    others = [line for line in "\n".join(problems).splitlines() if line not in lines]
-    return ConfigurationError("\n".join((*dict.fromkeys(others), *lines)))
-
-
 def check_configured_teams(settings: Settings, *, environment: Mapping[str, str] = os.environ) -> Report:
     """Validate the configured team files, and the settings that refer to them.
 
@@ -103,7 +40,7 @@ def check_configured_teams(settings: Settings, *, environment: Mapping[str, str]
     threads = ToolThreads()
     try:
         sources = TeamSources.of(settings, environment, threads, check_component=load_component)
-        return check_teams(sources, check_loaded=partial(check_settings, settings))
+        return check_teams(sources, check_loaded=partial(team_problems, settings))
     finally:
         threads.close()
 

@@ -14,15 +14,14 @@ from typing import Any
 from proxy.errors import ConfigurationError
 from proxy.log_config import configure_logging
 from proxy.server_file import server_file
-from proxy.settings import Settings, environment, load_settings
+from proxy.start_check import Start, with_all_problems
 from proxy.supervisor import CONFIGURATION_EXIT_CODE, Facts
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def serve_process(
-    settings: Settings,
-    variables: Mapping[str, str],
+    start: Start,
     sockets: Sequence[socket.socket],
     on_started: Callable[[Facts], None],
     *,
@@ -40,14 +39,15 @@ def serve_process(
     gc.disable()
     from proxy.app import create_app, prepare
     from proxy.server import serve_forever
-    from proxy.team_check import with_all_problems
 
     gc.enable()
+    settings = start.settings
     try:
+        # The database is changed only if the team files have no errors.
+        app = create_app(settings, environment=start.variables)
         prepare(settings)
-        app = create_app(settings, environment=variables)
     except ConfigurationError as error:
-        raise with_all_problems(error, settings, environment=variables, has_sockets=True) from None
+        raise with_all_problems(start, error, address="none") from None
     facts = {"teams": app.state.teams, "models": app.state.models}
     with ExitStack() as stack:
         own = stack.enter_context(server_file(settings.data_dir)) if reloads else None
@@ -64,10 +64,13 @@ def serve_worker(
     flags: Mapping[str, Any], sockets: Sequence[socket.socket], on_started: Callable[[Facts], None]
 ) -> None:
     """Serve as a worker. The settings are read again, so that a restarted worker uses a changed ``.env``."""
+    start = Start.read(**flags)
     try:
-        settings = load_settings(**flags)
+        if start.problems:
+            raise with_all_problems(start, address="none")
+        settings = start.settings
         configure_logging(settings.log_level, stream_events=settings.stream_events)
-        serve_process(settings, environment(), sockets, on_started)
+        serve_process(start, sockets, on_started)
     except ConfigurationError as error:
         sys.stderr.write(f"{error.message}\n")
         sys.exit(CONFIGURATION_EXIT_CODE)

@@ -7,7 +7,7 @@ no values of environment variables and no API keys.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,9 @@ class LoadedTeams:
     without built-in tools. ``notices`` are warnings about valid but probably unintended content. ``servers`` are the
     MCP servers, and ``pins`` the accepted tools that agents can use; the tool lists of agents name each of them
     (``mcp:server/tool``). ``members`` are the agents with their own code, by import path.
+
+    If ``is_valid`` is false, the files have errors, and the other fields have what is valid. ``team_names`` then has
+    invalid teams too, and is None if a team file could not be read.
     """
 
     definitions: TeamsFile
@@ -60,6 +63,8 @@ class LoadedTeams:
     servers: tuple[ServerSetup, ...] = ()
     pins: Pins = field(default_factory=dict)
     members: Mapping[str, Member] = field(default_factory=dict)
+    is_valid: bool = True
+    team_names: Collection[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +92,20 @@ def load_teams(sources: TeamSources, *, needs_pins: bool = True) -> LoadedTeams:
 
 
 def check_teams(
-    sources: TeamSources, *, check_loaded: Callable[[LoadedTeams], object] | None = None
+    sources: TeamSources, *, check_loaded: Callable[[LoadedTeams], Iterator[str]] | None = None
 ) -> Report:
     """Check what ``load_teams`` would load, and return its errors, or its notices and a summary.
 
-    ``check_loaded`` checks files without errors further; it raises ``ConfigurationError`` with one line per error.
+    ``check_loaded`` checks further what could be loaded, also from files with errors; it yields one line per error.
     """
     source, loaded = _load(sources, needs_pins=True)
+    others = tuple(check_loaded(loaded)) if check_loaded is not None else ()
+    summary = (summarize_counts(source),)
     if source.errors:
-        return Report(tuple(source.errors.lines()), (), (summarize_counts(source),))
-    if check_loaded is not None:
-        try:
-            check_loaded(loaded)
-        except ConfigurationError as error:
-            return Report(tuple(error.message.splitlines()), loaded.notices, (summarize_counts(source),))
-    return Report(
-        (), loaded.notices, (summarize_counts(source), *describe_definitions(loaded.definitions, loaded.pins))
-    )
+        return Report((*source.errors.lines(), *others), (), summary)
+    if others:
+        return Report(others, loaded.notices, summary)
+    return Report((), loaded.notices, (*summary, *describe_definitions(loaded.definitions, loaded.pins)))
 
 
 def _load(sources: TeamSources, *, needs_pins: bool) -> tuple[Source, LoadedTeams]:
@@ -126,10 +128,12 @@ def _read(sources: TeamSources) -> Source:
         if models is not None:
             merged.merge_section(models, "models")
     replaced = set(mapping(merged.value(("models",))))
-    for file in _list_files(sources.path, errors):
+    files = _list_files(sources.path, errors)
+    merged.has_all_teams = bool(files)
+    for file in files:
         source = read_source(file, sources.environment, errors, is_untyped=is_untyped)
         if source is None:
-            merged.is_complete = False
+            merged.is_complete = merged.has_all_teams = False
             continue
         check_sections(source)
         expand_member_teams(source)
@@ -213,8 +217,16 @@ def _resolve(source: Source, context: ReferenceContext, sources: TeamSources) ->
         server_setup(name, server, context.folder, sources.environment)
         for name, server in definitions.mcp_servers.items()
     ]
-    notices = tuple(_notices(source, definitions))
-    return LoadedTeams(definitions, context.imported, notices, tuple(servers), pins, context.members)
+    return LoadedTeams(
+        definitions,
+        context.imported,
+        tuple(_notices(source, definitions)),
+        tuple(servers),
+        pins,
+        context.members,
+        is_valid=not source.errors,
+        team_names=tuple(mapping(source.value(("teams",)))) if source.has_all_teams else None,
+    )
 
 
 def _with_tools(team: TeamDefinition, pins: Pins) -> TeamDefinition:

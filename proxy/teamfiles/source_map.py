@@ -36,8 +36,9 @@ _SCALARS = frozenset(_CORE + name for name in ("str", "int", "float", "bool", "n
 class Source:
     """The data of one or more files, with the locations of keys and values.
 
-    ``is_complete`` is false if one of several files could not be read, so that names can be missing. ``invalid`` paths
-    already have an error; further errors would be consequences and are not added.
+    ``is_complete`` is false if one of several files could not be read, so that names can be missing; ``has_all_teams``
+    is false if it was a team file. ``invalid`` paths already have an error; further errors would be consequences and
+    are not added.
     """
 
     errors: TeamFileErrors
@@ -47,6 +48,7 @@ class Source:
     substituted: dict[Path, str] = field(default_factory=dict)
     invalid: set[Path] = field(default_factory=set)
     is_complete: bool = True
+    has_all_teams: bool = True
 
     def add_error(
         self, path: Path, what: str, *, at_key: bool = False, wrong: str = "", right: Iterable[str] = ()

@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -21,7 +22,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import URL
 
 import proxy
-from proxy.errors import ConfigurationError, SchemaTooNew
+from proxy.errors import ConfigurationError, DatabaseNotReady, SchemaTooNew
 from proxy.store.engine.database import database_url
 from proxy.store.engine.errors import unavailability
 from proxy.store.engine.sqlite import check_free_space, make_file, sqlite_engine
@@ -75,7 +76,10 @@ async def schema_state(
     if _is_missing(place):
         return "empty"
     return await _run(
-        place, lambda connection: _state(_current(connection), revisions), time_limit=time_limit
+        place,
+        lambda connection: _state(_current(connection), revisions),
+        time_limit=time_limit,
+        changes=False,
     )
 
 
@@ -95,8 +99,45 @@ async def prepare_schema(url: str, *, time_limit: float = TIME_LIMIT) -> None:
     if state == "too_new":
         raise _too_new()
     if state != "current":
-        found = "has no tables yet" if state == "empty" else "is older than this program"
-        raise ConfigurationError(f"the database {found}: run `handoff-proxy migrate` and start again")
+        raise _needs_migration(state)
+
+
+async def check_schema(url: str, *, time_limit: float) -> None:
+    """Check in one attempt, without a change, whether a server can start with the database, which may be missing.
+
+    Raises:
+        SchemaTooNew: The database has a revision that this program does not know.
+        DatabaseNotReady: The database did not answer within the time limit (seconds), or has to be migrated first.
+        ConfigurationError: The database cannot be used, and waiting does not change that.
+    """
+    place, revisions = database_url(url), _revisions(migrations_folder())
+    is_sqlite = place.drivername == "sqlite"
+    if _is_missing(place):
+        return
+    if is_sqlite:
+        await asyncio.to_thread(check_free_space, place)
+    state = await _run(
+        place,
+        lambda connection: _state(_current(connection), revisions),
+        time_limit=time_limit,
+        changes=False,
+        is_retried=False,
+    )
+    if state == "too_new":
+        raise _too_new()
+    # ``prepare_schema`` migrates SQLite.
+    if state != "current" and not is_sqlite:
+        raise _needs_migration(state)
+
+
+def is_missing(url: str) -> bool:
+    """Whether the database is an SQLite file that does not exist yet, so that nothing is stored."""
+    return _is_missing(database_url(url))
+
+
+def _needs_migration(state: SchemaState) -> DatabaseNotReady:
+    found = "has no tables yet" if state == "empty" else "is older than this program"
+    return DatabaseNotReady(f"the database {found}: run `handoff-proxy migrate` and start again")
 
 
 def _revisions(folder: Path) -> Sequence[str]:
@@ -171,10 +212,24 @@ def _too_new() -> SchemaTooNew:
     )
 
 
-async def _run(url: URL, work: Callable[[Connection], R], *, time_limit: float) -> R:
-    """Run the work in one transaction; retry transient errors until the time limit."""
-    run = _run_on_sqlite if url.drivername == "sqlite" else _run_on_postgres
-    deadline = time.monotonic() + time_limit
+async def _run(
+    url: URL,
+    work: Callable[[Connection], R],
+    *,
+    time_limit: float,
+    changes: bool = True,
+    is_retried: bool = True,
+) -> R:
+    """Run the work in one transaction; retry transient errors until the time limit.
+
+    ``changes`` is whether the work changes the database.
+    """
+    run = (
+        partial(_run_on_sqlite, changes=changes)
+        if url.drivername == "sqlite"
+        else partial(_run_on_postgres, time_limit=TIME_LIMIT if is_retried else time_limit)
+    )
+    deadline = time.monotonic() + (time_limit if is_retried else 0)
     while True:
         try:
             return await asyncio.to_thread(run, url, work)
@@ -188,7 +243,8 @@ async def _run(url: URL, work: Callable[[Connection], R], *, time_limit: float) 
                     if url.drivername == "sqlite"
                     else f"{url.host}:{url.port or 5432}/{url.database}"
                 )
-                raise ConfigurationError(f"the database {place} cannot be used ({fault})") from None
+                kind = ConfigurationError if fault.is_permanent else DatabaseNotReady
+                raise kind(f"the database {place} cannot be used ({fault})") from None
         await asyncio.sleep(_PAUSE)
 
 
@@ -196,10 +252,15 @@ def _is_missing(url: URL) -> bool:
     return url.drivername == "sqlite" and not Path(url.database or "").exists()
 
 
-def _run_on_sqlite(url: URL, work: Callable[[Connection], R]) -> R:
-    make_file(url)
+def _run_on_sqlite(url: URL, work: Callable[[Connection], R], *, changes: bool) -> R:
+    if changes:
+        make_file(url)
     # Foreign keys stay off: where a table is rebuilt, dropping the old one would delete what belongs to its rows.
-    engine = sqlite_engine(url, begin="BEGIN EXCLUSIVE", pragmas={"journal_mode": "WAL"})
+    engine = (
+        sqlite_engine(url, begin="BEGIN EXCLUSIVE", pragmas={"journal_mode": "WAL"})
+        if changes
+        else sqlite_engine(url, begin="BEGIN", pragmas={})
+    )
     try:
         with _migration_lock, engine.begin() as connection:
             return work(connection)
@@ -207,12 +268,12 @@ def _run_on_sqlite(url: URL, work: Callable[[Connection], R]) -> R:
         engine.dispose()
 
 
-def _run_on_postgres(url: URL, work: Callable[[Connection], R]) -> R:
+def _run_on_postgres(url: URL, work: Callable[[Connection], R], *, time_limit: float) -> R:
     # Imported on demand, see ``open_database``.
     from proxy.store.engine.postgres import postgres_engine
 
     async def run() -> R:
-        engine = postgres_engine(url, time_limit=TIME_LIMIT)
+        engine = postgres_engine(url, time_limit=time_limit)
         try:
             async with engine.begin() as connection:
                 return await connection.run_sync(work)
