@@ -13,9 +13,19 @@ from tests.server import Served, serve
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+RECORD_VIOLATIONS = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", event =>
+  window.violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}`));
+"""
+REDOC_LOGO = "img-src https://cdn.redoc.ly/redoc/logo-mini.svg "
+"""ReDoc's link to its makers, which is not loaded from their host."""
+
+
 async def open_page(browser: Browser, url: str) -> tuple[Page, list[str]]:
     """Return the page and the list of URLs of other hosts that it received something from."""
     page = await browser.new_page()
+    await page.add_init_script(RECORD_VIOLATIONS)
     foreign: list[str] = []
     host = url.split("/")[2]
     page.on(
@@ -35,6 +45,44 @@ async def test_api_documentation_lists_current_and_legacy_endpoints(
     for endpoint in ("/v1/chat/completions", "/chat/stream"):
         await expect(page.locator("body")).to_contain_text(endpoint)
     assert foreign == []
+    await page.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "detail"), [("docs", ".opblock-summary-control"), ("redoc", "[role=menuitem]")]
+)
+async def test_api_documentation_works_without_inline_styles_and_with_trusted_types(
+    browser: Browser, served: Served, path: str, detail: str
+) -> None:
+    page, _ = await open_page(browser, f"{served.url}/{path}")
+    response = await page.reload()
+    assert response is not None
+    policy = response.headers["content-security-policy"]
+
+    for one in (await page.locator(detail).all())[:3]:
+        await one.click()
+    await expect(page.locator("body")).to_contain_text("/v1/chat/completions")
+
+    assert "unsafe" not in policy
+    assert "require-trusted-types-for 'script'" in policy
+    violations = await page.evaluate("window.violations")
+    assert [one for one in violations if one != REDOC_LOGO] == []
+    await page.close()
+
+
+async def test_markup_of_a_viewer_passes_the_sanitiser(browser: Browser, served: Served) -> None:
+    page, _ = await open_page(browser, f"{served.url}/docs")
+    await expect(page.locator("body")).to_contain_text("/v1/chat/completions")
+
+    written = await page.evaluate(
+        """() => {
+          const box = document.createElement("div");
+          box.innerHTML = "<b>text</b><img src=x onerror=alert(1)><script>alert(2)</scr" + "ipt>";
+          return box.innerHTML;
+        }"""
+    )
+
+    assert written == '<b>text</b><img src="x">'
     await page.close()
 
 
