@@ -221,12 +221,23 @@ def accept_trace_context(headers: Sequence[tuple[bytes, bytes]]) -> None:
 
 
 def trace_headers() -> Mapping[str, str]:
-    """Return the headers that make the current span the parent of a request's span; empty if there is none."""
-    if _tracing.get() is None:
+    """Return the headers that make the current span the parent of a request's span; empty if there is none.
+
+    Outside of a turn, as in a request to a passthrough model, it is the span of the caller.
+    """
+    request_headers = _request_headers.get()
+    is_in_turn = _tracing.get() is not None
+    if not is_in_turn and request_headers is None:
         return {}
     headers: dict[str, str] = {}
-    _propagator.inject(headers)
+    context = None if is_in_turn else _propagator.extract(request_headers or {}, context=Context())
+    _propagator.inject(headers, context=context)
     return headers
+
+
+async def add_trace_headers(request: Any) -> None:
+    """Add ``trace_headers`` to a request: a request hook of an httpx client."""
+    request.headers.update(trace_headers())
 
 
 def current_trace_id() -> str:

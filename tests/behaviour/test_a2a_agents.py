@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from tests.behaviour.chat_client import Caller, assistant, user
+from tests.fakes.otlp import FakeCollector
 from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.server import serve
 
@@ -139,3 +140,21 @@ async def test_an_unreachable_agent_is_a_typed_error(tmp_path: Path) -> None:
             await Caller(served).ask([user("Bonn")], model="travel")
 
     assert failed.value.code == "agent_failed"
+
+
+async def test_an_a2a_agent_gets_the_trace(
+    travel: ScriptedAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FakeCollector() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+        async with serve(tmp_path, teams=TEAMS, tracing=True) as served:
+            await served.client().chat.completions.create(
+                model="travel/Travel",
+                messages=[user("Bonn")],
+                extra_headers={"traceparent": f"00-{'a' * 32}-{'1' * 16}-01"},
+            )
+            trace = await collector.trace("a" * 32)
+
+    agent = next(span for span in trace.spans if span.name.startswith("invoke_agent"))
+    assert travel.headers[0]["traceparent"] == f"00-{'a' * 32}-{agent.span_id}-01"

@@ -32,6 +32,7 @@ mcp_servers:
   shop: {{url: "{mcp}"}}
 models:
   default: {{model: test-model, base_url: "{upstream}", api_key: upstream-key}}
+  direct: {{model: test-model, base_url: "{upstream}", api_key: upstream-key, expose: true}}
 teams:
   desk:
     entry: triage
@@ -207,6 +208,58 @@ async def test_the_provider_gets_the_span_of_the_model_call_as_parent(desk: Desk
     headers = desk.upstream.requests[0].headers
     assert headers["traceparent"] == f"00-{span.trace_id}-{span.span_id}-01"
     assert headers["tracestate"] == "vendor=1"
+
+
+COMPONENTS = """\
+models:
+  default: {{model: test-model, base_url: "{upstream}", api_key: upstream-key}}
+  component:
+    provider: autogen_ext.models.openai.OpenAIChatCompletionClient
+    config: {{model: gpt-4o, base_url: "{upstream}", api_key: upstream-key}}
+teams:
+  component: {{entry: one, agents: {{one: {{model: component, instructions: Be brief.}}}}}}
+  remote: {{entry: one, agents: {{one: {{remote: {{base_url: "{upstream}", model: far}}}}}}}}
+  delegating:
+    entry: one
+    agents:
+      one: {{instructions: Delegate., delegates: [{{to: two, when: always}}]}}
+      two: {{remote: {{base_url: "{upstream}", model: far}}}}
+"""
+
+
+@pytest.mark.parametrize("team", ["component", "remote", "delegating"])
+async def test_components_remote_agents_and_delegates_send_the_trace(tmp_path: Path, team: str) -> None:
+    async with FakeCollector() as collector, FakeUpstream() as upstream:
+        (tmp_path / "teams.yaml").write_text(COMPONENTS.format(upstream=upstream.base_url))
+        if team == "delegating":
+            upstream.reply(calls(("ask_two", {"task": "x"})))
+        upstream.reply(text("Hello"), text("Hello"))
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+            environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+            async with serve(tmp_path, teams=tmp_path, tracing=True) as served:
+                await served.client().chat.completions.create(
+                    model=team,
+                    messages=[user("Hi")],
+                    extra_headers={"traceparent": f"00-{'a' * 32}-{'1' * 16}-01"},
+                )
+                trace = await collector.trace("a" * 32)
+
+    spans = {span.span_id for span in trace.spans}
+    sent = [request.headers["traceparent"].split("-") for request in upstream.requests]
+    assert len(sent) == (3 if team == "delegating" else 1)
+    assert all(trace_id == "a" * 32 and parent in spans for _, trace_id, parent, _ in sent)
+
+
+async def test_a_passthrough_model_gets_the_span_of_the_caller_as_parent(desk: Desk) -> None:
+    desk.upstream.reply(text("Hello"))
+    traceparent = f"00-{secrets.token_hex(16)}-{'1' * 16}-01"
+
+    await desk.client.chat.completions.create(
+        model="direct", messages=[user("Hi")], extra_headers={"traceparent": traceparent}
+    )
+
+    assert desk.upstream.requests[0].headers["traceparent"] == traceparent
 
 
 async def test_client_tools_end_a_trace_and_their_results_begin_another(desk: Desk) -> None:

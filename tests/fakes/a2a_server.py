@@ -27,15 +27,19 @@ from starlette.applications import Starlette
 
 
 class ScriptedAgent(AgentExecutor):  # type: ignore[misc]
-    """``received`` are the messages; ``cancelled`` is set when a task is cancelled."""
+    """``received`` are the messages, ``headers`` those of their requests; ``cancelled`` is set when a task is
+    cancelled.
+    """
 
     def __init__(self) -> None:
         self.received: list[Any] = []
+        self.headers: list[dict[str, str]] = []
         self.cancelled = asyncio.Event()
 
     async def execute(self, context: Any, event_queue: Any) -> None:
         message = context.message
         self.received.append(message)
+        self.headers.append(context.call_context.state["headers"])
         text = message.parts[-1].text or message.parts[0].text
         if context.current_task is None:
             status = TaskStatus(state=TaskState.TASK_STATE_SUBMITTED)

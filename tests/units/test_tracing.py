@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from contextvars import copy_context
 from pathlib import Path
+
+import pytest
 
 from proxy import trace_export
 from proxy.providers.span import provider_name
@@ -25,9 +28,23 @@ from tests.server import settings_for
 DOCUMENT = Path(__file__).parents[2] / "docs" / "tracing.md"
 
 
-def test_nothing_is_recorded_while_tracing_is_off() -> None:
-    accept_trace_context([(b"traceparent", b"00-" + b"1" * 32 + b"-" + b"1" * 16 + b"-01")])
+CALLER = b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01"
 
+
+@pytest.mark.parametrize(
+    ("traceparent", "sent"), [(CALLER, {"traceparent": CALLER.decode()}), (b"nonsense", {}), (b"", {})]
+)
+def test_requests_outside_of_a_turn_have_the_span_of_the_caller_as_parent(
+    traceparent: bytes, sent: dict[str, str]
+) -> None:
+    def headers() -> object:
+        accept_trace_context([(b"traceparent", traceparent)] if traceparent else [])
+        return trace_headers()
+
+    assert copy_context().run(headers) == sent
+
+
+def test_nothing_is_recorded_while_tracing_is_off() -> None:
     with turn_span(None, "turn", {}) as turn, span("child", {}) as child:
         child.fail("error")
         child.set_content(Attribute.TOOL_RESULT, lambda: 1 / 0)

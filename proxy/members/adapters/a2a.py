@@ -27,6 +27,7 @@ from proxy.errors import MemberFailed
 from proxy.members.adapters.common import items_since, unused_parameters
 from proxy.members.port import HandOver, MemberContext, MemberEvent
 from proxy.messages import AssistantMessage, ImagePart, Message, UserMessage, text_of
+from proxy.tracing import add_trace_headers
 
 CONNECT_TIMEOUT = 10.0
 CANCEL_TIMEOUT = 0.8
@@ -91,6 +92,7 @@ class A2AMember:
                         headers=self._headers,
                         timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
                         trust_env=False,
+                        event_hooks={"request": [add_trace_headers]},
                     )
                 card = await A2ACardResolver(self._http, self._url).get_agent_card()
                 served = [one for one in card.supported_interfaces if _origin(one.url) == _origin(self._url)]

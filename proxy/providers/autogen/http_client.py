@@ -13,17 +13,22 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
+from proxy.tracing import add_trace_headers
+
 _responses: ContextVar[list[Any] | None] = ContextVar("responses of the model call", default=None)
 _LOOP_TURNS = 10
 """Iterations of the event loop between the delivery of a piece and the client's next read."""
 
 
 def take_hold(client: object) -> None:
-    """Have the responses of this client noted, and redirects refused: they would take the conversation along."""
+    """Have the responses of this client noted, ``traceparent`` sent, and redirects refused: they would take the
+    conversation along.
+    """
     http = getattr(getattr(client, "_client", None), "_client", None)
     hooks = getattr(http, "event_hooks", None)
     if isinstance(hooks, dict) and isinstance(hooks.get("response"), list):
         hooks["response"].append(_note)
+        hooks.setdefault("request", []).append(add_trace_headers)
         http.follow_redirects = False  # type: ignore[union-attr]
 
 
