@@ -122,6 +122,7 @@ class AgentLoop:
             # With finish_reason "length" the arguments of the last call may be truncated: discard all calls.
             if not reply.calls or reply.finish_reason == "length":
                 return await self._answer(state, reply)
+            await state.turn.wait_for_begin()
             self._append_message(state, reply, reply.calls)
             if any(call.kind == "server" for call in reply.calls):
                 await state.save_step(reply.calls)

@@ -79,6 +79,8 @@ class MemberLoop:
         if state.is_at_limit:
             return AgentAnswered("length")
         state.turn.resumed = None
+        # The code of a member can have effects.
+        await state.turn.wait_for_begin()
         if state.turn.steps is not None:
             # What the member's code does has no steps.
             await state.turn.steps.discard()

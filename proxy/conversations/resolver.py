@@ -83,6 +83,8 @@ class ResolvedTurn:
     overlay: Sequence[SystemMessage | DeveloperMessage]
     transcript: Transcript
     scope: bytes
+    is_running: bool = False
+    """Whether the named conversation had a running turn when it was read."""
     is_paused: bool = False
     """Whether the parent turn ended with a batch for approval."""
     is_kept: bool = True
@@ -223,6 +225,7 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
         overlay=[*own, *(request.system_messages if shows_all else [*stored, *added])],
         transcript=transcript,
         scope=query.scope,
+        is_running=query.conversation is not None and query.conversation.is_running,
         is_paused=bool(chain) and chain[-1].is_paused,
         is_kept=is_kept,
         continued=continued,

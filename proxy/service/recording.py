@@ -43,14 +43,21 @@ from proxy.wire.chat.answer_text import visible_text
 from proxy.wire.errors import failed_event, tools_that_ran
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StoredTurnContext:
     """The parts of a running turn that its stored end needs. Side requests have none: they are not stored."""
 
     request: TurnRequest
-    begun: Begun
     resolved: ResolvedTurn
+    begun: Begun | None = None
+    """None until the turn is stored as running."""
     fence: int = 0
+
+    @property
+    def key(self) -> int:
+        """The key of the turn in the store."""
+        assert self.begun is not None
+        return self.begun.turn
 
 
 def end_of(
@@ -78,7 +85,7 @@ def end_of(
     # The client shows the answer as a part of the message that it continues.
     shown = context.resolved.continued + text
     return TurnEnd(
-        turn=context.begun.turn,
+        turn=context.key,
         status=_status_of(closing),
         is_history=is_history,
         agent=turn.agent,
@@ -104,7 +111,7 @@ def end_of(
 def failed_end_of(context: StoredTurnContext, turn: Turn, failure: ProxyError, *, now: float) -> TurnEnd:
     """Return the end of a turn whose result could not be encoded or stored: it failed."""
     return TurnEnd(
-        turn=context.begun.turn,
+        turn=context.key,
         status="failed",
         is_history=False,
         agent=turn.agent,

@@ -79,14 +79,35 @@ class TurnRunner:
     ) -> None:
         """Start the task of a turn; it is stored unless ``context`` is None.
 
+        If the turn is not stored as running yet (``turn.begin``), ``confirm`` or ``withdraw`` has to follow.
         ``restored`` is the log of a turn that was taken over from another worker.
         """
         live.task = asyncio.create_task(self._run(live, team, turn, context, restored), name=turn.id)
-        live.listener = self._event_log.listener(live)
+        if turn.begin is None:
+            live.listener = self._event_log.listener(live)
         self._lives.add(live)
         if self._is_stopped:
             # The turn was being opened while ``stop`` ran.
             live.stop("shutting_down")
+
+    def confirm(self, live: LiveTurn, turn: Turn) -> None:
+        """Let a turn continue that is stored as running now."""
+        assert turn.begin is not None
+        listener = self._event_log.listener(live)
+        if listener is not None:
+            for entry in live.entries:
+                listener(entry)
+        live.listener = listener
+        turn.begin.set_result(None)
+
+    async def withdraw(self, live: LiveTurn, turn: Turn) -> None:
+        """Cancel a turn that could not begin, and wait until its model call has ended. Nothing of it remains."""
+        assert turn.begin is not None
+        assert live.task is not None
+        turn.begin.cancel()
+        live.task.cancel()
+        await asyncio.wait([live.task])
+        self._lives.remove(live)
 
     async def stop(self, *, grace: float) -> None:
         """Wait up to ``grace`` seconds for the running turns, then cancel them and all that start later."""
@@ -125,6 +146,7 @@ class TurnRunner:
         """Run the team, store the result, then log the closing event."""
         outcome, closing = await self._answer(live, team, turn, recorder)
         live.seal()
+        await turn.wait_for_begin()
         now = round(self._clock(), 3)
         try:
             if context is not None:

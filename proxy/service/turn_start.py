@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from proxy.approvals.repository import Approvals
 from proxy.conversations.resolver import ResolvedTurn
-from proxy.errors import LogMemoryExhausted
+from proxy.errors import LogMemoryExhausted, StoreUnavailable
 from proxy.request_errors import ParameterNotSupported
 from proxy.service.checkpoints import CheckpointLog, can_be_continued, saved_turn
 from proxy.service.forwarding import TurnForwarding
@@ -61,6 +62,7 @@ class TurnStart:
         self._forwarding = forwarding
         self._on_disconnect = on_disconnect
         self._disconnect_grace = disconnect_grace
+        self._is_store_available = True
 
     def check_memory(self) -> None:
         """Check that a turn can begin.
@@ -124,21 +126,30 @@ class TurnStart:
         is_lasting = self._is_lasting(request, resolved, rules)
         if is_lasting:
             new = replace(new, checkpoint=saved_turn(turn, request, resolved, rules))
-        begun = await self._begin(new, resolved)
-        if begun is None:
-            return None
         live = LiveTurn(
             new.id,
             conversation_id=new.conversation_id,
             began=new.created_at,
             memory=self._lives.memory,
         )
+        context = StoredTurnContext(request, resolved)
+        if not is_lasting and not slot and self._may_run_before_begin(request, resolved):
+            # The call of the model and the commit take place at the same time.
+            turn.begin = asyncio.get_running_loop().create_future()
+            self._runner.start(live, team, turn, context)
+        begun = await self._begin_or_withdraw(new, resolved, live, turn)
+        if begun is None:
+            return None
+        context.begun = begun
         turn.progress = self._progress.of_turn(begun.turn, is_stored=request.is_stored)
         if self._checkpoints is not None and can_be_continued(request, resolved):
             first = None if is_lasting else partial(saved_turn, turn, request, resolved, rules)
             turn.steps = CheckpointLog(self._checkpoints, live, turn, begun.turn, 0, first)
         self._left.watch(live, turn, begun.turn, rules)
-        self._runner.start(live, team, turn, StoredTurnContext(request, begun, resolved))
+        if turn.begin is None:
+            self._runner.start(live, team, turn, context)
+        else:
+            self._runner.confirm(live, turn)
         self._remote.notify_turn_started(begun.conversation)
         self._forwarding.turn_began(new.id, begun.conversation)
         return Opened(
@@ -150,6 +161,34 @@ class TurnStart:
             agent=new.agent,
             ignored=ignored,
         )
+
+    def _may_run_before_begin(self, request: TurnRequest, resolved: ResolvedTurn) -> bool:
+        """Whether the turn may call its model before it is stored as running.
+
+        Not if it is likely that the turn cannot begin, because the call may be charged: a turn of the conversation is
+        running, another request can have the same idempotency key, or the store was not available.
+        """
+        if not self._is_store_available or request.idempotency_key is not None:
+            return False
+        if resolved.step is not None or resolved.resumption is not None:
+            return False
+        if resolved.conversation_id is None:
+            return True
+        return not (resolved.is_running or self._lives.has_turn_of(resolved.conversation_id))
+
+    async def _begin_or_withdraw(
+        self, new: NewTurn, resolved: ResolvedTurn, live: LiveTurn, turn: Turn
+    ) -> Begun | None:
+        """Write the turn as running, and cancel what it has started if that fails; result as in ``_begin``."""
+        try:
+            begun = await self._begin(new, resolved)
+        except BaseException as error:
+            self._is_store_available = not isinstance(error, StoreUnavailable)
+            if turn.begin is not None:
+                await self._runner.withdraw(live, turn)
+            raise
+        self._is_store_available = True
+        return begun
 
     def _is_lasting(self, request: TurnRequest, resolved: ResolvedTurn, rules: DisconnectRules) -> bool:
         """Whether the turn has checkpoints from its begin."""

@@ -167,6 +167,20 @@ class Turn:
     call_scope: str = ""
     """The start of the keys of tool calls: the id of the turn, or of an earlier attempt at the same request."""
     progress: ProgressLog | None = None
+    begin: asyncio.Future[None] | None = None
+    """Completes when the turn is stored as running; None if it was stored before it started."""
+
+    async def wait_for_begin(self) -> None:
+        """Wait until the turn is stored as running.
+
+        Before that, it may only call models: another turn of the conversation can be running at another worker.
+
+        Raises:
+            CancelledError: The turn could not begin, or this task was cancelled.
+        """
+        if self.begin is not None:
+            await asyncio.shield(self.begin)
+            self.begin = None
 
     @property
     def public_id(self) -> str:

@@ -506,6 +506,15 @@ class LiveTurns:
         self._running[live.turn_id] = live
         live.hold()
 
+    def remove(self, live: LiveTurn) -> None:
+        """Remove a turn that could not begin."""
+        if self._running.pop(live.turn_id, None) is not None:
+            live.release()
+
+    def has_turn_of(self, conversation_id: str) -> bool:
+        """Whether a turn of a conversation with this id is running in this process."""
+        return any(live.conversation_id == conversation_id for live in self._running.values())
+
     def has_memory(self) -> bool:
         """Free memory if all logs together have reached their limit; return whether they are below it afterwards."""
         if self._is_relieved():

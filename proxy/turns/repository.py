@@ -52,6 +52,8 @@ class Conversation:
     head: int | None
     created_at: float
     metadata: Mapping[str, str] = field(default_factory=dict)
+    is_running: bool = False
+    """Whether a turn of the conversation is running at any worker; set by ``find_conversation`` only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,17 @@ async def test_a_first_turn_makes_its_conversation(history: TurnRepository) -> N
         head=None,
         created_at=100.0,
         metadata={},
+        is_running=True,
     )
+
+
+async def test_conversation_is_running_while_one_of_its_turns_is(history: TurnRepository) -> None:
+    begun = await history.begin(new_turn("conv_a"))
+    await history.finish(the_end(begun.turn))
+    known = await history.find_conversation("alice", "conv_a")
+
+    assert known is not None
+    assert not known.is_running
 
 
 async def test_a_running_turn_can_be_read_as_it_was_begun(history: TurnRepository) -> None:

@@ -167,10 +167,18 @@ def to_names(kept: str | None) -> Sequence[str]:
     return _decode_names(kept) if kept else ()
 
 
-def to_conversation(row: Row[Any]) -> Conversation:
+def to_conversation(row: Row[Any], *, is_running: bool = False) -> Conversation:
     """Return the conversation of a whole row."""
     return Conversation(
-        row.key, row.id, row.caller, row.end_user, row.team, row.head, row.created_at, row.metadata
+        row.key,
+        row.id,
+        row.caller,
+        row.end_user,
+        row.team,
+        row.head,
+        row.created_at,
+        row.metadata,
+        is_running,
     )
 
 

@@ -48,7 +48,8 @@ class TurnQueries:
     """Statements for one dialect, built once so that each is compiled once."""
 
     def __init__(self, dialect: str) -> None:
-        self._conversation = select(conversations).where(
+        is_running = exists().where(turns.c.conversation == conversations.c.key, IS_RUNNING)
+        self._conversation = select(conversations, is_running.label("is_running")).where(
             _is("caller", conversations), _is("id", conversations)
         )
         self._chain = _chain()
@@ -74,7 +75,7 @@ class TurnQueries:
     def conversation(self, connection: Connection, caller: str, conversation_id: str) -> Conversation | None:
         """Return the conversation, or None."""
         row = connection.execute(self._conversation, {"caller": caller, "id": conversation_id}).first()
-        return None if row is None else rows.to_conversation(row)
+        return None if row is None else rows.to_conversation(row, is_running=row.is_running)
 
     def chain(self, connection: Connection, turn: int) -> list[ChainTurn]:
         """Return the turn and its ancestors, the root first; a parent's key is always the smaller."""

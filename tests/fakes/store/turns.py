@@ -101,7 +101,11 @@ class MemoryHistory:
         return next(self._keys)
 
     async def find_conversation(self, caller: str, conversation_id: str) -> Conversation | None:
-        return self.conversations.get((caller, conversation_id))
+        known = self.conversations.get((caller, conversation_id))
+        if known is None:
+            return None
+        is_running = any(self._running(lambda kept: kept.conversation.key == known.key))
+        return replace(known, is_running=is_running)
 
     async def begin(self, turn: NewTurn, *, parent: CompletedTurn | None = None) -> Begun:
         if parent is not None:

@@ -68,7 +68,7 @@ def context_of(*, is_stored: bool = True, continued: str = "") -> StoredTurnCont
         scope=SCOPE,
         continued=continued,
     )
-    return StoredTurnContext(request, Begun(turn=5, conversation=2), resolved)
+    return StoredTurnContext(request, resolved, Begun(turn=5, conversation=2))
 
 
 def stored_end(

@@ -219,14 +219,16 @@ async def test_turn_that_is_opened_during_shutdown_is_cancelled() -> None:
             await goes_on.wait()
             return await super().begin(turn, parent=parent)
 
-    service = await service_of(says("Hello"), history=Slow())
+    service = await service_of([asyncio.Event()], history=Slow())
 
     opening = asyncio.create_task(service.open(ASK))
     await begins.wait()
-    await service.close(grace=0)
+    closing = asyncio.create_task(service.close(grace=0))
+    await asyncio.sleep(0)
     goes_on.set()
 
     end = await end_of(await opening)
+    await closing
     assert isinstance(end, Cancelled)
     assert end.reason == "shutting_down"
 
