@@ -19,7 +19,8 @@ from bench.processes import Field, Served
 from bench.scripts import HANDOFF, SCRIPTS
 
 _numbers = itertools.count()
-
+_grown: dict[Served, list[dict[str, str]]] = {}
+"""The stored conversation of each server."""
 
 Measure = Callable[[Field], Awaitable[list[Figure]]]
 Cost = Callable[[Served], Awaitable[float]]
@@ -130,14 +131,16 @@ async def _cost_of_handoff(server: Served) -> float:
 
 async def long_histories(field: Field) -> list[Figure]:
     """CPU of a request with 1,000 messages: of a stored conversation, and of a new one."""
-    new = [await _cost_of_lists(server, [_messages(999)] * 24) for server in field.servers]
-    async with connections(field.proxy.port, 1) as (client,):
-        conversation = await _grown_conversation(client, 998)
-    known = await _cost_of_lists(field.proxy, _continuations(conversation, 24))
+    new = [await _cost_of_new(server) for server in field.servers]
+    known = await _cost_of_known(field.proxy)
     return [
         Figure.of_rounds("1,000 messages, known", "ms CPU", [(*new[:2], known)], goal=0.03),
         Figure.of_rounds("1,000 messages, new", "ms CPU", [new], goal=0.03),
     ]
+
+
+async def _cost_of_new(server: Served) -> float:
+    return await _cost_of_lists(server, [_messages(999)] * 24)
 
 
 async def _cost_of_lists(server: Served, lists: Sequence[Messages]) -> float:
@@ -151,6 +154,14 @@ async def _cost_of_lists(server: Served, lists: Sequence[Messages]) -> float:
         await client.ask(request("history", messages, stream=False), SCRIPTS["history"].chunks)
 
     return await _cost_of_each(server, ask, count=len(lists) - 4, concurrency=1, warm_up=4) * 1e3
+
+
+async def _cost_of_known(server: Served) -> float:
+    """Continue a stored conversation of 998 messages, which is created once for each server."""
+    if server not in _grown:
+        async with connections(server.port, 1) as (client,):
+            _grown[server] = await _grown_conversation(client, 998)
+    return await _cost_of_lists(server, _continuations(_grown[server], 24))
 
 
 async def _grown_conversation(client: Connection, length: int) -> list[dict[str, str]]:
@@ -172,7 +183,8 @@ async def _grown_conversation(client: Connection, length: int) -> list[dict[str,
 def _continuations(conversation: list[dict[str, str]], count: int) -> list[Messages]:
     lists: list[Messages] = []
     for _ in range(count):
-        conversation = [*conversation, {"role": "user", "content": _question(len(conversation))}]
+        # A number that no other question has: each of them is a new branch.
+        conversation = [*conversation, {"role": "user", "content": _question(next(_numbers))}]
         lists.append(conversation)
         conversation = [*conversation, {"role": "assistant", "content": _answer_text()}]
     return lists
@@ -289,7 +301,7 @@ MEASURES: dict[str, Measure] = {
     "first-token": first_token,
 }
 
-# Measurements of one server, in µs of CPU.
+# Measurements of one server, in µs of CPU; of lists, in ms.
 COSTS: dict[str, Cost] = {
     "plain": _cost_of_plain,
     "plain32": partial(_cost_of_plain, count=960, concurrency=32),
@@ -297,5 +309,6 @@ COSTS: dict[str, Cost] = {
     "single": partial(_cost_of_chunks, model="single", streams=10),
     "bursts": partial(_cost_of_chunks, model="bursts", streams=4),
     "handoff": _cost_of_handoff,
-    "new": lambda server: _cost_of_lists(server, [_messages(999)] * 24),
+    "new": _cost_of_new,
+    "known": _cost_of_known,
 }

@@ -18,7 +18,7 @@ _Processor = Callable[[Any], Any]
 class PreparedStatement:
     """A statement whose parameters are given by name, always with the same names.
 
-    Results are rows as the driver returns them: without the result processing of column types.
+    The values of results are those that SQLAlchemy returns.
     """
 
     def __init__(self, statement: Any) -> None:
@@ -26,6 +26,8 @@ class PreparedStatement:
         self._text = ""
         self._parameters: list[tuple[str, Any, _Processor | None]] = []
         """In the order of the text: name, constant value, and the function that converts the value for the driver."""
+        self._results: list[tuple[int, _Processor]] = []
+        """The columns of the result whose values are converted, and how."""
 
     def run(self, connection: Connection, values: Sequence[Values]) -> Sequence[Sequence[Any]]:
         """Run the statement for each of the values, if there are any; return the rows of the only run of a query."""
@@ -45,7 +47,16 @@ class PreparedStatement:
             )
             for value in values
         ]
-        return run_on_driver(connection, self._text, rows)
+        return self._converted(run_on_driver(connection, self._text, rows))
+
+    def _converted(self, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+        if not (rows and self._results):
+            return rows
+        # By column: a long conversation has hundreds of rows, and few of their columns are converted.
+        columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
+        for at, convert in self._results:
+            columns[at] = map(convert, columns[at])
+        return list(zip(*columns, strict=True))
 
     def _compile(self, connection: Connection, values: Values) -> None:
         dialect = connection.dialect
@@ -55,7 +66,13 @@ class PreparedStatement:
             bind = compiled.binds[name]
             convert = bind.type.dialect_impl(dialect).bind_processor(dialect)
             parameters.append((bind.key, bind.effective_value, convert))
-        self._parameters = parameters
+        results = []
+        for at, column in enumerate(getattr(self._statement, "selected_columns", ())):
+            convert = column.type.dialect_impl(dialect).result_processor(dialect, None)
+            if convert is not None:
+                results.append((at, convert))
+        self._parameters, self._results = parameters, results
+        # Last: another thread may be here at the same time.
         self._text = str(compiled)
 
 

@@ -48,6 +48,8 @@ class _Members(msgspec.Struct, omit_defaults=True):
 _encode = msgspec.json.Encoder().encode
 _decode_members = msgspec.json.Decoder(_Members).decode
 _decode_message = msgspec.json.Decoder(Message).decode
+_decode_messages = msgspec.json.Decoder(list[Message]).decode
+_decode_all_members = msgspec.json.Decoder(list[_Members]).decode
 _decode_uses = msgspec.json.Decoder(list[ModelUse]).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
 _decode_items = msgspec.json.Decoder(list[ItemRow]).decode
@@ -147,19 +149,34 @@ def unpack(kept: bytes | None) -> bytes:
 
 def to_item(message: str, agent: str | None, visible: bool) -> Item:
     """Return the item of the columns."""
-    if not any(member in message for member in _MEMBERS):
-        return Item(_decode_message(message), agent, visible)
-    more = _decode_members(message)
-    return Item(
-        _decode_message(message),
-        agent,
-        visible,
-        more.provider_state,
-        more.compaction,
-        more.context_tokens,
-        more.delegate,
-        more.handoff,
-    )
+    return to_items([(message, agent, visible)])[0]
+
+
+def to_items(columns: Sequence[Sequence[Any]]) -> list[Item]:
+    """Return the items of rows of message, agent and visible."""
+    # As one JSON list: a call for every message of a long conversation takes eight times as long.
+    joined = f"[{','.join([row[0] for row in columns])}]"
+    decoded = _decode_messages(joined)
+    if not any(member in joined for member in _MEMBERS):
+        return [
+            Item(message, agent, visible)
+            for message, (_, agent, visible) in zip(decoded, columns, strict=True)
+        ]
+    return [
+        Item(
+            message,
+            agent,
+            visible,
+            more.provider_state,
+            more.compaction,
+            more.context_tokens,
+            more.delegate,
+            more.handoff,
+        )
+        for message, more, (_, agent, visible) in zip(
+            decoded, _decode_all_members(joined), columns, strict=True
+        )
+    ]
 
 
 def to_names(kept: str | None) -> Sequence[str]:

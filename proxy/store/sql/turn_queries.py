@@ -26,6 +26,7 @@ from sqlalchemy import (
 from proxy.messages import Item
 from proxy.store.sql import rows
 from proxy.store.sql.dialects import IS_RUNNING, list_of, listed
+from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.tables import conversations, indexable, items, pending_calls, turns
 from proxy.turns.repository import (
     ChainTurn,
@@ -52,8 +53,8 @@ class TurnQueries:
         self._conversation = select(conversations, is_running.label("is_running")).where(
             _is("caller", conversations), _is("id", conversations)
         )
-        self._chain = _chain()
-        self._chain_items = _chain_items()
+        self._chain = PreparedStatement(_chain())
+        self._chain_items = PreparedStatement(_items_of(dialect))
         self._places = {is_within: _places(dialect, is_within=is_within) for is_within in (False, True)}
         self._last_answer = {is_within: _last_answer(is_within=is_within) for is_within in (False, True)}
         self._pending = {is_within: _pending(dialect, is_within=is_within) for is_within in (False, True)}
@@ -79,12 +80,12 @@ class TurnQueries:
 
     def chain(self, connection: Connection, turn: int) -> list[ChainTurn]:
         """Return the turn and its ancestors, the root first; a parent's key is always the smaller."""
-        # All at once, and unpacked by position, not accessed by name: a long conversation has a thousand rows.
-        turn_rows = connection.execute(self._chain, {"turn": turn}).all()
+        turn_rows = self._chain.run(connection, [{"turn": turn}])
+        item_rows = self._chain_items.run(connection, [{"turns": [row[0] for row in turn_rows]}])
         said: dict[int, list[Item]] = {row[0]: [] for row in turn_rows}
-        for key, message, said_by, visible in connection.execute(self._chain_items, {"turn": turn}).all():
-            said[key].append(rows.to_item(message, said_by, visible))
-        return [rows.to_chain_turn(key, said[key], *of_turn) for key, *of_turn in turn_rows]
+        for row, item in zip(item_rows, rows.to_items([row[1:] for row in item_rows]), strict=True):
+            said[row[0]].append(item)
+        return [rows.to_chain_turn(row[0], said[row[0]], *row[1:]) for row in turn_rows]
 
     def places(
         self, connection: Connection, fingerprints: Sequence[bytes], conversation: int | None
@@ -220,23 +221,24 @@ def _conversation_id() -> ColumnElement[str]:
 def _chain() -> Select[Any]:
     of = turns.c
     chain = _keys_of_chain()
-    head = select(conversations.c.head).where(conversations.c.key == of.conversation).scalar_subquery()
+    is_head = func.coalesce(conversations.c.head, 0) == of.key
+    is_complete = or_(of.status == "running", of.status == "completed")
     return (
-        select(of.key, of.agent, of.is_stored, of.pending, _conversation_id(), of.end_user, of.fingerprint)
-        .add_columns(of.circumstances.is_not(None), of.id, of.status.in_(["running", "completed"]))
-        .add_columns(func.coalesce(head, 0) == of.key)
+        select(of.key, of.agent, of.is_stored, of.pending, conversations.c.id, of.end_user, of.fingerprint)
+        .add_columns(of.circumstances.is_not(None), of.id, is_complete, is_head)
         .join(chain, of.key == chain.c.key)
+        .join(conversations, conversations.c.key == of.conversation)
         .order_by(of.key)
     )
 
 
-def _chain_items() -> Select[Any]:
-    # Apart from their turns: a join would repeat the turn columns for every item.
-    of = items.c
-    chain = _keys_of_chain()
+def _items_of(dialect: str) -> Select[Any]:
+    # Apart from their turns: a join would repeat the turn columns for every item. By a list of keys, SQLite reads them
+    # in order; by a recursive query, it sorts them.
+    of, wanted = items.c, listed(dialect, "turns", BigInteger)
     return (
         select(of.turn, of.message, of.agent, of.visible)
-        .join(chain, of.turn == chain.c.key)
+        .where(of.turn.in_(select(wanted.c.value)))
         .order_by(of.turn, of.position)
     )
 
