@@ -10,7 +10,7 @@ from proxy.conversations.resolver_query import (
     UnrelatedMessages,
     find_transcript,
 )
-from proxy.conversations.shortened_lists import items_of_shortened
+from proxy.conversations.shortened_lists import END_ITEMS, items_of_shortened, may_be_end
 from proxy.conversations.summaries import is_summarized
 from proxy.conversations.unfinished_turns import RunningMatch, find_partly_shown
 from proxy.turns.repository import TurnMatch
@@ -65,12 +65,14 @@ async def known_transcript(query: ResolverQuery) -> RuleMatch | RunningMatch | N
 
 async def _shortened(query: ResolverQuery, place: TurnMatch, rule: Match) -> RuleMatch | None:
     """Continue from the turn if the list is the end of its transcript, without older messages."""
+    length = query.last_assistant + 1
+    shown = query.messages[:length]
+    if not may_be_end(await query.turns.last_items(place.turn, limit=END_ITEMS), shown):
+        return None
     chain = await query.turns.chain(place.turn)
     if not chain or not query.may_read(chain[-1]):
         return None
-    length = query.last_assistant + 1
-    shown = query.messages[:length]
-    context = items_of_shortened(chain, shown, [query.request.item_of(message) for message in shown])
+    context = items_of_shortened(chain, shown, query.request.items_of(shown))
     if context is None:
         return None
     conversation_id = query.request.conversation_id or place.conversation_id

@@ -43,41 +43,40 @@ def last_answer_of(scope: bytes, text: str) -> bytes | None:
 class Transcript:
     """The hash of a growing transcript; ``start`` is a scope, or the fingerprint of a turn to continue from."""
 
-    __slots__ = ("_hash", "_pieces", "_results", "fingerprint")
+    __slots__ = ("_pieces", "_results", "fingerprint")
 
     def __init__(self, start: bytes) -> None:
         self.fingerprint = start
-        self._hash = blake2b(start, digest_size=_SIZE)
-        self._pieces: list[bytes] = []
+        self._pieces = [start]
+        """The fingerprint, and what was added since."""
         self._results = 0
 
     def state(self) -> tuple[bytes, bytes, int]:
         """Return what ``restored`` needs: the fingerprint, and what was added since."""
-        return self.fingerprint, b"".join(self._pieces), self._results
+        return self.fingerprint, b"".join(self._pieces[1:]), self._results
 
     @classmethod
     def restored(cls, fingerprint: bytes, added: bytes, results: int) -> Transcript:
         """Return the transcript with this state."""
         transcript = cls(fingerprint)
-        transcript._update(added)
+        transcript._pieces.append(added)
         transcript._results = results
         return transcript
 
-    def _update(self, piece: bytes) -> None:
-        self._hash.update(piece)
-        self._pieces.append(piece)
+    def _hash(self) -> bytes:
+        # One call for all pieces: a list has a thousand messages, and each update costs as much as a short text.
+        return blake2b(b"".join(self._pieces), digest_size=_SIZE).digest()
 
     def add(self, message: Message) -> bytes | None:
         """Add a message; return the fingerprint if it is an assistant message that has one."""
-        kind = type(message)
-        if kind is UserMessage:
+        if type(message) is UserMessage:
             data = user_text(text_of(message))
             if data:
-                self._update(b"u%d:%b" % (len(data), data))
-        elif kind is ToolMessage:
-            self._results += 1
-        elif isinstance(message, AssistantMessage):
+                self._pieces.append(b"u%d:%b" % (len(data), data))
+        elif type(message) is AssistantMessage:
             return self.answer(text_of(message), is_call=bool(message.tool_calls or message.function_call))
+        elif type(message) is ToolMessage:
+            self._results += 1
         return None
 
     def answer(self, text: str, *, is_call: bool = False) -> bytes | None:
@@ -85,10 +84,9 @@ class Transcript:
         data = _hashed_text(text, is_assistant=True)
         if not data and is_call:
             return None
-        self._hash.update(b"a%d:%b" % (len(data), data))
-        self.fingerprint = self._hash.digest()
-        self._hash = blake2b(self.fingerprint, digest_size=_SIZE)
-        self._pieces.clear()
+        self._pieces.append(b"a%d:%b" % (len(data), data))
+        self.fingerprint = self._hash()
+        self._pieces = [self.fingerprint]
         self._results = 0
         return self.fingerprint
 
@@ -98,14 +96,14 @@ class Transcript:
         The digest includes the number of results, because a model can repeat a call after its first result.
         """
         arguments = _hashed_text(call.arguments, is_assistant=False)
-        return _digest(b"call", self._hash.digest(), b"%d" % self._results, call.name.encode(), arguments)
+        return _digest(b"call", self._hash(), b"%d" % self._results, call.name.encode(), arguments)
 
     def input_fingerprint(self) -> bytes:
         """Return the digest of the messages so far, by which the turn is found that answers them.
 
         It includes the number of results: a turn that continues with results has another digest than the one before.
         """
-        return _digest(b"input", self._hash.digest(), b"%d" % self._results)
+        return _digest(b"input", self._hash(), b"%d" % self._results)
 
     def extend(self, messages: Iterable[Message]) -> None:
         """Add messages in order."""

@@ -193,16 +193,18 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     shown = query.messages[: match.shown]
     new = query.messages[match.shown :] if match.new is None else match.new
     is_kept = all(turn.is_stored for turn in chain)
+    stored = [m for turn in chain for item in turn.items if is_instruction(m := item.message)]
     if match.context is not None:
         context = list(match.context)
     elif shown and not is_kept:
-        context = [request.item_of(message) for message in shown]
+        context = request.items_of(shown)
     else:
-        context = [item for turn in chain for item in turn.items if not is_instruction(item.message)]
-    new_items = [request.item_of(message) for message in new]
+        context = [item for turn in chain for item in turn.items]
+        if stored:
+            context = [item for item in context if not is_instruction(item.message)]
+    new_items = request.items_of(new)
     parent = chain[-1].turn if chain else None
     agent = match.agent or (chain[-1].agent if chain else None)
-    stored = [m for turn in chain for item in turn.items if is_instruction(m := item.message)]
     added = [message for message in request.system_messages if message not in stored]
     # A list that contains the earlier messages contains the instructions too.
     shows_all = query.last_assistant >= 0 and not request.is_addition and request.parent is None

@@ -9,15 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proxy.conversations.alignment import is_same, parts_of
+from proxy.conversations.alignment import Part, is_same, parts_of
 from proxy.conversations.visible_messages import visible_messages
 from proxy.messages import Item, Message, UserMessage, is_instruction
 from proxy.turns.repository import ChainTurn
 
 _LEAST = 2
 """Texts at the end of the list that have to match: a user message and its answer."""
+END_ITEMS = 8
 _MOST_FIRST = 4
 """Texts at the beginning that a client may leave in the list."""
+
+
+def may_be_end(items: Sequence[Item], messages: Sequence[Message]) -> bool:
+    """Whether the texts at the end of the list are those of these items, the last ``END_ITEMS`` of a turn.
+
+    True also if the items have too few texts to decide. Many conversations end with the same answer, so this saves
+    most new lists the read of a conversation.
+    """
+    stored = _certain_parts(visible_messages([ChainTurn(0, "", True, items, ())]))
+    shown = _certain_parts(messages[-END_ITEMS:])
+    count = min(len(stored), len(shown), _LEAST)
+    return all(is_same(stored[-at], shown[-at]) for at in range(1, count + 1))
+
+
+def _certain_parts(messages: Sequence[Message]) -> list[Part]:
+    """Return the texts of messages, without a text of the assistant that messages before them can continue."""
+    parts = parts_of(messages)
+    return parts[1:] if parts and parts[0][0] else parts
 
 
 def items_of_shortened(

@@ -92,7 +92,7 @@ def side_turn(turn_id: str, request: TurnRequest, team: AnsweringTeam) -> Turn:
         caller=request.caller,
         end_user=request.end_user,
         agent=team.entry,
-        context=[request.item_of(message) for message in request.turn_messages],
+        context=request.items_of(request.turn_messages),
         overlay=[*own, *request.system_messages],
         parameters=request.parameters,
         response_format=request.response_format,

@@ -9,6 +9,7 @@ from typing import cast
 from sqlalchemy.engine import URL
 
 from proxy.errors import StoreUnavailable
+from proxy.messages import Item
 from proxy.store.api_keys import SqlKeys
 from proxy.store.approvals import SqlApprovals
 from proxy.store.checkpoints import SqlCheckpoints
@@ -100,6 +101,9 @@ class SqlHistory:
 
     async def chain(self, turn: int) -> Sequence[ChainTurn]:
         return await self._database.read(lambda on: self._reading.chain(on, turn))
+
+    async def last_items(self, turn: int, *, limit: int) -> Sequence[Item]:
+        return await self._database.read(lambda on: self._reading.last_items(on, turn, limit))
 
     async def find_matches(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None

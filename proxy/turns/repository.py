@@ -375,6 +375,10 @@ class TurnRepository(Protocol):
         """Return the turn and its ancestors, the root first."""
         ...
 
+    async def last_items(self, turn: int, *, limit: int) -> Sequence[Item]:
+        """Return the last items of a turn, oldest first; empty if its content is not stored."""
+        ...
+
     async def find_matches(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None
     ) -> Sequence[TurnMatch]:

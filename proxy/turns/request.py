@@ -140,5 +140,12 @@ class TurnRequest:
         compaction = Compaction(kept=0) if id(message) in self._summaries else None
         return Item(message, state=self._states.get(id(message)), compaction=compaction)
 
+    def items_of(self, messages: Sequence[Message]) -> list[Item]:
+        """Return some of the messages as items."""
+        if not self._states and not self._summaries:
+            # Lists have up to thousands of messages.
+            return [Item(message) for message in messages]
+        return [self.item_of(message) for message in messages]
+
 
 Clock = Callable[[], float]

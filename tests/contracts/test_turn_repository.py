@@ -848,3 +848,35 @@ async def test_half_a_surrogate_pair_from_a_tool_does_not_lose_the_turn(history:
 
 async def test_it_is_ready(history: TurnRepository) -> None:
     assert await history.is_ready()
+
+
+async def test_the_last_items_of_a_turn_are_in_order(history: TurnRepository) -> None:
+    asked = [Item(UserMessage(f"Question {number}.")) for number in range(3)]
+    begun = await history.begin(new_turn(input=asked))
+    await history.finish(the_end(begun.turn))
+
+    assert await history.last_items(begun.turn, limit=2) == [asked[2], ANSWER]
+    assert await history.last_items(begun.turn, limit=9) == [*asked, ANSWER]
+    assert await history.last_items(begun.turn + 1, limit=2) == []
+
+
+async def test_a_long_list_is_stored_like_a_short_one(history: TurnRepository) -> None:
+    """From 32 messages on, the SQL stores insert them with one statement."""
+    asked = [
+        Item(message)
+        for number in range(40)
+        for message in (
+            UserMessage(f'"Quoted" \\u0041 \u20ac \U0001f600 {number}\n\ttab'),
+            AssistantMessage(content=None, tool_calls=[ToolCall(f"c{number}", FunctionCall("f", "{}"))]),
+            ToolMessage(f"c{number}", [TextPart("result")]),
+        )
+    ]
+    parent = await answered(history)
+    begun = await history.begin(new_turn(input=asked, parent=parent.turn))
+    answers = [Item(AssistantMessage(f"Answer {number}."), "sales") for number in range(40)]
+    hidden = [Item(AssistantMessage(f"Hidden {number}."), "sales", visible=False) for number in range(40)]
+    await history.finish(the_end(begun.turn, items=[*answers, *hidden]))
+
+    first, turn = await history.chain(begun.turn)
+    assert list(first.items) == [WHO, ANSWER]
+    assert list(turn.items) == [*asked, *answers, *hidden]

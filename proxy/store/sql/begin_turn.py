@@ -20,9 +20,10 @@ from proxy.store.sql.checkpoints import Checkpointing
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
 from proxy.store.sql.finish_turn import Endings, Finish
 from proxy.store.sql.interruption import Interruption
-from proxy.store.sql.prepared_statement import Insertion, PreparedStatement
+from proxy.store.sql.item_insertion import Added, ItemInsertion
+from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.rows import ItemRow
-from proxy.store.sql.tables import conversations, items, turns
+from proxy.store.sql.tables import conversations, turns
 from proxy.turns.repository import Begun, CompletedTurn, IdempotencyKeyTaken, NewTurn
 
 
@@ -98,7 +99,7 @@ class Beginnings:
                 turns.c.id.in_(select(ids.c.value)), IS_RUNNING
             )
         )
-        self._add_items = Insertion(insert_into(dialect, items).on_conflict_do_nothing(), items)
+        self._add_items = ItemInsertion(dialect, skips_existing=True)
         is_in_the_way = or_(
             turns.c.conversation == conversation,
             and_(
@@ -134,11 +135,11 @@ class Beginnings:
             for turn_id, key, conversation, worker in self._begun.run(connection, [{"ids": ids}])
         }
         begun: dict[Begin, Begun] = {}
-        said: list[tuple[Any, ...]] = []
+        said: list[Added] = []
         for begin in begins:
             if (place := found.get((begin.turn["id"], begin.turn["worker"]))) is not None:
                 begun[begin] = place
-                said += ((place.turn, position, *row) for position, row in enumerate(begin.input))
+                said.append((place.turn, 0, begin.input))
         self._add_items.run(connection, said)
         for begin, place in begun.items():
             if begin.checkpoint is not None:

@@ -54,6 +54,16 @@ def listed(dialect: str, name: str, kind: Any = Text) -> FromClause:
     return words.table_valued("value").render_derived(name=name)
 
 
+def numbered(dialect: str, name: str) -> tuple[ColumnElement[int], ColumnElement[str], FromClause]:
+    """Return the position from 0 and the text of each element of the list bound to ``name``, and their table."""
+    if dialect == "sqlite":
+        of_json = func.json_each(bindparam(name, type_=JSON)).table_valued("key", "value", name=name)
+        return of_json.c.key, of_json.c.value, of_json
+    words = func.unnest(bindparam(name, type_=ARRAY(Text)))
+    table = words.table_valued("value", with_ordinality="number").render_derived(name=name)
+    return cast(ColumnElement[int], table.c.number) - 1, table.c.value, table
+
+
 def list_of(dialect: str, column: ColumnElement[int]) -> ColumnElement[Any]:
     """Return the aggregate of the column's values as a list, in no certain order; maybe None when there are none."""
     if dialect == "sqlite":

@@ -12,9 +12,10 @@ from proxy.errors import TurnLeaseLost
 from proxy.store.sql import rows
 from proxy.store.sql.approvals import Approving
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
-from proxy.store.sql.prepared_statement import Insertion, PreparedStatement
+from proxy.store.sql.item_insertion import ItemInsertion
+from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.rows import ItemRow
-from proxy.store.sql.tables import checkpoints, conversations, indexable, items, pending_calls, turns
+from proxy.store.sql.tables import checkpoints, conversations, indexable, pending_calls, turns
 from proxy.turns.repository import TurnEnd
 
 
@@ -81,7 +82,7 @@ class Endings:
         self._delete_checkpoints = PreparedStatement(
             delete(checkpoints).where(checkpoints.c.turn == bindparam("of_turn"))
         )
-        self._add_items = Insertion(insert_into(dialect, items), items)
+        self._add_items = ItemInsertion(dialect)
         self._add_pending = PreparedStatement(insert_into(dialect, pending_calls))
         self._move_head = PreparedStatement(
             update(conversations)
@@ -146,13 +147,7 @@ class Endings:
             ],
         )
         self._add_items.run(
-            connection,
-            (
-                (row.key, row.inputs + place, *item)
-                for finish, row in ends
-                if row.is_stored
-                for place, item in enumerate(finish.items)
-            ),
+            connection, [(row.key, row.inputs, finish.items) for finish, row in ends if row.is_stored]
         )
         # Models can repeat a call id.
         waited_for = [

@@ -296,9 +296,15 @@ def to_record(row: Row[Any], items: Sequence[Row[Any]]) -> TurnRecord:
 
 def _message_json(item: Item) -> str:
     message = _to_json(item.message)
-    more = _Members(item.state, item.compaction, item.tokens, item.delegate, item.handoff)
-    if more == _Members():
+    if (
+        item.state is None
+        and item.compaction is None
+        and item.tokens is None
+        and item.delegate is None
+        and item.handoff is None
+    ):
         return message
+    more = _Members(item.state, item.compaction, item.tokens, item.delegate, item.handoff)
     # Members of the stored message rather than columns: the message decoder of earlier versions skips them, and what
     # deletes or shortens a message deletes them too.
     return f"{message[:-1]},{_to_json(more)[1:]}"

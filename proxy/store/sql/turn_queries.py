@@ -55,6 +55,12 @@ class TurnQueries:
         )
         self._chain = PreparedStatement(_chain())
         self._chain_items = PreparedStatement(_items_of(dialect))
+        self._last_items = PreparedStatement(
+            select(items.c.message, items.c.agent, items.c.visible)
+            .where(items.c.turn == bindparam("turn"))
+            .order_by(items.c.position.desc())
+            .limit(bindparam("at_most"))
+        )
         self._places = {is_within: _places(dialect, is_within=is_within) for is_within in (False, True)}
         self._last_answer = {is_within: _last_answer(is_within=is_within) for is_within in (False, True)}
         self._pending = {is_within: _pending(dialect, is_within=is_within) for is_within in (False, True)}
@@ -86,6 +92,11 @@ class TurnQueries:
         for row, item in zip(item_rows, rows.to_items([row[1:] for row in item_rows]), strict=True):
             said[row[0]].append(item)
         return [rows.to_chain_turn(row[0], said[row[0]], *row[1:]) for row in turn_rows]
+
+    def last_items(self, connection: Connection, turn: int, limit: int) -> list[Item]:
+        """Return the last items of a turn, oldest first."""
+        found = self._last_items.run(connection, [{"turn": turn, "at_most": limit}])
+        return rows.to_items(found)[::-1]
 
     def places(
         self, connection: Connection, fingerprints: Sequence[bytes], conversation: int | None

@@ -236,6 +236,10 @@ class MemoryHistory:
             key = record.parent
         return chain[::-1]
 
+    async def last_items(self, turn: int, *, limit: int) -> Sequence[Item]:
+        kept = self.turns.get(turn)
+        return [] if kept is None else [*kept.record.input, *kept.record.items][-limit:]
+
     async def find_matches(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None
     ) -> Sequence[TurnMatch]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from proxy.conversations.shortened_lists import items_of_shortened
+from proxy.conversations.shortened_lists import items_of_shortened, may_be_end
 from proxy.messages import AssistantMessage, Item, Message, ToolMessage, UserMessage, text_of
 from proxy.turns.repository import ChainTurn
 
@@ -74,3 +74,28 @@ def test_other_lists_are_not_placed(texts: tuple[str, ...]) -> None:
 
 def test_turns_without_content_cannot_be_compared() -> None:
     assert context("question 4", "answer 4", chain=[*CHAIN[:-1], turn(4, is_stored=False)]) is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (("question 3", "answer 3", "question 4", "answer 4"), True),
+        (("question 4", "answer 4"), True),
+        # The user text before the list is not known.
+        (("answer 4",), True),
+        (("question 3", "answer 4"), False),
+        (("question 4", "answer 3"), False),
+        (("question 3", "answer 3", "question 5", "answer 4"), False),
+    ],
+)
+def test_the_last_items_of_a_turn_tell_most_other_lists(texts: Sequence[str], expected: bool) -> None:
+    assert may_be_end(CHAIN[-1].items, listed(*texts)) is expected
+
+
+def test_an_answer_of_which_only_the_end_is_known_does_not_decide() -> None:
+    end = [Item(AssistantMessage(content="answer 4"), agent="a")]
+    assert may_be_end(end, listed("question 5", "answer 5"))
+
+
+def test_a_turn_without_stored_content_does_not_decide() -> None:
+    assert may_be_end([], listed("question 4", "answer 4"))

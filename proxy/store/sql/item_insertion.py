@@ -1,0 +1,59 @@
+"""Inserts the items of turns; a long list of a client takes one statement with all its messages as one parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Connection, Integer, Text, bindparam, select, true
+
+from proxy.store.sql.dialects import insert_into, numbered
+from proxy.store.sql.prepared_statement import Insertion, PreparedStatement
+from proxy.store.sql.rows import ItemRow
+from proxy.store.sql.tables import items
+
+LONG_LIST = 32
+"""Rows from which on one statement costs less than one for each row."""
+
+Added = tuple[int, int, Sequence[ItemRow]]
+"""The key of a turn, the position of its first new item, and the items."""
+
+
+class ItemInsertion:
+    """Statements for one dialect. With ``skips_existing``, items that are there already are left as they are."""
+
+    def __init__(self, dialect: str, *, skips_existing: bool = False) -> None:
+        insert = insert_into(dialect, items)
+        position, message, messages = numbered(dialect, "messages")
+        of_list = insert.from_select(
+            [column.name for column in items.columns],
+            # SQLite needs the condition to tell ON CONFLICT from a join (sqlite.org/lang_upsert.html, "Parsing
+            # Ambiguity").
+            select(
+                bindparam("of_turn", type_=BigInteger),
+                bindparam("first", type_=Integer) + position,
+                bindparam("is_input", type_=Boolean),
+                bindparam("agent", type_=Text),
+                bindparam("visible", type_=Boolean),
+                message,
+            )
+            .select_from(messages)
+            .where(true()),
+        )
+        if skips_existing:
+            insert, of_list = insert.on_conflict_do_nothing(), of_list.on_conflict_do_nothing()
+        self._insert = Insertion(insert, items)
+        self._insert_list = PreparedStatement(of_list)
+
+    def run(self, connection: Connection, added: Iterable[Added]) -> None:
+        """Insert the items, if there are any."""
+        single: list[tuple[Any, ...]] = []
+        for turn, first, rows in added:
+            if len(rows) >= LONG_LIST and len({row[:3] for row in rows}) == 1:
+                is_input, agent, visible, _ = rows[0]
+                values = {"of_turn": turn, "first": first, "messages": [row[3] for row in rows]}
+                values |= {"is_input": is_input, "agent": agent, "visible": visible}
+                self._insert_list.run(connection, [values])
+            else:
+                single += ((turn, first + place, *row) for place, row in enumerate(rows))
+        self._insert.run(connection, single)
