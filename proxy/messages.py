@@ -2,6 +2,9 @@
 
 Decoding drops fields that are not declared here, so that no unknown field of a client reaches a model. Encoding is the
 exact inverse for declared fields (absent stays absent, null stays null).
+
+A request can have thousands of messages, which contain no cycles: with ``gc=False`` the garbage collector does not
+visit them.
 """
 
 from __future__ import annotations
@@ -14,39 +17,39 @@ from msgspec import UNSET, Struct, UnsetType
 # --- content parts -------------------------------------------------------------------------------------------
 
 
-class TextPart(Struct, frozen=True, tag="text", tag_field="type"):
+class TextPart(Struct, frozen=True, gc=False, tag="text", tag_field="type"):
     """Text."""
 
     text: str
 
 
-class ImageUrl(Struct, frozen=True, omit_defaults=True):
+class ImageUrl(Struct, frozen=True, gc=False, omit_defaults=True):
     """An http(s) or data URL of an image. The proxy does not fetch it."""
 
     url: str
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
-class ImagePart(Struct, frozen=True, tag="image_url", tag_field="type"):
+class ImagePart(Struct, frozen=True, gc=False, tag="image_url", tag_field="type"):
     """An image."""
 
     image_url: ImageUrl
 
 
-class AudioData(Struct, frozen=True):
+class AudioData(Struct, frozen=True, gc=False):
     """Base64 audio."""
 
     data: str
     format: Literal["wav", "mp3"]
 
 
-class AudioPart(Struct, frozen=True, tag="input_audio", tag_field="type"):
+class AudioPart(Struct, frozen=True, gc=False, tag="input_audio", tag_field="type"):
     """Audio input."""
 
     input_audio: AudioData
 
 
-class FileData(Struct, frozen=True, omit_defaults=True):
+class FileData(Struct, frozen=True, gc=False, omit_defaults=True):
     """A file: its content as a data URL, or the id of an uploaded one."""
 
     file_data: str | None = None
@@ -54,13 +57,13 @@ class FileData(Struct, frozen=True, omit_defaults=True):
     filename: str | None = None
 
 
-class FilePart(Struct, frozen=True, tag="file", tag_field="type"):
+class FilePart(Struct, frozen=True, gc=False, tag="file", tag_field="type"):
     """A file."""
 
     file: FileData
 
 
-class RefusalPart(Struct, frozen=True, tag="refusal", tag_field="type"):
+class RefusalPart(Struct, frozen=True, gc=False, tag="refusal", tag_field="type"):
     """A refusal of the assistant."""
 
     refusal: str
@@ -72,28 +75,28 @@ Content = str | list[Part] | None | UnsetType
 # --- tool calls ----------------------------------------------------------------------------------------------
 
 
-class FunctionCall(Struct, frozen=True):
+class FunctionCall(Struct, frozen=True, gc=False):
     """Name, and arguments as the JSON text that the model wrote."""
 
     name: str
     arguments: str
 
 
-class ToolCall(Struct, frozen=True, tag="function", tag_field="type"):
+class ToolCall(Struct, frozen=True, gc=False, tag="function", tag_field="type"):
     """A call of a function tool."""
 
     id: str
     function: FunctionCall
 
 
-class CustomCall(Struct, frozen=True):
+class CustomCall(Struct, frozen=True, gc=False):
     """Name and free-form input of a custom tool call."""
 
     name: str
     input: str
 
 
-class CustomToolCall(Struct, frozen=True, tag="custom", tag_field="type"):
+class CustomToolCall(Struct, frozen=True, gc=False, tag="custom", tag_field="type"):
     """A call of a custom tool."""
 
     id: str
@@ -103,34 +106,34 @@ class CustomToolCall(Struct, frozen=True, tag="custom", tag_field="type"):
 # --- messages by role ----------------------------------------------------------------------------------------
 
 
-class SystemMessage(Struct, frozen=True, omit_defaults=True, tag="system", tag_field="role"):
+class SystemMessage(Struct, frozen=True, gc=False, omit_defaults=True, tag="system", tag_field="role"):
     """Instructions."""
 
     content: Content = UNSET
     name: str | None = None
 
 
-class DeveloperMessage(Struct, frozen=True, omit_defaults=True, tag="developer", tag_field="role"):
+class DeveloperMessage(Struct, frozen=True, gc=False, omit_defaults=True, tag="developer", tag_field="role"):
     """Instructions, with the role that replaces ``system`` for newer models."""
 
     content: Content = UNSET
     name: str | None = None
 
 
-class UserMessage(Struct, frozen=True, omit_defaults=True, tag="user", tag_field="role"):
+class UserMessage(Struct, frozen=True, gc=False, omit_defaults=True, tag="user", tag_field="role"):
     """A message of the user."""
 
     content: Content = UNSET
     name: str | None = None
 
 
-class AudioReference(Struct, frozen=True):
+class AudioReference(Struct, frozen=True, gc=False):
     """A reference to an earlier audio response."""
 
     id: str
 
 
-class AssistantMessage(Struct, frozen=True, omit_defaults=True, tag="assistant", tag_field="role"):
+class AssistantMessage(Struct, frozen=True, gc=False, omit_defaults=True, tag="assistant", tag_field="role"):
     """Text, refusal and tool calls of an assistant."""
 
     content: Content = UNSET
@@ -141,14 +144,14 @@ class AssistantMessage(Struct, frozen=True, omit_defaults=True, tag="assistant",
     audio: AudioReference | None = None
 
 
-class ToolMessage(Struct, frozen=True, omit_defaults=True, tag="tool", tag_field="role"):
+class ToolMessage(Struct, frozen=True, gc=False, omit_defaults=True, tag="tool", tag_field="role"):
     """The result of a tool call."""
 
     tool_call_id: str
     content: Content = UNSET
 
 
-class FunctionMessage(Struct, frozen=True, omit_defaults=True, tag="function", tag_field="role"):
+class FunctionMessage(Struct, frozen=True, gc=False, omit_defaults=True, tag="function", tag_field="role"):
     """The result of a ``function_call`` (deprecated)."""
 
     name: str
@@ -267,7 +270,7 @@ class DelegateRecord(Struct, frozen=True, omit_defaults=True):
     """The ids of the approvals."""
 
 
-class Item(Struct, frozen=True, omit_defaults=True):
+class Item(Struct, frozen=True, gc=False, omit_defaults=True):
     """A message as stored in a conversation.
 
     ``agent`` is the author; None for messages of the client. ``visible`` items were sent by or to the client; hidden

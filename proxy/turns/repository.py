@@ -197,7 +197,7 @@ class TurnMatch:
     another conversation has one too."""
 
 
-class ChainTurn(Struct, frozen=True):
+class ChainTurn(Struct, frozen=True, gc=False):
     """One turn of a chain, with the messages that the agents get of it: its input, then its items."""
 
     turn: int
