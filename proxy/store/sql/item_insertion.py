@@ -27,7 +27,7 @@ class ItemInsertion:
         position, message, messages = numbered(dialect, "messages")
         of_list = insert.from_select(
             [column.name for column in items.columns],
-            # SQLite needs the condition to tell ON CONFLICT from a join (sqlite.org/lang_upsert.html, "Parsing
+            # SQLite needs the condition to distinguish ON CONFLICT from a join (sqlite.org/lang_upsert.html, "Parsing
             # Ambiguity").
             select(
                 bindparam("of_turn", type_=BigInteger),
