@@ -9,6 +9,7 @@ import asyncio
 import errno
 import logging
 import os
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable
@@ -191,7 +192,8 @@ class SqliteDatabase:
                     except Unavailable as error:
                         if error.is_permanent:
                             raise StoreUnavailable from error
-                    except SQLAlchemyError as error:
+                    except (SQLAlchemyError, sqlite3.Error) as error:
+                        # Prepared statements run on the driver.
                         raise refused_read(error) from None
                     await asyncio.sleep(_PAUSE)
         except TimeoutError:
