@@ -7,10 +7,11 @@ import csv
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from aiohttp import web
+from pydantic import BaseModel
 
 from proxy.tools.sales import FILE
 from tests.behaviour.chat_client import Caller, assistant, user
@@ -187,3 +188,67 @@ async def test_the_demonstration_answers_whole_also_with_one_call_at_a_time(
 
     for part in parts:
         assert part in (answer.choices[0].message.content or "")
+
+
+# --- structured output of the demonstration ------------------------------------------------------------------
+
+TITLE_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "language": {"type": "string", "description": "The detected language of the conversation"},
+        "title": {"type": "string", "description": "A concise title for the conversation"},
+    },
+    "required": ["language", "title"],
+    "additionalProperties": False,
+}
+TITLE_PROMPT = (
+    "Analyze this conversation and provide:\n1. The detected language of the conversation\n2. A concise title in the "
+    "detected language (5 words or less, no punctuation or quotation)\n\nUser: My unicycle exploded.\nAI: I am sorry."
+)
+
+
+@pytest.mark.parametrize("model", ["acme-support", "acme-support/side"])
+async def test_titles_with_a_schema_are_valid(served: Served, model: str) -> None:
+    answer = await served.client().chat.completions.create(
+        model=model,
+        messages=[user(TITLE_PROMPT)],
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "title", "schema": TITLE_SCHEMA, "strict": True},
+        },
+    )
+
+    assert json.loads(answer.choices[0].message.content or "") == {
+        "language": "English",
+        "title": "My unicycle exploded",
+    }
+
+
+class Refund(BaseModel):
+    product: str
+    amount: float
+    status: Literal["done", "open"]
+    notes: list[str]
+
+
+async def test_a_team_answers_with_the_schema_of_the_sdk_after_its_tool_calls(served: Served) -> None:
+    parsed = await served.client().chat.completions.parse(
+        model="assistant", messages=[user(TWO_THINGS)], response_format=Refund
+    )
+
+    refund = parsed.choices[0].message.parsed
+    assert refund is not None
+    assert refund.product.endswith("15 + 27 = 42")
+    assert refund.status == "done"
+
+
+async def test_json_without_a_schema_is_an_object(served: Served) -> None:
+    stream = await served.client().chat.completions.create(
+        model="acme-support",
+        messages=[user("Answer in JSON: hello")],
+        response_format={"type": "json_object"},
+        stream=True,
+    )
+    written = "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+
+    assert list(json.loads(written)) == ["answer"]

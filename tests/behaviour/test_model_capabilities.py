@@ -20,6 +20,7 @@ models:
     provider: autogen_ext.models.openai.OpenAIChatCompletionClient
     config: {{model: gpt-5-mini, base_url: "{upstream}", api_key: k}}
   demo: {{demo: true}}
+  replay: {{provider: autogen_ext.models.replay.ReplayChatCompletionClient, config: {{chat_completions: [Hi]}}}}
 teams:
   shop:
     entry: clerk
@@ -41,8 +42,8 @@ IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url":
 SOUND = [{"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}]
 BEHIND = [*HELLO, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": [*SOUND]}]
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str]] = {
-    "a schema": ("demo", {"response_format": SCHEMA}, "response_format", "unsupported_parameter"),
-    "json": ("demo", {"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+    "a schema": ("replay", {"response_format": SCHEMA}, "response_format", "unsupported_parameter"),
+    "json": ("replay", {"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
     "logprobs": ("demo", {"logprobs": True}, "logprobs", "unsupported_parameter"),
     "an image": ("demo", {"messages": IMAGE}, "messages[0].content[0].type", "unsupported_value"),
     "logprobs of a component": ("component", {"logprobs": True}, "logprobs", "unsupported_parameter"),

@@ -1,7 +1,7 @@
 """The demonstration: a script answers instead of a language model, so that everything works without key or network.
 
-It streams word by word like a model, calls only tools that it is offered, honours ``stop``, the token limits and
-``parallel_tool_calls``, and counts words as tokens: a rough measure, but never nothing. Of
+It streams word by word like a model, calls only tools that it is offered, honours ``stop``, the token limits,
+``response_format`` and ``parallel_tool_calls``, and counts words as tokens: a rough measure, but never nothing. Of
 ``tool_choice`` it supports only ``none``.
 """
 
@@ -14,12 +14,14 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from proxy.events import TextDelta
 from proxy.messages import AssistantMessage, FinishReason, Parameters, ToolCall, Usage, text_of
 from proxy.providers.capabilities import Abilities
 from proxy.providers.demo.context import SIDE, SIDE_AGENTS, Situation, situation_of
 from proxy.providers.demo.script import ANY, AgentScript, Reply, Script, bundled_scripts
+from proxy.providers.demo.structured_answer import structured_answer
 from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,9 @@ class DemoModel:
     """The model ``demo``. ``word_delay`` is the pause between two words, in seconds."""
 
     name = "demo"
-    abilities = Abilities(frozenset(("stop", "max_tokens", "max_completion_tokens")), frozenset())
+    abilities = Abilities(
+        frozenset(("stop", "max_tokens", "max_completion_tokens", "response_format")), frozenset()
+    )
 
     def __init__(self, *, word_delay: float = 0.015, scripts: Mapping[str, Script] | None = None) -> None:
         self._word_delay = word_delay
@@ -60,7 +64,10 @@ class DemoModel:
 
     async def _answer(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelDelta], None]:
         reply = self._reply(request)
-        text, reason = _limited(reply.text, request.parameters)
+        written = reply.text
+        if (form := _form_of(request)) is not None:
+            written = "" if reply.calls else structured_answer(reply.text, form)
+        text, reason = _limited(written, request.parameters)
         calls = reply.calls if reason is None else ()
         if request.parallel_tool_calls is False:
             calls = calls[:1]
@@ -71,9 +78,9 @@ class DemoModel:
         for index, (name, arguments) in enumerate(calls):
             await asyncio.sleep(self._word_delay)
             yield (CallPiece(index, name=name, call_id=f"call_{secrets.token_hex(12)}"),)
-            written = json.dumps(arguments, ensure_ascii=False)
-            completion += 1 + _words(written)
-            for piece in _WORD.findall(written):
+            encoded = json.dumps(arguments, ensure_ascii=False)
+            completion += 1 + _words(encoded)
+            for piece in _WORD.findall(encoded):
                 await asyncio.sleep(self._word_delay)
                 yield (CallPiece(index, piece),)
         usage = Usage(prompt=_prompt_words(request), completion=completion)
@@ -88,7 +95,7 @@ class DemoModel:
         reply = (
             _in_turn(player, situation) if request.parallel_tool_calls is False else player.reply(situation)
         )
-        if reply.text and not situation.agent_texts and not is_side:
+        if reply.text and not (situation.agent_texts or is_side or _form_of(request)):
             return Reply(f"{NOTICE}\n\n{reply.text}", reply.calls)
         return reply
 
@@ -102,6 +109,12 @@ def _in_turn(player: AgentScript, situation: Situation) -> Reply:
     if missing and situation.made:
         return Reply("", tuple(missing))
     return player.reply(situation.behind_all())
+
+
+def _form_of(request: ModelRequest) -> Mapping[str, Any] | None:
+    """Return ``response_format`` if it asks for JSON."""
+    form = request.parameters.response_format
+    return None if form is None or form.get("type") == "text" else form
 
 
 def _limited(text: str, parameters: Parameters) -> tuple[str, FinishReason | None]:

@@ -290,6 +290,22 @@ STORIES = {
                 "SalesAgent: Done, the ACME Giant Rubber Band is on its way",
             ],
         ),
+        (
+            "They are the SpaceX 3000s",
+            [
+                "transfer_back_to_triage",
+                "transfer_to_issues_and_repairs",
+                "IssuesAndRepairsAgent: .*trouble with the SpaceX 3000s; what exactly happened",
+            ],
+        ),
+        (
+            "I want refund",
+            [
+                r'look_up_item\({"search_query": "SpaceX 3000s"}\)',
+                r'execute_refund\({"item_id": "acme-0109"',
+                r"IssuesAndRepairsAgent: Your refund is done, \$3,000.00 for the SpaceX 3000 Rocket Shoes",
+            ],
+        ),
     ],
     "a refund for a product that is named later": [
         ("Hello, I need some help.", ["TriageAgent: .*Welcome to ACME"]),
@@ -315,7 +331,23 @@ STORIES = {
             "I want a refund",
             ["transfer_to_issues_and_repairs", "IssuesAndRepairsAgent: .*which ACME product is it"],
         ),
-        ("They are the SpaceX 3000s", ["IssuesAndRepairsAgent: I see; would it help to"]),
+        (
+            "They are the SpaceX 3000s",
+            [
+                r'look_up_item\({"search_query": "SpaceX 3000s"}\)',
+                r'execute_refund\({"item_id": "acme-0109"',
+                "IssuesAndRepairsAgent: Your refund is done",
+            ],
+        ),
+    ],
+    "a refund for a product that is named first": [
+        (
+            "They are the SpaceX 3000s",
+            [
+                "transfer_to_issues_and_repairs",
+                "IssuesAndRepairsAgent: .*trouble with the SpaceX 3000s; what exactly happened",
+            ],
+        ),
         (
             "I want refund",
             [
