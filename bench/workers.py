@@ -1,8 +1,9 @@
 """Several workers: what two of them carry compared with one, how fast events get from one to another, and checkpoints.
 
-Two workers are given the same load as one. What they carry is the number of requests per CPU second of a worker, times
-the number of workers, so that the figure does not depend on the cores that are left for the load generator. How evenly
-the system spreads connections over the workers is another row.
+Each worker gets the load of the same number of clients. What the workers carry is the number of requests per CPU second of
+a worker, times the number of workers, so that the figure does not depend on the cores that are left for the load
+generator and the database. With the same clients for both together, each worker has half of the requests at a time, and
+its transactions have half as many turns: that is another row, and so is how evenly the connections are spread.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.client import Answer, Connection, connections, request
@@ -22,8 +24,9 @@ from bench.measures import greeting
 from bench.processes import ROOT, Field, Served, free_ports, proxy_process
 from bench.scripts import SCRIPTS
 
-CLIENTS, REQUESTS = 32, 1920
-ROUNDS = 3
+CLIENTS, REQUESTS = 32, 1280
+"""For each worker."""
+ROUNDS = 5
 LEAST = 1.8
 MOST_DELAY = 100.0
 """Milliseconds."""
@@ -48,22 +51,30 @@ async def workers(field: Field, postgres: str | None) -> list[Variant]:
             delay = await _delay(server, other)
             pair = await _workers_of(supervisor)
             carried = [
-                (await _carried(supervisor, pair), await _carried(server, [server])) for _ in range(ROUNDS)
+                (
+                    await _carried(supervisor, pair, CLIENTS * 2),
+                    await _carried(server, [server], CLIENTS),
+                    await _carried(supervisor, pair, CLIENTS),
+                )
+                for _ in range(ROUNDS)
             ]
             costs = [
                 (await _cost(server, with_key=True), await _cost(server, with_key=False))
                 for _ in range(ROUNDS)
             ]
-    both, alone, share = (
-        statistics.median(values)
-        for values in zip(*((two[0], one[0], two[1]) for two, one in carried), strict=True)
+    both, alone, same = (
+        statistics.median(load.requests for load in loads) for loads in zip(*carried, strict=True)
     )
+    ratios = sorted(two.requests / one.requests for two, one, _ in carried)
+    share = statistics.median(load.busiest for loads in carried for load in (loads[0], loads[2]))
     saved, plain = (statistics.median(values) for values in zip(*costs, strict=True))
     database = "SQLite" if postgres is None else "PostgreSQL"
     return [
         Variant(
             f"two workers, {database}: plain requests", "per CPU second", both, alone, LEAST, is_least=True
         ),
+        Variant(f"the same, least and most of {ROUNDS} rounds", "×", ratios[0], ratios[-1]),
+        Variant("the same, with as many clients as one worker", "per CPU second", same, alone),
         Variant("busier of two workers: part of the load", "%", share, 100 / 2),
         Variant(f"event at another worker, {database}: delay", "ms", delay, MOST_DELAY, 1.0),
         Variant(f"checkpoints, {database}: handoff turn", "ms CPU", saved, plain),
@@ -89,19 +100,26 @@ def _children(supervisor: Served) -> list[Served]:
     return sorted(found, key=Served.cpu_seconds)[-2:]
 
 
-async def _carried(server: Served, processes: Sequence[Served]) -> tuple[float, float]:
-    """Return the requests per CPU second of all processes together, and the share of the busiest one in percent."""
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Requests per CPU second of all workers together, and the share of the busiest one in percent."""
 
+    requests: float
+    busiest: float
+
+
+async def _carried(server: Served, processes: Sequence[Served], clients: int) -> Carried:
     async def ask(client: Connection, count: int) -> None:
         for _ in range(count):
             await client.ask(request("plain", greeting(), stream=False), SCRIPTS["plain"].chunks)
 
-    async with connections(server.port, CLIENTS) as clients:
-        await asyncio.gather(*(ask(client, 2) for client in clients))
+    async with connections(server.port, clients) as opened:
+        await asyncio.gather(*(ask(client, 2) for client in opened))
         before = [process.cpu_seconds() for process in processes]
-        await asyncio.gather(*(ask(client, REQUESTS // CLIENTS) for client in clients))
+        await asyncio.gather(*(ask(client, REQUESTS // CLIENTS) for client in opened))
         used = [process.cpu_seconds() - start for process, start in zip(processes, before, strict=True)]
-    return len(used) * REQUESTS / sum(used), 100 * max(used) / sum(used)
+    requests = clients * (REQUESTS // CLIENTS)
+    return Carried(len(used) * requests / sum(used), 100 * max(used) / sum(used))
 
 
 async def _delay(here: Served, there: Served) -> float:

@@ -20,6 +20,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from proxy.connection_share import ConnectionAcceptor, SharedSockets
 from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.http_protocol import bounded_http
 from proxy.routes.passthrough import PassthroughHandler
@@ -38,7 +39,8 @@ class ProxyServer(uvicorn.Server):
     """Server that ends running turns at shutdown; uvicorn alone waits for their streams and then closes them.
 
     ``on_started`` is called when the server accepts connections. With ``on_reload``, SIGHUP reloads the team files;
-    it is called with the problem, or with None if the new teams are in use.
+    it is called with the problem, or with None if the new teams are in use. Other workers accept connections from the
+    sockets ``shared`` too.
     """
 
     def __init__(
@@ -47,12 +49,15 @@ class ProxyServer(uvicorn.Server):
         *,
         on_started: Callable[[], None] | None = None,
         on_reload: Callable[[str | None], None] | None = None,
+        shared: SharedSockets | None = None,
     ) -> None:
         super().__init__(config)
         assert isinstance(config.app, FastAPI)
         self._app = config.app
         self._on_started = on_started
         self._on_reload = on_reload
+        self._shared = shared
+        self._acceptor: ConnectionAcceptor | None = None
         self._reloads: set[asyncio.Task[None]] = set()
         self._has_terminal = os.isatty(0)
         self._hurry = asyncio.Event()
@@ -100,8 +105,29 @@ class ProxyServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen."""
         await super().startup(sockets)
+        if self._shared is not None:
+            connections = self.server_state.connections
+            self._acceptor = ConnectionAcceptor(
+                self._shared, self._new_protocol, count=lambda: len(connections), tls=self.config.ssl
+            )
+            self._acceptor.start(backlog=self.config.backlog)
         if self._on_started is not None:
             self._on_started()
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        # As ``uvicorn.Server.startup`` creates it.
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        return protocol
+
+    async def on_tick(self, counter: int) -> bool:
+        """Run ten times a second."""
+        if self._acceptor is not None:
+            self._acceptor.publish()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Shut down; a second Ctrl-C skips the grace time.
@@ -120,6 +146,8 @@ class ProxyServer(uvicorn.Server):
         turns: TurnService = services.turns
         passing: PassthroughHandler | None = services.passing
         logger.info("stopping", extra={"running_turns": turns.running})
+        if self._acceptor is not None:
+            self._acceptor.close()
         await asyncio.gather(
             self._close(turns, passing, grace=services.settings.shutdown_grace), super().shutdown(sockets)
         )
@@ -143,7 +171,7 @@ class ProxyServer(uvicorn.Server):
 def serve_forever(
     app: FastAPI,
     settings: Settings,
-    sockets: list[socket.socket],
+    sockets: Sequence[socket.socket] | SharedSockets,
     *,
     on_started: Callable[[], None] | None = None,
     on_reload: Callable[[str | None], None] | None = None,
@@ -158,7 +186,10 @@ def serve_forever(
     gc.freeze()
     # The default of 700 collects several times in every request: a collection takes time for each live object.
     gc.set_threshold(10_000, 10, 10)
-    ProxyServer(server_config(app, settings), on_started=on_started, on_reload=on_reload).run(sockets)
+    shared = sockets if isinstance(sockets, SharedSockets) else None
+    own = [] if isinstance(sockets, SharedSockets) else list(sockets)
+    server = ProxyServer(server_config(app, settings), on_started=on_started, on_reload=on_reload, shared=shared)
+    server.run(own)
 
 
 def url_of(settings: Settings, sockets: Sequence[socket.socket]) -> str:

@@ -24,6 +24,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Literal
 
+from proxy.connection_share import CLOSED, ConnectionCounts, SharedSockets
+
 logger = logging.getLogger(__name__)
 
 START_TIME_LIMIT = 60.0
@@ -32,6 +34,8 @@ STABLE_AFTER = 30.0
 """Seconds after which the end of a worker no longer delays its replacement."""
 MAX_DELAY = 30.0
 """Seconds; the first replacement starts immediately, the next ones after 1, 2, 4 … seconds."""
+PLACES = 8
+"""Places for the connection counts of each worker: workers that were replaced can still run."""
 CONFIGURATION_EXIT_CODE = 2
 """Exit code of a worker, and of the supervisor, for an invalid configuration."""
 
@@ -39,7 +43,7 @@ _context = multiprocessing.get_context("spawn")
 
 Facts = Mapping[str, Any]
 """What a worker reports when it accepts connections."""
-Target = Callable[[Sequence[socket.socket], Callable[[Facts], None]], None]
+Target = Callable[[SharedSockets, Callable[[Facts], None]], None]
 """What a worker runs: it gets the sockets, and a function to call when it accepts connections. Must be picklable."""
 State = Literal["starting", "ready", "stopping"]
 
@@ -51,6 +55,8 @@ class Worker:
     process: SpawnProcess
     channel: Connection
     started_at: float
+    place: int
+    """In the counts of connections."""
     replaces: Worker | None = None
     state: State = "starting"
 
@@ -91,6 +97,7 @@ class Supervisor:
     on_exit: Callable[[int], None] = lambda _: None
     on_restarted: Callable[[str | None], None] = lambda _: None
     _workers: list[Worker] = field(default_factory=list)
+    _counts: ConnectionCounts = field(init=False)
     _facts: Facts | None = None
     _is_announced: bool = False
     _restarts: list[Worker] = field(default_factory=list)
@@ -99,6 +106,9 @@ class Supervisor:
     _start_at: float = 0.0
     _stop_deadline: float | None = None
     _exit_code: int = 0
+
+    def __post_init__(self) -> None:
+        self._counts = ConnectionCounts(self.count * PLACES)
 
     def run(self) -> int:
         """Supervise, and return the exit code: 0 after a signal, or that of a worker that could not start."""
@@ -125,13 +135,18 @@ class Supervisor:
 
     def _start(self, *, replaces: Worker | None = None) -> None:
         receiving, sending = _context.Pipe()
-        process = _context.Process(
-            target=_run_worker, args=(self.target, tuple(self.sockets), sending), name="worker"
-        )
+        place = self._free_place()
+        shared = SharedSockets(tuple(self.sockets), self._counts, place)
+        process = _context.Process(target=_run_worker, args=(self.target, shared, sending), name="worker")
         process.start()
         # The worker has its own copy; this one would hide the end of the worker's.
         sending.close()
-        self._workers.append(Worker(process, receiving, time.monotonic(), replaces))
+        self._workers.append(Worker(process, receiving, time.monotonic(), place, replaces))
+
+    def _free_place(self) -> int:
+        """Return a place in the counts that no other worker has; the last one, which is then shared, if none is free."""
+        taken = {worker.place for worker in self._workers}
+        return next((place for place in range(len(self._counts)) if place not in taken), len(self._counts) - 1)
 
     def _wait(self, signals: int) -> None:
         """Wait for a signal, a message or the end of a worker, or the next deadline; handle it."""
@@ -205,6 +220,7 @@ class Supervisor:
         worker.process.join()
         worker.channel.close()
         self._workers.remove(worker)
+        self._counts.set(worker.place, CLOSED)
         self._restarts = [one for one in self._restarts if one is not worker]
         code = worker.process.exitcode
         if worker.process.pid is not None:
@@ -250,12 +266,12 @@ class Supervisor:
             self._stop_deadline = now + START_TIME_LIMIT
 
 
-def _run_worker(target: Target, sockets: Sequence[socket.socket], channel: Connection) -> None:
+def _run_worker(target: Target, shared: SharedSockets, channel: Connection) -> None:
     # A separate process group: only the supervisor gets the signals of the terminal.
     os.setpgrp()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_stop_with_supervisor, args=(channel,), daemon=True).start()
-    target(sockets, channel.send)
+    target(shared, channel.send)
 
 
 def _stop_with_supervisor(channel: Connection) -> None:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from proxy.connection_share import SharedSockets
 from proxy.errors import ConfigurationError
 from proxy.log_config import configure_logging
 from proxy.server_file import server_file
@@ -22,7 +23,7 @@ VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 def serve_process(
     start: Start,
-    sockets: Sequence[socket.socket],
+    sockets: Sequence[socket.socket] | SharedSockets,
     on_started: Callable[[Facts], None],
     *,
     reloads: bool = False,
@@ -54,14 +55,14 @@ def serve_process(
         serve_forever(
             app,
             settings,
-            list(sockets),
+            sockets,
             on_started=lambda: on_started(facts),
             on_reload=own.report if own is not None else None,
         )
 
 
 def serve_worker(
-    flags: Mapping[str, Any], sockets: Sequence[socket.socket], on_started: Callable[[Facts], None]
+    flags: Mapping[str, Any], sockets: SharedSockets, on_started: Callable[[Facts], None]
 ) -> None:
     """Serve as a worker. The settings are read again, so that a restarted worker uses a changed ``.env``."""
     start = Start.read(**flags)
