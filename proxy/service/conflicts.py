@@ -19,6 +19,9 @@ from proxy.turns.request import TurnRequest
 
 LEAVING_ATTEMPTS, LEAVING_INTERVAL = 20, 0.05
 """Times to look whether the client of a turn has left, and seconds between them."""
+LEAVING_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""The same before a request is rejected, in seconds: a client that stops an answer sends its next message at once, and a
+proxy in front of the server, or another worker, can pass on the disconnect later than the message."""
 
 
 class Conflicts:
@@ -53,11 +56,12 @@ class Conflicts:
         return None
 
     async def after_conflict(
-        self, request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn | None
+        self, request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn | None, *, is_patient: bool
     ) -> Opened | int:
         """Attach to the running turn if its client has left and this request repeats it; else end it.
 
-        Returns the slot for the next attempt otherwise.
+        Returns the slot for the next attempt otherwise. With ``is_patient``, a disconnect of the client that is noticed
+        a moment later counts too.
 
         Raises:
             ConversationBusy: The turn has a client, or finishes without one.
@@ -68,21 +72,34 @@ class Conflicts:
             conversation_id = parent.conversation_id if parent is not None else None
         if conversation_id is None:
             raise ConversationBusy
-        record = await self._history.running_turn(request.caller, conversation_id)
-        if record is None or await self._lost.interrupt_if_lost(record):
-            return 0
-        replaced = await self._replace_left(request, record)
-        if replaced:
-            return replaced if isinstance(replaced, Opened) else 0
-        slot = parallel_slot(request, team, resolved, record) if resolved is not None else 0
-        if not slot:
-            raise ConversationHeld(conversation_id)
-        return slot
+        for pause in (*LEAVING_PAUSES, None) if is_patient else (None,):
+            record = await self._history.running_turn(request.caller, conversation_id)
+            if record is None or await self._lost.interrupt_if_lost(record):
+                return 0
+            replaced = await self._replace_left(request, record)
+            if replaced:
+                return replaced if isinstance(replaced, Opened) else 0
+            slot = parallel_slot(request, team, resolved, record) if resolved is not None else 0
+            if slot:
+                return slot
+            if pause is not None:
+                await asyncio.sleep(pause)
+        raise ConversationHeld(conversation_id)
 
     async def end_unattended(self, caller: str, conversation_id: str) -> bool:
-        """End the running turn of a conversation if its client has left and it only waits for one."""
-        record = await self._history.running_turn(caller, conversation_id)
-        return record is not None and await self._left.end(record)
+        """End the running turn of a conversation if its client has left and it only waits for one.
+
+        A disconnect that is noticed a moment later counts too. False also if no turn is running.
+        """
+        for pause in (*LEAVING_PAUSES, None):
+            record = await self._history.running_turn(caller, conversation_id)
+            if record is None:
+                return False
+            if await self._left.end(record):
+                return True
+            if pause is not None:
+                await asyncio.sleep(pause)
+        return False
 
     async def _replace_left(self, request: TurnRequest, record: TurnRecord) -> Opened | bool:
         """Attach to a running turn whose client has left if this request repeats it; else end it.

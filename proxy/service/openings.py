@@ -67,7 +67,7 @@ class Openings:
         conversation_id = request.conversation_id
         if policy == "reject" or not self._busy.has_queue(request.caller, conversation_id):
             try:
-                return await self._open(request, team)
+                return await self._open(request, team, is_patient=policy == "reject")
             except ConversationHeld as held:
                 if policy == "reject":
                     raise
@@ -112,13 +112,13 @@ class Openings:
                 if self._state.is_closing:
                     raise ShuttingDown
                 try:
-                    return await self._open(request, team)
+                    return await self._open(request, team, is_patient=False)
                 except ConversationHeld:
                     # A request of another worker was earlier.
                     continue
         raise ConversationHeld(conversation_id)
 
-    async def _open(self, request: TurnRequest, team: ServedTeam) -> Opened:
+    async def _open(self, request: TurnRequest, team: ServedTeam, *, is_patient: bool) -> Opened:
         slot, skips_running = 0, False
         for _ in range(ATTEMPTS):
             resolved: Resolution | None = None
@@ -135,7 +135,7 @@ class Openings:
                 continue
             except ConversationBusy:
                 place = resolved if isinstance(resolved, ResolvedTurn) else None
-                taken = await self._conflicts.after_conflict(request, team, place)
+                taken = await self._conflicts.after_conflict(request, team, place, is_patient=is_patient)
                 if isinstance(taken, Opened):
                     return taken
                 slot = taken

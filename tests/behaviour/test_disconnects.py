@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 
 from tests.behaviour.chat_client import Caller, assistant, shape_of, user
+from tests.fakes.tcp_relay import relayed
 from tests.fakes.upstream import FakeUpstream, calls, hang, text
 from tests.polling import until
 from tests.server import Served, serve
 
+AUTHORIZED = {"Authorization": "Bearer test-key"}
 CHAT = {"X-Conversation-Id": "chat-1"}
 ORDER = calls(("execute_order", {"product": "Rocket", "price": 10}))
 SALE = (calls(("transfer_to_sales", {})), ORDER)
@@ -154,7 +157,8 @@ async def test_a_second_departure_counts_from_the_beginning(served: Served, upst
         http(served) as client,
         client.stream("GET", f"/chat/completions/{turn_id}/stream") as stream,
     ):
-        await anext(stream.aiter_text())
+        reading = stream.aiter_text()
+        await anext(reading)
         assert served.services.turns.unattended == 0
     await until(lambda: served.services.turns.unattended == 1)
     go.set()
@@ -196,7 +200,8 @@ async def test_a_client_that_leaves_another_worker_is_noticed_there(
         http(other) as client,
         client.stream("GET", f"/chat/completions/{turn_id}/stream") as stream,
     ):
-        await anext(stream.aiter_text())
+        reading = stream.aiter_text()
+        await anext(reading)
         await until(lambda: served.services.turns.unattended == 0)
 
     await until(lambda: served.services.turns.unattended == 1)
@@ -205,3 +210,43 @@ async def test_a_client_that_leaves_another_worker_is_noticed_there(
         while (await log_of(served, turn_id)).count("ModelCalled") < 2:
             await asyncio.sleep(0.01)
     assert (await log_of(served, turn_id))[-1] == "ModelCalled"
+
+
+@pytest.mark.parametrize("at", ["same worker", "other worker"])
+async def test_a_message_right_after_stop_is_answered_although_the_disconnect_is_noticed_later(
+    served: Served, other: Served, upstream: FakeUpstream, at: str
+) -> None:
+    never = asyncio.Event()
+    upstream.reply(text("One two three", chunks=["One ", never, "two"]), text("Short"))
+    body = {"model": "shop", "messages": [user("Long, please")], "stream": True}
+    async with relayed(served.base_url, end_delay=0.1) as proxy:
+        async with (
+            httpx2.AsyncClient(base_url=proxy.url, timeout=20, verify=False) as client,
+            client.stream("POST", "/chat/completions", json=body, headers={**AUTHORIZED, **CHAT}) as stream,
+        ):
+            async for piece in stream.aiter_text():
+                if "One" in piece:
+                    break
+        assert served.services.turns.unattended == 0
+        answer = await Caller(served if at == "same worker" else other, max_retries=0).ask(
+            [user("Short, please")], headers=CHAT
+        )
+
+    assert answer == "Short"
+
+
+async def test_a_message_while_the_client_reads_gets_409_soon(
+    served: Served, other: Served, upstream: FakeUpstream
+) -> None:
+    never = asyncio.Event()
+    upstream.reply(text("One two three", chunks=["One ", never, "two"]))
+    body = {"model": "shop", "messages": [user("Long, please")], "stream": True}
+    async with (
+        http(served) as client,
+        client.stream("POST", "/chat/completions", json=body, headers=CHAT) as stream,
+    ):
+        reading = stream.aiter_text()
+        await anext(reading)
+        async with asyncio.timeout(5):
+            with pytest.raises(openai.ConflictError):
+                await Caller(other, max_retries=0).ask([user("Short, please")], headers=CHAT)

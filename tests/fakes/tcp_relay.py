@@ -9,9 +9,13 @@ from urllib.parse import urlsplit
 
 
 class Relay:
-    """Hands bytes on between its own port and a server; ``url`` is that of the server by way of the relay."""
+    """Hands bytes on between its own port and a server; ``url`` is that of the server by way of the relay.
 
-    def __init__(self, url: str) -> None:
+    The end of a connection is passed on after ``end_delay`` seconds.
+    """
+
+    def __init__(self, url: str, *, end_delay: float = 0.0) -> None:
+        self._end_delay = end_delay
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 5432
         self._parts = parts
@@ -69,14 +73,15 @@ class Relay:
             await self._flows.wait()
             target.write(data)
             await target.drain()
+        await asyncio.sleep(self._end_delay)
         with suppress(OSError):
             target.write_eof()
 
 
 @asynccontextmanager
-async def relayed(url: str) -> AsyncIterator[Relay]:
+async def relayed(url: str, *, end_delay: float = 0.0) -> AsyncIterator[Relay]:
     """A relay to the server of the URL, for as long as the block runs."""
-    relay = Relay(url)
+    relay = Relay(url, end_delay=end_delay)
     await relay.open()
     try:
         yield relay
