@@ -234,6 +234,7 @@ class AgentLoop:
         target = self.agent.delegates[call.name].target
         state.handoffs += 1
         state.turn.agent = target
+        state.turn.ran_tools = True
         reason = handoff_reason("".join(call.arguments))
         state.handed_over = self.agent.name, reason
         state.sink.emit(Handoff(self.agent.name, target, reason))

@@ -259,6 +259,7 @@ class MemberLoop:
         append_tool_result(state, self.agent, call.id, handoff_result(delegate.target, data), handoff=record)
         state.handoffs += 1
         state.turn.agent = delegate.target
+        state.turn.ran_tools = True
         state.handed_over = self.agent.name, reason
         state.sink.emit(Handoff(self.agent.name, delegate.target, reason))
         record_handoff(self.agent.name, delegate.target)

@@ -77,7 +77,8 @@ class AgentTeam:
         self._loops = {agent.name: _loop_of(agent) for agent in agents}
         self._agents = {agent.name: agent for agent in agents}
         tools = [tool for agent in agents for tool in agent.tools.values()]
-        self._has_tools, self._has_effects = bool(tools), any(tool.has_effects for tool in tools)
+        self._has_tools = bool(tools) or any(agent.delegates for agent in agents)
+        self._has_effects = any(tool.has_effects for tool in tools)
         self._cacheable_prompt = CacheablePrompt.of(facts.entry, self._agents) if facts.prompt_cache else None
         self._dispatcher = dispatcher
         self._records_handoffs = any(
@@ -117,7 +118,7 @@ class AgentTeam:
 
     @property
     def has_tools(self) -> bool:
-        """Whether an agent has tools that the proxy runs."""
+        """Whether an agent has tools that the proxy runs; handoffs are tools."""
         return self._has_tools
 
     @property

@@ -126,6 +126,8 @@ class Openings:
                 team, ignored, resolved = await self._resolve(request, team, skips_running=skips_running)
                 if isinstance(resolved, UnrelatedMessages):
                     return self._turn_start.start_side(request, team)
+                if isinstance(resolved, ResolvedTurn) and resolved.is_outdated and not slot:
+                    raise ConversationBusy
                 if isinstance(resolved, ResolvedTurn):
                     opened = await self._start(request, team, resolved, ignored, slot=slot)
                 else:

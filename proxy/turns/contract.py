@@ -160,8 +160,8 @@ class Turn:
     running_effects: int = 0
     """Number of tool calls with effects that are running."""
     ran_tools: bool = False
-    """Whether a tool has ended, or one with effects has started. Approved calls, which have their own log, do not
-    count."""
+    """Whether a tool has ended, one with effects has started, or an agent has handed off. Approved calls, which have
+    their own log, do not count."""
     call_results: dict[str, str] = field(default_factory=dict)
     """Results of calls, by call id, that are not in ``items`` yet."""
     call_scope: str = ""
@@ -266,7 +266,7 @@ class Team(Protocol):
 
     @property
     def has_tools(self) -> bool:
-        """Whether an agent has tools that the proxy runs."""
+        """Whether an agent has tools that the proxy runs; handoffs are tools."""
         ...
 
     @property

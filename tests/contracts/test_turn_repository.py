@@ -880,3 +880,14 @@ async def test_a_long_list_is_stored_like_a_short_one(history: TurnRepository) -
     first, turn = await history.chain(begun.turn)
     assert list(first.items) == [WHO, ANSWER]
     assert list(turn.items) == [*asked, *answers, *hidden]
+
+
+async def test_a_conversation_is_running_while_a_turn_of_it_is(history: TurnRepository) -> None:
+    begun = await history.begin(new_turn("conv_a"))
+    running = await history.find_conversation("alice", "conv_a")
+    await history.finish(the_end(begun.turn))
+    ended = await history.find_conversation("alice", "conv_a")
+
+    assert running is not None
+    assert ended is not None
+    assert (running.is_running, ended.is_running) == (True, False)
