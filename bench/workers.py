@@ -1,9 +1,9 @@
 """Several workers: what two of them carry compared with one, how fast events get from one to another, and checkpoints.
 
-Each worker gets the load of the same number of clients. What the workers carry is the number of requests per CPU second of
-a worker, times the number of workers, so that the figure does not depend on the cores that are left for the load
-generator and the database. With the same clients for both together, each worker has half of the requests at a time, and
-its transactions have half as many turns: that is another row, and so is how evenly the connections are spread.
+Each worker gets the load of the same number of clients. What the workers carry is the number of requests per CPU
+second of a worker, times the number of workers, so that the figure does not depend on the cores that are left for the
+load generator and the database. With the same clients for both together, each worker has half of the requests at a
+time, and its transactions have half as many turns: that is another row, and so is how evenly connections are spread.
 """
 
 from __future__ import annotations

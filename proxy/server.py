@@ -188,7 +188,9 @@ def serve_forever(
     gc.set_threshold(10_000, 10, 10)
     shared = sockets if isinstance(sockets, SharedSockets) else None
     own = [] if isinstance(sockets, SharedSockets) else list(sockets)
-    server = ProxyServer(server_config(app, settings), on_started=on_started, on_reload=on_reload, shared=shared)
+    server = ProxyServer(
+        server_config(app, settings), on_started=on_started, on_reload=on_reload, shared=shared
+    )
     server.run(own)
 
 

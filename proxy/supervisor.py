@@ -144,9 +144,11 @@ class Supervisor:
         self._workers.append(Worker(process, receiving, time.monotonic(), place, replaces))
 
     def _free_place(self) -> int:
-        """Return a place in the counts that no other worker has; the last one, which is then shared, if none is free."""
+        """Return a free place in the counts; if there is none, the last one, which is then shared."""
         taken = {worker.place for worker in self._workers}
-        return next((place for place in range(len(self._counts)) if place not in taken), len(self._counts) - 1)
+        return next(
+            (place for place in range(len(self._counts)) if place not in taken), len(self._counts) - 1
+        )
 
     def _wait(self, signals: int) -> None:
         """Wait for a signal, a message or the end of a worker, or the next deadline; handle it."""

@@ -111,6 +111,7 @@ class AgentLoop:
             pauses = await self._server_calls.apply_decisions(state, continuation)
             if pauses:
                 return ApprovalPending(self._server_calls.ask(state, (), pauses))
+            await state.save_step()
         resumed, state.turn.resumed = state.turn.resumed, None
         if resumed is not None and resumed.calls:
             outcome = await self._handle_calls(state, [_resumed_call(call) for call in resumed.calls])

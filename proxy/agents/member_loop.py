@@ -81,9 +81,9 @@ class MemberLoop:
         state.turn.resumed = None
         # The code of a member can have effects.
         await state.turn.wait_for_begin()
-        if state.turn.steps is not None:
-            # What the member's code does has no steps.
-            await state.turn.steps.discard()
+        if state.turn.steps is not None and self._member.has_effects:
+            # What the member's code has done is not known until it ends, so it must not run again.
+            await state.turn.steps.suspend()
         exchange = exchange_of(self.agent.name, state.turn)
         channel = MemberChannel(self.agent, state, exchange, self._client_tools(state))
         await channel.apply_decisions()
@@ -263,6 +263,7 @@ class MemberLoop:
         state.handed_over = self.agent.name, reason
         state.sink.emit(Handoff(self.agent.name, delegate.target, reason))
         record_handoff(self.agent.name, delegate.target)
+        await state.save_step()
         return AgentHandedOff(delegate.target)
 
     def _append(self, state: TurnState, context: MemberContext, calls: Sequence[Call]) -> None:

@@ -230,10 +230,15 @@ def resumption(
     return batch.after_decisions(decisions, has_user_message=has_user_message)
 
 
+def result_of_run(approval: Approval) -> str | None:
+    """Return the result of a call that was run, or was about to be; None for any other."""
+    if approval.run_in is None:
+        return None
+    return RUN_UNKNOWN if approval.result is None else approval.result
+
+
 def _result_without_run(approval: Approval, *, is_yes: bool) -> str | None:
     """Return the result of a call that this turn does not run; None if the call is not repeated."""
-    if approval.run_in is not None:
-        return RUN_UNKNOWN if approval.result is None else approval.result
-    if not is_yes:
-        return None
+    if approval.run_in is not None or not is_yes:
+        return result_of_run(approval)
     return WAS_REFUSED if approval.status == "refused" else NO_LONGER_OPEN

@@ -1,8 +1,8 @@
 """Checkpoints of the turns of this worker: what is saved of a turn, and when.
 
 A turn that is detached or in the background, or that has an idempotency key, has checkpoints from its begin; one that
-is followed has them from then on. A turn with ``store: false``, after an approval, or on top of turns that are not
-stored has none.
+is followed has them from then on. A turn with ``store: false``, or on top of turns that are not stored, has none: a
+checkpoint has the content of the turn.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from msgspec import Struct
 from proxy.conversations.fingerprints import Transcript
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.errors import TurnLeaseLost
-from proxy.events import encode_journal
+from proxy.events import ApprovalDecided, encode_journal
 from proxy.service.left_turns import DisconnectRules
 from proxy.service.resumption import SavedRequestOptions, options_of
 from proxy.turns.checkpoints import Checkpoint, CheckpointRepository
-from proxy.turns.contract import Turn
+from proxy.turns.contract import ApprovalContinuation, Turn
 from proxy.turns.live import LiveTurn
 from proxy.turns.request import TurnRequest
 from proxy.turns.steps import TurnStep
@@ -56,8 +56,36 @@ class SavedRules(Struct, frozen=True):
         return DisconnectRules(self.grace, self.is_immediate, self.has_key, self.is_repeatable)
 
 
+class SavedCall(Struct, frozen=True, omit_defaults=True):
+    """``ContinuationCall``."""
+
+    approval_id: str
+    name: str
+    arguments: str
+    result: str | None = None
+
+
+class SavedContinuation(Struct, frozen=True, omit_defaults=True):
+    """``ApprovalContinuation``, without its log of runs."""
+
+    decided: list[ApprovalDecided] = []
+    note: str = ""
+    calls: list[SavedCall] = []
+
+    @classmethod
+    def of(cls, continuation: ApprovalContinuation) -> SavedContinuation:
+        """Return the continuation to store."""
+        calls = [
+            SavedCall(one.approval_id, one.name, one.arguments, one.result) for one in continuation.calls
+        ]
+        return cls(list(continuation.decided), continuation.note, calls)
+
+
 class SavedTurn(Struct, frozen=True, omit_defaults=True):
-    """The first checkpoint of a turn: what its stored row does not have."""
+    """The first checkpoint of a turn: what its stored row does not have.
+
+    ``continuation`` is that with which the turn begins, and ``takes_up`` as in ``StoredTurnContext``.
+    """
 
     options: SavedRequestOptions
     transcript: SavedTranscript
@@ -66,6 +94,8 @@ class SavedTurn(Struct, frozen=True, omit_defaults=True):
     continued: str = ""
     is_strict: bool = False
     takeovers: list[int] = []
+    continuation: SavedContinuation | None = None
+    takes_up: bool = False
 
 
 class SavedStep(Struct, frozen=True, omit_defaults=True):
@@ -82,7 +112,12 @@ decode_step = msgspec.json.Decoder(SavedStep).decode
 
 def can_be_continued(request: TurnRequest, resolved: ResolvedTurn) -> bool:
     """Whether a turn may have checkpoints."""
-    return request.is_stored and resolved.is_kept and resolved.resumption is None
+    return request.is_stored and resolved.is_kept
+
+
+def takes_up(resolved: ResolvedTurn) -> bool:
+    """Whether a turn continues from the approvals of its parent."""
+    return resolved.resumption is not None and resolved.resumption.update is not None
 
 
 def saved_turn(turn: Turn, request: TurnRequest, resolved: ResolvedTurn, rules: DisconnectRules) -> bytes:
@@ -95,6 +130,8 @@ def saved_turn(turn: Turn, request: TurnRequest, resolved: ResolvedTurn, rules: 
             rules=SavedRules(rules.grace, rules.is_immediate, rules.has_key, rules.is_repeatable),
             continued=resolved.continued,
             is_strict=turn.is_strict,
+            continuation=SavedContinuation.of(turn.continuation) if turn.continuation is not None else None,
+            takes_up=takes_up(resolved),
         )
     )
 
@@ -103,7 +140,8 @@ def saved_turn(turn: Turn, request: TurnRequest, resolved: ResolvedTurn, rules: 
 class CheckpointLog:
     """``turns.steps.StepLog`` of one turn.
 
-    ``first`` returns the first checkpoint of a turn that has none yet. ``number`` is that of the next checkpoint.
+    ``first`` returns the first checkpoint, and ``is_saved`` is whether it is stored. ``number`` is that of the next
+    checkpoint.
     """
 
     repository: CheckpointRepository
@@ -111,46 +149,40 @@ class CheckpointLog:
     turn: Turn
     key: int
     fence: int
-    first: Callable[[], bytes] | None
+    first: Callable[[], bytes]
+    is_saved: bool
     number: int = 1
     _saved_items: int = field(default=0)
     _saved_events: int = field(default=0)
-    _is_off: bool = False
+    _is_suspended: bool = False
 
     @property
     def is_needed(self) -> bool:
         """Whether the turn has checkpoints, or has to have them from now on because it is followed."""
-        return not self._is_off and (self.first is None or self.live.is_followed)
-
-    @property
-    def is_saved(self) -> bool:
-        """Whether there are checkpoints of the turn."""
-        return self.first is None
+        return self.is_saved or self._is_suspended or self.live.is_followed
 
     async def save(self, step: TurnStep) -> None:
         """Save a step with what was added since the previous one."""
-        if self.first is not None:
-            await self._write(Checkpoint(self.key, self.fence, 0, self.first()))
-            self.first = None
         items, entries = list(self.turn.items), list(self.live.entries)
         new = entries[self._saved_events :]
         journal = encode_journal([entry.event for entry in new], [entry.time for entry in new])
         state = encode(SavedStep(step, self.live.takeovers))
         checkpoint = Checkpoint(self.key, self.fence, self.number, state, items[self._saved_items :], journal)
-        await self._write(checkpoint)
+        # The first one alone would let another worker run all steps again.
+        first = [] if self.is_saved else [Checkpoint(self.key, self.fence, 0, self.first())]
+        if not await self.repository.save(*first, checkpoint):
+            raise TurnLeaseLost
+        self.is_saved, self._is_suspended = True, False
         self.number += 1
         self._saved_items, self._saved_events = len(items), len(entries)
 
-    async def discard(self) -> None:
-        """Delete the checkpoints."""
-        if not self._is_off and self.first is None:
+    async def suspend(self) -> None:
+        """Delete the checkpoints. The next one has the whole turn so far."""
+        if self.is_saved:
             await self.repository.discard(self.key, fence=self.fence)
-        self._is_off = True
+            self.is_saved, self._is_suspended = False, True
+            self.continue_after(0, items=0, events=0)
 
     def continue_after(self, number: int, *, items: int, events: int) -> None:
         """Continue after the checkpoint with this number, up to which these numbers of items and events are saved."""
         self.number, self._saved_items, self._saved_events = number + 1, items, events
-
-    async def _write(self, checkpoint: Checkpoint) -> None:
-        if not await self.repository.save(checkpoint):
-            raise TurnLeaseLost

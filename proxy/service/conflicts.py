@@ -20,8 +20,8 @@ from proxy.turns.request import TurnRequest
 LEAVING_ATTEMPTS, LEAVING_INTERVAL = 20, 0.05
 """Times to look whether the client of a turn has left, and seconds between them."""
 LEAVING_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""The same before a request is rejected, in seconds: a client that stops an answer sends its next message at once, and a
-proxy in front of the server, or another worker, can pass on the disconnect later than the message."""
+"""The same before a request is rejected, in seconds: a client that stops an answer sends its next message at once, and
+a proxy in front of the server, or another worker, can pass on the disconnect later than the message."""
 
 
 class Conflicts:

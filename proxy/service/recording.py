@@ -52,6 +52,8 @@ class StoredTurnContext:
     begun: Begun | None = None
     """None until the turn is stored as running."""
     fence: int = 0
+    takes_up: bool = False
+    """Whether the turn continues from the approvals of its parent."""
 
     @property
     def key(self) -> int:
@@ -101,7 +103,7 @@ def end_of(
         fence=context.fence,
         has_checkpoints=turn.steps is not None and turn.steps.is_saved,
         pause=_pause(turn, context, outcome) if is_stored and outcome is not None else None,
-        took_up=context.resolved.parent if _resumes(context) else None,
+        took_up=context.resolved.parent if context.takes_up else None,
         keeps_key=has_answer or turn.ran_effects,
         ran_effects=turn.ran_effects,
         is_found_by_input=turn.ran_tools or turn.ran_effects,
@@ -124,7 +126,7 @@ def failed_end_of(context: StoredTurnContext, turn: Turn, failure: ProxyError, *
         is_found_by_input=turn.ran_effects,
         fence=context.fence,
         has_checkpoints=turn.steps is not None and turn.steps.is_saved,
-        took_up=context.resolved.parent if _resumes(context) else None,
+        took_up=context.resolved.parent if context.takes_up else None,
     )
 
 
@@ -168,10 +170,6 @@ def _pause(turn: Turn, context: StoredTurnContext, outcome: TeamOutcome) -> Paus
         return None
     approvals = [NewApproval(one.id, one.call_id, one.tool, one.arguments) for one in outcome.approvals]
     return Pause(approvals, encode_options_of(turn, uses_functions=context.request.uses_functions))
-
-
-def _resumes(context: StoredTurnContext) -> bool:
-    return context.resolved.resumption is not None and context.resolved.resumption.update is not None
 
 
 def _answer_digest(

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from proxy.approvals.decisions import StoredApprovedCallLog, result_of_run
+from proxy.approvals.repository import Approvals
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.events import Entry, Started, decode_journal, with_positions
 from proxy.messages import Item, is_instruction
@@ -19,7 +21,7 @@ from proxy.service.recording import StoredTurnContext
 from proxy.service.resumption import request_of
 from proxy.service.runner import RestoredLog
 from proxy.turns.checkpoints import Checkpoint, CheckpointRepository, TakenOver
-from proxy.turns.contract import ServedTeam, Turn
+from proxy.turns.contract import ApprovalContinuation, ContinuationCall, ServedTeam, Turn
 from proxy.turns.live import LiveTurn, LogMemory
 from proxy.turns.repository import Begun, TurnRecord, TurnRepository
 from proxy.turns.request import Clock, TurnRequest
@@ -43,6 +45,7 @@ class TakeOver:
 
     history: TurnRepository
     checkpoints: CheckpointRepository
+    approvals: Approvals
     clock: Clock
     worker: str
     lease: Callable[[float], float]
@@ -73,15 +76,19 @@ class TakeOver:
             memory=self.memory,
         )
         turn = _turn(record, request, resolved, saved)
+        if not steps:
+            turn.continuation = await self._continuation(record, saved)
         log = _continue_after(turn, steps, Started(record.id, record.agent, team.steps), record.created_at)
-        recorded = CheckpointLog(self.checkpoints, live, turn, record.turn, taken.fence, None)
+        recorded = CheckpointLog(
+            self.checkpoints, live, turn, record.turn, taken.fence, lambda: first.state, is_saved=True
+        )
         if steps:
             recorded.continue_after(steps[-1].number, items=len(turn.items), events=len(log.entries))
         turn.steps = recorded
         if not steps:
             recorded.continue_after(0, items=0, events=0)
         begun = Begun(record.turn, taken.conversation)
-        context = StoredTurnContext(request, resolved, begun, taken.fence)
+        context = StoredTurnContext(request, resolved, begun, taken.fence, saved.takes_up)
         return RestoredTurn(live, turn, context, saved.rules.restored(), log)
 
     async def give_up(self, taken: TakenOver) -> None:
@@ -91,6 +98,20 @@ class TakeOver:
             StoreUnavailable: It is not interrupted yet.
         """
         await self.checkpoints.interrupt(taken.record.turn, fence=taken.fence, now=self.clock())
+
+    async def _continuation(self, record: TurnRecord, saved: SavedTurn) -> ApprovalContinuation | None:
+        """Return what the turn begins with; calls that its worker has run have their results."""
+        if saved.continuation is None or record.parent is None:
+            return None
+        known = {one.id: one for one in await self.approvals.of_turn(record.parent)}
+        calls = []
+        for one in saved.continuation.calls:
+            result = one.result
+            if result is None and one.approval_id in known:
+                result = result_of_run(known[one.approval_id])
+            calls.append(ContinuationCall(one.approval_id, one.name, one.arguments, result))
+        runs = StoredApprovedCallLog(self.approvals, record.id)
+        return ApprovalContinuation(saved.continuation.decided, saved.continuation.note, calls, runs)
 
     async def _resolved(self, record: TurnRecord, saved: SavedTurn) -> ResolvedTurn:
         chain = await self.history.chain(record.parent) if record.parent is not None else []

@@ -105,7 +105,9 @@ class TurnService:
         self._left = LeftTurns(history, self._lives, clock, interval=policy.follow)
         take_over: TakeOver | None = None
         if checkpoints is not None:
-            take_over = TakeOver(history, checkpoints, clock, worker, self._leases.until, self._lives.memory)
+            take_over = TakeOver(
+                history, checkpoints, approvals, clock, worker, self._leases.until, self._lives.memory
+            )
         self._lost = LostTurns(
             self._state,
             history,

@@ -21,9 +21,9 @@ class SqlCheckpoints:
         self._writer = writer
         self._statements = statements(Checkpointing, database.dialect)
 
-    async def save(self, checkpoint: Checkpoint) -> bool:
-        said, journal = rows.items_json(checkpoint.items), rows.pack(checkpoint.journal)
-        call = Call(lambda on: self._statements.save(on, checkpoint, said, journal))
+    async def save(self, *checkpoints: Checkpoint) -> bool:
+        stored = [(one, rows.items_json(one.items), rows.pack(one.journal)) for one in checkpoints]
+        call = Call(lambda on: all(self._statements.save(on, *one) for one in stored))
         return cast(bool, await self._writer.write(call))
 
     async def take_over(

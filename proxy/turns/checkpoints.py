@@ -50,11 +50,13 @@ class TakenOver:
 class CheckpointRepository(Protocol):
     """The store of checkpoints."""
 
-    async def save(self, checkpoint: Checkpoint) -> bool:
-        """Store a checkpoint; a repetition has no effect. Returns False if the turn is not running with this fence.
+    async def save(self, *checkpoints: Checkpoint) -> bool:
+        """Store checkpoints of one turn, all or none; a repetition has no effect.
+
+        Returns False if the turn is not running with this fence.
 
         Raises:
-            StoreUnavailable: It may have been stored.
+            StoreUnavailable: They may have been stored.
         """
         ...
 

@@ -54,8 +54,8 @@ class StepLog(Protocol):
         """
         ...
 
-    async def discard(self) -> None:
-        """Let the turn end with its worker: what follows cannot be continued by another one.
+    async def suspend(self) -> None:
+        """Let the turn end with its worker until the next step: what runs now cannot be repeated by another one.
 
         Raises:
             StoreUnavailable: It was not recorded.

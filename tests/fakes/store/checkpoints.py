@@ -15,11 +15,14 @@ class MemoryCheckpoints:
     def __init__(self, history: MemoryHistory) -> None:
         self._history = history
 
-    async def save(self, checkpoint: Checkpoint) -> bool:
-        kept = self._owned(checkpoint.turn, checkpoint.fence)
-        if kept is not None:
-            kept.checkpoints[checkpoint.number] = checkpoint
-        return kept is not None
+    async def save(self, *checkpoints: Checkpoint) -> bool:
+        is_saved = True
+        for checkpoint in checkpoints:
+            kept = self._owned(checkpoint.turn, checkpoint.fence)
+            is_saved = is_saved and kept is not None
+            if kept is not None:
+                kept.checkpoints[checkpoint.number] = checkpoint
+        return is_saved
 
     async def take_over(
         self, worker: str, *, now: float, lease_until: float, dead_workers: Sequence[str] = ()

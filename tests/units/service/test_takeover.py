@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from proxy.agents.turn_state import Agent
 from proxy.background_tasks import BackgroundTasks
 from proxy.events import TAKEOVER_POSITIONS, Completed, Entry, Failed, TextDelta, ToolFailed
 from proxy.messages import ToolMessage, Usage, UserMessage, text_of
@@ -43,17 +44,25 @@ class Workers:
 
     def __init__(self) -> None:
         self.history = MemoryHistory()
+        self.approvals = MemoryApprovals(self.history)
         self.clock = Clock()
         self.bus = MemoryBus()
         self.models: list[ScriptedModel] = []
 
-    async def start(self, *replies: Any, tools: Sequence[FixedTool] = ()) -> TurnService:
+    async def start(
+        self,
+        *replies: Any,
+        tools: Sequence[FixedTool] = (),
+        approvals: Sequence[str] = (),
+        before: Sequence[Agent] = (),
+    ) -> TurnService:
+        """Start a worker; ``before`` are agents before the one with the model."""
         model = ScriptedModel(*replies)
         self.models.append(model)
         service = TurnService(
-            OneTeam(await team_of(agent("triage", model, tools=tools))),
+            OneTeam(await team_of(*before, agent("triage", model, tools=tools, approvals=approvals))),
             self.history,
-            approvals=MemoryApprovals(self.history),
+            approvals=self.approvals,
             policy=Policy(follow=0.01),
             clock=self.clock,
             checkpoints=MemoryCheckpoints(self.history),
@@ -62,10 +71,10 @@ class Workers:
         await service.start(BackgroundTasks())
         return service
 
-    async def next_worker(self, *replies: Any, tools: Sequence[FixedTool] = ()) -> TurnService:
+    async def next_worker(self, *replies: Any, **given: Any) -> TurnService:
         """A worker that starts after the leases of the others have expired, and takes over their turns."""
         self.clock.now += 60
-        return await self.start(*replies, tools=tools)
+        return await self.start(*replies, **given)
 
     def results(self) -> list[str]:
         """The tool results that the model of the last worker got."""
