@@ -176,7 +176,7 @@ async def test_a_worker_that_dies_loses_no_decision_and_no_call_is_run_twice(
         for desk, decided in ((answered, first), (running, second)):
             desk.served = served
             (approval,) = await desk.approvals()
-            assert approval["resumed_turn_id"] != decided["resumed_turn_id"]
+            assert approval["resumed_turn_id"] == decided["resumed_turn_id"]
             assert await desk.text_of(approval["resumed_turn_id"]) == "Well."
         waiting.served = served
         assert await waiting.ask("yes") == "Paid."
