@@ -84,7 +84,7 @@ class SavedContinuation(Struct, frozen=True, omit_defaults=True):
 class SavedTurn(Struct, frozen=True, omit_defaults=True):
     """The first checkpoint of a turn: what its stored row does not have.
 
-    ``continuation`` is that with which the turn begins, and ``takes_up`` as in ``StoredTurnContext``.
+    ``continuation`` is that with which the turn begins, and ``continues_approvals`` as in ``StoredTurnContext``.
     """
 
     options: SavedRequestOptions
@@ -95,7 +95,7 @@ class SavedTurn(Struct, frozen=True, omit_defaults=True):
     is_strict: bool = False
     takeovers: list[int] = []
     continuation: SavedContinuation | None = None
-    takes_up: bool = False
+    continues_approvals: bool = False
 
 
 class SavedStep(Struct, frozen=True, omit_defaults=True):
@@ -115,7 +115,7 @@ def can_be_continued(request: TurnRequest, resolved: ResolvedTurn) -> bool:
     return request.is_stored and resolved.is_kept
 
 
-def takes_up(resolved: ResolvedTurn) -> bool:
+def continues_approvals(resolved: ResolvedTurn) -> bool:
     """Whether a turn continues from the approvals of its parent."""
     return resolved.resumption is not None and resolved.resumption.update is not None
 
@@ -131,7 +131,7 @@ def saved_turn(turn: Turn, request: TurnRequest, resolved: ResolvedTurn, rules: 
             continued=resolved.continued,
             is_strict=turn.is_strict,
             continuation=SavedContinuation.of(turn.continuation) if turn.continuation is not None else None,
-            takes_up=takes_up(resolved),
+            continues_approvals=continues_approvals(resolved),
         )
     )
 

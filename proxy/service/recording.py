@@ -52,7 +52,7 @@ class StoredTurnContext:
     begun: Begun | None = None
     """None until the turn is stored as running."""
     fence: int = 0
-    takes_up: bool = False
+    continues_approvals: bool = False
     """Whether the turn continues from the approvals of its parent."""
 
     @property
@@ -103,7 +103,7 @@ def end_of(
         fence=context.fence,
         has_checkpoints=turn.steps is not None and turn.steps.is_saved,
         pause=_pause(turn, context, outcome) if is_stored and outcome is not None else None,
-        took_up=context.resolved.parent if context.takes_up else None,
+        took_up=context.resolved.parent if context.continues_approvals else None,
         keeps_key=has_answer or turn.ran_effects,
         ran_effects=turn.ran_effects,
         is_found_by_input=turn.ran_tools or turn.ran_effects,
@@ -126,7 +126,7 @@ def failed_end_of(context: StoredTurnContext, turn: Turn, failure: ProxyError, *
         is_found_by_input=turn.ran_effects,
         fence=context.fence,
         has_checkpoints=turn.steps is not None and turn.steps.is_saved,
-        took_up=context.resolved.parent if context.takes_up else None,
+        took_up=context.resolved.parent if context.continues_approvals else None,
     )
 
 

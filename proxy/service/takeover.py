@@ -88,7 +88,7 @@ class TakeOver:
         if not steps:
             recorded.continue_after(0, items=0, events=0)
         begun = Begun(record.turn, taken.conversation)
-        context = StoredTurnContext(request, resolved, begun, taken.fence, saved.takes_up)
+        context = StoredTurnContext(request, resolved, begun, taken.fence, saved.continues_approvals)
         return RestoredTurn(live, turn, context, saved.rules.restored(), log)
 
     async def give_up(self, taken: TakenOver) -> None:

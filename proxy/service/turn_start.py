@@ -11,7 +11,7 @@ from proxy.approvals.repository import Approvals
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.errors import LogMemoryExhausted, StoreUnavailable
 from proxy.request_errors import ParameterNotSupported
-from proxy.service.checkpoints import CheckpointLog, can_be_continued, saved_turn, takes_up
+from proxy.service.checkpoints import CheckpointLog, can_be_continued, saved_turn, continues_approvals
 from proxy.service.forwarding import TurnForwarding
 from proxy.service.leases import Leases
 from proxy.service.left_turns import DisconnectRules, LeftTurns
@@ -132,7 +132,7 @@ class TurnStart:
             began=new.created_at,
             memory=self._lives.memory,
         )
-        context = StoredTurnContext(request, resolved, takes_up=takes_up(resolved))
+        context = StoredTurnContext(request, resolved, continues_approvals=continues_approvals(resolved))
         if not is_lasting and not slot and self._may_run_before_begin(request, resolved):
             # The call of the model and the commit take place at the same time.
             turn.begin = asyncio.get_running_loop().create_future()
