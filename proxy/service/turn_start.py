@@ -11,7 +11,7 @@ from proxy.approvals.repository import Approvals
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.errors import LogMemoryExhausted, StoreUnavailable
 from proxy.request_errors import ParameterNotSupported
-from proxy.service.checkpoints import CheckpointLog, can_be_continued, saved_turn, continues_approvals
+from proxy.service.checkpoints import CheckpointLog, can_be_continued, continues_approvals, saved_turn
 from proxy.service.forwarding import TurnForwarding
 from proxy.service.leases import Leases
 from proxy.service.left_turns import DisconnectRules, LeftTurns
