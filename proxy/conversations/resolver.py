@@ -97,8 +97,6 @@ class ResolvedTurn:
     """The turn follows this part of a turn, which has to be stored first; ``parent`` is the parent of that turn."""
     first_attempt: str | None = None
     """Id of an earlier turn with the same request, whose call keys this turn uses."""
-    is_outdated: bool = False
-    """A turn of the named conversation was running: its end changes where the next one begins."""
 
 
 Resolution = ResolvedTurn | UnrelatedMessages | RunningMatch | Repetition
@@ -128,8 +126,6 @@ class ConversationResolver:
         resolved = await self._first_match(query)
         if isinstance(resolved, RunningMatch | Repetition):
             return resolved
-        if isinstance(resolved, ResolvedTurn) and conversation is not None and conversation.is_running:
-            return replace(resolved, is_outdated=True)
         if isinstance(resolved, ResolvedTurn) and resolved.is_paused and resolved.parent is not None:
             approvals = await self._approvals.of_turn(resolved.parent)
             messages = [item.message for item in resolved.new_messages]

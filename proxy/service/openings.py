@@ -126,7 +126,8 @@ class Openings:
                 team, ignored, resolved = await self._resolve(request, team, skips_running=skips_running)
                 if isinstance(resolved, UnrelatedMessages):
                     return self._turn_start.start_side(request, team)
-                if isinstance(resolved, ResolvedTurn) and resolved.is_outdated and not slot:
+                if isinstance(resolved, ResolvedTurn) and resolved.is_running and not slot:
+                    # Its end changes where the next turn begins, so that is looked for again.
                     raise ConversationBusy
                 if isinstance(resolved, ResolvedTurn):
                     opened = await self._start(request, team, resolved, ignored, slot=slot)
