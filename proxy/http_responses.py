@@ -16,7 +16,7 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from proxy.routes.streaming import DISCONNECT, Disconnect
+from proxy.routes.streaming import BODY_WRITER, DISCONNECT, Disconnect
 
 LINGER_IDLE_SECONDS = 2.0
 """A lingering close ends when the client has sent nothing for this long, ..."""
@@ -92,7 +92,10 @@ class LingeringHttp(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Run the application for one request."""
-        cast("Any", cycle.scope)["extensions"] = {DISCONNECT: Disconnect()}
+        cast("Any", cycle.scope)["extensions"] = {
+            DISCONNECT: Disconnect(),
+            BODY_WRITER: ChunkedBodyWriter(cycle),
+        }
         cycle.transport = cast("Any", CycleTransport(self.transport, partial(self._close_after, cycle)))
         if cycle.more_body:
             app = cast("Any", closing_early(cycle, app))
@@ -140,6 +143,28 @@ class LingeringHttp(HttpToolsProtocol):
             self._linger.cancel()
         seconds = min(LINGER_IDLE_SECONDS, max(self._linger_until - self.loop.time(), 0.0))
         self._linger = self.loop.call_later(seconds, self.transport.abort)
+
+
+class ChunkedBodyWriter:
+    """Implements ``routes.streaming.BodyWriter`` for a response with chunked encoding (RFC 9112, 7.1)."""
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the response has started, is chunked, and the client reads it."""
+        cycle = self._cycle
+        # ``chunked_encoding`` is None before the start, and if the response has no body.
+        return bool(cycle.chunked_encoding) and not (
+            cycle.flow.write_paused or cycle.disconnected or cycle.response_complete
+        )
+
+    def write(self, body: bytes) -> None:
+        """Write a chunk."""
+        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
 
 class CycleTransport:

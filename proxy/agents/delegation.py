@@ -181,15 +181,27 @@ class _DelegateSink:
 
     def emit(self, event: Event) -> None:
         """Emit an event inside of the delegate's event."""
+        self._report_effects()
+        self._state.sink.emit(self._wrapped(event))
+
+    def emit_batch(self, events: Sequence[Event]) -> bool:
+        """Emit events, each inside of an event of the delegate."""
+        self._report_effects()
+        return self._state.sink.emit_batch([self._wrapped(event) for event in events])
+
+    def _report_effects(self) -> None:
         parent = self._state.turn
         parent.ran_effects = parent.ran_effects or self._turn.ran_effects
         parent.running_effects += self._turn.running_effects - self._running_effects
         self._running_effects = self._turn.running_effects
+
+    def _wrapped(self, event: Event) -> DelegateEvent:
         if isinstance(event, Started):
             self._agent = event.agent
-        self._state.sink.emit(DelegateEvent(self._call_id, self._agent, event))
+        wrapped = DelegateEvent(self._call_id, self._agent, event)
         if isinstance(event, Handoff):
             self._agent = event.target
+        return wrapped
 
     def drain(self) -> Awaitable[None]:
         """Wait as the sink of the caller does."""

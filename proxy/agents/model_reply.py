@@ -19,6 +19,7 @@ from proxy.errors import ContextLengthExceeded
 from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
+    Event,
     ModelCalled,
     ParametersIgnored,
     ReasoningDelta,
@@ -34,7 +35,7 @@ from proxy.messages import (
     ToolChoice,
     Usage,
 )
-from proxy.providers.model import CallPiece, Finished, ModelRequest, UsagePiece
+from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest, RemoteEvent, UsagePiece
 from proxy.tracing import TraceSpan
 from proxy.turns.contract import Turn
 
@@ -124,41 +125,16 @@ async def _traced(
 async def _stream_reply(
     agent: Agent, state: TurnState, request: ModelRequest, traced: TraceSpan, *, may_repeat: bool
 ) -> ModelReply:
-    client_names = {tool.name for tool in _client_tools(agent, state)}
     reply = ModelReply()
     # Text next to a tool call would make a structured answer invalid JSON: hold it until the reply is complete.
     held: list[TextDelta] | None = [] if state.turn.response_format is not None and request.tools else None
     call = _ModelCall(agent.model.name)
+    receiver = _ReplyReceiver(agent, state, reply, held, call, traced)
     try:
         async with agent.model.stream(request) as batches:
             async for batch in batches:
-                call.has_begun = True
-                for delta in batch:
-                    if type(delta) is TextDelta:
-                        reply.text.append(delta.text)
-                        if held is None:
-                            state.turn.draft.append(delta.text)
-                            state.sink.emit(delta)
-                        else:
-                            held.append(delta)
-                    elif type(delta) is CallPiece:
-                        _add_call_piece(agent, state, reply, delta, client_names)
-                    elif type(delta) is ReasoningDelta:
-                        state.sink.emit(delta)
-                    elif type(delta) is RefusalDelta:
-                        reply.refusal.append(delta.text)
-                        state.sink.emit(delta)
-                    elif type(delta) is UsagePiece:
-                        call.usage = delta.usage
-                    elif type(delta) is ParametersIgnored:
-                        state.sink.emit(delta)
-                    elif type(delta) is Finished:
-                        reply.finish_reason = delta.reason
-                        call.usage, call.cost = delta.usage, delta.cost
-                        reply.provider_state = delta.state
-                        call.name = delta.model or call.name
-                        record_reply(traced, delta, reply.text, reply.calls)
-                await state.sink.drain()
+                if not receiver.take(batch):
+                    await state.sink.drain()
     except ContextLengthExceeded as failure:
         call.is_repeated = may_repeat and not call.has_begun
         if call.is_repeated:
@@ -193,6 +169,65 @@ class _ModelCall:
     is_repeated: bool = False
 
 
+class _ReplyReceiver:
+    """Adds the deltas of a model to the reply, and emits their events."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        state: TurnState,
+        reply: ModelReply,
+        held: list[TextDelta] | None,
+        call: _ModelCall,
+        traced: TraceSpan,
+    ) -> None:
+        """``held`` gets the text that is not emitted; None to emit all of it."""
+        self._agent = agent
+        self._state = state
+        self._reply = reply
+        self._held = held
+        self._call = call
+        self._traced = traced
+        self._client_names = {tool.name for tool in _client_tools(agent, state)}
+
+    def take(self, batch: Sequence[ModelDelta]) -> bool:
+        """Process one batch; return False if ``drain`` of the sink would wait."""
+        self._call.has_begun = True
+        reply, draft, events = self._reply, self._state.turn.draft, []
+        for delta in batch:
+            if type(delta) is TextDelta:
+                reply.text.append(delta.text)
+                if self._held is None:
+                    draft.append(delta.text)
+                    events.append(delta)
+                else:
+                    self._held.append(delta)
+            else:
+                self._take_other(delta, events)
+        return self._state.sink.emit_batch(events)
+
+    def _take_other(self, delta: ModelDelta, events: list[Event]) -> None:
+        reply, call = self._reply, self._call
+        match delta:
+            case CallPiece():
+                _add_call_piece(self._agent, self._state, reply, delta, self._client_names, events)
+            case RefusalDelta():
+                reply.refusal.append(delta.text)
+                events.append(delta)
+            case ReasoningDelta() | ParametersIgnored():
+                events.append(delta)
+            case UsagePiece():
+                call.usage = delta.usage
+            case Finished():
+                reply.finish_reason = delta.reason
+                call.usage, call.cost = delta.usage, delta.cost
+                reply.provider_state = delta.state
+                call.name = delta.model or call.name
+                record_reply(self._traced, delta, reply.text, reply.calls)
+            case TextDelta() | RemoteEvent():
+                pass
+
+
 def call_size(
     agent: Agent, turn: Turn, own_tools: Sequence[FunctionTool], client_tools: Sequence[FunctionTool]
 ) -> CallSize:
@@ -204,7 +239,12 @@ def call_size(
 
 
 def _add_call_piece(
-    agent: Agent, state: TurnState, reply: ModelReply, piece: CallPiece, client_names: Collection[str]
+    agent: Agent,
+    state: TurnState,
+    reply: ModelReply,
+    piece: CallPiece,
+    client_names: Collection[str],
+    events: list[Event],
 ) -> None:
     if piece.index == len(reply.calls):
         name = piece.name or ""
@@ -216,12 +256,12 @@ def _add_call_piece(
         if kind == "client":
             call.client_index = state.client_calls
             state.client_calls += 1
-            state.sink.emit(ClientToolCall(call.client_index, call.id, name))
+            events.append(ClientToolCall(call.client_index, call.id, name))
     call = reply.calls[piece.index]
     if piece.arguments:
         call.arguments.append(piece.arguments)
         if call.kind == "client":
-            state.sink.emit(ClientToolArguments(call.client_index, piece.arguments))
+            events.append(ClientToolArguments(call.client_index, piece.arguments))
 
 
 def _kind(agent: Agent, state: TurnState, name: str, client_names: Collection[str]) -> CallKind:

@@ -296,6 +296,10 @@ class _NoSink:
     def emit(self, event: Event) -> None:
         """Discard the event."""
 
+    def emit_batch(self, events: Sequence[Event]) -> bool:
+        """Discard the events."""
+        return True
+
     async def drain(self) -> None:
         """Return at once."""
 

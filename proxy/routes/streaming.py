@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from proxy.events import ContextCompacted, Entry, Failed, ModelCalled, ParametersIgnored, Started, is_closing
 from proxy.routes.error_handlers import answer_of
 from proxy.routes.request_body import ClientDisconnected
-from proxy.turns.live import EventLogReader, LiveTurn
+from proxy.turns.live import EventLogReader, LiveTurn, Take
 from proxy.wire.chat.response_models import encode
 from proxy.wire.errors import ErrorResponse, error_response
 from proxy.wire.events import sse
@@ -53,6 +53,8 @@ _BURST_PAUSE = 0.002
 IGNORED_HEADER = b"x-ignored-parameters"
 DISCONNECT = "handoff_proxy.disconnect"
 """ASGI extension of this server: the ``Disconnect`` of the request. Otherwise a task waits for the message."""
+BODY_WRITER = "handoff_proxy.body_writer"
+"""ASGI extension of this server: the ``BodyWriter`` of the response. Middleware that changes bodies removes it."""
 
 SSE = Framing(STREAM_HEADERS, sse.PING)
 SSE_WITH_IDS = Framing(STREAM_HEADERS, sse.PING_BETWEEN_IDS)
@@ -88,6 +90,19 @@ class Builder(Protocol):
 
     def clear(self) -> None:
         """Drop the content of the entries: the client may take minutes to read the encoded response."""
+        ...
+
+
+class BodyWriter(Protocol):
+    """Writes parts of a response that has started, without an ASGI message and its coroutines."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a part can be written now: the client is connected and reads fast enough."""
+        ...
+
+    def write(self, body: bytes) -> None:
+        """Write a part, which is not empty; only if ``is_ready``."""
         ...
 
 
@@ -140,6 +155,10 @@ class ClientMonitor:
         """Whether nothing was sent for an interval."""
         # A timer may fire a little early.
         return self._loop.time() - self._quiet_since >= self._interval * 0.99
+
+    def note_output(self) -> None:
+        """Restart the keep-alive interval: something was sent."""
+        self._quiet_since = self._loop.time()
 
     async def send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
         """Send a part of the body. The timer cancels the task if the client does not read it in time."""
@@ -243,6 +262,7 @@ async def stream(
                 return True
             headers = with_ignored(headers, entries, parameters or {})
             await send({"type": "http.response.start", "status": 200, "headers": headers + framing.headers})
+            take = _direct_writer(encoder, connection, monitor) if not framing.separator else None
             while True:
                 is_last = bool(entries) and is_closing(entries[-1].event)
                 body = b"".join(map(encoder.encode, entries))
@@ -256,9 +276,27 @@ async def stream(
                 if is_last:
                     return True
                 # A disconnect during a send does not wake the reader, so check before waiting.
-                entries = () if monitor.is_disconnected() else await reader.next()
+                entries = () if monitor.is_disconnected() else await reader.next(take)
                 if monitor.is_disconnected():
                     return False
+
+
+def _direct_writer(encoder: Encoder, connection: Connection, monitor: ClientMonitor) -> Take | None:
+    """Return a function that writes entries in the task of the turn; None if the server does not support it."""
+    writer: BodyWriter | None = connection.scope.get("extensions", {}).get(BODY_WRITER)
+    if writer is None:
+        return None
+    encode_entry = encoder.encode
+
+    def take(entries: Sequence[Entry]) -> bool:
+        if not writer.is_ready:
+            return False
+        if body := b"".join(map(encode_entry, entries)):
+            writer.write(body)
+            monitor.note_output()
+        return True
+
+    return take
 
 
 async def _send_apart(frames: Iterable[bytes], monitor: ClientMonitor, send: Send) -> None:

@@ -6,7 +6,7 @@ separator.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 from proxy.events import Event, TextDelta
 from proxy.turns.contract import Sink
@@ -34,10 +34,17 @@ class ContinuedText:
 
     def emit(self, event: Event) -> None:
         """Forward an event."""
+        self._sink.emit(self._separated(event))
+
+    def emit_batch(self, events: Sequence[Event]) -> bool:
+        """Forward events."""
+        return self._sink.emit_batch([self._separated(event) for event in events] if self._before else events)
+
+    def _separated(self, event: Event) -> Event:
         if self._before and isinstance(event, TextDelta) and event.text:
             event = TextDelta(separator(self._before, event.text) + event.text, event.logprobs)
             self._before = ""
-        self._sink.emit(event)
+        return event
 
     def drain(self) -> Awaitable[None]:
         """Wait as the sink does."""

@@ -232,6 +232,10 @@ class Sink(Protocol):
         """Append an event. Does not block."""
         ...
 
+    def emit_batch(self, events: Sequence[Event]) -> bool:
+        """Append events that arrived together; return False if ``drain`` would wait. Does not block."""
+        ...
+
     def drain(self) -> Awaitable[None]:
         """Wait until the slowest reader is within the high-water mark (backpressure)."""
         ...
@@ -347,6 +351,9 @@ class _NoSink:
     def emit(self, event: Event) -> None:
         pass
 
+    def emit_batch(self, events: Sequence[Event]) -> bool:
+        return True
+
     async def drain(self) -> None:
         pass
 
@@ -388,6 +395,13 @@ class Recorder:
         if type(event) is not TextDelta:
             self._record(event)
         self._sink.emit(event)
+
+    def emit_batch(self, events: Sequence[Event]) -> bool:
+        """Record events and forward them."""
+        for event in events:
+            if type(event) is not TextDelta:
+                self._record(event)
+        return self._sink.emit_batch(events)
 
     def _record(self, event: Event) -> None:
         match event:

@@ -37,6 +37,8 @@ TERMINAL_POSITION = 1_000_000_000
 _BATCH = 256 * 1024
 """Characters after which a batch for a reader ends. A slow reader holds one batch in memory."""
 _BATCH_ENTRIES = 4096
+Take = Callable[[Sequence[Entry]], bool]
+"""Processes entries, or returns False without an effect."""
 
 
 class LogMemory:
@@ -76,7 +78,7 @@ class EventLogReader:
     The writer does not wait for an observer, and an observer does not prevent the cancellation after a disconnect.
     """
 
-    __slots__ = ("_given", "_live", "_loop", "is_observer", "position", "waiter")
+    __slots__ = ("_given", "_live", "_loop", "_take", "is_observer", "position", "waiter")
 
     def __init__(self, live: LiveTurn, after: int, *, is_observer: bool) -> None:
         self.is_observer = is_observer
@@ -85,8 +87,9 @@ class EventLogReader:
         self._given = after
         self._live = live
         self._loop = asyncio.get_running_loop()
+        self._take: Take | None = None
         self.waiter: asyncio.Future[None] | None = None
-        """Completed by ``wake``; None while the reader does not wait."""
+        """Completed by ``wake``; None while the reader does not wait. While it waits, it has all entries."""
 
     def __enter__(self) -> Self:
         self._live.enter(self)
@@ -95,12 +98,15 @@ class EventLogReader:
     def __exit__(self, *_: object) -> None:
         self._live.leave(self)
 
-    async def next(self) -> Sequence[Entry]:
+    async def next(self, take: Take | None = None) -> Sequence[Entry]:
         """Return the next batch of entries, waiting while there are none.
 
         Empty only after ``wake``, or when nothing more will be logged and all of it was read. Entries that are not in
         memory any more are read from the store. If the turn is not stored, the reader gets a closing event with an
         error.
+
+        Meanwhile, batches of the writer (``LiveTurn.emit_batch``) are passed to ``take``, which processes them at once
+        and returns True, or returns False to get them from this method. An exception of ``take`` is raised here.
 
         Raises:
             LogMemoryExhausted: An observer's entries are gone. It gets no closing event: the turn did not fail.
@@ -113,6 +119,7 @@ class EventLogReader:
             live.trim()
         if self._given >= live.length and not live.is_over:
             self.waiter = self._loop.create_future()
+            self._take = take
             await self.waiter
         start, self._given = self._given, live.batch_end(self._given)
         if self._given < live.length:
@@ -127,6 +134,26 @@ class EventLogReader:
             raise LogMemoryExhausted
         self._given = live.length
         return (Entry(TERMINAL_POSITION, _discarded(), time.time()),)
+
+    def receive(self, entries: Sequence[Entry]) -> None:
+        """Process entries that the writer has logged, in its task, or let the waiting call of ``next`` return."""
+        waiter, take = self.waiter, self._take
+        try:
+            is_taken = (
+                take is not None
+                # The task of a reader that was cancelled has not run yet.
+                and not (waiter is None or waiter.done() or self._live.is_over)
+                and take(entries)
+            )
+        except Exception as error:  # noqa: BLE001 - raised in the task of the reader
+            self.waiter = None
+            if waiter is not None:
+                waiter.set_exception(error)
+            return
+        if is_taken:
+            self.position = self._given = self._live.length
+        else:
+            self.wake()
 
     def wake(self) -> None:
         """Let a waiting call of ``next`` return."""
@@ -210,30 +237,49 @@ class LiveTurn:
 
     def emit(self, event: Event, *, at: float | None = None, position: int | None = None) -> None:
         """Append to the log and wake the readers; ``at`` is the time of the event, by default now."""
-        if at is None:
-            at = time.time() if self.length or self._began is None else self._began
+        before = self._size
+        self._append(event, self._now() if at is None else at, position)
+        for reader in self._readers:
+            # Of several events, the first one wakes the reader.
+            if reader.waiter is not None:
+                reader.wake()
+        self._add_weight(self._size - before + ENTRY_WEIGHT)
+
+    def emit_batch(self, events: Sequence[Event]) -> bool:
+        """Append events that arrived together, and pass them to the readers at once; see ``Sink``."""
+        if not events:
+            return not self._is_crowded()
+        before, now = self._size, self._now()
+        entries = [self._append(event, now, None) for event in events]
+        for reader in self._readers:
+            if reader.waiter is not None:
+                reader.receive(entries)
+        self._add_weight(self._size - before + ENTRY_WEIGHT * len(entries))
+        return self._size <= self._high_water or not self._is_crowded()
+
+    def _now(self) -> float:
+        return time.time() if self.length or self._began is None else self._began
+
+    def _append(self, event: Event, at: float, position: int | None) -> Entry:
         entry = Entry(self.length + self._next if position is None else position, event, at)
         self._log.append(entry)
         self.length += 1
         match event:
             case TextDelta() | ReasoningDelta() | RefusalDelta():
-                size = len(event.text)
+                self._size += len(event.text)
             case ClientToolArguments():
-                size = len(event.arguments)
+                self._size += len(event.arguments)
             case _:
-                size = _text_size(event)
+                self._size += _text_size(event)
                 if is_closing(event):
                     self.is_finished = self.is_over = True
-        self._size += size
         self._sizes.append(self._size)
         if self.listener is not None:
             self.listener(entry)
-        for reader in self._readers:
-            # Of a batch of events, the first one wakes the reader.
-            if reader.waiter is not None:
-                reader.wake()
-        # The change that ``_set_weight`` would find, without looking at the whole log.
-        change = size + ENTRY_WEIGHT
+        return entry
+
+    def _add_weight(self, change: int) -> None:
+        """Count new entries: the change that ``_set_weight`` would find, without looking at the whole log."""
         self._weight += change
         if self._holds:
             self._memory.add(change)

@@ -27,6 +27,10 @@ class RememberingSink:
     def emit(self, event: Event) -> None:
         self.events.append(event)
 
+    def emit_batch(self, events: Sequence[Event]) -> bool:
+        self.events.extend(events)
+        return True
+
     async def attended(self) -> None:
         pass
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from proxy.errors import ResponseFormatNotMet, UpstreamIncomplete
 from proxy.events import (
     ClientToolArguments,
     ClientToolCall,
+    Event,
     Handoff,
     ModelCalled,
     TextDelta,
@@ -277,8 +279,9 @@ async def test_a_cancelled_turn_closes_the_model_and_stores_its_output() -> None
     model = ScriptedModel([TextDelta("Hal"), never])
 
     class Sink(RememberingSink):
-        async def drain(self) -> None:
+        def emit_batch(self, events: Sequence[Event]) -> bool:
             said.set()
+            return super().emit_batch(events)
 
     team, turn = await team_of(agent("triage", model)), turn_of(HELLO, agent="triage")
     answering = asyncio.create_task(team.answer(turn, Sink()))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
-from proxy.events import Started, TextDelta
-from proxy.routes.streaming import Connection, StreamTimeouts, stream
+from proxy.events import Completed, Started, TextDelta
+from proxy.messages import Usage
+from proxy.routes.streaming import BODY_WRITER, Connection, StreamTimeouts, stream
 from proxy.turns.live import LiveTurn
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.chat.stream import ChunkEncoder
@@ -36,3 +38,51 @@ async def test_a_client_that_leaves_while_it_is_sent_something_is_noticed_at_onc
 
     assert not took_all
     assert not live.has_readers
+
+
+class FakeBodyWriter:
+    """Writes to a list; ``is_ready`` as the test says."""
+
+    def __init__(self) -> None:
+        self.is_ready = True
+        self.written: list[bytes] = []
+
+    def write(self, body: bytes) -> None:
+        self.written.append(body)
+
+
+async def test_batches_are_written_directly_while_the_client_reads_fast_enough() -> None:
+    live = LiveTurn("chatcmpl-1")
+    live.emit(Started("chatcmpl-1", "triage"))
+    live.emit(TextDelta("Hello"))
+    writer, sent = FakeBodyWriter(), asyncio.Queue[bytes]()
+
+    async def receive() -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            sent.put_nowait(message["body"])
+
+    encoder = ChunkEncoder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
+    connection = Connection({"type": "http", "extensions": {BODY_WRITER: writer}}, receive, send)
+    streaming = asyncio.create_task(stream(live, encoder, [], connection, StreamTimeouts(keep_alive=60)))
+    async with asyncio.timeout(5):
+        assert b"Hello" in await sent.get()
+        await asyncio.sleep(0)
+        live.emit_batch([TextDelta(" dear"), TextDelta(" client")])
+        assert [words_of(body) for body in writer.written] == [" dear client"]
+
+        writer.is_ready = False
+        live.emit_batch([TextDelta(", again")])
+        assert words_of(await sent.get()) == ", again"
+        assert len(writer.written) == 1
+
+        live.emit(Completed("triage", "stop", Usage()))
+        assert b"[DONE]" in await sent.get()
+        assert await streaming
+
+
+def words_of(body: bytes) -> str:
+    chunks = [json.loads(frame.removeprefix(b"data: ")) for frame in body.split(b"\n\n")[:-1]]
+    return "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks)

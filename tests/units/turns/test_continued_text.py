@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from proxy.events import Event, ModelCalled, TextDelta
@@ -35,6 +37,10 @@ class Events:
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
+
+    def emit_batch(self, events: Sequence[Event]) -> bool:
+        self.events.extend(events)
+        return True
 
     async def drain(self) -> None:
         pass
