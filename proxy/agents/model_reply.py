@@ -35,7 +35,15 @@ from proxy.messages import (
     ToolChoice,
     Usage,
 )
-from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest, RemoteEvent, UsagePiece
+from proxy.providers.model import (
+    CallPiece,
+    Finished,
+    ModelDelta,
+    ModelRequest,
+    RemoteEvent,
+    UsagePiece,
+    forward_of,
+)
 from proxy.tracing import TraceSpan
 from proxy.turns.contract import Turn
 
@@ -132,8 +140,11 @@ async def _stream_reply(
     receiver = _ReplyReceiver(agent, state, reply, held, call, traced)
     try:
         async with agent.model.stream(request) as batches:
+            forward = forward_of(batches)
             async for batch in batches:
                 if not receiver.take(batch):
+                    await state.sink.drain()
+                while forward is not None and not await forward(receiver.take):
                     await state.sink.drain()
     except ContextLengthExceeded as failure:
         call.is_repeated = may_repeat and not call.has_begun
@@ -193,7 +204,8 @@ class _ReplyReceiver:
     def take(self, batch: Sequence[ModelDelta]) -> bool:
         """Process one batch; return False if ``drain`` of the sink would wait."""
         self._call.has_begun = True
-        reply, draft, events = self._reply, self._state.turn.draft, []
+        reply, draft = self._reply, self._state.turn.draft
+        events: list[Event] = []
         for delta in batch:
             if type(delta) is TextDelta:
                 reply.text.append(delta.text)

@@ -17,7 +17,7 @@ Every implementation passes the same contract tests (``tests/contracts/test_mode
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -168,6 +168,21 @@ ModelDelta = (
 )
 
 
+Take = Callable[[Sequence[ModelDelta]], bool]
+"""Processes a batch; returns False if no other batch should be read for now."""
+Forward = Callable[[Take], Awaitable[bool]]
+
+
+def forward_of(batches: AsyncIterator[Sequence[ModelDelta]]) -> Forward | None:
+    """Return the method ``forward`` of the batches of an answer, None if they have none.
+
+    ``await forward(take)`` passes batches to ``take`` in the call of the event loop that receives them: a switch to the
+    task that reads them costs more than the rest of what is done with a single chunk. It returns False after ``take``
+    returned False, and True if the next batch has to be read as usual: always the last one and failures.
+    """
+    return getattr(batches, "forward", None)
+
+
 class Model(Protocol):
     """A language model."""
 
@@ -184,7 +199,7 @@ class Model(Protocol):
     def stream(
         self, request: ModelRequest
     ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]:
-        """Call the model, and read the answer in batches inside the block.
+        """Call the model, and read the answer in batches inside the block; see also ``forward_of``.
 
         Raises:
             UpstreamFailed: On entering the block or while reading.

@@ -26,7 +26,7 @@ from proxy.errors import (
 )
 from proxy.providers.capabilities import Abilities
 from proxy.providers.circuit_breaker import Circuit
-from proxy.providers.model import Finished, Model, ModelDelta, ModelRequest
+from proxy.providers.model import Finished, Model, ModelDelta, ModelRequest, Take, forward_of
 from proxy.providers.span import record_attempt, record_first_chunk
 from proxy.teamfiles.definitions import Price
 
@@ -149,6 +149,11 @@ class _Attempts:
             # Nearly every batch: it is returned by the model itself, without a call in between.
             return anext(self._batches)
         return self._noted_batch()
+
+    async def forward(self, take: Take) -> bool:
+        """Forward the batches of the model behind the first one, see ``forward_of``."""
+        forward = forward_of(self._batches) if self._first is None else None
+        return await forward(take) if forward is not None else True
 
     async def _noted_batch(self) -> Sequence[ModelDelta]:
         batch, self._first = self._first, None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from proxy.errors import UpstreamFailed
 from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
 from proxy.messages import FunctionTool, UserMessage
-from proxy.providers.model import CallPiece, Finished, Model, ModelDelta, ModelRequest
+from proxy.providers.model import CallPiece, Finished, Model, ModelDelta, ModelRequest, forward_of
 
 HELLO = ModelRequest(messages=[UserMessage(content="Hello")])
 WITH_TOOLS = ModelRequest(
@@ -73,14 +73,26 @@ class Answer:
 async def ask(
     model: Model, request: ModelRequest = HELLO, *, after_batch: Callable[[], Awaitable[object]] | None = None
 ) -> Answer:
-    """Return the answer, whole or as far as it came; anything but an ``UpstreamFailed`` is raised."""
+    """Return the answer, whole or as far as it came; anything but an ``UpstreamFailed`` is raised.
+
+    Batches are forwarded if the model supports it, unless there is ``after_batch``, which is called after each.
+    """
     answer = Answer()
+
+    def take(batch: Sequence[ModelDelta]) -> bool:
+        answer.batches.append(list(batch))
+        # Stop after each third batch, as if there was no room.
+        return len(answer.batches) % 3 != 0
+
     try:
         async with model.stream(request) as batches:
+            forward = forward_of(batches) if after_batch is None else None
             async for batch in batches:
                 answer.batches.append(list(batch))
                 if after_batch is not None:
                     await after_batch()
+                while forward is not None and not await forward(take):
+                    pass
     except UpstreamFailed as failure:
         answer.failure = failure
     return answer

@@ -8,7 +8,7 @@ response that is read as it arrives. Redirects, content encodings and cookies ar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -41,6 +41,8 @@ class Response:
         self._can_be_followed = False
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self.on_news: Callable[[], None] | None = None
+        """Called when a part of the body, the end or a failure came, instead of completing a wait."""
 
     # --- for who asked ---
 
@@ -65,7 +67,18 @@ class Response:
             if self.is_complete:
                 return b""
             await self._news()
+        return self.read_now()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come: the response is complete, or has failed."""
+        return self.is_complete or self._failure is not None
+
+    def read_now(self) -> bytes:
+        """Return everything that came since the last read, without waiting; b"" if nothing did."""
         body = self._body
+        if not body:
+            return b""
         received = body[0] if len(body) == 1 else b"".join(body)
         body.clear()
         self._unread = 0
@@ -108,7 +121,9 @@ class Response:
             self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self.on_news is not None:
+            self.on_news()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     # --- for the connection ---

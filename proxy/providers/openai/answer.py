@@ -21,7 +21,8 @@ from proxy.messages import Usage
 from proxy.providers.http.body_start import first_bytes, is_json
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import TRANSPORT_ERRORS
-from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest
+from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest, Take
+from proxy.providers.openai.forwarding import Forwarding
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import Alarm, ModelLimits
@@ -83,6 +84,8 @@ class Answer:
         self._defers_form = False
         self._usage_before: Usage | None = None
         """Of the call with tools, before the one with ``response_format``."""
+        self._ahead: Sequence[ModelDelta] = ()
+        """The batch that ended ``forward``."""
 
     async def __aenter__(self) -> AsyncIterator[Sequence[ModelDelta]]:
         try:
@@ -177,7 +180,26 @@ class Answer:
         reasoning = [delta for delta in deltas if isinstance(delta, ReasoningDelta)]
         return reasoning or await self._batch()
 
+    async def forward(self, take: Take) -> bool:
+        """Forward the batches of a streamed answer that has begun, up to its end; see ``forward_of``."""
+        response, reader = self._response, self._reader
+        is_running = reader.has_said and not (reader.has_reason or reader.is_finished or reader.failure)
+        is_changed = self._ignored or self._defers_form or self._usage_before is not None
+        if response is None or not is_running or is_changed or self._is_whole or self._start or self._ahead:
+            return True
+        forwarding = Forwarding(response, reader, take, self._alarm, self._limits.idle)
+        try:
+            return await forwarding.run()
+        except UpstreamFailed as failure:
+            self._describe(failure, self._request)
+            raise
+        finally:
+            self._ahead = forwarding.untaken
+
     async def _batch(self) -> Sequence[ModelDelta]:
+        if self._ahead:
+            deltas, self._ahead = self._ahead, ()
+            return deltas
         try:
             reader = self._reader
             if reader.failure is not None:
