@@ -21,7 +21,30 @@ from tests.page.visitor import Visitor, visit
 from tests.server import Served, serve
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+# For each browser context Chromium starts a process with its menu of suggestions (WebUIOmnibox...) and one in reserve,
+# which takes as much CPU time as an average test. The last switch of a name counts, so that this list repeats those of
+# Playwright's features that concern a page on this machine.
+_DISABLED_FEATURES = (
+    "WebUIOmniboxPopup",
+    "WebUIOmniboxFullPopup",
+    "WebUIOmniboxAimPopup",
+    "SpareRendererForSitePerProcess",
+    "AimEnabled",
+    "AvoidUnnecessaryBeforeUnloadCheckSync",
+    "DestroyProfileOnBrowserClose",
+    "HttpsFirstBalancedModeAutoEnable",
+    "HttpsUpgrades",
+    "LensOverlay",
+    "MediaRouter",
+    "NetworkTimeServiceQuerying",
+    "OptimizationHints",
+    "PaintHolding",
+    "PreconnectToSearch",
+    "ThirdPartyStoragePartitioning",
+)
 FLAGS = (
+    f"--disable-features={','.join(_DISABLED_FEATURES)}",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
