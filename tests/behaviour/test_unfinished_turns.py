@@ -103,18 +103,23 @@ def case(workers: tuple[Path, Served, Served, FakeUpstream]) -> Case:
     return Case(folder, served, other, upstream)
 
 
-@pytest.mark.parametrize("policy", ["", "cancel", "detach"])
+SHOWN = {"beginning": "I have", "less": "I", "empty": "", "none": None, "with a remark": "I have [stopped]"}
+
+
+# After ``detach`` the answer is complete, and a complete answer with a remark is an edited one.
 @pytest.mark.parametrize(
-    "shown",
-    ["I have", "I", "", None, "I have [stopped]"],
-    ids=["beginning", "less", "empty", "none", "with a remark"],
+    ("shown", "policy"),
+    [
+        pytest.param(shown, policy, id=f"{name}-{policy}")
+        for policy in ("", "cancel", "detach")
+        for name, shown in SHOWN.items()
+        if (policy, name) != ("detach", "with a remark")
+    ],
 )
 @pytest.mark.parametrize("place", [{}, FRONTEND, NAMED], ids=["no id", "frontend", "named"])
 async def test_stop_after_a_tool_with_effects_and_the_next_message_knows_the_call(
     case: Case, place: dict[str, str], shown: str | None, policy: str
 ) -> None:
-    if policy == "detach" and shown == "I have [stopped]":
-        pytest.skip("a complete answer with a remark is an edited answer")
     headers = case.headers(place)
     await case.stop({**headers, **({"X-On-Disconnect": policy} if policy else {})})
     if policy == "detach":
