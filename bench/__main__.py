@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
 
+from bench.across import across_workers
 from bench.capacity import streams_held
 from bench.figures import Figure, Variant
 from bench.loops import run
@@ -26,7 +27,7 @@ from bench.workers import workers
 
 TIME_LIMIT = 900.0
 FIGURES: dict[str, Measure] = {**MEASURES, "start": start_of_servers, "capacity": streams_held}
-VARIANTS = ("dispatch", "http-clients", "stored", "tracing", "workers", "postgres")
+VARIANTS = ("dispatch", "http-clients", "stored", "tracing", "workers", "across", "postgres")
 
 
 @dataclass(slots=True)
@@ -38,7 +39,7 @@ class Results:
     foreign_load: float = 0.0
 
 
-async def measure(names: Sequence[str], results: Results, *, postgres: str | None) -> None:
+async def measure(names: Sequence[str], results: Results, *, postgres: str | None, redis: str | None) -> None:
     """Start the servers, run the measurements one after the other, stop the servers."""
     with tempfile.TemporaryDirectory(prefix="handoff-bench-") as folder:
         async with asyncio.timeout(TIME_LIMIT), field(Path(folder), list(SCRIPTS)) as started:
@@ -49,12 +50,12 @@ async def measure(names: Sequence[str], results: Results, *, postgres: str | Non
                 if name in FIGURES:
                     results.figures.extend(await FIGURES[name](started))
                 else:
-                    results.variants.extend(await _variants(name, started, postgres))
+                    results.variants.extend(await _variants(name, started, postgres, redis))
                 results.foreign_load = load.share([started.upstream, *started.servers], before)
                 print(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr)
 
 
-async def _variants(name: str, started: Field, postgres: str | None) -> Sequence[Variant]:
+async def _variants(name: str, started: Field, postgres: str | None, redis: str | None) -> Sequence[Variant]:
     if name == "dispatch":
         return await dispatchers()
     if name == "http-clients":
@@ -65,6 +66,8 @@ async def _variants(name: str, started: Field, postgres: str | None) -> Sequence
         return await traced_turns(started)
     if name == "workers":
         return await workers(started, postgres)
+    if name == "across":
+        return await across_workers(started, postgres, redis)
     return await on_postgres(started, postgres) if postgres is not None else ()
 
 
@@ -85,10 +88,11 @@ def main() -> None:
     parser.add_argument(
         "--postgres", metavar="URL", help="also measure with this PostgreSQL database, which should be empty"
     )
+    parser.add_argument("--redis", metavar="URL", help="also measure with this Redis server")
     options = parser.parse_args()
     results = Results()
     try:
-        run(measure(options.only or names, results, postgres=options.postgres))
+        run(measure(options.only or names, results, postgres=options.postgres, redis=options.redis))
     finally:
         # Print the results so far if a measurement fails or the time limit is reached.
         print(table(results.figures))

@@ -42,8 +42,15 @@ class Answer:
     sent_at: float = 0.0
     first_word_at: float = 0.0
     head: bytes = b""
+    body_start: bytes = b""
+    """The first data of the body."""
     arrivals: list[tuple[float, int]] | None = None
     """When each read of data arrived, and the number of words until then; None if it is not recorded."""
+
+    @property
+    def completion_id(self) -> str:
+        """The id in the first chunk of a stream."""
+        return self.body_start.partition(b'"id":"')[2].partition(b'"')[0].decode()
 
 
 class Connection(asyncio.Protocol):
@@ -93,6 +100,7 @@ class Connection(asyncio.Protocol):
         answer = self.answer
         if not answer.head:
             data = self._begin(data)
+        answer.body_start = answer.body_start or data
         # A word can be split between two reads, so include the end of the previous data.
         seen = self._tail + data
         count = seen.count(WORD) - self._tail.count(WORD)

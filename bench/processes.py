@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -113,6 +114,13 @@ async def proxy_process(
     variables = {**paths, **(environment or {})}
     async with started_process("handoff-proxy", command, port, variables, folder, tree=tree) as served:
         yield served
+
+
+def migrate(folder: Path, environment: Mapping[str, str]) -> None:
+    """Migrate the database of ``environment``."""
+    variables = {"PYTHONPATH": str(ROOT), "PROXY_DATA_DIR": str(folder), **environment}
+    command = [sys.executable, "-m", "proxy.cli", "migrate"]
+    subprocess.run(command, env=variables, cwd=folder, check=True, capture_output=True)
 
 
 def team_file(models: Sequence[str], upstream_port: int, *, more_teams: int = 0) -> str:

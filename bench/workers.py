@@ -1,4 +1,4 @@
-"""Several workers: what two of them carry compared with one, how fast events get from one to another, and checkpoints.
+"""Several workers: what two of them carry compared with one, and what checkpoints cost.
 
 Each worker gets the load of the same number of clients. What the workers carry is the number of requests per CPU
 second of a worker, times the number of workers, so that the figure does not depend on the cores that are left for the
@@ -11,25 +11,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.client import Answer, Connection, connections, request
+from bench.client import Connection, connections, request
 from bench.figures import Variant
 from bench.measures import greeting
-from bench.processes import ROOT, Field, Served, free_ports, proxy_process
+from bench.processes import Field, Served, free_ports, migrate, proxy_process
 from bench.scripts import SCRIPTS
 
 CLIENTS, REQUESTS = 32, 1280
 """For each worker."""
 ROUNDS = 5
 LEAST = 1.8
-MOST_DELAY = 100.0
-"""Milliseconds."""
 
 
 async def workers(field: Field, postgres: str | None) -> list[Variant]:
@@ -38,17 +34,15 @@ async def workers(field: Field, postgres: str | None) -> list[Variant]:
     with tempfile.TemporaryDirectory(prefix="handoff-bench-") as name:
         folder = Path(name)
         if postgres is not None:
-            await asyncio.to_thread(_migrate, folder, given)
-        models, upstream, (one, two, three) = list(SCRIPTS), field.upstream.port, free_ports(3)
+            await asyncio.to_thread(migrate, folder, given)
+        models, upstream, (one, two) = list(SCRIPTS), field.upstream.port, free_ports(2)
         single, several = folder / "one", folder / "two"
         for made in (single, several):
             made.mkdir()
         async with (
             proxy_process(single, models, upstream, one, given) as server,
-            proxy_process(single, models, upstream, three, given) as other,
             proxy_process(several, models, upstream, two, {**given, "PROXY_WORKERS": "2"}) as supervisor,
         ):
-            delay = await _delay(server, other)
             pair = await _workers_of(supervisor)
             carried = [
                 (
@@ -76,7 +70,6 @@ async def workers(field: Field, postgres: str | None) -> list[Variant]:
         Variant(f"the same, least and most of {ROUNDS} rounds", "×", ratios[0], ratios[-1]),
         Variant("the same, with as many clients as one worker", "per CPU second", same, alone),
         Variant("busier of two workers: part of the load", "%", share, 100 / 2),
-        Variant(f"event at another worker, {database}: delay", "ms", delay, MOST_DELAY, 1.0),
         Variant(f"checkpoints, {database}: handoff turn", "ms CPU", saved, plain),
     ]
 
@@ -122,44 +115,6 @@ async def _carried(server: Served, processes: Sequence[Served], clients: int) ->
     return Carried(len(used) * requests / sum(used), 100 * max(used) / sum(used))
 
 
-async def _delay(here: Served, there: Served) -> float:
-    """Return by how many milliseconds text arrives later at a reader of another worker, as the median."""
-    # The database can have the turns of an earlier run.
-    conversation = f"followed-{secrets.token_hex(8)}"
-    headers = {"x-conversation-id": conversation}
-    first = request("plain", greeting(), stream=False, headers=headers)
-    feed = (
-        f"GET /v1/conversations/{conversation}/events HTTP/1.1\r\n"
-        "host: 127.0.0.1\r\nauthorization: Bearer bench\r\n\r\n"
-    )
-    async with connections(here.port, 1) as (client,), connections(there.port, 1) as (follower,):
-        earlier = (await client.ask(first, SCRIPTS["plain"].chunks)).words
-        never = follower.send(feed.encode(), is_timed=True)
-        async with asyncio.timeout(30):
-            await _until(follower, earlier)
-            answer = await client.send(
-                request("single", greeting(), stream=True, headers=headers), is_timed=True
-            )
-            await _until(follower, earlier + answer.words)
-        never.cancel()
-        sent, received = _times(answer, 0), _times(follower.answer, earlier)
-    return statistics.median(received[word] - sent[word] for word in sent) * 1e3
-
-
-async def _until(follower: Connection, words: int) -> None:
-    while follower.answer.words < words:  # noqa: ASYNC110 - an event for each word would delay the follower
-        await asyncio.sleep(0.01)
-
-
-def _times(answer: Answer, earlier: int) -> dict[int, float]:
-    """Return when each word arrived, by its number after the first ``earlier`` words."""
-    times: dict[int, float] = {}
-    for moment, words in answer.arrivals or ():
-        for word in range(max(times, default=0) + 1, words - earlier + 1):
-            times[word] = moment
-    return times
-
-
 async def _cost(server: Served, *, with_key: bool, count: int = 160) -> float:
     """Return the CPU of a handoff turn, with an idempotency key or without, in milliseconds."""
 
@@ -175,9 +130,3 @@ async def _cost(server: Served, *, with_key: bool, count: int = 160) -> float:
         before = server.cpu_seconds()
         await asyncio.gather(*(ask(client, count // 8) for client in clients))
         return (server.cpu_seconds() - before) / count * 1e3
-
-
-def _migrate(folder: Path, given: Mapping[str, str]) -> None:
-    environment = {"PYTHONPATH": str(ROOT), "PROXY_DATA_DIR": str(folder), **given}
-    command = [sys.executable, "-m", "proxy.cli", "migrate"]
-    subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True)

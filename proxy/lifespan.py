@@ -69,7 +69,8 @@ async def open_services(parts: Parts, publish: Callable[[Services], None]) -> As
         teams = await open_team_set(parts, parts.loaded, history, record_usage)
         closing = await stack.enter_async_context(AsyncExitStack())
         closing.push_async_callback(teams.close)
-        messages = history.messages(settings.redis_url.get_secret_value() if settings.redis_url else None)
+        redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        messages = history.messages(redis_url, workers=settings.workers)
         stack.push_async_callback(messages.close)
         services = Services(
             settings=settings,

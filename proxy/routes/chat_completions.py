@@ -12,6 +12,7 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from proxy.routes.dependencies import Services, request_context
+from proxy.routes.queued_stream import QueuedStream
 from proxy.routes.request_body import decode_body, first_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
@@ -64,11 +65,19 @@ class ChatCompletions:
         del body
         scope["state"]["facts"].update(model=request.model[:100], stream=request.stream)
         has_ids = wants_event_ids(headers, scope["query_string"])
-        opened = await services.turns.open(turn_request, left=client_left(receive))
-        options = encoder_options(opened, options, decode_options)
-        encoder = ChunkEncoder(options, has_ids=has_ids) if request.stream else CompletionBuilder(options)
-        framing = SSE_WITH_IDS if has_ids else SSE
-        await write_turn(services, opened, connection, encoder, ignored=request.ignored, framing=framing)
+        ignored, framing = request.ignored, SSE_WITH_IDS if has_ids else SSE
+        if not request.stream:
+            opened = await services.turns.open(turn_request, left=client_left(receive))
+            builder = CompletionBuilder(encoder_options(opened, options, decode_options))
+            await write_turn(services, opened, connection, builder, ignored=ignored)
+            return
+        queued = QueuedStream(connection, framing, keep_alive=settings.keep_alive_interval)
+        failing = ChunkEncoder(options, has_ids=has_ids)
+        streamed = await queued.open(services.turns, turn_request, failing)
+        if streamed is not None:
+            encoder = ChunkEncoder(encoder_options(streamed, options, decode_options), has_ids=has_ids)
+            connection, framing = queued.connection, queued.framing
+            await write_turn(services, streamed, connection, encoder, ignored=ignored, framing=framing)
 
 
 class ResumedStream:

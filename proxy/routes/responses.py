@@ -24,6 +24,7 @@ from proxy.routes.dependencies import (
     request_context,
 )
 from proxy.routes.item_references import References
+from proxy.routes.queued_stream import QueuedStream
 from proxy.routes.request_body import decode_body, first_of, read_body
 from proxy.routes.request_headers import (
     body_digest,
@@ -37,7 +38,7 @@ from proxy.routes.request_headers import (
     on_disconnect,
     with_pseudonyms,
 )
-from proxy.routes.streaming import JSON_HEADERS, Connection, client_left
+from proxy.routes.streaming import JSON_HEADERS, SSE, Connection, client_left
 from proxy.routes.turn_response import encoder_options, turn_headers, write_turn
 from proxy.service.recording import entries_of
 from proxy.service.turns import Opened
@@ -84,13 +85,31 @@ class Responses:
         options = options_of_request(services, caller, headers, request)
         ask = await turn_request(services, caller, headers, body, request, options)
         scope["state"]["facts"].update(model=ask.model[:100], stream=request.stream)
+        if request.stream:
+            await self._stream(services, ask, connection, options, request.ignored)
+            return
         opened = await services.turns.open(ask, left=client_left(receive))
         options = _options_of(opened, options)
-        if request.background and not request.stream:
+        if request.background:
             await _send_initial_response(opened, options, connection, request.ignored)
         else:
-            encoder = ResponseEncoder(options) if request.stream else ResponseBuilder(options)
-            await _write(services, opened, connection, encoder, ignored=request.ignored)
+            await _write(services, opened, connection, ResponseBuilder(options), ignored=request.ignored)
+
+    async def _stream(
+        self,
+        services: Services,
+        ask: TurnRequest,
+        connection: Connection,
+        options: ResponseOptions,
+        ignored: Sequence[str],
+    ) -> None:
+        queued = QueuedStream(connection, SSE, keep_alive=services.settings.keep_alive_interval)
+        opened = await queued.open(services.turns, ask, ResponseEncoder(options))
+        if opened is not None:
+            encoder = ResponseEncoder(_options_of(opened, options))
+            await _write(
+                services, opened, queued.connection, encoder, ignored=ignored, framing=queued.framing
+            )
 
 
 class StoredResponse:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from proxy.approvals.repository import ApprovalsMoved
@@ -73,8 +75,8 @@ class Openings:
                     raise
                 conversation_id = held.conversation_id
         assert conversation_id is not None
-        if request.on_disconnect == "detach":
-            left = None
+        if request.on_disconnect == "detach" and left is not None:
+            left = _staying(left)
         return await self._open_queued(request, team, conversation_id, left, interrupts=policy == "interrupt")
 
     async def preview(self, request: TurnRequest) -> PreviewedTurn:
@@ -185,3 +187,15 @@ class Openings:
         team.check_client_tools(tuple(request.tools))
         ignored = ignored_parameters(request, team)
         return ignored, await self._resolver.resolve(request, team, skips_running=skips_running)
+
+
+def _staying(left: ClientLeft) -> ClientLeft:
+    """Return a wait that does not end when the client leaves."""
+
+    async def stay() -> None:
+        # Any exception means that the client has left.
+        with suppress(Exception):
+            await left()
+        await asyncio.Event().wait()
+
+    return stay

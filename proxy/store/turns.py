@@ -187,8 +187,10 @@ class SqlHistory:
             return False
         return True
 
-    def messages(self, redis_url: str | None) -> Channel:
+    def messages(self, redis_url: str | None, *, workers: int = 1) -> Channel:
         """Return messages between workers: over Redis, else over the database.
+
+        ``workers`` is how many this installation is known to have.
 
         Raises:
             ConfigurationError: The URL of Redis is invalid.
@@ -199,14 +201,14 @@ class SqlHistory:
 
             return RedisMessages(redis_url)
         if self._url is None or self._database.dialect == "sqlite" or is_pooled(self._url):
-            return self.table_messages()
+            return self.table_messages(is_alone=workers == 1)
         from proxy.store.messages.postgres import PostgresMessages
 
         return PostgresMessages(self._url)
 
-    def table_messages(self, *, interval: float = POLL_SECONDS) -> TableMessages:
-        """Return messages between workers through a table, polled every ``interval`` seconds."""
-        return TableMessages(self._database, self._writer, interval=interval)
+    def table_messages(self, *, interval: float = POLL_SECONDS, is_alone: bool = True) -> TableMessages:
+        """Return messages between workers through a table; see ``TableMessages``."""
+        return TableMessages(self._database, self._writer, interval=interval, is_alone=is_alone)
 
     async def close(self) -> None:
         if self._large_ends:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +214,118 @@ async def test_a_new_message_to_a_running_turn_of_a_chat_is_rejected(
     assert agent_of(upstream) == "triage"
     go.set()
     assert await running == "Ten"
+
+
+@pytest.fixture
+async def impatient(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Served]:
+    """A server with a short keep-alive interval."""
+    async with serve(tmp_path, upstream.base_url, keep_alive_interval=0.05) as made:
+        yield made
+
+
+async def queued_stream(
+    served: Served, path: str, body: dict[str, Any], **headers: str
+) -> tuple[asyncio.Task[str], list[str]]:
+    """Send a streamed request that has to wait, and return its reader and what it has read so far."""
+    got: list[str] = []
+
+    async def read() -> str:
+        given = {"Authorization": "Bearer test-key", **ANNA, "X-Busy": "queue", **headers}
+        async with (
+            httpx2.AsyncClient(base_url=served.base_url, timeout=20, verify=False) as client,
+            client.stream(
+                "POST", path, json={"model": "shop", "stream": True, **body}, headers=given
+            ) as answer,
+        ):
+            assert answer.status_code == 200
+            assert answer.headers["x-conversation-id"] == "anna"
+            async for piece in answer.aiter_text():
+                got.append(piece)
+        return "".join(got)
+
+    reading = asyncio.create_task(read())
+    await until(lambda: "".join(got).count(": ping") >= 2)
+    return reading, got
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "end"),
+    [
+        ("/chat/completions", {"messages": [user("Two")]}, "data: [DONE]\n\n"),
+        ("/responses", {"input": "Two"}, "response.completed"),
+    ],
+    ids=["chat completions", "responses"],
+)
+async def test_a_queued_stream_gets_keep_alive_comments_before_its_turn_begins(
+    impatient: Served, upstream: FakeUpstream, path: str, body: dict[str, Any], end: str
+) -> None:
+    go = asyncio.Event()
+    upstream.reply(text("1").held(go), text("Second", chunks=1))
+    first = ask(impatient, "One")
+    await upstream.received(1)
+    reading, got = await queued_stream(impatient, path, body)
+    assert all(line in ("", ": ping") for line in "".join(got).split("\n"))
+    go.set()
+
+    answer = await reading
+    assert await first == "1"
+    assert "Second" in answer
+    assert end in answer
+
+
+async def test_a_queued_stream_is_read_by_the_official_sdk(impatient: Served, upstream: FakeUpstream) -> None:
+    go = asyncio.Event()
+    upstream.reply(text("1").held(go), text("Second", chunks=1))
+    first = ask(impatient, "One")
+    await upstream.received(1)
+
+    stream = await impatient.client().chat.completions.create(
+        model="shop", messages=[user("Two")], stream=True, extra_headers={**ANNA, "X-Busy": "queue"}
+    )
+    assert impatient.services.turns.queued == 1
+    go.set()
+
+    said = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+    assert (await first, said) == ("1", "Second")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/chat/completions", {"messages": [user("Two")]}), ("/responses", {"input": "Two"})],
+    ids=["chat completions", "responses"],
+)
+async def test_a_queued_stream_that_cannot_begin_ends_with_the_error(
+    impatient: Served, upstream: FakeUpstream, path: str, body: dict[str, Any]
+) -> None:
+    never = asyncio.Event()
+    upstream.reply(text("1").held(never))
+    first = ask(impatient, "One")
+    await upstream.received(1)
+    reading, _ = await queued_stream(impatient, path, body)
+
+    closing = asyncio.create_task(impatient.services.turns.close(grace=0))
+    answer = await reading
+    await closing
+
+    assert "shutting_down" in answer
+    first.cancel()
+
+
+async def test_a_queued_stream_without_a_client_runs_if_it_is_detached(
+    impatient: Served, upstream: FakeUpstream
+) -> None:
+    go = asyncio.Event()
+    upstream.reply(text("1").held(go), text("Second", chunks=1))
+    first = ask(impatient, "One")
+    await upstream.received(1)
+    reading, _ = await queued_stream(
+        impatient, "/chat/completions", {"messages": [user("Two")]}, **{"X-On-Disconnect": "detach"}
+    )
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    go.set()
+
+    assert await first == "1"
+    await upstream.received(2)
+    await until(lambda: not impatient.services.turns.running)
+    assert shape_of(upstream)[-1] == "user:Two"

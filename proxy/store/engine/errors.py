@@ -31,10 +31,12 @@ _SQLITE_PERMANENT = {
 }
 
 # Classes and codes of PostgreSQL (postgresql.org/docs/current/errcodes-appendix.html).
-_READ_ONLY = "25006"  # read-only transaction: the server is a standby at present
+READ_ONLY = "25006"  # read-only transaction: the server is a standby at present
+# asyncpg: the server at the address does not accept writes (``target_session_attrs`` of libpq).
+_NO_PRIMARY = "TargetServerAttributeNotMatched"
 _POSTGRES_TRANSIENT = (
     "08",  # connection exception
-    _READ_ONLY,
+    READ_ONLY,
     "40",  # transaction rollback: serialization, deadlock
     "53300",  # too many connections
     "55P03",  # lock not available
@@ -58,7 +60,7 @@ class Unavailable(Exception):
 
     def __init__(self, cause: str, *, is_permanent: bool = False, outcome_unknown: bool = False) -> None:
         super().__init__(cause)
-        self.is_standby = cause == _READ_ONLY
+        self.is_standby = cause in (READ_ONLY, _NO_PRIMARY)
         self.is_permanent = is_permanent
         self.outcome_unknown = outcome_unknown
 
@@ -84,7 +86,8 @@ def unavailability(error: BaseException) -> Unavailable | None:
     is_gone = isinstance(error, DBAPIError) and (
         error.connection_invalidated or isinstance(error, InterfaceError)
     )
-    return _classify(name, is_transient=is_gone or isinstance(cause, OSError | EOFError), is_permanent=False)
+    is_transient = is_gone or name == _NO_PRIMARY or isinstance(cause, OSError | EOFError)
+    return _classify(name, is_transient=is_transient, is_permanent=False)
 
 
 def cause_of(error: BaseException) -> str:

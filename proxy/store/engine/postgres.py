@@ -1,4 +1,8 @@
-"""PostgreSQL: a pool of connections that read and one that writes, over asyncpg."""
+"""PostgreSQL: a pool of connections that read and one that writes, over asyncpg.
+
+All connections are to a server that accepts writes. After a failover, an old primary that is a standby would answer
+reads with old data: no connection to it is opened, and one that turns out to be to a standby ends the whole pool.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from asyncpg.exceptions import TargetServerAttributeNotMatched
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from proxy.errors import StoreUnavailable
-from proxy.store.engine.errors import refused_read, unavailability
+from proxy.store.engine.errors import READ_ONLY, Unavailable, refused_read, unavailability
 from proxy.store.sql.dialects import decode_json, encode_json
 from proxy.store.sql.tables import add_postgresql_conditions
 
@@ -38,6 +43,9 @@ def postgres_engine(url: URL, *, time_limit: float) -> AsyncEngine:
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": lambda: "",
         }
+    else:
+        # Behind a pooler, the next transaction can run on another server than the one of this check.
+        connecting["target_session_attrs"] = "read-write"
     return create_async_engine(
         url.difference_update_query(["pool_mode"]),
         # Errors are logged; parameters contain message contents.
@@ -72,10 +80,12 @@ class PostgresDatabase:
                 while True:
                     try:
                         return await self._read_once(work)
-                    except (SQLAlchemyError, OSError) as error:
+                    except (SQLAlchemyError, OSError, Unavailable, TargetServerAttributeNotMatched) as error:
                         fault = unavailability(error)
                         if fault is None:
                             raise refused_read(error) from None
+                        if fault.is_standby:
+                            await self._engine.dispose()
                         if fault.is_permanent:
                             raise StoreUnavailable from error
                     await asyncio.sleep(_PAUSE)
@@ -84,7 +94,7 @@ class PostgresDatabase:
 
     async def _read_once(self, work: Callable[[Connection], R]) -> R:
         async with self._read_engine.connect() as connection:
-            return await connection.run_sync(work)
+            return await connection.run_sync(_read_from_primary, work)
 
     async def write(self, work: Callable[[Connection], R], *, is_durable: bool = True) -> R:
         """Run ``work`` in a transaction. ``is_durable`` is ignored: every commit waits for the server's disk."""
@@ -118,6 +128,21 @@ class PostgresDatabase:
         if connection is not None:
             await connection.invalidate()
             await connection.close()
+
+
+def _read_from_primary(connection: Connection, work: Callable[[Connection], R]) -> R:
+    """Run the work unless the server has reported that it does not accept writes any more.
+
+    PostgreSQL 14 and newer report changes of these settings to open connections (``GUC_REPORT``).
+    """
+    driver: Any = connection.connection.driver_connection
+    settings = driver.get_settings()
+    if (
+        getattr(settings, "in_hot_standby", "off") == "on"
+        or getattr(settings, "default_transaction_read_only", "off") == "on"
+    ):
+        raise Unavailable(READ_ONLY)
+    return work(connection)
 
 
 def _transact(connection: Connection, work: Callable[[Connection], R]) -> R:

@@ -1,7 +1,8 @@
 """Messages between workers through a table that is polled: for SQLite, and for PostgreSQL behind a pooler.
 
-A worker polls only while it expects messages, and rarely as long as no other worker seems to use the database: most
-SQLite databases have one worker, and each poll is a query in another thread. Rows are deleted after a minute.
+A worker polls only while it expects messages. A worker that is alone as far as it knows polls rarely until another one
+uses the database: most SQLite databases have one worker, and each poll is a query in another thread. Rows are deleted
+after a minute.
 """
 
 from __future__ import annotations
@@ -69,13 +70,21 @@ class MessageQueries:
 class TableMessages(Channel):
     """``WorkerMessages`` in a table of the database."""
 
-    def __init__(self, database: Database, writer: Writer, *, interval: float = POLL_SECONDS) -> None:
-        """``interval`` is the time between two polls in seconds."""
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        *,
+        interval: float = POLL_SECONDS,
+        is_alone: bool = True,
+    ) -> None:
+        """``interval`` is the time between two polls in seconds; ``is_alone``: no other workers are known."""
         super().__init__()
         self._database = database
         self._writer = writer
         self._queries = statements(MessageQueries, database.dialect)
         self._interval = interval
+        self._is_alone = is_alone
         self._sender = secrets.token_hex(4)
         self._next_deletion = 0.0
         self._familiar_until = 0.0
@@ -95,7 +104,7 @@ class TableMessages(Channel):
             if not self.is_expecting():
                 continue
             now = loop.time()
-            if now < self._familiar_until or now - polled_at >= self._interval * RARELY:
+            if not self._is_alone or now < self._familiar_until or now - polled_at >= self._interval * RARELY:
                 polled_at = now
                 after = await self._read(after)
 

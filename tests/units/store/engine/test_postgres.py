@@ -10,16 +10,17 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import Connection, text
 
-from proxy.errors import ConfigurationError
+from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.store.engine.database import database_url
 from proxy.store.engine.errors import Unavailable
 from proxy.store.engine.migrations import migrate, schema_state
 from proxy.store.engine.postgres import PostgresDatabase
 from proxy.store.turns import open_history
-from tests.conftest import new_database
+from tests.conftest import SERVER, new_database
 from tests.fakes.turn_records import new_turn, the_end
 from tests.server import free_port
 
@@ -129,3 +130,30 @@ async def test_turns_are_stored_behind_a_pooler_in_transaction_mode(pooler_port:
 def test_an_unknown_pool_mode_is_rejected() -> None:
     with pytest.raises(ConfigurationError, match="use session or transaction"):
         database_url("postgresql://postgres@127.0.0.1/name?pool_mode=statement")
+
+
+async def test_no_reader_stays_on_a_server_that_accepts_no_writes(postgresql_database: str) -> None:
+    url = database_url(postgresql_database)
+    database = PostgresDatabase(url, time_limit=2)
+    admin = await asyncpg.connect(SERVER)
+
+    def make_read_only(connection: Connection) -> None:
+        # The server reports the change to this session, as a server that is demoted does.
+        connection.commit()
+        connection.execute(text("SET default_transaction_read_only = on"))
+        connection.commit()
+
+    try:
+        reader = await database.read(backend)
+        # New sessions are read-only from here on, and the open one of the reader too.
+        await admin.execute(f'ALTER DATABASE "{url.database}" SET default_transaction_read_only = on')
+        await database.read(make_read_only)
+        with pytest.raises(StoreUnavailable):
+            await database.read(backend)
+
+        await admin.execute(f'ALTER DATABASE "{url.database}" RESET default_transaction_read_only')
+        assert await database.read(backend) != reader
+        assert await database.write(backend)
+    finally:
+        await admin.close()
+        await database.close()

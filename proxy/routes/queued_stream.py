@@ -1,0 +1,97 @@
+"""The response of a streamed request that waits for its conversation (``busy: queue``).
+
+Nothing is sent within the keep-alive interval, so that most responses begin as usual. After it, the response begins
+with comments, which reset the read timeouts of clients and of proxies between them and the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+from starlette.types import Message
+
+from proxy.errors import ProxyError
+from proxy.events import Entry
+from proxy.messages import Usage
+from proxy.routes.request_body import ClientDisconnected
+from proxy.routes.streaming import Connection, Encoder, Framing, wait_for_disconnect
+from proxy.service.turns import Opened, TurnService
+from proxy.turns.live import TERMINAL_POSITION
+from proxy.turns.request import TurnRequest
+from proxy.wire.errors import failed_event
+
+
+class QueuedStream:
+    """One response, until its turn begins. ``keep_alive`` is in seconds.
+
+    A format without keep-alive frames stays silent.
+    """
+
+    def __init__(self, connection: Connection, framing: Framing, *, keep_alive: float) -> None:
+        self._connection = connection
+        self._framing = framing
+        self._interval = keep_alive
+        self._loop = asyncio.get_running_loop()
+        self._next_ping = self._loop.time() + keep_alive
+        self._headers = list(framing.headers)
+        self._has_started = False
+
+    @property
+    def connection(self) -> Connection:
+        """The connection for the rest of the response."""
+        return replace(self._connection, send=self._send_rest) if self._has_started else self._connection
+
+    @property
+    def framing(self) -> Framing:
+        """The format of the rest: once the response has begun, a failure has no status of its own."""
+        return replace(self._framing, starts_immediately=True) if self._has_started else self._framing
+
+    async def open(self, turns: TurnService, request: TurnRequest, encoder: Encoder) -> Opened | None:
+        """Open the turn. None if that failed after the response had begun, which then ends with the error.
+
+        Raises:
+            ProxyError: See ``TurnService.open``.
+            ClientDisconnected: The client left while the request waited.
+        """
+        if request.conversation_id is not None:
+            self._headers.append((b"x-conversation-id", request.conversation_id.encode()))
+        try:
+            return await turns.open(request, left=self._accompany)
+        except ProxyError as error:
+            if not self._has_started:
+                raise
+            failed = failed_event(error, Usage(), ran_effects=False)
+            await self._send(encoder.encode(Entry(TERMINAL_POSITION, failed, time.time())), is_last=True)
+            return None
+
+    async def _accompany(self) -> None:
+        """Implement ``ClientLeft``, with keep-alive frames meanwhile."""
+        disconnected = asyncio.ensure_future(wait_for_disconnect(self._connection.receive))
+        try:
+            while not disconnected.done():
+                left = max(self._next_ping - self._loop.time(), 0) if self._framing.ping else None
+                await asyncio.wait([disconnected], timeout=left)
+                if not disconnected.done():
+                    await self._ping()
+        finally:
+            disconnected.cancel()
+            await asyncio.gather(disconnected, return_exceptions=True)
+        raise ClientDisconnected
+
+    async def _ping(self) -> None:
+        self._next_ping = self._loop.time() + self._interval
+        if not self._has_started:
+            self._has_started = True
+            await self._connection.send(
+                {"type": "http.response.start", "status": 200, "headers": self._headers}
+            )
+        await self._send(self._framing.ping)
+
+    async def _send(self, body: bytes, *, is_last: bool = False) -> None:
+        await self._connection.send({"type": "http.response.body", "body": body, "more_body": not is_last})
+
+    async def _send_rest(self, message: Message) -> None:
+        if message["type"] != "http.response.start":
+            await self._connection.send(message)
