@@ -45,7 +45,7 @@ class QueuedStream:
 
     @property
     def framing(self) -> Framing:
-        """The format of the rest: once the response has begun, a failure has no status of its own."""
+        """The format of the rest: once the response has begun, a failure has no separate status."""
         return replace(self._framing, starts_immediately=True) if self._has_started else self._framing
 
     async def open(self, turns: TurnService, request: TurnRequest, encoder: Encoder) -> Opened | None:
