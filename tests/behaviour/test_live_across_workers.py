@@ -91,7 +91,12 @@ async def begin(pair: Pair, **more: Any) -> tuple[str, asyncio.Task[Any]]:
     """Begin a turn at ``here`` and return its id and the task of its client."""
     asking = asyncio.create_task(Caller(pair.here).completion([user("Hi")], **more))
     await pair.upstream.received(1)
-    (turn_id,) = pair.here.services.turns.running_turns()
+    services = pair.here.services
+    (turn_id,) = services.turns.running_turns()
+    # A turn can call its model before it is stored.
+    async with asyncio.timeout(WITHIN):
+        while await services.history.turn(services.keys.caller("Bearer test-key"), turn_id) is None:
+            await asyncio.sleep(0.01)
     return turn_id, asking
 
 
