@@ -230,7 +230,7 @@ class Compaction(Struct, frozen=True, omit_defaults=True):
     with the results of its calls. If items are deleted later, a group count never separates a call from its result.
     """
 
-    kept: int | None = None
+    retained_from: int | None = None
     """Number of groups before the item that follow the summary. None if there is no summary."""
     whole: int = 0
     """Number of groups before the item whose tool results are complete. Results before them are shortened."""
@@ -238,6 +238,10 @@ class Compaction(Struct, frozen=True, omit_defaults=True):
     """Characters of each shortened tool result."""
     scope: str = ""
     """The handoff whose target sees only a part of the conversation; the compaction is of that part."""
+    summary_digest: str = ""
+    """Digest of the messages that the summary replaces, by which other branches find it."""
+    shortened_digest: str = ""
+    """Digest of the messages before those whose tool results are complete."""
 
 
 HandoffHistory = Literal["all", "since_handoff", "summary", "none"]

@@ -155,6 +155,7 @@ class DelegateTool:
             may_ask=parent.may_ask and parent.response_format is None,
             context_mode=parent.context_mode,
             compact_threshold=parent.compact_threshold,
+            compactions=parent.compactions if delegation.has_conversation else None,
             end_user=parent.end_user,
             # The end user is the same. What the caller set for the answer of the turn does not apply to a delegate.
             parameters=Parameters(

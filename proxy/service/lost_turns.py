@@ -13,6 +13,7 @@ from proxy.service.progress import ProgressStore
 from proxy.service.runner import TurnRunner
 from proxy.service.service_state import ServiceState
 from proxy.service.takeover import TakeOver
+from proxy.service.turn_start import ConversationCompactions
 from proxy.turns.checkpoints import TakenOver
 from proxy.turns.repository import TurnRecord, TurnRepository
 from proxy.turns.request import Clock
@@ -87,6 +88,7 @@ class LostTurns:
         live = restored.live
         live.is_followed = True
         restored.turn.progress = self._progress.of_turn(record.turn, is_stored=True)
+        restored.turn.compactions = ConversationCompactions(self._history, taken.conversation)
         self._left.watch(live, restored.turn, record.turn, restored.rules)
         self._runner.start(live, team, restored.turn, restored.context, restored.log)
         self._forwarding.turn_began(record.id, taken.conversation)

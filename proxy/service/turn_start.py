@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from proxy.approvals.repository import Approvals
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.errors import LogMemoryExhausted, StoreUnavailable
+from proxy.messages import Item
 from proxy.request_errors import ParameterNotSupported
 from proxy.service.checkpoints import CheckpointLog, can_be_continued, continues_approvals, saved_turn
 from proxy.service.forwarding import TurnForwarding
@@ -27,6 +28,18 @@ from proxy.turns.contract import AnsweringTeam, ServedTeam, Turn
 from proxy.turns.live import LiveTurn, LiveTurns
 from proxy.turns.repository import Begun, NewTurn, TurnRepository
 from proxy.turns.request import Clock, DisconnectPolicy, TurnRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationCompactions:
+    """Implements ``turns.contract.StoredCompactions``; ``conversation`` is the key."""
+
+    history: TurnRepository
+    conversation: int
+
+    async def read(self) -> Sequence[Item]:
+        """Return the newest items with a compaction, oldest first."""
+        return await self.history.compactions(self.conversation)
 
 
 class TurnStart:
@@ -142,6 +155,7 @@ class TurnStart:
             return None
         context.begun = begun
         turn.progress = self._progress.of_turn(begun.turn, is_stored=request.is_stored)
+        turn.compactions = ConversationCompactions(self._history, begun.conversation)
         if self._checkpoints is not None and can_be_continued(request, resolved):
             first = partial(saved_turn, turn, request, resolved, rules)
             turn.steps = CheckpointLog(

@@ -105,6 +105,9 @@ class SqlHistory:
     async def last_items(self, turn: int, *, limit: int) -> Sequence[Item]:
         return await self._database.read(lambda on: self._reading.last_items(on, turn, limit))
 
+    async def compactions(self, conversation: int) -> Sequence[Item]:
+        return await self._database.read(lambda on: self._reading.compactions(on, conversation))
+
     async def find_matches(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None
     ) -> Sequence[TurnMatch]:

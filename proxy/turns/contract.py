@@ -167,6 +167,8 @@ class Turn:
     call_scope: str = ""
     """The start of the keys of tool calls: the id of the turn, or of an earlier attempt at the same request."""
     progress: ProgressLog | None = None
+    compactions: StoredCompactions | None = None
+    """The compactions of the conversation; None if it is not stored."""
     begin: asyncio.Future[None] | None = None
     """Completes when the turn is stored as running; None if it was stored before it started."""
 
@@ -223,6 +225,18 @@ class TeamOutcome:
     finish_reason: FinishReason
     pending: tuple[str, ...] = ()
     approvals: tuple[ApprovalRequest, ...] = ()
+
+
+class StoredCompactions(Protocol):
+    """The compactions of one conversation, on all branches."""
+
+    async def read(self) -> Sequence[Item]:
+        """Return the newest items with a compaction, oldest first.
+
+        Raises:
+            StoreUnavailable: The database did not answer.
+        """
+        ...
 
 
 class Sink(Protocol):

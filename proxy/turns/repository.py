@@ -340,6 +340,9 @@ class IdempotencyKeyTaken(Exception):
     """The caller has used the key before. ``turn_by_idempotency_key`` returns that turn."""
 
 
+MAX_COMPACTIONS = 100
+
+
 class TurnRepository(Protocol):
     """The store of turns."""
 
@@ -377,6 +380,13 @@ class TurnRepository(Protocol):
 
     async def last_items(self, turn: int, *, limit: int) -> Sequence[Item]:
         """Return the last items of a turn, oldest first; empty if its content is not stored."""
+        ...
+
+    async def compactions(self, conversation: int) -> Sequence[Item]:
+        """Return the newest items with a compaction on all branches of the conversation, oldest first.
+
+        There are at most ``MAX_COMPACTIONS``.
+        """
         ...
 
     async def find_matches(

@@ -137,7 +137,7 @@ class TurnRequest:
 
     def item_of(self, message: Message) -> Item:
         """Return one of the messages as an item, with the provider state that the client sent with it."""
-        compaction = Compaction(kept=0) if id(message) in self._summaries else None
+        compaction = Compaction(retained_from=0) if id(message) in self._summaries else None
         return Item(message, state=self._states.get(id(message)), compaction=compaction)
 
     def items_of(self, messages: Sequence[Message]) -> list[Item]:

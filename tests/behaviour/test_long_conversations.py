@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -187,6 +188,53 @@ async def test_one_summary_serves_all_branches_of_a_point(tmp_path: Path) -> Non
             await caller.ask([*messages[:-2], user(f"branch {branch}: {WORDS}")])
 
     assert len(provider.summaries) == 1
+
+
+async def test_another_worker_and_a_restart_use_the_summary_of_a_branch(tmp_path: Path) -> None:
+    """Each server has its own connections to the database and no memory of the others."""
+    provider = WindowedProvider(4000)
+    messages: list[Any] = []
+    async with shop(tmp_path, provider, window=4000) as (served, _):
+        caller = Caller(served)
+        while not provider.summaries:
+            messages.append(user(f"message {len(messages)}: {WORDS}"))
+            messages.append(assistant(await caller.ask(messages)))
+        conversation = {"X-Conversation-Id": caller.conversation}
+        async with serve(tmp_path, teams=tmp_path / "team.yaml") as other:
+            branch = [*messages[:-2], user(f"of the other worker: {WORDS}")]
+            await Caller(other).ask(branch, headers=conversation)
+    async with shop(tmp_path, provider, window=4000) as (served, upstream):
+        branch = [*messages[:-2], user(f"after a restart: {WORDS}")]
+        await Caller(served).ask(branch, headers=conversation)
+        seen = prompt_text(upstream.requests[-1].body)
+
+    assert len(provider.summaries) == 1
+    assert "Summary of the earlier part of this conversation" in seen
+
+
+async def test_two_workers_that_compact_at_once_make_at_most_one_summary_each(tmp_path: Path) -> None:
+    """Frontends send one message to several models at the same time; each branch continues with a valid context."""
+    provider = WindowedProvider(4000)
+    messages: list[Any] = []
+    async with shop(tmp_path, provider, window=4000) as (served, _):
+        caller = Caller(served)
+        async with serve(tmp_path, teams=tmp_path / "team.yaml") as other:
+            while len(messages) < 12:
+                messages.append(user(f"message {len(messages)}: {WORDS}"))
+                messages.append(assistant(await caller.ask(messages)))
+            before = len(provider.summaries)
+            callers = [Caller(served), Caller(other)]
+            branches = [[*messages, user(f"branch {number}: {WORDS * 2}")] for number in range(2)]
+            answers = await asyncio.gather(
+                *(one.ask(branch) for one, branch in zip(callers, branches, strict=True))
+            )
+            made = len(provider.summaries) - before
+            for one, branch, answer in zip(callers, branches, answers, strict=True):
+                await one.ask([*branch, assistant(answer), user("And now?")])
+
+    assert 1 <= made <= 2
+    assert len(provider.summaries) - before <= 2
+    assert not provider.rejected
 
 
 async def test_a_client_that_stores_nothing_gets_one_summary_for_many_requests(tmp_path: Path) -> None:

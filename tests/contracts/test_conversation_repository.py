@@ -640,7 +640,9 @@ async def test_summaries_and_sizes_are_kept_with_their_items_until_an_item_befor
     store: Store,
 ) -> None:
     sized = Item(AssistantMessage("Hi"), agent="a", tokens=1200)
-    summary = Item(UserMessage("They met."), agent="a", visible=False, compaction=Compaction(kept=3, whole=2))
+    summary = Item(
+        UserMessage("They met."), agent="a", visible=False, compaction=Compaction(retained_from=3, whole=2)
+    )
     for number in (1, 2):
         await store.turn(id=f"chatcmpl-{number}", end={"items": [summary, sized]}, created_at=100.0 + number)
     record = await store.history.turn("alice", "chatcmpl-2")

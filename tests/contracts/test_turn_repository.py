@@ -11,6 +11,7 @@ import pytest
 from proxy.errors import ConversationBusy
 from proxy.messages import (
     AssistantMessage,
+    Compaction,
     FunctionCall,
     Item,
     TextPart,
@@ -61,6 +62,22 @@ async def head_of(history: TurnRepository, conversation: str = "conv_a") -> int 
     known = await history.find_conversation(new_turn(conversation).caller, conversation)
     assert known is not None
     return known.head
+
+
+async def test_the_compactions_of_all_branches_are_returned_oldest_first(history: TurnRepository) -> None:
+    def marker(text: str) -> Item:
+        compaction = Compaction(retained_from=1, summary_digest=text)
+        return Item(UserMessage(text), agent="sales", visible=False, compaction=compaction)
+
+    root = await answered(history)
+    hidden = Item(UserMessage('"compaction":'), agent="sales", visible=False)
+    for text in ("first", "second"):
+        branch = await history.begin(new_turn("conv_a", parent=root.turn))
+        assert await history.finish(the_end(branch.turn, items=[hidden, marker(text), ANSWER]))
+    other = await answered(history, "conv_b", items=[marker("other")])
+
+    assert await history.compactions(root.conversation) == [marker("first"), marker("second")]
+    assert await history.compactions(other.conversation) == [marker("other")]
 
 
 # --- beginning -----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ are only left out for one turn, because no summary could be written, are not sto
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,11 +26,13 @@ from proxy.agents.compaction.plan import (
 from proxy.agents.compaction.size import items_tokens, text_tokens
 from proxy.agents.compaction.summary import CutCache, Summary, SummaryWriter, digests_at
 from proxy.agents.turn_state import Agent, TurnState
-from proxy.errors import ContextLengthExceeded
+from proxy.errors import ContextLengthExceeded, StoreUnavailable
 from proxy.events import CompactionMethod, ContextCompacted
-from proxy.messages import Item, UserMessage
+from proxy.messages import Item, UserMessage, text_of
 from proxy.providers.context_windows import ContextWindow
 from proxy.providers.model import Model
+
+logger = logging.getLogger(__name__)
 
 _DROPPED = "Earlier messages of this conversation are not available."
 _OVERFLOW_SHARE = 0.8
@@ -193,8 +196,14 @@ class Compactor:
         memory, turn = state.context_memory, state.turn
         history = _history(agent, state)
         items = history.items
-        known = self._known(items, turn.caller)
-        plan = plan_compaction(items, memory.cut, known, fixed=size.fixed, before=before, limit=limit)
+
+        def make_plan() -> Plan | None:
+            known = self._known(items, turn.caller)
+            return plan_compaction(items, memory.cut, known, fixed=size.fixed, before=before, limit=limit)
+
+        plan = make_plan()
+        if plan is not None and plan.covered and await self._read_stored(state, items):
+            plan = make_plan()
         if plan is None:
             return False
         began = time.monotonic()
@@ -210,7 +219,7 @@ class Compactor:
                     return False
                 method, summary = "dropped", Summary(old or _DROPPED, summary.calls)
         if method == "dropped":
-            memory.cut = Cut(summary.text, plan.kept, plan.whole, plan.shortened_to, len(items))
+            memory.cut = Cut(summary.text, plan.retained_from, plan.whole, plan.shortened_to, len(items))
         else:
             self._store(agent, state, history, plan, summary.text)
         state.sink.emit(
@@ -230,25 +239,74 @@ class Compactor:
     def _store(self, agent: Agent, state: TurnState, history: History, plan: Plan, summary: str) -> None:
         """Append the compaction to the items of the turn, and remember it for turns with the same beginning."""
         items = history.items
-        compaction = compaction_of(items, plan, has_summary=bool(summary))
-        compaction = msgspec.structs.replace(compaction, scope=history.scope)
+        places = sorted({plan.retained_from, plan.whole})
+        digests = dict(zip(places, digests_at(items, places, *self._scope(state.turn.caller)), strict=True))
+        replaced, shortened = digests[plan.retained_from], digests[plan.whole]
+        compaction = msgspec.structs.replace(
+            compaction_of(items, plan, has_summary=bool(summary)),
+            scope=history.scope,
+            summary_digest=replaced.hex() if summary else "",
+            shortened_digest=shortened.hex(),
+        )
         item = Item(UserMessage(content=summary), agent=agent.name, visible=False, compaction=compaction)
         state.turn.items.append(item)
         state.context_memory.cut = cut_of([*items, item])
-        kept, whole = digests_at(items, sorted((plan.kept, plan.whole)), *self._scope(state.turn.caller))
         if summary:
-            self._cache.put(b"summary" + kept, summary)
-        self._cache.put(b"shortened" + whole, "")
+            self._cache.put(_summary_key(replaced), summary)
+        self._cache.put(_shortened_key(shortened), "")
+
+    async def _read_stored(self, state: TurnState, items: Sequence[Item]) -> bool:
+        """Add the compactions that other branches of the conversation have stored, possibly on another worker.
+
+        Returns whether there are any for a beginning of these items.
+        """
+        memory = state.context_memory
+        if memory.has_read_stored:
+            return False
+        memory.has_read_stored = True
+        # The conversation of a new turn is known then.
+        await state.turn.wait_for_begin()
+        if (stored := state.turn.compactions) is None:
+            return False
+        try:
+            found = await stored.read()
+        except StoreUnavailable:
+            # A new summary is as good, and the end of the turn reports the failure.
+            logger.warning("failed to read stored compactions", extra={"turn_id": state.turn.id})
+            return False
+        places = digests_at(items, group_starts(items), *self._scope(state.turn.caller))
+        beginnings = {digest.hex(): digest for digest in places}
+        has_any = False
+        for item in found:
+            compaction = item.compaction
+            assert compaction is not None
+            if (digest := beginnings.get(compaction.summary_digest)) is not None:
+                self._cache.put(_summary_key(digest), text_of(item.message))
+                has_any = True
+            if (digest := beginnings.get(compaction.shortened_digest)) is not None:
+                self._cache.put(_shortened_key(digest), "")
+                has_any = True
+        return has_any
 
     def _known(self, items: Sequence[Item], caller: str) -> KnownCuts:
         places = group_starts(items)
         digests = list(zip(places, digests_at(items, places, *self._scope(caller)), strict=True))
-        found = {place: self._cache.get(b"summary" + digest) for place, digest in digests}
-        shortened = [place for place, digest in digests if self._cache.get(b"shortened" + digest) is not None]
+        found = {place: self._cache.get(_summary_key(digest)) for place, digest in digests}
+        shortened = [
+            place for place, digest in digests if self._cache.get(_shortened_key(digest)) is not None
+        ]
         return KnownCuts({place: text for place, text in found.items() if text}, shortened)
 
     def _scope(self, caller: str) -> tuple[str, str]:
         return caller, self._writer.model
+
+
+def _summary_key(digest: bytes) -> bytes:
+    return b"summary" + digest
+
+
+def _shortened_key(digest: bytes) -> bytes:
+    return b"shortened" + digest
 
 
 def _history(agent: Agent, state: TurnState) -> History:

@@ -32,7 +32,7 @@ class Cut:
     """Positions in the list of all items: what is left out and shortened."""
 
     summary: str = ""
-    kept: int = 0
+    retained_from: int = 0
     """Items before this one are replaced by the summary, if there is one."""
     whole: int = 0
     """Tool results before this item are shortened."""
@@ -48,6 +48,8 @@ class ContextMemory:
     cut: Cut | None = None
     scope: str | None = None
     """The scope for which it was searched; None if it was not."""
+    has_read_stored: bool = False
+    """Whether the compactions of other branches were read from the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,10 @@ def cut_of(items: Sequence[Item]) -> Cut | None:
     compaction = marker.compaction
     assert compaction is not None
     starts = [at for at in range(place) if is_group_start(items, at)]
-    kept = 0 if compaction.kept is None else _start(starts, compaction.kept, place)
+    retained_from = 0 if compaction.retained_from is None else _start(starts, compaction.retained_from, place)
     return Cut(
-        summary=text_of(marker.message) if compaction.kept is not None else "",
-        kept=kept,
+        summary=text_of(marker.message) if compaction.retained_from is not None else "",
+        retained_from=retained_from,
         whole=_start(starts, compaction.whole, place),
         shortened_to=compaction.shortened_to,
         behind=place + 1,
@@ -106,9 +108,11 @@ def view_of(context: Sequence[Item], own: Sequence[Item], cut: Cut | None) -> Co
     if cut is None:
         return ContextView(context, own)
     items = [*context, *own]
-    pinned = pinned_before(items, cut.kept) if cut.summary else []
-    head = [item for item in items[: cut.kept] if is_instruction(item.message)] if cut.summary else []
-    begin = cut.kept if cut.summary else 0
+    pinned = pinned_before(items, cut.retained_from) if cut.summary else []
+    head = (
+        [item for item in items[: cut.retained_from] if is_instruction(item.message)] if cut.summary else []
+    )
+    begin = cut.retained_from if cut.summary else 0
     shown = [
         shortened(item, cut.shortened_to) if at < cut.whole else item
         for at, item in enumerate(items[begin:], begin)
@@ -124,14 +128,16 @@ def view_of(context: Sequence[Item], own: Sequence[Item], cut: Cut | None) -> Co
     return ContextView([*earlier, *shown[:split]], shown[split:])
 
 
-def pinned_before(items: Sequence[Item], kept: int) -> list[Item]:
-    """Return the user messages before ``kept`` that stay: the first one, and the one that ``kept`` continues."""
+def pinned_before(items: Sequence[Item], retained_from: int) -> list[Item]:
+    """Return the user messages before a position that stay: the first one, and the one that the position continues."""
     users = [
-        at for at in range(kept) if type(items[at].message) is UserMessage and items[at].compaction is None
+        at
+        for at in range(retained_from)
+        if type(items[at].message) is UserMessage and items[at].compaction is None
     ]
     if not users:
         return []
-    is_turn_start = kept < len(items) and type(items[kept].message) is UserMessage
+    is_turn_start = retained_from < len(items) and type(items[retained_from].message) is UserMessage
     last = [] if is_turn_start or users[-1] == users[0] else [items[users[-1]]]
     return [items[users[0]], *last]
 

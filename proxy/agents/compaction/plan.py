@@ -31,21 +31,21 @@ _LEAST_GAIN = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A compaction to carry out. ``kept`` and ``whole`` are positions in the list of all items."""
+    """A compaction to carry out. ``retained_from`` and ``whole`` are positions in the list of all items."""
 
-    kept: int
+    retained_from: int
     whole: int
     shortened_to: int
     tokens_after: int
     covered: Sequence[Item] = ()
     """The items that a new summary has to replace, together with the present one; empty for no new summary."""
     summary: str = ""
-    """A known summary of everything before ``kept``, instead of a new one."""
+    """A known summary of everything before ``retained_from``, instead of a new one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    kept: int
+    retained_from: int
     whole: int
     share: float
     """It is taken if its size is at most this part of the limit."""
@@ -62,7 +62,7 @@ def compaction_of(items: Sequence[Item], plan: Plan, *, has_summary: bool) -> Co
     """Return the stored form of a plan, for an item behind all ``items``."""
     starts = group_starts(items)
     return Compaction(
-        kept=sum(start >= plan.kept for start in starts) if has_summary else None,
+        retained_from=sum(start >= plan.retained_from for start in starts) if has_summary else None,
         whole=sum(start >= plan.whole for start in starts),
         shortened_to=plan.shortened_to,
     )
@@ -125,28 +125,28 @@ class _Groups:
         users = [at for at, start in enumerate(self._starts) if self._is_user(start)]
         self._users = users
         self._turn = users[-1] if users else 0
-        self._kept = self._group_at(cut.kept) if cut.summary else 0
+        self._retained_from = self._group_at(cut.retained_from) if cut.summary else 0
         self._whole = self._group_at(cut.whole)
         full = [item_tokens(item) if item.compaction is None else 0 for item in items]
         self._full = self._sums(full)
         self._short: dict[int, list[int]] = {}
-        raw = self._raw(self._kept, self._whole, cut.shortened_to, text_tokens(cut.summary))
+        raw = self._raw(self._retained_from, self._whole, cut.shortened_to, text_tokens(cut.summary))
         self._ratio = before / raw if raw else 1.0
 
     def candidates(self) -> Iterator[_Candidate]:
         """Yield candidates, the mildest first."""
-        kept, turn, last = self._kept, self._turn, self._count - 1
+        retained_from, turn, last = self._retained_from, self._turn, self._count - 1
         if last < 0:
             return
         whole = self._first_whole()
-        yield _Candidate(kept, whole, 0.7)
+        yield _Candidate(retained_from, whole, 0.7)
         for start in self._users:
-            if start > kept and self._covers_something(start):
+            if start > retained_from and self._covers_something(start):
                 yield _Candidate(start, max(whole, start), 0.5)
-        deepest = turn if turn > kept and self._covers_something(turn) else kept
+        deepest = turn if turn > retained_from and self._covers_something(turn) else retained_from
         yield _Candidate(deepest, max(turn, whole), 0.7)
         yield _Candidate(deepest, max(last, whole), 0.7)
-        for start in range(max(turn, kept) + 1, self._count):
+        for start in range(max(turn, retained_from) + 1, self._count):
             if self._covers_something(start):
                 yield _Candidate(start, max(whole, start), 0.6)
                 deepest = start
@@ -157,36 +157,41 @@ class _Groups:
     def known(self, known: KnownCuts) -> _Candidate | None:
         """Return the candidate of the newest known compaction behind the present one."""
         places = {start: group for group, start in enumerate(self._starts)}
-        kept = max((places[at] for at in known.summaries if places[at] > self._kept), default=self._kept)
+        retained_from = max(
+            (places[at] for at in known.summaries if places[at] > self._retained_from),
+            default=self._retained_from,
+        )
         whole = max((places[at] for at in known.shortened), default=0)
-        whole = max(whole, kept, self._whole)
-        if kept == self._kept and whole == self._whole:
+        whole = max(whole, retained_from, self._whole)
+        if retained_from == self._retained_from and whole == self._whole:
             return None
-        summary = known.summaries[self._starts[kept]] if kept > self._kept else ""
-        return _Candidate(kept, whole, 1.0, summary=summary)
+        summary = known.summaries[self._starts[retained_from]] if retained_from > self._retained_from else ""
+        return _Candidate(retained_from, whole, 1.0, summary=summary)
 
     def size(self, candidate: _Candidate) -> int:
         """Return the estimated size of the whole context after a candidate."""
         summary = text_tokens(candidate.summary or self._cut.summary)
-        if candidate.kept > self._kept and not candidate.summary:
+        if candidate.retained_from > self._retained_from and not candidate.summary:
             summary = summary_tokens(self._limit)
-        return int(self._raw(candidate.kept, candidate.whole, candidate.cap, summary) * self._ratio)
+        return int(self._raw(candidate.retained_from, candidate.whole, candidate.cap, summary) * self._ratio)
 
     def plan(self, candidate: _Candidate, size: int) -> Plan:
         """Return the candidate as a plan."""
-        has_new_summary = candidate.kept > self._kept
-        begin = self._start_of(self._kept) if self._cut.summary else 0
-        end = self._start_of(candidate.kept)
-        pinned = {id(self._items[self._starts[at]]) for at in self._pinned(candidate.kept)}
+        has_new_summary = candidate.retained_from > self._retained_from
+        begin = self._start_of(self._retained_from) if self._cut.summary else 0
+        end = self._start_of(candidate.retained_from)
+        pinned = {id(self._items[self._starts[at]]) for at in self._pinned(candidate.retained_from)}
         # The present summary does not have the user message of the turn that it ends in.
-        not_summarised = [self._items[self._starts[at]] for at in self._pinned(self._kept)] if begin else []
+        not_summarised = (
+            [self._items[self._starts[at]] for at in self._pinned(self._retained_from)] if begin else []
+        )
         covered = [
             shortened(item, SHORT)
             for item in (*not_summarised, *self._items[begin:end])
             if item.compaction is None and id(item) not in pinned
         ]
         return Plan(
-            kept=end if has_new_summary or self._cut.summary else 0,
+            retained_from=end if has_new_summary or self._cut.summary else 0,
             whole=self._start_of(candidate.whole),
             shortened_to=candidate.cap,
             tokens_after=size,
@@ -196,23 +201,30 @@ class _Groups:
 
     # --- sizes ---
 
-    def _raw(self, kept: int, whole: int, cap: int, summary: int) -> int:
-        whole = max(whole, kept)
+    def _raw(self, retained_from: int, whole: int, cap: int, summary: int) -> int:
+        whole = max(whole, retained_from)
         short = self._short_sums(cap)
-        tokens = self._fixed + summary + (short[whole] - short[kept]) + (self._full[-1] - self._full[whole])
-        return tokens + sum(self._full[at + 1] - self._full[at] for at in self._pinned(kept))
+        tokens = (
+            self._fixed
+            + summary
+            + (short[whole] - short[retained_from])
+            + (self._full[-1] - self._full[whole])
+        )
+        return tokens + sum(self._full[at + 1] - self._full[at] for at in self._pinned(retained_from))
 
-    def _pinned(self, kept: int) -> list[int]:
-        """Return the groups before ``kept`` that stay: the first user message and that of a turn in progress."""
-        before = [at for at in self._users if at < kept]
+    def _pinned(self, retained_from: int) -> list[int]:
+        """Return the groups before this one that stay: the first user message and that of a turn in progress."""
+        before = [at for at in self._users if at < retained_from]
         if not before:
             return []
-        is_turn_start = kept < self._count and self._is_user(self._starts[kept])
+        is_turn_start = retained_from < self._count and self._is_user(self._starts[retained_from])
         return before[:1] if is_turn_start else sorted({before[0], before[-1]})
 
-    def _covers_something(self, kept: int) -> bool:
+    def _covers_something(self, retained_from: int) -> bool:
         """Whether a summary up to this group replaces more than what stays."""
-        return kept - self._kept > len([at for at in self._pinned(kept) if at >= self._kept])
+        return retained_from - self._retained_from > len(
+            [at for at in self._pinned(retained_from) if at >= self._retained_from]
+        )
 
     def _first_whole(self) -> int:
         """Return the group from which on tool results stay complete, at the latest that of the current turn."""

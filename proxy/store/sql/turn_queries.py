@@ -29,6 +29,7 @@ from proxy.store.sql.dialects import IS_RUNNING, list_of, listed
 from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.tables import conversations, indexable, items, pending_calls, turns
 from proxy.turns.repository import (
+    MAX_COMPACTIONS,
     ChainTurn,
     Conversation,
     InputMatch,
@@ -60,6 +61,17 @@ class TurnQueries:
             .where(items.c.turn == bindparam("turn"))
             .order_by(items.c.position.desc())
             .limit(bindparam("at_most"))
+        )
+        self._compactions = (
+            select(items.c.message, items.c.agent, items.c.visible)
+            .join(turns, turns.c.key == items.c.turn)
+            .where(
+                turns.c.conversation == bindparam("conversation"),
+                items.c.visible.is_(False),
+                items.c.message.contains(rows.COMPACTION_MEMBER, autoescape=True),
+            )
+            .order_by(items.c.turn.desc(), items.c.position.desc())
+            .limit(MAX_COMPACTIONS)
         )
         self._places = {is_within: _places(dialect, is_within=is_within) for is_within in (False, True)}
         self._last_answer = {is_within: _last_answer(is_within=is_within) for is_within in (False, True)}
@@ -97,6 +109,11 @@ class TurnQueries:
         """Return the last items of a turn, oldest first."""
         found = self._last_items.run(connection, [{"turn": turn, "at_most": limit}])
         return rows.to_items(found)[::-1]
+
+    def compactions(self, connection: Connection, conversation: int) -> list[Item]:
+        """Return the newest items with a compaction of the conversation, oldest first."""
+        found = connection.execute(self._compactions, {"conversation": conversation}).all()
+        return rows.to_items([tuple(row) for row in reversed(found)])
 
     def places(
         self, connection: Connection, fingerprints: Sequence[bytes], conversation: int | None

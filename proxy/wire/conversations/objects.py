@@ -117,7 +117,7 @@ def items_of(
         return
     message = item.message
     if item.compaction is not None:
-        if item.compaction.kept is not None:
+        if item.compaction.retained_from is not None:
             item_id, is_hidden = f"cmp_{place}", not item.visible
             body = {
                 **compaction_body(item_id, text_of(message)),

@@ -12,6 +12,7 @@ from proxy.events import DecidedBy, Decision
 from proxy.messages import ForeignItem, Item
 from proxy.turns.checkpoints import MAX_TAKEOVERS, Checkpoint
 from proxy.turns.repository import (
+    MAX_COMPACTIONS,
     Attendance,
     Begun,
     ChainTurn,
@@ -239,6 +240,16 @@ class MemoryHistory:
     async def last_items(self, turn: int, *, limit: int) -> Sequence[Item]:
         kept = self.turns.get(turn)
         return [] if kept is None else [*kept.record.input, *kept.record.items][-limit:]
+
+    async def compactions(self, conversation: int) -> Sequence[Item]:
+        found = [
+            item
+            for kept in self.turns.values()
+            if kept.conversation.key == conversation
+            for item in kept.record.items
+            if item.compaction is not None and not item.visible
+        ]
+        return found[-MAX_COMPACTIONS:]
 
     async def find_matches(
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None

@@ -34,8 +34,8 @@ def call(call_id: str, result: str) -> list[Item]:
     ]
 
 
-def marker(summary: str, *, kept: int | None, whole: int = 0) -> Item:
-    compaction = Compaction(kept=kept, whole=whole)
+def marker(summary: str, *, retained_from: int | None, whole: int = 0) -> Item:
+    compaction = Compaction(retained_from=retained_from, whole=whole)
     return Item(UserMessage(content=summary), agent="a", visible=False, compaction=compaction)
 
 
@@ -56,25 +56,47 @@ def test_without_a_compaction_the_view_is_the_items_themselves() -> None:
 
 
 def test_the_summary_replaces_everything_between_the_first_user_message_and_the_kept_groups() -> None:
-    items = [user("1"), answer("2"), user("3"), answer("4"), user("5"), marker("S", kept=1), answer("6")]
+    items = [
+        user("1"),
+        answer("2"),
+        user("3"),
+        answer("4"),
+        user("5"),
+        marker("S", retained_from=1),
+        answer("6"),
+    ]
 
     assert shown(items) == ["U 1", f"A {HEADING}", "U 5", "A 6"]
 
 
 def test_the_user_message_of_a_turn_stays_if_only_its_later_steps_do() -> None:
-    items = [user("1"), answer("2"), user("3"), *call("x", "r1"), *call("y", "r2"), marker("S", kept=1)]
+    items = [
+        user("1"),
+        answer("2"),
+        user("3"),
+        *call("x", "r1"),
+        *call("y", "r2"),
+        marker("S", retained_from=1),
+    ]
 
     assert shown(items) == ["U 1", f"A {HEADING}", "U 3", "A", "T r2"]
 
 
 def test_a_summary_before_an_assistant_message_has_the_role_of_the_user() -> None:
-    items = [user("1"), *call("x", "r1"), *call("y", "r2"), marker("S", kept=1)]
+    items = [user("1"), *call("x", "r1"), *call("y", "r2"), marker("S", retained_from=1)]
 
     assert shown(items) == ["U 1", f"U {HEADING}", "A", "T r2"]
 
 
 def test_groups_are_counted_so_that_a_deleted_item_never_parts_a_call_from_its_result() -> None:
-    items = [user("1"), *call("x", "r1"), answer("2"), user("3"), *call("y", "r2"), marker("S", kept=2)]
+    items = [
+        user("1"),
+        *call("x", "r1"),
+        answer("2"),
+        user("3"),
+        *call("y", "r2"),
+        marker("S", retained_from=2),
+    ]
     assert shown(items) == ["U 1", f"A {HEADING}", "U 3", "A", "T r2"]
 
     del items[4]
@@ -83,7 +105,14 @@ def test_groups_are_counted_so_that_a_deleted_item_never_parts_a_call_from_its_r
 
 
 def test_the_newest_compaction_counts_and_older_ones_are_not_shown() -> None:
-    items = [user("1"), answer("2"), marker("old", kept=1), user("3"), marker("new", kept=1), answer("4")]
+    items = [
+        user("1"),
+        answer("2"),
+        marker("old", retained_from=1),
+        user("3"),
+        marker("new", retained_from=1),
+        answer("4"),
+    ]
 
     view = view_of(items, (), cut_of(items))
 
@@ -92,7 +121,13 @@ def test_the_newest_compaction_counts_and_older_ones_are_not_shown() -> None:
 
 def test_results_before_the_whole_groups_are_shortened() -> None:
     long = "x" * 5000
-    items = [user("1"), *call("x", long), user("2"), *call("y", long), marker("", kept=None, whole=1)]
+    items = [
+        user("1"),
+        *call("x", long),
+        user("2"),
+        *call("y", long),
+        marker("", retained_from=None, whole=1),
+    ]
 
     view = view_of(items, (), cut_of(items))
 
@@ -103,13 +138,19 @@ def test_results_before_the_whole_groups_are_shortened() -> None:
 
 
 def test_instructions_inside_the_conversation_stay() -> None:
-    items = [Item(SystemMessage(content="Be brief.")), user("1"), answer("2"), user("3"), marker("S", kept=1)]
+    items = [
+        Item(SystemMessage(content="Be brief.")),
+        user("1"),
+        answer("2"),
+        user("3"),
+        marker("S", retained_from=1),
+    ]
 
     assert shown(items) == ["S Be brief.", "U 1", f"A {HEADING}", "U 3"]
 
 
 def test_items_of_the_turn_are_separate_from_earlier_ones() -> None:
-    items, own = [user("1"), answer("2"), user("3")], [marker("S", kept=1), answer("4")]
+    items, own = [user("1"), answer("2"), user("3")], [marker("S", retained_from=1), answer("4")]
 
     view = view_of(items, own, cut_of([*items, *own]))
 
@@ -118,7 +159,7 @@ def test_items_of_the_turn_are_separate_from_earlier_ones() -> None:
 
 
 def test_a_cut_behind_all_items_leaves_the_first_user_message_and_the_summary() -> None:
-    items = [user("1"), answer("2"), user("3"), answer("4"), marker("S", kept=0)]
+    items = [user("1"), answer("2"), user("3"), answer("4"), marker("S", retained_from=0)]
 
     view = view_of(items, (), cut_of(items))
 
@@ -133,4 +174,4 @@ def test_short_results_and_other_messages_are_not_shortened() -> None:
 
 
 def test_a_cut_has_its_own_summary_only() -> None:
-    assert cut_of([user("1"), marker("", kept=None, whole=0)]) == Cut("", 0, 1, 1000, 2)
+    assert cut_of([user("1"), marker("", retained_from=None, whole=0)]) == Cut("", 0, 1, 1000, 2)

@@ -102,7 +102,10 @@ def test_the_newest_handoff_to_an_agent_counts() -> None:
 
 def test_a_compaction_counts_only_for_agents_that_see_the_same_part() -> None:
     compaction = Item(
-        UserMessage(content="of b"), agent="b", visible=False, compaction=Compaction(kept=1, scope="c")
+        UserMessage(content="of b"),
+        agent="b",
+        visible=False,
+        compaction=Compaction(retained_from=1, scope="c"),
     )
     context = [user("1"), *handoff("c", "a", "b", history="none"), answer("2"), user("3"), compaction]
 

@@ -43,8 +43,8 @@ def test_whole_turns_are_summarised_if_results_are_not_enough() -> None:
     made = plan(items, 4000)
 
     assert made is not None
-    assert isinstance(items[made.kept].message, UserMessage)
-    assert made.covered == items[1 : made.kept]
+    assert isinstance(items[made.retained_from].message, UserMessage)
+    assert made.covered == items[1 : made.retained_from]
     view = view_of(applied(items, made), (), cut_of(applied(items, made)))
     assert items_tokens(view.items) < 0.6 * 4000
 
@@ -60,7 +60,7 @@ def test_a_known_summary_that_fits_is_preferred() -> None:
     made = plan(items, 4000, known=KnownCuts({30: "known"}, ()))
 
     assert made is not None
-    assert (made.kept, made.summary, made.covered) == (30, "known", ())
+    assert (made.retained_from, made.summary, made.covered) == (30, "known", ())
 
 
 def test_a_known_summary_that_does_not_fit_is_not_used() -> None:
@@ -93,8 +93,8 @@ def test_every_plan_keeps_groups_whole_and_is_what_the_stored_form_gives(seed: i
     assert cut is not None
     assert cut.whole == made.whole
     if made.covered:
-        assert cut.kept == made.kept
-        assert made.kept == len(items) or is_group_start(items, made.kept)
+        assert cut.retained_from == made.retained_from
+        assert made.retained_from == len(items) or is_group_start(items, made.retained_from)
     after = items_tokens(view_of(stored, (), cut).items)
     assert after < items_tokens(items)
 
@@ -103,7 +103,12 @@ def test_the_user_message_of_a_summarised_turn_is_part_of_the_next_summary() -> 
     first, turn = user("first"), user("the task")
     items = [first, answer("ok"), turn, *call("c1", "r"), *call("c2", "r")]
     items.append(
-        Item(UserMessage(content="S"), agent="a", visible=False, compaction=Compaction(kept=1, whole=1))
+        Item(
+            UserMessage(content="S"),
+            agent="a",
+            visible=False,
+            compaction=Compaction(retained_from=1, whole=1),
+        )
     )
     items += [answer("done"), *(item for n in range(20) for item in (user("q" * 600), answer("a" * 600)))]
 

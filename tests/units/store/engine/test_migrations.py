@@ -20,6 +20,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 from proxy.errors import ConfigurationError, SchemaTooNew
+from proxy.messages import Compaction, Item, UserMessage
 from proxy.store.engine.database import open_database
 from proxy.store.engine.migrations import (
     ADVISORY_LOCK,
@@ -122,6 +123,41 @@ async def test_the_migrated_schema_is_what_the_tables_say(empty_database: str) -
         )
 
     assert await asked(empty_database, differences) == []
+
+
+async def test_the_retained_part_of_stored_compactions_is_renamed(
+    empty_database: str, tmp_path: Path
+) -> None:
+    earlier = tmp_path / "earlier"
+    shutil.copytree(migrations_folder(), earlier)
+    for file in (earlier / "versions").glob("*.py"):
+        if file.name[:4].isdigit() and int(file.name[:4]) >= 10:
+            file.unlink()
+    await migrate(empty_database, folder=earlier)
+    marker = Item(
+        UserMessage('They said "compaction":{"kept":1}.'),
+        agent="a",
+        visible=False,
+        compaction=Compaction(retained_from=7, whole=2, scope="call_1"),
+    )
+    history = open_history(empty_database)
+    begun = await history.begin(new_turn("conv_a"))
+    await history.finish(the_end(begun.turn, items=[marker]))
+    await history.close()
+
+    def as_before(connection: Connection) -> None:
+        new, old = '"compaction":{"retained_from":', '"compaction":{"kept":'
+        connection.execute(
+            text("UPDATE items SET message = replace(message, :new, :old)"), {"new": new, "old": old}
+        )
+
+    await asked(empty_database, as_before)
+    assert await migrate(empty_database) == ("0009", HEAD)
+
+    history = open_history(empty_database)
+    [chain] = await history.chain(begun.turn)
+    await history.close()
+    assert chain.items[-1:] == [marker]
 
 
 async def test_the_comparison_sees_a_difference(empty_database: str) -> None:
