@@ -68,7 +68,7 @@ class MemberChannel:
     ) -> None:
         self._agent = agent
         self._state = state
-        self._exchange = exchange
+        self.exchange = exchange
         self._client_tools = {tool.name for tool in client_tools}
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -87,6 +87,8 @@ class MemberChannel:
         self.pending: list[PendingCall] = []
         self.paused = asyncio.Event()
         self.finish_reason: FinishReason = "stop"
+        self.has_emitted = False
+        """Whether text or events have been emitted, so that the run cannot be repeated."""
         self._is_at_limit = False
         self.is_cancelled = False
 
@@ -250,6 +252,7 @@ class MemberChannel:
         if self._unread or self._approved:
             self._held.append(event)
             return
+        self.has_emitted = True
         if isinstance(event, TextDelta):
             self._state.turn.draft.append(event.text)
         self._state.sink.emit(event)

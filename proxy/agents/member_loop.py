@@ -22,6 +22,8 @@ from proxy.agents.agent_loop import (
     ApprovalPending,
     ToolResultsPending,
 )
+from proxy.agents.compaction.compactor import CallSize, exceeded
+from proxy.agents.compaction.size import items_tokens, message_tokens, tools_tokens
 from proxy.agents.member_channel import MemberChannel
 from proxy.agents.member_exchange import Exchange, arguments_of, exchange_of
 from proxy.agents.model_reply import visible_client_tools
@@ -29,11 +31,18 @@ from proxy.agents.prompt import assistant_message, messages_for
 from proxy.agents.spans import record_handoff
 from proxy.agents.tool_calls import WAITING, ServerCalls, append_tool_result
 from proxy.agents.turn_state import Agent, Call, TurnState, new_call_id, wire_call
-from proxy.errors import AgentFailed, MemberFailed, ResponseFormatNotMet, ToolError, UpstreamFailed
+from proxy.errors import (
+    AgentFailed,
+    ContextLengthExceeded,
+    MemberFailed,
+    ResponseFormatNotMet,
+    ToolError,
+    UpstreamFailed,
+)
 from proxy.events import ClientToolArguments, ClientToolCall, Handoff
-from proxy.members.port import HandOver, Member, MemberContext
+from proxy.members.port import HandOver, Member, MemberContext, sees_of
 from proxy.members.state import newest_state, stored_state
-from proxy.messages import FunctionTool, HandoffRecord, Item, Message, is_instruction, text_of
+from proxy.messages import FunctionTool, HandoffRecord, Item, is_instruction, text_of
 from proxy.providers.capabilities import Abilities
 from proxy.tools.handoff_tools import handoff_reason, handoff_result
 
@@ -84,13 +93,19 @@ class MemberLoop:
         if state.turn.steps is not None and self._member.has_effects:
             # What the member's code has done is not known until it ends, so it must not run again.
             await state.turn.steps.suspend()
-        exchange = exchange_of(self.agent.name, state.turn)
-        channel = MemberChannel(self.agent, state, exchange, self._client_tools(state))
+        channel = self._channel(state)
         await channel.apply_decisions()
-        context = self._context(state, channel, exchange)
-        messages = messages_for("", (), _without_instructions(exchange.items), ())
+        shown = await self._fitted(state, channel.exchange)
         state.turn.ran_effects = state.turn.ran_effects or self._member.has_effects
-        hand_over = await self._run_until_paused(channel, self._consume(messages, context, channel))
+        context = self._context(state, channel, shown)
+        try:
+            hand_over = await self._run_until_paused(channel, self._consume(context, channel))
+        except ContextLengthExceeded as failure:
+            if channel.has_emitted:
+                raise exceeded(failure) from None
+            channel = self._channel(state)
+            context = self._context(state, channel, await self._fitted(state, channel.exchange, failure))
+            hand_over = await self._repeat(channel, context)
         if channel.pending:
             return self._pause(state, channel, context)
         if hand_over is not None:
@@ -102,12 +117,70 @@ class MemberLoop:
         self._append(state, context, ())
         return AgentAnswered(channel.finish_reason)
 
+    def input_tokens(self, state: TurnState) -> int:
+        """Return the estimated size of what the member gets next; the messages of one that stores the conversation."""
+        assert state.compactor is not None
+        if sees_of(self._member) == "own":
+            return items_tokens(state.turn.context)
+        return state.compactor.size_now(self.agent, state, self._size(state))
+
+    def _channel(self, state: TurnState) -> MemberChannel:
+        exchange = exchange_of(self.agent.name, state.turn)
+        return MemberChannel(self.agent, state, exchange, self._client_tools(state))
+
+    # --- long conversations ---
+
+    async def _repeat(self, channel: MemberChannel, context: MemberContext) -> HandOver | None:
+        """Run the member once more, with a shortened conversation.
+
+        Raises:
+            ContextLengthExceeded: It is still too long.
+        """
+        try:
+            return await self._run_until_paused(channel, self._consume(context, channel))
+        except ContextLengthExceeded as failure:
+            raise exceeded(failure) from None
+
+    async def _fitted(
+        self, state: TurnState, exchange: Exchange, failure: ContextLengthExceeded | None = None
+    ) -> Exchange:
+        """Return what the member gets of an exchange, shortened if it is too long, or was rejected with ``failure``.
+
+        Calls of the exchange stay, so that the member finds what it has called.
+
+        Raises:
+            ContextLengthExceeded: It cannot be shortened after a failure.
+        """
+        if state.compactor is None or sees_of(self._member) == "own":
+            if failure is not None:
+                raise exceeded(failure)
+            return exchange
+        if failure is not None:
+            view = await state.compactor.after_overflow(self.agent, state, self._size(state), failure)
+        elif exchange.later:
+            view = state.compactor.view(self.agent, state)
+        else:
+            view = await state.compactor.fit(self.agent, state, self._size(state))
+        count = len(exchange.later)
+        items, later = view.items[: len(view.items) - count], view.items[len(view.items) - count :]
+        if later and later[0].message is not exchange.later[0].message:
+            if failure is not None:
+                raise exceeded(failure)
+            return exchange
+        return Exchange(items, later, exchange.answers)
+
+    def _size(self, state: TurnState) -> CallSize:
+        turn = state.turn
+        handoffs = [one.spec for one in self.agent.delegates.values()]
+        fixed = tools_tokens((*handoffs, *self._client_tools(state))) + sum(map(message_tokens, turn.overlay))
+        reserve = turn.parameters.max_completion_tokens or turn.parameters.max_tokens or 0
+        return CallSize(fixed, reserve)
+
     # --- the run ---
 
-    async def _consume(
-        self, messages: Sequence[Message], context: MemberContext, channel: MemberChannel
-    ) -> HandOver | None:
+    async def _consume(self, context: MemberContext, channel: MemberChannel) -> HandOver | None:
         await channel.ready()
+        messages = messages_for("", (), context.items, ())
         events = self._member.run(messages, context)
         try:
             async for event in events:
@@ -169,7 +242,9 @@ class MemberLoop:
                 _abandoned.add(task)
                 task.add_done_callback(_abandoned.discard)
 
-    def _context(self, state: TurnState, channel: MemberChannel, exchange: Exchange) -> MemberContext:
+    def _context(self, state: TurnState, channel: MemberChannel, shown: Exchange) -> MemberContext:
+        """Return the context of a run; ``shown`` is what the member gets of the exchange."""
+        exchange = channel.exchange
         turn = state.turn
         can_hand_off = state.handoffs < state.limits.max_handoffs
         delegates = list(self.agent.delegates.values()) if can_hand_off else []
@@ -182,8 +257,8 @@ class MemberLoop:
             end_user=turn.end_user,
             team=state.team,
             agent=self.agent.name,
-            items=_without_instructions(exchange.items),
-            later_items=exchange.later,
+            items=_without_instructions(shown.items),
+            later_items=shown.later,
             instructions="\n\n".join(filter(None, map(text_of, (*instructions, *turn.overlay)))),
             parameters=turn.parameters,
             tools=self._client_tools(state),

@@ -21,7 +21,7 @@ from proxy.agents.turn_state import Agent, Delegate, Delegation
 from proxy.errors import ModelNotFound
 from proxy.members.port import Member
 from proxy.messages import Parameters
-from proxy.providers.context_windows import ContextWindow
+from proxy.providers.context_windows import ContextWindow, known_window
 from proxy.providers.model import Model
 from proxy.teamfiles.definitions import (
     A2AAgentDefinition,
@@ -112,6 +112,8 @@ class Registry:
         self._tools = tools
         self._members = members or {}
         self._a2a_members: dict[object, Member] = {}
+        self._windows: dict[object, ContextWindow] = {}
+        """The context windows of members."""
         self.approved_tools = frozenset(
             use.name
             for team in definitions.teams.values()
@@ -297,8 +299,20 @@ class Registry:
             max_parallel_tools=definition.max_parallel_tools,
             tool_call_timeout=definition.tool_call_timeout,
             member=self._member(definition),
-            window=self._models.window_of(definition.model),
+            window=self._window(definition),
         )
+
+    def _window(self, definition: AgentDefinition) -> ContextWindow:
+        """Return the window of what the agent is; all agents that are the same share it."""
+        remote = definition.remote
+        if remote is not None:
+            known = remote.context_window or known_window(remote.model)
+            return self._windows.setdefault((remote.base_url, remote.model, known), ContextWindow(known))
+        if definition.member is not None:
+            return self._windows.setdefault(
+                (definition.member, definition.context_window), ContextWindow(definition.context_window)
+            )
+        return self._models.window_of(definition.model)
 
     def _delegation(self, definition: DelegateDefinition, team: TeamDefinition) -> Delegation:
         if definition.to is not None:

@@ -32,6 +32,7 @@ from proxy.members.port import (
     ModelUsed,
     NotApproved,
     Reasoning,
+    Sees,
     TeamEvent,
     Unused,
 )
@@ -73,6 +74,7 @@ class RemoteMember:
     """A member that calls an endpoint once per run."""
 
     has_effects = True
+    sees: Sees = "text"
 
     def __init__(self, definition: RemoteAgentDefinition, model: Model, approvals: RemoteApprovals) -> None:
         self._definition = definition

@@ -18,7 +18,6 @@ from proxy.agents.agent_loop import (
 from proxy.agents.cacheable_prompt import CacheablePrompt
 from proxy.agents.compaction.compactor import Compactor
 from proxy.agents.compaction.history import return_target
-from proxy.agents.compaction.size import items_tokens
 from proxy.agents.delegation import DelegateJob
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.member_loop import MemberLoop
@@ -251,11 +250,7 @@ class AgentTeam:
 
     def input_tokens(self, turn: Turn) -> int:
         """Return the estimated size of the turn's first model call in tokens."""
-        loop = self._loops[turn.agent]
-        if not isinstance(loop, AgentLoop):
-            # Code that is the agent decides itself what a model sees.
-            return items_tokens(turn.context)
-        return loop.input_tokens(self._state(turn, _NO_SINK))
+        return self._loops[turn.agent].input_tokens(self._state(turn, _NO_SINK))
 
     async def summarise(self, turn: Turn) -> tuple[str, Sequence[ModelCalled]]:
         """Return a summary of the context of a turn, and the model calls that wrote it.

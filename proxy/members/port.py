@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from proxy.errors import ToolError
 from proxy.events import MemberTeamEvent
@@ -221,8 +221,22 @@ class MemberContext:
         return await self.channel.run_approved(name, arguments, function)
 
 
+Sees = Literal["all", "text", "own"]
+"""What a member gets of a conversation: all messages, the text of users and agents only, or the messages since its last
+answer, because it stores the conversation itself."""
+
+
+def sees_of(member: object) -> Sees:
+    """Return what a member gets of a conversation, its attribute ``sees``; all messages if it has none."""
+    sees: Sees = getattr(member, "sees", "all")
+    return sees
+
+
 class Member(Protocol):
-    """An agent with its own code. One instance serves all turns, several of them at the same time."""
+    """An agent with its own code. One instance serves all turns, several of them at the same time.
+
+    An attribute ``sees`` (``Sees``) says what it gets of a conversation; without it, the member gets all messages.
+    """
 
     @property
     def has_effects(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 from proxy.errors import ConfigurationError
-from proxy.members.port import Member, MemberContext, MemberEvent
+from proxy.members.port import Member, MemberContext, MemberEvent, Sees, sees_of
 from proxy.messages import Message
 from proxy.tools.threads import ToolThreads
 
@@ -65,6 +65,11 @@ class ObjectMember:
     def has_effects(self) -> bool:
         """What the object says; true if it does not."""
         return bool(getattr(self._member, "has_effects", True))
+
+    @property
+    def sees(self) -> Sees:
+        """What the object says; all messages if it does not."""
+        return sees_of(self._member)
 
     def run(self, messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
         """Run its method."""

@@ -132,6 +132,7 @@ class RemoteAgentDefinition(_StrictModel):
     send_end_user: bool = True
     """Whether the end user is sent as ``safety_identifier``."""
     price: Price | None = None
+    context_window: ContextWindow | None = None
 
 
 class A2AAgentDefinition(_StrictModel):
@@ -223,6 +224,8 @@ class AgentDefinition(_StrictModel):
     """An agent behind an OpenAI-compatible API."""
     a2a: Annotated[A2AAgentDefinition | None, BeforeValidator(_a2a_agent)] = None
     """An agent of the A2A protocol."""
+    context_window: ContextWindow | None = None
+    """Of an agent with ``python`` that gets the whole conversation."""
     description: str = ""
     model: Name = "default"
     fallbacks: tuple[Name, ...] = ()

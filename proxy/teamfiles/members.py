@@ -9,7 +9,7 @@ from typing import Any
 
 from proxy.errors import ConfigurationError
 from proxy.members.loading import COMPONENT, load_member
-from proxy.members.port import Member
+from proxy.members.port import Member, sees_of
 from proxy.teamfiles.diagnostics import Path, closest_match, quote
 from proxy.teamfiles.model_requests import check_connection, check_headers, is_server_url
 from proxy.teamfiles.source_map import Source
@@ -53,6 +53,11 @@ def check_agent(source: Source, path: Path, agent: Mapping[str, Any]) -> None:
         source.add_error(path, "'instructions' is missing", at_key=True)
     for other in given[1:]:
         source.add_error((*path, other), f"cannot be combined with {quote(given[0])}", at_key=True)
+    if "context_window" in agent and "python" not in agent:
+        where = {"remote": "; set it in 'remote'", "instructions": "; set it at the model"}.get(
+            (given or [""])[0], ""
+        )
+        source.add_error((*path, "context_window"), f"has no effect for this agent{where}", at_key=True)
     if len(given) == 1 and given[0] in KINDS:
         for key in _OF_MODELS:
             if key in agent:
@@ -81,6 +86,10 @@ def check_code(
         name = source.value((*path, key))
         if isinstance(name, str) and f"{prefix}{name}" not in imported:
             _import(source, (*path, key), f"{prefix}{name}", folder, import_member, imported)
+    window = (*path, "context_window")
+    member = imported.get(str(source.value((*path, "python"))))
+    if member is not None and sees_of(member) == "own" and source.value(window) is not None:
+        source.add_error(window, "has no effect: the agent stores the conversation itself", at_key=True)
 
 
 def _import(

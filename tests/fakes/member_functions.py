@@ -153,3 +153,15 @@ async def clerk(messages: Sequence[Message], context: MemberContext) -> AsyncIte
         return
     said = " / ".join(text_of(message) for message in messages if text_of(message))
     yield f"{context.handoff_input} {said}"
+
+
+class _Keeper:
+    """Stores the conversation itself."""
+
+    sees = "own"
+
+    async def run(self, messages: Sequence[Message], context: MemberContext) -> str:
+        return "Hello."
+
+
+keeper = _Keeper()

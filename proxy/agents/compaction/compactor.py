@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from proxy.agents.compaction.context_view import ContextView, Cut, cut_of, view_of
-from proxy.agents.compaction.history import History, history_of
+from proxy.agents.compaction.history import History, history_of, member_history
 from proxy.agents.compaction.plan import (
     KnownCuts,
     Plan,
@@ -28,6 +28,7 @@ from proxy.agents.compaction.summary import CutCache, Summary, SummaryWriter, di
 from proxy.agents.turn_state import Agent, TurnState
 from proxy.errors import ContextLengthExceeded, StoreUnavailable
 from proxy.events import CompactionMethod, ContextCompacted
+from proxy.members.port import sees_of
 from proxy.messages import Item, UserMessage, text_of
 from proxy.providers.context_windows import ContextWindow
 from proxy.providers.model import Model
@@ -85,9 +86,7 @@ class Compactor:
         """Return what the agent's model sees in its next call, after a compaction if the context is too large."""
         memory = state.context_memory
         history = _history(agent, state)
-        if memory.scope != history.scope:
-            memory.cut, memory.scope = cut_of(history.items), history.scope
-        view = view_of(history.context, history.own, memory.cut)
+        view = _view_of(history, state)
         limit = self._limit(agent, state, size)
         if limit is None:
             return view
@@ -107,7 +106,7 @@ class Compactor:
         """
         memory = state.context_memory
         history = _history(agent, state)
-        view = view_of(history.context, history.own, memory.cut)
+        view = _view_of(history, state)
         before = self.estimate(agent, history, memory.cut, view, size)
         if not failure.is_fallback:
             agent.window.learn(failure, estimate=before)
@@ -137,6 +136,16 @@ class Compactor:
                 return item.tokens + items_tokens(items[at + 1 :]) + fixed
         return size.fixed + items_tokens(view.items)
 
+    def view(self, agent: Agent, state: TurnState) -> ContextView:
+        """Return what the agent sees after the compactions so far, without another one."""
+        return _view(agent, state)
+
+    def size_now(self, agent: Agent, state: TurnState, size: CallSize) -> int:
+        """Return the estimated size of the next call."""
+        history = _history(agent, state)
+        view = _view_of(history, state)
+        return self.estimate(agent, history, state.context_memory.cut, view, size)
+
     @staticmethod
     def size_of(view: ContextView, size: CallSize) -> int:
         """Return the estimate for a call without reported sizes."""
@@ -144,7 +153,8 @@ class Compactor:
 
     async def summarise(self, items: Sequence[Item], *, agent: Agent) -> Summary:
         """Return a summary of all items for a context of the agent."""
-        view = view_of(items, (), cut_of(items))
+        history = history_of(agent.name, items, ())
+        view = view_of(history.context, (), cut_of(history.items))
         maximum = summary_tokens(agent.window.tokens or _DEFAULT_WINDOW)
         return await self._writer.write(list(view.items), "", max_tokens=maximum, agent=agent.name)
 
@@ -310,12 +320,22 @@ def _shortened_key(digest: bytes) -> bytes:
 
 
 def _history(agent: Agent, state: TurnState) -> History:
-    return history_of(agent.name, state.turn.context, state.turn.items)
+    turn = state.turn
+    if agent.member is None:
+        return history_of(agent.name, turn.context, turn.items)
+    return member_history(agent.name, turn.context, turn.items, has_only_text=sees_of(agent.member) == "text")
 
 
 def _view(agent: Agent, state: TurnState) -> ContextView:
-    history = _history(agent, state)
-    return view_of(history.context, history.own, state.context_memory.cut)
+    return _view_of(_history(agent, state), state)
+
+
+def _view_of(history: History, state: TurnState) -> ContextView:
+    """Return what a model or member sees after the compactions so far."""
+    memory = state.context_memory
+    if memory.scope != history.scope:
+        memory.cut, memory.scope = cut_of(history.items), history.scope
+    return view_of(history.context, history.own, memory.cut)
 
 
 def reported_size(agent: Agent, tokens: int) -> int | None:

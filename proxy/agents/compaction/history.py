@@ -1,7 +1,8 @@
 """What an agent sees of a conversation before any compaction: all of it, or what its handoff lets it see.
 
 An agent that was handed over to with ``history: none`` or ``since_handoff`` sees a part of the items. Compactions made
-for it have the scope of that handoff, and count for no other agent.
+for it have the scope of that handoff, and count for no other agent. So do those of a member, an agent with its own
+code, which sees the items in another form than a model.
 """
 
 from __future__ import annotations
@@ -31,23 +32,43 @@ class History:
         return [*self.context, *self.own]
 
 
-def history_of(agent: str, context: Sequence[Item], own: Sequence[Item]) -> History:
-    """Return what the agent sees."""
+def history_of(agent: str, context: Sequence[Item], own: Sequence[Item], *, view: str = "") -> History:
+    """Return what the agent sees; ``view`` is the scope of its form of the items, "" for that of models."""
     items = [*context, *own]
     records = [at for at, item in enumerate(items) if item.handoff is not None]
     if not records:
-        return History(context, own)
+        if not view and not any(item.compaction is not None and item.compaction.scope for item in items):
+            return History(context, own)
+        return History(_of_scope(context, view), _of_scope(own, view), view, is_mixed=True)
     is_mixed = any(item.handoff is not None and item.handoff.history != "all" for item in items)
     for at in reversed(records):
         record = items[at].handoff
         if record is not None and record.target == agent:
             if record.history != "all":
-                return _part(items, at, record, len(context))
+                return _part(items, at, record, len(context), view)
             break
-    return History(_of_scope(context, ""), _of_scope(own, ""), "", is_mixed)
+    return History(_of_scope(context, view), _of_scope(own, view), view, is_mixed or bool(view))
 
 
-def _part(items: Sequence[Item], at: int, record: HandoffRecord, before: int) -> History:
+def member_history(
+    agent: str, context: Sequence[Item], own: Sequence[Item], *, has_only_text: bool
+) -> History:
+    """Return what a member sees: all items, or those with text of users and agents, and its own."""
+    history = history_of(agent, context, own, view=f"@{agent}")
+    if not has_only_text:
+        return history
+
+    def shown(items: Sequence[Item]) -> list[Item]:
+        return [
+            item
+            for item in items
+            if item.visible or item.agent == agent or isinstance(item.message, UserMessage)
+        ]
+
+    return History(shown(history.context), shown(history.own), history.scope, is_mixed=True)
+
+
+def _part(items: Sequence[Item], at: int, record: HandoffRecord, before: int, view: str) -> History:
     """Return the part of the items that the handoff, whose result is at this position, lets its target see."""
     scope = _call_id(items[at])
     if record.history == "none":
@@ -61,6 +82,7 @@ def _part(items: Sequence[Item], at: int, record: HandoffRecord, before: int) ->
         ]
         start = users[-1] if users else call
         head = [Item(UserMessage(content=_SUMMARY + record.summary))] if record.summary else []
+    scope += view
     context = [*head, *_of_scope(items[start:before], scope)]
     return History(context, _of_scope(items[max(start, before) :], scope), scope, is_mixed=True)
 
@@ -71,7 +93,12 @@ def _handover(record: HandoffRecord) -> str:
 
 
 def _of_scope(items: Sequence[Item], scope: str) -> list[Item]:
-    return [item for item in items if item.compaction is None or item.compaction.scope == scope]
+    """Return the items without compactions of other scopes. One that the client has sent stands for all before it."""
+    return [
+        item
+        for item in items
+        if item.compaction is None or item.compaction.scope == scope or item.agent is None
+    ]
 
 
 def _call_id(item: Item) -> str:

@@ -25,7 +25,7 @@ from google.protobuf.json_format import MessageToDict, MessageToJson
 
 from proxy.errors import MemberFailed
 from proxy.members.adapters.common import items_since, unused_parameters
-from proxy.members.port import HandOver, MemberContext, MemberEvent
+from proxy.members.port import HandOver, MemberContext, MemberEvent, Sees
 from proxy.messages import AssistantMessage, ImagePart, Message, UserMessage, text_of
 from proxy.tracing import add_trace_headers
 
@@ -50,6 +50,7 @@ class A2AMember:
     """A remote agent. The card is read by the first turn."""
 
     has_effects = True
+    sees: Sees = "own"
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         self._url = url

@@ -29,6 +29,7 @@ from proxy.members.port import (
     MemberEvent,
     ModelUsed,
     Reasoning,
+    Sees,
     ToolBegan,
     ToolEnded,
 )
@@ -57,6 +58,7 @@ class AgentFrameworkMember:
     """An agent, whose state is in sessions, so that one object serves all turns."""
 
     has_effects = True
+    sees: Sees = "own"
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent

@@ -37,6 +37,7 @@ from proxy.members.port import (
     MemberEvent,
     ModelUsed,
     Reasoning,
+    Sees,
     ToolBegan,
     ToolEnded,
 )
@@ -121,6 +122,7 @@ class AgentChatMember:
     """An agent or a team."""
 
     has_effects = True
+    sees: Sees = "own"
 
     def __init__(self, found: Any, make: Callable[[], Any] | None = None) -> None:
         self._pool = _Pool(found, make)

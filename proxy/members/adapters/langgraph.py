@@ -28,6 +28,7 @@ from proxy.members.port import (
     MemberEvent,
     ModelUsed,
     Reasoning,
+    Sees,
     ToolBegan,
     ToolEnded,
 )
@@ -47,6 +48,7 @@ class LangGraphMember:
     """A graph. Each run has a separate checkpointer, unless the graph has one."""
 
     has_effects = True
+    sees: Sees = "own"
 
     def __init__(self, graph: Any) -> None:
         self._graph = graph

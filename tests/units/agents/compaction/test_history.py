@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.agents.compaction.context_view import cut_of
-from proxy.agents.compaction.history import history_of, return_target
+from proxy.agents.compaction.history import history_of, member_history, return_target
 from proxy.messages import (
     AssistantMessage,
     Compaction,
@@ -113,6 +113,48 @@ def test_a_compaction_counts_only_for_agents_that_see_the_same_part() -> None:
     cut = cut_of(history_of("b", context, []).items)
     assert cut is not None
     assert cut.summary == "of b"
+
+
+def test_a_compaction_for_a_member_counts_for_no_other_agent() -> None:
+    compaction = Item(
+        UserMessage(content="of b"),
+        agent="b",
+        visible=False,
+        compaction=Compaction(retained_from=1, scope="@b"),
+    )
+    of_client = Item(UserMessage(content="of client"), compaction=Compaction(retained_from=0))
+    context = [of_client, user("1"), answer("2"), user("3"), compaction]
+
+    seen = member_history("b", context, [], has_only_text=False)
+    other = history_of("a", context, [])
+
+    assert (seen.scope, seen.items) == ("@b", context)
+    assert (other.scope, other.items) == ("", context[:-1])
+
+
+def test_a_member_that_gets_only_text_sees_no_hidden_items_of_others() -> None:
+    hidden = Item(UserMessage(content="note"), agent="b", visible=False)
+    own = Item(AssistantMessage(content="call"), agent="b", visible=False)
+    other = Item(AssistantMessage(content="call"), agent="a", visible=False)
+    result = Item(ToolMessage("c", "result"), agent="a", visible=False)
+    context = [user("1"), other, result, hidden, answer("2")]
+
+    seen = member_history("b", context, [own], has_only_text=True)
+
+    assert (seen.context, seen.own) == ([user("1"), hidden, answer("2")], [own])
+
+
+def test_a_member_sees_the_part_that_its_handoff_lets_it_see() -> None:
+    context = [user("1"), *handoff("c", "a", "b", history="none"), answer("2"), user("3")]
+
+    seen = member_history("b", context, [], has_only_text=True)
+
+    assert seen.scope == "c@b"
+    assert [text_of(item.message) for item in seen.items] == [
+        "a hands this task over to you.\n\nasked",
+        "2",
+        "3",
+    ]
 
 
 def test_control_returns_to_the_agent_that_handed_over() -> None:

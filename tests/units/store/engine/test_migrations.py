@@ -135,7 +135,7 @@ async def test_the_retained_part_of_stored_compactions_is_renamed(
             file.unlink()
     await migrate(empty_database, folder=earlier)
     marker = Item(
-        UserMessage('They said "compaction":{"kept":1}.'),
+        UserMessage('A text with "compaction":{"kept":1}.'),
         agent="a",
         visible=False,
         compaction=Compaction(retained_from=7, whole=2, scope="call_1"),
