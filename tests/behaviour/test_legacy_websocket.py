@@ -52,6 +52,19 @@ async def test_a_legacy_chat_is_streamed_over_its_websocket(served: Served, upst
     ]
 
 
+async def test_a_long_text_is_sent_in_several_messages(served: Served, upstream: FakeUpstream) -> None:
+    long = "Lorem ipsum " * 1000
+    upstream.reply(text(long, chunks=[long]))
+
+    async with connected(served, "/ws") as client:
+        await client.send(chat("Long"))
+        *chunks, complete = await client.until("chat_complete")
+
+    assert [len(chunk["data"]["content"]) for chunk in chunks] == [4000, 4000, 4000]
+    assert "".join(chunk["data"]["content"] for chunk in chunks) == long
+    assert complete["data"] == {"final_response": long}
+
+
 async def test_a_legacy_chat_continues_until_it_is_reset(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("One"), text("Two"), text("Three"))
 

@@ -9,7 +9,6 @@ from contextlib import aclosing
 from starlette.websockets import WebSocket
 
 from proxy.errors import InternalTurnError, InvalidRequest, ProxyError, Unauthorized
-from proxy.events import Entry
 from proxy.routes.legacy.browser_chats import BrowserChat, browser_chat_of
 from proxy.routes.legacy.chat import chat_request
 from proxy.routes.middleware.rate_limit import admit as admit_turn
@@ -84,13 +83,8 @@ async def _answer(websocket: WebSocket, channel: Channel, message: bytes, browse
     await admit_turn(services, caller)
     opened = await services.turns.open(ask)
     events = ChatSocketEvents()
-
-    def encode(entry: Entry) -> list[str]:
-        text = events.message(entry)
-        return [] if text is None else [text]
-
     try:
-        await channel.stream_turn(opened.live, encode)
+        await channel.stream_turn(opened.live, events.messages)
     finally:
         # A server that stops closes its sockets first. Their turns still have the grace time to finish.
         if not services.turns.is_closing:

@@ -89,6 +89,17 @@ class ChatEvents:
                 pass
         return None
 
+    def short_events_of(self, entry: Entry) -> list[EventBody]:
+        """Return the events of one entry, often none, with a long text in several.
+
+        Only texts can be divided: the event with the whole answer, and results of tools, have any length.
+        """
+        event_body = self.event_of(entry)
+        if event_body is None:
+            return []
+        texts = pieces(event_body["content"]) if "content" in event_body else ()
+        return [{**event_body, "content": piece} for piece in texts] or [event_body]
+
     def _text(self, text: str) -> EventBody:
         self._texts.append(text)
         return {"event_type": "chat_chunk", "content": text}
@@ -109,11 +120,7 @@ class ChatEventEncoder:
 
     def encode(self, entry: Entry) -> bytes:
         """Return the event of one entry; often none."""
-        event_body = self._events.event_of(entry)
-        if event_body is None:
-            return b""
-        texts = pieces(event_body["content"]) if "content" in event_body else ()
-        bodies = [{**event_body, "content": piece} for piece in texts] or [event_body]
+        bodies = self._events.short_events_of(entry)
         return b"".join(b"data: %b\n\n" % one_line(encode(body)) for body in bodies)
 
 
@@ -160,10 +167,9 @@ class ChatSocketEvents:
     def __init__(self) -> None:
         self._events = ChatEvents()
 
-    def message(self, entry: Entry) -> str | None:
-        """Return the message of one entry, or None."""
-        event_body = self._events.event_of(entry)
-        return None if event_body is None else socket_message(event_body)
+    def messages(self, entry: Entry) -> list[str]:
+        """Return the messages of one entry; often none."""
+        return [socket_message(event_body) for event_body in self._events.short_events_of(entry)]
 
 
 def socket_message(event_body: EventBody) -> str:
