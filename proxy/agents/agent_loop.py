@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from proxy.agents.compaction.context_view import cut_of, view_of
 from proxy.agents.compaction.history import history_of
@@ -24,7 +23,7 @@ from proxy.agents.model_reply import ModelReply, call_model, call_size, visible_
 from proxy.agents.prompt import assistant_message
 from proxy.agents.spans import record_handoff
 from proxy.agents.tool_calls import WAITING, ServerCalls, append_tool_result, unknown_tool
-from proxy.agents.turn_state import Agent, Call, CallKind, TurnState, wire_call
+from proxy.agents.turn_state import Agent, Call, TurnState, resumed_call, wire_call
 from proxy.errors import ResponseFormatNotMet, ToolError
 from proxy.events import Handoff
 from proxy.messages import FinishReason, FunctionTool, HandoffRecord, Item
@@ -33,7 +32,6 @@ from proxy.tools.execution import find_argument_error
 from proxy.tools.handoff_tools import handoff_reason, handoff_result
 from proxy.tools.port import is_offered
 from proxy.turns.contract import ApprovalRequest
-from proxy.turns.steps import OpenCall
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,13 @@ class AgentLoop:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self._server_calls = ServerCalls(agent)
-        self._delegate_specs = tuple(delegate.spec for delegate in agent.delegates.values())
+        self._handoff_specs = tuple(target.spec for target in agent.handoff_targets.values())
 
     @property
     def abilities(self) -> Abilities:
         """What the agent's model supports now; OpenAI rejects a prediction together with tools."""
         abilities = self.agent.model.abilities
-        has_tools = bool(self.agent.tools or self.agent.delegates or self.agent.delegations)
+        has_tools = bool(self.agent.tools or self.agent.handoff_targets or self.agent.delegations)
         return abilities.without("prediction") if has_tools else abilities
 
     def client_tools(
@@ -94,7 +92,7 @@ class AgentLoop:
             tool.name
             for tool in self.client_tools(client_tools, max_client_tools)
             if tool.name in self.agent.tools
-            or tool.name in self.agent.delegates
+            or tool.name in self.agent.handoff_targets
             or tool.name in self.agent.delegations
         ]
 
@@ -114,7 +112,7 @@ class AgentLoop:
             await state.save_step()
         resumed, state.turn.resumed = state.turn.resumed, None
         if resumed is not None and resumed.calls:
-            outcome = await self._handle_calls(state, [_resumed_call(call) for call in resumed.calls])
+            outcome = await self._handle_calls(state, [resumed_call(call) for call in resumed.calls])
             if outcome is not None:
                 return outcome
         # At a limit the turn ends with what there is, like an answer that the model cut.
@@ -155,7 +153,7 @@ class AgentLoop:
         specs = self._server_calls.specs
         tools = [specs[name] for name, tool in self.agent.tools.items() if is_offered(tool)]
         delegates = self._server_calls.delegation_specs if state.can_delegate else ()
-        handoffs = self._delegate_specs if state.handoffs < state.limits.max_handoffs else ()
+        handoffs = self._handoff_specs if state.handoffs < state.limits.max_handoffs else ()
         return [*tools, *delegates, *handoffs]
 
     async def _handle_calls(self, state: TurnState, calls: Sequence[Call]) -> AgentOutcome | None:
@@ -171,7 +169,7 @@ class AgentLoop:
         can_hand_off = not pending and not unapproved and not pauses
         if can_hand_off:
             results |= await self._invalid_handovers(calls)
-        handoffs = [call for call in calls if call.kind == "delegate" and call.id not in results]
+        handoffs = [call for call in calls if call.kind == "handoff" and call.id not in results]
         handoff = handoffs[0] if can_hand_off and handoffs else None
         record = await self._handoff_record(state, handoff) if handoff is not None else None
         for call in calls:
@@ -199,7 +197,7 @@ class AgentLoop:
         """Return the errors of handoffs whose data does not match their schema, by call id."""
         errors: dict[str, str] = {}
         for call in calls:
-            schema = self.agent.delegates[call.name].input if call.kind == "delegate" else None
+            schema = self.agent.handoff_targets[call.name].input if call.kind == "handoff" else None
             if schema is None:
                 continue
             arguments = "".join(call.arguments)
@@ -214,25 +212,25 @@ class AgentLoop:
 
     async def _handoff_record(self, state: TurnState, call: Call) -> HandoffRecord | None:
         """Return what is stored of a handoff; None if no handoff of the team has options."""
-        delegate = self.agent.delegates[call.name]
+        target = self.agent.handoff_targets[call.name]
         if not state.records_handoffs:
             return None
         arguments = "".join(call.arguments)
         summary = ""
-        if delegate.history == "summary" and state.compactor is not None:
+        if target.history == "summary" and state.compactor is not None:
             summary = await state.compactor.handoff_summary(self.agent, state)
         return HandoffRecord(
             self.agent.name,
-            delegate.target,
-            delegate.history,
-            delegate.returns,
-            handoff_reason(arguments) if delegate.input is None else "",
-            arguments if delegate.input is not None else "",
+            target.agent,
+            target.history,
+            target.returns,
+            handoff_reason(arguments) if target.input is None else "",
+            arguments if target.input is not None else "",
             summary,
         )
 
     def _hand_off(self, state: TurnState, call: Call) -> AgentHandedOff:
-        target = self.agent.delegates[call.name].target
+        target = self.agent.handoff_targets[call.name].agent
         state.handoffs += 1
         state.turn.agent = target
         state.turn.ran_tools = True
@@ -258,12 +256,12 @@ class AgentLoop:
     def _result_without_run(self, call: Call, handoff: Call | None, *, can_hand_off: bool) -> str:
         """Return the result of a call that is not run."""
         if call is handoff:
-            delegate = self.agent.delegates[call.name]
-            data = "".join(call.arguments) if delegate.input is not None else ""
-            return handoff_result(delegate.target, data)
+            target = self.agent.handoff_targets[call.name]
+            data = "".join(call.arguments) if target.input is not None else ""
+            return handoff_result(target.agent, data)
         if call.kind == "approval":
             return WAITING
-        if call.kind == "delegate":
+        if call.kind == "handoff":
             if not can_hand_off:
                 return "error: not transferred, because other calls of this reply have to be answered first"
             return "error: not transferred, because only one transfer at a time is possible"
@@ -271,14 +269,9 @@ class AgentLoop:
             return "error: not executed, because only one call at a time is allowed"
         if call.name in self.agent.delegations:
             return "error: no further delegation is possible here; do the task yourself"
-        if call.name in self.agent.delegates:
+        if call.name in self.agent.handoff_targets:
             return "error: no further transfers in this turn; answer the user yourself"
         return unknown_tool(call.name)
-
-
-def _resumed_call(call: OpenCall) -> Call:
-    kind = cast(CallKind, call.kind)
-    return Call(call.id, call.name, kind, call.client_index, [call.arguments], is_resumed=True)
 
 
 async def _check_format(state: TurnState, reply: ModelReply) -> None:

@@ -51,7 +51,7 @@ class CacheablePrompt:
     entry: str
     agents: Mapping[str, Agent]
     instructions: str
-    delegates: Sequence[FunctionTool]
+    handoffs: Sequence[FunctionTool]
     """Handoffs of all agents, each name once."""
 
     @classmethod
@@ -64,10 +64,10 @@ class CacheablePrompt:
         targets: dict[str, str] = {}
         differing: set[str] = set()
         for agent in agents.values():
-            for name, delegate in agent.delegates.items():
-                if targets.setdefault(name, delegate.target) != delegate.target:
+            for name, target in agent.handoff_targets.items():
+                if targets.setdefault(name, target.agent) != target.agent:
                     return None
-                if specs.setdefault(name, delegate.spec) != delegate.spec:
+                if specs.setdefault(name, target.spec) != target.spec:
                     differing.add(name)
         specs |= {name: handoff_tool_spec(name, targets[name]) for name in differing}
         if len(agents) == 1:
@@ -92,7 +92,7 @@ class CacheablePrompt:
         of_server |= {
             name: one.spec for agent in self.agents.values() for name, one in agent.delegations.items()
         }
-        tools = (*of_server.values(), *self.delegates, *client_tools)
+        tools = (*of_server.values(), *self.handoffs, *client_tools)
         return CacheableLayout(self._messages(active.name, turn, view), tools)
 
     def _messages(self, active: str, turn: Turn, view: ContextView) -> list[Message]:
@@ -114,9 +114,9 @@ class CacheablePrompt:
 
 
 def _section(agent: Agent, differing: set[str]) -> str:
-    names = ", ".join((*agent.tools, *agent.delegations, *agent.delegates)) or "none"
+    names = ", ".join((*agent.tools, *agent.delegations, *agent.handoff_targets)) or "none"
     section = _SECTION.format(name=agent.name, instructions=agent.instructions.strip(), tools=names)
-    when = [f"{name}: {d.spec.description}" for name, d in agent.delegates.items() if name in differing]
+    when = [f"{name}: {d.spec.description}" for name, d in agent.handoff_targets.items() if name in differing]
     return "\n".join([section, *when])
 
 

@@ -171,7 +171,7 @@ class MemberLoop:
 
     def _size(self, state: TurnState) -> CallSize:
         turn = state.turn
-        handoffs = [one.spec for one in self.agent.delegates.values()]
+        handoffs = [one.spec for one in self.agent.handoff_targets.values()]
         fixed = tools_tokens((*handoffs, *self._client_tools(state))) + sum(map(message_tokens, turn.overlay))
         reserve = turn.parameters.max_completion_tokens or turn.parameters.max_tokens or 0
         return CallSize(fixed, reserve)
@@ -247,7 +247,7 @@ class MemberLoop:
         exchange = channel.exchange
         turn = state.turn
         can_hand_off = state.handoffs < state.limits.max_handoffs
-        delegates = list(self.agent.delegates.values()) if can_hand_off else []
+        targets = list(self.agent.handoff_targets.values()) if can_hand_off else []
         source, reason = state.handed_over
         instructions = [item.message for item in turn.context if is_instruction(item.message)]
         return MemberContext(
@@ -262,8 +262,8 @@ class MemberLoop:
             instructions="\n\n".join(filter(None, map(text_of, (*instructions, *turn.overlay)))),
             parameters=turn.parameters,
             tools=self._client_tools(state),
-            handoffs={one.target: one.when for one in delegates},
-            handoff_tools=[(one.spec, one.target) for one in delegates],
+            handoffs={one.agent: one.when for one in targets},
+            handoff_tools=[(one.spec, one.agent) for one in targets],
             handed_over_by=source,
             handoff_reason=reason,
             handoff_input=_handoff_data(self.agent.name, turn.items),
@@ -302,44 +302,44 @@ class MemberLoop:
     async def _hand_off(
         self, state: TurnState, context: MemberContext, hand_over: HandOver
     ) -> AgentHandedOff:
-        name, delegate = next(
-            ((name, one) for name, one in self.agent.delegates.items() if one.target == hand_over.to),
+        name, target = next(
+            ((name, one) for name, one in self.agent.handoff_targets.items() if one.agent == hand_over.to),
             ("", None),
         )
-        if delegate is None or hand_over.to not in context.handoffs:
+        if target is None or hand_over.to not in context.handoffs:
             logger.warning("member handed over to an unknown agent", extra={"agent": self.agent.name})
             raise MemberFailed(self.agent.name)
         given = {"reason": hand_over.reason} if hand_over.reason else {}
-        if delegate.input is not None:
+        if target.input is not None:
             given = dict(hand_over.input or {})
             try:
-                await delegate.input.check(given)
+                await target.input.check(given)
             except ToolError as mismatch:
                 facts = {"agent": self.agent.name, "error": mismatch.message}
                 logger.warning("member handed over with invalid data", extra=facts)
                 raise MemberFailed(self.agent.name) from None
         arguments = msgspec.json.encode(given).decode()
-        data = arguments if delegate.input is not None else ""
-        call = Call(new_call_id(), name, "delegate", arguments=[arguments])
+        data = arguments if target.input is not None else ""
+        call = Call(new_call_id(), name, "handoff", arguments=[arguments])
         self._append(state, context, [call])
         reason = "" if data else handoff_reason(arguments)
         record = None
         if state.records_handoffs:
             summary = ""
-            if delegate.history == "summary" and state.compactor is not None:
+            if target.history == "summary" and state.compactor is not None:
                 summary = await state.compactor.handoff_summary(self.agent, state)
             record = HandoffRecord(
-                self.agent.name, delegate.target, delegate.history, delegate.returns, reason, data, summary
+                self.agent.name, target.agent, target.history, target.returns, reason, data, summary
             )
-        append_tool_result(state, self.agent, call.id, handoff_result(delegate.target, data), handoff=record)
+        append_tool_result(state, self.agent, call.id, handoff_result(target.agent, data), handoff=record)
         state.handoffs += 1
-        state.turn.agent = delegate.target
+        state.turn.agent = target.agent
         state.turn.ran_tools = True
         state.handed_over = self.agent.name, reason
-        state.sink.emit(Handoff(self.agent.name, delegate.target, reason))
-        record_handoff(self.agent.name, delegate.target)
+        state.sink.emit(Handoff(self.agent.name, target.agent, reason))
+        record_handoff(self.agent.name, target.agent)
         await state.save_step()
-        return AgentHandedOff(delegate.target)
+        return AgentHandedOff(target.agent)
 
     def _append(self, state: TurnState, context: MemberContext, calls: Sequence[Call]) -> None:
         text = "".join(state.turn.draft)

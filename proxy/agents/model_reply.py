@@ -281,8 +281,8 @@ def _kind(agent: Agent, state: TurnState, name: str, client_names: Collection[st
         return "server"
     if name in agent.tools:
         return "approval" if name in agent.approvals else "server"
-    if name in agent.delegates and state.handoffs < state.limits.max_handoffs:
-        return "delegate"
+    if name in agent.handoff_targets and state.handoffs < state.limits.max_handoffs:
+        return "handoff"
     return "client" if name in client_names else "unknown"
 
 

@@ -17,7 +17,7 @@ from proxy.agents.delegation import delegate_tool_spec
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.remote_member import RemoteApprovals, RemoteMember
 from proxy.agents.team import AgentTeam, TeamFacts
-from proxy.agents.turn_state import Agent, Delegate, Delegation
+from proxy.agents.turn_state import Agent, Delegation, HandoffTarget
 from proxy.errors import ModelNotFound
 from proxy.members.port import Member
 from proxy.messages import Parameters
@@ -247,7 +247,7 @@ class Registry:
             description=definition.agents[name].description,
         )
         agent = self._agent(name, definition.agents[name], definition)
-        alone = dataclasses.replace(agent, delegates={}, delegations={})
+        alone = dataclasses.replace(agent, handoff_targets={}, delegations={})
         side_model = self._side_model(definition)
         compactor = self._compactor(team, definition)
         return AgentTeam(facts, [alone], self._dispatcher, side_model=side_model, compactor=compactor)
@@ -292,7 +292,9 @@ class Registry:
             model=self._models.model_for(definition.model, definition.fallbacks),
             tools={tool.spec.name: tool for tool, _ in tools},
             approvals=frozenset(tool.spec.name for tool, use in tools if use.approval == "required"),
-            delegates={handoff.tool_name: _delegate(handoff, team) for handoff in definition.handoffs},
+            handoff_targets={
+                handoff.tool_name: _handoff_target(handoff, team) for handoff in definition.handoffs
+            },
             delegations={one.tool_name: self._delegation(one, team) for one in definition.delegates},
             client_tools=client_tools,
             parameters=msgspec.convert(definition.parameters, Parameters, strict=False),
@@ -356,7 +358,7 @@ def _pinned(team: AgentTeam, snapshot: str) -> AgentTeam:
     return team
 
 
-def _delegate(handoff: HandoffDefinition, team: TeamDefinition) -> Delegate:
+def _handoff_target(handoff: HandoffDefinition, team: TeamDefinition) -> HandoffTarget:
     spec = handoff_tool_spec(handoff.tool_name, handoff.to, handoff.when, handoff.input)
     schema = ArgumentSchema(handoff.input) if handoff.input is not None else None
-    return Delegate(spec, handoff.to, handoff.when, handoff.history, handoff.returns, schema)
+    return HandoffTarget(spec, handoff.to, handoff.when, handoff.history, handoff.returns, schema)

@@ -76,14 +76,14 @@ class AgentTeam:
         self._loops = {agent.name: _loop_of(agent) for agent in agents}
         self._agents = {agent.name: agent for agent in agents}
         tools = [tool for agent in agents for tool in agent.tools.values()]
-        self._has_tools = bool(tools) or any(agent.delegates for agent in agents)
+        self._has_tools = bool(tools) or any(agent.handoff_targets for agent in agents)
         self._has_effects = any(tool.has_effects for tool in tools)
         self._cacheable_prompt = CacheablePrompt.of(facts.entry, self._agents) if facts.prompt_cache else None
         self._dispatcher = dispatcher
         self._records_handoffs = any(
-            delegate.history != "all" or delegate.returns
+            target.history != "all" or target.returns
             for agent in agents
-            for delegate in agent.delegates.values()
+            for target in agent.handoff_targets.values()
         )
 
     @property
@@ -355,4 +355,4 @@ class SideTeam:
             case ToolResultsPending(pending):
                 return TeamOutcome("tool_calls", pending)
             case AgentHandedOff() | ApprovalPending():
-                raise AssertionError("a side request has neither delegates nor server tools")
+                raise AssertionError("a side request has neither handoffs nor server tools")

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Delegate:
+class HandoffTarget:
     """A handoff target: the tool that the model sees, and the agent that becomes active."""
 
     spec: FunctionTool
-    target: str
+    agent: str
     when: str = ""
     history: HandoffHistory = "all"
     returns: bool = False
@@ -70,7 +70,7 @@ class Agent:
     instructions: str
     model: Model
     tools: Mapping[str, Tool] = field(default_factory=dict)
-    delegates: Mapping[str, Delegate] = field(default_factory=dict)
+    handoff_targets: Mapping[str, HandoffTarget] = field(default_factory=dict)
     delegations: Mapping[str, Delegation] = field(default_factory=dict)
     client_tools: ClientTools = "auto"
     parameters: Parameters = field(default_factory=Parameters)
@@ -179,10 +179,7 @@ class TurnState:
                 handed_over=self.handed_over,
                 ran_effects=self.turn.ran_effects,
                 ran_tools=self.turn.ran_tools,
-                calls=[
-                    OpenCall(call.id, call.name, call.kind, call.client_index, "".join(call.arguments))
-                    for call in calls
-                ],
+                calls=[_open_call(call) for call in calls],
             )
         )
 
@@ -210,9 +207,11 @@ class TurnState:
         return is_within and (self.parent is None or self.parent.can_run_tool)
 
 
-CallKind = Literal["server", "approval", "delegate", "client", "surplus", "unknown"]
+CallKind = Literal["server", "approval", "handoff", "client", "surplus", "unknown"]
 """How a call is handled: run, put before a person for approval, run as a handoff, or returned to the client. Calls of
 the last two kinds get an error as their result: one client call too many, or a tool that does not exist."""
+_STORED_KINDS: Mapping[CallKind, str] = {"handoff": "delegate"}
+"""Names of kinds in checkpoints, which workers of an earlier version can read too."""
 
 
 @dataclass(slots=True)
@@ -228,6 +227,19 @@ class Call:
     client_index: int = -1
     arguments: list[str] = field(default_factory=list)
     is_resumed: bool = False
+
+
+def _open_call(call: Call) -> OpenCall:
+    kind = _STORED_KINDS.get(call.kind, call.kind)
+    return OpenCall(call.id, call.name, kind, call.client_index, "".join(call.arguments))
+
+
+def resumed_call(call: OpenCall) -> Call:
+    """Return a call of a checkpoint."""
+    kind = next((kind for kind, stored in _STORED_KINDS.items() if stored == call.kind), call.kind)
+    return Call(
+        call.id, call.name, cast(CallKind, kind), call.client_index, [call.arguments], is_resumed=True
+    )
 
 
 def wire_call(call: Call) -> ToolCall:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from proxy.agents.dispatch import DirectDispatcher, Dispatcher
 from proxy.agents.team import AgentTeam, TeamFacts
-from proxy.agents.turn_state import Agent, Delegate
+from proxy.agents.turn_state import Agent, HandoffTarget
 from proxy.errors import ToolError
 from proxy.events import Event
 from proxy.messages import FunctionTool, Item, Message
@@ -66,8 +66,8 @@ def agent(
     approvals: Sequence[str] = (),
     max_parallel_tools: int = 8,
 ) -> Agent:
-    delegates: Mapping[str, Delegate] = {
-        f"transfer_to_{target}": Delegate(
+    targets: Mapping[str, HandoffTarget] = {
+        f"transfer_to_{target}": HandoffTarget(
             handoff_tool_spec(f"transfer_to_{target}", target, "when asked"), target
         )
         for target in hands_to
@@ -77,7 +77,7 @@ def agent(
         instructions=f"You are {name}.",
         model=model,
         tools={tool.spec.name: tool for tool in tools},
-        delegates=delegates,
+        handoff_targets=targets,
         client_tools=client_tools,
         approvals=frozenset(approvals),
         max_parallel_tools=max_parallel_tools,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from proxy.agents.cacheable_prompt import CacheablePrompt
 from proxy.agents.compaction.context_view import ContextView
-from proxy.agents.turn_state import Agent, Delegate
+from proxy.agents.turn_state import Agent, HandoffTarget
 from proxy.messages import (
     AssistantMessage,
     FunctionCall,
@@ -28,11 +28,11 @@ MENU = FunctionTool("menu")
 
 def agent(name: str, **handoffs: tuple[str, str]) -> Agent:
     """An agent whose handoffs are named tools with a target and when to use them."""
-    delegates = {
-        tool: Delegate(handoff_tool_spec(tool, target, when), target)
+    targets = {
+        tool: HandoffTarget(handoff_tool_spec(tool, target, when), target)
         for tool, (target, when) in handoffs.items()
     }
-    return Agent(name, f"You are {name}.", MODEL, delegates=delegates)
+    return Agent(name, f"You are {name}.", MODEL, handoff_targets=targets)
 
 
 def prompt_of(*agents: Agent) -> CacheablePrompt | None:
@@ -122,7 +122,7 @@ def test_a_handoff_that_agents_use_differently_is_described_in_their_instruction
     prompt = prompt_of(one, two, agent("home"))
 
     assert prompt is not None
-    (tool,) = prompt.delegates
+    (tool,) = prompt.handoffs
     assert tool == handoff_tool_spec("back", "home")
     assert "it is late" in prompt.instructions
     assert "it is early" in prompt.instructions
