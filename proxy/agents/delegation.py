@@ -138,7 +138,8 @@ class DelegateTool:
             return WAITING_FOR_APPROVAL
         text = _answer_of(turn.items)
         if not text:
-            raise ToolError(f"{name} gave no answer")
+            reason = " before a limit was reached" if outcome.finish_reason == "length" else ""
+            raise ToolError(f"{name} gave no answer{reason}")
         return text + (_INCOMPLETE if outcome.finish_reason == "length" else "")
 
     def _turn(self, task: str, call_key: str) -> Turn:

@@ -301,6 +301,55 @@ async def test_the_limits_of_the_turn_include_delegates(open_desk: Desk) -> None
     assert len(upstream.requests) <= 100
 
 
+async def test_a_run_has_limits_of_its_own(tmp_path: Path) -> None:
+    """A delegate that reaches them, or whose code fails, is an error result, and the caller continues."""
+    team = """\
+models:
+  default: {{model: test-model, base_url: "{upstream}", api_key: k}}
+teams:
+  desk:
+    entry: lead
+    agents:
+      lead:
+        instructions: You are lead.
+        delegates: [{{to: looper, limits: {{max_model_calls: 2}}}}, {{to: broken}}, {{team: library}}]
+      looper: {{instructions: You are looper., tools: [calculate]}}
+      broken: {{python: "broken_delegate:run"}}
+  library:
+    entry: librarian
+    limits: {{max_model_calls: 1}}
+    agents: {{librarian: {{instructions: You are librarian., tools: [calculate]}}}}
+"""
+    loop = calls(("calculate", {"expression": "1"}))
+
+    def answer(received: Received) -> Reply:
+        messages = received.body["messages"]
+        match agent_of(messages):
+            case "lead" if not results_in(messages):
+                tools = ("ask_looper", "ask_broken", "ask_library")
+                return calls(*((tool, {"task": "x"}) for tool in tools))
+            case "lead":
+                return text(json.dumps(results_in(messages)))
+            case _:
+                return loop
+
+    (tmp_path / "broken_delegate.py").write_text(
+        "async def run(messages, context):\n    yield 'a part'\n    raise ValueError('secret')\n"
+    )
+    async with FakeUpstream(answer=answer) as upstream:
+        (tmp_path / "team.yaml").write_text(team.format(upstream=upstream.base_url))
+        async with serve(tmp_path, teams=tmp_path / "team.yaml") as served:
+            said = json.loads(await Caller(served).ask([user("Hi")], model="desk"))
+        agents = [agent_of(request.body["messages"]) for request in upstream.requests]
+
+    assert said == [
+        "error: looper gave no answer before a limit was reached",
+        "error: broken failed: The agent 'broken' failed.",
+        "error: library gave no answer before a limit was reached",
+    ]
+    assert sorted(agents) == ["lead", "lead", "librarian", "looper", "looper"]
+
+
 async def test_cancelling_the_turn_ends_its_delegates(open_desk: Desk) -> None:
     def play(agent: str, messages: list[Any]) -> Reply:
         return (

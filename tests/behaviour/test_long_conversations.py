@@ -315,6 +315,15 @@ async def test_the_threshold_of_a_team(tmp_path: Path) -> None:
     assert max(sizes) < 0.5 * 4000
 
 
+async def test_the_model_of_compaction_writes_summaries_instead_of_the_side_model(tmp_path: Path) -> None:
+    provider = WindowedProvider(4000)
+    settings = "compaction: {model: default}"
+    async with shop(tmp_path, provider, window=4000, settings=settings) as (served, _):
+        await converse(Caller(served), 9)
+
+    assert {body["model"] for body in provider.summaries} == {"test-model"}
+
+
 async def test_the_extension_reports_a_compaction_with_its_usage(tmp_path: Path) -> None:
     provider = WindowedProvider(4000)
     reported: list[Any] = []
