@@ -3,8 +3,9 @@
 One migration runs at a time, over all workers: on PostgreSQL under an advisory lock, on SQLite in an exclusive
 transaction. All steps and the new version are one transaction, so that a failed migration leaves nothing behind.
 
-Alembic is imported for an upgrade only: it takes 10 MB of memory and 0.15 s of the start. Its table ``alembic_version``
-has one row, and the version files form one line of revisions.
+Alembic is imported for an upgrade only: it takes 10 MB of memory and 0.15 s of the start. A new SQLite database gets
+the present tables without it. Its table ``alembic_version`` has one row, and the version files form one line of
+revisions.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from proxy.errors import ConfigurationError, DatabaseNotReady, SchemaTooNew
 from proxy.store.engine.database import database_url
 from proxy.store.engine.errors import unavailability
 from proxy.store.engine.sqlite import check_free_space, make_file, sqlite_engine
+from proxy.store.sql.tables import metadata
 
 R = TypeVar("R")
 
@@ -176,11 +178,13 @@ def _upgrade(connection: Connection, folder: Path) -> tuple[str | None, str]:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET LOCAL lock_timeout = '60s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
-    before = _current(connection)
-    state = _state(before, _revisions(folder))
+    before, revisions = _current(connection), _revisions(folder)
+    state = _state(before, revisions)
     if state == "too_new":
         raise _too_new()
-    if state != "current":
+    if state == "empty" and connection.dialect.name == "sqlite" and folder == migrations_folder():
+        _create_tables(connection, revisions[-1])
+    elif state != "current":
         _run_alembic(connection, folder)
         if (
             connection.dialect.name == "sqlite"
@@ -192,6 +196,19 @@ def _upgrade(connection: Connection, folder: Path) -> tuple[str | None, str]:
     after = _current(connection)
     assert after is not None
     return before, after
+
+
+def _create_tables(connection: Connection, revision: str) -> None:
+    """Create all tables as they are at the newest revision; fails like a migration if one of them exists."""
+    metadata.create_all(connection, checkfirst=False)
+    # As Alembic creates it (alembic.runtime.migration, MigrationContext._version).
+    connection.execute(
+        text(
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL,"
+            " CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+        )
+    )
+    connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": revision})
 
 
 def _run_alembic(connection: Connection, folder: Path) -> None:

@@ -95,10 +95,16 @@ async def asked(url: str, question: Any) -> Any:
         await database.close()
 
 
-def with_migration(folder: Path, source: str) -> Path:
-    """A copy of the migrations with one more."""
+def copied_migrations(folder: Path) -> Path:
+    """A copy of the migrations, with which a new SQLite database is migrated step by step."""
     copy = folder / "migrations"
     shutil.copytree(migrations_folder(), copy, dirs_exist_ok=True)
+    return copy
+
+
+def with_migration(folder: Path, source: str) -> Path:
+    """A copy of the migrations with one more."""
+    copy = copied_migrations(folder)
     (copy / "versions" / "9999_next.py").write_text(source.replace("HEAD", HEAD))
     return copy
 
@@ -112,8 +118,8 @@ async def test_an_empty_database_is_brought_to_head(empty_database: str) -> None
     assert await migrate(empty_database) == (HEAD, HEAD)
 
 
-async def test_the_migrated_schema_is_what_the_tables_say(empty_database: str) -> None:
-    await migrate(empty_database)
+async def test_the_migrated_schema_is_what_the_tables_say(empty_database: str, tmp_path: Path) -> None:
+    await migrate(empty_database, folder=copied_migrations(tmp_path))
 
     def differences(connection: Connection) -> list[Any]:
         return list(
@@ -158,6 +164,30 @@ async def test_the_retained_part_of_stored_compactions_is_renamed(
     [chain] = await history.chain(begun.turn)
     await history.close()
     assert chain.items[-1:] == [marker]
+
+
+async def test_a_new_sqlite_database_is_like_a_migrated_one(tmp_path: Path) -> None:
+    created, migrated = (f"sqlite:///{tmp_path}/{name}.sqlite" for name in ("created", "migrated"))
+    await migrate(created)
+    assert await migrate(migrated, folder=copied_migrations(tmp_path)) == (None, HEAD)
+
+    def schema(connection: Connection) -> dict[str, object]:
+        """All that SQLite knows of each table and index, but the order of the columns."""
+        run = connection.exec_driver_sql
+        found: dict[str, object] = {}
+        for kind, name, source in run("SELECT type, name, sql FROM sqlite_master").all():
+            if kind == "table":
+                columns = {tuple(row)[1:] for row in run(f"PRAGMA table_xinfo({name})")}
+                keys = {tuple(row)[2:] for row in run(f"PRAGMA foreign_key_list({name})")}
+                found[name] = columns, keys, "AUTOINCREMENT" in source
+                for index in run(f"PRAGMA index_list({name})").all():
+                    members = [row[2] for row in run(f"PRAGMA index_info({index[1]})")]
+                    found[f"{name}: {index[3]} {members}"] = tuple(index)[2:]
+            elif source is not None:
+                found[name] = " ".join(source.split())
+        return found
+
+    assert await asked(created, schema) == await asked(migrated, schema)
 
 
 async def test_the_comparison_sees_a_difference(empty_database: str) -> None:
