@@ -34,6 +34,20 @@ class BoundedHttp(LingeringHttp):
     head_timeout = 30.0
     """Seconds in which a head has to be complete, and the rest of a body after an early response."""
 
+    __slots__ = (
+        "_body_deadline",
+        "_deadline",
+        "_framing_bytes",
+        "_has_body_data",
+        "_head_bytes",
+        "_heads_in_data",
+        "_is_between_requests",
+        "_is_in_head",
+        "_is_refused",
+        "_is_repeating_head",
+        "_problem",
+    )
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timeout of the first head."""
         super().connection_made(transport)

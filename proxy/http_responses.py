@@ -16,6 +16,7 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from proxy.connection_state import ConnectionEvent, Pipeline
 from proxy.routes.streaming import BODY_WRITER, DISCONNECT, Disconnect
 
 LINGER_IDLE_SECONDS = 2.0
@@ -38,9 +39,14 @@ class LingeringHttp(HttpToolsProtocol):
     stall_timeout = 60.0
     """Seconds in which a client has to read a part of what is written."""
 
+    # An instance with more than 30 attributes in its dictionary takes a kilobyte more (CPython, dictobject.c).
+    __slots__ = ("_linger", "_linger_until", "_stall", "is_lingering")
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start a connection."""
         super().connection_made(transport)
+        self.pipeline = cast("Any", Pipeline())
+        self.flow._is_writable_event = cast("Any", ConnectionEvent(is_set=True))
         self.is_lingering = False
         self._linger: asyncio.TimerHandle | None = None
         self._linger_until = 0.0
@@ -92,6 +98,7 @@ class LingeringHttp(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Run the application for one request."""
+        cycle.message_event = cast("Any", ConnectionEvent(is_set=cycle.message_event.is_set()))
         cast("Any", cycle.scope)["extensions"] = {
             DISCONNECT: Disconnect(),
             BODY_WRITER: ChunkedBodyWriter(cycle),

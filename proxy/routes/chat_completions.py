@@ -61,12 +61,13 @@ class ChatCompletions:
             return
         request = await decode_body(chat_decoder(settings), body)
         turn_request, options = await chat_turn_request(services, caller, headers, body, request)
-        # It is as large as the history, and the answer may take minutes.
-        del body
         scope["state"]["facts"].update(model=request.model[:100], stream=request.stream)
         has_ids = wants_event_ids(headers, scope["query_string"])
         ignored, framing = request.ignored, SSE_WITH_IDS if has_ids else SSE
-        if not request.stream:
+        is_stream = request.stream
+        # The answer may take minutes, and the body is as large as the history.
+        del body, request, headers, scope["state"]["headers"]
+        if not is_stream:
             opened = await services.turns.open(turn_request, left=client_left(receive))
             builder = CompletionBuilder(encoder_options(opened, options, decode_options))
             await write_turn(services, opened, connection, builder, ignored=ignored)

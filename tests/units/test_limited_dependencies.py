@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 import pytest
 from autogen_core.models import ChatCompletionClient
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -24,7 +25,7 @@ TESTED = {
     "autogen-ext": "0.7",  # providers/autogen/client.py
     "httptools": "0.9",  # http_protocol.py, http_responses.py
     "msgspec": "0.22",  # wire/explaining.py
-    "uvicorn": "0.54",  # http_protocol.py, http_responses.py, websocket_protocol.py, server.py
+    "uvicorn": "0.54",  # http_protocol.py, http_responses.py, connection_state.py, websocket_protocol.py, server.py
 }
 
 
@@ -112,6 +113,13 @@ def test_uvicorn_has_the_state_of_a_response_that_the_protocol_changes() -> None
         "response_complete", "response_started", "scope", "transport", "waiting_for_100_continue",
     }  # fmt: skip
     assert {name for name in assigned if f"self.{name}" in source} == assigned
+
+
+def test_uvicorn_uses_the_methods_of_the_events_and_the_pipeline_that_are_replaced() -> None:
+    sources = "".join(map(inspect.getsource, (HttpToolsProtocol, RequestResponseCycle, FlowControl)))
+
+    assert set(re.findall(r"(?:message|_is_writable)_event\.(\w+)", sources)) == {"set", "clear", "wait"}
+    assert set(re.findall(r"self\.pipeline\.(\w+)", sources)) == {"appendleft", "pop"}
 
 
 def test_uvicorn_uses_three_methods_of_the_transport_of_a_response() -> None:
