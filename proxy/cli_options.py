@@ -21,6 +21,12 @@ SECRET = ("openai_api_key", "api_keys", "database_url", "redis_url", "provider_p
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Listening address": ("host", "port", "workers", "tls_certificate", "tls_key"),
     "Teams and models": ("teams", "models", "openai_base_url", "openai_model", "openai_auth", "pass_through"),
+    "Connections to model providers": (
+        "provider_tls_ca",
+        "provider_tls_certificate",
+        "provider_tls_key",
+        "provider_tls_minimum",
+    ),
     "Storage": ("data_dir", "retention_days"),
     "Access": ("allow_open", "separate_keys", "allowed_hosts", "cors_origins"),
     "Limits": (

@@ -26,8 +26,10 @@ ENV_FILE = ".env"
 
 _DATABASE = re.compile(r"(sqlite|postgres|postgresql)(\+\w+)?://.+")
 _REDIS = re.compile(r"rediss?://\S+")
+FROM_ENVIRONMENT = "environment"
+"""Value of ``provider_proxy`` for the proxy variables of the environment (``HTTPS_PROXY`` …)."""
 _HTTP_PROXY = re.compile(
-    r"http://(?:[^\s/@:]+(?::[^\s/@]*)?@)?(?:\[[0-9A-Fa-f:.]+\]|[^\s/@:\[\]]+)(?::[0-9]{1,5})?/?"
+    r"environment|http://(?:[^\s/@:]+(?::[^\s/@]*)?@)?(?:\[[0-9A-Fa-f:.]+\]|[^\s/@:\[\]]+)(?::[0-9]{1,5})?/?"
 )
 _VISIBLE = re.compile(r"[!-~]+")
 
@@ -239,9 +241,33 @@ class Settings(BaseSettings):
     ] = None
     provider_proxy: Annotated[
         Annotated[SecretStr, _secret(_HTTP_PROXY)] | None,
-        ValueFormat("an address like http://user:password@host:3128"),
+        ValueFormat("an address like http://user:password@host:3128, or environment"),
         _setting("HTTP proxy for connections to model providers.", "PROXY_PROVIDER_PROXY"),
     ] = None
+    provider_tls_ca: Annotated[
+        FilePath | None,
+        ValueFormat("a path"),
+        _setting(
+            "File with further certificate authorities for model providers, as PEM.", "PROXY_PROVIDER_TLS_CA"
+        ),
+    ] = None
+    provider_tls_certificate: Annotated[
+        FilePath | None,
+        ValueFormat("a path"),
+        _setting(
+            "File with the client certificate for model providers, as PEM.", "PROXY_PROVIDER_TLS_CERTIFICATE"
+        ),
+    ] = None
+    provider_tls_key: Annotated[
+        FilePath | None,
+        ValueFormat("a path"),
+        _setting("File with the private key of the client certificate, as PEM.", "PROXY_PROVIDER_TLS_KEY"),
+    ] = None
+    provider_tls_minimum: Annotated[
+        Literal["1.2", "1.3"],
+        ValueFormat("1.2 or 1.3"),
+        _setting("Minimum TLS version of connections to model providers.", "PROXY_PROVIDER_TLS_MINIMUM"),
+    ] = "1.2"
     first_token_timeout: Annotated[
         Seconds, _setting("Timeout for the first token of a model, in seconds.", "PROXY_FIRST_TOKEN_TIMEOUT")
     ] = 60.0

@@ -123,6 +123,16 @@ def tls_key_problems(settings: Settings) -> Iterator[str]:
         )
 
 
+def provider_connection_problems(settings: Settings) -> Iterator[str]:
+    """Check the proxy variables of the environment and the TLS files for connections to providers."""
+    from proxy.providers.factory import provider_session
+
+    try:
+        provider_session(settings)
+    except ConfigurationError as error:
+        yield error.message
+
+
 def _unreadable(variable: str, file: Path | None) -> Iterator[str]:
     try:
         if file is not None:

@@ -29,6 +29,7 @@ from proxy.settings_check import (
     database_url_problems,
     exposure_problems,
     missing_packages,
+    provider_connection_problems,
     redis_problems,
     tls_key_problems,
 )
@@ -45,6 +46,16 @@ _CHECKS: tuple[_Check, ...] = (
     (redis_problems, {"redis_url"}),
     (certificate_problems, {"tls_certificate"}),
     (tls_key_problems, {"tls_certificate", "tls_key"}),
+    (
+        provider_connection_problems,
+        {
+            "provider_proxy",
+            "provider_tls_ca",
+            "provider_tls_certificate",
+            "provider_tls_key",
+            "provider_tls_minimum",
+        },
+    ),
     (data_dir_problems, {"data_dir"}),
 )
 """Checks without network and database, and the settings on which each depends."""

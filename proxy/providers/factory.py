@@ -13,13 +13,14 @@ from proxy.errors import ConfigurationError
 from proxy.providers.circuit_breaker import Circuit
 from proxy.providers.context_windows import ContextWindow, configured_window
 from proxy.providers.http.pool import HttpSession
-from proxy.providers.http.tunnel import HttpProxy
+from proxy.providers.http.tls import TlsOptions
+from proxy.providers.http.tunnel import EnvironmentProxies, HttpProxy
 from proxy.providers.model import Model
 from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.openai.remote_approvals import RemoteApprovalApi
 from proxy.providers.retry import AttemptingModel, Candidate, RetryPolicy
 from proxy.providers.timeouts import ModelLimits
-from proxy.settings import Settings
+from proxy.settings import FROM_ENVIRONMENT, Settings, environment
 from proxy.teamfiles.definitions import (
     ComponentModel,
     DemoModel,
@@ -149,12 +150,35 @@ def build_models(
 
 
 def provider_session(settings: Settings) -> HttpSession:
-    """Return connections with the limit and the HTTP proxy of the settings."""
-    proxy = settings.provider_proxy
+    """Return connections with the limit, the HTTP proxy and the TLS options of the settings.
+
+    Raises:
+        ConfigurationError: A proxy variable of the environment has no valid address, or a TLS file cannot be used.
+    """
+    options = TlsOptions(
+        settings.provider_tls_ca,
+        settings.provider_tls_certificate,
+        settings.provider_tls_key,
+        settings.provider_tls_minimum,
+    )
     return HttpSession(
         max_per_host=settings.provider_connections,
-        proxy=HttpProxy.at(proxy.get_secret_value()) if proxy is not None else None,
+        proxy=_provider_proxy(settings),
+        # The default context is created when it is first used.
+        tls=None if options == TlsOptions() else options.context(),
     )
+
+
+def _provider_proxy(settings: Settings) -> HttpProxy | EnvironmentProxies | None:
+    if settings.provider_proxy is None:
+        return None
+    address = settings.provider_proxy.get_secret_value()
+    if address != FROM_ENVIRONMENT:
+        return HttpProxy.at(address)
+    try:
+        return EnvironmentProxies.of(environment())
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def model_limits(settings: Settings) -> ModelLimits:

@@ -216,6 +216,7 @@ BAD = {
         "http://proxy/path",
         "http://a b",
     ],
+    "PROXY_PROVIDER_TLS_MINIMUM": ["1.1", "TLSv1.3", "2"],
     "PROXY_FIRST_TOKEN_TIMEOUT": SECONDS,
     "PROXY_IDLE_TIMEOUT": SECONDS,
     "PROXY_TURN_TIME_LIMIT": SECONDS,
@@ -266,7 +267,16 @@ BAD = {
     "PROXY_SEARXNG_URL": BAD_SERVICES,
     "PROXY_RETENTION_DAYS": ["0", "-1", "forever", "inf"],
 }
-ANYTHING_GOES = {"PROXY_DATA_DIR", "PROXY_MODELS", "PROXY_TEAMS", "PROXY_TLS_CERTIFICATE", "PROXY_TLS_KEY"}
+ANYTHING_GOES = {
+    "PROXY_DATA_DIR",
+    "PROXY_MODELS",
+    "PROXY_PROVIDER_TLS_CA",
+    "PROXY_PROVIDER_TLS_CERTIFICATE",
+    "PROXY_PROVIDER_TLS_KEY",
+    "PROXY_TEAMS",
+    "PROXY_TLS_CERTIFICATE",
+    "PROXY_TLS_KEY",
+}
 
 
 def test_every_variable_has_invalid_values_to_test() -> None:

@@ -18,7 +18,8 @@ from yarl import URL
 from proxy.errors import UpstreamUnreachable
 from proxy.providers.http.connection import Connection, ConnectionBroken, Owner, Response, request_head
 from proxy.providers.http.entra import EntraSignIn
-from proxy.providers.http.tunnel import HttpProxy, TunnelRefused
+from proxy.providers.http.tls import TlsOptions
+from proxy.providers.http.tunnel import EnvironmentProxies, HttpProxy, TunnelRefused
 from proxy.tracing import trace_headers
 
 TRANSPORT_ERRORS = (ConnectionBroken, OSError)
@@ -78,8 +79,17 @@ class Endpoint:
 class HttpSession(Owner):
     """The connections of one process, opened when they are needed and reused by later requests."""
 
-    def __init__(self, *, max_per_host: int | None = None, proxy: HttpProxy | None = None) -> None:
-        """``max_per_host`` is the number of concurrent requests to one host and port; None for no limit."""
+    def __init__(
+        self,
+        *,
+        max_per_host: int | None = None,
+        proxy: HttpProxy | EnvironmentProxies | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """``max_per_host`` is the number of concurrent requests to one host and port; None for no limit.
+
+        ``tls`` is the context of connections with TLS; None for the default.
+        """
         self._max_per_host = max_per_host
         self._proxy = proxy
         self._busy: set[Connection] = set()
@@ -90,7 +100,7 @@ class HttpSession(Owner):
         self._places: dict[Connection, Place] = {}
         self._addresses: dict[tuple[str, int], tuple[float, Addresses]] = {}
         self._sign_in = EntraSignIn()
-        self._tls: ssl.SSLContext | None = None
+        self._tls = tls
         self._sweep: asyncio.TimerHandle | None = None
 
     async def ask(
@@ -251,7 +261,7 @@ class HttpSession(Owner):
 
     async def _connect(self, place: Place, seconds: float) -> Connection:
         host, port, is_tls = place
-        proxy = self._proxy if self._proxy is not None and self._proxy.serves(host) else None
+        proxy = self._proxy.for_host(host, port, is_tls=is_tls) if self._proxy is not None else None
         next_hop = (host, port) if proxy is None else (proxy.host, proxy.port)
         try:
             async with asyncio.timeout(seconds):
@@ -309,9 +319,7 @@ class HttpSession(Owner):
 
     def _context(self) -> ssl.SSLContext:
         if self._tls is None:
-            # Reads the system's certificates, which takes some milliseconds.
-            self._tls = ssl.create_default_context()
-            self._tls.set_alpn_protocols(["http/1.1"])
+            self._tls = TlsOptions().context()
         return self._tls
 
 

@@ -12,7 +12,7 @@ from yarl import URL
 from proxy.errors import UpstreamUnreachable
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import Endpoint, HttpSession
-from proxy.providers.http.tunnel import HttpProxy
+from proxy.providers.http.tunnel import EnvironmentProxies, HttpProxy
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -195,3 +195,64 @@ async def test_this_machine_is_reached_without_the_proxy() -> None:
 def test_other_addresses_of_proxies_are_rejected(address: str) -> None:
     with pytest.raises(ValueError, match=r"proxy|host|URL|netloc"):
         HttpProxy.at(address)
+
+
+WEB, SECURE = HttpProxy("web", 3128), HttpProxy("secure", 3129)
+
+
+def chosen(url: str, **variables: str) -> HttpProxy | None:
+    place = URL(url)
+    assert place.host is not None
+    assert place.port is not None
+    return EnvironmentProxies.of(variables).for_host(place.host, place.port, is_tls=place.scheme == "https")
+
+
+@pytest.mark.parametrize(
+    ("url", "variables", "expected"),
+    [
+        ("http://a.example", {"HTTP_PROXY": "http://web:3128", "HTTPS_PROXY": "http://secure:3129"}, WEB),
+        ("https://a.example", {"HTTP_PROXY": "http://web:3128", "HTTPS_PROXY": "http://secure:3129"}, SECURE),
+        ("https://a.example", {"HTTP_PROXY": "http://web:3128"}, None),
+        ("https://a.example", {"ALL_PROXY": "web:3128"}, WEB),
+        ("https://a.example", {"https_proxy": "secure:3129", "HTTPS_PROXY": "web:3128"}, SECURE),
+        ("https://a.example", {"https_proxy": "", "HTTPS_PROXY": "web:3128"}, WEB),
+        ("https://a.example", {}, None),
+        ("http://127.0.0.2", {"HTTP_PROXY": "web:3128"}, None),
+        ("http://localhost", {"HTTP_PROXY": "web:3128"}, None),
+    ],
+)
+def test_the_variables_of_the_environment_name_proxies(
+    url: str, variables: dict[str, str], expected: HttpProxy | None
+) -> None:
+    assert chosen(url, **variables) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "excluded", "expected"),
+    [
+        ("a.example", "example", None),
+        ("a.example", ".example", None),
+        ("a.example", "*.example", None),
+        ("A.Example", "a.EXAMPLE", None),
+        ("a.example", "b.example, a.example:80", None),
+        ("a.example", "a.example:8080", WEB),
+        ("an.example", "n.example", WEB),
+        ("a.example", "*", None),
+        ("a.example", " , ", WEB),
+        ("10.1.2.3", "10.0.0.0/8", None),
+        ("10.1.2.3", "10.1.2.3", None),
+        ("10.1.2.3", "10.1.2.3:80", None),
+        ("10.1.2.3", "10.1.2.3:81", WEB),
+        ("11.1.2.3", "10.0.0.0/8", WEB),
+        ("[fd00::1]", "fd00::/8", None),
+        ("[fd00::1]", "[fd00::1]:80", None),
+        ("[fd00::1]", "10.0.0.0/8", WEB),
+    ],
+)
+def test_hosts_can_be_excluded(host: str, excluded: str, expected: HttpProxy | None) -> None:
+    assert chosen(f"http://{host}:80", HTTP_PROXY="web:3128", NO_PROXY=excluded) == expected
+
+
+def test_an_invalid_variable_is_an_error_without_its_value() -> None:
+    with pytest.raises(ValueError, match=r"^HTTPS_PROXY: not the address of an HTTP proxy$"):
+        EnvironmentProxies.of({"HTTPS_PROXY": "socks5://me:secret@proxy:1080"})
