@@ -14,7 +14,7 @@ TlsVersion = Literal["1.2", "1.3"]
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """What an operator can set; ``ca`` has certificates of authorities beside those of the system."""
+    """What an operator can set; ``ca`` has certificates of authorities in addition to those of the system."""
 
     ca: Path | None = None
     certificate: Path | None = None
