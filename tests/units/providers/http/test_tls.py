@@ -29,7 +29,7 @@ def test_a_certificate_can_be_in_the_file_of_its_key(tmp_path: Path) -> None:
     both = tmp_path / "both.pem"
     both.write_bytes(certificate.read_bytes() + key.read_bytes())
 
-    assert TlsOptions(certificate=both).context()
+    assert isinstance(TlsOptions(certificate=both).context(), ssl.SSLContext)
 
 
 def test_files_that_cannot_be_used_are_errors(tmp_path: Path) -> None:
