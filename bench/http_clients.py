@@ -55,9 +55,19 @@ async def own(port: int) -> dict[str, float]:
 
     async def call(body: bytes) -> int:
         response = await session.ask(endpoint, body, connect=5.0)
+        is_over = asyncio.get_running_loop().create_future()
         size = 0
-        while data := await response.read():
-            size += len(data)
+
+        # In the call of the event loop that reads them, as the server takes the chunks of an answer.
+        def take() -> None:
+            nonlocal size
+            size += len(response.read_now())
+            if response.is_over and not is_over.done():
+                is_over.set_result(None)
+
+        response.on_news = take
+        take()
+        await is_over
         response.release()
         return size
 

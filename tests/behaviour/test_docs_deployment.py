@@ -27,7 +27,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from websockets.asyncio.client import connect
 
 from tests.behaviour.chat_client import user
-from tests.behaviour.test_tls import make_certificate
+from tests.fakes.certificates import make_certificate
 from tests.fakes.upstream import FakeUpstream, text
 from tests.polling import until
 from tests.server import Served, free_port, serve
