@@ -73,8 +73,10 @@ class ChatCompletions:
             await write_turn(services, opened, connection, builder, ignored=ignored)
             return
         queued = QueuedStream(connection, framing, keep_alive=settings.keep_alive_interval)
-        failing = ChunkEncoder(options, has_ids=has_ids)
-        streamed = await queued.open(services.turns, turn_request, failing)
+        streamed = await queued.open(
+            services.turns, turn_request, lambda: ChunkEncoder(options, has_ids=has_ids)
+        )
+        del turn_request
         if streamed is not None:
             encoder = ChunkEncoder(encoder_options(streamed, options, decode_options), has_ids=has_ids)
             connection, framing = queued.connection, queued.framing

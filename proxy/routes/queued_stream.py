@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from starlette.types import Message
@@ -48,8 +49,12 @@ class QueuedStream:
         """The format of the rest: once the response has begun, a failure has no separate status."""
         return replace(self._framing, starts_immediately=True) if self._has_started else self._framing
 
-    async def open(self, turns: TurnService, request: TurnRequest, encoder: Encoder) -> Opened | None:
+    async def open(
+        self, turns: TurnService, request: TurnRequest, encoder: Callable[[], Encoder]
+    ) -> Opened | None:
         """Open the turn. None if that failed after the response had begun, which then ends with the error.
+
+        ``encoder`` returns what encodes the error.
 
         Raises:
             ProxyError: See ``TurnService.open``.
@@ -63,7 +68,7 @@ class QueuedStream:
             if not self._has_started:
                 raise
             failed = failed_event(error, Usage(), ran_effects=False)
-            await self._send(encoder.encode(Entry(TERMINAL_POSITION, failed, time.time())), is_last=True)
+            await self._send(encoder().encode(Entry(TERMINAL_POSITION, failed, time.time())), is_last=True)
             return None
 
     async def _accompany(self) -> None:

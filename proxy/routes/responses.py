@@ -104,7 +104,7 @@ class Responses:
         ignored: Sequence[str],
     ) -> None:
         queued = QueuedStream(connection, SSE, keep_alive=services.settings.keep_alive_interval)
-        opened = await queued.open(services.turns, ask, ResponseEncoder(options))
+        opened = await queued.open(services.turns, ask, lambda: ResponseEncoder(options))
         if opened is not None:
             encoder = ResponseEncoder(_options_of(opened, options))
             await _write(
