@@ -22,10 +22,10 @@ from proxy.agents.agent_loop import (
     ApprovalPending,
     ToolResultsPending,
 )
-from proxy.agents.compaction.compactor import CallSize, exceeded
-from proxy.agents.compaction.size import items_tokens, message_tokens, tools_tokens
+from proxy.agents.compaction.compactor import exceeded
 from proxy.agents.member_channel import MemberChannel
 from proxy.agents.member_exchange import Exchange, arguments_of, exchange_of
+from proxy.agents.member_view import fitted_exchange, next_input_tokens
 from proxy.agents.model_reply import visible_client_tools
 from proxy.agents.prompt import assistant_message, messages_for
 from proxy.agents.spans import record_handoff
@@ -40,7 +40,7 @@ from proxy.errors import (
     UpstreamFailed,
 )
 from proxy.events import ClientToolArguments, ClientToolCall, Handoff
-from proxy.members.port import HandOver, Member, MemberContext, sees_of
+from proxy.members.port import HandOver, Member, MemberContext
 from proxy.members.state import newest_state, stored_state
 from proxy.messages import FunctionTool, HandoffRecord, Item, is_instruction, text_of
 from proxy.providers.capabilities import Abilities
@@ -95,7 +95,7 @@ class MemberLoop:
             await state.turn.steps.suspend()
         channel = self._channel(state)
         await channel.apply_decisions()
-        shown = await self._fitted(state, channel.exchange)
+        shown = await fitted_exchange(self.agent, state, channel.exchange, self._client_tools(state))
         state.turn.ran_effects = state.turn.ran_effects or self._member.has_effects
         context = self._context(state, channel, shown)
         try:
@@ -104,7 +104,9 @@ class MemberLoop:
             if channel.has_emitted:
                 raise exceeded(failure) from None
             channel = self._channel(state)
-            context = self._context(state, channel, await self._fitted(state, channel.exchange, failure))
+            tools = self._client_tools(state)
+            shown = await fitted_exchange(self.agent, state, channel.exchange, tools, failure)
+            context = self._context(state, channel, shown)
             hand_over = await self._repeat(channel, context)
         if channel.pending:
             return self._pause(state, channel, context)
@@ -118,17 +120,12 @@ class MemberLoop:
         return AgentAnswered(channel.finish_reason)
 
     def input_tokens(self, state: TurnState) -> int:
-        """Return the estimated size of what the member gets next; the messages of one that stores the conversation."""
-        assert state.compactor is not None
-        if sees_of(self._member) == "own":
-            return items_tokens(state.turn.context)
-        return state.compactor.size_now(self.agent, state, self._size(state))
+        """Return the estimated size of what the member gets next."""
+        return next_input_tokens(self.agent, state, self._client_tools(state))
 
     def _channel(self, state: TurnState) -> MemberChannel:
         exchange = exchange_of(self.agent.name, state.turn)
         return MemberChannel(self.agent, state, exchange, self._client_tools(state))
-
-    # --- long conversations ---
 
     async def _repeat(self, channel: MemberChannel, context: MemberContext) -> HandOver | None:
         """Run the member once more, with a shortened conversation.
@@ -140,41 +137,6 @@ class MemberLoop:
             return await self._run_until_paused(channel, self._consume(context, channel))
         except ContextLengthExceeded as failure:
             raise exceeded(failure) from None
-
-    async def _fitted(
-        self, state: TurnState, exchange: Exchange, failure: ContextLengthExceeded | None = None
-    ) -> Exchange:
-        """Return what the member gets of an exchange, shortened if it is too long, or was rejected with ``failure``.
-
-        Calls of the exchange stay, so that the member finds what it has called.
-
-        Raises:
-            ContextLengthExceeded: It cannot be shortened after a failure.
-        """
-        if state.compactor is None or sees_of(self._member) == "own":
-            if failure is not None:
-                raise exceeded(failure)
-            return exchange
-        if failure is not None:
-            view = await state.compactor.after_overflow(self.agent, state, self._size(state), failure)
-        elif exchange.later:
-            view = state.compactor.view(self.agent, state)
-        else:
-            view = await state.compactor.fit(self.agent, state, self._size(state))
-        count = len(exchange.later)
-        items, later = view.items[: len(view.items) - count], view.items[len(view.items) - count :]
-        if later and later[0].message is not exchange.later[0].message:
-            if failure is not None:
-                raise exceeded(failure)
-            return exchange
-        return Exchange(items, later, exchange.answers)
-
-    def _size(self, state: TurnState) -> CallSize:
-        turn = state.turn
-        handoffs = [one.spec for one in self.agent.handoff_targets.values()]
-        fixed = tools_tokens((*handoffs, *self._client_tools(state))) + sum(map(message_tokens, turn.overlay))
-        reserve = turn.parameters.max_completion_tokens or turn.parameters.max_tokens or 0
-        return CallSize(fixed, reserve)
 
     # --- the run ---
 

@@ -320,3 +320,70 @@ async def test_a_restart_of_both_servers_loses_no_approval(tmp_path: Path) -> No
                 messages.append(assistant(answer))
 
     assert answer == "It is paid."
+
+
+async def test_approval_items_of_the_responses_api_decide_for_the_team(desk: Desk) -> None:
+    desk.play = pays
+    before = len(paid(desk.folder / "far"))
+    client = desk.near.client()
+    first = await client.responses.create(
+        model="desk",
+        input="Pay bob over Responses.",
+        include=["handoff.approval_requests"],  # type: ignore[list-item]
+    )
+    request: Any = first.output[-1]
+    decision: Any = {"type": "mcp_approval_response", "approval_request_id": request.id, "approve": True}
+    second = await client.responses.create(model="desk", input=[decision], previous_response_id=first.id)
+
+    assert (request.type, request.name) == ("mcp_approval_request", "pay")
+    assert second.output_text == "It is paid."
+    assert paid(desk.folder / "far")[before:] == ["5 bob"]
+
+
+async def test_the_same_yes_again_runs_nothing_twice(desk: Desk) -> None:
+    """A regenerate after the payment: both servers use the stored result."""
+    desk.play = pays
+    before = len(paid(desk.folder / "far"))
+    caller = Caller(desk.near)
+    messages = [user("Pay bob, and say it again.")]
+    messages += [assistant(await caller.ask(messages, model="desk")), user("yes")]
+    answers = [await caller.ask(messages, model="desk") for _ in range(2)]
+
+    assert answers == ["It is paid."] * 2
+    assert paid(desk.folder / "far")[before:] == ["5 bob"]
+
+
+async def test_reasoning_of_the_team_is_reported_once(desk: Desk) -> None:
+    def play(agent: str, messages: list[Any]) -> Reply:
+        if agent == "lead":
+            return calls(("transfer_to_bank", {}))
+        if agent == "clerk":
+            return calls(("transfer_to_payer", {"reason": "a question"}))
+        return text("Yes.", reasoning="I think so.")
+
+    desk.play = play
+    answer = await Caller(desk.near).completion(
+        [user("Can you pay?")], model="desk", headers={"X-Handoff-Events": "all"}
+    )
+
+    reasoning = (answer.choices[0].message.model_extra or {})["reasoning_content"]
+    assert answer.choices[0].message.content == "Yes."
+    assert reasoning.count("I think so.") == 1
+    assert reasoning.count("clerk hands over to payer: a question") == 1
+
+
+async def test_details_that_this_server_hides_are_hidden_inside_too(desk: Desk, tmp_path: Path) -> None:
+    desk.play = pays
+    file = tmp_path / "team.yaml"
+    file.write_text((desk.folder / "near" / "team.yaml").read_text())
+    async with serve(tmp_path, teams=file, handoff_details=False) as hidden:
+        caller = Caller(hidden)
+        answer = await caller.completion(
+            [user("Pay bob in secret.")], model="desk", headers={"X-Handoff-Events": "all"}
+        )
+        frames = await nested_frames(caller, answer.id)
+
+    handoff = next(frame for frame in frames if frame["type"] == "handoff")
+    assert handoff["data"] == {"from": "clerk", "to": "payer", "progress": 33}
+    assert "a payment" not in json.dumps(frames)
+    assert "a payment" not in json.dumps(answer.model_dump())
