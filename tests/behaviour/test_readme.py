@@ -1,7 +1,7 @@
 """Run the code of README.md: its Python, curl commands and team, and compare the output.
 
-The same for the Python code of ``docs/agents-over-http.md``, ``docs/conversations.md``,
-``docs/long-conversations.md`` and ``docs/responses.md``.
+The same for the Python code of ``docs/agents-over-http.md``, ``docs/conversations.md``, ``docs/history.md``,
+``docs/long-conversations.md``, ``docs/responses.md`` and the pages of LangChain and the SDKs.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def pythons() -> list[Any]:
         "docs/conversations.md",
         "docs/frontends/langchain.md",
         "docs/frontends/sdks.md",
+        "docs/history.md",
         "docs/long-conversations.md",
         "docs/responses.md",
     )
