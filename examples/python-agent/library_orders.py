@@ -2,8 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 
-from proxy.members.port import HandOver, MemberContext, MemberEvent, NotApproved
-from proxy.messages import Message
+from proxy.members import HandOver, MemberContext, MemberEvent, Message, NotApproved
 
 PRICES = {"moby-dick": 12, "the dispossessed": 9}
 ORDERS: list[tuple[str, str]] = []

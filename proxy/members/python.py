@@ -10,6 +10,7 @@ from typing import Any
 from proxy.errors import ConfigurationError
 from proxy.members.port import Member, MemberContext, MemberEvent, Sees, sees_of
 from proxy.messages import Message
+from proxy.tools.functions import options_of
 from proxy.tools.threads import ToolThreads
 
 _END = object()
@@ -28,8 +29,8 @@ class FunctionMember:
 
     @property
     def has_effects(self) -> bool:
-        """Whether the function is not marked by ``without_effects``."""
-        return bool(getattr(self._function, "has_effects", True))
+        """Whether the function is not marked by ``tool(has_effects=False)``."""
+        return options_of(self._function).has_effects
 
     async def run(
         self, messages: Sequence[Message], context: MemberContext
@@ -63,8 +64,8 @@ class ObjectMember:
 
     @property
     def has_effects(self) -> bool:
-        """What the object says; true if it does not."""
-        return bool(getattr(self._member, "has_effects", True))
+        """What the object says, or the mark of its method; true if there is none."""
+        return bool(getattr(self._member, "has_effects", self._run.has_effects))
 
     @property
     def sees(self) -> Sees:

@@ -73,6 +73,12 @@ def tool(
     return declare if function is None else declare(function)
 
 
+def options_of(function: object) -> ToolOptions:
+    """Return what ``tool`` declared about a function."""
+    options: ToolOptions = getattr(function, "__tool__", ToolOptions())
+    return options
+
+
 def without_effects(function: Function) -> Function:
     """Declare a tool without effects; the earlier form of ``tool(has_effects=False)``."""
     return tool(has_effects=False)(function)
@@ -138,7 +144,7 @@ def function_tool(
     Raises:
         ConfigurationError: The name is invalid or the signature has no JSON Schema; the message gives the reason.
     """
-    options: ToolOptions = getattr(function, "__tool__", ToolOptions())
+    options = options_of(function)
     name = name or options.name or _name_of(function)
     if not _NAME.fullmatch(name):
         raise ConfigurationError(

@@ -39,6 +39,7 @@ teams:
   payer: {{python: "tests.fakes.member_functions:payer"}}
   hanger: {{python: "tests.fakes.member_functions:hanger"}}
   broken: {{python: "tests.fakes.member_functions:broken"}}
+  reading: {{python: "tests.fakes.member_functions:reading"}}
 """
 
 
@@ -285,6 +286,16 @@ async def test_an_exception_is_a_typed_error_without_internals(when: str, caller
     assert failed.value.code == "agent_failed"
     assert "secret" not in str(failed.value)
     assert "broken" in failed.value.message
+
+
+@pytest.mark.parametrize(("model", "retries"), [("broken", "false"), ("reading", None)])
+async def test_clients_retry_a_failed_function_without_effects_only(
+    model: str, retries: str | None, caller: Caller
+) -> None:
+    with pytest.raises(openai.APIStatusError) as failed:
+        await caller.ask([user("early")], model=model)
+
+    assert failed.value.response.headers.get("x-should-retry") == retries
 
 
 async def test_a_member_does_not_limit_the_rest_of_the_team(caller: Caller, upstream: FakeUpstream) -> None:

@@ -18,7 +18,7 @@ from proxy.members.port import (
     Unused,
 )
 from proxy.messages import Message, Usage, text_of
-from proxy.tools.functions import without_effects
+from proxy.tools import tool
 
 seen: list[MemberContext] = []
 """The contexts of all runs."""
@@ -43,7 +43,7 @@ async def researcher(messages: Sequence[Message], context: MemberContext) -> Asy
     context.state = {"runs": (context.state or {"runs": 0})["runs"] + 1, "messages": len(messages)}
 
 
-@without_effects
+@tool(has_effects=False)
 def counter(messages: Sequence[Message], context: MemberContext) -> str:
     """Count its own runs, in a thread."""
     context.report("counting")
@@ -114,6 +114,12 @@ async def broken(messages: Sequence[Message], context: MemberContext) -> AsyncIt
     """Fail."""
     if "early" not in context.text:
         yield "So far"
+    raise ValueError("the secret of the module")
+
+
+@tool(has_effects=False)
+async def reading(messages: Sequence[Message], context: MemberContext) -> str:
+    """Fail without effects."""
     raise ValueError("the secret of the module")
 
 
