@@ -111,6 +111,12 @@ class MemberChannel:
         self._release_if_read()
         return unread
 
+    def resume(self) -> None:
+        """Drop the results of calls that the member made before it stored its newest state."""
+        newest = self.exchange.newest_answers
+        del self._unread[: len(self.exchange.answers) - len(newest)]
+        self._release_if_read()
+
     async def call_tool(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Return the result of an earlier turn, or end the turn with the call."""
         text = _json(arguments)
@@ -289,8 +295,8 @@ class MemberChannel:
         try:
             found = function()
             result = _text(await found if inspect.isawaitable(found) else found)
-        except Exception:
-            failed = "error: the tool failed"
+        except Exception as error:
+            failed = error.message if isinstance(error, ToolError) else "error: the tool failed"
             state.sink.emit(ToolFailed(call.id, call.name, failed, time.monotonic() - began))
             self._record(call, failed)
             await self._runs.end(source.approval_id, failed)

@@ -19,6 +19,7 @@ from proxy.agents.compaction.history import history_of
 from proxy.agents.tool_calls import WAITING
 from proxy.approvals.decisions import NO_LONGER_OPEN, WAS_REFUSED
 from proxy.members.port import Answer
+from proxy.members.state import state_of
 from proxy.messages import (
     AssistantMessage,
     Item,
@@ -36,11 +37,15 @@ NOT_RUN = frozenset((REFUSED, WAS_REFUSED, NO_LONGER_OPEN, RUN_UNKNOWN))
 
 @dataclass(slots=True)
 class Exchange:
-    """``items`` are those that the member was run with first, ``later`` those since then, ``answers`` their results."""
+    """``items`` are those that the member was run with first, ``later`` those since then, ``answers`` their results.
+
+    ``newest_answers`` are those of the calls with which the member stored its newest state, and of later ones.
+    """
 
     items: Sequence[Item]
     later: Sequence[Item] = ()
     answers: list[Answer] = field(default_factory=list)
+    newest_answers: list[Answer] = field(default_factory=list)
 
 
 def exchange_of(agent: str, turn: Turn) -> Exchange:
@@ -53,7 +58,20 @@ def exchange_of(agent: str, turn: Turn) -> Exchange:
     start = len(items)
     while start and _belongs(items, start - 1, agent, decides=decides and start == len(items)):
         start -= 1
-    return Exchange(items[:start], items[start:], _answers(items[start:]))
+    later = items[start:]
+    return Exchange(items[:start], later, _answers(later), _answers(later[_newest_state(agent, later) :]))
+
+
+def _newest_state(agent: str, items: Sequence[Item]) -> int:
+    """Return where the member stored its newest state first; it stores it again if some calls have no answer yet."""
+    newest, start = None, 0
+    for at in reversed(range(len(items))):
+        state = state_of(agent, items[at])
+        if state is not None:
+            if newest is not None and state != newest:
+                break
+            newest, start = state, at
+    return start
 
 
 def _belongs(items: Sequence[Item], at: int, agent: str, *, decides: bool) -> bool:

@@ -111,6 +111,10 @@ class Channel(Protocol):
         """Return the results that have not been read, and mark them as read."""
         ...
 
+    def resume(self) -> None:
+        """Drop the results of calls that the member made before it stored its newest state."""
+        ...
+
     async def call_tool(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Call a tool of the client."""
         ...
@@ -190,6 +194,15 @@ class MemberContext:
         For members that resume from ``state`` instead of running from the beginning.
         """
         return () if self.channel is None else self.channel.answers()
+
+    def resume(self) -> None:
+        """Continue from ``state`` instead of running from the beginning.
+
+        The calls with which that state was stored are the next ones that ``call_tool`` and ``run_approved`` answer;
+        results of earlier calls are dropped.
+        """
+        if self.channel is not None:
+            self.channel.resume()
 
     async def call_tool(self, name: str, arguments: Mapping[str, Any] | None = None) -> str:
         """Return the result of a tool of the client.

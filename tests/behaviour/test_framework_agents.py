@@ -3,53 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-import pytest_asyncio
 
 from tests.behaviour.chat_client import WEATHER, Caller, assistant, result, user
+from tests.behaviour.frameworks import (  # noqa: F401
+    EXAMPLES,
+    FRAMEWORK_MARKS,
+    PACKAGES,
+    framework,
+    only,
+    provider_of_frameworks,
+    texts,
+    unclosed_clients,
+    upstream_of_frameworks,
+)
 from tests.fakes.upstream import FakeUpstream, calls, error, hang, text
 from tests.server import Served, serve
 
-# LangChain shares connections between clients, so all tests run in one event loop. The HTTP clients of the frameworks
-# belong to the objects of the operator, and are not closed.
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:Resolved model mismatch:UserWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = FRAMEWORK_MARKS
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-PACKAGES = {
-    "pydantic-ai": ["pydantic_ai"],
-    "openai-agents": ["agents"],
-    "agentchat": ["autogen_agentchat"],
-    "agent-framework": ["agent_framework", "agent_framework_openai"],
-    "langgraph": ["langgraph", "langchain", "langchain_openai"],
-}
-"""The packages that each example needs."""
 Serve = Callable[..., AbstractAsyncContextManager[Caller]]
-
-
-def only(*names: str) -> pytest.MarkDecorator:
-    """Skip a test if a package of these frameworks is not installed. CI installs all of them."""
-    missing = [package for name in names for package in PACKAGES[name] if find_spec(package) is None]
-    skips = bool(missing) and not os.environ.get("HANDOFF_TEST_REQUIRE_ALL")
-    return pytest.mark.skipif(skips, reason=f"not installed: {', '.join(missing)}")
-
-
-def framework(name: str) -> object:
-    return pytest.param(name, marks=only(name))
 
 
 @pytest.fixture(params=[framework(name) for name in PACKAGES])
@@ -57,24 +38,9 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def provider() -> AsyncIterator[FakeUpstream]:
-    async with FakeUpstream() as started:
-        yield started
-
-
 @pytest.fixture
-def upstream(provider: FakeUpstream) -> FakeUpstream:
-    return provider.forget()
-
-
-@pytest.fixture
-def served_by(
-    tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], AbstractAsyncContextManager[Served]]:
+def served_by(tmp_path: Path, upstream: FakeUpstream) -> Callable[[str], AbstractAsyncContextManager[Served]]:
     """Serve the example of a framework; several times in the same data folder."""
-    monkeypatch.setenv("OPENAI_BASE_URL", upstream.base_url)
-    monkeypatch.setenv("OPENAI_API_KEY", "key")
 
     @asynccontextmanager
     async def start(framework: str) -> AsyncIterator[Served]:
@@ -84,12 +50,6 @@ def served_by(
     return start
 
 
-@pytest.fixture(autouse=True)
-def unclosed() -> Iterator[None]:
-    yield
-    gc.collect()
-
-
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk"
     "+A8AAQUBAScY42YAAAAASUVORK5CYII="
@@ -97,18 +57,6 @@ PIXEL = (
 AT_ONCE = {"X-On-Disconnect": "cancel"}
 TO_EXPERT = calls(("transfer_to_expert", {"reason": "about Bonn"}))
 LOOKS_UP = calls(("population", {"city": "Bonn"}))
-
-
-def texts(upstream: FakeUpstream, number: int = -1) -> list[str]:
-    """Return the messages of a request to the model: role and text, or the names of its calls."""
-    shown = []
-    for message in upstream.requests[number].body["messages"]:
-        content = message.get("content") or ""
-        if isinstance(content, list):
-            content = "".join(part.get("text", f"<{part['type']}>") for part in content)
-        names = ",".join(call["function"]["name"] for call in message.get("tool_calls") or ())
-        shown.append(f"{message['role']}: {content or names}")
-    return shown
 
 
 async def test_text_and_tool_events_come_through(name: str, served_by: Any, upstream: FakeUpstream) -> None:
@@ -274,10 +222,8 @@ teams:
 
 @only("pydantic-ai", "openai-agents", "langgraph")
 async def test_three_frameworks_work_in_one_team_on_two_workers(
-    tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, upstream: FakeUpstream
 ) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", upstream.base_url)
-    monkeypatch.setenv("OPENAI_API_KEY", "key")
     (tmp_path / "team").mkdir()
     (tmp_path / "team" / "team.yaml").write_text(THREE)
     for file in EXAMPLES.glob("*-agent/*_expert.py"):
@@ -433,11 +379,7 @@ team = Swarm([planner, writer], termination_condition=HandoffTermination("Desk")
 
 @only("agentchat")
 @pytest.mark.parametrize("form", ["object", "component"])
-async def test_a_swarm_is_one_agent_of_a_team(
-    form: str, tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", upstream.base_url)
-    monkeypatch.setenv("OPENAI_API_KEY", "key")
+async def test_a_swarm_is_one_agent_of_a_team(form: str, tmp_path: Path, upstream: FakeUpstream) -> None:
     folder = tmp_path / "team"
     folder.mkdir()
     if form == "object":
@@ -474,42 +416,73 @@ async def test_a_swarm_is_one_agent_of_a_team(
     assert texts(upstream)[-1] == "user: More"
 
 
-APPROVING = """\
-from pydantic_ai import Agent
-from pydantic_ai.models.openai import OpenAIChatModel
+ASKING = """\
+from langchain.agents import create_agent
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
 
-paid = []
-agent = Agent(OpenAIChatModel("gpt-5-mini"), instructions="You pay.")
+counted = []
 
 
-@agent.tool_plain(requires_approval=True)
-def pay(amount: int) -> str:
-    paid.append(amount)
-    return f"paid {amount}"
+@tool
+async def count(city: str) -> str:
+    "Count the people of a city."
+    counted.append(city)
+    return "330,000"
+
+
+@tool
+async def look(city: str, config: RunnableConfig) -> str:
+    "Look out of the window."
+    return await config["configurable"]["member_context"].call_tool("weather", {"city": city})
+
+
+agent = create_agent(ChatOpenAI(model="gpt-5-mini"), tools=[count, look], system_prompt="You look.")
 """
 
 
-@only("pydantic-ai")
-@pytest.mark.parametrize(("decision", "shown"), [("yes", "tool: paid 5"), ("no", "tool: not executed")])
-async def test_a_person_approves_a_tool_of_pydantic_ai(
-    decision: str, shown: str, tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", upstream.base_url)
-    monkeypatch.setenv("OPENAI_API_KEY", "key")
-    folder = tmp_path / "team"
-    folder.mkdir()
-    module = f"approving_agent_{decision}"
-    (folder / f"{module}.py").write_text(APPROVING)
-    (folder / "team.yaml").write_text(f'teams: {{payer: {{python: "{module}:agent"}}}}')
-    upstream.reply(calls(("pay", {"amount": 5})), text("Done."))
-    messages = [user("Pay 5")]
-    async with serve(tmp_path, teams=folder) as served:
-        question = await Caller(served).ask(messages, model="payer")
-        asked = len(upstream.requests)
-    messages += [assistant(question), user(decision)]
-    async with serve(tmp_path, teams=folder) as served:
-        answer = await Caller(served).ask(messages, model="payer")
+@only("langgraph")
+async def test_a_graph_resumes_behind_a_call_of_the_client(tmp_path: Path, upstream: FakeUpstream) -> None:
+    (tmp_path / "team").mkdir()
+    (tmp_path / "team" / "asking_graph.py").write_text(ASKING)
+    (tmp_path / "team" / "team.yaml").write_text('teams: {looker: {python: "asking_graph:agent"}}')
+    upstream.reply(calls(("count", {"city": "Bonn"}), ("look", {"city": "Bonn"})), text("Wet."), text("Yes."))
+    messages = [user("Bonn?")]
+    async with serve(tmp_path, teams=tmp_path / "team") as served:
+        first = await Caller(served).completion(messages, model="looker", tools=[WEATHER])
+    message: Any = first.choices[0].message
+    messages += [message.model_dump(exclude_none=True), result(message.tool_calls[0].id, "rain")]
+    async with serve(tmp_path, teams=tmp_path / "team") as served:
+        caller = Caller(served)
+        answer = await caller.ask(messages, model="looker", tools=[WEATHER])
+        resumed = texts(upstream)
+        messages += [assistant(answer), user("Sure?")]
+        last = await caller.ask(messages, model="looker", tools=[WEATHER])
 
-    assert "pay(amount: 5)" in question
-    assert (asked, answer) == (1, "Done.")
-    assert texts(upstream)[-1].startswith(shown)
+    assert (answer, last, len(upstream.requests)) == ("Wet.", "Yes.", 3)
+    assert sys.modules["asking_graph"].counted == ["Bonn"]
+    assert resumed == [
+        "system: You look.", "user: Bonn?", "assistant: count,look", "tool: 330,000", "tool: rain",
+    ]  # fmt: skip
+    assert texts(upstream) == [*resumed, "assistant: Wet.", "user: Sure?"]
+
+
+@pytest.mark.parametrize(
+    "tools", [framework(name) for name in ("pydantic-ai", "openai-agents", "agent-framework")]
+)
+async def test_a_client_without_stored_conversations_gets_its_tool_called_once(
+    tools: str, served_by: Any, upstream: FakeUpstream
+) -> None:
+    upstream.reply(calls(("weather", {"city": "Bonn"})), text("Rain."))
+    messages = [user("Bonn?")]
+    async with served_by(tools) as served:
+        caller = Caller(served)
+        more: Any = {"model": "cities/Expert", "tools": [WEATHER], "store": False}
+        first = await caller.completion(messages, **more)
+        message: Any = first.choices[0].message
+        messages += [message.model_dump(exclude_none=True), result(message.tool_calls[0].id, "wet")]
+        answer = await caller.ask(messages, **more)
+
+    assert answer == "Rain."
+    assert texts(upstream)[-3:] == ["user: Bonn?", "assistant: weather", "tool: wet"]

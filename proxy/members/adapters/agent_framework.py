@@ -6,23 +6,39 @@ the client are declared without a function, so that a call of one ends a run of 
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any, ClassVar
 
-import msgspec
-from agent_framework import AgentSession, BaseAgent, Content, FunctionTool
+from agent_framework import (
+    AgentSession,
+    BaseAgent,
+    Content,
+    FunctionInvocationContext,
+    FunctionMiddleware,
+    FunctionTool,
+)
 from agent_framework import Message as TheirMessage
 
-from proxy.errors import MemberFailed
 from proxy.members.adapters.common import (
     NOT_EXECUTED,
-    answered_calls,
+    SAMPLING,
+    TRANSFERRED,
+    Attachment,
+    FrameworkMember,
+    OpenCall,
+    answered_outside,
+    arguments_of,
+    attachments_of,
     hand_over_to,
+    handoff_targets,
     items_since,
-    unused_parameters,
+    json_text,
+    outside_tools,
+    schema_of,
+    spoken,
+    system_text,
 )
+from proxy.members.adapters.outside_calls import OutsideCalls
 from proxy.members.port import (
     Member,
     MemberContext,
@@ -33,20 +49,7 @@ from proxy.members.port import (
     ToolBegan,
     ToolEnded,
 )
-from proxy.members.transcript import note_of_handoff
-from proxy.messages import AssistantMessage, ImagePart, Item, Message, Usage, UserMessage, text_of
-
-logger = logging.getLogger(__name__)
-
-_OPTIONS = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "max_tokens": "max_tokens",
-    "max_completion_tokens": "max_tokens",
-    "seed": "seed",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-}
+from proxy.messages import Item, Usage, UserMessage, text_of
 
 
 def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
@@ -54,120 +57,186 @@ def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
     return AgentFrameworkMember(found) if isinstance(found, BaseAgent) else None
 
 
-class AgentFrameworkMember:
+class AgentFrameworkMember(FrameworkMember):
     """An agent, whose state is in sessions, so that one object serves all turns."""
 
-    has_effects = True
     sees: Sees = "own"
+    parameters: ClassVar[Mapping[str, str]] = {**SAMPLING, "seed": "seed"}
 
-    def __init__(self, agent: Any) -> None:
-        self._agent = agent
-
-    async def run(
-        self, messages: Sequence[Message], context: MemberContext
-    ) -> AsyncIterator[str | MemberEvent]:
-        """Run the agent with its session and the messages since its last answer."""
-        unused = unused_parameters(context.parameters, _OPTIONS)
-        if unused is not None:
-            yield unused
+    async def _events(self, context: MemberContext) -> AsyncGenerator[str | MemberEvent]:
+        """Run the agent with its session and the messages since its last answer, or the results of its calls."""
         state = context.state if isinstance(context.state, dict) else None
-        session = self._agent.create_session() if state is None else AgentSession.from_dict(state["session"])
-        tools = [*context.tools, *(tool for tool, _ in context.handoff_tools)]
-        external = {tool.name for tool in tools}
-        calls = _Calls(external)
-        stream = self._agent.run(
-            [*_results(state, context), *_new_messages(context)],
-            stream=True,
-            session=session,
-            tools=[
-                FunctionTool(
-                    name=tool.name,
-                    description=tool.description or "",
-                    input_model=tool.parameters or {"type": "object", "properties": {}},
-                )
-                for tool in tools
-            ],
-            options=_options(context),
-        )
-        async for update in stream:
-            for found in calls.read(update):
-                yield found
-        response = await stream.get_final_response()
-        if any(one.type == "function_approval_request" for one in response.user_input_requests):
-            logger.warning("approvals of the framework are not supported", extra={"agent": context.agent})
-            raise MemberFailed(context.agent)
+        session = self._found.create_session() if state is None else AgentSession.from_dict(state["session"])
+        if not context.later_items:
+            # The conversation has continued without answers to the calls of the last run, which get a result instead.
+            # The framework places its own result of a refusal behind the next message, where models reject it.
+            session.state.pop(_PENDING, None)
+        async with OutsideCalls(context) as outside:
+            answers, results = await _answers(state, context, outside)
+            calls = _Calls(context, self._asks, dict((state or {}).get("deferred") or {}))
+            stream = self._found.run(
+                [*answers, *_new_messages(context)],
+                stream=True,
+                session=session,
+                tools=list(map(_tool, outside_tools(context))),
+                options=self._settings(context) or None,
+                **({"middleware": [_Results(results)]} if results else {}),
+            )
+            async for update in stream:
+                for found in calls.read(update):
+                    if not await outside.take(found):
+                        yield found
+            response = await stream.get_final_response()
         if response.usage_details:
             yield _used(response)
-        context.state = {"session": session.to_dict(), "open": calls.open}
-        targets = {tool.name: target for tool, target in context.handoff_tools}
-        of_client = [call for call in calls.open if call[1] not in targets]
-        if of_client:
-            await asyncio.gather(*(context.call_tool(name, _arguments(text)) for _, name, text in of_client))
+        requests = [one for one in response.user_input_requests if one.type == _REQUEST]
+        context.state = {
+            "session": session.to_dict(),
+            "open": calls.open,
+            "requests": [request.to_dict() for request in requests],
+            "deferred": calls.deferred,
+        }
+        targets = handoff_targets(context)
+        of_client = [
+            OpenCall(i, name, arguments_of(text)) for i, name, text in calls.open if name not in targets
+        ]
+        if requests or of_client:
+            async with OutsideCalls(context) as outside:
+                await outside.answers(list(map(_requested, requests)), of_client)
         elif calls.open:
             _, name, text = calls.open[0]
             yield hand_over_to(targets[name], text)
 
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-def _results(state: Any, context: MemberContext) -> list[Any]:
-    """Return the results of the calls with which the last run ended."""
-    answers = context.answers()
-    if state is None or not state["open"]:
-        return []
-    targets = {tool.name for tool, _ in context.handoff_tools}
-    found = answered_calls([(i, name, _arguments(text)) for i, name, text in state["open"]], answers)
-    contents = [
-        Content.from_function_result(
-            call_id=i, result=found.get(i, "transferred" if name in targets else NOT_EXECUTED)
+    def _asks(self, name: str) -> bool:
+        """Whether a person has to approve the calls of this tool."""
+        tools = (getattr(self._found, "default_options", None) or {}).get("tools") or ()
+        return any(
+            getattr(tool, "name", "") == name and getattr(tool, "approval_mode", "") == "always_require"
+            for tool in tools
         )
-        for i, name, _ in state["open"]
-    ]
-    return [TheirMessage("tool", contents)]
+
+
+# --- the results of the calls with which a run ended -----------------------------------------------------------
+
+_REQUEST = "function_approval_request"
+_PENDING = "tool_approval"
+"""Where the framework keeps the calls of a session that wait for answers."""
+
+
+async def _answers(
+    state: Any, context: MemberContext, outside: OutsideCalls
+) -> tuple[list[Any], dict[str, str]]:
+    """Return the messages that answer the calls with which the last run ended, and the results of approved calls.
+
+    Approved calls with a result are not executed: they were executed before, or refused.
+    """
+    if state is None:
+        return [], {}
+    requests = [Content.from_dict(one) for one in state.get("requests") or ()]
+    targets = handoff_targets(context)
+    given: dict[str, str | None] = {}
+    is_decided = bool(context.later_items)
+    if is_decided:
+        context.resume()
+        of_client = [
+            OpenCall(i, name, arguments_of(text)) for i, name, text in state["open"] if name not in targets
+        ]
+        given = await outside.answers(list(map(_requested, requests)), of_client)
+    unanswered = NOT_EXECUTED if requests else TRANSFERRED
+    results = {i: unanswered if name in targets else NOT_EXECUTED for i, name, _ in state["open"]}
+    results |= {i: result for i, result in given.items() if i in results and result is not None}
+    if not is_decided:
+        results |= {request.function_call.call_id: NOT_EXECUTED for request in requests}
+        results |= dict.fromkeys(state.get("deferred") or (), NOT_EXECUTED)
+    contents = [Content.from_function_result(call_id=i, result=result) for i, result in results.items()]
+    messages = [TheirMessage("tool", contents)] if contents else []
+    if requests and is_decided:
+        decisions = [request.to_function_approval_response(approved=True) for request in requests]
+        messages.append(TheirMessage("user", decisions))
+    own = {request.function_call.call_id for request in requests}
+    return messages, {i: result for i, result in given.items() if i in own and result is not None}
+
+
+class _Results(FunctionMiddleware):  # type: ignore[misc]
+    """Answers calls, by their id, instead of the functions."""
+
+    def __init__(self, results: Mapping[str, str]) -> None:
+        self._results = results
+
+    async def process(
+        self, context: FunctionInvocationContext, call_next: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Set the result of a call that has one."""
+        result = self._results.get(context.metadata["call_id"])
+        if result is None:
+            await call_next()
+        else:
+            context.result = result
+
+
+def _requested(request: Any) -> OpenCall:
+    call = request.function_call
+    return OpenCall(call.call_id, call.name or "tool", call.parse_arguments() or {})
+
+
+def _tool(spec: Any) -> Any:
+    return FunctionTool(name=spec.name, description=spec.description or "", input_model=schema_of(spec))
+
+
+# --- messages --------------------------------------------------------------------------------------------------
 
 
 def _new_messages(context: MemberContext) -> list[Any]:
-    if context.later_items:
+    if context.later_items and context.state is not None:
         # The run continues behind the results of its calls.
         return []
-    system = "\n\n".join(filter(None, (context.instructions, note_of_handoff(context))))
+    system = system_text(context)
     messages = [TheirMessage("system", [system])] if system else []
-    return messages + [one for item in items_since(context) if (one := _message(item)) is not None]
+    messages += spoken(items_since(context), _of_user, _of_agent)
+    for call, result in answered_outside(context):
+        content = Content.from_function_call(call.call_id, call.name, arguments=json_text(call.arguments))
+        messages += [
+            TheirMessage("assistant", [content]),
+            TheirMessage("tool", [Content.from_function_result(call_id=call.call_id, result=result)]),
+        ]
+    return messages
 
 
-def _message(item: Item) -> Any:
-    message = item.message
-    if isinstance(message, UserMessage):
-        parts = message.content if isinstance(message.content, list) else ()
-        images = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
-        return TheirMessage("user", [text_of(message), *map(_image, images)])
-    if isinstance(message, AssistantMessage) and item.visible and (text := text_of(message)):
-        return TheirMessage("assistant", [text])
-    return None
+def _of_user(message: UserMessage) -> Any:
+    return TheirMessage("user", [text_of(message), *map(_attachment, attachments_of(message))])
 
 
-def _image(url: str) -> Any:
-    kind = url[len("data:") :].partition(";")[0] if url.startswith("data:") else "image/*"
-    return Content.from_uri(url, media_type=kind)
+def _of_agent(item: Item, text: str) -> Any:
+    return TheirMessage("assistant", [text])
 
 
-def _options(context: MemberContext) -> Any:
-    options: dict[str, Any] = {}
-    for name, theirs in _OPTIONS.items():
-        value = getattr(context.parameters, name)
-        if value is not None:
-            options[theirs] = value
-    return options or None
+def _attachment(one: Attachment) -> Any:
+    if not one.url:
+        return Content.from_hosted_file(one.file_id)
+    properties = {"filename": one.name} if one.name else None
+    return Content.from_uri(
+        one.url, media_type=one.media_type, name=one.name or None, additional_properties=properties
+    )
+
+
+# --- the run ---------------------------------------------------------------------------------------------------
 
 
 class _Calls:
-    """The function calls of a run, whose arguments come in pieces. ``open`` are external calls: id, name, arguments."""
+    """The function calls of a run, whose arguments come in pieces.
 
-    def __init__(self, external: set[str]) -> None:
-        self._external = external
+    ``open`` are calls of tools that the framework does not execute: id, name, arguments. ``deferred`` are calls that it
+    executes when the other calls of the same reply are answered: name and arguments by id.
+    """
+
+    def __init__(
+        self, context: MemberContext, asks: Callable[[str], bool], deferred: dict[str, list[str]]
+    ) -> None:
+        self._external = {tool.name for tool in outside_tools(context)}
+        self._asks = asks
         self._pieces: dict[str, tuple[str, list[str]]] = {}
         self.open: list[list[str]] = []
+        self.deferred = deferred
 
     def read(self, update: Any) -> list[str | MemberEvent]:
         """Return the events of an update."""
@@ -182,13 +251,10 @@ class _Calls:
                     self._add(content)
                 case "function_result":
                     found += self._began()
-                    result = content.exception or content.result
-                    text = (
-                        result
-                        if isinstance(result, str)
-                        else msgspec.json.encode(result, enc_hook=str).decode()
-                    )
-                    found.append(ToolEnded(content.call_id, text, bool(content.exception)))
+                    if (call := self.deferred.pop(content.call_id, None)) is not None:
+                        found.append(ToolBegan(content.call_id, *call))
+                    result = json_text(content.exception or content.result)
+                    found.append(ToolEnded(content.call_id, result, bool(content.exception)))
                 case _:
                     pass
         if update.finish_reason:
@@ -203,17 +269,19 @@ class _Calls:
         if isinstance(content.arguments, str):
             pieces.append(content.arguments)
         elif content.arguments:
-            pieces.append(msgspec.json.encode(content.arguments).decode())
+            pieces.append(json_text(content.arguments))
 
     def _began(self) -> list[MemberEvent]:
         pieces, self._pieces = self._pieces, {}
-        found: list[MemberEvent] = []
-        for call_id, (name, arguments) in pieces.items():
-            if name in self._external:
-                self.open.append([call_id, name, "".join(arguments)])
-            elif name:
-                found.append(ToolBegan(call_id, name, "".join(arguments) or "{}"))
-        return found
+        calls = {call_id: [name, "".join(texts) or "{}"] for call_id, (name, texts) in pieces.items() if name}
+        external = {call_id: call for call_id, call in calls.items() if call[0] in self._external}
+        self.open += [[call_id, *call] for call_id, call in external.items()]
+        own = {call_id: call for call_id, call in calls.items() if call_id not in external}
+        if external or any(self._asks(name) for name, _ in own.values()):
+            # None of the reply is executed before the others are answered. Calls that ask have events of their own.
+            self.deferred |= {i: call for i, call in own.items() if not self._asks(call[0])}
+            return []
+        return [ToolBegan(call_id, name, arguments) for call_id, (name, arguments) in own.items()]
 
 
 def _used(response: Any) -> ModelUsed:
@@ -224,11 +292,3 @@ def _used(response: Any) -> ModelUsed:
         cached=details.get("cache_read_input_token_count") or 0,
     )
     return ModelUsed("agent-framework", usage)
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    try:
-        found = msgspec.json.decode(text or "{}")
-    except (msgspec.DecodeError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -3,14 +3,15 @@
 They keep the conversation in memory. Their state is loaded before a run and stored with its answer, and they receive
 the messages since then. A factory, or a component, gives as many objects as there are turns at the same time; a single
 object serves one turn after the other.
+
+AgentChat cannot pause a run. An agent that calls a tool of the client is stopped behind the results of its calls, and a
+team when its ``UserProxyAgent`` asks for input; the next turn continues from the state at that point.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,29 @@ from autogen_agentchat.messages import (
     ThoughtEvent,
     ToolCallExecutionEvent,
     ToolCallRequestEvent,
+    UserInputRequestedEvent,
 )
-from autogen_core import CancellationToken, ComponentLoader, ComponentModel, Image
+from autogen_core import ComponentLoader, ComponentModel, Image
 
 from proxy.errors import ConfigurationError
-from proxy.members.adapters.common import items_since, unused_parameters
+from proxy.members.adapters.agentchat_objects import (
+    ClientCalls,
+    Pool,
+    Run,
+    participants,
+    waiting_users,
+)
+from proxy.members.adapters.common import (
+    Attachment,
+    FrameworkMember,
+    answered_outside,
+    attachments_of,
+    items_since,
+    json_text,
+    spoken,
+    system_text,
+)
+from proxy.members.adapters.outside_calls import OutsideCalls
 from proxy.members.port import (
     HandOver,
     Member,
@@ -41,8 +60,7 @@ from proxy.members.port import (
     ToolBegan,
     ToolEnded,
 )
-from proxy.members.transcript import note_of_handoff
-from proxy.messages import AssistantMessage, ImagePart, Item, Message, Usage, UserMessage, text_of
+from proxy.messages import Item, Usage, UserMessage, text_of
 
 
 def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
@@ -76,79 +94,43 @@ def component_member(file: Path) -> Member:
     return member
 
 
-class _Pool:
-    """Objects that run one turn at a time, with the state that they had when they were new."""
-
-    def __init__(self, found: Any, make: Callable[[], Any] | None) -> None:
-        self._make = make
-        self._idle: list[tuple[Any, Any]] = []
-        self._new = [found]
-        self._single = asyncio.Lock() if make is None else None
-
-    @asynccontextmanager
-    async def take(self) -> AsyncIterator[tuple[Any, Any]]:
-        """Yield an object and its first state; after a failure it is not used again, unless it is the only one."""
-        if self._single is not None:
-            async with self._single:
-                taken = await self._next()
-                try:
-                    yield taken
-                finally:
-                    self._idle.append(taken)
-            return
-        taken = await self._next()
-        yield taken
-        self._idle.append(taken)
-
-    async def _next(self) -> tuple[Any, Any]:
-        if self._idle:
-            return self._idle.pop()
-        if self._new:
-            found = self._new.pop()
-        else:
-            assert self._make is not None
-            found = self._make()
-        return found, await found.save_state()
-
-    async def close(self) -> None:
-        for found, _ in self._idle:
-            close = getattr(found, "close", None)
-            if close is not None:
-                with suppress(Exception):
-                    await close()
-
-
-class AgentChatMember:
+class AgentChatMember(FrameworkMember):
     """An agent or a team."""
 
-    has_effects = True
     sees: Sees = "own"
 
     def __init__(self, found: Any, make: Callable[[], Any] | None = None) -> None:
-        self._pool = _Pool(found, make)
+        super().__init__(found)
+        self._pool = Pool(found, make)
 
-    async def run(
-        self, messages: Sequence[Message], context: MemberContext
-    ) -> AsyncIterator[str | MemberEvent]:
-        """Run it with the messages since its last answer."""
-        unused = unused_parameters(context.parameters, ())
-        if unused is not None:
-            yield unused
+    async def _events(self, context: MemberContext) -> AsyncGenerator[str | MemberEvent]:
+        """Run it with the messages since its last answer, or with the results of the client's tools."""
         stored = context.state if isinstance(context.state, dict) else {}
-        token = CancellationToken()
-        stream = _Stream(context)
-        async with self._pool.take() as (found, first_state):
-            await found.load_state(stored.get("state") or first_state)
-            task = _task(context, resumes=stored.get("handed_over_by") if isinstance(found, Team) else None)
-            try:
-                async for event in found.run_stream(
-                    task=task, cancellation_token=token, output_task_messages=False
-                ):
+        calls = ClientCalls(context, stored.get("calls") or ())
+        if context.later_items and calls.open:
+            context.resume()
+            async with OutsideCalls(context) as outside:
+                calls.results = await outside.answers((), calls.open)
+        async with self._pool.take() as taken:
+            found = taken.found
+            await found.load_state(calls.with_results(stored.get("state") or taken.first_state))
+            stream = _Stream(context, calls, participants(found), waiting_users(found))
+            task = None if calls.results else _task(context, stored, is_team=isinstance(found, Team))
+            state: Any = None
+            async with Run(found, task, calls) as run:
+                async for event in run:
                     for one in stream.read(event):
                         yield one
-            finally:
-                token.cancel()
-            context.state = {"state": dict(await found.save_state()), "handed_over_by": stream.handed_over_by}
+                    if stream.waits:
+                        # It is at rest here: nothing continues before the client or the user answers.
+                        state = await found.save_state()
+                        break
+            taken.is_usable = not stream.asked_by
+            state = await found.save_state() if state is None else state
+        context.state = {"state": dict(state), "calls": calls.stored, **stream.stored}
+        if calls.open:
+            async with OutsideCalls(context) as outside:
+                await outside.answers((), calls.open)
         if stream.hand_over is not None:
             yield stream.hand_over
 
@@ -160,74 +142,83 @@ class AgentChatMember:
 # --- input -----------------------------------------------------------------------------------------------------
 
 
-def _task(context: MemberContext, *, resumes: str | None) -> list[Any]:
-    """Return the new messages; a team that handed over gets the last one as a handoff to the agent that did."""
-    system = "\n\n".join(filter(None, (context.instructions, note_of_handoff(context))))
+def _task(context: MemberContext, stored: dict[str, Any], *, is_team: bool) -> list[Any]:
+    """Return the new messages. The last one answers the agent that asked the user, or that handed over."""
+    system = system_text(context)
     messages = [TextMessage(content=system, source="system")] if system else []
-    messages += [one for item in items_since(context) if (one := _message(item)) is not None]
-    if resumes and messages and isinstance(messages[-1], TextMessage):
-        messages[-1] = HandoffMessage(content=messages[-1].content, source="user", target=resumes)
+    messages += spoken(items_since(context), _of_user, _of_agent)
+    messages += [
+        TextMessage(content=f"{call.name}({json_text(call.arguments)}): {result}", source="tools")
+        for call, result in answered_outside(context)
+    ]
+    if is_team and messages and isinstance(last := messages[-1], TextMessage):
+        source = stored.get("asked_by") or "user"
+        target = stored.get("handed_over_by")
+        messages[-1] = (
+            HandoffMessage(content=last.content, source=source, target=target)
+            if target
+            else TextMessage(content=last.content, source=source)
+        )
     return messages
 
 
-def _message(item: Item) -> Any:
-    message = item.message
-    if isinstance(message, UserMessage):
-        images = [
-            part.image_url.url
-            for part in (message.content if isinstance(message.content, list) else ())
-            if isinstance(part, ImagePart)
-        ]
-        if not images:
-            return TextMessage(content=text_of(message), source="user")
-        # AgentChat has images as pixels only; what is not in the message stays an address.
-        parts = [Image.from_uri(url) if url.startswith("data:") else url for url in images]
-        return MultiModalMessage(content=[text_of(message), *parts], source="user")
-    if isinstance(message, AssistantMessage) and item.visible and (text := text_of(message)):
-        return TextMessage(content=text, source=item.agent or "assistant")
-    return None
+def _of_user(message: UserMessage) -> Any:
+    attachments = attachments_of(message)
+    if not attachments:
+        return TextMessage(content=text_of(message), source="user")
+    return MultiModalMessage(content=[text_of(message), *map(_attachment, attachments)], source="user")
+
+
+def _of_agent(item: Item, text: str) -> Any:
+    return TextMessage(content=text, source=item.agent or "assistant")
+
+
+def _attachment(one: Attachment) -> Any:
+    # AgentChat has images as pixels only; what is not in the message stays an address.
+    if one.kind == "image":
+        return Image.from_uri(one.url) if one.url.startswith("data:") else one.url
+    return one.note
 
 
 # --- output ----------------------------------------------------------------------------------------------------
 
 
 class _Stream:
-    """Converts what an agent or a team streams."""
+    """Converts what an agent or a team streams. ``users`` are the agents that stand for the user."""
 
-    def __init__(self, context: MemberContext) -> None:
+    def __init__(
+        self, context: MemberContext, calls: ClientCalls, agents: frozenset[str], users: frozenset[str]
+    ) -> None:
         self._context = context
+        self._calls = calls
+        self._agents = agents
+        self._users = users
         self._is_streamed = False
         """Whether the next message was streamed in pieces."""
+        self._has_text = False
+        self._last: Any = None
         self.hand_over: HandOver | None = None
-        self.handed_over_by: str | None = None
+        self.asked_by = ""
+        """The agent that asked the user for input."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether the run cannot continue in this turn."""
+        return bool(self.asked_by or self._calls.open)
+
+    @property
+    def stored(self) -> dict[str, str]:
+        """Whom the next message answers."""
+        last = self._last
+        is_outside = isinstance(last, HandoffMessage) and last.target not in self._agents - self._users
+        return {"asked_by": self.asked_by, "handed_over_by": last.source if is_outside else ""}
 
     def read(self, event: Any) -> list[str | MemberEvent]:
         """Return the events of a message."""
         if isinstance(event, TaskResult):
             return []
-        found: list[str | MemberEvent] = []
-        match event:
-            case ModelClientStreamingChunkEvent():
-                self._is_streamed = True
-                return [event.content] if event.content else []
-            case ThoughtEvent():
-                found.append(Reasoning(event.content))
-            case ToolCallRequestEvent():
-                found += [
-                    ToolBegan(call.id, call.name, call.arguments, self._inner(event.source))
-                    for call in event.content
-                    if not self._is_handoff(call.name)
-                ]
-            case ToolCallExecutionEvent():
-                found += [ToolEnded(one.call_id, one.content, bool(one.is_error)) for one in event.content]
-            case HandoffMessage():
-                found += self._handoff(event)
-            case StructuredMessage():
-                found.append(event.content.model_dump_json())
-            case BaseChatMessage() if not self._is_streamed:
-                found.append(event.to_text())
-            case _:
-                pass
+        found = self._read(event)
+        self._has_text = self._has_text or any(isinstance(one, str) for one in found)
         if event.models_usage is not None:
             usage = Usage(
                 prompt=event.models_usage.prompt_tokens, completion=event.models_usage.completion_tokens
@@ -235,14 +226,44 @@ class _Stream:
             found.append(ModelUsed("agentchat", usage))
         if isinstance(event, BaseChatMessage):
             self._is_streamed = False
+            self._last = event
         return found
+
+    def _read(self, event: Any) -> list[str | MemberEvent]:
+        match event:
+            case ModelClientStreamingChunkEvent():
+                self._is_streamed = True
+                return [event.content] if event.content else []
+            case UserInputRequestedEvent() if event.source in self._users:
+                self.asked_by = event.source
+                return []
+            case ThoughtEvent():
+                return [Reasoning(event.content)]
+            case ToolCallRequestEvent():
+                return [
+                    ToolBegan(call.id, call.name, call.arguments, self._inner(event.source))
+                    for call in event.content
+                    if not self._is_handoff(call.name) and call.name not in self._calls.names
+                ]
+            case ToolCallExecutionEvent():
+                return [ToolEnded(one.call_id, one.content, bool(one.is_error)) for one in event.content]
+            case HandoffMessage():
+                return self._handoff(event)
+            case StructuredMessage():
+                return [event.content.model_dump_json()]
+            case BaseChatMessage() if not self._is_streamed:
+                return [event.to_text()]
+            case _:
+                return []
 
     def _handoff(self, event: Any) -> list[str | MemberEvent]:
         if event.target in self._context.handoffs:
             self.hand_over = HandOver(event.target, event.content)
-            self.handed_over_by = event.source
             return []
-        return [Reasoning(f"{event.source} hands over to {event.target}\n")]
+        if event.target in self._agents:
+            return [Reasoning(f"{event.source} hands over to {event.target}\n")]
+        # To the user, whatever the name: what the agent said before is the answer.
+        return [] if self._has_text else [event.content]
 
     def _is_handoff(self, name: str) -> bool:
         return name.startswith("transfer_to_")

@@ -3,24 +3,45 @@
 The newest checkpoint of a graph is stored with the answer, and is the state of the next run on that branch. Of a graph
 with its own checkpointer, only the id of the checkpoint is stored. The graph receives the messages since its last
 answer. ``Command(goto=agent, graph=Command.PARENT)`` hands over to an agent of the team.
+
+A run that calls a tool of the client, or that a person has to approve, ends with its checkpoint too, and resumes there.
 """
 
 from __future__ import annotations
 
-import base64
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from typing import Any
 
-import msgspec
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import ParentCommand
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
-from proxy.members.adapters.common import items_since, unused_parameters
+from proxy.members.adapters.common import (
+    NOT_EXECUTED,
+    TRANSFERRED,
+    Attachment,
+    FrameworkMember,
+    attachments_of,
+    hand_over_to,
+    handoff_targets,
+    items_since,
+    json_text,
+    plain,
+    spoken,
+    system_text,
+)
+from proxy.members.adapters.langgraph_state import (
+    Checkpoints,
+    Interrupt,
+    Request,
+    Restored,
+    identified,
+    interrupt_of,
+)
+from proxy.members.adapters.outside_calls import OutsideCalls
 from proxy.members.port import (
     HandOver,
     Member,
@@ -32,11 +53,12 @@ from proxy.members.port import (
     ToolBegan,
     ToolEnded,
 )
-from proxy.members.transcript import note_of_handoff
-from proxy.messages import AssistantMessage, ImagePart, Item, Message, Usage, UserMessage, text_of
+from proxy.messages import Item, Usage, UserMessage, text_of
 
-_MODES = ["messages", "updates", "custom"]
+_MODES = ["messages", "updates", "custom", "tasks"]
 _INTERRUPT = "__interrupt__"
+_HOOKS = (".before_agent", ".before_model", ".after_model", ".after_agent")
+"""Ends of the names of nodes that middleware of LangChain adds; they execute no tools."""
 
 
 def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
@@ -44,33 +66,44 @@ def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
     return LangGraphMember(found) if isinstance(found, Pregel) else None
 
 
-class LangGraphMember:
+class LangGraphMember(FrameworkMember):
     """A graph. Each run has a separate checkpointer, unless the graph has one."""
 
-    has_effects = True
     sees: Sees = "own"
 
-    def __init__(self, graph: Any) -> None:
-        self._graph = graph
-
-    async def run(
-        self, messages: Sequence[Message], context: MemberContext
-    ) -> AsyncIterator[str | MemberEvent]:
-        """Run the graph from its checkpoint; after a call of a client's tool, from the same one again."""
-        unused = unused_parameters(context.parameters, ())
-        if unused is not None:
-            yield unused
-        checkpoints = _Checkpoints(self._graph, context)
+    async def _events(self, context: MemberContext) -> AsyncGenerator[str | MemberEvent]:
+        """Run the graph from its checkpoint; if its run was interrupted, resume it."""
+        checkpoints = Checkpoints(self._found, context)
         state = await checkpoints.restore(context.state)
+        resumes = bool(context.later_items) and context.state is not None
+        async with OutsideCalls(context) as outside:
+            if resumes:
+                context.resume()
+            stream = _Stream(context, state)
+            given = await _resumed(context, state, outside) if resumes else _input(context, state)
+            async with aclosing(self._stream(context, checkpoints, stream, given)) as events:
+                async for found in events:
+                    if not await outside.take(found):
+                        yield found
+        context.state = await checkpoints.stored(stream.update, interrupts=stream.interrupts)
+        if stream.hand_over is not None:
+            yield stream.hand_over
+            return
+        requests = [call for one in stream.interrupts for call in one.calls]
+        if requests:
+            async with OutsideCalls(context) as outside:
+                await outside.answers(identified(requests, await checkpoints.open_calls()), ())
+        for one in stream.interrupts:
+            yield one.question
+
+    async def _stream(
+        self, context: MemberContext, checkpoints: Checkpoints, stream: _Stream, given: Any
+    ) -> AsyncGenerator[str | MemberEvent]:
         config = {
             **checkpoints.config,
             # For tools and nodes: config["configurable"]["member_context"].
             "configurable": {**checkpoints.config["configurable"], "member_context": context},
         }
-        stream = _Stream(context)
-        given = _input(context, state)
-        hand_over: HandOver | None = None
-        update: Any = None
         try:
             async for _, mode, data in checkpoints.graph.astream(
                 given, config, stream_mode=_MODES, subgraphs=True
@@ -78,141 +111,88 @@ class LangGraphMember:
                 for found in stream.read(mode, data):
                     yield found
         except ParentCommand as ended:
-            command = ended.args[0]
-            hand_over = HandOver(_target(command), stream.reasons.get(_target(command), ""))
-            update = command.update
-        context.state = await checkpoints.stored(update, is_interrupted=bool(stream.questions))
-        if hand_over is not None:
-            yield hand_over
-        for question in stream.questions:
-            yield question
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-# --- checkpoints -----------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Restored:
-    """What a run begins with: whether an interrupt waits for an answer, and the update of a handoff."""
-
-    is_interrupted: bool = False
-    update: Any = None
-    open_calls: list[Any] = field(default_factory=list)
-
-
-class _Checkpoints:
-    """The checkpoints of one conversation."""
-
-    def __init__(self, graph: Any, context: MemberContext) -> None:
-        self._own = not graph.checkpointer
-        self.graph = graph.copy(update={"checkpointer": InMemorySaver()}) if self._own else graph
-        thread = f"{context.conversation_id}:{context.agent}"
-        self.config: dict[str, Any] = {"configurable": {"thread_id": thread}}
-
-    async def restore(self, state: Any) -> _Restored:
-        """Load the checkpoint that was stored."""
-        if not isinstance(state, dict):
-            return _Restored()
-        if self._own:
-            await self._load(state["checkpoints"])
-        else:
-            self.config["configurable"]["checkpoint_id"] = state["checkpoint_id"]
-        update = _loaded(self.graph, state["update"]) if state.get("update") else None
-        return _Restored(state["is_interrupted"], update, await self._open_calls())
-
-    async def stored(self, update: Any, *, is_interrupted: bool) -> Any:
-        """Return what is stored of the newest checkpoint."""
-        state: dict[str, Any] = {"is_interrupted": is_interrupted}
-        if update is not None:
-            state["update"] = _dumped(self.graph, update)
-        self.config["configurable"].pop("checkpoint_id", None)
-        if self._own:
-            state["checkpoints"] = _dumped(self.graph, await self._newest())
-        else:
-            snapshot = await self.graph.aget_state(self.config)
-            state["checkpoint_id"] = snapshot.config["configurable"]["checkpoint_id"]
-        return state
-
-    async def _newest(self) -> list[Any]:
-        """Return the newest checkpoint of the graph and of each subgraph."""
-        newest: dict[str, Any] = {}
-        async for one in self.graph.checkpointer.alist(self.config):
-            newest.setdefault(one.config["configurable"]["checkpoint_ns"], one)
-        return [
-            [namespace, one.checkpoint, one.metadata, one.pending_writes] for namespace, one in newest.items()
-        ]
-
-    async def _load(self, dumped: Any) -> None:
-        saver = self.graph.checkpointer
-        for namespace, checkpoint, metadata, writes in _loaded(self.graph, dumped):
-            config = {"configurable": {**self.config["configurable"], "checkpoint_ns": namespace}}
-            placed = await saver.aput(config, checkpoint, metadata, checkpoint["channel_versions"])
-            for task_id, channel, value in writes:
-                await saver.aput_writes(placed, [(channel, value)], task_id)
-
-    async def _open_calls(self) -> list[Any]:
-        """Return the tool calls of the last message that have no result."""
-        snapshot = await self.graph.aget_state(self.config)
-        values = snapshot.values.get("messages") if isinstance(snapshot.values, dict) else None
-        last = values[-1] if values else None
-        return list(last.tool_calls) if isinstance(last, AIMessage) else []
-
-
-def _dumped(graph: Any, value: Any) -> list[str]:
-    kind, data = graph.checkpointer.serde.dumps_typed(value)
-    return [kind, base64.b64encode(zlib.compress(data)).decode()]
-
-
-def _loaded(graph: Any, dumped: list[str]) -> Any:
-    kind, text = dumped
-    return graph.checkpointer.serde.loads_typed((kind, zlib.decompress(base64.b64decode(text))))
+            stream.end(ended.args[0])
+        except (asyncio.CancelledError, GeneratorExit):
+            # A node called a tool of the client: the next turn continues from here. If the turn was cancelled, nothing
+            # is stored.
+            context.state = await checkpoints.stored(None, is_paused=True)
+            raise
 
 
 # --- input -----------------------------------------------------------------------------------------------------
 
 
-def _input(context: MemberContext, state: _Restored) -> Any:
-    if state.is_interrupted:
-        return Command(resume=context.text)
+def _input(context: MemberContext, state: Restored) -> Any:
+    asks = any(one.calls for one in state.interrupts)
+    if state.interrupts and not asks:
+        return Command(resume={one.interrupt_id: context.text for one in state.interrupts})
     update = state.update if isinstance(state.update, dict) else {}
     messages: list[Any] = list(update.get("messages") or ())
     answered = {one.tool_call_id for one in messages if isinstance(one, ToolMessage)}
+    result = NOT_EXECUTED if asks or state.is_paused else TRANSFERRED
     messages = [
         *(
-            ToolMessage("transferred", tool_call_id=call["id"])
+            ToolMessage(result, tool_call_id=call["id"])
             for call in state.open_calls
             if call["id"] not in answered
         ),
         *messages,
     ]
-    system = "\n\n".join(filter(None, (context.instructions, note_of_handoff(context))))
+    system = system_text(context)
     if system:
         messages.append(SystemMessage(system))
-    messages += [one for item in items_since(context) if (one := _message(item)) is not None]
+    messages += spoken(items_since(context), _of_user, _of_agent)
     return {**update, "messages": messages}
 
 
-def _message(item: Item) -> BaseMessage | None:
-    message = item.message
-    if isinstance(message, UserMessage):
-        return HumanMessage(_content(message))
-    if isinstance(message, AssistantMessage) and item.visible and (text := text_of(message)):
-        return AIMessage(text)
-    return None
+def _of_user(message: UserMessage) -> BaseMessage:
+    attachments = attachments_of(message)
+    if not attachments:
+        return HumanMessage(text_of(message))
+    return HumanMessage([{"type": "text", "text": text_of(message)}, *map(_attachment, attachments)])
 
 
-def _content(message: UserMessage) -> Any:
-    if not isinstance(message.content, list):
-        return text_of(message)
-    images = [
-        {"type": "image_url", "image_url": {"url": part.image_url.url}}
-        for part in message.content
-        if isinstance(part, ImagePart)
-    ]
-    return [{"type": "text", "text": text_of(message)}, *images]
+def _of_agent(item: Item, text: str) -> BaseMessage:
+    return AIMessage(text)
+
+
+def _attachment(one: Attachment) -> dict[str, Any]:
+    """Return a content block (https://docs.langchain.com/oss/python/langchain/messages#multimodal)."""
+    if one.kind == "image":
+        return {"type": "image_url", "image_url": {"url": one.url}}
+    if one.file_id:
+        return {"type": one.kind, "file_id": one.file_id}
+    data = one.base64
+    place = {"base64": data, "mime_type": one.media_type} if data else {"url": one.url}
+    return {"type": one.kind, **place, **({"filename": one.name} if one.name else {})}
+
+
+# --- interrupts ------------------------------------------------------------------------------------------------
+
+
+async def _resumed(context: MemberContext, state: Restored, outside: OutsideCalls) -> Any:
+    """Return what resumes the interrupted run of this exchange, when all calls are decided."""
+    if not state.interrupts:
+        return None
+    requests = [call for one in state.interrupts for call in one.calls]
+    calls = identified(requests, state.open_calls)
+    results = await outside.answers(calls, ())
+    decisions = iter(
+        [_decision(request, results[call.call_id]) for request, call in zip(requests, calls, strict=True)]
+    )
+    resume: dict[str, Any] = {}
+    for one in state.interrupts:
+        decided = [next(decisions) for _ in one.calls]
+        answer = {"decisions": decided} if one.is_list else (decided[0] if decided else context.text)
+        resume[one.interrupt_id] = answer
+    return Command(resume=resume)
+
+
+def _decision(request: Request, result: str | None) -> dict[str, Any]:
+    """Return a decision in the form of LangChain; ``result`` is None for a call that is to be executed."""
+    if result is None:
+        return {"type": "approve"}
+    return {"type": "respond" if "respond" in request.decisions else "reject", "message": result}
 
 
 # --- output ----------------------------------------------------------------------------------------------------
@@ -221,13 +201,26 @@ def _content(message: UserMessage) -> Any:
 class _Stream:
     """Converts what a graph streams. Updates of a subgraph come again with those of its graph."""
 
-    def __init__(self, context: MemberContext) -> None:
+    def __init__(self, context: MemberContext, state: Restored) -> None:
         self._context = context
-        self._handoffs = {tool.name: target for tool, target in context.handoff_tools}
-        self._seen: set[str] = set()
-        self.questions: list[str] = []
-        self.reasons: dict[str, str] = {}
-        """The reasons of handoff calls, by target."""
+        self._handoffs = handoff_targets(context)
+        # Middleware returns the last message again when the run resumes.
+        self._seen = {getattr(state.last_message, "id", "") or ""} - {""}
+        self._waiting = {call["id"]: ToolBegan(call["id"], call["name"], json_text(call["args"]))
+                         for call in state.open_calls if state.interrupts}  # fmt: skip
+        """Calls by id that are not known to be executed: a person may have to approve them first."""
+        self._arguments: dict[str, str] = {}
+        """The arguments of handoff calls, by target."""
+        self.interrupts: list[Interrupt] = []
+        self.hand_over: HandOver | None = None
+        self.update: Any = None
+        """The update of the handoff."""
+
+    def end(self, command: Any) -> None:
+        """Take over the command with which the graph hands over."""
+        target = _target(command)
+        self.hand_over = hand_over_to(target, self._arguments.get(target, ""))
+        self.update = command.update
 
     def read(self, mode: str, data: Any) -> Iterator[str | MemberEvent]:
         """Yield the events of one part."""
@@ -238,15 +231,25 @@ class _Stream:
                 if isinstance(message, AIMessage):
                     yield from _text(message)
             case "custom":
-                self._context.report(data if isinstance(data, str) else _json(data))
+                self._context.report(json_text(data))
+            case "tasks":
+                if "input" in data and not data["name"].endswith(_HOOKS):
+                    yield from self._begun()
             case "updates":
                 for node, update in data.items():
                     if node == _INTERRUPT:
-                        self.questions += [_question(one) for one in update if self._is_new(one.id)]
+                        new = [
+                            interrupt_of(one.id, plain(one.value)) for one in update if self._is_new(one.id)
+                        ]
+                        self.interrupts += new
                     else:
                         yield from self._updates(update)
             case _:
                 pass
+
+    def _begun(self) -> Iterator[MemberEvent]:
+        waiting, self._waiting = self._waiting, {}
+        yield from waiting.values()
 
     def _updates(self, update: Any) -> Iterator[MemberEvent]:
         for part in update if isinstance(update, list) else [update]:
@@ -255,8 +258,11 @@ class _Stream:
                 if isinstance(message, AIMessage) and self._is_new(message.id or ""):
                     yield from self._ended(message)
                 elif isinstance(message, ToolMessage) and self._is_new(f"result {message.tool_call_id}"):
-                    text = message.content if isinstance(message.content, str) else _json(message.content)
-                    yield ToolEnded(message.tool_call_id, text, message.status == "error")
+                    if (waiting := self._waiting.pop(message.tool_call_id, None)) is not None:
+                        yield waiting
+                    yield ToolEnded(
+                        message.tool_call_id, json_text(message.content), message.status == "error"
+                    )
 
     def _ended(self, message: Any) -> Iterator[MemberEvent]:
         usage = message.usage_metadata
@@ -270,9 +276,10 @@ class _Stream:
         for call in message.tool_calls:
             target = self._handoffs.get(call["name"])
             if target is not None:
-                self.reasons[target] = str(call["args"].get("reason") or "")
+                self._arguments[target] = json_text(call["args"])
             else:
-                yield ToolBegan(call["id"] or "", call["name"], _json(call["args"]))
+                call_id = call["id"] or ""
+                self._waiting[call_id] = ToolBegan(call_id, call["name"], json_text(call["args"]))
 
     def _is_new(self, name: str) -> bool:
         if not name:
@@ -300,11 +307,3 @@ def _target(command: Any) -> str:
     goto = command.goto if isinstance(command.goto, list | tuple) else [command.goto]
     first = goto[0] if goto else ""
     return first if isinstance(first, str) else str(getattr(first, "node", ""))
-
-
-def _question(interrupt: Any) -> str:
-    return interrupt.value if isinstance(interrupt.value, str) else _json(interrupt.value)
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value, enc_hook=str).decode()

@@ -7,51 +7,37 @@ team and the tools of the client, which end a run of the SDK.
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from typing import Any, ClassVar
 
-import msgspec
 from agents import (
     Agent,
-    AgentOutputSchemaBase,
     FunctionTool,
     ModelSettings,
     RunConfig,
+    RunContextWrapper,
     Runner,
-    ToolsToFinalOutputResult,
+    RunState,
 )
 
-from proxy.errors import MemberFailed
-from proxy.members.adapters.common import NOT_EXECUTED, answered_calls, hand_over_to, unused_parameters
-from proxy.members.port import (
-    HandOver,
-    Member,
-    MemberContext,
-    MemberEvent,
-    ModelUsed,
-    Reasoning,
-    ToolBegan,
-    ToolEnded,
+from proxy.members.adapters.common import (
+    NOT_EXECUTED,
+    SAMPLING,
+    TRANSFERRED,
+    FrameworkMember,
+    OpenCall,
+    arguments_of,
+    hand_over_to,
+    handoff_targets,
+    json_text,
+    outside_tools,
+    schema_of,
 )
-from proxy.members.transcript import note_of_handoff
-from proxy.messages import AssistantMessage, ImagePart, Item, Message, Usage, UserMessage, text_of
+from proxy.members.adapters.openai_agents_items import ends_with_text, form_of, input_of
+from proxy.members.adapters.outside_calls import OutsideCalls
+from proxy.members.port import Member, MemberContext, MemberEvent, ModelUsed, Reasoning, ToolBegan, ToolEnded
 from proxy.messages import FunctionTool as ToolSpec
-
-logger = logging.getLogger(__name__)
-
-_SETTINGS = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "max_tokens": "max_tokens",
-    "max_completion_tokens": "max_tokens",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "verbosity": "verbosity",
-}
+from proxy.messages import Usage
 
 
 def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
@@ -59,59 +45,51 @@ def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
     return OpenAIAgentsMember(found) if isinstance(found, Agent) else None
 
 
-class OpenAIAgentsMember:
+class OpenAIAgentsMember(FrameworkMember):
     """An agent and those that it can reach; they have no state, so that one object serves all turns."""
 
-    has_effects = True
+    parameters: ClassVar[Mapping[str, str]] = {**SAMPLING, "verbosity": "verbosity"}
 
-    def __init__(self, agent: Any) -> None:
-        self._agent = agent
+    def _known(self, context: MemberContext) -> Collection[str]:
+        return [*self.parameters, "response_format"] if form_of(context) is not None else self.parameters
 
-    async def run(
-        self, messages: Sequence[Message], context: MemberContext
-    ) -> AsyncIterator[str | MemberEvent]:
-        """Run the agent that was active last with the conversation as input."""
-        form = _form_of(context)
-        known = {*_SETTINGS, "response_format"} if form is not None else _SETTINGS
-        unused = unused_parameters(context.parameters, known)
-        if unused is not None:
-            yield unused
-        external = _External(context)
-        given = _input(context)
-        active = self._active(context)
-        run = Runner.run_streamed(
-            external.extended(active, form),
-            given,
-            context=context,
-            # Traces are sent to OpenAI, with the content of the conversation.
-            run_config=RunConfig(model_settings=_settings(context), tracing_disabled=True),
-        )
-        try:
-            async for event in run.stream_events():
-                for found in _events(event, external, self._agent.name):
-                    yield found
-        finally:
-            run.cancel()
-        if run.interruptions:
-            logger.warning("approvals of the SDK are not supported", extra={"agent": context.agent})
-            raise MemberFailed(context.agent)
-        new = run.to_input_list()[len(given) :]
-        context.state = {"agent": run.last_agent.name, "items": _without_results(new, external.of_client)}
-        if external.of_client:
-            await asyncio.gather(
-                *(context.call_tool(call.name, call.arguments) for call in external.of_client)
+    async def _events(self, context: MemberContext) -> AsyncGenerator[str | MemberEvent]:
+        """Run the agent that was active last with the conversation as input, or resume its interrupted run."""
+        external = _External(context, _stored_run(context))
+        given = input_of(context)
+        agent = external.extended(self._active(context), form_of(context))
+        async with OutsideCalls(context) as outside:
+            interrupted = await _restored(context, agent, given, external, outside)
+            run = Runner.run_streamed(
+                agent,
+                given if interrupted is None else interrupted,
+                # The context of an interrupted run is part of its state.
+                context=context if interrupted is None else None,
+                # Traces are sent to OpenAI, with the content of the conversation.
+                run_config=RunConfig(
+                    model_settings=ModelSettings(**self._settings(context), include_usage=True),
+                    tracing_disabled=True,
+                ),
             )
-        elif external.hand_over is not None:
-            yield external.hand_over
-        elif not isinstance(run.final_output, str) and not _has_text(new):
-            yield msgspec.json.encode(run.final_output, enc_hook=_plain).decode()
-
-    async def close(self) -> None:
-        """Nothing is held."""
+            try:
+                async for event in run.stream_events():
+                    for found in _events(event, external.names, self._found.name):
+                        if not await outside.take(found):
+                            yield found
+            finally:
+                run.cancel()
+        new = run.to_input_list()[len(run.input) if isinstance(run.input, list) else 1 :]
+        # The items of a resumed run are those of all its turns.
+        context.state = {"agent": run.last_agent.name, "items": new, "continues": interrupted is not None}
+        if run.interruptions:
+            async for event in _interrupted(run, given, context):
+                yield event
+        elif not ends_with_text(new):
+            yield json_text(run.final_output)
 
     def _active(self, context: MemberContext) -> Any:
-        wanted = context.state["agent"] if isinstance(context.state, dict) else self._agent.name
-        seen, waiting = [], [self._agent]
+        wanted = context.state["agent"] if isinstance(context.state, dict) else self._found.name
+        seen, waiting = [], [self._found]
         while waiting:
             agent = waiting.pop()
             if agent.name == wanted:
@@ -119,211 +97,129 @@ class OpenAIAgentsMember:
             if agent not in seen:
                 seen.append(agent)
                 waiting += [one for one in agent.handoffs if isinstance(one, Agent)]
-        return self._agent
+        return self._found
 
 
-@dataclass(slots=True)
-class _Call:
-    call_id: str
-    name: str
-    arguments: dict[str, Any]
-
-
-@dataclass(slots=True)
 class _External:
-    """The tools that end a run: handoffs of the team, and tools of the client."""
+    """The tools that interrupt a run: handoffs of the team, and tools of the client, whose results resume it."""
 
-    context: MemberContext
-    hand_over: HandOver | None = None
-    of_client: list[_Call] = field(default_factory=list)
-
-    @property
-    def names(self) -> set[str]:
-        specs = (*self.context.tools, *(tool for tool, _ in self.context.handoff_tools))
-        return {tool.name for tool in specs}
+    def __init__(self, context: MemberContext, stored: Any) -> None:
+        specs = {spec.name: spec for spec in outside_tools(context)}
+        # The request that answers calls can have other tools.
+        missing = [] if stored is None else [*stored["client_tools"], *stored["handoffs"]]
+        specs = {name: ToolSpec(name) for name in missing} | specs
+        self._specs = list(specs.values())
+        self.names = set(specs)
+        self.results: dict[str, str] = {}
+        """Results by call id."""
 
     def extended(self, agent: Any, form: Any) -> Any:
         """Return a copy of the agent with these tools."""
-        tools = [self._of_client(spec) for spec in self.context.tools]
-        tools += [self._handoff(spec, target) for spec, target in self.context.handoff_tools]
-        changes: dict[str, Any] = {"tools": [*agent.tools, *tools]}
-        if tools:
-            changes["tool_use_behavior"] = self._behavior(agent.tool_use_behavior)
+        changes: dict[str, Any] = {"tools": [*agent.tools, *map(self._tool, self._specs)]}
         if form is not None and agent.output_type is None:
             changes["output_type"] = form
         return agent.clone(**changes)
 
-    def _behavior(self, original: Any) -> Any:
-        names = self.names
-
-        async def behavior(context: Any, results: Any) -> Any:
-            if any(one.tool.name in names for one in results) or original == "stop_on_first_tool":
-                return ToolsToFinalOutputResult(is_final_output=True, final_output="")
-            if isinstance(original, dict):
-                stops = [one for one in results if one.tool.name in original["stop_at_tool_names"]]
-                return ToolsToFinalOutputResult(bool(stops), stops[0].output if stops else None)
-            if callable(original):
-                found = original(context, results)
-                return await found if inspect.isawaitable(found) else found
-            return ToolsToFinalOutputResult(is_final_output=False)
-
-        return behavior
-
-    def _of_client(self, spec: ToolSpec) -> Any:
+    def _tool(self, spec: ToolSpec) -> Any:
         async def call(context: Any, arguments: str) -> str:
-            self.of_client.append(_Call(context.tool_call_id, spec.name, _arguments(arguments)))
-            return NOT_EXECUTED
+            return self.results.get(context.tool_call_id, NOT_EXECUTED)
 
-        return _tool(spec, call)
-
-    def _handoff(self, spec: ToolSpec, target: str) -> Any:
-        async def call(context: Any, arguments: str) -> str:
-            self.hand_over = self.hand_over or hand_over_to(target, arguments)
-            return "transferred"
-
-        return _tool(spec, call)
-
-
-def _tool(spec: ToolSpec, call: Any) -> Any:
-    schema = spec.parameters or {"type": "object", "properties": {}}
-    return FunctionTool(spec.name, spec.description or "", schema, call, strict_json_schema=False)
+        return FunctionTool(
+            spec.name,
+            spec.description or "",
+            schema_of(spec),
+            call,
+            strict_json_schema=False,
+            needs_approval=True,
+        )
 
 
-class _Form(AgentOutputSchemaBase):  # type: ignore[misc]
-    """The JSON schema of ``response_format`` as the output type of an agent."""
-
-    def __init__(self, schema: dict[str, Any], *, is_strict: bool) -> None:
-        self._schema = schema
-        self._is_strict = is_strict
-
-    def is_plain_text(self) -> bool:
-        return False
-
-    def name(self) -> str:
-        return "response"
-
-    def json_schema(self) -> dict[str, Any]:
-        return self._schema
-
-    def is_strict_json_schema(self) -> bool:
-        return self._is_strict
-
-    def validate_json(self, json_str: str) -> Any:
-        # The proxy checks the answer.
-        return json_str
+# --- interruptions ---------------------------------------------------------------------------------------------
 
 
-def _form_of(context: MemberContext) -> Any:
-    form = context.parameters.response_format or {}
-    schema = form.get("json_schema") or {}
-    if form.get("type") != "json_schema" or not isinstance(schema.get("schema"), dict):
+async def _interrupted(run: Any, given: list[Any], context: MemberContext) -> AsyncGenerator[MemberEvent]:
+    """End the turn with the calls that interrupted the run."""
+    targets = handoff_targets(context)
+    names = {spec.name for spec in outside_tools(context)}
+    own, of_client, of_handoffs = _sorted(run.interruptions, names, targets)
+    if own or of_client:
+        state = run.to_state().to_json(context_serializer=lambda _: {})
+        if state["original_input"] == given:
+            # The conversation is the input of the resumed run too. Its images would not fit into the state.
+            del state["original_input"]
+        context.state["run"] = {
+            "state": state,
+            "client_tools": [call.name for call in of_client],
+            "handoffs": [call.name for call in of_handoffs],
+        }
+        async with OutsideCalls(context) as outside:
+            await outside.answers(own, of_client)
+    call = of_handoffs[0]
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": TRANSFERRED}
+    context.state["items"].append(output)
+    yield hand_over_to(targets[call.name], json_text(call.arguments))
+
+
+async def _restored(
+    context: MemberContext, agent: Any, given: list[Any], external: _External, outside: OutsideCalls
+) -> Any:
+    """Return the interrupted run of this exchange with the answers to its calls; None if a new one begins."""
+    stored = _stored_run(context)
+    if stored is None:
         return None
-    return _Form(schema["schema"], is_strict=bool(schema.get("strict")))
+    context.resume()
+    state = await RunState.from_json(
+        agent, {"original_input": given, **stored["state"]}, context_override=RunContextWrapper(context)
+    )
+    interruptions = state.get_interruptions()
+    names = {*stored["client_tools"], *stored["handoffs"]}
+    own, of_client, of_handoffs = _sorted(interruptions, names, stored["handoffs"])
+    answers = await outside.answers(own, of_client)
+    answers |= {call.call_id: NOT_EXECUTED for call in of_handoffs}
+    external.results |= {call.call_id: str(answers[call.call_id]) for call in (*of_client, *of_handoffs)}
+    of_team = {call.call_id for call in own}
+    for interruption in interruptions:
+        result = answers[_id_of(interruption)]
+        if result is not None and _id_of(interruption) in of_team:
+            state.reject(interruption, rejection_message=result)
+        else:
+            state.approve(interruption)
+    return state
 
 
-# --- items -----------------------------------------------------------------------------------------------------
+def _stored_run(context: MemberContext) -> Any:
+    """Return what is stored of the interrupted run of this exchange; None if there is none."""
+    state = context.state if isinstance(context.state, dict) and context.later_items else {}
+    return state.get("run")
 
 
-def _input(context: MemberContext) -> list[Any]:
-    system = "\n\n".join(filter(None, (context.instructions, note_of_handoff(context))))
-    items: list[Any] = [{"role": "system", "content": system}] if system else []
-    for item in context.items:
-        own = context.state_of(item)
-        if own is not None:
-            items += own["items"]
-        elif (message := _message(item)) is not None:
-            items.append(message)
-    for item in context.later_items:
-        if (own := context.state_of(item)) is not None:
-            items += own["items"]
-    return _closed(items, context)
+def _sorted(
+    interruptions: list[Any], outside: Collection[str], handoffs: Collection[str]
+) -> tuple[list[OpenCall], list[OpenCall], list[OpenCall]]:
+    """Return the calls of the agent's own tools, of tools of the client, and of handoffs of the team."""
+    calls = [OpenCall(_id_of(one), one.name or "tool", arguments_of(one.arguments)) for one in interruptions]
+    return (
+        [call for call in calls if call.name not in outside],
+        [call for call in calls if call.name in outside and call.name not in handoffs],
+        [call for call in calls if call.name in handoffs],
+    )
 
 
-def _message(item: Item) -> Any:
-    message = item.message
-    if isinstance(message, UserMessage):
-        return {"role": "user", "content": _content(message)}
-    if isinstance(message, AssistantMessage) and item.visible and (text := text_of(message)):
-        return {"role": "assistant", "content": text}
-    return None
-
-
-def _content(message: UserMessage) -> Any:
-    if not isinstance(message.content, list):
-        return text_of(message)
-    images = [
-        {"type": "input_image", "image_url": part.image_url.url, "detail": part.image_url.detail or "auto"}
-        for part in message.content
-        if isinstance(part, ImagePart)
-    ]
-    return [{"type": "input_text", "text": text_of(message)}, *images]
-
-
-def _closed(items: list[Any], context: MemberContext) -> list[Any]:
-    """Return the items with a result behind each call of a client's tool."""
-    answered = {item["call_id"] for item in items if item.get("type") == "function_call_output"}
-    calls = [item for item in items if item.get("type") == "function_call"]
-    of_open = [
-        (one["call_id"], one["name"], _arguments(one["arguments"]))
-        for one in calls
-        if one["call_id"] not in answered
-    ]
-    results = answered_calls(of_open, context.answers())
-    closed: list[Any] = []
-    for item in items:
-        closed.append(item)
-        if item.get("type") == "function_call" and item["call_id"] not in answered:
-            output = results.get(item["call_id"], NOT_EXECUTED)
-            closed.append({"type": "function_call_output", "call_id": item["call_id"], "output": output})
-    return closed
-
-
-def _without_results(items: list[Any], calls: Sequence[_Call]) -> list[Any]:
-    ids = {call.call_id for call in calls}
-    return [
-        item
-        for item in items
-        if not (item.get("type") == "function_call_output" and item.get("call_id") in ids)
-    ]
-
-
-def _has_text(items: list[Any]) -> bool:
-    return any(item.get("type") == "message" and item.get("role") == "assistant" for item in items)
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    try:
-        found = msgspec.json.decode(text or "{}")
-    except (msgspec.DecodeError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _plain(value: Any) -> Any:
-    dump = getattr(value, "model_dump", None)
-    return dump(mode="json") if callable(dump) else str(value)
+def _id_of(interruption: Any) -> str:
+    return interruption.call_id or ""
 
 
 # --- the run ---------------------------------------------------------------------------------------------------
 
 
-def _settings(context: MemberContext) -> Any:
-    settings: dict[str, Any] = {}
-    for name, theirs in _SETTINGS.items():
-        value = getattr(context.parameters, name)
-        if value is not None:
-            settings[theirs] = value
-    return ModelSettings(**settings, include_usage=True)
-
-
-def _events(event: Any, external: _External, root: str) -> list[str | MemberEvent]:
+def _events(event: Any, external: Collection[str], root: str) -> list[str | MemberEvent]:
     if event.type == "raw_response_event":
         return _deltas(event.data)
     if event.type != "run_item_stream_event":
         return []
     item, raw = event.item, event.item.raw_item
     match event.name:
-        case "tool_called" if _member_of(raw, "name") not in external.names:
+        case "tool_called" if _member_of(raw, "name") not in external:
             agent = item.agent.name if item.agent.name != root else ""
             arguments = _member_of(raw, "arguments") or "{}"
             return [

@@ -6,9 +6,10 @@ agents. Handoffs and tools of the client are external tools, whose calls end a r
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any, ClassVar
 
 from pydantic_ai import (
     DeferredToolRequests,
@@ -20,6 +21,7 @@ from pydantic_ai import (
 from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.capabilities import ReinjectSystemPrompt
 from pydantic_ai.messages import (
+    BinaryContent,
     FunctionToolCallEvent,
     FunctionToolResultEvent,
     ImageUrl,
@@ -29,6 +31,7 @@ from pydantic_ai.messages import (
     ModelResponse,
     PartDeltaEvent,
     PartStartEvent,
+    RetryPromptPart,
     TextPart,
     TextPartDelta,
     ThinkingPart,
@@ -40,30 +43,25 @@ from pydantic_ai.messages import (
 from pydantic_ai.run import AgentRunResultEvent
 from pydantic_core import to_json
 
-from proxy.members.adapters.common import NOT_EXECUTED, answered_calls, hand_over_to, unused_parameters
-from proxy.members.port import (
-    Member,
-    MemberContext,
-    MemberEvent,
-    ModelUsed,
-    NotApproved,
-    Reasoning,
-    ToolBegan,
-    ToolEnded,
+from proxy.members.adapters.common import (
+    NOT_EXECUTED,
+    SAMPLING,
+    TRANSFERRED,
+    Attachment,
+    FrameworkMember,
+    OpenCall,
+    answered_outside,
+    attachments_of,
+    hand_over_to,
+    handoff_targets,
+    outside_tools,
+    schema_of,
+    with_own_messages,
 )
+from proxy.members.adapters.outside_calls import OutsideCalls
+from proxy.members.port import Member, MemberContext, MemberEvent, ModelUsed, Reasoning, ToolBegan, ToolEnded
 from proxy.members.transcript import note_of_handoff
-from proxy.messages import AssistantMessage, ImagePart, Item, Message, Usage, UserMessage, text_of
-
-_SETTINGS = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "max_tokens": "max_tokens",
-    "max_completion_tokens": "max_tokens",
-    "seed": "seed",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "service_tier": "service_tier",
-}
+from proxy.messages import Usage, UserMessage, text_of
 
 
 def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
@@ -71,73 +69,91 @@ def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
     return PydanticAIMember(found) if isinstance(found, AbstractAgent) else None
 
 
-class PydanticAIMember:
+class PydanticAIMember(FrameworkMember):
     """An agent, which has no state, so that one object serves all turns."""
 
-    has_effects = True
+    parameters: ClassVar[Mapping[str, str]] = {**SAMPLING, "seed": "seed", "service_tier": "service_tier"}
 
-    def __init__(self, agent: Any) -> None:
-        self._agent = agent
-
-    async def run(
-        self, messages: Sequence[Message], context: MemberContext
-    ) -> AsyncIterator[str | MemberEvent]:
+    async def _events(self, context: MemberContext) -> AsyncGenerator[str | MemberEvent]:
         """Run the agent with the history of the conversation."""
-        unused = unused_parameters(context.parameters, _SETTINGS)
-        if unused is not None:
-            yield unused
-        history = _history(context)
-        external = {tool.name for tool in context.tools} | {tool.name for tool, _ in context.handoff_tools}
-        approvals = await _approvals(history, external, context)
-        results = _results(history, external, context)
-        deferred = DeferredToolResults(calls=results, approvals=approvals) if results or approvals else None
-        has_text = False
-        result: Any = None
-        async with self._agent.run_stream_events(
-            message_history=history if deferred is not None else _closed(history),
-            deferred_tool_results=deferred,
-            output_type=[self._agent.output_type, DeferredToolRequests],
-            toolsets=[_external_tools(context)],
-            instructions=[text for text in (context.instructions, note_of_handoff(context)) if text],
-            model_settings=_settings(context),
-            deps=context if self._agent.deps_type is MemberContext else None,
-            capabilities=[ReinjectSystemPrompt()],
-        ) as events:
-            async for event in events:
-                if isinstance(event, AgentRunResultEvent):
-                    result = event.result
-                for found in _events(event, external):
-                    has_text = has_text or isinstance(found, str)
-                    yield found
-        new = result.new_messages()
+        external = {tool.name for tool in outside_tools(context)}
+        async with OutsideCalls(context) as outside:
+            history = _history(context)
+            deferred = await _deferred_results(history, context, outside)
+            run = _Run(context, external)
+            async with self._agent_run(context, history, deferred) as events:
+                async for event in events:
+                    for found in run.read(event):
+                        if not await outside.take(found):
+                            yield found
+        new = run.result.new_messages()
         for used in _used(new):
             yield used
-        if isinstance(result.output, DeferredToolRequests):
-            context.state = _dump(new)
-            # Ends the turn with the question; the next one continues from the stored state.
-            await asyncio.gather(*(_approved(call, context) for call in result.output.approvals))
-            async for found in self._deferred(result.output.calls, new, context):
-                yield found
-            return
-        if not has_text and not isinstance(result.output, str):
-            yield to_json(result.output).decode()
-        context.state = _dump(new)
+        continues = deferred is not None
+        if continues:
+            new = [*chain.from_iterable(_stored(context.state)), *new]
+        context.state = _dump(new, continues=continues)
+        if isinstance(run.result.output, DeferredToolRequests):
+            call = await _handoff(run.result.output, context)
+            context.state = _dump(_closed(new, TRANSFERRED), continues=continues)
+            yield hand_over_to(handoff_targets(context)[call.tool_name], call.args_as_json_str())
+        elif not run.has_text and not isinstance(run.result.output, str):
+            yield to_json(run.result.output).decode()
 
-    async def close(self) -> None:
-        """Nothing is held."""
+    def _agent_run(self, context: MemberContext, history: list[ModelMessage], deferred: Any) -> Any:
+        return self._found.run_stream_events(
+            message_history=history if deferred is not None else _closed(history),
+            deferred_tool_results=deferred,
+            output_type=[self._found.output_type, DeferredToolRequests],
+            toolsets=[_external_tools(context)],
+            instructions=[text for text in (context.instructions, note_of_handoff(context)) if text],
+            model_settings=self._settings(context) or None,
+            deps=context if self._found.deps_type is MemberContext else None,
+            capabilities=[ReinjectSystemPrompt()],
+        )
 
-    async def _deferred(
-        self, calls: Sequence[ToolCallPart], new: list[ModelMessage], context: MemberContext
-    ) -> AsyncIterator[MemberEvent]:
-        targets = {tool.name: target for tool, target in context.handoff_tools}
-        of_client = [call for call in calls if call.tool_name not in targets]
-        if of_client:
-            await asyncio.gather(
-                *(context.call_tool(call.tool_name, call.args_as_dict()) for call in of_client)
-            )
-            return
-        context.state = _dump(_closed(new, "transferred"))
-        yield hand_over_to(targets[calls[0].tool_name], calls[0].args_as_json_str())
+
+async def _handoff(requests: DeferredToolRequests, context: MemberContext) -> ToolCallPart:
+    """Return the call that hands over, if the calls with which the run ended are handoffs only.
+
+    Otherwise the turn ends here with the other calls, and the next one continues from the stored state.
+    """
+    targets = handoff_targets(context)
+    of_client = [_call(part) for part in requests.calls if part.tool_name not in targets]
+    own = [_call(part) for part in requests.approvals]
+    if own or of_client:
+        # The request that answers them can have other tools.
+        context.state["asking"] = [call.call_id for call in own]
+        context.state["handoffs"] = [
+            part.tool_call_id for part in requests.calls if part.tool_name in targets
+        ]
+        async with OutsideCalls(context) as outside:
+            await outside.answers(own, of_client)
+    return requests.calls[0]
+
+
+async def _deferred_results(
+    history: list[ModelMessage], context: MemberContext, outside: OutsideCalls
+) -> DeferredToolResults | None:
+    """Return the results of the calls with which the last run of this exchange ended; None if it begins."""
+    state = context.state if isinstance(context.state, dict) else {}
+    if not context.later_items or "asking" not in state or not (calls := _open_calls(history)):
+        return None
+    context.resume()
+    asking, handoffs = set(state["asking"]), set(state["handoffs"])
+    of_client = [_call(part) for part in calls if part.tool_call_id not in asking | handoffs]
+    own = [_call(part) for part in calls if part.tool_call_id in asking]
+    results: dict[str, str | None] = dict.fromkeys((part.tool_call_id for part in calls), NOT_EXECUTED)
+    results |= await outside.answers(own, of_client)
+    # Pydantic AI takes a refusal with a text as the result, which is also that of a call that was executed before.
+    approvals = {
+        call.call_id: True if results[call.call_id] is None else ToolDenied(str(results.pop(call.call_id)))
+        for call in own
+    }
+    return DeferredToolResults(
+        calls={call_id: result for call_id, result in results.items() if result is not None},
+        approvals=approvals,
+    )
 
 
 # --- messages --------------------------------------------------------------------------------------------------
@@ -145,112 +161,111 @@ class PydanticAIMember:
 
 def _history(context: MemberContext) -> list[ModelMessage]:
     """Return the conversation, with the agent's own messages as Pydantic AI wrote them."""
+    parts = with_own_messages(
+        context, _stored, lambda message: [_of_user(message)], lambda _, text: [_of_agent(text)]
+    )
     history: list[ModelMessage] = []
-    for item in context.items:
-        own = context.state_of(item)
-        if own is not None:
-            history = [*_closed(history), *ModelMessagesTypeAdapter.validate_python(own)]
-        elif (message := _message(item)) is not None:
-            history = [*_closed(history), message]
-    for item in context.later_items:
-        # What else there is belongs to questions for approval.
-        if (own := context.state_of(item)) is not None:
-            history += ModelMessagesTypeAdapter.validate_python(own)
+    for messages in parts:
+        history = [*_closed(history), *messages]
+    if context.later_items and context.state is not None:
+        history = [*_closed(history), *chain.from_iterable(_stored(context.state))]
+    for call, result in answered_outside(context):
+        part = ToolCallPart(call.name, dict(call.arguments), tool_call_id=call.call_id)
+        history += [
+            ModelResponse(parts=[part]),
+            ModelRequest(parts=[ToolReturnPart(call.name, result, tool_call_id=call.call_id)]),
+        ]
     return history
 
 
-def _message(item: Item) -> ModelMessage | None:
-    message = item.message
-    if isinstance(message, UserMessage):
-        return ModelRequest(parts=[UserPromptPart(_content(message))])
-    if isinstance(message, AssistantMessage) and item.visible and (text := text_of(message)):
-        return ModelResponse(parts=[TextPart(text)])
-    return None
+def _of_user(message: UserMessage) -> ModelMessage:
+    attachments = list(map(_attachment, attachments_of(message)))
+    content: Any = [text_of(message), *attachments] if attachments else text_of(message)
+    return ModelRequest(parts=[UserPromptPart(content)])
 
 
-def _content(message: UserMessage) -> Any:
-    if not isinstance(message.content, list):
-        return text_of(message)
-    images = [ImageUrl(part.image_url.url) for part in message.content if isinstance(part, ImagePart)]
-    return [text_of(message), *images]
+def _of_agent(text: str) -> ModelMessage:
+    return ModelResponse(parts=[TextPart(text)])
+
+
+def _stored(state: Any) -> list[list[ModelMessage]]:
+    """Return the messages of a run as one part of the history."""
+    messages = state["messages"] if isinstance(state, dict) else state
+    return [ModelMessagesTypeAdapter.validate_python(messages)]
+
+
+def _attachment(one: Attachment) -> Any:
+    if one.kind == "image":
+        return ImageUrl(one.url)
+    content = one.content
+    return BinaryContent(content, media_type=one.media_type) if content is not None else one.note
+
+
+def _call(part: ToolCallPart) -> OpenCall:
+    return OpenCall(part.tool_call_id, part.tool_name, part.args_as_dict())
+
+
+def _open_calls(history: list[ModelMessage]) -> list[ToolCallPart]:
+    """Return the calls of the last response without a result."""
+    answered: set[str | None] = set()
+    for message in reversed(history):
+        if isinstance(message, ModelResponse):
+            calls = [part for part in message.parts if isinstance(part, ToolCallPart)]
+            return [call for call in calls if call.tool_call_id not in answered]
+        answered |= {
+            part.tool_call_id for part in message.parts if isinstance(part, ToolReturnPart | RetryPromptPart)
+        }
+    return []
 
 
 def _closed(history: list[ModelMessage], result: str = NOT_EXECUTED) -> list[ModelMessage]:
-    """Return the messages with a result for each call of the last one."""
-    if not history or not isinstance(last := history[-1], ModelResponse):
-        return history
-    calls = [part for part in last.parts if isinstance(part, ToolCallPart)]
+    """Return the messages with a result for each call of the last response."""
+    calls = _open_calls(history)
     if not calls:
         return history
     returns = [ToolReturnPart(call.tool_name, result, tool_call_id=call.tool_call_id) for call in calls]
+    if isinstance(last := history[-1], ModelRequest):
+        return [*history[:-1], replace(last, parts=[*last.parts, *returns])]
     return [*history, ModelRequest(parts=returns)]
 
 
-async def _approved(call: ToolCallPart, context: MemberContext) -> Any:
-    """Return the decision of a person on a call that the agent runs itself; the turn ends if there is none yet."""
-    try:
-        await context.run_approved(call.tool_name, call.args_as_dict(), lambda: "approved")
-    except NotApproved as refusal:
-        return ToolDenied(refusal.message)
-    return True
-
-
-async def _approvals(
-    history: list[ModelMessage], external: set[str], context: MemberContext
-) -> dict[str, Any]:
-    """Return the decisions on the agent's own calls with which the last run ended, by call id."""
-    if not context.later_items:
-        return {}
-    calls = [call for call in _last_calls(history) if call.tool_name not in external]
-    return {call.tool_call_id: await _approved(call, context) for call in calls}
-
-
-def _last_calls(history: list[ModelMessage]) -> list[ToolCallPart]:
-    if not history or not isinstance(history[-1], ModelResponse):
-        return []
-    return [part for part in history[-1].parts if isinstance(part, ToolCallPart)]
-
-
-def _results(history: list[ModelMessage], external: set[str], context: MemberContext) -> dict[str, Any]:
-    """Return the results of the calls of external tools with which the last run ended, by call id."""
-    answers = context.answers()
-    if not context.later_items:
-        return {}
-    calls = [call for call in _last_calls(history) if call.tool_name in external]
-    found = answered_calls([(one.tool_call_id, one.tool_name, one.args_as_dict()) for one in calls], answers)
-    return {call.tool_call_id: found.get(call.tool_call_id, NOT_EXECUTED) for call in calls}
-
-
-def _dump(messages: list[ModelMessage]) -> Any:
-    return ModelMessagesTypeAdapter.dump_python(messages, mode="json")
+def _dump(messages: list[ModelMessage], *, continues: bool) -> Any:
+    dumped = ModelMessagesTypeAdapter.dump_python(messages, mode="json")
+    return {"messages": dumped, "continues": continues}
 
 
 # --- the run ---------------------------------------------------------------------------------------------------
 
 
+class _Run:
+    """Converts the events of a run."""
+
+    def __init__(self, context: MemberContext, external: set[str]) -> None:
+        self._external = external
+        self.has_text = False
+        self.result: Any = None
+
+    def read(self, event: Any) -> list[str | MemberEvent]:
+        """Return the events of an event."""
+        if isinstance(event, AgentRunResultEvent):
+            self.result = event.result
+        found = _events(event, self._external)
+        self.has_text = self.has_text or any(isinstance(one, str) for one in found)
+        return found
+
+
 def _external_tools(context: MemberContext) -> Any:
-    specs = [*context.tools, *(tool for tool, _ in context.handoff_tools)]
-    schema = {"type": "object", "properties": {}}
     return ExternalToolset(
         [
             ToolDefinition(
                 name=tool.name,
                 description=tool.description,
-                parameters_json_schema=tool.parameters or schema,
+                parameters_json_schema=schema_of(tool),
                 strict=tool.strict,
             )
-            for tool in specs
+            for tool in outside_tools(context)
         ]
     )
-
-
-def _settings(context: MemberContext) -> Any:
-    settings: dict[str, Any] = {}
-    for name, theirs in _SETTINGS.items():
-        value = getattr(context.parameters, name)
-        if value is not None:
-            settings[theirs] = value
-    return settings or None
 
 
 def _events(event: Any, external: set[str]) -> list[str | MemberEvent]:
