@@ -85,6 +85,45 @@ async def test_a_task_that_asks_for_input_is_continued(
     assert travel.received[1].task_id != ""
 
 
+@pytest.mark.parametrize(
+    ("first", "question"),
+    [("sign in", "Sign in at https://travel.example"), ("draft", "Train on which day?")],
+)
+async def test_a_waiting_task_is_continued_without_what_was_read(
+    first: str, question: str, travel: ScriptedAgent, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    messages = [user(first)]
+    async with serve(tmp_path, teams=TEAMS) as served:
+        caller = Caller(served)
+        messages += [assistant(await caller.ask(messages, model="travel/Travel")), user("Monday")]
+        answer = await caller.ask(messages, model="travel/Travel")
+
+    assert messages[1]["content"] == question
+    assert answer == "Train to Monday."
+    assert travel.received[1].task_id == travel.received[0].task_id != ""
+
+
+async def test_an_agent_that_lost_its_tasks_gets_the_message_as_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    messages = [user("ask")]
+    received = []
+    for _ in range(2):
+        async with a2a_server() as (url, agent):
+            monkeypatch.setenv("TRAVEL_URL", url)
+            async with serve(tmp_path, teams=TEAMS) as served:
+                messages += [
+                    assistant(await Caller(served).ask(messages, model="travel/Travel")),
+                    user("Bonn"),
+                ]
+            received += agent.received
+
+    assert messages[3]["content"] == "Train to Bonn."
+    assert received[1].task_id != received[0].task_id
+    assert received[1].context_id == received[0].context_id
+
+
 async def test_an_a2a_agent_hands_over(travel: ScriptedAgent, upstream: FakeUpstream, tmp_path: Path) -> None:
     upstream.reply(TO_TRAVEL, text("I am the desk."))
     async with serve(tmp_path, teams=TEAMS) as served:
@@ -95,12 +134,13 @@ async def test_an_a2a_agent_hands_over(travel: ScriptedAgent, upstream: FakeUpst
     }
 
 
-async def test_a_failed_task_is_a_typed_error(
-    travel: ScriptedAgent, upstream: FakeUpstream, tmp_path: Path
+@pytest.mark.parametrize("end", ["fail", "reject", "give up"])
+async def test_a_task_without_success_is_a_typed_error(
+    end: str, travel: ScriptedAgent, upstream: FakeUpstream, tmp_path: Path
 ) -> None:
     async with serve(tmp_path, teams=TEAMS) as served:
         with pytest.raises(openai.APIStatusError) as failed:
-            await Caller(served).ask([user("fail")], model="travel/Travel")
+            await Caller(served).ask([user(end)], model="travel/Travel")
 
     assert failed.value.code == "agent_failed"
     assert "secret" not in failed.value.message
@@ -122,6 +162,60 @@ async def test_a_cancelled_turn_cancels_the_task(
                 break
         await stream.close()
         await travel.cancelled.wait()
+
+
+async def test_files_are_sent_and_received(
+    travel: ScriptedAgent, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    pdf = {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="}
+    content = [{"type": "file", "file": pdf}, {"type": "text", "text": "file"}]
+    async with serve(tmp_path, teams=TEAMS) as served:
+        answer = await Caller(served).ask([user(content)], model="travel/Travel")
+
+    assert answer == "a.pdf application/pdf 5" + "8:00 Bonn" + "[file ticket.pdf]"
+
+
+async def test_data_of_a_handoff_comes_from_the_metadata(
+    travel: ScriptedAgent, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    schema = "{type: object, properties: {ticket: {type: integer}}, required: [ticket], additionalProperties: false}"
+    teams = tmp_path / "teams.yaml"
+    teams.write_text(
+        (TEAMS / "team.yaml")
+        .read_text()
+        .replace("handoffs: [{to: Desk,", f"handoffs: [{{to: Desk, input: {schema},")
+    )
+    upstream.reply(TO_TRAVEL, text("Ticket 7."))
+    async with serve(tmp_path, teams=teams) as served:
+        assert await Caller(served).ask([user("desk")], model="travel") == "Ticket 7."
+
+    assert '"ticket":7' in str(upstream.requests[1].body["messages"]).replace(" ", "").replace("\\", "")
+
+
+async def test_a_task_whose_stream_broke_is_read_to_its_end(tmp_path: Path) -> None:
+    async with a2a_server(cuts=True) as (url, _):
+        teams = tmp_path / "teams.yaml"
+        teams.write_text(f'teams: {{travel: {{a2a: "{url}"}}}}')
+        async with serve(tmp_path, teams=teams) as served:
+            assert await Caller(served).ask([user("slow")], model="travel") == "Train to Bonn."
+
+
+async def test_an_agent_without_streaming_is_cancelled(tmp_path: Path) -> None:
+    async with a2a_server(streaming=False) as (url, agent):
+        teams = tmp_path / "teams.yaml"
+        teams.write_text(f'teams: {{travel: {{a2a: "{url}"}}}}')
+        async with serve(tmp_path, teams=teams) as served:
+            stream = await served.client().chat.completions.create(
+                model="travel",
+                messages=[user("hang")],
+                stream=True,
+                extra_headers={"X-On-Disconnect": "cancel", "X-Handoff-Events": "all"},
+            )
+            async for chunk in stream:
+                if chunk.choices and (chunk.choices[0].delta.model_extra or {}).get("reasoning_content"):
+                    break
+            await stream.close()
+            await agent.cancelled.wait()
 
 
 async def test_an_agent_without_streaming_answers(tmp_path: Path) -> None:

@@ -27,14 +27,16 @@ from starlette.applications import Starlette
 
 
 class ScriptedAgent(AgentExecutor):  # type: ignore[misc]
-    """``received`` are the messages, ``headers`` those of their requests; ``cancelled`` is set when a task is
-    cancelled.
+    """``received`` are the messages, ``headers`` those of their requests.
+
+    ``cancelled`` is set when a task is cancelled; ``released`` ends the slow task.
     """
 
     def __init__(self) -> None:
         self.received: list[Any] = []
         self.headers: list[dict[str, str]] = []
         self.cancelled = asyncio.Event()
+        self.released = asyncio.Event()
 
     async def execute(self, context: Any, event_queue: Any) -> None:
         message = context.message
@@ -51,6 +53,30 @@ class ScriptedAgent(AgentExecutor):  # type: ignore[misc]
         match text:
             case "ask":
                 await task.requires_input(task.new_agent_message([Part(text="Which day?")]))
+            case "draft":
+                await task.add_artifact([Part(text="Train on ")], artifact_id="a")
+                await task.requires_input(task.new_agent_message([Part(text="which day?")]))
+            case "sign in":
+                await task.requires_auth(
+                    task.new_agent_message([Part(text="Sign in at https://travel.example")])
+                )
+            case "reject":
+                await task.reject(task.new_agent_message([Part(text="secret reason")]))
+            case "give up":
+                await task.cancel(task.new_agent_message([Part(text="secret reason")]))
+            case "file":
+                received = [
+                    f"{part.filename} {part.media_type} {len(part.raw)}" for part in message.parts[1:]
+                ]
+                timetable = Part(raw=b"8:00 Bonn", media_type="text/plain", filename="timetable.txt")
+                ticket = Part(raw=b"%PDF", media_type="application/pdf", filename="ticket.pdf")
+                await task.add_artifact([Part(text=", ".join(received)), timetable, ticket], artifact_id="a")
+                await task.complete()
+            case "slow":
+                await task.add_artifact([Part(text="Train ")], artifact_id="a", append=False)
+                await self.released.wait()
+                await task.add_artifact([Part(text="to Bonn.")], artifact_id="a", append=True)
+                await task.complete()
             case "fail":
                 await task.failed(task.new_agent_message([Part(text="secret reason")]))
             case "hang":
@@ -58,7 +84,7 @@ class ScriptedAgent(AgentExecutor):  # type: ignore[misc]
             case "desk":
                 await task.update_status(
                     TaskState.TASK_STATE_COMPLETED,
-                    metadata={"handoff": {"to": "Desk", "reason": "no travel"}},
+                    metadata={"handoff": {"to": "Desk", "reason": "no travel", "input": {"ticket": 7}}},
                 )
             case _:
                 await task.add_artifact(
@@ -74,8 +100,34 @@ class ScriptedAgent(AgentExecutor):  # type: ignore[misc]
         self.cancelled.set()
 
 
+class _Cut:
+    """Ends each stream behind its first artifact, and then releases the agent."""
+
+    def __init__(self, app: Any, agent: ScriptedAgent) -> None:
+        self._app = app
+        self._agent = agent
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        is_cut = False
+
+        async def forward(event: Any) -> None:
+            nonlocal is_cut
+            if is_cut:
+                return
+            is_cut = b"artifactUpdate" in event.get("body", b"")
+            await send(
+                {**event, "more_body": event.get("more_body", False) and not is_cut} if is_cut else event
+            )
+            if is_cut:
+                self._agent.released.set()
+
+        await self._app(scope, receive, forward)
+
+
 @asynccontextmanager
-async def a2a_server(*, streaming: bool = True) -> AsyncIterator[tuple[str, ScriptedAgent]]:
+async def a2a_server(
+    *, streaming: bool = True, cuts: bool = False
+) -> AsyncIterator[tuple[str, ScriptedAgent]]:
     """Serve an agent on a free port; yield its address."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
@@ -94,7 +146,8 @@ async def a2a_server(*, streaming: bool = True) -> AsyncIterator[tuple[str, Scri
         skills=[AgentSkill(id="trains", name="trains", description="Finds trains.", tags=["travel"])],
     )
     handler = DefaultRequestHandler(agent, InMemoryTaskStore(), card)
-    app = Starlette(routes=[*create_agent_card_routes(card), *create_jsonrpc_routes(handler, "/a2a")])
+    app: Any = Starlette(routes=[*create_agent_card_routes(card), *create_jsonrpc_routes(handler, "/a2a")])
+    app = _Cut(app, agent) if cuts else app
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     running = asyncio.create_task(server.serve(sockets=[listening]))
     try:
@@ -103,3 +156,5 @@ async def a2a_server(*, streaming: bool = True) -> AsyncIterator[tuple[str, Scri
         agent.cancelled.set()
         server.should_exit = server.force_exit = True
         await running
+        # Tasks that wait for input wait in the memory of the SDK.
+        await handler.aclose()

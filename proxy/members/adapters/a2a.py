@@ -1,77 +1,81 @@
 """Agents of the A2A protocol 1.0 (https://a2a-protocol.org), found by their agent card.
 
 The agent keeps the conversation under a context id, which is stored with its answer, and receives the messages since
-then. A task that asks for input is continued by the next message. Only the server of the card is contacted, because the
-configured headers can have keys.
+then. A task that asks for input, or for a sign-in, is continued by the next message. Only the server of the card is
+contacted, because the configured headers can have keys.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
+import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from a2a.client import A2ACardResolver, ClientConfig, ClientFactory
-from a2a.types import CancelTaskRequest, Role, SendMessageRequest, TaskState
+from a2a.client import A2ACardResolver, A2AClientError, ClientConfig, ClientFactory
+from a2a.types import (
+    CancelTaskRequest,
+    GetTaskRequest,
+    Role,
+    SendMessageRequest,
+    StreamResponse,
+    TaskState,
+)
 from a2a.types import Message as TheirMessage
 from a2a.types import Part as TheirPart
+from a2a.utils.errors import A2AError
 from google.protobuf.json_format import MessageToDict, MessageToJson
 
 from proxy.errors import MemberFailed
-from proxy.members.adapters.common import items_since, unused_parameters
+from proxy.members.adapters.common import Attachment, FrameworkMember, attachments_of, items_since, spoken
 from proxy.members.port import HandOver, MemberContext, MemberEvent, Sees
-from proxy.messages import AssistantMessage, ImagePart, Message, UserMessage, text_of
+from proxy.messages import UserMessage, text_of
 from proxy.tracing import add_trace_headers
+
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0
 CANCEL_TIMEOUT = 0.8
 """Seconds to cancel a task whose turn was cancelled."""
+POLL_DELAYS = 0.1, 2.0
+"""Seconds before the state of a task is read without a stream: at first, and at most; the delay doubles."""
 HANDOFF = "handoff"
-"""Key of metadata with which an agent hands over: ``{"to": "Desk", "reason": "…"}``."""
-_ENDED = frozenset(
-    (
-        TaskState.TASK_STATE_COMPLETED,
-        TaskState.TASK_STATE_FAILED,
-        TaskState.TASK_STATE_CANCELED,
-        TaskState.TASK_STATE_REJECTED,
-    )
+"""Key of metadata with which an agent hands over: ``{"to": "Desk", "reason": "…", "input": {…}}``."""
+_FAILED = frozenset(
+    (TaskState.TASK_STATE_FAILED, TaskState.TASK_STATE_CANCELED, TaskState.TASK_STATE_REJECTED)
 )
-_FAILED = _ENDED - {TaskState.TASK_STATE_COMPLETED} | {TaskState.TASK_STATE_AUTH_REQUIRED}
+_WAITS = frozenset((TaskState.TASK_STATE_INPUT_REQUIRED, TaskState.TASK_STATE_AUTH_REQUIRED))
+"""States in which the task is continued by the next message of the user."""
+_RUNS = frozenset((TaskState.TASK_STATE_SUBMITTED, TaskState.TASK_STATE_WORKING))
 _BINDINGS = ("JSONRPC", "HTTP+JSON")
 
 
-class A2AMember:
+class A2AMember(FrameworkMember):
     """A remote agent. The card is read by the first turn."""
 
-    has_effects = True
     sees: Sees = "own"
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
+        super().__init__(url)
         self._url = url
         self._headers = headers
         self._http: httpx.AsyncClient | None = None
         self._client: Any = None
         self._opening = asyncio.Lock()
 
-    async def run(
-        self, messages: Sequence[Message], context: MemberContext
-    ) -> AsyncIterator[str | MemberEvent]:
+    async def _events(self, context: MemberContext) -> AsyncGenerator[str | MemberEvent]:
         """Send the messages since the last answer, and stream the answer."""
-        unused = unused_parameters(context.parameters, ())
-        if unused is not None:
-            yield unused
         client = await self._open(context.agent)
         answer = _AnswerOfAgent(context)
         try:
-            async for response in client.send_message(SendMessageRequest(message=_message(context))):
-                for event in answer.read(response):
-                    yield event
+            async with aclosing(_responses(client, _message(context), answer)) as responses:
+                async for response in responses:
+                    for event in answer.read(response):
+                        yield event
         finally:
             if answer.is_running:
                 await _cancel(client, answer.task_id)
@@ -98,12 +102,42 @@ class A2AMember:
                 card = await A2ACardResolver(self._http, self._url).get_agent_card()
                 served = [one for one in card.supported_interfaces if _origin(one.url) == _origin(self._url)]
                 if not served:
+                    logger.warning("the card has no address at its own server", extra={"agent": agent})
                     raise MemberFailed(agent)
                 del card.supported_interfaces[:]
                 card.supported_interfaces.extend(served)
-                config = ClientConfig(httpx_client=self._http, supported_protocol_bindings=list(_BINDINGS))
+                config = ClientConfig(
+                    httpx_client=self._http,
+                    supported_protocol_bindings=list(_BINDINGS),
+                    # Only a task with a known id can be cancelled.
+                    polling=not card.capabilities.streaming,
+                )
                 self._client = ClientFactory(config).create(card)
             return self._client
+
+
+async def _responses(client: Any, message: Any, answer: _AnswerOfAgent) -> AsyncGenerator[Any]:
+    """Yield what the agent streams; without a stream, or after it broke, the task until it has ended or waits."""
+    try:
+        async for response in client.send_message(SendMessageRequest(message=message)):
+            yield response
+    except A2AClientError:
+        if not answer.is_running or not answer.has_begun:
+            raise
+        logger.warning("the stream of a task broke", extra={"agent": answer.agent})
+    except A2AError:
+        if answer.has_begun or not message.task_id:
+            raise
+        # The agent does not have the open task any more; the context tells it the conversation.
+        message.task_id = ""
+        answer.forget_task()
+        async for response in client.send_message(SendMessageRequest(message=message)):
+            yield response
+    delay, longest = POLL_DELAYS
+    while answer.is_running:
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, longest)
+        yield StreamResponse(task=await client.get_task(GetTaskRequest(id=answer.task_id)))
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
@@ -149,71 +183,89 @@ def _parts(context: MemberContext) -> list[Any]:
     """Return the last user message, after the messages of others since the last answer as one part."""
     items = items_since(context)
     newest = max((at for at, i in enumerate(items) if isinstance(i.message, UserMessage)), default=-1)
-    earlier = [
-        f"{item.agent or ('user' if isinstance(item.message, UserMessage) else 'assistant')}: {text_of(item.message)}"
-        for item in items[: max(newest, 0)]
-        if item.visible and isinstance(item.message, UserMessage | AssistantMessage) and text_of(item.message)
-    ]
-    parts = [TheirPart(text="\n".join(("Earlier in this conversation:", *earlier)))] if earlier else []
+    earlier = spoken(
+        items[: max(newest, 0)],
+        lambda message: f"user: {text_of(message)}" if text_of(message) else "",
+        lambda item, text: f"{item.agent or 'assistant'}: {text}",
+    )
+    lines = [line for line in earlier if line]
+    parts = [TheirPart(text="\n".join(("Earlier in this conversation:", *lines)))] if lines else []
     message = items[newest].message if newest >= 0 else UserMessage(context.text)
-    parts.append(TheirPart(text=text_of(message)))
-    if isinstance(message.content, list):
-        parts += [_image(part.image_url.url) for part in message.content if isinstance(part, ImagePart)]
-    return parts
+    assert isinstance(message, UserMessage)
+    return [*parts, TheirPart(text=text_of(message)), *map(_attachment, attachments_of(message))]
 
 
-def _image(url: str) -> Any:
-    head, separator, data = url.partition(";base64,")
-    if not separator:
-        return TheirPart(url=url, media_type="image/*")
-    with suppress(binascii.Error):
-        return TheirPart(raw=base64.b64decode(data), media_type=head.removeprefix("data:"))
-    return TheirPart(text="[image that cannot be decoded]")
+def _attachment(one: Attachment) -> Any:
+    if one.url and not one.url.startswith("data:"):
+        return TheirPart(url=one.url, media_type=one.media_type, filename=one.name)
+    content = one.content
+    if content is None:
+        return TheirPart(text=one.note)
+    return TheirPart(raw=content, media_type=one.media_type, filename=one.name)
 
 
 # --- the answer ------------------------------------------------------------------------------------------------
 
 
 class _AnswerOfAgent:
-    """Reads the events of a task, or a message without one."""
+    """Reads the events of a task, or a message without one. Snapshots of the task repeat what was read before."""
 
     def __init__(self, context: MemberContext) -> None:
+        state = context.state if isinstance(context.state, dict) else {}
         self._context = context
-        self._context_id = ""
-        self._status = TaskState.TASK_STATE_UNSPECIFIED
+        self._context_id = state.get("context_id") or ""
         self._has_text = False
-        self.task_id = ""
+        # A task that waited works again from now on.
+        self.task_id: str = state.get("open_task") or ""
+        self._status = TaskState.TASK_STATE_SUBMITTED if self.task_id else TaskState.TASK_STATE_UNSPECIFIED
+        self._earlier: set[str] = set(state.get("read") or ())
+        """Ids of artifacts and messages of the task that earlier turns have read."""
+        self._artifacts: dict[str, str] = {}
+        """Text of artifacts by id, as far as it was read."""
+        self._messages: set[str] = set()
+        self.has_begun = False
         self.hand_over: HandOver | None = None
+
+    @property
+    def agent(self) -> str:
+        """The name of the agent."""
+        return self._context.agent
 
     @property
     def is_running(self) -> bool:
         """Whether the task still works."""
-        open_states = (TaskState.TASK_STATE_SUBMITTED, TaskState.TASK_STATE_WORKING)
-        return bool(self.task_id) and self._status in open_states
+        return bool(self.task_id) and self._status in _RUNS
 
     @property
-    def state(self) -> dict[str, str]:
+    def state(self) -> dict[str, Any]:
         """What is stored: the context, and the task that the next message continues or refers to."""
-        waits = self._status == TaskState.TASK_STATE_INPUT_REQUIRED
+        waits = self._status in _WAITS
+        read = sorted({*self._earlier, *self._artifacts, *self._messages}) if waits else []
         return {
             "context_id": self._context_id,
             "open_task": self.task_id if waits else "",
             "last_task": self.task_id,
+            "read": read,
         }
+
+    def forget_task(self) -> None:
+        """Begin without the open task."""
+        self.task_id, self._status = "", TaskState.TASK_STATE_UNSPECIFIED
 
     def read(self, response: Any) -> list[str | MemberEvent]:
         """Return the events of one part of the stream.
 
         Raises:
-            MemberFailed: The task failed, was rejected, or needs a sign-in.
+            MemberFailed: The task failed, or was rejected or cancelled by the agent.
         """
+        self.has_begun = True
         match response.WhichOneof("payload"):
             case "message":
                 return self._message(response.message)
             case "artifact_update":
                 update = response.artifact_update
                 self._take_ids(update.task_id, update.context_id)
-                return self._text(update.artifact.parts, update.artifact.metadata)
+                return self._artifact(update.artifact)
             case "status_update":
                 update = response.status_update
                 self._take_ids(update.task_id, update.context_id)
@@ -221,7 +273,7 @@ class _AnswerOfAgent:
             case "task":
                 task = response.task
                 self._take_ids(task.id, task.context_id)
-                artifacts = [e for one in task.artifacts for e in self._text(one.parts, one.metadata)]
+                artifacts = [e for one in task.artifacts for e in self._snapshot(one)]
                 return [*artifacts, *self._status_of(task.status, task.metadata)]
             case _:
                 return []
@@ -234,22 +286,54 @@ class _AnswerOfAgent:
         self._take_ids(message.task_id, message.context_id)
         return self._text(message.parts, message.metadata)
 
-    def _status_of(self, status: Any, metadata: Any) -> list[str | MemberEvent]:
-        self._status = status.state
-        self._take_handoff(metadata)
-        if status.state in _FAILED:
-            raise MemberFailed(self._context.agent)
-        if not status.HasField("message"):
+    def _artifact(self, artifact: Any) -> list[str | MemberEvent]:
+        """Return the text of a piece of an artifact."""
+        found = self._text(artifact.parts, artifact.metadata)
+        known = self._artifacts.get(artifact.artifact_id, "")
+        self._artifacts[artifact.artifact_id] = known + "".join(map(_text_of, artifact.parts))
+        return found
+
+    def _snapshot(self, artifact: Any) -> list[str | MemberEvent]:
+        """Return the text of an artifact behind what was read of it."""
+        name, text = artifact.artifact_id, "".join(map(_text_of, artifact.parts))
+        if name in self._earlier:
             return []
-        is_answer = status.state == TaskState.TASK_STATE_INPUT_REQUIRED or (
+        known = self._artifacts.get(name, "")
+        if not known:
+            return self._artifact(artifact)
+        self._artifacts[name] = text
+        return [text[len(known) :]] if text.startswith(known) and text != known else []
+
+    def _status_of(self, status: Any, metadata: Any) -> list[str | MemberEvent]:
+        self._take_handoff(metadata)
+        if not status.HasField("message"):
+            self._set(status.state)
+            return []
+        message = status.message
+        if message.message_id in self._earlier:
+            # The question that the message of this turn answers.
+            return []
+        self._set(status.state)
+        if message.message_id in self._messages:
+            return []
+        if message.message_id:
+            self._messages.add(message.message_id)
+        is_answer = status.state in _WAITS or (
             status.state == TaskState.TASK_STATE_COMPLETED and not self._has_text
         )
         if is_answer:
-            return self._message(status.message)
-        if status.state not in _ENDED:
-            self._take_handoff(status.message.metadata)
-            self._context.report(" ".join(map(_text_of, status.message.parts)))
+            return self._message(message)
+        self._take_handoff(message.metadata)
+        if status.state in _RUNS:
+            self._context.report(" ".join(map(_text_of, message.parts)))
         return []
+
+    def _set(self, state: int) -> None:
+        self._status = state
+        if state in _FAILED:
+            # Its message can have internals of the agent.
+            logger.warning("task failed", extra={"agent": self.agent, "state": TaskState.Name(state)})
+            raise MemberFailed(self.agent)
 
     def _text(self, parts: Any, metadata: Any) -> list[str | MemberEvent]:
         self._take_handoff(metadata)
@@ -260,7 +344,10 @@ class _AnswerOfAgent:
     def _take_handoff(self, metadata: Any) -> None:
         wanted = MessageToDict(metadata).get(HANDOFF) if HANDOFF in metadata else None
         if isinstance(wanted, dict) and wanted.get("to") in self._context.handoffs:
-            self.hand_over = HandOver(wanted["to"], str(wanted.get("reason") or ""), wanted)
+            data = wanted.get("input")
+            self.hand_over = HandOver(
+                wanted["to"], str(wanted.get("reason") or ""), data if isinstance(data, dict) else None
+            )
 
 
 def _text_of(part: Any) -> str:
@@ -271,6 +358,8 @@ def _text_of(part: Any) -> str:
             return str(MessageToJson(part.data, indent=None))
         case "url":
             return f"[{part.filename or part.url}]({part.url})"
+        case "raw" if part.media_type.startswith("text/"):
+            return bytes(part.raw).decode(errors="replace")
         case "raw":
             return f"[file {part.filename or part.media_type}]"
         case _:
