@@ -154,8 +154,16 @@ class UnknownName(RejectedRequest):
 
 
 @dataclass(eq=False)
+class ToolNameTooLong(RejectedRequest):
+    """The name of the tool for the handoff or delegate at ``path`` is too long."""
+
+    path: str
+    tool: str
+
+
+@dataclass(eq=False)
 class HandoffToolNameTaken(RejectedRequest):
-    """The agent has another tool with the name of the handoff tool that the handoff at ``path`` needs."""
+    """The agent has another tool with the name of the tool that the handoff or delegate at ``path`` needs."""
 
     path: str
     tool: str

@@ -7,7 +7,7 @@ agents that it can reach. All turns of the conversation use the team built from 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from hashlib import blake2b
@@ -29,20 +29,34 @@ from proxy.request_errors import (
     AgentNameTaken,
     AgentOutdated,
     HandoffToolNameTaken,
+    ToolNameTooLong,
     UnknownName,
 )
-from proxy.teamfiles.definitions import AgentDefinition, HandoffDefinition, Limits, TeamDefinition, ToolUse
+from proxy.teamfiles.definitions import (
+    AgentDefinition,
+    DelegateDefinition,
+    HandoffDefinition,
+    Limits,
+    TeamDefinition,
+    ToolUse,
+)
 from proxy.turns.contract import ServedTeam
 from proxy.turns.request import Clock
 from proxy.wire.agents import (
     NewAgent,
+    NewDelegate,
+    NewHandoff,
+    NewLimits,
     NewTeam,
     TeamMember,
     decode_stored_agent,
     decode_stored_team,
     encode_custom,
+    validate_input_schema,
 )
 
+MAX_TOOL_NAME = 64
+"""Maximum length of a function name in the OpenAI API."""
 MAX_CACHED_TEAMS = 256
 """Number of teams, snapshots and definitions that each process caches."""
 
@@ -111,7 +125,7 @@ class CustomAgents:
         """Delete an agent or team; False if there is none.
 
         Raises:
-            AgentInUse: Another agent hands off to it.
+            AgentInUse: Another agent hands off or delegates to it.
         """
         if kind == "agent":
             for one in await self._repository.newest(caller):
@@ -149,13 +163,16 @@ class CustomAgents:
                 raise _unknown(f"{at}tools[{index}]", "tool", tool, self.tools)
         taken = set(agent.tools)
         for index, handoff in enumerate(agent.handoffs):
-            place = f"{at}handoffs[{index}].to"
-            if handoff.to not in others:
-                raise _unknown(place, "agent", handoff.to, others)
-            delegate = HandoffDefinition(to=handoff.to).tool_name
-            if delegate in taken:
-                raise HandoffToolNameTaken(place, delegate)
-            taken.add(delegate)
+            if handoff.input is not None:
+                validate_input_schema(handoff.input, f"{at}handoffs[{index}].input")
+        for place, other, tool in _references(agent, at):
+            if other not in others:
+                raise _unknown(place, "agent", other, others)
+            if len(tool) > MAX_TOOL_NAME:
+                raise ToolNameTooLong(place, tool)
+            if tool in taken:
+                raise HandoffToolNameTaken(place, tool)
+            taken.add(tool)
 
     # --- teams ---
 
@@ -238,13 +255,12 @@ class CustomAgents:
 
 def team_definition(team: NewTeam, approved: Collection[str]) -> TeamDefinition:
     """Return a custom team as a definition of team files. Calls of the tools ``approved`` need approval."""
-    given = {name: getattr(team.limits, name) for name in team.limits.__struct_fields__}
     return TeamDefinition(
         display_name=team.display_name,
         description=team.description,
         entry=team.entry,
         agents={name: _agent_definition(agent, approved) for name, agent in team.agents.items()},
-        limits=Limits(**{name: value for name, value in given.items() if value is not None}),
+        limits=_limits(team.limits),
     )
 
 
@@ -256,14 +272,43 @@ def _agent_definition(agent: TeamMember, approved: Collection[str]) -> AgentDefi
         tools=tuple(
             ToolUse(name=name, approval="required" if name in approved else None) for name in agent.tools
         ),
-        handoffs=tuple(HandoffDefinition(to=one.to, when=one.when) for one in agent.handoffs),
+        handoffs=tuple(map(_handoff, agent.handoffs)),
+        delegates=tuple(map(_delegate, agent.delegates)),
         max_parallel_tools=agent.max_parallel_tools,
         tool_call_timeout=agent.tool_call_timeout,
     )
 
 
+def _handoff(one: NewHandoff) -> HandoffDefinition:
+    return HandoffDefinition.model_validate(msgspec.structs.asdict(one))
+
+
+def _delegate(one: NewDelegate) -> DelegateDefinition:
+    return DelegateDefinition(
+        to=one.to,
+        when=one.when,
+        tool=one.tool,
+        context=one.context,
+        seconds=one.seconds,
+        limits=_limits(one.limits) if one.limits is not None else None,
+    )
+
+
+def _limits(limits: NewLimits) -> Limits:
+    given = {name: getattr(limits, name) for name in limits.__struct_fields__}
+    return Limits(**{name: value for name, value in given.items() if value is not None})
+
+
+def _references(agent: NewAgent | TeamMember, at: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the path, the agent and the name of the tool of each handoff and delegate."""
+    for index, handoff in enumerate(agent.handoffs):
+        yield f"{at}handoffs[{index}].to", handoff.to, _handoff(handoff).tool_name
+    for index, delegate in enumerate(agent.delegates):
+        yield f"{at}delegates[{index}].to", delegate.to, _delegate(delegate).tool_name
+
+
 def _with_reachable_agents(name: str, stored: Sequence[CustomAgentVersion]) -> NewTeam | None:
-    """Return the team with this name, or a team of the agent and all agents that it can reach by handoffs."""
+    """Return the team with this name, or a team of the agent and all agents that it can reach."""
     by_name = {one.name: one for one in stored}
     found = by_name.get(name)
     if found is None:
@@ -294,7 +339,7 @@ def _member(agent: NewAgent) -> TeamMember:
 
 
 def _targets(agent: NewAgent) -> list[str]:
-    return [handoff.to for handoff in agent.handoffs]
+    return [target for _, target, _ in _references(agent, "")]
 
 
 def _limit(cache: OrderedDict[Any, Any]) -> None:

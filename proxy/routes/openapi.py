@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 
 from proxy.routes.dependencies import CallerDep, json_response
 from proxy.routes.request_body import KEY_HEADERS
+from proxy.wire.agents import NewAgent, NewTeam
 from proxy.wire.chat.response_models import Completion, ErrorEnvelope, ModelBody, ModelList
 from proxy.wire.chat.schema import ChatBody
 from proxy.wire.connection_check import ConnectionCheckBody, NewConnectionCheck
@@ -28,6 +29,8 @@ from proxy.wire.responses.schema import CompactBody, CountBody, ResponsesBody
 Document = dict[str, Any]
 
 _REQUEST_BODIES: Mapping[tuple[str, str], type[Struct]] = {
+    ("post", "/v1/agents"): NewAgent,
+    ("post", "/v1/agents/{name}"): NewAgent,
     ("post", "/v1/chat/completions"): ChatBody,
     ("post", "/v1/chat/completions/{completion_id}"): NewMetadata,
     ("post", "/v1/connection_checks"): NewConnectionCheck,
@@ -37,6 +40,8 @@ _REQUEST_BODIES: Mapping[tuple[str, str], type[Struct]] = {
     ("post", "/v1/responses"): ResponsesBody,
     ("post", "/v1/responses/compact"): CompactBody,
     ("post", "/v1/responses/input_tokens"): CountBody,
+    ("post", "/v1/teams"): NewTeam,
+    ("post", "/v1/teams/{name}"): NewTeam,
     ("post", "/agents/{agent_name}"): legacy.LegacyAgentBody,
     ("post", "/ask-stream"): legacy.QuestionBody,
     ("post", "/chat"): legacy.LegacyChatBody,

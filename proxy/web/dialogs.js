@@ -194,8 +194,9 @@ function editAgent(options, known, agent, taken) {
   parallel.value = String(agent?.max_parallel_tools ?? 8);
   seconds.value = String(agent?.tool_call_timeout ?? 30);
   const tools = options.tools.map((/** @type {any} */ tool) => choice(tool.name, tool.description, agent?.tools.includes(tool.name)));
-  const conditions = new Map((agent?.handoffs ?? []).map((/** @type {any} */ one) => [one.to, one.when]));
-  const handoffs = [...new Set([...known, .../** @type {string[]} */ ([...conditions.keys()])])].map((target) => choice(target, /** @type {string} */ (conditions.get(target)) ?? "", conditions.has(target)));
+  /** @type {Map<string, any>} */
+  const present = new Map((agent?.handoffs ?? []).map((/** @type {any} */ one) => [one.to, one]));
+  const handoffs = [...new Set([...known, ...present.keys()])].map((target) => choice(target, present.get(target)?.when ?? "", present.has(target)));
   const chosen = (/** @type {any[]} */ all) => all.filter(({ box }) => box.checked).map(({ value }) => value);
   const body = [
     field("Name", name, agent ? "" : "Letters, digits, _ . and -"),
@@ -215,7 +216,10 @@ function editAgent(options, known, agent, taken) {
         instructions: instructions.value,
         model: model.value,
         tools: chosen(tools),
-        handoffs: chosen(handoffs).map((to) => ({ to, when: conditions.get(to) ?? "" })),
+        // What the dialog does not show is not changed.
+        handoffs: chosen(handoffs).map((to) => present.get(to) ?? { to }),
+        ...(agent?.delegates?.length ? { delegates: agent.delegates } : {}),
+        ...(agent?.display_name ? { display_name: agent.display_name } : {}),
         max_parallel_tools: Number(parallel.value),
         tool_call_timeout: Number(seconds.value),
         ...(agent?.limits && Object.keys(agent.limits).length ? { limits: agent.limits } : {}),

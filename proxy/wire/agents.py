@@ -7,13 +7,18 @@ names that exist in this server. Variables in instructions are not substituted.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from proxy.errors import InvalidRequest
+from proxy.messages import HandoffHistory
+from proxy.wire.chat.parameters import check_depth
+from proxy.wire.schema_patterns import CHEAP_LIMITS
+from proxy.wire.schema_validator import SchemaValidator, is_small
 from proxy.wire.validation.body_decoder import BodyDecoder
+from proxy.wire.validation.errors import invalid_value
 
 MAX_INSTRUCTIONS = 32_768
 """Maximum length in characters."""
@@ -21,13 +26,19 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _Name = Annotated[str, Meta(pattern=rf"^{_NAME.pattern}\Z")]
 _Short = Annotated[str, Meta(max_length=500)]
 _Seconds = Annotated[float, Meta(gt=0, le=600)]
+_ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 
 
 class NewHandoff(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A handoff target, and when to hand over to it."""
+    """A handoff target, when to hand over to it, and the options of handoffs in team files."""
 
     to: _Name
     when: _Short = ""
+    tool: _ToolName | None = None
+    history: HandoffHistory = "all"
+    input: dict[str, Any] | None = None
+    """JSON schema of the data that is handed over."""
+    returns: bool = msgspec.field(default=False, name="return")
 
 
 class NewLimits(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -37,8 +48,20 @@ class NewLimits(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     max_model_calls: Annotated[int, Meta(ge=1, le=100)] | None = None
     max_messages: Annotated[int, Meta(ge=2, le=300)] | None = None
     max_tool_calls: Annotated[int, Meta(ge=0, le=200)] | None = None
+    max_delegate_depth: Annotated[int, Meta(ge=0, le=10)] | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     turn_seconds: _Seconds | None = None
+
+
+class NewDelegate(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An agent that the agent calls with a task, with the options of delegates in team files."""
+
+    to: _Name
+    when: _Short = ""
+    tool: _ToolName | None = None
+    context: Literal["task", "conversation"] = "task"
+    seconds: _Seconds = 120.0
+    limits: NewLimits | None = None
 
 
 class NewAgent(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -52,6 +75,7 @@ class NewAgent(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     model: _Name = "default"
     tools: Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=64)] = []
     handoffs: Annotated[list[NewHandoff], Meta(max_length=32)] = []
+    delegates: Annotated[list[NewDelegate], Meta(max_length=32)] = []
     max_parallel_tools: Annotated[int, Meta(ge=1, le=64)] = 8
     tool_call_timeout: _Seconds = 30.0
     limits: NewLimits = NewLimits()
@@ -65,6 +89,7 @@ class TeamMember(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     model: _Name = "default"
     tools: Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=64)] = []
     handoffs: Annotated[list[NewHandoff], Meta(max_length=32)] = []
+    delegates: Annotated[list[NewDelegate], Meta(max_length=32)] = []
     max_parallel_tools: Annotated[int, Meta(ge=1, le=64)] = 8
     tool_call_timeout: _Seconds = 30.0
 
@@ -112,6 +137,25 @@ def validate_name(value: str) -> str:
     if value in RESERVED_NAMES:
         raise InvalidRequest(f"Invalid 'name': '{value}' is reserved.", param="name", code="invalid_value")
     return value
+
+
+def validate_input_schema(schema: dict[str, Any], place: str) -> None:
+    """Check the JSON schema of the data of a handoff: it is compiled and applied in the event loop.
+
+    Raises:
+        InvalidRequest: It is not the schema of an object, is invalid, or is too large.
+    """
+    if schema.get("type") != "object":
+        raise invalid_value(place, f"Invalid '{place}': expected a JSON schema with 'type': 'object'.")
+    check_depth(schema, place)
+    if not is_small(msgspec.json.encode(schema)):
+        raise invalid_value(place, f"Invalid '{place}': the schema is too large.")
+    try:
+        SchemaValidator(schema, limits=CHEAP_LIMITS)
+    except ValueError:
+        raise invalid_value(
+            place, f"Invalid '{place}': not a valid JSON schema, or its patterns are too large."
+        ) from None
 
 
 def decode_stored_agent(body: bytes) -> NewAgent:
@@ -163,10 +207,16 @@ def _agent_fields(agent: NewAgent | TeamMember) -> dict[str, Any]:
         "instructions": agent.instructions,
         "model": agent.model,
         "tools": agent.tools,
-        "handoffs": [{"to": one.to, "when": one.when} for one in agent.handoffs],
+        "handoffs": [_reference(one) for one in agent.handoffs],
+        "delegates": [_reference(one) for one in agent.delegates],
         "max_parallel_tools": agent.max_parallel_tools,
         "tool_call_timeout": agent.tool_call_timeout,
     }
+
+
+def _reference(one: NewHandoff | NewDelegate) -> dict[str, Any]:
+    """Return a handoff or delegate with the options that are not the defaults."""
+    return {"to": one.to, "when": one.when, **msgspec.to_builtins(one)}
 
 
 def _limits(limits: NewLimits) -> dict[str, Any]:

@@ -44,8 +44,8 @@ async def test_a_custom_agent_answers_under_its_name(served: Served, upstream: F
     assert agent == {
         "id": "helper", "object": "agent", "name": "helper", "version": 1, "display_name": "",
         "description": "", "instructions": "You are helper. Help.", "model": "default", "tools": ["calculate"],
-        "handoffs": [], "max_parallel_tools": 8, "tool_call_timeout": 30.0, "limits": {"max_tool_calls": 3},
-        "is_editable": True,
+        "handoffs": [], "delegates": [], "max_parallel_tools": 8, "tool_call_timeout": 30.0,
+        "limits": {"max_tool_calls": 3}, "is_editable": True,
     }  # fmt: skip
 
 
@@ -68,6 +68,65 @@ async def test_custom_agents_hand_over_to_each_other(served: Served, upstream: F
     facts = await caller.client.models.retrieve("helper")
     assert facts.model_extra is not None
     assert facts.model_extra["handoff"]["agents"] == ["helper", "expert"]
+
+
+async def test_a_custom_agent_delegates_to_the_version_that_the_conversation_began_with(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    asks = calls(("consult", {"task": "Six times seven"}))
+    upstream.reply(asks, text("42."), text("It is 42."), asks, text("Still 42."), text("Yes."))
+    delegate = {
+        "to": "expert",
+        "when": "it is hard",
+        "tool": "consult",
+        "seconds": 60.0,
+        "limits": {"max_model_calls": 5},
+    }
+    await made(served, {"name": "expert", "instructions": "You are expert. Know."})
+    agent = await made(served, {**HELPER, "delegates": [delegate], "limits": {"max_delegate_depth": 1}})
+    caller = Caller(served)
+
+    first = await caller.ask([user("Hard")], model="helper")
+    of_expert = upstream.requests[1].body["messages"]
+    await made(served, {"name": "expert", "instructions": "You are changed. Know."})
+    second = await caller.ask([user("Hard"), assistant(first), user("Sure?")], model="helper")
+
+    assert agent["delegates"] == [delegate]
+    assert agent["limits"] == {"max_delegate_depth": 1}
+    assert (first, second) == ("It is 42.", "Yes.")
+    assert "You are expert" in of_expert[0]["content"]
+    assert of_expert[1:] == [user("Six times seven")]
+    assert "You are expert" in upstream.requests[4].body["messages"][0]["content"]
+    deleted = await asked(served, "DELETE", "/v1/agents/expert")
+    assert (deleted.status_code, deleted.json()["error"]["code"]) == (400, "agent_in_use")
+
+
+async def test_handoffs_of_custom_agents_have_the_options_of_team_files(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    ticket = {"type": "object", "properties": {"ticket": {"type": "integer"}}, "required": ["ticket"]}
+    handoff = {"to": "back", "when": "", "history": "none", "input": ticket, "return": True}
+    upstream.reply(
+        calls(("transfer_to_back", {"ticket": "x"})),
+        calls(("transfer_to_back", {"ticket": 7})),
+        text("Ticket 7."),
+        text("Front again."),
+    )
+    agents = {
+        "front": {"instructions": "You are front. Greet.", "handoffs": [handoff]},
+        "back": {"instructions": "You are back. Answer."},
+    }
+    team = await made(served, {"name": "desk", "entry": "front", "agents": agents}, kind="teams")
+    caller = Caller(served)
+    first = await caller.ask([user("Secret words")], model="desk")
+    of_back = upstream.requests[2].body["messages"]
+    await caller.ask([user("Secret words"), assistant(first), user("And now?")], model="desk")
+
+    assert team["agents"]["front"]["handoffs"] == [handoff]
+    assert first == "Ticket 7."
+    assert "Secret words" not in str(of_back)
+    assert "ticket" in str(of_back)
+    assert agent_of(upstream) == "front"
 
 
 async def test_a_conversation_keeps_the_version_that_it_began_with(
@@ -264,6 +323,39 @@ BAD: list[tuple[str, Any, str | None, str | None]] = [
     ("/v1/agents", {**HELPER, "tools": "calculate"}, "tools", "invalid_type"),
     ("/v1/agents", {**HELPER, "handoffs": [{"to": "nobody"}]}, "handoffs[0].to", "invalid_value"),
     ("/v1/agents", {**HELPER, "handoffs": [{"to": "helper"}]}, "handoffs[0].to", "invalid_value"),
+    ("/v1/agents", {**HELPER, "delegates": [{"to": "helper"}]}, "delegates[0].to", "invalid_value"),
+    ("/v1/agents", {**HELPER, "delegates": [{"team": "shop"}]}, "delegates", None),
+    (
+        "/v1/teams",
+        {"name": "t", "entry": "a", "agents": {"a": {"instructions": "x", "delegates": [{"to": "c"}]}}},
+        "agents.a.delegates[0].to",
+        "invalid_value",
+    ),
+    *(
+        (
+            "/v1/teams",
+            {
+                "name": "t",
+                "entry": "a",
+                "agents": {
+                    "a": {"instructions": "x", "handoffs": [{"to": "b", **options}], "delegates": [{"to": "b"}]},
+                    "b": {"instructions": "y"},
+                    "x" * 60: {"instructions": "y"},
+                },
+            },
+            param,
+            None,
+        )
+        for options, param in (
+            ({"input": {"type": "string"}}, "agents.a.handoffs[0].input"),
+            ({"input": {"type": "object", "properties": 7}}, "agents.a.handoffs[0].input"),
+            ({"input": {"type": "object", "description": "x" * 20_000}}, "agents.a.handoffs[0].input"),
+            ({"history": "some"}, "agents"),
+            ({"tool": "a b"}, "agents"),
+            ({"tool": "ask_b"}, "agents.a.delegates[0].to"),
+            ({"to": "x" * 60}, "agents.a.handoffs[0].to"),
+        )
+    ),
     ("/v1/agents", {**HELPER, "max_parallel_tools": 0}, "max_parallel_tools", "integer_below_min_value"),
     ("/v1/agents", {**HELPER, "tool_call_timeout": -1}, "tool_call_timeout", None),
     ("/v1/agents", {**HELPER, "limits": {"turn_seconds": 1e9}}, "limits.turn_seconds", None),

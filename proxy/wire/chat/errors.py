@@ -97,11 +97,14 @@ def _agent_error(error: rejected.RejectedRequest) -> InvalidRequest:
         case rejected.HandoffToolNameTaken(path, tool):
             text = f"Invalid '{path}': the agent already has a tool that models see as '{tool}'."
             return invalid_value(path, text)
+        case rejected.ToolNameTooLong(path, tool):
+            text = f"Invalid '{path}': '{tool}' is too long for a tool name; set a shorter one with 'tool'."
+            return invalid_value(path, text)
         case rejected.AgentNameTaken(name):
             text = f"Invalid 'name': the name '{name}' is already in use."
             return InvalidRequest(text, param="name", code="name_taken")
         case rejected.AgentInUse(name, used_by):
-            text = f"Invalid 'name': the agent '{used_by}' hands off to '{name}'. Remove that handoff first."
+            text = f"Invalid 'name': the agent '{used_by}' hands off or delegates to '{name}'. Remove that first."
             return InvalidRequest(text, param="name", code="agent_in_use")
         case rejected.AgentOutdated(agent, removed):
             text = f"The agent '{agent}' uses '{removed}', which this server no longer offers."

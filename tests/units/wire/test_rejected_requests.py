@@ -25,6 +25,7 @@ from proxy.request_errors import (
     ToolCallNotFound,
     ToolCallsNotStored,
     ToolNameTaken,
+    ToolNameTooLong,
     ToolResultsMissing,
     TooManyAgents,
     UnknownName,
@@ -198,6 +199,14 @@ IN_ONE: list[tuple[RejectedRequest, Text]] = [
         ("Invalid 'entry': there is no agent 'x'.", "entry", "invalid_value"),
     ),
     (
+        ToolNameTooLong("handoffs[0].to", "transfer_to_b"),
+        (
+            "Invalid 'handoffs[0].to': 'transfer_to_b' is too long for a tool name; set a shorter one with 'tool'.",
+            "handoffs[0].to",
+            "invalid_value",
+        ),
+    ),
+    (
         HandoffToolNameTaken("handoffs[0].to", "transfer_to_b"),
         (
             "Invalid 'handoffs[0].to': the agent already has a tool that models see as 'transfer_to_b'.",
@@ -209,7 +218,7 @@ IN_ONE: list[tuple[RejectedRequest, Text]] = [
     (
         AgentInUse("b", "a"),
         (
-            "Invalid 'name': the agent 'a' hands off to 'b'. Remove that handoff first.",
+            "Invalid 'name': the agent 'a' hands off or delegates to 'b'. Remove that first.",
             "name",
             "agent_in_use",
         ),
