@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import site
+import socket
 import ssl
 import subprocess
 import sys
@@ -185,8 +186,8 @@ def prefix(tmp_path: Path) -> Path:
         if name == "RUN" and "useradd" not in rest
     ]
 
-    subprocess.run(first, shell=True, cwd=source, check=True)
-    # The environment of the tests has the locked packages: pip finds them, and downloads nothing.
+    # The environment of the tests has pip and the locked packages: pip finds them, and downloads nothing.
+    subprocess.run(f"{first} --without-pip", shell=True, cwd=source, check=True)
     packages = next(prefix.glob("lib/python*/site-packages"))
     (packages / "tests.pth").write_text("\n".join(site.getsitepackages()))
     for step in others:
@@ -219,6 +220,7 @@ async def test_the_steps_of_the_container_build_a_server_that_becomes_healthy(
     )
     try:
         async with asyncio.timeout(30):
+            await until(lambda: _listens(int(port)), within=30)
             while await _run(*check, cwd=data, env=variables) != 0:
                 assert server.returncode is None
         async with AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="change-me") as client:
@@ -243,35 +245,33 @@ def container_engine() -> str | None:
     return None
 
 
-ENGINE = container_engine()
-
-
-@pytest.mark.skipif(ENGINE is None, reason="no container engine works here: podman, docker or buildah")
 @pytest.mark.timeout(900)
-async def test_the_commands_of_the_guide_build_an_image_and_run_it(tmp_path: Path) -> None:
-    assert ENGINE is not None
+async def test_the_commands_of_the_guide_build_an_image_and_run_it() -> None:
+    engine = container_engine()
+    if engine is None:
+        pytest.skip("no container engine works here: podman, docker or buildah")
     guide = (FOLDER / "README.md").read_text()
     (build,) = re.findall(r"^podman (build .*)$", guide, re.MULTILINE)
     (run,) = re.findall(r"^podman (run .*)$", guide, re.MULTILINE)
     image = f"handoff-proxy-test-{os.getpid()}"
     port = free_port()
-    assert await _run(ENGINE, *build.replace("-t handoff-proxy", f"-t {image}").split(), cwd=ROOT) == 0
+    assert await _run(engine, *build.replace("-t handoff-proxy", f"-t {image}").split(), cwd=ROOT) == 0
     try:
         # Buildah only builds.
-        if Path(ENGINE).name != "buildah":
+        if Path(engine).name != "buildah":
             command = run.replace("8000:8000", f"127.0.0.1:{port}:8000").replace(
                 "handoff-proxy:/data", f"{image}:/data"
             )
             options = command.split()[1:-1]
-            assert await _run(ENGINE, "run", "--detach", "--name", image, *options, image) == 0
+            assert await _run(engine, "run", "--detach", "--name", image, *options, image) == 0
             async with asyncio.timeout(60), httpx2.AsyncClient() as client:
                 while not await _is_ready(client, f"http://127.0.0.1:{port}/health/ready"):
                     await asyncio.sleep(0.1)
     finally:
-        if Path(ENGINE).name != "buildah":
-            await _run(ENGINE, "rm", "--force", image)
-            await _run(ENGINE, "volume", "rm", "--force", image)
-        await _run(ENGINE, "rmi", image)
+        if Path(engine).name != "buildah":
+            await _run(engine, "rm", "--force", image)
+            await _run(engine, "volume", "rm", "--force", image)
+        await _run(engine, "rmi", image)
 
 
 async def _is_ready(client: httpx2.AsyncClient, url: str) -> bool:
@@ -279,6 +279,11 @@ async def _is_ready(client: httpx2.AsyncClient, url: str) -> bool:
         return (await client.get(url)).status_code == 200
     except httpx2.TransportError:
         return False
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as connecting:
+        return connecting.connect_ex(("127.0.0.1", port)) == 0
 
 
 def pairs(instruction: str) -> list[str]:
