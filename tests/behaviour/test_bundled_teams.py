@@ -190,6 +190,53 @@ async def test_the_demonstration_answers_whole_also_with_one_call_at_a_time(
         assert part in (answer.choices[0].message.content or "")
 
 
+# --- the conversations of the documents that the team comes from ---------------------------------------------
+
+ORDER = [
+    ("Hello, I need some help.", "TriageAgent", None),
+    ("I want the rocket my friend bought", "SalesAgent", None),
+    ("Tell me about the Giant Rubber Band", "SalesAgent", None),
+    ("That sounds great, I'll take it!", "SalesAgent", None),
+    ("Yes, I agree to the price and the caveat.", "SalesAgent", ("execute_order", "ACME Giant Rubber Band")),
+]
+NAME = ("They are the SpaceX 3000s", "IssuesAndRepairsAgent", None)
+REFUND = ("I want refund", "IssuesAndRepairsAgent", ("execute_refund", "SpaceX 3000 Rocket Shoes"))
+STORIES = {
+    "an order": ORDER,
+    "a refund": [NAME, REFUND],
+    "a refund that is asked for first": [
+        ("I want refund", "IssuesAndRepairsAgent", None),
+        (NAME[0], *REFUND[1:]),
+    ],
+    "a refund after a greeting": [ORDER[0], NAME, REFUND],
+    "a refund after an order": [*ORDER, NAME, REFUND],
+    "a refund of the order": [
+        *ORDER,
+        ("I want refund", "IssuesAndRepairsAgent", ("execute_refund", "ACME Giant Rubber Band")),
+    ],
+}
+
+
+@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES.keys())
+async def test_the_documented_phrases_lead_to_an_order_and_a_refund(
+    served: Served, story: list[tuple[str, str, tuple[str, str] | None]]
+) -> None:
+    caller = Caller(served)
+    messages: list[Any] = []
+    for words, agent, expected in story:
+        messages.append(user(words))
+        completion = await caller.completion(messages, model="acme-support")
+        messages.append(assistant(completion.choices[0].message.content or ""))
+
+        turn: Any = await served.client().get(f"/turns/{completion.id}", cast_to=object)
+        results = [
+            (event["data"]["name"], json.loads(event["data"]["result"])["product"])
+            for event in await happened(served, completion.id)
+            if event["type"] == "tool.completed" and event["data"]["name"].startswith("execute")
+        ]
+        assert (turn["agent"], results) == (agent, [expected] if expected else []), words
+
+
 # --- structured output of the demonstration ------------------------------------------------------------------
 
 TITLE_SCHEMA = {
