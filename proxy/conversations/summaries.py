@@ -17,12 +17,15 @@ _MAX_READ = 2000
 """Characters of a message in which marks are searched, from the beginning of its text."""
 
 
+Place = Literal["system", "first", "second"]
+
+
 class Mark(Struct, frozen=True, forbid_unknown_fields=True):
     """A text, in lower case, that a summary contains."""
 
     client: str
     source: str
-    place: Literal["system", "first"]
+    place: Place
     text: str
 
 
@@ -31,7 +34,7 @@ class _Marks(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @cache
-def _marks(place: Literal["system", "first"]) -> Sequence[str]:
+def _marks(place: Place) -> Sequence[str]:
     text = resources.files(__package__).joinpath("summaries.toml").read_text("utf-8")
     marks = msgspec.convert(tomllib.loads(text), _Marks).mark
     return [mark.text for mark in marks if mark.place == place]
@@ -46,9 +49,12 @@ def is_summarized(messages: Sequence[Message], instructions: Sequence[Message]) 
         return True
     if len(messages) < 2:
         return False
-    return isinstance(messages[0], AssistantMessage) or _has_mark(text_of(messages[0])[:_MAX_READ], "first")
+    if isinstance(messages[0], AssistantMessage) or _has_mark(text_of(messages[0])[:_MAX_READ], "first"):
+        return True
+    second = text_of(messages[1])[:_MAX_READ].casefold()
+    return any(second.startswith(mark) for mark in _marks("second"))
 
 
-def _has_mark(text: str, place: Literal["system", "first"]) -> bool:
+def _has_mark(text: str, place: Place) -> bool:
     text = text.casefold()
     return any(mark in text for mark in _marks(place))

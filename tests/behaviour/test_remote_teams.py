@@ -297,6 +297,31 @@ async def test_where_nobody_can_be_asked_the_question_is_the_answer(desk: Desk) 
     assert own["data"] == []
 
 
+async def test_a_shortened_conversation_stays_with_the_active_agent_of_the_team(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """The window of this server is smaller than that of the other one."""
+
+    def play(agent: str, messages: list[Any]) -> Reply:
+        if agent.startswith("You write the summary"):
+            return text("They spoke about money.")
+        return calls(("transfer_to_payer", {})) if agent == "clerk" else text(f"{agent} here.")
+
+    desk.play = play
+    file = tmp_path / "team.yaml"
+    team = (desk.folder / "near" / "team.yaml").read_text()
+    file.write_text(team.replace("api_key: test-key}", "api_key: test-key, context_window: 3000}"))
+    messages: list[Any] = []
+    async with serve(tmp_path, teams=file) as small:
+        caller = Caller(small)
+        for number in range(12):
+            messages.append(user(f"message {number}: {'word ' * 280}"))
+            messages.append(assistant(await caller.ask(messages, model="desk/bank")))
+
+    assert sum(agent.startswith("You write the summary") for agent in desk.agents) >= 2
+    assert {message["content"] for message in messages[1::2]} == {"payer here."}
+
+
 async def test_a_restart_of_both_servers_loses_no_approval(tmp_path: Path) -> None:
     desk = Desk()
     desk.play = pays

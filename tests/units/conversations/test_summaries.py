@@ -9,6 +9,8 @@ import pytest
 from proxy.conversations.summaries import is_summarized
 from proxy.messages import AssistantMessage, Message, SystemMessage, UserMessage
 
+HEADING = "Summary of the earlier part of this conversation, which is not shown any more:\n\n"
+"""Of a compaction of this server."""
 NEXT = UserMessage("Go on")
 
 
@@ -23,6 +25,8 @@ NEXT = UserMessage("Go on")
             [],
             True,
         ),
+        ([UserMessage("Hello"), AssistantMessage(f"{HEADING}A rocket was sold."), NEXT], [], True),
+        ([UserMessage("Hello"), AssistantMessage("Here is a summary of the conversation."), NEXT], [], False),
         ([UserMessage("Hello"), NEXT], ["Be brief."], False),
         # The only message is a question, even about a summary.
         ([UserMessage("Write a summary of the conversation.")], [], False),

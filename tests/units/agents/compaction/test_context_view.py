@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proxy.agents.compaction.context_view import Cut, cut_of, shortened, view_of
+from proxy.conversations.summaries import is_summarized
 from proxy.messages import (
     AssistantMessage,
     Compaction,
@@ -102,6 +103,14 @@ def test_groups_are_counted_so_that_a_deleted_item_never_parts_a_call_from_its_r
     del items[4]
 
     assert shown(items) == ["U 1", f"U {HEADING}", "A", "T r1", "A 2", "A", "T r2"]
+
+
+def test_another_server_recognises_the_summary() -> None:
+    items = [user("1"), answer("2"), user("3"), answer("4"), user("5"), marker("S", retained_from=1)]
+
+    view = view_of(items, (), cut_of(items))
+
+    assert is_summarized([item.message for item in view.items], [])
 
 
 def test_the_newest_compaction_counts_and_older_ones_are_not_shown() -> None:
