@@ -140,7 +140,7 @@ async def long_histories(field: Field) -> list[Figure]:
 
 
 async def _cost_of_new(server: Served) -> float:
-    return await _cost_of_lists(server, [_messages(999)] * 24)
+    return await _cost_of_lists(server, [messages_of(999)] * 24)
 
 
 async def _cost_of_lists(server: Served, lists: Sequence[Messages]) -> float:
@@ -272,7 +272,7 @@ def _answer_text() -> str:
     return "".join(" word" for _ in range(SCRIPTS["history"].chunks))
 
 
-def _messages(count: int) -> list[dict[str, str]]:
+def messages_of(count: int) -> list[dict[str, str]]:
     """Return ``count`` messages; the first one is a placeholder for a unique greeting."""
     answer = {"role": "assistant", "content": _answer_text()}
     return [

@@ -1,8 +1,8 @@
 """Profile of the server under load: ``python -m bench.profile`` (or ``make bench-profile``).
 
-py-spy samples the server while it serves plain requests, then while it streams single chunks. For each it writes a
-flame graph, ``profile-<load>.svg``, and prints how long each layer held the interpreter lock, with the libraries that
-it calls. py-spy needs permission to trace processes: root, or ``kernel.yama.ptrace_scope=0``.
+py-spy samples the server while it serves plain requests, streams single chunks, and gets long lists. For each load it
+writes a flame graph, ``profile-<load>.svg``, and prints how long each layer held the interpreter lock, with the
+libraries that it calls. py-spy needs permission to trace processes: root, or ``kernel.yama.ptrace_scope=0``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.client import Connection, connections, request
 from bench.loops import run
-from bench.measures import greeting
+from bench.measures import greeting, messages_of
 from bench.processes import Field, field
 from bench.scripts import SCRIPTS
 
@@ -38,9 +38,16 @@ async def single(client: Connection) -> None:
     await client.ask(request("single", greeting(), stream=True), SCRIPTS["single"].chunks)
 
 
+async def new_list(client: Connection) -> None:
+    """A new list of 1,000 messages."""
+    messages = [*greeting(), *messages_of(999)[1:]]
+    await client.ask(request("history", messages, stream=False), SCRIPTS["history"].chunks)
+
+
 LOADS: dict[str, tuple[Callable[[Connection], Awaitable[None]], int]] = {
     "plain": (plain, 8),
     "single": (single, 20),
+    "list": (new_list, 2),
 }
 
 
@@ -127,7 +134,7 @@ def main() -> None:
         prog="python -m bench.profile", description="Profile the server under load."
     )
     parser.add_argument("--folder", type=Path, default=Path(), help="where the flame graphs are written")
-    parser.add_argument("--seconds", type=int, default=8, help="duration of each of the four recordings")
+    parser.add_argument("--seconds", type=int, default=8, help="duration of each of the six recordings")
     options = parser.parse_args()
     run(profile(options.folder.resolve(), options.seconds))
 

@@ -73,8 +73,12 @@ class TurnQueries:
             .order_by(items.c.turn.desc(), items.c.position.desc())
             .limit(MAX_COMPACTIONS)
         )
-        self._places = {is_within: _places(dialect, is_within=is_within) for is_within in (False, True)}
-        self._last_answer = {is_within: _last_answer(is_within=is_within) for is_within in (False, True)}
+        self._places = {
+            is_within: PreparedStatement(_places(dialect, is_within=is_within)) for is_within in (False, True)
+        }
+        self._last_answer = {
+            is_within: PreparedStatement(_last_answer(is_within=is_within)) for is_within in (False, True)
+        }
         self._pending = {is_within: _pending(dialect, is_within=is_within) for is_within in (False, True)}
         record = select(*turns.c, conversations.c.id.label("conversation_id")).join(
             conversations, conversations.c.key == turns.c.conversation
@@ -120,19 +124,17 @@ class TurnQueries:
     ) -> list[TurnMatch]:
         """Return the newest place for every fingerprint that is known."""
         wanted = [fingerprint.hex() for fingerprint in dict.fromkeys(fingerprints)]
-        found = connection.execute(
-            self._places[conversation is not None], {"wanted": wanted} | _within(conversation)
-        )
+        statement = self._places[conversation is not None]
+        found = statement.run(connection, [{"wanted": wanted} | _within(conversation)])
         return [TurnMatch(*row) for row in found]
 
     def last_answer(
         self, connection: Connection, digest: bytes, conversation: int | None
     ) -> TurnMatch | None:
         """Return the newest turn with this last answer, or None."""
-        found = connection.execute(
-            self._last_answer[conversation is not None], {"digest": digest} | _within(conversation)
-        ).first()
-        return None if found is None else TurnMatch(*found)
+        statement = self._last_answer[conversation is not None]
+        found = statement.run(connection, [{"digest": digest} | _within(conversation)])
+        return TurnMatch(*found[0]) if found else None
 
     def pending(
         self, connection: Connection, caller: str, call_ids: Sequence[str], conversation: int | None
