@@ -43,6 +43,7 @@ from proxy.providers.model import (
     RemoteEvent,
     UsagePiece,
     forward_of,
+    with_joined_text,
 )
 from proxy.tracing import TraceSpan
 from proxy.turns.contract import Turn
@@ -206,7 +207,7 @@ class _ReplyReceiver:
         self._call.has_begun = True
         reply, draft = self._reply, self._state.turn.draft
         events: list[Event] = []
-        for delta in batch:
+        for delta in batch if self._state.turn.is_streamed else with_joined_text(batch):
             if type(delta) is TextDelta:
                 reply.text.append(delta.text)
                 if self._held is None:

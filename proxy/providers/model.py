@@ -209,3 +209,22 @@ class Model(Protocol):
     async def close(self) -> None:
         """Release the resources of the model; it is not called again."""
         ...
+
+
+def with_joined_text(batch: Sequence[ModelDelta]) -> Sequence[ModelDelta]:
+    """Return the deltas of one read, with successive texts as one delta; log probabilities stay with their text."""
+    if len(batch) < 2:
+        return batch
+    joined: list[ModelDelta] = []
+    texts: list[str] = []
+    for delta in batch:
+        if type(delta) is TextDelta and delta.logprobs is None:
+            texts.append(delta.text)
+            continue
+        if texts:
+            joined.append(TextDelta("".join(texts)))
+            texts.clear()
+        joined.append(delta)
+    if texts:
+        joined.append(TextDelta("".join(texts)))
+    return joined

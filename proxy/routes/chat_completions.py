@@ -150,6 +150,7 @@ async def chat_turn_request(
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls is not False,
+        is_streamed=request.stream,
         is_strict=settings.strict_parameters,
         uses_functions=request.uses_functions,
         is_stored=request.store is not False,

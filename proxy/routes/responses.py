@@ -249,6 +249,8 @@ async def turn_request(
         tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls,
+        # A response in the background can be streamed later.
+        is_streamed=request.stream or request.background,
         is_strict=services.settings.strict_parameters,
         is_stored=request.store,
         metadata=request.metadata,

@@ -76,6 +76,7 @@ def turn_of(request: TurnRequest, new: NewTurn, resolved: ResolvedTurn, approval
         client_tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls,
+        is_streamed=request.is_streamed,
         is_strict=request.is_strict,
         max_tool_calls=request.max_tool_calls,
         context_mode=request.context_mode,

@@ -139,6 +139,8 @@ class Turn:
     parallel_tool_calls: bool = True
     max_tool_calls: int | None = None
     """Maximum number of calls of server tools; None for the limit of the team."""
+    is_streamed: bool = True
+    """The client reads the answer while it is written, so that its deltas are those of the provider."""
     is_strict: bool = False
     """A parameter that would have no effect is an error."""
     context_mode: ContextMode | None = None

@@ -69,6 +69,8 @@ class TurnRequest:
     tools: Sequence[FunctionTool] = ()
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
+    is_streamed: bool = True
+    """The client reads the answer while it is written."""
     is_strict: bool = False
     """A parameter that would have no effect is an error."""
     uses_functions: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ async def test_a_turn_has_all_events_in_order_also_after_a_restart(
         replayed = (await get(served, f"/turns/{turn_id}/events")).text
 
     assert replayed == live
-    assert kinds(live) == [
+    # How many deltas a text has depends on what arrived together.
+    assert [kind for kind, _ in groupby(kinds(live))] == [
         "turn.started",
         "agent.speaking",
-        "text.delta",
         "text.delta",
         "usage",
         "handoff",
