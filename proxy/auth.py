@@ -193,7 +193,7 @@ class Keys:
         key = _bearer(authorization)
         digest = _digest(key)
         # Compare with every key: stopping at the match would leak its position through the response time.
-        if sum(hmac.compare_digest(digest, known) for known in self._digests):
+        if self._digests and sum(hmac.compare_digest(digest, known) for known in self._digests):
             return _name(digest)
         record = self._valid_record(key, digest)
         if record is not None:
@@ -220,8 +220,7 @@ class Keys:
         return record if record is not None and is_same and record.is_valid(self._clock()) else None
 
     def _record_of(self, caller: str) -> ApiKeyRecord | None:
-        key_id = caller.removeprefix(_CALLER)
-        return None if key_id == caller else self._cached(key_id)
+        return self._cached(caller.removeprefix(_CALLER)) if caller.startswith(_CALLER) else None
 
     def _cached(self, key_id: str) -> ApiKeyRecord | None:
         known = self._known.get(key_id)

@@ -133,7 +133,13 @@ class TraceSpan:
 
 
 _NO_SPAN = TraceSpan(None)
-_NOTHING: AbstractContextManager[TraceSpan] = nullcontext(_NO_SPAN)
+NO_SPAN: AbstractContextManager[TraceSpan] = nullcontext(_NO_SPAN)
+"""The block of a span that is not recorded."""
+
+
+def is_traced() -> bool:
+    """Whether spans of this task are recorded. Attributes that take time to collect are not needed otherwise."""
+    return _tracing.get() is not None
 
 
 def span(
@@ -145,7 +151,7 @@ def span(
     """
     tracing = _tracing.get()
     if tracing is None:
-        return _NOTHING
+        return NO_SPAN
     return _block(tracing, name, attributes, SpanKind.CLIENT if is_client else SpanKind.INTERNAL)
 
 
@@ -163,7 +169,7 @@ def turn_span(
     tracing: Tracing | None, name: str, attributes: Mapping[Attribute, Value]
 ) -> AbstractContextManager[TraceSpan]:
     """Return the block of a turn: the root span, or a child of the caller's span if the request names one."""
-    return _NOTHING if tracing is None else _turn_block(tracing, name, attributes)
+    return NO_SPAN if tracing is None else _turn_block(tracing, name, attributes)
 
 
 @contextmanager

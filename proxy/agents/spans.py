@@ -19,11 +19,13 @@ from proxy.messages import (
     text_of,
 )
 from proxy.providers.model import Finished, ModelRequest
-from proxy.tracing import Attribute, TraceSpan, span
+from proxy.tracing import NO_SPAN, Attribute, TraceSpan, is_traced, span
 
 
 def agent_span(name: str, state: TurnState) -> AbstractContextManager[TraceSpan]:
     """Return the block in which an agent works."""
+    if not is_traced():
+        return NO_SPAN
     return span(
         f"invoke_agent {name}",
         {
@@ -44,6 +46,8 @@ def record_handoff(source: str, target: str) -> None:
 
 def model_span(agent: Agent, state: TurnState) -> AbstractContextManager[TraceSpan]:
     """Return the block of a model call."""
+    if not is_traced():
+        return NO_SPAN
     return span(
         f"chat {agent.model.name}",
         {

@@ -22,6 +22,7 @@ from proxy.conversations.conversation_rules import (
     entry_agent,
     known_transcript,
     known_user_messages,
+    new_conversation,
     summarized,
 )
 from proxy.conversations.fingerprints import Transcript, transcript_after
@@ -47,6 +48,7 @@ from proxy.turns.request import ROOT, Clock, Match, TurnRequest
 
 Rule = Callable[[ResolverQuery], Awaitable[RuleMatch | UnrelatedMessages | RunningMatch | None]]
 RULES: Sequence[Rule] = (
+    new_conversation,
     root,
     parent_turn,
     function_result,

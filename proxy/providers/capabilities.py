@@ -16,6 +16,7 @@ import msgspec
 from proxy.messages import Message, Parameters, ToolChoice
 from proxy.request_errors import ContentNotSupported, ParameterNotSupported
 
+_NO_PARAMETERS = Parameters()
 _NOT_TEXT = frozenset(("image_url", "input_audio", "file"))
 _FOR_THE_PROVIDER = frozenset(("safety_identifier", "prompt_cache_key"))
 """For the provider's own purposes; without effect for the caller."""
@@ -48,6 +49,8 @@ class Abilities:
             ParameterNotSupported: One of them determines the content of the answer.
             ContentNotSupported: A message has content that the model does not read.
         """
+        if tool_choice is None and parameters == _NO_PARAMETERS and self.parts == _NOT_TEXT:
+            return []
         unsupported = [name for name in _requested(parameters, tool_choice) if name not in self.parameters]
         for name in ("response_format", "logprobs"):
             if name in unsupported:

@@ -37,9 +37,11 @@ def headers_of(scope: Scope) -> dict[str, str]:
     state = scope.setdefault("state", {})
     headers: dict[str, str] | None = state.get("headers")
     if headers is None:
-        headers = state["headers"] = {}
-        for name, value in scope["headers"]:
-            headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+        # Reversed: of equal keys, the last one stays.
+        headers = state["headers"] = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in reversed(list(scope["headers"]))
+        }
     return headers
 
 
@@ -74,7 +76,10 @@ def first_of(headers: dict[str, str], names: Iterable[str]) -> str:
     Open WebUI sends ``None`` for some missing values, and placeholders that its version does not know as they are.
     """
     for name in names:
-        value = headers.get(name.lower(), "").strip()
+        value = headers.get(name.lower())
+        if not value:
+            continue
+        value = value.strip()
         if value.casefold() not in _EMPTY and not is_placeholder(value):
             return value
     return ""

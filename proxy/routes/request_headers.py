@@ -21,14 +21,14 @@ def named_conversation(
     headers: dict[str, str], frontend_headers: tuple[str, ...], metadata: Mapping[str, str]
 ) -> tuple[str | None, IdSource]:
     """Return the conversation id of the request and its source; an empty value counts as absent."""
-    own = headers.get("x-conversation-id", "").strip()
-    if own and not is_placeholder(own):
+    own = headers.get("x-conversation-id")
+    if own and (own := own.strip()) and not is_placeholder(own):
         return conversation_id(own), "conversation-id"
     for header in frontend_headers:
         if frontend := first_of(headers, [header]):
             return conversation_id(frontend, param=header), "frontend-header"
-    named = metadata.get("conversation_id", "").strip()
-    if named:
+    named = metadata.get("conversation_id")
+    if named and (named := named.strip()):
         return conversation_id(named, param="metadata.conversation_id"), "metadata"
     return None, "conversation-id"
 
@@ -39,7 +39,10 @@ def idempotency_key(headers: dict[str, str]) -> str | None:
     Raises:
         InvalidRequest: It is too long.
     """
-    key = headers.get("idempotency-key", "").strip()
+    key = headers.get("idempotency-key")
+    if key is None:
+        return None
+    key = key.strip()
     if len(key) > 255:
         raise InvalidRequest(
             "Invalid 'Idempotency-Key': expected at most 255 characters.",
@@ -51,13 +54,16 @@ def idempotency_key(headers: dict[str, str]) -> str | None:
 
 def is_retry(headers: dict[str, str]) -> bool:
     """Whether an official SDK marks the request as a retry (openai-python, ``x-stainless-retry-count``)."""
-    return headers.get("x-stainless-retry-count", "0").strip() not in ("", "0")
+    count = headers.get("x-stainless-retry-count")
+    return count is not None and count.strip() not in ("", "0")
 
 
 def is_repeatable(headers: dict[str, str]) -> bool:
     """Whether the client is an official SDK, which repeats requests that time out or fail."""
-    agent = headers.get("user-agent", "")
-    return "x-stainless-retry-count" in headers or agent.startswith(("OpenAI/", "AsyncOpenAI/"))
+    if "x-stainless-retry-count" in headers:
+        return True
+    agent = headers.get("user-agent")
+    return agent is not None and agent.startswith(("OpenAI/", "AsyncOpenAI/"))
 
 
 def is_side_task(headers: dict[str, str], settings: Settings) -> bool:
@@ -71,7 +77,7 @@ def on_disconnect(headers: dict[str, str]) -> DisconnectPolicy | None:
     Raises:
         InvalidRequest: The header has another value.
     """
-    match headers.get("x-on-disconnect", "").strip().lower():
+    match _word(headers, "x-on-disconnect"):
         case "":
             return None
         case "cancel":
@@ -86,13 +92,18 @@ def on_disconnect(headers: dict[str, str]) -> DisconnectPolicy | None:
             )
 
 
+def _word(headers: dict[str, str], name: str) -> str:
+    value = headers.get(name)
+    return value.strip().lower() if value else ""
+
+
 def busy_policy(headers: dict[str, str]) -> BusyPolicy | None:
     """Return what the request does while a turn of its conversation is running, or None if it does not say.
 
     Raises:
         InvalidRequest: The header has another value.
     """
-    match headers.get("x-busy", "").strip().lower():
+    match _word(headers, "x-busy"):
         case "":
             return None
         case "reject" | "queue" | "interrupt" as policy:
@@ -107,7 +118,8 @@ def busy_policy(headers: dict[str, str]) -> BusyPolicy | None:
 
 def parent_id(headers: dict[str, str]) -> str | None:
     """Return the parent turn that the request names, ``root``, or None."""
-    return headers.get("x-parent-id", "").strip()[:128] or None
+    parent = headers.get("x-parent-id")
+    return (parent.strip()[:128] or None) if parent else None
 
 
 def events_mode(headers: dict[str, str]) -> EventsMode | None:
@@ -116,7 +128,7 @@ def events_mode(headers: dict[str, str]) -> EventsMode | None:
     Raises:
         InvalidRequest: The header has another value.
     """
-    match headers.get("x-handoff-events", "").strip().lower():
+    match _word(headers, "x-handoff-events"):
         case "":
             return None
         case "none" | "extension" | "reasoning" | "all" as mode:
@@ -135,6 +147,8 @@ def wants_event_ids(headers: dict[str, str], query: bytes) -> bool:
     Raises:
         InvalidRequest: The header or the parameter has another value.
     """
+    if not query and "x-event-ids" not in headers:
+        return False
     header = headers.get("x-event-ids", "").strip()
     value = header or (QueryParams(query).get("event_ids", "") if query else "")
     match value.lower():
@@ -153,6 +167,9 @@ def wants_status(headers: dict[str, str], settings: Settings) -> bool:
     """Whether the response includes status events for Open WebUI."""
     if settings.status_lines != "auto":
         return settings.status_lines == "always"
+    # Most requests have no such header, which one search finds out.
+    if "x-openwebui-" not in " ".join(headers):
+        return False
     return any(name.startswith("x-openwebui-") and value.strip() for name, value in headers.items())
 
 

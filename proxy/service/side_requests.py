@@ -27,6 +27,8 @@ from proxy.turns.contract import AnsweringTeam, Turn
 from proxy.turns.request import TurnRequest
 from proxy.turns.wrapped_text import unwrapped_text
 
+_Place = Literal["only-user", "last-user", "last-system", "system"]
+
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
     """A text that marks a side request: its place, its beginning, and texts that it contains.
@@ -37,15 +39,12 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
 
     client: str
     source: str
-    place: Literal["only-user", "last-user", "last-system", "system"]
+    place: _Place
     begins: str
     holds: tuple[str, ...] = ()
 
     def matches(self, text: str) -> bool:
         """Whether the text has this beginning and contains ``holds``."""
-        # Most texts differ in the first word, which needs no copy of the text.
-        if text[:1].lower() != self.begins[0] and not text[:1].isspace():
-            return False
         beginning = text[: 2 * len(self.begins)]
         return _plain(beginning).startswith(self.begins) and all(one in text for one in self.holds)
 
@@ -65,7 +64,16 @@ def load_rules() -> Sequence[Rule]:
     return [msgspec.structs.replace(rule, begins=_plain(rule.begins)) for rule in rules]
 
 
-_RULES = load_rules()
+def _by_place(rules: Sequence[Rule]) -> dict[_Place, dict[str, list[Rule]]]:
+    """Return the rules by place and first character; those of a place together under ``""``."""
+    places: dict[_Place, dict[str, list[Rule]]] = {}
+    for rule in rules:
+        for start in (rule.begins[0], ""):
+            places.setdefault(rule.place, {}).setdefault(start, []).append(rule)
+    return places
+
+
+_RULES = _by_place(load_rules())
 
 
 def has_side_request_text(request: TurnRequest) -> bool:
@@ -99,6 +107,7 @@ def side_turn(turn_id: str, request: TurnRequest, team: AnsweringTeam) -> Turn:
         client_tools=request.tools,
         tool_choice=request.tool_choice,
         parallel_tool_calls=request.parallel_tool_calls,
+        is_streamed=request.is_streamed,
         is_strict=request.is_strict,
         context_mode=request.context_mode,
         compact_threshold=request.compact_threshold,
@@ -107,26 +116,36 @@ def side_turn(turn_id: str, request: TurnRequest, team: AnsweringTeam) -> Turn:
 
 def is_side_request(messages: Sequence[Message]) -> bool:
     """Whether the messages have the text of a known frontend's side request."""
-    system = [message for message in messages if is_instruction(message)]
-    places: dict[str, Sequence[Message]] = {
-        "only-user": _own_texts(_only_user(messages)),
-        "last-user": _own_texts([m for m in messages[-1:] if isinstance(m, UserMessage)]),
-        "last-system": [message for message in messages[-1:] if is_instruction(message)],
-        "system": system,
-    }
-    return any(rule.matches(text_of(message)) for rule in _RULES for message in places[rule.place])
+    last = messages[-1] if messages else None
+    if isinstance(last, UserMessage) and _matches("last-user", last):
+        return True
+    if last is not None and is_instruction(last) and _matches("last-system", last):
+        return True
+    only_user = _only_user(messages)
+    if only_user is not None and _matches("only-user", only_user):
+        return True
+    return any(_matches("system", message) for message in messages if is_instruction(message))
 
 
-def _only_user(messages: Sequence[Message]) -> Sequence[Message]:
-    users: list[Message] = []
+def _matches(place: _Place, message: Message) -> bool:
+    text = text_of(message)
+    # Most texts differ in the first character.
+    first = text[:1].lower()
+    rules = _RULES.get(place, {}).get("" if first.isspace() else first, ())
+    if not rules or not any(rule.matches(text) for rule in rules):
+        return False
+    # In a template with sources, a person wrote the text behind it.
+    return place in ("last-system", "system") or unwrapped_text(text) == text
+
+
+def _only_user(messages: Sequence[Message]) -> Message | None:
+    """Return the user message of a list with one of them and no answer."""
+    found: Message | None = None
     for message in messages:
-        if isinstance(message, AssistantMessage) or len(users) > 1:
-            return ()
         if isinstance(message, UserMessage):
-            users.append(message)
-    return users if len(users) == 1 else ()
-
-
-def _own_texts(messages: Sequence[Message]) -> Sequence[Message]:
-    """Return the messages that are not wrapped in a template with sources: a person wrote the text behind it."""
-    return [one for one in messages if unwrapped_text(text := text_of(one)) == text]
+            if found is not None:
+                return None
+            found = message
+        elif isinstance(message, AssistantMessage):
+            return None
+    return found

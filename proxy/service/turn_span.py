@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from proxy.events import Cancelled, ClosingEvent, Completed, Failed
-from proxy.tracing import Attribute, TraceSpan, Tracing, turn_span
+from proxy.tracing import NO_SPAN, Attribute, TraceSpan, Tracing, turn_span
 from proxy.turns.contract import Team, Turn
 
 
 def start_turn_span(tracing: Tracing | None, team: Team, turn: Turn) -> AbstractContextManager[TraceSpan]:
     """Return the block of a turn."""
+    if tracing is None:
+        return NO_SPAN
     return turn_span(
         tracing,
         f"invoke_workflow {team.name}",

@@ -29,7 +29,10 @@ def clean_usage(told: object) -> Usage | None:
 
 
 def _count(holder: object, name: str) -> int | None:
-    value = holder.get(name) if isinstance(holder, dict) else None
+    if not isinstance(holder, dict) or (value := holder.get(name)) is None:
+        return None
+    if type(value) is int and 0 <= value <= _LARGEST:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LARGEST:
         return None
     return int(value)

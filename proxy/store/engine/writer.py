@@ -77,6 +77,14 @@ class _Waiting:
         if not self.done.done():
             self.done.set_exception(error)
 
+    def expire(self) -> None:
+        self.time_out(StoreUnavailable())
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the waiter got an error, or that of a Begin is gone; other writes do not need their waiters."""
+        return self.done.done() and (isinstance(self.work, Begin) or not self.done.cancelled())
+
 
 class Writer:
     """Accepts writes from any task of the event loop in which it was created."""
@@ -104,9 +112,9 @@ class Writer:
         if self._is_closing:
             raise StoreUnavailable
         waiting = self._enqueue(work, self._loop.time() + self._time_limit)
-        timer = self._loop.call_later(self._time_limit, waiting.time_out, StoreUnavailable())
+        timer = self._loop.call_later(self._time_limit, waiting.expire)
         try:
-            return await (waiting.done if isinstance(work, Begin) else asyncio.shield(waiting.done))
+            return await waiting.done
         finally:
             timer.cancel()
 
@@ -153,7 +161,7 @@ class Writer:
         group: list[_Waiting] = []
         while self._queue and len(group) < GROUP_SIZE:
             waiting = self._queue.popleft()
-            if waiting.done.done():
+            if waiting.is_abandoned:
                 self._abandon(waiting)
             else:
                 group.append(waiting)
