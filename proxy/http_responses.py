@@ -12,6 +12,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
+from weakref import ref
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -99,11 +100,13 @@ class LingeringHttp(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Run the application for one request."""
         cycle.message_event = cast("Any", ConnectionEvent(is_set=cycle.message_event.is_set()))
+        # Weak references: as a part of a cycle, each request would wait for the garbage collector.
+        weak = ref(cycle)
         cast("Any", cycle.scope)["extensions"] = {
             DISCONNECT: Disconnect(),
-            BODY_WRITER: ChunkedBodyWriter(cycle),
+            BODY_WRITER: ChunkedBodyWriter(weak),
         }
-        cycle.transport = cast("Any", CycleTransport(self.transport, partial(self._close_after, cycle)))
+        cycle.transport = cast("Any", CycleTransport(self.transport, partial(self._close_after, weak)))
         if cycle.more_body:
             app = cast("Any", closing_early(cycle, app))
         if cycle.scope["http_version"] == "1.0":
@@ -118,9 +121,10 @@ class LingeringHttp(HttpToolsProtocol):
             return
         super().on_response_complete()
 
-    def _close_after(self, cycle: RequestResponseCycle) -> None:
+    def _close_after(self, cycle: ref[RequestResponseCycle]) -> None:
         """Close the connection after a response; slowly if the client may still send."""
-        if cycle.more_body or self.pipeline:
+        answered = cycle()
+        if (answered is not None and answered.more_body) or self.pipeline:
             self.close_slowly()
         else:
             self.transport.close()
@@ -157,21 +161,25 @@ class ChunkedBodyWriter:
 
     __slots__ = ("_cycle",)
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
+    def __init__(self, cycle: ref[RequestResponseCycle]) -> None:
         self._cycle = cycle
 
     @property
     def is_ready(self) -> bool:
         """Whether the response has started, is chunked, and the client reads it."""
-        cycle = self._cycle
+        cycle = self._cycle()
         # ``chunked_encoding`` is None before the start, and if the response has no body.
-        return bool(cycle.chunked_encoding) and not (
-            cycle.flow.write_paused or cycle.disconnected or cycle.response_complete
+        return (
+            cycle is not None
+            and bool(cycle.chunked_encoding)
+            and not (cycle.flow.write_paused or cycle.disconnected or cycle.response_complete)
         )
 
     def write(self, body: bytes) -> None:
         """Write a chunk."""
-        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        cycle = self._cycle()
+        assert cycle is not None, "the task of the request, which writes, refers to it"
+        cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
 
 class CycleTransport:

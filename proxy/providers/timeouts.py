@@ -25,6 +25,10 @@ class ModelLimits:
     """One line of an event stream."""
 
 
+def _do_nothing() -> None:
+    pass
+
+
 class Alarm:
     """Wakes a reader that waits for too long.
 
@@ -54,6 +58,8 @@ class Alarm:
     def stop(self) -> None:
         """Free the timer; the alarm is not used again."""
         self._deadline = None
+        # The function refers to the owner of this alarm: as a cycle, both would wait for the garbage collector.
+        self._wake = _do_nothing
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -159,6 +159,8 @@ class TurnRunner:
                 if self._observer is not None:
                     self._observer.turn_ended(turn.caller, team.name, live.entries)
             finally:
+                # It refers to the turn: as a cycle, both would wait for the garbage collector.
+                turn.steps = None
                 self._lives.retire(live)
 
     async def _answer(

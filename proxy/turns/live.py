@@ -97,6 +97,8 @@ class EventLogReader:
 
     def __exit__(self, *_: object) -> None:
         self._live.leave(self)
+        # It refers to this reader: as a cycle, both would wait for the garbage collector.
+        self._take = None
 
     async def next(self, take: Take | None = None) -> Sequence[Entry]:
         """Return the next batch of entries, waiting while there are none.
@@ -490,6 +492,8 @@ class LiveTurn:
     def evict(self) -> None:
         """Handle the removal from the registry: entries that every reader has sent are dropped from now on."""
         self.is_evicted = True
+        # It refers to this log: as a part of a cycle, each turn would wait for the garbage collector.
+        self.watcher = None
         self.release()
         self.trim()
 

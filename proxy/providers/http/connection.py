@@ -31,7 +31,7 @@ class Response:
         """By lower-case name; of a name that comes twice, the first counts."""
         self.is_complete = False
         self._connection = connection
-        self._parser = HttpResponseParser(self)
+        self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._loop = asyncio.get_running_loop()
         self._head_bytes = 0
         self._has_head = False
@@ -110,6 +110,8 @@ class Response:
     def release(self) -> None:
         """Release the connection: for reuse if the response is complete, otherwise it is closed."""
         self._connection.release(can_be_used=self.is_complete and self._can_be_followed)
+        # It refers to this object: as a cycle, both would wait for the garbage collector.
+        self._parser = None
 
     async def _news(self) -> None:
         if self._failure is not None:
@@ -130,8 +132,11 @@ class Response:
 
     def receive(self, data: bytes) -> None:
         """Take bytes of the network."""
+        parser = self._parser
+        if parser is None:
+            return
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
             self.fail(ConnectionBroken())
             self._connection.abort()
@@ -168,6 +173,7 @@ class Response:
 
     def on_headers_complete(self) -> None:
         """Take the end of a head; one of an interim response is forgotten."""
+        assert self._parser is not None
         status = self._parser.get_status_code()
         if status < 200:
             self.headers.clear()
@@ -185,6 +191,7 @@ class Response:
         """Take the end of a response."""
         if self._has_head and not self.is_complete:
             self.is_complete = True
+            assert self._parser is not None
             self._can_be_followed = self._parser.should_keep_alive()
 
 

@@ -20,6 +20,7 @@ from proxy.turns.request import TurnRequest
 from proxy.turns.structured_output import compile_response_format
 from proxy.wire.chat.completion import AnswerOptions, encode_options
 from proxy.wire.chat.stream import ChunkEncoder
+from tests.cycles import found_cycles
 from tests.fakes.models import ScriptedModel, says
 from tests.fakes.store.approvals import MemoryApprovals
 from tests.fakes.store.turns import MemoryHistory
@@ -388,3 +389,15 @@ async def test_turn_whose_result_cannot_be_encoded_fails_and_releases_its_conver
     record = await history.turn("c", opened.turn_id)
     assert record is not None
     assert (record.status, record.error_code) == ("failed", "internal_error")
+
+
+async def test_turn_that_is_not_retained_any_more_leaves_no_cycles() -> None:
+    service = await service_of(*(says("Hello") for _ in range(300)))
+
+    with found_cycles() as found:
+        for number in range(300):
+            opened = await service.open(replace(ASK, messages=[UserMessage(f"Hi {number}")]))
+            await end_of(opened)
+        del opened
+
+    assert found == {}
