@@ -7,6 +7,7 @@ otherwise disagree about the host that is called or about the end of the request
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.wire.errors import ErrorResponse
@@ -52,15 +53,25 @@ def head_problem(version: str, method: bytes, headers: RawHeaders, target: bytes
         return _problem(400, "The request line has no HTTP version.")
     if version not in ("1.0", "1.1"):
         return _problem(505, f"HTTP/{version} is not supported. Use HTTP/1.1.")
-    if len(target) + _size(headers) > MAX_HEAD_BYTES:
+    # One pass, because this runs for every request.
+    size, hosts, codings, offers_websocket = len(target), [], [], False
+    for name, value in headers:
+        size += len(name) + len(value) + 4
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"transfer-encoding":
+            codings.append(value.strip().lower())
+        elif name == b"upgrade" and value.strip().lower() == b"websocket":
+            offers_websocket = True
+    if size > MAX_HEAD_BYTES:
         return head_too_large()
     if method == b"CONNECT":
         return _problem(501, "The method CONNECT is not supported.")
     if read_target(target, method) is None:
         return _problem(400, "The request target is invalid.")
-    if _offers_websocket(headers) and body_headers(headers):
+    if offers_websocket and body_headers(headers):
         return _problem(400, "A WebSocket handshake cannot have a body.")
-    return _host_problem(version, headers) or _coding_problem(version, headers)
+    return _host_problem(version, hosts) or (_coding_problem(version, codings) if codings else None)
 
 
 def head_too_large() -> ErrorResponse:
@@ -77,21 +88,8 @@ def body_headers(headers: RawHeaders) -> RawHeaders:
     ]
 
 
-def _size(headers: RawHeaders) -> int:
-    # Runs for every request, and a generator would be resumed for every header.
-    size = 0
-    for name, value in headers:
-        size += len(name) + len(value) + 4
-    return size
-
-
-def _offers_websocket(headers: RawHeaders) -> bool:
-    return b"websocket" in [value.strip().lower() for name, value in headers if name == b"upgrade"]
-
-
-def _host_problem(version: str, headers: RawHeaders) -> ErrorResponse | None:
+def _host_problem(version: str, hosts: Sequence[bytes]) -> ErrorResponse | None:
     """RFC 9112, 3.2: HTTP/1.1 requires one ``Host``; several, or an invalid value, are rejected with 400."""
-    hosts = [value for name, value in headers if name == b"host"]
     if not hosts and version == "1.1":
         return _problem(400, "The request has no Host header.")
     if len(hosts) > 1:
@@ -101,12 +99,11 @@ def _host_problem(version: str, headers: RawHeaders) -> ErrorResponse | None:
     return None
 
 
-def _coding_problem(version: str, headers: RawHeaders) -> ErrorResponse | None:
-    codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
-    if codings and version == "1.0":
+def _coding_problem(version: str, codings: Sequence[bytes]) -> ErrorResponse | None:
+    if version == "1.0":
         # RFC 9112, 6.1: the end of such a message is not reliable.
         return _problem(400, "Transfer-Encoding is not allowed in HTTP/1.0.")
-    if codings and codings != [b"chunked"]:
+    if codings != [b"chunked"]:
         return _problem(501, "The only supported Transfer-Encoding is chunked.")
     return None
 

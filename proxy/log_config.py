@@ -116,6 +116,8 @@ def configure_logging(level: str, *, stream_events: bool = False) -> None:
 
     With ``stream_events`` the logger of that name writes at INFO whatever ``level`` is.
     """
+    # No format has them, and each takes time for every line (Python, "Logging HOWTO", section "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     quiet = level if level in ("ERROR", "CRITICAL") else "WARNING"
     is_terminal = sys.stderr.isatty()
     logging.config.dictConfig(

@@ -156,6 +156,8 @@ class AgentTeam:
         Raises:
             ToolNameTaken: Has the first such tool.
         """
+        if not tools:
+            return
         for loop in self._loops.values():
             taken = loop.collisions(tools, self.facts.max_client_tools)
             if taken:
@@ -164,7 +166,9 @@ class AgentTeam:
 
     def offers(self, tools: Sequence[FunctionTool]) -> bool:
         """Whether at least one agent of the team sees at least one of the client tools."""
-        return any(loop.client_tools(tools, self.facts.max_client_tools) for loop in self._loops.values())
+        return bool(tools) and any(
+            loop.client_tools(tools, self.facts.max_client_tools) for loop in self._loops.values()
+        )
 
     def check_parameters(self, request: TurnRequest) -> Sequence[str]:
         """Return the names of parameters without effect; a parameter has an effect only if all agents support it.

@@ -9,6 +9,7 @@ follows from its parent's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 from proxy.messages import (
@@ -29,6 +30,7 @@ _WHITE = b" \t\n\r\x0b\x0c"
 _THINKING_TAGS = tuple((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "reasoning"))
 
 
+@lru_cache(maxsize=1024)
 def scope_of(caller: str, team: str, end_user: str) -> bytes:
     """Return the start of a transcript: equal texts of other callers, teams or end users have other fingerprints."""
     return _digest(b"scope", caller.encode(), team.encode(), end_user.encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from dataclasses import replace
 
 from proxy.approvals.decisions import StoredApprovedCallLog
@@ -16,7 +16,7 @@ from proxy.wire.chat.response_models import encode
 
 def new_turn_id() -> str:
     """Return a new turn id, which is also the id of its chat completion."""
-    return f"chatcmpl-{secrets.token_hex(16)}"
+    return f"chatcmpl-{os.urandom(16).hex()}"
 
 
 def new_turn(
@@ -34,7 +34,7 @@ def new_turn(
         id=new_turn_id(),
         caller=request.caller,
         end_user=request.end_user,
-        conversation_id=resolved.conversation_id or f"conv_{secrets.token_hex(16)}",
+        conversation_id=resolved.conversation_id or f"conv_{os.urandom(16).hex()}",
         team=team.name,
         model=request.model,
         parent=resolved.parent,

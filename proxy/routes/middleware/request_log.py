@@ -6,7 +6,7 @@ Plain ASGI: middleware that reads or wraps bodies would delay streams.
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import time
 from collections.abc import Awaitable, Callable
 
@@ -44,7 +44,7 @@ class RequestContext:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        request_id = f"req_{secrets.token_hex(16)}"
+        request_id = f"req_{os.urandom(16).hex()}"
         facts: dict[str, object] = {"request_id": request_id}
         if client_id := _client_request_id(scope):
             facts["client_request_id"] = client_id
@@ -83,17 +83,15 @@ class RequestContext:
             self._ended(scope["path"], status, str(outcome))
         level = logging.INFO if status < 500 else logging.WARNING
         if logger.isEnabledFor(level):
-            logger.log(
-                level,
-                "request",
-                extra={
-                    **facts,
-                    # A WebSocket handshake is a GET, and its scope has no method.
-                    "method": scope.get("method", "GET"),
-                    "path": scope["path"][:200],
-                    "ms": round(seconds * 1000, 1),
-                },
-            )
+            extra = {
+                **facts,
+                # A WebSocket handshake is a GET, and its scope has no method.
+                "method": scope.get("method", "GET"),
+                "path": scope["path"][:200],
+                "ms": round(seconds * 1000, 1),
+            }
+            # Not ``log``, which looks for the place of its call.
+            logger.handle(logger.makeRecord(logger.name, level, "", 0, "request", (), None, extra=extra))
 
 
 def _client_request_id(scope: Scope) -> str | None:
