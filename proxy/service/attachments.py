@@ -122,9 +122,11 @@ class Attachments:
         if live is not None and live.task is not None:
             live.stop("requested")
             await asyncio.wait([live.task])
-        elif record.status == "running" and await self._history.request_cancel(caller, turn_id):
+        elif record.status == "running":
+            # The message does not wait for a commit. The store has the request too, in case that the message is lost.
             self._remote.cancel(record)
-            return await self._stopped(record)
+            if await self._history.request_cancel(caller, turn_id):
+                return await self._stopped(record)
         return await self._history.turn(caller, turn_id) or record
 
     async def _stopped(self, record: TurnRecord) -> TurnRecord:

@@ -213,7 +213,7 @@ class RemoteTurns:
                 _add(followed, events.after, events.entries)
 
     def cancel(self, record: TurnRecord) -> None:
-        """Let the worker of a turn cancel it now; the store has the request already."""
+        """Let the worker of a turn cancel it now; the caller stores the request too."""
         self._messages.send(record.worker, encode(CancelTurn(record.id)))
 
     async def close(self) -> None:
