@@ -13,7 +13,7 @@ import pytest
 from tests.behaviour.chat_client import Caller, assistant, user
 from tests.fakes.otlp import FakeCollector
 from tests.fakes.upstream import FakeUpstream, calls, text
-from tests.server import serve
+from tests.server import Served, serve
 
 if find_spec("a2a") is None and not os.environ.get("HANDOFF_TEST_REQUIRE_ALL"):
     pytest.skip("a2a-sdk is not installed", allow_module_level=True)
@@ -146,22 +146,26 @@ async def test_a_task_without_success_is_a_typed_error(
     assert "secret" not in failed.value.message
 
 
+async def cancelled(served: Served, agent: ScriptedAgent, model: str) -> None:
+    """Leave a turn when the agent has reported progress, so that its task is known; wait until that is cancelled."""
+    stream = await served.client().chat.completions.create(
+        model=model,
+        messages=[user("hang")],
+        stream=True,
+        extra_headers={"X-On-Disconnect": "cancel", "X-Handoff-Events": "all"},
+    )
+    async for chunk in stream:
+        if chunk.choices and (chunk.choices[0].delta.model_extra or {}).get("reasoning_content"):
+            break
+    await stream.close()
+    await agent.cancelled.wait()
+
+
 async def test_a_cancelled_turn_cancels_the_task(
     travel: ScriptedAgent, upstream: FakeUpstream, tmp_path: Path
 ) -> None:
     async with serve(tmp_path, teams=TEAMS) as served:
-        stream = await served.client().chat.completions.create(
-            model="travel/Travel",
-            messages=[user("hang")],
-            stream=True,
-            extra_headers={"X-On-Disconnect": "cancel", "X-Handoff-Events": "all"},
-        )
-        async for chunk in stream:
-            # The progress that the agent reports: its task is known.
-            if chunk.choices and (chunk.choices[0].delta.model_extra or {}).get("reasoning_content"):
-                break
-        await stream.close()
-        await travel.cancelled.wait()
+        await cancelled(served, travel, "travel/Travel")
 
 
 async def test_files_are_sent_and_received(
@@ -205,17 +209,7 @@ async def test_an_agent_without_streaming_is_cancelled(tmp_path: Path) -> None:
         teams = tmp_path / "teams.yaml"
         teams.write_text(f'teams: {{travel: {{a2a: "{url}"}}}}')
         async with serve(tmp_path, teams=teams) as served:
-            stream = await served.client().chat.completions.create(
-                model="travel",
-                messages=[user("hang")],
-                stream=True,
-                extra_headers={"X-On-Disconnect": "cancel", "X-Handoff-Events": "all"},
-            )
-            async for chunk in stream:
-                if chunk.choices and (chunk.choices[0].delta.model_extra or {}).get("reasoning_content"):
-                    break
-            await stream.close()
-            await agent.cancelled.wait()
+            await cancelled(served, agent, "travel")
 
 
 async def test_an_agent_without_streaming_answers(tmp_path: Path) -> None:

@@ -23,16 +23,15 @@ from a2a.types import (
     Role,
     SendMessageRequest,
     StreamResponse,
-    TaskState,
 )
 from a2a.types import Message as TheirMessage
 from a2a.types import Part as TheirPart
 from a2a.utils.errors import A2AError
-from google.protobuf.json_format import MessageToDict, MessageToJson
 
 from proxy.errors import MemberFailed
+from proxy.members.adapters.a2a_answer import AnswerOfAgent
 from proxy.members.adapters.common import Attachment, FrameworkMember, attachments_of, items_since, spoken
-from proxy.members.port import HandOver, MemberContext, MemberEvent, Sees
+from proxy.members.port import MemberContext, MemberEvent, Sees
 from proxy.messages import UserMessage, text_of
 from proxy.tracing import add_trace_headers
 
@@ -43,14 +42,6 @@ CANCEL_TIMEOUT = 0.8
 """Seconds to cancel a task whose turn was cancelled."""
 POLL_DELAYS = 0.1, 2.0
 """Seconds before the state of a task is read without a stream: at first, and at most; the delay doubles."""
-HANDOFF = "handoff"
-"""Key of metadata with which an agent hands over: ``{"to": "Desk", "reason": "…", "input": {…}}``."""
-_FAILED = frozenset(
-    (TaskState.TASK_STATE_FAILED, TaskState.TASK_STATE_CANCELED, TaskState.TASK_STATE_REJECTED)
-)
-_WAITS = frozenset((TaskState.TASK_STATE_INPUT_REQUIRED, TaskState.TASK_STATE_AUTH_REQUIRED))
-"""States in which the task is continued by the next message of the user."""
-_RUNS = frozenset((TaskState.TASK_STATE_SUBMITTED, TaskState.TASK_STATE_WORKING))
 _BINDINGS = ("JSONRPC", "HTTP+JSON")
 
 
@@ -70,7 +61,7 @@ class A2AMember(FrameworkMember):
     async def _events(self, context: MemberContext) -> AsyncGenerator[str | MemberEvent]:
         """Send the messages since the last answer, and stream the answer."""
         client = await self._open(context.agent)
-        answer = _AnswerOfAgent(context)
+        answer = AnswerOfAgent(context)
         try:
             async with aclosing(_responses(client, _message(context), answer)) as responses:
                 async for response in responses:
@@ -116,7 +107,7 @@ class A2AMember(FrameworkMember):
             return self._client
 
 
-async def _responses(client: Any, message: Any, answer: _AnswerOfAgent) -> AsyncGenerator[Any]:
+async def _responses(client: Any, message: Any, answer: AnswerOfAgent) -> AsyncGenerator[Any]:
     """Yield what the agent streams; without a stream, or after it broke, the task until it has ended or waits."""
     try:
         async for response in client.send_message(SendMessageRequest(message=message)):
@@ -202,165 +193,3 @@ def _attachment(one: Attachment) -> Any:
     if content is None:
         return TheirPart(text=one.note)
     return TheirPart(raw=content, media_type=one.media_type, filename=one.name)
-
-
-# --- the answer ------------------------------------------------------------------------------------------------
-
-
-class _AnswerOfAgent:
-    """Reads the events of a task, or a message without one. Snapshots of the task repeat what was read before."""
-
-    def __init__(self, context: MemberContext) -> None:
-        state = context.state if isinstance(context.state, dict) else {}
-        self._context = context
-        self._context_id = state.get("context_id") or ""
-        self._has_text = False
-        # A task that waited works again from now on.
-        self.task_id: str = state.get("open_task") or ""
-        self._status = TaskState.TASK_STATE_SUBMITTED if self.task_id else TaskState.TASK_STATE_UNSPECIFIED
-        self._earlier: set[str] = set(state.get("read") or ())
-        """Ids of artifacts and messages of the task that earlier turns have read."""
-        self._artifacts: dict[str, str] = {}
-        """Text of artifacts by id, as far as it was read."""
-        self._messages: set[str] = set()
-        self.has_begun = False
-        self.hand_over: HandOver | None = None
-
-    @property
-    def agent(self) -> str:
-        """The name of the agent."""
-        return self._context.agent
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the task still works."""
-        return bool(self.task_id) and self._status in _RUNS
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """What is stored: the context, and the task that the next message continues or refers to."""
-        waits = self._status in _WAITS
-        read = sorted({*self._earlier, *self._artifacts, *self._messages}) if waits else []
-        return {
-            "context_id": self._context_id,
-            "open_task": self.task_id if waits else "",
-            "last_task": self.task_id,
-            "read": read,
-        }
-
-    def forget_task(self) -> None:
-        """Begin without the open task."""
-        self.task_id, self._status = "", TaskState.TASK_STATE_UNSPECIFIED
-
-    def read(self, response: Any) -> list[str | MemberEvent]:
-        """Return the events of one part of the stream.
-
-        Raises:
-            MemberFailed: The task failed, or was rejected or cancelled by the agent.
-        """
-        self.has_begun = True
-        match response.WhichOneof("payload"):
-            case "message":
-                return self._message(response.message)
-            case "artifact_update":
-                update = response.artifact_update
-                self._take_ids(update.task_id, update.context_id)
-                return self._artifact(update.artifact)
-            case "status_update":
-                update = response.status_update
-                self._take_ids(update.task_id, update.context_id)
-                return self._status_of(update.status, update.metadata)
-            case "task":
-                task = response.task
-                self._take_ids(task.id, task.context_id)
-                artifacts = [e for one in task.artifacts for e in self._snapshot(one)]
-                return [*artifacts, *self._status_of(task.status, task.metadata)]
-            case _:
-                return []
-
-    def _take_ids(self, task_id: str, context_id: str) -> None:
-        self.task_id = task_id or self.task_id
-        self._context_id = context_id or self._context_id
-
-    def _message(self, message: Any) -> list[str | MemberEvent]:
-        self._take_ids(message.task_id, message.context_id)
-        return self._text(message.parts, message.metadata)
-
-    def _artifact(self, artifact: Any) -> list[str | MemberEvent]:
-        """Return the text of a piece of an artifact."""
-        found = self._text(artifact.parts, artifact.metadata)
-        known = self._artifacts.get(artifact.artifact_id, "")
-        self._artifacts[artifact.artifact_id] = known + "".join(map(_text_of, artifact.parts))
-        return found
-
-    def _snapshot(self, artifact: Any) -> list[str | MemberEvent]:
-        """Return the text of an artifact behind what was read of it."""
-        name, text = artifact.artifact_id, "".join(map(_text_of, artifact.parts))
-        if name in self._earlier:
-            return []
-        known = self._artifacts.get(name, "")
-        if not known:
-            return self._artifact(artifact)
-        self._artifacts[name] = text
-        return [text[len(known) :]] if text.startswith(known) and text != known else []
-
-    def _status_of(self, status: Any, metadata: Any) -> list[str | MemberEvent]:
-        self._take_handoff(metadata)
-        if not status.HasField("message"):
-            self._set(status.state)
-            return []
-        message = status.message
-        if message.message_id in self._earlier:
-            # The question that the message of this turn answers.
-            return []
-        self._set(status.state)
-        if message.message_id in self._messages:
-            return []
-        if message.message_id:
-            self._messages.add(message.message_id)
-        is_answer = status.state in _WAITS or (
-            status.state == TaskState.TASK_STATE_COMPLETED and not self._has_text
-        )
-        if is_answer:
-            return self._message(message)
-        self._take_handoff(message.metadata)
-        if status.state in _RUNS:
-            self._context.report(" ".join(map(_text_of, message.parts)))
-        return []
-
-    def _set(self, state: int) -> None:
-        self._status = state
-        if state in _FAILED:
-            # Its message can have internals of the agent.
-            logger.warning("task failed", extra={"agent": self.agent, "state": TaskState.Name(state)})
-            raise MemberFailed(self.agent)
-
-    def _text(self, parts: Any, metadata: Any) -> list[str | MemberEvent]:
-        self._take_handoff(metadata)
-        texts = [text for text in map(_text_of, parts) if text]
-        self._has_text = self._has_text or bool(texts)
-        return list(texts)
-
-    def _take_handoff(self, metadata: Any) -> None:
-        wanted = MessageToDict(metadata).get(HANDOFF) if HANDOFF in metadata else None
-        if isinstance(wanted, dict) and wanted.get("to") in self._context.handoffs:
-            data = wanted.get("input")
-            self.hand_over = HandOver(
-                wanted["to"], str(wanted.get("reason") or ""), data if isinstance(data, dict) else None
-            )
-
-
-def _text_of(part: Any) -> str:
-    match part.WhichOneof("content"):
-        case "text":
-            return str(part.text)
-        case "data":
-            return str(MessageToJson(part.data, indent=None))
-        case "url":
-            return f"[{part.filename or part.url}]({part.url})"
-        case "raw" if part.media_type.startswith("text/"):
-            return bytes(part.raw).decode(errors="replace")
-        case "raw":
-            return f"[file {part.filename or part.media_type}]"
-        case _:
-            return ""
