@@ -284,14 +284,8 @@ def _handoff(one: NewHandoff) -> HandoffDefinition:
 
 
 def _delegate(one: NewDelegate) -> DelegateDefinition:
-    return DelegateDefinition(
-        to=one.to,
-        when=one.when,
-        tool=one.tool,
-        context=one.context,
-        seconds=one.seconds,
-        limits=_limits(one.limits) if one.limits is not None else None,
-    )
+    limits = _limits(one.limits) if one.limits is not None else None
+    return DelegateDefinition.model_validate(msgspec.structs.asdict(one) | {"limits": limits})
 
 
 def _limits(limits: NewLimits) -> Limits:

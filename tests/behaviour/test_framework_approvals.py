@@ -100,7 +100,13 @@ class Payer:
         team = folder / "team"
         team.mkdir()
         (team / f"{self._module}.py").write_text(TOOLS + AGENTS[name])
-        (team / "team.yaml").write_text(f'teams: {{payer: {{python: "{self._module}:agent"}}}}')
+        (team / "team.yaml").write_text(f'teams:\n  payer: {{python: "{self._module}:agent"}}')
+
+    def add_team(self, definition: str) -> None:
+        """Add a team to the file; ``MEMBER`` is the agent."""
+        with (self._folder / "team" / "team.yaml").open("a") as file:
+            member = f'{{python: "{self._module}:agent"}}'
+            file.write("\n  " + definition.replace("MEMBER", member))
 
     @property
     def paid(self) -> list[int]:
@@ -114,7 +120,7 @@ class Payer:
         """Ask a new server; its answer is appended to the messages."""
         self.upstream.reply(*replies)
         async with self.serve() as served:
-            answer = await Caller(served).ask(messages, model="payer", **more)
+            answer = await Caller(served).ask(messages, **{"model": "payer", **more})
         messages.append(assistant(answer))
         return answer
 
@@ -237,6 +243,21 @@ async def test_the_same_call_again_is_a_new_question(payer: Payer) -> None:
         "assistant: pay",
         "tool: paid 5",
     ]
+
+
+async def test_a_delegate_asks_for_approval(payer: Payer) -> None:
+    payer.add_team(
+        "desk: {entry: Desk, agents: {Desk: {instructions: You delegate., delegates: [{to: Payer}]}, Payer: MEMBER}}"
+    )
+    messages = [user("Pay 5")]
+    question = await payer.ask(messages, calls(("ask_payer", {"task": "Pay 5"})), PAYS, model="desk")
+    messages.append(user("yes"))
+    answer = await payer.ask(messages, text("Paid it."), text("Done."), model="desk")
+
+    assert QUESTION in question
+    assert (payer.paid, answer) == ([5], "Done.")
+    assert texts(payer.upstream, -2)[-2:] == ["assistant: pay", "tool: paid 5"]
+    assert payer.shown[-1] == "tool: Paid it."
 
 
 NESTED = """\

@@ -142,8 +142,10 @@ async def _answers(
             OpenCall(i, name, arguments_of(text)) for i, name, text in state["open"] if name not in targets
         ]
         given = await outside.answers(list(map(_requested, requests)), of_client)
-    unanswered = NOT_EXECUTED if requests else TRANSFERRED
-    results = {i: unanswered if name in targets else NOT_EXECUTED for i, name, _ in state["open"]}
+    results = {i: NOT_EXECUTED for i, _, _ in state["open"]}
+    if not requests and results and all(name in targets for _, name, _ in state["open"]):
+        # The run ended with a handoff: the first of the calls.
+        results[next(iter(results))] = TRANSFERRED
     results |= {i: result for i, result in given.items() if i in results and result is not None}
     if not is_decided:
         results |= {request.function_call.call_id: NOT_EXECUTED for request in requests}

@@ -95,7 +95,7 @@ class PydanticAIMember(FrameworkMember):
         context.state = _dump(new, continues=continues)
         if isinstance(run.result.output, DeferredToolRequests):
             call = await _handoff(run.result.output, context)
-            context.state = _dump(_closed(new, TRANSFERRED), continues=continues)
+            context.state = _dump(_closed(new, {call.tool_call_id: TRANSFERRED}), continues=continues)
             yield hand_over_to(handoff_targets(context)[call.tool_name], call.args_as_json_str())
         elif not run.has_text and not isinstance(run.result.output, str):
             yield to_json(run.result.output).decode()
@@ -218,12 +218,18 @@ def _open_calls(history: list[ModelMessage]) -> list[ToolCallPart]:
     return []
 
 
-def _closed(history: list[ModelMessage], result: str = NOT_EXECUTED) -> list[ModelMessage]:
-    """Return the messages with a result for each call of the last response."""
+def _closed(history: list[ModelMessage], results: Mapping[str, str] | None = None) -> list[ModelMessage]:
+    """Return the messages with a result for each call of the last response, by default ``NOT_EXECUTED``."""
     calls = _open_calls(history)
     if not calls:
         return history
-    returns = [ToolReturnPart(call.tool_name, result, tool_call_id=call.tool_call_id) for call in calls]
+    known = results or {}
+    returns = [
+        ToolReturnPart(
+            call.tool_name, known.get(call.tool_call_id, NOT_EXECUTED), tool_call_id=call.tool_call_id
+        )
+        for call in calls
+    ]
     if isinstance(last := history[-1], ModelRequest):
         return [*history[:-1], replace(last, parts=[*last.parts, *returns])]
     return [*history, ModelRequest(parts=returns)]
