@@ -251,13 +251,13 @@ def _conversation_id() -> ColumnElement[str]:
 def _chain() -> Select[Any]:
     of = turns.c
     chain = _keys_of_chain()
-    is_head = func.coalesce(conversations.c.head, 0) == of.key
+    head = select(conversations.c.head).where(conversations.c.key == of.conversation).scalar_subquery()
     is_complete = or_(of.status == "running", of.status == "completed")
     return (
-        select(of.key, of.agent, of.is_stored, of.pending, conversations.c.id, of.end_user, of.fingerprint)
-        .add_columns(of.circumstances.is_not(None), of.id, is_complete, is_head)
+        select(of.key, of.agent, of.is_stored, of.pending, _conversation_id(), of.end_user, of.fingerprint)
+        .add_columns(of.circumstances.is_not(None), of.id, is_complete)
+        .add_columns(func.coalesce(head, 0) == of.key)
         .join(chain, of.key == chain.c.key)
-        .join(conversations, conversations.c.key == of.conversation)
         .order_by(of.key)
     )
 
