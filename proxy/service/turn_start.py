@@ -190,6 +190,9 @@ class TurnStart:
             return False
         if resolved.conversation_id is None:
             return True
+        if request.conversation_id is None:
+            # Found by its messages: whether another worker runs a turn of it was not read.
+            return False
         return not (resolved.is_running or self._lives.has_turn_of(resolved.conversation_id))
 
     async def _begin_or_withdraw(

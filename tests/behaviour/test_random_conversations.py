@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import openai
 import pytest
 
 from tests.behaviour.chat_client import WEATHER, Caller, assistant, result, user
@@ -159,7 +158,7 @@ class Chat:
             async for line in response.aiter_lines():
                 if '"content":"' in line and '"content":""' not in line:
                     break
-        await self.send(point, step, workers, *self.new_turn(), may_be_early=True)
+        await self.send(point, step, workers, *self.new_turn())
 
     async def give_result(self, point: Point, step: Step, workers: Sequence[Served]) -> None:
         """Send the result of the open call."""
@@ -186,14 +185,10 @@ class Chat:
         *,
         parent: str = "",
         is_quiet: bool = False,
-        may_be_early: bool = False,
         headers: dict[str, str] | None = None,
         dressed: Sequence[Any] | None = None,
     ) -> None:
-        """Run a turn with some handoffs; without a reply it ends with a call. ``is_quiet``: handoffs say nothing.
-
-        ``may_be_early``: the server may not have noticed yet that the client left, and answers 409.
-        """
+        """Run a turn with some handoffs; without a reply it ends with a call. ``is_quiet``: handoffs say nothing."""
         agents = [point.agent]
         for _ in range(self.random.randrange(3)):
             agents.append(self.random.choice(ROADS[agents[-1]]))
@@ -205,14 +200,7 @@ class Chat:
         caller = Caller(self.random.choice(workers))
         sent = list(dressed) if dressed is not None else self.dressed(messages)
         more = {} if dressed is not None else {"tools": [WEATHER]}
-        while True:
-            try:
-                said = await caller.completion(sent, headers=given, **more)
-                break
-            except openai.ConflictError:
-                if not may_be_early:
-                    raise
-                await asyncio.sleep(0.01)
+        said = await caller.completion(sent, headers=given, **more)
 
         open_call = ("calls", f"result:{LEFT_OPEN}") if point.call else ()
         known = (*point.known, *open_call, f"user:{question}")
