@@ -124,3 +124,14 @@ async def test_legacy_endpoints_are_described_with_their_bodies(document: dict[s
     assert list(document["paths"]["/ask-stream"]["post"]["responses"]["200"]["content"]) == [
         "text/event-stream"
     ]
+
+
+async def test_bodies_of_custom_agents_are_described(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    body = document["paths"]["/v1/teams/{name}"]["post"]["requestBody"]["content"]["application/json"][
+        "schema"
+    ]
+    assert body == {"$ref": "#/components/schemas/NewTeam"}
+    assert {"handoffs", "delegates"} <= schemas["NewAgent"]["properties"].keys()
+    assert {"history", "input", "return", "tool"} <= schemas["NewHandoff"]["properties"].keys()
+    assert {"context", "seconds", "limits", "tool"} <= schemas["NewDelegate"]["properties"].keys()

@@ -61,3 +61,32 @@ async def test_agent_can_be_created_edited_and_deleted(visitor: Visitor, upstrea
     await visitor.button("Delete clerk").click()
     await form.get_by_role("button", name="Delete").click()
     await expect(visitor.page.locator("#team option", has_text="clerk")).to_have_count(0)
+
+
+async def test_an_edit_keeps_what_the_dialog_does_not_show(visitor: Visitor) -> None:
+    create = """async bodies => {
+        for (const body of bodies) {
+            const headers = { "Content-Type": "application/json" };
+            await fetch("/v1/agents", { method: "POST", headers, body: JSON.stringify(body) });
+        }
+    }"""
+    hidden = {
+        "display_name": "The clerk",
+        "handoffs": [{"to": "teller", "when": "it is about money", "history": "none", "return": True}],
+        "delegates": [{"to": "teller", "when": "", "seconds": 60.0}],
+    }
+    teller = {"name": "teller", "instructions": "You are teller. Pay."}
+    await visitor.page.evaluate(
+        create, [teller, {"name": "clerk", "instructions": "You are clerk.", **hidden}]
+    )
+    await visitor.page.reload()
+    await visitor.button("Agents").click()
+    await visitor.button("Edit clerk").click()
+    form = visitor.page.get_by_role("dialog")
+    await form.get_by_role("textbox", name="Instructions").fill("You are another.")
+    await form.get_by_role("button", name="Save").click()
+    await expect(form).to_have_count(0)
+
+    agent = await visitor.api("/v1/agents/clerk")
+    assert agent["instructions"] == "You are another."
+    assert {name: agent[name] for name in hidden} == hidden
