@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from contextlib import AbstractAsyncContextManager
@@ -22,11 +23,14 @@ from tests.behaviour.frameworks import (  # noqa: F401
     upstream_of_frameworks,
 )
 from tests.fakes.upstream import FakeUpstream, calls, text
+from tests.polling import until
 from tests.server import Served, serve
 
 pytestmark = FRAMEWORK_MARKS
 
 TOOLS = """\
+import asyncio
+
 paid = []
 
 
@@ -35,9 +39,11 @@ def count(city: str) -> str:
     return "330,000"
 
 
-def pay(amount: int) -> str:
+async def pay(amount: int) -> str:
     "Pay."
     paid.append(amount)
+    if amount == 0:
+        await asyncio.Event().wait()
     return f"paid {amount}"
 
 
@@ -243,6 +249,23 @@ async def test_the_same_call_again_is_a_new_question(payer: Payer) -> None:
         "assistant: pay",
         "tool: paid 5",
     ]
+
+
+async def test_a_call_that_was_interrupted_is_not_executed_again(payer: Payer) -> None:
+    messages = [user("Pay 0")]
+    await payer.ask(messages, calls(("pay", {"amount": 0})))
+    messages.append(user("yes"))
+    async with payer.serve() as served:
+        asked = asyncio.create_task(
+            Caller(served).ask(messages, model="payer", headers={"X-On-Disconnect": "cancel"})
+        )
+        await until(lambda: payer.paid == [0], within=20)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+    answer = await payer.ask(messages, text("I do not know."))
+
+    assert (answer, payer.paid) == ("I do not know.", [0])
+    assert "not known whether this call was executed" in payer.shown[-1]
 
 
 async def test_a_delegate_asks_for_approval(payer: Payer) -> None:
