@@ -202,7 +202,9 @@ class TurnStart:
         try:
             begun = await self._begin(new, resolved)
         except BaseException as error:
-            self._is_store_available = not isinstance(error, StoreUnavailable)
+            # Any other error, such as a cancellation, says nothing about the store.
+            if isinstance(error, StoreUnavailable):
+                self._is_store_available = False
             if turn.begin is not None:
                 await self._runner.withdraw(live, turn)
             raise

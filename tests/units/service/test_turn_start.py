@@ -188,3 +188,26 @@ async def test_after_a_failure_of_the_store_models_are_called_early_again_once_a
         history.begins.clear()
 
     assert called == [False, True]
+
+
+async def test_cancelled_request_does_not_end_the_caution_after_a_failure_of_the_store() -> None:
+    history, model = HeldHistory(), WatchedModel(says("Hello"))
+    service = await service_of(model, history)
+    history.error = StoreUnavailable()
+    history.goes_on.set()
+    with pytest.raises(StoreUnavailable):
+        await service.open(ASK)
+    history.goes_on.clear()
+
+    for _ in range(2):
+        history.begins.clear()
+        opening = asyncio.create_task(service.open(ASK))
+        async with asyncio.timeout(5):
+            await history.begins.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    assert model.requests == []
