@@ -209,6 +209,12 @@ def with_innermost(event: Event, inner: Event) -> Event:
     return inner
 
 
+def started_tools(event: Event) -> tuple[str, ...]:
+    """Return the name of the tool that an event reports as started, also in a delegate or a team of a member."""
+    inner = innermost(event)
+    return (inner.name,) if isinstance(inner, ToolStarted) else ()
+
+
 def model_calls(event: Event) -> tuple[ModelCalled, ...]:
     """Return the model calls that an event reports."""
     match event:

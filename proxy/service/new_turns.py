@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 from proxy.approvals.decisions import StoredApprovedCallLog
 from proxy.approvals.repository import Approvals
 from proxy.conversations.resolver import ResolvedTurn
+from proxy.messages import DeveloperMessage, Item, SystemMessage
 from proxy.turns.contract import ServedTeam, Turn
 from proxy.turns.repository import NewTurn
 from proxy.turns.request import TurnRequest
@@ -63,14 +65,38 @@ def turn_of(request: TurnRequest, new: NewTurn, resolved: ResolvedTurn, approval
     continuation = None
     if resumption is not None:
         continuation = replace(resumption.continuation, runs=StoredApprovedCallLog(approvals, new.id))
-    return Turn(
-        id=new.id,
-        conversation_id=new.conversation_id,
-        caller=request.caller,
-        end_user=request.end_user,
+    turn = requested_turn(
+        request,
+        new.id,
+        new.conversation_id,
         agent=resolved.agent,
         context=[*resolved.context, *resolved.new_messages],
         overlay=resolved.overlay,
+    )
+    turn.may_ask = request.is_stored and resolved.is_kept
+    turn.call_scope = resolved.first_attempt or new.id
+    turn.continuation = continuation
+    return turn
+
+
+def requested_turn(
+    request: TurnRequest,
+    turn_id: str,
+    conversation_id: str,
+    *,
+    agent: str,
+    context: Sequence[Item],
+    overlay: Sequence[SystemMessage | DeveloperMessage],
+) -> Turn:
+    """Return a turn of ``agent`` with the caller, the parameters and the tools of the request."""
+    return Turn(
+        id=turn_id,
+        conversation_id=conversation_id,
+        caller=request.caller,
+        end_user=request.end_user,
+        agent=agent,
+        context=context,
+        overlay=overlay,
         parameters=request.parameters,
         response_format=request.response_format,
         client_tools=request.tools,
@@ -81,7 +107,4 @@ def turn_of(request: TurnRequest, new: NewTurn, resolved: ResolvedTurn, approval
         max_tool_calls=request.max_tool_calls,
         context_mode=request.context_mode,
         compact_threshold=request.compact_threshold,
-        may_ask=request.is_stored and resolved.is_kept,
-        call_scope=resolved.first_attempt or new.id,
-        continuation=continuation,
     )

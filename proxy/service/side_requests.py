@@ -23,6 +23,7 @@ from proxy.messages import (
     text_of,
 )
 from proxy.request_errors import BackgroundSideRequest
+from proxy.service.new_turns import requested_turn
 from proxy.turns.contract import AnsweringTeam, Turn
 from proxy.turns.request import TurnRequest
 from proxy.turns.wrapped_text import unwrapped_text
@@ -94,23 +95,13 @@ def side_turn(turn_id: str, request: TurnRequest, team: AnsweringTeam) -> Turn:
     if request.in_background:
         raise BackgroundSideRequest
     own = [SystemMessage(content=request.instructions)] if request.instructions else []
-    return Turn(
-        id=turn_id,
-        conversation_id="",
-        caller=request.caller,
-        end_user=request.end_user,
+    return requested_turn(
+        request,
+        turn_id,
+        "",
         agent=team.entry,
         context=request.items_of(request.turn_messages),
         overlay=[*own, *request.system_messages],
-        parameters=request.parameters,
-        response_format=request.response_format,
-        client_tools=request.tools,
-        tool_choice=request.tool_choice,
-        parallel_tool_calls=request.parallel_tool_calls,
-        is_streamed=request.is_streamed,
-        is_strict=request.is_strict,
-        context_mode=request.context_mode,
-        compact_threshold=request.compact_threshold,
     )
 
 

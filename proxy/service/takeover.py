@@ -17,6 +17,7 @@ from proxy.events import Entry, Started, decode_journal, with_positions
 from proxy.messages import Item, is_instruction
 from proxy.service.checkpoints import CheckpointLog, SavedTurn, decode_step, decode_turn
 from proxy.service.left_turns import DisconnectRules
+from proxy.service.new_turns import requested_turn
 from proxy.service.recording import StoredTurnContext
 from proxy.service.resumption import request_of
 from proxy.service.runner import RestoredLog
@@ -24,7 +25,7 @@ from proxy.turns.checkpoints import Checkpoint, CheckpointRepository, TakenOver
 from proxy.turns.contract import ApprovalContinuation, ContinuationCall, ServedTeam, Turn
 from proxy.turns.live import LiveTurn, LogMemory
 from proxy.turns.repository import Begun, TurnRecord, TurnRepository
-from proxy.turns.request import Clock, TurnRequest
+from proxy.turns.request import Clock
 from proxy.turns.steps import TurnStep
 
 
@@ -75,7 +76,17 @@ class TakeOver:
             began=record.created_at,
             memory=self.memory,
         )
-        turn = _turn(record, request, resolved, saved)
+        turn = requested_turn(
+            request,
+            record.id,
+            record.conversation_id,
+            agent=record.agent,
+            context=[*resolved.context, *resolved.new_messages],
+            overlay=resolved.overlay,
+        )
+        turn.is_strict = saved.is_strict
+        turn.may_ask = True
+        turn.call_scope = record.first_attempt or record.id
         if not steps:
             turn.continuation = await self._continuation(record, saved)
         log = _continue_after(turn, steps, Started(record.id, record.agent, team.steps), record.created_at)
@@ -128,29 +139,6 @@ class TakeOver:
             scope=saved.scope,
             continued=saved.continued,
         )
-
-
-def _turn(record: TurnRecord, request: TurnRequest, resolved: ResolvedTurn, saved: SavedTurn) -> Turn:
-    return Turn(
-        id=record.id,
-        conversation_id=record.conversation_id,
-        caller=record.caller,
-        end_user=record.end_user,
-        agent=record.agent,
-        context=[*resolved.context, *resolved.new_messages],
-        overlay=resolved.overlay,
-        parameters=request.parameters,
-        response_format=request.response_format,
-        client_tools=request.tools,
-        tool_choice=request.tool_choice,
-        parallel_tool_calls=request.parallel_tool_calls,
-        is_strict=saved.is_strict,
-        max_tool_calls=request.max_tool_calls,
-        context_mode=request.context_mode,
-        compact_threshold=request.compact_threshold,
-        may_ask=True,
-        call_scope=record.first_attempt or record.id,
-    )
 
 
 def _continue_after(turn: Turn, steps: Sequence[Checkpoint], first: Started, began: float) -> RestoredLog:

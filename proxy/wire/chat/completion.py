@@ -32,7 +32,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
-    innermost,
+    started_tools,
 )
 from proxy.messages import EventsMode, FinishReason, FunctionCall, Message, ToolCall
 from proxy.wire.chat.answer_text import TextJoiner
@@ -130,11 +130,8 @@ class CompletionBuilder:
                 self._calls[event.index][2].append(event.arguments)
             case ModelCalled() | Handoff():
                 self._joints.pause()
-            case ToolStarted():
-                self._ran_tools.append(event.name)
-            case DelegateEvent() | MemberTeamEvent():
-                if isinstance(tool := innermost(event), ToolStarted):
-                    self._ran_tools.append(tool.name)
+            case ToolStarted() | DelegateEvent() | MemberTeamEvent():
+                self._ran_tools += started_tools(event)
             case (
                 Started()
                 | ParametersIgnored()

@@ -34,7 +34,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
-    innermost,
+    started_tools,
 )
 from proxy.messages import FinishReason
 from proxy.wire.chat.answer_text import TextJoiner
@@ -139,11 +139,8 @@ class ChunkEncoder:
                 return self._arguments(event)
             case ModelCalled() | Handoff():
                 self._joints.pause()
-            case ToolStarted():
-                self._ran_tools.append(event.name)
-            case DelegateEvent() | MemberTeamEvent():
-                if isinstance(tool := innermost(event), ToolStarted):
-                    self._ran_tools.append(tool.name)
+            case ToolStarted() | DelegateEvent() | MemberTeamEvent():
+                self._ran_tools += started_tools(event)
             case (
                 Started()
                 | ParametersIgnored()

@@ -37,6 +37,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
+    started_tools,
 )
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.chat.response_models import encode
@@ -130,14 +131,10 @@ class QuestionEncoder:
                 yield self._agent_thinking()
             case TextDelta() | RefusalDelta():
                 self._texts.append(event.text)
-            case (
-                ParametersIgnored()
-                | ContextCompacted()
-                | DelegateEvent()
-                | MemberTeamEvent()
-                | AgentSpeaking()
-            ):
+            case ParametersIgnored() | ContextCompacted() | AgentSpeaking():
                 pass
+            case DelegateEvent() | MemberTeamEvent():
+                self._ran_tools += started_tools(event)
             case ModelCalled():
                 said, self._texts = "".join(self._texts).strip(), []
                 self._messages += 1

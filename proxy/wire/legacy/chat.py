@@ -30,6 +30,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
+    started_tools,
 )
 from proxy.wire.chat.answer_text import TextJoiner
 from proxy.wire.chat.response_models import encode, usage_body
@@ -47,6 +48,7 @@ class ChatEvents:
         self._joints = TextJoiner()
         self._texts: list[str] = []
         self._calls: dict[str, EventBody] = {}
+        self._ran_tools: list[str] = []
 
     def event_of(self, entry: Entry) -> EventBody | None:
         """Return the event of one entry with its ``event_type``; None if it has none."""
@@ -57,6 +59,7 @@ class ChatEvents:
             case RefusalDelta():
                 return self._text(event.text)
             case ToolStarted():
+                self._ran_tools.append(event.name)
                 call = {"id": event.call_id, "name": event.name, "arguments": arguments_of(event.arguments)}
                 self._calls[event.call_id] = call
                 return {"event_type": "tool_call_start", "tool_call": call}
@@ -73,9 +76,9 @@ class ChatEvents:
             case Cancelled():
                 if event.reason == "requested":
                     return self._complete()
-                return failed(failure_of(event, ran=[str(call["name"]) for call in self._calls.values()]))
-            case DelegateEvent() | MemberTeamEvent() | AgentSpeaking():
-                pass
+                return failed(failure_of(event, ran=self._ran_tools))
+            case DelegateEvent() | MemberTeamEvent():
+                self._ran_tools += started_tools(event)
             case (
                 Started()
                 | ParametersIgnored()
@@ -85,6 +88,7 @@ class ChatEvents:
                 | ClientToolArguments()
                 | ApprovalRequested()
                 | ApprovalDecided()
+                | AgentSpeaking()
             ):
                 pass
         return None

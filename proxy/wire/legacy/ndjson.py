@@ -33,7 +33,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
-    innermost,
+    started_tools,
 )
 from proxy.wire.chat.answer_text import TextJoiner
 from proxy.wire.chat.response_models import ErrorBody, encode
@@ -71,8 +71,7 @@ class LineEncoder:
                 if event.reason != "requested":
                     return self._failed(failure_of(event, ran=self._ran_tools))
             case DelegateEvent() | MemberTeamEvent():
-                if isinstance(tool := innermost(event), ToolStarted):
-                    self._ran_tools.append(tool.name)
+                self._ran_tools += started_tools(event)
             case (
                 Started()
                 | ParametersIgnored()
@@ -128,8 +127,8 @@ class TextBuilder:
             self._pieces.append(event.text)
         elif isinstance(event, ModelCalled | Handoff):
             self._joints.pause()
-        elif isinstance(event, ToolStarted):
-            self._ran_tools.append(event.name)
+        elif isinstance(event, ToolStarted | DelegateEvent | MemberTeamEvent):
+            self._ran_tools += started_tools(event)
         elif isinstance(event, Failed):
             self._failed = event
         elif isinstance(event, Cancelled) and event.reason != "requested":

@@ -34,7 +34,7 @@ from proxy.events import (
     ToolCompleted,
     ToolFailed,
     ToolStarted,
-    innermost,
+    started_tools,
 )
 from proxy.messages import FinishReason
 from proxy.wire.chat.answer_text import TextJoiner
@@ -145,8 +145,7 @@ class Output:
             case ParametersIgnored() | AgentSpeaking():
                 pass
             case DelegateEvent() | MemberTeamEvent():
-                if isinstance(tool := innermost(event), ToolStarted):
-                    self._ran_tools.append(tool.name)
+                self._ran_tools += started_tools(event)
             case ContextCompacted():
                 self._compacted(event)
             case ModelCalled():
