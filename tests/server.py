@@ -77,6 +77,19 @@ class Served:
         self.clients.append(client)
         return client
 
+    async def running_turn(self, authorization: str | None = "Bearer test-key") -> str:
+        """Return the id of the only running turn of this server, as soon as it is stored.
+
+        A turn can call its model before that, so a call at the upstream does not show that the turn is stored.
+        """
+        services = self.services
+        (turn_id,) = services.turns.running_turns()
+        caller = services.keys.caller(authorization)
+        async with asyncio.timeout(10):
+            while await services.history.turn(caller, turn_id) is None:
+                await asyncio.sleep(0.005)
+        return turn_id
+
     async def close_clients(self) -> None:
         for client in self.clients:
             await client.close()

@@ -56,7 +56,7 @@ async def cut(
             got += piece
             if until_text in got:
                 break
-    (turn_id,) = served.services.turns.running_turns()
+    turn_id = await served.running_turn()
     await until(lambda: served.services.turns.unattended == 1)
     seen = [line for line in got.splitlines() if line.startswith("id: ")]
     return turn_id, seen[-1].removeprefix("id: ")
@@ -68,7 +68,7 @@ async def leave(served: Served, upstream: FakeUpstream, *, model_calls: int, **h
         body = {"model": "shop", "messages": [user("One rocket")]}
         asking = asyncio.create_task(client.post("/chat/completions", json=body, headers=headers))
         await upstream.received(model_calls)
-        (turn_id,) = served.services.turns.running_turns()
+        turn_id = await served.running_turn()
         asking.cancel()
     await until(lambda: served.services.turns.unattended == 1)
     return turn_id

@@ -132,7 +132,7 @@ async def test_closing_the_socket_cancels_its_turn(served: Served, upstream: Fak
     async with connected(served, "/ws", headers={"X-On-Disconnect": "cancel"}) as client:
         await client.send(chat("Hi"))
         asked = await upstream.received(1)
-        (turn_id,) = served.services.turns.running_turns()
+        turn_id = await served.running_turn("Bearer k")
 
     await asked.closed()
     assert (await turn_after_running(served.client("k"), turn_id))["status"] == "cancelled"

@@ -365,7 +365,7 @@ async def test_a_turn_without_readers_can_be_cancelled_from_another_connection(
     async with Wire(served) as wire:
         asking = asyncio.create_task(wire.ask(idempotency_key="k1"))
         asked = await upstream.received(1)
-        (turn_id,) = served.services.turns.running_turns()
+        turn_id = await served.running_turn()
         await wire.http.post(f"/chat/completions/{turn_id}/cancel")
         await asked.closed()
 

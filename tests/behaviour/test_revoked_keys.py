@@ -122,7 +122,7 @@ async def test_a_revoked_key_stops_the_turns_of_its_socket(served: Served, upstr
     async with connected(served, "/v1/ws", key=key) as client:
         await client.send(start())
         call = await upstream.received(1)
-        (turn_id,) = served.services.turns.running_turns()
+        turn_id = await served.running_turn(f"Bearer {key}")
         caller = served.services.keys.caller(f"Bearer {key}")
         await key_store(served).revoke(key_id, now=2.0)
         *_, error = await client.until("error")
@@ -143,7 +143,7 @@ async def test_a_revoked_key_ends_event_feeds_with_an_error_event(
     caller = Caller(served, key)
     turn = asyncio.create_task(caller.ask([user("Hi")], headers={"X-Conversation-Id": "anna"}))
     await upstream.received(1)
-    (turn_id,) = served.services.turns.running_turns()
+    turn_id = await served.running_turn(f"Bearer {key}")
     path = f"/turns/{turn_id}/events" if resource == "turn" else "/conversations/anna/events"
     async with feed(served, f"{path}?types=handoff,turn.completed", key) as response:
         assert response.status_code == 200

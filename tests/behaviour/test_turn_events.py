@@ -98,7 +98,7 @@ async def test_a_live_turn_is_streamed_and_an_observer_does_not_prevent_cancella
         Caller(served).completion([user("Hi")], headers={"X-On-Disconnect": "cancel"})
     )
     asked = await upstream.received(1)
-    (turn_id,) = served.services.turns.running_turns()
+    turn_id = await served.running_turn()
     reading = asyncio.create_task(get(served, f"/turns/{turn_id}/events"))
     await asyncio.sleep(0.1)
     asking.cancel()
@@ -158,7 +158,7 @@ async def test_the_status_of_a_running_turn_can_be_retrieved(served: Served, ups
     upstream.reply(calls(("transfer_to_sales", {})), hang())
     asking = asyncio.create_task(Caller(served).completion([user("A rocket")]))
     await upstream.received(2)
-    (turn_id,) = served.services.turns.running_turns()
+    turn_id = await served.running_turn()
 
     turn = (await get(served, f"/turns/{turn_id}")).json()
     await served.client().post(f"/turns/{turn_id}/cancel", cast_to=object)

@@ -197,7 +197,7 @@ async def test_closing_a_socket_cancels_the_turns_that_it_started(
     async with connected(served, "/v1/ws", headers={"X-On-Disconnect": "cancel"}) as client:
         await client.send(start())
         asked = await upstream.received(1)
-        (turn_id,) = served.services.turns.running_turns()
+        turn_id = await served.running_turn("Bearer k")
 
     await asked.closed()
     assert (await turn_after_running(served.client("k"), turn_id))["status"] == "cancelled"
