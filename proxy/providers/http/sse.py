@@ -28,6 +28,12 @@ class EventReader:
         self.is_over_limit = False
         """Whether a line, or the data of one event, was too long; nothing is read from there on."""
 
+    @property
+    def is_between_events(self) -> bool:
+        """Whether the bytes so far end with a whole event, so that the next ones begin another."""
+        is_within = self._tail or self._data or self._name or self._ended_with_cr
+        return not (is_within or self._is_at_start or self.is_over_limit)
+
     def feed(self, received: bytes) -> list[Event]:
         """Return the events that these bytes complete, in order."""
         if self.is_over_limit:

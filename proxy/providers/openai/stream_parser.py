@@ -5,6 +5,7 @@ Well-formed chunks take a short path. Deviations whose meaning is clear are corr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
@@ -16,6 +17,7 @@ from proxy.providers.openai.chat_usage import clean_usage
 from proxy.providers.openai.errors import error_event
 from proxy.providers.openai.finish_reasons import FAILURES, NO_REASONS, ending_of, finish_reason
 from proxy.providers.openai.provider_state import StateCollector
+from proxy.providers.openai.repeated_frame import RepeatedFrame, has_only_text
 from proxy.providers.openai.stream_chunk import (
     STATE_MEMBERS,
     CallDelta,
@@ -31,6 +33,11 @@ from proxy.providers.openai.stream_chunk import (
 )
 from proxy.providers.openai.tool_call_assembler import CallAssembler
 from proxy.providers.openai.unknown_members import CallMembers, UnknownMembers
+
+_SEARCHES = 8
+"""Attempts to find a repeated frame, without a use of one in between. Some providers change every event."""
+_MAX_REPEATED = 256 * 1024
+"""Bytes of a read up to which it is compared with the frame; less than the limit of a line."""
 
 
 class AnswerReader:
@@ -56,7 +63,8 @@ class AnswerReader:
         self._reason: str | None = None
         self._usage: Any = None
         self._has_choice = False
-        self._is_settled = False
+        self.has_reason = False
+        """Whether a finish reason ended the answer, so that only usage can follow."""
         self._has_early_reason = False
         """Whether content followed a finish reason: this provider's reasons do not end an answer by themselves."""
         self._has_first_reason = False
@@ -76,6 +84,12 @@ class AnswerReader:
         """Of the calls in the latest whole ``message``."""
         self._has_legacy_call = False
         """Whether the call arrives as ``function_call``."""
+        self._last_chunk: Chunk | None = None
+        """The last one of the bytes that are parsed."""
+        self._frame: RepeatedFrame | None = None
+        self._repeated: RepeatedFrame | None = None
+        """The frame, if the state of the answer allows to use it for the next bytes."""
+        self._searches_left = _SEARCHES
         self.failure: UpstreamFailed | None = None
         """Raised after the deltas that arrived with it, so that these are not lost."""
         self.has_said = False
@@ -86,11 +100,6 @@ class AnswerReader:
     def has_unopened_reasoning(self) -> bool:
         """Whether the text of the finished answer has reasoning up to ``</think>``, without the opening tag."""
         return self._content.has_unopened_reasoning()
-
-    @property
-    def has_reason(self) -> bool:
-        """Whether a finish reason ended the answer, so that only usage can follow."""
-        return self._is_settled
 
     @property
     def may_continue(self) -> bool:
@@ -104,6 +113,31 @@ class AnswerReader:
             UpstreamFailed: The provider reported an error, or the data is invalid. After deltas it is
                 stored as ``failure`` instead.
         """
+        # Not mutated: without this shortcut ``_parse`` reads the events, with the same result.
+        if self._repeated is not None and (texts := self._repeated.texts(received)):  # pragma: no mutate
+            size = self._size + sum(map(len, texts))
+            if size <= self._max_answer_bytes:
+                self._size = size
+                self._content.pieces += texts
+                self._searches_left = _SEARCHES
+                return [TextDelta(text) for text in texts]
+        deltas = self._parse(received)
+        self._repeated = self._frame_of_next(deltas)
+        return deltas
+
+    def _frame_of_next(self, deltas: Sequence[ModelDelta]) -> RepeatedFrame | None:
+        """Return the frame that the next events may have; None if they need the parser."""
+        chunk, self._last_chunk = self._last_chunk, None
+        is_text = self._content.is_plain and self._has_only_whole and self._reason is None
+        if not is_text or self._unknown.has_any or not self._events.is_between_events:
+            return None
+        if chunk is not None and self._searches_left and deltas and type(last := deltas[-1]) is TextDelta:
+            self._searches_left -= 1
+            found = RepeatedFrame.of(self._data, last.text, _MAX_REPEATED) if has_only_text(chunk) else None
+            self._frame = found or self._frame
+        return self._frame
+
+    def _parse(self, received: bytes) -> list[ModelDelta]:
         deltas: list[ModelDelta] = []
         try:
             for name, data in self._events.feed(received):
@@ -115,6 +149,7 @@ class AnswerReader:
                     except (ValueError, RecursionError):
                         self._has_only_whole = False
                         chunk = repaired(data)
+                    self._last_chunk = chunk
                     self._chunk(chunk, deltas)
                     continue
                 self._event(name, data, deltas)
@@ -123,7 +158,7 @@ class AnswerReader:
             if self._events.is_over_limit:
                 raise UpstreamResponseTooLarge("too_much")
         except UpstreamFailed as failure:
-            if self._is_settled and isinstance(failure, UpstreamProtocolError):
+            if self.has_reason and isinstance(failure, UpstreamProtocolError):
                 self._finish(deltas)
                 return deltas
             if not deltas:
@@ -144,7 +179,7 @@ class AnswerReader:
                 self._event(name, data, deltas)
         except UpstreamProtocolError:
             # Half a chunk: the stream was cut rather than written wrongly. Behind a finish reason only usage is lost.
-            if not self._is_settled:
+            if not self.has_reason:
                 raise UpstreamIncomplete("incomplete", is_retryable=True) from None
         if not self.is_finished:
             if self._reason is None:
@@ -229,14 +264,14 @@ class AnswerReader:
             self._has_early_reason = True
         if not isinstance(reason, str) or reason.lower() in NO_REASONS:
             if has_content:
-                self._is_settled = False
+                self.has_reason = False
             return
         self._reason = reason.lower()
         if self._reason in FAILURES:
             raise UpstreamFailed("error_event", is_retryable=True)
         # A provider that sends a reason with every frame has ended only when a frame holds nothing else. The first
         # frame, which announces the role, is not an end either.
-        self._is_settled = not (has_content and self._has_early_reason) and (self.has_said or not is_first)
+        self.has_reason = not (has_content and self._has_early_reason) and (self.has_said or not is_first)
         self._has_first_reason = has_content and size == 0 and not self._calls.has_calls
 
     def _delta(

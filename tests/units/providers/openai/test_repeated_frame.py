@@ -1,0 +1,234 @@
+"""Events that differ in their text only are read without a parser, with the same result."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from proxy.errors import UpstreamFailed
+from proxy.providers.model import ModelDelta
+from proxy.providers.openai.repeated_frame import RepeatedFrame, has_only_text
+from proxy.providers.openai.stream_chunk import decoded
+from proxy.providers.openai.stream_parser import AnswerReader
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def chunk(text: str = " word", **delta: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": text, **delta}, "logprobs": None, "finish_reason": None}
+    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [choice], "usage": None}
+
+
+def packed(value: object, *, is_ascii: bool = False) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=is_ascii).encode()
+
+
+def event(value: object) -> bytes:
+    return b"data: %b\n\n" % packed(value)
+
+
+def frame_of(text: str = " word") -> RepeatedFrame:
+    frame = RepeatedFrame.of(packed(chunk(text)), text, 10_000)
+    assert frame is not None
+    return frame
+
+
+@pytest.mark.parametrize("text", ["x", " word", "ü", "日本語", "🙂", "a: {1, [2]}"])
+def test_an_event_with_another_text_has_this_text(text: str) -> None:
+    assert frame_of().texts(event(chunk(text))) == [text]
+    assert frame_of(text).texts(event(chunk())) == [" word"]
+
+
+def test_a_space_before_the_text_is_part_of_the_frame() -> None:
+    spaced = json.dumps(chunk()).encode()
+    frame = RepeatedFrame.of(spaced, " word", 10_000)
+
+    assert frame is not None
+    assert frame.texts(b"data: %b\n\n" % json.dumps(chunk("other")).encode()) == ["other"]
+    assert frame.texts(event(chunk("other"))) is None
+
+
+def test_several_events_have_several_texts() -> None:
+    received = b"".join(event(chunk(text)) for text in ("one", " two", "ü"))
+
+    assert frame_of().texts(received) == ["one", " two", "ü"]
+
+
+@pytest.mark.parametrize(
+    "received",
+    [
+        pytest.param(event(chunk("")), id="empty text"),
+        pytest.param(event(chunk("a\nb")), id="escaped line break"),
+        pytest.param(event(chunk('a"b')), id="escaped quotation mark"),
+        pytest.param(event(chunk("a\u2028b")), id="line separator"),
+        pytest.param(event(chunk("ab")).replace(b"ab", b"a\tb"), id="raw control character"),
+        pytest.param(event(chunk("ab")).replace(b"ab", b"a\xffb"), id="not UTF-8"),
+        pytest.param(event(chunk("ab")).replace(b"ab", b'a","content":"b'), id="another member"),
+        pytest.param(event(chunk("ab"))[:-1], id="incomplete"),
+        pytest.param(event(chunk("ab"))[1:], id="without its start"),
+        pytest.param(event(chunk("ab")) + event(chunk("ab", role="assistant")), id="another frame behind"),
+        pytest.param(
+            event(chunk("a")) + event(chunk("ab", role="assistant")) + event(chunk("b")), id="another within"
+        ),
+        pytest.param(event(chunk("ab")) + b": ping\n\n" + event(chunk("ab")), id="comment between"),
+        pytest.param(event(chunk("x" * 10_000)), id="too long"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"data: [DONE]\n\n", id="end"),
+    ],
+)
+def test_anything_else_has_none(received: bytes) -> None:
+    assert frame_of().texts(received) is None
+
+
+def test_head_and_tail_do_not_overlap() -> None:
+    frame = RepeatedFrame.of(b'{"content":"x"}', "x", 10_000)
+
+    assert frame is not None
+    assert frame.texts(b'data: {"content":"y"}\n\n') == ["y"]
+    assert frame.texts(b'data: {"content":"}\n\n') is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(packed(chunk("a", note="\\")), id="an escape"),
+        pytest.param(packed(chunk("a", meta={"content": "a"})), id="two members of this name"),
+        pytest.param(packed(chunk("b")), id="another text"),
+        pytest.param(b'{"delta":{"content":"a\xff"}}', id="not UTF-8"),
+        pytest.param(b"", id="empty"),
+    ],
+)
+def test_a_frame_that_cannot_be_determined_is_none(data: bytes) -> None:
+    assert RepeatedFrame.of(data, "a", 10_000) is None
+
+
+def _on_choice(**members: Any) -> Change:
+    return lambda chunk: chunk["choices"][0].update(members)
+
+
+def _on_delta(**members: Any) -> Change:
+    return lambda chunk: chunk["choices"][0]["delta"].update(members)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param(lambda chunk: None, True, id="text"),
+        pytest.param(_on_delta(role="assistant", refusal=None), True, id="role"),
+        pytest.param(_on_delta(content=""), False, id="empty"),
+        pytest.param(_on_delta(content=None), False, id="null"),
+        pytest.param(_on_delta(content=[{"type": "text", "text": "x"}]), False, id="parts"),
+        pytest.param(_on_delta(reasoning_content="x"), False, id="reasoning"),
+        pytest.param(_on_delta(reasoning_details=[{}]), False, id="provider state"),
+        pytest.param(_on_delta(tool_calls=[{"index": 0}]), False, id="call"),
+        pytest.param(_on_delta(refusal="x"), False, id="refusal"),
+        pytest.param(_on_choice(index=1), False, id="second choice"),
+        pytest.param(_on_choice(finish_reason="stop"), False, id="finish reason"),
+        pytest.param(_on_choice(finish_reason=""), False, id="empty finish reason"),
+        pytest.param(_on_choice(logprobs={"content": []}), False, id="log probabilities"),
+        pytest.param(_on_choice(message={"content": "x"}), False, id="whole message"),
+        pytest.param(_on_choice(usage={"total_tokens": 1}), False, id="usage of a choice"),
+        pytest.param(_on_choice(error={"message": "x"}), False, id="error of a choice"),
+        pytest.param(_on_choice(delta=None), False, id="no delta"),
+        pytest.param(lambda chunk: chunk.update(usage={"total_tokens": 1}), False, id="usage"),
+        pytest.param(lambda chunk: chunk.update(error={"message": "x"}), False, id="error"),
+        pytest.param(lambda chunk: chunk.update(handoff={"type": "x"}), False, id="event of a team"),
+        pytest.param(lambda chunk: chunk.update(handoff={}), False, id="empty event of a team"),
+        pytest.param(_on_choice(logprobs={}), False, id="empty log probabilities"),
+        pytest.param(lambda chunk: chunk.update(choices=[]), False, id="no choice"),
+        pytest.param(lambda chunk: chunk["choices"].append(chunk["choices"][0]), False, id="two choices"),
+    ],
+)
+def test_only_a_piece_of_text_is_repeated(change: Change, expected: bool) -> None:
+    value = chunk()
+    change(value)
+
+    assert has_only_text(decoded(packed(value))) is expected
+
+
+# --- the reader ---
+
+
+def read(reads: Sequence[bytes], *, max_answer_bytes: int = 10_000) -> list[ModelDelta | str]:
+    """Return the deltas of the reads, and the name of the failure that ended them."""
+    reader = AnswerReader(max_answer_bytes=max_answer_bytes)
+    deltas: list[ModelDelta | str] = []
+    try:
+        for received in reads:
+            deltas += reader.feed(received)
+            if reader.failure is not None:
+                raise reader.failure
+        if not reader.is_finished:
+            deltas += reader.end()
+    except UpstreamFailed as failure:
+        deltas.append(type(failure).__name__)
+    return deltas
+
+
+def halves(events: Sequence[bytes]) -> list[bytes]:
+    """Return reads that never begin and end with an event, so that all of them are parsed."""
+    whole = b"".join(events)
+    cuts = [0, *(sum(map(len, events[: at + 1])) - 3 for at in range(len(events))), len(whole)]
+    return [whole[start:end] for start, end in itertools.pairwise(cuts)]
+
+
+_WORDS = (
+    " word",
+    "x",
+    "ü",
+    " 日本",
+    "🙂",
+    "a\nb",
+    'say "hi"',
+    "back\\slash",
+    "",
+    " ",
+    "\u2028",
+    "<think>",
+    "</think>",
+)
+_OTHERS: Sequence[Change] = (
+    _on_delta(role="assistant"),
+    _on_delta(reasoning_content="hm"),
+    _on_delta(unknown_member=[1]),
+    _on_delta(content=None),
+    _on_delta(tool_calls=[{"index": 0, "id": "1", "function": {"name": "f", "arguments": "{}"}}]),
+    _on_choice(finish_reason="stop"),
+    _on_choice(index=1),
+    _on_choice(logprobs={"content": [{"token": "x"}]}),
+    lambda chunk: chunk.update(usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}),
+    lambda chunk: chunk.update(obfuscation="xyz"),
+    lambda chunk: chunk.update(error={"message": "x"}),
+)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_deltas_are_those_of_the_parser(seed: int) -> None:
+    draw = random.Random(seed)
+    events = []
+    for _ in range(draw.randint(1, 40)):
+        value = chunk(draw.choice(_WORDS if draw.random() < 0.3 else _WORDS[:5]))
+        if draw.random() < 0.1:
+            draw.choice(_OTHERS)(value)
+        events.append(event(value))
+        if draw.random() < 0.05:
+            events.append(b": ping\n\n")
+    events.append(b"data: [DONE]\n\n")
+    limit = draw.choice((20, 10_000))
+    reads = []
+    rest = list(events)
+    while rest:
+        count = draw.randint(1, 4)
+        reads.append(b"".join(rest[:count]))
+        del rest[:count]
+
+    parsed = read(halves(events), max_answer_bytes=limit)
+
+    if limit > 20:
+        assert read(reads, max_answer_bytes=limit) == parsed
+    assert read(events, max_answer_bytes=limit) == parsed
