@@ -294,7 +294,7 @@ Event = (
 )
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """An event, its position (1, 2, 3 …) in the turn's log, and when it was logged (seconds since the epoch)."""
 
     position: int

@@ -41,15 +41,21 @@ class Alarm:
         self._wake = wake
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        """When the timer fires."""
 
     def set(self, deadline: float) -> None:
         """Wake at ``deadline`` (the loop's clock) unless set again, paused or stopped before."""
         self._deadline = deadline
         if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._ring)
-        elif deadline < self._timer.when():
+            self._start(deadline)
+        elif deadline < self._due:
             self._timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._ring)
+            self._start(deadline)
+
+    def _start(self, due: float) -> None:
+        self._due = due
+        self._timer = self._loop.call_at(due, self._ring)
 
     def pause(self) -> None:
         """Stop the countdown until ``set`` is called."""
@@ -71,4 +77,4 @@ class Alarm:
         if self._loop.time() >= self._deadline:
             self._wake()
         else:
-            self._timer = self._loop.call_at(self._deadline, self._ring)
+            self._start(self._deadline)

@@ -135,7 +135,8 @@ class ClientMonitor:
         self._interval = timeouts.keep_alive
         self._stall = timeouts.stall
         self._task = asyncio.current_task()
-        self._quiet_since = self._loop.time()
+        self.quiet_since = self._loop.time()
+        """When the keep-alive interval began: at the last output."""
         self._sending_since: float | None = None
         self._timer = self._loop.call_later(self._interval, self._tick)
         self.is_stalled = False
@@ -154,15 +155,11 @@ class ClientMonitor:
     def is_quiet(self) -> bool:
         """Whether nothing was sent for an interval."""
         # A timer may fire a little early.
-        return self._loop.time() - self._quiet_since >= self._interval * 0.99
-
-    def note_output(self) -> None:
-        """Restart the keep-alive interval: something was sent."""
-        self._quiet_since = self._loop.time()
+        return self._loop.time() - self.quiet_since >= self._interval * 0.99
 
     async def send(self, send: Send, body: bytes, *, is_last: bool = False) -> None:
         """Send a part of the body. The timer cancels the task if the client does not read it in time."""
-        self._sending_since = self._quiet_since = self._loop.time()
+        self._sending_since = self.quiet_since = self._loop.time()
         await send({"type": "http.response.body", "body": body, "more_body": not is_last})
         self._sending_since = None
 
@@ -173,7 +170,7 @@ class ClientMonitor:
             if self._task is not None:
                 self._task.cancel()
             return
-        due = self._quiet_since + self._interval
+        due = self.quiet_since + self._interval
         if now >= due:
             self._wake()
             due = now + self._interval
@@ -286,14 +283,14 @@ def _direct_writer(encoder: Encoder, connection: Connection, monitor: ClientMoni
     writer: BodyWriter | None = connection.scope.get("extensions", {}).get(BODY_WRITER)
     if writer is None:
         return None
-    encode_entry = encoder.encode
+    encode_entry, now = encoder.encode, asyncio.get_running_loop().time
 
     def take(entries: Sequence[Entry]) -> bool:
         if not writer.is_ready:
             return False
         if body := b"".join(map(encode_entry, entries)):
             writer.write(body)
-            monitor.note_output()
+            monitor.quiet_since = now()
         return True
 
     return take

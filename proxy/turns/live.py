@@ -274,7 +274,9 @@ class LiveTurn:
     def emit(self, event: Event, *, at: float | None = None, position: int | None = None) -> None:
         """Append to the log and wake the readers; ``at`` is the time of the event, by default now."""
         before = self._size
-        self._append(event, self._now() if at is None else at, position)
+        if at is None:
+            at = time.time() if self.length or self._began is None else self._began
+        self._append(event, at, position)
         for reader in self._readers:
             # Of several events, the first one wakes the reader.
             if reader.waiter is not None:
@@ -285,16 +287,14 @@ class LiveTurn:
         """Append events that arrived together, and pass them to the readers at once; see ``Sink``."""
         if not events:
             return not self._is_crowded()
-        before, now = self._size, self._now()
+        before = self._size
+        now = time.time() if self.length or self._began is None else self._began
         entries = [self._append(event, now, None) for event in events]
         for reader in self._readers:
             if reader.waiter is not None:
                 reader.receive(entries)
         self._add_weight(self._size - before + ENTRY_WEIGHT * len(entries))
         return self._size <= self._high_water or not self._is_crowded()
-
-    def _now(self) -> float:
-        return time.time() if self.length or self._began is None else self._began
 
     def _append(self, event: Event, at: float, position: int | None) -> Entry:
         entry = Entry(self.length + self._next if position is None else position, event, at)

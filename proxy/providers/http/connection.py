@@ -143,7 +143,10 @@ class Response:
         if self._unread > HIGH_WATER and not self._is_held_back:
             self._is_held_back = True
             self._connection.hold_back()
-        self._wake()
+        if self.on_news is not None:
+            self.on_news()
+        else:
+            self._wake()
 
     def lose(self) -> None:
         """Handle a lost connection: the end of a response without a length, a failure of any other."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextvars import copy_context
+from functools import partial
 
 from proxy.providers.http.connection import HIGH_WATER, Response
 from proxy.providers.model import ModelDelta, Take
@@ -49,7 +50,7 @@ class Forwarding:
         Raises:
             UpstreamFailed: The provider reported an error, or the data is invalid.
         """
-        self._response.on_news = self._on_news
+        self._response.on_news = partial(self._context.run, self._read)
         try:
             self._read()
             return await self._end
@@ -59,9 +60,6 @@ class Forwarding:
             if self._end.done() and not self._end.cancelled():
                 # A task that was cancelled in the meantime does not retrieve it.
                 self._end.exception()
-
-    def _on_news(self) -> None:
-        self._context.run(self._read)
 
     def _read(self) -> None:
         if self._end.done():
