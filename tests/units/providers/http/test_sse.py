@@ -28,6 +28,23 @@ def read(*pieces: bytes, max_line_bytes: int = 1024) -> list[Event]:
         pytest.param(b"data\n\n", [(b"", b"")], id="data without a colon"),
         pytest.param(b": ping\n\ndata: a\n\n: ping\ndata: b\n\n", [(b"", b"a"), (b"", b"b")], id="comments"),
         pytest.param(b"event: error\ndata: a\n\ndata: b\n\n", [(b"error", b"a"), (b"", b"b")], id="a name"),
+        pytest.param(
+            b"event: e\ndata: a\n\nevent: f\ndata: b\n\n",
+            [(b"e", b"a"), (b"f", b"b")],
+            id="only named events",
+        ),
+        pytest.param(
+            b"event: e\ndata: a\n\nevent: f\ndata: b\ndata: c\n\n",
+            [(b"e", b"a"), (b"f", b"b\nc")],
+            id="two lines",
+        ),
+        pytest.param(
+            b"event: e\ndata: a\n\nevent: f\nid: 1\ndata: b\n\n",
+            [(b"e", b"a"), (b"f", b"b")],
+            id="name and id",
+        ),
+        pytest.param(b"event: e\ndata: a\n\nevent: f\n\n", [(b"e", b"a")], id="a name without data behind"),
+        pytest.param(b"event:  e\ndata:  a\n\n", [(b" e", b" a")], id="named, only one space is taken off"),
         pytest.param(b"event: ping\n\ndata: a\n\n", [(b"", b"a")], id="a name without data is forgotten"),
         pytest.param(b"id: 7\nretry: 10\nx: y\ndata: a\n\n", [(b"", b"a")], id="other fields"),
         pytest.param(b"\xef\xbb\xbfdata: a\n\n", [(b"", b"a")], id="byte order mark"),
