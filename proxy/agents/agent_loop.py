@@ -16,13 +16,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from proxy.agents.approval_question import WAITING, request_approvals, without_question
 from proxy.agents.compaction.context_view import cut_of, view_of
 from proxy.agents.compaction.history import history_of
 from proxy.agents.delegation import REPEAT_LATER
 from proxy.agents.model_reply import ModelReply, call_model, call_size, visible_client_tools
 from proxy.agents.prompt import assistant_message
 from proxy.agents.spans import record_handoff
-from proxy.agents.tool_calls import WAITING, ServerCalls, append_tool_result, unknown_tool
+from proxy.agents.tool_calls import ServerCalls, append_tool_result, unknown_tool
 from proxy.agents.turn_state import Agent, Call, TurnState, resumed_call, wire_call
 from proxy.errors import ResponseFormatNotMet, ToolError
 from proxy.events import Handoff
@@ -108,7 +109,7 @@ class AgentLoop:
         if continuation is not None:
             pauses = await self._server_calls.apply_decisions(state, continuation)
             if pauses:
-                return ApprovalPending(self._server_calls.ask(state, (), pauses))
+                return ApprovalPending(request_approvals(self.agent, state, (), pauses))
             await state.save_step()
         resumed, state.turn.resumed = state.turn.resumed, None
         if resumed is not None and resumed.calls:
@@ -160,7 +161,7 @@ class AgentLoop:
         """Handle all calls of a reply; None if the model has to be called again with the results."""
         results = await self._server_calls.run(state, calls)
         pending = tuple(call.id for call in calls if call.kind == "client")
-        results |= self._server_calls.without_question(state, calls, has_client_calls=bool(pending))
+        results |= without_question(state, calls, has_client_calls=bool(pending))
         unapproved = [call for call in calls if call.kind == "approval" and call.id not in results]
         pauses = [state.pauses.pop(call.id) for call in calls if call.id in state.pauses]
         records = {} if pending else {pause.call_id: pause.record for pause in pauses}
@@ -188,7 +189,7 @@ class AgentLoop:
         if pending:
             return ToolResultsPending(pending)
         if unapproved or pauses:
-            return ApprovalPending(self._server_calls.ask(state, unapproved, pauses))
+            return ApprovalPending(request_approvals(self.agent, state, unapproved, pauses))
         outcome = self._hand_off(state, handoff) if handoff is not None else None
         await state.save_step()
         return outcome

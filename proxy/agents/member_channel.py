@@ -12,10 +12,19 @@ from typing import Any, Literal
 
 import msgspec
 
+from proxy.agents.approval_question import without_question
 from proxy.agents.member_exchange import NOT_RUN, REFUSED, Exchange, arguments_of
 from proxy.agents.prompt import assistant_message
-from proxy.agents.tool_calls import EVENT_TEXT_LIMIT, ServerCalls, append_tool_result
-from proxy.agents.turn_state import Agent, Call, TurnState, clean_name, new_call_id, wire_call
+from proxy.agents.tool_calls import append_tool_result
+from proxy.agents.turn_state import (
+    EVENT_TEXT_LIMIT,
+    Agent,
+    Call,
+    TurnState,
+    clean_name,
+    new_call_id,
+    wire_call,
+)
 from proxy.errors import AgentFailed, ToolError, UpstreamBadRequest
 from proxy.events import (
     Event,
@@ -142,9 +151,8 @@ class MemberChannel:
                 del self._approved[at]
                 self._release_if_read()
                 return await self._run(source, call, function)
-        calls = ServerCalls(self._agent)
         asked = Call("", name, "approval", arguments=[text])
-        reasons = calls.without_question(self._state, [asked], has_client_calls=False)
+        reasons = without_question(self._state, [asked], has_client_calls=False)
         if reasons:
             raise ToolError(reasons[""].removeprefix("error: "))
         return await self._pause(PendingCall("approval", name, text))

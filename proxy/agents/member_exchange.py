@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
+from proxy.agents.approval_question import WAITING
 from proxy.agents.compaction.history import history_of
-from proxy.agents.tool_calls import WAITING
 from proxy.approvals.decisions import NO_LONGER_OPEN, WAS_REFUSED
 from proxy.members.port import Answer
 from proxy.members.state import state_of

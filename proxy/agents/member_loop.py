@@ -22,6 +22,7 @@ from proxy.agents.agent_loop import (
     ApprovalPending,
     ToolResultsPending,
 )
+from proxy.agents.approval_question import WAITING, request_approvals
 from proxy.agents.compaction.compactor import exceeded
 from proxy.agents.member_channel import MemberChannel
 from proxy.agents.member_exchange import Exchange, arguments_of, exchange_of
@@ -29,7 +30,7 @@ from proxy.agents.member_view import fitted_exchange, next_input_tokens
 from proxy.agents.model_reply import visible_client_tools
 from proxy.agents.prompt import assistant_message, messages_for
 from proxy.agents.spans import record_handoff
-from proxy.agents.tool_calls import WAITING, ServerCalls, append_tool_result
+from proxy.agents.tool_calls import append_tool_result
 from proxy.agents.turn_state import Agent, Call, TurnState, new_call_id, wire_call
 from proxy.errors import (
     AgentFailed,
@@ -259,7 +260,7 @@ class MemberLoop:
             return ToolResultsPending(tuple(call.id for call in calls))
         for call in calls:
             append_tool_result(state, self.agent, call.id, WAITING)
-        return ApprovalPending(ServerCalls(self.agent).ask(state, calls))
+        return ApprovalPending(request_approvals(self.agent, state, calls))
 
     async def _hand_off(
         self, state: TurnState, context: MemberContext, hand_over: HandOver

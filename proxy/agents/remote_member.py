@@ -54,7 +54,7 @@ from proxy.wire.chat.extension_reader import has_line, read_extension_event
 MAX_ID = 128
 """Maximum length of conversation ids of handoff-proxy."""
 _QUESTION = re.compile(r"\s*Approval [0-9a-z]{6}: shall I run ")
-"""The beginning of a question for approval of handoff-proxy (``agents.tool_calls``)."""
+"""The beginning of a question for approval of handoff-proxy (``agents.approval_question``)."""
 _PASSED_ON = "approved; the remote team runs the call"
 
 

@@ -1,18 +1,13 @@
-"""Calls of server tools: run them within their limits, or ask a person for approval first.
-
-The question for approval is the answer of its turn, so that every client shows it. It contains a short unique
-reference: a message list that contains it matches this turn, and no other turn with similar text.
-"""
+"""Calls of server tools: run them within their limits, and repeat those that a person has approved."""
 
 from __future__ import annotations
 
-import json
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from proxy.agents.approval_question import spec_with_approval
 from proxy.agents.delegation import (
     DelegateTool,
     Resumed,
@@ -22,6 +17,8 @@ from proxy.agents.delegation import (
 )
 from proxy.agents.prompt import assistant_message, state_of_repeated
 from proxy.agents.turn_state import (
+    EVENT_TEXT_LIMIT,
+    TOO_MANY_CALLS,
     Agent,
     Call,
     DelegatePause,
@@ -30,40 +27,24 @@ from proxy.agents.turn_state import (
     new_call_id,
     wire_call,
 )
-from proxy.events import ApprovalRequested, TextDelta, ToolCompleted, ToolFailed, ToolStarted
+from proxy.events import ToolCompleted, ToolFailed, ToolStarted
 from proxy.messages import (
-    AssistantMessage,
     DelegateRecord,
-    FunctionTool,
     HandoffRecord,
     Item,
     ToolMessage,
     UserMessage,
 )
-from proxy.tools.execution import CallResult, PreparedCall, find_argument_error, run_calls
+from proxy.tools.execution import CallResult, PreparedCall, run_calls
 from proxy.tools.port import Tool, ToolContext
 from proxy.tracing import Attribute, current_span
 from proxy.turns.contract import (
     CALL_UNKNOWN,
     RUN_UNKNOWN,
     ApprovalContinuation,
-    ApprovalRequest,
     ApprovedCallLog,
     ContinuationCall,
 )
-
-EVENT_TEXT_LIMIT = 1000
-"""Maximum number of characters of arguments and results in events. The model gets the complete text."""
-MAX_SHOWN = 1000
-"""Maximum number of characters of one call in a question."""
-WAITING = (
-    "not executed yet: the user has to approve this call and is being asked now. It is run only if the user says yes; "
-    "anything else means no."
-)
-"""The result of a call while its approval is pending; it stays the result if the call is never approved."""
-_TOO_MANY = "error: the limit of tool calls is reached; answer with what is known"
-_NOT_STORED = "this conversation is not stored"
-_HAS_FORMAT = "the answer has to be JSON"
 
 
 def unknown_tool(name: str) -> str:
@@ -93,11 +74,11 @@ class ServerCalls:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.specs = {
-            name: _spec_with_approval(tool.spec) if name in agent.approvals else tool.spec
+            name: spec_with_approval(tool.spec) if name in agent.approvals else tool.spec
             for name, tool in agent.tools.items()
         }
-        self.delegation_specs = [delegation.spec for delegation in agent.delegations.values()]
         """The tool descriptions for the model, by name."""
+        self.delegation_specs = [delegation.spec for delegation in agent.delegations.values()]
 
     async def run(self, state: TurnState, calls: Sequence[Call]) -> dict[str, str]:
         """Run the calls of server tools that need no approval; return their results by call id."""
@@ -110,7 +91,7 @@ class ServerCalls:
                 rejected[call.id] = result
                 continue
             if not state.can_run_tool:
-                rejected[call.id] = _TOO_MANY
+                rejected[call.id] = TOO_MANY_CALLS
                 continue
             state.add_tool_call()
             key = f"{state.turn.call_scope or state.turn.id}:{state.model_calls}:{index}"
@@ -133,58 +114,6 @@ class ServerCalls:
         state.sink.emit(ToolStarted(call.id, call.name, arguments, self.agent.name))
         state.sink.emit(ToolFailed(call.id, call.name, RUN_UNKNOWN, 0.0))
         return RUN_UNKNOWN
-
-    def without_question(
-        self, state: TurnState, calls: Sequence[Call], *, has_client_calls: bool
-    ) -> dict[str, str]:
-        """Return, by call id, the results of calls that need approval but cannot be put before a person now."""
-        results: dict[str, str] = {}
-        for call in calls:
-            if call.kind != "approval":
-                continue
-            if has_client_calls:
-                results[call.id] = (
-                    "error: not executed, because other calls have to be answered first; repeat it then"
-                )
-            elif not state.turn.may_ask:
-                results[call.id] = _cannot_ask(_NOT_STORED)
-            elif state.turn.response_format is not None:
-                results[call.id] = _cannot_ask(_HAS_FORMAT)
-            elif error := find_argument_error("".join(call.arguments)):
-                results[call.id] = f"error: {error}"
-            elif not state.can_run_tool:
-                results[call.id] = _TOO_MANY
-            else:
-                state.add_tool_call()
-        return results
-
-    def ask(
-        self, state: TurnState, calls: Sequence[Call], pauses: Sequence[DelegatePause] = ()
-    ) -> tuple[ApprovalRequest, ...]:
-        """Emit a question for approval of the calls as the answer of the turn; return the requests.
-
-        ``pauses`` are delegates that wait for approvals too. A delegate emits nothing: the agent that the user talks to
-        asks for it.
-        """
-        own = tuple(
-            ApprovalRequest(
-                f"appr_{secrets.token_hex(16)}", call.id, call.name, "".join(call.arguments) or "{}"
-            )
-            for call in calls
-        )
-        requests = (*own, *(request for pause in pauses for request in pause.requests))
-        if state.parent is not None:
-            return requests
-        text = _question(requests)
-        state.sink.emit(TextDelta(text))
-        for request in requests:
-            arguments = request.arguments[:EVENT_TEXT_LIMIT]
-            state.sink.emit(ApprovalRequested(request.id, request.call_id, request.tool, arguments))
-            current_span().add_event(
-                "approval requested", {Attribute.APPROVAL: request.id, Attribute.TOOL: request.tool}
-            )
-        state.turn.items.append(Item(AssistantMessage(content=text), agent=self.agent.name))
-        return requests
 
     async def apply_decisions(
         self, state: TurnState, continuation: ApprovalContinuation
@@ -368,56 +297,3 @@ class _Repeated:
     sources: list[ContinuationCall]
     record: DelegateRecord | None = None
     before: Sequence[Item] = ()
-
-
-# --- texts of approvals ---
-
-
-def _cannot_ask(reason: str) -> str:
-    return f"error: not executed: this tool needs the user's approval, which cannot be asked for here, because {reason}"
-
-
-def _spec_with_approval(spec: FunctionTool) -> FunctionTool:
-    """Add the approval to the tool description; without it many models ask the user too, who then is asked twice."""
-    sentence = "The system asks the user to approve each call before it runs; do not ask for that yourself."
-    description = f"{spec.description.rstrip()}\n\n{sentence}" if spec.description else sentence
-    return msgspec.structs.replace(spec, description=description)
-
-
-def _question(requests: Sequence[ApprovalRequest]) -> str:
-    """Return the question about calls; ``approvals.yes_no`` recognises the answers that it suggests."""
-    reference = requests[0].id.partition("_")[2][:6]
-    if len(requests) == 1:
-        return f"Approval {reference}: shall I run {_one_line(requests[0])}? Reply yes or no."
-    lines = "\n".join(f"- {_one_line(request)}" for request in requests)
-    return (
-        f"Approval {reference}: shall I run these {len(requests)} calls?\n\n{lines}\n\n"
-        "Reply yes to run all of them, or no to run none."
-    )
-
-
-def _one_line(request: ApprovalRequest) -> str:
-    """Return the call as one line of inline code.
-
-    Backticks and unprintable characters are replaced. Otherwise arguments, which a model wrote, could render as other
-    text and misrepresent the call that the user approves.
-    """
-    try:
-        arguments = json.loads(request.arguments or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if isinstance(arguments, dict):
-        pairs = (f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
-        text = f"{request.tool}({', '.join(pairs)})"
-    else:
-        text = f"{request.tool}({request.arguments})"
-    line = "".join(map(_printable, text[: MAX_SHOWN + 1]))
-    if len(text) > MAX_SHOWN:
-        return f"`{line[:MAX_SHOWN]}…` (and {len(text) - MAX_SHOWN:,} more characters)"
-    return f"`{line}`"
-
-
-def _printable(character: str) -> str:
-    if character == "`":
-        return "'"
-    return character if character.isprintable() else f"\\u{ord(character):04x}"

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from proxy.agents.compaction.compactor import Compactor
     from proxy.agents.delegation import RunDelegate
 
+EVENT_TEXT_LIMIT = 1000
+"""Maximum number of characters of arguments and results in events. The model gets the complete text."""
+TOO_MANY_CALLS = "error: the limit of tool calls is reached; answer with what is known"
+"""The result of a call beyond the limit of tool calls."""
+
 
 @dataclass(frozen=True, slots=True)
 class HandoffTarget:

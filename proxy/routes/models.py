@@ -12,7 +12,7 @@ from proxy.messages import EventsMode
 from proxy.routes.dependencies import CallerDep, ListedTeam, ModelFacts, Services, ServicesDep
 from proxy.routes.request_body import headers_of
 from proxy.routes.request_headers import events_mode
-from proxy.wire.chat.handoff_extension import Capabilities, TeamBody
+from proxy.wire.chat.extension_objects import Capabilities, TeamBody
 from proxy.wire.chat.response_models import ModelBody, ModelList, encode
 
 router = APIRouter(tags=["models"])

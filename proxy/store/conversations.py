@@ -26,7 +26,8 @@ from proxy.store.sql.conversations import Addition, Done, Keeping
 from proxy.store.sql.dialects import statements
 from proxy.store.sql.retention import Old, Retention, batches
 from proxy.store.sql.stored_completions import Completions
-from proxy.store.sql.turn_queries import TurnPolling, TurnQueries
+from proxy.store.sql.turn_polling import TurnPolling
+from proxy.store.sql.turn_queries import TurnQueries
 from proxy.turns.repository import ChainTurn, Conversation, Page, TurnRecord
 
 R = TypeVar("R")

@@ -26,7 +26,8 @@ from proxy.store.sql.begin_turn import begin_behind, begin_of
 from proxy.store.sql.dialects import statements
 from proxy.store.sql.finish_turn import Finish
 from proxy.store.sql.leases import Leases
-from proxy.store.sql.turn_queries import TurnPolling, TurnQueries
+from proxy.store.sql.turn_polling import TurnPolling
+from proxy.store.sql.turn_queries import TurnQueries
 from proxy.turns.repository import (
     Attendance,
     Begun,

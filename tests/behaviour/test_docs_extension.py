@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.wire.chat.handoff_extension import ExtensionEvent, Summary
+from proxy.wire.chat.extension_objects import ExtensionEvent, Summary
 from tests.server import Served, serve
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extension.md").read_text("utf-8")

@@ -73,7 +73,7 @@ class Chunk(Struct, gc=False):
     error: Any = None
     x_groq: Any = None
     handoff: Any = None
-    """An event of another handoff-proxy (``wire.chat.handoff_extension``)."""
+    """An event of another handoff-proxy (``wire.chat.extension_objects``)."""
 
 
 decode = msgspec.json.Decoder(Chunk).decode

@@ -1,4 +1,4 @@
-"""Read the objects of the handoff extension (``handoff_extension``) that another handoff-proxy sends with its answer.
+"""Read the objects of the handoff extension (``extension_objects``) that another handoff-proxy sends with its answer.
 
 They come over the network: values of other types are dropped, and text is truncated as in the events of this server.
 """
@@ -23,7 +23,7 @@ from proxy.events import (
     ToolFailed,
     ToolStarted,
 )
-from proxy.wire.chat.handoff_extension import ExtensionEvent
+from proxy.wire.chat.extension_objects import ExtensionEvent
 
 _MAX_TEXT = 1000
 _MAX_NAME = 128

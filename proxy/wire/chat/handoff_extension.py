@@ -7,11 +7,8 @@ event feed. ``docs/extension.md`` documents them; types and keys can be added, b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
-
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
 from proxy.events import (
     AgentSpeaking,
@@ -23,8 +20,6 @@ from proxy.events import (
     CompactionMethod,
     Completed,
     ContextCompacted,
-    DecidedBy,
-    Decision,
     DelegateEvent,
     Event,
     Failed,
@@ -44,6 +39,14 @@ from proxy.events import (
 )
 from proxy.messages import EventsMode
 from proxy.wire.chat.answer_text import TextJoiner
+from proxy.wire.chat.extension_objects import (
+    ExtensionEvent,
+    ExtensionUpdate,
+    ModelUsageBody,
+    StatusData,
+    StatusEvent,
+    Summary,
+)
 from proxy.wire.turn_summary import ModelUsage, Progress, rounded_cost
 
 MAX_LINE = 240
@@ -55,117 +58,6 @@ _COMPACTED: dict[CompactionMethod, str] = {
     "summarised": "Older messages were summarised",
     "dropped": "Older messages were left out",
 }
-
-
-class ExtensionEvent(Struct, frozen=True, omit_defaults=True, rename={"source": "from", "target": "to"}):
-    """The ``handoff`` object of a chunk; only fields of its type are set.
-
-    ``agent`` is the active agent; of a tool call, the agent that made it.
-    """
-
-    type: Literal[
-        "agent.speaking",
-        "handoff",
-        "tool.started",
-        "tool.completed",
-        "tool.failed",
-        "approval.requested",
-        "approval.decided",
-        "context.compacted",
-        "delegate.event",
-        "member.event",
-    ]
-    agent: str
-    source: str | UnsetType = UNSET
-    target: str | UnsetType = UNSET
-    reason: str | UnsetType = UNSET
-    call_id: str | UnsetType = UNSET
-    name: str | UnsetType = UNSET
-    arguments: str | UnsetType = UNSET
-    result: str | UnsetType = UNSET
-    error: str | UnsetType = UNSET
-    seconds: float | UnsetType = UNSET
-    approval_id: str | UnsetType = UNSET
-    decision: Decision | UnsetType = UNSET
-    by: DecidedBy | UnsetType = UNSET
-    method: CompactionMethod | UnsetType = UNSET
-    tokens_before: int | UnsetType = UNSET
-    tokens_after: int | UnsetType = UNSET
-    event: ExtensionEvent | UnsetType = UNSET
-    """An event of a delegate, which ``call_id`` started, or of a team inside of the active agent."""
-    progress: int | UnsetType = UNSET
-
-
-class ModelUsageBody(Struct, frozen=True, omit_defaults=True):
-    """Usage of one model by one agent."""
-
-    agent: str
-    model: str
-    calls: int
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    cached_tokens: int = 0
-    """Part of ``prompt_tokens``."""
-    cost: float | UnsetType = UNSET
-
-
-class Summary(Struct, frozen=True, omit_defaults=True):
-    """The ``handoff`` object of a complete response.
-
-    ``agents`` are the active agents in order. ``cost`` is present if every model call has a price.
-    """
-
-    type: Literal["turn.completed", "turn.cancelled"]
-    agent: str
-    agents: list[str]
-    tool_calls: int
-    usage: list[ModelUsageBody]
-    cost: float | UnsetType = UNSET
-
-
-class StatusData(Struct, frozen=True):
-    """A status that Open WebUI shows above a message, with an animation until ``done`` is true."""
-
-    description: str
-    done: bool
-
-
-class StatusEvent(Struct, frozen=True, kw_only=True):
-    """The ``event`` of a chunk in the format of Open WebUI."""
-
-    type: Literal["status"] = "status"
-    data: StatusData
-
-
-class Capabilities(Struct, frozen=True):
-    """Capabilities of a model beyond text."""
-
-    streaming: bool
-    handoffs: bool
-    server_tools: bool
-    client_tools: bool
-    images: bool
-
-
-class TeamBody(Struct, frozen=True, omit_defaults=True):
-    """The ``handoff`` object of a model that is a team or an agent of a team; ``tools`` are server tools."""
-
-    agents: Sequence[str]
-    entry: str
-    tools: Sequence[str]
-    capabilities: Capabilities
-    description: str | UnsetType = UNSET
-    examples: Sequence[str] = ()
-    demo: bool = False
-
-
-class ExtensionUpdate(Struct, frozen=True):
-    """What the extension adds for one event; at least one field is set."""
-
-    event: ExtensionEvent | None = None
-    reasoning: str = ""
-    status: StatusEvent | None = None
 
 
 class HandoffExtensionEncoder:
@@ -219,10 +111,9 @@ class HandoffExtensionEncoder:
                 return self._approval_decided(event)
             case ModelCalled():
                 self._joints.pause()
-                self._uses.setdefault((event.agent, event.model), ModelUsage()).add(event)
+                self._add_uses(event)
             case DelegateEvent():
-                for call in model_calls(event):
-                    self._uses.setdefault((call.agent, call.model), ModelUsage()).add(call)
+                self._add_uses(event)
                 return self._delegate_event(event)
             case MemberTeamEvent():
                 self._tool_calls += isinstance(innermost(event), ToolStarted)
@@ -230,8 +121,7 @@ class HandoffExtensionEncoder:
             case AgentSpeaking():
                 return ExtensionUpdate(ExtensionEvent("agent.speaking", event.agent))
             case ContextCompacted():
-                for call in event.calls:
-                    self._uses.setdefault((call.agent, call.model), ModelUsage()).add(call)
+                self._add_uses(event)
                 return self._compacted(event)
             case ParametersIgnored() | ClientToolArguments() | Completed() | Failed() | Cancelled():
                 pass
@@ -252,6 +142,10 @@ class HandoffExtensionEncoder:
         )
 
     # --- events ---
+
+    def _add_uses(self, event: Event) -> None:
+        for call in model_calls(event):
+            self._uses.setdefault((call.agent, call.model), ModelUsage()).add(call)
 
     def _set_agent(self, agent: str) -> None:
         self._agents.append(agent)

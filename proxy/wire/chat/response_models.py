@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from proxy.messages import FinishReason, FunctionCall, ToolCall, Usage
-from proxy.wire.chat.handoff_extension import Summary, TeamBody
+from proxy.wire.chat.extension_objects import Summary, TeamBody
 
 encode = msgspec.json.Encoder().encode
 
@@ -98,7 +98,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     service_tier: str | UnsetType = UNSET
     system_fingerprint: str | UnsetType = UNSET
     handoff: Summary | UnsetType = UNSET
-    """Extension of this proxy (``handoff_extension``)."""
+    """Extension of this proxy (``extension_objects``)."""
 
 
 # --- chunks of a stream --------------------------------------------------------------------------------------

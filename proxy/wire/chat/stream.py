@@ -39,7 +39,7 @@ from proxy.events import (
 from proxy.messages import FinishReason
 from proxy.wire.chat.answer_text import TextJoiner
 from proxy.wire.chat.completion import AnswerOptions, extension_encoder, finish_reason_for
-from proxy.wire.chat.handoff_extension import ExtensionUpdate
+from proxy.wire.chat.extension_objects import ExtensionUpdate
 from proxy.wire.chat.response_models import (
     CallMore,
     CallPiece,

@@ -14,7 +14,7 @@ from proxy.agents.agent_loop import (
     ApprovalPending,
     ToolResultsPending,
 )
-from proxy.agents.tool_calls import WAITING
+from proxy.agents.approval_question import WAITING
 from proxy.agents.turn_state import TurnState
 from proxy.errors import ResponseFormatNotMet
 from proxy.events import Handoff, RefusalDelta, TextDelta

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.agents.tool_calls import WAITING
+from proxy.agents.approval_question import WAITING
 from proxy.errors import StoreUnavailable
 from proxy.events import (
     ApprovalDecided,

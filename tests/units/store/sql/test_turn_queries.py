@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, event, text
 
 from proxy.store.engine.database import open_database
-from proxy.store.sql.turn_queries import MAX_EQUAL, PENDING_PER_ID, TurnQueries
+from proxy.store.sql.turn_queries import TurnQueries
+from proxy.store.sql.turn_statements import MAX_EQUAL, PENDING_PER_ID
 from proxy.store.turns import open_history
 from tests.fakes.turn_records import new_turn, the_end
 

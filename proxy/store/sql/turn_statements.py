@@ -1,0 +1,211 @@
+"""Statements that find turns. The cost of a lookup does not grow with the number of equal matches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+)
+
+from proxy.store.sql.dialects import list_of, listed
+from proxy.store.sql.tables import conversations, items, pending_calls, turns
+
+BY_INPUT = 32
+"""Maximum number of turns returned by input fingerprint."""
+PENDING_PER_ID = 100
+"""Maximum number of turns returned for one pending call id; some models number their calls from 0 in every turn."""
+MAX_EQUAL = 100
+"""Number of older turns with the same fingerprint that are read; with more, none of them is unique."""
+
+
+def by_body(record: Select[Any]) -> Select[Any]:
+    """Select the newest turn with a body from ``record``, if it can be repeated and no turn follows it."""
+    newest, later = turns.alias("newest"), turns.alias("later")
+    newest_key = (
+        select(newest.c.key)
+        .where(equals("caller", newest), equals("body_digest", newest))
+        .order_by(newest.c.key.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    # The head and the running turns, not all turns of the conversation. One whose parent is older than this turn is on
+    # another branch: several models can answer in one conversation at the same time.
+    is_followed = exists().where(
+        or_(
+            later.c.key == conversations.c.head,
+            and_(
+                later.c.conversation == turns.c.conversation,
+                later.c.status == literal_column("'running'"),
+            ),
+        ),
+        later.c.key > turns.c.key,
+        later.c.parent >= turns.c.key,
+    )
+    return (
+        record.where(turns.c.key == newest_key, turns.c.created_at >= bindparam("since"))
+        .where(
+            or_(
+                turns.c.status.in_(["running", "completed"]),
+                and_(turns.c.ran_effects, ~turns.c.is_stored),
+            )
+        )
+        .where(~is_followed)
+    )
+
+
+def equals(column: str, table: Any) -> ColumnElement[bool]:
+    """Compare a column with the parameter of the same name."""
+    of: ColumnElement[Any] = table.c[column]
+    return of == bindparam(column, type_=of.type)
+
+
+def _conditions(of: Any, *conditions: ColumnElement[bool], is_within: bool) -> list[ColumnElement[bool]]:
+    return [*conditions, of.conversation == bindparam("conversation")] if is_within else [*conditions]
+
+
+def _conversation_id() -> ColumnElement[str]:
+    # Not a join: whatever a database believes of the sizes of its tables, it cannot begin with all conversations.
+    return (
+        select(conversations.c.id)
+        .where(conversations.c.key == turns.c.conversation)
+        .scalar_subquery()
+        .label("conversation_id")
+    )
+
+
+def chain() -> Select[Any]:
+    """Select a turn and its ancestors, the root first."""
+    of = turns.c
+    chain = _keys_of_chain()
+    head = select(conversations.c.head).where(conversations.c.key == of.conversation).scalar_subquery()
+    is_complete = or_(of.status == "running", of.status == "completed")
+    return (
+        select(of.key, of.agent, of.is_stored, of.pending, _conversation_id(), of.end_user, of.fingerprint)
+        .add_columns(of.circumstances.is_not(None), of.id, is_complete)
+        .add_columns(func.coalesce(head, 0) == of.key)
+        .join(chain, of.key == chain.c.key)
+        .order_by(of.key)
+    )
+
+
+def items_of_turns(dialect: str) -> Select[Any]:
+    """Select the messages of several turns."""
+    # Apart from their turns: a join would repeat the turn columns for every item. By a list of keys, SQLite reads them
+    # in order; by a recursive query, it sorts them.
+    of, wanted = items.c, listed(dialect, "turns", BigInteger)
+    return (
+        select(of.turn, of.message, of.agent, of.visible)
+        .where(of.turn.in_(select(wanted.c.value)))
+        .order_by(of.turn, of.position)
+    )
+
+
+def _keys_of_chain() -> CTE:
+    of = turns.c
+    chain = select(of.key, of.parent).where(of.key == bindparam("turn")).cte("chain", recursive=True)
+    return chain.union_all(select(of.key, of.parent).join(chain, of.key == chain.c.parent))
+
+
+def _place(is_unique: ColumnElement[bool]) -> Select[Any]:
+    """Select the fields of ``TurnMatch`` in its order."""
+    return select(
+        turns.c.key, turns.c.conversation, _conversation_id(), turns.c.agent, turns.c.fingerprint, is_unique
+    )
+
+
+def places(dialect: str, *, is_within: bool) -> Select[Any]:
+    """Select the newest ``TurnMatch`` of each fingerprint."""
+    # A subselect that stops at its first row: its cost does not depend on how many turns have the fingerprint.
+    wanted, newest = listed(dialect, "wanted"), turns.alias("newest")
+    newest_key = (
+        select(newest.c.key)
+        .where(*_conditions(newest.c, newest.c.fingerprint == wanted.c.value, is_within=is_within))
+        .order_by(newest.c.key.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    is_unique = _is_unique(turns.c.fingerprint, is_within=is_within)
+    return _place(is_unique).select_from(wanted.join(turns, turns.c.key == newest_key))
+
+
+def by_input(dialect: str, *, is_within: bool) -> Select[Any]:
+    """Select the newest ``InputMatch`` values of input fingerprints."""
+    of, wanted = turns.c, listed(dialect, "wanted")
+    return (
+        select(of.key.label("turn"), of.id, of.conversation, _conversation_id(), of.parent, of.agent)
+        .add_columns(of.status, of.is_history, of.is_stored, of.ran_effects, of.body_digest)
+        .add_columns(of.input_fingerprint, of.left_at, of.cancel_at, of.reader_until, of.created_at)
+        .add_columns(of.first_attempt)
+        .where(of.input_fingerprint.in_(select(wanted.c.value)))
+        .where(*_conditions(of, is_within=is_within))
+        .order_by(of.key.desc())
+        .limit(BY_INPUT)
+    )
+
+
+def last_answer(*, is_within: bool) -> Select[Any]:
+    """Select the newest ``TurnMatch`` with a last answer."""
+    return (
+        _place(_is_unique(turns.c.last_answer, is_within=is_within))
+        .where(turns.c.last_answer == bindparam("digest", type_=turns.c.last_answer.type))
+        .where(*_conditions(turns.c, is_within=is_within))
+        .order_by(turns.c.key.desc())
+        .limit(1)
+    )
+
+
+def _is_unique(column: Column[Any], *, is_within: bool) -> ColumnElement[bool]:
+    """Return whether no other conversation has an older turn with this value of the column.
+
+    Of one conversation, the newest turn counts (regenerated answers can be equal). Only ``MAX_EQUAL`` turns are read.
+    """
+    if is_within:
+        return true()
+    other = turns.alias("other")
+    older = (
+        select(other.c.conversation)
+        .where(other.c[column.name] == column, other.c.key < turns.c.key)
+        .order_by(other.c.key.desc())
+        .limit(MAX_EQUAL)
+        .correlate(turns)
+        .subquery("older")
+    )
+    is_same = older.c.conversation == turns.c.conversation
+    found = func.coalesce(func.sum(case((is_same, 1), else_=MAX_EQUAL)), 0)
+    return select(found).select_from(older).scalar_subquery() < MAX_EQUAL
+
+
+def pending(dialect: str, *, is_within: bool) -> Select[Any]:
+    """Select, for each call id that is pending, the id and its newest turns."""
+    # One row for each call id, with a list of turns: a subselect that no plan can turn into a scan of all calls.
+    wanted, call = listed(dialect, "wanted"), pending_calls.c
+    newest = (
+        select(call.turn)
+        .where(
+            *_conditions(
+                call,
+                call.caller == bindparam("caller", type_=call.caller.type),
+                call.call_id == wanted.c.value,
+                is_within=is_within,
+            )
+        )
+        .order_by(call.turn.desc())
+        .limit(PENDING_PER_ID)
+        .correlate(wanted)
+        .subquery("newest")
+    )
+    return select(wanted.c.value, select(list_of(dialect, newest.c.turn)).scalar_subquery())
