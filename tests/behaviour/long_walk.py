@@ -93,8 +93,10 @@ class LongWalk:
         self.measured.turns += 1
 
     async def _turn(self, caller: Caller, point: Point) -> None:
-        words = " ".join(f"word{self.random.randrange(10_000)}" for _ in range(self.random.randrange(5, 80)))
-        question = f"question {next(self.numbers)}: {words}"
+        content = " ".join(
+            f"word{self.random.randrange(10_000)}" for _ in range(self.random.randrange(5, 80))
+        )
+        question = f"question {next(self.numbers)}: {content}"
         if point.age < FACTS_PER_BRANCH:
             point.facts.append(f"fact-{next(self.numbers)}-{self.random.choice(['blue', 'green', 'red'])}")
             question += f" Remember {point.facts[-1]}."

@@ -131,13 +131,13 @@ async def test_a_single_team_works_after_a_cancelled_turn(tmp_path: Path, upstre
     upstream.reply(hang(), text("Here."))
     teams = written(tmp_path, "cancelled_pair", PAIR)
     async with serve(tmp_path, teams=teams) as served:
-        asked = asyncio.create_task(
+        requested = asyncio.create_task(
             Caller(served).ask([user("Hi")], model="writers", headers={"X-On-Disconnect": "cancel"})
         )
         request = await upstream.received(1)
-        asked.cancel()
+        requested.cancel()
         await request.closed()
-        await asyncio.gather(asked, return_exceptions=True)
+        await asyncio.gather(requested, return_exceptions=True)
         async with asyncio.timeout(30):
             answer = await Caller(served).ask([user("Are you there?")], model="writers")
 

@@ -24,9 +24,9 @@ from tests.server import Served, serve
 
 async def keyed(served: Served, **terms: Any) -> str:
     """A stored API key."""
-    key, kept = new_key("front desk", Terms(**terms), now=1.0)
+    key, stored = new_key("front desk", Terms(**terms), now=1.0)
     assert isinstance(served.services.history, SqlHistory)
-    await served.services.history.keys.add(kept)
+    await served.services.history.keys.add(stored)
     return key
 
 
@@ -146,15 +146,15 @@ async def test_a_socket_is_held_to_the_limits_too(tmp_path: Path, upstream: Fake
         aiohttp.ClientSession(headers={"Authorization": "Bearer k"}) as http,
         http.ws_connect(f"{served.url}/v1/ws") as socket,
     ):
-        told = []
+        reported = []
         for _ in range(2):
             await socket.send_json({"type": "start", "request": request})
             while (frame := await socket.receive_json())["type"] not in ("turn.completed", "error"):
                 continue
-            told.append(frame)
+            reported.append(frame)
 
-    assert [frame["type"] for frame in told] == ["turn.completed", "error"]
-    assert told[1]["error"]["code"] == "rate_limit_exceeded"
+    assert [frame["type"] for frame in reported] == ["turn.completed", "error"]
+    assert reported[1]["error"]["code"] == "rate_limit_exceeded"
 
 
 async def test_no_more_turns_run_than_may(tmp_path: Path, upstream: FakeUpstream) -> None:
@@ -234,10 +234,10 @@ async def test_what_happens_is_counted(tmp_path: Path, upstream: FakeUpstream) -
             await caller.ask([user("Hi")], model="someone's secret")
         async with httpx2.AsyncClient() as http:
             refused = await http.get(f"{served.url}/metrics")
-            told = await http.get(f"{served.url}/metrics", headers={"Authorization": "Bearer fixed"})
+            reported = await http.get(f"{served.url}/metrics", headers={"Authorization": "Bearer fixed"})
 
     assert refused.status_code == 401
-    counts = dict(line.rsplit(" ", 1) for line in told.text.splitlines() if line and line[0] != "#")
+    counts = dict(line.rsplit(" ", 1) for line in reported.text.splitlines() if line and line[0] != "#")
     assert counts['requests_total{outcome="ok",route="chat.completions",status="200"}'] == "1.0"
     assert counts['requests_total{outcome="refused",route="chat.completions",status="404"}'] == "1.0"
     assert counts['turns_total{outcome="completed",team="shop"}'] == "1.0"
@@ -246,10 +246,10 @@ async def test_what_happens_is_counted(tmp_path: Path, upstream: FakeUpstream) -
     assert counts['tokens_total{kind="prompt",model="test-model"}'] == "33.0"
     assert counts["turns_running"] == "0.0"
     assert "loop_lag_seconds" in counts
-    assert "secret" not in told.text
+    assert "secret" not in reported.text
 
 
-async def test_metrics_are_off_unless_asked_for(served: Served) -> None:
+async def test_metrics_are_off_by_default(served: Served) -> None:
     async with httpx2.AsyncClient() as http:
         assert (await http.get(f"{served.url}/metrics")).status_code == 404
 
@@ -257,10 +257,10 @@ async def test_metrics_are_off_unless_asked_for(served: Served) -> None:
 # --- the command ---------------------------------------------------------------------------------------------
 
 
-def test_keys_are_made_listed_and_revoked_by_command(tmp_path: Path, run: Any) -> None:
+def test_keys_are_created_listed_and_revoked_by_command(tmp_path: Path, run: Any) -> None:
     folder = f"--data-dir={tmp_path / 'data'}"
-    made = run("keys", "create", "front desk", folder, "--models=a,b", "--requests-per-minute=5")
-    key = made.stdout.strip()
+    created = run("keys", "create", "front desk", folder, "--models=a,b", "--requests-per-minute=5")
+    key = created.stdout.strip()
     key_id = key.split("_")[1]
 
     listed = run("keys", "list", folder)

@@ -44,7 +44,7 @@ async def test_a_decision_after_a_restart_continues_with_the_same_agent(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         pytest.param(("          - {{name: \"tests.fakes.payment_tool:pay\", approval: required}}\n", ""),
                      "error: there is no tool named 'pay'", id="the tool is gone"),
@@ -52,7 +52,7 @@ async def test_a_decision_after_a_restart_continues_with_the_same_agent(
     ],
 )  # fmt: skip
 async def test_the_team_file_may_change_meanwhile(
-    tmp_path: Path, upstream: FakeUpstream, change: tuple[str, str], told: str
+    tmp_path: Path, upstream: FakeUpstream, change: tuple[str, str], reported: str
 ) -> None:
     async with bank(tmp_path, upstream) as served:
         before = Customer(served, upstream)
@@ -64,7 +64,7 @@ async def test_the_team_file_may_change_meanwhile(
         upstream.reply(text("Well."))
         assert await customer.resumed(await customer.decides(approval, "approve")) == "Well."
 
-    assert results(customer.shown)[-1].startswith(told)
+    assert results(customer.shown)[-1].startswith(reported)
 
 
 async def test_a_resumed_turn_runs_the_team_that_its_conversation_began_with_but_needs_its_name(
@@ -206,8 +206,8 @@ class Desk:
         assert answer.status_code == 200, answer.text
         return answer
 
-    async def ask(self, words: str) -> str:
-        self.messages.append(user(words))
+    async def ask(self, content: str) -> str:
+        self.messages.append(user(content))
         answer = await self._http(
             "POST", "/chat/completions", json={"model": "bank", "messages": self.messages}
         )

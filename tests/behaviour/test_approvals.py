@@ -73,8 +73,8 @@ async def test_a_stream_reports_the_approval_in_the_extension(customer: Customer
     (approval,) = await customer.approvals()
     assert said.startswith(f"Approval {approval['id'][5:11]}: shall I run")
     assert chunks[-1].choices[0].finish_reason == "stop"
-    told = [chunk.handoff for chunk in chunks if "handoff" in (chunk.model_extra or {})]
-    (requested,) = [noted for noted in told if noted["type"] == "approval.requested"]
+    reported = [chunk.handoff for chunk in chunks if "handoff" in (chunk.model_extra or {})]
+    (requested,) = [noted for noted in reported if noted["type"] == "approval.requested"]
     assert requested == {
         "type": "approval.requested",
         "agent": "cashier",
@@ -83,8 +83,8 @@ async def test_a_stream_reports_the_approval_in_the_extension(customer: Customer
         "name": "pay",
         "arguments": approval["arguments"],
     }
-    thoughts = [getattr(chunk.choices[0].delta, "reasoning_content", "") or "" for chunk in chunks]
-    assert "".join(thoughts).endswith("pay waits for approval")
+    reasoning = [getattr(chunk.choices[0].delta, "reasoning_content", "") or "" for chunk in chunks]
+    assert "".join(reasoning).endswith("pay waits for approval")
 
 
 async def test_the_model_is_instructed_not_to_ask_for_approval(customer: Customer) -> None:
@@ -103,62 +103,66 @@ async def test_the_model_is_instructed_not_to_ask_for_approval(customer: Custome
 # --- yes, no, and anything else ---
 
 
-@pytest.mark.parametrize("words", ["yes", " YES!!", "Yes, please.", "ok", "Approve", "Ja", "oui", "Sí", "👍"])
-async def test_yes_runs_the_call_once_and_the_same_agent_continues(customer: Customer, words: str) -> None:
+@pytest.mark.parametrize(
+    "content", ["yes", " YES!!", "Yes, please.", "ok", "Approve", "Ja", "oui", "Sí", "👍"]
+)
+async def test_yes_runs_the_call_once_and_the_same_agent_continues(customer: Customer, content: str) -> None:
     question = await customer.asks_to_pay(7)
 
-    assert await customer.asks(words, text("Paid.")) == "Paid."
+    assert await customer.asks(content, text("Paid.")) == "Paid."
 
     assert customer.paid() == [7]
     assert (agent_of(customer.upstream), customer.caller.match) == ("cashier", "fingerprint")
-    transfer, asked, made = (message["tool_calls"] for message in customer.shown if "tool_calls" in message)
+    transfer, sent, created = (message["tool_calls"] for message in customer.shown if "tool_calls" in message)
     assert customer.shown == [
         user("Pay, please."),
         {"role": "assistant", "content": None, "tool_calls": transfer},
         {"role": "tool", "tool_call_id": transfer[0]["id"], "content": results(customer.shown)[0]},
-        {"role": "assistant", "content": None, "tool_calls": asked},
-        {"role": "tool", "tool_call_id": asked[0]["id"], "content": WAITING},
+        {"role": "assistant", "content": None, "tool_calls": sent},
+        {"role": "tool", "tool_call_id": sent[0]["id"], "content": WAITING},
         assistant(question),
-        user(words),
-        {"role": "assistant", "content": None, "tool_calls": made},
-        {"role": "tool", "tool_call_id": made[0]["id"], "content": f"paid 7 to {customer.to}"},
+        user(content),
+        {"role": "assistant", "content": None, "tool_calls": created},
+        {"role": "tool", "tool_call_id": created[0]["id"], "content": f"paid 7 to {customer.to}"},
     ]
-    assert made[0]["function"] == asked[0]["function"]
-    assert made[0]["id"] != asked[0]["id"]
+    assert created[0]["function"] == sent[0]["function"]
+    assert created[0]["id"] != sent[0]["id"]
     (approval,) = await customer.approvals()
     assert (approval["status"], approval["reason"]) == ("approved", None)
     assert approval["resumed_turn_id"].startswith("chatcmpl-")
     assert await customer.approvals("pending") == []
 
 
-@pytest.mark.parametrize("words", ["no", "No, thanks", "nein!", "non merci", "👎"])
-async def test_no_runs_nothing_and_the_same_agent_continues(customer: Customer, words: str) -> None:
+@pytest.mark.parametrize("content", ["no", "No, thanks", "nein!", "non merci", "👎"])
+async def test_no_runs_nothing_and_the_same_agent_continues(customer: Customer, content: str) -> None:
     question = await customer.asks_to_pay(7)
 
-    assert await customer.asks(words, text("As you like.")) == "As you like."
+    assert await customer.asks(content, text("As you like.")) == "As you like."
 
     assert customer.paid() == []
     assert agent_of(customer.upstream) == "cashier"
     assert customer.shown[-3:] == [
         {"role": "tool", "tool_call_id": customer.shown[-3]["tool_call_id"], "content": WAITING},
         assistant(question),
-        user(words),
+        user(content),
     ]
     (approval,) = await customer.approvals()
     assert approval["status"] == "refused"
 
 
 @pytest.mark.parametrize(
-    "words", ["yes, but only 5", "What for?", "yes?", "Pay yes or no?", "I said yes!", ""]
+    "content", ["yes, but only 5", "What for?", "yes?", "Pay yes or no?", "I said yes!", ""]
 )
-async def test_other_text_is_not_a_decision_and_expires_the_approval(customer: Customer, words: str) -> None:
+async def test_other_text_is_not_a_decision_and_expires_the_approval(
+    customer: Customer, content: str
+) -> None:
     await customer.asks_to_pay(7)
     (approval,) = await customer.approvals("pending")
 
-    await customer.asks(words, text("Hm."))
+    await customer.asks(content, text("Hm."))
 
     assert customer.paid() == []
-    assert customer.shown[-1] == user(words)
+    assert customer.shown[-1] == user(content)
     assert results(customer.shown)[-1] == WAITING
     (expired,) = await customer.approvals("expired")
     assert expired == {**approval, "status": "expired"}
@@ -376,13 +380,13 @@ async def test_handoff_is_rejected_while_an_approval_is_pending(customer: Custom
 async def test_the_callers_own_calls_come_first(customer: Customer) -> None:
     mixed = calls(("pay", {"amount": 7, "to": customer.to}), ("weather", {"city": "Bonn"}))
     customer.upstream.reply(calls(("transfer_to_cashier", {})), mixed)
-    asked = await customer.caller.completion([user("Pay")], model="bank", tools=[WEATHER])
-    (call,) = asked.choices[0].message.tool_calls or []
+    sent = await customer.caller.completion([user("Pay")], model="bank", tools=[WEATHER])
+    (call,) = sent.choices[0].message.tool_calls or []
 
-    assert asked.choices[0].finish_reason == "tool_calls"
+    assert sent.choices[0].finish_reason == "tool_calls"
     assert await customer.approvals() == []
     customer.upstream.reply(text("All right"))
-    answered = [user("Pay"), asked.choices[0].message.model_dump(), result(call.id, "rain")]
+    answered = [user("Pay"), sent.choices[0].message.model_dump(), result(call.id, "rain")]
     await customer.caller.ask(answered, model="bank", tools=[WEATHER])
     assert results(customer.shown)[1].startswith(
         "error: not executed, because other calls have to be answered"
@@ -404,9 +408,9 @@ async def test_the_callers_own_calls_come_first(customer: Customer) -> None:
 async def test_the_model_receives_an_error_if_approval_is_impossible(
     customer: Customer, more: dict[str, Any], why: str
 ) -> None:
-    made = calls(("pay", {"amount": 7, "to": customer.to}))
+    created = calls(("pay", {"amount": 7, "to": customer.to}))
 
-    answer = await customer.asks("Pay", calls(("transfer_to_cashier", {})), made, text("{}"), **more)
+    answer = await customer.asks("Pay", calls(("transfer_to_cashier", {})), created, text("{}"), **more)
 
     assert answer == "{}"
     assert results(customer.shown)[-1] == (
@@ -419,13 +423,13 @@ async def test_the_model_receives_an_error_if_approval_is_impossible(
 async def test_approval_is_impossible_if_an_earlier_turn_was_not_stored(customer: Customer) -> None:
     await customer.asks("Hello", text("Hi"), store=False)
 
-    made = calls(("pay", {"amount": 7, "to": customer.to}))
-    await customer.asks("Pay", calls(("transfer_to_cashier", {})), made, text("I cannot."))
+    created = calls(("pay", {"amount": 7, "to": customer.to}))
+    await customer.asks("Pay", calls(("transfer_to_cashier", {})), created, text("I cannot."))
 
     assert "this conversation is not stored" in results(customer.shown)[-1]
 
 
-async def test_a_call_that_cannot_be_run_is_not_asked_about(customer: Customer) -> None:
+async def test_a_call_that_cannot_be_run_needs_no_approval(customer: Customer) -> None:
     await customer.asks("Pay", calls(("transfer_to_cashier", {})), calls(("pay", "not JSON")), text("Sorry."))
 
     assert results(customer.shown)[-1].startswith("error: the arguments are not valid JSON")
@@ -489,10 +493,10 @@ async def test_the_event_feed_has_approval_requests_and_decisions(customer: Cust
     (approval,) = await customer.approvals()
 
     types = "?types=approval.requested,approval.decided,tool.started"
-    asked = (await customer.http("GET", f"/turns/{approval['turn_id']}/events{types}")).text
+    sent = (await customer.http("GET", f"/turns/{approval['turn_id']}/events{types}")).text
     decided = (await customer.http("GET", f"/turns/{completion.id}/events{types}")).text
 
-    (requested,) = [json.loads(line[6:]) for line in asked.split("\n") if line.startswith("data: ")]
+    (requested,) = [json.loads(line[6:]) for line in sent.split("\n") if line.startswith("data: ")]
     assert (requested["type"], requested["agent"]) == ("approval.requested", "cashier")
     assert requested["data"] == {
         "approval_id": approval["id"],
@@ -519,11 +523,11 @@ async def test_legacy_clients_receive_and_decide_approvals(customer: Customer) -
     )
     url = customer.served.url
 
-    asked = await customer.http("POST", f"{url}/chat/completions?format=text", json=body)
+    sent = await customer.http("POST", f"{url}/chat/completions?format=text", json=body)
     answered = await customer.http(
         "POST", f"{url}/chat/completions?format=text", json={**body, "message": "yes"}
     )
 
-    assert "shall I run `pay(" in asked.text
+    assert "shall I run `pay(" in sent.text
     assert "Paid." in answered.text
     assert customer.paid() == [7]

@@ -17,7 +17,7 @@ from tests.fakes.upstream import calls, error, hang, text
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def asked(customer: Customer, *amounts: int, **more: Any) -> list[dict[str, Any]]:
+async def requested(customer: Customer, *amounts: int, **more: Any) -> list[dict[str, Any]]:
     """The approvals of a turn that asks for them."""
     await customer.asks_to_pay(*amounts, **more)
     return await customer.approvals("pending")
@@ -27,7 +27,7 @@ async def asked(customer: Customer, *amounts: int, **more: Any) -> list[dict[str
 
 
 async def test_an_approval_continues_as_a_background_turn(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     question = customer.messages[-1]
     customer.upstream.reply(text("Paid."))
 
@@ -42,13 +42,13 @@ async def test_an_approval_continues_as_a_background_turn(customer: Customer) ->
     assert await customer.resumed(decided) == "Paid."
     assert customer.paid() == [7]
     assert agent_of(customer.upstream) == "cashier"
-    (made,) = customer.shown[-2]["tool_calls"]
+    (created,) = customer.shown[-2]["tool_calls"]
     assert customer.shown[-5:] == [
         {"role": "tool", "tool_call_id": customer.shown[-5]["tool_call_id"], "content": WAITING},
         question,
         user("Yes."),
-        {"role": "assistant", "content": None, "tool_calls": [made]},
-        {"role": "tool", "tool_call_id": made["id"], "content": f"paid 7 to {customer.to}"},
+        {"role": "assistant", "content": None, "tool_calls": [created]},
+        {"role": "tool", "tool_call_id": created["id"], "content": f"paid 7 to {customer.to}"},
     ]
     turn = (await customer.http("GET", f"/turns/{decided['resumed_turn_id']}")).json()
     assert (turn["status"], turn["conversation_id"], turn["agent"]) == (
@@ -59,7 +59,7 @@ async def test_an_approval_continues_as_a_background_turn(customer: Customer) ->
 
 
 async def test_the_resumed_turn_can_be_followed_as_a_stream_of_chunks(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     customer.upstream.reply(text("Paid.", chunks=1))
     decided = await customer.decides(approval, "approve")
 
@@ -68,18 +68,18 @@ async def test_the_resumed_turn_can_be_followed_as_a_stream_of_chunks(customer: 
     payloads = [json.loads(line[6:]) for line in stream.text.split("\n") if line.startswith("data: {")]
     assert "".join(one["choices"][0]["delta"].get("content") or "" for one in payloads) == "Paid."
     assert payloads[-1]["choices"][0]["finish_reason"] == "stop"
-    told = [one["handoff"] for one in payloads if "handoff" in one]
-    assert [one["type"] for one in told] == [
+    reported = [one["handoff"] for one in payloads if "handoff" in one]
+    assert [one["type"] for one in reported] == [
         "approval.decided",
         "tool.started",
         "tool.completed",
         "agent.speaking",
         "turn.completed",
     ]
-    assert told[0] == {
+    assert reported[0] == {
         "type": "approval.decided",
         "agent": "cashier",
-        "call_id": told[1]["call_id"],
+        "call_id": reported[1]["call_id"],
         "name": "pay",
         "approval_id": approval["id"],
         "decision": "approve",
@@ -88,7 +88,7 @@ async def test_the_resumed_turn_can_be_followed_as_a_stream_of_chunks(customer: 
 
 
 async def test_the_model_receives_a_rejection_with_its_reason(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     customer.upstream.reply(text("As you like."))
 
     decided = await customer.decides(approval, "refuse", "Too expensive.")
@@ -120,7 +120,7 @@ async def test_a_resumed_turn_uses_the_options_of_the_request(customer: Customer
 
 
 async def test_the_continuation_of_a_stored_completion_is_stored(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7, store=True, metadata={"ticket": customer.to})
+    (approval,) = await requested(customer, 7, store=True, metadata={"ticket": customer.to})
     customer.upstream.reply(text("Paid."))
     decided = await customer.decides(approval, "approve")
     await customer.resumed(decided)
@@ -134,7 +134,7 @@ async def test_the_continuation_of_a_stored_completion_is_stored(customer: Custo
 
 
 async def test_each_of_several_calls_is_decided_by_itself(customer: Customer) -> None:
-    one, two, three = await asked(customer, 7, 8, 9)
+    one, two, three = await requested(customer, 7, 8, 9)
 
     first = await customer.decides(two, "refuse", "not that")
     second = await customer.decides(one, "approve")
@@ -157,7 +157,7 @@ async def test_each_of_several_calls_is_decided_by_itself(customer: Customer) ->
 async def test_a_plain_word_decides_what_is_left_and_a_no_stops_all_of_it(
     customer: Customer, word: str, paid: list[int]
 ) -> None:
-    one, _ = await asked(customer, 7, 8)
+    one, _ = await requested(customer, 7, 8)
     await customer.decides(one, "approve")
 
     completion = await customer.completion(word, text("Well."))
@@ -171,7 +171,7 @@ async def test_a_plain_word_decides_what_is_left_and_a_no_stops_all_of_it(
 
 
 async def test_an_approved_call_expires_with_a_pending_one(customer: Customer) -> None:
-    one, _ = await asked(customer, 7, 8)
+    one, _ = await requested(customer, 7, 8)
     await customer.decides(one, "approve")
 
     await customer.asks("What for?", text("For the rocket."))
@@ -185,7 +185,7 @@ async def test_an_approved_call_expires_with_a_pending_one(customer: Customer) -
 
 @pytest.mark.parametrize("decision", ["approve", "refuse"])
 async def test_the_same_decision_again_is_the_same_turn(customer: Customer, decision: str) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     customer.upstream.reply(text("Well."))
     decided = await customer.decides(approval, decision)
     await customer.resumed(decided)
@@ -199,7 +199,7 @@ async def test_the_same_decision_again_is_the_same_turn(customer: Customer, deci
 
 
 async def test_a_decision_by_message_is_visible_in_the_api(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     completion = await customer.completion("yes", text("Paid."))
 
     decided = await customer.decides(approval, "approve")
@@ -209,7 +209,7 @@ async def test_a_decision_by_message_is_visible_in_the_api(customer: Customer) -
 
 
 async def test_a_turn_that_failed_is_begun_again_without_running_the_call_again(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     customer.upstream.reply(error(400))
     first = await customer.decides(approval, "approve")
     failed = await customer.http("GET", f"/turns/{first['resumed_turn_id']}/events?types=turn.failed")
@@ -225,7 +225,7 @@ async def test_a_turn_that_failed_is_begun_again_without_running_the_call_again(
 
 
 async def test_of_many_who_decide_at_once_all_get_the_same_turn(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     customer.upstream.reply(text("Paid."))
 
     decided = await asyncio.gather(*(customer.decides(approval, "approve") for _ in range(8)))
@@ -236,7 +236,7 @@ async def test_of_many_who_decide_at_once_all_get_the_same_turn(customer: Custom
 
 
 async def test_of_two_who_decide_differently_one_is_refused(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     customer.upstream.reply(text("Well."))
     path = f"/approvals/{approval['id']}"
 
@@ -245,16 +245,16 @@ async def test_of_two_who_decide_differently_one_is_refused(customer: Customer) 
     )
 
     assert sorted(answer.status_code for answer in answers) == [200, 400]
-    (kept,) = await customer.approvals()
-    await customer.resumed(kept)
-    assert customer.paid() == ([7] if kept["status"] == "approved" else [])
+    (stored,) = await customer.approvals()
+    await customer.resumed(stored)
+    assert customer.paid() == ([7] if stored["status"] == "approved" else [])
 
 
 # --- the conversation behind it ---
 
 
 async def test_a_stock_client_that_says_yes_later_does_not_run_the_call_again(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     customer.upstream.reply(text("Paid."))
     await customer.resumed(await customer.decides(approval, "approve"))
 
@@ -266,7 +266,7 @@ async def test_a_stock_client_that_says_yes_later_does_not_run_the_call_again(cu
 
 
 async def test_a_client_that_sends_the_background_answer_continues_after_it(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     customer.upstream.reply(text("Paid."))
     await customer.resumed(await customer.decides(approval, "approve"))
     customer.messages.append(assistant("Paid."))
@@ -280,7 +280,7 @@ async def test_a_client_that_sends_the_background_answer_continues_after_it(cust
 
 async def test_a_client_that_sends_only_new_messages_continues_after_it(customer: Customer) -> None:
     customer.headers = {"X-Conversation-Id": f"chat-{customer.to}"}
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     customer.upstream.reply(text("Paid."))
     await customer.resumed(await customer.decides(approval, "approve"))
     customer.messages.clear()
@@ -292,16 +292,16 @@ async def test_a_client_that_sends_only_new_messages_continues_after_it(customer
 
 
 async def test_while_the_conversation_is_busy_nothing_is_decided_and_nothing_lost(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     before = len(customer.upstream.requests)
-    asking = asyncio.create_task(customer.asks("What for?", hang()))
+    pending = asyncio.create_task(customer.asks("What for?", hang()))
     hanging = await customer.upstream.received(before + 1)
 
     busy = await customer.http("POST", f"/approvals/{approval['id']}", json={"decision": "approve"})
     assert check_refusal(busy, 409)["code"] == "conversation_busy"
     assert int(busy.headers["retry-after"]) >= 1
     assert await customer.approvals("pending") == [approval]
-    asking.cancel()
+    pending.cancel()
     customer.upstream.reply(text("Paid."))
     async with asyncio.timeout(5):
         while True:
@@ -316,7 +316,7 @@ async def test_while_the_conversation_is_busy_nothing_is_decided_and_nothing_los
 
 
 async def test_while_the_resumed_turn_runs_the_conversation_is_busy(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     before = len(customer.upstream.requests)
     go = asyncio.Event()
     customer.upstream.reply(text("Paid.").held(go))
@@ -332,7 +332,7 @@ async def test_while_the_resumed_turn_runs_the_conversation_is_busy(customer: Cu
 
 
 async def test_a_resumed_turn_can_be_stopped(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     before = len(customer.upstream.requests)
     customer.upstream.reply(hang())
     decided = await customer.decides(approval, "approve")
@@ -350,9 +350,9 @@ async def test_a_resumed_turn_can_be_stopped(customer: Customer) -> None:
 
 
 async def test_lists_are_by_status_and_conversation_and_come_in_pages(customer: Customer) -> None:
-    first = await asked(customer, 1, 2)
+    first = await requested(customer, 1, 2)
     other = Customer(customer.served, customer.upstream, key=customer.key)
-    second = await asked(other, 3)
+    second = await requested(other, 3)
     everything = [*first, *second[2:]]
 
     async def listed(query: str) -> dict[str, Any]:
@@ -381,7 +381,7 @@ async def test_lists_are_by_status_and_conversation_and_come_in_pages(customer: 
 
 
 async def test_approvals_are_the_callers_and_the_end_users_own(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7, user="ann")
+    (approval,) = await requested(customer, 7, user="ann")
     stranger = Customer(customer.served, customer.upstream)
     path = f"/approvals/{approval['id']}"
     bob = {"X-OpenWebUI-User-Id": "bob"}
@@ -431,7 +431,7 @@ async def test_approvals_are_the_callers_and_the_end_users_own(customer: Custome
 async def test_an_invalid_decision_is_rejected_without_effect(
     customer: Customer, body: bytes, param: str | None, code: str | None
 ) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     approval_id: str = approval["id"]
     tries = [(f"/approvals/{approval_id}", body)]
     if body.startswith(b'{"'):
@@ -471,7 +471,7 @@ async def test_a_decision_without_an_id_is_refused(
         ("after=" + "x" * 3000, "after"),
     ],
 )
-async def test_a_list_that_cannot_be_made_is_refused(customer: Customer, query: str, param: str) -> None:
+async def test_a_list_that_cannot_be_created_is_refused(customer: Customer, query: str, param: str) -> None:
     assert check_refusal(await customer.http("GET", f"/approvals?{query}"))["param"] == param
 
 
@@ -499,7 +499,7 @@ async def test_unknown_approvals_are_404_and_unsupported_methods_405(
 
 
 async def test_another_decision_is_refused(customer: Customer) -> None:
-    (approval,) = await asked(customer, 7)
+    (approval,) = await requested(customer, 7)
     customer.upstream.reply(text("As you like."))
     decided = await customer.decides(approval, "refuse")
     await customer.resumed(decided)

@@ -52,12 +52,12 @@ async def test_after_a_kill_before_the_turn_is_stored_nothing_of_it_remains(
     upstream.reply(text("Early"), text("Hello"))
     async with serve_process(tmp_path, upstream.base_url) as (served, process):
         with locked_database(tmp_path):
-            asking = asyncio.create_task(Caller(served).ask([user("Hi")], headers=CHAT))
+            pending = asyncio.create_task(Caller(served).ask([user("Hi")], headers=CHAT))
             await upstream.received(1)
             process.send_signal(signal.SIGKILL)
             await process.wait()
             with pytest.raises(openai.APIConnectionError):
-                await asking
+                await pending
 
     async with serve_process(tmp_path, upstream.base_url) as (served, _):
         assert await Caller(served).ask([user("Me too")], headers=CHAT) == "Hello"

@@ -34,7 +34,7 @@ async def test_messages_follow_the_turn_that_is_named(served: Served, upstream: 
     other = await talked(caller, upstream, "Deux", "2f", **{"X-Parent-Id": first})
     assert (caller.match, caller.conversation) == ("parent-id", "anna")
     assert shape_of(upstream) == ["system", "user:One", "assistant:1", "user:Deux"]
-    anew = await talked(caller, upstream, "Un", "1f", **{"X-Parent-Id": "root"})
+    regenerated = await talked(caller, upstream, "Un", "1f", **{"X-Parent-Id": "root"})
     assert shape_of(upstream) == ["system", "user:Un"]
     await talked(caller, upstream, "More", "3", **{"X-Parent-Id": other})
     assert shape_of(upstream) == [
@@ -51,7 +51,7 @@ async def test_messages_follow_the_turn_that_is_named(served: Served, upstream: 
         (first, None),
         (second, first),
         (other, first),
-        (anew, None),
+        (regenerated, None),
     ]
     assert tree["head_id"] == tree["data"][-1]["id"]
 

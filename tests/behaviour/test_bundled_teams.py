@@ -25,15 +25,15 @@ REPORT = "Generate a monthly business report for our sales performance"
 
 @pytest.fixture
 async def services() -> AsyncIterator[FakeServices]:
-    async with FakeServices() as made:
-        yield made
+    async with FakeServices() as created:
+        yield created
 
 
 @pytest.fixture
 async def served(tmp_path: Path, services: FakeServices) -> AsyncIterator[Served]:
     url = services.url
-    async with serve(tmp_path, weather_url=url, geocoding_url=url, stock_url=url, searxng_url=url) as made:
-        yield made
+    async with serve(tmp_path, weather_url=url, geocoding_url=url, stock_url=url, searxng_url=url) as created:
+        yield created
 
 
 async def happened(served: Served, turn_id: str) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ async def test_without_network_the_assistant_says_so_and_answers_the_rest(
 
 
 @pytest.mark.parametrize(
-    ("words", "answer"),
+    ("content", "answer"),
     [
         ("What time is it in Tokyo?", " in Asia/Tokyo, on "),
         ("What time is it in Narnia?", "there is no time zone 'Narnia'"),
@@ -109,8 +109,10 @@ async def test_without_network_the_assistant_says_so_and_answers_the_rest(
         ("Sing", "Without a language model I understand"),
     ],
 )
-async def test_every_tool_of_the_assistant_can_be_asked_for(served: Served, words: str, answer: str) -> None:
-    assert answer in await Caller(served).ask([user(words)], model="assistant")
+async def test_every_tool_of_the_assistant_can_be_requested(
+    served: Served, content: str, answer: str
+) -> None:
+    assert answer in await Caller(served).ask([user(content)], model="assistant")
 
 
 # --- business-insights ---

@@ -123,11 +123,11 @@ async def test_users_of_one_legacy_chat_are_all_answered(served: Served, upstrea
             assert answer.status_code == 200, answer.text
             return answer.text
 
-        asked = [asyncio.create_task(say(message)) for message in ("One", "Two", "Three")]
+        requested = [asyncio.create_task(say(message)) for message in ("One", "Two", "Three")]
         await upstream.received(1)
         await until(lambda: served.services.turns.queued == 2)
         go.set()
-        answers = await asyncio.gather(*asked)
+        answers = await asyncio.gather(*requested)
 
     assert all(json.loads(answer.splitlines()[0]) for answer in answers)
     assert len(shape_of(upstream)) == 6
@@ -151,7 +151,7 @@ class Models:
 
 
 @pytest.mark.parametrize("second", ["shop", "shop/sales"], ids=["same model", "other model"])
-async def test_models_of_one_chat_answer_at_the_same_time_on_branches_of_their_own(
+async def test_models_of_one_chat_answer_at_the_same_time_on_separate_branches(
     tmp_path: Path, second: str
 ) -> None:
     models = Models()
@@ -219,8 +219,8 @@ async def test_a_new_message_to_a_running_turn_of_a_chat_is_rejected(
 @pytest.fixture
 async def impatient(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Served]:
     """A server with a short keep-alive interval."""
-    async with serve(tmp_path, upstream.base_url, keep_alive_interval=0.05) as made:
-        yield made
+    async with serve(tmp_path, upstream.base_url, keep_alive_interval=0.05) as created:
+        yield created
 
 
 async def queued_stream(

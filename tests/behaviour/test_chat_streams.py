@@ -94,17 +94,17 @@ async def test_the_headers_of_a_stream(served: Served, upstream: FakeUpstream) -
     assert response.headers["openai-processing-ms"].isdigit()
 
 
-@pytest.mark.parametrize("asked", [True, False, None])
-async def test_usage_comes_last_without_choices_and_only_when_asked_for(
-    served: Served, upstream: FakeUpstream, asked: bool | None
+@pytest.mark.parametrize("requested", [True, False, None])
+async def test_usage_comes_last_without_choices_and_only_on_request(
+    served: Served, upstream: FakeUpstream, requested: bool | None
 ) -> None:
     upstream.reply(text("Hello"))
-    options = {} if asked is None else {"stream_options": {"include_usage": asked}}
+    options = {} if requested is None else {"stream_options": {"include_usage": requested}}
     async with Wire(served) as wire:
         *chunks, done = await wire.frames(**options)
 
     assert done == "[DONE]"
-    if asked:
+    if requested:
         assert (chunks[-1]["choices"], chunks[-1]["usage"]) == ([], USAGE)
         assert chunks[-1]["system_fingerprint"] == chunks[0]["system_fingerprint"]
         assert all(one["usage"] is None for one in chunks[:-1])
@@ -162,7 +162,7 @@ async def test_a_refusal_comes_in_place_of_content(served: Served, upstream: Fak
     ]
 
 
-async def test_nothing_said_is_still_a_whole_stream(served: Served, upstream: FakeUpstream) -> None:
+async def test_an_empty_answer_is_still_a_whole_stream(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(events(chunk({}, "stop")))
     async with Wire(served) as wire:
         frames = await wire.frames()
@@ -366,8 +366,8 @@ async def test_a_quiet_stream_gets_comments(
     upstream.reply(text("Hello", chunks=["He", go, "llo"]))
     body = ""
     async with serve(tmp_path, upstream.base_url, keep_alive_interval=0.02) as served, Wire(served) as wire:
-        asked = {"model": "shop", "messages": HELLO, "stream": True}
-        async with wire.http.stream("POST", "/chat/completions", json=asked, headers=headers) as response:
+        requested = {"model": "shop", "messages": HELLO, "stream": True}
+        async with wire.http.stream("POST", "/chat/completions", json=requested, headers=headers) as response:
             async for piece in response.aiter_text():
                 body += piece
                 if body.endswith(comment):
@@ -417,8 +417,8 @@ async def test_a_reader_that_takes_everything_for_data_gets_the_whole_answer(
     upstream.reply(text("Hello", chunks=["He", go, "llo"]))
     answer, rest = "", ""
     async with serve(tmp_path, upstream.base_url, keep_alive_interval=0.02) as served, Wire(served) as wire:
-        asked = {"model": "shop", "messages": HELLO, "stream": True}
-        async with wire.http.stream("POST", "/chat/completions", json=asked) as response:
+        requested = {"model": "shop", "messages": HELLO, "stream": True}
+        async with wire.http.stream("POST", "/chat/completions", json=requested) as response:
             async for piece in response.aiter_text():
                 *parts, rest = (rest + piece).split("\n\n")
                 for part in parts:

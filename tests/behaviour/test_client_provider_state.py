@@ -162,8 +162,8 @@ async def test_state_of_a_text_comes_back_after_a_restart(
     provider = family()
     messages: list[Any] = []
     async with FakeUpstream(answer=provider) as upstream:
-        for words in ("It broke", "Really?", "Thanks"):
-            messages.append(user(words))
+        for content in ("It broke", "Really?", "Thanks"):
+            messages.append(user(content))
             async with serve(tmp_path, upstream.base_url) as served:
                 if is_streamed:
                     stream = await served.client().chat.completions.create(

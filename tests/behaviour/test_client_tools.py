@@ -14,7 +14,7 @@ from tests.behaviour.chat_client import WEATHER, Caller, agent_of, assistant, re
 from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.server import Served, serve
 
-ASKED = [user("What is the weather in Bonn?")]
+REQUESTED = [user("What is the weather in Bonn?")]
 
 
 def echoed(completion: ChatCompletion) -> Any:
@@ -33,7 +33,7 @@ async def test_only_the_callers_tools_leave_as_tool_calls(served: Served, upstre
         calls(("look_up_item", {"search_query": "rocket"}), ("weather", {"city": "Bonn"})),
     )
 
-    completion = await caller.completion(ASKED, tools=[WEATHER])
+    completion = await caller.completion(REQUESTED, tools=[WEATHER])
 
     choice = completion.choices[0]
     assert choice.finish_reason == "tool_calls"
@@ -53,8 +53,8 @@ async def test_the_result_resumes_the_same_agent_mid_turn_after_a_restart(
         text("It rains on your rocket"),
     )
     async with serve(tmp_path, upstream.base_url) as served:
-        completion = await Caller(served).completion(ASKED, tools=[WEATHER], headers=headers)
-    answered = [*ASKED, echoed(completion), result(call_ids(completion)[0], "rain")]
+        completion = await Caller(served).completion(REQUESTED, tools=[WEATHER], headers=headers)
+    answered = [*REQUESTED, echoed(completion), result(call_ids(completion)[0], "rain")]
 
     async with serve(tmp_path, upstream.base_url) as served:
         caller = Caller(served)
@@ -79,7 +79,7 @@ async def test_the_result_resumes_the_same_agent_mid_turn_after_a_restart(
 async def test_results_alone_with_an_id_are_enough(served: Served, upstream: FakeUpstream) -> None:
     caller, headers = Caller(served), {"X-Conversation-Id": "chat-1"}
     upstream.reply(calls(("weather", {"city": "Bonn"})), text("Rain"))
-    completion = await caller.completion(ASKED, tools=[WEATHER], headers=headers)
+    completion = await caller.completion(REQUESTED, tools=[WEATHER], headers=headers)
 
     answer = await caller.ask([result(call_ids(completion)[0], "rain")], tools=[WEATHER], headers=headers)
 
@@ -98,7 +98,7 @@ async def test_a_streamed_call_comes_in_pieces_that_the_sdk_puts_together(
     chunks = []
     stream: Any = await served.client().chat.completions.create(
         model="shop",
-        messages=ASKED,
+        messages=REQUESTED,
         tools=[WEATHER],
         stream=True,
     )
@@ -120,16 +120,16 @@ async def test_a_streamed_call_comes_in_pieces_that_the_sdk_puts_together(
 async def test_all_pending_calls_have_to_be_answered(served: Served, upstream: FakeUpstream) -> None:
     caller = Caller(served)
     upstream.reply(calls(("weather", {"city": "Bonn"}), ("weather", {"city": "Rome"})), text("Both rain"))
-    completion = await caller.completion(ASKED, tools=[WEATHER])
+    completion = await caller.completion(REQUESTED, tools=[WEATHER])
     one, two = call_ids(completion)
 
     with pytest.raises(openai.BadRequestError) as refused:
-        await caller.ask([*ASKED, echoed(completion), result(one, "rain")], tools=[WEATHER])
+        await caller.ask([*REQUESTED, echoed(completion), result(one, "rain")], tools=[WEATHER])
 
     assert two in refused.value.message
     assert one not in refused.value.message
     both = [result(two, "rain"), result(one, "rain")]
-    assert await caller.ask([*ASKED, echoed(completion), *both], tools=[WEATHER]) == "Both rain"
+    assert await caller.ask([*REQUESTED, echoed(completion), *both], tools=[WEATHER]) == "Both rain"
 
 
 @pytest.mark.parametrize("headers", [None, {"X-Conversation-Id": "chat-1"}], ids=["stateless", "with an id"])
@@ -149,7 +149,7 @@ async def test_a_user_message_instead_of_the_result_closes_the_call(
 ) -> None:
     caller = Caller(served)
     upstream.reply(calls(("weather", {"city": "Bonn"})), text("All right"))
-    completion = await caller.completion(ASKED, tools=[WEATHER])
+    completion = await caller.completion(REQUESTED, tools=[WEATHER])
 
     answer = await caller.ask([user("Never mind")], headers={"X-Conversation-Id": caller.conversation})
 
@@ -196,8 +196,8 @@ async def test_an_agent_may_hand_over_after_the_results(served: Served, upstream
     upstream.reply(
         calls(("weather", {"city": "Bonn"})), calls(("transfer_to_sales", {})), text("Buy an umbrella")
     )
-    completion = await caller.completion(ASKED, tools=[WEATHER])
-    answered = [*ASKED, echoed(completion), result(call_ids(completion)[0], "rain")]
+    completion = await caller.completion(REQUESTED, tools=[WEATHER])
+    answered = [*REQUESTED, echoed(completion), result(call_ids(completion)[0], "rain")]
 
     answer = await caller.ask(answered, tools=[WEATHER])
     upstream.reply(text("Five dollars"))
@@ -214,7 +214,7 @@ async def test_an_unknown_message_list_can_have_its_own_tool_results(
     foreign = {"id": "x1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
 
     answer = await caller.ask(
-        [*ASKED, assistant(None, tool_calls=[foreign]), result("x1", "rain")], tools=[WEATHER]
+        [*REQUESTED, assistant(None, tool_calls=[foreign]), result("x1", "rain")], tools=[WEATHER]
     )
 
     assert answer == "Rain"
@@ -226,7 +226,7 @@ async def test_a_name_that_the_team_uses_itself_is_refused(served: Served, name:
     tool = {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
 
     with pytest.raises(openai.BadRequestError) as refused:
-        await Caller(served).ask(ASKED, tools=[WEATHER, tool])
+        await Caller(served).ask(REQUESTED, tools=[WEATHER, tool])
     assert refused.value.param == "tools[1].function.name"
 
 
@@ -246,7 +246,7 @@ async def test_more_than_max_client_tools_are_ignored_in_auto_mode(
 
 async def test_one_caller_cannot_answer_the_calls_of_another(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("weather", {"city": "Bonn"})))
-    completion = await Caller(served, "key-one").completion(ASKED, tools=[WEATHER])
+    completion = await Caller(served, "key-one").completion(REQUESTED, tools=[WEATHER])
 
     with pytest.raises(openai.BadRequestError):
         await Caller(served, "key-two").ask([result(call_ids(completion)[0], "rain")], tools=[WEATHER])
@@ -257,8 +257,8 @@ async def test_without_stored_content_the_agent_sees_the_message_list(
 ) -> None:
     caller = Caller(served)
     upstream.reply(calls(("transfer_to_repairs", {})), calls(("weather", {"city": "Bonn"})), text("Rain"))
-    completion = await caller.completion(ASKED, tools=[WEATHER], store=False)
-    answered = [*ASKED, echoed(completion), result(call_ids(completion)[0], "rain")]
+    completion = await caller.completion(REQUESTED, tools=[WEATHER], store=False)
+    answered = [*REQUESTED, echoed(completion), result(call_ids(completion)[0], "rain")]
 
     assert await caller.ask(answered, tools=[WEATHER], store=False) == "Rain"
     assert agent_of(upstream) == "repairs"
@@ -270,7 +270,7 @@ async def test_results_alone_are_rejected_without_stored_content(
 ) -> None:
     caller, headers = Caller(served), {"X-Conversation-Id": "chat-1"}
     upstream.reply(calls(("weather", {"city": "Bonn"})))
-    completion = await caller.completion(ASKED, tools=[WEATHER], headers=headers, store=False)
+    completion = await caller.completion(REQUESTED, tools=[WEATHER], headers=headers, store=False)
 
     with pytest.raises(openai.BadRequestError) as refused:
         await caller.ask([result(call_ids(completion)[0], "rain")], tools=[WEATHER], headers=headers)

@@ -59,10 +59,10 @@ async def test_help_and_a_check_do_not_wait_for_the_servers_parts(module: str) -
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", f"import sys, {module}; print(*sys.modules)", stdout=asyncio.subprocess.PIPE
     )
-    told, _ = await process.communicate()
+    reported, _ = await process.communicate()
 
-    assert module in told.decode().split()
-    assert not parts & set(told.decode().split())
+    assert module in reported.decode().split()
+    assert not parts & set(reported.decode().split())
 
 
 def test_help_names_the_commands_and_their_flags(run: Any) -> None:
@@ -80,7 +80,7 @@ def test_help_names_the_commands_and_their_flags(run: Any) -> None:
     assert shown.endswith("Other: --help Show this message and exit.")
 
 
-def test_every_setting_that_is_no_secret_is_in_one_group_of_the_help() -> None:
+def test_every_setting_but_secrets_is_in_one_group_of_the_help() -> None:
     grouped = [name for names in GROUPS.values() for name in names]
 
     assert sorted([*grouped, *SECRET]) == sorted(Settings.model_fields)
@@ -232,7 +232,7 @@ def test_bad_team_files_stop_the_start_with_their_lines(run: Any, tmp_path: Path
     assert lines[0].startswith("library.yaml:3:12: teams.library.entry: ")
 
 
-def test_a_data_folder_that_cannot_be_made_stops_the_start(run: Any, tmp_path: Path) -> None:
+def test_a_data_folder_that_cannot_be_created_stops_the_start(run: Any, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
 
     assert refusal(run("serve", "--data-dir", "taken/data")) == [
@@ -363,7 +363,7 @@ async def test_an_invalid_component_is_reported_without_a_traceback(tmp_path: Pa
 # --- migrate -------------------------------------------------------------------------------------------------
 
 
-def test_the_database_is_made_and_brought_up_to_date(run: Any, tmp_path: Path) -> None:
+def test_the_database_is_created_and_brought_up_to_date(run: Any, tmp_path: Path) -> None:
     for _ in range(2):
         result = run("migrate", "--data-dir", "kept")
         assert (result.exit_code, result.output) == (0, "The database is up to date.\n")
@@ -481,13 +481,13 @@ def shop(folder: Path, upstream: FakeUpstream, grace: str) -> Any:
 
 
 async def test_a_running_turn_gets_its_time_to_finish(tmp_path: Path) -> None:
-    go_on = asyncio.Event()
-    reply = text("One two", chunks=2).held(go_on, after=2)
+    released = asyncio.Event()
+    reply = text("One two", chunks=2).held(released, after=2)
     async with FakeUpstream(reply) as upstream, shop(tmp_path, upstream, grace="20") as serving:
         async with streaming(serving) as stream:
             serving.signal(signal.SIGTERM)
             await serving.err.line('"stopping"')
-            go_on.set()
+            released.set()
             frames = await rest_of(stream)
         assert await serving.ended() == 0
 
@@ -544,14 +544,14 @@ async def test_what_people_wrote_and_keys_are_not_in_the_log(tmp_path: Path, lev
             async with AsyncOpenAI(base_url=url, api_key="sk-marker", max_retries=0) as client:
                 for expected in ("Your marker is on its way.", None):
                     said: Any = [{"role": "user", "content": "I want a marker"}]
-                    asking = client.chat.completions.create(
+                    pending = client.chat.completions.create(
                         model="shop", messages=said, metadata={"marker": "marker"}, user="user-marker"
                     )
                     if expected is None:
                         with pytest.raises(APIError):
-                            await asking
+                            await pending
                     else:
-                        assert (await asking).choices[0].message.content == expected
+                        assert (await pending).choices[0].message.content == expected
             async with AsyncOpenAI(base_url=url, api_key="wrong-marker", max_retries=0) as stranger:
                 with pytest.raises(APIError, match="Incorrect API key"):
                     await stranger.models.list()

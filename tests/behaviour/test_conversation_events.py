@@ -92,8 +92,8 @@ async def test_past_turns_are_replayed_before_new_ones(served: Served, upstream:
 async def test_a_reader_resumes_after_any_event_id(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("One two", chunks=2), text("Three four", chunks=2))
     caller = Caller(served)
-    for words in ("1", "2"):
-        await caller.completion([user(words)], headers=named("again"))
+    for content in ("1", "2"):
+        await caller.completion([user(content)], headers=named("again"))
     path = "/conversations/again/events?follow=false"
     whole = (await get(served, path)).text
     ids = [line.removeprefix("id: ") for line in whole.split("\n") if line.startswith("id: ")]
@@ -108,14 +108,14 @@ async def test_a_reader_resumes_after_any_event_id(served: Served, upstream: Fak
 async def test_a_running_turn_is_streamed(served: Served, upstream: FakeUpstream) -> None:
     rest = asyncio.Event()
     upstream.reply(text("One two", chunks=2).held(rest, after=2))
-    asking = asyncio.create_task(Caller(served).completion([user("Hi")], headers=named("live")))
+    pending = asyncio.create_task(Caller(served).completion([user("Hi")], headers=named("live")))
     await upstream.received(1)
 
     async with listening(served, "live", "?types=text.delta,turn.completed") as reader:
         first = await reader.next()
         rest.set()
         others = await reader.until("turn.completed")
-    await asking
+    await pending
 
     assert first["data"] == {"text": "One "}
     assert [frame["type"] for frame in others] == ["text.delta", "turn.completed"]
@@ -160,11 +160,11 @@ async def test_turns_of_another_worker_are_streamed(tmp_path: Path, upstream: Fa
         await caller.ask([user("1")], headers=named("far"))
         async with listening(here, "far") as reader:
             await reader.until("turn.completed")
-            asking = asyncio.create_task(caller.completion([user("2")], headers=named("far")))
+            pending = asyncio.create_task(caller.completion([user("2")], headers=named("far")))
             began = await reader.next()
             rest.set()
             others = await reader.until("turn.completed")
-        turn_id = (await asking).id
+        turn_id = (await pending).id
         body = (await get(there, f"/turns/{turn_id}/events")).text
 
     assert [began, *others] == frames_of(body)
@@ -177,14 +177,14 @@ async def test_streams_end_properly_when_the_server_stops(tmp_path: Path, upstre
         async with serve(tmp_path, upstream.base_url, shutdown_grace=0) as served:
             caller = Caller(served)
             await caller.ask([user("1")], headers=named("idle"))
-            asking = asyncio.create_task(caller.ask([user("2")], headers=detached))
+            pending = asyncio.create_task(caller.ask([user("2")], headers=detached))
             await upstream.received(2)
             idle = await readers.enter_async_context(listening(served, "idle"))
-            under_way = await readers.enter_async_context(listening(served, "under-way"))
+            running = await readers.enter_async_context(listening(served, "under-way"))
             await idle.until("turn.completed")
-            await under_way.until("turn.started")
-        ends = [await idle.until("nothing"), await under_way.until("nothing")]
-    await asyncio.gather(asking, return_exceptions=True)
+            await running.until("turn.started")
+        ends = [await idle.until("nothing"), await running.until("nothing")]
+    await asyncio.gather(pending, return_exceptions=True)
 
     assert ends[0] == [None]
     assert [frame["type"] for frame in ends[1][:-1]] == ["usage", "turn.cancelled"]

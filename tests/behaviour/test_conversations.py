@@ -21,7 +21,7 @@ from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.server import Served
 
 
-async def test_a_stateless_follow_up_reaches_the_agent_that_asked(
+async def test_a_stateless_follow_up_reaches_the_agent_with_the_question(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller = Caller(served)
@@ -140,7 +140,7 @@ async def test_changing_system_messages_neither_break_the_match_nor_pile_up(
         pytest.param("<think>They want a rocket</think>What colour?", id="reasoning kept in the text"),
     ],
 )
-async def test_the_same_words_in_another_dress_are_recognised(
+async def test_the_same_text_in_another_form_is_recognised(
     served: Served, upstream: FakeUpstream, shown: Any
 ) -> None:
     caller = Caller(served)

@@ -16,15 +16,15 @@ from tests.server import Served, serve
 HELPER = {"name": "helper", "instructions": "You are helper. Help."}
 
 
-async def asked(
+async def requested(
     served: Served, method: str, path: str, body: Any = None, *, key: str = "test-key"
 ) -> httpx2.Response:
     async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}) as http:
         return await http.request(method, f"{served.url}{path}", json=body)
 
 
-async def made(served: Served, body: Any, *, kind: str = "agents", key: str = "test-key") -> Any:
-    answer = await asked(served, "POST", f"/v1/{kind}", body, key=key)
+async def created(served: Served, body: Any, *, kind: str = "agents", key: str = "test-key") -> Any:
+    answer = await requested(served, "POST", f"/v1/{kind}", body, key=key)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -32,7 +32,7 @@ async def made(served: Served, body: Any, *, kind: str = "agents", key: str = "t
 async def test_a_custom_agent_answers_under_its_name(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("calculate", {"expression": "6 * 7"})), text("It is 42."))
 
-    agent = await made(served, {**HELPER, "tools": ["calculate"], "limits": {"max_tool_calls": 3}})
+    agent = await created(served, {**HELPER, "tools": ["calculate"], "limits": {"max_tool_calls": 3}})
     caller = Caller(served)
     answer = await caller.ask([user("6 * 7?")], model="helper")
 
@@ -51,8 +51,8 @@ async def test_a_custom_agent_answers_under_its_name(served: Served, upstream: F
 
 async def test_custom_agents_hand_over_to_each_other(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("transfer_to_expert", {})), text("I know."), text("Still me."), text("Alone."))
-    await made(served, {"name": "expert", "instructions": "You are expert. Know."})
-    await made(served, {**HELPER, "handoffs": [{"to": "expert", "when": "it is hard"}]})
+    await created(served, {"name": "expert", "instructions": "You are expert. Know."})
+    await created(served, {**HELPER, "handoffs": [{"to": "expert", "when": "it is hard"}]})
 
     caller = Caller(served)
     first = await caller.ask([user("Hard")], model="helper")
@@ -82,13 +82,13 @@ async def test_a_custom_agent_delegates_to_the_version_that_the_conversation_beg
         "seconds": 60.0,
         "limits": {"max_model_calls": 5},
     }
-    await made(served, {"name": "expert", "instructions": "You are expert. Know."})
-    agent = await made(served, {**HELPER, "delegates": [delegate], "limits": {"max_delegate_depth": 1}})
+    await created(served, {"name": "expert", "instructions": "You are expert. Know."})
+    agent = await created(served, {**HELPER, "delegates": [delegate], "limits": {"max_delegate_depth": 1}})
     caller = Caller(served)
 
     first = await caller.ask([user("Hard")], model="helper")
     of_expert = upstream.requests[1].body["messages"]
-    await made(served, {"name": "expert", "instructions": "You are changed. Know."})
+    await created(served, {"name": "expert", "instructions": "You are changed. Know."})
     second = await caller.ask([user("Hard"), assistant(first), user("Sure?")], model="helper")
 
     assert agent["delegates"] == [delegate]
@@ -97,7 +97,7 @@ async def test_a_custom_agent_delegates_to_the_version_that_the_conversation_beg
     assert "You are expert" in of_expert[0]["content"]
     assert of_expert[1:] == [user("Six times seven")]
     assert "You are expert" in upstream.requests[4].body["messages"][0]["content"]
-    deleted = await asked(served, "DELETE", "/v1/agents/expert")
+    deleted = await requested(served, "DELETE", "/v1/agents/expert")
     assert (deleted.status_code, deleted.json()["error"]["code"]) == (400, "agent_in_use")
 
 
@@ -116,7 +116,7 @@ async def test_handoffs_of_custom_agents_have_the_options_of_team_files(
         "front": {"instructions": "You are front. Greet.", "handoffs": [handoff]},
         "back": {"instructions": "You are back. Answer."},
     }
-    team = await made(served, {"name": "desk", "entry": "front", "agents": agents}, kind="teams")
+    team = await created(served, {"name": "desk", "entry": "front", "agents": agents}, kind="teams")
     caller = Caller(served)
     first = await caller.ask([user("Secret words")], model="desk")
     of_back = upstream.requests[2].body["messages"]
@@ -136,10 +136,10 @@ async def test_a_conversation_keeps_the_version_that_it_began_with(
     named = {"X-Conversation-Id": "anna"}
 
     async with serve(tmp_path, upstream.base_url) as served:
-        await made(served, HELPER)
+        await created(served, HELPER)
         caller = Caller(served)
         await caller.ask([user("One")], model="helper", headers=named)
-        second = await made(served, {**HELPER, "instructions": "You are another. Help."})
+        second = await created(served, {**HELPER, "instructions": "You are another. Help."})
         assert second["version"] == 2
         await caller.ask([user("Two")], model="helper", headers=named)
         assert agent_of(upstream) == "helper"
@@ -155,7 +155,7 @@ async def test_a_conversation_keeps_the_version_that_it_began_with(
         assert agent_of(upstream) == "helper"
         await caller.ask([user("Newer")], model="helper")
         assert agent_of(upstream) == "another"
-        old = (await asked(served, "GET", "/v1/agents/helper?version=1")).json()
+        old = (await requested(served, "GET", "/v1/agents/helper?version=1")).json()
         assert (old["version"], old["instructions"]) == (1, "You are helper. Help.")
 
 
@@ -166,55 +166,55 @@ async def test_every_worker_knows_it_at_once(tmp_path: Path, upstream: FakeUpstr
         serve(tmp_path, upstream.base_url) as one,
         serve(tmp_path, upstream.base_url) as other,
     ):
-        await made(one, HELPER)
+        await created(one, HELPER)
         await Caller(other).ask([user("Hi")], model="helper")
-        await made(one, {**HELPER, "instructions": "You are changed. Help."})
+        await created(one, {**HELPER, "instructions": "You are changed. Help."})
         await Caller(other).ask([user("Hello")], model="helper")
         assert agent_of(upstream) == "changed"
-        await asked(one, "DELETE", "/v1/agents/helper")
+        await requested(one, "DELETE", "/v1/agents/helper")
 
         with pytest.raises(openai.NotFoundError):
             await Caller(other).ask([user("Hi")], model="helper")
 
 
-async def test_an_agent_is_there_for_who_made_it_only(served: Served, upstream: FakeUpstream) -> None:
+async def test_an_agent_is_there_for_who_created_it_only(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Mine"))
-    await made(served, HELPER)
-    await made(served, {**HELPER, "instructions": "You are theirs. Help."}, key="other")
+    await created(served, HELPER)
+    await created(served, {**HELPER, "instructions": "You are theirs. Help."}, key="other")
 
     await Caller(served, "other").ask([user("Hi")], model="helper")
     assert agent_of(upstream) == "theirs"
     for path in ("/v1/agents/helper", "/v1/models/helper"):
-        assert (await asked(served, "GET", path, key="third")).status_code == 404
-    assert (await asked(served, "DELETE", "/v1/agents/helper", key="third")).status_code == 404
+        assert (await requested(served, "GET", path, key="third")).status_code == 404
+    assert (await requested(served, "DELETE", "/v1/agents/helper", key="third")).status_code == 404
     with pytest.raises(openai.NotFoundError) as missing:
         await Caller(served, "third").ask([user("Hi")], model="helper")
     assert missing.value.code == "model_not_found"
 
 
-async def test_a_team_is_made_whole(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_team_is_created_whole(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("transfer_to_second", {})), text("Done"))
     members = {
         "first": {"instructions": "You are first. Ask.", "handoffs": [{"to": "second"}]},
         "second": {"instructions": "You are second. Answer."},
     }
 
-    team = await made(served, {"name": "pair", "entry": "first", "agents": members}, kind="teams")
+    team = await created(served, {"name": "pair", "entry": "first", "agents": members}, kind="teams")
     await Caller(served).ask([user("Hi")], model="pair")
 
     assert agent_of(upstream) == "second"
     assert (team["object"], list(team["agents"]), team["version"]) == ("team", ["first", "second"], 1)
-    listed = (await asked(served, "GET", "/v1/teams")).json()
+    listed = (await requested(served, "GET", "/v1/teams")).json()
     assert [one["id"] for one in listed["data"]] == ["pair"]
-    gone = (await asked(served, "DELETE", "/v1/teams/pair")).json()
+    gone = (await requested(served, "DELETE", "/v1/teams/pair")).json()
     assert gone == {"id": "pair", "object": "team.deleted", "deleted": True}
-    assert (await asked(served, "GET", "/v1/teams/pair")).status_code == 404
+    assert (await requested(served, "GET", "/v1/teams/pair")).status_code == 404
 
 
 async def test_the_list_has_agents_and_available_options(served: Served) -> None:
-    await made(served, HELPER)
+    await created(served, HELPER)
 
-    listed = (await asked(served, "GET", "/v1/agents")).json()
+    listed = (await requested(served, "GET", "/v1/agents")).json()
 
     assert [(one["id"], one["is_editable"]) for one in listed["data"]] == [
         ("helper", True), ("shop/triage", False), ("shop/sales", False), ("shop/repairs", False),
@@ -224,19 +224,19 @@ async def test_the_list_has_agents_and_available_options(served: Served) -> None
     tools = {tool["name"]: tool["description"] for tool in listed["options"]["tools"]}
     assert "calculate" in tools
     assert "execute_order" not in tools
-    assert (await asked(served, "GET", "/v1/agents?limit=1")).json()["has_more"] is True
-    of_file = (await asked(served, "GET", "/v1/agents/shop/sales")).json()
+    assert (await requested(served, "GET", "/v1/agents?limit=1")).json()["has_more"] is True
+    of_file = (await requested(served, "GET", "/v1/agents/shop/sales")).json()
     assert (of_file["id"], of_file["tools"]) == ("shop/sales", ["execute_order"])
 
 
 async def test_who_is_handed_over_to_is_not_deleted(served: Served) -> None:
-    await made(served, {"name": "expert", "instructions": "Know."})
-    await made(served, {**HELPER, "handoffs": [{"to": "expert"}]})
+    await created(served, {"name": "expert", "instructions": "Know."})
+    await created(served, {**HELPER, "handoffs": [{"to": "expert"}]})
 
-    refused = await asked(served, "DELETE", "/v1/agents/expert")
+    refused = await requested(served, "DELETE", "/v1/agents/expert")
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "agent_in_use")
-    assert (await asked(served, "DELETE", "/v1/agents/helper")).status_code == 200
-    assert (await asked(served, "DELETE", "/v1/agents/expert")).status_code == 200
+    assert (await requested(served, "DELETE", "/v1/agents/helper")).status_code == 200
+    assert (await requested(served, "DELETE", "/v1/agents/expert")).status_code == 200
 
 
 async def test_instructions_are_text_and_nothing_else(
@@ -244,17 +244,17 @@ async def test_instructions_are_text_and_nothing_else(
 ) -> None:
     monkeypatch.setenv("SECRET", "leaked")
     upstream.reply(text("Hi"))
-    words = "You are ${SECRET} {agent} {{ 7 * 7 }} %(secret)s."
+    content = "You are ${SECRET} {agent} {{ 7 * 7 }} %(secret)s."
 
-    await made(served, {**HELPER, "instructions": words})
+    await created(served, {**HELPER, "instructions": content})
     await Caller(served).ask([user("Hi")], model="helper")
 
-    assert upstream.requests[0].body["messages"][0]["content"] == words
+    assert upstream.requests[0].body["messages"][0]["content"] == content
 
 
 async def test_a_removed_tool_or_model_is_reported(tmp_path: Path, upstream: FakeUpstream) -> None:
     async with serve(tmp_path, upstream.base_url) as served:
-        await made(served, {**HELPER, "tools": ["calculate"]})
+        await created(served, {**HELPER, "tools": ["calculate"]})
 
     async with serve(tmp_path, upstream.base_url, agent_tools=("get_time",)) as served:
         with pytest.raises(openai.BadRequestError) as refused:
@@ -280,12 +280,12 @@ teams:
     upstream.reply(calls(("calculate", {"expression": "1+1"})), text("Two"))
 
     async with serve(tmp_path, upstream.base_url, teams=tmp_path / "teams.yaml") as served:
-        await made(served, {**HELPER, "tools": ["calculate"]})
+        await created(served, {**HELPER, "tools": ["calculate"]})
         caller = Caller(served)
         named = {"X-Conversation-Id": "anna"}
         question = await caller.ask([user("1+1?")], model="helper", headers=named)
         assert "Reply yes or no" in question
-        await made(served, {**HELPER, "instructions": "You are newer. Help."})
+        await created(served, {**HELPER, "instructions": "You are newer. Help."})
         assert await caller.ask([user("yes")], model="helper", headers=named) == "Two"
 
     assert agent_of(upstream) == "helper"
@@ -294,15 +294,15 @@ teams:
 async def test_it_can_be_switched_off(tmp_path: Path, upstream: FakeUpstream) -> None:
     async with serve(tmp_path, upstream.base_url, agents_over_http=False) as served:
         for method, path in (("GET", "/v1/agents"), ("POST", "/v1/agents"), ("POST", "/agents/x")):
-            answer = await asked(served, method, path, HELPER if method == "POST" else None)
+            answer = await requested(served, method, path, HELPER if method == "POST" else None)
             assert answer.status_code == 404
             assert "are disabled on this server" in answer.json()["error"]["message"]
 
 
 async def test_a_caller_makes_no_more_than_it_may(tmp_path: Path, upstream: FakeUpstream) -> None:
     async with serve(tmp_path, upstream.base_url, max_agents=1) as served:
-        await made(served, HELPER)
-        answer = await asked(served, "POST", "/v1/agents", {**HELPER, "name": "second"})
+        await created(served, HELPER)
+        answer = await requested(served, "POST", "/v1/agents", {**HELPER, "name": "second"})
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_agents")
 
@@ -388,15 +388,15 @@ async def test_an_invalid_definition_is_rejected_and_not_stored(
 ) -> None:
     served, _ = open_shop
 
-    answer = await asked(served, "POST", path, body)
-    kept = (await asked(served, "GET", "/v1/agents")).json()["data"]
+    answer = await requested(served, "POST", path, body)
+    stored = (await requested(served, "GET", "/v1/agents")).json()["data"]
 
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert error["param"] == param
     assert code is None or error["code"] == code
     assert len(answer.content) < 2000
-    assert not any(one["is_editable"] for one in kept)
+    assert not any(one["is_editable"] for one in stored)
 
 
 # --- legacy clients ------------------------------------------------------------------------------------------
@@ -409,11 +409,11 @@ async def test_a_legacy_client_creates_and_uses_an_agent(served: Served, upstrea
         "max_parallel_tools": 3, "tool_call_timeout": 12,
     }  # fmt: skip
 
-    agent = (await asked(served, "POST", "/agents/poet", body)).json()
-    listed = (await asked(served, "GET", "/agents")).json()["agents"]
-    chat = (await asked(served, "POST", "/chat", {"message": "Hi", "agent": "poet"})).json()
-    lines = await asked(served, "POST", "/chat/completions", {"message": "Hi", "agent": "poet"})
-    await asked(served, "POST", "/chat", {"message": "Hi", "agent": "sales", "reset_history": True})
+    agent = (await requested(served, "POST", "/agents/poet", body)).json()
+    listed = (await requested(served, "GET", "/agents")).json()["agents"]
+    chat = (await requested(served, "POST", "/chat", {"message": "Hi", "agent": "poet"})).json()
+    lines = await requested(served, "POST", "/chat/completions", {"message": "Hi", "agent": "poet"})
+    await requested(served, "POST", "/chat", {"message": "Hi", "agent": "sales", "reset_history": True})
 
     assert (agent["name"], agent["max_parallel_tools"], agent["tool_call_timeout"]) == ("poet", 3, 12)
     assert listed[-1] == agent
@@ -425,8 +425,8 @@ async def test_a_legacy_client_creates_and_uses_an_agent(served: Served, upstrea
 async def test_legacy_agent_has_the_id_of_the_path_and_a_name_for_people(served: Served) -> None:
     body = {"name": "MyAssistant", "instructions": "You help."}
 
-    agent = (await asked(served, "POST", "/agents/my_custom_agent", body)).json()
-    model = (await asked(served, "GET", "/v1/models/my_custom_agent")).json()
+    agent = (await requested(served, "POST", "/agents/my_custom_agent", body)).json()
+    model = (await requested(served, "GET", "/v1/models/my_custom_agent")).json()
 
     assert (agent["name"], agent["model"], agent["display_name"]) == (
         "my_custom_agent",
@@ -442,6 +442,6 @@ async def test_a_legacy_client_gets_validation_errors(served: Served) -> None:
         ("/agents/no%20way", {"instructions": "x"}, "name"),
         ("/agents/poet", {"instructions": "x", "tools": []}, "tools"),
     ):
-        answer = await asked(served, "POST", path, body)
+        answer = await requested(served, "POST", path, body)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
         assert answer.json()["detail"] == answer.json()["error"]["message"]

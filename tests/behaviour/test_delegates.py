@@ -160,10 +160,10 @@ async def test_ten_in_parallel_of_which_one_hangs_one_fails_and_one_asks_for_app
         caller = Caller(served)
         messages = [user("Do all of it.")]
         question = await caller.ask(messages, model="desk")
-        asked = len(upstream.requests)
+        requested = len(upstream.requests)
         messages += [assistant(question), user("yes")]
         answer = await caller.ask(messages, model="desk")
-        after = [agent_of(request.body["messages"]) for request in upstream.requests[asked:]]
+        after = [agent_of(request.body["messages"]) for request in upstream.requests[requested:]]
         last = results_in(upstream.requests[-1].body["messages"])
 
     assert question.startswith("Approval ")
@@ -221,7 +221,7 @@ async def test_a_decision_over_http_resumes_the_delegate(open_desk: Desk) -> Non
     assert decided["status"] == "approved"
 
 
-async def test_a_delegate_with_the_conversation_sees_what_was_said_before(open_desk: Desk) -> None:
+async def test_a_delegate_with_the_conversation_sees_earlier_messages(open_desk: Desk) -> None:
     def play(agent: str, messages: list[Any]) -> Reply:
         if agent == "payer":
             return text("Noted.")
@@ -301,7 +301,7 @@ async def test_the_limits_of_the_turn_include_delegates(open_desk: Desk) -> None
     assert len(upstream.requests) <= 100
 
 
-async def test_a_run_has_limits_of_its_own(tmp_path: Path) -> None:
+async def test_a_run_has_its_own_limits(tmp_path: Path) -> None:
     """A delegate that reaches them, or whose code fails, is an error result, and the caller continues."""
     team = """\
 models:

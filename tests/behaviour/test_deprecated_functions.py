@@ -13,7 +13,7 @@ from tests.fakes.upstream import FakeUpstream, calls, text
 from tests.server import Served, serve
 
 FUNCTIONS = [WEATHER["function"]]
-ASKED = [user("What is the weather in Bonn?")]
+REQUESTED = [user("What is the weather in Bonn?")]
 RAIN = {"role": "function", "name": "weather", "content": "rain"}
 CHAT = {"X-Conversation-Id": "chat-1"}
 
@@ -28,7 +28,7 @@ async def called(wire: Wire, upstream: FakeUpstream, **more: Any) -> Any:
         calls(("transfer_to_repairs", {})),
         calls(("look_up_item", {"search_query": "rocket"}), ("weather", {"city": "Bonn"})),
     )
-    completion = await wire.completion(messages=ASKED, functions=FUNCTIONS, **more)
+    completion = await wire.completion(messages=REQUESTED, functions=FUNCTIONS, **more)
     assert completion.choices[0].finish_reason == "function_call"
     return completion.choices[0].message
 
@@ -48,7 +48,7 @@ async def test_a_call_leaves_in_the_old_form(served: Served, upstream: FakeUpstr
 async def test_a_streamed_call_leaves_in_the_old_form(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("weather", {"city": "Bonn"}), pieces=2))
     async with Wire(served) as wire:
-        frames = await wire.frames(messages=ASKED, functions=FUNCTIONS, function_call={"name": "weather"})
+        frames = await wire.frames(messages=REQUESTED, functions=FUNCTIONS, function_call={"name": "weather"})
 
     assert deltas(frames) == [
         {"role": "assistant", "content": None},
@@ -82,7 +82,7 @@ async def test_the_result_resumes_the_same_agent_mid_turn_after_a_restart(
 
     async with serve(tmp_path, upstream.base_url) as served, Wire(served, "key") as wire:
         answer = await wire.ask(
-            messages=[*ASKED, echoed(message), RAIN], functions=FUNCTIONS, headers=headers
+            messages=[*REQUESTED, echoed(message), RAIN], functions=FUNCTIONS, headers=headers
         )
 
     assert answer.json()["choices"][0]["message"]["content"] == "It rains on your rocket"
@@ -105,7 +105,7 @@ async def test_a_second_call_behind_the_first_is_resumed_as_well(
     served: Served, upstream: FakeUpstream
 ) -> None:
     async with Wire(served) as wire:
-        messages = [*ASKED, echoed(await called(wire, upstream)), RAIN]
+        messages = [*REQUESTED, echoed(await called(wire, upstream)), RAIN]
         upstream.reply(calls(("weather", {"city": "Rome"})), text("Rain in both"))
         again = (await wire.completion(messages=messages, functions=FUNCTIONS)).choices[0].message
         messages = [*messages, echoed(again), RAIN]
@@ -131,10 +131,10 @@ async def test_text_next_to_a_call_does_not_hide_it(served: Served, upstream: Fa
         upstream.reply(
             calls(("transfer_to_sales", {})), calls(("weather", {"city": "Bonn"}), text="Let me see.")
         )
-        message = (await wire.completion(messages=ASKED, functions=FUNCTIONS)).choices[0].message
+        message = (await wire.completion(messages=REQUESTED, functions=FUNCTIONS)).choices[0].message
         assert message.content == "Let me see."
         upstream.reply(text("Rain"))
-        await wire.completion(messages=[*ASKED, echoed(message), RAIN], functions=FUNCTIONS)
+        await wire.completion(messages=[*REQUESTED, echoed(message), RAIN], functions=FUNCTIONS)
 
     assert agent_of(upstream) == "sales"
     assert shape_of(upstream)[-2:] == ["calls:weather", "result"]
@@ -159,7 +159,7 @@ async def test_an_unknown_message_list_can_have_its_own_function_result(
     upstream.reply(text("Rain"))
     foreign = assistant(None, function_call={"name": "weather", "arguments": "{}"})
     async with Wire(served) as wire:
-        answer = await wire.ask(messages=[*ASKED, foreign, RAIN])
+        answer = await wire.ask(messages=[*REQUESTED, foreign, RAIN])
 
     assert answer.headers["x-conversation-match"] == "entry"
     assert shape_of(upstream)[1:] == ["user:What is the weather in Bonn?", "calls:weather", "result"]
@@ -171,7 +171,7 @@ async def test_without_stored_content_the_agent_sees_the_message_list(
     async with Wire(served) as wire:
         message = await called(wire, upstream, store=False)
         upstream.reply(text("Rain"))
-        await wire.completion(messages=[*ASKED, echoed(message), RAIN], functions=FUNCTIONS, store=False)
+        await wire.completion(messages=[*REQUESTED, echoed(message), RAIN], functions=FUNCTIONS, store=False)
 
     assert agent_of(upstream) == "repairs"
     assert shape_of(upstream)[1:] == ["user:What is the weather in Bonn?", "calls:weather", "result"]
@@ -179,7 +179,7 @@ async def test_without_stored_content_the_agent_sees_the_message_list(
 
 async def test_look_alikes_give_the_agent_and_nothing_hidden(served: Served, upstream: FakeUpstream) -> None:
     async with Wire(served) as wire:
-        messages = [*ASKED, echoed(await called(wire, upstream)), RAIN]
+        messages = [*REQUESTED, echoed(await called(wire, upstream)), RAIN]
         await called(wire, upstream)
         upstream.reply(text("Rain"))
         await wire.completion(messages=messages, functions=FUNCTIONS)
@@ -192,8 +192,8 @@ async def test_look_alikes_give_the_agent_and_nothing_hidden(served: Served, ups
     ("messages", "headers"),
     [
         ([RAIN], None),
-        ([*ASKED, RAIN], None),
-        ([*ASKED, assistant("It rains"), RAIN], None),
+        ([*REQUESTED, RAIN], None),
+        ([*REQUESTED, assistant("It rains"), RAIN], None),
         ([RAIN], CHAT),
         ([{**RAIN, "name": "other"}], {"X-Conversation-Id": "chat-2"}),
     ],

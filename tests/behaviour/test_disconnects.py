@@ -27,8 +27,8 @@ SALE = (calls(("transfer_to_sales", {})), ORDER)
 @pytest.fixture
 async def other(tmp_path: Path, upstream: FakeUpstream, served: Served) -> AsyncIterator[Served]:
     """A second worker on the database of ``served``."""
-    async with serve(tmp_path, upstream.base_url) as made:
-        yield made
+    async with serve(tmp_path, upstream.base_url) as created:
+        yield created
 
 
 @asynccontextmanager
@@ -66,10 +66,10 @@ async def leave(served: Served, upstream: FakeUpstream, *, model_calls: int, **h
     """Send a request for a plain answer, and leave at a model call; return the turn id."""
     async with http(served) as client:
         body = {"model": "shop", "messages": [user("One rocket")]}
-        asking = asyncio.create_task(client.post("/chat/completions", json=body, headers=headers))
+        pending = asyncio.create_task(client.post("/chat/completions", json=body, headers=headers))
         await upstream.received(model_calls)
         turn_id = await served.running_turn()
-        asking.cancel()
+        pending.cancel()
     await until(lambda: served.services.turns.unattended == 1)
     return turn_id
 
@@ -142,9 +142,9 @@ async def test_a_turn_is_cancelled_when_no_client_returns(tmp_path: Path, upstre
     upstream.reply(hang())
     async with serve(tmp_path, upstream.base_url, disconnect_grace=0.01) as served, http(served) as client:
         body = {"model": "shop", "messages": [user("Hi")]}
-        asking = asyncio.create_task(client.post("/chat/completions", json=body))
+        pending = asyncio.create_task(client.post("/chat/completions", json=body))
         call = await upstream.received(1)
-        asking.cancel()
+        pending.cancel()
         await call.closed()
         await until(lambda: served.services.turns.running == 0)
 

@@ -28,8 +28,8 @@ TEAMS = ROOT / "docs" / "examples" / "approvals.yaml"
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    async with serve(tmp_path, teams=TEAMS) as made:
-        yield made
+    async with serve(tmp_path, teams=TEAMS) as created:
+        yield created
 
 
 def printed(program: str) -> str:

@@ -70,11 +70,11 @@ async def ask(served: Served) -> ChatCompletion:
 
 
 @asynccontextmanager
-async def restored(served: Served, kept: ChatCompletion, lost: ChatCompletion) -> AsyncIterator[None]:
+async def restored(served: Served, stored: ChatCompletion, lost: ChatCompletion) -> AsyncIterator[None]:
     """Check that one completion is stored and the other, which is newer than the backup, is not."""
     client = served.client()
-    found = await client.chat.completions.retrieve(kept.id)
-    assert found.choices[0].message.content == kept.choices[0].message.content
+    found = await client.chat.completions.retrieve(stored.id)
+    assert found.choices[0].message.content == stored.choices[0].message.content
     with pytest.raises(NotFoundError):
         await client.chat.completions.retrieve(lost.id)
     yield
@@ -83,7 +83,7 @@ async def restored(served: Served, kept: ChatCompletion, lost: ChatCompletion) -
 async def test_sqlite_is_backed_up_while_the_server_runs_and_restored(tmp_path: Path) -> None:
     places = {"/var/lib/handoff-proxy": str(tmp_path / "data"), "/var/backups": str(tmp_path)}
     async with serve(tmp_path) as served:
-        kept = await ask(served)
+        stored = await ask(served)
         await run(BACKUP_SQLITE, tmp_path, places)
         lost = await ask(served)
 
@@ -93,7 +93,7 @@ async def test_sqlite_is_backed_up_while_the_server_runs_and_restored(tmp_path: 
     with sqlite3.connect(tmp_path / DATABASE) as copied:
         assert copied.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     copied.close()
-    async with serve(tmp_path) as served, restored(served, kept, lost):
+    async with serve(tmp_path) as served, restored(served, stored, lost):
         await ask(served)
 
 
@@ -105,13 +105,13 @@ async def test_postgresql_is_backed_up_while_the_server_runs_and_restored(tmp_pa
         places = {GUIDE_URL: url, "/var/backups": str(tmp_path)}
         await migrate(url)
         async with serve(tmp_path, database_url=url) as served:
-            kept = await ask(served)
+            stored = await ask(served)
             await run(BACKUP_POSTGRES, tmp_path, places)
             lost = await ask(served)
 
         await run(RESTORE_POSTGRES, tmp_path, places)
 
-        async with serve(tmp_path, database_url=url) as served, restored(served, kept, lost):
+        async with serve(tmp_path, database_url=url) as served, restored(served, stored, lost):
             await ask(served)
 
 

@@ -87,10 +87,10 @@ async def test_nginx_passes_streams_at_once_and_websockets_and_errors(
         ) as client,
     ):
         stream = await client.chat.completions.create(model="shop", messages=[user("Hi")], stream=True)
-        words = ""
+        texts = ""
         async for chunk in stream:
-            words += "".join(choice.delta.content or "" for choice in chunk.choices)
-            if words:
+            texts += "".join(choice.delta.content or "" for choice in chunk.choices)
+            if texts:
                 # The provider sends the rest only after the first words have arrived here.
                 released.set()
 
@@ -102,7 +102,7 @@ async def test_nginx_passes_streams_at_once_and_websockets_and_errors(
             hidden = await plain.get(f"https://{place}/metrics")
             large = await plain.post(f"https://{place}/v1/chat/completions", content=b"x" * 100_000)
 
-    assert words == "Hello, world"
+    assert texts == "Hello, world"
     assert answer["type"] == "error"
     assert hidden.status_code == 404
     assert (large.status_code, list(large.json())) == (413, ["error"])

@@ -122,8 +122,8 @@ TURNS: dict[str, list[tuple[float, Event]]] = {
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    async with serve(tmp_path) as made:
-        yield made
+    async with serve(tmp_path) as created:
+        yield created
 
 
 def printed(program: str) -> str:

@@ -26,8 +26,8 @@ PROGRAMS = [
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    async with serve(tmp_path) as made:
-        yield made
+    async with serve(tmp_path) as created:
+        yield created
 
 
 def printed(program: str) -> str:

@@ -83,8 +83,8 @@ async def test_the_models_file_of_the_page_serves_the_bundled_team(
         file = write(tmp_path, at_fake(blocks(name, "yaml"), upstream), "models.yaml")
         async with serve(tmp_path, models=file) as served:
             caller = Caller(served)
-            asked = [user("My rocket exploded.")]
-            answer = await caller.ask(asked, model="acme-support")
+            requested = [user("My rocket exploded.")]
+            answer = await caller.ask(requested, model="acme-support")
             signed_in = identity.issued
 
     assert answer == ANSWER

@@ -111,9 +111,9 @@ def test_the_page_has_the_tools_of_the_example() -> None:
 @pytest.mark.parametrize("text", CONSOLE, ids=lambda text: text.partition("\n")[0])
 def test_the_commands_print_the_documented_output(text: str, tmp_path: Path) -> None:
     command, _, shown = text.removeprefix("$ ").partition("\n")
-    words = shlex.split(command)
-    variables = dict(word.split("=", 1) for word in words if "=" in word)
-    arguments = words[words.index("handoff-proxy") + 1 :]
+    content = shlex.split(command)
+    variables = dict(word.split("=", 1) for word in content if "=" in word)
+    arguments = content[content.index("handoff-proxy") + 1 :]
     # A .env in the repository could change the output.
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     ran = subprocess.run(

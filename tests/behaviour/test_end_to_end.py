@@ -72,7 +72,7 @@ async def provider(folder: Path) -> AsyncIterator[str]:
         await process.wait()
 
 
-async def asked(provider_url: str) -> list[Any]:
+async def requested(provider_url: str) -> list[Any]:
     async with httpx2.AsyncClient() as http:
         reported: list[Any] = (await http.get(provider_url.removesuffix("/v1") + "/requests")).json()
         return [one["body"] for one in reported if one["path"].endswith("/chat/completions")]
@@ -97,7 +97,7 @@ async def test_a_conversation_with_handoffs_and_tools_continues_after_a_restart(
                 messages=[{"role": "user", "content": "Just give me my money back."}],
                 extra_headers=CHAT,
             )
-        bodies = await asked(url)
+        bodies = await requested(url)
 
     texts = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
     assert texts == "One moment.\n\nDid you wind it up?"
@@ -126,7 +126,7 @@ async def test_a_conversation_with_handoffs_and_tools_continues_after_a_restart(
         ("quota", openai.RateLimitError, "upstream_quota_exceeded"),
     ],
 )
-async def test_an_upstream_failure_is_a_typed_error_and_nothing_said_before_is_lost(
+async def test_an_upstream_failure_is_a_typed_error_and_no_earlier_text_is_lost(
     tmp_path: Path, texts: str, status: type[openai.APIStatusError], code: str
 ) -> None:
     async with provider(tmp_path) as url:
@@ -145,6 +145,6 @@ async def test_an_upstream_failure_is_a_typed_error_and_nothing_said_before_is_l
                 await ask(texts)
             assert failed.value.code == code
             assert await ask("Hello?") == "Shall I refund it?"
-        bodies = await asked(url)
+        bodies = await requested(url)
 
     assert [m["content"] for m in bodies[-1]["messages"] if m["role"] == "user"] == [UNICYCLE, "Hello?"]

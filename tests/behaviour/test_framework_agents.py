@@ -193,11 +193,11 @@ async def test_a_hanging_model_of_the_framework_does_not_outlive_the_turn(
 ) -> None:
     upstream.reply(TO_EXPERT, hang())
     async with served_by(name) as served:
-        asked = asyncio.create_task(Caller(served).ask([user("Bonn?")], model="cities", headers=AT_ONCE))
+        requested = asyncio.create_task(Caller(served).ask([user("Bonn?")], model="cities", headers=AT_ONCE))
         request = await upstream.received(2)
-        asked.cancel()
+        requested.cancel()
         await request.closed()
-        await asyncio.gather(asked, return_exceptions=True)
+        await asyncio.gather(requested, return_exceptions=True)
 
 
 THREE = """\
@@ -288,7 +288,7 @@ async def test_three_frameworks_work_in_one_team_on_two_workers(
 
 
 @only("openai-agents")
-async def test_handoffs_of_the_sdk_are_kept_over_a_restart(served_by: Any, upstream: FakeUpstream) -> None:
+async def test_handoffs_of_the_sdk_survive_a_restart(served_by: Any, upstream: FakeUpstream) -> None:
     upstream.reply(
         TO_EXPERT, calls(("transfer_to_historian", {})), text("Founded by Romans."), text("In 11 BC.")
     )

@@ -144,7 +144,7 @@ def payer(request: pytest.FixtureRequest, tmp_path: Path, upstream: FakeUpstream
 async def test_an_approved_call_is_executed_once_after_a_restart(payer: Payer) -> None:
     messages = [user("Pay 5")]
     question = await payer.ask(messages, PAYS)
-    asked = len(payer.upstream.requests)
+    requested = len(payer.upstream.requests)
     messages.append(user("yes"))
     await payer.ask(messages, text("Done."))
     after = payer.shown
@@ -155,7 +155,7 @@ async def test_an_approved_call_is_executed_once_after_a_restart(payer: Payer) -
     last = await payer.ask(messages, text("Welcome."))
 
     assert QUESTION in question
-    assert (asked, payer.paid) == (1, [5])
+    assert (requested, payer.paid) == (1, [5])
     assert messages[3] == assistant("Done.")
     assert after == ["user: Pay 5", "assistant: pay", "tool: paid 5"]
     # The same decision again gives the model the recorded result.

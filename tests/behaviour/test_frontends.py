@@ -185,14 +185,14 @@ async def test_a_user_message_in_place_of_results_closes_the_calls_of_a_named_pa
 ) -> None:
     caller = Caller(served)
     upstream.reply(calls(("weather", {"city": "Rome"})), text("Fine"))
-    asked = await caller.completion([user("Weather?")], tools=[WEATHER])
+    requested = await caller.completion([user("Weather?")], tools=[WEATHER])
 
-    await caller.ask([user("Never mind")], headers={"X-Parent-Id": asked.id})
+    await caller.ask([user("Never mind")], headers={"X-Parent-Id": requested.id})
     assert shape_of(upstream) == ["system", "user:Weather?", "calls:weather", "result", "user:Never mind"]
     assert "not executed" in upstream.requests[-1].body["messages"][3]["content"]
 
     with pytest.raises(openai.BadRequestError, match="tool"):
-        await caller.ask([assistant("Hm")], headers={"X-Parent-Id": asked.id})
+        await caller.ask([assistant("Hm")], headers={"X-Parent-Id": requested.id})
 
 
 def own_template(question: str) -> str:
@@ -200,7 +200,7 @@ def own_template(question: str) -> str:
     return f"Use the documents below.\n-----\nA rocket is a vehicle that flies.\n-----\nQuestion: {question} (be brief)"
 
 
-async def test_the_hidden_items_of_a_chat_are_kept_whatever_the_template(
+async def test_the_hidden_items_of_a_chat_are_retained_with_every_template(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller = Caller(served)
@@ -241,7 +241,7 @@ SUMMARY = "[CONVERSATION SUMMARY]\nThe user wants a rocket."
         ),
     ],
 )
-async def test_a_summarised_chat_goes_on_with_the_active_agent(
+async def test_a_summarised_chat_continues_with_the_active_agent(
     served: Served, upstream: FakeUpstream, messages: Any
 ) -> None:
     caller = Caller(served)

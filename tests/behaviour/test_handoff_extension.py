@@ -69,17 +69,17 @@ async def test_each_mode_has_its_own_parts(mode: str, served: Served, upstream: 
 
     chunks = await streamed(served, mode, stream_options={"include_usage": True})
 
-    told = [extension_of(chunk) for chunk in chunks if extension_of(chunk)]
+    reported = [extension_of(chunk) for chunk in chunks if extension_of(chunk)]
     if mode in ("extension", "all"):
-        assert [each["type"] for each in told] == ["handoff", "agent.speaking", "turn.completed"]
-        assert told[0] == HANDED_OVER
-        assert told[2]["agents"] == ["triage", "sales"]
-        assert [(use["agent"], use["calls"], use["total_tokens"]) for use in told[2]["usage"]] == [
+        assert [each["type"] for each in reported] == ["handoff", "agent.speaking", "turn.completed"]
+        assert reported[0] == HANDED_OVER
+        assert reported[2]["agents"] == ["triage", "sales"]
+        assert [(use["agent"], use["calls"], use["total_tokens"]) for use in reported[2]["usage"]] == [
             ("triage", 1, 18),
             ("sales", 1, 18),
         ]
     else:
-        assert told == []
+        assert reported == []
     assert reasoning_of(chunks) == (f"{LINE}\n\nA rocket!" if mode in ("reasoning", "all") else "")
     *answer, last = chunks
     assert [chunk.choices[0].delta.role for chunk in answer] == ["assistant"] + [None] * (len(answer) - 1)
@@ -134,8 +134,8 @@ async def test_a_response_without_streaming_has_the_extension(served: Served, up
 
     answer = await Caller(served).completion(ROCKET)
 
-    told = extension_of(answer)
-    assert (told["type"], told["agents"], told["tool_calls"]) == (
+    reported = extension_of(answer)
+    assert (reported["type"], reported["agents"], reported["tool_calls"]) == (
         "turn.completed",
         ["triage", "repairs"],
         1,
@@ -214,13 +214,13 @@ async def test_the_request_decides_then_the_team_then_the_setting(
 async def test_an_unknown_mode_is_refused(served: Served) -> None:
     client = served.client(default_headers={"X-Handoff-Events": "some"})
 
-    for asking in (
+    for pending in (
         client.chat.completions.create(model="shop", messages=ROCKET),
         client.models.retrieve("shop"),
         client.get("/models", cast_to=object),
     ):
         with pytest.raises(BadRequestError) as caught:
-            await asking
+            await pending
         assert (caught.value.param, caught.value.code) == ("X-Handoff-Events", "invalid_value")
 
 
@@ -237,7 +237,7 @@ async def test_what_was_written_stays_out_when_the_operator_says_so(
 
 
 @pytest.mark.parametrize(
-    ("headers", "setting", "is_told"),
+    ("headers", "setting", "is_reported"),
     [
         ({"X-OpenWebUI-User-Id": "u1"}, None, True),
         ({"X-OpenWebUI-User-Id": ""}, None, False),
@@ -247,7 +247,7 @@ async def test_what_was_written_stays_out_when_the_operator_says_so(
     ],
 )
 async def test_open_webui_gets_its_status_line(
-    headers: dict[str, str], setting: str | None, is_told: bool, tmp_path: Path, upstream: FakeUpstream
+    headers: dict[str, str], setting: str | None, is_reported: bool, tmp_path: Path, upstream: FakeUpstream
 ) -> None:
     hand_over(upstream)
 
@@ -255,12 +255,12 @@ async def test_open_webui_gets_its_status_line(
         chunks = await streamed(served, None, headers=headers)
 
     extras = [chunk.model_extra or {} for chunk in chunks]
-    told = [extra["event"] for extra in extras if "event" in extra]
+    reported = [extra["event"] for extra in extras if "event" in extra]
     expected = [
         {"type": "status", "data": {"description": description, "done": True}}
         for description in ("sales takes over", "sales")
     ]
-    assert told == (expected if is_told else [])
+    assert reported == (expected if is_reported else [])
 
 
 async def test_the_last_status_line_names_the_active_agent(served: Served, upstream: FakeUpstream) -> None:
@@ -311,15 +311,15 @@ async def test_what_is_read_again_is_the_same_whatever_the_later_request_says(
     key = {"Idempotency-Key": "k1", "X-Event-Ids": "true"}
 
     async with aiohttp.ClientSession() as http:
-        told = await body_of(await http.post(url, json=body, headers={**key, "X-Handoff-Events": first}))
+        reported = await body_of(await http.post(url, json=body, headers={**key, "X-Handoff-Events": first}))
         again = await body_of(await http.post(url, json=body, headers={**key, "X-Handoff-Events": then}))
-        turn_id = json.loads(frames(told)[0][1])["id"]
+        turn_id = json.loads(frames(reported)[0][1])["id"]
         resumed = await body_of(await http.get(f"{url}/{turn_id}/stream", headers={"X-Handoff-Events": then}))
         rest = await body_of(await http.get(f"{url}/{turn_id}/stream", headers={"Last-Event-ID": "4.1"}))
 
-    assert told == again == resumed
-    assert (b'"handoff"' in told) == (first == "all")
-    assert told.endswith(rest)
+    assert reported == again == resumed
+    assert (b'"handoff"' in reported) == (first == "all")
+    assert reported.endswith(rest)
 
 
 async def test_a_client_that_sends_reasoning_back_continues_its_conversation(
@@ -394,7 +394,7 @@ async def test_models_have_the_openai_format_in_mode_none(served: Served) -> Non
         assert model == await client.models.retrieve(model.id)
 
 
-async def test_a_model_was_made_when_its_team_file_was_written(
+async def test_a_model_was_created_when_its_team_file_was_written(
     tmp_path: Path, upstream: FakeUpstream
 ) -> None:
     async with serve(tmp_path, upstream.base_url) as served:

@@ -61,9 +61,9 @@ class Client:
     upstream: FakeUpstream
     messages: Messages
 
-    async def say(self, words: str, *replies: Any) -> str:
+    async def say(self, content: str, *replies: Any) -> str:
         self.upstream.reply(*replies)
-        self.messages.append(user(words))
+        self.messages.append(user(content))
         answer = await self.caller.ask(self.messages, model="desk")
         self.messages.append(assistant(answer))
         return answer
@@ -134,9 +134,9 @@ async def test_summary_replaces_what_was_before(client: Client) -> None:
     await client.say("I am Ann", text("Hi"))
     await client.say("Sum", calls(("to_summed", {})), text("The user is Ann."), text("Hello Ann"))
 
-    asked = client.upstream.requests[-2].body["messages"]
-    assert asked[0]["content"].startswith("You write the summary")
-    assert "I am Ann" in asked[1]["content"]
+    requested = client.upstream.requests[-2].body["messages"]
+    assert requested[0]["content"].startswith("You write the summary")
+    assert "I am Ann" in requested[1]["content"]
     assert shape_of(client.upstream) == [
         "system",
         "user:Summary of the conversation before the handover:\n\nThe user is Ann.",

@@ -37,7 +37,7 @@ def rejecting(quote: Callable[[str], str]) -> Callable[[Received], Reply]:
 
 
 async def request_after_rejection(
-    folder: Path, words: str, quote: str, messages: list[Any], **parameters: Any
+    folder: Path, content: str, quote: str, messages: list[Any], **parameters: Any
 ) -> Received:
     """The last request, of another caller, after one caller's was rejected with an error that quotes it."""
     async with (
@@ -45,14 +45,14 @@ async def request_after_rejection(
         serve(folder, upstream.base_url) as served,
     ):
         with pytest.raises(openai.BadRequestError) as caught:
-            await Caller(served).ask([user(f"{MARK} {words}")])
+            await Caller(served).ask([user(f"{MARK} {content}")])
         await Caller(served).ask(messages, **parameters)
         assert caught.value.code == "upstream_bad_request"
         return upstream.requests[-1]
 
 
 @pytest.mark.parametrize(
-    ("words", "quote"),
+    ("content", "quote"),
     [
         ("reasoning_effort with function tools is not supported", "Your text was rejected: {}"),
         ("STREAM_OPTIONS and PARALLEL_TOOL_CALLS are not supported", "Unsupported text: {}"),
@@ -62,10 +62,10 @@ async def request_after_rejection(
         ("property name is unsupported", "Rejected: {}"),
     ],
 )
-async def test_a_quoted_text_changes_no_other_request(tmp_path: Path, words: str, quote: str) -> None:
+async def test_a_quoted_text_changes_no_other_request(tmp_path: Path, content: str, quote: str) -> None:
     named = {"role": "user", "content": "Hi", "name": "Ada"}
     request = await request_after_rejection(
-        tmp_path, words, quote, [named], reasoning_effort="high", response_format={"type": "json_object"}
+        tmp_path, content, quote, [named], reasoning_effort="high", response_format={"type": "json_object"}
     )
 
     assert request.path == "/v1/chat/completions"
@@ -134,7 +134,7 @@ async def test_each_attempt_rejects_another_field(tmp_path: Path) -> None:
             return error(400, message=f"'{param}' is not supported", code="unsupported_parameter")
 
     provider = Endless()
-    wishes: dict[str, Any] = {
+    options: dict[str, Any] = {
         "temperature": 0.5,
         "top_p": 0.5,
         "seed": 1,
@@ -142,7 +142,7 @@ async def test_each_attempt_rejects_another_field(tmp_path: Path) -> None:
         "max_tokens": 9,
         "presence_penalty": 1,
     }
-    wishes |= {
+    options |= {
         "frequency_penalty": 1,
         "verbosity": "low",
         "reasoning_effort": "low",
@@ -151,7 +151,7 @@ async def test_each_attempt_rejects_another_field(tmp_path: Path) -> None:
     }
     async with FakeUpstream(answer=provider) as upstream, serve(tmp_path, upstream.base_url) as served:
         with pytest.raises(openai.BadRequestError):
-            await Caller(served).ask([user("Hi")], **wishes)
+            await Caller(served).ask([user("Hi")], **options)
 
     assert 3 < len(provider.rejections) <= 10
 

@@ -84,7 +84,7 @@ async def test_one_message_is_answered_in_typed_lines(served: Served, upstream: 
     assert response.headers["x-conversation-id"] == "anna_1"
 
 
-async def test_every_line_is_a_chunk_of_its_own(served: Served, upstream: FakeUpstream) -> None:
+async def test_every_line_is_a_separate_chunk(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("One two three four five", chunks=5), text("One two three", chunks=3))
 
     typed = await chunks(served, "/chat/completions", ANNA)
@@ -252,7 +252,7 @@ async def test_a_history_by_source_is_answered_in_lines(served: Served, upstream
     assert shape_of(upstream) == ["system", "user:A rocket", "assistant:Which colour?", "user:Red"]
 
 
-async def test_it_is_answered_at_once_when_asked_for(served: Served, upstream: FakeUpstream) -> None:
+async def test_it_is_answered_at_once_on_request(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hello you."))
 
     response = await post(
@@ -349,16 +349,16 @@ async def test_a_chat_is_streamed_as_events(served: Served, upstream: FakeUpstre
         text("", chunks=["Ord", "ered"]),
     )
 
-    told = events_of(await post(served, "/chat/stream", {"message": "A rocket", "parallel_tools": True}))
+    reported = events_of(await post(served, "/chat/stream", {"message": "A rocket", "parallel_tools": True}))
 
-    good = told[0]["tool_call"]
-    assert told[0]["event_type"] == "tool_call_start"
+    good = reported[0]["tool_call"]
+    assert reported[0]["event_type"] == "tool_call_start"
     assert (good["name"], good["arguments"]) == ("execute_order", ORDER)
-    by_type = {frame["event_type"]: frame["tool_call"] for frame in told if "tool_call" in frame}
+    by_type = {frame["event_type"]: frame["tool_call"] for frame in reported if "tool_call" in frame}
     assert by_type["tool_call_complete"] == {**good, "result": by_type["tool_call_complete"]["result"]}
     assert by_type["tool_call_error"]["id"] != good["id"]
     assert by_type["tool_call_error"]["error"]
-    assert told[-3:] == [
+    assert reported[-3:] == [
         {"event_type": "chat_chunk", "content": "Ord"},
         {"event_type": "chat_chunk", "content": "ered"},
         {"event_type": "chat_complete", "final_response": "Ordered"},
@@ -395,15 +395,15 @@ async def test_a_chat_continues_until_it_is_reset(served: Served, upstream: Fake
     assert shape_of(upstream) == ["system", "user:6"]
 
 
-@pytest.mark.parametrize("wished", [True, False])
+@pytest.mark.parametrize("requested", [True, False])
 async def test_tools_run_in_parallel_if_requested(
-    wished: bool, served: Served, upstream: FakeUpstream
+    requested: bool, served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(calls(("transfer_to_sales", {})), text("Hi"))
 
-    await post(served, "/chat", {"message": "Hi", "parallel_tools": wished})
+    await post(served, "/chat", {"message": "Hi", "parallel_tools": requested})
 
-    assert upstream.requests[-1].body.get("parallel_tool_calls", True) is wished
+    assert upstream.requests[-1].body.get("parallel_tool_calls", True) is requested
 
 
 async def test_a_chat_that_fails_ends_with_an_error(served: Served, upstream: FakeUpstream) -> None:
@@ -657,10 +657,10 @@ async def test_health_lists_tools_and_agents_for_authenticated_callers(
 ) -> None:
     async with serve(tmp_path, upstream.base_url, api_keys="secret") as served:
         others = (await get(served, "/health", key="other")).json()
-        ours = (await get(served, "/health", key="secret")).json()
+        own = (await get(served, "/health", key="secret")).json()
 
     assert set(others) == {"status", "version"}
-    assert ours == {
+    assert own == {
         **others,
         "status": "ok",
         "available_tools": ["execute_order", "look_up_item", "execute_refund"],

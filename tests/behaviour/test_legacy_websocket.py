@@ -31,21 +31,21 @@ async def test_a_legacy_chat_is_streamed_over_its_websocket(served: Served, upst
 
     async with connected(served, "/ws") as client:
         await client.send(chat("A rocket", parallel_tools=False))
-        told = await client.until("chat_complete")
+        reported = await client.until("chat_complete")
 
-    assert [message["type"] for message in told] == [
+    assert [message["type"] for message in reported] == [
         "tool_call",
         "tool_call",
         "chat_chunk",
         "chat_chunk",
         "chat_complete",
     ]
-    assert [message["data"]["event_type"] for message in told[:2]] == [
+    assert [message["data"]["event_type"] for message in reported[:2]] == [
         "tool_call_start",
         "tool_call_complete",
     ]
-    assert told[1]["data"]["tool_call"]["name"] == "execute_order"
-    assert told[2:] == [
+    assert reported[1]["data"]["tool_call"]["name"] == "execute_order"
+    assert reported[2:] == [
         {"type": "chat_chunk", "data": {"content": "Ord"}},
         {"type": "chat_chunk", "data": {"content": "ered"}},
         {"type": "chat_complete", "data": {"final_response": "Ordered"}},
@@ -131,10 +131,10 @@ async def test_closing_the_socket_cancels_its_turn(served: Served, upstream: Fak
 
     async with connected(served, "/ws", headers={"X-On-Disconnect": "cancel"}) as client:
         await client.send(chat("Hi"))
-        asked = await upstream.received(1)
+        requested = await upstream.received(1)
         turn_id = await served.running_turn("Bearer k")
 
-    await asked.closed()
+    await requested.closed()
     assert (await turn_after_running(served.client("k"), turn_id))["status"] == "cancelled"
 
 

@@ -89,15 +89,15 @@ class Reader:
 
 async def begin(pair: Pair, **more: Any) -> tuple[str, asyncio.Task[Any]]:
     """Begin a turn at ``here`` and return its id and the task of its client."""
-    asking = asyncio.create_task(Caller(pair.here).completion([user("Hi")], **more))
+    pending = asyncio.create_task(Caller(pair.here).completion([user("Hi")], **more))
     await pair.upstream.received(1)
-    return await pair.here.running_turn(), asking
+    return await pair.here.running_turn(), pending
 
 
 async def test_a_stream_at_another_worker_shows_text_while_the_turn_runs(pair: Pair) -> None:
     go = asyncio.Event()
     pair.upstream.reply(text("First, second and last", chunks=["First, ", go, "second ", "and last"]))
-    turn_id, asking = await begin(pair)
+    turn_id, pending = await begin(pair)
 
     stream, feed = (
         Reader(pair.there, f"/chat/completions/{turn_id}/stream"),
@@ -105,14 +105,14 @@ async def test_a_stream_at_another_worker_shows_text_while_the_turn_runs(pair: P
     )
     await stream.until("First")
     await feed.until("First")
-    assert not asking.done()
+    assert not pending.done()
     go.set()
 
     await stream.end()
     await feed.end()
     assert stream.lines[-1] == "data: [DONE]"
     assert any("turn.completed" in line for line in feed.lines)
-    assert (await asking).choices[0].message.content == "First, second and last"
+    assert (await pending).choices[0].message.content == "First, second and last"
     again = Reader(pair.here, f"/chat/completions/{turn_id}/stream")
     await again.end()
     assert stream.lines == again.lines
@@ -126,14 +126,14 @@ async def test_a_listener_of_a_conversation_shows_a_turn_that_begins_at_another_
     go = asyncio.Event()
     pair.upstream.reply(text("Later, much later", chunks=["Later, ", go, "much ", "later"]))
 
-    asking = asyncio.create_task(
+    pending = asyncio.create_task(
         Caller(pair.here).completion([user("And now?")], headers={"X-Conversation-Id": "chat-1"})
     )
     await feed.until("Later")
-    assert not asking.done()
+    assert not pending.done()
     go.set()
 
-    await asking
+    await pending
     await feed.until("much")
     await feed.leave()
 
@@ -142,12 +142,12 @@ async def test_a_turn_is_cancelled_from_another_worker_before_the_response_to_th
     pair: Pair,
 ) -> None:
     pair.upstream.reply(hang())
-    turn_id, asking = await begin(pair)
+    turn_id, pending = await begin(pair)
 
     cancelled: Any = await pair.there.client().post(f"/chat/completions/{turn_id}/cancel", cast_to=object)
 
     assert (cancelled["status"], cancelled["cancelled"]) == ("cancelled", True)
-    assert (await asking).choices[0].finish_reason == "stop"
+    assert (await pending).choices[0].finish_reason == "stop"
 
 
 async def test_a_reader_at_another_worker_keeps_a_turn_alive_whose_client_left(
@@ -156,12 +156,12 @@ async def test_a_reader_at_another_worker_keeps_a_turn_alive_whose_client_left(
     caplog.set_level(logging.INFO)
     go = asyncio.Event()
     pair.upstream.reply(text("First and last", chunks=["First ", go, "and last"]))
-    turn_id, asking = await begin(pair)
+    turn_id, pending = await begin(pair)
     stream = Reader(pair.there, f"/chat/completions/{turn_id}/stream")
     await stream.until("First")
 
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
+    pending.cancel()
+    await asyncio.gather(pending, return_exceptions=True)
     await until(lambda: any(getattr(one, "outcome", "") == "client_disconnect" for one in caplog.records))
     go.set()
 

@@ -18,7 +18,7 @@ from tests.server import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-WORDS = "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt " * 16
+TEXT = "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt " * 16
 TEAM = """\
 models:
   default: {{model: test-model, base_url: "{upstream}", api_key: k{window}}}
@@ -61,13 +61,13 @@ async def converse(caller: Caller, turns: int, *, first: str = "", headers: Any 
     """A stateless client's chat of so many turns with long messages; return its message list."""
     messages: list[Any] = []
     for number in range(turns):
-        messages.append(user(f"{first if number == 0 else ''} message {number}: {WORDS}"))
+        messages.append(user(f"{first if number == 0 else ''} message {number}: {TEXT}"))
         messages.append(assistant(await caller.ask(messages, headers=headers)))
     return messages
 
 
 @pytest.mark.parametrize("window", [4000, None], ids=["known window", "learned window"])
-async def test_a_chat_that_outgrows_the_window_goes_on_with_a_summary(
+async def test_a_chat_that_outgrows_the_window_continues_with_a_summary(
     tmp_path: Path, window: int | None
 ) -> None:
     provider = WindowedProvider(4000)
@@ -92,7 +92,7 @@ async def test_facts_of_later_messages_stay_in_the_context(tmp_path: Path) -> No
         caller = Caller(served)
         messages: list[Any] = []
         for number in range(16):
-            messages.append(user(f"fact-{number}-green {WORDS}"))
+            messages.append(user(f"fact-{number}-green {TEXT}"))
             messages.append(assistant(await caller.ask(messages)))
 
     prompt = prompt_text(provider.accepted[-1])
@@ -106,7 +106,7 @@ async def test_the_stored_conversation_and_the_client_see_no_change(tmp_path: Pa
         caller = Caller(served)
         messages: list[Any] = []
         for number in range(12):
-            messages.append(user(f"message {number}: {WORDS}"))
+            messages.append(user(f"message {number}: {TEXT}"))
             answer = await caller.ask(messages[-1:], headers=headers)
             messages.append(assistant(answer))
         items = [
@@ -182,10 +182,10 @@ async def test_one_summary_serves_all_branches_of_a_point(tmp_path: Path) -> Non
         caller = Caller(served)
         messages: list[Any] = []
         while not provider.summaries:
-            messages.append(user(f"message {len(messages)}: {WORDS}"))
+            messages.append(user(f"message {len(messages)}: {TEXT}"))
             messages.append(assistant(await caller.ask(messages)))
         for branch in range(5):
-            await caller.ask([*messages[:-2], user(f"branch {branch}: {WORDS}")])
+            await caller.ask([*messages[:-2], user(f"branch {branch}: {TEXT}")])
 
     assert len(provider.summaries) == 1
 
@@ -197,14 +197,14 @@ async def test_another_worker_and_a_restart_use_the_summary_of_a_branch(tmp_path
     async with shop(tmp_path, provider, window=4000) as (served, _):
         caller = Caller(served)
         while not provider.summaries:
-            messages.append(user(f"message {len(messages)}: {WORDS}"))
+            messages.append(user(f"message {len(messages)}: {TEXT}"))
             messages.append(assistant(await caller.ask(messages)))
         conversation = {"X-Conversation-Id": caller.conversation}
         async with serve(tmp_path, teams=tmp_path / "team.yaml") as other:
-            branch = [*messages[:-2], user(f"of the other worker: {WORDS}")]
+            branch = [*messages[:-2], user(f"of the other worker: {TEXT}")]
             await Caller(other).ask(branch, headers=conversation)
     async with shop(tmp_path, provider, window=4000) as (served, upstream):
-        branch = [*messages[:-2], user(f"after a restart: {WORDS}")]
+        branch = [*messages[:-2], user(f"after a restart: {TEXT}")]
         await Caller(served).ask(branch, headers=conversation)
         seen = prompt_text(upstream.requests[-1].body)
 
@@ -220,19 +220,19 @@ async def test_two_workers_that_compact_at_once_make_at_most_one_summary_each(tm
         caller = Caller(served)
         async with serve(tmp_path, teams=tmp_path / "team.yaml") as other:
             while len(messages) < 12:
-                messages.append(user(f"message {len(messages)}: {WORDS}"))
+                messages.append(user(f"message {len(messages)}: {TEXT}"))
                 messages.append(assistant(await caller.ask(messages)))
             before = len(provider.summaries)
             callers = [Caller(served), Caller(other)]
-            branches = [[*messages, user(f"branch {number}: {WORDS * 2}")] for number in range(2)]
+            branches = [[*messages, user(f"branch {number}: {TEXT * 2}")] for number in range(2)]
             answers = await asyncio.gather(
                 *(one.ask(branch) for one, branch in zip(callers, branches, strict=True))
             )
-            made = len(provider.summaries) - before
+            created = len(provider.summaries) - before
             for one, branch, answer in zip(callers, branches, answers, strict=True):
                 await one.ask([*branch, assistant(answer), user("And now?")])
 
-    assert 1 <= made <= 2
+    assert 1 <= created <= 2
     assert len(provider.summaries) - before <= 2
     assert not provider.rejected
 
@@ -243,7 +243,7 @@ async def test_a_client_that_stores_nothing_gets_one_summary_for_many_requests(t
         caller = Caller(served)
         messages: list[Any] = []
         for number in range(16):
-            messages.append(user(f"message {number}: {WORDS}"))
+            messages.append(user(f"message {number}: {TEXT}"))
             messages.append(assistant(await caller.ask(messages, store=False)))
 
     assert not provider.rejected
@@ -296,7 +296,7 @@ async def test_a_side_model_with_a_small_window_summarises_in_pieces(tmp_path: P
         caller = Caller(served)
         messages: list[Any] = []
         while not provider.summaries:
-            messages.append(user(f"fact-{len(messages)}-pink {WORDS}"))
+            messages.append(user(f"fact-{len(messages)}-pink {TEXT}"))
             messages.append(assistant(await caller.ask(messages)))
 
     assert len(provider.summaries) > 3
@@ -331,7 +331,7 @@ async def test_the_extension_reports_a_compaction_with_its_usage(tmp_path: Path)
         caller = Caller(served)
         messages: list[Any] = []
         for number in range(13):
-            messages.append(user(f"message {number}: {WORDS}"))
+            messages.append(user(f"message {number}: {TEXT}"))
             stream = await caller.client.chat.completions.create(
                 model="shop", messages=messages, stream=True, extra_headers={"X-Handoff-Events": "all"}
             )
@@ -352,9 +352,9 @@ async def test_the_extension_reports_a_compaction_with_its_usage(tmp_path: Path)
     assert [use["model"] for use in completed["usage"]] == ["writer-model", "test-model"]
 
 
-@pytest.mark.parametrize("kept", [0, 2], ids=["only the end", "the first messages and the end"])
+@pytest.mark.parametrize("stored", [0, 2], ids=["only the end", "the first messages and the end"])
 async def test_a_client_that_shortens_its_own_list_keeps_the_hidden_items_of_what_is_left(
-    tmp_path: Path, kept: int
+    tmp_path: Path, stored: int
 ) -> None:
     provider = WindowedProvider(100_000)
     async with shop(tmp_path, provider) as (served, _):
@@ -366,17 +366,17 @@ async def test_a_client_that_shortens_its_own_list_keeps_the_hidden_items_of_wha
         assert await caller.ask(messages[:-1]) == "What colour?"
         messages.append(user("Red"))
         provider.then(says("Sold."))
-        shortened = [*messages[:kept], *messages[6:]]
+        shortened = [*messages[:stored], *messages[6:]]
         assert await caller.ask(shortened) == "Sold."
         sold = provider.accepted[-1]["messages"]
 
         messages += [assistant("Sold."), user("Thanks")]
-        await caller.ask([*messages[:kept], *messages[6:]])
+        await caller.ask([*messages[:stored], *messages[6:]])
 
     assert caller.conversation == conversation
     assert sold[0]["content"].startswith("You are sales.")
     roles = [message["role"] for message in sold[1:]]
-    assert roles == [*["user", "assistant"][:kept], "user", "assistant", "tool", "assistant", "user"]
-    assert sold[1 + kept]["content"] == "I want a rocket"
+    assert roles == [*["user", "assistant"][:stored], "user", "assistant", "tool", "assistant", "user"]
+    assert sold[1 + stored]["content"] == "I want a rocket"
     last = [message["content"] for message in provider.accepted[-1]["messages"][-3:]]
     assert last == ["Red", "Sold.", "Thanks"]

@@ -16,7 +16,7 @@ from tests.fakes.providers.windowed import WindowedProvider, calls_of, prompt_te
 from tests.fakes.upstream import FakeUpstream
 from tests.server import Served, serve
 
-WORDS = "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt " * 16
+TEXT = "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt " * 16
 HEADING = "Summary of the earlier part of this conversation"
 TEAM = """\
 models:
@@ -81,13 +81,13 @@ async def converse(caller: Caller, turns: int, model: str, messages: list[Any] |
     messages = messages if messages is not None else []
     for _ in range(turns):
         number = len(messages) // 2
-        messages.append(user(f"fact-{number}-x message {number}: {WORDS}"))
+        messages.append(user(f"fact-{number}-x message {number}: {TEXT}"))
         messages.append(assistant(await caller.ask(messages, model=model)))
     return messages
 
 
 @pytest.mark.parametrize("window", [4000, None], ids=["known window", "learned window"])
-async def test_a_remote_agent_goes_on_with_a_summary(tmp_path: Path, window: int | None) -> None:
+async def test_a_remote_agent_continues_with_a_summary(tmp_path: Path, window: int | None) -> None:
     provider = WindowedProvider(4000)
     async with servers(tmp_path, provider, window=window) as (served, _):
         caller = Caller(served)
@@ -168,7 +168,7 @@ async def test_one_message_that_is_too_long_is_an_error(tmp_path: Path) -> None:
     provider = WindowedProvider(4000)
     async with servers(tmp_path, provider, window=4000) as (served, _):
         with pytest.raises(openai.BadRequestError) as rejected:
-            await Caller(served).ask([user(WORDS * 20)], model="far")
+            await Caller(served).ask([user(TEXT * 20)], model="far")
 
     assert rejected.value.code == "context_length_exceeded"
 
@@ -181,7 +181,7 @@ async def test_the_result_of_a_client_tool_finds_its_call_after_a_compaction(tmp
         while not provider.summaries:
             await converse(caller, 1, "far", messages)
         provider.then(calls_of(("weather", {"city": "Bonn"})), says("Rain."))
-        messages.append(user(f"Weather? {WORDS * 4}"))
+        messages.append(user(f"Weather? {TEXT * 4}"))
         called = await caller.completion(messages, model="far", tools=[WEATHER])
         [call] = called.choices[0].message.tool_calls or []
         messages += [called.choices[0].message.model_dump(exclude_none=True), result(call.id, "wet")]
@@ -208,10 +208,10 @@ async def test_the_size_of_the_next_call_is_that_of_the_shortened_list(tmp_path:
     provider = WindowedProvider(4000)
     async with servers(tmp_path, provider, window=4000) as (served, _):
         caller = Caller(served)
-        answer = await caller.client.responses.create(model="far", input=f"First. {WORDS}")
+        answer = await caller.client.responses.create(model="far", input=f"First. {TEXT}")
         for _ in range(15):
             answer = await caller.client.responses.create(
-                model="far", input=f"More. {WORDS}", previous_response_id=answer.id
+                model="far", input=f"More. {TEXT}", previous_response_id=answer.id
             )
         counted = await caller.client.responses.input_tokens.count(
             model="far", input="And?", previous_response_id=answer.id

@@ -154,8 +154,8 @@ def test_an_invalid_lock_file_fails_check_and_is_replaced_by_pin(run: Any, tmp_p
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeMcp]:
-    async with FakeMcp() as made:
-        yield made
+    async with FakeMcp() as created:
+        yield created
 
 
 @asynccontextmanager
@@ -197,10 +197,10 @@ async def test_an_agent_calls_the_tools_of_a_server_several_at_once(
             tool, lambda received: says(received.body["params"]["arguments"]["text"])(received).held(go)
         )
     async with helpers(tmp_path, upstream, fake.url) as served:
-        asking = asyncio.create_task(ask(served))
+        pending = asyncio.create_task(ask(served))
         await until(lambda: len(fake.calls) == 2)
         go.set()
-        answer = await asking
+        answer = await pending
 
     assert answer.choices[0].message.content == "Done"
     assert offered(upstream, 0) == ["shop__echo", "shop__other"]

@@ -75,24 +75,28 @@ async def test_a_fallback_that_cannot_do_it_counts_too(tmp_path: Path, upstream:
 
 
 async def test_what_has_no_effect_is_named(tmp_path: Path, upstream: FakeUpstream) -> None:
-    wishes: dict[str, Any] = {"temperature": 0.5, "seed": 1, "max_tokens": 3, "stop": "x", "top_k": 1}
+    parameters: dict[str, Any] = {"temperature": 0.5, "seed": 1, "max_tokens": 3, "stop": "x", "top_k": 1}
     async with serving(tmp_path, upstream, "demo") as served, Wire(served) as wire:
-        answer = await wire.ask(**wishes, tools=[WEATHER], tool_choice="required", safety_identifier="ann")
+        answer = await wire.ask(
+            **parameters, tools=[WEATHER], tool_choice="required", safety_identifier="ann"
+        )
 
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-ignored-parameters"] == "top_k, temperature, seed, tool_choice"
 
 
-async def test_a_component_is_asked_with_all_that_it_can_do(tmp_path: Path, upstream: FakeUpstream) -> None:
+async def test_a_component_is_called_with_all_that_it_supports(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
     upstream.reply(text('{"ok": true}'))
-    wishes: dict[str, Any] = {"temperature": 0.5, "response_format": SCHEMA, "reasoning_effort": "low"}
+    parameters: dict[str, Any] = {"temperature": 0.5, "response_format": SCHEMA, "reasoning_effort": "low"}
     async with serving(tmp_path, upstream, "component") as served, Wire(served) as wire:
-        answer = await wire.ask(**wishes, safety_identifier="ann")
+        answer = await wire.ask(**parameters, safety_identifier="ann")
 
     assert answer.status_code == 200, answer.text
     assert "x-ignored-parameters" not in answer.headers
     sent = upstream.requests[0].body
-    assert {name: sent[name] for name in wishes} == wishes
+    assert {name: sent[name] for name in parameters} == parameters
     assert "safety_identifier" not in sent
 
 

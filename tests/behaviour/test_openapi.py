@@ -44,8 +44,8 @@ async def test_every_route_is_described_those_too_that_the_framework_does_not_kn
 
     async with httpx2.AsyncClient(base_url=open_shop[0].url) as client:
         for path, operations in document["paths"].items():
-            told = await client.options(re.sub("{.*?}", "x", path))
-            allowed = {*told.headers["allow"].split(", ")} - {"HEAD", "OPTIONS"}
+            reported = await client.options(re.sub("{.*?}", "x", path))
+            allowed = {*reported.headers["allow"].split(", ")} - {"HEAD", "OPTIONS"}
             described = {*map(str.upper, operations)}
             # A path without /v1 serves also what /v1 serves there, and these two are also valid ids of a response.
             has_more = operations.keys() & LEGACY.get(path, ()) or path in (
@@ -57,9 +57,11 @@ async def test_every_route_is_described_those_too_that_the_framework_does_not_kn
 
 async def test_body_schemas_match_the_decoders(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    asked = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]
+    requested = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"][
+        "application/json"
+    ]
 
-    assert asked["schema"] == {"$ref": "#/components/schemas/ChatBody"}
+    assert requested["schema"] == {"$ref": "#/components/schemas/ChatBody"}
     assert schemas["ChatBody"]["required"] == ["model", "messages"]
     assert {"type": "integer", "minimum": 1, "maximum": 128} in schemas["ChatBody"]["properties"]["n"][
         "anyOf"
@@ -91,10 +93,10 @@ async def test_where_a_key_is_needed_the_description_needs_one(
         httpx2.AsyncClient(base_url=served.url) as client,
     ):
         refused = await client.get("/openapi.json")
-        told = await client.get("/openapi.json", headers={"Authorization": "Bearer secret"})
+        reported = await client.get("/openapi.json", headers={"Authorization": "Bearer secret"})
 
-    assert (refused.status_code, told.status_code) == (401, 200)
-    assert told.json()["openapi"].startswith("3.")
+    assert (refused.status_code, reported.status_code) == (401, 200)
+    assert reported.json()["openapi"].startswith("3.")
 
 
 async def test_legacy_endpoints_are_described_with_their_bodies(document: dict[str, Any]) -> None:

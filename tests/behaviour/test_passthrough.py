@@ -88,9 +88,9 @@ async def test_a_body_is_forwarded_with_only_the_model_name_changed(
     assert (asked.method, asked.path) == ("POST", "/v1/chat/completions")
     assert asked.headers["authorization"] == "Bearer another-key"
     assert asked.headers["x-vendor"] == "yes"
-    told = " ".join(f"{name}: {value}" for name, value in asked.headers.items())
+    reported = " ".join(f"{name}: {value}" for name, value in asked.headers.items())
     for foreign in ("cookie", "chat-1", "org", "gzip", response.request.headers["authorization"]):
-        assert foreign not in told
+        assert foreign not in reported
 
 
 async def test_only_the_model_name_of_a_body_is_replaced(served: Served, upstream: FakeUpstream) -> None:
@@ -271,7 +271,7 @@ async def test_a_stream_ends_properly_when_the_server_stops(tmp_path: Path, upst
 # --- failures ---
 
 
-def told(message: str, **more: Any) -> dict[str, Any]:
+def reported(message: str, **more: Any) -> dict[str, Any]:
     return {"error": {"message": message, "type": "odd", "param": "n", "code": None, **more}}
 
 
@@ -287,12 +287,12 @@ async def test_the_providers_refusal_is_the_callers(
         "x-ratelimit-limit-requests": "1",
         "openai-organization": "the-operators",
     }
-    upstream.reply(error(status, told("Too odd"), headers))
+    upstream.reply(error(status, reported("Too odd"), headers))
     async with Wire(served) as wire:
         response = await wire.ask(model="plain", stream=stream)
 
     assert response.status_code == status
-    assert response.json() == told("Too odd")
+    assert response.json() == reported("Too odd")
     assert (response.headers["retry-after"], response.headers["x-should-retry"]) == ("7", "false")
     for name in ("set-cookie", "x-ratelimit-limit-requests", "openai-organization"):
         assert name not in response.headers
@@ -303,10 +303,10 @@ async def test_the_providers_refusal_is_the_callers(
 @pytest.mark.parametrize(
     ("reply", "status", "code"),
     [
-        (error(401, told("Incorrect API key provided: another-k*y")), 502, "upstream_auth_failed"),
-        (error(403, told("No")), 502, "upstream_auth_failed"),
+        (error(401, reported("Incorrect API key provided: another-k*y")), 502, "upstream_auth_failed"),
+        (error(403, reported("No")), 502, "upstream_auth_failed"),
         (error(502, "<html>Bad gateway of the inner network</html>"), 502, "upstream_error"),
-        (error(400, told("x" * 5000)), 400, "upstream_bad_request"),
+        (error(400, reported("x" * 5000)), 400, "upstream_bad_request"),
         (error(400, '{"detail": "no envelope"}'), 400, "upstream_bad_request"),
         (raw(b"", status=302, headers={"location": "http://127.0.0.1:9/"}), 502, "upstream_protocol_error"),
         (raw(b"<html>", content_type="text/html"), 502, "upstream_protocol_error"),
@@ -372,7 +372,7 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_and_no_half_event(
     assert all(json.loads(frame)["id"] for frame in frames[:-2])
 
 
-async def test_a_body_that_is_none_is_refused_before_anybody_is_asked(
+async def test_a_body_that_is_none_is_refused_before_a_model_is_called(
     served: Served, upstream: FakeUpstream
 ) -> None:
     async with Wire(served) as wire:
@@ -441,8 +441,8 @@ def provider() -> Provider:
 async def upstream(request: pytest.FixtureRequest) -> AsyncIterator[FakeUpstream]:
     wants = "provider" in request.fixturenames
     answer = request.getfixturevalue("provider").answer if wants else None
-    async with FakeUpstream(answer=answer, lists_models=not wants) as made:
-        yield made
+    async with FakeUpstream(answer=answer, lists_models=not wants) as created:
+        yield created
 
 
 async def test_what_the_provider_lists_is_served_under_its_own_name(
@@ -479,7 +479,7 @@ async def test_without_the_setting_nothing_is_listed(
     assert provider.asked == 0
 
 
-async def test_the_list_is_asked_for_once_and_again_for_a_new_name(
+async def test_the_list_is_requested_once_and_again_for_a_new_name(
     tmp_path: Path, upstream: FakeUpstream, provider: Provider
 ) -> None:
     async with serving(tmp_path, upstream, pass_through=True) as served, Wire(served) as wire:
@@ -521,7 +521,7 @@ async def test_without_a_provider_the_setting_does_nothing(
 
 
 async def test_a_refusal_reaches_the_sdk_as_its_own_error(served: Served, upstream: FakeUpstream) -> None:
-    upstream.reply(error(400, told("Unsupported value", param="n", code="unsupported_value")))
+    upstream.reply(error(400, reported("Unsupported value", param="n", code="unsupported_value")))
     with pytest.raises(openai.BadRequestError) as refused:
         await served.client().chat.completions.create(model="plain", messages=HELLO, n=3)
 

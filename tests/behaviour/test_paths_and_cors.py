@@ -20,7 +20,7 @@ from tests.server import Served, serve
 
 ASK = {"model": "shop", "messages": [user("Hello")]}
 HERE = "http://localhost:3000"
-ELSEWHERE = "https://evil.example"
+OTHER_ORIGIN = "https://evil.example"
 # What the official SDK sends from a browser.
 SDK_HEADERS = (
     "authorization,content-type,x-conversation-id,x-stainless-arch,x-stainless-lang,x-stainless-os,"
@@ -31,8 +31,8 @@ SDK_HEADERS = (
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as made:
-        yield made
+    async with aiohttp.ClientSession() as created:
+        yield created
 
 
 async def ask(
@@ -271,14 +271,14 @@ async def test_pages_read_the_errors_of_a_model(
 
 
 async def test_a_preflight_needs_no_key(tmp_path: Path, http: aiohttp.ClientSession) -> None:
-    asking = {
+    pending = {
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": f"{SDK_HEADERS},x-handoff-events,idempotency-key,x-my-own, bad name",
     }
 
     async with serve(tmp_path, api_keys="secret") as served:
         url = f"{served.base_url}/chat/completions"
-        response, nothing = await ask(http, "OPTIONS", url, origin=HERE, headers=asking)
+        response, nothing = await ask(http, "OPTIONS", url, origin=HERE, headers=pending)
 
     assert (response.status, nothing) == (204, b"")
     assert_readable(response)
@@ -290,14 +290,14 @@ async def test_a_preflight_needs_no_key(tmp_path: Path, http: aiohttp.ClientSess
 
 
 async def test_a_page_may_ask_to_reach_this_machine(served: Served, http: aiohttp.ClientSession) -> None:
-    asking = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Private-Network": "true"}
+    pending = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Private-Network": "true"}
 
-    response, _ = await ask(http, "OPTIONS", f"{served.base_url}/models", origin=HERE, headers=asking)
+    response, _ = await ask(http, "OPTIONS", f"{served.base_url}/models", origin=HERE, headers=pending)
 
     assert response.headers["access-control-allow-private-network"] == "true"
 
 
-async def test_an_answer_to_nobodys_page_varies_too(served: Served, http: aiohttp.ClientSession) -> None:
+async def test_an_answer_without_an_origin_varies_too(served: Served, http: aiohttp.ClientSession) -> None:
     response, _ = await ask(http, "GET", f"{served.base_url}/models")
 
     assert_unreadable(response)
@@ -307,7 +307,7 @@ async def test_an_answer_to_nobodys_page_varies_too(served: Served, http: aiohtt
 # --- pages of others -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("origin", [ELSEWHERE, "null"])
+@pytest.mark.parametrize("origin", [OTHER_ORIGIN, "null"])
 async def test_without_keys_a_foreign_page_is_turned_away_before_it_costs_anything(
     origin: str, served: Served, upstream: FakeUpstream, http: aiohttp.ClientSession
 ) -> None:
@@ -335,10 +335,10 @@ async def test_with_keys_a_foreign_page_is_answered_and_reads_nothing(
 
     async with serve(tmp_path, upstream.base_url, api_keys="secret") as served:
         url = f"{served.base_url}/chat/completions"
-        answered, _ = await ask(http, "POST", url, origin=ELSEWHERE, json=ASK, headers=key)
-        stranger, _ = await ask(http, "POST", url, origin=ELSEWHERE, json=ASK)
+        answered, _ = await ask(http, "POST", url, origin=OTHER_ORIGIN, json=ASK, headers=key)
+        stranger, _ = await ask(http, "POST", url, origin=OTHER_ORIGIN, json=ASK)
         preflight, _ = await ask(
-            http, "OPTIONS", url, origin=ELSEWHERE, headers={"Access-Control-Request-Method": "POST"}
+            http, "OPTIONS", url, origin=OTHER_ORIGIN, headers={"Access-Control-Request-Method": "POST"}
         )
 
     assert (answered.status, stranger.status, preflight.status) == (200, 401, 403)

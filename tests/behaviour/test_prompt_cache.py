@@ -27,7 +27,7 @@ PLAN: Plan = (
     ("transfer_back_to_triage", {"reason": "to buy"}),
     ("transfer_to_sales_agent", {"reason": "to buy"}),
 )
-WORDS = ("It exploded when I started it.", "It is the unicycle.", "Can I buy a new one?")
+TEXT = ("It exploded when I started it.", "It is the unicycle.", "Can I buy a new one?")
 
 
 @asynccontextmanager
@@ -47,9 +47,9 @@ async def converse(caller: Caller, *, has_clock: bool = False) -> list[Any]:
     """Three turns; with a clock the client's system message is another one in each."""
     messages: list[Any] = []
     answers = []
-    for hour, words in enumerate(WORDS):
+    for hour, content in enumerate(TEXT):
         system = [{"role": "system", "content": f"This is a chat. It is {hour}:15."}] if has_clock else []
-        messages.append(user(words))
+        messages.append(user(content))
         answers.append(await caller.completion([*system, *messages], model="acme-support"))
         messages.append(assistant(answers[-1].choices[0].message.content))
     return answers
@@ -136,7 +136,7 @@ async def test_a_provider_that_rejects_late_system_messages_gets_one_in_front(tm
         requests = [request.body for request in upstream.requests]
 
     assert len(provider.rejections) == 1
-    assert len(requests) == len(PLAN) + len(WORDS) + 1
+    assert len(requests) == len(PLAN) + len(TEXT) + 1
     roles = [[message["role"] for message in body["messages"]] for body in requests[1:]]
     assert all(role[0] == "system" and "system" not in role[1:] for role in roles)
     assert all(answer.choices[0].message.content for answer in answers)
@@ -146,7 +146,7 @@ async def test_cached_tokens_are_reported_per_agent(tmp_path: Path) -> None:
     cached = USAGE["prompt_tokens_details"]["cached_tokens"]  # type: ignore[index]
     async with shop(tmp_path, ChatProvider(PLAN[:2]), prompt_cache=True) as (caller, _):
         answer = await caller.completion(
-            [user(WORDS[0])], model="acme-support", headers={"X-Handoff-Events": "extension"}
+            [user(TEXT[0])], model="acme-support", headers={"X-Handoff-Events": "extension"}
         )
 
     used = {use["agent"]: use for use in answer.model_dump()["handoff"]["usage"]}

@@ -41,7 +41,7 @@ async def test_the_proxy_of_the_environment_is_used_if_it_is_enabled(
     assert b"Proxy-Authorization: Basic bWU6c2VjcmV0\r\n" in head
 
 
-async def test_a_provider_with_an_own_authority_can_request_a_client_certificate(
+async def test_a_provider_with_its_own_authority_can_request_a_client_certificate(
     tmp_path: Path, upstream: FakeUpstream
 ) -> None:
     authority, authority_key = make_certificate(tmp_path)

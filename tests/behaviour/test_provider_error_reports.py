@@ -162,14 +162,14 @@ async def test_the_line_about_an_adaptation_has_no_secrets_and_no_text_of_caller
     }
 
 
-@pytest.mark.parametrize(("words", "param"), [("Hi", "temperature"), ("Which temperature?", None)])
-async def test_a_parameter_in_the_message_is_reported_unless_the_caller_wrote_it_elsewhere(
-    tmp_path: Path, words: str, param: str | None
+@pytest.mark.parametrize(("content", "param"), [("Hi", "temperature"), ("Which temperature?", None)])
+async def test_a_parameter_in_the_message_is_reported_unless_the_caller_wrote_it_in_another_place(
+    tmp_path: Path, content: str, param: str | None
 ) -> None:
     rejection = error(400, message="temperature must be at most 1", code="invalid_request_error")
     async with FakeUpstream(rejection) as upstream, serve(tmp_path, upstream.base_url) as served:
         with pytest.raises(openai.BadRequestError) as caught:
-            await Caller(served).ask([user(words)], temperature=1.5)
+            await Caller(served).ask([user(content)], temperature=1.5)
 
     assert caught.value.param == param
 
@@ -305,8 +305,8 @@ async def test_check_connect_ends_with_0_if_all_models_answer(tmp_path: Path) ->
     plan = (("report_status", {"status": "ok"}),)
     async with FakeUpstream(answer=Gemini3(plan)) as good, FakeUpstream(answer=Gemini3(plan)) as other:
         code, lines = await check(tmp_path, TWO_MODELS.format(good=good.base_url, bad=other.base_url))
-        made = json.dumps(good.requests[-1].body["messages"])
+        created = json.dumps(good.requests[-1].body["messages"])
 
     assert code == 0
     assert [line.split("): ")[1].split(",")[0] for line in lines[-2:]] == ["ok", "ok"]
-    assert "report_status" in made
+    assert "report_status" in created

@@ -47,8 +47,8 @@ FAMILIES = [
     pytest.param(Gemini3, set(), id="Gemini 3"),
 ]
 """The provider, and the parameters of ``WISHES`` that have no effect on it."""
-WISHES: dict[str, Any] = {"temperature": 0.2, "max_tokens": 300, "seed": 7, "stop": ["###"]}
-ASKED = [{"role": "user", "content": "It broke", "name": "Ada"}]
+PARAMETERS: dict[str, Any] = {"temperature": 0.2, "max_tokens": 300, "seed": 7, "stop": ["###"]}
+REQUESTED = [{"role": "user", "content": "It broke", "name": "Ada"}]
 FORM = {
     "type": "json_schema",
     "json_schema": {
@@ -86,12 +86,12 @@ async def ask(
     served: Served, *, is_streamed: bool, headers: dict[str, str] | None = None, **more: Any
 ) -> tuple[str, set[str]]:
     """The answer's text, and the parameters that were ignored."""
-    asked = {"model": "shop", "messages": ASKED, "extra_headers": headers, **more}
+    requested = {"model": "shop", "messages": REQUESTED, "extra_headers": headers, **more}
     create = served.client().chat.completions.with_raw_response.create
     if not is_streamed:
-        answer = await create(**asked)
+        answer = await create(**requested)
         return answer.parse().choices[0].message.content, ignored_of(answer.headers)
-    answer = await create(**asked, stream=True)
+    answer = await create(**requested, stream=True)
     chunks = [one async for one in answer.parse()]
     return "".join(one.choices[0].delta.content or "" for one in chunks if one.choices), ignored_of(
         answer.headers
@@ -115,9 +115,9 @@ async def test_teams_work_and_learn_what_the_provider_rejects(
     async with FakeUpstream(answer=provider) as upstream:
         teams = teams_at(tmp_path, upstream, family)
         async with serve(tmp_path, teams=teams) as served:
-            first = await ask(served, is_streamed=is_streamed, **WISHES)
+            first = await ask(served, is_streamed=is_streamed, **PARAMETERS)
             learned = lasting(provider)
-            second = await ask(served, is_streamed=is_streamed, **WISHES)
+            second = await ask(served, is_streamed=is_streamed, **PARAMETERS)
             without = await ask(served, is_streamed=is_streamed)
         last = upstream.requests[-1].body
 
@@ -125,7 +125,7 @@ async def test_teams_work_and_learn_what_the_provider_rejects(
     assert second == (ANSWER, ignored)
     assert without == (ANSWER, ignored & {"messages.name"})
     assert lasting(provider) == learned, "learned once"
-    assert not last.keys() & WISHES.keys()
+    assert not last.keys() & PARAMETERS.keys()
 
 
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
@@ -158,15 +158,15 @@ async def test_conversations_of_many_shapes(
         serve(tmp_path, teams=teams_at(tmp_path, upstream, family)) as served,
     ):
         caller = Caller(served)
-        asked = [user("What time is it?")]
-        message = (await caller.completion(asked, tools=[clock])).choices[0].message
+        requested = [user("What time is it?")]
+        message = (await caller.completion(requested, tools=[clock])).choices[0].message
         assert message.tool_calls
-        told = [*asked, assistant("", tool_calls=message.model_dump()["tool_calls"])]
-        told.append(result(message.tool_calls[0].id, "noon"))
-        answer, _ = await ask(served, is_streamed=is_streamed, messages=told, tools=[clock])
-        impatient = [*told, user("Well?"), assistant(""), user("Hello?")]
+        reported = [*requested, assistant("", tool_calls=message.model_dump()["tool_calls"])]
+        reported.append(result(message.tool_calls[0].id, "noon"))
+        answer, _ = await ask(served, is_streamed=is_streamed, messages=reported, tools=[clock])
+        impatient = [*reported, user("Well?"), assistant(""), user("Hello?")]
         second, _ = await ask(served, is_streamed=is_streamed, messages=impatient, tools=[clock])
-        open_end = [*told, user("Well?"), assistant("It is")]
+        open_end = [*reported, user("Well?"), assistant("It is")]
         third, _ = await ask(served, is_streamed=is_streamed, messages=open_end, tools=[clock])
 
     # Separated from the text that it continues.
@@ -294,20 +294,20 @@ async def test_client_tools_of_a_stored_conversation_keep_their_ids(tmp_path: Pa
     async with FakeUpstream(answer=provider) as upstream:
         async with serve(tmp_path, teams=teams_at(tmp_path, upstream, Mistral)) as served:
             caller = Caller(served)
-            asked = [user("Is it wet?")]
-            message = (await caller.completion(asked, tools=[WEATHER])).choices[0].message
+            requested = [user("Is it wet?")]
+            message = (await caller.completion(requested, tools=[WEATHER])).choices[0].message
             assert message.tool_calls
             call_id = message.tool_calls[0].id
             answer = await caller.ask(
-                [*asked, message.model_dump(), result(call_id, "rain")], tools=[WEATHER]
+                [*requested, message.model_dump(), result(call_id, "rain")], tools=[WEATHER]
             )
         sent = upstream.requests[-1].body["messages"]
 
     assert call_id.startswith("call_")
     assert answer == ANSWER
-    made = [call["id"] for one in sent for call in one.get("tool_calls") or ()]
-    assert made == [one["tool_call_id"] for one in sent if one["role"] == "tool"]
-    assert {len(one) for one in made} == {9}
+    created = [call["id"] for one in sent for call in one.get("tool_calls") or ()]
+    assert created == [one["tool_call_id"] for one in sent if one["role"] == "tool"]
+    assert {len(one) for one in created} == {9}
 
 
 async def test_unknown_members_that_the_provider_rejects_are_sent_once(tmp_path: Path) -> None:

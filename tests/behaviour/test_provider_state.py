@@ -18,10 +18,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 CHAT = {"X-Conversation-Id": "chat-1"}
 
 
-async def ask(client: Any, words: str, **more: Any) -> str:
+async def ask(client: Any, content: str, **more: Any) -> str:
     """Return the text of the answer."""
     completion = await client.chat.completions.create(
-        model="shop", messages=[{"role": "user", "content": words}], extra_headers=CHAT, **more
+        model="shop", messages=[{"role": "user", "content": content}], extra_headers=CHAT, **more
     )
     return str(completion.choices[0].message.content)
 

@@ -207,8 +207,13 @@ class Case:
         """Return the message of the answer, with ``content`` and ``tool_calls``."""
         http = self.workers.http
         url = f"{(served or self.workers.first).base_url}/chat/completions"
-        asked = {"model": f"{self.family}{suffix}", "messages": messages, "stream": self.is_streamed, **more}
-        response = await http.post(url, json=asked)
+        requested = {
+            "model": f"{self.family}{suffix}",
+            "messages": messages,
+            "stream": self.is_streamed,
+            **more,
+        }
+        response = await http.post(url, json=requested)
         assert response.status_code == 200, response.text
         self.received.append(response.text)
         if not self.is_streamed:
@@ -217,16 +222,18 @@ class Case:
 
     async def is_refused(self, messages: Messages, param: str, value: Any) -> None:
         """Assert that the parameter is refused by name, and that the model is not called."""
-        asked = {"model": self.family, "messages": messages, "stream": self.is_streamed, param: value}
-        response = await self.workers.http.post(f"{self.workers.first.base_url}/chat/completions", json=asked)
+        requested = {"model": self.family, "messages": messages, "stream": self.is_streamed, param: value}
+        response = await self.workers.http.post(
+            f"{self.workers.first.base_url}/chat/completions", json=requested
+        )
         assert response.status_code == 400
         assert response.json()["error"]["param"] == param
         assert isinstance(self.provider, NativeProvider)
         assert self.provider.requests == []
 
-    async def says(self, messages: Messages, words: str, **more: Any) -> str:
+    async def says(self, messages: Messages, texts: str, **more: Any) -> str:
         """Add the words and the answer to the list; return the answer."""
-        messages.append(user(words if messages else f"{words} {self.name}"))
+        messages.append(user(texts if messages else f"{texts} {self.name}"))
         message = await self.ask(messages, **more)
         messages.append(assistant(message["content"]))
         return message["content"] or ""
@@ -265,13 +272,13 @@ async def handoff_back(case: Case) -> None:
 
 async def client_tool_on_another_worker(case: Case) -> None:
     case.plans(PLAN[0], ("weather", {"city": "Bonn"}), PLAN[1])
-    asked = [user(f"Is it wet? {case.name}")]
-    message = await case.ask(asked, tools=[WEATHER])
+    requested = [user(f"Is it wet? {case.name}")]
+    message = await case.ask(requested, tools=[WEATHER])
     call = message["tool_calls"][0]
     call.pop("index", None)
-    told = assistant(message["content"], tool_calls=[call])
+    reported = assistant(message["content"], tool_calls=[call])
     answer = await case.ask(
-        [*asked, told, result(call["id"], "rain")], tools=[WEATHER], served=case.workers.second
+        [*requested, reported, result(call["id"], "rain")], tools=[WEATHER], served=case.workers.second
     )
     assert answer["content"] == ANSWER
 

@@ -74,16 +74,16 @@ class Chat:
     def answer(self, received: Received) -> Reply:
         """Follow the plan: hand over, call the client's tool, leave the client waiting, or answer."""
         self.seen.append([_word(message) for message in received.body["messages"]])
-        kind, _, words = self.plan.pop(0).partition(" ")
+        kind, _, texts = self.plan.pop(0).partition(" ")
         match kind:
             case "say":
-                return text(words)
+                return text(texts)
             case "hang":
-                return text(words, chunks=4).hang(after=3)
+                return text(texts, chunks=4).hang(after=3)
             case "call":
                 return calls(("weather", {"city": f"chat {self.number}"}))
             case _:
-                spoken = words if words else None
+                spoken = texts if texts else None
                 return calls((DELEGATES[kind], {}), text=spoken)
 
     # --- the client ---
@@ -253,9 +253,9 @@ def _word(message: Any) -> str:
 
 def _chat_of(received: Received) -> int:
     """The number of the chat to which a model request belongs: all its messages have it."""
-    words = " ".join(str(message.get("content")) for message in received.body["messages"])
-    found = re.findall(r"of chat (\d)", words)
-    assert len(set(found)) == 1, words
+    texts = " ".join(str(message.get("content")) for message in received.body["messages"])
+    found = re.findall(r"of chat (\d)", texts)
+    assert len(set(found)) == 1, texts
     return int(found[0])
 
 

@@ -76,8 +76,8 @@ def pythons() -> list[Any]:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    async with serve(tmp_path) as made:
-        yield made
+    async with serve(tmp_path) as created:
+        yield created
 
 
 @pytest.mark.parametrize("block", pythons())
@@ -102,16 +102,16 @@ def curls() -> list[Any]:
         joined = re.sub(r"\\\n\s*", "", block.text)
         for line in joined.splitlines():
             if line.startswith("curl "):
-                words = shlex.split(line)
-                commands.append(pytest.param(words, id=" ".join(words)[:60]))
+                content = shlex.split(line)
+                commands.append(pytest.param(content, id=" ".join(content)[:60]))
     return commands
 
 
-@pytest.mark.parametrize("words", curls())
-async def test_curl_commands_succeed(words: list[str], served: Served) -> None:
+@pytest.mark.parametrize("content", curls())
+async def test_curl_commands_succeed(content: list[str], served: Served) -> None:
     headers: dict[str, str] = {}
     url, body = "", None
-    rest = iter(words[1:])
+    rest = iter(content[1:])
     for word in rest:
         match word:
             case "-H":
@@ -137,7 +137,7 @@ async def test_curl_commands_succeed(words: list[str], served: Served) -> None:
     assert response.status == 200, text
     if headers.get("x-handoff-events") == "none":
         assert '"handoff"' not in text
-    if "-N" in words:
+    if "-N" in content:
         assert text.endswith("data: [DONE]\n\n")
         assert "rocket-powered unicycle" in "".join(
             json.loads(frame[6:])["choices"][0]["delta"].get("content") or ""

@@ -50,7 +50,7 @@ async def served(tmp_path: Path, upstream: FakeUpstream, remote: FakeUpstream) -
         yield started
 
 
-async def test_a_remote_agent_receives_the_transcript_and_who_asks(
+async def test_a_remote_agent_receives_the_transcript_and_the_caller(
     served: Served, upstream: FakeUpstream, remote: FakeUpstream
 ) -> None:
     upstream.reply(text("Hello!"), calls(("transfer_to_expert", {"reason": "physics"})))

@@ -164,8 +164,8 @@ async def test_an_approval_of_the_team_is_one_of_this_server(desk: Desk) -> None
     before = len(paid(desk.folder / "far"))
     caller = Caller(desk.near)
     messages = [user("Pay bob 5.")]
-    asked = await caller.completion(messages, model="desk")
-    question = asked.choices[0].message.content or ""
+    requested = await caller.completion(messages, model="desk")
+    question = requested.choices[0].message.content or ""
     own: Any = await caller.client.get("/approvals", cast_to=object)
     theirs: Any = await desk.far.client("test-key").get("/approvals", cast_to=object)
     messages += [assistant(question), user("yes")]
@@ -281,7 +281,7 @@ async def test_an_approval_of_a_team_that_is_a_delegate_resumes_it(desk: Desk) -
     assert desk.agents == ["lead", "clerk", "payer", "payer", "lead"]
 
 
-async def test_where_nobody_can_be_asked_the_question_is_the_answer(desk: Desk) -> None:
+async def test_without_a_way_to_approve_the_question_is_the_answer(desk: Desk) -> None:
     """A conversation that is not stored here: the other server has it, and recognises the decision."""
     desk.play = pays
     caller = Caller(desk.near)

@@ -166,13 +166,13 @@ async def test_a_failure_names_the_conversation_that_it_belongs_to(
     upstream.reply(error(401), text("Hello"))
     failed = await wire.ask(stream=stream, top_k=4)
     named = failed.headers["x-conversation-id"]
-    went_on = await wire.ask(headers={"X-Conversation-Id": named})
+    continued = await wire.ask(headers={"X-Conversation-Id": named})
 
     check_refusal(failed, 502)
     assert failed.headers["x-conversation-match"] == "entry"
     assert failed.headers["x-ignored-parameters"] == "top_k"
-    assert went_on.status_code == 200
-    assert went_on.headers["x-conversation-id"] == named
+    assert continued.status_code == 200
+    assert continued.headers["x-conversation-id"] == named
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ async def test_the_user_is_sent_to_the_provider_as_a_hash(served: Served, upstre
         assert requested[name] not in first
 
 
-async def test_a_provider_that_refuses_such_a_field_is_asked_without_it_from_then_on(
+async def test_a_provider_that_rejects_such_a_field_is_called_without_it_from_then_on(
     served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(

@@ -207,7 +207,7 @@ async def test_a_truncated_answer_has_finish_reason_length(served: Served, upstr
     assert answer.choices[0].finish_reason == "length"
 
 
-async def test_answers_of_one_conversation_at_the_same_second_have_ids_of_their_own(
+async def test_answers_of_one_conversation_at_the_same_second_have_separate_ids(
     served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(*[text("Hi")] * 5)

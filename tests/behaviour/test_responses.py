@@ -114,8 +114,8 @@ async def test_structured_answers_are_parsed_by_the_sdk(served: Served, upstream
 
     assert parsed.output_parsed == City(name="Bonn")
     assert final.output_parsed == City(name="Rome")
-    asked = upstream.requests[0].body["response_format"]
-    assert (asked["type"], asked["json_schema"]["name"]) == ("json_schema", "City")
+    requested = upstream.requests[0].body["response_format"]
+    assert (requested["type"], requested["json_schema"]["name"]) == ("json_schema", "City")
 
 
 async def test_parameters_reach_the_model(served: Served, upstream: FakeUpstream) -> None:
@@ -146,7 +146,7 @@ async def test_parameters_reach_the_model(served: Served, upstream: FakeUpstream
     assert raw.parse().metadata == {"topic": "rockets"}
 
 
-async def test_log_probabilities_come_when_asked_for(served: Served, upstream: FakeUpstream) -> None:
+async def test_log_probabilities_come_on_request(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hello"))
 
     await served.client().responses.create(model="shop", input="Hi", include=["message.output_text.logprobs"])
@@ -155,7 +155,7 @@ async def test_log_probabilities_come_when_asked_for(served: Served, upstream: F
 
 
 @pytest.mark.parametrize(
-    ("asked", "shown"),
+    ("requested", "shown"),
     [
         ({}, ["message"]),
         ({"include": INCLUDE_CALLS}, ["mcp_call", "message"]),
@@ -169,19 +169,21 @@ async def test_log_probabilities_come_when_asked_for(served: Served, upstream: F
 )
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
 async def test_handoffs_are_items_only_if_the_request_includes_them(
-    served: Served, upstream: FakeUpstream, asked: dict[str, Any], shown: list[str], is_stream: bool
+    served: Served, upstream: FakeUpstream, requested: dict[str, Any], shown: list[str], is_stream: bool
 ) -> None:
     upstream.reply(*SOLD)
     client = served.client()
     if is_stream:
-        stream = await client.responses.create(model="shop", input="I want a rocket", stream=True, **asked)
+        stream = await client.responses.create(
+            model="shop", input="I want a rocket", stream=True, **requested
+        )
         events: list[Any] = [event async for event in stream]
         response: Any = events[-1].response
         added = [event.item.type for event in events if event.type == "response.output_item.added"]
         indices = [event.output_index for event in events if event.type == "response.output_item.added"]
         assert (added, indices) == (shown, list(range(len(shown))))
     else:
-        response = await client.responses.create(model="shop", input="I want a rocket", **asked)
+        response = await client.responses.create(model="shop", input="I want a rocket", **requested)
 
     assert kinds(response) == shown
     stored = await client.responses.retrieve(response.id, include=INCLUDE_CALLS)
@@ -243,8 +245,8 @@ async def test_instructions_are_for_one_turn_and_messages_stay(
         model="shop", instructions="Be long.", input="Well?", previous_response_id=two.id
     )
 
-    told = [request.body["messages"][0]["content"] for request in upstream.requests]
-    assert told == [
+    reported = [request.body["messages"][0]["content"] for request in upstream.requests]
+    assert reported == [
         "You are triage.\n\nBe brief.\n\nTalk like a pirate.",
         "You are triage.\n\nTalk like a pirate.",
         "You are triage.\n\nBe long.\n\nTalk like a pirate.",
@@ -265,10 +267,10 @@ async def test_a_client_that_sends_everything_again_does_not_pile_instructions_u
 ) -> None:
     client = served.client()
     upstream.reply(text("Arr"), text("Ho"))
-    asked = [said("Talk like a pirate.", "developer"), said("Hi")]
+    requested = [said("Talk like a pirate.", "developer"), said("Hi")]
 
-    one = await client.responses.create(model="shop", input=asked)
-    await client.responses.create(model="shop", input=[*asked, *echoed(one), said("And now?")])
+    one = await client.responses.create(model="shop", input=requested)
+    await client.responses.create(model="shop", input=[*requested, *echoed(one), said("And now?")])
 
     assert upstream.requests[-1].body["messages"][0]["content"] == "You are triage.\n\nTalk like a pirate."
     assert shape_of(upstream) == ["system", "user:Hi", "assistant:Arr", "user:And now?"]
@@ -284,7 +286,7 @@ async def test_a_response_is_read_as_it_was_answered(served: Served, upstream: F
     assert (await client.responses.retrieve(first.id)).to_dict() == first.to_dict()
 
 
-async def test_what_was_asked_can_be_listed(served: Served, upstream: FakeUpstream) -> None:
+async def test_the_input_items_can_be_listed(served: Served, upstream: FakeUpstream) -> None:
     client = served.client()
     upstream.reply(text("Hello"), text("Hi"))
     one = await client.responses.create(
@@ -296,8 +298,12 @@ async def test_what_was_asked_can_be_listed(served: Served, upstream: FakeUpstre
     backwards = await client.responses.input_items.list(one.id, order="asc")
     later = await client.responses.input_items.list(two.id)
 
-    told = [item.to_dict()["content"][0] for item in listed]  # type: ignore[index]
-    assert told == [IMAGE, {"type": "input_text", "text": "One"}, {"type": "input_text", "text": "Be kind"}]
+    reported = [item.to_dict()["content"][0] for item in listed]  # type: ignore[index]
+    assert reported == [
+        IMAGE,
+        {"type": "input_text", "text": "One"},
+        {"type": "input_text", "text": "Be kind"},
+    ]
     assert [item.id for item in backwards.data] == [item.id for item in listed][::-1]
     assert [item.to_dict()["role"] for item in listed] == ["user", "user", "developer"]
     assert [item.to_dict()["content"][0]["text"] for item in later.data] == ["Two"]  # type: ignore[index]
@@ -338,14 +344,14 @@ async def test_without_store_only_the_active_agent_is_stored(
             await reading
     with pytest.raises(openai.BadRequestError):
         await client.responses.create(model="shop", input="Red", previous_response_id=first.id)
-    kept = b"".join(file.read_bytes() for file in (tmp_path / "data").glob("*.sqlite*"))
+    retained = b"".join(file.read_bytes() for file in (tmp_path / "data").glob("*.sqlite*"))
     await client.responses.create(
         model="shop", input=[said("I want a rocket"), *echoed(first), said("Red")], store=False
     )
 
     assert agent_of(upstream) == "sales"
     assert first.instructions == "a secret"
-    assert (b"chatcmpl-" in kept, b"a secret" in kept, b"rocket" in kept) == (True, False, False)
+    assert (b"chatcmpl-" in retained, b"a secret" in retained, b"rocket" in retained) == (True, False, False)
 
 
 async def test_what_is_anothers_does_not_exist(served: Served, upstream: FakeUpstream) -> None:

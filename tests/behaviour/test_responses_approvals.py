@@ -24,10 +24,10 @@ async def respond(customer: Customer, given: Any, *replies: Reply, **more: Any) 
     return response
 
 
-async def asked(customer: Customer, *amounts: int, **more: Any) -> Response:
-    made = calls(*(("pay", {"amount": amount, "to": customer.to}) for amount in amounts))
+async def requested(customer: Customer, *amounts: int, **more: Any) -> Response:
+    created = calls(*(("pay", {"amount": amount, "to": customer.to}) for amount in amounts))
     return await respond(
-        customer, "Pay", calls(("transfer_to_cashier", {})), made, **{**ASK_FOR_ITEMS, **more}
+        customer, "Pay", calls(("transfer_to_cashier", {})), created, **{**ASK_FOR_ITEMS, **more}
     )
 
 
@@ -36,7 +36,7 @@ def answer_to(approval_id: str, approve: bool = True, **more: Any) -> Any:
 
 
 async def test_approval_requests_are_items_if_included(customer: Customer) -> None:
-    response = await asked(customer, 7)
+    response = await requested(customer, 7)
 
     assert kinds(response) == ["message", "mcp_approval_request"]
     (approval,) = await customer.approvals()
@@ -53,8 +53,8 @@ async def test_approval_requests_are_items_if_included(customer: Customer) -> No
     assert stored.output == response.output
 
 
-async def test_everyone_else_is_asked_in_words_only(customer: Customer) -> None:
-    response = await asked(customer, 7, include=[])
+async def test_every_other_caller_is_asked_as_text_only(customer: Customer) -> None:
+    response = await requested(customer, 7, include=[])
 
     assert kinds(response) == ["message"]
     second = await respond(customer, "yes", text("Paid."), previous_response_id=response.id)
@@ -89,7 +89,7 @@ async def test_a_stream_has_the_complete_approval_request(customer: Customer) ->
 
 
 async def test_an_approval_response_runs_the_call_and_the_same_agent_continues(customer: Customer) -> None:
-    first = await asked(customer, 7)
+    first = await requested(customer, 7)
 
     second = await respond(
         customer, [answer_to(first.output[-1].id or "")], text("Paid."), previous_response_id=first.id
@@ -108,7 +108,7 @@ async def test_an_approval_response_runs_the_call_and_the_same_agent_continues(c
 
 
 async def test_a_rejection_has_its_reason_and_accompanying_text(customer: Customer) -> None:
-    first = await asked(customer, 7, 8)
+    first = await requested(customer, 7, 8)
     one, two = first.output[-2:]
     given = [
         answer_to(one.id or "", False, reason="too much"),
@@ -124,7 +124,7 @@ async def test_a_rejection_has_its_reason_and_accompanying_text(customer: Custom
 
 
 async def test_a_client_that_keeps_everything_itself_may_send_all_of_it(customer: Customer) -> None:
-    first = await asked(customer, 7, store=True)
+    first = await requested(customer, 7, store=True)
     everything: list[Any] = [
         {"role": "user", "content": "Pay"},
         *(item.to_dict() for item in first.output),
@@ -143,7 +143,7 @@ async def test_a_client_that_keeps_everything_itself_may_send_all_of_it(customer
 
 async def test_in_a_conversation_it_is_added_behind_the_question(customer: Customer) -> None:
     conversation = await customer.caller.client.conversations.create()
-    first = await asked(customer, 7, conversation=conversation.id)
+    first = await requested(customer, 7, conversation=conversation.id)
 
     second = await respond(
         customer, [answer_to(first.output[-1].id or "")], text("Paid."), conversation=conversation.id
@@ -153,7 +153,7 @@ async def test_in_a_conversation_it_is_added_behind_the_question(customer: Custo
 
 
 async def test_the_same_response_again_runs_nothing_again(customer: Customer) -> None:
-    first = await asked(customer, 7)
+    first = await requested(customer, 7)
     given = [answer_to(first.output[-1].id or "")]
     await respond(customer, given, text("Paid."), previous_response_id=first.id)
 
@@ -164,7 +164,7 @@ async def test_the_same_response_again_runs_nothing_again(customer: Customer) ->
 
 
 async def test_a_turn_decided_by_the_api_is_a_response(customer: Customer) -> None:
-    first = await asked(customer, 7)
+    first = await requested(customer, 7)
     (approval,) = await customer.approvals()
     customer.upstream.reply(text("Paid."))
     decided = await customer.decides(approval, "approve")
@@ -184,21 +184,21 @@ async def refusal(customer: Customer, given: Any, **more: Any) -> openai.BadRequ
 
 
 async def test_an_approval_response_without_a_request_is_rejected(customer: Customer) -> None:
-    first = await asked(customer, 7)
+    first = await requested(customer, 7)
     other = await respond(customer, "Hello", text("Hi"))
 
     unknown = await refusal(customer, [answer_to("appr_none")], previous_response_id=first.id)
-    elsewhere = await refusal(customer, [answer_to(first.output[-1].id or "")], previous_response_id=other.id)
+    foreign = await refusal(customer, [answer_to(first.output[-1].id or "")], previous_response_id=other.id)
     alone = await refusal(customer, [answer_to("x" * 500)])
 
     assert "No approval request found with id 'appr_none'." in unknown.message
-    assert [error.param for error in (unknown, elsewhere, alone)] == ["input", "input", "input"]
+    assert [error.param for error in (unknown, foreign, alone)] == ["input", "input", "input"]
     assert len(alone.message) < 400
     assert customer.paid() == []
 
 
 async def test_every_open_request_has_to_be_answered(customer: Customer) -> None:
-    first = await asked(customer, 7, 8)
+    first = await requested(customer, 7, 8)
     one, two = first.output[-2:]
 
     error = await refusal(customer, [answer_to(one.id or "")], previous_response_id=first.id)
@@ -210,10 +210,10 @@ async def test_every_open_request_has_to_be_answered(customer: Customer) -> None
 
 
 async def test_a_response_that_comes_too_late_or_after_another_is_refused(customer: Customer) -> None:
-    first = await asked(customer, 7)
+    first = await requested(customer, 7)
     given = first.output[-1].id or ""
     await respond(customer, [answer_to(given, False)], text("Well."), previous_response_id=first.id)
-    again = await asked(customer, 7)
+    again = await requested(customer, 7)
     await respond(customer, "What for?", text("Hm."), previous_response_id=again.id)
 
     other = await refusal(customer, [answer_to(given)], previous_response_id=first.id)

@@ -23,7 +23,7 @@ from tests.server import Served, serve
 # --- in the background ---------------------------------------------------------------------------------------
 
 
-async def test_a_response_in_the_background_is_asked_for_later(
+async def test_a_response_in_the_background_is_retrieved_later(
     served: Served, upstream: FakeUpstream
 ) -> None:
     held = asyncio.Event()

@@ -16,7 +16,7 @@ from tests.server import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-WORDS = "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt " * 8
+TEXT = "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt " * 8
 TEAM = """\
 models:
   default: {{model: test-model, base_url: "{upstream}", api_key: k}}
@@ -48,15 +48,15 @@ async def shops(
 Shops = dict[str, tuple[Served, WindowedProvider]]
 
 
-def asked(number: int) -> Any:
-    return {"role": "user", "content": f"fact-{number}-blue {WORDS}"}
+def requested(number: int) -> Any:
+    return {"role": "user", "content": f"fact-{number}-blue {TEXT}"}
 
 
 def chat(turns: int) -> list[Any]:
     return [
         item
         for number in range(turns)
-        for item in (asked(number), {"role": "assistant", "content": f"Answer {number}."})
+        for item in (requested(number), {"role": "assistant", "content": f"Answer {number}."})
     ]
 
 
@@ -129,7 +129,7 @@ async def test_a_compaction_item_of_another_server_is_rejected(shops: Shops) -> 
         with pytest.raises(openai.BadRequestError) as caught:
             await served.client().responses.create(
                 model="shop",
-                input=[{"type": "compaction", "encrypted_content": content}, asked(1)],
+                input=[{"type": "compaction", "encrypted_content": content}, requested(1)],
             )
         assert (caught.value.param, caught.value.code) == (
             "input[0].encrypted_content",
@@ -168,7 +168,7 @@ async def test_input_tokens_are_estimated_with_instructions_and_tools(shops: Sho
     with_tool = await client.responses.input_tokens.count(
         model="shop",
         input=chat(3),
-        tools=[{"type": "function", "name": "f", "description": WORDS, "parameters": {}, "strict": False}],
+        tools=[{"type": "function", "name": "f", "description": TEXT, "parameters": {}, "strict": False}],
     )
 
     await client.responses.create(model="shop", input=[*chat(3)[:-1]])

@@ -56,15 +56,15 @@ async def test_a_conversation_created_with_the_sdk_can_be_continued(
     served: Served, upstream: FakeUpstream, form: str
 ) -> None:
     client = served.client()
-    made = await client.conversations.create(items=[said("I am Ann")])
-    named: Any = made.id if form == "id" else {"id": made.id}
+    created = await client.conversations.create(items=[said("I am Ann")])
+    named: Any = created.id if form == "id" else {"id": created.id}
     upstream.reply(text("Hello Ann"), text("Ann"))
 
     first = await client.responses.create(model="shop", input="Hi", conversation=named)
     await client.responses.create(model="shop", input="Who am I?", conversation=named)
 
     assert first.conversation is not None
-    assert first.conversation.id == made.id
+    assert first.conversation.id == created.id
     assert shape_of(upstream) == [
         "system",
         "user:I am Ann",
@@ -72,7 +72,7 @@ async def test_a_conversation_created_with_the_sdk_can_be_continued(
         "assistant:Hello Ann",
         "user:Who am I?",
     ]
-    items = (await client.conversations.items.list(made.id, order="asc")).data
+    items = (await client.conversations.items.list(created.id, order="asc")).data
     assert [item.to_dict()["content"][0]["text"] for item in items] == [  # type: ignore[index]
         "I am Ann",
         "Hi",
@@ -137,8 +137,8 @@ async def test_items_are_found_by_reference(served: Served, upstream: FakeUpstre
 
 async def test_items_of_a_conversation_are_found_by_reference(served: Served, upstream: FakeUpstream) -> None:
     client = served.client()
-    made = await client.conversations.create(items=[said("I am Ann"), said("Hello Ann", "assistant")])
-    items = (await client.conversations.items.list(made.id, order="asc")).data
+    created = await client.conversations.create(items=[said("I am Ann"), said("Hello Ann", "assistant")])
+    items = (await client.conversations.items.list(created.id, order="asc")).data
     references: list[Any] = [{"id": item.id} for item in items]
     upstream.reply(text("Ann"))
 
@@ -278,8 +278,8 @@ async def test_a_call_made_on_one_api_is_answered_on_the_other(
         calls(("weather", {"city": "Rome"})),
         text("Sun in Rome"),
     )
-    made = await client.responses.create(model="shop", input="Bonn?", tools=[FORECAST])
-    (call,) = calls_of(made)
+    created = await client.responses.create(model="shop", input="Bonn?", tools=[FORECAST])
+    (call,) = calls_of(created)
     answered = await client.chat.completions.create(
         model="shop",
         messages=[{"role": "tool", "tool_call_id": call.call_id, "content": "rain"}],

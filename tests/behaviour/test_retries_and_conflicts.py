@@ -53,7 +53,7 @@ def frames(body: str) -> list[str]:
     return [frame for frame in body.split("\n\n") if frame]
 
 
-def words(body: str) -> str:
+def content(body: str) -> str:
     """The content of a stream's frames."""
     said = ""
     for frame in frames(body):
@@ -211,7 +211,7 @@ async def test_an_sdk_retry_attaches_to_the_turn_instead_of_running_its_tools_ag
     assert len(upstream.requests) == 3
 
 
-async def test_a_retry_of_a_turn_that_failed_is_not_given_an_older_answer_to_the_same_words(
+async def test_a_retry_of_a_turn_that_failed_does_not_get_an_older_answer_to_the_same_text(
     served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(text("Which colour?"), text("Red it is"), *[error(503)] * 3, text("Two, then"))
@@ -267,7 +267,7 @@ async def test_a_live_stream_can_be_joined_where_it_was_lost(served: Served, ups
         go.set()
         rest = (await joining).text
 
-    assert words(got) + words(rest) == "One two three four"
+    assert content(got) + content(rest) == "One two three four"
     assert rest.endswith("data: [DONE]\n\n")
 
 
@@ -296,11 +296,11 @@ async def test_a_client_that_leaves_stops_the_turn_and_a_retry_is_clean(
     upstream.reply(text("A long answer", chunks=4).hang(after=2), text("A long answer"))
     async with Wire(served) as wire:
         headers = {"x_conversation_id": "chat-1", "x_on_disconnect": "cancel"}
-        asking = asyncio.create_task(wire.ask({"stream": stream}, **headers))
-        asked = await upstream.received(1)
+        pending = asyncio.create_task(wire.ask({"stream": stream}, **headers))
+        requested = await upstream.received(1)
         await asyncio.sleep(0.1)
-        asking.cancel()
-        await asked.closed()
+        pending.cancel()
+        await requested.closed()
         await until(lambda: served.services.turns.running == 0)
         again = await wire.ask(x_conversation_id="chat-1")
 
@@ -312,9 +312,9 @@ async def test_a_detached_turn_finishes_and_is_history(served: Served, upstream:
     go = asyncio.Event()
     upstream.reply(text("Done while you were away", chunks=2).held(go, after=1), text("Yes"))
     async with Wire(served) as wire:
-        asking = asyncio.create_task(wire.ask(x_conversation_id="chat-1", x_on_disconnect="detach"))
+        pending = asyncio.create_task(wire.ask(x_conversation_id="chat-1", x_on_disconnect="detach"))
         await upstream.received(1)
-        asking.cancel()
+        pending.cancel()
         await asyncio.sleep(0.05)
         go.set()
         await until(lambda: served.services.turns.running == 0)
@@ -339,10 +339,10 @@ async def test_a_cancelled_turn_ends_regularly_and_its_output_is_stored(
         async with wire.http.stream("POST", "/chat/completions", json={**ASK, **STREAM}) as stream:
             async for piece in stream.aiter_text():
                 got += piece
-                if stopped is None and words(got):
+                if stopped is None and content(got):
                     turn_id = ChatCompletionChunk.model_validate_json(frames(got)[0].split("data: ", 1)[1]).id
                     stopped = await wire.http.post(f"/chat/completions/{turn_id}/cancel")
-        said = words(got)
+        said = content(got)
 
         assert stopped is not None
         assert stopped.json() == {
@@ -363,13 +363,13 @@ async def test_a_turn_without_readers_can_be_cancelled_from_another_connection(
 ) -> None:
     upstream.reply(hang())
     async with Wire(served) as wire:
-        asking = asyncio.create_task(wire.ask(idempotency_key="k1"))
-        asked = await upstream.received(1)
+        pending = asyncio.create_task(wire.ask(idempotency_key="k1"))
+        requested = await upstream.received(1)
         turn_id = await served.running_turn()
         await wire.http.post(f"/chat/completions/{turn_id}/cancel")
-        await asked.closed()
+        await requested.closed()
 
-        assert (await asking).status_code == 200
+        assert (await pending).status_code == 200
 
 
 async def test_an_unknown_disconnect_policy_is_refused(served: Served) -> None:
@@ -424,9 +424,9 @@ async def test_a_side_request_neither_enters_the_conversation_nor_waits_for_it(
 
     assert side.json()["choices"][0]["message"]["content"] == "Rocket talk"
     assert side.headers["x-conversation-match"] == "side-request"
-    asked = upstream.requests[3].body
-    assert "tools" not in asked
-    assert asked["messages"][0]["role"] == "user"
+    requested = upstream.requests[3].body
+    assert "tools" not in requested
+    assert requested["messages"][0]["role"] == "user"
     assert shape_of(upstream) == [*HIDDEN, "user:Red", "assistant:Ten", "user:Bye"]
     assert agent_of(upstream) == "sales"
 
@@ -456,12 +456,14 @@ async def test_a_turn_of_another_end_user_does_not_exist(
 ) -> None:
     upstream.reply(text("Between the two of us"))
     async with Wire(served) as wire:
-        asked = await wire.ask({"user": "ann"})
+        requested = await wire.ask({"user": "ann"})
         status = {}
         for person in ("ann", "bob", ""):
             headers = {"X-OpenWebUI-User-Id": person}
-            told = await wire.http.request(method, path.format(id=asked.json()["id"]), headers=headers)
-            status[person] = told.status_code
+            reported = await wire.http.request(
+                method, path.format(id=requested.json()["id"]), headers=headers
+            )
+            status[person] = reported.status_code
 
     assert status == {"ann": 200, "bob": 404, "": 200}
 
@@ -475,10 +477,10 @@ async def test_an_sdk_whose_patience_ends_repeats_itself_without_running_tools_a
         calls(("execute_order", {"product": "Rocket", "price": 10})),
         text("Ordered").held(go),
     )
-    asking = asyncio.create_task(Caller(served, max_retries=2, timeout=0.5).completion(HELLO))
+    pending = asyncio.create_task(Caller(served, max_retries=2, timeout=0.5).completion(HELLO))
     await upstream.received(3)
     await asyncio.sleep(0.7)  # the SDK's own time limit, and a part of its pause
     go.set()
 
-    assert (await asking).choices[0].message.content == "Ordered"
+    assert (await pending).choices[0].message.content == "Ordered"
     assert len(upstream.requests) == 3

@@ -150,8 +150,8 @@ def seen_in(body: str, *, is_stream: bool) -> str:
 
 
 def cases() -> dict[str, Case]:
-    made = [Case(*row) for row in product(KEYS, CUTS, TOOLS)]
-    return {case.order: case for case in made}
+    created = [Case(*row) for row in product(KEYS, CUTS, TOOLS)]
+    return {case.order: case for case in created}
 
 
 def answering(found: dict[str, Case]) -> Callable[[Received], Reply]:

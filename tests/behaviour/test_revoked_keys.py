@@ -48,8 +48,8 @@ def replace_keys(served: Served) -> None:
 
 @pytest.fixture
 async def served(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Served]:
-    async with serve(tmp_path, upstream.base_url, api_keys=("fixed",)) as made:
-        yield made
+    async with serve(tmp_path, upstream.base_url, api_keys=("fixed",)) as created:
+        yield created
 
 
 @asynccontextmanager

@@ -120,15 +120,15 @@ async def test_only_what_was_to_be_stored_is_listed(served: Served, upstream: Fa
 
 async def test_the_sdk_pages_through_the_list_in_both_orders(served: Served, upstream: FakeUpstream) -> None:
     caller = Caller(served)
-    made = [(await stored(caller, upstream, f"question {number}")).id for number in range(5)]
+    created = [(await stored(caller, upstream, f"question {number}")).id for number in range(5)]
     client = strict(served)
 
-    assert [one.id async for one in client.chat.completions.list(limit=2)] == made
-    assert [one.id async for one in client.chat.completions.list(limit=2, order="desc")] == made[::-1]
-    page = await client.chat.completions.list(limit=2, after=made[0])
-    assert [one.id for one in page.data] == made[1:3]
+    assert [one.id async for one in client.chat.completions.list(limit=2)] == created
+    assert [one.id async for one in client.chat.completions.list(limit=2, order="desc")] == created[::-1]
+    page = await client.chat.completions.list(limit=2, after=created[0])
+    assert [one.id for one in page.data] == created[1:3]
     assert page.model_dump(exclude={"data"}) == {
-        "object": "list", "first_id": made[1], "last_id": made[2], "has_more": True,
+        "object": "list", "first_id": created[1], "last_id": created[2], "has_more": True,
     }  # fmt: skip
 
 
@@ -280,36 +280,36 @@ async def test_tool_results_are_listed_behind_the_calls_that_they_answer(
 # --- conversations -------------------------------------------------------------------------------------------
 
 
-async def test_a_conversation_can_be_made_read_changed_and_deleted(served: Served) -> None:
+async def test_a_conversation_can_be_created_read_changed_and_deleted(served: Served) -> None:
     client = strict(served)
 
-    made = await client.conversations.create(metadata={"topic": "rockets"})
-    assert made.id.startswith("conv_")
-    assert (made.object, made.metadata) == ("conversation", {"topic": "rockets"})
-    assert await client.conversations.retrieve(made.id) == made
+    created = await client.conversations.create(metadata={"topic": "rockets"})
+    assert created.id.startswith("conv_")
+    assert (created.object, created.metadata) == ("conversation", {"topic": "rockets"})
+    assert await client.conversations.retrieve(created.id) == created
 
-    changed = await client.conversations.update(made.id, metadata={"topic": "tea"})
-    assert changed == made.model_copy(update={"metadata": {"topic": "tea"}})
-    assert (await client.conversations.update(made.id, metadata=None)).metadata == {}
+    changed = await client.conversations.update(created.id, metadata={"topic": "tea"})
+    assert changed == created.model_copy(update={"metadata": {"topic": "tea"}})
+    assert (await client.conversations.update(created.id, metadata=None)).metadata == {}
 
-    gone = await client.conversations.delete(made.id)
-    assert (gone.id, gone.object, gone.deleted) == (made.id, "conversation.deleted", True)
+    gone = await client.conversations.delete(created.id)
+    assert (gone.id, gone.object, gone.deleted) == (created.id, "conversation.deleted", True)
     with pytest.raises(openai.NotFoundError):
-        await client.conversations.retrieve(made.id)
+        await client.conversations.retrieve(created.id)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"items": null, "metadata": null}', b'{"unknown": 1}'])
-async def test_a_conversation_needs_nothing_to_be_made(served: Served, body: bytes) -> None:
-    made = await served.client().post("/conversations", cast_to=httpx2.Response, content=body)
+async def test_a_conversation_needs_nothing_to_be_created(served: Served, body: bytes) -> None:
+    created = await served.client().post("/conversations", cast_to=httpx2.Response, content=body)
 
-    assert made.json().keys() == {"id", "object", "created_at", "metadata"}
+    assert created.json().keys() == {"id", "object", "created_at", "metadata"}
 
 
-async def test_a_conversation_that_was_made_is_continued_by_a_chat(
+async def test_a_conversation_that_was_created_is_continued_by_a_chat(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller = Caller(served)
-    made = await caller.client.conversations.create(
+    created = await caller.client.conversations.create(
         items=[
             {"role": "developer", "content": "Speak like a pirate."},
             {"role": "user", "content": "I want a rocket"},
@@ -319,14 +319,14 @@ async def test_a_conversation_that_was_made_is_continued_by_a_chat(
     upstream.reply(calls(("transfer_to_sales", {})), text("Arr, ten"))
 
     answer = await caller.ask(
-        [{"role": "system", "content": "Be brief."}, user("Red")], headers={"X-Conversation-Id": made.id}
+        [{"role": "system", "content": "Be brief."}, user("Red")], headers={"X-Conversation-Id": created.id}
     )
 
-    assert (answer, caller.conversation, caller.match) == ("Arr, ten", made.id, "conversation-id")
+    assert (answer, caller.conversation, caller.match) == ("Arr, ten", created.id, "conversation-id")
     assert shape_of(upstream, 0) == ["system", "user:I want a rocket", "assistant:Colour?", "user:Red"]
     system = upstream.requests[0].body["messages"][0]["content"]
     assert system == "You are triage.\n\nSpeak like a pirate.\n\nBe brief."
-    assert await said(caller.client, made.id) == [
+    assert await said(caller.client, created.id) == [
         "developer:Speak like a pirate.",
         "user:I want a rocket",
         "assistant:Colour?",
@@ -335,15 +335,15 @@ async def test_a_conversation_that_was_made_is_continued_by_a_chat(
     ]
 
 
-async def test_a_conversation_that_was_made_is_continued_by_a_whole_list(
+async def test_a_conversation_that_was_created_is_continued_by_a_whole_list(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller = Caller(served)
-    made = await caller.client.conversations.create(
+    created = await caller.client.conversations.create(
         items=[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     )
     upstream.reply(text("Ten"), text("Twelve"))
-    headers, messages = {"X-Conversation-Id": made.id}, [user("Hi"), assistant("Hello"), user("How much?")]
+    headers, messages = {"X-Conversation-Id": created.id}, [user("Hi"), assistant("Hello"), user("How much?")]
 
     answer = await caller.ask(messages, headers=headers)
     await caller.ask([*messages, assistant(answer), user("Really?")], headers=headers)
@@ -351,7 +351,7 @@ async def test_a_conversation_that_was_made_is_continued_by_a_whole_list(
     assert shape_of(upstream) == [
         "system", "user:Hi", "assistant:Hello", "user:How much?", "assistant:Ten", "user:Really?",
     ]  # fmt: skip
-    assert await said(caller.client, made.id) == [
+    assert await said(caller.client, created.id) == [
         "user:Hi", "assistant:Hello", "user:How much?", "assistant:Ten", "user:Really?", "assistant:Twelve",
     ]  # fmt: skip
 
@@ -505,7 +505,7 @@ async def test_calls_can_be_added_as_items_and_answered_by_a_chat(
     served: Served, upstream: FakeUpstream
 ) -> None:
     caller = Caller(served)
-    made = await caller.client.conversations.create(
+    created = await caller.client.conversations.create(
         items=[
             {"role": "user", "content": "Weather?"},
             {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": '{"city": "Bonn"}'},
@@ -515,7 +515,9 @@ async def test_calls_can_be_added_as_items_and_answered_by_a_chat(
     upstream.reply(text("Rain"))
 
     await caller.ask(
-        [result("c2", "sun"), result("c1", "rain")], tools=[WEATHER], headers={"X-Conversation-Id": made.id}
+        [result("c2", "sun"), result("c1", "rain")],
+        tools=[WEATHER],
+        headers={"X-Conversation-Id": created.id},
     )
 
     shown = upstream.requests[-1].body["messages"]
@@ -548,9 +550,9 @@ async def test_every_kind_of_content_comes_back_in_the_types_of_the_sdk(served: 
     ]
 
     named: Any = [{"id": f"theirs_{place}", "status": "completed", **one} for place, one in enumerate(items)]
-    made = await client.conversations.create(items=named)
+    created = await client.conversations.create(items=named)
 
-    listed = (await client.conversations.items.list(made.id, order="asc")).data
+    listed = (await client.conversations.items.list(created.id, order="asc")).data
     assert [item.model_dump(exclude_none=True, exclude={"id", "status"}) for item in listed] == items
     ids = {item.id or "" for item in listed}
     assert len(ids) == 6
@@ -559,7 +561,7 @@ async def test_every_kind_of_content_comes_back_in_the_types_of_the_sdk(served: 
 
 async def test_items_of_other_kinds_are_not_shown_to_agents(served: Served, upstream: FakeUpstream) -> None:
     caller = Caller(served)
-    made = await caller.client.conversations.create(
+    created = await caller.client.conversations.create(
         items=[
             {"role": "user", "content": "Hi"},
             {"type": "reasoning", "id": "rs_1", "summary": []},
@@ -568,24 +570,25 @@ async def test_items_of_other_kinds_are_not_shown_to_agents(served: Served, upst
     )
     upstream.reply(text("Ten"))
 
-    await caller.ask([user("How much?")], headers={"X-Conversation-Id": made.id})
+    await caller.ask([user("How much?")], headers={"X-Conversation-Id": created.id})
 
     assert shape_of(upstream) == ["system", "user:Hi", "assistant:Hello", "user:How much?"]
-    assert (await said(caller.client, made.id))[:3] == ["user:Hi", "reasoning", "assistant:Hello"]
+    assert (await said(caller.client, created.id))[:3] == ["user:Hi", "reasoning", "assistant:Hello"]
 
 
 async def test_items_are_listed_newest_first_and_in_pages(served: Served) -> None:
     client = strict(served)
-    made = await client.conversations.create()
+    created = await client.conversations.create()
     for start in (0, 20, 40):
         await client.conversations.items.create(
-            made.id, items=[{"role": "user", "content": f"{number}"} for number in range(start, start + 20)]
+            created.id,
+            items=[{"role": "user", "content": f"{number}"} for number in range(start, start + 20)],
         )
 
-    newest = await client.conversations.items.list(made.id)
+    newest = await client.conversations.items.list(created.id)
     assert [word_of(item) for item in newest.data] == [f"user:{number}" for number in range(59, 39, -1)]
     assert (newest.has_more, newest.last_id) == (True, newest.data[-1].id)
-    every = [word_of(item) async for item in client.conversations.items.list(made.id, limit=7)]
+    every = [word_of(item) async for item in client.conversations.items.list(created.id, limit=7)]
     assert every == [f"user:{number}" for number in range(59, -1, -1)]
 
 
@@ -615,14 +618,14 @@ async def test_an_item_is_read_and_deleted_by_its_id(served: Served, upstream: F
 
 async def test_all_items_can_be_deleted_while_they_are_listed(served: Served) -> None:
     client = served.client()
-    made = await client.conversations.create()
+    created = await client.conversations.create()
     for number in range(5):
-        await client.conversations.items.create(made.id, items=[{"role": "user", "content": f"{number}"}])
+        await client.conversations.items.create(created.id, items=[{"role": "user", "content": f"{number}"}])
 
-    async for item in client.conversations.items.list(made.id, limit=2):
-        await client.conversations.items.delete(item.id or "", conversation_id=made.id)
+    async for item in client.conversations.items.list(created.id, limit=2):
+        await client.conversations.items.delete(item.id or "", conversation_id=created.id)
 
-    assert await said(client, made.id) == []
+    assert await said(client, created.id) == []
 
 
 async def test_one_of_several_calls_can_be_deleted_with_its_result(
@@ -737,10 +740,10 @@ async def test_an_end_user_who_is_named_sees_nothing_of_another(
         with pytest.raises(openai.NotFoundError):
             await requested
     assert (await client.chat.completions.list(extra_headers=bob)).data == []
-    made = await client.conversations.create(extra_headers=alice)
+    created = await client.conversations.create(extra_headers=alice)
     with pytest.raises(openai.NotFoundError):
-        await client.conversations.retrieve(made.id, extra_headers=bob)
-    assert await client.conversations.retrieve(made.id, extra_headers=alice) == made
+        await client.conversations.retrieve(created.id, extra_headers=bob)
+    assert await client.conversations.retrieve(created.id, extra_headers=alice) == created
     assert [one.id async for one in client.chat.completions.list(extra_headers=alice)] == [completion.id]
     assert await said(client, "chat-1", extra_headers=alice) == ["user:Hi", "assistant:You said Hi"]
 
@@ -749,14 +752,14 @@ async def test_conversations_are_listed_newest_first(served: Served, upstream: F
     caller = Caller(served)
     upstream.reply(text("Hello"))
     await caller.ask([user("Hi")], headers={"X-Conversation-Id": "chat-1"})
-    made = [(await caller.client.conversations.create()).id for _ in range(3)]
+    created = [(await caller.client.conversations.create()).id for _ in range(3)]
 
     async def ids(query: str) -> tuple[list[str], bool]:
         answer = await caller.client.get(f"/conversations?{query}", cast_to=httpx2.Response)
         return [one["id"] for one in answer.json()["data"]], answer.json()["has_more"]
 
-    assert await ids("limit=2") == ([made[2], made[1]], True)
-    assert await ids(f"after={made[1]}") == ([made[0], "chat-1"], False)
+    assert await ids("limit=2") == ([created[2], created[1]], True)
+    assert await ids(f"after={created[1]}") == ([created[0], "chat-1"], False)
     assert await ids("order=asc&limit=1") == (["chat-1"], True)
 
 

@@ -156,9 +156,9 @@ async def test_an_open_websocket_uses_the_new_teams(
         request = {"model": "market", "messages": [user("Hello")]}
 
         await client.send({"type": "start", "id": "1", "request": request})
-        told = await client.until(*ENDS)
+        reported = await client.until(*ENDS)
 
-    assert told[-1]["type"] == "turn.completed"
+    assert reported[-1]["type"] == "turn.completed"
 
 
 async def test_a_reload_opens_new_sessions_with_mcp_servers_and_closes_the_old_ones(

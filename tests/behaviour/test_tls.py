@@ -30,7 +30,7 @@ async def test_the_sdk_websockets_and_early_responses_work_over_tls(
             base_url=f"https://{place}/v1", api_key="any", http_client=DefaultAsyncHttpxClient(verify=trust)
         ) as client:
             stream = await client.chat.completions.create(model="shop", messages=[user("Hi")], stream=True)
-            words = [chunk.choices[0].delta.content async for chunk in stream if chunk.choices]
+            content = [chunk.choices[0].delta.content async for chunk in stream if chunk.choices]
 
         async with connect(f"wss://{place}/v1/ws", ssl=trust) as socket:
             await socket.send("{}")
@@ -45,7 +45,7 @@ async def test_the_sdk_websockets_and_early_responses_work_over_tls(
         refused = await reader.read()
         writer.close()
 
-    assert "".join(word or "" for word in words) == "Hello, world"
+    assert "".join(word or "" for word in content) == "Hello, world"
     assert b"error" in (first if isinstance(first, bytes) else first.encode())
     assert refused.startswith(b"HTTP/1.1 413 ")
 

@@ -284,12 +284,12 @@ async def test_client_tools_end_a_trace_and_their_results_begin_another(desk: De
 
 async def test_an_approval_is_an_event_and_the_approved_call_a_span_of_the_next_turn(desk: Desk) -> None:
     desk.upstream.reply(calls(("pay", {"amount": 7, "to": "Ann"})))
-    first, asked = await desk.ask(user("Pay"))
+    first, requested = await desk.ask(user("Pay"))
     desk.upstream.reply(text("Paid"))
 
     _, decided = await desk.ask(user("Pay"), assistant(first.choices[0].message.content), user("yes"))
 
-    ((event, attributes),) = asked.one("invoke_agent triage").events
+    ((event, attributes),) = requested.one("invoke_agent triage").events
     assert (event, attributes["gen_ai.tool.name"]) == ("approval requested", "pay")
     agent = decided.one("invoke_agent triage")
     assert agent.events == [
@@ -406,7 +406,7 @@ async def test_contents_are_exported_only_if_they_are_enabled(desk: Desk, tmp_pa
         trace = await spans(other)
 
     private = ("Secret instructions", "question words", "argument words", "result words", "answer words")
-    assert [words for words in private if words in without] == []
+    assert [content for content in private if content in without] == []
     first, second = [span.attributes for span in trace.spans if span.name == "chat test-model"]
     assert json.loads(first["gen_ai.system_instructions"])[0] == {
         "type": "text",

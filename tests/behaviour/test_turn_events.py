@@ -94,16 +94,16 @@ async def test_a_live_turn_is_streamed_and_an_observer_does_not_prevent_cancella
     served: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(hang())
-    asking = asyncio.create_task(
+    pending = asyncio.create_task(
         Caller(served).completion([user("Hi")], headers={"X-On-Disconnect": "cancel"})
     )
-    asked = await upstream.received(1)
+    sent = await upstream.received(1)
     turn_id = await served.running_turn()
     reading = asyncio.create_task(get(served, f"/turns/{turn_id}/events"))
     await asyncio.sleep(0.1)
-    asking.cancel()
+    pending.cancel()
 
-    await asked.closed()
+    await sent.closed()
     assert kinds((await reading).text) == ["turn.started", "usage", "turn.cancelled"]
 
 
@@ -156,13 +156,13 @@ async def test_how_a_turn_stood_can_be_read_also_after_a_restart(
 
 async def test_the_status_of_a_running_turn_can_be_retrieved(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("transfer_to_sales", {})), hang())
-    asking = asyncio.create_task(Caller(served).completion([user("A rocket")]))
+    pending = asyncio.create_task(Caller(served).completion([user("A rocket")]))
     await upstream.received(2)
     turn_id = await served.running_turn()
 
     turn = (await get(served, f"/turns/{turn_id}")).json()
     await served.client().post(f"/turns/{turn_id}/cancel", cast_to=object)
-    await asking
+    await pending
     stopped = (await get(served, f"/turns/{turn_id}")).json()
 
     assert (turn["status"], turn["agent"], turn["finished_at"], turn["seconds"]) == (

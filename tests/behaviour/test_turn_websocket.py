@@ -34,14 +34,14 @@ async def test_a_turn_is_streamed_over_the_websocket_as_in_the_feed(
 
     async with connected(served, "/v1/ws") as client:
         await client.send(start(headers={"X-Conversation-Id": "anna"}))
-        told = await client.until(*ENDS)
+        reported = await client.until(*ENDS)
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer k"}) as http:
-        feed = await (await http.get(f"{served.base_url}/turns/{told[0]['turn_id']}/events")).text()
+        feed = await (await http.get(f"{served.base_url}/turns/{reported[0]['turn_id']}/events")).text()
 
-    reply = {"type": "reply", "id": "1", "action": "start", "turn_id": told[0]["turn_id"]}
-    assert told[0] == {**reply, "conversation_id": "anna", "match": "conversation-id"}
+    reply = {"type": "reply", "id": "1", "action": "start", "turn_id": reported[0]["turn_id"]}
+    assert reported[0] == {**reply, "conversation_id": "anna", "match": "conversation-id"}
     frames = [line.removeprefix("data: ") for line in feed.split("\n") if line.startswith("data: ")]
-    assert told[1:] == [json.loads(frame) for frame in frames]
+    assert reported[1:] == [json.loads(frame) for frame in frames]
 
 
 async def test_messages_may_be_binary_and_a_ping_is_answered(served: Served) -> None:
@@ -74,9 +74,9 @@ async def test_what_has_no_effect_is_named(served: Served, upstream: FakeUpstrea
         message = start()
         message["request"]["top_k"] = 3
         await client.send(message)
-        told = await client.until(*ENDS)
+        reported = await client.until(*ENDS)
 
-    assert told[0]["ignored"] == ["top_k"]
+    assert reported[0]["ignored"] == ["top_k"]
 
 
 async def test_a_side_request_can_be_stopped_where_it_was_begun(
@@ -87,13 +87,13 @@ async def test_a_side_request_can_be_stopped_where_it_was_begun(
     async with connected(served, "/v1/ws") as client:
         await client.send(start(headers={"X-Task": "title"}))
         began = (await client.until("turn.started"))[0]
-        asked = await upstream.received(1)
+        requested = await upstream.received(1)
         await client.send({"type": "cancel", "id": "c", "turn_id": began["turn_id"]})
-        told = [await client.next() for _ in range(3)]
+        reported = [await client.next() for _ in range(3)]
 
-    await asked.closed()
+    await requested.closed()
     assert began["match"] == "side-request"
-    assert {message["type"] for message in told} == {"usage", "turn.cancelled", "reply"}
+    assert {message["type"] for message in reported} == {"usage", "turn.cancelled", "reply"}
 
 
 async def test_the_person_of_a_socket_is_who_opened_it_or_who_a_message_names(
@@ -126,12 +126,12 @@ async def test_several_turns_run_at_a_time(served: Served, upstream: FakeUpstrea
         await client.send(start("One", id="a"))
         first = (await client.until("turn.started"))[0]
         await client.send(start("Two", id="b"))
-        told = await client.until("turn.completed")
+        reported = await client.until("turn.completed")
         await client.send({"type": "cancel", "id": "c", "turn_id": first["turn_id"]})
         rest = [await client.next() for _ in range(3)]
 
-    assert told[0]["id"] == "b"
-    assert {frame["turn_id"] for frame in told} == {told[0]["turn_id"]}
+    assert reported[0]["id"] == "b"
+    assert {frame["turn_id"] for frame in reported} == {reported[0]["turn_id"]}
     assert {frame["type"] for frame in rest} == {"usage", "turn.cancelled", "reply"}
     (reply,) = [frame for frame in rest if frame["type"] == "reply"]
     assert (reply["id"], reply["turn_id"], reply["status"]) == ("c", first["turn_id"], "cancelled")
@@ -142,8 +142,8 @@ async def test_a_reader_resumes_after_its_position(served: Served, upstream: Fak
 
     async with connected(served, "/v1/ws") as client:
         await client.send(start())
-        told = await client.until(*ENDS)
-    turn_id, seen = told[0]["turn_id"], told[3]
+        reported = await client.until(*ENDS)
+    turn_id, seen = reported[0]["turn_id"], reported[3]
     async with connected(served, "/v1/ws") as client:
         after = f"{seen['position']}.{seen['part']}"
         await client.send({"type": "subscribe", "id": 2, "turn_id": turn_id})
@@ -154,8 +154,8 @@ async def test_a_reader_resumes_after_its_position(served: Served, upstream: Fak
         some = await client.until(*ENDS)
 
     assert (mistaken["type"], mistaken["error"]["param"]) == ("error", "id")
-    assert rest[1:] == told[4:]
-    assert some[1:] == told[-1:]
+    assert rest[1:] == reported[4:]
+    assert some[1:] == reported[-1:]
 
 
 async def test_unsubscribing_ends_the_frames_but_not_the_turn(served: Served, upstream: FakeUpstream) -> None:
@@ -169,13 +169,13 @@ async def test_unsubscribing_ends_the_frames_but_not_the_turn(served: Served, up
         silenced = await client.next()
         rest.set()
         await client.send({"type": "subscribe", "turn_id": turn_id, "types": ["turn.completed"]})
-        told = await client.until(*ENDS)
+        reported = await client.until(*ENDS)
 
     assert silenced == {"type": "reply", "id": "u", "action": "unsubscribe", "turn_id": turn_id}
-    assert [frame["type"] for frame in told] == ["reply", "turn.completed"]
+    assert [frame["type"] for frame in reported] == ["reply", "turn.completed"]
 
 
-async def test_a_turn_outlives_its_socket_when_asked_to(served: Served, upstream: FakeUpstream) -> None:
+async def test_a_turn_outlives_its_socket_on_request(served: Served, upstream: FakeUpstream) -> None:
     rest = asyncio.Event()
     upstream.reply(text("One two", chunks=2).held(rest, after=2))
 
@@ -196,10 +196,10 @@ async def test_closing_a_socket_cancels_the_turns_that_it_started(
 
     async with connected(served, "/v1/ws", headers={"X-On-Disconnect": "cancel"}) as client:
         await client.send(start())
-        asked = await upstream.received(1)
+        requested = await upstream.received(1)
         turn_id = await served.running_turn("Bearer k")
 
-    await asked.closed()
+    await requested.closed()
     assert (await turn_after_running(served.client("k"), turn_id))["status"] == "cancelled"
 
 

@@ -23,8 +23,8 @@ CHAT = {"X-Conversation-Id": "chat-1"}
 @pytest.fixture
 async def other(tmp_path: Path, upstream: FakeUpstream, served: Served) -> AsyncIterator[Served]:
     """A second worker on the database of ``served``."""
-    async with serve(tmp_path, upstream.base_url) as made:
-        yield made
+    async with serve(tmp_path, upstream.base_url) as created:
+        yield created
 
 
 async def test_a_conversation_continues_at_another_worker(
@@ -108,14 +108,14 @@ async def test_a_turn_can_be_stopped_from_another_worker(
     served: Served, other: Served, upstream: FakeUpstream
 ) -> None:
     upstream.reply(hang())
-    asking = asyncio.create_task(Caller(served).completion([user("Hi")]))
+    pending = asyncio.create_task(Caller(served).completion([user("Hi")]))
     requested = await upstream.received(1)
     turn = await served.running_turn()
 
     await other.client().post(f"/chat/completions/{turn}/cancel", cast_to=object)
 
     await requested.closed()
-    assert (await asking).choices[0].finish_reason == "stop"
+    assert (await pending).choices[0].finish_reason == "stop"
 
 
 async def test_the_product_survives_a_restart_in_the_middle_of_a_conversation(
@@ -139,12 +139,12 @@ async def test_after_a_kill_in_the_middle_of_a_turn_the_next_turn_works_at_once(
     async with serve_process(tmp_path, upstream.base_url) as (served, process):
         await sold(Caller(served), upstream, headers=CHAT)
         upstream.reply(hang())
-        asking = asyncio.create_task(Caller(served).ask([user("How much?")], headers=CHAT))
+        pending = asyncio.create_task(Caller(served).ask([user("How much?")], headers=CHAT))
         await upstream.received(3)
         process.send_signal(signal.SIGKILL)
         await process.wait()
         with pytest.raises(openai.APIConnectionError):
-            await asking
+            await pending
     upstream.reply(text("Ten"))
 
     async with serve_process(tmp_path, upstream.base_url) as (served, _):

@@ -231,7 +231,7 @@ async def test_a_stopped_turn_later_in_a_conversation_is_known_too(case: Case) -
     assert shape_of(case.upstream)[3:6] == [f"user:Refund {case.order}", *CALLED]
 
 
-async def test_equal_words_of_other_people_have_no_calls(case: Case) -> None:
+async def test_equal_text_of_other_people_has_no_calls(case: Case) -> None:
     await case.stop({}, messages=[case.ask])
     case.upstream.reply(text("Done."))
 

@@ -31,8 +31,8 @@ async def test_the_agents_api_of_openai_is_not_the_one_of_this_server(
             ("DELETE", "/agents/helper"),
         ):
             answer = await http.request(method, path, headers=beta, json=AGENT)
-            told = check_refusal(answer, 404)
-            assert told["message"] == f"Invalid URL ({method} /v1{path})"
+            reported = check_refusal(answer, 404)
+            assert reported["message"] == f"Invalid URL ({method} /v1{path})"
         assert (await http.get("/agents/helper")).status_code == 404
 
         # Without the header, or with another beta, it is the resource of this server.
@@ -54,9 +54,9 @@ async def test_names_of_its_resources_are_reserved(tmp_path: Path, upstream: Fak
         ):
             refused = await http.post(path, json=body)
             assert refused.status_code == 400
-            told = refused.json()["error"]
-            assert (told["param"], told["code"]) == ("name", "invalid_value")
-            assert told["message"] == f"Invalid 'name': '{name}' is reserved."
+            reported = refused.json()["error"]
+            assert (reported["param"], reported["code"]) == ("name", "invalid_value")
+            assert reported["message"] == f"Invalid 'name': '{name}' is reserved."
         assert (await http.get(f"/v1/agents/{name}")).status_code == 404
 
 

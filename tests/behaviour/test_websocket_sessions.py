@@ -23,11 +23,11 @@ class Socket:
     def __init__(self) -> None:
         self.scope: Any = {"type": "websocket", "headers": [], "subprotocols": []}
         self.sent: asyncio.Queue[Any] = asyncio.Queue()
-        self.goes_on = asyncio.Event()
-        self.goes_on.set()
+        self.released = asyncio.Event()
+        self.released.set()
 
     async def send_text(self, message: str) -> None:
-        await self.goes_on.wait()
+        await self.released.wait()
         self.sent.put_nowait(json.loads(message))
 
     async def receive(self) -> Any:
@@ -82,17 +82,17 @@ async def test_a_client_that_takes_nothing_any_more_has_left_and_its_turn_stops(
     channel = channel_of(served, socket, stalled_client_timeout=0.05)
     session = Session(channel, {"x-on-disconnect": "cancel"})
     await session.serve(START)
-    asked = await upstream.received(1)
+    requested = await upstream.received(1)
     await socket.until("turn.started")
 
-    socket.goes_on.clear()
+    socket.released.clear()
     with pytest.raises(ClientDisconnected):
         await session.serve(message("ping"))
     async with asyncio.timeout(5):
         assert [one async for one in channel.messages()] == []
     await session.close()
 
-    await asked.closed()
+    await requested.closed()
 
 
 async def test_one_that_waits_for_messages_learns_that_its_client_takes_nothing(
@@ -106,13 +106,13 @@ async def test_one_that_waits_for_messages_learns_that_its_client_takes_nothing(
 
     waiting = asyncio.create_task(wait())
     await asyncio.sleep(0)
-    socket.goes_on.clear()
+    socket.released.clear()
     with pytest.raises(ClientDisconnected):
         await channel.send("{}")
 
     async with asyncio.timeout(5):
         assert await waiting == []
-    socket.goes_on.set()
+    socket.released.set()
     with pytest.raises(ClientDisconnected):
         await channel.send("{}")
 

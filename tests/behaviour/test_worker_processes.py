@@ -130,14 +130,14 @@ async def test_restart_uses_the_changed_team_file_and_loses_no_request(workers: 
         while not is_over.is_set():
             answers.append(await agent(url))
 
-    asking = asyncio.create_task(ask_until_over())
+    pending = asyncio.create_task(ask_until_over())
     (result,) = await asyncio.to_thread(reload_servers, workers.team_file.parent / "data", time_limit=60)
     assert result.problem is None
     async with asyncio.timeout(60):
         while len(started(running)) < len(old) + 2 or count_stopped(running) < stopped + 2:
             await running.err.more()
     is_over.set()
-    await asking
+    await pending
 
     assert after in await agent(url)
     assert all("Librarian" in answer or "Archivist" in answer for answer in answers)

@@ -55,11 +55,11 @@ class Reply:
 @pytest.fixture(params=[SingleThreadedAgentRuntime, DirectRuntime], ids=["queued", "direct"])
 async def runtime(request: pytest.FixtureRequest) -> AsyncIterator[Runtime]:
     make: Callable[[], Runtime] = request.param
-    made = make()
-    if isinstance(made, SingleThreadedAgentRuntime):
-        made.start()
-    yield made
-    await made.close()
+    created = make()
+    if isinstance(created, SingleThreadedAgentRuntime):
+        created.start()
+    yield created
+    await created.close()
 
 
 async def idle(runtime: Runtime) -> None:
@@ -247,13 +247,13 @@ async def test_concurrent_messages_run_at_the_same_time(runtime: Runtime) -> Non
 
 
 async def test_a_published_message_reaches_all_subscribers_but_its_sender(runtime: Runtime) -> None:
-    heard: list[tuple[str, str, bool]] = []
+    received: list[tuple[str, str, bool]] = []
 
     @default_subscription
     class Listener(RoutedAgent):
         @event
         async def on_text(self, message: Question, ctx: MessageContext) -> None:
-            heard.append((self.id.type, str(ctx.topic_id), ctx.is_rpc))
+            received.append((self.id.type, str(ctx.topic_id), ctx.is_rpc))
             if message.text == "start":
                 await self.publish_message(Question("again"), DefaultTopicId())
 
@@ -266,17 +266,17 @@ async def test_a_published_message_reaches_all_subscribers_but_its_sender(runtim
     await idle(runtime)
 
     one, two = ("one", str(topic), False), ("two", str(topic), False)
-    assert sorted(heard) == [one, one, two, two]
+    assert sorted(received) == [one, one, two, two]
 
 
 async def test_topics_are_matched_by_type_and_prefix(runtime: Runtime) -> None:
-    heard: list[str] = []
+    received: list[str] = []
 
     @type_subscription("orders")
     class Listener(RoutedAgent):
         @event
         async def on_text(self, message: Question, ctx: MessageContext) -> None:
-            heard.append(f"{self.id} {message.text}")
+            received.append(f"{self.id} {message.text}")
 
     await Listener.register(runtime, "listener", lambda: Listener("listens"))
 
@@ -285,16 +285,16 @@ async def test_topics_are_matched_by_type_and_prefix(runtime: Runtime) -> None:
     await runtime.publish_message(Question("other"), TopicId("invoices", "4711"))
     await idle(runtime)
 
-    assert sorted(heard) == ["listener/4711 new", "listener/s direct"]
+    assert sorted(received) == ["listener/4711 new", "listener/s direct"]
 
 
 async def test_a_removed_subscription_delivers_nothing(runtime: Runtime) -> None:
-    heard: list[str] = []
+    received: list[str] = []
 
     class Listener(RoutedAgent):
         @event
         async def on_text(self, message: Question, ctx: MessageContext) -> None:
-            heard.append(message.text)
+            received.append(message.text)
 
     await Listener.register(runtime, "listener", lambda: Listener("listens"))
     subscription = TypeSubscription("orders", "listener")
@@ -306,11 +306,11 @@ async def test_a_removed_subscription_delivers_nothing(runtime: Runtime) -> None
     await runtime.publish_message(Question("new"), TopicId("orders", "4711"))
     await idle(runtime)
 
-    assert heard == []
+    assert received == []
 
 
 async def test_a_failed_subscriber_affects_neither_the_publisher_nor_the_others(runtime: Runtime) -> None:
-    heard: list[str] = []
+    received: list[str] = []
 
     @default_subscription
     class Listener(RoutedAgent):
@@ -318,7 +318,7 @@ async def test_a_failed_subscriber_affects_neither_the_publisher_nor_the_others(
         async def on_text(self, message: Question, ctx: MessageContext) -> None:
             if self.id.type == "bad":
                 raise ZeroDivisionError
-            heard.append(message.text)
+            received.append(message.text)
 
     await Listener.register(runtime, "bad", lambda: Listener("fails"))
     await Listener.register(runtime, "good", lambda: Listener("listens"))
@@ -326,14 +326,14 @@ async def test_a_failed_subscriber_affects_neither_the_publisher_nor_the_others(
     await runtime.publish_message(Question("new"), DefaultTopicId())
     await idle(runtime)
 
-    assert heard == ["new"]
+    assert received == ["new"]
 
 
 async def test_a_closure_agent_receives_messages(runtime: Runtime) -> None:
-    heard: asyncio.Queue[tuple[AgentId, str]] = asyncio.Queue()
+    received: asyncio.Queue[tuple[AgentId, str]] = asyncio.Queue()
 
     async def listen(context: ClosureContext, message: Question, ctx: MessageContext) -> None:
-        await heard.put((context.id, message.text))
+        await received.put((context.id, message.text))
 
     await ClosureAgent.register_closure(
         runtime, "closure", listen, subscriptions=lambda: [TypeSubscription("orders", "closure")]
@@ -341,7 +341,7 @@ async def test_a_closure_agent_receives_messages(runtime: Runtime) -> None:
 
     await runtime.publish_message(Question("new"), TopicId("orders", "4711"))
 
-    assert await heard.get() == (AgentId("closure", "4711"), "new")
+    assert await received.get() == (AgentId("closure", "4711"), "new")
 
 
 async def test_instances_and_factories_have_their_own_types(runtime: Runtime) -> None:
@@ -375,12 +375,12 @@ async def test_a_factory_of_another_class_is_an_error(runtime: Runtime) -> None:
 
 
 async def test_an_agent_of_a_factory_knows_its_id_and_runtime(runtime: Runtime) -> None:
-    made: list[tuple[AgentId, AgentRuntime]] = []
+    created: list[tuple[AgentId, AgentRuntime]] = []
 
     class Curious(RoutedAgent):
         def __init__(self) -> None:
             super().__init__("curious")
-            made.append((self.id, self.runtime))
+            created.append((self.id, self.runtime))
 
     async def make() -> Curious:
         await asyncio.sleep(0)
@@ -389,9 +389,9 @@ async def test_an_agent_of_a_factory_knows_its_id_and_runtime(runtime: Runtime) 
     await Curious.register(runtime, "curious", make)
 
     assert await runtime.get(AgentType("curious"), "lazy") == AgentId("curious", "lazy")
-    assert made == []
+    assert created == []
     assert await runtime.get("curious", "k", lazy=False) == AgentId("curious", "k")
-    assert made == [(AgentId("curious", "k"), runtime)]
+    assert created == [(AgentId("curious", "k"), runtime)]
 
 
 async def test_state_is_saved_and_loaded_by_agent(runtime: Runtime) -> None:
@@ -419,9 +419,9 @@ VARIABLE: ContextVar[str] = ContextVar("VARIABLE")
 
 @pytest.fixture
 async def direct() -> AsyncIterator[DirectRuntime]:
-    made = DirectRuntime()
-    yield made
-    await made.close()
+    created = DirectRuntime()
+    yield created
+    await created.close()
 
 
 async def test_a_handler_runs_in_the_task_and_the_context_of_its_sender(direct: DirectRuntime) -> None:
@@ -493,18 +493,18 @@ async def test_a_token_that_is_cancelled_before_or_at_the_end_of_a_message_count
 
 
 async def test_concurrent_first_messages_share_one_agent(direct: DirectRuntime) -> None:
-    made: list[Clerk] = []
+    created: list[Clerk] = []
 
     async def make() -> Clerk:
-        made.append(Clerk())
+        created.append(Clerk())
         await asyncio.sleep(0)
-        return made[-1]
+        return created[-1]
 
     await Clerk.register(direct, "clerk", make)
 
     await asyncio.gather(*(direct.send_message(Number(1), AgentId("clerk", "c")) for _ in range(5)))
 
-    assert [clerk.count for clerk in made] == [5]
+    assert [clerk.count for clerk in created] == [5]
 
 
 async def test_closing_ends_deliveries_and_closes_agents() -> None:

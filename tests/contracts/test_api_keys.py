@@ -39,7 +39,7 @@ async def test_a_stored_key_is_returned_unchanged(store: KeyStore) -> None:
     assert await store.find("0" * 16) is None
 
 
-async def test_keys_are_listed_in_the_order_in_which_they_were_made(store: KeyStore) -> None:
+async def test_keys_are_listed_in_the_order_in_which_they_were_created(store: KeyStore) -> None:
     late, early = a_key("late", now=2.0), a_key("early", now=1.0)
 
     for key in (late, early):

@@ -127,8 +127,8 @@ async def test_approvals_are_stored_with_the_end_of_the_turn(store: Store) -> No
     assert (second.id, first.is_open) == ("appr_2", True)
     assert await store.approvals.find("alice", "appr_1") == first
     assert await store.approvals.circumstances(begun.turn) == b'{"max_tool_calls":3}'
-    (told,) = await store.history.chain(begun.turn)
-    assert told.is_paused
+    (reported,) = await store.history.chain(begun.turn)
+    assert reported.is_paused
 
 
 async def test_other_turns_ask_for_nothing(store: Store) -> None:
@@ -137,8 +137,8 @@ async def test_other_turns_ask_for_nothing(store: Store) -> None:
 
     assert await store.approvals.of_turn(begun.turn) == []
     assert await store.approvals.circumstances(begun.turn) is None
-    (told,) = await store.history.chain(begun.turn)
-    assert not told.is_paused
+    (reported,) = await store.history.chain(begun.turn)
+    assert not reported.is_paused
 
 
 async def test_a_turn_without_content_keeps_no_calls_either(store: Store) -> None:
@@ -283,7 +283,7 @@ async def test_while_the_conversation_is_busy_nothing_is_decided(store: Store) -
     assert await statuses(store, begun) == ["approved", "pending"]
 
 
-async def test_a_turn_whose_lease_ran_out_is_in_nobodys_way(store: Store) -> None:
+async def test_a_turn_whose_lease_ran_out_blocks_no_other(store: Store) -> None:
     begun = await paused(store, "appr_1")
     await store.history.begin(follower(begun, "chatcmpl-lost", lease_until=119.0))
 
@@ -430,7 +430,7 @@ async def test_an_unattended_turn_is_lost_when_its_worker_dies_until_its_end_is_
     assert await store.approvals.lost() == []
 
 
-async def test_turns_that_a_client_asked_for_are_the_clients_to_repeat(store: Store) -> None:
+async def test_turns_that_a_client_requested_are_the_clients_to_repeat(store: Store) -> None:
     begun = await paused(store, "appr_1")
     await store.approvals.resume(follower(begun), resume(begun, yes(by="message")))
     await store.history.interrupt(now=1000.0)
@@ -496,7 +496,7 @@ async def test_a_deleted_result_is_gone_from_the_approval_too(store: Store) -> N
     assert (approval.run_in, approval.result) == ("chatcmpl-2", None)
 
 
-async def test_what_an_answer_asked_that_was_deleted_can_be_decided_in_the_conversation_only(
+async def test_the_approval_of_a_deleted_answer_can_be_decided_in_the_conversation_only(
     store: Store,
 ) -> None:
     begun = await paused(store, "appr_1")

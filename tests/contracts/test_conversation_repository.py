@@ -39,7 +39,7 @@ from tests.fakes.turn_records import new_turn, the_end
 WHO = Item(UserMessage("Hi."))
 ANSWER = Item(AssistantMessage("Hello!"), "sales")
 MORE = Item(UserMessage("More?"))
-THOUGHT = ForeignItem({"type": "reasoning", "summary": []})
+REASONING = ForeignItem({"type": "reasoning", "summary": []})
 EVERYTHING = CompletionQuery(ListQuery(limit=100))
 
 
@@ -65,7 +65,11 @@ class Store:
 
     async def messages(self, conversation: str = "conv_a") -> list[Message] | None:
         items = await self.library.items("alice", conversation)
-        return None if items is None else [kept.item.message for kept in items if isinstance(kept.item, Item)]
+        return (
+            None
+            if items is None
+            else [retained.item.message for retained in items if isinstance(retained.item, Item)]
+        )
 
     async def ids(self, **given: Any) -> tuple[list[str], bool] | None:
         page = await self.library.list_completions(
@@ -221,43 +225,43 @@ async def test_a_response_that_runs_or_has_no_content_is_not_deleted(store: Stor
 # --- conversations -------------------------------------------------------------------------------------------
 
 
-async def test_a_conversation_is_made_with_items_that_agents_see(store: Store) -> None:
-    made = await store.library.create_conversation(
-        "alice", "conv_a", metadata={"topic": "rockets"}, items=[WHO, THOUGHT, MORE], now=50.0
+async def test_a_conversation_is_created_with_items_that_agents_see(store: Store) -> None:
+    created = await store.library.create_conversation(
+        "alice", "conv_a", metadata={"topic": "rockets"}, items=[WHO, REASONING, MORE], now=50.0
     )
 
-    assert (made.id, made.metadata, made.created_at, made.team, made.end_user) == (
+    assert (created.id, created.metadata, created.created_at, created.team, created.end_user) == (
         "conv_a",
         {"topic": "rockets"},
         50.0,
         "",
         "",
     )
-    assert made == await store.history.find_conversation("alice", "conv_a")
-    assert made.head is not None
-    chain = await store.history.chain(made.head)
+    assert created == await store.history.find_conversation("alice", "conv_a")
+    assert created.head is not None
+    chain = await store.history.chain(created.head)
     assert [(turn.agent, turn.items, turn.conversation_id) for turn in chain] == [("", [WHO, MORE], "conv_a")]
 
 
-async def test_a_conversation_can_be_made_for_an_end_user(store: Store) -> None:
-    made = await store.library.create_conversation(
+async def test_a_conversation_can_be_created_for_an_end_user(store: Store) -> None:
+    created = await store.library.create_conversation(
         "alice", "conv_a", metadata={}, items=[WHO], now=50.0, end_user="erin"
     )
 
-    assert made.end_user == "erin"
-    assert made.head is not None
-    assert [turn.end_user for turn in await store.history.chain(made.head)] == ["erin"]
+    assert created.end_user == "erin"
+    assert created.head is not None
+    assert [turn.end_user for turn in await store.history.chain(created.head)] == ["erin"]
 
 
 async def test_a_conversation_without_items_has_no_head(store: Store) -> None:
-    made = await store.library.create_conversation("alice", "conv_a", metadata={}, items=[], now=50.0)
+    created = await store.library.create_conversation("alice", "conv_a", metadata={}, items=[], now=50.0)
 
-    assert made.head is None
+    assert created.head is None
     assert await store.library.items("alice", "conv_a") == []
     assert await store.library.turn_ids("alice", "conv_a") == []
 
 
-async def test_a_turn_names_the_end_user_of_a_conversation_that_was_made(store: Store) -> None:
+async def test_a_turn_names_the_end_user_of_a_conversation_that_was_created(store: Store) -> None:
     await store.library.create_conversation("alice", "conv_a", metadata={}, items=[WHO], now=50.0)
 
     await store.turn(end_user="erin")
@@ -268,7 +272,7 @@ async def test_a_turn_names_the_end_user_of_a_conversation_that_was_made(store: 
     assert await store.messages() == [WHO.message, WHO.message, ANSWER.message]
 
 
-async def test_conversations_are_listed_in_the_order_they_were_made(store: Store) -> None:
+async def test_conversations_are_listed_in_the_order_they_were_created(store: Store) -> None:
     for name in ("c", "a", "b"):
         await store.turn(name, end_user="rob" if name == "a" else "")
     await store.library.create_conversation("bob", "d", metadata={}, items=[], now=1.0)
@@ -345,7 +349,7 @@ async def test_conversations_are_sorted_by_their_last_turn(store: Store) -> None
     assert await listed(sort="created_at") == ["empty", "c", "b", "a"]
 
 
-async def test_an_excerpt_is_the_part_of_a_message_with_the_words(store: Store) -> None:
+async def test_an_excerpt_is_the_part_of_a_message_with_the_search_terms(store: Store) -> None:
     hidden = Item(ToolMessage("c1", "The ROCKET of a tool"), "sales", visible=False)
     long = Item(UserMessage(f"{'ß ' * 100}A red\nRocket, {'please ' * 30}"))
     await store.turn("a", input=[WHO], end={"items": [hidden]})
@@ -371,10 +375,12 @@ async def test_a_summary_describes_a_conversation(store: Store) -> None:
         assert known is not None
         keys[name] = known.key
 
-    told = await store.library.outlines(list(keys.values()))
+    reported = await store.library.outlines(list(keys.values()))
 
-    words = "A rocket " * 9
-    assert told == {keys["a"]: ConversationSummary(f"{words[:79].rstrip()}…", "acme", "sales", 2, 120.0)}
+    content = "A rocket " * 9
+    assert reported == {
+        keys["a"]: ConversationSummary(f"{content[:79].rstrip()}…", "acme", "sales", 2, 120.0)
+    }
 
 
 async def test_the_tree_of_a_conversation_holds_every_branch(store: Store) -> None:
@@ -412,7 +418,7 @@ async def test_deleting_a_conversation_deletes_all_of_it(store: Store) -> None:
         **stored(1, idempotency_key="k"),
         end={"fingerprint": b"f" * 16, "last_answer": b"l" * 16, "pending": ["c1"]},
     )
-    await store.library.add_items("alice", "conv_a", [MORE, THOUGHT], now=120.0)
+    await store.library.add_items("alice", "conv_a", [MORE, REASONING], now=120.0)
 
     assert await store.library.delete_conversation("alice", "conv_a", now=130.0)
 
@@ -450,14 +456,14 @@ async def test_the_tree_has_all_turns_in_order_with_any_status(
     await store.turn("conv_b", id="chatcmpl-4")
     running = await store.history.begin(new_turn(id="chatcmpl-5", parent=branch.turn))
 
-    told = [
+    reported = [
         (first.turn, "chatcmpl-1"),
         (lost.turn, "chatcmpl-2"),
         (branch.turn, "chatcmpl-3"),
         (running.turn, "chatcmpl-5"),
     ]
-    assert await store.library.turns_behind("alice", "conv_a", 0, limit=9) == told
-    assert await store.library.turns_behind("alice", "conv_a", lost.turn, limit=1) == told[2:3]
+    assert await store.library.turns_behind("alice", "conv_a", 0, limit=9) == reported
+    assert await store.library.turns_behind("alice", "conv_a", lost.turn, limit=1) == reported[2:3]
     for caller, conversation in (("bob", "conv_a"), ("alice", "conv_c")):
         assert await store.library.turns_behind(caller, conversation, 0, limit=9) == []
 
@@ -510,11 +516,11 @@ async def test_turns_without_store_have_no_items(store: Store) -> None:
 async def test_items_are_appended_as_a_turn_of_the_agent_before(store: Store) -> None:
     begun = await store.turn(id="chatcmpl-1")
 
-    added = await store.library.add_items("alice", "conv_a", [MORE, THOUGHT], now=120.0)
+    added = await store.library.add_items("alice", "conv_a", [MORE, REASONING], now=120.0)
 
     assert added is not None
-    assert [(kept.position, kept.item) for kept in added] == [(0, MORE), (1, THOUGHT)]
-    assert len({kept.turn_id for kept in added}) == 1
+    assert [(retained.position, retained.item) for retained in added] == [(0, MORE), (1, REASONING)]
+    assert len({retained.turn_id for retained in added}) == 1
     assert added[0].turn_id.startswith("items_")
     assert (await store.library.items("alice", "conv_a") or [])[2:] == added
     conversation = await store.history.find_conversation("alice", "conv_a")
@@ -543,17 +549,19 @@ async def test_appended_answers_are_recognised_as_what_the_client_will_show(stor
     transcript = Transcript(scope_of("alice", "acme", ""))
     transcript.extend([WHO.message, ANSWER.message])
     await store.turn(end={"fingerprint": transcript.fingerprint})
-    told: list[Message] = [UserMessage("More?"), AssistantMessage("No."), AssistantMessage("Really.")]
+    reported: list[Message] = [UserMessage("More?"), AssistantMessage("No."), AssistantMessage("Really.")]
 
-    await store.library.add_items("alice", "conv_a", [Item(told[0])], now=120.0)
-    added = await store.library.add_items("alice", "conv_a", [Item(told[1]), Item(told[2])], now=121.0)
+    await store.library.add_items("alice", "conv_a", [Item(reported[0])], now=120.0)
+    added = await store.library.add_items(
+        "alice", "conv_a", [Item(reported[1]), Item(reported[2])], now=121.0
+    )
 
-    transcript.extend(told)
+    transcript.extend(reported)
     (place,) = await store.history.find_matches([transcript.fingerprint])
     assert (place.conversation_id, place.agent) == ("conv_a", "sales")
     assert added is not None
     (last,) = (await store.history.chain(place.turn))[-1:]
-    assert last.items == [Item(told[1]), Item(told[2])]
+    assert last.items == [Item(reported[1]), Item(reported[2])]
 
 
 async def test_appended_calls_wait_for_their_results(store: Store) -> None:
@@ -613,7 +621,7 @@ async def test_after_an_addition_the_conversation_is_free(store: Store) -> None:
 
 async def test_a_deleted_item_leaves_the_others_where_they_are(store: Store) -> None:
     await store.turn(id="chatcmpl-1", input=[WHO, MORE])
-    added = await store.library.add_items("alice", "conv_a", [MORE, THOUGHT, WHO], now=120.0)
+    added = await store.library.add_items("alice", "conv_a", [MORE, REASONING, WHO], now=120.0)
     assert added is not None
     turn_id = added[0].turn_id
 
@@ -625,7 +633,7 @@ async def test_a_deleted_item_leaves_the_others_where_they_are(store: Store) -> 
     assert not await store.library.delete_item("alice", "conv_a", "chatcmpl-7", 0, now=121.0)
     items = await store.library.items("alice", "conv_a")
     assert items is not None
-    assert [(kept.turn_id, kept.position, kept.item) for kept in items] == [
+    assert [(retained.turn_id, retained.position, retained.item) for retained in items] == [
         ("chatcmpl-1", 1, MORE),
         ("chatcmpl-1", 2, ANSWER),
         (turn_id, 0, MORE),
@@ -636,7 +644,7 @@ async def test_a_deleted_item_leaves_the_others_where_they_are(store: Store) -> 
     assert (record.input, record.items) == ([MORE], [ANSWER])
 
 
-async def test_summaries_and_sizes_are_kept_with_their_items_until_an_item_before_them_is_deleted(
+async def test_summaries_and_sizes_are_stored_with_their_items_until_an_item_before_them_is_deleted(
     store: Store,
 ) -> None:
     sized = Item(AssistantMessage("Hi"), agent="a", tokens=1200)

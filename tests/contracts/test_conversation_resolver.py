@@ -248,7 +248,7 @@ async def test_calls_that_wait_are_answered_behind_their_turn(
     assert messages_of_items([*found.context, *found.input])[1:] == [CALLING, *messages]
 
 
-async def test_a_call_may_be_answered_twice_each_time_in_a_branch_of_its_own(history: TurnRepository) -> None:
+async def test_a_call_may_be_answered_twice_in_separate_branches(history: TurnRepository) -> None:
     waiting = await turn(history, end={"items": [Item(CALLING, "sales")], "pending": ["c1"]})
     await turn(history, "chatcmpl-2", parent=waiting.turn, input=[Item(RESULT)])
 
@@ -307,10 +307,10 @@ async def test_a_conversation_that_waits_for_results_takes_another_word(history:
     assert (found.parent, messages_of_items(found.input)) == (waiting.turn, [MORE])
 
 
-async def test_a_conversation_is_made_on_first_use_unless_it_has_to_exist(history: TurnRepository) -> None:
-    made = await recalled(history, MORE, conversation_id="chat-1", is_addition=True)
+async def test_a_conversation_is_created_on_first_use_unless_it_has_to_exist(history: TurnRepository) -> None:
+    created = await recalled(history, MORE, conversation_id="chat-1", is_addition=True)
 
-    assert (made.conversation_id, made.parent) == ("chat-1", None)
+    assert (created.conversation_id, created.parent) == ("chat-1", None)
     with pytest.raises(ConversationNotFound):
         await recalled(history, MORE, conversation_id="conv_x", is_addition=True, must_exist=True)
 

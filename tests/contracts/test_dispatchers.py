@@ -40,10 +40,10 @@ def queued() -> Dispatcher:
 @pytest.fixture(params=[AutoGenDispatcher, queued, DirectDispatcher], ids=["autogen", "queued", "direct"])
 async def dispatcher(request: pytest.FixtureRequest) -> AsyncIterator[Dispatcher]:
     make: Callable[[], Dispatcher] = request.param
-    made = make()
-    await made.start()
-    yield made
-    await made.close()
+    created = make()
+    await created.start()
+    yield created
+    await created.close()
 
 
 async def test_every_one_of_500_concurrent_turns_gets_its_own_outcome(dispatcher: Dispatcher) -> None:

@@ -74,10 +74,10 @@ async def test_two_workers_with_one_idempotency_key_begin_once(
     races = await asyncio.gather(*(race(number) for number in range(50)))
 
     assert races == [Counter(Begun=1, IdempotencyKeyTaken=1)] * 50
-    made = [
+    created = [
         await two_workers[0].find_conversation("alice", f"conv_{n}_{m}") for n in range(50) for m in range(2)
     ]
-    assert sum(conversation is not None for conversation in made) == 50
+    assert sum(conversation is not None for conversation in created) == 50
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -331,13 +331,13 @@ async def test_cancelling_before_anything_came_closes_the_connection(
     upstream.reply(reply)
 
     async with make(upstream.base_url, PATIENT) as model:
-        asking = asyncio.create_task(ask(model))
+        pending = asyncio.create_task(ask(model))
         await upstream.received(1)
-        asking.cancel()
-        await asyncio.wait([asking])
+        pending.cancel()
+        await asyncio.wait([pending])
         await upstream.requests[0].closed()
 
-    assert asking.cancelled()
+    assert pending.cancelled()
 
 
 @pytest.mark.parametrize("make", PROVIDED)
@@ -345,19 +345,19 @@ async def test_cancelling_in_the_middle_closes_the_connection(
     make: MakeModel, upstream: FakeUpstream
 ) -> None:
     upstream.reply(text("Hello you").hang(after=2))
-    was_told = asyncio.Event()
+    was_reported = asyncio.Event()
 
-    async def told() -> None:
-        was_told.set()
+    async def reported() -> None:
+        was_reported.set()
 
     async with make(upstream.base_url, PATIENT) as model:
-        asking = asyncio.create_task(ask(model, after_batch=told))
-        await was_told.wait()
-        asking.cancel()
-        await asyncio.wait([asking])
+        pending = asyncio.create_task(ask(model, after_batch=reported))
+        await was_reported.wait()
+        pending.cancel()
+        await asyncio.wait([pending])
         await upstream.requests[0].closed()
 
-    assert asking.cancelled()
+    assert pending.cancelled()
 
 
 @pytest.mark.parametrize("make", PROVIDED)

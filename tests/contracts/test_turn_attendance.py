@@ -148,6 +148,6 @@ async def test_an_unfinished_turn_that_ran_effects_keeps_its_key_and_is_found_by
         await history.begin(new_turn(idempotency_key="k"))
     found = await history.turn_by_body("alice", b"d" * 16, since=0.0)
     assert (found is None) == is_stored
-    kept = await history.turn_by_idempotency_key("alice", "k")
-    assert kept is not None
-    assert (kept.id, kept.ran_effects) == (new.id, True)
+    stored = await history.turn_by_idempotency_key("alice", "k")
+    assert stored is not None
+    assert (stored.id, stored.ran_effects) == (new.id, True)

@@ -209,7 +209,7 @@ async def test_who_is_refused_does_not_hold_up_the_others(history: TurnRepositor
     assert isinstance(busy, ConversationBusy)
 
 
-async def test_callers_who_use_the_same_id_have_conversations_of_their_own(history: TurnRepository) -> None:
+async def test_callers_who_use_the_same_id_have_separate_conversations(history: TurnRepository) -> None:
     of_alice = await history.begin(new_turn("conv_a", caller="alice"))
     of_bob = await history.begin(new_turn("conv_a", caller="bob"))
 
@@ -562,15 +562,15 @@ async def test_the_same_end_handed_in_twice_at_once_is_written_once(history: Tur
 async def test_of_two_ends_handed_in_at_once_one_is_written(history: TurnRepository) -> None:
     begun = await history.begin(new_turn(id="chatcmpl-1"))
 
-    told = await asyncio.gather(
+    reported = await asyncio.gather(
         history.finish(the_end(begun.turn, items=[])),
         history.finish(the_end(begun.turn, status="failed", is_history=False)),
     )
 
-    assert sorted(told) == [False, True]
+    assert sorted(reported) == [False, True]
     record = await history.turn("alice", "chatcmpl-1")
     assert record is not None
-    assert record.status == ("completed" if told[0] else "failed")
+    assert record.status == ("completed" if reported[0] else "failed")
 
 
 async def test_who_lost_the_lease_cannot_end_the_turn(history: TurnRepository) -> None:
@@ -715,13 +715,13 @@ async def test_the_newest_of_identical_turns_of_one_conversation_is_unique(histo
 
 
 async def test_within_a_conversation_only_its_turns_count(history: TurnRepository) -> None:
-    ours = await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
+    own = await answered(history, "conv_a", fingerprint=b"f", last_answer=b"a")
     await answered(history, "conv_b", fingerprint=b"f", last_answer=b"a")
 
-    place = TurnMatch(ours.turn, ours.conversation, "conv_a", "sales", b"f", is_unique=True)
-    assert await history.find_matches([b"f"], conversation=ours.conversation) == [place]
-    assert await history.find_last_answer(b"a", conversation=ours.conversation) == place
-    assert await history.find_last_answer(b"b", conversation=ours.conversation) is None
+    place = TurnMatch(own.turn, own.conversation, "conv_a", "sales", b"f", is_unique=True)
+    assert await history.find_matches([b"f"], conversation=own.conversation) == [place]
+    assert await history.find_last_answer(b"a", conversation=own.conversation) == place
+    assert await history.find_last_answer(b"b", conversation=own.conversation) is None
     assert await history.find_matches([b"f"], conversation=999_999) == []
 
 
@@ -820,19 +820,21 @@ async def test_two_hundred_conversations_at_once_do_not_mix(history: TurnReposit
         return [str(item.message.content) for turn in await history.chain(parent) for item in turn.items]
 
     names = [f"conv_{n}" for n in range(200)]
-    told = await asyncio.gather(*map(talk, names))
+    reported = await asyncio.gather(*map(talk, names))
 
-    assert told == [[f"{name} {verb} {n}" for n in range(3) for verb in ("asks", "hears")] for name in names]
+    assert reported == [
+        [f"{name} {verb} {n}" for n in range(3) for verb in ("asks", "hears")] for name in names
+    ]
 
 
 async def test_messages_are_returned_unchanged(history: TurnRepository) -> None:
-    words = "nul \0, quote ' \" \\, emoji 🦄, line\u2028break, \x1b[0m"
-    begun = await history.begin(new_turn(input=[Item(UserMessage(words))]))
+    texts = "nul \0, quote ' \" \\, emoji 🦄, line\u2028break, \x1b[0m"
+    begun = await history.begin(new_turn(input=[Item(UserMessage(texts))]))
 
-    await history.finish(the_end(begun.turn, items=[Item(AssistantMessage(words, name="a"), "sales")]))
+    await history.finish(the_end(begun.turn, items=[Item(AssistantMessage(texts, name="a"), "sales")]))
 
     (turn,) = await history.chain(begun.turn)
-    assert turn.items == [Item(UserMessage(words)), Item(AssistantMessage(words, name="a"), "sales")]
+    assert turn.items == [Item(UserMessage(texts)), Item(AssistantMessage(texts, name="a"), "sales")]
 
 
 async def test_no_name_from_outside_breaks_the_store(history: TurnRepository) -> None:
@@ -868,18 +870,18 @@ async def test_it_is_ready(history: TurnRepository) -> None:
 
 
 async def test_the_last_items_of_a_turn_are_in_order(history: TurnRepository) -> None:
-    asked = [Item(UserMessage(f"Question {number}.")) for number in range(3)]
-    begun = await history.begin(new_turn(input=asked))
+    requested = [Item(UserMessage(f"Question {number}.")) for number in range(3)]
+    begun = await history.begin(new_turn(input=requested))
     await history.finish(the_end(begun.turn))
 
-    assert await history.last_items(begun.turn, limit=2) == [asked[2], ANSWER]
-    assert await history.last_items(begun.turn, limit=9) == [*asked, ANSWER]
+    assert await history.last_items(begun.turn, limit=2) == [requested[2], ANSWER]
+    assert await history.last_items(begun.turn, limit=9) == [*requested, ANSWER]
     assert await history.last_items(begun.turn + 1, limit=2) == []
 
 
 async def test_a_long_list_is_stored_like_a_short_one(history: TurnRepository) -> None:
     """From 32 messages on, the SQL stores insert them with one statement."""
-    asked = [
+    requested = [
         Item(message)
         for number in range(40)
         for message in (
@@ -889,14 +891,14 @@ async def test_a_long_list_is_stored_like_a_short_one(history: TurnRepository) -
         )
     ]
     parent = await answered(history)
-    begun = await history.begin(new_turn(input=asked, parent=parent.turn))
+    begun = await history.begin(new_turn(input=requested, parent=parent.turn))
     answers = [Item(AssistantMessage(f"Answer {number}."), "sales") for number in range(40)]
     hidden = [Item(AssistantMessage(f"Hidden {number}."), "sales", visible=False) for number in range(40)]
     await history.finish(the_end(begun.turn, items=[*answers, *hidden]))
 
     first, turn = await history.chain(begun.turn)
     assert list(first.items) == [WHO, ANSWER]
-    assert list(turn.items) == [*asked, *answers, *hidden]
+    assert list(turn.items) == [*requested, *answers, *hidden]
 
 
 async def test_a_conversation_is_running_while_a_turn_of_it_is(history: TurnRepository) -> None:

@@ -72,8 +72,8 @@ class Reply:
         if after is None:
             return replace(self, before=(*self.before, step))
 
-        def script(asked: Asked) -> tuple[str, list[Step]]:
-            kind, steps = self.script(asked)
+        def script(requested: Asked) -> tuple[str, list[Step]]:
+            kind, steps = self.script(requested)
             return kind, [*steps[:after], step, *steps[after:]]
 
         return replace(self, script=script)
@@ -96,7 +96,7 @@ def text(
     if reasoning is not None:
         deltas.insert(0, {"reasoning_content": reasoning})
         message["reasoning_content"] = reasoning
-    return _answer(lambda asked: (deltas, message), finish, usage)
+    return _answer(lambda requested: (deltas, message), finish, usage)
 
 
 def calls(
@@ -114,10 +114,10 @@ def calls(
     piece of the last. Ids are ``call_<number of the request>_<index>`` unless given.
     """
 
-    def message_and_deltas(asked: Asked) -> tuple[list[Any], dict[str, Any]]:
+    def message_and_deltas(requested: Asked) -> tuple[list[Any], dict[str, Any]]:
         whole = [
             {
-                "id": ids[index] if ids is not None else f"call_{asked.number}_{index}",
+                "id": ids[index] if ids is not None else f"call_{requested.number}_{index}",
                 "type": "function",
                 "function": {
                     "name": name,
@@ -155,12 +155,12 @@ def raw(
     *steps: Step, status: int = 200, headers: Mapping[str, str] | None = None, content_type: str = SSE
 ) -> Reply:
     """Answer with exactly these bytes as the body."""
-    return Reply(lambda asked: (content_type, list(steps)), status, dict(headers or {}))
+    return Reply(lambda requested: (content_type, list(steps)), status, dict(headers or {}))
 
 
 def bare(*steps: Step) -> Reply:
     """Write exactly these bytes to the connection, without any HTTP around them, and close it."""
-    return Reply(lambda asked: ("", list(steps)), is_bare=True)
+    return Reply(lambda requested: ("", list(steps)), is_bare=True)
 
 
 def events(*payloads: Mapping[str, Any] | str | bytes | asyncio.Event | Stop, done: bool = True) -> Reply:
@@ -194,10 +194,10 @@ def chunk(delta: Mapping[str, Any] | None = None, finish: str | None = None, **m
 def _answer(
     content: Callable[[Asked], tuple[list[Any], dict[str, Any]]], finish: str, usage: Mapping[str, Any] | None
 ) -> Reply:
-    def script(asked: Asked) -> tuple[str, list[Step]]:
-        deltas, message = content(asked)
-        request = asked.body if isinstance(asked.body, dict) else {}
-        about = {"id": f"chatcmpl-fake-{asked.number}", "model": request.get("model", "fake-model")}
+    def script(requested: Asked) -> tuple[str, list[Step]]:
+        deltas, message = content(requested)
+        request = requested.body if isinstance(requested.body, dict) else {}
+        about = {"id": f"chatcmpl-fake-{requested.number}", "model": request.get("model", "fake-model")}
         if not request.get("stream"):
             choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
             whole = {**chunk(), **about, "object": "chat.completion", "choices": [choice]}

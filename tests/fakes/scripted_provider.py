@@ -126,20 +126,20 @@ def main() -> None:
 
 async def _serve(options: argparse.Namespace) -> None:
     rules = Rules(json.loads(options.rules.read_text()) if options.rules else None)
-    asked: list[Received] = []
+    requested: list[Received] = []
 
     def answer(received: Received) -> Reply:
         nonlocal rules
         if received.path == "/requests":
-            told = [
+            reported = [
                 {"path": one.path, "headers": one.headers, "body": one.body, "is_open": one.is_open}
-                for one in asked
+                for one in requested
             ]
-            return raw(json.dumps(told).encode(), content_type=JSON)
+            return raw(json.dumps(reported).encode(), content_type=JSON)
         if received.path == "/rules":
             rules = Rules(received.body)
             return raw(b"{}", content_type=JSON)
-        asked.append(received)
+        requested.append(received)
         return rules.answer(received)
 
     stop = asyncio.Event()

@@ -40,18 +40,18 @@ def frames(data: bytes) -> list[tuple[str | None, str]]:
 
 def deltas(data: bytes) -> list[Any]:
     """The delta of every chunk, the finish reason in place of an empty one; and whatever else the frames hold."""
-    told: list[Any] = []
+    reported: list[Any] = []
     for _, text in frames(data):
         if text == "[DONE]":
-            told.append(text)
+            reported.append(text)
             continue
         chunk = json.loads(text)
         if chunk.get("choices"):
             (choice,) = chunk["choices"]
-            told.append(choice["delta"] or choice["finish_reason"])
+            reported.append(choice["delta"] or choice["finish_reason"])
         else:
-            told.append({key: value for key, value in chunk.items() if key in ("usage", "error")})
-    return told
+            reported.append({key: value for key, value in chunk.items() if key in ("usage", "error")})
+    return reported
 
 
 def sdk(data: bytes, content_type: str = "text/event-stream", *, step: int = 7) -> OpenAI:

@@ -29,7 +29,7 @@ async def fuzz(names: list[str], seconds: float, seed: int) -> int:
             FakeUpstream(answer=provider.answer) as upstream,
             server(Path(folder), upstream.base_url) as served,
         ):
-            runs = [(name, kept, float(_SEED_SECONDS)) for name, kept in _seeds() if name in names]
+            runs = [(name, stored, float(_SEED_SECONDS)) for name, stored in _seeds() if name in names]
             runs += [(name, seed, seconds / len(names)) for name in names]
             for name, _, _ in runs:
                 # Once before the measurement, so that caches and pools are filled.
@@ -82,8 +82,8 @@ def _growth(before: Resources, after: Resources) -> int:
 
 def _seeds() -> list[tuple[str, int]]:
     lines = SEEDS.read_text().splitlines()
-    words = [line.split() for line in lines if line and not line.startswith("#")]
-    return [(name, int(seed)) for name, seed in words]
+    content = [line.split() for line in lines if line and not line.startswith("#")]
+    return [(name, int(seed)) for name, seed in content]
 
 
 def main() -> None:

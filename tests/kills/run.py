@@ -246,7 +246,7 @@ async def run(
     ``kill_pause`` is the greatest pause between the start of a worker and the next kill, in seconds.
     """
     rng, report, began = random.Random(seed), Report(turns=turns), time.monotonic()
-    made = [Turn(f"order{number}", is_stream=bool(number % 2)) for number in range(turns)]
+    created = [Turn(f"order{number}", is_stream=bool(number % 2)) for number in range(turns)]
     slots = asyncio.Semaphore(8)
 
     async def one(url: str, turn: Turn) -> None:
@@ -258,14 +258,14 @@ async def run(
         workers(folder, upstream, database) as (running, url),
     ):
         killing = asyncio.create_task(kill_at_random(running, rng, report, kill_pause))
-        following = [asyncio.create_task(follow(url, turn, report)) for turn in made]
-        await asyncio.gather(*(one(url, turn) for turn in made))
+        following = [asyncio.create_task(follow(url, turn, report)) for turn in created]
+        await asyncio.gather(*(one(url, turn) for turn in created))
         killing.cancel()
         await asyncio.gather(killing, return_exceptions=True)
-        for turn, task in zip(made, following, strict=True):
+        for turn, task in zip(created, following, strict=True):
             if not turn.has_id.is_set():
                 task.cancel()
         await asyncio.gather(*following, return_exceptions=True)
-        await check(url, folder, made, report)
+        await check(url, folder, created, report)
     report.seconds = time.monotonic() - began
     return report

@@ -99,14 +99,14 @@ class PageUpstream(FakeUpstream):
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def upstream() -> AsyncIterator[PageUpstream]:
-    async with PageUpstream() as made:
-        yield made
+    async with PageUpstream() as created:
+        yield created
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def served(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Served]:
-    async with serve(tmp_path, upstream.base_url) as made:
-        yield made
+    async with serve(tmp_path, upstream.base_url) as created:
+        yield created
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -54,11 +54,11 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 @asynccontextmanager
 async def relay(url: str) -> AsyncIterator[Relay]:
     """Serve a relay to ``url`` on a free port."""
-    made = Relay(int(url.rpartition(":")[2]))
-    server = await asyncio.start_server(made.forward, "127.0.0.1")
-    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    created = Relay(int(url.rpartition(":")[2]))
+    server = await asyncio.start_server(created.forward, "127.0.0.1")
+    created.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
-        yield made
+        yield created
     finally:
         server.close()
-        made.cut()
+        created.cut()

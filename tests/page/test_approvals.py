@@ -23,8 +23,8 @@ TRANSFER = calls(("transfer_to_cashier", {}))
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def served(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Served]:
-    async with bank(tmp_path, upstream) as made:
-        yield made
+    async with bank(tmp_path, upstream) as created:
+        yield created
 
 
 async def test_approve_button_runs_the_call_and_continues(

@@ -84,7 +84,7 @@ async def test_stopped_answer_keeps_its_text(visitor: Visitor, upstream: FakeUps
 async def test_edited_message_starts_a_branch_and_both_remain(
     visitor: Visitor, upstream: FakeUpstream
 ) -> None:
-    upstream.reply(*(text(words) for words in ("Red, then", "It is 10", "Blue, then", "It is 12")))
+    upstream.reply(*(text(content) for content in ("Red, then", "It is 10", "Blue, then", "It is 12")))
     await visitor.ask("A red one")
     await visitor.ask("How much?", 2)
 
@@ -198,8 +198,8 @@ async def test_required_key_opens_a_dialog_that_checks_it(
 
         await visitor.wait_for_answer()
         assert "secret" not in visitor.page.url
-        kept = "Object.values(localStorage).includes('secret')"
-        assert not await visitor.page.evaluate(kept)
+        retained = "Object.values(localStorage).includes('secret')"
+        assert not await visitor.page.evaluate(retained)
 
 
 async def test_removed_key_leaves_nothing_of_its_user(
@@ -234,10 +234,10 @@ async def test_notice_of_the_demonstration_is_not_in_the_answer_while_it_streams
     visitor: Visitor, upstream: FakeUpstream
 ) -> None:
     notice = "(This is a demonstration without a language model. For a real one, set OPENAI_API_KEY.)\n\n"
-    goes_on, ends = asyncio.Event(), asyncio.Event()
-    words = [f"{word} " for word in notice.split(" ")]
+    released, ends = asyncio.Event(), asyncio.Event()
+    content = [f"{word} " for word in notice.split(" ")]
     upstream.reply(
-        text("", chunks=[*words[:3], goes_on, *words[3:-1], words[-1].rstrip(" "), "Hello", ends, "."])
+        text("", chunks=[*content[:3], released, *content[3:-1], content[-1].rstrip(" "), "Hello", ends, "."])
     )
     upstream.reply(text("", chunks=["(This", " is", " mine", ")"]))
 
@@ -247,7 +247,7 @@ async def test_notice_of_the_demonstration_is_not_in_the_answer_while_it_streams
         }).observe(document.querySelector("#turns"), { childList: true, subtree: true, characterData: true })"""
     )
     await visitor.send("Hi")
-    goes_on.set()
+    released.set()
     await expect(visitor.answer.locator(".md")).to_have_text("Hello")
     ends.set()
     await visitor.wait_for_answer()

@@ -198,8 +198,8 @@ async def test_shared_link_asks_for_the_key_of_the_server(
 async def test_read_only_view_changes_nothing(
     browser: Browser, served: Served, upstream: PageUpstream
 ) -> None:
-    goes_on = asyncio.Event()
-    upstream.reply(text("", chunks=["One ", goes_on, "two"]))
+    released = asyncio.Event()
+    upstream.reply(text("", chunks=["One ", released, "two"]))
     async with visit(browser, served.url) as owner, visit(browser, served.url) as guest:
         await owner.open()
         await owner.page.evaluate("localStorage.setItem('handoff.titles', 'off')")
@@ -210,7 +210,7 @@ async def test_read_only_view_changes_nothing(
         await guest.page.goto(f"{served.url}/#view/{conversation}")
         await expect(guest.answer).to_contain_text("One")
         await guest.page.keyboard.press("Escape")
-        goes_on.set()
+        released.set()
 
         await owner.wait_for_answer()
         await expect(guest.answer).to_contain_text("One two")

@@ -2,15 +2,18 @@
 
 ``rules.toml`` lists the covered paths and the patterns. A pattern has to be wrong in every context, so narrow it
 rather than allow exceptions. Inline code is not checked: wire values and quoted identifiers keep their spelling.
+Of names, those of functions and classes are checked, and under the paths of ``names`` all that a file defines.
 """
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import tokenize
 import tomllib
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +27,8 @@ _DOCSTRING_CODE = re.compile(r"``[^`]+``")
 # Before Python 3.12 an f-string is one token, with the expressions in it.
 _FORMATTED = re.compile(r"(?i:f|fr|rf)['\"]")
 _FORMATTED_CODE = re.compile(r"``[^`]+``|\{[^{}]*\}")
+# No pattern matches over it.
+_SEPARATOR = "\n\0\n"
 _WORD_BREAK = re.compile(r"_+|(?<=[a-z])(?=[A-Z])")
 
 
@@ -54,14 +59,37 @@ class Finding:
         return f"{self.path}:{self.line}: '{self.text}': write {self.instead}"
 
 
-def load_config(path: Path = RULES) -> tuple[Sequence[str], Sequence[Rule]]:
-    """Return the covered paths, relative to the repository, and the rules."""
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The rules, the paths where prose is checked, and those where all names are; relative to the repository."""
+
+    rules: Sequence[Rule]
+    paths: Sequence[str]
+    names: Sequence[str]
+
+
+def load_config(path: Path = RULES) -> Config:
+    """Read the configuration."""
     config = tomllib.loads(path.read_text("utf-8"))
-    return config["paths"], [Rule.of(rule["avoid"], rule["write"]) for rule in config["rules"]]
+    rules = [Rule.of(rule["avoid"], rule["write"]) for rule in config["rules"]]
+    return Config(rules, config["paths"], config["names"])
+
+
+def check_config(config: Config, root: Path = ROOT) -> Iterator[Finding]:
+    """Yield all findings."""
+    yield from check_paths(config.paths, config.rules, root)
+    for path in _files(config.names, root):
+        if path.suffix == ".py":
+            yield from check_names(path, config.rules, root)
 
 
 def check_paths(paths: Sequence[str], rules: Sequence[Rule], root: Path = ROOT) -> Iterator[Finding]:
     """Yield the findings in files, and in the files of folders, in order; a path can be a glob pattern."""
+    for path in _files(paths, root):
+        yield from check_file(path, rules, root)
+
+
+def _files(paths: Sequence[str], root: Path) -> Iterator[Path]:
     for name in paths:
         matches = sorted(root.glob(name))
         if not matches:
@@ -70,17 +98,53 @@ def check_paths(paths: Sequence[str], rules: Sequence[Rule], root: Path = ROOT) 
             for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
                 is_covered = path.suffix in SUFFIXES and not SKIPPED.intersection(path.parts)
                 if path.is_file() and (is_covered or path == top):
-                    yield from check_file(path, rules, root)
+                    yield path
 
 
-def check_file(path: Path, rules: Sequence[Rule], root: Path = ROOT) -> Iterator[Finding]:
-    """Yield the findings in one file, in order."""
-    text = path.read_text("utf-8")
-    for line, prose in _prose_of(text, path.suffix):
-        for rule in rules:
-            for found in rule.pattern.finditer(prose):
-                at = line + prose.count("\n", 0, found.start())
-                yield Finding(path.relative_to(root), at, " ".join(found[0].split()), rule.instead)
+def check_file(path: Path, rules: Sequence[Rule], root: Path = ROOT) -> Sequence[Finding]:
+    """Return the findings in the prose of one file, in order."""
+    return _findings(path.relative_to(root), _prose_of(path.read_text("utf-8"), path.suffix), rules)
+
+
+def check_names(path: Path, rules: Sequence[Rule], root: Path = ROOT) -> Sequence[Finding]:
+    """Return the findings in the names that a Python file defines, in order; those of its imports are not."""
+    names = ((line, _WORD_BREAK.sub(" ", name)) for line, name in _names(ast.parse(path.read_text("utf-8"))))
+    return _findings(path.relative_to(root), names, rules)
+
+
+def _findings(path: Path, pieces: Iterable[tuple[int, str]], rules: Sequence[Rule]) -> Sequence[Finding]:
+    """Match the rules with all pieces of text at once, because most files have many short ones."""
+    starts: list[int] = []
+    lines: list[int] = []
+    parts: list[str] = []
+    size = 0
+    for line, piece in pieces:
+        starts.append(size)
+        lines.append(line)
+        parts.append(piece)
+        size += len(piece) + len(_SEPARATOR)
+    text = _SEPARATOR.join(parts)
+    findings = []
+    for rule in rules:
+        for found in rule.pattern.finditer(text):
+            piece_number = bisect_right(starts, found.start()) - 1
+            at = lines[piece_number] + text.count("\n", starts[piece_number], found.start())
+            findings.append(Finding(path, at, " ".join(found[0].split()), rule.instead))
+    return sorted(findings, key=lambda finding: finding.line)
+
+
+def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield the names that the module binds, and the attributes that it sets, with their lines."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield node.lineno, name
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield node.lineno, name
+            case ast.arg(arg=name) | ast.alias(asname=str(name)) | ast.ExceptHandler(name=str(name)):
+                yield node.lineno, name
+            case _:
+                pass
 
 
 def _prose_of(text: str, suffix: str) -> Iterator[tuple[int, str]]:

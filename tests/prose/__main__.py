@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from tests.prose import check_paths, load_config
+from tests.prose import check_config, check_paths, load_config
 
 
 def main(arguments: list[str]) -> int:
     """Print the findings and return the exit code."""
-    paths, rules = load_config()
-    findings = list(check_paths(arguments or paths, rules))
+    config = load_config()
+    findings = list(check_paths(arguments, config.rules) if arguments else check_config(config))
     for finding in findings:
         print(finding)
     return 1 if findings else 0

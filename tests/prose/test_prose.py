@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.prose import Finding, Rule, check_file, check_paths, load_config
+from tests.prose import Finding, Rule, check_config, check_file, check_names, check_paths, load_config
 
 RULE = Rule.of(r"\btold\b|\bthe floor\b", "reported")
 
@@ -64,7 +64,28 @@ def test_a_covered_path_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
         list(check_paths(["gone.md"], [RULE], tmp_path))
 
 
-def test_covered_paths_follow_the_rules() -> None:
-    paths, rules = load_config()
+def test_all_names_that_a_file_defines_are_checked(tmp_path: Path) -> None:
+    source = '''import told
+import words as told_words
+from words import told
 
-    assert [str(finding) for finding in check_paths(paths, rules)] == []
+def report(is_told, *told):
+    """Told."""
+    for told_again, (told, rest) in told:
+        rest.told = told.told
+    print(told=1)
+    with words as (told):
+        [told for toldest in told]
+    try:
+        pass
+    except ValueError as told_error:
+        pass
+'''
+    path = tmp_path / "module.py"
+    path.write_text(source)
+
+    assert [finding.line for finding in check_names(path, [RULE], tmp_path)] == [2, 5, 5, 7, 7, 8, 10, 14]
+
+
+def test_covered_paths_follow_the_rules() -> None:
+    assert [str(finding) for finding in check_config(load_config())] == []

@@ -62,7 +62,7 @@ def test_a_missing_key_gets_an_error_with_instructions(keys: Keys, authorization
         pytest.param("Bearer " + "x" * 60_000, id="a huge key"),
     ],
 )
-def test_anything_else_is_refused_in_the_same_words(keys: Keys, authorization: str | None) -> None:
+def test_anything_else_is_rejected_with_the_same_message(keys: Keys, authorization: str | None) -> None:
     with pytest.raises(Unauthorized, match=r"^Incorrect API key provided\.$"):
         keys.caller(authorization)
 

@@ -101,7 +101,7 @@ async def test_an_expired_key_is_none(monotonic: Time) -> None:
         keys.caller(f"Bearer {key}")
 
 
-async def test_an_open_server_closes_when_the_first_key_is_made(monotonic: Time) -> None:
+async def test_an_open_server_closes_when_the_first_key_is_created(monotonic: Time) -> None:
     store = MemoryKeys()
     keys = Keys((), store, monotonic=monotonic)
     await keys.prepare(None)

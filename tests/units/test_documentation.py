@@ -212,11 +212,13 @@ def test_documented_options_exist() -> None:
     unknown: dict[str, str] = {}
     for line, page in called.items():
         for call in re.split(r"&&|;|\||#", line):
-            words = call.replace("handoff-proxy ", "").split()
-            name = next((" ".join(words[:size]) for size in (2, 1) if " ".join(words[:size]) in every), None)
+            content = call.replace("handoff-proxy ", "").split()
+            name = next(
+                (" ".join(content[:size]) for size in (2, 1) if " ".join(content[:size]) in every), None
+            )
             if call.startswith("handoff-proxy ") and name is not None:
                 known = every[name] | {"--help", "--version"}
-                used = {word.partition("=")[0] for word in words if re.fullmatch(r"--[a-z-]+(=.*)?", word)}
+                used = {word.partition("=")[0] for word in content if re.fullmatch(r"--[a-z-]+(=.*)?", word)}
                 unknown |= {f"{name} {option}": page for option in used - known}
     assert unknown == {}
 

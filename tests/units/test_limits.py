@@ -35,9 +35,9 @@ async def limiter(request: pytest.FixtureRequest) -> AsyncIterator[Limiter]:
         return
     url = request.getfixturevalue("redis_server")
     prefix = f"test-{secrets.token_hex(6)}"
-    made = Limiter(url, prefix=prefix)
-    yield made
-    await made.close()
+    created = Limiter(url, prefix=prefix)
+    yield created
+    await created.close()
     with redis.Redis.from_url(url) as server:
         for key in server.scan_iter(f"{prefix}*"):
             server.delete(key)
@@ -111,8 +111,8 @@ def test_the_headers_are_those_of_the_official_api() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "content"),
     [(0.0, "0ms"), (0.0121, "13ms"), (1.0, "1s"), (1.5, "1.5s"), (59.9996, "1m0s"), (360.0, "6m0s")],
 )
-def test_times_are_written_as_go_does(seconds: float, words: str) -> None:
-    assert go_duration(seconds) == words
+def test_times_are_written_as_go_does(seconds: float, content: str) -> None:
+    assert go_duration(seconds) == content

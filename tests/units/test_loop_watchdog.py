@@ -105,11 +105,11 @@ class _Driven:
 
 @pytest.fixture
 def driven(log: _Log) -> _Driven:
-    made = _Driven()
+    created = _Driven()
     # The first heartbeat comes after a start that this test did not time.
-    made.count = 0
+    created.count = 0
     log.records.clear()
-    return made
+    return created
 
 
 def test_one_block_is_one_report_however_often_it_is_checked(driven: _Driven, log: _Log) -> None:

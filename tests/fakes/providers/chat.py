@@ -109,15 +109,15 @@ class ChatProvider:
     # --- the model ---
 
     def answer(self, body: Body) -> Reply:
-        made = sum(len(message["tool_calls"]) for message in calling(body))
-        if made >= len(self._plan) or not body.get("tools") or body.get("tool_choice") == "none":
+        created = sum(len(message["tool_calls"]) for message in calling(body))
+        if created >= len(self._plan) or not body.get("tools") or body.get("tool_choice") == "none":
             return self._text(answer_to(body))
-        name, arguments = self._plan[made]
+        name, arguments = self._plan[created]
         function = {"name": name, "arguments": json.dumps(arguments)}
         self._issues += 1
         state = self.issue(self._issues)
         self._issued.setdefault(_key(function), []).append(state)
-        call = {"id": self.call_id(made), "type": "function", "function": function}
+        call = {"id": self.call_id(created), "type": "function", "function": function}
         return self._events(*self.call_chunks(call, state), chunk(finish=self.finish_reason_of_calls()))
 
     def _text(self, text: str) -> Reply:

@@ -59,10 +59,10 @@ class NativeProvider:
         self.requests.append(body)
         for problem in self.problems(body, received.headers):
             return self._reject(400, problem)
-        made = self.calls_made(body["messages"])
-        if made >= len(self._plan) or not self.may_call(body):
-            return self.reply(body, ANSWER, None, made)
-        return self.reply(body, self._text, self._plan[made], made)
+        created = self.calls_made(body["messages"])
+        if created >= len(self._plan) or not self.may_call(body):
+            return self.reply(body, ANSWER, None, created)
+        return self.reply(body, self._text, self._plan[created], created)
 
     def problems(self, body: Any, headers: Mapping[str, str]) -> Iterator[str]:
         """Yield what the API rejects in a request."""

@@ -181,32 +181,32 @@ def response(*output: Event, status: str = "completed", **more: Any) -> Reply:
 
 def response_events(output: Sequence[Event], *, status: str = "completed", **more: Any) -> list[Event]:
     whole = whole_response(output, status=status, **more)
-    told: list[Event] = [{"type": "response.created", "response": {**whole, "status": "in_progress"}}]
+    reported: list[Event] = [{"type": "response.created", "response": {**whole, "status": "in_progress"}}]
     for index, item in enumerate(output):
         at = {"output_index": index, "item_id": item["id"]}
-        told.append({"type": "response.output_item.added", "output_index": index, "item": _opened(item)})
+        reported.append({"type": "response.output_item.added", "output_index": index, "item": _opened(item)})
         match item["type"]:
             case "message":
-                told += _message_events(item, {**at, "content_index": 0})
+                reported += _message_events(item, {**at, "content_index": 0})
             case "function_call":
                 half = len(item["arguments"]) // 2
-                told += [
+                reported += [
                     {"type": "response.function_call_arguments.delta", **at, "delta": piece}
                     for piece in (item["arguments"][:half], item["arguments"][half:])
                 ]
-                told.append(
+                reported.append(
                     {"type": "response.function_call_arguments.done", **at, "arguments": item["arguments"]}
                 )
             case _:
                 for place, part in enumerate(item["summary"]):
                     where = {**at, "summary_index": place}
-                    told.append({"type": "response.reasoning_summary_part.added", **where, "part": {}})
-                    told.append(
+                    reported.append({"type": "response.reasoning_summary_part.added", **where, "part": {}})
+                    reported.append(
                         {"type": "response.reasoning_summary_text.delta", **where, "delta": part["text"]}
                     )
-        told.append({"type": "response.output_item.done", "output_index": index, "item": item})
-    told.append({"type": f"response.{status}", "response": whole})
-    return told
+        reported.append({"type": "response.output_item.done", "output_index": index, "item": item})
+    reported.append({"type": f"response.{status}", "response": whole})
+    return reported
 
 
 def whole_response(output: Sequence[Event], *, status: str = "completed", **more: Any) -> Event:

@@ -66,8 +66,8 @@ class Gemini(ChatProvider):
         return self._error("Function call is missing a thought_signature in functionCall parts.")
 
     def _error(self, message: str) -> Reply:
-        told = [{"error": {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}}]
-        return raw(json.dumps(told).encode(), status=400, content_type=JSON)
+        reported = [{"error": {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}}]
+        return raw(json.dumps(reported).encode(), status=400, content_type=JSON)
 
 
 class OpenRouter(ChatProvider):
@@ -132,8 +132,8 @@ class Unlisted(ChatProvider):
     path = "/v1/chat/completions"
 
     def issue(self, number: int) -> tuple[Any, ...]:
-        thought = {"steps": ["look", "answer"], "digest": f"{SECRET}-{number}"}
-        return thought, f"{SECRET}*{number}", {"trace": f"{SECRET}/{number}"}
+        reasoning = {"steps": ["look", "answer"], "digest": f"{SECRET}-{number}"}
+        return reasoning, f"{SECRET}*{number}", {"trace": f"{SECRET}/{number}"}
 
     def returned(self, message: Body, call: Body) -> Any:
         function = {name: value for name, value in call["function"].items() if name == "trace"}
@@ -153,12 +153,12 @@ class Unlisted(ChatProvider):
         return [chunk({"content": "", "vendor_text_state": state})]
 
     def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
-        thought, signature, trace = state
+        reasoning, signature, trace = state
         first, rest = signature[:5], signature[5:]
         function = {**call["function"], **trace}
         return [
-            chunk({"vendor_thought": {"steps": ["look"], "digest": thought["digest"]}}),
-            chunk({"vendor_thought": {"steps": ["answer"], "digest": thought["digest"]}}),
+            chunk({"vendor_thought": {"steps": ["look"], "digest": reasoning["digest"]}}),
+            chunk({"vendor_thought": {"steps": ["answer"], "digest": reasoning["digest"]}}),
             chunk({"tool_calls": [{"index": 0, **call, "function": function, "vendor_signature": first}]}),
             chunk({"tool_calls": [{"index": 0, "vendor_signature": rest}]}),
         ]

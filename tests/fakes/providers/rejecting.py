@@ -64,23 +64,23 @@ class Mistral(StrictProvider):
             yield ".".join(map(str, locs[0][1:])), error(422, body_of_error)
         for call_id in _ids(messages):
             if not re.fullmatch("[a-zA-Z0-9]{9}", call_id):
-                told = f"Tool call id was {call_id} but must be a-z, A-Z, 0-9, with a length of 9."
-                yield "call id", self._error("3280", told)
+                reason = f"Tool call id was {call_id} but must be a-z, A-Z, 0-9, with a length of 9."
+                yield "call id", self._error("3280", reason)
         for message in messages:
             if message["role"] != "assistant":
                 continue
             has_calls, has_content = bool(message.get("tool_calls")), bool(message.get("content"))
             if has_calls == has_content:
-                told = "Assistant message must have either content or tool_calls, but not "
-                yield "content", self._error("3240", told + ("both." if has_calls else "none."))
+                reason = "Assistant message must have either content or tool_calls, but not "
+                yield "content", self._error("3240", reason + ("both." if has_calls else "none."))
         for one, other in pairwise(message["role"] for message in messages):
             if (one, other) == ("tool", "user"):
                 yield "order", self._error("3230", "Unexpected role 'user' after role 'tool'")
             if other == "system" and one != "system":
                 yield "late system", self._error("3230", f"Unexpected role 'system' after role '{one}'")
         if messages[-1]["role"] not in ("user", "tool"):
-            told = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
-            yield "last", self._error("3230", told)
+            reason = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
+            yield "last", self._error("3230", reason)
 
     def _error(self, code: str, message: str) -> Reply:
         kind = "invalid_request_message_order"
@@ -134,8 +134,8 @@ class Kimi(StrictProvider, DeepSeek):
             yield "temperature", openai_error("invalid temperature: only 1 is allowed for this model")
         for index, message in enumerate(body["messages"]):
             if message["role"] == "assistant" and not (message.get("content") or message.get("tool_calls")):
-                told = f"the message at position {index} with role 'assistant' must not be empty"
-                yield "empty", openai_error(told)
+                reason = f"the message at position {index} with role 'assistant' must not be empty"
+                yield "empty", openai_error(reason)
             if message.get("tool_calls") and not message.get("reasoning_content"):
                 yield "reasoning_content", self._missing(index)
 
@@ -147,10 +147,10 @@ class Kimi(StrictProvider, DeepSeek):
         return self._missing(1)
 
     def _missing(self, index: int) -> Reply:
-        told = (
+        reason = (
             f"thinking is enabled but reasoning_content is missing in assistant tool call message at {index}"
         )
-        return openai_error(told)
+        return openai_error(reason)
 
 
 class Bedrock(StrictProvider):
@@ -170,8 +170,8 @@ class Bedrock(StrictProvider):
             yield "tool_choice", self._error("litellm.BadRequestError: tool_choice 'none' is not supported.")
         for index, message in enumerate(messages):
             if message.get("content") == "":
-                told = f"The text field in the ContentBlock object at messages.{index}.content.0 is blank."
-                yield "blank", self._error(f"litellm.BadRequestError: BedrockException - {told}")
+                reason = f"The text field in the ContentBlock object at messages.{index}.content.0 is blank."
+                yield "blank", self._error(f"litellm.BadRequestError: BedrockException - {reason}")
 
     def _error(self, message: str) -> Reply:
         return error(400, {"error": {"message": message, "type": "None", "param": "None", "code": "400"}})
@@ -194,12 +194,12 @@ class AzureReasoning(StrictProvider):
             if name in body:
                 yield name, openai_error(f"Unrecognized request argument supplied: {name}")
         if "max_tokens" in body:
-            told = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'"
-            yield "max_tokens", openai_error(told, param="max_tokens", code="unsupported_parameter")
+            reason = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'"
+            yield "max_tokens", openai_error(reason, param="max_tokens", code="unsupported_parameter")
         for name in self.REJECTED:
             if name in body:
-                told = f"Unsupported parameter: '{name}' is not supported with this model."
-                yield name, openai_error(told, param=name, code="unsupported_parameter")
+                reason = f"Unsupported parameter: '{name}' is not supported with this model."
+                yield name, openai_error(reason, param=name, code="unsupported_parameter")
 
     def call_chunks(self, call: dict[str, Any], state: Any) -> list[dict[str, Any]]:
         return [
@@ -219,30 +219,30 @@ class OpenAIReasoning(StrictProvider):
     def problems(self, body: Mapping[str, Any]) -> Iterator[tuple[str, Reply]]:
         for index, message in enumerate(body["messages"]):
             if message["role"] == "system":
-                told = (
+                reason = (
                     f"Unsupported value: 'messages[{index}].role' does not support 'system' with this model."
                 )
                 place = f"messages[{index}].role"
-                yield "role", openai_error(told, param=place, code="unsupported_value")
+                yield "role", openai_error(reason, param=place, code="unsupported_value")
         for index, tool in enumerate(body.get("tools", ())):
             if "properties" not in tool["function"]["parameters"]:
                 name = tool["function"]["name"]
-                told = (
+                reason = (
                     f"Invalid schema for function '{name}': In context=(), object schema missing properties."
                 )
                 place = f"tools[{index}].function.parameters"
-                yield "schema", openai_error(told, param=place, code="invalid_function_parameters")
+                yield "schema", openai_error(reason, param=place, code="invalid_function_parameters")
         if body.get("temperature", 1) != 1:
             value = body["temperature"]
-            told = f"Unsupported value: 'temperature' does not support {value} with this model. Only the default (1)"
-            yield "temperature", openai_error(told, param="temperature", code="unsupported_value")
+            reason = f"Unsupported value: 'temperature' does not support {value} with this model. Only the default (1)"
+            yield "temperature", openai_error(reason, param="temperature", code="unsupported_value")
         if (effort := body.get("reasoning_effort", "low")) not in self.EFFORTS:
-            told = f"Unsupported value: 'reasoning_effort' does not support '{effort}' with this model."
-            yield effort, openai_error(told, param="reasoning_effort", code="unsupported_value")
+            reason = f"Unsupported value: 'reasoning_effort' does not support '{effort}' with this model."
+            yield effort, openai_error(reason, param="reasoning_effort", code="unsupported_value")
         for name in ("max_tokens", "stop", "seed"):
             if name in body:
-                told = f"Unsupported parameter: '{name}' is not supported with this model."
-                yield name, openai_error(told, param=name, code="unsupported_parameter")
+                reason = f"Unsupported parameter: '{name}' is not supported with this model."
+                yield name, openai_error(reason, param=name, code="unsupported_parameter")
 
 
 class Anthropic(StrictProvider):
@@ -251,30 +251,30 @@ class Anthropic(StrictProvider):
     def problems(self, body: Mapping[str, Any]) -> Iterator[tuple[str, Reply]]:
         messages: Messages = body["messages"]
         if "temperature" in body and "top_p" in body:
-            told = "`temperature` and `top_p` cannot both be specified for this model. Please use only one."
-            yield "both", openai_error(told)
+            reason = "`temperature` and `top_p` cannot both be specified for this model. Please use only one."
+            yield "both", openai_error(reason)
         if any(message.get("tool_calls") for message in messages) and not body.get("tools"):
-            told = "Requests which include `tool_use` or `tool_result` blocks must define tools"
-            yield "tools", openai_error(told)
+            reason = "Requests which include `tool_use` or `tool_result` blocks must define tools"
+            yield "tools", openai_error(reason)
         for index, call_id in enumerate(_ids(messages)):
             if not re.fullmatch("[a-zA-Z0-9_-]+", call_id):
-                told = (
+                reason = (
                     f"messages.{index}.content.0.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'"
                 )
-                yield "call id", openai_error(told)
+                yield "call id", openai_error(reason)
         if any(message["role"] in ("system", "developer") for message in messages[1:]):
             yield (
                 "late system",
                 openai_error("messages: Unexpected role 'system'. Only the first can have it."),
             )
         if (wrong := open_calls(messages)) is not None:
-            told = f"`tool_use` ids were found without `tool_result` blocks immediately after: {wrong}"
-            yield "results", openai_error(told)
+            reason = f"`tool_use` ids were found without `tool_result` blocks immediately after: {wrong}"
+            yield "results", openai_error(reason)
         if any(message.get("content") == "" for message in messages):
             yield "empty", openai_error("messages: text content blocks must be non-empty")
         if messages[-1]["role"] == "assistant":
-            told = "This model does not support assistant message prefill. It must end with a user message."
-            yield "last", openai_error(told)
+            reason = "This model does not support assistant message prefill. It must end with a user message."
+            yield "last", openai_error(reason)
 
 
 class Vllm(StrictProvider):
@@ -283,8 +283,11 @@ class Vllm(StrictProvider):
     def problems(self, body: Mapping[str, Any]) -> Iterator[tuple[str, Reply]]:
         if "service_tier" in body:
             echo = f"1 validation error: {{'loc': ('body',), 'input': {body!r}}}"
-            told = f"service_tier is not supported. {echo}"
-            yield "service_tier", error(400, {"object": "error", "message": told, "param": None, "code": 400})
+            reason = f"service_tier is not supported. {echo}"
+            yield (
+                "service_tier",
+                error(400, {"object": "error", "message": reason, "param": None, "code": 400}),
+            )
         if body["messages"][0].get("role") == "developer":
             yield "role", error(400, {"object": "error", "message": "Unexpected message role.", "code": 400})
 

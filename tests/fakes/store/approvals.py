@@ -52,8 +52,8 @@ class MemoryApprovals:
         return [self._approval(asked) for asked in self._of_turn(turn)]
 
     async def circumstances(self, turn: int) -> bytes | None:
-        kept = self._history.turns.get(turn)
-        return kept.circumstances if kept is not None else None
+        stored = self._history.turns.get(turn)
+        return stored.circumstances if stored is not None else None
 
     async def resume(self, turn: NewTurn, resume: ApprovalUpdate) -> Begun | None:
         asked = {one.id: one for one in self._of_turn(resume.turn)}
@@ -90,7 +90,9 @@ class MemoryApprovals:
             self._history.asked[approval_id] = replace(asked, result=result)
 
     async def lost(self) -> Sequence[tuple[str, str]]:
-        running = {kept.record.id for kept in self._history.turns.values() if kept.record.status == "running"}
+        running = {
+            stored.record.id for stored in self._history.turns.values() if stored.record.status == "running"
+        }
         found: dict[int, tuple[str, str]] = {}
         for asked in self._history.asked.values():
             is_lost = asked.is_unattended and asked.resumed_by not in running
@@ -107,8 +109,8 @@ class MemoryApprovals:
         return self._history.conversations[of.caller, of.id].head == asked.turn
 
     def _approval(self, asked: Asked) -> Approval:
-        kept = self._history.turns[asked.turn]
-        conversation = self._history.conversations[kept.conversation.caller, kept.conversation.id]
+        stored = self._history.turns[asked.turn]
+        conversation = self._history.conversations[stored.conversation.caller, stored.conversation.id]
         is_head = self._is_head(asked)
         status: ApprovalStatus = "refused"
         if not is_head and asked.resumed_by is None and asked.decision != "refuse":
@@ -122,8 +124,8 @@ class MemoryApprovals:
             conversation_id=conversation.id,
             end_user=conversation.end_user,
             turn=asked.turn,
-            turn_id=kept.record.id,
-            model=kept.record.model,
+            turn_id=stored.record.id,
+            model=stored.record.model,
             agent=asked.agent,
             call_id=asked.call_id,
             tool=asked.tool,

@@ -18,43 +18,43 @@ class MemoryCheckpoints:
     async def save(self, *checkpoints: Checkpoint) -> bool:
         is_saved = True
         for checkpoint in checkpoints:
-            kept = self._owned(checkpoint.turn, checkpoint.fence)
-            is_saved = is_saved and kept is not None
-            if kept is not None:
-                kept.checkpoints[checkpoint.number] = checkpoint
+            stored = self._owned(checkpoint.turn, checkpoint.fence)
+            is_saved = is_saved and stored is not None
+            if stored is not None:
+                stored.checkpoints[checkpoint.number] = checkpoint
         return is_saved
 
     async def take_over(
         self, worker: str, *, now: float, lease_until: float, dead_workers: Sequence[str] = ()
     ) -> Sequence[TakenOver]:
         taken = []
-        for kept in self._history.turns.values():
-            if kept.record.status != "running" or not kept.can_be_taken_over:
+        for stored in self._history.turns.values():
+            if stored.record.status != "running" or not stored.can_be_taken_over:
                 continue
-            if not is_lost(kept.record, now, dead_workers):
+            if not is_lost(stored.record, now, dead_workers):
                 continue
-            kept.fence += 1
-            kept.record = replace(kept.record, worker=worker, lease_until=lease_until)
+            stored.fence += 1
+            stored.record = replace(stored.record, worker=worker, lease_until=lease_until)
             saved = [
-                replace(one, fence=kept.fence, items=list(one.items))
-                for _, one in sorted(kept.checkpoints.items())
+                replace(one, fence=stored.fence, items=list(one.items))
+                for _, one in sorted(stored.checkpoints.items())
             ]
-            taken.append(TakenOver(kept.record, kept.conversation.key, kept.fence, saved))
+            taken.append(TakenOver(stored.record, stored.conversation.key, stored.fence, saved))
         return taken
 
     async def interrupt(self, turn: int, *, fence: int, now: float) -> None:
-        kept = self._owned(turn, fence)
-        if kept is not None:
-            kept.checkpoints = {}
-            kept.record = replace(kept.record, lease_until=now - 1)
+        stored = self._owned(turn, fence)
+        if stored is not None:
+            stored.checkpoints = {}
+            stored.record = replace(stored.record, lease_until=now - 1)
             await self._history.interrupt(now=now)
 
     async def discard(self, turn: int, *, fence: int) -> None:
-        kept = self._owned(turn, fence)
-        if kept is not None:
-            kept.checkpoints = {}
+        stored = self._owned(turn, fence)
+        if stored is not None:
+            stored.checkpoints = {}
 
     def _owned(self, turn: int, fence: int) -> StoredTurn | None:
-        kept = self._history.turns.get(turn)
-        is_owned = kept is not None and kept.record.status == "running" and kept.fence == fence
-        return kept if is_owned else None
+        stored = self._history.turns.get(turn)
+        is_owned = stored is not None and stored.record.status == "running" and stored.fence == fence
+        return stored if is_owned else None

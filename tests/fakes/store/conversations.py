@@ -41,9 +41,9 @@ class MemoryLibrary:
     async def list_completions(self, caller: str, query: CompletionQuery) -> Page[TurnRecord] | None:
         start = next(
             (
-                kept.record.turn
-                for kept in self._history.turns.values()
-                if kept.record.id == query.page.after and kept.conversation.caller == caller
+                stored.record.turn
+                for stored in self._history.turns.values()
+                if stored.record.id == query.page.after and stored.conversation.caller == caller
             ),
             None,
         )
@@ -51,7 +51,7 @@ class MemoryLibrary:
             return None
         found = [
             (record.turn, replace(record, input=[], items=[]))
-            for record in (kept.record for kept in self._history.turns.values())
+            for record in (stored.record for stored in self._history.turns.values())
             if record.caller == caller
             and _is_completion(record)
             and query.model in (None, record.model)
@@ -63,35 +63,35 @@ class MemoryLibrary:
     async def update_completion(
         self, caller: str, completion_id: str, metadata: Mapping[str, str]
     ) -> TurnRecord | None:
-        kept = self._completion(caller, completion_id)
-        if kept is None:
+        stored = self._completion(caller, completion_id)
+        if stored is None:
             return None
-        kept.record = replace(kept.record, metadata=dict(metadata))
-        return kept.record
+        stored.record = replace(stored.record, metadata=dict(metadata))
+        return stored.record
 
     async def delete_completion(self, caller: str, completion_id: str) -> bool:
-        kept = self._completion(caller, completion_id)
-        if kept is not None:
-            _forget(kept)
-        return kept is not None
+        stored = self._completion(caller, completion_id)
+        if stored is not None:
+            _forget(stored)
+        return stored is not None
 
     async def delete_response(self, caller: str, turn_id: str) -> bool:
-        for kept in self._history.turns.values():
-            record = kept.record
+        for stored in self._history.turns.values():
+            record = stored.record
             if (record.caller, record.id) == (caller, turn_id):
                 is_forgotten = record.is_stored and record.status != "running"
                 if is_forgotten:
-                    _forget(kept)
+                    _forget(stored)
                 return is_forgotten
         return False
 
     def _completion(self, caller: str, completion_id: str) -> StoredTurn | None:
         return next(
             (
-                kept
-                for kept in self._history.turns.values()
-                if (kept.record.caller, kept.record.id) == (caller, completion_id)
-                and _is_completion(kept.record)
+                stored
+                for stored in self._history.turns.values()
+                if (stored.record.caller, stored.record.id) == (caller, completion_id)
+                and _is_completion(stored.record)
             ),
             None,
         )
@@ -109,8 +109,8 @@ class MemoryLibrary:
         end_user: str = "",
     ) -> Conversation:
         key = self._history.next_key()
-        made = Conversation(key, conversation_id, caller, end_user, "", None, now, dict(metadata))
-        self._history.conversations[caller, conversation_id] = made
+        created = Conversation(key, conversation_id, caller, end_user, "", None, now, dict(metadata))
+        self._history.conversations[caller, conversation_id] = created
         await self.add_items(caller, conversation_id, items, now=now)
         return self._history.conversations[caller, conversation_id]
 
@@ -141,11 +141,11 @@ class MemoryLibrary:
             if known.key not in keys or not worked:
                 continue
             head = self._history.turns[known.head].record if known.head is not None else None
-            words = (
+            content = (
                 text_of(one.message) for one in self._said(known.key) if isinstance(one.message, UserMessage)
             )
             found[known.key] = ConversationSummary.of(
-                next(words, ""),
+                next(content, ""),
                 team=head.team if head else "",
                 agent=head.agent if head else "",
                 turns=len(worked),
@@ -153,8 +153,8 @@ class MemoryLibrary:
             )
         return found
 
-    async def excerpts(self, keys: Sequence[int], words: str) -> Mapping[int, str]:
-        return {key: excerpt_of(words, self._said(key)) for key in keys}
+    async def excerpts(self, keys: Sequence[int], content: str) -> Mapping[int, str]:
+        return {key: excerpt_of(content, self._said(key)) for key in keys}
 
     async def tree(self, caller: str, conversation_id: str) -> Sequence[TurnRecord]:
         known = self._history.conversations.get((caller, conversation_id))
@@ -162,7 +162,7 @@ class MemoryLibrary:
 
     def _records(self, conversation: int) -> list[TurnRecord]:
         turns = sorted(self._history.turns.items())
-        return [kept.record for _, kept in turns if kept.conversation.key == conversation]
+        return [stored.record for _, stored in turns if stored.conversation.key == conversation]
 
     def _said(self, conversation: int) -> Iterator[Item]:
         for record in self._records(conversation):
@@ -192,32 +192,32 @@ class MemoryLibrary:
         if (caller, conversation_id) not in self._history.conversations:
             return None
         return [
-            StoredItem(kept.record.id, position, item, tuple(kept.end.pending) if kept.end else ())
-            for kept in self._path(caller, conversation_id)
-            for position, item in sorted(kept.items().items())
+            StoredItem(stored.record.id, position, item, tuple(stored.end.pending) if stored.end else ())
+            for stored in self._path(caller, conversation_id)
+            for position, item in sorted(stored.items().items())
         ]
 
     async def turn_ids(self, caller: str, conversation_id: str) -> Sequence[str]:
-        return [kept.record.id for kept in self._path(caller, conversation_id)]
+        return [stored.record.id for stored in self._path(caller, conversation_id)]
 
     async def turns_behind(
         self, caller: str, conversation_id: str, after: int, *, limit: int
     ) -> Sequence[tuple[int, str]]:
         found = [
-            (kept.record.turn, kept.record.id)
-            for kept in self._turns_of(caller, conversation_id)
-            if kept.record.turn > after and has_events(kept.record)
+            (stored.record.turn, stored.record.id)
+            for stored in self._turns_of(caller, conversation_id)
+            if stored.record.turn > after and has_events(stored.record)
         ]
         return sorted(found)[:limit]
 
     async def turn_key(self, caller: str, conversation_id: str, turn_id: str) -> int | None:
-        of_id = (kept for kept in self._turns_of(caller, conversation_id) if kept.record.id == turn_id)
-        return next((kept.record.turn for kept in of_id), None)
+        of_id = (stored for stored in self._turns_of(caller, conversation_id) if stored.record.id == turn_id)
+        return next((stored.record.turn for stored in of_id), None)
 
     def _turns_of(self, caller: str, conversation_id: str) -> Iterator[StoredTurn]:
         known = self._history.conversations.get((caller, conversation_id))
         key = known.key if known is not None else None
-        return (kept for kept in self._history.turns.values() if kept.conversation.key == key)
+        return (stored for stored in self._history.turns.values() if stored.conversation.key == key)
 
     async def add_items(
         self, caller: str, conversation_id: str, items: Sequence[Item | ForeignItem], *, now: float
@@ -246,9 +246,9 @@ class MemoryLibrary:
             pending=tuple(calls.ids),
         )
         await self._history.finish(end)
-        kept = self._history.turns[begun.turn]
-        kept.inputs = len(items)
-        _place(kept, dict(enumerate(items)))
+        stored = self._history.turns[begun.turn]
+        stored.inputs = len(items)
+        _place(stored, dict(enumerate(items)))
         return [StoredItem(turn_id, position, item, tuple(calls.ids)) for position, item in enumerate(items)]
 
     async def delete_item(
@@ -261,25 +261,25 @@ class MemoryLibrary:
         now: float,
         rest: Rest | None = None,
     ) -> bool:
-        kept = next((one for one in self._path(caller, conversation_id) if one.record.id == turn_id), None)
-        placed = {} if kept is None else kept.items()
-        if kept is None or position not in placed:
+        stored = next((one for one in self._path(caller, conversation_id) if one.record.id == turn_id), None)
+        placed = {} if stored is None else stored.items()
+        if stored is None or position not in placed:
             return False
-        self._refuse_busy(kept.conversation, now)
+        self._refuse_busy(stored.conversation, now)
         item = placed[position]
         left = rest(item.message) if rest is not None and isinstance(item, Item) else None
         if isinstance(item, Item) and left is not None:
             placed[position] = msgspec.structs.replace(item, message=left)
         else:
             del placed[position]
-        _place(kept, placed)
+        _place(stored, placed)
         for later in self._history.turns.values():
-            if later.conversation == kept.conversation and later.record.turn >= kept.record.turn:
+            if later.conversation == stored.conversation and later.record.turn >= stored.record.turn:
                 _place(later, {at: one for at, one in later.items().items() if not _is_summary(one)})
-        if position >= kept.inputs:
-            if not kept.record.is_listed:
-                _forget(kept)
-            self._forget_approvals(kept.record)
+        if position >= stored.inputs:
+            if not stored.record.is_listed:
+                _forget(stored)
+            self._forget_approvals(stored.record)
         return True
 
     def _forget_approvals(self, record: TurnRecord) -> None:
@@ -299,7 +299,9 @@ class MemoryLibrary:
         return len(old)
 
     def _is_old(self, known: Conversation, before: float) -> bool:
-        records = [kept.record for kept in self._history.turns.values() if kept.conversation.key == known.key]
+        records = [
+            stored.record for stored in self._history.turns.values() if stored.conversation.key == known.key
+        ]
         return known.created_at < before and all(
             record.status != "running" and record.created_at < before and (record.finished_at or 0) < before
             for record in records
@@ -312,7 +314,7 @@ class MemoryLibrary:
     def _remove(self, known: Conversation) -> None:
         del self._history.conversations[known.caller, known.id]
         turns = self._history.turns
-        for key in [key for key, kept in turns.items() if kept.conversation.key == known.key]:
+        for key in [key for key, stored in turns.items() if stored.conversation.key == known.key]:
             del turns[key]
         for asked in [one for one in self._history.asked.values() if one.turn not in turns]:
             del self._history.asked[asked.id]
@@ -321,9 +323,9 @@ class MemoryLibrary:
         known = self._history.conversations.get((caller, conversation_id))
         path: list[StoredTurn] = []
         key = known.head if known is not None else None
-        while key is not None and (kept := self._history.turns.get(key)) is not None:
-            path.append(kept)
-            key = kept.record.parent
+        while key is not None and (stored := self._history.turns.get(key)) is not None:
+            path.append(stored)
+            key = stored.record.parent
         return path[::-1]
 
 
@@ -344,22 +346,22 @@ def _is_summary(item: Item | ForeignItem) -> bool:
     return isinstance(item, Item) and item.compaction is not None and not item.visible
 
 
-def _place(kept: StoredTurn, placed: dict[int, Item | ForeignItem]) -> None:
-    kept.placed = placed
+def _place(stored: StoredTurn, placed: dict[int, Item | ForeignItem]) -> None:
+    stored.placed = placed
     said = [(place, one) for place, one in sorted(placed.items()) if isinstance(one, Item)]
-    kept.record = replace(
-        kept.record,
-        input=[one for place, one in said if place < kept.inputs],
-        items=[one for place, one in said if place >= kept.inputs],
+    stored.record = replace(
+        stored.record,
+        input=[one for place, one in said if place < stored.inputs],
+        items=[one for place, one in said if place >= stored.inputs],
     )
 
 
-def _forget(kept: StoredTurn) -> None:
+def _forget(stored: StoredTurn) -> None:
     """Make the turn unavailable by id; it remains part of its conversation."""
-    if kept.circumstances is not None:
-        kept.circumstances = b"{}"
-    kept.record = replace(
-        kept.record,
+    if stored.circumstances is not None:
+        stored.circumstances = b"{}"
+    stored.record = replace(
+        stored.record,
         caller="",
         is_listed=False,
         metadata={},

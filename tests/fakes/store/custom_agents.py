@@ -45,19 +45,21 @@ class MemoryCustomAgents:
             raise AgentNameTaken(name)
         if not versions and sum(owner == caller for owner, _ in self._versions) >= max_count:
             raise TooManyAgents(max_count)
-        made = CustomAgentVersion(kind, name, len(versions) + 1, body, now, now)
+        created = CustomAgentVersion(kind, name, len(versions) + 1, body, now, now)
         if versions:
-            made = replace(made, created_at=versions[0].created_at)
-        self._versions[caller, name] = [*versions, made]
+            created = replace(created, created_at=versions[0].created_at)
+        self._versions[caller, name] = [*versions, created]
         self._changed(caller)
-        return made
+        return created
 
     async def delete(self, caller: str, kind: Kind, name: str) -> bool:
         if await self.find(caller, kind, name) is None:
             return False
         del self._versions[caller, name]
-        kept = self._snapshots
-        self._snapshots = {place: one for place, one in kept.items() if (place[0], one[0]) != (caller, name)}
+        stored = self._snapshots
+        self._snapshots = {
+            place: one for place, one in stored.items() if (place[0], one[0]) != (caller, name)
+        }
         self._changed(caller)
         return True
 
@@ -75,11 +77,11 @@ class MemoryCustomAgents:
         turns = sorted(self._history.turns.items())
         return next(
             (
-                kept.snapshot
-                for _, kept in turns
-                if (kept.conversation.caller, kept.conversation.id) == (caller, conversation_id)
-                and kept.snapshot is not None
-                and kept.record.team == team
+                stored.snapshot
+                for _, stored in turns
+                if (stored.conversation.caller, stored.conversation.id) == (caller, conversation_id)
+                and stored.snapshot is not None
+                and stored.record.team == team
             ),
             None,
         )

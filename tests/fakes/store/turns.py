@@ -105,7 +105,7 @@ class MemoryHistory:
         known = self.conversations.get((caller, conversation_id))
         if known is None:
             return None
-        is_running = any(self._running(lambda kept: kept.conversation.key == known.key))
+        is_running = any(self._running(lambda stored: stored.conversation.key == known.key))
         return replace(known, is_running=is_running)
 
     async def begin(self, turn: NewTurn, *, parent: CompletedTurn | None = None) -> Begun:
@@ -166,41 +166,41 @@ class MemoryHistory:
     def is_busy(self, conversation: int, now: float, *, slot: int | None = None) -> bool:
         """Whether a turn of the conversation is running in the slot; one whose lease ran out is interrupted."""
         is_busy = False
-        for kept in list(self._running(lambda kept: kept.conversation.key == conversation)):
-            if kept.record.lease_until < now and not kept.can_be_taken_over:
-                self._interrupt(kept, now)
-            elif slot in (None, kept.slot):
+        for stored in list(self._running(lambda stored: stored.conversation.key == conversation)):
+            if stored.record.lease_until < now and not stored.can_be_taken_over:
+                self._interrupt(stored, now)
+            elif slot in (None, stored.slot):
                 is_busy = True
         return is_busy
 
     async def finish(self, end: TurnEnd) -> bool:
-        kept = self.turns.get(end.turn)
-        if kept is None:
+        stored = self.turns.get(end.turn)
+        if stored is None:
             return False
-        if kept.record.status == "interrupted":
-            kept.record = replace(kept.record, error_code=TurnLeaseLost.code)
-        if kept.record.status == "running" and kept.fence != end.fence:
+        if stored.record.status == "interrupted":
+            stored.record = replace(stored.record, error_code=TurnLeaseLost.code)
+        if stored.record.status == "running" and stored.fence != end.fence:
             return False
-        if kept.record.status != "running":
-            return kept.end is not None and _is_same(kept.end, end)
-        kept.end = end
-        kept.progress = None
-        kept.checkpoints = {}
-        kept.record = _ended_record(kept.record, end)
+        if stored.record.status != "running":
+            return stored.end is not None and _is_same(stored.end, end)
+        stored.end = end
+        stored.progress = None
+        stored.checkpoints = {}
+        stored.record = _ended_record(stored.record, end)
         if not end.is_found_by_input:
-            kept.input_fingerprint = None
+            stored.input_fingerprint = None
         if end.is_history:
-            place = (kept.record.caller, kept.record.conversation_id)
+            place = (stored.record.caller, stored.record.conversation_id)
             self._set_head(place, max(end.turn, self.conversations[place].head or 0))
-        if end.pause is not None and kept.record.is_stored:
-            self._ask(kept, end, end.pause)
+        if end.pause is not None and stored.record.is_stored:
+            self._ask(stored, end, end.pause)
         for asked in list(self.asked.values()):
-            if asked.turn == end.took_up and asked.resumed_by == kept.record.id:
+            if asked.turn == end.took_up and asked.resumed_by == stored.record.id:
                 self.asked[asked.id] = replace(asked, is_unattended=False)
         return True
 
-    def _ask(self, kept: StoredTurn, end: TurnEnd, pause: Pause) -> None:
-        kept.circumstances = pause.circumstances
+    def _ask(self, stored: StoredTurn, end: TurnEnd, pause: Pause) -> None:
+        stored.circumstances = pause.circumstances
         for new in pause.approvals:
             self.asked[new.id] = Asked(
                 key=self.next_key(),
@@ -216,19 +216,19 @@ class MemoryHistory:
     async def chain(self, turn: int) -> Sequence[ChainTurn]:
         chain: list[ChainTurn] = []
         key: int | None = turn
-        while key is not None and (kept := self.turns.get(key)) is not None:
-            record = kept.record
+        while key is not None and (stored := self.turns.get(key)) is not None:
+            record = stored.record
             chain.append(
                 ChainTurn(
                     turn=key,
                     agent=record.agent,
                     is_stored=record.is_stored,
                     items=[*record.input, *record.items],
-                    pending=kept.end.pending if kept.end else (),
+                    pending=stored.end.pending if stored.end else (),
                     conversation_id=record.conversation_id,
                     end_user=record.end_user,
-                    fingerprint=kept.end.fingerprint if kept.end and kept.end.is_history else None,
-                    is_paused=kept.circumstances is not None,
+                    fingerprint=stored.end.fingerprint if stored.end and stored.end.is_history else None,
+                    is_paused=stored.circumstances is not None,
                     id=record.id,
                     is_complete=record.status in ("running", "completed"),
                     is_head=any(one.head == key for one in self.conversations.values()),
@@ -238,15 +238,15 @@ class MemoryHistory:
         return chain[::-1]
 
     async def last_items(self, turn: int, *, limit: int) -> Sequence[Item]:
-        kept = self.turns.get(turn)
-        return [] if kept is None else [*kept.record.input, *kept.record.items][-limit:]
+        stored = self.turns.get(turn)
+        return [] if stored is None else [*stored.record.input, *stored.record.items][-limit:]
 
     async def compactions(self, conversation: int) -> Sequence[Item]:
         found = [
             item
-            for kept in self.turns.values()
-            if kept.conversation.key == conversation
-            for item in kept.record.items
+            for stored in self.turns.values()
+            if stored.conversation.key == conversation
+            for item in stored.record.items
             if item.compaction is not None and not item.visible
         ]
         return found[-MAX_COMPACTIONS:]
@@ -265,11 +265,11 @@ class MemoryHistory:
     ) -> Sequence[tuple[str, int]]:
         return [
             (call_id, key)
-            for key, kept in reversed(self.turns.items())
-            if kept.end is not None
-            and kept.conversation.caller == caller
-            and conversation in (None, kept.conversation.key)
-            for call_id in dict.fromkeys(kept.end.pending)
+            for key, stored in reversed(self.turns.items())
+            if stored.end is not None
+            and stored.conversation.caller == caller
+            and conversation in (None, stored.conversation.key)
+            for call_id in dict.fromkeys(stored.end.pending)
             if call_id in call_ids
         ]
 
@@ -277,11 +277,11 @@ class MemoryHistory:
         self, fingerprints: Sequence[bytes], *, conversation: int | None = None
     ) -> Sequence[InputMatch]:
         return [
-            _input_match(kept, kept.input_fingerprint)
-            for kept in reversed(self.turns.values())
-            if kept.input_fingerprint is not None
-            and kept.input_fingerprint in fingerprints
-            and conversation in (None, kept.conversation.key)
+            _input_match(stored, stored.input_fingerprint)
+            for stored in reversed(self.turns.values())
+            if stored.input_fingerprint is not None
+            and stored.input_fingerprint in fingerprints
+            and conversation in (None, stored.conversation.key)
         ]
 
     async def turn(self, caller: str, turn_id: str) -> TurnRecord | None:
@@ -303,65 +303,73 @@ class MemoryHistory:
         return None if following is not None else found
 
     async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
-        ours = list(self._running(lambda kept: kept.record.worker == worker))
-        for kept in ours:
-            kept.record = replace(kept.record, lease_until=lease_until)
-        return [kept.record.id for kept in ours if kept.is_to_stop]
+        own = list(self._running(lambda stored: stored.record.worker == worker))
+        for stored in own:
+            stored.record = replace(stored.record, lease_until=lease_until)
+        return [stored.record.id for stored in own if stored.is_to_stop]
 
     async def request_cancel(self, caller: str, turn_id: str) -> bool:
-        found = list(self._running(lambda kept: (kept.record.caller, kept.record.id) == (caller, turn_id)))
-        for kept in found:
-            kept.is_to_stop = True
+        found = list(
+            self._running(lambda stored: (stored.record.caller, stored.record.id) == (caller, turn_id))
+        )
+        for stored in found:
+            stored.is_to_stop = True
         return bool(found)
 
     async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
         lost = [
-            kept
-            for kept in self._running(lambda kept: is_lost(kept.record, now, dead_workers))
-            if not kept.can_be_taken_over
+            stored
+            for stored in self._running(lambda stored: is_lost(stored.record, now, dead_workers))
+            if not stored.can_be_taken_over
         ]
-        for kept in lost:
-            self._interrupt(kept, now)
+        for stored in lost:
+            self._interrupt(stored, now)
         return len(lost)
 
     async def running_turn(self, caller: str, conversation_id: str) -> TurnRecord | None:
         place = (caller, conversation_id)
-        found = self._running(lambda kept: (kept.record.caller, kept.conversation.id) == place)
-        return min(((kept.slot, kept.record.turn, kept.record) for kept in found), default=(0, 0, None))[-1]
+        found = self._running(lambda stored: (stored.record.caller, stored.conversation.id) == place)
+        return min(
+            ((stored.slot, stored.record.turn, stored.record) for stored in found), default=(0, 0, None)
+        )[-1]
 
     async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:
-        for kept in self._running(lambda kept: kept.record.turn == turn):
-            kept.record = replace(kept.record, left_at=left_at, cancel_at=cancel_at)
+        for stored in self._running(lambda stored: stored.record.turn == turn):
+            stored.record = replace(stored.record, left_at=left_at, cancel_at=cancel_at)
 
     async def attendance(self, turns: Sequence[int]) -> Mapping[int, Attendance]:
         return {
-            kept.record.turn: Attendance(kept.record.cancel_at, kept.record.reader_until, kept.is_to_stop)
-            for kept in self._running(lambda kept: kept.record.turn in turns)
+            stored.record.turn: Attendance(
+                stored.record.cancel_at, stored.record.reader_until, stored.is_to_stop
+            )
+            for stored in self._running(lambda stored: stored.record.turn in turns)
         }
 
     async def announce_reader(self, turn: int, *, until: float) -> None:
-        for kept in self._running(lambda kept: kept.record.turn == turn):
-            kept.record = replace(kept.record, reader_until=until)
+        for stored in self._running(lambda stored: stored.record.turn == turn):
+            stored.record = replace(stored.record, reader_until=until)
 
     async def end_unattended(self, turn: int, *, now: float) -> bool:
-        found = list(self._running(lambda kept: kept.record.turn == turn and kept.record.is_unattended(now)))
-        for kept in found:
-            kept.record = replace(kept.record, cancel_at=now)
+        found = list(
+            self._running(lambda stored: stored.record.turn == turn and stored.record.is_unattended(now))
+        )
+        for stored in found:
+            stored.record = replace(stored.record, cancel_at=now)
         return bool(found)
 
     async def store_progress(self, turn: int, progress: Progress) -> None:
-        for kept in self._running(lambda kept: kept.record.turn == turn):
-            kept.progress = progress
-            ran = kept.record.ran_effects or progress.ran_effects
-            kept.record = replace(kept.record, ran_effects=ran)
+        for stored in self._running(lambda stored: stored.record.turn == turn):
+            stored.progress = progress
+            ran = stored.record.ran_effects or progress.ran_effects
+            stored.record = replace(stored.record, ran_effects=ran)
 
     async def poll(self, *, turns: Sequence[int], conversations: Sequence[int]) -> PollResult:
         here = {known.key for known in self.conversations.values()} & set(conversations)
         newest = dict.fromkeys(here, 0)
-        for key, kept in self.turns.items():
-            if kept.conversation.key in here and has_events(kept.record):
-                newest[kept.conversation.key] = max(newest[kept.conversation.key], key)
-        running = [kept.record for kept in self._running(lambda kept: kept.record.turn in turns)]
+        for key, stored in self.turns.items():
+            if stored.conversation.key in here and has_events(stored.record):
+                newest[stored.conversation.key] = max(newest[stored.conversation.key], key)
+        running = [stored.record for stored in self._running(lambda stored: stored.record.turn in turns)]
         return PollResult(
             {record.turn: record.lease_until for record in running},
             newest,
@@ -369,7 +377,7 @@ class MemoryHistory:
         )
 
     async def running_workers(self) -> Sequence[str]:
-        return list({kept.record.worker for kept in self._running(lambda _: True)})
+        return list({stored.record.worker for stored in self._running(lambda _: True)})
 
     async def is_ready(self) -> bool:
         return True
@@ -378,42 +386,48 @@ class MemoryHistory:
         pass
 
     def _running(self, is_wanted: Callable[[StoredTurn], bool]) -> Iterator[StoredTurn]:
-        return (kept for kept in self.turns.values() if kept.record.status == "running" and is_wanted(kept))
+        return (
+            stored
+            for stored in self.turns.values()
+            if stored.record.status == "running" and is_wanted(stored)
+        )
 
-    def _interrupt(self, kept: StoredTurn, now: float) -> None:
-        record, progress = kept.record, kept.progress
+    def _interrupt(self, stored: StoredTurn, now: float) -> None:
+        record, progress = stored.record, stored.progress
         key = record.idempotency_key if record.ran_effects else None
-        kept.record = replace(record, status="interrupted", finished_at=now, idempotency_key=key)
+        stored.record = replace(record, status="interrupted", finished_at=now, idempotency_key=key)
         if not record.ran_effects and progress is None:
-            kept.input_fingerprint = None
+            stored.input_fingerprint = None
         if progress is not None and record.is_stored:
             items, agent = list(progress.items), progress.agent
-            kept.record = replace(kept.record, items=items, agent=agent, is_history=True)
+            stored.record = replace(stored.record, items=items, agent=agent, is_history=True)
             self._set_head((record.caller, record.conversation_id), record.turn)
-        kept.progress = None
+        stored.progress = None
 
     def _last(self, is_wanted: Callable[[TurnRecord], bool]) -> TurnRecord | None:
-        return next((kept.record for kept in reversed(self.turns.values()) if is_wanted(kept.record)), None)
+        return next(
+            (stored.record for stored in reversed(self.turns.values()) if is_wanted(stored.record)), None
+        )
 
     def _by_key(self, caller: str, key: str) -> TurnRecord | None:
         return self._last(lambda record: record.caller == caller and record.idempotency_key == key)
 
     def _newest(self, is_wanted: Callable[[TurnEnd], bool], conversation: int | None) -> TurnMatch | None:
         found = [
-            (kept, kept.end)
-            for kept in self.turns.values()
-            if kept.end is not None
-            and kept.end.is_history
-            and conversation in (None, kept.conversation.key)
-            and is_wanted(kept.end)
+            (stored, stored.end)
+            for stored in self.turns.values()
+            if stored.end is not None
+            and stored.end.is_history
+            and conversation in (None, stored.conversation.key)
+            and is_wanted(stored.end)
         ]
         if not found:
             return None
-        kept, end = found[-1]
+        stored, end = found[-1]
         return TurnMatch(
             turn=end.turn,
-            conversation=kept.conversation.key,
-            conversation_id=kept.conversation.id,
+            conversation=stored.conversation.key,
+            conversation_id=stored.conversation.id,
             agent=end.agent,
             fingerprint=end.fingerprint or b"",
             is_unique=len({one.conversation.key for one, _ in found}) == 1,
@@ -458,12 +472,12 @@ def _running_record(key: int, turn: NewTurn) -> TurnRecord:
     )
 
 
-def _input_match(kept: StoredTurn, input_fingerprint: bytes) -> InputMatch:
-    record = kept.record
+def _input_match(stored: StoredTurn, input_fingerprint: bytes) -> InputMatch:
+    record = stored.record
     return InputMatch(
         turn=record.turn,
         id=record.id,
-        conversation=kept.conversation.key,
+        conversation=stored.conversation.key,
         conversation_id=record.conversation_id,
         parent=record.parent,
         agent=record.agent,

@@ -73,11 +73,11 @@ async def test_a_handoff_leaves_a_complete_chain_and_the_next_agent_its_own_inst
 
     shown = sales.requests[0].messages
     assert shown[0] == SystemMessage("You are sales.")
-    asked = shown[2]
-    assert isinstance(asked, AssistantMessage)
-    assert asked.content == "One moment."
-    assert asked.tool_calls is not None
-    assert [m.tool_call_id for m in shown if isinstance(m, ToolMessage)] == [asked.tool_calls[0].id]
+    requested = shown[2]
+    assert isinstance(requested, AssistantMessage)
+    assert requested.content == "One moment."
+    assert requested.tool_calls is not None
+    assert [m.tool_call_id for m in shown if isinstance(m, ToolMessage)] == [requested.tool_calls[0].id]
     assert "You are sales, now the active agent" in results(list(shown))[0]
     assert Handoff("triage", "sales", "wants to buy") in sink.events
     assert turn.agent == "sales"
@@ -329,14 +329,14 @@ async def test_an_agent_is_offered_the_callers_tools_by_policy(
 
 async def test_tool_choice_reaches_an_agent_that_is_shown_the_tool() -> None:
     choice = NamedToolChoice("weather")
-    shown, kept_out = ScriptedModel(says("Hi")), ScriptedModel(says("Hi"))
-    for model, policy in ((shown, "pass"), (kept_out, "ignore")):
+    shown, excluded = ScriptedModel(says("Hi")), ScriptedModel(says("Hi"))
+    for model, policy in ((shown, "pass"), (excluded, "ignore")):
         team = await team_of(agent("triage", model, client_tools=policy))  # type: ignore[arg-type]
         turn = turn_of(HELLO, agent="triage")
         turn.client_tools, turn.tool_choice = [WEATHER], choice
         await team.answer(turn, RememberingSink())
 
-    assert (shown.requests[0].tool_choice, kept_out.requests[0].tool_choice) == (choice, None)
+    assert (shown.requests[0].tool_choice, excluded.requests[0].tool_choice) == (choice, None)
 
 
 async def test_a_callers_tool_with_a_taken_name_is_refused() -> None:
@@ -349,7 +349,7 @@ async def test_a_callers_tool_with_a_taken_name_is_refused() -> None:
 
 async def test_calls_without_an_answer_are_closed_in_what_the_model_sees() -> None:
     model = ScriptedModel(says("Never mind"))
-    asked = msgspec.convert(
+    requested = msgspec.convert(
         {
             "role": "assistant",
             "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
@@ -358,7 +358,7 @@ async def test_calls_without_an_answer_are_closed_in_what_the_model_sees() -> No
     )
     team = await team_of(agent("triage", model))
 
-    await team.answer(turn_of(HELLO, asked, UserMessage("well?"), agent="triage"), RememberingSink())
+    await team.answer(turn_of(HELLO, requested, UserMessage("well?"), agent="triage"), RememberingSink())
 
     assert answers(list(model.requests[0].messages)) == {"c1": NOT_EXECUTED}
 

@@ -56,7 +56,7 @@ def test_separately_stored_calls_have_all_their_results() -> None:
     assert open_after(*messages) == []
 
 
-def test_calls_behind_other_words_are_calls_of_their_own() -> None:
+def test_calls_behind_another_text_are_separate_calls() -> None:
     messages = (calling("a"), calling("b", text="And now?"), ToolMessage("b", "B"))
 
     assert chain(*messages) == [

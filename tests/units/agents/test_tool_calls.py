@@ -49,7 +49,7 @@ class Account:
         self.seen.append(f"end {approval_id}: {result}")
 
 
-def asking(*said: str) -> Turn:
+def pending(*said: str) -> Turn:
     turn = turn_of(*map(UserMessage, said), agent="cashier")
     turn.may_ask = True
     return turn
@@ -63,7 +63,7 @@ def results(turn: Turn) -> list[str]:
 
 
 async def test_the_approval_request_follows_the_call_which_does_not_run() -> None:
-    pay, sink, turn = FixedTool("pay"), RememberingSink(), asking(PAY)
+    pay, sink, turn = FixedTool("pay"), RememberingSink(), pending(PAY)
     model = ScriptedModel(calls(("pay", '{"amount": 7}'), text="Of course."))
     team = await team_of(agent("cashier", model, tools=[pay], approvals=["pay"]))
 
@@ -88,8 +88,8 @@ async def test_the_approval_request_follows_the_call_which_does_not_run() -> Non
     assert (pay.calls, turn.ran_effects) == ([], False)
 
 
-async def test_no_more_is_asked_about_than_may_be_called() -> None:
-    pay, turn = FixedTool("pay"), asking(PAY)
+async def test_no_more_calls_need_approval_than_may_be_made() -> None:
+    pay, turn = FixedTool("pay"), pending(PAY)
     model = ScriptedModel(calls(*[("pay", "{}")] * 4))
     cashier = agent("cashier", model, tools=[pay], approvals=["pay"])
     team = await team_of(cashier, limits=Limits(max_tool_calls=2))
@@ -101,8 +101,8 @@ async def test_no_more_is_asked_about_than_may_be_called() -> None:
     assert all("the limit of tool calls is reached" in result for result in results(turn)[2:])
 
 
-async def test_a_call_without_arguments_is_asked_about_as_one() -> None:
-    turn = asking(PAY)
+async def test_a_call_without_arguments_is_submitted_for_approval_without_any() -> None:
+    turn = pending(PAY)
     model = ScriptedModel(calls(("pay", "")))
     team = await team_of(agent("cashier", model, tools=[FixedTool("pay")], approvals=["pay"]))
 
@@ -112,8 +112,8 @@ async def test_a_call_without_arguments_is_asked_about_as_one() -> None:
     assert "`pay()`" in str(turn.items[-1].message.content)
 
 
-async def test_a_call_that_was_cut_off_is_neither_run_nor_asked_about() -> None:
-    turn = asking(PAY)
+async def test_a_call_that_was_cut_off_is_neither_run_nor_submitted_for_approval() -> None:
+    turn = pending(PAY)
     cut = [*calls(("pay", '{"amount": 70'))[:-1], *says("", reason="length")[-1:]]
     team = await team_of(agent("cashier", ScriptedModel(cut), tools=[FixedTool("pay")], approvals=["pay"]))
 
@@ -132,32 +132,32 @@ def decided(
 
 async def test_the_call_is_made_again_under_a_new_id_and_noted_before_and_behind() -> None:
     pay, account, sink = FixedTool("pay", "paid", has_effects=True), Account(), RememberingSink()
-    turn = asking(PAY)
+    turn = pending(PAY)
     turn.continuation = decided(ContinuationCall("appr_1", "pay", '{"amount": 7}'), runs=account)
     model = ScriptedModel(says("Paid."))
     team = await team_of(agent("cashier", model, tools=[pay], approvals=["pay"]))
 
     assert await team.answer(turn, sink) == TeamOutcome("stop")
 
-    note, made, result, answer = turn.items
+    note, created, result, answer = turn.items
     assert note == Item(UserMessage("Yes."), "cashier", visible=False)
-    assert isinstance(made.message, AssistantMessage)
-    assert made.message.tool_calls is not None
-    (call,) = made.message.tool_calls
+    assert isinstance(created.message, AssistantMessage)
+    assert created.message.tool_calls is not None
+    (call,) = created.message.tool_calls
     assert call == ToolCall(call.id, FunctionCall("pay", '{"amount": 7}'))
     assert call.id != "call_old"
-    assert (made.visible, result) == (False, Item(ToolMessage(call.id, "paid"), "cashier", visible=False))
+    assert (created.visible, result) == (False, Item(ToolMessage(call.id, "paid"), "cashier", visible=False))
     assert answer == Item(AssistantMessage("Paid."), "cashier")
     assert account.seen == ["begin appr_1", "end appr_1: paid"]
     assert pay.keys == ["appr_1"]
     assert turn.ran_effects
     assert sink.events[0] == ApprovalDecided("appr_1", call.id, "pay", "approve", "api")
     assert [type(event) for event in sink.events[1:3]] == [ToolStarted, ToolCompleted]
-    assert model.requests[0].messages[-3:] == [note.message, made.message, result.message]
+    assert model.requests[0].messages[-3:] == [note.message, created.message, result.message]
 
 
 async def test_a_known_result_is_returned_without_running_the_call() -> None:
-    pay, account, sink, turn = FixedTool("pay"), Account(), RememberingSink(), asking(PAY)
+    pay, account, sink, turn = FixedTool("pay"), Account(), RememberingSink(), pending(PAY)
     turn.continuation = decided(ContinuationCall("appr_1", "pay", "{}", ""), runs=account, note="")
     model = ScriptedModel(says("Paid."))
     team = await team_of(agent("cashier", model, tools=[pay], approvals=["pay"]))
@@ -170,7 +170,7 @@ async def test_a_known_result_is_returned_without_running_the_call() -> None:
 
 
 async def test_a_call_with_unknown_outcome_is_not_repeated_and_reported() -> None:
-    pay, turn = FixedTool("pay"), asking(PAY)
+    pay, turn = FixedTool("pay"), pending(PAY)
     account = Account(knows=("appr_1",))
     turn.continuation = decided(
         ContinuationCall("appr_1", "pay", "{}"), ContinuationCall("appr_2", "pay", "{}"), runs=account
@@ -184,7 +184,7 @@ async def test_a_call_with_unknown_outcome_is_not_repeated_and_reported() -> Non
 
 
 async def test_a_run_that_cannot_be_noted_does_not_happen() -> None:
-    pay, turn = FixedTool("pay"), asking(PAY)
+    pay, turn = FixedTool("pay"), pending(PAY)
     turn.continuation = decided(ContinuationCall("appr_1", "pay", "{}"), runs=Account(fails=True))
     team = await team_of(agent("cashier", ScriptedModel(), tools=[pay], approvals=["pay"]))
 
@@ -194,7 +194,7 @@ async def test_a_run_that_cannot_be_noted_does_not_happen() -> None:
 
 
 async def test_a_failed_approved_call_is_reported() -> None:
-    sink, account, turn = RememberingSink(), Account(), asking(PAY)
+    sink, account, turn = RememberingSink(), Account(), pending(PAY)
     turn.continuation = decided(ContinuationCall("appr_1", "pay", "{}"), runs=account)
     pay = FixedTool("pay", SORRY)
     team = await team_of(agent("cashier", ScriptedModel(says("Sorry.")), tools=[pay], approvals=["pay"]))
@@ -207,7 +207,7 @@ async def test_a_failed_approved_call_is_reported() -> None:
 
 
 async def test_a_decision_is_applied_once_also_after_a_handoff() -> None:
-    pay, turn = FixedTool("pay"), asking(PAY)
+    pay, turn = FixedTool("pay"), pending(PAY)
     turn.continuation = decided(ContinuationCall("appr_1", "pay", "{}"), runs=Account())
     cashier = agent(
         "cashier",

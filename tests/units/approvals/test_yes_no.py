@@ -12,7 +12,7 @@ import proxy.approvals
 from proxy.approvals.yes_no import plain_decision
 from proxy.messages import AssistantMessage, ImagePart, ImageUrl, Message, TextPart, UserMessage
 
-WORDS = tomllib.loads((Path(proxy.approvals.__file__).parent / "yes_no.toml").read_text(encoding="utf-8"))
+TEXT = tomllib.loads((Path(proxy.approvals.__file__).parent / "yes_no.toml").read_text(encoding="utf-8"))
 
 
 def decided(*texts: str) -> str | None:
@@ -21,12 +21,12 @@ def decided(*texts: str) -> str | None:
 
 @pytest.mark.parametrize(("key", "decision"), [("yes", "approve"), ("no", "refuse")])
 def test_every_word_of_the_list_is_what_it_says(key: str, decision: str) -> None:
-    assert {word: decided(word) for word in WORDS[key]} == dict.fromkeys(WORDS[key], decision)
-    assert len(WORDS[key]) == len(set(WORDS[key]))
+    assert {word: decided(word) for word in TEXT[key]} == dict.fromkeys(TEXT[key], decision)
+    assert len(TEXT[key]) == len(set(TEXT[key]))
 
 
 def test_no_word_is_both() -> None:
-    assert set(WORDS["yes"]) & set(WORDS["no"]) == set()
+    assert set(TEXT["yes"]) & set(TEXT["no"]) == set()
 
 
 YES = (

@@ -147,11 +147,11 @@ async def test_repeated_function_call_resumes_the_turn_that_its_result_answers(r
             transcript.add(message)
         parent = turns[-1] if turns else None
         begun = await history.begin(new_turn(team="shop", parent=parent, input=[Item(message)]))
-        made = AssistantMessage(None, tool_calls=[ToolCall(f"call_{number}", call)])
+        created = AssistantMessage(None, tool_calls=[ToolCall(f"call_{number}", call)])
         await history.finish(
             the_end(
                 begun.turn,
-                items=[Item(made, "sales")],
+                items=[Item(created, "sales")],
                 last_answer=transcript.call(call),
                 pending=[f"call_{number}"],
             )

@@ -53,7 +53,7 @@ class Failing(MemoryLibrary):
         return 0
 
 
-async def made(library: MemoryLibrary, name: str, now: float) -> None:
+async def created(library: MemoryLibrary, name: str, now: float) -> None:
     await library.create_conversation("alice", name, metadata={}, items=[], now=now)
 
 
@@ -65,9 +65,9 @@ async def names(library: MemoryLibrary) -> list[str]:
 
 async def test_old_conversations_go_at_the_start_and_others_as_they_grow_old() -> None:
     library, time = MemoryLibrary(MemoryHistory()), Time(now=100 * DAY, rounds=26)
-    await made(library, "older than a week", 92 * DAY)
-    await made(library, "a week in half a day", 93.5 * DAY)
-    await made(library, "a week in two days", 95 * DAY)
+    await created(library, "older than a week", 92 * DAY)
+    await created(library, "a week in half a day", 93.5 * DAY)
+    await created(library, "a week in two days", 95 * DAY)
     seen: list[list[str]] = []
 
     async def look() -> None:

@@ -88,7 +88,9 @@ def test_turns_without_content_cannot_be_compared() -> None:
         (("question 3", "answer 3", "question 5", "answer 4"), False),
     ],
 )
-def test_the_last_items_of_a_turn_tell_most_other_lists(texts: Sequence[str], expected: bool) -> None:
+def test_the_last_items_of_a_turn_distinguish_it_from_most_lists(
+    texts: Sequence[str], expected: bool
+) -> None:
     assert may_be_end(CHAIN[-1].items, listed(*texts)) is expected
 
 

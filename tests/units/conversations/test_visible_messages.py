@@ -26,7 +26,7 @@ def turn(*items: Item, pending: tuple[str, ...] = ()) -> ChainTurn:
     return ChainTurn(turn=1, agent="sales", is_stored=True, items=items, pending=pending)
 
 
-ASKED = Item(UserMessage("Hi"))
+REQUESTED = Item(UserMessage("Hi"))
 ANSWERED = Item(AssistantMessage("Hello"), "sales")
 CLOCK = SystemMessage("It is 10:00.")
 
@@ -34,7 +34,7 @@ CLOCK = SystemMessage("It is 10:00.")
 def test_agents_of_one_turn_are_one_message_without_tool_calls() -> None:
     chain = [
         turn(
-            ASKED,
+            REQUESTED,
             Item(AssistantMessage("One moment.", tool_calls=[call("hidden")]), "triage"),
             Item(ToolMessage("hidden", "over"), "triage", visible=False),
             Item(AssistantMessage(None, tool_calls=[call("h2")]), "sales", visible=False),
@@ -57,7 +57,7 @@ def test_agents_of_one_turn_are_one_message_without_tool_calls() -> None:
 def test_a_refusal_is_shown_as_one() -> None:
     refused = AssistantMessage(None, refusal="No.")
 
-    assert visible_messages([turn(ASKED, Item(refused, "sales"))]) == [UserMessage("Hi"), refused]
+    assert visible_messages([turn(REQUESTED, Item(refused, "sales"))]) == [UserMessage("Hi"), refused]
 
 
 def test_what_a_caller_added_is_shown_as_it_is() -> None:
@@ -91,7 +91,7 @@ def test_request_messages_are_rebuilt_from_stored_items(
     count: int, instructions: list[tuple[int, Message]], expected: list[Message]
 ) -> None:
     rebuilt = rebuild_request_messages(
-        [turn(ASKED, ANSWERED)], [Item(UserMessage("More"))], count=count, instructions=instructions
+        [turn(REQUESTED, ANSWERED)], [Item(UserMessage("More"))], count=count, instructions=instructions
     )
 
     assert rebuilt == expected

@@ -52,7 +52,7 @@ async def bench(upstream: FakeUpstream) -> AsyncIterator[Bench]:
     await bench.models.close()
 
 
-async def test_the_list_is_asked_for_at_the_providers_address(upstream: FakeUpstream, bench: Bench) -> None:
+async def test_the_list_is_requested_at_the_providers_address(upstream: FakeUpstream, bench: Bench) -> None:
     upstream.reply(names("a"))
     await bench.models.start()
 

@@ -138,7 +138,7 @@ async def test_waits_are_spread(draw: float, slept: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wished", "slept"),
+    ("requested", "slept"),
     [
         pytest.param(2.0, [2.0, 2.0], id="short: waited out"),
         pytest.param(5.0, [5.0, 5.0], id="at the limit: waited out"),
@@ -147,8 +147,8 @@ async def test_waits_are_spread(draw: float, slept: list[float]) -> None:
         pytest.param(3600.0, [], id="an hour: handed on at once"),
     ],
 )
-async def test_retry_after_decides_about_the_wait(wished: float, slept: list[float]) -> None:
-    limited = UpstreamRateLimited("rate_limited", is_retryable=True, retry_after=wished)
+async def test_retry_after_decides_about_the_wait(requested: float, slept: list[float]) -> None:
+    limited = UpstreamRateLimited("rate_limited", is_retryable=True, retry_after=requested)
     bench = Bench([limited] * 3)
 
     answer = await bench.ask()
@@ -226,12 +226,12 @@ async def test_cancelling_a_wait_ends_the_attempts() -> None:
 
     model = ScriptedModel([DOWN], says("Never"))
     chain = AttemptingModel([Candidate(model, Circuit())], RetryPolicy(sleep=wait))
-    asking = asyncio.create_task(ask(chain))
+    pending = asyncio.create_task(ask(chain))
     await waiting.wait()
-    asking.cancel()
-    await asyncio.wait([asking])
+    pending.cancel()
+    await asyncio.wait([pending])
 
-    assert asking.cancelled()
+    assert pending.cancelled()
     assert len(model.requests) == 1
 
 
@@ -381,18 +381,18 @@ async def test_a_cancelled_trial_admits_another_one() -> None:
     clock = Clock()
     circuit = worn_out(clock)
     clock.now += 10
-    was_asked = asyncio.Event()
+    was_requested = asyncio.Event()
 
     def never(request: ModelRequest) -> Reply:
-        was_asked.set()
+        was_requested.set()
         return [asyncio.Event()]
 
     chain = AttemptingModel([Candidate(ScriptedModel(choose=never), circuit)])
-    asking = asyncio.create_task(ask(chain))
-    await was_asked.wait()
+    pending = asyncio.create_task(ask(chain))
+    await was_requested.wait()
     assert is_open(circuit)
-    asking.cancel()
-    await asyncio.wait([asking])
+    pending.cancel()
+    await asyncio.wait([pending])
 
     assert not is_open(circuit)
 
@@ -408,7 +408,7 @@ def no_demo(name: str, definition: DemoModel) -> ScriptedModel:
     return ScriptedModel(says(f"I am {name}."))
 
 
-async def test_models_of_a_file_are_asked_over_the_wire_with_fallbacks() -> None:
+async def test_models_of_a_file_are_called_over_the_wire_with_fallbacks() -> None:
     async with FakeUpstream(cut(), error(503), text("Hello"), error(401)) as upstream:
         definitions: dict[str, ModelDefinition] = {
             "good": OpenAIModel(model="gpt", base_url=upstream.base_url),
@@ -454,7 +454,7 @@ def test_an_unknown_model_is_a_configuration_error() -> None:
         models.model_for("toy", ["teh"])
 
 
-def test_the_same_chain_is_made_once() -> None:
+def test_the_same_chain_is_created_once() -> None:
     models = Models({"toy": DemoModel(demo=True)}, demo=no_demo)
 
     assert models.model_for("toy") is models.model_for("toy", ["toy"])

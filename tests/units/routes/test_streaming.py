@@ -71,11 +71,11 @@ async def test_batches_are_written_directly_while_the_client_reads_fast_enough()
         assert b"Hello" in await sent.get()
         await asyncio.sleep(0)
         live.emit_batch([TextDelta(" dear"), TextDelta(" client")])
-        assert [words_of(body) for body in writer.written] == [" dear client"]
+        assert [texts_of(body) for body in writer.written] == [" dear client"]
 
         writer.is_ready = False
         live.emit_batch([TextDelta(", again")])
-        assert words_of(await sent.get()) == ", again"
+        assert texts_of(await sent.get()) == ", again"
         assert len(writer.written) == 1
 
         live.emit(Completed("triage", "stop", Usage()))
@@ -83,6 +83,6 @@ async def test_batches_are_written_directly_while_the_client_reads_fast_enough()
         assert await streaming
 
 
-def words_of(body: bytes) -> str:
+def texts_of(body: bytes) -> str:
     chunks = [json.loads(frame.removeprefix(b"data: ")) for frame in body.split(b"\n\n")[:-1]]
     return "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks)

@@ -28,9 +28,9 @@ async def lives() -> LiveTurns:
 
 @pytest.fixture
 async def left(history: MemoryHistory, lives: LiveTurns) -> AsyncIterator[LeftTurns]:
-    made = LeftTurns(history, lives, time.time, interval=0.01)
-    yield made
-    await made.close()
+    created = LeftTurns(history, lives, time.time, interval=0.01)
+    yield created
+    await created.close()
 
 
 @pytest.fixture

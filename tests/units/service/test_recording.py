@@ -45,7 +45,7 @@ USED = ModelCalled("sales", "model-a", USAGE, 0.5)
 QUESTION = Item(UserMessage("Hi"))
 ANSWER = Item(AssistantMessage("Hello!"), "sales")
 CALL = ToolCall("c1", FunctionCall("look_up", "{}"))
-ASKED = Item(AssistantMessage(None, tool_calls=[CALL]), "sales", visible=False)
+REQUESTED = Item(AssistantMessage(None, tool_calls=[CALL]), "sales", visible=False)
 RESULT = Item(ToolMessage("c1", "a rocket"), "sales", visible=False)
 DONE = Completed("sales", "stop", USAGE)
 STOPPED = Cancelled("requested", "sales", USAGE)
@@ -163,23 +163,23 @@ def test_status_and_code_are_those_of_the_closing_event(
 
 def test_an_interrupted_turn_has_its_items_so_far() -> None:
     end = stored_end(
-        LEFT, items=[ASKED], call_results={"c1": "a rocket"}, draft=["It", " is"], ran_effects=True
+        LEFT, items=[REQUESTED], call_results={"c1": "a rocket"}, draft=["It", " is"], ran_effects=True
     )
 
-    assert end.items == [ASKED, RESULT, Item(AssistantMessage("It is"), "sales")]
+    assert end.items == [REQUESTED, RESULT, Item(AssistantMessage("It is"), "sales")]
     assert (end.ran_effects, end.is_found_by_input) == (True, True)
 
 
 def test_calls_of_client_tools_are_pending() -> None:
-    asked = Item(ASKED.message, "sales")
-    end = stored_end(DONE, TeamOutcome("tool_calls", pending=("c1",)), text="", items=[asked])
+    requested = Item(REQUESTED.message, "sales")
+    end = stored_end(DONE, TeamOutcome("tool_calls", pending=("c1",)), text="", items=[requested])
 
     assert (end.pending, end.finish_reason, end.fingerprint) == (("c1",), "tool_calls", None)
 
 
 def test_a_request_for_approval_is_stored_with_what_resumes_it() -> None:
     approval = ApprovalRequest("appr_1", "c1", "look_up", "{}")
-    end = stored_end(DONE, TeamOutcome("stop", approvals=(approval,)), items=[ASKED])
+    end = stored_end(DONE, TeamOutcome("stop", approvals=(approval,)), items=[REQUESTED])
 
     assert end.pause is not None
     assert list(end.pause.approvals) == [NewApproval("appr_1", "c1", "look_up", "{}")]
@@ -279,7 +279,7 @@ async def test_an_observer_gets_the_status_of_a_turn_without_stored_events(
 
 
 async def test_a_reader_of_a_turn_without_stored_events_gets_a_failure_with_its_tools() -> None:
-    record = await record_of(items=[ASKED, RESULT, ANSWER])
+    record = await record_of(items=[REQUESTED, RESULT, ANSWER])
     closing = entries_of(record)[-1].event
 
     assert isinstance(closing, Failed)

@@ -24,17 +24,17 @@ ASK = TurnRequest(caller="c", model="shop", messages=[UserMessage("Hi")])
 
 
 class HeldHistory(MemoryHistory):
-    """Begins turns when ``goes_on`` is set, or raises ``error`` then."""
+    """Begins turns when ``released`` is set, or raises ``error`` then."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.goes_on = asyncio.Event()
+        self.released = asyncio.Event()
         self.begins = asyncio.Event()
         self.error: Exception | None = None
 
     async def begin(self, turn: NewTurn, *, parent: CompletedTurn | None = None) -> Begun:
         self.begins.set()
-        await self.goes_on.wait()
+        await self.released.wait()
         if self.error is not None:
             raise self.error
         return await super().begin(turn, parent=parent)
@@ -71,7 +71,7 @@ async def test_model_is_called_before_the_turn_is_stored_and_the_answer_waits_fo
     await asyncio.sleep(0)
     assert not opening.done()
     assert history.turns == {}
-    history.goes_on.set()
+    history.released.set()
     opened = await opening
 
     assert isinstance(await end_of(opened), Completed)
@@ -90,7 +90,7 @@ async def test_turn_that_cannot_begin_ends_its_model_call_and_leaves_nothing(err
     async with asyncio.timeout(5):
         await model.called.wait()
     assert model.open == 1
-    history.goes_on.set()
+    history.released.set()
     with pytest.raises(type(error)):
         await opening
 
@@ -126,7 +126,7 @@ async def test_no_tool_runs_before_the_turn_is_stored() -> None:
         await asyncio.sleep(0)
     assert tool.calls == []
     assert len(model.requests) == 1
-    history.goes_on.set()
+    history.released.set()
 
     assert isinstance(await end_of(await opening), Completed)
     assert tool.calls == [{}]
@@ -142,21 +142,21 @@ async def test_model_is_not_called_early_for_a_request_with_an_idempotency_key()
     for _ in range(10):
         await asyncio.sleep(0)
     assert model.requests == []
-    history.goes_on.set()
+    history.released.set()
 
     assert isinstance(await end_of(await opening), Completed)
 
 
 async def test_model_is_not_called_for_a_second_turn_of_a_conversation_that_is_running_here() -> None:
-    history, goes_on = MemoryHistory(), asyncio.Event()
-    model = WatchedModel([goes_on, *says("Hello")], says("Again"))
+    history, released = MemoryHistory(), asyncio.Event()
+    model = WatchedModel([released, *says("Hello")], says("Again"))
     service = await service_of(model, history)
     request = replace(ASK, conversation_id="chat-1")
 
     opened = await service.open(request)
     with pytest.raises(ConversationBusy):
         await service.open(replace(request, messages=[UserMessage("Me too")]))
-    goes_on.set()
+    released.set()
 
     assert isinstance(await end_of(opened), Completed)
     assert len(model.requests) == 1
@@ -166,11 +166,11 @@ async def test_after_a_failure_of_the_store_models_are_called_early_again_once_a
     history, model = HeldHistory(), WatchedModel(says("One"), says("Two"))
     service = await service_of(model, history)
     history.error = StoreUnavailable()
-    history.goes_on.set()
+    history.released.set()
     with pytest.raises(StoreUnavailable):
         await service.open(ASK)
     history.error = None
-    history.goes_on.clear()
+    history.released.clear()
     history.begins.clear()
 
     called = []
@@ -182,9 +182,9 @@ async def test_after_a_failure_of_the_store_models_are_called_early_again_once_a
         for _ in range(10):
             await asyncio.sleep(0)
         called.append(len(model.requests) > before)
-        history.goes_on.set()
+        history.released.set()
         await end_of(await opening)
-        history.goes_on.clear()
+        history.released.clear()
         history.begins.clear()
 
     assert called == [False, True]

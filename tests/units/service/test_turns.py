@@ -212,12 +212,12 @@ async def test_turn_that_is_cancelled_before_its_first_step_is_stored_as_cancell
 
 
 async def test_turn_that_is_opened_during_shutdown_is_cancelled() -> None:
-    begins, goes_on = asyncio.Event(), asyncio.Event()
+    begins, released = asyncio.Event(), asyncio.Event()
 
     class Slow(MemoryHistory):
         async def begin(self, turn: NewTurn, *, parent: CompletedTurn | None = None) -> Begun:
             begins.set()
-            await goes_on.wait()
+            await released.wait()
             return await super().begin(turn, parent=parent)
 
     service = await service_of([asyncio.Event()], history=Slow())
@@ -226,7 +226,7 @@ async def test_turn_that_is_opened_during_shutdown_is_cancelled() -> None:
     await begins.wait()
     closing = asyncio.create_task(service.close(grace=0))
     await asyncio.sleep(0)
-    goes_on.set()
+    released.set()
 
     end = await end_of(await opening)
     await closing

@@ -438,5 +438,5 @@ def test_a_report_shows_no_key_and_no_password(write: Write) -> None:
     assert "hunter" not in summary
 
 
-def test_the_demo_can_be_asked_for_by_name(write: Write) -> None:
+def test_the_demo_can_be_requested_by_name(write: Write) -> None:
     assert load(write("models: {m: {demo: true}}" + SHOP)).definitions.models["m"] == DemoModel(demo=True)

@@ -88,13 +88,13 @@ def test_a_file_made_to_exhaust_the_loader_is_refused(text: str, lines: list[str
 
 # --- whatever is written -------------------------------------------------------------------------------------
 
-WORDS = """
+TEXT = """
     models teams shop entry A agents instructions model fallbacks tools handoffs to when tool client_tools limits
     max_handoffs provider config demo true 5 1.5 null pass default execute_order os:getcwd x-a <<
 """
-_words = st.sampled_from(WORDS.split())
+_texts = st.sampled_from(TEXT.split())
 _scalars = st.one_of(
-    _words,
+    _texts,
     st.text(max_size=12),
     st.sampled_from(
         [
@@ -127,7 +127,7 @@ _values = st.recursive(
     max_leaves=20,
 )
 _lines = st.lists(
-    st.tuples(st.integers(0, 5), st.booleans(), _words, st.one_of(st.just(""), _values)), max_size=12
+    st.tuples(st.integers(0, 5), st.booleans(), _texts, st.one_of(st.just(""), _values)), max_size=12
 ).map(
     lambda lines: "\n".join(
         "  " * depth + ("- " if is_item else "") + f"{key}: {value}" for depth, is_item, key, value in lines

@@ -127,7 +127,7 @@ teams:
     }
 
 
-def test_words_and_numbers_are_read_as_yaml_1_2_reads_them(write: Write) -> None:
+def test_scalars_are_read_as_yaml_1_2_reads_them(write: Write) -> None:
     path = write(
         """
 models:

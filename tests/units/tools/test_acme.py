@@ -54,9 +54,9 @@ class Shop:
 
 @pytest.fixture
 def threads() -> Iterator[ToolThreads]:
-    made = ToolThreads()
-    yield made
-    made.close()
+    created = ToolThreads()
+    yield created
+    created.close()
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ async def test_what_was_bought_at_the_counter_is_found_and_refunded_once_in_a_co
 
 
 @pytest.mark.parametrize(
-    ("words", "found"),
+    ("content", "found"),
     [
         ("UNICYCLES", ["Rocket-Powered Unicycle"]),
         ("my unicycle exploded", ["Rocket-Powered Unicycle"]),
@@ -169,10 +169,10 @@ async def test_what_was_bought_at_the_counter_is_found_and_refunded_once_in_a_co
         ("the", []),
     ],
 )
-async def test_the_items_with_most_of_the_words_are_found(shop: Shop, words: str, found: list[str]) -> None:
+async def test_the_items_with_most_of_the_terms_are_found(shop: Shop, content: str, found: list[str]) -> None:
     await shop.call("execute_order", product="Straße Roller", price=1)
 
-    assert [product for product, _ in await shop.found(words)] == found
+    assert [product for product, _ in await shop.found(content)] == found
 
 
 async def test_what_can_still_be_refunded_comes_first_and_five_are_enough(shop: Shop) -> None:

@@ -28,15 +28,15 @@ Call = Callable[..., Any]
 
 @pytest.fixture
 def threads() -> Iterator[ToolThreads]:
-    made = ToolThreads()
-    yield made
-    made.close()
+    created = ToolThreads()
+    yield created
+    created.close()
 
 
 @pytest.fixture
 async def services() -> AsyncIterator[FakeServices]:
-    async with FakeServices() as made:
-        yield made
+    async with FakeServices() as created:
+        yield created
 
 
 async def run(tool: Tool, arguments: Mapping[str, object]) -> Any:
@@ -218,7 +218,7 @@ async def test_a_quote_without_price_is_an_error(services: FakeServices, call: C
 # --- search_web ---
 
 
-async def test_a_searxng_server_is_asked(services: FakeServices, call: Call) -> None:
+async def test_a_searxng_server_is_called(services: FakeServices, call: Call) -> None:
     assert await call("search_web", query=" road  runners ", max_results=2) == {
         "query": "road runners",
         "results": [
@@ -280,7 +280,7 @@ async def test_without_a_server_the_library_searches_in_a_thread(threads: ToolTh
     assert requested == [("x", 3, False)]
 
 
-def test_the_library_has_what_is_asked_of_it() -> None:
+def test_the_library_has_what_is_required_of_it() -> None:
     from ddgs import DDGS
     from ddgs.exceptions import DDGSException, RatelimitException, TimeoutException
 

@@ -16,13 +16,13 @@ from tests.fakes.services import FakeServices, Handler
 
 REFUSED = "the test is configured with an address that tools must not access"
 UNREACHED = "the test could not be reached"
-ELSEWHERE = "https://service.example"
+OTHER_ORIGIN = "https://service.example"
 
 
 @pytest.fixture
 async def services() -> AsyncIterator[FakeServices]:
-    async with FakeServices() as made:
-        yield made
+    async with FakeServices() as created:
+        yield created
 
 
 def resolving(*addresses: str) -> Any:
@@ -69,8 +69,8 @@ NOT_PUBLIC = [
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
 async def test_a_name_that_leads_to_an_address_of_no_public_network_is_refused(address: str) -> None:
-    assert await error_message(Egress(resolve=resolving(address)), ELSEWHERE) == REFUSED
-    assert await error_message(Egress(resolve=resolving("93.184.215.14", address)), ELSEWHERE) == REFUSED
+    assert await error_message(Egress(resolve=resolving(address)), OTHER_ORIGIN) == REFUSED
+    assert await error_message(Egress(resolve=resolving("93.184.215.14", address)), OTHER_ORIGIN) == REFUSED
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ async def test_metadata_and_link_local_addresses_are_refused_even_when_they_are_
 
 
 @pytest.mark.parametrize("address", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"])
-async def test_without_tls_only_own_addresses_are_asked(address: str) -> None:
+async def test_without_tls_only_own_addresses_are_called(address: str) -> None:
     assert await error_message(Egress(resolve=resolving(address)), "http://service.example") == REFUSED
     literal = f"[{address}]" if ":" in address else address
     assert await error_message(Egress(), f"http://{literal}") == REFUSED
@@ -112,7 +112,7 @@ async def test_an_invalid_url_is_rejected(base: str) -> None:
     assert await error_message(Egress(resolve=resolving("93.184.215.14")), base) == REFUSED
 
 
-async def test_a_service_of_the_operators_own_network_is_asked_by_its_name(services: FakeServices) -> None:
+async def test_a_service_of_the_operators_own_network_is_called_by_its_name(services: FakeServices) -> None:
     services.answer("/thing", json_thing)
     requested: list[str] = []
 
@@ -135,8 +135,8 @@ async def test_an_unresolvable_name_is_an_error() -> None:
     async def resolve(host: str) -> Sequence[str]:
         raise OSError("no such name")
 
-    assert await error_message(Egress(resolve=resolve), ELSEWHERE) == UNREACHED
-    assert await error_message(Egress(resolve=resolving()), ELSEWHERE) == REFUSED
+    assert await error_message(Egress(resolve=resolve), OTHER_ORIGIN) == UNREACHED
+    assert await error_message(Egress(resolve=resolving()), OTHER_ORIGIN) == REFUSED
 
 
 async def test_a_closed_port_is_an_error(services: FakeServices) -> None:

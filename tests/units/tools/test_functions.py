@@ -47,9 +47,9 @@ class Point:
 
 @pytest.fixture
 def threads() -> Iterator[ToolThreads]:
-    made = ToolThreads(max_threads=4)
-    yield made
-    made.close()
+    created = ToolThreads(max_threads=4)
+    yield created
+    created.close()
 
 
 MakeTool = Callable[..., PythonTool]
@@ -94,7 +94,7 @@ async def test_a_signature_becomes_a_closed_schema_without_the_context(tool_of: 
     )
 
 
-async def test_the_description_of_a_tool_is_made_once(tool_of: MakeTool) -> None:
+async def test_the_description_of_a_tool_is_created_once(tool_of: MakeTool) -> None:
     tool = tool_of(execute)
 
     assert tool.spec is tool.spec

@@ -22,12 +22,12 @@ REGIONS = {"North", "South", "East", "West"}
 
 @pytest.fixture
 def threads() -> Iterator[ToolThreads]:
-    made = ToolThreads()
-    yield made
-    made.close()
+    created = ToolThreads()
+    yield created
+    created.close()
 
 
-async def asked(threads: ToolThreads, **arguments: object) -> Any:
+async def requested(threads: ToolThreads, **arguments: object) -> Any:
     """The answer, or the text of the error."""
     tool = builtin_tools(threads)["query_sales"]
     context = ToolContext("t:1:0", "t", "c", "ann", "DataAgent", Path())
@@ -59,7 +59,7 @@ def test_the_data_are_whole() -> None:
 
 
 async def test_without_arguments_it_is_the_total_of_everything(threads: ToolThreads) -> None:
-    answer = await asked(threads)
+    answer = await requested(threads)
 
     average = round(revenue(sales()) / units(sales()), 2)
     assert answer == {
@@ -72,7 +72,7 @@ async def test_without_arguments_it_is_the_total_of_everything(threads: ToolThre
 
 
 async def test_regions_come_best_first_with_their_share(threads: ToolThreads) -> None:
-    answer = await asked(threads, group_by="region", last_months=1)
+    answer = await requested(threads, group_by="region", last_months=1)
 
     december = {region: revenue(sales(month="2025-12", region=region)) for region in REGIONS}
     assert answer["period"] == {"from": "2025-12", "to": "2025-12"}
@@ -83,7 +83,7 @@ async def test_regions_come_best_first_with_their_share(threads: ToolThreads) ->
 
 
 async def test_months_come_in_order_with_their_change(threads: ToolThreads) -> None:
-    answer = await asked(
+    answer = await requested(
         threads, group_by="month", metric="units", period_from="2024-11", period_to="2025-01"
     )
 
@@ -97,25 +97,25 @@ async def test_months_come_in_order_with_their_change(threads: ToolThreads) -> N
 
 
 async def test_product_and_region_narrow_it_down_however_they_are_spelled(threads: ToolThreads) -> None:
-    answer = await asked(threads, group_by="year", product=" inflatable  CLIFF", region="north")
+    answer = await requested(threads, group_by="year", product=" inflatable  CLIFF", region="north")
 
     assert (answer["product"], answer["region"]) == ("Inflatable Cliff", "North")
     mine = sales(product="Inflatable Cliff", region="North")
     assert {row["year"]: row["revenue"] for row in answer["rows"]} == {
         year: revenue([row for row in mine if row["month"].startswith(year)]) for year in ("2024", "2025")
     }
-    assert (await asked(threads, product="unicycle"))["product"] == "Rocket-Powered Unicycle"
+    assert (await requested(threads, product="unicycle"))["product"] == "Rocket-Powered Unicycle"
 
 
 async def test_only_the_best_rows_are_given_and_the_total_stays_whole(threads: ToolThreads) -> None:
-    answer = await asked(threads, group_by="product", metric="units", top=2)
+    answer = await requested(threads, group_by="product", metric="units", top=2)
 
     assert [row["product"] for row in answer["rows"]] == ["Spring-Loaded Welcome Mat", "Pocket Thundercloud"]
     assert answer["total"]["units"] == units(sales())
 
 
 async def test_quarters_and_prices(threads: ToolThreads) -> None:
-    answer = await asked(threads, group_by="quarter", metric="average_price", last_months=6)
+    answer = await requested(threads, group_by="quarter", metric="average_price", last_months=6)
 
     assert [row["quarter"] for row in answer["rows"]] == ["2025-Q3", "2025-Q4"]
     third = [row for month in ("07", "08", "09") for row in sales(month=f"2025-{month}")]
@@ -123,10 +123,10 @@ async def test_quarters_and_prices(threads: ToolThreads) -> None:
 
 
 async def test_a_period_is_cut_to_the_data(threads: ToolThreads) -> None:
-    answer = await asked(threads, period_from="1999-01", period_to="2030-12")
+    answer = await requested(threads, period_from="1999-01", period_to="2030-12")
 
     assert answer["period"] == {"from": "2024-01", "to": "2025-12"}
-    assert (await asked(threads, last_months=24, period_to="2024-02"))["period"]["from"] == "2024-01"
+    assert (await requested(threads, last_months=24, period_to="2024-02"))["period"]["from"] == "2024-01"
 
 
 @pytest.mark.parametrize(
@@ -158,4 +158,4 @@ async def test_a_period_is_cut_to_the_data(threads: ToolThreads) -> None:
 async def test_an_invalid_query_is_an_error(
     threads: ToolThreads, arguments: dict[str, object], message: str
 ) -> None:
-    assert (await asked(threads, **arguments)).startswith(f"error: {message}")
+    assert (await requested(threads, **arguments)).startswith(f"error: {message}")

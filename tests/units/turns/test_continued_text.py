@@ -27,7 +27,7 @@ from proxy.turns.continued_text import ContinuedText, separator
         ("It is", "", ""),
     ],
 )
-def test_sentences_and_words_stay_separate(before: str, text: str, between: str) -> None:
+def test_sentences_and_terms_stay_separate(before: str, text: str, between: str) -> None:
     assert separator(before, text) == between
 
 

@@ -39,10 +39,10 @@ async def test_any_text_is_valid_without_a_response_format(requested: Any) -> No
     ],
 )
 async def test_an_answer_is_met_or_not(requested: Any, text: str, is_met: bool) -> None:
-    made = await compile_response_format(requested)
+    created = await compile_response_format(requested)
 
-    assert made is not None
-    assert await made.is_met_by(text) is is_met
+    assert created is not None
+    assert await created.is_met_by(text) is is_met
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ LOOKAHEADS = "(?:(?=(?:(?=(a+))a)*)a)*b"
     ],
 )
 async def test_no_answer_and_schema_block_the_event_loop(schema: dict[str, Any], answer: Any) -> None:
-    made = await compile_response_format(form(schema))
-    assert made is not None
+    created = await compile_response_format(form(schema))
+    assert created is not None
 
     began = time.thread_time()
-    assert await made.is_met_by(json.dumps(answer)) is False
+    assert await created.is_met_by(json.dumps(answer)) is False
     # CPU of this thread: a separate process does the rest.
     assert time.thread_time() - began < 0.2
 
@@ -178,14 +178,14 @@ async def test_an_expensive_schema_is_enforced() -> None:
 
 
 async def test_a_large_answer_that_matches_is_accepted() -> None:
-    made = await compile_response_format(
+    created = await compile_response_format(
         form({"type": "array", "items": {"type": "string", "pattern": "^(?!b)a+$"}})
     )
 
-    assert made is not None
-    assert await made.is_met_by(json.dumps(["a" * 100] * 500))
-    assert not await made.is_met_by(json.dumps(["a" * 100] * 500 + ["b"]))
-    assert not await made.is_met_by("no JSON")
+    assert created is not None
+    assert await created.is_met_by(json.dumps(["a" * 100] * 500))
+    assert not await created.is_met_by(json.dumps(["a" * 100] * 500 + ["b"]))
+    assert not await created.is_met_by("no JSON")
 
 
 def test_a_process_that_takes_too_much_cpu_time_is_ended() -> None:
@@ -233,10 +233,10 @@ async def test_a_schema_is_compiled_once() -> None:
     ],
 )
 async def test_ordinary_patterns_are_within_the_bounds(pattern: str, text: str) -> None:
-    made = await compile_response_format(form({"type": "string", "pattern": pattern}))
+    created = await compile_response_format(form({"type": "string", "pattern": pattern}))
 
-    assert made is not None
-    assert await made.is_met_by(f'"{text}"')
+    assert created is not None
+    assert await created.is_met_by(f'"{text}"')
 
 
 def doubling(levels: int) -> dict[str, Any]:

@@ -170,12 +170,12 @@ def classes(root: type[ProxyError]) -> Iterator[type[ProxyError]]:
 
 
 def test_the_catalogue_has_every_error_that_can_reach_a_caller() -> None:
-    told = {type(error) for error, *_ in CATALOGUE}
-    never_told = {*classes(ConfigurationError), ConfigurationError, ToolError}
+    reported = {type(error) for error, *_ in CATALOGUE}
+    never_reported = {*classes(ConfigurationError), ConfigurationError, ToolError}
     only_roots = {errors.NotFound, errors.TurnFailed, errors.AgentFailed}
-    ours = {one for one in classes(ProxyError) if one.__module__ == "proxy.errors"}
+    own = {one for one in classes(ProxyError) if one.__module__ == "proxy.errors"}
 
-    assert ours - never_told - only_roots == told
+    assert own - never_reported - only_roots == reported
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_an_unknown_path_and_an_unsupported_method_use_the_envelope() -> None:
     assert len(envelope(invalid_url("GET", "/" * 60_000))) < 400
 
 
-def test_the_words_for_a_large_body_are_the_official_ones() -> None:
+def test_the_message_for_a_large_body_is_the_official_one() -> None:
     assert (
         str(BodyTooLarge(4194304, 5000000))
         == "Maximum content size limit (4194304) exceeded (5000000 bytes read)"
@@ -357,10 +357,10 @@ def test_the_words_for_a_large_body_are_the_official_ones() -> None:
 def attempts(error: Exception | Failed) -> tuple[int, Exception]:
     """How often the official client asks a server that answers with this error, and what it raises."""
     problem = error_response(error)
-    asked: list[httpx2.Request] = []
+    requested: list[httpx2.Request] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        asked.append(request)
+        requested.append(request)
         headers = {**headers_of(problem), "content-type": "application/json"}
         # The wait is not what is looked at.
         headers = {name: "1" if name == "retry-after-ms" else value for name, value in headers.items()}
@@ -370,7 +370,7 @@ def attempts(error: Exception | Failed) -> tuple[int, Exception]:
     client = openai.OpenAI(api_key="k", base_url="http://proxy/v1", http_client=transport)
     with pytest.raises(openai.APIStatusError) as caught:
         client.chat.completions.create(model="m", messages=[])
-    return len(asked), caught.value
+    return len(requested), caught.value
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def attempts(error: Exception | Failed) -> tuple[int, Exception]:
     ids=lambda value: type(value).__name__,
 )
 def test_the_sdk_repeats_what_may_be_repeated(error: Any, times: int, raised: type[Exception]) -> None:
-    asked, caught = attempts(error)
+    requested, caught = attempts(error)
 
-    assert (asked, type(caught)) == (times, raised)
+    assert (requested, type(caught)) == (times, raised)
     assert getattr(caught, "code", None) == error_response(error).code

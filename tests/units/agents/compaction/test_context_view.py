@@ -56,7 +56,7 @@ def test_without_a_compaction_the_view_is_the_items_themselves() -> None:
     assert (view.earlier, view.own) == (items, own)
 
 
-def test_the_summary_replaces_everything_between_the_first_user_message_and_the_kept_groups() -> None:
+def test_the_summary_replaces_everything_between_the_first_user_message_and_the_retained_groups() -> None:
     items = [
         user("1"),
         answer("2"),

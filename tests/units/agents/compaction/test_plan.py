@@ -21,31 +21,31 @@ def plan(items: list[Item], limit: int, *, fixed: int = 0, known: KnownCuts = NO
     return plan_compaction(items, cut, known, fixed=fixed, before=before, limit=limit)
 
 
-def applied(items: list[Item], made: Plan, summary: str = "S") -> list[Item]:
-    text = summary if made.covered else ""
-    compaction = compaction_of(items, made, has_summary=bool(text))
+def applied(items: list[Item], created: Plan, summary: str = "S") -> list[Item]:
+    text = summary if created.covered else ""
+    compaction = compaction_of(items, created, has_summary=bool(text))
     return [*items, Item(UserMessage(content=text), agent="a", visible=False, compaction=compaction)]
 
 
 def test_old_results_are_shortened_first() -> None:
     items = [item for n in range(10) for item in (user(str(n)), *call(f"c{n}", "x" * 3000), answer("ok"))]
 
-    made = plan(items, 8000)
+    created = plan(items, 8000)
 
-    assert made is not None
-    assert made.covered == ()
-    assert made.tokens_after < 0.7 * 8000
+    assert created is not None
+    assert created.covered == ()
+    assert created.tokens_after < 0.7 * 8000
 
 
 def test_whole_turns_are_summarised_if_results_are_not_enough() -> None:
     items = [item for n in range(20) for item in (user("q" * 600), answer("a" * 600))]
 
-    made = plan(items, 4000)
+    created = plan(items, 4000)
 
-    assert made is not None
-    assert isinstance(items[made.retained_from].message, UserMessage)
-    assert made.covered == items[1 : made.retained_from]
-    view = view_of(applied(items, made), (), cut_of(applied(items, made)))
+    assert created is not None
+    assert isinstance(items[created.retained_from].message, UserMessage)
+    assert created.covered == items[1 : created.retained_from]
+    view = view_of(applied(items, created), (), cut_of(applied(items, created)))
     assert items_tokens(view.items) < 0.6 * 4000
 
 
@@ -57,19 +57,19 @@ def test_nothing_can_be_planned_for_one_long_message() -> None:
 def test_a_known_summary_that_fits_is_preferred() -> None:
     items = [item for n in range(20) for item in (user("q" * 600), answer("a" * 600))]
 
-    made = plan(items, 4000, known=KnownCuts({30: "known"}, ()))
+    created = plan(items, 4000, known=KnownCuts({30: "known"}, ()))
 
-    assert made is not None
-    assert (made.retained_from, made.summary, made.covered) == (30, "known", ())
+    assert created is not None
+    assert (created.retained_from, created.summary, created.covered) == (30, "known", ())
 
 
 def test_a_known_summary_that_does_not_fit_is_not_used() -> None:
     items = [item for n in range(20) for item in (user("q" * 600), answer("a" * 600))]
 
-    made = plan(items, 4000, known=KnownCuts({2: "known"}, ()))
+    created = plan(items, 4000, known=KnownCuts({2: "known"}, ()))
 
-    assert made is not None
-    assert made.covered
+    assert created is not None
+    assert created.covered
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -84,17 +84,17 @@ def test_every_plan_keeps_groups_whole_and_is_what_the_stored_form_gives(seed: i
             items.append(answer("a" * chance.randrange(900)))
 
     limit = chance.randrange(1500, 6000)
-    made = plan(items, limit)
+    created = plan(items, limit)
 
-    if made is None:
+    if created is None:
         return
-    stored = applied(items, made)
+    stored = applied(items, created)
     cut = cut_of(stored)
     assert cut is not None
-    assert cut.whole == made.whole
-    if made.covered:
-        assert cut.retained_from == made.retained_from
-        assert made.retained_from == len(items) or is_group_start(items, made.retained_from)
+    assert cut.whole == created.whole
+    if created.covered:
+        assert cut.retained_from == created.retained_from
+        assert created.retained_from == len(items) or is_group_start(items, created.retained_from)
     after = items_tokens(view_of(stored, (), cut).items)
     assert after < items_tokens(items)
 
@@ -112,8 +112,8 @@ def test_the_user_message_of_a_summarised_turn_is_part_of_the_next_summary() -> 
     )
     items += [answer("done"), *(item for n in range(20) for item in (user("q" * 600), answer("a" * 600)))]
 
-    made = plan(items, 4000)
+    created = plan(items, 4000)
 
-    assert made is not None
-    assert made.covered[0] is turn
-    assert first not in made.covered
+    assert created is not None
+    assert created.covered[0] is turn
+    assert first not in created.covered

@@ -74,7 +74,7 @@ SECRET = "sk-secret"
 def result(
     content: str | list[FunctionCall] = "",
     reason: str = "stop",
-    thought: str | None = None,
+    reasoning: str | None = None,
     used: tuple[int, int] = (3, 2),
 ) -> CreateResult:
     return CreateResult.model_validate(
@@ -83,7 +83,7 @@ def result(
             "content": content,
             "usage": RequestUsage(*used),
             "cached": False,
-            "thought": thought,
+            "thought": reasoning,
         }
     )
 
@@ -112,7 +112,7 @@ async def answer_of(*steps: Step, limits: ModelLimits | None = None) -> Answer:
         ("nonsense", "cannot be made from its config"),
     ],
 )
-def test_a_component_that_cannot_be_made_stops_the_start_without_its_config(
+def test_a_component_that_cannot_be_created_stops_the_start_without_its_config(
     provider: str, sentence: str
 ) -> None:
     definition = ComponentModel(provider=provider, config={"api_key": SECRET})
@@ -232,29 +232,29 @@ async def test_a_client_that_cannot_see_is_shown_no_image() -> None:
     assert blind.asked == []
 
 
-WISHES = Parameters(temperature=0.5, max_completion_tokens=9, stop="END", seed=4)
+PARAMETERS = Parameters(temperature=0.5, max_completion_tokens=9, stop="END", seed=4)
 
 
 def test_each_model_family_gets_supported_parameters() -> None:
-    assert create_args(WISHES, False, "openai") == {
+    assert create_args(PARAMETERS, False, "openai") == {
         "temperature": 0.5,
         "max_completion_tokens": 9,
         "stop": "END",
         "seed": 4,
         "parallel_tool_calls": False,
     }
-    assert create_args(WISHES, False, "anthropic") == {
+    assert create_args(PARAMETERS, False, "anthropic") == {
         "temperature": 0.5,
         "max_tokens": 9,
         "stop_sequences": ["END"],
     }
-    assert create_args(WISHES, None, "ollama") == {
+    assert create_args(PARAMETERS, None, "ollama") == {
         "temperature": 0.5,
         "num_predict": 9,
         "stop": "END",
         "seed": 4,
     }
-    assert create_args(WISHES, None, "other") == {}
+    assert create_args(PARAMETERS, None, "other") == {}
 
 
 def test_a_response_format_that_a_client_cannot_ask_for_is_refused() -> None:
@@ -271,10 +271,10 @@ def test_a_response_format_that_a_client_cannot_ask_for_is_refused() -> None:
         pytest.param(["Hel", "lo", result("Hello")], [TextDelta("Hel"), TextDelta("lo")], id="text"),
         pytest.param([result("Hello")], [TextDelta("Hello")], id="text in the result only"),
         pytest.param(
-            [result("Hello", thought="Hm.")], [ReasoningDelta("Hm."), TextDelta("Hello")], id="a thought"
+            [result("Hello", reasoning="Hm.")], [ReasoningDelta("Hm."), TextDelta("Hello")], id="reasoning"
         ),
         pytest.param(
-            ["<think>Hm", ".", "</think>", "Hello", result("Hello", thought="Hm.")],
+            ["<think>Hm", ".", "</think>", "Hello", result("Hello", reasoning="Hm.")],
             [ReasoningDelta("Hm"), ReasoningDelta("."), TextDelta("Hello")],
             id="reasoning in the text",
         ),

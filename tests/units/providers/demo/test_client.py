@@ -125,9 +125,9 @@ class Stage:
 
 @pytest.fixture
 def threads() -> Iterator[ToolThreads]:
-    made = ToolThreads()
-    yield made
-    made.close()
+    created = ToolThreads()
+    yield created
+    created.close()
 
 
 @pytest.fixture
@@ -621,7 +621,7 @@ async def test_several_calls_after_text(changes: dict[str, Any], calls: list[tup
     assert [(c.function.name, json.loads(c.function.arguments)) for c in calls_in(deltas)] == calls
 
 
-SIDE_BY_SIDE = Script.model_validate(
+CONCURRENT = Script.model_validate(
     {
         "team": "both",
         "agents": {
@@ -653,8 +653,8 @@ def parallel_results(*results: tuple[str, str], words: str = "one and two") -> M
     return ModelRequest(messages, [FunctionTool("one"), FunctionTool("two")], team="both", agent="A")
 
 
-async def test_what_is_asked_for_at_once_is_called_at_once() -> None:
-    model = DemoModel(word_delay=0, scripts={"both": SIDE_BY_SIDE})
+async def test_calls_requested_in_parallel_run_in_parallel() -> None:
+    model = DemoModel(word_delay=0, scripts={"both": CONCURRENT})
 
     calls = calls_in(await ask(model, parallel_results()))
     alone = await ask(model, parallel_results(words="three"))
@@ -675,7 +675,7 @@ async def test_what_is_asked_for_at_once_is_called_at_once() -> None:
     ids=["both", "one failed", "the same twice", "nothing to say", "another agent's tool"],
 )
 async def test_all_results_of_a_reply_are_spoken_of(results: tuple[tuple[str, str], ...], text: str) -> None:
-    model = DemoModel(word_delay=0, scripts={"both": SIDE_BY_SIDE})
+    model = DemoModel(word_delay=0, scripts={"both": CONCURRENT})
     words = "hm" if results[0][0] == "elsewhere" else "one and two"
 
     assert text_in(await ask(model, parallel_results(*results, words=words))) == text
@@ -780,13 +780,13 @@ PAGE_TITLE = "Write a title of at most six words for this conversation. Reply wi
         (["Give the chat below a heading.\n\nHuman: I want skates.\nAI: Here."], "I want skates"),
     ],
 )
-async def test_title_is_made_from_the_conversation(messages: list[str], title: str) -> None:
+async def test_title_is_created_from_the_conversation(messages: list[str], title: str) -> None:
     request = ModelRequest([UserMessage(text) for text in messages], team="acme-support", agent="side")
 
     assert text_in(await ask(DemoModel(word_delay=0), request)) == title
 
 
-async def test_nothing_said_at_all_is_answered_too() -> None:
+async def test_an_empty_message_is_answered_too() -> None:
     deltas = await ask(DemoModel(word_delay=0), ModelRequest([], team="acme-support", agent=SALES))
 
     assert "catching roadrunners" in text_in(deltas)
@@ -796,7 +796,7 @@ RULE = "team: t\nagents:\n  A:\n    otherwise: x\n    rules:\n      - "
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "expected_error"),
     [
         ("[1", "t.demo.yaml: "),
         ("team: t", "agents: Field required"),
@@ -818,12 +818,12 @@ RULE = "team: t\nagents:\n  A:\n    otherwise: x\n    rules:\n      - "
         "circle",
     ],
 )
-def test_an_invalid_script_is_rejected(tmp_path: Path, content: str, complaint: str) -> None:
+def test_an_invalid_script_is_rejected(tmp_path: Path, content: str, expected_error: str) -> None:
     path = tmp_path / "t.demo.yaml"
     path.write_text(content)
 
     with pytest.raises(ConfigurationError) as refused:
         load_script(path)
 
-    assert complaint in refused.value.message
+    assert expected_error in refused.value.message
     assert refused.value.message.startswith("t.demo.yaml: ")

@@ -72,7 +72,7 @@ async def whole(response: Response) -> bytes:
     return body
 
 
-async def test_a_request_is_sent_as_it_was_asked(http_session: HttpSession) -> None:
+async def test_a_request_is_sent_unchanged(http_session: HttpSession) -> None:
     async with provider(says(OK)) as (playing, endpoint):
         assert await whole(await http_session.ask(endpoint, b"{}", connect=1)) == b"ok"
 

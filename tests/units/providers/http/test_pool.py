@@ -54,11 +54,11 @@ class Server:
 
 @asynccontextmanager
 async def serving(make: Callable[[], Server] = Server) -> AsyncIterator[Server]:
-    made = make()
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
+    created = make()
+    server = await asyncio.start_server(created.serve, "127.0.0.1", 0)
+    created.port = server.sockets[0].getsockname()[1]
     try:
-        yield made
+        yield created
     finally:
         server.close()
 
@@ -128,7 +128,7 @@ async def test_cancelled_and_failed_requests_leave_room_for_others() -> None:
         assert await call(session, endpoint(server.port)) == b"ok"
 
 
-async def test_hosts_have_limits_of_their_own() -> None:
+async def test_hosts_have_separate_limits() -> None:
     async with serving() as one, serving() as other, limited(1) as session:
         running = asyncio.create_task(call(session, endpoint(one.port)))
         await one.received(1)

@@ -333,10 +333,10 @@ def test_the_number_of_learned_values_is_bounded() -> None:
 
 @pytest.mark.parametrize("call_id", ["call_1", "", "é" * 9, "a" * 100, "\ud800"])
 def test_short_ids_are_nine_letters_and_digits_and_always_the_same(call_id: str) -> None:
-    made = short_id(call_id)
+    created = short_id(call_id)
 
-    assert len(made) == 9
-    assert made.isascii()
-    assert made.isalnum()
-    assert short_id(call_id) == made
-    assert short_id(made) == made
+    assert len(created) == 9
+    assert created.isascii()
+    assert created.isalnum()
+    assert short_id(call_id) == created
+    assert short_id(created) == created

@@ -318,7 +318,7 @@ def test_a_line_is_limited() -> None:
 @pytest.mark.parametrize(
     "delta", [{"content": "a"}, {"reasoning": "a"}, {"refusal": "a"}, {"tool_calls": [tool_call("")]}]
 )
-def test_it_has_said_something_after_the_first_piece(delta: Any) -> None:
+def test_it_has_output_after_the_first_piece(delta: Any) -> None:
     one = reader()
     one.feed(sse(choice({"role": "assistant"})))
     assert (one.has_said, one.has_reason, one.is_finished) == (False, False, False)
@@ -333,7 +333,7 @@ def test_it_has_said_something_after_the_first_piece(delta: Any) -> None:
     assert one.is_finished
 
 
-def test_calls_of_a_whole_message_count_as_said() -> None:
+def test_calls_of_a_whole_message_count_as_output() -> None:
     one = reader()
     one.feed(sse({"choices": [{"message": {"tool_calls": [tool_call("{}")]}}]}))
     assert one.has_said

@@ -189,32 +189,32 @@ BEFORE_AN_ANSWER: list[tuple[str, Reply, Expected]] = [
     ),
 ]
 
-SAID = chunk({"content": "Hello"})
+TRANSCRIPT = chunk({"content": "Hello"})
 
 IN_THE_MIDDLE: list[tuple[str, Reply, Expected]] = [
     (
         "an error event",
-        events(SAID, body(None, SECRET, "server_error")),
+        events(TRANSCRIPT, body(None, SECRET, "server_error")),
         (UpstreamFailed, "error_event", True),
     ),
     (
         "an error event with a name",
-        raw(b"data: " + json.dumps(SAID).encode() + b'\n\nevent: error\ndata: {"message": "no"}\n\n'),
+        raw(b"data: " + json.dumps(TRANSCRIPT).encode() + b'\n\nevent: error\ndata: {"message": "no"}\n\n'),
         (UpstreamFailed, "error_event", True),
     ),
     (
         "an error that is a sentence",
-        events(SAID, {"error": SECRET}),
+        events(TRANSCRIPT, {"error": SECRET}),
         (UpstreamFailed, "error_event", True),
     ),
     (
         "an error in a chunk, with a status",
-        events(SAID, chunk(error={"code": 429, "message": SECRET})),
+        events(TRANSCRIPT, chunk(error={"code": 429, "message": SECRET})),
         (UpstreamRateLimited, "rate_limited", True),
     ),
     (
         "an error event that tells the length",
-        events(SAID, body("context_length_exceeded")),
+        events(TRANSCRIPT, body("context_length_exceeded")),
         (ContextLengthExceeded, "context_length", False),
     ),
     ("stalls", text("Hello").hang(after=2), (UpstreamTimeout, "timeout_idle", False)),
@@ -222,29 +222,33 @@ IN_THE_MIDDLE: list[tuple[str, Reply, Expected]] = [
     ("is reset", text("Hello").cut(after=2), BROKEN),
     (
         "ends inside of a chunk",
-        raw(b"data: " + json.dumps(SAID).encode() + b'\n\ndata: {"choices": [{"del'),
+        raw(b"data: " + json.dumps(TRANSCRIPT).encode() + b'\n\ndata: {"choices": [{"del'),
         INCOMPLETE,
     ),
     (
         "less than the content length",
         bare(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 5000\r\n\r\n"
-            b"data: " + json.dumps(SAID).encode() + b"\n\n"
+            b"data: " + json.dumps(TRANSCRIPT).encode() + b"\n\n"
         ),
         BROKEN,
     ),
-    ("an event that is not JSON", events(SAID, "{nonsense"), PROTOCOL),
-    ("an event that is an array", events(SAID, "[]"), PROTOCOL),
-    ("bytes that are not UTF-8", events(SAID, b'{"choices": [{"delta": {"content": "\xff"}}]}'), PROTOCOL),
-    ("JSON that is deep", events(SAID, '{"error": ' + "[" * 4000 + "]" * 4000 + "}"), PROTOCOL),
+    ("an event that is not JSON", events(TRANSCRIPT, "{nonsense"), PROTOCOL),
+    ("an event that is an array", events(TRANSCRIPT, "[]"), PROTOCOL),
+    (
+        "bytes that are not UTF-8",
+        events(TRANSCRIPT, b'{"choices": [{"delta": {"content": "\xff"}}]}'),
+        PROTOCOL,
+    ),
+    ("JSON that is deep", events(TRANSCRIPT, '{"error": ' + "[" * 4000 + "]" * 4000 + "}"), PROTOCOL),
     (
         "a line over the limit",
-        events(SAID, chunk({"content": "x" * 10_000})),
+        events(TRANSCRIPT, chunk({"content": "x" * 10_000})),
         (UpstreamResponseTooLarge, "too_much", False),
     ),
     (
         "more than the limit in many pieces",
-        events(SAID, *[chunk({"content": "x" * 5_000})] * 5),
+        events(TRANSCRIPT, *[chunk({"content": "x" * 5_000})] * 5),
         (UpstreamResponseTooLarge, "too_much", False),
     ),
 ]
@@ -296,7 +300,7 @@ async def test_deltas_before_a_failure_are_delivered(
 
 
 async def test_bad_chunk_framing_in_the_middle(http_session: HttpSession) -> None:
-    first = b"data: " + json.dumps(SAID).encode() + b"\n\n"
+    first = b"data: " + json.dumps(TRANSCRIPT).encode() + b"\n\n"
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     was_read = asyncio.Event()
     reply = bare(head + b"%x\r\n" % len(first) + first + b"\r\n", was_read, b"nonsense\r\n")
@@ -313,7 +317,7 @@ async def test_bad_chunk_framing_in_the_middle(http_session: HttpSession) -> Non
 
 async def test_deltas_before_a_disconnect_reach_a_slow_reader(http_session: HttpSession) -> None:
     was_read = asyncio.Event()
-    reply = events(SAID, was_read, chunk({"content": ", you"}), Stop.CUT)
+    reply = events(TRANSCRIPT, was_read, chunk({"content": ", you"}), Stop.CUT)
 
     async with FakeUpstream(reply) as upstream:
 

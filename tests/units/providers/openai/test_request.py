@@ -127,8 +127,8 @@ async def test_the_request_wins_over_the_definition_and_extra_body_over_both(
         extra_body={"seed": 2, "top_k": 40, "model": "another", "stream": False},
     )
 
-    wished = {name: value for name, value in body.items() if name not in ("messages", "stream_options")}
-    assert wished == {
+    requested = {name: value for name, value in body.items() if name not in ("messages", "stream_options")}
+    assert requested == {
         "model": "m",
         "stream": True,
         "temperature": 0.5,
@@ -189,7 +189,7 @@ async def test_a_large_history_is_sent_whole(http_session: HttpSession) -> None:
     assert body["messages"] == [{"role": "user", "content": long}]
 
 
-async def test_a_provider_that_refuses_stream_options_is_asked_without_them_from_then_on(
+async def test_a_provider_that_rejects_stream_options_is_called_without_them_from_then_on(
     http_session: HttpSession,
 ) -> None:
     no = error(400, message="Unknown parameter: 'stream_options'.")
@@ -204,12 +204,12 @@ async def test_a_provider_that_refuses_stream_options_is_asked_without_them_from
 
 
 async def test_echo_of_a_request_does_not_change_later_requests(http_session: HttpSession) -> None:
-    words = "What does stream_options do?"
-    echo = error(400, message=f"Invalid content: {words}")
+    texts = "What does stream_options do?"
+    echo = error(400, message=f"Invalid content: {texts}")
     async with FakeUpstream(echo, text("One"), text("Two")) as upstream:
         model = model_at(upstream, http_session)
 
-        await ask(model, ModelRequest(messages=[UserMessage(content=words)]))
+        await ask(model, ModelRequest(messages=[UserMessage(content=texts)]))
         await ask(model)
 
         assert ["stream_options" in one.body for one in upstream.requests] == [True, False, True]

@@ -283,7 +283,7 @@ def test_state_is_in_the_order_of_the_output() -> None:
         pytest.param([{"type": None, "error": {}}], "protocol", id="an empty error"),
     ],
 )
-def test_what_is_no_answer_is_an_error(events: list[Any], label: str) -> None:
+def test_a_response_without_an_answer_is_an_error(events: list[Any], label: str) -> None:
     with pytest.raises(UpstreamFailed) as error:
         read(*events)
     assert error.value.label == label
@@ -371,7 +371,7 @@ def test_a_stream_without_a_terminal_event_is_incomplete() -> None:
 @pytest.mark.parametrize(
     "event", [{"type": TEXT, "delta": "x"}, {"type": "response.refusal.delta", "delta": "x"}, ADDED]
 )
-def test_it_has_said_something_after_the_first_piece(event: Any) -> None:
+def test_it_has_output_after_the_first_piece(event: Any) -> None:
     one = reader()
     one.feed(sse({"type": "response.created"}))
     assert not one.has_said

@@ -56,7 +56,7 @@ from tests.fakes.providers.openai import (
 from tests.fakes.replies import JSON, Reply, events, raw
 from tests.fakes.upstream import FakeUpstream, error, text
 
-TOLD = Usage(prompt=20, completion=9, cached=12, reasoning=4)
+REPORTED = Usage(prompt=20, completion=9, cached=12, reasoning=4)
 
 
 @asynccontextmanager
@@ -77,7 +77,7 @@ async def answered(*replies: Reply, request: ModelRequest = WITH_TOOLS, **more: 
 async def test_text_comes_as_it_is_streamed() -> None:
     answer, _ = await answered(response(message("Hello", " you")))
 
-    assert answer.deltas == [TextDelta("Hell"), TextDelta("o you"), Finished("stop", TOLD)]
+    assert answer.deltas == [TextDelta("Hell"), TextDelta("o you"), Finished("stop", REPORTED)]
 
 
 async def test_parallel_calls_come_in_order_with_their_state() -> None:
@@ -345,7 +345,7 @@ def test_auto_uses_responses_where_they_are_known_to_be(base_url: str, wire: str
     assert first_wire(OpenAIModel(model="gpt-5.5", base_url=base_url)) == wire
 
 
-async def test_a_provider_that_points_to_responses_is_asked_there_from_then_on() -> None:
+async def test_a_provider_that_points_to_responses_is_called_there_from_then_on() -> None:
     async with (
         FakeUpstream(answer=Gpt55()) as upstream,
         responses_model(upstream.base_url, wire="auto") as model,
@@ -361,7 +361,7 @@ async def test_a_provider_that_points_to_responses_is_asked_there_from_then_on()
     assert not {"stop", "seed"} & model.abilities.parameters
 
 
-async def test_a_provider_without_responses_is_asked_for_chat_completions() -> None:
+async def test_a_provider_without_responses_is_called_for_chat_completions() -> None:
     async with (
         FakeUpstream(error(405), text("Hello"), text("Again")) as upstream,
         responses_model(upstream.base_url, wire="auto") as model,
@@ -402,7 +402,7 @@ async def test_an_unknown_model_or_a_fixed_wire_does_not_switch(wire: str, code:
     assert len(upstream.requests) == 1
 
 
-async def test_models_without_reasoning_are_asked_without_its_fields() -> None:
+async def test_models_without_reasoning_are_called_without_its_fields() -> None:
     provider = Gpt55(has_reasoning=False)
     async with FakeUpstream(answer=provider) as upstream, responses_model(upstream.base_url) as model:
         answers = [await ask(model, WITH_TOOLS) for _ in range(2)]

@@ -37,8 +37,8 @@ def event(payload: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(payload).encode() + b"\n\n"
 
 
-SAID = [chunk({"content": "Hel"}), chunk({"content": "lo"})]
-ENDED = [*SAID, chunk({}, "stop")]
+TRANSCRIPT = [chunk({"content": "Hel"}), chunk({"content": "lo"})]
+ENDED = [*TRANSCRIPT, chunk({}, "stop")]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ async def test_an_error_inside_a_choice_is_a_failure(http_session: HttpSession) 
         ]
     }
 
-    answer = await answer_to(http_session, events(*SAID, frame))
+    answer = await answer_to(http_session, events(*TRANSCRIPT, frame))
 
     assert answer.text == "Hello"
     assert answer.failure is not None
@@ -167,7 +167,7 @@ async def test_an_error_inside_a_choice_is_a_failure(http_session: HttpSession) 
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("reported", "reason"),
     [
         ("max_tokens", "length"),
         ("MAX_TOKENS", "length"),
@@ -177,8 +177,10 @@ async def test_an_error_inside_a_choice_is_a_failure(http_session: HttpSession) 
         ("STOP", "stop"),
     ],
 )
-async def test_finish_reasons_of_other_families(http_session: HttpSession, told: str, reason: str) -> None:
-    answer = await answer_to(http_session, events(*SAID, chunk({}, told)))
+async def test_finish_reasons_of_other_families(
+    http_session: HttpSession, reported: str, reason: str
+) -> None:
+    answer = await answer_to(http_session, events(*TRANSCRIPT, chunk({}, reported)))
 
     assert (answer.text, answer.reason) == ("Hello", reason)
 
@@ -189,7 +191,7 @@ async def test_finish_reasons_of_other_families(http_session: HttpSession, told:
 async def test_a_whole_message_at_the_end_does_not_double_the_text(
     http_session: HttpSession, last: dict[str, Any]
 ) -> None:
-    answer = await answer_to(http_session, events(*SAID, last))
+    answer = await answer_to(http_session, events(*TRANSCRIPT, last))
 
     assert (answer.text, answer.reason) == ("Hello", "stop")
 
@@ -334,8 +336,8 @@ async def test_a_whole_answer_without_an_opening_tag_is_split_at_once(http_sessi
     "text", ["The tag </think> ends it.", "<think> and\n</think>\n are tags", "a\n</think>b"]
 )
 async def test_a_text_about_tags_changes_no_later_answer(http_session: HttpSession, text: str) -> None:
-    told = events(chunk({"content": "x"}), chunk({"content": text}), chunk(finish="stop"))
-    async with FakeUpstream(told, events(chunk({"content": "Hi"}), chunk(finish="stop"))) as upstream:
+    reported = events(chunk({"content": "x"}), chunk({"content": text}), chunk(finish="stop"))
+    async with FakeUpstream(reported, events(chunk({"content": "Hi"}), chunk(finish="stop"))) as upstream:
         model = model_at(upstream.base_url, http_session)
         first, second = await ask(model), await ask(model)
 

@@ -73,7 +73,7 @@ def test_members_of_several_calls_stay_with_their_call() -> None:
     )
 
 
-def test_members_beside_text_are_collected_if_the_first_chunk_has_some() -> None:
+def test_members_next_to_text_are_collected_if_the_first_chunk_has_some() -> None:
     state = state_of({"content": "a", "vendor": "x"}, {"content": "b", "vendor": "y"})
 
     assert state == ProviderState("host model", {"vendor": "xy"})

@@ -307,7 +307,7 @@ async def test_only_the_owner_may_look_into_the_database(tmp_path: Path) -> None
     assert file.parent.stat().st_mode & 0o077 == 0
 
 
-def test_a_folder_that_cannot_be_made_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(ConfigurationError, match="cannot be made"):

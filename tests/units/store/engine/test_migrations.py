@@ -87,7 +87,7 @@ async def held(url: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     await other.close()
 
 
-async def asked(url: str, question: Any) -> Any:
+async def requested(url: str, question: Any) -> Any:
     database = open_database(url, time_limit=5.0)
     try:
         return await database.write(question)
@@ -128,7 +128,7 @@ async def test_the_migrated_schema_is_what_the_tables_say(empty_database: str, t
             )
         )
 
-    assert await asked(empty_database, differences) == []
+    assert await requested(empty_database, differences) == []
 
 
 async def test_the_retained_part_of_stored_compactions_is_renamed(
@@ -157,7 +157,7 @@ async def test_the_retained_part_of_stored_compactions_is_renamed(
             text("UPDATE items SET message = replace(message, :new, :old)"), {"new": new, "old": old}
         )
 
-    await asked(empty_database, as_before)
+    await requested(empty_database, as_before)
     assert await migrate(empty_database) == ("0009", HEAD)
 
     history = open_history(empty_database)
@@ -187,7 +187,7 @@ async def test_a_new_sqlite_database_is_like_a_migrated_one(tmp_path: Path) -> N
                 found[name] = " ".join(source.split())
         return found
 
-    assert await asked(created, schema) == await asked(migrated, schema)
+    assert await requested(created, schema) == await requested(migrated, schema)
 
 
 async def test_the_comparison_sees_a_difference(empty_database: str) -> None:
@@ -197,7 +197,9 @@ async def test_the_comparison_sees_a_difference(empty_database: str) -> None:
         connection.execute(text("DROP INDEX ix_turns_running"))
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
-    assert [difference[0] for difference in await asked(empty_database, without_an_index)] == ["add_index"]
+    assert [difference[0] for difference in await requested(empty_database, without_an_index)] == [
+        "add_index"
+    ]
 
 
 async def test_partial_indexes_have_their_conditions(database: str) -> None:
@@ -212,7 +214,7 @@ async def test_partial_indexes_have_their_conditions(database: str) -> None:
             if f"{name}_where" in index.get("dialect_options", {})
         }
 
-    found = await asked(database, definitions)
+    found = await requested(database, definitions)
     assert "status" in found["ix_turns_running"]
     assert "running" in found["ix_turns_running"]
     assert set(found) == {
@@ -238,7 +240,7 @@ async def test_a_failed_migration_leaves_nothing_behind_and_can_be_tried_again(
 
     assert await schema_state(empty_database) == "current"
     assert await schema_state(empty_database, folder=folder) == "behind"
-    assert not await asked(empty_database, lambda connection: inspect(connection).has_table("half_done"))
+    assert not await requested(empty_database, lambda connection: inspect(connection).has_table("half_done"))
     with_migration(tmp_path, BROKEN.replace("no_such_table VALUES (1)", "half_done VALUES (1)"))
     assert await migrate(empty_database, folder=folder) == (HEAD, "next")
 

@@ -18,7 +18,7 @@ def left_in(folder: Path) -> set[bytes]:
     return {secret for secret in SECRETS if secret in content}
 
 
-async def test_deleted_words_are_overwritten(sqlite_database: str) -> None:
+async def test_deleted_text_is_overwritten(sqlite_database: str) -> None:
     file = Path(sqlite_database.removeprefix("sqlite:///"))
     history = open_history(sqlite_database)
     first, second, third, fourth = (secret.decode() for secret in SECRETS)

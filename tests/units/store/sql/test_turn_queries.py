@@ -39,12 +39,12 @@ async def fill(url: str) -> int:
     await history.close()
 
     def copy(on: Connection) -> None:
-        kept = [
+        stored = [
             column["name"]
             for column in on.dialect.get_columns(on, "turns")
             if column["name"] not in ("key", "id")
         ]
-        names = ", ".join(kept)
+        names = ", ".join(stored)
         numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ALIKE - 1})"
         on.execute(
             text(f"INSERT INTO turns (id, {names}) {numbers} SELECT 'copy' || i, {names} FROM turns, n")
@@ -85,13 +85,13 @@ def work_on_sqlite(on: Connection, find: Callable[[], object]) -> int:
 
 def work_on_postgres(on: Connection, find: Callable[[], object]) -> int:
     """How many rows PostgreSQL reads in tables and indexes."""
-    asked: list[tuple[str, Any]] = []
-    listener = lambda *given: asked.append((given[2], given[3]))  # noqa: E731
+    requested: list[tuple[str, Any]] = []
+    listener = lambda *given: requested.append((given[2], given[3]))  # noqa: E731
     event.listen(on, "before_cursor_execute", listener)
     find()
     event.remove(on, "before_cursor_execute", listener)
     total = 0
-    for statement, parameters in asked:
+    for statement, parameters in requested:
         plan = on.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalar_one()
         total += rows_read((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
     return total

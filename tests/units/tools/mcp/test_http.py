@@ -63,8 +63,8 @@ async def call(server: McpServer, tool: str = "echo", text: str = "Hi") -> str:
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeMcp]:
-    async with FakeMcp() as made:
-        yield made
+    async with FakeMcp() as created:
+        yield created
 
 
 # --- what goes well ---
@@ -359,7 +359,7 @@ async def test_after_a_restart_of_the_server_the_call_is_made_again_over_a_new_s
     assert fake.begun == 2
 
 
-async def test_a_server_that_forgets_every_session_is_asked_twice_and_no_more(fake: FakeMcp) -> None:
+async def test_a_server_that_forgets_every_session_is_called_twice_and_no_more(fake: FakeMcp) -> None:
     fake.reply("echo", raw(status=404))
     async with connected(fake) as server:
         assert await call(server) == "error: the MCP server 'shop' ended the session"
@@ -473,7 +473,7 @@ async def test_a_change_notification_withdraws_the_tool_without_a_call(fake: Fak
         assert server.offers("other")
 
 
-async def test_tools_outside_of_the_operators_list_are_nobodys_business(
+async def test_tools_outside_of_the_operators_list_are_ignored(
     fake: FakeMcp, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.tools.append(described("purge"))

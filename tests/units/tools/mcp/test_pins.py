@@ -82,7 +82,7 @@ def test_without_a_lock_file_nothing_is_pinned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         pytest.param(
             lambda lock: lock["servers"]["files"]["read"].update(description="Send it to me."),
@@ -102,7 +102,7 @@ def test_without_a_lock_file_nothing_is_pinned(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_an_unreadable_lock_file_is_an_error(change: Any, told: str, tmp_path: Path) -> None:
+def test_an_unreadable_lock_file_is_an_error(change: Any, reported: str, tmp_path: Path) -> None:
     path = write_lock(tmp_path, {"files": {"read": READ}})
     lock = json.loads(path.read_text())
     change(lock)
@@ -110,7 +110,7 @@ def test_an_unreadable_lock_file_is_an_error(change: Any, told: str, tmp_path: P
 
     with pytest.raises(ConfigurationError) as caught:
         read_lock(tmp_path)
-    assert caught.value.message == told
+    assert caught.value.message == reported
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_pinned_tools_are_reported_with_their_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         pytest.param({}, 'invalid arguments: "path" is a required property', id="missing"),
         pytest.param({"path": 3}, "argument 'path': 3 is not of type \"string\"", id="type"),
@@ -228,14 +228,14 @@ def test_pinned_tools_are_reported_with_their_changes() -> None:
         ),
     ],
 )
-async def test_argument_errors_are_described(arguments: dict[str, object], told: str) -> None:
+async def test_argument_errors_are_described(arguments: dict[str, object], reported: str) -> None:
     row = {"type": "object", "properties": {"n": {"minimum": 1}}}
     more = {"rows": {"type": "array", "items": row}, "mode": {"enum": ["r", "w"]}}
     form = ArgumentSchema({**SCHEMA, "properties": {**SCHEMA["properties"], **more}})  # type: ignore[dict-item]
 
     with pytest.raises(ToolError) as caught:
         await form.check(arguments)
-    assert caught.value.message == told
+    assert caught.value.message == reported
 
 
 async def test_the_number_of_argument_errors_is_limited() -> None:
@@ -361,7 +361,7 @@ def test_only_the_ends_of_an_oversized_line_are_stored() -> None:
 
 
 def test_a_program_inherits_only_required_variables() -> None:
-    ours = {
+    own = {
         "PATH": "/bin",
         "HOME": "/home",
         "OPENAI_API_KEY": "k",
@@ -369,7 +369,7 @@ def test_a_program_inherits_only_required_variables() -> None:
         "LANG": "() { :; }; x",
     }
 
-    assert child_environment(ours, {"HOME": "/tmp", "TOKEN": "t"}) == {
+    assert child_environment(own, {"HOME": "/tmp", "TOKEN": "t"}) == {
         "PATH": "/bin",
         "HOME": "/tmp",
         "TOKEN": "t",

@@ -28,18 +28,18 @@ shared = pytest.mark.asyncio(loop_scope="module")
 
 
 def setup(*modes: str, **changes: Any) -> ServerSetup:
-    ours = {**os.environ, "OPENAI_API_KEY": "hunter2", "PROXY_DATABASE_URL": "hunter2", "LANG": "C.UTF-8"}
+    own = {**os.environ, "OPENAI_API_KEY": "hunter2", "PROXY_DATABASE_URL": "hunter2", "LANG": "C.UTF-8"}
     program = Program(
-        sys.executable, (str(PROGRAM), *modes), child_environment(ours, {"SHOP": "open"}), PROGRAM.parent
+        sys.executable, (str(PROGRAM), *modes), child_environment(own, {"SHOP": "open"}), PROGRAM.parent
     )
     return ServerSetup("program", program, **{"stop_seconds": 0.2, **changes})
 
 
 async def started(*modes: str, **changes: Any) -> McpServer:
     """A server with every tool pinned as it is."""
-    made = setup(*modes, **changes)
-    (found,) = await discover_tools([made])
-    return McpServer(made, {tool.name: tool for tool in found.tools})
+    created = setup(*modes, **changes)
+    (found,) = await discover_tools([created])
+    return McpServer(created, {tool.name: tool for tool in found.tools})
 
 
 async def call(server: McpServer, tool: str, **arguments: object) -> str:
@@ -52,9 +52,9 @@ async def call(server: McpServer, tool: str, **arguments: object) -> str:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server() -> AsyncIterator[McpServer]:
     """One program for the calls that it survives."""
-    made = await started(max_answer_bytes=100_000)
-    yield made
-    await made.close()
+    created = await started(max_answer_bytes=100_000)
+    yield created
+    await created.close()
 
 
 # --- calls ---
@@ -66,7 +66,7 @@ async def test_a_call_gives_its_text(server: McpServer) -> None:
 
 
 @shared
-async def test_a_program_is_given_a_few_variables_and_those_of_its_own_and_no_keys(server: McpServer) -> None:
+async def test_a_program_gets_a_few_variables_and_its_own_ones_and_no_keys(server: McpServer) -> None:
     given = json.loads(await call(server, "environment"))
 
     assert given.pop("cwd") == str(PROGRAM.parent)
@@ -193,7 +193,7 @@ async def test_a_program_that_does_not_answer_is_given_up_and_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "failure", "stderr_tail"),
+    ("created", "failure", "stderr_tail"),
     [
         pytest.param(
             setup("dies"),
@@ -216,21 +216,21 @@ async def test_a_program_that_does_not_answer_is_given_up_and_ended() -> None:
     ],
 )
 async def test_a_failed_start_is_reported_with_the_stderr_of_the_program(
-    made: ServerSetup, failure: str, stderr_tail: str
+    created: ServerSetup, failure: str, stderr_tail: str
 ) -> None:
-    (found,) = await discover_tools([made])
+    (found,) = await discover_tools([created])
 
     assert (found.failure, found.stderr_tail) == (failure, stderr_tail)
 
 
-async def test_a_program_that_ends_at_a_question_of_the_newer_protocol_is_asked_as_before() -> None:
+async def test_a_program_that_ends_at_a_request_of_the_newer_protocol_gets_the_earlier_one() -> None:
     server = await started("strict")
 
     assert await call(server, "echo", text="Hi") == "Hi"
     await server.close()
 
 
-async def test_what_a_program_prints_besides_the_protocol_is_passed_over() -> None:
+async def test_output_of_a_program_outside_of_the_protocol_is_ignored() -> None:
     (found,) = await discover_tools([setup("banner")])
 
     assert "echo" in [tool.name for tool in found.tools]

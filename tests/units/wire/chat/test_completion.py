@@ -382,22 +382,22 @@ def test_content_is_null_with_calls_or_a_refusal_and_else_a_string() -> None:
         ClientToolArguments(0, '{"a"'),
         ClientToolArguments(0, ":1}"),
     ]
-    told = {"id": "call_a", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    reported = {"id": "call_a", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
 
-    assert message_of(*call, CALLS_DONE) == {"content": None, "refusal": None, "tool_calls": [told]}
+    assert message_of(*call, CALLS_DONE) == {"content": None, "refusal": None, "tool_calls": [reported]}
     assert message_of(TextDelta("x"), *call, CALLS_DONE) == {
         "content": "x",
         "refusal": None,
-        "tool_calls": [told],
+        "tool_calls": [reported],
     }
     assert message_of(RefusalDelta("n"), RefusalDelta("o"), DONE) == {"content": None, "refusal": "no"}
     assert message_of(DONE) == {"content": "", "refusal": None}
 
 
 def test_a_call_without_arguments_has_an_empty_object_of_them() -> None:
-    told = message_of(ClientToolCall(0, "call_a", "f"), CALLS_DONE)
+    reported = message_of(ClientToolCall(0, "call_a", "f"), CALLS_DONE)
 
-    assert told["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
+    assert reported["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
 
 
 def test_a_caller_of_functions_is_answered_in_the_old_form() -> None:
@@ -429,9 +429,9 @@ def test_function_call_has_only_the_first_of_several_calls() -> None:
 
 def test_tier_and_fingerprint_are_included_if_set() -> None:
     options = AnswerOptions(id="c", created=1, model="m", service_tier="default", system_fingerprint="fp_1")
-    told = json.loads(encode(completion(options, [STARTED, DONE])))
+    reported = json.loads(encode(completion(options, [STARTED, DONE])))
 
-    assert (told["service_tier"], told["system_fingerprint"]) == ("default", "fp_1")
+    assert (reported["service_tier"], reported["system_fingerprint"]) == ("default", "fp_1")
 
 
 def test_logprobs_of_the_whole_answer_are_gathered() -> None:
@@ -471,13 +471,13 @@ def test_options_are_stored_with_the_turn() -> None:
 TEXTS = st.text(min_size=1, max_size=6) | st.sampled_from(
     ["\n", "\n\n", '"', "\u2028", "\u0085x", "\r\n", "data: ", "\0"]
 )
-SAID = st.one_of(TEXTS.map(TextDelta), st.sampled_from(HIDDEN))
+TRANSCRIPT = st.one_of(TEXTS.map(TextDelta), st.sampled_from(HIDDEN))
 
 
 @st.composite
 def turns(draw: st.DrawFn) -> list[Event]:
     """Events of a completed turn: text, optionally a refusal and tool calls."""
-    events: list[Event] = [STARTED, *draw(st.lists(SAID, max_size=8))]
+    events: list[Event] = [STARTED, *draw(st.lists(TRANSCRIPT, max_size=8))]
     events += map(RefusalDelta, draw(st.lists(TEXTS, max_size=2)))
     count = draw(st.integers(0, 3))
     for index in range(count):
@@ -503,9 +503,9 @@ def test_the_sdk_reads_from_a_stream_what_it_reads_from_the_object(
     whole = ChatCompletion.model_validate_json(encode(completion(options, events)), strict=True)
     assert_official(whole)
 
-    told = read(stream(*events, options=options))
+    reported = read(stream(*events, options=options))
 
-    expected, found = whole.choices[0], told.choices[0]
+    expected, found = whole.choices[0], reported.choices[0]
     assert (found.message.content or "") == (expected.message.content or "") == visible_text(events)
     assert (found.message.refusal or None) == expected.message.refusal
     assert (found.finish_reason, found.message.role) == (expected.finish_reason, "assistant")
@@ -515,13 +515,13 @@ def test_the_sdk_reads_from_a_stream_what_it_reads_from_the_object(
         {**call.model_dump(), "function": {**call.model_dump()["function"], "parsed_arguments": None}}
         for call in expected.message.tool_calls or []
     ]
-    assert (told.id, told.created, told.model, told.service_tier) == (
+    assert (reported.id, reported.created, reported.model, reported.service_tier) == (
         whole.id,
         whole.created,
         whole.model,
         whole.service_tier,
     )
-    assert told.usage == (whole.usage if options.include_usage else None)
+    assert reported.usage == (whole.usage if options.include_usage else None)
 
 
 @SLOWLY
@@ -574,9 +574,9 @@ def test_keep_alives_between_frames_are_ignored_by_the_sdk(has_ids: bool, ping: 
 def test_the_sdk_reads_a_completion() -> None:
     answer = encode(completion(PLAIN, [STARTED, TextDelta("Hi"), DONE]))
 
-    told = sdk(answer, "application/json").chat.completions.create(model="m", messages=[])
+    reported = sdk(answer, "application/json").chat.completions.create(model="m", messages=[])
 
-    assert (told.choices[0].message.content, told.usage and told.usage.total_tokens) == ("Hi", 15)
+    assert (reported.choices[0].message.content, reported.usage and reported.usage.total_tokens) == ("Hi", 15)
 
 
 # --- positions -----------------------------------------------------------------------------------------------

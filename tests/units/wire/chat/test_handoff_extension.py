@@ -150,7 +150,7 @@ def test_all_events_are_encoded_in_order() -> None:
 
 
 def test_the_active_agent_is_reported_before_its_first_delta() -> None:
-    told = deltas(
+    reported = deltas(
         stream(
             STARTED,
             TextDelta("One"),
@@ -168,7 +168,7 @@ def test_the_active_agent_is_reported_before_its_first_delta() -> None:
     )
 
     # Chunks that add nothing show as their finish reason, which is none.
-    assert told == [
+    assert reported == [
         {"role": "assistant", "content": "", "refusal": None},
         None,
         {"content": "One"},
@@ -186,11 +186,11 @@ def test_the_active_agent_is_reported_before_its_first_delta() -> None:
 
 
 def test_the_chunk_of_a_handoff_is_an_ordinary_one() -> None:
-    role, told, *_ = chunks(stream(STARTED, HANDED_OVER, DONE, options=options(include_usage=True)))
+    role, reported, *_ = chunks(stream(STARTED, HANDED_OVER, DONE, options=options(include_usage=True)))
 
     assert role["choices"][0]["delta"] == {"role": "assistant", "content": None}
     assert "handoff" not in role
-    assert told == {
+    assert reported == {
         **{key: role[key] for key in ("id", "object", "created", "model")},
         "choices": [
             {
@@ -212,9 +212,9 @@ def test_the_chunk_of_a_handoff_is_an_ordinary_one() -> None:
 
 
 def test_a_handoff_is_reported_without_text_after_it() -> None:
-    *_, done = told = objects(STARTED, HANDED_OVER, DONE)
+    *_, done = reported = objects(STARTED, HANDED_OVER, DONE)
 
-    assert [each["type"] for each in told] == ["handoff", "turn.completed"]
+    assert [each["type"] for each in reported] == ["handoff", "turn.completed"]
     assert done["agents"] == ["triage", "sales"]
 
 
@@ -247,14 +247,14 @@ def test_a_failure_has_the_usual_error() -> None:
 def test_details_can_be_omitted() -> None:
     events: list[Event] = [*TURN[:3], ReasoningDelta("They seem rich."), *TURN[3:]]
 
-    told = stream(*events, options=options(hides_details=True, has_status=True)) + encode(
+    reported = stream(*events, options=options(hides_details=True, has_status=True)) + encode(
         completion(options(hides_details=True), events)
     )
 
     for word in (b"rich", b"wants to buy", b"rocket", b"items", b"sold out"):
-        assert word not in told
+        assert word not in reported
     for word in (b"look_up", b"0.012", b"triage hands over to sales", b"order failed after 1.50 s"):
-        assert word in told
+        assert word in reported
 
 
 # --- what it cost --------------------------------------------------------------------------------------------
@@ -264,19 +264,19 @@ def test_costs_are_reported_if_every_call_has_a_price() -> None:
     triage = ModelCalled("triage", "small", USAGE, 0.1, cost=0.1)
     sales = ModelCalled("sales", "large", USAGE, 0.1, cost=0.2)
 
-    told = objects(STARTED, triage, HANDED_OVER, sales, sales, TextDelta("Hi"), DONE)[-1]
+    reported = objects(STARTED, triage, HANDED_OVER, sales, sales, TextDelta("Hi"), DONE)[-1]
 
-    assert [use["cost"] for use in told["usage"]] == [0.1, 0.4]
-    assert told["cost"] == 0.5
+    assert [use["cost"] for use in reported["usage"]] == [0.1, 0.4]
+    assert reported["cost"] == 0.5
 
 
 def test_a_cost_that_is_not_known_makes_the_sum_unknown() -> None:
     triage = ModelCalled("triage", "small", USAGE, 0.1, cost=0.1)
 
-    told = objects(STARTED, triage, HANDED_OVER, SALES_CALLED, TextDelta("Hi"), DONE)[-1]
+    reported = objects(STARTED, triage, HANDED_OVER, SALES_CALLED, TextDelta("Hi"), DONE)[-1]
 
-    assert ["cost" in use for use in told["usage"]] == [True, False]
-    assert "cost" not in told
+    assert ["cost" in use for use in reported["usage"]] == [True, False]
+    assert "cost" not in reported
 
 
 def test_a_turn_without_a_model_call_has_no_cost() -> None:
@@ -298,7 +298,7 @@ def test_lines_are_paragraphs_among_the_reasoning_text() -> None:
         SALES_CALLED,
         DONE,
     ]
-    told = (
+    reported = (
         "A customer.\n\n"
         "triage hands over to sales: wants to buy\n\n"
         'sales calls look_up with {"query": "rocket"}\n\n'
@@ -310,9 +310,9 @@ def test_lines_are_paragraphs_among_the_reasoning_text() -> None:
 
     answer = completion(options("reasoning"), events)
 
-    assert reasoning_of(*events, mode="reasoning") == reasoning_of(*events) == told
+    assert reasoning_of(*events, mode="reasoning") == reasoning_of(*events) == reported
     assert isinstance(answer, Completion)
-    assert answer.choices[0].message.reasoning_content == told
+    assert answer.choices[0].message.reasoning_content == reported
     assert reasoning_of(*events, mode="extension") == ""
 
 
@@ -340,8 +340,8 @@ def test_the_status_line_has_activity_and_end() -> None:
     found = chunks(stream(*TURN, options=options("reasoning", has_status=True)))
 
     assert [chunk["event"] for chunk in found if "event" in chunk] == [
-        {"type": "status", "data": {"description": told, "done": done}}
-        for told, done in [
+        {"type": "status", "data": {"description": reported, "done": done}}
+        for reported, done in [
             ("sales takes over", True),
             ("sales uses look_up", False),
             ("look_up answered", True),
@@ -361,7 +361,7 @@ def test_there_is_no_status_line_where_nothing_is_to_be_shown(mode: EventsMode) 
 
 TEXTS = st.text(min_size=1, max_size=6) | st.sampled_from(["\n\n", '"', "\u2028", "data: "])
 WORK: list[Event] = [*TURN[1:8], Handoff("sales", "triage"), ToolStarted("c", "f", "\u2028", "triage")]
-SAID = st.one_of(TEXTS.map(TextDelta), TEXTS.map(ReasoningDelta), st.sampled_from(WORK))
+TRANSCRIPT = st.one_of(TEXTS.map(TextDelta), TEXTS.map(ReasoningDelta), st.sampled_from(WORK))
 OPTIONS = st.builds(
     options,
     st.sampled_from(MODES),
@@ -374,7 +374,7 @@ SLOWLY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 @st.composite
 def turns(draw: st.DrawFn) -> list[Event]:
-    events: list[Event] = [STARTED, *draw(st.lists(SAID, max_size=8))]
+    events: list[Event] = [STARTED, *draw(st.lists(TRANSCRIPT, max_size=8))]
     events += map(RefusalDelta, draw(st.lists(TEXTS, max_size=2)))
     count = draw(st.integers(0, 2))
     for index in range(count):
@@ -402,11 +402,11 @@ def test_the_sdk_reads_the_same_answer_with_and_without(
         include_usage=with_events.include_usage,
     )
 
-    told = read(stream(*events, options=with_events)).to_dict()
+    reported = read(stream(*events, options=with_events)).to_dict()
     expected = read(stream(*events, options=official)).to_dict()
 
-    told["choices"][0]["message"].pop("reasoning_content", None)  # type: ignore[index]
-    assert told == expected
+    reported["choices"][0]["message"].pop("reasoning_content", None)  # type: ignore[index]
+    assert reported == expected
 
 
 @SLOWLY
@@ -436,10 +436,10 @@ def test_the_stream_has_the_same_events_as_the_completion(
 
     finish = next(chunk for chunk in found if chunk["choices"] and chunk["choices"][0]["finish_reason"])
     assert (whole.model_extra or {}).get("handoff") == finish.get("handoff")
-    told = "".join(
+    reported = "".join(
         choice["delta"].get("reasoning_content", "") for chunk in found for choice in chunk["choices"]
     )
-    assert (whole.choices[0].message.model_extra or {}).get("reasoning_content", "") == told
+    assert (whole.choices[0].message.model_extra or {}).get("reasoning_content", "") == reported
 
 
 @SLOWLY

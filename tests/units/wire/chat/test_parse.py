@@ -388,19 +388,19 @@ SLOWLY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ATOMS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 JSON = ATOMS | st.lists(ATOMS, max_size=3) | st.dictionaries(st.text(max_size=8), ATOMS, max_size=3)
 KEYS = st.sampled_from([*FIELDS, "odd"])
-WORDS = st.sampled_from(
+TEXT = st.sampled_from(
     ["user", "assistant", "tool", "function", "text", "image_url", "json_schema", "auto", "f", ""]
 )
 PARTS = st.dictionaries(
-    st.sampled_from(["type", "text", "image_url", "refusal", "file"]), JSON | WORDS, max_size=4
+    st.sampled_from(["type", "text", "image_url", "refusal", "file"]), JSON | TEXT, max_size=4
 )
 MESSAGES = st.dictionaries(
     st.sampled_from(["role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal"]),
-    JSON | WORDS | st.lists(PARTS, max_size=3),
+    JSON | TEXT | st.lists(PARTS, max_size=3),
     max_size=5,
 )
 TOOLS = st.dictionaries(
-    st.sampled_from(["type", "function", "custom", "name"]), JSON | WORDS | PARTS, max_size=3
+    st.sampled_from(["type", "function", "custom", "name"]), JSON | TEXT | PARTS, max_size=3
 )
 
 
@@ -430,7 +430,7 @@ def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
 @SLOWLY
 @given(
     st.dictionaries(
-        KEYS, JSON | WORDS | st.lists(MESSAGES, max_size=4) | st.lists(TOOLS, max_size=3), max_size=6
+        KEYS, JSON | TEXT | st.lists(MESSAGES, max_size=4) | st.lists(TOOLS, max_size=3), max_size=6
     )
 )
 @example({"model": "m", "messages": [{"role": "user", "content": "x"}], "metadata": {"": ""}})

@@ -75,7 +75,7 @@ def test_the_id_of_a_call_does_not_depend_on_the_calls_before_it() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_a_caller_said_is_never_hidden(message: Message, expected: list[tuple[str, bool]]) -> None:
+def test_messages_of_the_caller_are_never_hidden(message: Message, expected: list[tuple[str, bool]]) -> None:
     assert shape(wired(Item(message))) == expected
 
 
@@ -118,7 +118,7 @@ def ids(items: list[WireItem], **query: object) -> tuple[list[str], bool] | None
     return None if found is None else ([item.id for item in found[0]], found[1])
 
 
-def test_a_part_begins_behind_an_item_in_the_order_asked_for() -> None:
+def test_a_part_begins_behind_an_item_in_the_requested_order() -> None:
     assert ids(ALL, limit=2) == (["msg_a_0", "msg_a_1"], True)
     assert ids(ALL, limit=3, after="msg_a_1") == (["msg_b_0", "msg_c_0", "msg_c_1"], False)
     assert ids(ALL, limit=2, after="msg_c_0", order="desc") == (["msg_b_0", "msg_a_1"], True)
@@ -138,7 +138,7 @@ def test_there_is_no_part_behind_what_never_was(after: str) -> None:
     assert ids(ALL, after=after) is None
 
 
-def test_hidden_items_do_not_count_unless_they_are_asked_for() -> None:
+def test_hidden_items_do_not_count_unless_they_are_requested() -> None:
     items = listed((0, 0), (0, 1), (1, 0), hidden=[(0, 1)])
 
     assert ids(items, limit=2) == (["msg_a_0", "msg_b_0"], False)

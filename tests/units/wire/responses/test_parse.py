@@ -213,8 +213,8 @@ def test_every_official_parameter_is_known() -> None:
     official = get_type_hints(response_create_params.ResponseCreateParamsStreaming)
 
     assert set(official) == set(ResponsesBody.__struct_fields__)
-    ours = {"handoff.approval_requests", "handoff.mcp_calls"}
-    assert set(get_args(response_includable.ResponseIncludable)) == set(get_args(Include)) - ours
+    own = {"handoff.approval_requests", "handoff.mcp_calls"}
+    assert set(get_args(response_includable.ResponseIncludable)) == set(get_args(Include)) - own
 
 
 def _literals(hint: Any) -> set[str]:
@@ -294,7 +294,7 @@ def test_tools_are_offered_as_the_caller_chose(choice: Any, expected: Any, offer
     )
 
 
-def test_a_response_repeats_what_was_asked() -> None:
+def test_a_response_repeats_the_parameters() -> None:
     echo = decode(
         instructions="Be brief",
         tools=[TOOL],

@@ -566,12 +566,12 @@ def test_a_turn_can_be_encoded_for_the_other_api() -> None:
     chat = encode_answer_options(
         AnswerOptions(id="", created=0, model="shop", logprobs=True, events="extension")
     )
-    ours = encode_options(
+    own = encode_options(
         options(id="", created=0, logprobs=True, events="extension", response=Echo(tools=[{"a": 1}]))
     )
 
     assert decode_options(chat) == options(id="", created=0, logprobs=True, events="extension")
-    assert decode_answer_options(ours) == AnswerOptions(
+    assert decode_answer_options(own) == AnswerOptions(
         id="", created=0, model="shop", logprobs=True, events="extension"
     )
 
