@@ -194,10 +194,10 @@ async def test_cancelled_request_does_not_end_the_caution_after_a_failure_of_the
     history, model = HeldHistory(), WatchedModel(says("Hello"))
     service = await service_of(model, history)
     history.error = StoreUnavailable()
-    history.goes_on.set()
+    history.released.set()
     with pytest.raises(StoreUnavailable):
         await service.open(ASK)
-    history.goes_on.clear()
+    history.released.clear()
 
     for _ in range(2):
         history.begins.clear()
