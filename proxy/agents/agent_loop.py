@@ -32,7 +32,7 @@ from proxy.providers.capabilities import Abilities
 from proxy.tools.execution import find_argument_error
 from proxy.tools.handoff_tools import handoff_reason, handoff_result
 from proxy.tools.port import is_offered
-from proxy.turns.contract import ApprovalRequest
+from proxy.turns.turn import ApprovalRequest
 
 
 @dataclass(frozen=True)

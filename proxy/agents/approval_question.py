@@ -12,25 +12,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from proxy.agents.turn_state import (
-    EVENT_TEXT_LIMIT,
-    TOO_MANY_CALLS,
-    Agent,
-    Call,
-    DelegatePause,
-    TurnState,
-)
+from proxy.agents.turn_state import EVENT_TEXT_LIMIT, TOO_MANY_CALLS, Agent, Call, DelegatePause, TurnState
 from proxy.events import ApprovalRequested, TextDelta
-from proxy.messages import (
-    AssistantMessage,
-    FunctionTool,
-    Item,
-)
+from proxy.messages import AssistantMessage, FunctionTool, Item
 from proxy.tools.execution import find_argument_error
 from proxy.tracing import Attribute, current_span
-from proxy.turns.contract import (
-    ApprovalRequest,
-)
+from proxy.turns.turn import ApprovalRequest
 
 MAX_SHOWN = 1000
 """Maximum number of characters of one call in a question."""

@@ -29,7 +29,7 @@ from proxy.messages import (
 from proxy.providers.model import CacheableLayout
 from proxy.tools.handoff_tools import handoff_result, handoff_tool_spec
 from proxy.tools.port import is_offered
-from proxy.turns.contract import Turn
+from proxy.turns.turn import Turn
 
 _PREAMBLE = """\
 Several agents share this conversation, and you are one of them at a time. At the beginning you are {entry}. After a

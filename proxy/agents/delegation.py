@@ -25,15 +25,8 @@ from proxy.messages import (
     text_of,
 )
 from proxy.tools.port import ToolContext
-from proxy.turns.contract import (
-    ApprovalContinuation,
-    ApprovedCallLog,
-    ContinuationCall,
-    Recorder,
-    Sink,
-    TeamOutcome,
-    Turn,
-)
+from proxy.turns.contract import Recorder, Sink, TeamOutcome
+from proxy.turns.turn import ApprovalContinuation, ApprovedCallLog, ContinuationCall, Turn
 
 WAITING_FOR_APPROVAL = (
     "not finished yet: a call of this delegate needs the user's approval, and the user is being asked now. It "

@@ -53,7 +53,7 @@ from proxy.members.port import (
     Unused,
 )
 from proxy.messages import AssistantMessage, FinishReason, FunctionTool, Item, ToolCall, UserMessage
-from proxy.turns.contract import RUN_UNKNOWN, ApprovedCallLog, ContinuationCall
+from proxy.turns.turn import RUN_UNKNOWN, ApprovedCallLog, ContinuationCall
 
 _NOT_ENDED = "the turn ended before the tool did"
 _ROUNDS = 20

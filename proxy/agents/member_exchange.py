@@ -20,15 +20,8 @@ from proxy.agents.compaction.history import history_of
 from proxy.approvals.decisions import NO_LONGER_OPEN, WAS_REFUSED
 from proxy.members.port import Answer
 from proxy.members.state import state_of
-from proxy.messages import (
-    AssistantMessage,
-    Item,
-    ToolCall,
-    ToolMessage,
-    UserMessage,
-    text_of,
-)
-from proxy.turns.contract import RUN_UNKNOWN, Turn
+from proxy.messages import AssistantMessage, Item, ToolCall, ToolMessage, UserMessage, text_of
+from proxy.turns.turn import RUN_UNKNOWN, Turn
 
 REFUSED = "not executed: the user refused this call"
 NOT_RUN = frozenset((REFUSED, WAS_REFUSED, NO_LONGER_OPEN, RUN_UNKNOWN))

@@ -46,7 +46,7 @@ from proxy.providers.model import (
     with_joined_text,
 )
 from proxy.tracing import TraceSpan
-from proxy.turns.contract import Turn
+from proxy.turns.turn import Turn
 
 _NO_PARAMETERS = Parameters()
 

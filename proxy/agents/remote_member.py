@@ -48,7 +48,7 @@ from proxy.providers.model import (
     UsagePiece,
 )
 from proxy.teamfiles.definitions import RemoteAgentDefinition
-from proxy.turns.contract import RUN_UNKNOWN
+from proxy.turns.turn import RUN_UNKNOWN
 from proxy.wire.chat.extension_reader import has_line, read_extension_event
 
 MAX_ID = 128

@@ -30,8 +30,9 @@ from proxy.providers.capabilities import Abilities
 from proxy.providers.model import Model
 from proxy.request_errors import ToolNameTaken
 from proxy.teamfiles.definitions import Limits
-from proxy.turns.contract import Sink, TeamOutcome, Turn
+from proxy.turns.contract import Sink, TeamOutcome
 from proxy.turns.request import TurnRequest
+from proxy.turns.turn import Turn
 
 
 @dataclass(frozen=True, slots=True)

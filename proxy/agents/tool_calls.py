@@ -8,13 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from proxy.agents.approval_question import spec_with_approval
-from proxy.agents.delegation import (
-    DelegateTool,
-    Resumed,
-    delegated_call,
-    items_before_call,
-    record_of,
-)
+from proxy.agents.delegation import DelegateTool, Resumed, delegated_call, items_before_call, record_of
 from proxy.agents.prompt import assistant_message, state_of_repeated
 from proxy.agents.turn_state import (
     EVENT_TEXT_LIMIT,
@@ -28,17 +22,11 @@ from proxy.agents.turn_state import (
     wire_call,
 )
 from proxy.events import ToolCompleted, ToolFailed, ToolStarted
-from proxy.messages import (
-    DelegateRecord,
-    HandoffRecord,
-    Item,
-    ToolMessage,
-    UserMessage,
-)
+from proxy.messages import DelegateRecord, HandoffRecord, Item, ToolMessage, UserMessage
 from proxy.tools.execution import CallResult, PreparedCall, run_calls
 from proxy.tools.port import Tool, ToolContext
 from proxy.tracing import Attribute, current_span
-from proxy.turns.contract import (
+from proxy.turns.turn import (
     CALL_UNKNOWN,
     RUN_UNKNOWN,
     ApprovalContinuation,

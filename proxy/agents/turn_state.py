@@ -19,8 +19,9 @@ from proxy.providers.model import Model
 from proxy.teamfiles.definitions import ClientTools, Limits
 from proxy.tools.mcp.argument_schema import ArgumentSchema
 from proxy.tools.port import Tool
-from proxy.turns.contract import ApprovalRequest, Sink, Turn
+from proxy.turns.contract import Sink
 from proxy.turns.steps import OpenCall, TurnStep
+from proxy.turns.turn import ApprovalRequest, Turn
 
 if TYPE_CHECKING:
     from proxy.agents.cacheable_prompt import CacheablePrompt

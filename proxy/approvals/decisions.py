@@ -24,7 +24,7 @@ from proxy.request_errors import (
     ApprovalNotRequested,
     DecisionsMissing,
 )
-from proxy.turns.contract import RUN_UNKNOWN, ApprovalContinuation, ContinuationCall
+from proxy.turns.turn import RUN_UNKNOWN, ApprovalContinuation, ContinuationCall
 from proxy.wire.approvals import ApprovalDecision
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class ApprovalBatch:
 
 
 class StoredApprovedCallLog:
-    """``turns.contract.ApprovedCallLog`` in the store, for one turn."""
+    """``turns.turn.ApprovedCallLog`` in the store, for one turn."""
 
     def __init__(self, store: Approvals, turn_id: str) -> None:
         self._store = store

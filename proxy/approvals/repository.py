@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from proxy.events import DecidedBy, Decision
-from proxy.turns.repository import Begun, NewTurn, Page
+from proxy.turns.records import Begun, NewTurn, Page
 from proxy.wire.validation.query_params import ListQuery
 
 ApprovalStatus = Literal["pending", "approved", "refused", "expired"]

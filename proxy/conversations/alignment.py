@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from proxy.conversations.fingerprints import hashed_answer, user_text
 from proxy.conversations.visible_messages import visible_messages
 from proxy.messages import AssistantMessage, Message, UserMessage, text_of
-from proxy.turns.repository import ChainTurn
+from proxy.turns.records import ChainTurn
 
 _MIN_TEMPLATE = 40
 """Bytes that a template adds at least to a user message, without white space. A smaller difference is an edit."""

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from proxy.approvals.yes_no import plain_decision
 from proxy.conversations.fingerprints import agent_by_user_messages, is_first_input
-from proxy.conversations.resolver_query import (
-    ResolverQuery,
-    RuleMatch,
-    UnrelatedMessages,
-    find_transcript,
-)
+from proxy.conversations.resolver_query import ResolverQuery, RuleMatch, UnrelatedMessages, find_transcript
 from proxy.conversations.shortened_lists import END_ITEMS, items_of_shortened, may_be_end
 from proxy.conversations.summaries import is_summarized
 from proxy.conversations.unfinished_turns import RunningMatch, find_partly_shown
 from proxy.messages import UserMessage
-from proxy.turns.repository import TurnMatch
+from proxy.turns.records import TurnMatch
 from proxy.turns.request import Match
 
 

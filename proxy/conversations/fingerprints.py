@@ -21,7 +21,7 @@ from proxy.messages import (
     is_instruction,
     text_of,
 )
-from proxy.turns.repository import ChainTurn
+from proxy.turns.records import ChainTurn
 from proxy.turns.wrapped_text import unwrapped_text
 
 _SIZE = 16

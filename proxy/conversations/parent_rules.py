@@ -11,7 +11,7 @@ from proxy.conversations.tool_results import answered_in, called_in, check_calls
 from proxy.errors import ConversationBusy
 from proxy.messages import UserMessage
 from proxy.request_errors import ParentNotFound
-from proxy.turns.repository import ChainTurn
+from proxy.turns.records import ChainTurn
 from proxy.turns.request import ROOT
 
 

@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import Protocol, TypeVar
 
 from proxy.messages import ForeignItem, Item, Message, is_instruction, text_of
-from proxy.turns.repository import Conversation, Page, TurnRecord
+from proxy.turns.records import Conversation, Page, TurnRecord
 from proxy.wire.validation.query_params import ListQuery, Sort
 
 Entry = TypeVar("Entry")

@@ -43,7 +43,8 @@ from proxy.messages import (
 )
 from proxy.request_errors import ApprovalNotRequested
 from proxy.turns.contract import Team
-from proxy.turns.repository import ChainTurn, Conversation, TurnRepository
+from proxy.turns.records import ChainTurn, Conversation
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import ROOT, Clock, Match, TurnRequest
 
 Rule = Callable[[ResolverQuery], Awaitable[RuleMatch | UnrelatedMessages | RunningMatch | None]]

@@ -11,16 +11,10 @@ from proxy.auth import may_access
 from proxy.conversations.alignment import is_aligned
 from proxy.conversations.fingerprints import Transcript, last_answer_of, scope_of
 from proxy.conversations.steps import Step
-from proxy.messages import (
-    AssistantMessage,
-    Item,
-    Message,
-    ToolMessage,
-    UserMessage,
-    text_of,
-)
+from proxy.messages import AssistantMessage, Item, Message, ToolMessage, UserMessage, text_of
 from proxy.turns.contract import Team
-from proxy.turns.repository import ChainTurn, Conversation, TurnMatch, TurnRepository
+from proxy.turns.records import ChainTurn, Conversation, TurnMatch
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Match, TurnRequest
 
 MAX_INPUTS = 16

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from proxy.conversations.alignment import Part, is_same, parts_of
 from proxy.conversations.visible_messages import visible_messages
 from proxy.messages import Item, Message, UserMessage, is_instruction
-from proxy.turns.repository import ChainTurn
+from proxy.turns.records import ChainTurn
 
 _LEAST = 2
 """Texts at the end of the list that have to match: a user message and its answer."""

@@ -29,7 +29,7 @@ from proxy.events import (
     is_closing,
 )
 from proxy.messages import AssistantMessage, Item, OpenCalls, ToolMessage, Usage
-from proxy.turns.repository import TurnRecord
+from proxy.turns.records import TurnRecord
 from proxy.wire.chat.answer_text import visible_text
 
 _STEP = re.compile(r"(.+)\.(\d{1,9})", re.ASCII | re.DOTALL)

@@ -19,7 +19,7 @@ from proxy.conversations.tool_results import (
 )
 from proxy.messages import Message, ToolCall
 from proxy.request_errors import FunctionCallNotFound, ToolCallsNotStored
-from proxy.turns.repository import ChainTurn, TurnMatch
+from proxy.turns.records import ChainTurn, TurnMatch
 
 
 async def function_result(query: ResolverQuery) -> RuleMatch | None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from proxy.messages import AssistantMessage, FunctionMessage, Item, Message, ToolCall, ToolMessage
 from proxy.request_errors import ToolCallNotFound, ToolResultsMissing
-from proxy.turns.repository import ChainTurn
+from proxy.turns.records import ChainTurn
 from proxy.wire.chat.message_validation import TRANSLATED_ID
 
 

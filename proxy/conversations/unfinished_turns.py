@@ -17,7 +17,7 @@ from proxy.conversations.resolver_query import ResolverQuery, RuleMatch
 from proxy.conversations.steps import Step, finished_part
 from proxy.conversations.visible_messages import visible_messages
 from proxy.messages import AssistantMessage, is_instruction, text_of
-from proxy.turns.repository import ChainTurn, InputMatch, TurnRecord, is_unattended
+from proxy.turns.records import ChainTurn, InputMatch, TurnRecord, is_unattended
 
 MIN_BEGINNING = 4
 """Bytes of an unfinished answer, without white space, that a client has to show if it shows any."""

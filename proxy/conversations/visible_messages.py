@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proxy.messages import AssistantMessage, Item, Message, text_of
-from proxy.turns.repository import ChainTurn
+from proxy.turns.records import ChainTurn
 from proxy.wire.chat.answer_text import TextJoiner
 
 

@@ -14,7 +14,7 @@ from proxy.routes.request_body import first_of
 from proxy.routes.streaming import Connection
 from proxy.routes.turns import named_position
 from proxy.service.remote_turns import Listener
-from proxy.turns.repository import Conversation
+from proxy.turns.records import Conversation
 from proxy.wire.events import sse
 from proxy.wire.events.feed import BEHIND, feed_types, parse_conversation_position
 from proxy.wire.validation.query_params import bool_param

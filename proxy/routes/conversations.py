@@ -24,7 +24,7 @@ from proxy.routes.dependencies import (
     conversation_of,
     json_response,
 )
-from proxy.turns.repository import Conversation, TurnRecord
+from proxy.turns.records import Conversation, TurnRecord
 from proxy.wire.conversations.item_input import decode_items
 from proxy.wire.conversations.objects import (
     NEW_CONVERSATION,

@@ -25,7 +25,8 @@ from proxy.routes.passthrough import PassthroughHandler
 from proxy.routes.request_body import ClientDisconnected, authorization_of, first_of, headers_of, read_body
 from proxy.service.turns import TurnService
 from proxy.settings import Settings
-from proxy.turns.repository import Conversation, TurnRepository
+from proxy.turns.records import Conversation
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
 from proxy.wire.agents import NewAgent, NewTeam
 from proxy.wire.chat.response_models import encode

@@ -14,7 +14,8 @@ import msgspec
 from proxy.errors import InvalidRequest
 from proxy.events import decode_journal
 from proxy.messages import AssistantMessage, FunctionCall, Item, Message, ToolCall
-from proxy.turns.repository import TurnRecord, TurnRepository, accessible_turn
+from proxy.turns.records import TurnRecord
+from proxy.turns.repository import TurnRepository, accessible_turn
 from proxy.wire.conversations.objects import WireItem, items_of
 from proxy.wire.responses.ids import parse_item_id
 from proxy.wire.responses.input import InputPiece, Reference, ResolvedPiece, SummaryPiece

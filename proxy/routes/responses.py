@@ -42,7 +42,8 @@ from proxy.routes.streaming import JSON_HEADERS, SSE, Connection, client_left
 from proxy.routes.turn_response import encoder_options, turn_headers, write_turn
 from proxy.service.recording import entries_of
 from proxy.service.turns import Opened
-from proxy.turns.repository import TurnRecord, accessible_turn
+from proxy.turns.records import TurnRecord
+from proxy.turns.repository import accessible_turn
 from proxy.turns.request import TurnRequest
 from proxy.turns.structured_output import compile_response_format
 from proxy.wire.chat.response_models import encode
@@ -50,13 +51,7 @@ from proxy.wire.conversations.objects import items_of, list_body, part_of
 from proxy.wire.responses.errors import PARAMETERS, problem_of_response
 from proxy.wire.responses.ids import turn_id_of
 from proxy.wire.responses.input import approval_responses, joined
-from proxy.wire.responses.options import (
-    Body,
-    Echo,
-    ResponseOptions,
-    decode_options,
-    response_body,
-)
+from proxy.wire.responses.options import Body, Echo, ResponseOptions, decode_options, response_body
 from proxy.wire.responses.parse import ResponsesRequest, decode_response_request
 from proxy.wire.responses.stream import ResponseBuilder, ResponseEncoder, response_of
 from proxy.wire.validation.query_params import bool_param, included, list_query, unknown_after

@@ -11,7 +11,8 @@ from proxy.conversations.repository import CompletionQuery
 from proxy.conversations.visible_messages import rebuild_request_messages
 from proxy.errors import CompletionNotFound
 from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, Services, ServicesDep, json_response
-from proxy.turns.repository import TurnRecord, accessible_turn
+from proxy.turns.records import TurnRecord
+from proxy.turns.repository import accessible_turn
 from proxy.wire.chat.stored import completion_body, message_bodies, options_of
 from proxy.wire.conversations.objects import NEW_METADATA, list_body
 from proxy.wire.validation.body_decoder import read_object

@@ -15,7 +15,8 @@ from proxy.routes.dependencies import CallerDep, EndUserDep, ServicesDep, reques
 from proxy.routes.feed_stream import feed_stream
 from proxy.routes.request_body import first_of
 from proxy.routes.streaming import Connection
-from proxy.turns.repository import ModelUse, TurnRecord, accessible_turn
+from proxy.turns.records import ModelUse, TurnRecord
+from proxy.turns.repository import accessible_turn
 from proxy.wire.chat.response_models import encode, usage_body
 from proxy.wire.events import sse
 from proxy.wire.events.feed import feed_types

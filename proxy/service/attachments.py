@@ -14,7 +14,8 @@ from proxy.service.recording import replay, stored_log
 from proxy.service.remote_turns import RemoteTurns
 from proxy.service.service_state import ServiceState
 from proxy.turns.live import LiveTurn, LiveTurns
-from proxy.turns.repository import TurnRecord, TurnRepository, accessible_turn
+from proxy.turns.records import TurnRecord
+from proxy.turns.repository import TurnRepository, accessible_turn
 from proxy.turns.request import Clock, TurnRequest
 
 CANCEL_PAUSES = (0.02, 0.03, 0.05, 0.1, 0.3)

@@ -16,7 +16,8 @@ from proxy.errors import ConversationBusy
 from proxy.messages import Item, UserMessage, text_of
 from proxy.turns.contract import ServedTeam
 from proxy.turns.live import LiveTurns
-from proxy.turns.repository import TurnRecord, TurnRepository
+from proxy.turns.records import TurnRecord
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import TurnRequest
 
 ClientLeft = Callable[[], Awaitable[None]]

@@ -20,10 +20,10 @@ from proxy.events import ApprovalDecided, encode_journal
 from proxy.service.left_turns import DisconnectRules
 from proxy.service.resumption import SavedRequestOptions, options_of
 from proxy.turns.checkpoints import Checkpoint, CheckpointRepository
-from proxy.turns.contract import ApprovalContinuation, Turn
 from proxy.turns.live import LiveTurn
 from proxy.turns.request import TurnRequest
 from proxy.turns.steps import TurnStep
+from proxy.turns.turn import ApprovalContinuation, Turn
 
 
 class SavedTranscript(Struct, frozen=True):

@@ -14,7 +14,8 @@ from proxy.service.left_turns import LeftTurns
 from proxy.service.lost_turns import LostTurns
 from proxy.service.opened import Opened
 from proxy.turns.contract import ServedTeam
-from proxy.turns.repository import TurnRecord, TurnRepository
+from proxy.turns.records import TurnRecord
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import TurnRequest
 
 LEAVING_ATTEMPTS, LEAVING_INTERVAL = 20, 0.05

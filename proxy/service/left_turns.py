@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from proxy.errors import StoreUnavailable
 from proxy.service.remote_turns import RemoteTurns
-from proxy.turns.contract import Turn
 from proxy.turns.live import LiveTurn, LiveTurns
-from proxy.turns.repository import Attendance, TurnRecord, TurnRepository
+from proxy.turns.records import Attendance, TurnRecord
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
+from proxy.turns.turn import Turn
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from proxy.service.service_state import ServiceState
 from proxy.service.takeover import TakeOver
 from proxy.service.turn_start import ConversationCompactions
 from proxy.turns.checkpoints import TakenOver
-from proxy.turns.repository import TurnRecord, TurnRepository
+from proxy.turns.records import TurnRecord
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
 
 logger = logging.getLogger(__name__)

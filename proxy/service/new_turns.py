@@ -10,9 +10,10 @@ from proxy.approvals.decisions import StoredApprovedCallLog
 from proxy.approvals.repository import Approvals
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.messages import DeveloperMessage, Item, SystemMessage
-from proxy.turns.contract import ServedTeam, Turn
-from proxy.turns.repository import NewTurn
+from proxy.turns.contract import ServedTeam
+from proxy.turns.records import NewTurn
 from proxy.turns.request import TurnRequest
+from proxy.turns.turn import Turn
 from proxy.wire.chat.response_models import encode
 
 

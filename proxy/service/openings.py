@@ -20,9 +20,10 @@ from proxy.service.resumption import ATTEMPTS
 from proxy.service.service_state import ServiceState
 from proxy.service.side_requests import has_side_request_text, side_turn
 from proxy.service.turn_start import TurnStart, ignored_parameters
-from proxy.turns.contract import ServedTeam, Turn
+from proxy.turns.contract import ServedTeam
 from proxy.turns.repository import IdempotencyKeyTaken
 from proxy.turns.request import TurnRequest
+from proxy.turns.turn import Turn
 
 
 @dataclass(frozen=True, slots=True)

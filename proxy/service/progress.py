@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from proxy.errors import StoreUnavailable
 from proxy.messages import Item
-from proxy.turns.repository import Progress, TurnRepository
+from proxy.turns.records import Progress
+from proxy.turns.repository import TurnRepository
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class ProgressStore:
 
 
 class TurnProgress:
-    """``turns.contract.ProgressLog`` for one turn."""
+    """``turns.turn.ProgressLog`` for one turn."""
 
     def __init__(self, owner: ProgressStore, turn: int, *, is_stored: bool) -> None:
         self._owner = owner

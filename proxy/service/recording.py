@@ -24,9 +24,9 @@ from proxy.events import (
 )
 from proxy.messages import AssistantMessage, Item, ToolCall, ToolMessage, Usage, text_of
 from proxy.service.resumption import encode_options_of
-from proxy.turns.contract import Recorder, TeamOutcome, Turn
+from proxy.turns.contract import Recorder, TeamOutcome
 from proxy.turns.live import TERMINAL_POSITION, LiveTurn, StopReason
-from proxy.turns.repository import (
+from proxy.turns.records import (
     Begun,
     CompletedTurn,
     ModelUse,
@@ -35,10 +35,11 @@ from proxy.turns.repository import (
     Pause,
     TurnEnd,
     TurnRecord,
-    TurnRepository,
     TurnStatus,
 )
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import TurnRequest
+from proxy.turns.turn import Turn
 from proxy.wire.chat.answer_text import visible_text
 from proxy.wire.errors import failed_event, tools_that_ran
 

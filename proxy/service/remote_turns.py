@@ -25,7 +25,8 @@ from proxy.service.turn_messages import (
     encode,
 )
 from proxy.turns.live import TERMINAL_POSITION, LiveTurn, LogMemory
-from proxy.turns.repository import TurnRecord, TurnRepository
+from proxy.turns.records import TurnRecord
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
 from proxy.turns.worker_messages import WorkerMessages
 from proxy.wire.errors import failed_event

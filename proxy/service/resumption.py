@@ -30,10 +30,11 @@ from proxy.messages import (
     ToolChoiceMode,
     is_instruction,
 )
-from proxy.turns.contract import Turn
-from proxy.turns.repository import ChainTurn, TurnRecord, TurnRepository
+from proxy.turns.records import ChainTurn, TurnRecord
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock, TurnRequest
 from proxy.turns.structured_output import compile_response_format
+from proxy.turns.turn import Turn
 from proxy.wire.approvals import ApprovalDecision
 from proxy.wire.events.last_event_id import resumed_options
 

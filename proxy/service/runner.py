@@ -21,10 +21,11 @@ from proxy.service.recording import StoredTurnContext, end_of, failed_end_of, st
 from proxy.service.turn_span import record_closing, start_turn_span
 from proxy.tracing import TraceSpan, Tracing
 from proxy.turns.continued_text import ContinuedText
-from proxy.turns.contract import Recorder, Team, TeamOutcome, Turn, run
+from proxy.turns.contract import Recorder, Team, TeamOutcome, run
 from proxy.turns.live import LiveTurn, LiveTurns
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
+from proxy.turns.turn import Turn
 from proxy.wire.errors import failed_event
 
 logger = logging.getLogger(__name__)

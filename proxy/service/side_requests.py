@@ -14,18 +14,12 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from proxy.messages import (
-    AssistantMessage,
-    Message,
-    SystemMessage,
-    UserMessage,
-    is_instruction,
-    text_of,
-)
+from proxy.messages import AssistantMessage, Message, SystemMessage, UserMessage, is_instruction, text_of
 from proxy.request_errors import BackgroundSideRequest
 from proxy.service.new_turns import requested_turn
-from proxy.turns.contract import AnsweringTeam, Turn
+from proxy.turns.contract import AnsweringTeam
 from proxy.turns.request import TurnRequest
+from proxy.turns.turn import Turn
 from proxy.turns.wrapped_text import unwrapped_text
 
 _Place = Literal["only-user", "last-user", "last-system", "system"]

@@ -22,11 +22,13 @@ from proxy.service.recording import StoredTurnContext
 from proxy.service.resumption import request_of
 from proxy.service.runner import RestoredLog
 from proxy.turns.checkpoints import Checkpoint, CheckpointRepository, TakenOver
-from proxy.turns.contract import ApprovalContinuation, ContinuationCall, ServedTeam, Turn
+from proxy.turns.contract import ServedTeam
 from proxy.turns.live import LiveTurn, LogMemory
-from proxy.turns.repository import Begun, TurnRecord, TurnRepository
+from proxy.turns.records import Begun, TurnRecord
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
 from proxy.turns.steps import TurnStep
+from proxy.turns.turn import ApprovalContinuation, ContinuationCall, Turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager
 
 from proxy.events import Cancelled, ClosingEvent, Completed, Failed
 from proxy.tracing import NO_SPAN, Attribute, TraceSpan, Tracing, turn_span
-from proxy.turns.contract import Team, Turn
+from proxy.turns.contract import Team
+from proxy.turns.turn import Turn
 
 
 def start_turn_span(tracing: Tracing | None, team: Team, turn: Turn) -> AbstractContextManager[TraceSpan]:

@@ -24,15 +24,17 @@ from proxy.service.remote_turns import RemoteTurns
 from proxy.service.runner import TurnRunner
 from proxy.service.side_requests import side_turn
 from proxy.turns.checkpoints import CheckpointRepository
-from proxy.turns.contract import AnsweringTeam, ServedTeam, Turn
+from proxy.turns.contract import AnsweringTeam, ServedTeam
 from proxy.turns.live import LiveTurn, LiveTurns
-from proxy.turns.repository import Begun, NewTurn, TurnRepository
+from proxy.turns.records import Begun, NewTurn
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock, DisconnectPolicy, TurnRequest
+from proxy.turns.turn import Turn
 
 
 @dataclass(frozen=True, slots=True)
 class ConversationCompactions:
-    """Implements ``turns.contract.StoredCompactions``; ``conversation`` is the key."""
+    """Implements ``turns.turn.StoredCompactions``; ``conversation`` is the key."""
 
     history: TurnRepository
     conversation: int

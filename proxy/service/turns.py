@@ -37,7 +37,8 @@ from proxy.service.turn_start import TurnStart
 from proxy.tracing import Tracing
 from proxy.turns.checkpoints import CheckpointRepository
 from proxy.turns.live import LiveTurns, LogMemory
-from proxy.turns.repository import Conversation, TurnRecord, TurnRepository
+from proxy.turns.records import Conversation, TurnRecord
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock, TurnRequest
 from proxy.turns.worker_messages import LocalMessages, NoWorkerMessages, WorkerMessages
 from proxy.wire.approvals import ApprovalDecision

@@ -12,7 +12,7 @@ from proxy.store.engine.writer import Writer
 from proxy.store.sql.approvals import Approving
 from proxy.store.sql.begin_turn import begin_of
 from proxy.store.sql.dialects import statements
-from proxy.turns.repository import Begun, NewTurn, Page
+from proxy.turns.records import Begun, NewTurn, Page
 
 
 class SqlApprovals:

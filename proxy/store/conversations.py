@@ -28,7 +28,7 @@ from proxy.store.sql.retention import Old, Retention, batches
 from proxy.store.sql.stored_completions import Completions
 from proxy.store.sql.turn_polling import TurnPolling
 from proxy.store.sql.turn_queries import TurnQueries
-from proxy.turns.repository import ChainTurn, Conversation, Page, TurnRecord
+from proxy.turns.records import ChainTurn, Conversation, Page, TurnRecord
 
 R = TypeVar("R")
 

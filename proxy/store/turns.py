@@ -28,7 +28,7 @@ from proxy.store.sql.finish_turn import Finish
 from proxy.store.sql.leases import Leases
 from proxy.store.sql.turn_polling import TurnPolling
 from proxy.store.sql.turn_queries import TurnQueries
-from proxy.turns.repository import (
+from proxy.turns.records import (
     Attendance,
     Begun,
     ChainTurn,

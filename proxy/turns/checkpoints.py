@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.messages import Item
-from proxy.turns.repository import TurnRecord
+from proxy.turns.records import TurnRecord
 
 MAX_TAKEOVERS = 3
 """A turn that ends its workers, for example by its memory, must not end all of them."""

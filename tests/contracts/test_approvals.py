@@ -23,7 +23,8 @@ from proxy.conversations.repository import ConversationRepository
 from proxy.errors import ConversationBusy
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall
 from proxy.store.turns import open_history
-from proxy.turns.repository import Begun, IdempotencyKeyTaken, NewApproval, Pause, TurnRepository
+from proxy.turns.records import Begun, NewApproval, Pause
+from proxy.turns.repository import IdempotencyKeyTaken, TurnRepository
 from proxy.wire.validation.query_params import ListQuery
 from tests.fakes.store.conversations import MemoryLibrary
 from tests.fakes.store.turns import MemoryHistory

@@ -30,7 +30,8 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.store.turns import open_history
-from proxy.turns.repository import Begun, TurnRepository
+from proxy.turns.records import Begun
+from proxy.turns.repository import TurnRepository
 from proxy.wire.validation.query_params import ListQuery, Order
 from tests.fakes.store.conversations import MemoryLibrary
 from tests.fakes.store.turns import MemoryHistory

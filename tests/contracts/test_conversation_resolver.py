@@ -35,7 +35,8 @@ from proxy.messages import (
 from proxy.request_errors import ParentNotFound, ToolCallNotFound, ToolResultsMissing
 from proxy.service.recording import step_turn
 from proxy.store.turns import open_history
-from proxy.turns.repository import Begun, TurnRepository
+from proxy.turns.records import Begun
+from proxy.turns.repository import TurnRepository
 from proxy.turns.request import TurnRequest
 from tests.fakes.models import ScriptedModel
 from tests.fakes.store.turns import MemoryHistory

@@ -8,7 +8,8 @@ import pytest
 
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall, ToolMessage
 from proxy.store.turns import open_history
-from proxy.turns.repository import Attendance, IdempotencyKeyTaken, Progress, TurnRepository
+from proxy.turns.records import Attendance, Progress
+from proxy.turns.repository import IdempotencyKeyTaken, TurnRepository
 from tests.fakes.store.turns import MemoryHistory
 from tests.fakes.turn_records import new_turn, the_end
 

@@ -21,18 +21,17 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.store.turns import open_history
-from proxy.turns.repository import (
+from proxy.turns.records import (
     Begun,
     ChainTurn,
     CompletedTurn,
     Conversation,
-    IdempotencyKeyTaken,
     ModelUse,
     PollResult,
     TurnMatch,
     TurnRecord,
-    TurnRepository,
 )
+from proxy.turns.repository import IdempotencyKeyTaken, TurnRepository
 from tests.fakes.store.turns import MemoryHistory
 from tests.fakes.turn_records import new_turn, the_end
 

@@ -15,7 +15,7 @@ from proxy.providers.model import Model
 from proxy.teamfiles.definitions import ClientTools, Limits
 from proxy.tools.handoff_tools import handoff_tool_spec
 from proxy.tools.port import Tool, ToolContext
-from proxy.turns.contract import Turn
+from proxy.turns.turn import Turn
 
 
 class RememberingSink:

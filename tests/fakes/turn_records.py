@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.approvals.repository import Approvals
 from proxy.messages import AssistantMessage, Item, UserMessage
-from proxy.turns.repository import NewTurn, TurnEnd
+from proxy.turns.records import NewTurn, TurnEnd
 from tests.fakes.store.approvals import MemoryApprovals
 from tests.fakes.store.turns import MemoryHistory
 

@@ -35,7 +35,7 @@ from proxy.approvals.repository import (
 )
 from proxy.store.sql.stored_completions import visible_to
 from proxy.store.sql.tables import approvals, conversations, turns
-from proxy.turns.repository import Page, TurnEnd
+from proxy.turns.records import Page, TurnEnd
 
 _of = approvals.c
 _IS_HEAD = func.coalesce(conversations.c.head, 0) == _of.turn

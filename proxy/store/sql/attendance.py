@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Connection, bindparam, or_, select, update
 from proxy.store.sql import rows
 from proxy.store.sql.dialects import IS_RUNNING, listed
 from proxy.store.sql.tables import turns
-from proxy.turns.repository import Attendance, Progress
+from proxy.turns.records import Attendance, Progress
 
 
 class Attending:

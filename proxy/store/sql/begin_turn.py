@@ -24,7 +24,8 @@ from proxy.store.sql.item_insertion import Added, ItemInsertion
 from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.rows import ItemRow
 from proxy.store.sql.tables import conversations, turns
-from proxy.turns.repository import Begun, CompletedTurn, IdempotencyKeyTaken, NewTurn
+from proxy.turns.records import Begun, CompletedTurn, NewTurn
+from proxy.turns.repository import IdempotencyKeyTaken
 
 
 @dataclass(frozen=True, slots=True, eq=False)

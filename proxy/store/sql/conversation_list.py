@@ -13,7 +13,7 @@ from proxy.messages import Item, UserMessage, text_of
 from proxy.store.sql import rows
 from proxy.store.sql.dialects import listed
 from proxy.store.sql.tables import conversations, items, turns
-from proxy.turns.repository import TurnRecord
+from proxy.turns.records import TurnRecord
 
 
 class Outlines:

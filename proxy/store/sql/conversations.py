@@ -44,7 +44,7 @@ from proxy.store.sql.tables import (
     pending_calls,
     turns,
 )
-from proxy.turns.repository import Conversation, Page
+from proxy.turns.records import Conversation, Page
 
 Done = Literal["done", "missing", "busy", "moved"]
 

@@ -16,7 +16,7 @@ from proxy.store.sql.item_insertion import ItemInsertion
 from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.rows import ItemRow
 from proxy.store.sql.tables import checkpoints, conversations, indexable, pending_calls, turns
-from proxy.turns.repository import TurnEnd
+from proxy.turns.records import TurnEnd
 
 
 @dataclass(frozen=True, slots=True, eq=False)

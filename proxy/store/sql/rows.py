@@ -1,4 +1,4 @@
-"""Convert the values of ``turns.repository`` to rows and back."""
+"""Convert the values of ``turns.records`` to rows and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy import Row
 from proxy.messages import Compaction, DelegateRecord, HandoffRecord, Item, Message, ProviderState
 from proxy.store.sql.tables import indexable, storable
 from proxy.turns.checkpoints import Checkpoint
-from proxy.turns.repository import (
+from proxy.turns.records import (
     ChainTurn,
     Conversation,
     InputMatch,

@@ -28,7 +28,7 @@ from proxy.store.sql import rows
 from proxy.store.sql.dialects import statements
 from proxy.store.sql.tables import conversations, storable, turns
 from proxy.store.sql.turn_queries import TurnQueries
-from proxy.turns.repository import Page, TurnRecord
+from proxy.turns.records import Page, TurnRecord
 
 FORGOTTEN: Mapping[str, Any] = {
     "caller": "",

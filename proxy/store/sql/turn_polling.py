@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Connection,
-    Select,
-    bindparam,
-    func,
-    select,
-)
+from sqlalchemy import BigInteger, Connection, Select, bindparam, func, select
 
 from proxy.store.sql.dialects import IS_RUNNING, listed
 from proxy.store.sql.tables import conversations, turns
-from proxy.turns.repository import (
-    PollResult,
-)
+from proxy.turns.records import PollResult
 
 _HAS_EVENTS = (turns.c.worker != "", turns.c.caller != "")
 

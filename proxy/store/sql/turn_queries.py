@@ -5,28 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Select,
-    bindparam,
-    exists,
-    literal_column,
-    select,
-)
+from sqlalchemy import Connection, Select, bindparam, exists, literal_column, select
 
 from proxy.messages import Item
 from proxy.store.sql import rows, turn_statements
 from proxy.store.sql.dialects import IS_RUNNING
 from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.tables import conversations, indexable, items, turns
-from proxy.turns.repository import (
-    MAX_COMPACTIONS,
-    ChainTurn,
-    Conversation,
-    InputMatch,
-    TurnMatch,
-    TurnRecord,
-)
+from proxy.turns.records import ChainTurn, Conversation, InputMatch, TurnMatch, TurnRecord
+from proxy.turns.repository import MAX_COMPACTIONS
 
 
 class TurnQueries:

@@ -15,7 +15,7 @@ from proxy.approvals.repository import (
     DecisionRecord,
 )
 from proxy.auth import may_access
-from proxy.turns.repository import Begun, NewTurn, Page
+from proxy.turns.records import Begun, NewTurn, Page
 from tests.fakes.store.conversations import page_of
 from tests.fakes.store.turns import Asked, MemoryHistory
 

@@ -22,7 +22,7 @@ from proxy.conversations.repository import (
 )
 from proxy.errors import ConversationBusy
 from proxy.messages import ForeignItem, Item, OpenCalls, UserMessage, text_of
-from proxy.turns.repository import Conversation, NewTurn, Page, TurnEnd, TurnRecord
+from proxy.turns.records import Conversation, NewTurn, Page, TurnEnd, TurnRecord
 from proxy.wire.validation.query_params import ListQuery, Sort
 from tests.fakes.store.turns import MemoryHistory, StoredTurn, has_events
 

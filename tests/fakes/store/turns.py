@@ -11,14 +11,12 @@ from proxy.errors import ConversationBusy, TurnLeaseLost
 from proxy.events import DecidedBy, Decision
 from proxy.messages import ForeignItem, Item
 from proxy.turns.checkpoints import MAX_TAKEOVERS, Checkpoint
-from proxy.turns.repository import (
-    MAX_COMPACTIONS,
+from proxy.turns.records import (
     Attendance,
     Begun,
     ChainTurn,
     CompletedTurn,
     Conversation,
-    IdempotencyKeyTaken,
     InputMatch,
     NewTurn,
     Pause,
@@ -28,6 +26,7 @@ from proxy.turns.repository import (
     TurnMatch,
     TurnRecord,
 )
+from proxy.turns.repository import MAX_COMPACTIONS, IdempotencyKeyTaken
 
 
 @dataclass(slots=True)

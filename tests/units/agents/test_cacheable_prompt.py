@@ -19,7 +19,7 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.tools.handoff_tools import handoff_result, handoff_tool_spec
-from proxy.turns.contract import Turn
+from proxy.turns.turn import Turn
 from tests.fakes.models import ScriptedModel
 
 MODEL = ScriptedModel()

@@ -17,14 +17,8 @@ from proxy.events import (
 )
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall, ToolMessage, UserMessage
 from proxy.teamfiles.definitions import Limits
-from proxy.turns.contract import (
-    RUN_UNKNOWN,
-    ApprovalContinuation,
-    ApprovalRequest,
-    ContinuationCall,
-    TeamOutcome,
-    Turn,
-)
+from proxy.turns.contract import TeamOutcome
+from proxy.turns.turn import RUN_UNKNOWN, ApprovalContinuation, ApprovalRequest, ContinuationCall, Turn
 from tests.fakes.models import ScriptedModel, calls, says
 from tests.fakes.teams import SORRY, FixedTool, RememberingSink, agent, team_of, turn_of
 

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.conversations.alignment import is_aligned
 from proxy.messages import AssistantMessage, Item, Message, UserMessage
-from proxy.turns.repository import ChainTurn
+from proxy.turns.records import ChainTurn
 
 TEMPLATE = "Use what these documents say, and nothing that they do not say: {} (be brief)"
 

@@ -30,7 +30,7 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.turns.repository import ChainTurn
+from proxy.turns.records import ChainTurn
 
 NAMES = ("think", "thinking", "reasoning")
 PIECES = [f"<{name}>" for name in NAMES] + [f"</{name}>" for name in NAMES] + ["<", ">", "a", "\n", "think"]

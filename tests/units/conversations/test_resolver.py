@@ -22,7 +22,7 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.request_errors import FunctionCallNotFound, ToolCallNotFound
-from proxy.turns.repository import ChainTurn
+from proxy.turns.records import ChainTurn
 from proxy.turns.request import IdSource, TurnRequest
 from proxy.wire.chat.message_validation import TRANSLATED_ID
 from tests.fakes.models import ScriptedModel

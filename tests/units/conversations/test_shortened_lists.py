@@ -8,7 +8,7 @@ import pytest
 
 from proxy.conversations.shortened_lists import items_of_shortened, may_be_end
 from proxy.messages import AssistantMessage, Item, Message, ToolMessage, UserMessage, text_of
-from proxy.turns.repository import ChainTurn
+from proxy.turns.records import ChainTurn
 
 
 def turn(number: int, *, is_stored: bool = True) -> ChainTurn:

@@ -17,7 +17,7 @@ from proxy.events import (
     encode_journal,
 )
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall, ToolMessage, UserMessage
-from proxy.turns.repository import TurnRecord
+from proxy.turns.records import TurnRecord
 
 EVENTS: list[Event] = [
     Started("chatcmpl-1", "cashier"),

@@ -15,7 +15,7 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.turns.repository import ChainTurn
+from proxy.turns.records import ChainTurn
 
 
 def call(call_id: str) -> ToolCall:

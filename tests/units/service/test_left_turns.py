@@ -9,8 +9,8 @@ import pytest
 
 from proxy.events import Started
 from proxy.service.left_turns import SDK_RETRY_GRACE, DisconnectRules, LeftTurns
-from proxy.turns.contract import Turn
 from proxy.turns.live import LiveTurn, LiveTurns
+from proxy.turns.turn import Turn
 from tests.fakes.store.turns import MemoryHistory
 from tests.fakes.turn_records import new_turn
 from tests.polling import until

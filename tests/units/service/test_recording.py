@@ -24,18 +24,12 @@ from proxy.events import (
     encode_journal,
 )
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall, ToolMessage, Usage, UserMessage
-from proxy.service.recording import (
-    StoredTurnContext,
-    end_of,
-    entries_of,
-    failed_end_of,
-    replay,
-    stored_log,
-)
-from proxy.turns.contract import ApprovalRequest, Recorder, TeamOutcome, Turn
+from proxy.service.recording import StoredTurnContext, end_of, entries_of, failed_end_of, replay, stored_log
+from proxy.turns.contract import Recorder, TeamOutcome
 from proxy.turns.live import TERMINAL_POSITION, LiveTurn
-from proxy.turns.repository import Begun, ModelUse, NewApproval, TurnEnd, TurnRecord
+from proxy.turns.records import Begun, ModelUse, NewApproval, TurnEnd, TurnRecord
 from proxy.turns.request import TurnRequest
+from proxy.turns.turn import ApprovalRequest, Turn
 from tests.fakes.store.turns import MemoryHistory
 from tests.fakes.turn_records import new_turn, the_end
 

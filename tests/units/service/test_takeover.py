@@ -14,8 +14,8 @@ from proxy.messages import ToolMessage, Usage, UserMessage, text_of
 from proxy.providers.model import Finished
 from proxy.service.turns import Opened, Policy, TurnService
 from proxy.tools.port import ToolContext
-from proxy.turns.contract import RUN_UNKNOWN
 from proxy.turns.request import TurnRequest
+from proxy.turns.turn import RUN_UNKNOWN
 from tests.fakes.models import ScriptedModel, calls, says
 from tests.fakes.store.approvals import MemoryApprovals
 from tests.fakes.store.checkpoints import MemoryCheckpoints

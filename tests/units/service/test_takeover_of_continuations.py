@@ -13,7 +13,7 @@ from proxy.agents.turn_state import Agent
 from proxy.events import ApprovalDecided, Completed, Handoff, TextDelta
 from proxy.members.port import HandOver, MemberContext
 from proxy.messages import Message, UserMessage
-from proxy.turns.contract import RUN_UNKNOWN
+from proxy.turns.turn import RUN_UNKNOWN
 from tests.fakes.models import ScriptedModel, calls, says
 from tests.fakes.teams import FixedTool, agent
 from tests.units.service.test_takeover import ASK, HangingTool, Workers, read, until_called

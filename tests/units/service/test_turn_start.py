@@ -12,7 +12,7 @@ from proxy.errors import ConversationBusy, StoreUnavailable
 from proxy.events import Completed
 from proxy.messages import UserMessage
 from proxy.service.turns import Policy, TurnService
-from proxy.turns.repository import Begun, CompletedTurn, NewTurn
+from proxy.turns.records import Begun, CompletedTurn, NewTurn
 from proxy.turns.request import TurnRequest
 from tests.fakes.models import ScriptedModel, calls, says
 from tests.fakes.store.approvals import MemoryApprovals

@@ -13,11 +13,12 @@ from proxy.errors import ModelNotFound, StoreUnavailable
 from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, TextDelta
 from proxy.messages import Usage, UserMessage
 from proxy.service.turns import Opened, Policy, TurnService
-from proxy.turns.contract import Sink, TeamOutcome, Turn
+from proxy.turns.contract import Sink, TeamOutcome
 from proxy.turns.live import StopReason
-from proxy.turns.repository import Begun, CompletedTurn, ModelUse, NewTurn, TurnEnd
+from proxy.turns.records import Begun, CompletedTurn, ModelUse, NewTurn, TurnEnd
 from proxy.turns.request import TurnRequest
 from proxy.turns.structured_output import compile_response_format
+from proxy.turns.turn import Turn
 from proxy.wire.chat.completion import AnswerOptions, encode_options
 from proxy.wire.chat.stream import ChunkEncoder
 from tests.cycles import found_cycles

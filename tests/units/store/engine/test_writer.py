@@ -13,7 +13,7 @@ from proxy.errors import ConversationBusy, StoreUnavailable
 from proxy.store.engine.database import Database, open_database
 from proxy.store.engine.errors import Unavailable
 from proxy.store.turns import SqlHistory
-from proxy.turns.repository import Begun
+from proxy.turns.records import Begun
 from tests.fakes.turn_records import new_turn, the_end
 
 
