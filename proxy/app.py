@@ -56,7 +56,7 @@ from proxy.start_check import check_settings
 from proxy.store.engine.migrations import migrate, prepare_schema
 from proxy.team_check import load_component
 from proxy.team_set import Parts
-from proxy.teamfiles.loading import LoadedTeams, load_teams
+from proxy.teamfiles.loader import LoadedTeams, load_teams
 from proxy.teamfiles.summary import models_in_use
 from proxy.teamfiles.team_sources import TeamSources
 from proxy.tools.threads import ToolThreads

@@ -21,7 +21,7 @@ import click
 from proxy.auth import Terms
 from proxy.cli_options import SECRET, GroupedCommand, setting_flags
 from proxy.errors import ConfigurationError
-from proxy.listening import bound_sockets
+from proxy.listen_sockets import bound_sockets
 from proxy.log_config import configure_logging
 from proxy.messages import EventsMode
 from proxy.server_file import reload_servers, server_file

@@ -26,7 +26,7 @@ from proxy.settings import Settings
 from proxy.store.turns import SqlHistory, open_history
 from proxy.team_set import Parts, TeamReload, open_team_set
 from proxy.teamfiles.definitions import ModelDefinition, OpenAIModel
-from proxy.teamfiles.loading import LoadedTeams
+from proxy.teamfiles.loader import LoadedTeams
 from proxy.tools.builtin import builtin_names
 from proxy.trace_export import open_tracing
 from proxy.tracing import Tracing

@@ -20,7 +20,7 @@ from proxy.auth import check_exposure, is_this_machine
 from proxy.errors import ConfigurationError
 from proxy.settings import Settings
 from proxy.teamfiles.definitions import OpenAIModel
-from proxy.teamfiles.loading import LoadedTeams
+from proxy.teamfiles.loader import LoadedTeams
 from proxy.tools.builtin import builtin_names
 from proxy.tools.mcp.pins import reference
 from proxy.trace_export import is_installed

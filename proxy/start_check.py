@@ -13,15 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from proxy.errors import ConfigurationError, DatabaseNotReady
-from proxy.listening import bound_sockets
-from proxy.settings import (
-    ENV_FILE,
-    InvalidSettings,
-    Settings,
-    UnreadableEnvFile,
-    environment,
-    load_settings,
-)
+from proxy.listen_sockets import bound_sockets
+from proxy.settings import ENV_FILE, InvalidSettings, Settings, UnreadableEnvFile, environment, load_settings
 from proxy.settings_check import (
     certificate_problems,
     data_dir_problems,
@@ -34,7 +27,7 @@ from proxy.settings_check import (
     tls_key_problems,
 )
 from proxy.team_check import check_configured_teams
-from proxy.teamfiles.loading import Report
+from proxy.teamfiles.loader import Report
 
 Address = Literal["port", "host", "none"]
 """What of the listening address is checked: also that the port is free, the host alone, or neither."""

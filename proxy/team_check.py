@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from proxy.settings import Settings
 from proxy.settings_check import team_problems
 from proxy.teamfiles.definitions import ComponentModel, DemoModel
-from proxy.teamfiles.loading import Report, check_teams, load_teams
+from proxy.teamfiles.loader import Report, check_teams, load_teams
 from proxy.teamfiles.summary import models_in_use
 from proxy.teamfiles.team_sources import TeamSources
 from proxy.tools.threads import ToolThreads

@@ -33,7 +33,7 @@ from proxy.service.team_lookup import TeamLookup
 from proxy.settings import Settings
 from proxy.store.turns import SqlHistory
 from proxy.teamfiles.definitions import ComponentModel
-from proxy.teamfiles.loading import LoadedTeams
+from proxy.teamfiles.loader import LoadedTeams
 from proxy.teamfiles.summary import models_in_use
 from proxy.teamfiles.team_sources import BUNDLED
 from proxy.tools.builtin import ServiceUrls, builtin_tools

@@ -35,13 +35,9 @@ from proxy.routes.turns import last_seen
 from proxy.settings import Settings
 from proxy.turns.request import TurnRequest
 from proxy.turns.structured_output import compile_response_format
-from proxy.wire.chat.completion import (
-    AnswerOptions,
-    CompletionBuilder,
-    decode_options,
-)
+from proxy.wire.chat.completion import AnswerOptions, CompletionBuilder, decode_options
 from proxy.wire.chat.parse import ChatRequest, decode_chat
-from proxy.wire.chat.stored import with_request_messages
+from proxy.wire.chat.stored_completions import with_request_messages
 from proxy.wire.chat.stream import ChunkEncoder
 from proxy.wire.events.takeover import ResumedEncoder
 

@@ -13,7 +13,7 @@ from proxy.errors import CompletionNotFound
 from proxy.routes.dependencies import BodyDep, CallerDep, EndUserDep, Services, ServicesDep, json_response
 from proxy.turns.records import TurnRecord
 from proxy.turns.repository import accessible_turn
-from proxy.wire.chat.stored import completion_body, message_bodies, options_of
+from proxy.wire.chat.stored_completions import completion_body, message_bodies, options_of
 from proxy.wire.conversations.objects import NEW_METADATA, list_body
 from proxy.wire.validation.body_decoder import read_object
 from proxy.wire.validation.query_params import list_query, metadata_filter, page_by_id, unknown_after

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from proxy.members.loading import COMPONENT
+from proxy.members.member_loader import COMPONENT
 from proxy.messages import EventsMode, HandoffHistory, Usage
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from proxy.errors import ConfigurationError
 from proxy.settings import Settings
-from proxy.teamfiles.loading import load_teams
+from proxy.teamfiles.loader import load_teams
 from proxy.teamfiles.team_sources import TeamSources, team_folder
 from proxy.tools.mcp.audit import Audit, DiscoveredTools, report_accepted, report_differences
 from proxy.tools.mcp.lock import FILE_NAME, Pins, read_lock, write_lock

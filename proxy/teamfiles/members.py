@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from proxy.errors import ConfigurationError
-from proxy.members.loading import COMPONENT, load_member
+from proxy.members.member_loader import COMPONENT, load_member
 from proxy.members.port import Member, sees_of
 from proxy.teamfiles.diagnostics import Path, closest_match, quote
 from proxy.teamfiles.model_requests import check_connection, check_headers, is_server_url

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from proxy.errors import TeamFileError
 from proxy.teamfiles.definitions import DemoModel, ModelDefinition, OpenAIModel
-from proxy.teamfiles.loading import LoadedTeams, Report, check_teams, load_teams
+from proxy.teamfiles.loader import LoadedTeams, Report, check_teams, load_teams
 from proxy.teamfiles.members import python_members
 from proxy.teamfiles.team_sources import BUNDLED, CheckComponent, TeamSources, python_tools
 from proxy.tools.builtin import builtin_names

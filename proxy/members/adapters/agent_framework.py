@@ -38,7 +38,7 @@ from proxy.members.adapters.common import (
     spoken,
     system_text,
 )
-from proxy.members.adapters.outside_calls import OutsideCalls
+from proxy.members.adapters.external_calls import ExternalCalls
 from proxy.members.port import (
     Member,
     MemberContext,
@@ -71,7 +71,7 @@ class AgentFrameworkMember(FrameworkMember):
             # The conversation has continued without answers to the calls of the last run, which get a result instead.
             # The framework places its own result of a refusal behind the next message, where models reject it.
             session.state.pop(_PENDING, None)
-        async with OutsideCalls(context) as outside:
+        async with ExternalCalls(context) as outside:
             answers, results = await _answers(state, context, outside)
             calls = _Calls(context, self._asks, dict((state or {}).get("deferred") or {}))
             stream = self._found.run(
@@ -101,7 +101,7 @@ class AgentFrameworkMember(FrameworkMember):
             OpenCall(i, name, arguments_of(text)) for i, name, text in calls.open if name not in targets
         ]
         if requests or of_client:
-            async with OutsideCalls(context) as outside:
+            async with ExternalCalls(context) as outside:
                 await outside.answers(list(map(_requested, requests)), of_client)
         elif calls.open:
             _, name, text = calls.open[0]
@@ -124,7 +124,7 @@ _PENDING = "tool_approval"
 
 
 async def _answers(
-    state: Any, context: MemberContext, outside: OutsideCalls
+    state: Any, context: MemberContext, outside: ExternalCalls
 ) -> tuple[list[Any], dict[str, str]]:
     """Return the messages that answer the calls with which the last run ended, and the results of approved calls.
 

@@ -31,13 +31,7 @@ from autogen_agentchat.messages import (
 from autogen_core import ComponentLoader, ComponentModel, Image
 
 from proxy.errors import ConfigurationError
-from proxy.members.adapters.agentchat_objects import (
-    ClientCalls,
-    Pool,
-    Run,
-    participants,
-    waiting_users,
-)
+from proxy.members.adapters.agentchat_objects import ClientCalls, Pool, Run, participants, waiting_users
 from proxy.members.adapters.common import (
     Attachment,
     FrameworkMember,
@@ -48,7 +42,7 @@ from proxy.members.adapters.common import (
     spoken,
     system_text,
 )
-from proxy.members.adapters.outside_calls import OutsideCalls
+from proxy.members.adapters.external_calls import ExternalCalls
 from proxy.members.port import (
     HandOver,
     Member,
@@ -109,7 +103,7 @@ class AgentChatMember(FrameworkMember):
         calls = ClientCalls(context, stored.get("calls") or ())
         if context.later_items and calls.open:
             context.resume()
-            async with OutsideCalls(context) as outside:
+            async with ExternalCalls(context) as outside:
                 calls.results = await outside.answers((), calls.open)
         async with self._pool.take() as taken:
             found = taken.found
@@ -129,7 +123,7 @@ class AgentChatMember(FrameworkMember):
             state = await found.save_state() if state is None else state
         context.state = {"state": dict(state), "calls": calls.stored, **stream.stored}
         if calls.open:
-            async with OutsideCalls(context) as outside:
+            async with ExternalCalls(context) as outside:
                 await outside.answers((), calls.open)
         if stream.hand_over is not None:
             yield stream.hand_over

@@ -33,6 +33,7 @@ from proxy.members.adapters.common import (
     spoken,
     system_text,
 )
+from proxy.members.adapters.external_calls import ExternalCalls
 from proxy.members.adapters.langgraph_state import (
     Checkpoints,
     Interrupt,
@@ -41,7 +42,6 @@ from proxy.members.adapters.langgraph_state import (
     identified,
     interrupt_of,
 )
-from proxy.members.adapters.outside_calls import OutsideCalls
 from proxy.members.port import (
     HandOver,
     Member,
@@ -76,7 +76,7 @@ class LangGraphMember(FrameworkMember):
         checkpoints = Checkpoints(self._found, context)
         state = await checkpoints.restore(context.state)
         resumes = bool(context.later_items) and context.state is not None
-        async with OutsideCalls(context) as outside:
+        async with ExternalCalls(context) as outside:
             if resumes:
                 context.resume()
             stream = _Stream(context, state)
@@ -91,7 +91,7 @@ class LangGraphMember(FrameworkMember):
             return
         requests = [call for one in stream.interrupts for call in one.calls]
         if requests:
-            async with OutsideCalls(context) as outside:
+            async with ExternalCalls(context) as outside:
                 await outside.answers(identified(requests, await checkpoints.open_calls()), ())
         for one in stream.interrupts:
             yield one.question
@@ -170,7 +170,7 @@ def _attachment(one: Attachment) -> dict[str, Any]:
 # --- interrupts ------------------------------------------------------------------------------------------------
 
 
-async def _resumed(context: MemberContext, state: Restored, outside: OutsideCalls) -> Any:
+async def _resumed(context: MemberContext, state: Restored, outside: ExternalCalls) -> Any:
     """Return what resumes the interrupted run of this exchange, when all calls are decided."""
     if not state.interrupts:
         return None

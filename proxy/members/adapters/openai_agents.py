@@ -10,15 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from typing import Any, ClassVar
 
-from agents import (
-    Agent,
-    FunctionTool,
-    ModelSettings,
-    RunConfig,
-    RunContextWrapper,
-    Runner,
-    RunState,
-)
+from agents import Agent, FunctionTool, ModelSettings, RunConfig, RunContextWrapper, Runner, RunState
 
 from proxy.members.adapters.common import (
     NOT_EXECUTED,
@@ -33,8 +25,8 @@ from proxy.members.adapters.common import (
     outside_tools,
     schema_of,
 )
+from proxy.members.adapters.external_calls import ExternalCalls
 from proxy.members.adapters.openai_agents_items import ends_with_text, form_of, input_of
-from proxy.members.adapters.outside_calls import OutsideCalls
 from proxy.members.port import Member, MemberContext, MemberEvent, ModelUsed, Reasoning, ToolBegan, ToolEnded
 from proxy.messages import FunctionTool as ToolSpec
 from proxy.messages import Usage
@@ -58,7 +50,7 @@ class OpenAIAgentsMember(FrameworkMember):
         external = _External(context, _stored_run(context))
         given = input_of(context)
         agent = external.extended(self._active(context), form_of(context))
-        async with OutsideCalls(context) as outside:
+        async with ExternalCalls(context) as outside:
             interrupted = await _restored(context, agent, given, external, outside)
             run = Runner.run_streamed(
                 agent,
@@ -152,7 +144,7 @@ async def _interrupted(run: Any, given: list[Any], context: MemberContext) -> As
             "client_tools": [call.name for call in of_client],
             "handoffs": [call.name for call in of_handoffs],
         }
-        async with OutsideCalls(context) as outside:
+        async with ExternalCalls(context) as outside:
             await outside.answers(own, of_client)
     call = of_handoffs[0]
     output = {"type": "function_call_output", "call_id": call.call_id, "output": TRANSFERRED}
@@ -161,7 +153,7 @@ async def _interrupted(run: Any, given: list[Any], context: MemberContext) -> As
 
 
 async def _restored(
-    context: MemberContext, agent: Any, given: list[Any], external: _External, outside: OutsideCalls
+    context: MemberContext, agent: Any, given: list[Any], external: _External, outside: ExternalCalls
 ) -> Any:
     """Return the interrupted run of this exchange with the answers to its calls; None if a new one begins."""
     stored = _stored_run(context)

@@ -11,13 +11,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, ClassVar
 
-from pydantic_ai import (
-    DeferredToolRequests,
-    DeferredToolResults,
-    ExternalToolset,
-    ToolDefinition,
-    ToolDenied,
-)
+from pydantic_ai import DeferredToolRequests, DeferredToolResults, ExternalToolset, ToolDefinition, ToolDenied
 from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.capabilities import ReinjectSystemPrompt
 from pydantic_ai.messages import (
@@ -58,7 +52,7 @@ from proxy.members.adapters.common import (
     schema_of,
     with_own_messages,
 )
-from proxy.members.adapters.outside_calls import OutsideCalls
+from proxy.members.adapters.external_calls import ExternalCalls
 from proxy.members.port import Member, MemberContext, MemberEvent, ModelUsed, Reasoning, ToolBegan, ToolEnded
 from proxy.members.transcript import note_of_handoff
 from proxy.messages import Usage, UserMessage, text_of
@@ -77,7 +71,7 @@ class PydanticAIMember(FrameworkMember):
     async def _events(self, context: MemberContext) -> AsyncGenerator[str | MemberEvent]:
         """Run the agent with the history of the conversation."""
         external = {tool.name for tool in outside_tools(context)}
-        async with OutsideCalls(context) as outside:
+        async with ExternalCalls(context) as outside:
             history = _history(context)
             deferred = await _deferred_results(history, context, outside)
             run = _Run(context, external)
@@ -127,13 +121,13 @@ async def _handoff(requests: DeferredToolRequests, context: MemberContext) -> To
         context.state["handoffs"] = [
             part.tool_call_id for part in requests.calls if part.tool_name in targets
         ]
-        async with OutsideCalls(context) as outside:
+        async with ExternalCalls(context) as outside:
             await outside.answers(own, of_client)
     return requests.calls[0]
 
 
 async def _deferred_results(
-    history: list[ModelMessage], context: MemberContext, outside: OutsideCalls
+    history: list[ModelMessage], context: MemberContext, outside: ExternalCalls
 ) -> DeferredToolResults | None:
     """Return the results of the calls with which the last run of this exchange ended; None if it begins."""
     state = context.state if isinstance(context.state, dict) else {}

@@ -31,7 +31,7 @@ from proxy.providers.demo.client import NOTICE, DemoModel
 from proxy.providers.demo.script import Script, bundled_scripts, load_script
 from proxy.providers.model import CallPiece, Finished, Model, ModelDelta, ModelRequest
 from proxy.teamfiles.definitions import DemoModel as DemoDefinition
-from proxy.teamfiles.loading import load_teams
+from proxy.teamfiles.loader import load_teams
 from proxy.teamfiles.team_sources import BUNDLED, TeamSources
 from proxy.tools.builtin import builtin_names, builtin_tools
 from proxy.tools.execution import call_tool

@@ -21,7 +21,7 @@ UNREPORTED = "executed"
 """The recorded result of an approved call of which the framework reports none."""
 
 
-class OutsideCalls:
+class ExternalCalls:
     """The open calls of one run. It is a context manager, which ends the records of executed calls."""
 
     def __init__(self, context: MemberContext) -> None:

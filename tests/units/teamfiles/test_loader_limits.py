@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import TeamFileError
-from proxy.teamfiles.loading import LoadedTeams
+from proxy.teamfiles.loader import LoadedTeams
 from proxy.teamfiles.source_map import MAX_BYTES
 from tests.fakes.team_files import load, problems, write
 
