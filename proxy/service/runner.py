@@ -105,10 +105,11 @@ class TurnRunner:
         """Cancel a turn that could not begin, and wait until its model call has ended. Nothing of it remains."""
         assert turn.begin is not None
         assert live.task is not None
+        # The request can be cancelled here too: until the task has ended, ``stop`` has to wait for it.
+        live.task.add_done_callback(lambda _: self._lives.remove(live))
         turn.begin.cancel()
         live.task.cancel()
         await asyncio.wait([live.task])
-        self._lives.remove(live)
 
     async def stop(self, *, grace: float) -> None:
         """Wait up to ``grace`` seconds for the running turns, then cancel them and all that start later."""

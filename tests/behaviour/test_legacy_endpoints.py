@@ -309,8 +309,26 @@ async def test_its_refusals_are_those_of_v1(body: bytes, served: Served) -> None
 
 async def test_a_key_is_needed_where_keys_are_set(tmp_path: Path, upstream: FakeUpstream) -> None:
     async with serve(tmp_path, upstream.base_url, api_keys="secret") as served:
-        assert (await post(served, "/chat/completions", ANNA)).status_code == 401
+        error_message(await post(served, "/chat/completions", ANNA), 401)
     assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/chat/completions", ANNA),
+        ("/chat", {"message": "Hi"}),
+        ("/chat/stream", {"message": "Hi"}),
+        ("/ask-stream", {"question": "Hi"}),
+    ],
+)
+async def test_rate_limits_are_reported_in_both_formats(
+    path: str, body: Any, tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("One"))
+    async with serve(tmp_path, upstream.base_url, requests_per_minute=1) as served:
+        assert (await post(served, path, body)).status_code == 200
+        error_message(await post(served, path, body), 429)
 
 
 async def test_a_team_that_is_not_served_stops_the_start(tmp_path: Path, upstream: FakeUpstream) -> None:

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from tests.behaviour.chat_client import WEATHER, assistant, result, user
 from tests.behaviour.raw_http import HELLO, Wire, check_refusal, count_rows
+from tests.behaviour.websocket_client import connected
 from tests.fakes.upstream import FakeUpstream, text
 from tests.server import Served
 
@@ -351,6 +352,25 @@ async def test_error_for_an_unknown_model_names_the_nearest_and_the_teams(served
         f"The model 'shop/triag' {unknown} Did you mean 'shop/triage'? Available models: shop.",
         f"The model 'zzz' {unknown} Available models: shop.",
     ]
+
+
+async def test_every_endpoint_that_takes_a_model_id_names_the_nearest(served: Served) -> None:
+    start = {"type": "start", "request": {"model": "shpo", "messages": [user("Hi")]}}
+    legacy = {"type": "chat", "data": {"message": "Hi", "agent": "shpo"}}
+    async with httpx2.AsyncClient(base_url=served.url) as client:
+        retrieved = await client.get("/v1/models/shpo")
+        checked = await client.post("/v1/connection_checks", json={"model": "shpo"})
+    async with connected(served, "/v1/ws") as turns, connected(served, "/ws") as chat:
+        await turns.send(start)
+        await chat.send(legacy)
+        (started,), (chatted,) = await turns.until("error"), await chat.until("error")
+
+    expected = (
+        "The model 'shpo' does not exist or you do not have access to it. "
+        "Did you mean 'shop'? Available models: shop."
+    )
+    assert [retrieved.json()["error"]["message"], checked.json()["error"]["message"]] == [expected, expected]
+    assert [started["error"]["message"], chatted["data"]["error"]] == [expected, expected]
 
 
 async def test_unknown_paths_and_methods_get_an_error_envelope(served: Served, wire: Wire) -> None:
