@@ -14,15 +14,9 @@ from proxy.errors import Unauthorized
 from proxy.events import Entry, is_closing
 from proxy.routes.dependencies import Services, authenticate
 from proxy.routes.request_body import ClientDisconnected, authorization_of
-from proxy.routes.streaming import (
-    STREAM_HEADERS,
-    ClientMonitor,
-    Connection,
-    Headers,
-    StreamTimeouts,
-)
+from proxy.routes.streaming import STREAM_HEADERS, ClientMonitor, Connection, Headers, StreamTimeouts
 from proxy.service.remote_turns import Listener
-from proxy.service.turns import Opened
+from proxy.service.turns import TurnHandle
 from proxy.turns.live import EventLogReader
 from proxy.wire.events import sse
 from proxy.wire.events.feed import Feed, FeedEncoder, error_frame
@@ -58,7 +52,9 @@ class FeedStream:
         body = b"" if error is None else error_frame(error)
         await self._watch.send(self._send, body, is_last=True)
 
-    async def write_turn(self, opened: Opened, *, after: sse.Position = sse.START, prefix: str = "") -> None:
+    async def write_turn(
+        self, opened: TurnHandle, *, after: sse.Position = sse.START, prefix: str = ""
+    ) -> None:
         """Send the frames after ``after``, until the turn ends or this process has no more events of it."""
         feed = Feed(opened.turn_id, hides_details=self._hides_details)
         encoder = FeedEncoder(feed, types=self._types, after=after, prefix=prefix)

@@ -18,7 +18,7 @@ from proxy.events import Entry
 from proxy.messages import Usage
 from proxy.routes.request_body import ClientDisconnected
 from proxy.routes.streaming import Connection, Encoder, Framing, wait_for_disconnect
-from proxy.service.turns import Opened, TurnService
+from proxy.service.turns import TurnHandle, TurnService
 from proxy.turns.live import TERMINAL_POSITION
 from proxy.turns.request import TurnRequest
 from proxy.wire.errors import failed_event
@@ -51,7 +51,7 @@ class QueuedStream:
 
     async def open(
         self, turns: TurnService, request: TurnRequest, encoder: Callable[[], Encoder]
-    ) -> Opened | None:
+    ) -> TurnHandle | None:
         """Open the turn. None if that failed after the response had begun, which then ends with the error.
 
         ``encoder`` returns what encodes the error.

@@ -41,7 +41,7 @@ from proxy.routes.request_headers import (
 from proxy.routes.streaming import JSON_HEADERS, SSE, Connection, client_left
 from proxy.routes.turn_response import encoder_options, turn_headers, write_turn
 from proxy.service.recording import entries_of
-from proxy.service.turns import Opened
+from proxy.service.turns import TurnHandle
 from proxy.turns.records import TurnRecord
 from proxy.turns.repository import accessible_turn
 from proxy.turns.request import TurnRequest
@@ -278,7 +278,7 @@ def _without_content(options: ResponseOptions) -> ResponseOptions:
 _write = partial(write_turn, to_problem=problem_of_response, parameters=PARAMETERS)
 
 
-def _options_of(opened: Opened, requested: ResponseOptions | None = None) -> ResponseOptions:
+def _options_of(opened: TurnHandle, requested: ResponseOptions | None = None) -> ResponseOptions:
     options = encoder_options(opened, requested, decode_options)
     if opened.match != "side-request":
         return options
@@ -286,7 +286,7 @@ def _options_of(opened: Opened, requested: ResponseOptions | None = None) -> Res
 
 
 async def _send_initial_response(
-    opened: Opened, options: ResponseOptions, connection: Connection, ignored: Sequence[str]
+    opened: TurnHandle, options: ResponseOptions, connection: Connection, ignored: Sequence[str]
 ) -> None:
     """Send the response object immediately; the turn continues in the background."""
     if opened.is_replayed and opened.live.is_finished:

@@ -21,7 +21,7 @@ from proxy.routes.streaming import (
     answer,
     stream,
 )
-from proxy.service.turns import Opened
+from proxy.service.turns import TurnHandle
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.errors import ErrorResponse, error_response
 from proxy.wire.responses.options import ResponseOptions
@@ -31,7 +31,7 @@ Options = TypeVar("Options", AnswerOptions, ResponseOptions)
 
 async def write_turn(
     services: Services,
-    opened: Opened,
+    opened: TurnHandle,
     connection: Connection,
     encoder: Encoder | Builder,
     *,
@@ -90,7 +90,9 @@ def _is_encoder(encoder: Encoder | Builder) -> TypeGuard[Encoder]:
     return hasattr(encoder, "encode")
 
 
-def encoder_options(opened: Opened, requested: Options | None, decode: Callable[[bytes], Options]) -> Options:
+def encoder_options(
+    opened: TurnHandle, requested: Options | None, decode: Callable[[bytes], Options]
+) -> Options:
     """Return the options of the response encoder, with id and time of the turn.
 
     They are those of this request (``requested``), or of the earlier request that began the turn.
@@ -103,7 +105,7 @@ def encoder_options(opened: Opened, requested: Options | None, decode: Callable[
 
 
 def turn_headers(
-    opened: Opened, ignored: Sequence[str], facts: dict[str, object], parameters: Mapping[str, str] = {}
+    opened: TurnHandle, ignored: Sequence[str], facts: dict[str, object], parameters: Mapping[str, str] = {}
 ) -> Headers:
     """Return the response headers about the turn, and add the ignored parameters to the request log."""
     ignored = [*ignored, *(parameters.get(name, name) for name in opened.ignored)]

@@ -15,7 +15,7 @@ from proxy.routes.dependencies import Services
 from proxy.routes.middleware.rate_limit import admit as admit_turn
 from proxy.routes.request_body import ClientDisconnected, decode_body, first_of, headers_of
 from proxy.routes.sockets import Channel, admit
-from proxy.service.turns import Opened
+from proxy.service.turns import TurnHandle
 from proxy.turns.live import LiveTurn
 from proxy.wire.events.feed import Feed
 from proxy.wire.events.websocket import (
@@ -174,7 +174,7 @@ class Session:
             self._started[live.turn_id] = live
             live.task.add_done_callback(lambda _: self._started.pop(live.turn_id, None))
 
-    async def _stream(self, opened: Opened, frames: FrameMessages) -> None:
+    async def _stream(self, opened: TurnHandle, frames: FrameMessages) -> None:
         await self._stop_stream(opened.turn_id)
         task = asyncio.create_task(self._run_stream(opened.live, frames), name=f"stream {opened.turn_id}")
         self._streams[opened.turn_id] = task
@@ -201,7 +201,7 @@ class Session:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def _feed(self, opened: Opened) -> Feed:
+    def _feed(self, opened: TurnHandle) -> Feed:
         return Feed(opened.turn_id, hides_details=not self._services.settings.handoff_details)
 
     # --- headers of the handshake and of the message ---
@@ -219,7 +219,7 @@ class Session:
         return first_of(self._headers_with(message), self._services.settings.user_headers)
 
 
-def _facts(opened: Opened) -> dict[str, str]:
+def _facts(opened: TurnHandle) -> dict[str, str]:
     return {
         "turn_id": opened.turn_id,
         "conversation_id": opened.conversation_id,

@@ -17,7 +17,7 @@ from proxy.conversations.fingerprints import Transcript
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.errors import TurnLeaseLost
 from proxy.events import ApprovalDecided, encode_journal
-from proxy.service.left_turns import DisconnectRules
+from proxy.service.disconnect_rules import DisconnectRules
 from proxy.service.resumption import SavedRequestOptions, options_of
 from proxy.turns.checkpoints import Checkpoint, CheckpointRepository
 from proxy.turns.live import LiveTurn

@@ -8,11 +8,11 @@ from proxy.conversations.resolver import ResolvedTurn
 from proxy.conversations.steps import split_step
 from proxy.conversations.unfinished_turns import Repetition, RunningMatch
 from proxy.errors import ConversationBusy
-from proxy.service.attachments import Attachments
-from proxy.service.busy import ConversationHeld, parallel_slot
-from proxy.service.left_turns import LeftTurns
-from proxy.service.lost_turns import LostTurns
-from proxy.service.opened import Opened
+from proxy.service.conversation_queues import ConversationHeld, parallel_slot
+from proxy.service.disconnected_turns import DisconnectedTurns
+from proxy.service.existing_turns import ExistingTurns
+from proxy.service.orphaned_turns import OrphanedTurns
+from proxy.service.turn_handle import TurnHandle
 from proxy.turns.contract import ServedTeam
 from proxy.turns.records import TurnRecord
 from proxy.turns.repository import TurnRepository
@@ -29,14 +29,19 @@ class Conflicts:
     """Resolves conflicts of requests with turns that run."""
 
     def __init__(
-        self, history: TurnRepository, *, attachments: Attachments, left: LeftTurns, lost: LostTurns
+        self,
+        history: TurnRepository,
+        *,
+        existing: ExistingTurns,
+        disconnected: DisconnectedTurns,
+        orphaned: OrphanedTurns,
     ) -> None:
         self._history = history
-        self._attachments = attachments
-        self._left = left
-        self._lost = lost
+        self._existing = existing
+        self._disconnected = disconnected
+        self._orphaned = orphaned
 
-    async def open_earlier(self, request: TurnRequest, found: RunningMatch | Repetition) -> Opened | None:
+    async def open_earlier(self, request: TurnRequest, found: RunningMatch | Repetition) -> TurnHandle | None:
         """Attach to the turn that the request repeats; end a running one that it follows.
 
         None if the request has to be resolved again: the turn has ended, or its client has not left.
@@ -46,19 +51,19 @@ class Conflicts:
             if record is None:
                 return None
             if record.status != "running":
-                return self._attachments.attach(record) if isinstance(found, Repetition) else None
-            if await self._lost.interrupt_if_lost(record):
+                return self._existing.attach(record) if isinstance(found, Repetition) else None
+            if await self._orphaned.interrupt_if_lost(record):
                 continue
             replaced = await self._replace_left(request, record)
             if replaced:
-                return replaced if isinstance(replaced, Opened) else None
+                return replaced if isinstance(replaced, TurnHandle) else None
             # A client can send its next message before the server has noticed that it left.
             await asyncio.sleep(LEAVING_INTERVAL)
         return None
 
     async def after_conflict(
         self, request: TurnRequest, team: ServedTeam, resolved: ResolvedTurn | None, *, is_patient: bool
-    ) -> Opened | int:
+    ) -> TurnHandle | int:
         """Attach to the running turn if its client has left and this request repeats it; else end it.
 
         Returns the slot for the next attempt otherwise. With ``is_patient``, a disconnect of the client that is noticed
@@ -75,11 +80,11 @@ class Conflicts:
             raise ConversationBusy
         for pause in (*LEAVING_PAUSES, None) if is_patient else (None,):
             record = await self._history.running_turn(request.caller, conversation_id)
-            if record is None or await self._lost.interrupt_if_lost(record):
+            if record is None or await self._orphaned.interrupt_if_lost(record):
                 return 0
             replaced = await self._replace_left(request, record)
             if replaced:
-                return replaced if isinstance(replaced, Opened) else 0
+                return replaced if isinstance(replaced, TurnHandle) else 0
             slot = parallel_slot(request, team, resolved, record) if resolved is not None else 0
             if slot:
                 return slot
@@ -96,18 +101,18 @@ class Conflicts:
             record = await self._history.running_turn(caller, conversation_id)
             if record is None:
                 return False
-            if await self._left.end(record):
+            if await self._disconnected.end(record):
                 return True
             if pause is not None:
                 await asyncio.sleep(pause)
         return False
 
-    async def _replace_left(self, request: TurnRequest, record: TurnRecord) -> Opened | bool:
+    async def _replace_left(self, request: TurnRequest, record: TurnRecord) -> TurnHandle | bool:
         """Attach to a running turn whose client has left if this request repeats it; else end it.
 
         False if the turn has a client, or finishes without one.
         """
         is_same = request.body_digest is not None and record.body_digest == request.body_digest
-        if is_same and self._left.is_unattended(record) and self._left.ran_effects(record):
-            return self._attachments.attach(record)
-        return await self._left.end(record)
+        if is_same and self._disconnected.is_unattended(record) and self._disconnected.ran_effects(record):
+            return self._existing.attach(record)
+        return await self._disconnected.end(record)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from proxy.service.forwarding import TurnForwarding
 from proxy.service.remote_turns import RemoteTurns
 from proxy.service.turn_messages import (
     CancelTurn,
@@ -15,18 +14,19 @@ from proxy.service.turn_messages import (
     UnfollowTurn,
     decode,
 )
+from proxy.service.turn_relay import TurnRelay
 from proxy.turns.live import LiveTurns
 
 logger = logging.getLogger(__name__)
 
 
-def dispatch(message: bytes, lives: LiveTurns, forwarding: TurnForwarding, remote: RemoteTurns) -> None:
+def dispatch(message: bytes, lives: LiveTurns, relay: TurnRelay, remote: RemoteTurns) -> None:
     """Handle a message of another worker."""
     match decode(message):
         case FollowTurn() as follow:
-            forwarding.follow(follow)
+            relay.follow(follow)
         case UnfollowTurn(worker, turn_id, is_observer):
-            forwarding.unfollow(turn_id, worker, is_observer=is_observer)
+            relay.unfollow(turn_id, worker, is_observer=is_observer)
         case TurnEvents() as events:
             remote.receive(events)
         case CancelTurn(turn_id):
@@ -34,7 +34,7 @@ def dispatch(message: bytes, lives: LiveTurns, forwarding: TurnForwarding, remot
             if live is not None:
                 live.stop("requested")
         case ListenToConversations() as listen:
-            forwarding.listen(listen)
+            relay.listen(listen)
         case TurnBegan(conversation):
             remote.notify_turn_started(conversation)
         case None:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from proxy.messages import AssistantMessage, Message, SystemMessage, UserMessage, is_instruction, text_of
 from proxy.request_errors import BackgroundSideRequest
-from proxy.service.new_turns import requested_turn
+from proxy.service.turn_factory import requested_turn
 from proxy.turns.contract import AnsweringTeam
 from proxy.turns.request import TurnRequest
 from proxy.turns.turn import Turn

@@ -16,11 +16,11 @@ from proxy.conversations.resolver import ResolvedTurn
 from proxy.events import Entry, Started, decode_journal, with_positions
 from proxy.messages import Item, is_instruction
 from proxy.service.checkpoints import CheckpointLog, SavedTurn, decode_step, decode_turn
-from proxy.service.left_turns import DisconnectRules
-from proxy.service.new_turns import requested_turn
+from proxy.service.disconnect_rules import DisconnectRules
 from proxy.service.recording import StoredTurnContext
 from proxy.service.resumption import request_of
 from proxy.service.runner import RestoredLog
+from proxy.service.turn_factory import requested_turn
 from proxy.turns.checkpoints import Checkpoint, CheckpointRepository, TakenOver
 from proxy.turns.contract import ServedTeam
 from proxy.turns.live import LiveTurn, LogMemory

@@ -13,16 +13,17 @@ from proxy.errors import LogMemoryExhausted, StoreUnavailable
 from proxy.messages import Item
 from proxy.request_errors import ParameterNotSupported
 from proxy.service.checkpoints import CheckpointLog, can_be_continued, continues_approvals, saved_turn
-from proxy.service.forwarding import TurnForwarding
+from proxy.service.disconnect_rules import DisconnectRules
+from proxy.service.disconnected_turns import DisconnectedTurns
 from proxy.service.leases import Leases
-from proxy.service.left_turns import DisconnectRules, LeftTurns
-from proxy.service.new_turns import new_turn, new_turn_id, turn_of
-from proxy.service.opened import Opened
 from proxy.service.progress import ProgressStore
 from proxy.service.recording import StoredTurnContext, step_turn
 from proxy.service.remote_turns import RemoteTurns
 from proxy.service.runner import TurnRunner
 from proxy.service.side_requests import side_turn
+from proxy.service.turn_factory import new_turn, new_turn_id, turn_of
+from proxy.service.turn_handle import TurnHandle
+from proxy.service.turn_relay import TurnRelay
 from proxy.turns.checkpoints import CheckpointRepository
 from proxy.turns.contract import AnsweringTeam, ServedTeam
 from proxy.turns.live import LiveTurn, LiveTurns
@@ -58,9 +59,9 @@ class TurnStart:
         runner: TurnRunner,
         checkpoints: CheckpointRepository | None,
         progress: ProgressStore,
-        left: LeftTurns,
+        disconnected: DisconnectedTurns,
         remote: RemoteTurns,
-        forwarding: TurnForwarding,
+        relay: TurnRelay,
         on_disconnect: DisconnectPolicy,
         disconnect_grace: float,
     ) -> None:
@@ -72,9 +73,9 @@ class TurnStart:
         self._runner = runner
         self._checkpoints = checkpoints
         self._progress = progress
-        self._left = left
+        self._disconnected = disconnected
         self._remote = remote
-        self._forwarding = forwarding
+        self._relay = relay
         self._on_disconnect = on_disconnect
         self._disconnect_grace = disconnect_grace
         self._is_store_available = True
@@ -94,13 +95,13 @@ class TurnStart:
         new = new_turn(request, team, resolved, worker="", lease_until=now, now=now)
         return turn_of(request, new, resolved, self._approvals)
 
-    def start_side(self, request: TurnRequest, team: ServedTeam) -> Opened:
+    def start_side(self, request: TurnRequest, team: ServedTeam) -> TurnHandle:
         """Start a turn without conversation, team or lock; nothing of it is stored."""
         turn = side_turn(new_turn_id(), request, team.side)
         ignored = ignored_parameters(request, team.side)
         live = LiveTurn(turn.id, cancel_on_disconnect=True, memory=self._lives.memory)
         self._runner.start(live, team.side, turn, None)
-        return Opened(
+        return TurnHandle(
             live=live,
             turn_id=turn.id,
             created_at=self._clock(),
@@ -118,7 +119,7 @@ class TurnStart:
         ignored: Sequence[str],
         *,
         slot: int = 0,
-    ) -> Opened | None:
+    ) -> TurnHandle | None:
         """Begin and start the turn; None if it waits for further approval decisions.
 
         Raises:
@@ -163,14 +164,14 @@ class TurnStart:
             turn.steps = CheckpointLog(
                 self._checkpoints, live, turn, begun.turn, 0, first, is_saved=is_lasting
             )
-        self._left.watch(live, turn, begun.turn, rules)
+        self._disconnected.watch(live, turn, begun.turn, rules)
         if turn.begin is None:
             self._runner.start(live, team, turn, context)
         else:
             self._runner.confirm(live, turn)
         self._remote.notify_turn_started(begun.conversation)
-        self._forwarding.turn_began(new.id, begun.conversation)
-        return Opened(
+        self._relay.turn_began(new.id, begun.conversation)
+        return TurnHandle(
             live=live,
             turn_id=new.id,
             created_at=new.created_at,

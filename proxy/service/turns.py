@@ -14,17 +14,14 @@ from proxy.background_tasks import BackgroundTasks
 from proxy.conversations.resolver import ConversationResolver
 from proxy.errors import ShuttingDown
 from proxy.events import Entry
-from proxy.service.attachments import Attachments
-from proxy.service.busy import BusyConversations, ClientLeft
 from proxy.service.conflicts import Conflicts
+from proxy.service.conversation_queues import ClientLeft, ConversationQueues
+from proxy.service.disconnected_turns import DisconnectedTurns
 from proxy.service.event_log import EventLog
-from proxy.service.forwarding import TurnForwarding
+from proxy.service.existing_turns import ExistingTurns
 from proxy.service.leases import Leases
-from proxy.service.left_turns import LeftTurns
-from proxy.service.lost_turns import LostTurns
 from proxy.service.message_dispatch import dispatch
-from proxy.service.opened import Opened
-from proxy.service.openings import Openings, PreviewedTurn
+from proxy.service.orphaned_turns import OrphanedTurns
 from proxy.service.policy import Policy
 from proxy.service.progress import ProgressStore
 from proxy.service.remote_turns import Listener, RemoteTurns
@@ -33,6 +30,9 @@ from proxy.service.runner import TurnObserver, TurnRunner
 from proxy.service.service_state import ServiceState
 from proxy.service.takeover import TakeOver
 from proxy.service.team_lookup import CustomTeams, TeamLookup, Teams
+from proxy.service.turn_handle import TurnHandle
+from proxy.service.turn_opener import PreviewedTurn, TurnOpener
+from proxy.service.turn_relay import TurnRelay
 from proxy.service.turn_start import TurnStart
 from proxy.tracing import Tracing
 from proxy.turns.checkpoints import CheckpointRepository
@@ -43,7 +43,7 @@ from proxy.turns.request import Clock, TurnRequest
 from proxy.turns.worker_messages import LocalMessages, NoWorkerMessages, WorkerMessages
 from proxy.wire.approvals import ApprovalDecision
 
-__all__ = ["Opened", "Policy", "PreviewedTurn", "TurnService"]
+__all__ = ["Policy", "PreviewedTurn", "TurnHandle", "TurnService"]
 
 
 class TurnService:
@@ -92,7 +92,7 @@ class TurnService:
         )
         worker = self._leases.worker
         self._messages = LocalMessages(messages or NoWorkerMessages(), worker, self._receive)
-        self._forwarding = TurnForwarding(self._lives, self._messages)
+        self._relay = TurnRelay(self._lives, self._messages)
         self._remote = RemoteTurns(
             history,
             clock,
@@ -103,38 +103,40 @@ class TurnService:
             listen=policy.listen,
         )
         self._progress = ProgressStore(history)
-        self._left = LeftTurns(history, self._lives, clock, interval=policy.follow)
+        self._disconnected = DisconnectedTurns(history, self._lives, clock, interval=policy.follow)
         take_over: TakeOver | None = None
         if checkpoints is not None:
             take_over = TakeOver(
                 history, checkpoints, approvals, clock, worker, self._leases.until, self._lives.memory
             )
-        self._lost = LostTurns(
+        self._orphaned = OrphanedTurns(
             self._state,
             history,
             clock,
             take_over=take_over,
             runner=self._runner,
             progress=self._progress,
-            left=self._left,
-            forwarding=self._forwarding,
+            disconnected=self._disconnected,
+            relay=self._relay,
         )
-        self._attachments = Attachments(
+        self._existing = ExistingTurns(
             self._state,
             history,
             clock,
             self._lives,
             remote=self._remote,
-            left=self._left,
-            lost=self._lost,
+            disconnected=self._disconnected,
+            orphaned=self._orphaned,
             retry_window=policy.turn_time_limit,
         )
-        self._conflicts = Conflicts(history, attachments=self._attachments, left=self._left, lost=self._lost)
-        self._busy = BusyConversations(
+        self._conflicts = Conflicts(
+            history, existing=self._existing, disconnected=self._disconnected, orphaned=self._orphaned
+        )
+        self._queues = ConversationQueues(
             history,
             self._lives,
-            self._attachments.cancel,
-            self._left.end,
+            self._existing.cancel,
+            self._disconnected.end,
             poll=policy.follow,
             time_limit=policy.turn_time_limit,
         )
@@ -147,22 +149,22 @@ class TurnService:
             runner=self._runner,
             checkpoints=checkpoints,
             progress=self._progress,
-            left=self._left,
+            disconnected=self._disconnected,
             remote=self._remote,
-            forwarding=self._forwarding,
+            relay=self._relay,
             on_disconnect=policy.on_disconnect,
             disconnect_grace=policy.disconnect_grace,
         )
-        self._openings = Openings(
+        self._opener = TurnOpener(
             self._state,
             ConversationResolver(history, approvals, clock),
-            attachments=self._attachments,
+            existing=self._existing,
             conflicts=self._conflicts,
-            busy=self._busy,
+            queues=self._queues,
             turn_start=self._turn_start,
         )
         self._resumption = ApprovalResumption(
-            history, approvals, clock, self._openings.resume, self._conflicts.end_unattended
+            history, approvals, clock, self._opener.resume, self._conflicts.end_unattended
         )
 
     def use_teams(self, teams: TeamLookup) -> None:
@@ -183,12 +185,12 @@ class TurnService:
     @property
     def unattended(self) -> int:
         """Number of turns of this process that wait for a client or finish without one."""
-        return len(self._left)
+        return len(self._disconnected)
 
     @property
     def queued(self) -> int:
         """Number of requests of this process that wait for a turn of their conversation."""
-        return len(self._busy)
+        return len(self._queues)
 
     @property
     def log_bytes(self) -> int:
@@ -213,14 +215,14 @@ class TurnService:
         """Reject new turns, wait up to ``grace`` seconds for the running ones, then cancel them and wait."""
         self._state.is_closing = True
         self._remote.wake_listeners()
-        await self._left.close()
+        await self._disconnected.close()
         await self._runner.stop(grace=grace)
         await self._progress.close()
-        await self._forwarding.close()
+        await self._relay.close()
         await self._remote.close()
         await self._leases.close()
 
-    async def open(self, request: TurnRequest, *, left: ClientLeft | None = None) -> Opened:
+    async def open(self, request: TurnRequest, *, left: ClientLeft | None = None) -> TurnHandle:
         """Begin a turn, or attach to the turn that this request repeats.
 
         ``left`` ends the wait of a request that queues for its conversation.
@@ -234,7 +236,7 @@ class TurnService:
             LogMemoryExhausted: The logs of this process have reached their memory limit.
             ShuttingDown: ``close`` was called.
         """
-        return await self._openings.open(request, left=left)
+        return await self._opener.open(request, left=left)
 
     async def end_unattended(self, caller: str, conversation_id: str) -> bool:
         """End the running turn of a conversation if its client has left and it only waits for one."""
@@ -248,7 +250,7 @@ class TurnService:
             RejectedRequest: The request does not fit the team or the conversation.
             ConversationBusy: It follows a turn that is running.
         """
-        return await self._openings.preview(request)
+        return await self._opener.preview(request)
 
     async def decide(self, caller: str, decision: ApprovalDecision, *, end_user: str = "") -> Approval:
         """Decide a pending approval as ``ApprovalResumption.decide`` does, within the limits of this process.
@@ -272,7 +274,7 @@ class TurnService:
 
     async def attach(
         self, caller: str, turn_id: str, *, end_user: str = "", is_observer: bool = False
-    ) -> Opened:
+    ) -> TurnHandle:
         """Return a turn of the caller: running in this worker or another one, or ended.
 
         An observer (event feed) of a turn in another worker gets ``Started`` immediately. It gets the stored status
@@ -281,8 +283,8 @@ class TurnService:
         Raises:
             CompletionNotFound: The caller has no such turn, or it belongs to another end user.
         """
-        record = await self._attachments.find(caller, turn_id, end_user)
-        return self._attachments.attach(record, is_observer=is_observer)
+        record = await self._existing.find(caller, turn_id, end_user)
+        return self._existing.attach(record, is_observer=is_observer)
 
     def listener(self, conversation: Conversation) -> AbstractContextManager[Listener]:
         """Return a listener for new turns of a conversation, in all workers."""
@@ -290,7 +292,7 @@ class TurnService:
 
     def log_of(self, record: TurnRecord) -> Sequence[Entry]:
         """Return the events of a turn: so far if it runs here, else the stored ones; empty if none were stored."""
-        return self._attachments.log_of(record)
+        return self._existing.log_of(record)
 
     async def cancel(self, caller: str, turn_id: str, *, end_user: str = "") -> TurnRecord:
         """Cancel a turn in whichever worker it runs; its text so far is stored. Return the turn afterwards.
@@ -298,10 +300,10 @@ class TurnService:
         Raises:
             CompletionNotFound: The caller has no such turn, or it belongs to another end user.
         """
-        return await self._attachments.cancel(caller, turn_id, end_user=end_user)
+        return await self._existing.cancel(caller, turn_id, end_user=end_user)
 
     async def _continue_lost(self, dead_workers: Sequence[str]) -> None:
-        await self._lost.continue_turns(dead_workers)
+        await self._orphaned.continue_turns(dead_workers)
 
     async def _resume_lost(self) -> None:
         if not self._state.is_closing:
@@ -311,4 +313,4 @@ class TurnService:
         return bool(self._lives) or self._remote.is_active
 
     def _receive(self, message: bytes) -> None:
-        dispatch(message, self._lives, self._forwarding, self._remote)
+        dispatch(message, self._lives, self._relay, self._remote)

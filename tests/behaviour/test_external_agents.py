@@ -193,7 +193,7 @@ async def test_a_function_calls_tools_of_the_client(store: bool, caller: Caller)
     [opened] = first.message.tool_calls or []
     messages += [first.message.model_dump(exclude_none=True), result(opened.id, "page A")]
     second = (await caller.completion(messages, **more)).choices[0]
-    assert second.message.content == "Opened page A. "
+    assert second.message.content == "TurnHandle page A. "
     read = second.message.tool_calls or []
     assert [(call.function.name, call.function.arguments) for call in read] == [  # type: ignore[union-attr]
         ("read_page", '{"page":1}'),

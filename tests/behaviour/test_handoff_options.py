@@ -86,7 +86,7 @@ def client(open_desk: tuple[Served, FakeUpstream], request: pytest.FixtureReques
 
 async def test_by_default_the_next_agent_sees_everything(client: Client) -> None:
     await client.say("Hello", text("Hi"))
-    await client.say("Open it", calls(("to_open", {"reason": "asked"})), text("Opened"))
+    await client.say("Open it", calls(("to_open", {"reason": "asked"})), text("TurnHandle"))
 
     assert shape_of(client.upstream) == [
         "system",

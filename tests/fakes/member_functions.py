@@ -75,7 +75,7 @@ async def reader(messages: Sequence[Message], context: MemberContext) -> AsyncIt
     """Call two tools of the client in turn, the second one twice in parallel."""
     yield "Reading. "
     first = await context.call_tool("open_page", {"url": "a"})
-    yield f"Opened {first}. "
+    yield f"TurnHandle {first}. "
     both = await asyncio.gather(
         context.call_tool("read_page", {"page": 1}), context.call_tool("read_page", {"page": 2})
     )

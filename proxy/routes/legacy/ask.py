@@ -37,7 +37,7 @@ from proxy.routes.legacy.requests import (
 from proxy.routes.request_body import headers_of
 from proxy.routes.request_headers import wants_event_ids
 from proxy.routes.streaming import Connection, StreamTimeouts, stream
-from proxy.service.turns import Opened
+from proxy.service.turns import TurnHandle
 from proxy.turns.live import LiveTurn
 from proxy.wire.legacy.ask import QuestionEncoder, QuestionOptions, decode_question_options, last_event
 from proxy.wire.legacy.requests import QUESTION
@@ -104,7 +104,7 @@ async def _resume(services: Services, caller: str, turn_id: str, after: int, con
 
 async def _write(
     services: Services,
-    opened: Opened,
+    opened: TurnHandle,
     options: QuestionOptions,
     after: int,
     connection: Connection,

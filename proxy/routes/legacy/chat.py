@@ -17,7 +17,7 @@ from proxy.routes.legacy.requests import (
 )
 from proxy.routes.request_body import headers_of
 from proxy.routes.streaming import Connection, client_left
-from proxy.service.turns import Opened
+from proxy.service.turns import TurnHandle
 from proxy.turns.request import TurnRequest
 from proxy.wire.legacy.chat import ChatBuilder, ChatEventEncoder
 from proxy.wire.legacy.requests import CHAT, LegacyChatBody
@@ -61,7 +61,7 @@ async def chat_request(
     )
 
 
-async def _open(scope: Scope, receive: Receive) -> tuple[Services, Opened, BrowserChat]:
+async def _open(scope: Scope, receive: Receive) -> tuple[Services, TurnHandle, BrowserChat]:
     services, caller, body = await read_request(scope, receive)
     given = read_object(CHAT, body)
     browser = browser_chat_of(scope, caller)

@@ -12,7 +12,7 @@ from proxy.background_tasks import BackgroundTasks
 from proxy.events import TAKEOVER_POSITIONS, Completed, Entry, Failed, TextDelta, ToolFailed
 from proxy.messages import ToolMessage, Usage, UserMessage, text_of
 from proxy.providers.model import Finished
-from proxy.service.turns import Opened, Policy, TurnService
+from proxy.service.turns import Policy, TurnHandle, TurnService
 from proxy.tools.port import ToolContext
 from proxy.turns.request import TurnRequest
 from proxy.turns.turn import RUN_UNKNOWN
@@ -82,7 +82,7 @@ class Workers:
         return [text_of(message) for message in messages if isinstance(message, ToolMessage)]
 
 
-async def read(opened: Opened, count: int | None = None) -> list[Entry]:
+async def read(opened: TurnHandle, count: int | None = None) -> list[Entry]:
     """Read the first entries, or all."""
     entries: list[Entry] = []
     with opened.live.reader() as reader:

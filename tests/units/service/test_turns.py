@@ -12,7 +12,7 @@ from proxy.agents.team import AgentTeam
 from proxy.errors import ModelNotFound, StoreUnavailable
 from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, TextDelta
 from proxy.messages import Usage, UserMessage
-from proxy.service.turns import Opened, Policy, TurnService
+from proxy.service.turns import Policy, TurnHandle, TurnService
 from proxy.turns.contract import Sink, TeamOutcome
 from proxy.turns.live import StopReason
 from proxy.turns.records import Begun, CompletedTurn, ModelUse, NewTurn, TurnEnd
@@ -73,7 +73,7 @@ async def service_of(
     )
 
 
-async def end_of(opened: Opened) -> Any:
+async def end_of(opened: TurnHandle) -> Any:
     with opened.live.reader() as follower:
         async with asyncio.timeout(5):
             while not opened.live.is_finished:

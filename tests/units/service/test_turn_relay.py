@@ -9,7 +9,7 @@ from proxy.background_tasks import BackgroundTasks
 from proxy.events import Completed, Entry, Failed, Started, TextDelta
 from proxy.messages import Usage, UserMessage
 from proxy.providers.model import Finished
-from proxy.service.turns import Opened, Policy, TurnService
+from proxy.service.turns import Policy, TurnHandle, TurnService
 from proxy.turns.request import TurnRequest
 from tests.fakes.models import ScriptedModel, says
 from tests.fakes.store.approvals import MemoryApprovals
@@ -43,7 +43,7 @@ class Workers:
         return service
 
 
-async def read(opened: Opened, count: int | None = None) -> list[Entry]:
+async def read(opened: TurnHandle, count: int | None = None) -> list[Entry]:
     """Read the first entries, or all."""
     entries: list[Entry] = []
     with opened.live.reader() as reader:

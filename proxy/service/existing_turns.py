@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from proxy.errors import CompletionNotFound, IdempotencyConflict
 from proxy.events import Entry, decode_journal
-from proxy.service.left_turns import LeftTurns
-from proxy.service.lost_turns import LostTurns
-from proxy.service.opened import Opened
+from proxy.service.disconnected_turns import DisconnectedTurns
+from proxy.service.orphaned_turns import OrphanedTurns
 from proxy.service.recording import replay, stored_log
 from proxy.service.remote_turns import RemoteTurns
 from proxy.service.service_state import ServiceState
+from proxy.service.turn_handle import TurnHandle
 from proxy.turns.live import LiveTurn, LiveTurns
 from proxy.turns.records import TurnRecord
 from proxy.turns.repository import TurnRepository, accessible_turn
@@ -22,7 +22,7 @@ CANCEL_PAUSES = (0.02, 0.03, 0.05, 0.1, 0.3)
 """Seconds between the checks whether another worker has cancelled a turn."""
 
 
-class Attachments:
+class ExistingTurns:
     """Attaches to turns of all workers. ``retry_window`` is the time in seconds for which a retry is recognised."""
 
     def __init__(
@@ -33,8 +33,8 @@ class Attachments:
         lives: LiveTurns,
         *,
         remote: RemoteTurns,
-        left: LeftTurns,
-        lost: LostTurns,
+        disconnected: DisconnectedTurns,
+        orphaned: OrphanedTurns,
         retry_window: float,
     ) -> None:
         self._state = state
@@ -42,8 +42,8 @@ class Attachments:
         self._clock = clock
         self._lives = lives
         self._remote = remote
-        self._left = left
-        self._lost = lost
+        self._disconnected = disconnected
+        self._orphaned = orphaned
         self._retry_window = retry_window
 
     async def find(self, caller: str, turn_id: str, end_user: str) -> TurnRecord:
@@ -57,7 +57,7 @@ class Attachments:
             raise CompletionNotFound(turn_id)
         return record
 
-    def attach(self, record: TurnRecord, *, is_observer: bool = False) -> Opened:
+    def attach(self, record: TurnRecord, *, is_observer: bool = False) -> TurnHandle:
         """Return a turn to read: running in this worker or another one, or ended."""
         live = self._lives.get(record.id)
         if live is not None:
@@ -67,13 +67,13 @@ class Attachments:
                 steps = self._state.teams.steps_of(record.model)
                 live = self._remote.follow(record, steps=steps, is_observer=is_observer)
                 if not is_observer:
-                    self._left.watch_remote(record, live, self._remote)
+                    self._disconnected.watch_remote(record, live, self._remote)
             else:
                 live = LiveTurn(record.id, conversation_id=record.conversation_id, memory=self._lives.memory)
                 replay(record, live, is_observer=is_observer)
                 if record.journal:
                     live.load = stored_log(self._history, record.caller, record.id)
-        return Opened(
+        return TurnHandle(
             live=live,
             turn_id=record.id,
             created_at=record.created_at,
@@ -83,14 +83,14 @@ class Attachments:
             stored_options=record.options,
         )
 
-    async def repeated(self, request: TurnRequest) -> Opened | None:
+    async def repeated(self, request: TurnRequest) -> TurnHandle | None:
         """Attach to the turn that this request repeats, by its idempotency key or as a retry; None if there is none.
 
         Raises:
             IdempotencyConflict: The idempotency key was used with another body.
         """
         record = await self._find_repeated(request)
-        if record is not None and await self._lost.interrupt_if_lost(record):
+        if record is not None and await self._orphaned.interrupt_if_lost(record):
             record = await self._find_repeated(request)
         return self.attach(record) if record is not None else None
 

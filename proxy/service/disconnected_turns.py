@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 
 from proxy.errors import StoreUnavailable
+from proxy.service.disconnect_rules import DisconnectRules
 from proxy.service.remote_turns import RemoteTurns
 from proxy.turns.live import LiveTurn, LiveTurns
 from proxy.turns.records import Attendance, TurnRecord
@@ -23,49 +24,17 @@ from proxy.turns.turn import Turn
 
 logger = logging.getLogger(__name__)
 
-SDK_RETRY_GRACE = 10.0
-"""Minimum grace in seconds after a tool with effects, for clients that retry.
-
-The official SDKs wait at most 8 seconds before a retry (openai-python, ``MAX_RETRY_DELAY``; openai-node,
-``maxRetryDelay``).
-"""
 READER_LEASE, READER_INTERVAL = 5.0, 1.0
 """Seconds for which a reader at another worker counts, and interval at which it is stored."""
 END_TIMEOUT, END_INTERVAL = 5.0, 0.05
 """Seconds to wait for another worker to end a turn, and polling interval."""
 
 
-@dataclass(frozen=True, slots=True)
-class DisconnectRules:
-    """What happens when the last client of a turn leaves.
-
-    ``grace`` is the time in seconds that the turn waits for a client; None if it finishes without one. 0 with
-    ``is_immediate`` is the explicit request of the client. ``has_key``: the request has an idempotency key.
-    ``is_repeatable``: a client with retries has sent it.
-    """
-
-    grace: float | None
-    is_immediate: bool = False
-    has_key: bool = False
-    is_repeatable: bool = False
-
-    def grace_of(self, turn: Turn) -> float:
-        """Return the time in seconds that the turn waits now."""
-        grace = self.grace or 0.0
-        if not turn.ran_effects or self.is_immediate:
-            return grace
-        return max(grace, SDK_RETRY_GRACE) if self.is_repeatable or self.has_key else grace
-
-    def finishes(self, turn: Turn) -> bool:
-        """Whether the turn finishes without a client."""
-        return self.grace is None or (self.has_key and turn.ran_effects and not self.is_immediate)
-
-
 @dataclass(eq=False, slots=True)
 class _Watch:
     """A turn of this worker; ``live.watcher`` is this object."""
 
-    owner: LeftTurns
+    owner: DisconnectedTurns
     live: LiveTurn
     turn: Turn
     key: int
@@ -89,7 +58,7 @@ class _Watch:
 class _RemoteWatch:
     """The readers here of a turn of another worker; ``live.watcher`` is this object."""
 
-    owner: LeftTurns
+    owner: DisconnectedTurns
     record: TurnRecord
     live: LiveTurn
     remote: RemoteTurns
@@ -110,7 +79,7 @@ class _RemoteWatch:
 
 
 @dataclass(slots=True)
-class LeftTurns:
+class DisconnectedTurns:
     """The turns of this worker whose clients left, and the readers here of turns of other workers."""
 
     history: TurnRepository

@@ -61,7 +61,7 @@ def _user_texts(items: Sequence[Item]) -> list[bytes]:
     return [user_text(text_of(item.message)) for item in items if isinstance(item.message, UserMessage)]
 
 
-class BusyConversations:
+class ConversationQueues:
     """The queues of this process. ``poll`` and ``time_limit`` are in seconds."""
 
     def __init__(

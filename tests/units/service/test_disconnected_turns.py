@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from proxy.events import Started
-from proxy.service.left_turns import SDK_RETRY_GRACE, DisconnectRules, LeftTurns
+from proxy.service.disconnect_rules import SDK_RETRY_GRACE, DisconnectRules
+from proxy.service.disconnected_turns import DisconnectedTurns
 from proxy.turns.live import LiveTurn, LiveTurns
 from proxy.turns.turn import Turn
 from tests.fakes.store.turns import MemoryHistory
@@ -27,15 +28,15 @@ async def lives() -> LiveTurns:
 
 
 @pytest.fixture
-async def left(history: MemoryHistory, lives: LiveTurns) -> AsyncIterator[LeftTurns]:
-    created = LeftTurns(history, lives, time.time, interval=0.01)
+async def left(history: MemoryHistory, lives: LiveTurns) -> AsyncIterator[DisconnectedTurns]:
+    created = DisconnectedTurns(history, lives, time.time, interval=0.01)
     yield created
     await created.close()
 
 
 @pytest.fixture
 async def start(
-    history: MemoryHistory, lives: LiveTurns, left: LeftTurns
+    history: MemoryHistory, lives: LiveTurns, left: DisconnectedTurns
 ) -> AsyncIterator[Callable[..., Any]]:
     """Start a running turn of this worker with the rules; its task ends when it is cancelled."""
     tasks: list[asyncio.Task[Any]] = []
@@ -91,7 +92,9 @@ async def test_a_turn_is_paused_and_then_cancelled(start: Callable[..., Any]) ->
     await until(lambda: is_stopped(live))
 
 
-async def test_a_running_tool_with_effects_ends_first(start: Callable[..., Any], left: LeftTurns) -> None:
+async def test_a_running_tool_with_effects_ends_first(
+    start: Callable[..., Any], left: DisconnectedTurns
+) -> None:
     live, turn, _ = await start(grace=0.0)
     other, _, _ = await start(grace=0.0)
     turn.ran_effects, turn.running_effects = True, 1
@@ -105,7 +108,9 @@ async def test_a_running_tool_with_effects_ends_first(start: Callable[..., Any],
     await until(lambda: is_stopped(live))
 
 
-async def test_a_turn_with_a_key_finishes_after_effects(start: Callable[..., Any], left: LeftTurns) -> None:
+async def test_a_turn_with_a_key_finishes_after_effects(
+    start: Callable[..., Any], left: DisconnectedTurns
+) -> None:
     live, turn, _ = await start(grace=0.0, has_key=True)
     other, _, _ = await start(grace=0.0)
     turn.ran_effects = True

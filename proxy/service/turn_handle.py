@@ -10,7 +10,7 @@ from proxy.turns.request import Match
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class TurnHandle:
     """A turn to read."""
 
     live: LiveTurn

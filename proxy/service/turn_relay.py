@@ -38,7 +38,7 @@ class _Follower:
         self.task: asyncio.Task[None] | None = None
 
 
-class TurnForwarding:
+class TurnRelay:
     """The followers of this worker's turns, and the listeners of conversations, in other workers."""
 
     def __init__(self, lives: LiveTurns, messages: WorkerMessages) -> None:

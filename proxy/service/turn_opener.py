@@ -12,13 +12,13 @@ from proxy.conversations.resolver import ConversationResolver, Resolution, Resol
 from proxy.conversations.resolver_query import UnrelatedMessages
 from proxy.conversations.unfinished_turns import RunningMatch
 from proxy.errors import ConversationBusy, IdempotencyConflict, ShuttingDown
-from proxy.service.attachments import Attachments
-from proxy.service.busy import BusyConversations, ClientLeft, ConversationHeld
 from proxy.service.conflicts import Conflicts
-from proxy.service.opened import Opened
+from proxy.service.conversation_queues import ClientLeft, ConversationHeld, ConversationQueues
+from proxy.service.existing_turns import ExistingTurns
 from proxy.service.resumption import ATTEMPTS
 from proxy.service.service_state import ServiceState
 from proxy.service.side_requests import has_side_request_text, side_turn
+from proxy.service.turn_handle import TurnHandle
 from proxy.service.turn_start import TurnStart, ignored_parameters
 from proxy.turns.contract import ServedTeam
 from proxy.turns.repository import IdempotencyKeyTaken
@@ -34,7 +34,7 @@ class PreviewedTurn:
     turn: Turn
 
 
-class Openings:
+class TurnOpener:
     """Opens the turns of requests, and those that are resumed without one."""
 
     def __init__(
@@ -42,19 +42,19 @@ class Openings:
         state: ServiceState,
         resolver: ConversationResolver,
         *,
-        attachments: Attachments,
+        existing: ExistingTurns,
         conflicts: Conflicts,
-        busy: BusyConversations,
+        queues: ConversationQueues,
         turn_start: TurnStart,
     ) -> None:
         self._state = state
         self._resolver = resolver
-        self._attachments = attachments
+        self._existing = existing
         self._conflicts = conflicts
-        self._busy = busy
+        self._queues = queues
         self._turn_start = turn_start
 
-    async def open(self, request: TurnRequest, *, left: ClientLeft | None = None) -> Opened:
+    async def open(self, request: TurnRequest, *, left: ClientLeft | None = None) -> TurnHandle:
         """Begin a turn, or attach to the turn that this request repeats; errors as in ``TurnService.open``."""
         if self._state.is_closing:
             raise ShuttingDown
@@ -62,13 +62,13 @@ class Openings:
         if request.is_side or is_side_model or has_side_request_text(request):
             self._turn_start.check_memory()
             return self._turn_start.start_side(request, team)
-        repeated = await self._attachments.repeated(request)
+        repeated = await self._existing.repeated(request)
         if repeated is not None:
             return repeated
         self._turn_start.check_memory()
         policy = request.busy or team.busy or "reject"
         conversation_id = request.conversation_id
-        if policy == "reject" or not self._busy.has_queue(request.caller, conversation_id):
+        if policy == "reject" or not self._queues.has_queue(request.caller, conversation_id):
             try:
                 return await self._open(request, team, is_patient=policy == "reject")
             except ConversationHeld as held:
@@ -107,11 +107,11 @@ class Openings:
         left: ClientLeft | None,
         *,
         interrupts: bool,
-    ) -> Opened:
+    ) -> TurnHandle:
         """Begin the turn when no other turn of the conversation is running."""
-        async with self._busy.place(request.caller, conversation_id, left):
+        async with self._queues.place(request.caller, conversation_id, left):
             for _ in range(ATTEMPTS):
-                await self._busy.wait(request.caller, conversation_id, left, interrupts=interrupts)
+                await self._queues.wait(request.caller, conversation_id, left, interrupts=interrupts)
                 if self._state.is_closing:
                     raise ShuttingDown
                 try:
@@ -121,7 +121,7 @@ class Openings:
                     continue
         raise ConversationHeld(conversation_id)
 
-    async def _open(self, request: TurnRequest, team: ServedTeam, *, is_patient: bool) -> Opened:
+    async def _open(self, request: TurnRequest, team: ServedTeam, *, is_patient: bool) -> TurnHandle:
         slot, skips_running = 0, False
         for _ in range(ATTEMPTS):
             resolved: Resolution | None = None
@@ -142,7 +142,7 @@ class Openings:
             except ConversationBusy:
                 place = resolved if isinstance(resolved, ResolvedTurn) else None
                 taken = await self._conflicts.after_conflict(request, team, place, is_patient=is_patient)
-                if isinstance(taken, Opened):
+                if isinstance(taken, TurnHandle):
                     return taken
                 slot = taken
                 continue
@@ -158,7 +158,7 @@ class Openings:
         ignored: Sequence[str],
         *,
         slot: int = 0,
-    ) -> Opened | None:
+    ) -> TurnHandle | None:
         """Start the turn, or attach to the one that has taken its idempotency key in the meantime.
 
         None if it waits for further approval decisions.
@@ -166,7 +166,7 @@ class Openings:
         try:
             return await self._turn_start.start(request, team, resolved, ignored, slot=slot)
         except IdempotencyKeyTaken:
-            repeated = await self._attachments.repeated(request)
+            repeated = await self._existing.repeated(request)
             if repeated is None:
                 raise IdempotencyConflict from None
             return repeated

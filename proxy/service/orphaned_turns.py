@@ -6,13 +6,13 @@ import logging
 from collections.abc import Sequence
 
 from proxy.errors import StoreUnavailable, TurnInterrupted
-from proxy.service.forwarding import TurnForwarding
+from proxy.service.disconnected_turns import DisconnectedTurns
 from proxy.service.leases import is_dead
-from proxy.service.left_turns import LeftTurns
 from proxy.service.progress import ProgressStore
 from proxy.service.runner import TurnRunner
 from proxy.service.service_state import ServiceState
 from proxy.service.takeover import TakeOver
+from proxy.service.turn_relay import TurnRelay
 from proxy.service.turn_start import ConversationCompactions
 from proxy.turns.checkpoints import TakenOver
 from proxy.turns.records import TurnRecord
@@ -22,7 +22,7 @@ from proxy.turns.request import Clock
 logger = logging.getLogger(__name__)
 
 
-class LostTurns:
+class OrphanedTurns:
     """Continues the turns of dead workers in this process; without ``take_over`` they are only interrupted."""
 
     def __init__(
@@ -34,8 +34,8 @@ class LostTurns:
         take_over: TakeOver | None,
         runner: TurnRunner,
         progress: ProgressStore,
-        left: LeftTurns,
-        forwarding: TurnForwarding,
+        disconnected: DisconnectedTurns,
+        relay: TurnRelay,
     ) -> None:
         self._state = state
         self._history = history
@@ -43,8 +43,8 @@ class LostTurns:
         self._take_over = take_over
         self._runner = runner
         self._progress = progress
-        self._left = left
-        self._forwarding = forwarding
+        self._disconnected = disconnected
+        self._relay = relay
         self._unrestored: list[TakenOver] = []
         """Turns that belong to this worker and could not be continued yet."""
 
@@ -90,8 +90,8 @@ class LostTurns:
         live.is_followed = True
         restored.turn.progress = self._progress.of_turn(record.turn, is_stored=True)
         restored.turn.compactions = ConversationCompactions(self._history, taken.conversation)
-        self._left.watch(live, restored.turn, record.turn, restored.rules)
+        self._disconnected.watch(live, restored.turn, record.turn, restored.rules)
         self._runner.start(live, team, restored.turn, restored.context, restored.log)
-        self._forwarding.turn_began(record.id, taken.conversation)
+        self._relay.turn_began(record.id, taken.conversation)
         logger.warning("continuing a turn of another worker", extra={"turn_id": record.id})
         live.on_client_disconnect()
