@@ -110,6 +110,7 @@ async def test_a_running_turn_is_streamed(served: Served, upstream: FakeUpstream
     upstream.reply(text("One two", chunks=2).held(rest, after=2))
     pending = asyncio.create_task(Caller(served).completion([user("Hi")], headers=named("live")))
     await upstream.received(1)
+    await served.running_turn()
 
     async with listening(served, "live", "?types=text.delta,turn.completed") as reader:
         first = await reader.next()

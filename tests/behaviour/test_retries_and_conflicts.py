@@ -314,6 +314,7 @@ async def test_a_detached_turn_finishes_and_is_history(served: Served, upstream:
     async with Wire(served) as wire:
         pending = asyncio.create_task(wire.ask(x_conversation_id="chat-1", x_on_disconnect="detach"))
         await upstream.received(1)
+        await served.running_turn()
         pending.cancel()
         await asyncio.sleep(0.05)
         go.set()

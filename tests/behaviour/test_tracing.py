@@ -308,6 +308,7 @@ async def test_a_cancelled_turn_ends_its_spans_without_an_error(desk: Desk) -> N
         desk.ask(user("Hi"), trace_id=trace_id, headers={"X-On-Disconnect": "cancel"})
     )
     await desk.upstream.received(1)
+    await desk.served.running_turn()
 
     request.cancel()
 
