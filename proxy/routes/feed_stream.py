@@ -17,7 +17,7 @@ from proxy.routes.request_body import ClientDisconnected, authorization_of
 from proxy.routes.streaming import STREAM_HEADERS, ClientMonitor, Connection, Headers, StreamTimeouts
 from proxy.service.remote_turns import Listener
 from proxy.service.turns import TurnHandle
-from proxy.turns.live import EventLogReader
+from proxy.turns.log_reader import EventLogReader
 from proxy.wire.events import sse
 from proxy.wire.events.feed import Feed, FeedEncoder, error_frame
 

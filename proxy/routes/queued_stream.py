@@ -19,7 +19,7 @@ from proxy.messages import Usage
 from proxy.routes.request_body import ClientDisconnected
 from proxy.routes.streaming import Connection, Encoder, Framing, wait_for_disconnect
 from proxy.service.turns import TurnHandle, TurnService
-from proxy.turns.live import TERMINAL_POSITION
+from proxy.turns.log_reader import TERMINAL_POSITION
 from proxy.turns.request import TurnRequest
 from proxy.wire.errors import failed_event
 

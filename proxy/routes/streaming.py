@@ -17,7 +17,8 @@ from starlette.types import Receive, Scope, Send
 from proxy.events import ContextCompacted, Entry, Failed, ModelCalled, ParametersIgnored, Started, is_closing
 from proxy.routes.error_handlers import answer_of
 from proxy.routes.request_body import ClientDisconnected
-from proxy.turns.live import EventLogReader, LiveTurn, Take
+from proxy.turns.live import LiveTurn
+from proxy.turns.log_reader import EventLogReader, Take
 from proxy.wire.chat.response_models import encode
 from proxy.wire.errors import ErrorResponse, error_response
 from proxy.wire.events import sse

@@ -15,7 +15,7 @@ from proxy.conversations.resolver import ResolvedTurn
 from proxy.errors import ConversationBusy
 from proxy.messages import Item, UserMessage, text_of
 from proxy.turns.contract import ServedTeam
-from proxy.turns.live import LiveTurns
+from proxy.turns.live_turns import LiveTurns
 from proxy.turns.records import TurnRecord
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import TurnRequest

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from proxy.errors import StoreUnavailable
 from proxy.service.disconnect_rules import DisconnectRules
 from proxy.service.remote_turns import RemoteTurns
-from proxy.turns.live import LiveTurn, LiveTurns
+from proxy.turns.live import LiveTurn
+from proxy.turns.live_turns import LiveTurns
 from proxy.turns.records import Attendance, TurnRecord
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock

@@ -13,7 +13,8 @@ from proxy.service.recording import replay, stored_log
 from proxy.service.remote_turns import RemoteTurns
 from proxy.service.service_state import ServiceState
 from proxy.service.turn_handle import TurnHandle
-from proxy.turns.live import LiveTurn, LiveTurns
+from proxy.turns.live import LiveTurn
+from proxy.turns.live_turns import LiveTurns
 from proxy.turns.records import TurnRecord
 from proxy.turns.repository import TurnRepository, accessible_turn
 from proxy.turns.request import Clock, TurnRequest

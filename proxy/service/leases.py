@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from proxy.background_tasks import BackgroundTasks
 from proxy.errors import StoreUnavailable
-from proxy.turns.live import LiveTurns
+from proxy.turns.live_turns import LiveTurns
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
 

@@ -15,7 +15,7 @@ from proxy.service.turn_messages import (
     decode,
 )
 from proxy.service.turn_relay import TurnRelay
-from proxy.turns.live import LiveTurns
+from proxy.turns.live_turns import LiveTurns
 
 logger = logging.getLogger(__name__)
 

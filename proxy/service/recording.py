@@ -25,7 +25,8 @@ from proxy.events import (
 from proxy.messages import AssistantMessage, Item, ToolCall, ToolMessage, Usage, text_of
 from proxy.service.resumption import encode_options_of
 from proxy.turns.contract import Recorder, TeamOutcome
-from proxy.turns.live import TERMINAL_POSITION, LiveTurn, StopReason
+from proxy.turns.live import LiveTurn, StopReason
+from proxy.turns.log_reader import TERMINAL_POSITION
 from proxy.turns.records import (
     Begun,
     CompletedTurn,

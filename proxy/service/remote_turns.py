@@ -24,7 +24,9 @@ from proxy.service.turn_messages import (
     UnfollowTurn,
     encode,
 )
-from proxy.turns.live import TERMINAL_POSITION, LiveTurn, LogMemory
+from proxy.turns.live import LiveTurn
+from proxy.turns.log_memory import LogMemory
+from proxy.turns.log_reader import TERMINAL_POSITION
 from proxy.turns.records import TurnRecord
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock

@@ -22,7 +22,8 @@ from proxy.service.turn_span import record_closing, start_turn_span
 from proxy.tracing import TraceSpan, Tracing
 from proxy.turns.continued_text import ContinuedText
 from proxy.turns.contract import Recorder, Team, TeamOutcome, run
-from proxy.turns.live import LiveTurn, LiveTurns
+from proxy.turns.live import LiveTurn
+from proxy.turns.live_turns import LiveTurns
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock
 from proxy.turns.turn import Turn

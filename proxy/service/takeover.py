@@ -23,7 +23,8 @@ from proxy.service.runner import RestoredLog
 from proxy.service.turn_factory import requested_turn
 from proxy.turns.checkpoints import Checkpoint, CheckpointRepository, TakenOver
 from proxy.turns.contract import ServedTeam
-from proxy.turns.live import LiveTurn, LogMemory
+from proxy.turns.live import LiveTurn
+from proxy.turns.log_memory import LogMemory
 from proxy.turns.records import Begun, TurnRecord
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock

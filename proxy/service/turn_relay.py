@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from proxy.events import Entry, is_closing
 from proxy.service.turn_messages import FollowTurn, ListenToConversations, TurnBegan, TurnEvents, encode
-from proxy.turns.live import LiveTurn, LiveTurns
+from proxy.turns.live import LiveTurn
+from proxy.turns.live_turns import LiveTurns
 from proxy.turns.worker_messages import MAX_MESSAGE_BYTES, WorkerMessages
 
 COLLECT_SECONDS = 0.02

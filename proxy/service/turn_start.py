@@ -26,7 +26,8 @@ from proxy.service.turn_handle import TurnHandle
 from proxy.service.turn_relay import TurnRelay
 from proxy.turns.checkpoints import CheckpointRepository
 from proxy.turns.contract import AnsweringTeam, ServedTeam
-from proxy.turns.live import LiveTurn, LiveTurns
+from proxy.turns.live import LiveTurn
+from proxy.turns.live_turns import LiveTurns
 from proxy.turns.records import Begun, NewTurn
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock, DisconnectPolicy, TurnRequest

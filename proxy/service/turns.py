@@ -36,7 +36,8 @@ from proxy.service.turn_relay import TurnRelay
 from proxy.service.turn_start import TurnStart
 from proxy.tracing import Tracing
 from proxy.turns.checkpoints import CheckpointRepository
-from proxy.turns.live import LiveTurns, LogMemory
+from proxy.turns.live_turns import LiveTurns
+from proxy.turns.log_memory import LogMemory
 from proxy.turns.records import Conversation, TurnRecord
 from proxy.turns.repository import TurnRepository
 from proxy.turns.request import Clock, TurnRequest

@@ -8,160 +8,29 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol
 
-from proxy.errors import LogMemoryExhausted
 from proxy.events import (
     TAKEOVER_POSITIONS,
     ClientToolArguments,
     Entry,
     Event,
-    Failed,
     ReasoningDelta,
     RefusalDelta,
     TextDelta,
     is_closing,
 )
-from proxy.messages import Usage
+from proxy.turns.log_memory import ENTRY_WEIGHT, LogMemory
+from proxy.turns.log_reader import EventLogReader
 
 StopReason = Literal["client_left", "requested", "shutting_down"]
 HIGH_WATER = 1024 * 1024
 """Characters that the writer may be ahead of the slowest reader."""
-ENTRY_WEIGHT = 256
-"""Estimated memory of an entry without its text, in bytes."""
-TERMINAL_POSITION = 1_000_000_000
-"""Position of a closing event that is sent without the events before it."""
 _BATCH = 256 * 1024
 """Characters after which a batch for a reader ends. A slow reader holds one batch in memory."""
 _BATCH_ENTRIES = 4096
-Take = Callable[[Sequence[Entry]], bool]
-"""Processes entries, or returns False without an effect."""
-
-
-class LogMemory:
-    """Estimated bytes of all logs that are registered or read. ``limit`` is None for no limit."""
-
-    __slots__ = ("limit", "logs", "on_exhausted", "used")
-
-    def __init__(self, limit: int | None = None) -> None:
-        self.limit = limit
-        self.used = 0
-        self.logs: set[LiveTurn] = set()
-        """The logs that are counted."""
-        self.on_exhausted: Callable[[], None] | None = None
-        """Called when the limit is reached, and when a writer has to wait for readers while it is reached."""
-
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether the logs have reached the limit."""
-        return self.limit is not None and self.used >= self.limit
-
-    def add(self, count: int) -> None:
-        """Count more bytes, or fewer if ``count`` is negative."""
-        before, self.used = self.used, self.used + count
-        # Called for every chunk, so it compares without calls.
-        if self.limit is not None and before < self.limit <= self.used:
-            self.relieve()
-
-    def relieve(self) -> None:
-        """Call ``on_exhausted`` if the limit is reached."""
-        if self.on_exhausted is not None and self.is_exhausted:
-            self.on_exhausted()
-
-
-class EventLogReader:
-    """One reader of a turn. It reads in a ``with`` block.
-
-    The writer does not wait for an observer, and an observer does not prevent the cancellation after a disconnect.
-    """
-
-    __slots__ = ("_given", "_live", "_loop", "_take", "is_observer", "position", "waiter")
-
-    def __init__(self, live: LiveTurn, after: int, *, is_observer: bool) -> None:
-        self.is_observer = is_observer
-        self.position = after
-        """The position up to which the reader has processed all entries."""
-        self._given = after
-        self._live = live
-        self._loop = asyncio.get_running_loop()
-        self._take: Take | None = None
-        self.waiter: asyncio.Future[None] | None = None
-        """Completed by ``wake``; None while the reader does not wait. While it waits, it has all entries."""
-
-    def __enter__(self) -> Self:
-        self._live.enter(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.leave(self)
-        # It refers to this reader: as a cycle, both would wait for the garbage collector.
-        self._take = None
-
-    async def next(self, take: Take | None = None) -> Sequence[Entry]:
-        """Return the next batch of entries, waiting while there are none.
-
-        Empty only after ``wake``, or when nothing more will be logged and all of it was read. Entries that are not in
-        memory any more are read from the store. If the turn is not stored, the reader gets a closing event with an
-        error.
-
-        Meanwhile, batches of the writer (``LiveTurn.emit_batch``) are passed to ``take``, which processes them at once
-        and returns True, or returns False to get them from this method. An exception of ``take`` is raised here.
-
-        Raises:
-            LogMemoryExhausted: An observer's entries are gone. It gets no closing event: the turn did not fail.
-            StoreUnavailable: The store did not answer.
-        """
-        live = self._live
-        self.position = self._given
-        live.wake_writer()
-        if live.is_evicted:
-            live.trim()
-        if self._given >= live.length and not live.is_over:
-            self.waiter = self._loop.create_future()
-            self._take = take
-            await self.waiter
-        start, self._given = self._given, live.batch_end(self._given)
-        if self._given < live.length:
-            # Encoding a batch takes time, and more entries are ready: let other tasks run first.
-            await asyncio.sleep(0)
-        entries = live.entries_after(start)
-        if entries is None:
-            entries = await live.stored_after(start)
-        if entries is not None:
-            return entries[: self._given - start]
-        if self.is_observer:
-            raise LogMemoryExhausted
-        self._given = live.length
-        return (Entry(TERMINAL_POSITION, _discarded(), time.time()),)
-
-    def receive(self, entries: Sequence[Entry]) -> None:
-        """Process entries that the writer has logged, in its task, or let the waiting call of ``next`` return."""
-        waiter, take = self.waiter, self._take
-        try:
-            is_taken = (
-                take is not None
-                # The task of a reader that was cancelled has not run yet.
-                and not (waiter is None or waiter.done() or self._live.is_over)
-                and take(entries)
-            )
-        except Exception as error:  # noqa: BLE001 - raised in the task of the reader
-            self.waiter = None
-            if waiter is not None:
-                waiter.set_exception(error)
-            return
-        if is_taken:
-            self.position = self._given = self._live.length
-        else:
-            self.wake()
-
-    def wake(self) -> None:
-        """Let a waiting call of ``next`` return."""
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
 
 class Watcher(Protocol):
@@ -554,100 +423,3 @@ def _text_size(event: Event) -> int:
         if isinstance(value, str):
             size += len(value)
     return size
-
-
-def _discarded() -> Failed:
-    message = "The answer was not read in time and is no longer in memory; retrieve it from the stored turn."
-    return Failed("log_discarded", message, Usage())
-
-
-class LiveTurns:
-    """The running turns of this process, and the newest finished ones for late readers.
-
-    Older turns are read from the store. ``keep_weight`` limits all retained finished logs together, in bytes.
-    """
-
-    def __init__(
-        self,
-        *,
-        keep_finished: int = 256,
-        keep_weight: int = 16 * 1024 * 1024,
-        memory: LogMemory | None = None,
-    ) -> None:
-        self.memory = memory or LogMemory()
-        self.memory.on_exhausted = self._relieve
-        self._running: dict[str, LiveTurn] = {}
-        self._finished: OrderedDict[str, LiveTurn] = OrderedDict()
-        self._keep_finished = keep_finished
-        self._keep_weight = keep_weight
-        self._weight = 0
-
-    def __len__(self) -> int:
-        return len(self._running)
-
-    def add(self, live: LiveTurn) -> None:
-        """Register a turn that is about to run."""
-        self._running[live.turn_id] = live
-        live.hold()
-
-    def remove(self, live: LiveTurn) -> None:
-        """Remove a turn that could not begin."""
-        if self._running.pop(live.turn_id, None) is not None:
-            live.release()
-
-    def has_turn_of(self, conversation_id: str) -> bool:
-        """Whether a turn of a conversation with this id is running in this process."""
-        return any(live.conversation_id == conversation_id for live in self._running.values())
-
-    def has_memory(self) -> bool:
-        """Free memory if all logs together have reached their limit; return whether they are below it afterwards."""
-        if self._is_relieved():
-            return True
-        self._relieve()
-        return self._is_relieved()
-
-    def _is_relieved(self) -> bool:
-        return not self.memory.is_exhausted
-
-    def _relieve(self) -> None:
-        """Evict finished logs, cut those of the slowest readers to what is stored, and let a waiting turn finish.
-
-        A running turn is not stored yet, so its log cannot be cut. Its writer stops waiting for its readers, one turn
-        at a time: when the turn is stored, its log is cut and the next one follows.
-        """
-        while self._finished and not self._is_relieved():
-            self._evict_oldest()
-        if self._is_relieved():
-            return
-        slowest_first = sorted(self.memory.logs, key=lambda live: live.unread, reverse=True)
-        for live in slowest_first:
-            live.cut()
-            if self._is_relieved():
-                return
-        if not any(live.ignores_readers for live in self._running.values()):
-            waiting = next((live for live in slowest_first if live.is_waiting), None)
-            if waiting is not None:
-                waiting.ignore_readers()
-
-    def _evict_oldest(self) -> None:
-        _, oldest = self._finished.popitem(last=False)
-        self._weight -= oldest.weight
-        oldest.evict()
-
-    def retire(self, live: LiveTurn) -> None:
-        """Move a turn that has ended to the finished ones, and evict the oldest of these."""
-        if self._running.pop(live.turn_id, None) is None:
-            live.hold()
-        self._finished[live.turn_id] = live
-        self._weight += live.weight
-        while len(self._finished) > self._keep_finished or self._weight > self._keep_weight:
-            self._evict_oldest()
-        self.has_memory()
-
-    def get(self, turn_id: str) -> LiveTurn | None:
-        """Return a turn that runs or is retained; None for any other."""
-        return self._running.get(turn_id) or self._finished.get(turn_id)
-
-    def running(self) -> list[LiveTurn]:
-        """Return the running turns."""
-        return list(self._running.values())

@@ -1,4 +1,4 @@
-"""Values of conversations and turns, as the store returns and writes them: conversations are trees of turns."""
+"""Values of conversations and turns, as the store returns and writes them."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ from proxy.events import (
 )
 from proxy.messages import Usage
 from proxy.routes.websocket import MAX_TURNS
-from proxy.turns.live import TERMINAL_POSITION
+from proxy.turns.log_reader import TERMINAL_POSITION
 from proxy.wire.chat.response_models import encode
 from proxy.wire.events.feed import Feed, FrameType
 from proxy.wire.events.websocket import Action, ClientMessage

@@ -21,7 +21,12 @@ TARGETS = (
     ),
     Target(
         "live log",
-        ("proxy/turns/live.py",),
+        (
+            "proxy/turns/live.py",
+            "proxy/turns/live_turns.py",
+            "proxy/turns/log_memory.py",
+            "proxy/turns/log_reader.py",
+        ),
         ("tests/units/turns/test_live.py", "tests/units/service/test_turns.py"),
     ),
     Target("agent loop", ("proxy/agents/agent_loop.py",), ("tests/units/agents",)),

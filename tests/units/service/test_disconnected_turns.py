@@ -10,7 +10,8 @@ import pytest
 from proxy.events import Started
 from proxy.service.disconnect_rules import SDK_RETRY_GRACE, DisconnectRules
 from proxy.service.disconnected_turns import DisconnectedTurns
-from proxy.turns.live import LiveTurn, LiveTurns
+from proxy.turns.live import LiveTurn
+from proxy.turns.live_turns import LiveTurns
 from proxy.turns.turn import Turn
 from tests.fakes.store.turns import MemoryHistory
 from tests.fakes.turn_records import new_turn

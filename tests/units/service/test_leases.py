@@ -13,7 +13,8 @@ import pytest
 
 from proxy.background_tasks import BackgroundTasks
 from proxy.service.leases import Leases, is_dead, new_worker, retire
-from proxy.turns.live import LiveTurn, LiveTurns
+from proxy.turns.live import LiveTurn
+from proxy.turns.live_turns import LiveTurns
 from tests.fakes.store.turns import MemoryHistory
 
 

@@ -26,7 +26,8 @@ from proxy.events import (
 from proxy.messages import AssistantMessage, FunctionCall, Item, ToolCall, ToolMessage, Usage, UserMessage
 from proxy.service.recording import StoredTurnContext, end_of, entries_of, failed_end_of, replay, stored_log
 from proxy.turns.contract import Recorder, TeamOutcome
-from proxy.turns.live import TERMINAL_POSITION, LiveTurn
+from proxy.turns.live import LiveTurn
+from proxy.turns.log_reader import TERMINAL_POSITION
 from proxy.turns.records import Begun, ModelUse, NewApproval, TurnEnd, TurnRecord
 from proxy.turns.request import TurnRequest
 from proxy.turns.turn import ApprovalRequest, Turn

@@ -11,7 +11,10 @@ import pytest
 from proxy.errors import LogMemoryExhausted
 from proxy.events import Completed, Entry, Failed, Started, TextDelta, is_closing
 from proxy.messages import Usage
-from proxy.turns.live import ENTRY_WEIGHT, EventLogReader, LiveTurn, LiveTurns, LogMemory
+from proxy.turns.live import LiveTurn
+from proxy.turns.live_turns import LiveTurns
+from proxy.turns.log_memory import ENTRY_WEIGHT, LogMemory
+from proxy.turns.log_reader import EventLogReader
 
 
 def finished(turn_id: str, *, characters: int = 1) -> LiveTurn:
@@ -187,7 +190,7 @@ async def test_many_slow_readers_of_stored_turns_get_everything_within_the_limit
         assert memory.used < 100_000
         assert [await texts(reader) for reader in slow] == ["x" * 10_000] * 50
     # What is left is registered and not read.
-    assert all(turns.get(live.turn_id) is live for live in memory.logs)
+    assert all(isinstance(live, LiveTurn) and turns.get(live.turn_id) is live for live in memory.logs)
 
 
 async def test_waiting_turns_finish_until_memory_is_free() -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from proxy.events import Completed, Entry, Started, TextDelta
 from proxy.messages import Usage
-from proxy.turns.live import ENTRY_WEIGHT, EventLogReader, LiveTurn, LogMemory, Take
+from proxy.turns.live import LiveTurn
+from proxy.turns.log_memory import ENTRY_WEIGHT, LogMemory
+from proxy.turns.log_reader import EventLogReader, Take
 
 
 class Taker:

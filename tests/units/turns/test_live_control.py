@@ -19,7 +19,9 @@ from proxy.events import (
     TextDelta,
 )
 from proxy.messages import Usage
-from proxy.turns.live import ENTRY_WEIGHT, LiveTurn, LiveTurns, LogMemory
+from proxy.turns.live import LiveTurn
+from proxy.turns.live_turns import LiveTurns
+from proxy.turns.log_memory import ENTRY_WEIGHT, LogMemory
 
 DONE = Completed("triage", "stop", Usage())
 

@@ -1,0 +1,100 @@
+"""The running turns of this process, and the newest finished ones."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from proxy.turns.live import LiveTurn
+from proxy.turns.log_memory import LogMemory
+
+
+class LiveTurns:
+    """The running turns of this process, and the newest finished ones for late readers.
+
+    Older turns are read from the store. ``keep_weight`` limits all retained finished logs together, in bytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        keep_finished: int = 256,
+        keep_weight: int = 16 * 1024 * 1024,
+        memory: LogMemory | None = None,
+    ) -> None:
+        self.memory = memory or LogMemory()
+        self.memory.on_exhausted = self._relieve
+        self._running: dict[str, LiveTurn] = {}
+        self._finished: OrderedDict[str, LiveTurn] = OrderedDict()
+        self._keep_finished = keep_finished
+        self._keep_weight = keep_weight
+        self._weight = 0
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def add(self, live: LiveTurn) -> None:
+        """Register a turn that is about to run."""
+        self._running[live.turn_id] = live
+        live.hold()
+
+    def remove(self, live: LiveTurn) -> None:
+        """Remove a turn that could not begin."""
+        if self._running.pop(live.turn_id, None) is not None:
+            live.release()
+
+    def has_turn_of(self, conversation_id: str) -> bool:
+        """Whether a turn of a conversation with this id is running in this process."""
+        return any(live.conversation_id == conversation_id for live in self._running.values())
+
+    def has_memory(self) -> bool:
+        """Free memory if all logs together have reached their limit; return whether they are below it afterwards."""
+        if self._is_relieved():
+            return True
+        self._relieve()
+        return self._is_relieved()
+
+    def _is_relieved(self) -> bool:
+        return not self.memory.is_exhausted
+
+    def _relieve(self) -> None:
+        """Evict finished logs, cut those of the slowest readers to what is stored, and let a waiting turn finish.
+
+        A running turn is not stored yet, so its log cannot be cut. Its writer stops waiting for its readers, one turn
+        at a time: when the turn is stored, its log is cut and the next one follows.
+        """
+        while self._finished and not self._is_relieved():
+            self._evict_oldest()
+        if self._is_relieved():
+            return
+        slowest_first = sorted(self.memory.logs, key=lambda live: live.unread, reverse=True)
+        for live in slowest_first:
+            live.cut()
+            if self._is_relieved():
+                return
+        if not any(live.ignores_readers for live in self._running.values()):
+            waiting = next((live for live in slowest_first if live.is_waiting), None)
+            if waiting is not None:
+                waiting.ignore_readers()
+
+    def _evict_oldest(self) -> None:
+        _, oldest = self._finished.popitem(last=False)
+        self._weight -= oldest.weight
+        oldest.evict()
+
+    def retire(self, live: LiveTurn) -> None:
+        """Move a turn that has ended to the finished ones, and evict the oldest of these."""
+        if self._running.pop(live.turn_id, None) is None:
+            live.hold()
+        self._finished[live.turn_id] = live
+        self._weight += live.weight
+        while len(self._finished) > self._keep_finished or self._weight > self._keep_weight:
+            self._evict_oldest()
+        self.has_memory()
+
+    def get(self, turn_id: str) -> LiveTurn | None:
+        """Return a turn that runs or is retained; None for any other."""
+        return self._running.get(turn_id) or self._finished.get(turn_id)
+
+    def running(self) -> list[LiveTurn]:
+        """Return the running turns."""
+        return list(self._running.values())

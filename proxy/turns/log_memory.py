@@ -1,0 +1,62 @@
+"""Estimated memory of the logs of all turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+ENTRY_WEIGHT = 256
+"""Estimated memory of an entry without its text, in bytes."""
+
+
+class CountedLog(Protocol):
+    """A log whose bytes are counted."""
+
+    @property
+    def unread(self) -> int:
+        """Characters that the slowest reader has not read."""
+        ...
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the writer waits for a slow reader."""
+        ...
+
+    def cut(self) -> None:
+        """Drop the entries that are stored."""
+        ...
+
+    def ignore_readers(self) -> None:
+        """Let the writer finish without waiting for readers."""
+        ...
+
+
+class LogMemory:
+    """Estimated bytes of all logs that are registered or read. ``limit`` is None for no limit."""
+
+    __slots__ = ("limit", "logs", "on_exhausted", "used")
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self.used = 0
+        self.logs: set[CountedLog] = set()
+        """The logs that are counted."""
+        self.on_exhausted: Callable[[], None] | None = None
+        """Called when the limit is reached, and when a writer has to wait for readers while it is reached."""
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the logs have reached the limit."""
+        return self.limit is not None and self.used >= self.limit
+
+    def add(self, count: int) -> None:
+        """Count more bytes, or fewer if ``count`` is negative."""
+        before, self.used = self.used, self.used + count
+        # Called for every chunk, so it compares without calls.
+        if self.limit is not None and before < self.limit <= self.used:
+            self.relieve()
+
+    def relieve(self) -> None:
+        """Call ``on_exhausted`` if the limit is reached."""
+        if self.on_exhausted is not None and self.is_exhausted:
+            self.on_exhausted()

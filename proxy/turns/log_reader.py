@@ -1,0 +1,158 @@
+"""A reader of the log of a turn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, Self
+
+from proxy.errors import LogMemoryExhausted
+from proxy.events import (
+    Entry,
+    Failed,
+)
+from proxy.messages import Usage
+
+TERMINAL_POSITION = 1_000_000_000
+"""Position of a closing event that is sent without the events before it."""
+Take = Callable[[Sequence[Entry]], bool]
+"""Processes entries, or returns False without an effect."""
+
+
+class ReadableLog(Protocol):
+    """The log of a turn, as its readers need it."""
+
+    # Attributes, because a property costs a call for every chunk.
+    length: int
+    is_over: bool
+    is_evicted: bool
+
+    def enter(self, reader: EventLogReader) -> None:
+        """Register a reader."""
+        ...
+
+    def leave(self, reader: EventLogReader) -> None:
+        """Remove a reader."""
+        ...
+
+    def batch_end(self, position: int) -> int:
+        """Return the position up to which a reader at ``position`` gets entries at once."""
+        ...
+
+    def entries_after(self, position: int) -> Sequence[Entry] | None:
+        """Return the entries after ``position``; None if some of them were trimmed."""
+        ...
+
+    async def stored_after(self, position: int) -> Sequence[Entry] | None:
+        """Return the entries after ``position`` from the store; None if the turn is not stored.
+
+        Raises:
+            StoreUnavailable: The store did not answer.
+        """
+        ...
+
+    def wake_writer(self) -> None:
+        """Let a waiting writer continue if the slowest reader is close enough."""
+        ...
+
+    def trim(self) -> None:
+        """Drop the entries of an evicted log that every reader has sent."""
+        ...
+
+
+class EventLogReader:
+    """One reader of a turn. It reads in a ``with`` block.
+
+    The writer does not wait for an observer, and an observer does not prevent the cancellation after a disconnect.
+    """
+
+    __slots__ = ("_given", "_live", "_loop", "_take", "is_observer", "position", "waiter")
+
+    def __init__(self, live: ReadableLog, after: int, *, is_observer: bool) -> None:
+        self.is_observer = is_observer
+        self.position = after
+        """The position up to which the reader has processed all entries."""
+        self._given = after
+        self._live = live
+        self._loop = asyncio.get_running_loop()
+        self._take: Take | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        """Completed by ``wake``; None while the reader does not wait. While it waits, it has all entries."""
+
+    def __enter__(self) -> Self:
+        self._live.enter(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.leave(self)
+        # It refers to this reader: as a cycle, both would wait for the garbage collector.
+        self._take = None
+
+    async def next(self, take: Take | None = None) -> Sequence[Entry]:
+        """Return the next batch of entries, waiting while there are none.
+
+        Empty only after ``wake``, or when nothing more will be logged and all of it was read. Entries that are not in
+        memory any more are read from the store. If the turn is not stored, the reader gets a closing event with an
+        error.
+
+        Meanwhile, batches of the writer (``LiveTurn.emit_batch``) are passed to ``take``, which processes them at once
+        and returns True, or returns False to get them from this method. An exception of ``take`` is raised here.
+
+        Raises:
+            LogMemoryExhausted: An observer's entries are gone. It gets no closing event: the turn did not fail.
+            StoreUnavailable: The store did not answer.
+        """
+        live = self._live
+        self.position = self._given
+        live.wake_writer()
+        if live.is_evicted:
+            live.trim()
+        if self._given >= live.length and not live.is_over:
+            self.waiter = self._loop.create_future()
+            self._take = take
+            await self.waiter
+        start, self._given = self._given, live.batch_end(self._given)
+        if self._given < live.length:
+            # Encoding a batch takes time, and more entries are ready: let other tasks run first.
+            await asyncio.sleep(0)
+        entries = live.entries_after(start)
+        if entries is None:
+            entries = await live.stored_after(start)
+        if entries is not None:
+            return entries[: self._given - start]
+        if self.is_observer:
+            raise LogMemoryExhausted
+        self._given = live.length
+        return (Entry(TERMINAL_POSITION, _discarded(), time.time()),)
+
+    def receive(self, entries: Sequence[Entry]) -> None:
+        """Process entries that the writer has logged, in its task, or let the waiting call of ``next`` return."""
+        waiter, take = self.waiter, self._take
+        try:
+            is_taken = (
+                take is not None
+                # The task of a reader that was cancelled has not run yet.
+                and not (waiter is None or waiter.done() or self._live.is_over)
+                and take(entries)
+            )
+        except Exception as error:  # noqa: BLE001 - raised in the task of the reader
+            self.waiter = None
+            if waiter is not None:
+                waiter.set_exception(error)
+            return
+        if is_taken:
+            self.position = self._given = self._live.length
+        else:
+            self.wake()
+
+    def wake(self) -> None:
+        """Let a waiting call of ``next`` return."""
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+def _discarded() -> Failed:
+    message = "The answer was not read in time and is no longer in memory; retrieve it from the stored turn."
+    return Failed("log_discarded", message, Usage())
