@@ -54,6 +54,22 @@ class WatchedModel(ScriptedModel):
         self.has_answered.set()
 
 
+class SlowlyClosedModel(WatchedModel):
+    """Sets ``closes`` when its call is cancelled, which ends when ``may_close`` is set."""
+
+    def __init__(self, *script: Any) -> None:
+        super().__init__(*script)
+        self.closes, self.may_close = asyncio.Event(), asyncio.Event()
+
+    async def _batches(self, reply: Any) -> Any:
+        try:
+            async for batch in super()._batches(reply):
+                yield batch
+        finally:
+            self.closes.set()
+            await self.may_close.wait()
+
+
 async def service_of(model: ScriptedModel, history: MemoryHistory, *tools: FixedTool) -> TurnService:
     team = await team_of(agent("triage", model, tools=tools))
     return TurnService(
@@ -110,6 +126,30 @@ async def test_model_call_of_a_request_that_is_cancelled_before_the_turn_is_stor
     with pytest.raises(asyncio.CancelledError):
         await opening
 
+    assert model.open == 0
+    assert service.running == 0
+
+
+async def test_turn_that_could_not_begin_runs_until_its_model_call_ends_whatever_happens_to_the_request() -> (
+    None
+):
+    history, model = HeldHistory(), SlowlyClosedModel([asyncio.Event()])
+    service = await service_of(model, history)
+
+    opening = asyncio.create_task(service.open(ASK))
+    async with asyncio.timeout(5):
+        await model.called.wait()
+        opening.cancel()
+        await model.closes.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert service.running == 1
+
+    closing = asyncio.create_task(service.close(grace=5))
+    model.may_close.set()
+    async with asyncio.timeout(5):
+        await closing
     assert model.open == 0
     assert service.running == 0
 
