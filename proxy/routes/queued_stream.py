@@ -88,10 +88,11 @@ class QueuedStream:
     async def _ping(self) -> None:
         self._next_ping = self._loop.time() + self._interval
         if not self._has_started:
-            self._has_started = True
             await self._connection.send(
                 {"type": "http.response.start", "status": 200, "headers": self._headers}
             )
+            # Not before: if the turn begins while the message waits for the client, it is not sent.
+            self._has_started = True
         await self._send(self._framing.ping)
 
     async def _send(self, body: bytes, *, is_last: bool = False) -> None:
