@@ -178,6 +178,20 @@ async def test_calls_of_own_tools_and_of_the_client_in_one_reply_are_made_once(
     assert texts(upstream)[1:] == [*resumed[1:], "assistant: 330,000 and rain.", "user: Sure?"]
 
 
+async def test_an_empty_result_of_the_client_is_a_result(tmp_path: Path, upstream: FakeUpstream) -> None:
+    upstream.reply(calls(("weather", {"city": "Bonn"})), text("Nothing is known."))
+    messages = [user("Bonn?")]
+    async with serve(tmp_path, teams=EXAMPLES / "agentchat-agent") as served:
+        caller = Caller(served)
+        first: Any = await caller.completion(messages, model="cities/Expert", tools=[WEATHER])
+        messages.append(first.choices[0].message.model_dump(exclude_none=True))
+        messages.append(result(first.choices[0].message.tool_calls[0].id, ""))
+        answer = await caller.ask(messages, model="cities/Expert", tools=[WEATHER])
+
+    assert answer == "Nothing is known."
+    assert texts(upstream)[-1] == "tool: "
+
+
 async def test_a_call_without_a_result_is_not_repeated(tmp_path: Path, upstream: FakeUpstream) -> None:
     upstream.reply(calls(("weather", {"city": "Bonn"})), text("Never mind."))
     messages = [user("Bonn?")]

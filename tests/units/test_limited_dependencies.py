@@ -9,11 +9,14 @@ import inspect
 import re
 import tomllib
 from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 import pytest
+from autogen_core import SingleThreadedAgentRuntime
 from autogen_core.models import ChatCompletionClient
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -21,6 +24,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 TESTED = {
+    "autogen-agentchat": "0.7",  # members/adapters/agentchat_objects.py
     "autogen-core": "0.7",  # providers/autogen/client.py
     "autogen-ext": "0.7",  # providers/autogen/client.py
     "httptools": "0.9",  # http_protocol.py, http_responses.py
@@ -29,7 +33,14 @@ TESTED = {
 }
 
 
-@pytest.mark.parametrize("name", TESTED)
+OPTIONAL = frozenset(("autogen-agentchat",))
+"""Packages of extras."""
+needs_agentchat = pytest.mark.skipif(find_spec("autogen_agentchat") is None, reason="not installed")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs_agentchat if name in OPTIONAL else ()) for name in TESTED]
+)
 def test_the_installed_minor_version_is_the_tested_one(name: str) -> None:
     installed = version(name)
 
@@ -41,7 +52,8 @@ def test_the_installed_minor_version_is_the_tested_one(name: str) -> None:
 @pytest.mark.parametrize("name", TESTED)
 def test_the_package_accepts_no_later_minor_version(name: str) -> None:
     major, minor = map(int, TESTED[name].split("."))
-    declared = tomllib.loads(PROJECT.read_text())["project"]["dependencies"]
+    project = tomllib.loads(PROJECT.read_text())["project"]
+    declared = chain(project["dependencies"], *project["optional-dependencies"].values())
     (found,) = (one for one in declared if one.split(">=")[0].split("[")[0] == name)
 
     assert found.endswith(f",<{major}.{minor + 1}")
@@ -140,3 +152,23 @@ def test_autogen_loads_components_from_a_provider_and_a_config() -> None:
     load: Any = inspect.signature(ChatCompletionClient.load_component)
 
     assert list(load.parameters)[:2] == ["model", "expected"]
+
+
+@needs_agentchat
+def test_agentchat_teams_have_the_attributes_that_are_read_and_replaced() -> None:
+    from autogen_agentchat.agents import SocietyOfMindAgent, UserProxyAgent
+    from autogen_agentchat.conditions import MaxMessageTermination
+    from autogen_agentchat.teams import RoundRobinGroupChat
+
+    user, condition = UserProxyAgent("person"), MaxMessageTermination(1)
+    team = RoundRobinGroupChat([user], termination_condition=condition)
+    around: Any = SocietyOfMindAgent("around", team, model_client=cast("Any", object()))
+
+    attributes = vars(team)
+    assert attributes["_participants"] == [user]
+    assert attributes["_termination_condition"] is condition
+    assert attributes["_embedded_runtime"] is True
+    assert attributes["_initialized"] is False
+    assert type(attributes["_runtime"]) is SingleThreadedAgentRuntime
+    assert around._team is team
+    assert user.input_func.__name__ == "cancellable_input"

@@ -69,7 +69,8 @@ class ClientCalls:
             messages = state["llm_context"]["messages"]
             last = next(one for one in reversed(messages) if one["type"] == "FunctionExecutionResultMessage")
             for one in last["content"]:
-                one["content"] = self.results.get(one["call_id"]) or one["content"]
+                result = self.results.get(one["call_id"])
+                one["content"] = one["content"] if result is None else result
         return state
 
 
@@ -150,7 +151,7 @@ def waiting_users(found: Any) -> frozenset[str]:
 
 
 def _agents(found: Any) -> Iterator[Any]:
-    # AgentChat has no public way to them.
+    # AgentChat has no public way to them; ``tests/units/test_limited_dependencies.py`` checks the private attributes.
     for inner in getattr(found, "_participants", ()):
         yield inner
         yield from _agents(inner)
