@@ -78,9 +78,8 @@ class PlainEndpoint:
         except ProxyError as error:
             if "status" in facts:
                 raise
-            if isinstance(error, ModelNotFound) and error.only_at is None:
-                error = await with_suggestions(error, scope)
-            await _error_response(error, self._to_problem(error))(scope, receive, send)
+            explained = await _explained(error, scope)
+            await _error_response(explained, self._to_problem(explained))(scope, receive, send)
         except Exception:
             if "status" not in facts:
                 await answer_of(InternalTurnError())(scope, receive, send)
@@ -89,7 +88,15 @@ class PlainEndpoint:
 
 
 async def _proxy_error(request: Request, error: Exception) -> Response:
-    return _error_response(error, error_response(error))
+    assert isinstance(error, ProxyError)
+    explained = await _explained(error, request.scope)
+    return _error_response(explained, error_response(explained))
+
+
+async def _explained(error: ProxyError, scope: Scope) -> ProxyError:
+    if not isinstance(error, ModelNotFound):
+        return error
+    return await with_suggestions(error, scope["app"].state.services, scope["state"].get("caller"))
 
 
 def _error_response(error: Exception, problem: ErrorResponse) -> Response:

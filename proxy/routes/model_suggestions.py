@@ -5,8 +5,6 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from starlette.types import Scope
-
 from proxy.errors import ModelNotFound, ProxyError
 
 if TYPE_CHECKING:
@@ -20,11 +18,12 @@ MAX_LENGTH = 100
 """Maximum number of characters of an id that is compared; a longer id is not a misspelling."""
 
 
-async def with_suggestions(error: ModelNotFound, scope: Scope) -> ModelNotFound:
-    """Return the error with the nearest id and the ids of the teams that the caller may use."""
-    services: Services = scope["app"].state.services
-    caller: str | None = scope["state"].get("caller")
-    if caller is None:
+async def with_suggestions(error: ProxyError, services: Services, caller: str | None) -> ProxyError:
+    """Return the error of an unknown model with the nearest id and the ids of the teams that the caller may use.
+
+    Other errors are returned as they are, and so is any error without a ``caller``: the request has no valid key.
+    """
+    if not isinstance(error, ModelNotFound) or error.only_at is not None or caller is None:
         return error
     try:
         custom = await services.catalog.custom(caller)

@@ -13,6 +13,7 @@ from proxy.errors import CompletionNotFound, InternalTurnError, ProxyError, Unau
 from proxy.routes.chat_completions import chat_decoder, chat_turn_request
 from proxy.routes.dependencies import Services
 from proxy.routes.middleware.rate_limit import admit as admit_turn
+from proxy.routes.model_suggestions import with_suggestions
 from proxy.routes.request_body import ClientDisconnected, decode_body, first_of, headers_of
 from proxy.routes.sockets import Channel, admit
 from proxy.service.turns import TurnHandle
@@ -87,7 +88,8 @@ class Session:
             await self._channel.close_unauthorized(refusal(error, id_of(text)))
             raise ClientDisconnected from None
         except ProxyError as error:
-            await self._channel.send(refusal(error, id_of(text)))
+            explained = await with_suggestions(error, self._services, self._caller)
+            await self._channel.send(refusal(explained, id_of(text)))
         except ClientDisconnected:
             raise
         except Exception:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp
 
-from proxy.routes.error_handlers import PlainEndpoint
 from proxy.routes.legacy.agents import agents, put_agent_version
 from proxy.routes.legacy.ask import ask_stream, resumed_stream, scripted_stream
 from proxy.routes.legacy.chat import chat as chat_endpoint
@@ -20,7 +19,7 @@ from proxy.routes.legacy.websocket import chat_socket
 def legacy_routes(chat: ASGIApp) -> Sequence[BaseRoute]:
     """Return the routes; ``chat`` serves requests in OpenAI's format."""
     return [
-        Route("/chat/completions", PlainEndpoint(LegacyCompletions(chat)), methods=["POST"]),
+        Route("/chat/completions", legacy_endpoint(LegacyCompletions(chat)), methods=["POST"]),
         Route("/chat", legacy_endpoint(chat_endpoint), methods=["POST"]),
         Route("/chat/stream", legacy_endpoint(chat_stream), methods=["POST"]),
         Route("/ask-stream", legacy_endpoint(ask_stream), methods=["POST"]),

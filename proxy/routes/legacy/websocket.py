@@ -12,6 +12,7 @@ from proxy.errors import InternalTurnError, InvalidRequest, ProxyError, Unauthor
 from proxy.routes.legacy.browser_chats import BrowserChat, browser_chat_of
 from proxy.routes.legacy.chat import chat_request
 from proxy.routes.middleware.rate_limit import admit as admit_turn
+from proxy.routes.model_suggestions import with_suggestions
 from proxy.routes.request_body import ClientDisconnected
 from proxy.routes.sockets import Channel, admit
 from proxy.routes.streaming import Headers
@@ -68,7 +69,7 @@ async def _answer_all(
             await channel.close_unauthorized(socket_message(refused(error)))
             return
         except ProxyError as error:
-            await _send_error(channel, error)
+            await _send_error(channel, await with_suggestions(error, channel.services, channel.caller))
         except Exception:
             logger.exception("failed to answer a WebSocket message")
             await _send_error(channel, InternalTurnError())

@@ -17,6 +17,7 @@ from proxy.routes.error_handlers import answer_of
 from proxy.routes.request_body import authorization_of
 from proxy.routes.streaming import Headers
 from proxy.settings import Settings
+from proxy.wire.errors import ErrorResponse, error_response, error_response_with_detail
 
 COUNTED_PATHS = frozenset(
     (
@@ -67,7 +68,7 @@ class RateLimitMiddleware:
                 # The response has started.
                 raise
             headers = rate_limit_headers(list(error.stands)) if isinstance(error, RateLimitExceeded) else []
-            await answer_of(error, headers)(scope, receive, send)
+            await answer_of(_problem_of(error, scope), headers)(scope, receive, send)
             return
         await self._app(scope, receive, _with_headers(send, statuses) if statuses else send)
 
@@ -108,6 +109,11 @@ def _is_counted(scope: Scope) -> bool:
     path: str = scope["path"]
     starts_turn = path in COUNTED_PATHS or path == APPROVALS or path.startswith(f"{APPROVALS}/")
     return scope["method"] == "POST" and starts_turn
+
+
+def _problem_of(error: ProxyError, scope: Scope) -> ErrorResponse:
+    # Clients of the legacy endpoints, which are not under /v1, read the message from ``detail``.
+    return error_response(error) if scope["path"].startswith("/v1/") else error_response_with_detail(error)
 
 
 def _caller(services: Services, scope: Scope) -> str | None:
