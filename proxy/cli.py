@@ -53,8 +53,9 @@ def main() -> None:
 def serve(**flags: Any) -> None:
     """Serve the teams.
 
-    Settings are read from flags, the environment and .env, in this order. API keys and database URLs have no flags,
-    because every user of the machine can read them: set OPENAI_API_KEY, PROXY_API_KEYS and PROXY_DATABASE_URL.
+    Settings are read from flags, the environment and .env, in this order. Secrets have no flags, because every user of
+    the machine can read those of a process: set OPENAI_API_KEY, PROXY_API_KEYS, PROXY_DATABASE_URL,
+    PROXY_PROVIDER_PROXY and PROXY_REDIS_URL in the environment or in .env.
     """
     # Before the database is opened: if a server is running on this port, its database must not be migrated.
     from proxy.start_check import Start, with_all_problems

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
+import pytest
 from starlette.routing import Route, WebSocketRoute
 
 from proxy.app import create_app
@@ -18,6 +19,7 @@ from proxy.cli_options import SECRET
 from proxy.metrics import Metrics
 from proxy.routes.middleware.cors import ALLOWED_HEADERS, EXPOSED_HEADERS
 from proxy.settings import Settings, flag_of, load_settings, variables_of
+from proxy.store.engine.postgres import MORE_READERS, READERS
 from proxy.wire.errors import _ERROR_KINDS
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +34,38 @@ DOCUMENTED = "\n".join(PAGES.values())
 def found(pattern: str, pages: Iterable[str] = PAGES) -> dict[str, str]:
     """Return what a pattern finds in the pages, with the page where it is."""
     return {match: name for name in pages for match in re.findall(pattern, PAGES[name])}
+
+
+# --- figures ---
+
+
+def test_sizing_uses_the_measured_figures() -> None:
+    page = PAGES["docs/performance.md"].partition("## Results")[2].partition("\nThe second table")[0]
+    results = dict(re.findall(r"^\| ([^|]+) \|(.+)\|$", page, re.MULTILINE))
+    sizing = PAGES["docs/deployment/README.md"].partition("## Sizing")[2].partition("\n## ")[0]
+
+    def measured(row: str) -> str:
+        return str(results[row].split("|")[2].strip())
+
+    request, chunk = measured("plain request (µs CPU)"), measured("chunk arriving singly (µs CPU)")
+    assert f"{request} µs for a plain request" in sizing
+    assert f"{chunk} µs for a chunk" in sizing
+    assert f"{measured('resident memory, idle (MiB)')} MiB for an idle process" in sizing
+    assert f"{measured('memory of a waiting stream (KiB)')} KiB for a waiting stream" in sizing
+    requests, streams = (
+        int(number) for number in re.findall(r"about ([\d,]+)\s+(?:requests|concurrent)", sizing)
+    )
+    assert requests == pytest.approx(1e6 / float(request.replace(",", "")), rel=0.1)
+    assert streams == pytest.approx(1e6 / 50 / float(chunk), rel=0.1)
+
+
+def test_connections_of_a_worker_are_those_of_the_pool() -> None:
+    # The pool has the connection for writing too. The one for messages between workers is separate.
+    readers, most = READERS + MORE_READERS - 1, READERS + MORE_READERS + 1
+    guide, store = (" ".join(PAGES[f"docs/{page}"].split()) for page in ("deployment/README.md", "store.md"))
+
+    assert f"up to {most} connections (`max_connections` ≥ {most} × workers" in guide
+    assert f"one for messages to other workers and up to {readers} for reading" in store
 
 
 # --- settings ---
