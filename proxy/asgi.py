@@ -22,7 +22,7 @@ from proxy.app import create_app, prepare
 from proxy.auth import is_this_machine
 from proxy.errors import ConfigurationError, StoreUnavailable
 from proxy.log_config import configure_logging
-from proxy.routes.error_handlers import answer_of
+from proxy.routes.error_response import answer_of
 from proxy.start_check import Start, with_all_problems
 from proxy.wire.errors import loopback_only
 

@@ -16,7 +16,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from proxy.agents.agent import Agent
 from proxy.agents.approval_question import WAITING, request_approvals, without_question
+from proxy.agents.call import Call, resumed_call, wire_call
 from proxy.agents.compaction.context_view import cut_of, view_of
 from proxy.agents.compaction.history import history_of
 from proxy.agents.delegation import REPEAT_LATER
@@ -24,7 +26,7 @@ from proxy.agents.model_reply import ModelReply, call_model, call_size, visible_
 from proxy.agents.prompt import assistant_message
 from proxy.agents.spans import record_handoff
 from proxy.agents.tool_calls import ServerCalls, append_tool_result, unknown_tool
-from proxy.agents.turn_state import Agent, Call, TurnState, resumed_call, wire_call
+from proxy.agents.turn_state import TurnState
 from proxy.errors import ResponseFormatNotMet, ToolError
 from proxy.events import Handoff
 from proxy.messages import FinishReason, FunctionTool, HandoffRecord, Item

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from proxy.agents.turn_state import EVENT_TEXT_LIMIT, TOO_MANY_CALLS, Agent, Call, DelegatePause, TurnState
+from proxy.agents.agent import Agent
+from proxy.agents.call import Call
+from proxy.agents.turn_state import EVENT_TEXT_LIMIT, TOO_MANY_CALLS, DelegatePause, TurnState
 from proxy.events import ApprovalRequested, TextDelta
 from proxy.messages import AssistantMessage, FunctionTool, Item
 from proxy.tools.execution import find_argument_error

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from proxy.agents.agent import Agent
 from proxy.agents.compaction.context_view import ContextView
 from proxy.agents.prompt import closed
-from proxy.agents.turn_state import Agent
 from proxy.messages import (
     DeveloperMessage,
     FunctionTool,

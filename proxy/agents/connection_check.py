@@ -10,9 +10,9 @@ from typing import Protocol
 
 import msgspec
 
+from proxy.agents.agent import Agent
 from proxy.agents.registry import Registry
 from proxy.agents.team import AgentTeam
-from proxy.agents.turn_state import Agent
 from proxy.errors import ModelNotFound, UpstreamFailed, UpstreamTimeout
 from proxy.messages import Usage, UserMessage
 from proxy.providers.model import Finished, ModelRequest, UsagePiece

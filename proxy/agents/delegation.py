@@ -7,10 +7,11 @@ the turn after the decision resumes it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
-from proxy.agents.turn_state import DelegatePause, Delegation, TurnState
+from proxy.agents.agent import Delegation
+from proxy.agents.turn_state import DelegateJob, DelegatePause, TurnState
 from proxy.errors import ToolError, TurnFailed
 from proxy.events import DelegateEvent, Event, Handoff, Started
 from proxy.messages import (
@@ -25,7 +26,7 @@ from proxy.messages import (
     text_of,
 )
 from proxy.tools.port import ToolContext
-from proxy.turns.contract import Recorder, Sink, TeamOutcome
+from proxy.turns.contract import Recorder
 from proxy.turns.turn import ApprovalContinuation, ApprovedCallLog, ContinuationCall, Turn
 
 WAITING_FOR_APPROVAL = (
@@ -38,19 +39,6 @@ REPEAT_LATER = (
     "it then"
 )
 _INCOMPLETE = "\n\n[The answer is incomplete: a limit was reached.]"
-
-
-@dataclass(frozen=True, slots=True)
-class DelegateJob:
-    """One run of a delegate: its turn, where its events go, the state of its caller, and what it runs."""
-
-    delegation: Delegation
-    turn: Turn
-    sink: Sink
-    parent: TurnState
-
-
-RunDelegate = Callable[[DelegateJob], Awaitable[TeamOutcome]]
 
 
 @dataclass(frozen=True, slots=True)

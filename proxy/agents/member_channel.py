@@ -12,19 +12,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from proxy.agents.agent import Agent
 from proxy.agents.approval_question import without_question
+from proxy.agents.call import Call, clean_name, new_call_id, wire_call
 from proxy.agents.member_exchange import NOT_RUN, REFUSED, Exchange, arguments_of
 from proxy.agents.prompt import assistant_message
 from proxy.agents.tool_calls import append_tool_result
-from proxy.agents.turn_state import (
-    EVENT_TEXT_LIMIT,
-    Agent,
-    Call,
-    TurnState,
-    clean_name,
-    new_call_id,
-    wire_call,
-)
+from proxy.agents.turn_state import EVENT_TEXT_LIMIT, TurnState
 from proxy.errors import AgentFailed, ToolError, UpstreamBadRequest
 from proxy.events import (
     Event,

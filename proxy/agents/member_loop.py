@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from proxy.agents.agent import Agent
 from proxy.agents.agent_loop import (
     AgentAnswered,
     AgentHandedOff,
@@ -23,6 +24,7 @@ from proxy.agents.agent_loop import (
     ToolResultsPending,
 )
 from proxy.agents.approval_question import WAITING, request_approvals
+from proxy.agents.call import Call, new_call_id, wire_call
 from proxy.agents.compaction.compactor import exceeded
 from proxy.agents.member_channel import MemberChannel
 from proxy.agents.member_exchange import Exchange, arguments_of, exchange_of
@@ -31,7 +33,7 @@ from proxy.agents.model_reply import visible_client_tools
 from proxy.agents.prompt import assistant_message, messages_for
 from proxy.agents.spans import record_handoff
 from proxy.agents.tool_calls import append_tool_result
-from proxy.agents.turn_state import Agent, Call, TurnState, new_call_id, wire_call
+from proxy.agents.turn_state import TurnState
 from proxy.errors import (
     AgentFailed,
     ContextLengthExceeded,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from proxy.agents.agent import Agent
 from proxy.agents.compaction.compactor import CallSize, exceeded
 from proxy.agents.compaction.size import items_tokens, message_tokens, tools_tokens
 from proxy.agents.member_exchange import Exchange
-from proxy.agents.turn_state import Agent, TurnState
+from proxy.agents.turn_state import TurnState
 from proxy.errors import ContextLengthExceeded
 from proxy.members.port import sees_of
 from proxy.messages import FunctionTool

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from proxy.agents.agent import Agent
+from proxy.agents.call import Call, CallKind, new_call_id
 from proxy.agents.compaction.compactor import CallSize, exceeded, reported_size
 from proxy.agents.compaction.context_view import ContextView
 from proxy.agents.compaction.history import history_of
 from proxy.agents.compaction.size import message_tokens, text_tokens, tools_tokens
 from proxy.agents.prompt import messages_for, provider_states, text_states
 from proxy.agents.spans import model_span, record_reply, record_request
-from proxy.agents.turn_state import Agent, Call, CallKind, TurnState, new_call_id
+from proxy.agents.turn_state import TurnState
 from proxy.errors import ContextLengthExceeded
 from proxy.events import (
     ClientToolArguments,

@@ -11,13 +11,13 @@ from typing import Protocol
 
 import msgspec
 
+from proxy.agents.agent import Agent, Delegation, HandoffTarget
 from proxy.agents.compaction.compactor import CompactionPolicy, Compactor
 from proxy.agents.compaction.summary import CutCache, SummaryWriter
 from proxy.agents.delegation import delegate_tool_spec
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.remote_member import RemoteApprovals, RemoteMember
 from proxy.agents.team import AgentTeam, TeamFacts
-from proxy.agents.turn_state import Agent, Delegation, HandoffTarget
 from proxy.errors import ModelNotFound
 from proxy.members.port import Member
 from proxy.messages import Parameters

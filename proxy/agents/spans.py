@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from proxy.agents.turn_state import Agent, Call, TurnState, wire_call
+from proxy.agents.agent import Agent
+from proxy.agents.call import Call, wire_call
+from proxy.agents.turn_state import TurnState
 from proxy.messages import (
     AssistantMessage,
     FunctionMessage,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from proxy.agents.agent import Agent
 from proxy.agents.agent_loop import (
     AgentAnswered,
     AgentHandedOff,
@@ -18,11 +19,10 @@ from proxy.agents.agent_loop import (
 from proxy.agents.cacheable_prompt import CacheablePrompt
 from proxy.agents.compaction.compactor import Compactor
 from proxy.agents.compaction.history import return_target
-from proxy.agents.delegation import DelegateJob
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.member_loop import MemberLoop
 from proxy.agents.spans import agent_span
-from proxy.agents.turn_state import Agent, TurnState
+from proxy.agents.turn_state import DelegateJob, TurnState
 from proxy.errors import ModelNotFound, TurnTimeout, UpstreamFailed
 from proxy.events import Event, Handoff, ModelCalled, Started
 from proxy.messages import FunctionTool

@@ -7,20 +7,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from proxy.agents.agent import Agent
 from proxy.agents.approval_question import spec_with_approval
+from proxy.agents.call import Call, clean_name, new_call_id, wire_call
 from proxy.agents.delegation import DelegateTool, Resumed, delegated_call, items_before_call, record_of
 from proxy.agents.prompt import assistant_message, state_of_repeated
-from proxy.agents.turn_state import (
-    EVENT_TEXT_LIMIT,
-    TOO_MANY_CALLS,
-    Agent,
-    Call,
-    DelegatePause,
-    TurnState,
-    clean_name,
-    new_call_id,
-    wire_call,
-)
+from proxy.agents.turn_state import EVENT_TEXT_LIMIT, TOO_MANY_CALLS, DelegatePause, TurnState
 from proxy.events import ToolCompleted, ToolFailed, ToolStarted
 from proxy.messages import DelegateRecord, HandoffRecord, Item, ToolMessage, UserMessage
 from proxy.tools.execution import CallResult, PreparedCall, run_calls

@@ -1,93 +1,30 @@
-"""The parts of an agent run: the agent, the state of the turn that it shares with other agents, and tool calls."""
+"""The state of a turn that the agents which work on it share, and the runs of delegates."""
 
 from __future__ import annotations
 
-import re
-import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING
 
-import msgspec
-
+from proxy.agents.agent import Delegation
+from proxy.agents.cacheable_prompt import CacheablePrompt
+from proxy.agents.call import Call, open_call
 from proxy.agents.compaction.context_view import ContextMemory
-from proxy.members.port import Member
-from proxy.messages import DelegateRecord, FunctionCall, FunctionTool, HandoffHistory, Parameters, ToolCall
-from proxy.providers.context_windows import ContextWindow
+from proxy.messages import DelegateRecord
 from proxy.providers.model import Model
-from proxy.teamfiles.definitions import ClientTools, Limits
-from proxy.tools.mcp.argument_schema import ArgumentSchema
-from proxy.tools.port import Tool
-from proxy.turns.contract import Sink
-from proxy.turns.steps import OpenCall, TurnStep
+from proxy.teamfiles.definitions import Limits
+from proxy.turns.contract import Sink, TeamOutcome
+from proxy.turns.steps import TurnStep
 from proxy.turns.turn import ApprovalRequest, Turn
 
 if TYPE_CHECKING:
-    from proxy.agents.cacheable_prompt import CacheablePrompt
     from proxy.agents.compaction.compactor import Compactor
-    from proxy.agents.delegation import RunDelegate
 
 EVENT_TEXT_LIMIT = 1000
 """Maximum number of characters of arguments and results in events. The model gets the complete text."""
 TOO_MANY_CALLS = "error: the limit of tool calls is reached; answer with what is known"
 """The result of a call beyond the limit of tool calls."""
-
-
-@dataclass(frozen=True, slots=True)
-class HandoffTarget:
-    """A handoff target: the tool that the model sees, and the agent that becomes active."""
-
-    spec: FunctionTool
-    agent: str
-    when: str = ""
-    history: HandoffHistory = "all"
-    returns: bool = False
-    """Control returns when the target has answered."""
-    input: ArgumentSchema | None = None
-    """The schema of structured handover data."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delegation:
-    """An agent or team that an agent can call with a task: the tool that the model sees, and what it runs."""
-
-    spec: FunctionTool
-    agent: str = ""
-    """Agent of the same team, if not a team."""
-    team: str = ""
-    has_conversation: bool = False
-    """Whether the delegate sees the conversation before the task."""
-    seconds: float = 120.0
-    limits: Limits | None = None
-    """Of each run; the limits of its team if None."""
-
-    @property
-    def name(self) -> str:
-        """The name of the agent or team."""
-        return self.agent or self.team
-
-
-@dataclass(frozen=True, slots=True)
-class Agent:
-    """The definition of an agent with all names resolved to models and tools."""
-
-    name: str
-    instructions: str
-    model: Model
-    tools: Mapping[str, Tool] = field(default_factory=dict)
-    handoff_targets: Mapping[str, HandoffTarget] = field(default_factory=dict)
-    delegations: Mapping[str, Delegation] = field(default_factory=dict)
-    client_tools: ClientTools = "auto"
-    parameters: Parameters = field(default_factory=Parameters)
-    max_parallel_tools: int = 8
-    tool_call_timeout: float = 30.0
-    approvals: Collection[str] = frozenset()
-    """Names of the agent's tools whose calls a person has to approve."""
-    member: Member | None = None
-    """The code of an agent that does not consist of instructions and a model; its model is for side requests."""
-    window: ContextWindow = field(default_factory=ContextWindow)
-    """Of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +122,7 @@ class TurnState:
                 handed_over=self.handed_over,
                 ran_effects=self.turn.ran_effects,
                 ran_tools=self.turn.ran_tools,
-                calls=[_open_call(call) for call in calls],
+                calls=[open_call(call) for call in calls],
             )
         )
 
@@ -213,63 +150,15 @@ class TurnState:
         return is_within and (self.parent is None or self.parent.can_run_tool)
 
 
-CallKind = Literal["server", "approval", "handoff", "client", "surplus", "unknown"]
-"""How a call is handled: run, put before a person for approval, run as a handoff, or returned to the client. Calls of
-the last two kinds get an error as their result: one client call too many, or a tool that does not exist."""
-_STORED_KINDS: Mapping[CallKind, str] = {"handoff": "delegate"}
-"""Names of kinds in checkpoints, which workers of an earlier version can read too."""
+@dataclass(frozen=True, slots=True)
+class DelegateJob:
+    """One run of a delegate: its turn, where its events go, the state of its caller, and what it runs."""
+
+    delegation: Delegation
+    turn: Turn
+    sink: Sink
+    parent: TurnState
 
 
-@dataclass(slots=True)
-class Call:
-    """A tool call that a model made. ``id`` is generated by the proxy.
-
-    ``is_resumed``: another worker was about to run it, or was running it, when it died.
-    """
-
-    id: str
-    name: str
-    kind: CallKind
-    client_index: int = -1
-    arguments: list[str] = field(default_factory=list)
-    is_resumed: bool = False
-
-
-def _open_call(call: Call) -> OpenCall:
-    kind = _STORED_KINDS.get(call.kind, call.kind)
-    return OpenCall(call.id, call.name, kind, call.client_index, "".join(call.arguments))
-
-
-def resumed_call(call: OpenCall) -> Call:
-    """Return a call of a checkpoint."""
-    kind = next((kind for kind, stored in _STORED_KINDS.items() if stored == call.kind), call.kind)
-    return Call(
-        call.id, call.name, cast(CallKind, kind), call.client_index, [call.arguments], is_resumed=True
-    )
-
-
-def wire_call(call: Call) -> ToolCall:
-    """Return the call as it is stored, with a valid name, and with arguments that are JSON.
-
-    Some providers reject later requests that contain an invalid call. Its result describes what was wrong with it.
-    """
-    arguments = "".join(call.arguments) or "{}"
-    if call.kind != "client":
-        try:
-            msgspec.json.decode(arguments)
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            arguments = "{}"
-    return ToolCall(call.id, FunctionCall(clean_name(call.name), arguments))
-
-
-def clean_name(name: str) -> str:
-    """Return the name with invalid characters replaced.
-
-    OpenAI accepts letters, digits, ``_`` and ``-``, at most 64 of them (API reference, function tools, ``name``).
-    """
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "unnamed"
-
-
-def new_call_id() -> str:
-    """Generate the id of a tool call. Providers repeat ids or send none."""
-    return f"call_{secrets.token_hex(12)}"
+RunDelegate = Callable[[DelegateJob], Awaitable[TeamOutcome]]
+"""Runs a delegate."""

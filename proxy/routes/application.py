@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import Unauthorized
 from proxy.routes.dependencies import authenticate, services_of
-from proxy.routes.error_handlers import PlainEndpoint, answer_of
+from proxy.routes.error_handlers import PlainEndpoint
+from proxy.routes.error_response import answer_of
 from proxy.routes.openapi import complete
 from proxy.wire.errors import invalid_url
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,17 +13,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.errors import InternalTurnError, InvalidRequest, ModelNotFound, ProxyError
 from proxy.events import Failed
+from proxy.routes.error_response import answer_of
 from proxy.routes.middleware.path_normalization import allowed_methods
 from proxy.routes.model_suggestions import with_suggestions
 from proxy.routes.request_body import ClientDisconnected
-from proxy.wire.errors import (
-    ErrorResponse,
-    envelope,
-    error_response,
-    headers_of,
-    invalid_url,
-    method_not_allowed,
-)
+from proxy.wire.errors import ErrorResponse, error_response, invalid_url, method_not_allowed
 
 logger = logging.getLogger(__name__)
 
@@ -34,21 +28,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(Exception, _unexpected)
-
-
-def answer_of(
-    error: BaseException | Failed | ErrorResponse, more: Sequence[tuple[bytes, bytes]] = ()
-) -> Response:
-    """Return the error response; ``more`` are additional headers."""
-    problem = error if isinstance(error, ErrorResponse) else error_response(error)
-    answer = Response(
-        envelope(problem),
-        status_code=problem.status,
-        headers=headers_of(problem),
-        media_type="application/json",
-    )
-    answer.raw_headers.extend(more)
-    return answer
 
 
 class PlainEndpoint:

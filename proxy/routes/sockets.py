@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from proxy.errors import Unauthorized
 from proxy.events import ClosingEvent, Entry
 from proxy.routes.dependencies import Services, authenticate, services_of
-from proxy.routes.error_handlers import answer_of
+from proxy.routes.error_response import answer_of
 from proxy.routes.request_body import ClientDisconnected, authorization_of
 from proxy.routes.streaming import Headers
 from proxy.turns.live import LiveTurn

@@ -15,7 +15,7 @@ from typing import Protocol, Self
 from starlette.types import Receive, Scope, Send
 
 from proxy.events import ContextCompacted, Entry, Failed, ModelCalled, ParametersIgnored, Started, is_closing
-from proxy.routes.error_handlers import answer_of
+from proxy.routes.error_response import answer_of
 from proxy.routes.request_body import ClientDisconnected
 from proxy.turns.live import LiveTurn
 from proxy.turns.log_reader import EventLogReader, Take

@@ -13,17 +13,15 @@ import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from proxy.errors import ToolError
+from proxy.tools.external_service import Address, Service, ServiceFailed
 
 if TYPE_CHECKING:
     from yarl import URL
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 """Returns the IP addresses of a host name; raises ``OSError`` if it cannot be resolved."""
 Shape = TypeVar("Shape")
@@ -42,22 +40,6 @@ _PRIVATE_NETWORKS = tuple(
     for network in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
 )
 _MAX_CACHED = 256
-
-
-class ServiceFailed(ToolError):
-    """A service returned no usable response; ``status`` is the HTTP status, None if there was no response."""
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A service: its name in error messages, and the base URL that the operator configured."""
-
-    name: str
-    base: str
 
 
 async def system_addresses(host: str) -> Sequence[str]:

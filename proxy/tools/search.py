@@ -12,7 +12,8 @@ import msgspec
 from pydantic import Field
 
 from proxy.errors import ToolError
-from proxy.tools.egress import Egress, Service, ServiceFailed
+from proxy.tools.egress import Egress
+from proxy.tools.external_service import Service, ServiceFailed
 from proxy.tools.functions import tool
 from proxy.tools.threads import ToolThreads
 

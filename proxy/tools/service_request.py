@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from proxy.tools.egress import Address, Service, ServiceFailed
+from proxy.tools.external_service import Address, Service, ServiceFailed
 
 # Several services reject a User-Agent that does not start with "Mozilla/5.0"; crawlers identify themselves in this
 # form.

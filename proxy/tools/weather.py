@@ -8,7 +8,8 @@ import msgspec
 from pydantic import Field
 
 from proxy.errors import ToolError
-from proxy.tools.egress import Egress, Service
+from proxy.tools.egress import Egress
+from proxy.tools.external_service import Service
 from proxy.tools.functions import tool
 
 GEOCODING_URL = "https://geocoding-api.open-meteo.com"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from proxy.agents.agent import Agent, HandoffTarget
 from proxy.agents.dispatch import DirectDispatcher, Dispatcher
 from proxy.agents.team import AgentTeam, TeamFacts
-from proxy.agents.turn_state import Agent, HandoffTarget
 from proxy.errors import ToolError
 from proxy.events import Event
 from proxy.messages import FunctionTool, Item, Message

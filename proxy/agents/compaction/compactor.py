@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from proxy.agents.agent import Agent
 from proxy.agents.compaction.context_view import ContextView, Cut, cut_of, view_of
 from proxy.agents.compaction.history import History, history_of, member_history
 from proxy.agents.compaction.plan import (
@@ -25,7 +26,7 @@ from proxy.agents.compaction.plan import (
 )
 from proxy.agents.compaction.size import items_tokens, text_tokens
 from proxy.agents.compaction.summary import CutCache, Summary, SummaryWriter, digests_at
-from proxy.agents.turn_state import Agent, TurnState
+from proxy.agents.turn_state import TurnState
 from proxy.errors import ContextLengthExceeded, StoreUnavailable
 from proxy.events import CompactionMethod, ContextCompacted
 from proxy.members.port import sees_of

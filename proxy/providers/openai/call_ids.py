@@ -1,7 +1,7 @@
 """Call ids for providers that accept only nine letters and digits (Mistral, code 3280).
 
 The short id is derived from the id that is stored, so that a call and its result match in every request, in every
-worker and after a restart. The ids that a provider returns are replaced by the proxy's own (``agents.turn_state``).
+worker and after a restart. The ids that a provider returns are replaced by the proxy's own (``agents.call``).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.auth import is_this_machine
-from proxy.routes.error_handlers import answer_of
+from proxy.routes.error_response import answer_of
 from proxy.routes.request_body import headers_of
 from proxy.routes.streaming import Headers
 from proxy.settings import Settings

@@ -13,7 +13,7 @@ from proxy.auth import Keys
 from proxy.errors import Overloaded, ProxyError, RateLimitExceeded, StoreUnavailable, Unauthorized
 from proxy.limits import RateLimits, RateLimitStatus, rate_limit_headers
 from proxy.routes.dependencies import Services, authenticate
-from proxy.routes.error_handlers import answer_of
+from proxy.routes.error_response import answer_of
 from proxy.routes.request_body import authorization_of
 from proxy.routes.streaming import Headers
 from proxy.settings import Settings

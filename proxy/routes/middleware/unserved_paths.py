@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.routes.error_handlers import answer_of
+from proxy.routes.error_response import answer_of
 from proxy.wire.errors import invalid_url
 
 AGENTS = "/v1/agents"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from proxy.agents.agent import Agent, HandoffTarget
 from proxy.agents.cacheable_prompt import CacheablePrompt
 from proxy.agents.compaction.context_view import ContextView
-from proxy.agents.turn_state import Agent, HandoffTarget
 from proxy.messages import (
     AssistantMessage,
     FunctionCall,

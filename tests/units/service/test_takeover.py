@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from proxy.agents.turn_state import Agent
+from proxy.agents.agent import Agent
 from proxy.background_tasks import BackgroundTasks
 from proxy.events import TAKEOVER_POSITIONS, Completed, Entry, Failed, TextDelta, ToolFailed
 from proxy.messages import ToolMessage, Usage, UserMessage, text_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.agents.turn_state import Agent
+from proxy.agents.agent import Agent
 from proxy.events import ApprovalDecided, Completed, Handoff, TextDelta
 from proxy.members.port import HandOver, MemberContext
 from proxy.messages import Message, UserMessage

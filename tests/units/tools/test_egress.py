@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 from proxy.errors import ToolError
-from proxy.tools.egress import Egress, Service, ServiceFailed
+from proxy.tools.egress import Egress
+from proxy.tools.external_service import Service, ServiceFailed
 from tests.fakes.services import FakeServices, Handler
 
 REFUSED = "the test is configured with an address that tools must not access"

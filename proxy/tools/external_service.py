@@ -1,0 +1,26 @@
+"""A service that tools call over HTTP, and its failures."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from proxy.errors import ToolError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class ServiceFailed(ToolError):
+    """A service returned no usable response; ``status`` is the HTTP status, None if there was no response."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service: its name in error messages, and the base URL that the operator configured."""
+
+    name: str
+    base: str
