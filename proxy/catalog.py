@@ -47,7 +47,7 @@ class TeamCatalog:
         """``listed`` returns the passthrough models, ``custom_agents`` are the custom agents and teams of callers."""
         self._custom = custom_agents
         self._created = created
-        self._elsewhere = listed
+        self._passthrough = listed
         self._models = definitions.models
         self._teams = definitions.teams
         teams = definitions.teams.items()
@@ -61,13 +61,13 @@ class TeamCatalog:
 
     def models(self) -> Sequence[ModelFacts]:
         """Return the teams in the order of the team files, then their agents, then exposed and passthrough models."""
-        return [*self._listed, *map(self._passed, self._elsewhere())]
+        return [*self._listed, *map(self._passed, self._passthrough())]
 
     def find(self, model: str) -> ModelFacts | None:
         """Return the model with this id, listed or not."""
         if model in self._found:
             return self._found[model]
-        return next((self._passed(one) for one in self._elsewhere() if one.id == model), None)
+        return next((self._passed(one) for one in self._passthrough() if one.id == model), None)
 
     def file_team(self, team: str) -> FileTeam | None:
         """Return a team of the team files."""

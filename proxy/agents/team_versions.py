@@ -22,7 +22,7 @@ from proxy.turns.request import Clock
 
 logger = logging.getLogger(__name__)
 
-NOBODY = ""
+NO_CALLER = ""
 """The caller to whom the stored definitions belong: none."""
 MAX_CACHED_VERSIONS = 64
 COUNT_AGE = 5.0
@@ -43,7 +43,7 @@ class TeamVersions:
     async def store(self) -> None:
         """Store the present version of each team. Idempotent."""
         for name, version in self._registry.versions.items():
-            await self._repository.store_snapshot(NOBODY, name, version.digest, version.body)
+            await self._repository.store_snapshot(NO_CALLER, name, version.digest, version.body)
 
     async def as_begun(self, caller: str, conversation_id: str, team: ServedTeam) -> ServedTeam:
         """Return the version of the team with which the conversation began.
@@ -58,7 +58,7 @@ class TeamVersions:
             return team
         place = (digest, member)
         if place not in self._ready:
-            body = await self._repository.snapshot(NOBODY, digest)
+            body = await self._repository.snapshot(NO_CALLER, digest)
             self._ready[place] = None if body is None else self._built(name, member, body, digest)
             while len(self._ready) > MAX_CACHED_VERSIONS:
                 self._ready.popitem(last=False)
@@ -69,7 +69,7 @@ class TeamVersions:
         read_at, has_changed = self._changed.get(name, (0.0, False))
         # Versions are never removed, so a team that has changed once is not looked up again.
         if not has_changed and not 0 <= now - read_at < COUNT_AGE:
-            has_changed = await self._repository.count_snapshots(NOBODY, name) > 1
+            has_changed = await self._repository.count_snapshots(NO_CALLER, name) > 1
             self._changed[name] = (now, has_changed)
         return has_changed
 

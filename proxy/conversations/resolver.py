@@ -90,7 +90,7 @@ class ResolvedTurn:
     """Whether the named conversation had a running turn when it was read."""
     is_paused: bool = False
     """Whether the parent turn ended with a batch for approval."""
-    is_kept: bool = True
+    is_stored_whole: bool = True
     """Whether the store has the content of all turns of the chain."""
     resumption: Resumption | None = None
     continued: str = ""
@@ -195,11 +195,11 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     request, chain = query.request, match.chain
     shown = query.messages[: match.shown]
     new = query.messages[match.shown :] if match.new is None else match.new
-    is_kept = all(turn.is_stored for turn in chain)
+    is_stored_whole = all(turn.is_stored for turn in chain)
     stored = [m for turn in chain for item in turn.items if is_instruction(m := item.message)]
     if match.context is not None:
         context = list(match.context)
-    elif shown and not is_kept:
+    elif shown and not is_stored_whole:
         context = request.items_of(shown)
     else:
         context = [item for turn in chain for item in turn.items]
@@ -232,7 +232,7 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
         scope=query.scope,
         is_running=query.conversation is not None and query.conversation.is_running,
         is_paused=bool(chain) and chain[-1].is_paused,
-        is_kept=is_kept,
+        is_stored_whole=is_stored_whole,
         continued=continued,
         step=match.step,
     )

@@ -57,8 +57,8 @@ def items_of_shortened(
         return None
     if not all(map(is_same, stored[:first], shown[:first])):
         return None
-    kept = _first_messages(first_items, messages, first)
-    return [*kept, *_items_of_end(chain, same)]
+    remaining = _first_messages(first_items, messages, first)
+    return [*remaining, *_items_of_end(chain, same)]
 
 
 def _first_messages(items: Sequence[Item], messages: Sequence[Message], count: int) -> list[Item]:

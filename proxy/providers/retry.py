@@ -221,13 +221,13 @@ class _Attempts:
 
     def _pause(self, failure: UpstreamFailed, attempt: int) -> float | None:
         """Return the seconds to wait before the next attempt, None if there is to be none."""
-        wished = failure.retry_after or 0.0
-        if not failure.is_retryable or wished > _LONGEST_WAIT or attempt == self._policy.attempts:
+        requested = failure.retry_after or 0.0
+        if not failure.is_retryable or requested > _LONGEST_WAIT or attempt == self._policy.attempts:
             return None
         if failure.label == "invalid_output":
             # The provider is well: another sample of the model needs no pause.
             return 0.0
-        return max(wished, _FIRST_PAUSE * 2.0 ** (attempt - 1) * (0.75 + self._policy.draw() / 2))
+        return max(requested, _FIRST_PAUSE * 2.0 ** (attempt - 1) * (0.75 + self._policy.draw() / 2))
 
     def _report(self, candidate: Candidate, failure: UpstreamFailed | None, attempt: int) -> None:
         """Count an attempt, once it has ended, and log it if it failed."""

@@ -58,26 +58,26 @@ class ThinkTagSplitter:
         if self._state == "unopened":
             if not self._unopened:
                 text = text.lstrip().removeprefix(_OPENING)
-            thought, mark, _ = text.partition(_CLOSING)
+            reasoning, mark, _ = text.partition(_CLOSING)
             if mark:
                 self._state = "thinking"
                 self._unopened.clear()
             else:
-                self._held = _possible_start(thought, _CLOSING)
-                thought = thought.removesuffix(self._held)
-                if thought:
-                    self._unopened.append(thought)
-                    deltas.append(ReasoningDelta(thought))
+                self._held = _possible_start(reasoning, _CLOSING)
+                reasoning = reasoning.removesuffix(self._held)
+                if reasoning:
+                    self._unopened.append(reasoning)
+                    deltas.append(ReasoningDelta(reasoning))
                 return deltas
         if self._state == "thinking":
-            thought, mark, text = text.partition(_CLOSING)
+            reasoning, mark, text = text.partition(_CLOSING)
             if mark:
                 self._state = "between"
             else:
-                self._held = _possible_start(thought, _CLOSING)
-                thought = thought.removesuffix(self._held)
-            if thought:
-                deltas.append(ReasoningDelta(thought))
+                self._held = _possible_start(reasoning, _CLOSING)
+                reasoning = reasoning.removesuffix(self._held)
+            if reasoning:
+                deltas.append(ReasoningDelta(reasoning))
         if self._state == "between":
             # The line ends between reasoning and answer belong to neither.
             text = text.lstrip()

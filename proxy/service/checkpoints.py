@@ -112,7 +112,7 @@ decode_step = msgspec.json.Decoder(SavedStep).decode
 
 def can_be_continued(request: TurnRequest, resolved: ResolvedTurn) -> bool:
     """Whether a turn may have checkpoints."""
-    return request.is_stored and resolved.is_kept
+    return request.is_stored and resolved.is_stored_whole
 
 
 def continues_approvals(resolved: ResolvedTurn) -> bool:

@@ -129,8 +129,8 @@ class DisconnectedTurns:
         live = self.lives.get(record.id)
         if live is None or live.task is None:
             return record.is_unattended(self.clock())
-        is_read_elsewhere = record.reader_until is not None and record.reader_until >= self.clock()
-        return self._is_left(live) and not live.has_readers and not is_read_elsewhere
+        is_read_at_another_worker = record.reader_until is not None and record.reader_until >= self.clock()
+        return self._is_left(live) and not live.has_readers and not is_read_at_another_worker
 
     def ran_effects(self, record: TurnRecord) -> bool:
         """Whether a running turn has started a tool with effects."""

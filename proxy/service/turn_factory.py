@@ -74,7 +74,7 @@ def turn_of(request: TurnRequest, new: NewTurn, resolved: ResolvedTurn, approval
         context=[*resolved.context, *resolved.new_messages],
         overlay=resolved.overlay,
     )
-    turn.may_ask = request.is_stored and resolved.is_kept
+    turn.may_ask = request.is_stored and resolved.is_stored_whole
     turn.call_scope = resolved.first_attempt or new.id
     turn.continuation = continuation
     return turn

@@ -30,11 +30,11 @@ def readable_calls(messages: Sequence[llm.LLMMessage], family: Family) -> list[l
             found.append(message)
             continue
         calls = [FunctionCall(call.id, _object(call.arguments), call.name) for call in message.content]
-        thought = message.thought
-        if family == "ollama" and thought:
-            found.append(llm.AssistantMessage(content=thought, source=message.source))
-            thought = None
-        found.append(llm.AssistantMessage(content=calls, thought=thought, source=message.source))
+        reasoning = message.thought
+        if family == "ollama" and reasoning:
+            found.append(llm.AssistantMessage(content=reasoning, source=message.source))
+            reasoning = None
+        found.append(llm.AssistantMessage(content=calls, thought=reasoning, source=message.source))
     return found
 
 

@@ -120,8 +120,10 @@ class ComponentChatModel:
                 f"model {name!r}: the component {definition.provider} cannot be made from its config "
                 f"({type(error).__name__})"
             ) from None
-        told = config.get("model")
-        return cls(told if isinstance(told, str) else name, client, limits, secrets=tuple(secrets_of(config)))
+        model = config.get("model")
+        return cls(
+            model if isinstance(model, str) else name, client, limits, secrets=tuple(secrets_of(config))
+        )
 
     @property
     def name(self) -> str:
@@ -191,7 +193,7 @@ class _Answer:
         self._news = asyncio.Event()
         self._failure: UpstreamFailed | None = None
         self._task: asyncio.Task[None] | None = None
-        self._thought = ThinkTagSplitter()
+        self._think_tags = ThinkTagSplitter()
         self._size = 0
         self._has_said = False
         self._is_finished = False
@@ -243,9 +245,9 @@ class _Answer:
             async with aclosing(self._model._client.create_stream(**arguments)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, str):
-                        self._take(self._thought.read(piece))
+                        self._take(self._think_tags.read(piece))
                     else:
-                        self._take(self._thought.end())
+                        self._take(self._think_tags.end())
                         self._take(rest_of(piece, has_said=self._has_said, source=self._model._source))
                         self._is_finished = True
                         break

@@ -149,19 +149,19 @@ def create_args(parameters: Parameters, parallel_tool_calls: bool | None, family
     Raises:
         UpstreamBadRequest: An answer of a certain form is wanted, and the client cannot ask for it.
     """
-    wished: dict[str, Any] = msgspec.to_builtins(parameters)
+    requested: dict[str, Any] = msgspec.to_builtins(parameters)
     for name in _NOT_PASSED_ON:
-        wished.pop(name, None)
+        requested.pop(name, None)
     if family == "openai":
         if parallel_tool_calls is not None:
-            wished["parallel_tool_calls"] = parallel_tool_calls
-        return wished
-    if wished.get("response_format", {}).get("type", "text") != "text":
+            requested["parallel_tool_calls"] = parallel_tool_calls
+        return requested
+    if requested.get("response_format", {}).get("type", "text") != "text":
         raise UpstreamBadRequest(
             "bad_request", message="The model behind this team cannot be asked for a response format."
         )
     known = _NAMES[family]
-    found = {known[name]: value for name, value in wished.items() if name in known}
+    found = {known[name]: value for name, value in requested.items() if name in known}
     if isinstance(found.get("stop_sequences"), str):
         found["stop_sequences"] = [found["stop_sequences"]]
     return found

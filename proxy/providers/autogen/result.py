@@ -52,30 +52,30 @@ def rest_of(result: CreateResult, *, has_said: bool, source: ResultSource = "oth
     is_empty = not (has_said or deltas or calls)
     if result.finish_reason == "unknown" and (is_empty or (source != "other" and usage is None)):
         raise UpstreamIncomplete("incomplete", is_retryable=True)
-    told: str = result.finish_reason
-    if source == "ollama" and told == "unknown" and not calls:
+    reason: str = result.finish_reason
+    if source == "ollama" and reason == "unknown" and not calls:
         # The client knows the reason "stop" only (``normalize_stop_reason``); Ollama's other one of an answer is
         # "length" (https://github.com/ollama/ollama/blob/main/llm/server.go).
-        told = "length"
+        reason = "length"
     for index, call in enumerate(calls):
         if not call.name:
             raise UpstreamProtocolError("protocol")
         if _is_cut(call, result.finish_reason):
             raise UpstreamIncomplete("incomplete", is_retryable=True)
         deltas.append(CallPiece(index, clean(call.arguments), call.name, call.id or None))
-    return [*deltas, Finished(_reason(told, has_calls=bool(calls)), usage)]
+    return [*deltas, Finished(_reason(reason, has_calls=bool(calls)), usage)]
 
 
-def _reason(told: str, *, has_calls: bool) -> FinishReason:
-    reason = _REASONS.get(told, "stop")
+def _reason(given: str, *, has_calls: bool) -> FinishReason:
+    reason = _REASONS.get(given, "stop")
     if reason in ("length", "content_filter"):
         return reason
     return "tool_calls" if has_calls else "stop"
 
 
 def _usage(result: CreateResult) -> Usage | None:
-    told = result.usage
-    usage = clean_usage({"prompt_tokens": told.prompt_tokens, "completion_tokens": told.completion_tokens})
+    given = result.usage
+    usage = clean_usage({"prompt_tokens": given.prompt_tokens, "completion_tokens": given.completion_tokens})
     # Clients that received no usage report zeros.
     return usage if usage is not None and usage.total else None
 

@@ -28,7 +28,7 @@ ANY = "*"
 _MAX_FILLED = 200
 """Characters of one value filled into a text."""
 _Pattern = Annotated[str, Field(min_length=1)]
-_PATTERNS = ("said", "asked", "said_before", "told_before", "result", "given_before")
+_PATTERNS = ("said", "asked", "said_before", "answered_before", "result", "given_before")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Rule(_Closed):
     asked: _Pattern | None = None
     said_before: _Pattern | None = None
     """In all texts of the user, the newest first."""
-    told_before: _Pattern | None = None
+    answered_before: _Pattern | None = None
     """In all texts of agents, the newest first."""
     after: FunctionName | None = None
     result: _Pattern | None = None
@@ -100,7 +100,7 @@ class Rule(_Closed):
             (self.said, (situation.said,)),
             (self.asked, (situation.asked,)),
             (self.said_before, situation.user_texts),
-            (self.told_before, situation.agent_texts),
+            (self.answered_before, situation.agent_texts),
             (self.result, (situation.results.get(self.after or "", ""),)),
             (self.given_before, (situation.given,)),
         ):

@@ -279,7 +279,7 @@ def request_head(host: str, target: str, headers: Mapping[str, str], method: str
     Raises:
         ValueError: Something in it would end a line.
     """
-    given = {name: value for name, value in headers.items() if name.lower() not in _OURS}
+    given = {name: value for name, value in headers.items() if name.lower() not in _RESERVED}
     lines = [
         f"{method} {target} HTTP/1.1",
         *(f"{name}: {value}" for name, value in ({"host": host} | given).items()),
@@ -290,4 +290,4 @@ def request_head(host: str, target: str, headers: Mapping[str, str], method: str
     return head.encode("ascii")
 
 
-_OURS = frozenset({"content-length", "transfer-encoding", "connection"})
+_RESERVED = frozenset({"content-length", "transfer-encoding", "connection"})

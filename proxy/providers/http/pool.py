@@ -236,22 +236,22 @@ class HttpSession(Owner):
         place = self._places.pop(connection, None)
         if place is None:
             return
-        if connection in (kept := self._idle[place]):
-            kept.remove(connection)
+        if connection in (idle := self._idle[place]):
+            idle.remove(connection)
         self._end(connection, place)
 
     def _take(self, place: Place) -> Connection | None:
-        kept = self._idle[place]
-        while kept:
+        idle = self._idle[place]
+        while idle:
             # The newest is the least likely to be closed by the other side just now.
-            connection = kept.pop()
+            connection = idle.pop()
             if connection.is_open:
                 return connection
         return None
 
     def _close_old(self) -> None:
         loop = asyncio.get_running_loop()
-        waiting = [connection for kept in self._idle.values() for connection in kept]
+        waiting = [connection for idle in self._idle.values() for connection in idle]
         for connection in waiting:
             if loop.time() - connection.idle_since >= _IDLE_SECONDS:
                 connection.abort()

@@ -7,15 +7,15 @@ from proxy.messages import Usage
 _LARGEST = 2**53 - 1
 
 
-def clean_usage(told: object) -> Usage | None:
+def clean_usage(usage: object) -> Usage | None:
     """Return the numbers of a ``usage`` object as integers >= 0; None if it holds neither of the two totals."""
-    if not isinstance(told, dict):
+    if not isinstance(usage, dict):
         return None
-    prompt, completion = _count(told, "prompt_tokens"), _count(told, "completion_tokens")
+    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     if prompt is None and completion is None:
         return None
-    read, written = told.get("prompt_tokens_details"), told.get("completion_tokens_details")
-    cached = _count(read, "cached_tokens") or _count(told, "prompt_cache_hit_tokens") or 0
+    read, written = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    cached = _count(read, "cached_tokens") or _count(usage, "prompt_cache_hit_tokens") or 0
     return Usage(
         prompt=prompt or 0,
         completion=completion or 0,

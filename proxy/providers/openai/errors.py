@@ -62,8 +62,8 @@ def refusal(status: int, body: bytes | object, headers: Mapping[str, str]) -> Up
     """Return what an answer with this status means; ``body`` is its text, or its JSON if already decoded."""
     failure = _status_failure(status, error_object(body), retry_after(headers))
     # Non-standard header that the official SDKs check before the status (openai-python, ``BaseClient._should_retry``).
-    if (told := headers.get("x-should-retry")) in ("true", "false"):
-        failure.is_retryable = told == "true"
+    if (should_retry := headers.get("x-should-retry")) in ("true", "false"):
+        failure.is_retryable = should_retry == "true"
     return failure
 
 
@@ -126,13 +126,13 @@ def error_message(body: bytes) -> str:
 def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
     """Return for how many seconds the provider wants to be left alone, at most an hour; None for no or nonsense."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        told = headers.get(name, "").strip()
-        if not told:
+        value = headers.get(name, "").strip()
+        if not value:
             continue
         try:
-            seconds = float(told) / unit
+            seconds = float(value) / unit
         except ValueError:
-            seconds = _seconds_until(told, time.time() if now is None else now)
+            seconds = _seconds_until(value, time.time() if now is None else now)
         if math.isfinite(seconds) and seconds >= 0:
             return min(seconds, MAX_RETRY_AFTER)
     return None
@@ -162,6 +162,6 @@ def _bad_request(error: Mapping[str, Any], codes: set[str], words: str) -> Upstr
 def _signs(error: Mapping[str, Any]) -> tuple[set[str], str]:
     """Return the codes (lower case) and the words of an error object."""
     inner = error.get("innererror")
-    told = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
-    codes = {code.lower() for code in told if isinstance(code, str)}
+    found = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
+    codes = {code.lower() for code in found if isinstance(code, str)}
     return codes, message_of(error)[:2000]

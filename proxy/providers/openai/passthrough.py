@@ -227,12 +227,12 @@ class Forwarded:
 
     async def _refusal(self, response: Response) -> bytes:
         """Return the provider's error if the caller may receive it; raise the proxy's own otherwise."""
-        told = await error_body(response)
-        facts = report(response.status, told, sent=self._body, secrets=self._model.secrets)
-        if response.status >= 400 and response.status not in _REPLACED and _is_envelope(told):
+        body = await error_body(response)
+        facts = report(response.status, body, sent=self._body, secrets=self._model.secrets)
+        if response.status >= 400 and response.status not in _REPLACED and _is_envelope(body):
             self._log("refused", facts)
-            return told
-        failure = refusal(response.status, told, response.headers)
+            return body
+        failure = refusal(response.status, body, response.headers)
         failure.facts = facts
         raise failure
 

@@ -386,9 +386,9 @@ class AnswerReader:
                 continue
             if isinstance(text := part.get("text"), str) and text:
                 self._add_text(text, None, deltas)
-            thoughts = part.get("thinking")
-            for thought in thoughts if isinstance(thoughts, list) else ():
-                if isinstance(thought, dict) and isinstance(text := thought.get("text"), str) and text:
+            thinking = part.get("thinking")
+            for piece in thinking if isinstance(thinking, list) else ():
+                if isinstance(piece, dict) and isinstance(text := piece.get("text"), str) and text:
                     self._count(len(text))
                     if whole := self._reasoning.take(text):
                         deltas.append(ReasoningDelta(whole))

@@ -39,9 +39,11 @@ from proxy.turns.records import Page, TurnEnd
 
 _of = approvals.c
 _IS_HEAD = func.coalesce(conversations.c.head, 0) == _of.turn
-_IS_NO_YES_TAKEN_UP = and_(_of.resumed_by.is_(None), or_(_of.decision.is_(None), _of.decision == "approve"))
+_IS_OPEN_OR_NOT_RESUMED = and_(
+    _of.resumed_by.is_(None), or_(_of.decision.is_(None), _of.decision == "approve")
+)
 _STATUS = case(
-    (and_(~_IS_HEAD, _IS_NO_YES_TAKEN_UP), "expired"),
+    (and_(~_IS_HEAD, _IS_OPEN_OR_NOT_RESUMED), "expired"),
     (_of.decision.is_(None), "pending"),
     (_of.decision == "approve", "approved"),
     else_="refused",
@@ -84,7 +86,7 @@ class Approving:
         )
         self._asked = select(approvals).where(of_turn).order_by(_of.key)
         self._decide = update(approvals).where(of_id)
-        self._take_up = (
+        self._resume = (
             update(approvals)
             .where(of_turn)
             .values(
@@ -219,7 +221,7 @@ class Approving:
         if resume.awaits_others and not decided.keys() >= set(waiting):
             return False
         given = {"of_turn": resume.turn, "in_turn": turn_id, "is_without_client": resume.is_unattended}
-        return connection.execute(self._take_up, given).rowcount > 0
+        return connection.execute(self._resume, given).rowcount > 0
 
     def begin_run(self, connection: Connection, approval_id: str, turn_id: str) -> bool:
         """Let the turn run the call, if that is its to do."""

@@ -152,7 +152,7 @@ class Keeping:
         ]
         if foreign:
             found = sorted([*found, *foreign], key=lambda one: one[0])
-        return [kept for _, kept in found]
+        return [item for _, item in found]
 
     def turn_ids(self, connection: Connection, caller: str, conversation_id: str) -> list[str]:
         """Return the ids of the turns on the way to the head."""

@@ -140,11 +140,11 @@ def pack(journal: bytes) -> bytes | None:
     return _DEFLATED + zlib.compress(journal, 1)
 
 
-def unpack(kept: bytes | None) -> bytes:
+def unpack(packed: bytes | None) -> bytes:
     """Return what ``pack`` was given."""
-    if not kept:
+    if not packed:
         return b""
-    return zlib.decompress(kept[1:]) if kept[:1] == _DEFLATED else kept[1:]
+    return zlib.decompress(packed[1:]) if packed[:1] == _DEFLATED else packed[1:]
 
 
 def to_item(message: str, agent: str | None, visible: bool) -> Item:
@@ -179,9 +179,9 @@ def to_items(columns: Sequence[Sequence[Any]]) -> list[Item]:
     ]
 
 
-def to_names(kept: str | None) -> Sequence[str]:
+def to_names(column: str | None) -> Sequence[str]:
     """Return the list of names that a column holds."""
-    return _decode_names(kept) if kept else ()
+    return _decode_names(column) if column else ()
 
 
 def to_conversation(row: Row[Any], *, is_running: bool = False) -> Conversation:

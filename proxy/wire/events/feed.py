@@ -237,8 +237,8 @@ class Feed:
             self._delegates[event.call_id] = Feed(self._turn_id, hides_details=self._hides_details)
         inner = msgspec.structs.replace(entry, event=event.event)
         for frame in self._delegates[event.call_id].frames(inner):
-            told = {"type": frame.type, "agent": event.agent, "data": frame.data}
-            yield "delegate.event", {"call_id": event.call_id, "event": told}
+            body = {"type": frame.type, "agent": event.agent, "data": frame.data}
+            yield "delegate.event", {"call_id": event.call_id, "event": body}
 
     def _member_team_frames(
         self, event: MemberTeamEvent, entry: Entry
