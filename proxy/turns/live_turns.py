@@ -24,6 +24,8 @@ class LiveTurns:
         self.memory = memory or LogMemory()
         self.memory.on_exhausted = self._relieve
         self._running: dict[str, LiveTurn] = {}
+        self._turns_of: dict[str, int] = {}
+        """The number of running turns by conversation id."""
         self._finished: OrderedDict[str, LiveTurn] = OrderedDict()
         self._keep_finished = keep_finished
         self._keep_weight = keep_weight
@@ -34,17 +36,30 @@ class LiveTurns:
 
     def add(self, live: LiveTurn) -> None:
         """Register a turn that is about to run."""
+        if live.turn_id not in self._running:
+            self._turns_of[live.conversation_id] = self._turns_of.get(live.conversation_id, 0) + 1
         self._running[live.turn_id] = live
         live.hold()
 
     def remove(self, live: LiveTurn) -> None:
         """Remove a turn that could not begin."""
-        if self._running.pop(live.turn_id, None) is not None:
+        if self._end(live):
             live.release()
+
+    def _end(self, live: LiveTurn) -> bool:
+        """Remove a turn from the running ones; return whether it was one of them."""
+        if self._running.pop(live.turn_id, None) is None:
+            return False
+        left = self._turns_of[live.conversation_id] - 1
+        if left:
+            self._turns_of[live.conversation_id] = left
+        else:
+            del self._turns_of[live.conversation_id]
+        return True
 
     def has_turn_of(self, conversation_id: str) -> bool:
         """Whether a turn of a conversation with this id is running in this process."""
-        return any(live.conversation_id == conversation_id for live in self._running.values())
+        return conversation_id in self._turns_of
 
     def has_memory(self) -> bool:
         """Free memory if all logs together have reached their limit; return whether they are below it afterwards."""
@@ -83,7 +98,7 @@ class LiveTurns:
 
     def retire(self, live: LiveTurn) -> None:
         """Move a turn that has ended to the finished ones, and evict the oldest of these."""
-        if self._running.pop(live.turn_id, None) is None:
+        if not self._end(live):
             live.hold()
         self._finished[live.turn_id] = live
         self._weight += live.weight
