@@ -110,8 +110,9 @@ class A2AMember(FrameworkMember):
 async def _responses(client: Any, message: Any, answer: AnswerOfAgent) -> AsyncGenerator[Any]:
     """Yield what the agent streams; without a stream, or after it broke, the task until it has ended or waits."""
     try:
-        async for response in client.send_message(SendMessageRequest(message=message)):
-            yield response
+        async with aclosing(client.send_message(SendMessageRequest(message=message))) as stream:
+            async for response in stream:
+                yield response
     except A2AClientError:
         if not answer.is_running or not answer.has_begun:
             raise
@@ -122,8 +123,9 @@ async def _responses(client: Any, message: Any, answer: AnswerOfAgent) -> AsyncG
         # The agent does not have the open task any more; the context tells it the conversation.
         message.task_id = ""
         answer.forget_task()
-        async for response in client.send_message(SendMessageRequest(message=message)):
-            yield response
+        async with aclosing(client.send_message(SendMessageRequest(message=message))) as stream:
+            async for response in stream:
+                yield response
     delay, longest = POLL_DELAYS
     while answer.is_running:
         await asyncio.sleep(delay)
