@@ -107,7 +107,7 @@ async def read_body(receive: Receive, headers: dict[str, str], settings: Setting
     if encoding not in ("", "identity", *GZIP):
         raise UnsupportedContentEncoding(encoding)
     announced = headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit_bytes:
+    if announced.isdecimal() and int(announced) > limit_bytes:
         raise BodyTooLarge(limit_bytes)
     try:
         async with asyncio.timeout(time_limit):

@@ -134,7 +134,7 @@ def is_dead(worker: str) -> bool:
     """Whether the worker's process has certainly ended. False for a process that cannot be checked from here."""
     location, _, rest = worker.partition(":")
     pid, _, _ = rest.partition(":")
-    if location != _location() or not pid.isdigit() or worker in _workers_of_process:
+    if location != _location() or not pid.isdecimal() or worker in _workers_of_process:
         return False
     # The system reuses process ids: a worker with this id that this process did not create is an earlier process.
     if int(pid) == os.getpid():

@@ -127,7 +127,7 @@ def _is_excluded(host: str, port: int, entry: str) -> bool:
     except (ValueError, TypeError):
         pass
     name, colon, number = entry.rpartition(":")
-    if colon and number.isdigit() and (":" not in name or name.startswith("[")):
+    if colon and number.isdecimal() and (":" not in name or name.startswith("[")):
         if int(number) != port:
             return False
         entry = name.strip("[]")

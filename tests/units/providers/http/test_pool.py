@@ -247,6 +247,7 @@ def test_the_variables_of_the_environment_name_proxies(
         ("[fd00::1]", "fd00::/8", None),
         ("[fd00::1]", "[fd00::1]:80", None),
         ("[fd00::1]", "10.0.0.0/8", WEB),
+        ("api.example", "api.example:²", WEB),
     ],
 )
 def test_hosts_can_be_excluded(host: str, excluded: str, expected: HttpProxy | None) -> None:
