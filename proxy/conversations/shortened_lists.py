@@ -17,6 +17,7 @@ from proxy.turns.records import ChainTurn
 _LEAST = 2
 """Texts at the end of the list that have to match: a user message and its answer."""
 END_ITEMS = 8
+"""Items at the end of a turn that are compared with a list before its conversation is read."""
 _MOST_FIRST = 4
 """Texts at the beginning that a client may leave in the list."""
 

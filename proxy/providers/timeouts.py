@@ -14,11 +14,11 @@ class ModelLimits:
     connect: float = 5.0
     """Name, connection and TLS."""
     first_token: float = 60.0
-    """From asking to the first piece of an answer; comments and empty chunks do not count."""
+    """From the request to the first piece of an answer; comments and empty chunks do not count."""
     idle: float = 60.0
+    """Between two reads after that."""
     usage: float = 2.0
     """For the usage, and the end of the stream, after a finish reason."""
-    """Between two reads after that."""
     answer_bytes: int = 8 * 1024 * 1024
     """Text, reasoning and arguments together, in characters; a whole JSON answer in bytes."""
     line_bytes: int = 1024 * 1024

@@ -50,6 +50,7 @@ class IdempotencyKeyTaken(Exception):
 
 
 MAX_COMPACTIONS = 100
+"""Maximum number of compactions that ``compactions`` returns."""
 
 
 class TurnRepository(Protocol):

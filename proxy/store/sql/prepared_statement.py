@@ -18,7 +18,7 @@ _Processor = Callable[[Any], Any]
 class PreparedStatement:
     """A statement whose parameters are given by name, always with the same names.
 
-    The values of results are those that SQLAlchemy returns.
+    The values of a SELECT are those that SQLAlchemy returns; those of RETURNING are the driver's.
     """
 
     def __init__(self, statement: Any) -> None:
