@@ -540,6 +540,27 @@ async def test_an_invalid_event_id_is_rejected(seen: str, served: Served) -> Non
     assert error_message(response).startswith("Invalid 'Last-Event-ID'")
 
 
+@pytest.mark.parametrize(
+    ("query", "seen", "param"),
+    [
+        ("?starting_after=x", "", "starting_after"),
+        ("?starting_after=-1", "", "starting_after"),
+        ("?starting_after=٣", "", "starting_after"),
+        ("", "x", "Last-Event-ID"),
+        ("", "chatcmpl-2:3", "Last-Event-ID"),
+        ("?starting_after=3", "chatcmpl-2:3", "Last-Event-ID"),
+    ],
+)
+async def test_an_invalid_position_in_a_turn_is_rejected_by_its_name(
+    query: str, seen: str, param: str, served: Served
+) -> None:
+    async with httpx2.AsyncClient(base_url=served.url) as client:
+        response = await client.get(f"/ask-stream/chatcmpl-1{query}", headers={"Last-Event-ID": seen})
+
+    assert error_message(response).startswith(f"Invalid '{param}'")
+    assert response.json()["error"]["param"] == param
+
+
 async def test_only_turns_of_questions_can_be_resumed(served: Served, upstream: FakeUpstream) -> None:
     upstream.reply(text("Hello"), text("Hello"))
     client = served.client("k")

@@ -39,7 +39,13 @@ from proxy.routes.request_headers import wants_event_ids
 from proxy.routes.streaming import Connection, StreamTimeouts, stream
 from proxy.service.turns import TurnHandle
 from proxy.turns.live import LiveTurn
-from proxy.wire.legacy.ask import QuestionEncoder, QuestionOptions, decode_question_options, last_event
+from proxy.wire.legacy.ask import (
+    QuestionEncoder,
+    QuestionOptions,
+    decode_question_options,
+    last_event,
+    last_number,
+)
 from proxy.wire.legacy.requests import QUESTION
 from proxy.wire.validation.body_decoder import read_object
 
@@ -88,10 +94,11 @@ async def resumed_stream(scope: Scope, receive: Receive, send: Send) -> None:
     """Resume the stream of a question after ``Last-Event-ID`` (or ``?starting_after=``); without it, replay it."""
     services, headers, caller = request_context(scope)
     turn_id = scope["path_params"]["turn_id"]
-    seen = headers.get("last-event-id", "").strip()
-    seen = seen or QueryParams(scope["query_string"]).get("starting_after", "").strip()
-    # The number alone is an id too, because the path has the turn.
-    _, number = last_event(seen if ":" in seen else f"{turn_id}:{seen or 0}")
+    number = last_number(
+        turn_id,
+        last_event_id=headers.get("last-event-id", "").strip(),
+        starting_after=QueryParams(scope["query_string"]).get("starting_after", "").strip(),
+    )
     await _resume(services, caller, turn_id, number, Connection(scope, receive, send))
 
 

@@ -214,9 +214,27 @@ def last_event(value: str) -> tuple[str, int]:
     """
     turn_id, _, number = value.rpartition(":")
     if not turn_id or not _NUMBER.fullmatch(number):
-        raise InvalidRequest(
-            "Invalid 'Last-Event-ID': expected the id of an event, as in 'chatcmpl-…:12'.",
-            param="Last-Event-ID",
-            code="invalid_value",
-        )
+        raise _invalid("Last-Event-ID", "the id of an event, as in 'chatcmpl-…:12'")
     return turn_id, int(number)
+
+
+def last_number(turn_id: str, *, last_event_id: str, starting_after: str) -> int:
+    """Return the number of the last event of a turn that a client has: from the header, or the query; else 0.
+
+    The number alone is an event id too, because the path has the turn.
+
+    Raises:
+        InvalidRequest: The value is not an event id, or one of another turn.
+    """
+    if last_event_id:
+        turn, number = last_event(last_event_id if ":" in last_event_id else f"{turn_id}:{last_event_id}")
+        if turn != turn_id:
+            raise _invalid("Last-Event-ID", "the id of an event of this turn")
+        return number
+    if starting_after and not _NUMBER.fullmatch(starting_after):
+        raise _invalid("starting_after", "the number of an event")
+    return int(starting_after or 0)
+
+
+def _invalid(param: str, expected: str) -> InvalidRequest:
+    return InvalidRequest(f"Invalid '{param}': expected {expected}.", param=param, code="invalid_value")
