@@ -166,6 +166,29 @@ def test_the_container_runs_without_root() -> None:
     assert users == ["10001"]
 
 
+def health_check() -> list[str]:
+    (check,) = [
+        json.loads(rest.partition(" CMD ")[2]) for name, rest in instructions() if name == "HEALTHCHECK"
+    ]
+    return [*check]
+
+
+async def test_the_container_is_healthy_with_a_certificate_too(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    certificate, key = make_certificate(tmp_path, name="agents.example.com")
+    async with serve(tmp_path, upstream.base_url, tls_certificate=certificate, tls_key=key) as served:
+        variables = {
+            "PATH": os.environ["PATH"],
+            "PROXY_PORT": served.url.rpartition(":")[2],
+            "PROXY_TLS_CERTIFICATE": str(certificate),
+        }
+        # On a busy machine one check can take longer than its limit.
+        async with asyncio.timeout(30):
+            while await _run(*health_check(), env=variables) != 0:
+                pass
+
+
 @pytest.fixture
 def prefix(tmp_path: Path) -> Path:
     """Run the steps of the container's first stage in an empty folder; return where the server is installed."""
@@ -212,9 +235,7 @@ async def test_the_steps_of_the_container_build_a_server_that_becomes_healthy(
     data.mkdir()
     (entry,) = [json.loads(rest) for name, rest in instructions() if name == "ENTRYPOINT"]
     (arguments,) = [json.loads(rest) for name, rest in instructions() if name == "CMD"]
-    (check,) = [
-        json.loads(rest.partition(" CMD ")[2]) for name, rest in instructions() if name == "HEALTHCHECK"
-    ]
+    check = health_check()
     server = await asyncio.create_subprocess_exec(
         f"{prefix}/bin/{entry[0]}", *arguments, cwd=data, env=variables, stderr=asyncio.subprocess.DEVNULL
     )
