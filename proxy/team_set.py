@@ -264,6 +264,7 @@ def _registry(parts: Parts, loaded: LoadedTeams, mcp_tools: Mapping[str, Tool]) 
         data_dir=settings.data_dir,
         max_tool_result_bytes=settings.max_tool_result_bytes,
         max_client_tools=settings.max_client_tools,
+        max_answer_bytes=settings.max_answer_bytes,
     )
 
 

@@ -50,6 +50,8 @@ from proxy.messages import AssistantMessage, FinishReason, FunctionTool, Item, T
 from proxy.turns.turn import RUN_UNKNOWN, ApprovedCallLog, ContinuationCall
 
 _NOT_ENDED = "the turn ended before the tool did"
+_SLICE = 0.01
+"""Seconds that a member may run before other tasks do. Code that never waits would block the event loop."""
 _ROUNDS = 20
 """Iterations of the event loop in which a member can make further calls next to the one that ends the turn."""
 
@@ -87,6 +89,8 @@ class MemberChannel:
         self._runs: ApprovedCallLog | None = None
         self._waiting: list[asyncio.Future[str]] = []
         self._model_began = time.monotonic()
+        self._has_waited_at = time.monotonic()
+        self._answer_bytes = 0
         self.pending: list[PendingCall] = []
         self.paused = asyncio.Event()
         self.finish_reason: FinishReason = "stop"
@@ -190,7 +194,7 @@ class MemberChannel:
         """Emit what the member yielded.
 
         Raises:
-            AgentFailed: It yielded a value that is not an event.
+            AgentFailed: It yielded a value that is not an event, or too much.
             UpstreamBadRequest: It cannot answer in the form that the request requires.
         """
         if self._is_at_limit and isinstance(event, str | Text | ToolBegan | TeamEvent):
@@ -201,9 +205,11 @@ class MemberChannel:
             case str() | Text():
                 text = event if isinstance(event, str) else event.text
                 if text:
+                    self._count_answer(text)
                     self._emit(TextDelta(text))
             case Reasoning():
                 if event.text:
+                    self._count_answer(event.text)
                     self._emit(ReasoningDelta(event.text))
             case ToolBegan():
                 self._tool_began(event)
@@ -228,6 +234,9 @@ class MemberChannel:
         if event is None or is_step:
             await self._state.sink.attended()
         await self._state.sink.drain()
+        if time.monotonic() - self._has_waited_at > _SLICE:
+            await asyncio.sleep(0)
+            self._has_waited_at = time.monotonic()
 
     async def settle(self) -> None:
         """Let the member make further calls next to the one that ends the turn."""
@@ -326,6 +335,11 @@ class MemberChannel:
                     if call.id == call_id and isinstance(call, ToolCall):
                         return call
         return None
+
+    def _count_answer(self, text: str) -> None:
+        self._answer_bytes += len(text.encode(errors="replace"))
+        if self._answer_bytes > self._state.max_answer_bytes:
+            raise AgentFailed(f"The answer of the agent '{self._agent.name}' exceeds the size limit.")
 
     def _count_tool_call(self) -> None:
         state = self._state

@@ -102,6 +102,7 @@ class Registry:
         data_dir: Path,
         max_tool_result_bytes: int,
         max_client_tools: int,
+        max_answer_bytes: int,
     ) -> None:
         self.definitions = definitions
         self.versions = {name: version_of(team) for name, team in definitions.teams.items()}
@@ -126,6 +127,7 @@ class Registry:
         self._data_dir = data_dir
         self._max_tool_result_bytes = max_tool_result_bytes
         self._max_client_tools = max_client_tools
+        self._max_answer_bytes = max_answer_bytes
         self._cuts = CutCache()
         self._teams = {
             name: _pinned(self._team(name, team), self.versions[name].digest)
@@ -272,6 +274,7 @@ class Registry:
             data_dir=self._data_dir,
             max_tool_result_bytes=self._max_tool_result_bytes,
             max_client_tools=self._max_client_tools,
+            max_answer_bytes=self._max_answer_bytes,
         )
 
     def _compactor(self, team: str, definition: TeamDefinition) -> Compactor:

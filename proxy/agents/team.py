@@ -55,6 +55,8 @@ class TeamFacts:
     data_dir: Path = Path()
     max_tool_result_bytes: int = 64 * 1024
     max_client_tools: int = 32
+    max_answer_bytes: int = 8 * 1024 * 1024
+    """Of a member; models have their own limit."""
 
 
 class AgentTeam:
@@ -279,6 +281,7 @@ class AgentTeam:
             data_dir=facts.data_dir,
             max_tool_result_bytes=facts.max_tool_result_bytes,
             max_client_tools=facts.max_client_tools,
+            max_answer_bytes=facts.max_answer_bytes,
             cacheable_prompt=self._cacheable_prompt,
             compactor=self._compactor,
             records_handoffs=self._records_handoffs,

@@ -50,6 +50,7 @@ class TurnState:
     data_dir: Path
     max_tool_result_bytes: int = 64 * 1024
     max_client_tools: int = 32
+    max_answer_bytes: int = 8 * 1024 * 1024
     handoffs: int = 0
     handed_over: tuple[str, str] = ("", "")
     """The agent that handed over last, and its reason."""

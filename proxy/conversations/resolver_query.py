@@ -42,7 +42,7 @@ class ResolverQuery:
     messages: Sequence[Message] = field(init=False)
     """The messages of the request without instructions."""
     scope: bytes = field(init=False)
-    """The start of all fingerprints of this caller, team and end user."""
+    """The start of all fingerprints of this caller, team and end user; of a named conversation, its end user."""
     last_assistant: int = field(init=False)
     """The index of the last assistant message in ``messages``; -1 if there is none."""
     new_messages: Sequence[Message] = field(init=False)
@@ -54,9 +54,9 @@ class ResolverQuery:
         while last >= 0 and not isinstance(messages[last], AssistantMessage):
             last -= 1
         object.__setattr__(self, "messages", messages)
-        object.__setattr__(
-            self, "scope", scope_of(self.request.caller, self.team.name, self.request.end_user)
-        )
+        # A request without an end user may continue the conversation of one, and one of an end user that of none.
+        end_user = self.request.end_user if self.conversation is None else self.conversation.end_user
+        object.__setattr__(self, "scope", scope_of(self.request.caller, self.team.name, end_user))
         object.__setattr__(self, "last_assistant", last)
         object.__setattr__(self, "new_messages", messages[last + 1 :])
 

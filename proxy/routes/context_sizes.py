@@ -12,12 +12,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from proxy.messages import Item, Usage, UserMessage
+from proxy.request_errors import RejectedRequest
 from proxy.routes.dependencies import BodyDep, CallerDep, Services, ServicesDep, json_response
 from proxy.routes.request_body import headers_of
 from proxy.routes.responses import options_of_request, turn_request
 from proxy.service.turns import PreviewedTurn
 from proxy.wire.conversations.objects import items_of
 from proxy.wire.responses.compaction import compaction_body
+from proxy.wire.responses.errors import responses_error
 from proxy.wire.responses.options import usage_body
 from proxy.wire.responses.parse import ResponsesRequest, decode_compact_request, decode_count_request
 
@@ -66,8 +68,11 @@ async def _preview(
 ) -> PreviewedTurn:
     headers = headers_of(request.scope)
     options = options_of_request(services, caller, headers, parsed)
-    ask = await turn_request(services, caller, headers, body, parsed, options)
-    return await services.turns.preview(ask)
+    try:
+        ask = await turn_request(services, caller, headers, body, parsed, options)
+        return await services.turns.preview(ask)
+    except RejectedRequest as rejected:
+        raise responses_error(rejected) from None
 
 
 def _user_messages(number: str, context: Sequence[Item]) -> list[dict[str, object]]:

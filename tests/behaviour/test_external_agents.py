@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ teams:
   reader: {{python: "tests.fakes.member_functions:reader"}}
   payer: {{python: "tests.fakes.member_functions:payer"}}
   hanger: {{python: "tests.fakes.member_functions:hanger"}}
+  busy: {{python: "tests.fakes.member_functions:busy"}}
+  endless: {{python: "tests.fakes.member_functions:endless"}}
   broken: {{python: "tests.fakes.member_functions:broken"}}
   reading: {{python: "tests.fakes.member_functions:reading"}}
 """
@@ -269,6 +272,27 @@ async def test_a_cancelled_turn_stops_the_function(caller: Caller) -> None:
     await stream.close()
 
     await member_functions.stopped.wait()
+
+
+async def test_a_function_that_never_waits_does_not_block_the_server(caller: Caller) -> None:
+    member_functions.stopped.clear()
+    stream = await caller.client.chat.completions.create(
+        model="busy", messages=[user("Hi")], stream=True, extra_headers={"X-On-Disconnect": "cancel"}
+    )
+    await anext(stream)
+    await stream.close()
+
+    assert await caller.ask([user("Hi")], model="parrot") == "Hi"
+    async with asyncio.timeout(15):
+        await member_functions.stopped.wait()
+
+
+async def test_an_answer_without_end_is_a_typed_error(caller: Caller) -> None:
+    with pytest.raises(openai.InternalServerError) as failed:
+        await caller.ask([user("Hi")], model="endless")
+
+    assert failed.value.code == "agent_error"
+    assert failed.value.body["message"] == "The answer of the agent 'endless' exceeds the size limit."  # type: ignore[index]
 
 
 async def read_all(caller: Caller, message: Any) -> None:

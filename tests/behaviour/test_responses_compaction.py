@@ -108,6 +108,32 @@ async def test_context_management_returns_a_compaction_item(shops: Shops) -> Non
     assert "fact-1-blue" in context_of(provider)[1]["content"]
 
 
+async def test_a_client_can_leave_out_everything_before_a_compaction_item(shops: Shops) -> None:
+    served, provider = shops["true"]
+    client = served.client()
+    items: list[Any] = []
+    compactions = 0
+
+    for number in range(50, 62):
+        items.append(asked(number))
+        response = await client.responses.create(
+            model="shop",
+            input=items,
+            store=False,
+            context_management=[{"type": "compaction", "compact_threshold": 1000}],
+        )
+        output: list[Any] = [item.model_dump(exclude_none=True) for item in response.output]
+        if output[0]["type"] == "compaction":
+            items = []
+            compactions += 1
+        items += output
+    await client.responses.create(model="shop", input=[*items, {"role": "user", "content": "All?"}])
+
+    assert compactions > 1
+    context = prompt_text({"messages": context_of(provider)})
+    assert [number for number in range(50, 62) if f"fact-{number}-blue" not in context] == []
+
+
 async def test_the_stream_has_the_item_too(shops: Shops) -> None:
     served, _ = shops["true"]
     types = []
@@ -189,6 +215,17 @@ async def test_input_tokens_of_a_stored_response_include_its_conversation(shops:
     )
 
     assert counted.input_tokens > alone.input_tokens + 500
+
+
+@pytest.mark.parametrize("path", ["compact", "input_tokens"])
+async def test_an_unknown_previous_response_is_named_as_such(shops: Shops, path: str) -> None:
+    body = {"model": "shop", "input": "Hi", "previous_response_id": "resp_unknown"}
+    with pytest.raises(openai.BadRequestError) as caught:
+        await shops["true"][0].client().post(f"/responses/{path}", body=body, cast_to=object)
+    assert (caught.value.param, caught.value.code) == (
+        "previous_response_id",
+        "previous_response_not_found",
+    )
 
 
 @pytest.mark.parametrize("path", ["compact", "input_tokens"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -108,6 +109,24 @@ async def hanger(messages: Sequence[Message], context: MemberContext) -> AsyncIt
         await asyncio.Event().wait()
     finally:
         stopped.set()
+
+
+async def busy(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
+    """Yield without ever waiting, for 10 seconds or until it is cancelled."""
+    yield "Wait"
+    end = time.monotonic() + 10
+    try:
+        while time.monotonic() < end:
+            yield ""
+    except (asyncio.CancelledError, GeneratorExit):
+        stopped.set()
+        raise
+
+
+async def endless(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
+    """Answer without an end."""
+    while True:
+        yield "lorem ipsum " * 1000
 
 
 async def broken(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:

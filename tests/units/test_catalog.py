@@ -48,6 +48,7 @@ def catalog(models: dict[str, Any] | None = None, **team: Any) -> tuple[TeamCata
         data_dir=Path(),
         max_tool_result_bytes=1000,
         max_client_tools=32,
+        max_answer_bytes=1024 * 1024,
     )
     return TeamCatalog(definitions, registry, created=5), registry
 

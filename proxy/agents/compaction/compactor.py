@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from proxy.agents.agent import Agent
-from proxy.agents.compaction.context_view import ContextView, Cut, cut_of, view_of
+from proxy.agents.compaction.context_view import ContextView, Cut, cut_of, pinned_before, view_of
 from proxy.agents.compaction.history import History, history_of, member_history
 from proxy.agents.compaction.plan import (
     KnownCuts,
@@ -25,7 +25,13 @@ from proxy.agents.compaction.plan import (
     summary_tokens,
 )
 from proxy.agents.compaction.size import items_tokens, text_tokens
-from proxy.agents.compaction.summary import CutCache, Summary, SummaryWriter, digests_at
+from proxy.agents.compaction.summary import (
+    CutCache,
+    Summary,
+    SummaryWriter,
+    digests_at,
+    standalone_text,
+)
 from proxy.agents.turn_state import TurnState
 from proxy.errors import ContextLengthExceeded, StoreUnavailable
 from proxy.events import CompactionMethod, ContextCompacted
@@ -242,7 +248,7 @@ class Compactor:
                 time.monotonic() - began,
                 summary.calls,
                 # For the compaction item of a response; it is not stored twice for all others.
-                summary.text if method == "summarised" and turn.context_mode == "auto" else "",
+                _standalone(agent, state) if method == "summarised" and turn.context_mode == "auto" else "",
             )
         )
         return True
@@ -337,6 +343,16 @@ def _view_of(history: History, state: TurnState) -> ContextView:
     if memory.scope != history.scope:
         memory.cut, memory.scope = cut_of(history.items), history.scope
     return view_of(history.context, history.own, memory.cut)
+
+
+def _standalone(agent: Agent, state: TurnState) -> str:
+    """Return the text of a compaction item: the client can leave out everything before it."""
+    cut = state.context_memory.cut
+    assert cut is not None
+    items = _history(agent, state).items
+    head = pinned_before(items, cut.retained_from)
+    following = [item for item in items[cut.retained_from :] if item.compaction is None]
+    return standalone_text(cut.summary, [*head, *following])
 
 
 def reported_size(agent: Agent, tokens: int) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -39,6 +39,9 @@ language of the conversation, at most {words} words. Reply with the summary only
 _EXISTING = "Existing summary:\n\n{summary}\n\n"
 _MESSAGES = "Messages that follow it:\n\n{text}"
 _ONLY_MESSAGES = "Messages:\n\n{text}"
+_RETAINED = "First and newest messages of this part, as they were written:"
+_MAX_RETAINED = 768 * 1024
+"""Bytes of messages next to a summary; the oldest are left out."""
 _PIECE_SHARE = 0.5
 """Part of the side model's window that one call may fill with messages."""
 _DEFAULT_PIECE = 240_000
@@ -180,6 +183,29 @@ def pieces(items: Sequence[Item], piece_bytes: int) -> Iterator[str]:
             size += len(text.encode(errors="replace")) + 1
     if part:
         yield "\n".join(part)
+
+
+def standalone_text(summary: str, items: Sequence[Item]) -> str:
+    """Return the summary with what agents see besides it, for a client that sends it instead of all messages.
+
+    ``items`` are those before the next model call. Hidden ones are left out: clients can decode the text.
+    """
+    visible = [item for item in items if item.visible]
+    answered = {item.message.tool_call_id for item in visible if isinstance(item.message, ToolMessage)}
+    lines = list(_lines([_with_calls(item, answered) for item in visible]))
+    size = sum(len(line.encode(errors="replace")) + 1 for line in lines)
+    while lines and size > _MAX_RETAINED:
+        size -= len(lines.pop(0).encode(errors="replace")) + 1
+    return f"{summary}\n\n{_RETAINED}\n\n" + "\n".join(lines) if lines else summary
+
+
+def _with_calls(item: Item, answered: Collection[str]) -> Item:
+    """Return the item without calls of server tools, whose results are hidden."""
+    message = item.message
+    if not isinstance(message, AssistantMessage) or not message.tool_calls:
+        return item
+    calls = [call for call in message.tool_calls if call.id in answered]
+    return msgspec.structs.replace(item, message=msgspec.structs.replace(message, tool_calls=calls or None))
 
 
 def _lines(items: Sequence[Item]) -> Iterator[str]:
