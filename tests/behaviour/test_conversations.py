@@ -282,6 +282,19 @@ async def test_no_end_user_reaches_what_is_hidden_of_another(
         await caller.ask([user("Red")], headers=headers, **given)
 
 
+async def test_a_list_without_the_end_user_continues_the_conversation_that_it_names(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    caller = Caller(served)
+    messages = await sold(caller, upstream, user="alice", headers={"X-Conversation-Id": "of-alice"})
+    upstream.reply(text("Ten"))
+
+    await caller.ask([*messages, user("Red")], headers={"X-Conversation-Id": "of-alice"})
+
+    # With the handoff, which the list does not show.
+    assert "tool" in [message["role"] for message in upstream.requests[-1].body["messages"]]
+
+
 async def test_an_empty_conversation_header_counts_as_absent(served: Served, upstream: FakeUpstream) -> None:
     caller = Caller(served)
     upstream.reply(text("Hi"))
