@@ -115,7 +115,7 @@ async def test_a_client_can_leave_out_everything_before_a_compaction_item(shops:
     compactions = 0
 
     for number in range(50, 62):
-        items.append(asked(number))
+        items.append(requested(number))
         response = await client.responses.create(
             model="shop",
             input=items,
