@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from proxy.app import create_app, prepare
 from proxy.routes.dependencies import Services
 from proxy.server import ProxyServer, server_config
 from proxy.settings import Settings, load_settings
+from tests.fork_server import ForkedProcess, fork
 
 TEAM_FILE = """\
 models:
@@ -186,8 +186,8 @@ def _migrated() -> bytes:
 @asynccontextmanager
 async def serve_process(
     folder: Path, upstream: str | None = None, *, environment: Mapping[str, str] | None = None, port: int = 0
-) -> AsyncIterator[tuple[Served, asyncio.subprocess.Process]]:
-    """Run ``handoff-proxy serve`` in a separate process; SIGTERM ends it."""
+) -> AsyncIterator[tuple[Served, ForkedProcess]]:
+    """Run ``handoff-proxy serve`` in a forked process; SIGTERM ends it."""
     variables = {
         "PATH": os.environ["PATH"],
         "PROXY_DATA_DIR": str(folder / "data"),
@@ -198,11 +198,11 @@ async def serve_process(
         (folder / "teams.yaml").write_text(TEAM_FILE.format(upstream=upstream))
         variables["PROXY_TEAMS"] = str(folder / "teams.yaml")
     port = port or free_port()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "proxy.cli", "serve", "--port", str(port),
-        cwd=folder,
-        env={**variables, "PYTHONPATH": str(Path(__file__).parent.parent)},
-        stderr=asyncio.subprocess.PIPE,
+    process = await fork(
+        "proxy.cli", "serve", "--port", str(port),
+        folder=folder,
+        environment={**variables, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        has_stdout=False,
     )  # fmt: skip
     log: list[bytes] = []
     reading = asyncio.create_task(_read(process, log))
@@ -218,13 +218,13 @@ async def serve_process(
         await reading
 
 
-async def _read(process: asyncio.subprocess.Process, log: list[bytes]) -> None:
+async def _read(process: ForkedProcess, log: list[bytes]) -> None:
     assert process.stderr is not None
     async for line in process.stderr:
         log.append(line)
 
 
-async def _until_ready(served: Served, process: asyncio.subprocess.Process, log: list[bytes]) -> None:
+async def _until_ready(served: Served, process: ForkedProcess, log: list[bytes]) -> None:
     host, port = served.url.removeprefix("http://").split(":")
     async with asyncio.timeout(30):
         while True:

@@ -395,7 +395,9 @@ async def test_start_up_prints_url_teams_and_models_and_logs_them_as_fields(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "library.yaml").write_text(TEAM)
-    async with command("serve", "--port=0", "--teams=library.yaml", folder=tmp_path) as serving:
+    async with command(
+        "serve", "--port=0", "--teams=library.yaml", folder=tmp_path, is_forked=False
+    ) as serving:
         url = await serving.url()
         async with AsyncOpenAI(base_url=url, api_key="any") as client:
             assert (await client.models.retrieve("library")).id == "library"
@@ -570,7 +572,7 @@ async def test_what_people_wrote_and_keys_are_not_in_the_log(tmp_path: Path, lev
 
 
 async def test_init_writes_a_team_that_is_served_without_further_changes(tmp_path: Path) -> None:
-    async with command("init", "new", folder=tmp_path) as written:
+    async with command("init", "new", folder=tmp_path, is_forked=False) as written:
         assert await written.ended() == 0
     assert written.out.lines == [
         "wrote new/team.yaml", "wrote new/my_tools.py", "wrote new/.env", "Next: cd new && handoff-proxy serve"

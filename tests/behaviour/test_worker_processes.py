@@ -46,7 +46,7 @@ async def workers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wor
     file = folder / "team.yaml"
     file.write_text(TEAM.format(entry="Librarian"))
     environment = {"PROXY_TEAMS": "team.yaml", "PROXY_METRICS": "true"}
-    async with command(*SERVE, "2", folder=folder, environment=environment) as running:
+    async with command(*SERVE, "2", folder=folder, environment=environment, is_forked=False) as running:
         yield Workers(running, (await running.url()).removesuffix("/v1"), file)
         running.signal(signal.SIGTERM)
         assert await running.ended() == 0, running.err.text

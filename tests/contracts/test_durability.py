@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-import sys
-from asyncio.subprocess import PIPE, Process
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -15,6 +14,7 @@ from proxy.errors import ConversationBusy
 from proxy.store.turns import SqlHistory, open_history
 from tests.fakes.turn_records import new_turn, the_end
 from tests.fakes.writer_process import CONVERSATIONS
+from tests.fork_server import ROOT, ForkedProcess, fork
 
 
 @pytest.fixture
@@ -108,13 +108,11 @@ async def test_what_was_acknowledged_survives_kill_9_exactly_once(database: str,
     await history.close()
 
 
-async def started(url: str, name: str) -> Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.fakes.writer_process", url, name, stdout=PIPE, stderr=PIPE
-    )
+async def started(url: str, name: str) -> ForkedProcess:
+    return await fork("tests.fakes.writer_process", url, name, folder=ROOT, environment=os.environ)
 
 
-async def killed_after(child: Process, count: int) -> list[str]:
+async def killed_after(child: ForkedProcess, count: int) -> list[str]:
     """Kill the process after the given number of turns; return the conversation of each acknowledged turn."""
     assert child.stdout is not None
     assert child.stderr is not None
@@ -126,5 +124,6 @@ async def killed_after(child: Process, count: int) -> list[str]:
         lines.append(line)
     child.kill()
     lines += (await child.stdout.read()).splitlines(keepends=True)
+    await child.stderr.read()
     await child.wait()
     return [line.split()[0].decode() for line in lines if line.endswith(b"\n")]

@@ -190,7 +190,7 @@ async def server(
         **(environment or {}),
     }
     async with command(
-        "serve", "--port", str(port or free_port()), folder=folder, environment=given
+        "serve", "--port", str(port or free_port()), folder=folder, environment=given, is_forked=False
     ) as process:
         url = (await process.out.line("listens on", within=120)).rpartition(" ")[2].removesuffix("/v1")
         yield Server(process, url)

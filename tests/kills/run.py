@@ -110,7 +110,7 @@ async def workers(folder: Path, upstream: FakeUpstream, database: str) -> AsyncI
         "PROXY_SHUTDOWN_GRACE": "1",
     }
     flags = ("serve", "--port", "0", "--workers", "2")
-    async with command(*flags, folder=folder, environment=environment) as running:
+    async with command(*flags, folder=folder, environment=environment, is_forked=False) as running:
         url = (await running.out.line("listens on", START_WITHIN)).rpartition(" ")[2]
         while len(_started(running)) < 2:
             await running.err.more()
