@@ -64,7 +64,7 @@ async def check_connections(
     # The check of the files alone needs none of these.
     import asyncio
 
-    from proxy.providers.demo.client import DemoModel as DemoChatModel
+    from proxy.providers.demo.client import DemoClient as DemoChatModel
     from proxy.providers.factory import build_models
     from proxy.providers.probe import probe
 

@@ -23,7 +23,7 @@ from proxy.agents.dispatch import Dispatcher
 from proxy.agents.registry import Registry
 from proxy.agents.team_versions import TeamVersions
 from proxy.catalog import TeamCatalog
-from proxy.providers.demo.client import DemoModel
+from proxy.providers.demo.client import DemoClient
 from proxy.providers.factory import build_models, model_limits, provider_session
 from proxy.providers.passthrough_models import PassThrough
 from proxy.routes.dependencies import Services
@@ -241,7 +241,7 @@ def _custom_teams(
 
 def _registry(parts: Parts, loaded: LoadedTeams, mcp_tools: Mapping[str, Tool]) -> Registry:
     settings = parts.settings
-    demo = partial(DemoModel, word_delay=parts.demo_word_delay)
+    demo = partial(DemoClient, word_delay=parts.demo_word_delay)
     in_use = models_in_use(loaded.definitions)
     # Custom agents can use any of these models. A component is loaded only if a team of the team files uses it.
     definitions = {

@@ -37,7 +37,7 @@ class ModelCheck:
     error: UpstreamFailed | None = None
 
 
-class CustomTeams(Protocol):
+class CustomTeamFinder(Protocol):
     """Teams that callers created."""
 
     async def find_team(self, caller: str, model: str) -> tuple[AgentTeam, bool]:
@@ -51,7 +51,7 @@ class ConnectionChecks:
     def __init__(
         self,
         registry: Registry,
-        custom: CustomTeams | None,
+        custom: CustomTeamFinder | None,
         *,
         record_usage: Callable[[str, str, Usage | None], object],
         time_limit: float = TIME_LIMIT,

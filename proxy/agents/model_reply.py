@@ -38,11 +38,11 @@ from proxy.messages import (
     Usage,
 )
 from proxy.providers.model import (
-    CallPiece,
     Finished,
     ModelDelta,
     ModelRequest,
     RemoteEvent,
+    ToolCallPiece,
     UsagePiece,
     forward_of,
     with_joined_text,
@@ -224,7 +224,7 @@ class _ReplyReceiver:
     def _take_other(self, delta: ModelDelta, events: list[Event]) -> None:
         reply, call = self._reply, self._call
         match delta:
-            case CallPiece():
+            case ToolCallPiece():
                 _add_call_piece(self._agent, self._state, reply, delta, self._client_names, events)
             case RefusalDelta():
                 reply.refusal.append(delta.text)
@@ -257,7 +257,7 @@ def _add_call_piece(
     agent: Agent,
     state: TurnState,
     reply: ModelReply,
-    piece: CallPiece,
+    piece: ToolCallPiece,
     client_names: Collection[str],
     events: list[Event],
 ) -> None:

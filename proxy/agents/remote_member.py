@@ -39,12 +39,12 @@ from proxy.members.port import (
 from proxy.members.transcript import note_of_handoff
 from proxy.messages import Message, SystemMessage, Usage, UserMessage
 from proxy.providers.model import (
-    CallPiece,
     Finished,
     Model,
     ModelDelta,
     ModelRequest,
     RemoteEvent,
+    ToolCallPiece,
     UsagePiece,
 )
 from proxy.teamfiles.definitions import RemoteAgentDefinition
@@ -211,7 +211,7 @@ class _Reply:
                 return [delta.text]
             case ReasoningDelta():
                 return [] if has_line else [Reasoning(delta.text)]
-            case CallPiece():
+            case ToolCallPiece():
                 if delta.index == len(self.calls):
                     self.calls.append((delta.name or "", []))
                 self.calls[delta.index][1].append(delta.arguments)

@@ -21,16 +21,17 @@ from proxy.agents.compaction.compactor import Compactor
 from proxy.agents.compaction.history import return_target
 from proxy.agents.dispatch import Dispatcher
 from proxy.agents.member_loop import MemberLoop
+from proxy.agents.side_team import SideTeam
 from proxy.agents.spans import agent_span
 from proxy.agents.turn_state import DelegateJob, TurnState
 from proxy.errors import ModelNotFound, TurnTimeout, UpstreamFailed
-from proxy.events import Event, Handoff, ModelCalled, Started
+from proxy.events import Handoff, ModelCalled, Started
 from proxy.messages import FunctionTool
 from proxy.providers.capabilities import Abilities
 from proxy.providers.model import Model
 from proxy.request_errors import ToolNameTaken
 from proxy.teamfiles.definitions import Limits
-from proxy.turns.contract import Sink, TeamOutcome
+from proxy.turns.contract import NoSink, Sink, TeamOutcome
 from proxy.turns.request import TurnRequest
 from proxy.turns.turn import Turn
 
@@ -293,24 +294,7 @@ def _no_team(name: str) -> AgentTeam:
     raise ModelNotFound(name)
 
 
-class _NoSink:
-    """Discards events."""
-
-    def emit(self, event: Event) -> None:
-        """Discard the event."""
-
-    def emit_batch(self, events: Sequence[Event]) -> bool:
-        """Discard the events."""
-        return True
-
-    async def drain(self) -> None:
-        """Return at once."""
-
-    async def attended(self) -> None:
-        """Return at once."""
-
-
-_NO_SINK = _NoSink()
+_NO_SINK = NoSink()
 
 
 def _loop_of(agent: Agent) -> AgentLoop | MemberLoop:
@@ -322,45 +306,3 @@ def _within(limits: Limits, max_tool_calls: int | None) -> Limits:
     if max_tool_calls is None or max_tool_calls >= limits.max_tool_calls:
         return limits
     return limits.model_copy(update={"max_tool_calls": max_tool_calls})
-
-
-class SideTeam:
-    """Answers side requests (titles, tags, summaries) with one model call, without instructions or stored state.
-
-    The model sees client tools only: some frontends request a title as the arguments of a call.
-    """
-
-    time_limit: float | None = None
-    steps: tuple[str, ...] = ()
-    has_tools = has_effects = False
-
-    def __init__(self, name: str, model: Model) -> None:
-        self.name = name
-        self.entry = "side"
-        self.agents = ("side",)
-        self._loop = AgentLoop(Agent(name="side", instructions="", model=model, client_tools="pass"))
-
-    def check_parameters(self, request: TurnRequest) -> Sequence[str]:
-        """Return the names of parameters without effect.
-
-        Raises:
-            ParameterNotSupported, ContentNotSupported: The request requires something that is not supported.
-        """
-        abilities = self._loop.abilities.without(*(("prediction",) if request.tools else ()))
-        return abilities.check_parameters(request.parameters, request.tool_choice, request.messages)
-
-    async def answer(self, turn: Turn, sink: Sink) -> TeamOutcome:
-        """Call the model once.
-
-        Raises:
-            TurnFailed: The turn could not be finished.
-        """
-        limits = Limits(max_model_calls=1, max_handoffs=0, max_tool_calls=0)
-        state = TurnState(team=self.name, turn=turn, sink=sink, limits=limits, data_dir=Path())
-        match await self._loop.run(state):
-            case AgentAnswered(finish_reason):
-                return TeamOutcome(finish_reason)
-            case ToolResultsPending(pending):
-                return TeamOutcome("tool_calls", pending)
-            case AgentHandedOff() | ApprovalPending():
-                raise AssertionError("a side request has neither handoffs nor server tools")

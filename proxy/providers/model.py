@@ -120,7 +120,7 @@ class ModelRequest:
 
 
 # Deltas come by the thousand and contain no cycles: the garbage collector need not track them.
-class CallPiece(Struct, frozen=True, gc=False):
+class ToolCallPiece(Struct, frozen=True, gc=False):
     """A piece of tool call ``index``. ``name`` is set in the first piece of a call only."""
 
     index: int
@@ -161,7 +161,7 @@ ModelDelta = (
     | TextDelta
     | ReasoningDelta
     | RefusalDelta
-    | CallPiece
+    | ToolCallPiece
     | RemoteEvent
     | UsagePiece
     | Finished

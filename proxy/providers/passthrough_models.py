@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from proxy.errors import UpstreamFailed
 from proxy.providers.http.pool import TRANSPORT_ERRORS, HttpSession
-from proxy.providers.openai.passthrough import Forwarding
+from proxy.providers.openai.passthrough import PassthroughClient
 from proxy.providers.openai.wires import endpoint_of
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import ModelDefinition, OpenAIModel
@@ -95,7 +95,7 @@ class PassThrough:
         if lists_default and self._default is None:
             logger.warning("there is no provider whose models could be served: set OPENAI_API_KEY")
         self._listed: dict[str, ListedModel] = {}
-        self._known: dict[str, Forwarding] = {}
+        self._known: dict[str, PassthroughClient] = {}
         """Those of the list that were asked."""
         self._asked_at = -float("inf")
         self._asking: asyncio.Task[None] | None = None
@@ -111,7 +111,7 @@ class PassThrough:
         """What the provider lists, as far as it is known, and neither a team nor an exposed model is called."""
         return list(self._listed.values())
 
-    async def find(self, name: str) -> Forwarding | None:
+    async def find(self, name: str) -> PassthroughClient | None:
         """Return the model with this id, None when there is none or a team has it."""
         if self._is_taken(name):
             return None
@@ -141,8 +141,8 @@ class PassThrough:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._session.close()
 
-    def _forwarding(self, definition: OpenAIModel) -> Forwarding:
-        return Forwarding(definition, self._session, self._limits, time_limit=self._time_limit)
+    def _forwarding(self, definition: OpenAIModel) -> PassthroughClient:
+        return PassthroughClient(definition, self._session, self._limits, time_limit=self._time_limit)
 
     async def _keep_fresh(self) -> None:
         while True:

@@ -24,8 +24,8 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.providers.model import CallPiece, Finished, Model, ModelRequest
-from proxy.providers.openai.answer import Answer
+from proxy.providers.model import Finished, Model, ModelRequest, ToolCallPiece
+from proxy.providers.openai.answer import ProviderAnswer
 from proxy.providers.openai.client import OpenAIWireModel
 
 TIME_LIMIT = 60.0
@@ -127,7 +127,7 @@ async def _call(
                         reply.text.append(text)
                     case ReasoningDelta():
                         found.has_reasoning = True
-                    case CallPiece(index=0, name=name, arguments=arguments):
+                    case ToolCallPiece(index=0, name=name, arguments=arguments):
                         reply.name = reply.name or name or ""
                         reply.arguments.append(arguments)
                     case Finished(usage=usage, state=state):
@@ -135,7 +135,7 @@ async def _call(
                         found.has_reasoning |= usage is not None and usage.reasoning > 0
                     case _:
                         pass
-        is_streamed = batches.is_streamed if isinstance(batches, Answer) else reply.batches > 1
+        is_streamed = batches.is_streamed if isinstance(batches, ProviderAnswer) else reply.batches > 1
         found.is_streamed |= is_streamed
     return reply
 

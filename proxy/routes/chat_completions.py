@@ -29,7 +29,7 @@ from proxy.routes.request_headers import (
     wants_status,
     with_pseudonyms,
 )
-from proxy.routes.streaming import SSE, SSE_WITH_IDS, Connection, client_left
+from proxy.routes.streaming import SSE, SSE_WITH_IDS, ClientConnection, client_left
 from proxy.routes.turn_response import encoder_options, write_turn
 from proxy.routes.turns import last_seen
 from proxy.settings import Settings
@@ -48,7 +48,7 @@ class ChatCompletions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         services, headers, caller = request_context(scope)
-        connection = Connection(scope, receive, send)
+        connection = ClientConnection(scope, receive, send)
         settings = services.settings
         body = await read_body(receive, headers, settings)
         if services.passing is not None and await services.passing.serve(
@@ -95,7 +95,7 @@ class ResumedStream:
             scope["path_params"]["completion_id"],
             end_user=first_of(headers, services.settings.user_headers),
         )
-        connection = Connection(scope, receive, send)
+        connection = ClientConnection(scope, receive, send)
         chunks = ChunkEncoder(encoder_options(opened, None, decode_options), after=after, has_ids=True)
         encoder = ResumedEncoder(chunks, after=after)
         await write_turn(services, opened, connection, encoder, is_resumed=True, framing=SSE_WITH_IDS)

@@ -11,7 +11,7 @@ from proxy.errors import CompletionNotFound, InvalidRequest, StoreUnavailable
 from proxy.routes.dependencies import Services, conversation_of, request_context
 from proxy.routes.feed_stream import FeedStream, feed_stream
 from proxy.routes.request_body import first_of
-from proxy.routes.streaming import Connection
+from proxy.routes.streaming import ClientConnection
 from proxy.routes.turns import named_position
 from proxy.service.remote_turns import Listener
 from proxy.turns.records import Conversation
@@ -50,7 +50,7 @@ class ConversationEvents:
             await reader.start_after(position, param)
         scope["state"]["facts"].update(conversation_id=conversation.id)
         named = [(b"x-conversation-id", conversation.id.encode())]
-        async with feed_stream(services, Connection(scope, receive, send), named, types) as stream:
+        async with feed_stream(services, ClientConnection(scope, receive, send), named, types) as stream:
             with services.turns.listener(conversation) as listener:
                 await reader.write_all(stream, listener)
 

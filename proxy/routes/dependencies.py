@@ -136,7 +136,7 @@ class CustomAgentService(Protocol):
         ...
 
 
-class Metrics(Protocol):
+class RequestMetrics(Protocol):
     """Prometheus metrics."""
 
     def exposition(self) -> bytes:
@@ -189,7 +189,7 @@ class Services:
     """Custom agents and teams; None if they are disabled."""
 
     limiter: Limiter = field(default_factory=Limiter)
-    metrics: Metrics | None = None
+    metrics: RequestMetrics | None = None
     """None if metrics are disabled."""
     background: BackgroundTasks = field(default_factory=BackgroundTasks)
     record_usage: Callable[[str, str, Usage | None], None] | None = None

@@ -14,7 +14,7 @@ from proxy.errors import Unauthorized
 from proxy.events import Entry, is_closing
 from proxy.routes.dependencies import Services, authenticate
 from proxy.routes.request_body import ClientDisconnected, authorization_of
-from proxy.routes.streaming import STREAM_HEADERS, ClientMonitor, Connection, Headers, StreamTimeouts
+from proxy.routes.streaming import STREAM_HEADERS, ClientConnection, ClientMonitor, Headers, StreamTimeouts
 from proxy.service.remote_turns import Listener
 from proxy.service.turns import TurnHandle
 from proxy.turns.log_reader import EventLogReader
@@ -32,7 +32,7 @@ class FeedStream:
     has become invalid.
     """
 
-    def __init__(self, services: Services, connection: Connection, types: Collection[str]) -> None:
+    def __init__(self, services: Services, connection: ClientConnection, types: Collection[str]) -> None:
         self._hides_details = not services.settings.handoff_details
         self._send = connection.send
         self._types = types
@@ -107,7 +107,7 @@ class FeedStream:
 
 @asynccontextmanager
 async def feed_stream(
-    services: Services, connection: Connection, headers: Headers, types: Collection[str]
+    services: Services, connection: ClientConnection, headers: Headers, types: Collection[str]
 ) -> AsyncIterator[FeedStream]:
     """Respond with a stream that ends regularly with the block.
 

@@ -22,10 +22,10 @@ from proxy.wire.responses.input import InputPiece, Reference, ResolvedPiece, Sum
 from proxy.wire.responses.items import (
     CallItem,
     CompactionItem,
+    ItemRefusalPart,
+    ItemTextPart,
     MessageItem,
     OutputItem,
-    RefusalPart,
-    TextPart,
 )
 from proxy.wire.responses.options import decode_options
 from proxy.wire.responses.output import Output
@@ -112,8 +112,10 @@ def _output_of(turn: TurnRecord) -> Sequence[OutputItem]:
 def _message_of_output(item: OutputItem) -> Message | SummaryPiece | None:
     match item:
         case MessageItem():
-            text = "".join("".join(part.pieces) for part in item.parts if isinstance(part, TextPart))
-            refusal = "".join("".join(part.pieces) for part in item.parts if isinstance(part, RefusalPart))
+            text = "".join("".join(part.pieces) for part in item.parts if isinstance(part, ItemTextPart))
+            refusal = "".join(
+                "".join(part.pieces) for part in item.parts if isinstance(part, ItemRefusalPart)
+            )
             return AssistantMessage(content=text or (None if refusal else ""), refusal=refusal or None)
         case CallItem():
             call = ToolCall(item.call_id, FunctionCall(item.name, item.arguments))

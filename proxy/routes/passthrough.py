@@ -18,7 +18,7 @@ from proxy.auth import Terms
 from proxy.errors import ModelNotFound, ProxyError, ShuttingDown
 from proxy.messages import Usage
 from proxy.routes.request_body import ClientDisconnected
-from proxy.routes.streaming import STREAM_HEADERS, Connection, Headers, wait_for_disconnect
+from proxy.routes.streaming import STREAM_HEADERS, ClientConnection, Headers, wait_for_disconnect
 from proxy.wire.errors import envelope
 from proxy.wire.events import sse
 
@@ -100,7 +100,7 @@ class PassthroughHandler:
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
 
-    async def serve(self, body: bytes, connection: Connection, caller: str, terms: Terms) -> bool:
+    async def serve(self, body: bytes, connection: ClientConnection, caller: str, terms: Terms) -> bool:
         """Serve a request for a passthrough model; return False if it is for another model.
 
         Raises:
@@ -150,7 +150,9 @@ class PassthroughHandler:
 class _Call:
     """One forwarded request."""
 
-    def __init__(self, connection: Connection, stall: float, used: Callable[[Usage | None], None]) -> None:
+    def __init__(
+        self, connection: ClientConnection, stall: float, used: Callable[[Usage | None], None]
+    ) -> None:
         self._connection = connection
         self._used = used
         self._stall = stall

@@ -17,7 +17,7 @@ from proxy.errors import ProxyError
 from proxy.events import Entry
 from proxy.messages import Usage
 from proxy.routes.request_body import ClientDisconnected
-from proxy.routes.streaming import Connection, Encoder, Framing, wait_for_disconnect
+from proxy.routes.streaming import ClientConnection, Encoder, Framing, wait_for_disconnect
 from proxy.service.turns import TurnHandle, TurnService
 from proxy.turns.log_reader import TERMINAL_POSITION
 from proxy.turns.request import TurnRequest
@@ -30,7 +30,7 @@ class QueuedStream:
     A format without keep-alive frames stays silent.
     """
 
-    def __init__(self, connection: Connection, framing: Framing, *, keep_alive: float) -> None:
+    def __init__(self, connection: ClientConnection, framing: Framing, *, keep_alive: float) -> None:
         self._connection = connection
         self._framing = framing
         self._interval = keep_alive
@@ -40,7 +40,7 @@ class QueuedStream:
         self._has_started = False
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> ClientConnection:
         """The connection for the rest of the response."""
         return replace(self._connection, send=self._send_rest) if self._has_started else self._connection
 

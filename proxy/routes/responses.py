@@ -38,7 +38,7 @@ from proxy.routes.request_headers import (
     on_disconnect,
     with_pseudonyms,
 )
-from proxy.routes.streaming import JSON_HEADERS, SSE, Connection, client_left
+from proxy.routes.streaming import JSON_HEADERS, SSE, ClientConnection, client_left
 from proxy.routes.turn_response import encoder_options, turn_headers, write_turn
 from proxy.service.recording import entries_of
 from proxy.service.turns import TurnHandle
@@ -68,7 +68,7 @@ class Responses:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         services, headers, caller = request_context(scope)
-        connection = Connection(scope, receive, send)
+        connection = ClientConnection(scope, receive, send)
         settings = services.settings
         body = await read_body(receive, headers, settings)
         decode = partial(
@@ -94,7 +94,7 @@ class Responses:
         self,
         services: Services,
         ask: TurnRequest,
-        connection: Connection,
+        connection: ClientConnection,
         options: ResponseOptions,
         ignored: Sequence[str],
     ) -> None:
@@ -127,7 +127,7 @@ class StoredResponse:
             await answer(scope, receive, send)
             return
         opened = await services.turns.attach(caller, record.id)
-        connection = Connection(scope, receive, send)
+        connection = ClientConnection(scope, receive, send)
         encoder = ResponseEncoder(_options_of(opened), after=-1 if after is None else after)
         await _write(services, opened, connection, encoder, is_resumed=after is not None)
 
@@ -286,7 +286,7 @@ def _options_of(opened: TurnHandle, requested: ResponseOptions | None = None) ->
 
 
 async def _send_initial_response(
-    opened: TurnHandle, options: ResponseOptions, connection: Connection, ignored: Sequence[str]
+    opened: TurnHandle, options: ResponseOptions, connection: ClientConnection, ignored: Sequence[str]
 ) -> None:
     """Send the response object immediately; the turn continues in the background."""
     if opened.is_replayed and opened.live.is_finished:

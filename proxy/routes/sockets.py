@@ -31,7 +31,7 @@ INVALID_KEY = "invalid_api_key"
 """Reason of the close frame: the error code of the same problem over HTTP."""
 
 
-class Channel:
+class WebSocketChannel:
     """An accepted WebSocket. Messages are sent one at a time, whichever task sends them.
 
     ``find_services`` returns the present services: a reload of the team files replaces them.
@@ -155,7 +155,7 @@ class Channel:
 
 async def admit(
     websocket: WebSocket, headers_for: Callable[[str], Headers] = lambda caller: []
-) -> Channel | None:
+) -> WebSocketChannel | None:
     """Accept a handshake with a valid API key; reject others with the same response as over HTTP and return None.
 
     ``headers_for`` returns headers of the accepting response for the caller.
@@ -169,4 +169,4 @@ async def admit(
     offered = websocket.scope.get("subprotocols", ())
     subprotocol = PROTOCOL if PROTOCOL in offered else None
     await websocket.accept(subprotocol=subprotocol, headers=headers_for(caller))
-    return Channel(websocket, partial(services_of, websocket.scope), caller)
+    return WebSocketChannel(websocket, partial(services_of, websocket.scope), caller)

@@ -62,7 +62,7 @@ SSE_WITH_IDS = Framing(STREAM_HEADERS, sse.PING_BETWEEN_IDS)
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class ClientConnection:
     """The ASGI arguments of one request."""
 
     scope: Scope
@@ -130,7 +130,9 @@ class ClientMonitor:
     ``wake`` ends the wait of the log reader, so that it can check ``is_disconnected`` and ``is_quiet``.
     """
 
-    def __init__(self, wake: Callable[[], None], connection: Connection, timeouts: StreamTimeouts) -> None:
+    def __init__(
+        self, wake: Callable[[], None], connection: ClientConnection, timeouts: StreamTimeouts
+    ) -> None:
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._interval = timeouts.keep_alive
@@ -233,7 +235,7 @@ async def stream(
     live: LiveTurn,
     encoder: Encoder,
     headers: Headers,
-    connection: Connection,
+    connection: ClientConnection,
     timeouts: StreamTimeouts,
     *,
     is_resumed: bool = False,
@@ -279,7 +281,7 @@ async def stream(
                     return False
 
 
-def _direct_writer(encoder: Encoder, connection: Connection, monitor: ClientMonitor) -> Take | None:
+def _direct_writer(encoder: Encoder, connection: ClientConnection, monitor: ClientMonitor) -> Take | None:
     """Return a function that writes entries in the task of the turn; None if the server does not support it."""
     writer: BodyWriter | None = connection.scope.get("extensions", {}).get(BODY_WRITER)
     if writer is None:
@@ -317,7 +319,7 @@ async def answer(
     live: LiveTurn,
     builder: Builder,
     headers: Headers,
-    connection: Connection,
+    connection: ClientConnection,
     timeouts: StreamTimeouts,
     *,
     to_problem: Callable[[Failed], ErrorResponse] = error_response,
@@ -354,7 +356,7 @@ async def answer(
     return True
 
 
-async def _send_parts(body: bytes, connection: Connection, timeouts: StreamTimeouts) -> bool:
+async def _send_parts(body: bytes, connection: ClientConnection, timeouts: StreamTimeouts) -> bool:
     """Send a body as the client reads it; return False if the client disconnected before the end."""
     async with ClientMonitor(lambda: None, connection, timeouts) as monitor:
         for start in range(0, len(body), _PART_BYTES):

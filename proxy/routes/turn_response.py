@@ -13,7 +13,7 @@ from proxy.routes.streaming import (
     IGNORED_HEADER,
     SSE,
     Builder,
-    Connection,
+    ClientConnection,
     Encoder,
     Framing,
     Headers,
@@ -32,7 +32,7 @@ Options = TypeVar("Options", AnswerOptions, ResponseOptions)
 async def write_turn(
     services: Services,
     opened: TurnHandle,
-    connection: Connection,
+    connection: ClientConnection,
     encoder: Encoder | Builder,
     *,
     ignored: Sequence[str] = (),

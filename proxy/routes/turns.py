@@ -14,7 +14,7 @@ from proxy.messages import Usage
 from proxy.routes.dependencies import CallerDep, EndUserDep, ServicesDep, request_context
 from proxy.routes.feed_stream import feed_stream
 from proxy.routes.request_body import first_of
-from proxy.routes.streaming import Connection
+from proxy.routes.streaming import ClientConnection
 from proxy.turns.records import ModelUse, TurnRecord
 from proxy.turns.repository import accessible_turn
 from proxy.wire.chat.response_models import encode, usage_body
@@ -82,7 +82,7 @@ class TurnEvents:
             await send({"type": "http.response.start", "status": 204, "headers": named})
             await send({"type": "http.response.body", "body": b""})
             return
-        async with feed_stream(services, Connection(scope, receive, send), named, types) as stream:
+        async with feed_stream(services, ClientConnection(scope, receive, send), named, types) as stream:
             await stream.write_turn(opened, after=after)
 
 

@@ -15,7 +15,7 @@ from proxy.routes.dependencies import Services
 from proxy.routes.middleware.rate_limit import admit as admit_turn
 from proxy.routes.model_suggestions import with_suggestions
 from proxy.routes.request_body import ClientDisconnected, decode_body, first_of, headers_of
-from proxy.routes.sockets import Channel, admit
+from proxy.routes.sockets import WebSocketChannel, admit
 from proxy.service.turns import TurnHandle
 from proxy.turns.live import LiveTurn
 from proxy.wire.events.feed import Feed
@@ -41,7 +41,7 @@ async def turn_socket(websocket: WebSocket) -> None:
     channel = await admit(websocket)
     if channel is None:
         return
-    session = Session(channel, headers_of(websocket.scope))
+    session = WebSocketSession(channel, headers_of(websocket.scope))
     try:
         async with aclosing(channel.messages()) as messages:
             async for message in messages:
@@ -54,10 +54,10 @@ async def turn_socket(websocket: WebSocket) -> None:
         await session.close()
 
 
-class Session:
+class WebSocketSession:
     """One WebSocket: the running turns that it started, and the turns that it streams."""
 
-    def __init__(self, channel: Channel, headers: dict[str, str]) -> None:
+    def __init__(self, channel: WebSocketChannel, headers: dict[str, str]) -> None:
         """``headers`` are those of the handshake, by lower-case name."""
         self._caller = channel.caller
         self._headers = headers

@@ -8,9 +8,9 @@ from proxy.service.remote_turns import RemoteTurns
 from proxy.service.turn_messages import (
     CancelTurn,
     FollowTurn,
+    ForwardedEvents,
     ListenToConversations,
     TurnBegan,
-    TurnEvents,
     UnfollowTurn,
     decode,
 )
@@ -27,7 +27,7 @@ def dispatch(message: bytes, lives: LiveTurns, relay: TurnRelay, remote: RemoteT
             relay.follow(follow)
         case UnfollowTurn(worker, turn_id, is_observer):
             relay.unfollow(turn_id, worker, is_observer=is_observer)
-        case TurnEvents() as events:
+        case ForwardedEvents() as events:
             remote.receive(events)
         case CancelTurn(turn_id):
             live = lives.get(turn_id)

@@ -19,8 +19,8 @@ from proxy.service.recording import entries_of, replay, stored_log
 from proxy.service.turn_messages import (
     CancelTurn,
     FollowTurn,
+    ForwardedEvents,
     ListenToConversations,
-    TurnEvents,
     UnfollowTurn,
     encode,
 )
@@ -202,7 +202,7 @@ class RemoteTurns:
         if followed is not None and not followed.live.is_over:
             self._send_follow(followed)
 
-    def receive(self, events: TurnEvents) -> None:
+    def receive(self, events: ForwardedEvents) -> None:
         """Take events of a turn from its worker."""
         for is_observer in (False, True):
             followed = self._followed.get((events.turn_id, is_observer))

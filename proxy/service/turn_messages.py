@@ -29,7 +29,7 @@ class UnfollowTurn(Struct, frozen=True, tag="unfollow", omit_defaults=True):
     is_observer: bool = False
 
 
-class TurnEvents(Struct, frozen=True, tag="events"):
+class ForwardedEvents(Struct, frozen=True, tag="events"):
     """Entries of a turn; ``after`` is the position of the entry before them."""
 
     turn_id: str
@@ -56,7 +56,7 @@ class TurnBegan(Struct, frozen=True, tag="began"):
     conversation: int
 
 
-TurnMessage = FollowTurn | UnfollowTurn | TurnEvents | CancelTurn | ListenToConversations | TurnBegan
+TurnMessage = FollowTurn | UnfollowTurn | ForwardedEvents | CancelTurn | ListenToConversations | TurnBegan
 
 encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[TurnMessage] = msgspec.json.Decoder(TurnMessage)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 
 from proxy.events import Entry, is_closing
-from proxy.service.turn_messages import FollowTurn, ListenToConversations, TurnBegan, TurnEvents, encode
+from proxy.service.turn_messages import FollowTurn, ForwardedEvents, ListenToConversations, TurnBegan, encode
 from proxy.turns.live import LiveTurn
 from proxy.turns.live_turns import LiveTurns
 from proxy.turns.worker_messages import MAX_MESSAGE_BYTES, WorkerMessages
@@ -120,7 +120,7 @@ class TurnRelay:
     def _send(self, worker: str, turn_id: str, after: int, entries: Sequence[Entry]) -> None:
         if not entries:
             return
-        message = encode(TurnEvents(turn_id, after, list(entries)))
+        message = encode(ForwardedEvents(turn_id, after, list(entries)))
         half = len(entries) // 2
         if len(message) <= MAX_MESSAGE_BYTES // 2 or not half:
             self._messages.send(worker, message)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from proxy.auth import ApiKeyRecord, Terms
 from proxy.store.engine.database import Database
-from proxy.store.engine.group_commit import Call
+from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
 from proxy.store.sql.tables import api_keys
 
@@ -64,14 +64,14 @@ class SqlKeys:
             if connection.execute(_FIND, {"of_id": key.id}).first() is None:
                 connection.execute(insert(api_keys), row)
 
-        await self._writer.write(Call(write))
+        await self._writer.write(OtherWrite(write))
 
     async def revoke(self, key_id: str, *, now: float) -> bool:
 
         def write(connection: Connection) -> bool:
             return connection.execute(_REVOKE, {"of_id": key_id, "now": now}).rowcount > 0
 
-        return cast(bool, await self._writer.write(Call(write)))
+        return cast(bool, await self._writer.write(OtherWrite(write)))
 
 
 def _key(row: Row[Any]) -> ApiKeyRecord:

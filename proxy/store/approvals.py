@@ -7,7 +7,7 @@ from typing import cast
 
 from proxy.approvals.repository import Approval, ApprovalQuery, ApprovalUpdate
 from proxy.store.engine.database import Database
-from proxy.store.engine.group_commit import Call
+from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
 from proxy.store.sql.approvals import Approving
 from proxy.store.sql.begin_turn import begin_of
@@ -43,11 +43,13 @@ class SqlApprovals:
         return cast(Begun | None, await self._writer.write(begin_of(turn, resume)))
 
     async def begin_run(self, approval_id: str, turn_id: str) -> bool:
-        run = Call(lambda on: self._approving.begin_run(on, approval_id, turn_id))
+        run = OtherWrite(lambda on: self._approving.begin_run(on, approval_id, turn_id))
         return cast(bool, await self._writer.write(run))
 
     async def end_run(self, approval_id: str, turn_id: str, result: str) -> None:
-        await self._writer.write(Call(lambda on: self._approving.end_run(on, approval_id, turn_id, result)))
+        await self._writer.write(
+            OtherWrite(lambda on: self._approving.end_run(on, approval_id, turn_id, result))
+        )
 
     async def lost(self) -> Sequence[tuple[str, str]]:
         return await self._database.read(self._approving.lost)

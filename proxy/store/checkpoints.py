@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from proxy.store.engine.database import Database
-from proxy.store.engine.group_commit import Call
+from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
 from proxy.store.sql import rows
 from proxy.store.sql.checkpoints import Checkpointing
@@ -23,17 +23,17 @@ class SqlCheckpoints:
 
     async def save(self, *checkpoints: Checkpoint) -> bool:
         stored = [(one, rows.items_json(one.items), rows.pack(one.journal)) for one in checkpoints]
-        call = Call(lambda on: all(self._statements.save(on, *one) for one in stored))
+        call = OtherWrite(lambda on: all(self._statements.save(on, *one) for one in stored))
         return cast(bool, await self._writer.write(call))
 
     async def take_over(
         self, worker: str, *, now: float, lease_until: float, dead_workers: Sequence[str] = ()
     ) -> Sequence[TakenOver]:
-        call = Call(lambda on: self._statements.take_over(on, worker, now, lease_until, dead_workers))
+        call = OtherWrite(lambda on: self._statements.take_over(on, worker, now, lease_until, dead_workers))
         return cast(Sequence[TakenOver], await self._writer.write(call))
 
     async def interrupt(self, turn: int, *, fence: int, now: float) -> None:
-        await self._writer.write(Call(lambda on: self._statements.interrupt(on, turn, fence, now)))
+        await self._writer.write(OtherWrite(lambda on: self._statements.interrupt(on, turn, fence, now)))
 
     async def discard(self, turn: int, *, fence: int) -> None:
-        await self._writer.write(Call(lambda on: self._statements.discard(on, turn, fence)))
+        await self._writer.write(OtherWrite(lambda on: self._statements.discard(on, turn, fence)))

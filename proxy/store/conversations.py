@@ -19,7 +19,7 @@ from proxy.conversations.repository import (
 from proxy.errors import ConversationBusy
 from proxy.messages import ForeignItem, Item, OpenCalls
 from proxy.store.engine.database import Database
-from proxy.store.engine.group_commit import Call
+from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
 from proxy.store.sql.conversation_list import Outlines
 from proxy.store.sql.conversations import Addition, Done, Keeping
@@ -199,7 +199,7 @@ class SqlLibrary:
         return conversation, self._reading.chain(connection, conversation.head)
 
     async def _write(self, function: Callable[[Connection], R]) -> R:
-        return cast(R, await self._writer.write(Call(function)))
+        return cast(R, await self._writer.write(OtherWrite(function)))
 
     async def _is_done(self, function: Callable[[Connection], Done]) -> bool:
         done = await self._change(function)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, select
 from proxy.agents.custom_agent_repository import CustomAgentVersion, Kind, Revision
 from proxy.request_errors import AgentNameTaken, TooManyAgents
 from proxy.store.engine.database import Database
-from proxy.store.engine.group_commit import Call
+from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
 from proxy.store.sql.dialects import insert_into, statements
 from proxy.store.sql.tables import conversations, creations, snapshots, turns
@@ -69,7 +69,7 @@ class SqlCustomAgents:
         return await self._database.read(lambda on: self._making.pinned(on, caller, conversation_id, team))
 
     async def _write(self, function: Callable[[Connection], R]) -> R:
-        return cast(R, await self._writer.write(Call(function)))
+        return cast(R, await self._writer.write(OtherWrite(function)))
 
 
 class Making:

@@ -16,16 +16,16 @@ from proxy.store.checkpoints import SqlCheckpoints
 from proxy.store.conversations import SqlLibrary
 from proxy.store.custom_agents import SqlCustomAgents
 from proxy.store.engine.database import Database, database_url, is_pooled, open_database
-from proxy.store.engine.group_commit import Call, Writing
+from proxy.store.engine.group_commit import OtherWrite, Writing
 from proxy.store.engine.writer import Writer
-from proxy.store.messages.channel import Channel
+from proxy.store.messages.channel import MessageChannel
 from proxy.store.messages.table import POLL_SECONDS, TableMessages
 from proxy.store.sql import rows
 from proxy.store.sql.attendance import Attending
 from proxy.store.sql.begin_turn import begin_behind, begin_of
 from proxy.store.sql.dialects import statements
 from proxy.store.sql.finish_turn import Finish
-from proxy.store.sql.leases import Leases
+from proxy.store.sql.leases import LeaseStatements
 from proxy.store.sql.turn_polling import TurnPolling
 from proxy.store.sql.turn_queries import TurnQueries
 from proxy.turns.records import (
@@ -61,7 +61,7 @@ class SqlHistory:
         self._url = url
         self._writer = Writer(database, statements(Writing, database.dialect), time_limit=time_limit)
         self._reading = statements(TurnQueries, database.dialect)
-        self._leases = statements(Leases, database.dialect)
+        self._leases = statements(LeaseStatements, database.dialect)
         self._polling = statements(TurnPolling, database.dialect)
         self._attending = statements(Attending, database.dialect)
         self.library = SqlLibrary(database, self._writer)
@@ -145,36 +145,38 @@ class SqlHistory:
         return await self._database.read(lambda on: self._reading.by_body(on, caller, digest, since))
 
     async def renew(self, worker: str, *, lease_until: float) -> Sequence[str]:
-        call = Call(lambda on: self._leases.renew(on, worker, lease_until))
+        call = OtherWrite(lambda on: self._leases.renew(on, worker, lease_until))
         return cast(Sequence[str], await self._writer.write(call))
 
     async def request_cancel(self, caller: str, turn_id: str) -> bool:
         return cast(
-            bool, await self._writer.write(Call(lambda on: self._leases.request_cancel(on, caller, turn_id)))
+            bool,
+            await self._writer.write(OtherWrite(lambda on: self._leases.request_cancel(on, caller, turn_id))),
         )
 
     async def interrupt(self, *, now: float, dead_workers: Sequence[str] = ()) -> int:
         return cast(
-            int, await self._writer.write(Call(lambda on: self._leases.interrupt(on, now, dead_workers)))
+            int,
+            await self._writer.write(OtherWrite(lambda on: self._leases.interrupt(on, now, dead_workers))),
         )
 
     async def running_turn(self, caller: str, conversation_id: str) -> TurnRecord | None:
         return await self._database.read(lambda on: self._reading.running(on, caller, conversation_id))
 
     async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:
-        await self._writer.write(Call(lambda on: self._attending.leave(on, turn, left_at, cancel_at)))
+        await self._writer.write(OtherWrite(lambda on: self._attending.leave(on, turn, left_at, cancel_at)))
 
     async def attendance(self, turns: Sequence[int]) -> Mapping[int, Attendance]:
         return await self._database.read(lambda on: self._attending.attendance(on, turns))
 
     async def announce_reader(self, turn: int, *, until: float) -> None:
-        await self._writer.write(Call(lambda on: self._attending.announce(on, turn, until)))
+        await self._writer.write(OtherWrite(lambda on: self._attending.announce(on, turn, until)))
 
     async def end_unattended(self, turn: int, *, now: float) -> bool:
-        return cast(bool, await self._writer.write(Call(lambda on: self._attending.end(on, turn, now))))
+        return cast(bool, await self._writer.write(OtherWrite(lambda on: self._attending.end(on, turn, now))))
 
     async def store_progress(self, turn: int, progress: Progress) -> None:
-        await self._writer.write(Call(lambda on: self._attending.progress(on, turn, progress)))
+        await self._writer.write(OtherWrite(lambda on: self._attending.progress(on, turn, progress)))
 
     async def poll(self, *, turns: Sequence[int], conversations: Sequence[int]) -> PollResult:
         return await self._database.read(lambda on: self._polling.poll(on, turns, conversations))
@@ -186,12 +188,12 @@ class SqlHistory:
         """Whether the database accepts a write within two seconds: a database can serve reads while writes fail."""
         try:
             async with asyncio.timeout(READY_WITHIN):
-                await self._writer.write(Call(self._reading.ask))
+                await self._writer.write(OtherWrite(self._reading.ask))
         except (StoreUnavailable, TimeoutError):
             return False
         return True
 
-    def messages(self, redis_url: str | None, *, workers: int = 1) -> Channel:
+    def messages(self, redis_url: str | None, *, workers: int = 1) -> MessageChannel:
         """Return messages between workers: over Redis, else over the database.
 
         ``workers`` is how many this installation is known to have.

@@ -167,18 +167,21 @@ class ServedTeam(AnsweringTeam, Protocol):
         ...
 
 
-class _NoSink:
+class NoSink:
+    """Discards events."""
+
     def emit(self, event: Event) -> None:
-        pass
+        """Discard the event."""
 
     def emit_batch(self, events: Sequence[Event]) -> bool:
+        """Discard the events."""
         return True
 
     async def drain(self) -> None:
-        pass
+        """Return at once."""
 
     async def attended(self) -> None:
-        pass
+        """Return at once."""
 
 
 class Recorder:
@@ -204,7 +207,7 @@ class Recorder:
 
     def restore(self, events: Iterable[Event]) -> None:
         """Record events that are in the log already."""
-        sink, self._sink = self._sink, _NoSink()
+        sink, self._sink = self._sink, NoSink()
         for event in events:
             self.emit(event)
         self._sink = sink

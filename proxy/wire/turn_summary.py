@@ -41,7 +41,7 @@ from proxy.messages import Usage
 _NO_AGENTS: frozenset[str] = frozenset()
 
 
-class Progress:
+class StepProgress:
     """Progress of one turn; ``steps`` are names of agents."""
 
     def __init__(self, steps: Sequence[str] = ()) -> None:
@@ -110,7 +110,7 @@ class TurnSummary:
         """The active agent, or the last one."""
         self.first_text_at: float | None = None
         self.uses: dict[tuple[str, str], ModelUsage] = {}
-        self.progress = Progress()
+        self.progress = StepProgress()
         self._works: dict[str, _AgentWork] = {}
         self._active_since = 0.0
         self._callers: dict[str, str] = {}
@@ -143,7 +143,7 @@ class TurnSummary:
             case TextDelta() | RefusalDelta():
                 self.first_text_at = self.first_text_at or at
             case Started():
-                self.progress = Progress(event.steps)
+                self.progress = StepProgress(event.steps)
                 self._activate(event.agent, at)
             case Handoff():
                 self.progress.add_handoff(event.source)

@@ -11,8 +11,8 @@ import pytest
 
 from proxy.auth import ANYONE
 from proxy.routes.request_body import ClientDisconnected
-from proxy.routes.sockets import Channel
-from proxy.routes.websocket import Session
+from proxy.routes.sockets import WebSocketChannel
+from proxy.routes.websocket import WebSocketSession
 from tests.fakes.upstream import FakeUpstream, hang, text
 from tests.server import Served
 
@@ -40,9 +40,9 @@ class Socket:
         return message
 
 
-def channel_of(served: Served, socket: Any, **settings: Any) -> Channel:
+def channel_of(served: Served, socket: Any, **settings: Any) -> WebSocketChannel:
     services = replace(served.services, settings=served.services.settings.model_copy(update=settings))
-    return Channel(socket, lambda: services, ANYONE)
+    return WebSocketChannel(socket, lambda: services, ANYONE)
 
 
 def message(kind: str, **more: Any) -> bytes:
@@ -58,7 +58,7 @@ async def test_a_finished_turn_is_released_without_subscribers(
     rest = asyncio.Event()
     upstream.reply(text("One two", chunks=2).held(rest, after=2))
     socket: Any = Socket()
-    session = Session(channel_of(served, socket), {})
+    session = WebSocketSession(channel_of(served, socket), {})
 
     await session.serve(START)
     turn_id = (await socket.until("text.delta"))["turn_id"]
@@ -80,7 +80,7 @@ async def test_a_client_that_takes_nothing_any_more_has_left_and_its_turn_stops(
     upstream.reply(hang())
     socket: Any = Socket()
     channel = channel_of(served, socket, stalled_client_timeout=0.05)
-    session = Session(channel, {"x-on-disconnect": "cancel"})
+    session = WebSocketSession(channel, {"x-on-disconnect": "cancel"})
     await session.serve(START)
     requested = await upstream.received(1)
     await socket.until("turn.started")
@@ -141,7 +141,7 @@ async def test_other_tasks_run_between_messages_that_arrived_at_once(served: Ser
             await asyncio.sleep(0)
 
     other = asyncio.create_task(count_steps())
-    session = Session(channel := channel_of(served, Burst(100)), {})
+    session = WebSocketSession(channel := channel_of(served, Burst(100)), {})
     async for received in channel.messages():
         await session.serve(received)
     other.cancel()

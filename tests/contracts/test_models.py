@@ -40,9 +40,9 @@ from proxy.messages import (
 )
 from proxy.providers.autogen.client import ComponentChatModel
 from proxy.providers.circuit_breaker import Circuit
-from proxy.providers.demo.client import DemoModel
+from proxy.providers.demo.client import DemoClient
 from proxy.providers.http.pool import HttpSession
-from proxy.providers.model import CallPiece, Finished, Model, ModelRequest
+from proxy.providers.model import Finished, Model, ModelRequest, ToolCallPiece
 from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.retry import AttemptingModel, Candidate, RetryPolicy
 from proxy.providers.timeouts import ModelLimits
@@ -86,7 +86,7 @@ async def component_model(base_url: str, limits: ModelLimits) -> AsyncIterator[M
 
 @asynccontextmanager
 async def demo_model(base_url: str, limits: ModelLimits) -> AsyncIterator[Model]:
-    model = DemoModel(word_delay=0)
+    model = DemoClient(word_delay=0)
     yield model
     await model.close()
 
@@ -173,7 +173,7 @@ async def test_tool_calls_are_in_order_and_can_follow_text(make: MakeModel, upst
         answer = await ask(model, WITH_TOOLS)
 
     assert (answer.text, answer.calls, answer.reason) == ("Let me see.", wanted, "tool_calls")
-    first_pieces = [delta for delta in answer.deltas if isinstance(delta, CallPiece) and delta.name]
+    first_pieces = [delta for delta in answer.deltas if isinstance(delta, ToolCallPiece) and delta.name]
     assert [piece.call_id for piece in first_pieces] == ["call_1_0", "call_1_1", "call_1_2"]
 
 

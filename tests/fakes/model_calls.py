@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from proxy.errors import UpstreamFailed
 from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
 from proxy.messages import FunctionTool, UserMessage
-from proxy.providers.model import CallPiece, Finished, Model, ModelDelta, ModelRequest, forward_of
+from proxy.providers.model import Finished, Model, ModelDelta, ModelRequest, ToolCallPiece, forward_of
 
 HELLO = ModelRequest(messages=[UserMessage(content="Hello")])
 WITH_TOOLS = ModelRequest(
@@ -48,7 +48,7 @@ class Answer:
         """Names and arguments; checks on the way that the pieces keep the promise of the port."""
         calls: list[tuple[str, str]] = []
         for delta in self.deltas:
-            if isinstance(delta, CallPiece):
+            if isinstance(delta, ToolCallPiece):
                 if delta.index == len(calls):
                     assert delta.name, "the first piece of a call carries its name"
                     calls.append((delta.name, ""))

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from proxy.events import TextDelta
 from proxy.messages import FinishReason, Usage
 from proxy.providers.capabilities import Abilities
-from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest
+from proxy.providers.model import Finished, ModelDelta, ModelRequest, ToolCallPiece
 
 Reply = Sequence[ModelDelta | BaseException | asyncio.Event]
 """Deltas in order; an exception is raised at its place, an event is waited for."""
@@ -26,8 +26,8 @@ def calls(*named: tuple[str, str], text: str = "", usage: Usage | None = USAGE) 
     """A reply of tool calls, each (name, arguments), optionally after text."""
     pieces: list[ModelDelta] = [TextDelta(piece) for piece in _pieces(text)]
     for index, (name, arguments) in enumerate(named):
-        pieces.append(CallPiece(index, name=name, call_id=f"upstream-{index}"))
-        pieces.append(CallPiece(index, arguments=arguments))
+        pieces.append(ToolCallPiece(index, name=name, call_id=f"upstream-{index}"))
+        pieces.append(ToolCallPiece(index, arguments=arguments))
     return [*pieces, Finished("tool_calls", usage)]
 
 

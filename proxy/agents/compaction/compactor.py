@@ -26,8 +26,8 @@ from proxy.agents.compaction.plan import (
 )
 from proxy.agents.compaction.size import items_tokens, text_tokens
 from proxy.agents.compaction.summary import (
+    ContextSummary,
     CutCache,
-    Summary,
     SummaryWriter,
     digests_at,
     standalone_text,
@@ -158,7 +158,7 @@ class Compactor:
         """Return the estimate for a call without reported sizes."""
         return size.fixed + items_tokens(view.items)
 
-    async def summarise(self, items: Sequence[Item], *, agent: Agent) -> Summary:
+    async def summarise(self, items: Sequence[Item], *, agent: Agent) -> ContextSummary:
         """Return a summary of all items for a context of the agent."""
         history = history_of(agent.name, items, ())
         view = view_of(history.context, (), cut_of(history.items))
@@ -225,7 +225,7 @@ class Compactor:
             return False
         began = time.monotonic()
         old = memory.cut.summary if memory.cut is not None else ""
-        summary = Summary(plan.summary or old)
+        summary = ContextSummary(plan.summary or old)
         method: CompactionMethod = "summarised" if plan.covered or plan.summary else "shortened"
         if plan.covered:
             maximum = summary_tokens(limit)
@@ -234,7 +234,7 @@ class Compactor:
             if not summary.text:
                 if not may_drop:
                     return False
-                method, summary = "dropped", Summary(old or _DROPPED, summary.calls)
+                method, summary = "dropped", ContextSummary(old or _DROPPED, summary.calls)
         if method == "dropped":
             memory.cut = Cut(summary.text, plan.retained_from, plan.whole, plan.shortened_to, len(items))
         else:

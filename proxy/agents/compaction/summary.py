@@ -53,7 +53,7 @@ _CHARACTERS_PER_WORD = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class ContextSummary:
     """A summary, and the model calls that wrote it; none if it was known."""
 
     text: str
@@ -98,7 +98,9 @@ class SummaryWriter:
         """The name of the model."""
         return self._model.name
 
-    async def write(self, items: Sequence[Item], existing: str, *, max_tokens: int, agent: str) -> Summary:
+    async def write(
+        self, items: Sequence[Item], existing: str, *, max_tokens: int, agent: str
+    ) -> ContextSummary:
         """Return a summary of the items and the existing summary; its text is empty if the model failed.
 
         Long texts are summarised piece by piece. ``agent`` is the agent to which the model calls are attributed.
@@ -117,12 +119,12 @@ class SummaryWriter:
                 continue
             except UpstreamFailed as failure:
                 logger.warning("summary failed", extra={"team": self._team, "outcome": failure.label})
-                return Summary("", tuple(calls))
+                return ContextSummary("", tuple(calls))
             if not text:
                 break
-            return Summary(text, tuple(calls))
+            return ContextSummary(text, tuple(calls))
         logger.warning("summary failed", extra={"team": self._team, "outcome": "empty"})
-        return Summary("", tuple(calls))
+        return ContextSummary("", tuple(calls))
 
     def _piece_bytes(self) -> int:
         if self._window.tokens is None:

@@ -24,8 +24,8 @@ from proxy.members.adapters.common import (
     SAMPLING,
     TRANSFERRED,
     Attachment,
+    FrameworkCall,
     FrameworkMember,
-    OpenCall,
     answered_outside,
     arguments_of,
     attachments_of,
@@ -98,7 +98,7 @@ class AgentFrameworkMember(FrameworkMember):
         }
         targets = handoff_targets(context)
         of_client = [
-            OpenCall(i, name, arguments_of(text)) for i, name, text in calls.open if name not in targets
+            FrameworkCall(i, name, arguments_of(text)) for i, name, text in calls.open if name not in targets
         ]
         if requests or of_client:
             async with ExternalCalls(context) as outside:
@@ -139,7 +139,9 @@ async def _answers(
     if is_decided:
         context.resume()
         of_client = [
-            OpenCall(i, name, arguments_of(text)) for i, name, text in state["open"] if name not in targets
+            FrameworkCall(i, name, arguments_of(text))
+            for i, name, text in state["open"]
+            if name not in targets
         ]
         given = await outside.answers(list(map(_requested, requests)), of_client)
     results = {i: NOT_EXECUTED for i, _, _ in state["open"]}
@@ -176,9 +178,9 @@ class _Results(FunctionMiddleware):  # type: ignore[misc]
             context.result = result
 
 
-def _requested(request: Any) -> OpenCall:
+def _requested(request: Any) -> FrameworkCall:
     call = request.function_call
-    return OpenCall(call.call_id, call.name or "tool", call.parse_arguments() or {})
+    return FrameworkCall(call.call_id, call.name or "tool", call.parse_arguments() or {})
 
 
 def _tool(spec: Any) -> Any:

@@ -15,7 +15,7 @@ from autogen_core import CancellationToken, SingleThreadedAgentRuntime
 from autogen_core.tools import TextResultContent, ToolResult, ToolSchema, Workbench
 from pydantic import BaseModel
 
-from proxy.members.adapters.common import NOT_EXECUTED, OpenCall, schema_of
+from proxy.members.adapters.common import NOT_EXECUTED, FrameworkCall, schema_of
 from proxy.members.port import MemberContext
 
 # --- tools of the client ---------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ class ClientCalls:
 
     def __init__(self, context: MemberContext, stored: Iterable[Sequence[Any]]) -> None:
         self._tools = {tool.name: tool for tool in context.tools}
-        self.open = [OpenCall(*one) for one in stored]
+        self.open = [FrameworkCall(*one) for one in stored]
         self.results: Mapping[str, str | None] = {}
 
     @property
@@ -106,7 +106,7 @@ class ClientTools(Workbench):
             return ToolResult(
                 name=name, result=[TextResultContent(content=f"Tool {name} not found.")], is_error=True
             )
-        running.open.append(OpenCall(call_id or name, name, dict(arguments or {})))
+        running.open.append(FrameworkCall(call_id or name, name, dict(arguments or {})))
         return ToolResult(name=name, result=[TextResultContent(content=NOT_EXECUTED)])
 
     async def start(self) -> None:

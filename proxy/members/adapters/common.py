@@ -256,7 +256,7 @@ def _media_type(url: str, otherwise: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenCall:
+class FrameworkCall:
     """A call that the framework made, and that somebody else answers."""
 
     call_id: str
@@ -264,14 +264,14 @@ class OpenCall:
     arguments: Mapping[str, Any]
 
 
-def answered_outside(context: MemberContext) -> list[tuple[OpenCall, str]]:
+def answered_outside(context: MemberContext) -> list[tuple[FrameworkCall, str]]:
     """Return the calls of client tools with results of a member without a state, as the client sent them.
 
     A conversation that is not stored has no state of the member: the calls are known from the request only.
     """
     if context.state is not None:
         return []
-    calls: dict[str, OpenCall] = {}
+    calls: dict[str, FrameworkCall] = {}
     found = []
     for item in context.later_items:
         message = item.message
@@ -279,7 +279,7 @@ def answered_outside(context: MemberContext) -> list[tuple[OpenCall, str]]:
             for call in message.tool_calls or ():
                 if isinstance(call, ToolCall):
                     arguments = arguments_of(call.function.arguments)
-                    calls[call.id] = OpenCall(call.id, call.function.name, arguments)
+                    calls[call.id] = FrameworkCall(call.id, call.function.name, arguments)
         elif isinstance(message, ToolMessage) and item.visible and message.tool_call_id in calls:
             found.append((calls.pop(message.tool_call_id), text_of(message)))
     if found:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from proxy.errors import ToolError
-from proxy.members.adapters.common import NOT_EXECUTED, OpenCall
+from proxy.members.adapters.common import NOT_EXECUTED, FrameworkCall
 from proxy.members.port import MemberContext, MemberEvent, ToolBegan, ToolEnded
 
 UNREPORTED = "executed"
@@ -44,7 +44,9 @@ class ExternalCalls:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def answers(self, own: Iterable[OpenCall], of_client: Iterable[OpenCall]) -> dict[str, str | None]:
+    async def answers(
+        self, own: Iterable[FrameworkCall], of_client: Iterable[FrameworkCall]
+    ) -> dict[str, str | None]:
         """Return the results by call id; None for an own call that the framework is to execute now.
 
         The turn ends here if a call is not answered yet, so the state has to be set before.
@@ -70,14 +72,14 @@ class ExternalCalls:
             return True
         return False
 
-    async def _result(self, call: OpenCall) -> str:
+    async def _result(self, call: FrameworkCall) -> str:
         try:
             return await self._context.call_tool(call.name, call.arguments)
         except ToolError:
             # The request does not have the tool any more.
             return NOT_EXECUTED
 
-    async def _decision(self, call: OpenCall) -> str | None:
+    async def _decision(self, call: FrameworkCall) -> str | None:
         ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         begun = asyncio.Event()
 

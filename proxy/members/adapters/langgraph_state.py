@@ -11,7 +11,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from proxy.members.adapters.common import OpenCall, json_text
+from proxy.members.adapters.common import FrameworkCall, json_text
 from proxy.members.port import MemberContext
 
 # --- checkpoints -----------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def _loaded(graph: Any, dumped: list[str]) -> Any:
 # --- interrupts ------------------------------------------------------------------------------------------------
 
 
-def identified(requests: Sequence[Request], open_calls: Sequence[Any]) -> list[OpenCall]:
+def identified(requests: Sequence[Request], open_calls: Sequence[Any]) -> list[FrameworkCall]:
     """Return the requests with the ids of their calls, which requests for several calls do not have."""
     left = list(open_calls)
     found = []
@@ -155,7 +155,7 @@ def identified(requests: Sequence[Request], open_calls: Sequence[Any]) -> list[O
         for call in matching[:1]:
             left.remove(call)
         call_id = matching[0]["id"] if matching else request.call_id or f"request {number}"
-        found.append(OpenCall(call_id, request.name, request.arguments))
+        found.append(FrameworkCall(call_id, request.name, request.arguments))
     return found
 
 

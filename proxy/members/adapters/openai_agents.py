@@ -16,8 +16,8 @@ from proxy.members.adapters.common import (
     NOT_EXECUTED,
     SAMPLING,
     TRANSFERRED,
+    FrameworkCall,
     FrameworkMember,
-    OpenCall,
     arguments_of,
     hand_over_to,
     handoff_targets,
@@ -187,9 +187,11 @@ def _stored_run(context: MemberContext) -> Any:
 
 def _sorted(
     interruptions: list[Any], outside: Collection[str], handoffs: Collection[str]
-) -> tuple[list[OpenCall], list[OpenCall], list[OpenCall]]:
+) -> tuple[list[FrameworkCall], list[FrameworkCall], list[FrameworkCall]]:
     """Return the calls of the agent's own tools, of tools of the client, and of handoffs of the team."""
-    calls = [OpenCall(_id_of(one), one.name or "tool", arguments_of(one.arguments)) for one in interruptions]
+    calls = [
+        FrameworkCall(_id_of(one), one.name or "tool", arguments_of(one.arguments)) for one in interruptions
+    ]
     return (
         [call for call in calls if call.name not in outside],
         [call for call in calls if call.name in outside and call.name not in handoffs],

@@ -42,8 +42,8 @@ from proxy.members.adapters.common import (
     SAMPLING,
     TRANSFERRED,
     Attachment,
+    FrameworkCall,
     FrameworkMember,
-    OpenCall,
     answered_outside,
     attachments_of,
     hand_over_to,
@@ -195,8 +195,8 @@ def _attachment(one: Attachment) -> Any:
     return BinaryContent(content, media_type=one.media_type) if content is not None else one.note
 
 
-def _call(part: ToolCallPart) -> OpenCall:
-    return OpenCall(part.tool_call_id, part.tool_name, part.args_as_dict())
+def _call(part: ToolCallPart) -> FrameworkCall:
+    return FrameworkCall(part.tool_call_id, part.tool_name, part.args_as_dict())
 
 
 def _open_calls(history: list[ModelMessage]) -> list[ToolCallPart]:

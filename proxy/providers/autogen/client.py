@@ -50,7 +50,7 @@ from proxy.providers.autogen.messages import (
 )
 from proxy.providers.autogen.result import ResultSource, rest_of
 from proxy.providers.capabilities import Abilities
-from proxy.providers.model import CallPiece, ModelDelta, ModelRequest
+from proxy.providers.model import ModelDelta, ModelRequest, ToolCallPiece
 from proxy.providers.think_tags import ThinkTagSplitter
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import ComponentModel
@@ -268,7 +268,7 @@ class _Answer:
     def _take(self, deltas: Sequence[ModelDelta]) -> None:
         for delta in deltas:
             self._size += (
-                len(delta.arguments) if isinstance(delta, CallPiece) else len(getattr(delta, "text", ""))
+                len(delta.arguments) if isinstance(delta, ToolCallPiece) else len(getattr(delta, "text", ""))
             )
         if self._size > self._limits.answer_bytes:
             raise UpstreamResponseTooLarge("too_much")

@@ -11,7 +11,7 @@ from autogen_core.models import CreateResult
 from proxy.errors import UpstreamIncomplete, UpstreamProtocolError
 from proxy.events import ReasoningDelta, TextDelta
 from proxy.messages import FinishReason, Usage
-from proxy.providers.model import CallPiece, Finished, ModelDelta
+from proxy.providers.model import Finished, ModelDelta, ToolCallPiece
 from proxy.providers.openai.chat_usage import clean_usage
 from proxy.providers.sanitize import clean
 
@@ -62,7 +62,7 @@ def rest_of(result: CreateResult, *, has_said: bool, source: ResultSource = "oth
             raise UpstreamProtocolError("protocol")
         if _is_cut(call, result.finish_reason):
             raise UpstreamIncomplete("incomplete", is_retryable=True)
-        deltas.append(CallPiece(index, clean(call.arguments), call.name, call.id or None))
+        deltas.append(ToolCallPiece(index, clean(call.arguments), call.name, call.id or None))
     return [*deltas, Finished(_reason(reason, has_calls=bool(calls)), usage)]
 
 

@@ -22,7 +22,7 @@ from proxy.providers.capabilities import Abilities
 from proxy.providers.demo.context import SIDE, SIDE_AGENTS, Situation, situation_of
 from proxy.providers.demo.script import ANY, AgentScript, Reply, Script, bundled_scripts
 from proxy.providers.demo.structured_answer import structured_answer
-from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest
+from proxy.providers.model import Finished, ModelDelta, ModelRequest, ToolCallPiece
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ NOTICE = (
 _WORD = re.compile(r"\s*\S+|\s+$")
 
 
-class DemoModel:
+class DemoClient:
     """The model ``demo``. ``word_delay`` is the pause between two words, in seconds."""
 
     name = "demo"
@@ -77,12 +77,12 @@ class DemoModel:
             yield (TextDelta(word),)
         for index, (name, arguments) in enumerate(calls):
             await asyncio.sleep(self._word_delay)
-            yield (CallPiece(index, name=name, call_id=f"call_{secrets.token_hex(12)}"),)
+            yield (ToolCallPiece(index, name=name, call_id=f"call_{secrets.token_hex(12)}"),)
             encoded = json.dumps(arguments, ensure_ascii=False)
             completion += 1 + _words(encoded)
             for piece in _WORD.findall(encoded):
                 await asyncio.sleep(self._word_delay)
-                yield (CallPiece(index, piece),)
+                yield (ToolCallPiece(index, piece),)
         usage = Usage(prompt=_prompt_words(request), completion=completion)
         yield (Finished(reason or ("tool_calls" if calls else "stop"), usage),)
 

@@ -43,14 +43,14 @@ class _Closed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Call(_Closed):
+class ScriptedCall(_Closed):
     """A call of a tool. Texts among the arguments are filled in, then given the type that the tool asks for."""
 
     name: FunctionName
     arguments: dict[str, str | int | float | bool] = {}
 
 
-class Rule(_Closed):
+class ScriptedRule(_Closed):
     """A condition, and the text and calls that follow if it holds. Patterns are searched for, in any case.
 
     Without ``after`` a rule holds only when the agent has not just been given a tool's result. A rule whose calls
@@ -72,10 +72,10 @@ class Rule(_Closed):
     also: bool = False
     """Rules with ``also`` that hold are taken together, up to the next rule without it."""
     say: str = ""
-    call: tuple[Call, ...] = ()
+    call: tuple[ScriptedCall, ...] = ()
 
     @model_validator(mode="after")
-    def _is_complete(self) -> Rule:
+    def _is_complete(self) -> ScriptedRule:
         if not self.say.strip() and not self.call:
             raise ValueError("a rule has to say or to call something")
         known = {"agent", "team", "words"}
@@ -119,7 +119,7 @@ class AgentScript(_Closed):
     ``otherwise`` is the text if none holds.
     """
 
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[ScriptedRule, ...] = ()
     otherwise: Annotated[str, Field(min_length=1)]
 
     def reply(self, situation: Situation) -> Reply:
@@ -231,7 +231,7 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
 
 
 def _arguments(
-    call: Call, values: Mapping[str, str], offered: Mapping[str, FunctionTool]
+    call: ScriptedCall, values: Mapping[str, str], offered: Mapping[str, FunctionTool]
 ) -> dict[str, object]:
     properties = (offered[call.name].parameters or {}).get("properties", {})
     return {

@@ -21,7 +21,7 @@ from proxy.messages import Usage
 from proxy.providers.http.body_start import first_bytes, is_json
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import TRANSPORT_ERRORS
-from proxy.providers.model import CallPiece, Finished, ModelDelta, ModelRequest, Take
+from proxy.providers.model import Finished, ModelDelta, ModelRequest, Take, ToolCallPiece
 from proxy.providers.openai.forwarding import Forwarding
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
@@ -49,7 +49,7 @@ Describe = Callable[[UpstreamFailed, ModelRequest], None]
 """Adds the provider, and what it reported, to the facts of a failure."""
 
 
-class Answer:
+class ProviderAnswer:
     """One call: sends the request when its block is entered, and releases the connection when it is left."""
 
     def __init__(
@@ -165,7 +165,7 @@ class Answer:
             deltas += await self._batch()
         finished = deltas[-1]
         assert isinstance(finished, Finished)
-        if finished.reason != "stop" or any(isinstance(delta, CallPiece) for delta in deltas):
+        if finished.reason != "stop" or any(isinstance(delta, ToolCallPiece) for delta in deltas):
             return deltas
         await self._leave(is_good=True)
         try:

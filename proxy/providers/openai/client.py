@@ -22,7 +22,7 @@ from proxy.providers.model import ModelDelta, ModelRequest
 from proxy.providers.openai.adaptation import Adaptation, Omission, Reshaping
 from proxy.providers.openai.adaptation_rules import adaptations_to, fields_of
 from proxy.providers.openai.adapted_body import caller_names, without_effect
-from proxy.providers.openai.answer import Accepted, Answer
+from proxy.providers.openai.answer import Accepted, ProviderAnswer
 from proxy.providers.openai.error_report import identifiers, report
 from proxy.providers.openai.errors import refusal
 from proxy.providers.openai.learned_adaptations import CallAdaptations, LearnedAdaptations
@@ -103,7 +103,7 @@ class OpenAIWireModel:
         self, request: ModelRequest
     ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[ModelDelta]]]:
         """Send the request, and read the answer in batches inside the block."""
-        return Answer(
+        return ProviderAnswer(
             self._send,
             request,
             self._limits,

@@ -66,7 +66,7 @@ _decode_usage = msgspec.json.Decoder(_Usage).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
-class Forwarding:
+class PassthroughClient:
     """A model at its provider, for requests that are forwarded unchanged."""
 
     def __init__(
@@ -104,7 +104,7 @@ class Forwarding:
 class Forwarded:
     """An answer on its way. A stream is read in pieces that end where an event ends, any other answer whole."""
 
-    def __init__(self, model: Forwarding, body: bytes, *, is_stream: bool) -> None:
+    def __init__(self, model: PassthroughClient, body: bytes, *, is_stream: bool) -> None:
         self.status = 200
         self.headers: list[tuple[bytes, bytes]] = []
         """Those that concern the caller."""

@@ -56,7 +56,7 @@ _BAD_VALUE = re.compile(r"unsupported value|(?:value|type) is (?:unavailable|not
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FieldPath:
     """A field that an error names, as a dotted path: ``temperature``, ``messages.0.role``."""
 
     path: str
@@ -79,7 +79,7 @@ class Rejection:
     code: str = ""
     param: str = ""
     words: str = ""
-    places: tuple[Place, ...] = ()
+    places: tuple[FieldPath, ...] = ()
     verdict: Verdict = "invalid"
 
     def named(self, fields: Collection[str]) -> dict[str, Verdict]:
@@ -117,7 +117,7 @@ def rejection_of(status: int, body: bytes | object) -> Rejection:
         param = ""
     verdict = _verdict(code, words)
     if param:
-        places: tuple[Place, ...] = (Place(_dotted(param), verdict),)
+        places: tuple[FieldPath, ...] = (FieldPath(_dotted(param), verdict),)
     else:
         places = tuple(_details(error))
         param = places[0].path if places else ""
@@ -198,7 +198,7 @@ def _cut_error(body: bytes) -> dict[str, Any]:
     return {}
 
 
-def _details(error: Mapping[str, Any]) -> Iterator[Place]:
+def _details(error: Mapping[str, Any]) -> Iterator[FieldPath]:
     """Yield the path of each validation error, without its first member ``body``."""
     details = error.get("detail")
     # LM Studio reports the issues of zod, whose paths are ``path``; the first of them is ``error``.
@@ -208,7 +208,7 @@ def _details(error: Mapping[str, Any]) -> Iterator[Place]:
         if isinstance(loc, list) and loc:
             path = ".".join(str(part) for part in loc[loc[0] == "body" :])
             code = _text(detail.get("type") or detail.get("code"))
-            yield Place(path, _verdict(code, _text(detail.get("msg") or detail.get("message"))))
+            yield FieldPath(path, _verdict(code, _text(detail.get("msg") or detail.get("message"))))
 
 
 def _verdict(code: str, words: str) -> Verdict:

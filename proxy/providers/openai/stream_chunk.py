@@ -37,7 +37,7 @@ class CallDelta(Struct, gc=False):
     """The same behind a gateway of LiteLLM."""
 
 
-class Delta(Struct, gc=False):
+class ChunkDelta(Struct, gc=False):
     """A delta, or a whole message."""
 
     content: Any = None
@@ -53,11 +53,11 @@ class Delta(Struct, gc=False):
     """The only call in the deprecated form, without index and id (old OpenAI-compatible servers)."""
 
 
-class Choice(Struct, gc=False):
+class ChunkChoice(Struct, gc=False):
     """A choice of a chunk, or of a whole completion."""
 
-    delta: Delta | None = None
-    message: Delta | None = None
+    delta: ChunkDelta | None = None
+    message: ChunkDelta | None = None
     finish_reason: Any = None
     logprobs: Any = None
     index: Any = 0
@@ -68,7 +68,7 @@ class Choice(Struct, gc=False):
 class Chunk(Struct, gc=False):
     """A chunk, or a whole completion."""
 
-    choices: list[Choice] | None = None
+    choices: list[ChunkChoice] | None = None
     usage: Any = None
     error: Any = None
     x_groq: Any = None

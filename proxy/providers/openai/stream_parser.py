@@ -21,9 +21,9 @@ from proxy.providers.openai.repeated_frame import RepeatedFrame, has_only_text
 from proxy.providers.openai.stream_chunk import (
     STATE_MEMBERS,
     CallDelta,
-    Choice,
     Chunk,
-    Delta,
+    ChunkChoice,
+    ChunkDelta,
     decode,
     decoded,
     legacy_call,
@@ -236,7 +236,7 @@ class AnswerReader:
         if usage and self.has_said and self._reason is None and (cleaned := clean_usage(usage)) is not None:
             deltas.append(UsagePiece(cleaned))
 
-    def _choice(self, choice: Choice, deltas: list[ModelDelta]) -> None:
+    def _choice(self, choice: ChunkChoice, deltas: list[ModelDelta]) -> None:
         if choice.error:
             raise error_event(choice.error)
         is_first = not self._has_choice
@@ -275,7 +275,7 @@ class AnswerReader:
         self._has_first_reason = has_content and size == 0 and not self._calls.has_calls
 
     def _delta(
-        self, delta: Delta, logprobs: Any, deltas: list[ModelDelta], unknown: CallMembers = ()
+        self, delta: ChunkDelta, logprobs: Any, deltas: list[ModelDelta], unknown: CallMembers = ()
     ) -> None:
         if (
             delta.reasoning_content
@@ -321,7 +321,7 @@ class AnswerReader:
         else:
             content.add(text, logprobs, deltas)
 
-    def _add_reasoning(self, delta: Delta, deltas: list[ModelDelta]) -> None:
+    def _add_reasoning(self, delta: ChunkDelta, deltas: list[ModelDelta]) -> None:
         reasoning = delta.reasoning_content or delta.reasoning
         text = ""
         if reasoning and isinstance(reasoning, str):
@@ -350,12 +350,12 @@ class AnswerReader:
         if text:
             deltas.append(ReasoningDelta(text))
 
-    def _message(self, message: Delta, logprobs: Any, deltas: list[ModelDelta]) -> None:
+    def _message(self, message: ChunkDelta, logprobs: Any, deltas: list[ModelDelta]) -> None:
         """Read a whole message: all of the answer, or all of it so far.
 
         Only what the deltas did not bring is new. Its calls wait for the end, so that none is taken twice.
         """
-        rest = Delta(
+        rest = ChunkDelta(
             content=self._content.beyond(message.content),
             reasoning_content=message.reasoning_content and self._reasoning.beyond(message.reasoning_content),
             reasoning=None if message.reasoning_content else self._reasoning.beyond(message.reasoning),
@@ -428,7 +428,7 @@ class AnswerReader:
             self._calls_of(self._message_calls, deltas, self._unknown_of_calls)
 
 
-def _is_piece(delta: Delta) -> bool:
+def _is_piece(delta: ChunkDelta) -> bool:
     """Whether the delta has a piece of text, of reasoning, or of the arguments of a call that began before."""
     if delta.content or delta.reasoning_content or delta.reasoning:
         return True

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from proxy.errors import UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
-from proxy.providers.model import CallPiece
+from proxy.providers.model import ToolCallPiece
 from proxy.providers.openai.json_nesting import JsonNesting
 from proxy.providers.openai.provider_state import SIGNED_ID
 from proxy.providers.openai.stream_chunk import CallDelta, FunctionDelta
@@ -112,7 +112,7 @@ class CallAssembler:
         states = [joined(call.unknown) | call.provider_state for call in self._calls]
         return states if any(states) else []
 
-    def add(self, delta: CallDelta, unknown: Mapping[str, Any] = {}) -> list[CallPiece]:
+    def add(self, delta: CallDelta, unknown: Mapping[str, Any] = {}) -> list[ToolCallPiece]:
         """Return the pieces that are certain now; ``unknown`` are members of the delta that the API does not have.
 
         Raises:
@@ -155,7 +155,7 @@ class CallAssembler:
             return False
         return _is_same_json("".join(earlier.arguments), arguments)
 
-    def _further_arguments(self, delta: CallDelta) -> list[CallPiece] | None:
+    def _further_arguments(self, delta: CallDelta) -> list[ToolCallPiece] | None:
         """Return a piece of the arguments of the front call, as nearly every delta is; None if it is something else."""
         call = self._by_index.get(delta.index) if type(delta.index) is int else None
         function = delta.function
@@ -178,10 +178,10 @@ class CallAssembler:
         call.nesting.add(arguments)
         if call.nesting.is_closed and self._front + 1 < len(self._calls):
             self._front += 1
-            return [CallPiece(call.position, arguments), *self._released()]
-        return [CallPiece(call.position, arguments)]
+            return [ToolCallPiece(call.position, arguments), *self._released()]
+        return [ToolCallPiece(call.position, arguments)]
 
-    def _released(self) -> list[CallPiece]:
+    def _released(self) -> list[ToolCallPiece]:
         """Return what is new of the front call, and of those behind it if it is closed."""
         pieces = self._advance()
         while self._front + 1 < len(self._calls) and self._calls[self._front].is_closed:
@@ -189,7 +189,7 @@ class CallAssembler:
             pieces += self._advance()
         return pieces
 
-    def finish(self, ending: Ending) -> list[CallPiece]:
+    def finish(self, ending: Ending) -> list[ToolCallPiece]:
         """Return what was held back; no more pieces come.
 
         Raises:
@@ -198,7 +198,7 @@ class CallAssembler:
         """
         if ending != "whole" and any(_is_cut(call, ending) for call in self._calls):
             raise UpstreamIncomplete("incomplete", is_retryable=ending == "unknown")
-        pieces: list[CallPiece] = []
+        pieces: list[ToolCallPiece] = []
         for call in self._calls[self._front :]:
             self._front = call.position
             pieces += self._advance(is_end=True)
@@ -206,7 +206,7 @@ class CallAssembler:
                 raise UpstreamProtocolError("protocol")
         return pieces
 
-    def _advance(self, *, is_end: bool = False) -> list[CallPiece]:
+    def _advance(self, *, is_end: bool = False) -> list[ToolCallPiece]:
         """Return what is new of the front call. Before the end, a name waits for arguments: it may be in pieces."""
         call = self._calls[self._front]
         if not call.name or (not call.held and (call.is_begun or not is_end)):
@@ -218,9 +218,9 @@ class CallAssembler:
             arguments = "{}"
         call.held.clear()
         if call.is_begun:
-            return [CallPiece(self._front, arguments)]
+            return [ToolCallPiece(self._front, arguments)]
         call.is_begun = True
-        return [CallPiece(self._front, arguments, call.name, call.call_id)]
+        return [ToolCallPiece(self._front, arguments, call.name, call.call_id)]
 
     def _call_of(self, delta: CallDelta, name: str, arguments: str) -> _Call | None:
         call_id = clean(delta.id) if isinstance(delta.id, str) and delta.id else None

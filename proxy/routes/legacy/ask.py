@@ -36,7 +36,7 @@ from proxy.routes.legacy.requests import (
 )
 from proxy.routes.request_body import headers_of
 from proxy.routes.request_headers import wants_event_ids
-from proxy.routes.streaming import Connection, StreamTimeouts, stream
+from proxy.routes.streaming import ClientConnection, StreamTimeouts, stream
 from proxy.service.turns import TurnHandle
 from proxy.turns.live import LiveTurn
 from proxy.wire.legacy.ask import (
@@ -72,7 +72,7 @@ SCRIPTED: Sequence[Event] = (
 async def ask_stream(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a question without a conversation; with ``Last-Event-ID``, resume the stream of an earlier one."""
     services, caller, body = await read_request(scope, receive)
-    connection = Connection(scope, receive, send)
+    connection = ClientConnection(scope, receive, send)
     seen = headers_of(scope).get("last-event-id", "").strip()
     if seen:
         turn_id, number = last_event(seen)
@@ -99,10 +99,12 @@ async def resumed_stream(scope: Scope, receive: Receive, send: Send) -> None:
         last_event_id=headers.get("last-event-id", "").strip(),
         starting_after=QueryParams(scope["query_string"]).get("starting_after", "").strip(),
     )
-    await _resume(services, caller, turn_id, number, Connection(scope, receive, send))
+    await _resume(services, caller, turn_id, number, ClientConnection(scope, receive, send))
 
 
-async def _resume(services: Services, caller: str, turn_id: str, after: int, connection: Connection) -> None:
+async def _resume(
+    services: Services, caller: str, turn_id: str, after: int, connection: ClientConnection
+) -> None:
     end_user = end_user_of(services, headers_of(connection.scope))
     opened = await services.turns.attach(caller, turn_id, end_user=end_user)
     options = decode_question_options(turn_id, opened.stored_options or b"{}")
@@ -114,7 +116,7 @@ async def _write(
     opened: TurnHandle,
     options: QuestionOptions,
     after: int,
-    connection: Connection,
+    connection: ClientConnection,
     *,
     is_resumed: bool = False,
 ) -> None:
@@ -145,7 +147,7 @@ async def scripted_stream(scope: Scope, receive: Receive, send: Send) -> None:
     encoder = QuestionEncoder("test", SCRIPTED_QUESTION, agents=SCRIPTED_STEPS)
     playing = asyncio.create_task(_play(live), name="scripted turn")
     try:
-        connection = Connection(scope, receive, send)
+        connection = ClientConnection(scope, receive, send)
         await stream(live, encoder, [], connection, StreamTimeouts(), framing=EVENTS)
     finally:
         playing.cancel()

@@ -16,7 +16,7 @@ from proxy.routes.legacy.requests import (
     write_legacy_turn,
 )
 from proxy.routes.request_body import headers_of
-from proxy.routes.streaming import Connection, client_left
+from proxy.routes.streaming import ClientConnection, client_left
 from proxy.service.turns import TurnHandle
 from proxy.turns.request import TurnRequest
 from proxy.wire.legacy.chat import ChatBuilder, ChatEventEncoder
@@ -30,14 +30,14 @@ async def chat(scope: Scope, receive: Receive, send: Send) -> None:
     """Return the answer as one JSON object at the end of the turn."""
     services, opened, browser = await _open(scope, receive)
     builder = ChatBuilder(opened.conversation_id)
-    connection = Connection(scope, receive, browser.wrap(send))
+    connection = ClientConnection(scope, receive, browser.wrap(send))
     await write_legacy_turn(services, opened, connection, builder)
 
 
 async def chat_stream(scope: Scope, receive: Receive, send: Send) -> None:
     """Stream the events of the turn."""
     services, opened, browser = await _open(scope, receive)
-    connection = Connection(scope, receive, browser.wrap(send))
+    connection = ClientConnection(scope, receive, browser.wrap(send))
     encoder = ChatEventEncoder()
     await write_legacy_turn(services, opened, connection, encoder, framing=EVENTS)
 

@@ -17,7 +17,7 @@ from proxy.routes.legacy.requests import (
     write_legacy_turn,
 )
 from proxy.routes.request_body import read_body
-from proxy.routes.streaming import Connection, client_left
+from proxy.routes.streaming import ClientConnection, client_left
 from proxy.wire.legacy.ndjson import LineEncoder, TextBuilder
 from proxy.wire.legacy.requests import NEW_MESSAGE, SOURCES, conversation_id, kind_of, messages_of
 from proxy.wire.validation.body_decoder import read_object
@@ -72,7 +72,7 @@ async def _new_message(scope: Scope, receive: Receive, send: Send) -> None:
         scope, caller, services, team, single_user_message(given.message), body=body, conversation=named
     )
     opened = await services.turns.open(request, left=client_left(receive))
-    connection, encoder = Connection(scope, receive, send), LineEncoder(is_typed=is_typed)
+    connection, encoder = ClientConnection(scope, receive, send), LineEncoder(is_typed=is_typed)
     await write_legacy_turn(services, opened, connection, encoder, framing=LINES)
 
 
@@ -86,7 +86,7 @@ async def _sources(scope: Scope, receive: Receive, send: Send) -> None:
         turn_request(scope, caller, services, team, messages, body=body, is_addition=False),
         left=client_left(receive),
     )
-    connection = Connection(scope, receive, send)
+    connection = ClientConnection(scope, receive, send)
     encoder = TextBuilder() if given.stream is False else LineEncoder(is_typed=False)
     await write_legacy_turn(services, opened, connection, encoder, framing=LINES)
 

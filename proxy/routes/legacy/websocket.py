@@ -14,7 +14,7 @@ from proxy.routes.legacy.chat import chat_request
 from proxy.routes.middleware.rate_limit import admit as admit_turn
 from proxy.routes.model_suggestions import with_suggestions
 from proxy.routes.request_body import ClientDisconnected
-from proxy.routes.sockets import Channel, admit
+from proxy.routes.sockets import WebSocketChannel, admit
 from proxy.routes.streaming import Headers
 from proxy.wire.legacy.chat import ChatSocketEvents, refused, socket_message
 from proxy.wire.legacy.requests import CHAT, SOCKET
@@ -57,7 +57,7 @@ async def chat_socket(websocket: WebSocket) -> None:
 
 
 async def _answer_all(
-    websocket: WebSocket, channel: Channel, waiting: asyncio.Queue[bytes], browser: str
+    websocket: WebSocket, channel: WebSocketChannel, waiting: asyncio.Queue[bytes], browser: str
 ) -> None:
     while True:
         message = await waiting.get()
@@ -75,7 +75,7 @@ async def _answer_all(
             await _send_error(channel, InternalTurnError())
 
 
-async def _answer(websocket: WebSocket, channel: Channel, message: bytes, browser: str) -> None:
+async def _answer(websocket: WebSocket, channel: WebSocketChannel, message: bytes, browser: str) -> None:
     services, caller = channel.services, channel.caller
     # The key may have been revoked since the handshake.
     await channel.verify_key()
@@ -92,5 +92,5 @@ async def _answer(websocket: WebSocket, channel: Channel, message: bytes, browse
             opened.live.on_client_disconnect(can_return=channel.is_authorized)
 
 
-async def _send_error(channel: Channel, error: ProxyError) -> None:
+async def _send_error(channel: WebSocketChannel, error: ProxyError) -> None:
     await channel.send(socket_message(refused(error)))

@@ -13,14 +13,14 @@ from proxy.store.sql.finish_turn import Close, Endings, Finish
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Call:
+class OtherWrite:
     """A write other than beginning or finishing a turn. Without ``is_durable``, a power failure can lose it."""
 
     function: Callable[[Connection], Any]
     is_durable: bool = True
 
 
-Work = Begin | Finish | Close | Call
+Work = Begin | Finish | Close | OtherWrite
 
 
 class Lost(Exception):
@@ -56,7 +56,7 @@ class Writing:
                 self._endings.close(connection, work)
                 given[work] = None
         for work in group:
-            if isinstance(work, Call):
+            if isinstance(work, OtherWrite):
                 given[work] = work.function(connection)
         if begins := [work for work in group if isinstance(work, Begin)]:
             begun = self._beginnings.together(connection, begins)

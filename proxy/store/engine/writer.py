@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxy.approvals.repository import ApprovalsMoved
 from proxy.errors import ProxyError, StoreUnavailable
 from proxy.store.engine.errors import Unavailable, cause_of
-from proxy.store.engine.group_commit import Call, Lost, Work, Writing
+from proxy.store.engine.group_commit import Lost, OtherWrite, Work, Writing
 from proxy.store.sql.begin_turn import Begin
 from proxy.store.sql.finish_turn import Close, Finish
 from proxy.turns.repository import IdempotencyKeyTaken
@@ -246,4 +246,4 @@ class Writer:
 
 def _is_durable(work: Work) -> bool:
     # A begun turn does not survive a power failure, and no client has its response yet.
-    return work.is_durable if isinstance(work, Call) else not isinstance(work, Begin)
+    return work.is_durable if isinstance(work, OtherWrite) else not isinstance(work, Begin)

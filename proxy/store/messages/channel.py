@@ -30,7 +30,7 @@ Outgoing = tuple[str, bytes]
 """Recipient and message."""
 
 
-class Channel(ABC):
+class MessageChannel(ABC):
     """Implements ``WorkerMessages`` over a connection that a subclass opens."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
-from proxy.store.messages.channel import TO_ALL, Channel, Outgoing, run_both
+from proxy.store.messages.channel import TO_ALL, MessageChannel, Outgoing, run_both
 
 PART_CHARACTERS = 1900
 """A character has up to four bytes."""
@@ -23,7 +23,7 @@ PING_SECONDS = 10.0
 TIMEOUT = 5.0
 
 
-class PostgresMessages(Channel):
+class PostgresMessages(MessageChannel):
     """``WorkerMessages`` over PostgreSQL; ``url`` has the driver asyncpg."""
 
     def __init__(self, url: URL) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from proxy.errors import ConfigurationError
-from proxy.store.messages.channel import TO_ALL, Channel, run_both
+from proxy.store.messages.channel import TO_ALL, MessageChannel, run_both
 
 MAX_LENGTH = 10_000
 EXPIRE_SECONDS = 60
@@ -20,7 +20,7 @@ TIMEOUT = 2.0
 _PER_READ = 500
 
 
-class RedisMessages(Channel):
+class RedisMessages(MessageChannel):
     """``WorkerMessages`` over Redis."""
 
     def __init__(self, url: str, *, prefix: str = "handoff-proxy") -> None:

@@ -16,9 +16,9 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from proxy.store.engine.database import Database
-from proxy.store.engine.group_commit import Call
+from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
-from proxy.store.messages.channel import TO_ALL, Channel, Outgoing, run_both
+from proxy.store.messages.channel import TO_ALL, MessageChannel, Outgoing, run_both
 from proxy.store.sql.dialects import statements
 from proxy.store.sql.tables import worker_messages
 
@@ -67,7 +67,7 @@ class MessageQueries:
         connection.execute(self._delete_old, {"before": before})
 
 
-class TableMessages(Channel):
+class TableMessages(MessageChannel):
     """``WorkerMessages`` in a table of the database."""
 
     def __init__(
@@ -125,11 +125,13 @@ class TableMessages(Channel):
         self._expect_more()
         now = time.time()
         rows = [self._row(outgoing, now) for outgoing in group]
-        await self._writer.write(Call(lambda on: self._queries.add(on, rows), is_durable=False))
+        await self._writer.write(OtherWrite(lambda on: self._queries.add(on, rows), is_durable=False))
         if now >= self._next_deletion:
             self._next_deletion = now + RETAIN_SECONDS / 4
             old = now - RETAIN_SECONDS
-            await self._writer.write(Call(lambda on: self._queries.delete_old(on, old), is_durable=False))
+            await self._writer.write(
+                OtherWrite(lambda on: self._queries.delete_old(on, old), is_durable=False)
+            )
 
     def _expect_more(self) -> None:
         self._familiar_until = asyncio.get_running_loop().time() + FAMILIAR_SECONDS

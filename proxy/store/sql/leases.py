@@ -11,7 +11,7 @@ from proxy.store.sql.interruption import Interruption
 from proxy.store.sql.tables import turns
 
 
-class Leases:
+class LeaseStatements:
     """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:

@@ -47,7 +47,7 @@ from proxy.wire.chat.extension_objects import (
     StatusEvent,
     Summary,
 )
-from proxy.wire.turn_summary import ModelUsage, Progress, rounded_cost
+from proxy.wire.turn_summary import ModelUsage, StepProgress, rounded_cost
 
 MAX_LINE = 240
 """Maximum length of content of a model or tool in a line of ``reasoning_content``, in characters."""
@@ -80,7 +80,7 @@ class HandoffExtensionEncoder:
         self._tool_calls = 0
         self._uses: dict[tuple[str, str], ModelUsage] = {}
         self._joints = TextJoiner()
-        self._progress = Progress()
+        self._progress = StepProgress()
         self._mode = mode
         self._delegates: dict[str, HandoffExtensionEncoder] = {}
         """By the call that started the delegate."""
@@ -97,7 +97,7 @@ class HandoffExtensionEncoder:
                 return self._reasoning_delta(event.text)
             case Started():
                 self._set_agent(event.agent)
-                self._progress = Progress(event.steps)
+                self._progress = StepProgress(event.steps)
             case Handoff():
                 return self._handoff(event)
             case ToolStarted():

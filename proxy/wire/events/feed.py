@@ -52,7 +52,7 @@ from proxy.wire.chat.response_models import ErrorBody, encode, usage_body
 from proxy.wire.errors import error_response
 from proxy.wire.events import sse
 from proxy.wire.events.takeover import CLOSING_POSITION
-from proxy.wire.turn_summary import Progress, rounded_cost
+from proxy.wire.turn_summary import StepProgress, rounded_cost
 
 FrameType = Literal[
     "turn.started",
@@ -115,7 +115,7 @@ class Feed:
         self._agent = ""
         self._reported_agent = ""
         self._joints = TextJoiner()
-        self._progress = Progress()
+        self._progress = StepProgress()
         self._delegates: dict[str, Feed] = {}
         """By the call that started the delegate."""
         self._member_team: Feed | None = None
@@ -170,7 +170,7 @@ class Feed:
                 yield "refusal.delta", {"text": event.text}
             case Started():
                 self._agent = event.agent
-                self._progress = Progress(event.steps)
+                self._progress = StepProgress(event.steps)
                 yield "turn.started", self._progress_data()
             case ToolStarted():
                 yield "tool.started", _named(event, arguments=event.arguments)

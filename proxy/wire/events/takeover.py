@@ -18,7 +18,7 @@ CLOSING_POSITION = 1_000_000_000
 """Positions from here on are those of closing events without the events before them."""
 
 
-class Encoder(Protocol):
+class FrameEncoder(Protocol):
     """Encodes entries as frames."""
 
     def encode(self, entry: Entry) -> bytes:
@@ -40,7 +40,7 @@ def lost_from(position: int, seen: int) -> int | None:
 class ResumedEncoder:
     """Ends a resumed stream with an error if its reader has text that the turn does not have any more."""
 
-    def __init__(self, encoder: Encoder, *, after: sse.Position) -> None:
+    def __init__(self, encoder: FrameEncoder, *, after: sse.Position) -> None:
         self._encoder = encoder
         self._seen = after[0]
         self._is_over = False

@@ -44,7 +44,7 @@ from proxy.wire.chat.response_models import encode
 from proxy.wire.errors import failure_of
 from proxy.wire.events.sse import one_line
 from proxy.wire.legacy.chat import arguments_of
-from proxy.wire.turn_summary import Progress
+from proxy.wire.turn_summary import StepProgress
 
 _NUMBER = re.compile(r"\d{1,6}", re.ASCII)
 
@@ -98,7 +98,7 @@ class QuestionEncoder:
         self._after = after
         self._has_id_lines = has_id_lines
         self._number = 0
-        self._progress = Progress(agents)
+        self._progress = StepProgress(agents)
         self._agent = ""
         self._texts: list[str] = []
         self._final = ""
@@ -125,7 +125,7 @@ class QuestionEncoder:
         match event:
             case Started():
                 self._agent = event.agent
-                self._progress = Progress(event.steps or self._agents)
+                self._progress = StepProgress(event.steps or self._agents)
                 started = {"question": self._question, "progress": self._progress.percent}
                 yield "started", "The team has started to work on the question.", started
                 yield self._agent_thinking()

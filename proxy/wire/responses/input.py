@@ -54,7 +54,7 @@ class Reference(Struct, frozen=True):
     param: str
 
 
-class Reasoning(Struct, frozen=True):
+class EncryptedReasoning(Struct, frozen=True):
     """A reasoning item of a provider that the client sends back, with its encrypted content."""
 
     body: dict[str, Any]
@@ -66,7 +66,7 @@ class SummaryPiece(Struct, frozen=True):
     text: str
 
 
-ResolvedPiece = Message | ApprovalDecision | Reasoning | SummaryPiece
+ResolvedPiece = Message | ApprovalDecision | EncryptedReasoning | SummaryPiece
 InputPiece = ResolvedPiece | Reference
 """A parsed input item: a message with one content, a reference to one, or a decision."""
 
@@ -98,7 +98,7 @@ def _parse_item(item: dict[str, Any], at: str) -> InputPiece | None:
             result = convert(item, OutputInput, at)
             return ToolMessage(result.call_id, output_of(result, at))
         case "reasoning" if isinstance(item.get("encrypted_content"), str):
-            return Reasoning(item)
+            return EncryptedReasoning(item)
         case "item_reference":
             reference = convert(item, ItemReference, at).id
             # The approval request itself is stored in this server.
@@ -189,7 +189,7 @@ def joined(pieces: Iterable[ResolvedPiece]) -> JoinedInput:
         reasoning.clear()
 
     for piece in pieces:
-        if isinstance(piece, Reasoning):
+        if isinstance(piece, EncryptedReasoning):
             reasoning.append(piece.body)
             continue
         if isinstance(piece, AssistantMessage):

@@ -7,15 +7,15 @@ from typing import Any, TypeVar
 from proxy.wire.chat.response_models import encode
 from proxy.wire.responses.items import (
     Body,
+    ItemRefusalPart,
     ItemStatus,
+    ItemTextPart,
     MessageItem,
     OutputItem,
     ReasoningItem,
-    RefusalPart,
-    TextPart,
 )
 
-P = TypeVar("P", TextPart, RefusalPart)
+P = TypeVar("P", ItemTextPart, ItemRefusalPart)
 
 
 class EventSequence:
@@ -79,7 +79,7 @@ class MessageWriter:
 
     def add_text(self, text: str, logprobs: list[Body]) -> None:
         """Append a text delta."""
-        item, part = self._last_part(TextPart)
+        item, part = self._last_part(ItemTextPart)
         part.pieces.append(text)
         part.logprobs.extend(logprobs)
         place = len(item.parts) - 1
@@ -89,7 +89,7 @@ class MessageWriter:
 
     def add_refusal(self, text: str) -> None:
         """Append a refusal delta."""
-        item, part = self._last_part(RefusalPart)
+        item, part = self._last_part(ItemRefusalPart)
         part.pieces.append(text)
         self._steps.add_item_event(
             item, "response.refusal.delta", content_index=len(item.parts) - 1, delta=text
@@ -97,7 +97,7 @@ class MessageWriter:
 
     def ensure_text(self) -> None:
         """Add an empty text part if the message has none."""
-        self._last_part(TextPart)
+        self._last_part(ItemTextPart)
 
     def close(self, status: ItemStatus) -> None:
         """Finish the current message, if there is one."""
@@ -120,7 +120,7 @@ class MessageWriter:
             self._steps.add_item_event(
                 item, "response.content_part.added", content_index=index, part=part.body()
             )
-            if kind is TextPart:
+            if kind is ItemTextPart:
                 place = {"item_id": item.id, "output_index": item.index, "content_index": index}
                 self.text_place = encode(place)[1:-1]
         return item, part
@@ -131,7 +131,7 @@ class MessageWriter:
             return
         index, part = len(item.parts) - 1, item.parts[-1]
         body = part.body()
-        if isinstance(part, TextPart):
+        if isinstance(part, ItemTextPart):
             said = {"text": body["text"], "logprobs": body["logprobs"]}
             self._steps.add_item_event(item, "response.output_text.done", content_index=index, **said)
         else:

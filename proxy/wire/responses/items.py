@@ -18,7 +18,7 @@ ItemStatus = Literal["in_progress", "completed", "incomplete"]
 SERVER_LABEL = "handoff-proxy"
 
 
-class TextPart:
+class ItemTextPart:
     """A text part of a message."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class TextPart:
         }
 
 
-class RefusalPart:
+class ItemRefusalPart:
     """A refusal part of a message."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class MessageItem:
     def __init__(self, turn_id: str, index: int) -> None:
         self.id = item_id("msg", turn_id, index)
         self.index = index
-        self.parts: list[TextPart | RefusalPart] = []
+        self.parts: list[ItemTextPart | ItemRefusalPart] = []
         self.status: ItemStatus = "in_progress"
 
     def body(self) -> Body:

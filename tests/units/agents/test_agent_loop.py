@@ -30,7 +30,7 @@ from proxy.messages import (
     ToolMessage,
     UserMessage,
 )
-from proxy.providers.model import CallPiece, Finished
+from proxy.providers.model import Finished, ToolCallPiece
 from proxy.request_errors import ToolNameTaken
 from proxy.teamfiles.definitions import Limits
 from proxy.turns.contract import TeamOutcome
@@ -192,8 +192,8 @@ async def test_a_reply_cut_at_the_length_limit_runs_nothing() -> None:
     shelf = FixedTool("shelf")
     cut: Reply = [
         TextDelta("Let me"),
-        CallPiece(0, name="shelf"),
-        CallPiece(0, arguments='{"r'),
+        ToolCallPiece(0, name="shelf"),
+        ToolCallPiece(0, arguments='{"r'),
         Finished("length"),
     ]
     team = await team_of(agent("triage", ScriptedModel(cut), tools=[shelf]))

@@ -28,7 +28,7 @@ from proxy.messages import (
     UserMessage,
 )
 from proxy.providers.capabilities import Abilities
-from proxy.providers.model import CallPiece, Finished, ModelDelta
+from proxy.providers.model import Finished, ModelDelta, ToolCallPiece
 from proxy.teamfiles.definitions import Limits
 from proxy.turns.structured_output import compile_response_format
 from tests.fakes.models import USAGE, Reply, ScriptedModel, calls, says
@@ -60,7 +60,7 @@ def call_deltas(
     deltas: list[ModelDelta] = [TextDelta(text)] if text else []
     return [
         *deltas,
-        CallPiece(0, name="shelf", call_id="1", arguments="{}"),
+        ToolCallPiece(0, name="shelf", call_id="1", arguments="{}"),
         Finished(reason, USAGE, state=provider_state),
     ]
 

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.messages import UserMessage
 from proxy.routes.queued_stream import QueuedStream
-from proxy.routes.streaming import SSE, Connection
+from proxy.routes.streaming import SSE, ClientConnection
 from proxy.service.turns import TurnHandle, TurnService
 from proxy.turns.request import TurnRequest
 from proxy.wire.chat.completion import AnswerOptions
@@ -55,7 +55,9 @@ async def test_response_starts_once_if_the_turn_begins_during_a_keep_alive_comme
     client, turns = Client(), QueuedTurns()
     if is_read:
         client.reads.set()
-    queued = QueuedStream(Connection({"type": "http"}, client.receive, client.send), SSE, keep_alive=0.001)
+    queued = QueuedStream(
+        ClientConnection({"type": "http"}, client.receive, client.send), SSE, keep_alive=0.001
+    )
 
     def encoder() -> ChunkEncoder:
         return ChunkEncoder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy.events import Completed, Started, TextDelta
 from proxy.messages import Usage
-from proxy.routes.streaming import BODY_WRITER, Connection, StreamTimeouts, stream
+from proxy.routes.streaming import BODY_WRITER, ClientConnection, StreamTimeouts, stream
 from proxy.turns.live import LiveTurn
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.chat.stream import ChunkEncoder
@@ -32,7 +32,7 @@ async def test_a_client_that_leaves_while_it_is_sent_something_is_noticed_at_onc
                 await asyncio.sleep(0)
 
     encoder = ChunkEncoder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
-    connection = Connection({"type": "http"}, receive, send)
+    connection = ClientConnection({"type": "http"}, receive, send)
     async with asyncio.timeout(5):
         took_all = await stream(live, encoder, [], connection, StreamTimeouts(keep_alive=60))
 
@@ -65,7 +65,7 @@ async def test_batches_are_written_directly_while_the_client_reads_fast_enough()
             sent.put_nowait(message["body"])
 
     encoder = ChunkEncoder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
-    connection = Connection({"type": "http", "extensions": {BODY_WRITER: writer}}, receive, send)
+    connection = ClientConnection({"type": "http", "extensions": {BODY_WRITER: writer}}, receive, send)
     streaming = asyncio.create_task(stream(live, encoder, [], connection, StreamTimeouts(keep_alive=60)))
     async with asyncio.timeout(5):
         assert b"Hello" in await sent.get()

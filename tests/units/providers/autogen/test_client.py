@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 from autogen_core import FunctionCall, Image
-from autogen_core.models import (
-    AssistantMessage as LlmAssistant,
-)
+from autogen_core.models import AssistantMessage as LlmAssistant
 from autogen_core.models import (
     CreateResult,
     FunctionExecutionResult,
@@ -22,12 +20,8 @@ from autogen_core.models import (
     ModelInfo,
     RequestUsage,
 )
-from autogen_core.models import (
-    SystemMessage as LlmSystem,
-)
-from autogen_core.models import (
-    UserMessage as LlmUser,
-)
+from autogen_core.models import SystemMessage as LlmSystem
+from autogen_core.models import UserMessage as LlmUser
 from PIL import Image as PilImage
 
 from proxy.errors import (
@@ -62,7 +56,7 @@ from proxy.messages import FunctionCall as WireCall
 from proxy.providers.autogen.client import ComponentChatModel
 from proxy.providers.autogen.failures import failure_of
 from proxy.providers.autogen.messages import create_args, llm_messages
-from proxy.providers.model import CallPiece, Finished, ModelRequest
+from proxy.providers.model import Finished, ModelRequest, ToolCallPiece
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import ComponentModel
 from tests.fakes.autogen_client import SEES, ScriptedClient, Step
@@ -308,8 +302,8 @@ async def test_calls_come_with_the_result() -> None:
 
     assert answer.deltas == [
         TextDelta("Hm. "),
-        CallPiece(0, '{"q":1}', "look_up", "c1"),
-        CallPiece(1, "", "refund", "c1"),
+        ToolCallPiece(0, '{"q":1}', "look_up", "c1"),
+        ToolCallPiece(1, "", "refund", "c1"),
         Finished("tool_calls", None),
     ]
 

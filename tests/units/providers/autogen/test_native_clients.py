@@ -22,7 +22,7 @@ from proxy.messages import (
 )
 from proxy.messages import FunctionCall as WireCall
 from proxy.providers.autogen.client import ComponentChatModel
-from proxy.providers.model import CallPiece, Finished, ModelRequest
+from proxy.providers.model import Finished, ModelRequest, ToolCallPiece
 from proxy.teamfiles.definitions import ComponentModel
 from tests.fakes.model_calls import ask
 from tests.fakes.providers.native import AnthropicMessages, NativeProvider, OllamaNative
@@ -75,7 +75,7 @@ async def test_text_and_a_call_arrive_with_the_usage(kind: type[NativeProvider])
 
     assert answer.failure is None
     assert "".join(delta.text for delta in answer.deltas if isinstance(delta, TextDelta)) == "I look."
-    calls = [delta for delta in answer.deltas if isinstance(delta, CallPiece)]
+    calls = [delta for delta in answer.deltas if isinstance(delta, ToolCallPiece)]
     assert [(one.name, json.loads(one.arguments)) for one in calls] == [("look_up", {"q": "x"})]
     ending = answer.deltas[-1]
     assert isinstance(ending, Finished)

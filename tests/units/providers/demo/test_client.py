@@ -27,9 +27,9 @@ from proxy.messages import (
     Usage,
     UserMessage,
 )
-from proxy.providers.demo.client import NOTICE, DemoModel
+from proxy.providers.demo.client import NOTICE, DemoClient
 from proxy.providers.demo.script import Script, bundled_scripts, load_script
-from proxy.providers.model import CallPiece, Finished, Model, ModelDelta, ModelRequest
+from proxy.providers.model import Finished, Model, ModelDelta, ModelRequest, ToolCallPiece
 from proxy.teamfiles.definitions import DemoModel as DemoDefinition
 from proxy.teamfiles.loader import load_teams
 from proxy.teamfiles.team_sources import BUNDLED, TeamSources
@@ -65,7 +65,7 @@ def text_in(deltas: Sequence[ModelDelta]) -> str:
 def calls_in(deltas: Sequence[ModelDelta]) -> list[ToolCall]:
     calls: list[list[str]] = []
     for delta in deltas:
-        if isinstance(delta, CallPiece):
+        if isinstance(delta, ToolCallPiece):
             if delta.index == len(calls):
                 calls.append([delta.call_id or "", delta.name or "", ""])
             calls[delta.index][2] += delta.arguments
@@ -76,7 +76,7 @@ class Stage:
     """Runs a team around the model, with tools and handoffs. ``say`` returns the events as lines."""
 
     def __init__(self, threads: ToolThreads, data_dir: Path) -> None:
-        self.model = DemoModel(word_delay=0)
+        self.model = DemoClient(word_delay=0)
         self.agent = TRIAGE
         self.chain: list[Message] = []
         self.withheld: set[str] = set()
@@ -407,7 +407,7 @@ async def test_only_the_first_answer_has_the_demo_notice(stage: Stage) -> None:
 
 def test_the_demo_notice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        DemoModel()
+        DemoClient()
 
     (message,) = [record.getMessage() for record in caplog.records]
     assert "demonstration" in message
@@ -526,7 +526,7 @@ WELCOME = "Welcome to ACME customer service, I am your first stop here; what can
 
 
 async def test_text_is_streamed_word_by_word_and_usage_counts_words() -> None:
-    model = DemoModel(word_delay=0)
+    model = DemoClient(word_delay=0)
 
     async with model.stream(simple()) as batches:
         read = [tuple(batch) async for batch in batches]
@@ -540,13 +540,13 @@ async def test_text_is_streamed_word_by_word_and_usage_counts_words() -> None:
 async def test_a_call_comes_in_pieces_and_ends_with_tool_calls() -> None:
     request = simple("I want to buy", tools=[FunctionTool("transfer_to_sales_agent")])
 
-    deltas = await ask(DemoModel(word_delay=0), request)
+    deltas = await ask(DemoClient(word_delay=0), request)
 
     first, *pieces, finished = deltas
-    assert isinstance(first, CallPiece)
+    assert isinstance(first, ToolCallPiece)
     assert (first.index, first.name, first.arguments) == (0, "transfer_to_sales_agent", "")
     assert first.call_id
-    assert all(isinstance(piece, CallPiece) and piece.name is None for piece in pieces)
+    assert all(isinstance(piece, ToolCallPiece) and piece.name is None for piece in pieces)
     (call,) = calls_in(deltas)
     assert json.loads(call.function.arguments) == {"reason": "The customer says: I want to buy"}
     assert finished == Finished("tool_calls", Usage(prompt=8, completion=9))
@@ -567,7 +567,7 @@ async def test_a_call_comes_in_pieces_and_ends_with_tool_calls() -> None:
     ids=str,
 )
 async def test_stop_sequences_and_token_limits_apply(parameters: Parameters, text: str, reason: str) -> None:
-    deltas = await ask(DemoModel(word_delay=0), simple(parameters=parameters))
+    deltas = await ask(DemoClient(word_delay=0), simple(parameters=parameters))
 
     finished = deltas[-1]
     assert isinstance(finished, Finished)
@@ -613,7 +613,7 @@ TWO = FunctionTool("two")
     ids=["both", "not in parallel", "cut before", "one is not offered", "a named choice is not heard"],
 )
 async def test_several_calls_after_text(changes: dict[str, Any], calls: list[tuple[str, object]]) -> None:
-    model = DemoModel(word_delay=0, scripts={"twice": TWICE})
+    model = DemoClient(word_delay=0, scripts={"twice": TWICE})
     messages: list[Message] = [AssistantMessage("before"), UserMessage("take 7")]
 
     deltas = await ask(model, ModelRequest(messages, team="twice", agent="A", **changes))
@@ -654,7 +654,7 @@ def parallel_results(*results: tuple[str, str], words: str = "one and two") -> M
 
 
 async def test_calls_requested_in_parallel_run_in_parallel() -> None:
-    model = DemoModel(word_delay=0, scripts={"both": CONCURRENT})
+    model = DemoClient(word_delay=0, scripts={"both": CONCURRENT})
 
     calls = calls_in(await ask(model, parallel_results()))
     alone = await ask(model, parallel_results(words="three"))
@@ -675,14 +675,14 @@ async def test_calls_requested_in_parallel_run_in_parallel() -> None:
     ids=["both", "one failed", "the same twice", "nothing to say", "another agent's tool"],
 )
 async def test_all_results_of_a_reply_are_spoken_of(results: tuple[tuple[str, str], ...], text: str) -> None:
-    model = DemoModel(word_delay=0, scripts={"both": CONCURRENT})
+    model = DemoClient(word_delay=0, scripts={"both": CONCURRENT})
     words = "hm" if results[0][0] == "elsewhere" else "one and two"
 
     assert text_in(await ask(model, parallel_results(*results, words=words))) == text
 
 
 async def test_a_reader_that_leaves_ends_the_answer() -> None:
-    model = DemoModel(word_delay=0)
+    model = DemoClient(word_delay=0)
 
     async with model.stream(simple()) as batches:
         await anext(batches)
@@ -699,12 +699,12 @@ async def test_there_is_a_pause_between_words_and_it_can_be_cancelled() -> None:
         started.set()
         await anext(batches)
 
-    async with DemoModel(word_delay=0.01).stream(simple()) as batches:
+    async with DemoClient(word_delay=0.01).stream(simple()) as batches:
         began = asyncio.get_running_loop().time()
         await anext(batches)
         assert asyncio.get_running_loop().time() - began >= 0.009
 
-    async with DemoModel(word_delay=3600).stream(simple()) as batches:
+    async with DemoClient(word_delay=3600).stream(simple()) as batches:
         reader = asyncio.create_task(read(batches))
         await asyncio.sleep(0)
         reader.cancel()
@@ -722,7 +722,7 @@ async def test_there_is_a_pause_between_words_and_it_can_be_cancelled() -> None:
 async def test_without_a_script_an_agent_says_what_it_is(team: str, agent: str) -> None:
     request = ModelRequest([UserMessage("Will it  rain?")], team=team, agent=agent)
 
-    text = text_in(await ask(DemoModel(word_delay=0), request))
+    text = text_in(await ask(DemoClient(word_delay=0), request))
 
     assert text.startswith(f"{NOTICE}\n\nI am {agent} of the team {team}")
     assert text.endswith('"Will it rain?"')
@@ -744,7 +744,7 @@ async def test_without_a_script_an_agent_says_what_it_is(team: str, agent: str) 
 async def test_side_requests_get_a_short_answer_without_the_notice(agent: str, words: str, text: str) -> None:
     request = ModelRequest([UserMessage(words)], team="acme-support", agent=agent)
 
-    assert text_in(await ask(DemoModel(word_delay=0), request)) == text
+    assert text_in(await ask(DemoClient(word_delay=0), request)) == text
 
 
 OPEN_WEBUI_TITLE = (
@@ -783,11 +783,11 @@ PAGE_TITLE = "Write a title of at most six words for this conversation. Reply wi
 async def test_title_is_created_from_the_conversation(messages: list[str], title: str) -> None:
     request = ModelRequest([UserMessage(text) for text in messages], team="acme-support", agent="side")
 
-    assert text_in(await ask(DemoModel(word_delay=0), request)) == title
+    assert text_in(await ask(DemoClient(word_delay=0), request)) == title
 
 
 async def test_an_empty_message_is_answered_too() -> None:
-    deltas = await ask(DemoModel(word_delay=0), ModelRequest([], team="acme-support", agent=SALES))
+    deltas = await ask(DemoClient(word_delay=0), ModelRequest([], team="acme-support", agent=SALES))
 
     assert "catching roadrunners" in text_in(deltas)
 

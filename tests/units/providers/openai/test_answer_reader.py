@@ -10,7 +10,7 @@ import pytest
 from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
 from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
 from proxy.messages import ProviderState, Usage
-from proxy.providers.model import CallPiece, Finished, ModelDelta, UsagePiece
+from proxy.providers.model import Finished, ModelDelta, ToolCallPiece, UsagePiece
 from proxy.providers.openai.stream_parser import AnswerReader
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
@@ -141,7 +141,7 @@ def tool_call(arguments: Any, name: str | None = "f", **more: Any) -> dict[str, 
         ),
         pytest.param(
             [choice({"tool_calls": [tool_call('{"a": 1}')]}), choice(finish_reason="tool_calls")],
-            [CallPiece(0, '{"a": 1}', "f", "c"), Finished("tool_calls", None)],
+            [ToolCallPiece(0, '{"a": 1}', "f", "c"), Finished("tool_calls", None)],
             id="a call",
         ),
         pytest.param(
@@ -154,7 +154,7 @@ def tool_call(arguments: Any, name: str | None = "f", **more: Any) -> dict[str, 
                 choice({"function_call": {"arguments": "1}"}}),
                 choice(finish_reason="function_call"),
             ],
-            [CallPiece(0, '{"a": ', "f"), CallPiece(0, "1}"), Finished("tool_calls", None)],
+            [ToolCallPiece(0, '{"a": ', "f"), ToolCallPiece(0, "1}"), Finished("tool_calls", None)],
             id="a function_call",
         ),
         pytest.param(
@@ -163,7 +163,7 @@ def tool_call(arguments: Any, name: str | None = "f", **more: Any) -> dict[str, 
                 choice({"function_call": {"name": "f", "arguments": '{"a": 1}'}}),
                 STOP,
             ],
-            [CallPiece(0, '{"a": 1}', "f", "c"), Finished("tool_calls", None)],
+            [ToolCallPiece(0, '{"a": 1}', "f", "c"), Finished("tool_calls", None)],
             id="a function_call that repeats a call",
         ),
         pytest.param(
@@ -171,7 +171,7 @@ def tool_call(arguments: Any, name: str | None = "f", **more: Any) -> dict[str, 
                 {"choices": [{"message": {"function_call": {"name": "f", "arguments": {"b": 2}}}}]},
                 STOP,
             ],
-            [CallPiece(0, '{"b":2}', "f"), Finished("tool_calls", None)],
+            [ToolCallPiece(0, '{"b":2}', "f"), Finished("tool_calls", None)],
             id="a function_call of a whole message",
         ),
         pytest.param(
@@ -185,8 +185,8 @@ def tool_call(arguments: Any, name: str | None = "f", **more: Any) -> dict[str, 
             ],
             [
                 TextDelta("a"),
-                CallPiece(0, "{}", "f", "c"),
-                CallPiece(1, '{"b": 2}', "f", "c"),
+                ToolCallPiece(0, "{}", "f", "c"),
+                ToolCallPiece(1, '{"b": 2}', "f", "c"),
                 Finished("tool_calls", None),
             ],
             id="calls of a whole message",
@@ -437,8 +437,8 @@ def test_calls_of_a_whole_message_are_separate_without_ids_and_arguments() -> No
     function = {"function": {"name": "f", "arguments": ""}}
 
     assert read({"choices": [{"message": {"tool_calls": [function, function]}}]}, STOP) == [
-        CallPiece(0, "", "f"),
-        CallPiece(1, "", "f"),
+        ToolCallPiece(0, "", "f"),
+        ToolCallPiece(1, "", "f"),
         Finished("tool_calls", None),
     ]
 

@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 
 from proxy.events import ReasoningDelta, TextDelta
-from proxy.messages import (
-    Usage,
-)
+from proxy.messages import Usage
 from proxy.providers.http.pool import HttpSession
-from proxy.providers.model import CallPiece, Finished
+from proxy.providers.model import Finished, ToolCallPiece
 from proxy.providers.openai.chat_usage import clean_usage
 from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.timeouts import ModelLimits
@@ -216,7 +214,7 @@ def whole(message: Any, finish: str | None = "stop", **more: Any) -> Reply:
                 },
                 "tool_calls",
             ),
-            [CallPiece(0, "", "roll", "a"), CallPiece(1, "", "roll", "b"), Finished("tool_calls")],
+            [ToolCallPiece(0, "", "roll", "a"), ToolCallPiece(1, "", "roll", "b"), Finished("tool_calls")],
             id="calls in JSON instead of a stream",
         ),
         pytest.param(

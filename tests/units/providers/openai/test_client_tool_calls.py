@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.providers.http.pool import HttpSession
-from proxy.providers.model import CallPiece
+from proxy.providers.model import ToolCallPiece
 from proxy.providers.openai.client import OpenAIWireModel
 from proxy.providers.timeouts import ModelLimits
 from proxy.teamfiles.definitions import OpenAIModel
@@ -37,10 +37,10 @@ async def test_a_call_is_streamed(http_session: HttpSession) -> None:
     answer = await answer_to(http_session, calls(("look_up", '{"q":1}'), ("refund", '{"id":2}'), pieces=2))
 
     assert answer.deltas[:-1] == [
-        CallPiece(0, '{"q"', "look_up", "call_1_0"),
-        CallPiece(0, ":1}"),
-        CallPiece(1, '{"id', "refund", "call_1_1"),
-        CallPiece(1, '":2}'),
+        ToolCallPiece(0, '{"q"', "look_up", "call_1_0"),
+        ToolCallPiece(0, ":1}"),
+        ToolCallPiece(1, '{"id', "refund", "call_1_1"),
+        ToolCallPiece(1, '":2}'),
     ]
 
 

@@ -15,7 +15,7 @@ from proxy.errors import UpstreamFailed, UpstreamTimeout
 from proxy.events import TextDelta
 from proxy.providers.http.connection import HIGH_WATER, Connection, Owner
 from proxy.providers.model import Finished, Forward, ModelDelta, ModelRequest, forward_of
-from proxy.providers.openai.answer import Accepted, Answer
+from proxy.providers.openai.answer import Accepted, ProviderAnswer
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import ModelLimits
 
@@ -48,7 +48,9 @@ class Provider:
         self.connection.data_received(b"%x\r\n%b\r\n" % (len(data), data))
 
     @asynccontextmanager
-    async def answer(self, limits: ModelLimits | None = None) -> AsyncIterator[tuple[Answer, Forward]]:
+    async def answer(
+        self, limits: ModelLimits | None = None
+    ) -> AsyncIterator[tuple[ProviderAnswer, Forward]]:
         """Begin an answer, and read its first word."""
 
         async def send(request: ModelRequest) -> Accepted:
@@ -56,7 +58,7 @@ class Provider:
 
         self.connection.data_received(HEAD)
         self.send(word("Hello"))
-        call = Answer(
+        call = ProviderAnswer(
             send,
             ModelRequest(messages=[]),
             limits or ModelLimits(),

@@ -10,7 +10,7 @@ import pytest
 from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
 from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
 from proxy.messages import ProviderState, Usage
-from proxy.providers.model import CallPiece, Finished, ModelDelta
+from proxy.providers.model import Finished, ModelDelta, ToolCallPiece
 from proxy.providers.openai.responses_stream import ResponsesReader
 
 
@@ -73,7 +73,7 @@ ADDED = {"type": "response.output_item.added", "output_index": 0, "item": {**CAL
         ),
         pytest.param(
             [ADDED, {"type": ARGUMENTS, "delta": '{"a"'}, {"type": ARGUMENTS, "delta": ": 1}"}],
-            [CallPiece(0, '{"a"', "f", "c1"), CallPiece(0, ": 1}")],
+            [ToolCallPiece(0, '{"a"', "f", "c1"), ToolCallPiece(0, ": 1}")],
             id="a call",
         ),
         pytest.param(
@@ -83,19 +83,19 @@ ADDED = {"type": "response.output_item.added", "output_index": 0, "item": {**CAL
                 {"type": "response.output_item.done", "item": CALL},
                 done(CALL),
             ],
-            [CallPiece(0, '{"a": 1}', "f", "c1"), Finished("tool_calls", None)],
+            [ToolCallPiece(0, '{"a": 1}', "f", "c1"), Finished("tool_calls", None)],
             id="a call that is repeated by its end",
         ),
         pytest.param(
             [{"type": "response.output_item.done", "item": CALL}],
-            [CallPiece(0, '{"a": 1}', "f", "c1")],
+            [ToolCallPiece(0, '{"a": 1}', "f", "c1")],
             id="a call that only its end has",
         ),
         pytest.param(
             [done({**CALL, "call_id": 7}, {**CALL, "name": "g"}, {**CALL, "name": 5, "arguments": ""})],
             [
-                CallPiece(0, '{"a": 1}', "f"),
-                CallPiece(1, '{"a": 1}', "g", "c1"),
+                ToolCallPiece(0, '{"a": 1}', "f"),
+                ToolCallPiece(1, '{"a": 1}', "g", "c1"),
                 Finished("tool_calls", None),
             ],
             id="two calls of the terminal event",
@@ -154,7 +154,7 @@ ADDED = {"type": "response.output_item.added", "output_index": 0, "item": {**CAL
         ),
         pytest.param(
             [done({**CALL}, status="incomplete")],
-            [CallPiece(0, '{"a": 1}', "f", "c1"), Finished("length", None)],
+            [ToolCallPiece(0, '{"a": 1}', "f", "c1"), Finished("length", None)],
             id="cut after a whole call",
         ),
         pytest.param(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
-from proxy.providers.model import CallPiece
+from proxy.providers.model import ToolCallPiece
 from proxy.providers.openai.stream_chunk import CallDelta, FunctionDelta
 from proxy.providers.openai.tool_call_assembler import MAX_CALLS, CallAssembler, Ending
 
@@ -16,7 +16,7 @@ def delta(index: Any, name: Any = None, arguments: Any = None, id: Any = None, *
     return CallDelta(index, id, FunctionDelta(name, arguments), **more)
 
 
-def added(*deltas: CallDelta) -> list[list[CallPiece]]:
+def added(*deltas: CallDelta) -> list[list[ToolCallPiece]]:
     """What each delta lets pass, then what the end does."""
     assembler = CallAssembler()
     return [*map(assembler.add, deltas), assembler.finish("whole")]
@@ -36,7 +36,7 @@ def test_backslash_at_the_end_of_a_piece_escapes_the_next_piece(pieces: list[str
     second = assembler.add(CallDelta(1, "call_2", FunctionDelta("close", '{"now": true}')))
 
     assert "".join(piece.arguments for piece in first) == "".join(pieces)
-    assert second == [CallPiece(1, '{"now": true}', "close", "call_2")]
+    assert second == [ToolCallPiece(1, '{"now": true}', "close", "call_2")]
 
 
 @pytest.mark.parametrize(
@@ -44,72 +44,82 @@ def test_backslash_at_the_end_of_a_piece_escapes_the_next_piece(pieces: list[str
     [
         pytest.param(
             [delta(0, "f", id="c"), delta(0, None, '{"a"'), delta(0, None, ": 1}")],
-            [[], [CallPiece(0, '{"a"', "f", "c")], [CallPiece(0, ": 1}")], []],
+            [[], [ToolCallPiece(0, '{"a"', "f", "c")], [ToolCallPiece(0, ": 1}")], []],
             id="a name waits for arguments",
         ),
-        pytest.param([delta(0, "f", id="c")], [[], [CallPiece(0, "", "f", "c")]], id="no arguments"),
+        pytest.param([delta(0, "f", id="c")], [[], [ToolCallPiece(0, "", "f", "c")]], id="no arguments"),
         pytest.param(
             [delta(0, "f", "{}"), delta(1, "g", '{"b": 2}')],
-            [[], [], [CallPiece(0, "{}", "f"), CallPiece(1, '{"b": 2}', "g")]],
+            [[], [], [ToolCallPiece(0, "{}", "f"), ToolCallPiece(1, '{"b": 2}', "g")]],
             id="a placeholder waits for the end",
         ),
         pytest.param(
-            [delta(0, "f", "null")], [[], [CallPiece(0, "{}", "f")]], id="null stands for no arguments"
+            [delta(0, "f", "null")], [[], [ToolCallPiece(0, "{}", "f")]], id="null stands for no arguments"
         ),
         pytest.param(
             [delta(0, "f", "{}"), delta(0, None, '{"a": 1}')],
-            [[], [CallPiece(0, '{"a": 1}', "f")], []],
+            [[], [ToolCallPiece(0, '{"a": 1}', "f")], []],
             id="arguments replace a placeholder",
         ),
         pytest.param(
             [delta(0, "f", "{}"), delta(0, "f", '{"a": 1}')],
-            [[], [CallPiece(0, '{"a": 1}', "f")], []],
+            [[], [ToolCallPiece(0, '{"a": 1}', "f")], []],
             id="arguments replace a placeholder, with the name again",
         ),
         pytest.param(
             [delta(0, "look"), delta(0, "_up"), delta(0, None, '{"a": 1}')],
-            [[], [], [CallPiece(0, '{"a": 1}', "look_up")], []],
+            [[], [], [ToolCallPiece(0, '{"a": 1}', "look_up")], []],
             id="a name in pieces",
         ),
         pytest.param(
             [delta(0, "look"), delta(0, "look_up"), delta(0, None, '{"a": 1}')],
-            [[], [], [CallPiece(0, '{"a": 1}', "look_up")], []],
+            [[], [], [ToolCallPiece(0, '{"a": 1}', "look_up")], []],
             id="a name again and longer",
         ),
         pytest.param(
             [delta(0, "f", '{"a": '), delta(0, "f", "1}")],
-            [[CallPiece(0, '{"a": ', "f")], [CallPiece(0, "1}")], []],
+            [[ToolCallPiece(0, '{"a": ', "f")], [ToolCallPiece(0, "1}")], []],
             id="the name with every piece",
         ),
         pytest.param(
             [delta(0, "f", '{"a": '), delta(1, "g", '{"b": 2}'), delta(0, None, "1}")],
-            [[CallPiece(0, '{"a": ', "f")], [], [CallPiece(0, "1}"), CallPiece(1, '{"b": 2}', "g")], []],
+            [
+                [ToolCallPiece(0, '{"a": ', "f")],
+                [],
+                [ToolCallPiece(0, "1}"), ToolCallPiece(1, '{"b": 2}', "g")],
+                [],
+            ],
             id="the second call waits for the first",
         ),
         pytest.param(
             [delta(0, "f", '{"a": '), delta(1, "g", '{"b": 2}'), delta(0, None, '"é"}')],
-            [[CallPiece(0, '{"a": ', "f")], [], [CallPiece(0, '"é"}'), CallPiece(1, '{"b": 2}', "g")], []],
+            [
+                [ToolCallPiece(0, '{"a": ', "f")],
+                [],
+                [ToolCallPiece(0, '"é"}'), ToolCallPiece(1, '{"b": 2}', "g")],
+                [],
+            ],
             id="the second call waits for text that is not ASCII",
         ),
         pytest.param(
             [delta(0, "f", '{"a": '), delta(1, "g", "["), delta(2, "h", '{"c": 3}'), delta(0, None, "1}")],
             [
-                [CallPiece(0, '{"a": ', "f")],
+                [ToolCallPiece(0, '{"a": ', "f")],
                 [],
                 [],
-                [CallPiece(0, "1}")],
-                [CallPiece(1, "{}", "g"), CallPiece(2, '{"c": 3}', "h")],
+                [ToolCallPiece(0, "1}")],
+                [ToolCallPiece(1, "{}", "g"), ToolCallPiece(2, '{"c": 3}', "h")],
             ],
             id="a placeholder between two calls",
         ),
         pytest.param(
             [delta(None, "f", '{"a": 1}', "c1"), delta(None, "g", '{"b": 2}', "c2")],
-            [[CallPiece(0, '{"a": 1}', "f", "c1")], [CallPiece(1, '{"b": 2}', "g", "c2")], []],
+            [[ToolCallPiece(0, '{"a": 1}', "f", "c1")], [ToolCallPiece(1, '{"b": 2}', "g", "c2")], []],
             id="ids and no numbers",
         ),
         pytest.param(
             [delta(None, "f", '{"a": ', "c1"), delta(None, "", "1}", "c2")],
-            [[CallPiece(0, '{"a": ', "f", "c1")], [CallPiece(0, "1}")], []],
+            [[ToolCallPiece(0, '{"a": ', "f", "c1")], [ToolCallPiece(0, "1}")], []],
             id="another id with every piece",
         ),
         pytest.param(
@@ -120,60 +130,68 @@ def test_backslash_at_the_end_of_a_piece_escapes_the_next_piece(pieces: list[str
                 delta(None, None, "2}"),
             ],
             [
-                [CallPiece(0, '{"a": ', "f", "c1")],
+                [ToolCallPiece(0, '{"a": ', "f", "c1")],
                 [],
-                [CallPiece(0, "1}"), CallPiece(1, '{"b": ', "g", "c2")],
-                [CallPiece(1, "2}")],
+                [ToolCallPiece(0, "1}"), ToolCallPiece(1, '{"b": ', "g", "c2")],
+                [ToolCallPiece(1, "2}")],
                 [],
             ],
             id="pieces of two ids, the last without id",
         ),
         pytest.param(
             [delta(None, "f", '{"a": 1}'), delta(None, "f", '{"a": 2}')],
-            [[CallPiece(0, '{"a": 1}', "f")], [CallPiece(1, '{"a": 2}', "f")], []],
+            [[ToolCallPiece(0, '{"a": 1}', "f")], [ToolCallPiece(1, '{"a": 2}', "f")], []],
             id="the same function twice without numbers",
         ),
         pytest.param(
             [delta(0, "f", '{"a": 1}'), delta(0, "g", '{"b": 2}')],
-            [[CallPiece(0, '{"a": 1}', "f")], [CallPiece(1, '{"b": 2}', "g")], []],
+            [[ToolCallPiece(0, '{"a": 1}', "f")], [ToolCallPiece(1, '{"b": 2}', "g")], []],
             id="one number for all calls",
         ),
         pytest.param(
             [delta(0, "f", '{"a": ', "c1"), delta(0, "f", '{"b": 2}', "c2"), delta(0, None, " ")],
-            [[CallPiece(0, '{"a": ', "f", "c1")], [], [], [CallPiece(1, '{"b": 2} ', "f", "c2")]],
+            [[ToolCallPiece(0, '{"a": ', "f", "c1")], [], [], [ToolCallPiece(1, '{"b": 2} ', "f", "c2")]],
             id="one number for all calls and another id",
         ),
         pytest.param(
             [delta(0, "f", '{"a": 1}', "c1"), delta(0, "f", " ", "c1"), delta(0, "f", '{"a": 2}', "c1")],
             [
-                [CallPiece(0, '{"a": 1}', "f", "c1")],
-                [CallPiece(0, " ")],
-                [CallPiece(1, '{"a": 2}', "f", "c1")],
+                [ToolCallPiece(0, '{"a": 1}', "f", "c1")],
+                [ToolCallPiece(0, " ")],
+                [ToolCallPiece(1, '{"a": 2}', "f", "c1")],
                 [],
             ],
             id="one number and one id for two calls of a function",
         ),
         pytest.param(
             [delta(7, "f"), CallDelta(7, "late"), delta(7, None, '{"a": 1}')],
-            [[], [], [CallPiece(0, '{"a": 1}', "f", "late")], []],
+            [[], [], [ToolCallPiece(0, '{"a": 1}', "f", "late")], []],
             id="an id that comes later, and a first number over 0",
         ),
         pytest.param(
-            [delta(0, "f", {"a": 1})], [[CallPiece(0, '{"a":1}', "f")], []], id="arguments that are an object"
+            [delta(0, "f", {"a": 1})],
+            [[ToolCallPiece(0, '{"a":1}', "f")], []],
+            id="arguments that are an object",
         ),
         pytest.param(
             [delta(0, "f\ud800\0", '{"a": "\0"}', "c\0")],
-            [[CallPiece(0, '{"a": "\ufffd"}', "f\ufffd\ufffd", "c\ufffd")], []],
+            [[ToolCallPiece(0, '{"a": "\ufffd"}', "f\ufffd\ufffd", "c\ufffd")], []],
             id="characters that are no text",
         ),
         pytest.param(
             [delta(0, "f", '{"a": "'), delta(0, None, "\ud83d"), delta(0, None, '\ude80"}')],
-            [[CallPiece(0, '{"a": "', "f")], [], [CallPiece(0, '🚀"}')], []],
+            [[ToolCallPiece(0, '{"a": "', "f")], [], [ToolCallPiece(0, '🚀"}')], []],
             id="a surrogate pair in two pieces",
         ),
         pytest.param(
             [delta(0, "f", '{"a": "'), delta(0, None, "x\0y"), delta(0, None, ""), delta(0, None, '"}')],
-            [[CallPiece(0, '{"a": "', "f")], [CallPiece(0, "x\ufffdy")], [], [CallPiece(0, '"}')], []],
+            [
+                [ToolCallPiece(0, '{"a": "', "f")],
+                [ToolCallPiece(0, "x\ufffdy")],
+                [],
+                [ToolCallPiece(0, '"}')],
+                [],
+            ],
             id="a null character and an empty piece",
         ),
         pytest.param(
@@ -182,7 +200,7 @@ def test_backslash_at_the_end_of_a_piece_escapes_the_next_piece(pieces: list[str
     ],
 )
 def test_pieces_are_passed_on_in_the_order_of_calls(
-    deltas: list[CallDelta], expected: list[list[CallPiece]]
+    deltas: list[CallDelta], expected: list[list[ToolCallPiece]]
 ) -> None:
     assert added(*deltas) == expected
 
@@ -210,7 +228,7 @@ def test_provider_state_next_to_further_arguments_is_not_lost() -> None:
 
     passed = assembler.add(delta(0, None, "1}", extra_content={"s": 1}, provider_specific_fields={"t": 2}))
 
-    assert passed == [CallPiece(0, "1}")]
+    assert passed == [ToolCallPiece(0, "1}")]
     assert assembler.states() == [{"extra_content": {"s": 1}, "provider_specific_fields": {"t": 2}}]
 
 
@@ -238,8 +256,8 @@ def test_misplaced_arguments_are_a_protocol_error(deltas: list[CallDelta]) -> No
 
 def test_white_space_after_a_whole_call_is_ignored() -> None:
     assert added(delta(0, "f", '{"a": 1}'), delta(1, "g", '{"b": 2}'), delta(0, None, " \n")) == [
-        [CallPiece(0, '{"a": 1}', "f")],
-        [CallPiece(1, '{"b": 2}', "g")],
+        [ToolCallPiece(0, '{"a": 1}', "f")],
+        [ToolCallPiece(1, '{"b": 2}', "g")],
         [],
         [],
     ]
