@@ -25,6 +25,7 @@ from proxy.messages import (
     FunctionCall,
     Item,
     Message,
+    ProviderState,
     ToolCall,
     ToolMessage,
     UserMessage,
@@ -652,16 +653,19 @@ async def test_summaries_and_sizes_are_stored_with_their_items_until_an_item_bef
     summary = Item(
         UserMessage("They met."), agent="a", visible=False, compaction=Compaction(retained_from=3, whole=2)
     )
+    state = ProviderState("openai", members={"compaction": {"retained_from": 3}})
+    hidden = Item(AssistantMessage("They meet."), agent="a", visible=False, state=state)
     for number in (1, 2):
-        await store.turn(id=f"chatcmpl-{number}", end={"items": [summary, sized]}, created_at=100.0 + number)
+        stored = [summary, hidden, sized]
+        await store.turn(id=f"chatcmpl-{number}", end={"items": stored}, created_at=100.0 + number)
     record = await store.history.turn("alice", "chatcmpl-2")
     assert record is not None
-    assert record.items == [summary, sized]
+    assert record.items == [summary, hidden, sized]
 
     assert await store.library.delete_item("alice", "conv_a", "chatcmpl-2", 0, now=121.0)
 
     chain = await store.history.chain(record.turn)
-    assert [list(turn.items) for turn in chain] == [[WHO, summary, sized], [sized]]
+    assert [list(turn.items) for turn in chain] == [[WHO, summary, hidden, sized], [hidden, sized]]
 
 
 async def test_the_rest_of_an_item_can_stay(store: Store) -> None:

@@ -14,6 +14,7 @@ from proxy.messages import (
     Compaction,
     FunctionCall,
     Item,
+    ProviderState,
     TextPart,
     ToolCall,
     ToolMessage,
@@ -69,7 +70,8 @@ async def test_the_compactions_of_all_branches_are_returned_oldest_first(history
         return Item(UserMessage(text), agent="sales", visible=False, compaction=compaction)
 
     root = await answered(history)
-    hidden = Item(UserMessage('"compaction":'), agent="sales", visible=False)
+    state = ProviderState("openai", members={"compaction": {"retained_from": 1}})
+    hidden = Item(UserMessage('"compaction":'), agent="sales", visible=False, state=state)
     for text in ("first", "second"):
         branch = await history.begin(new_turn("conv_a", parent=root.turn))
         assert await history.finish(the_end(branch.turn, items=[hidden, marker(text), ANSWER]))

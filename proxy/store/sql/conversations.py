@@ -248,14 +248,7 @@ class Keeping:
             message = rows.item_rows([Item(left)], is_input=row.is_input)[0][-1]
             connection.execute(update(items).where(*here).values(message=message))
         # Summaries of the conversation contain what is deleted.
-        connection.execute(
-            delete(items).where(
-                items.c.turn.in_(select(turns.c.key).where(turns.c.conversation == conversation.key)),
-                items.c.turn >= turn.key,
-                items.c.visible.is_(False),
-                items.c.message.contains(rows.COMPACTION_MEMBER, autoescape=True),
-            )
-        )
+        self._delete_compactions(connection, conversation.key, turn.key)
         if not row.is_input:
             # The journal also contains the messages.
             connection.execute(
@@ -266,6 +259,21 @@ class Keeping:
             ran = (approvals.c.turn == turn.parent, approvals.c.run_in == turn_id)
             connection.execute(update(approvals).where(*ran).values(result=None))
         return "done"
+
+    def _delete_compactions(self, connection: Connection, conversation: int, first_turn: int) -> None:
+        """Delete the compactions of a turn and of all later ones of the conversation."""
+        candidates = connection.execute(
+            select(items.c.turn, items.c.position, items.c.message, items.c.agent, items.c.visible).where(
+                items.c.turn.in_(select(turns.c.key).where(turns.c.conversation == conversation)),
+                items.c.turn >= first_turn,
+                items.c.visible.is_(False),
+                items.c.message.contains(rows.COMPACTION_MEMBER, autoescape=True),
+            )
+        )
+        for turn, position, *columns in candidates.all():
+            # The state of a provider or an external agent can have a member of this name.
+            if rows.to_item(*columns).compaction is not None:
+                connection.execute(delete(items).where(items.c.turn == turn, items.c.position == position))
 
     def _lock(self, connection: Connection, caller: str, conversation_id: str, now: float) -> Row[Any] | None:
         """Lock and return the conversation; interrupt its running turn if the lease expired."""

@@ -99,7 +99,9 @@ class TurnQueries:
     def compactions(self, connection: Connection, conversation: int) -> list[Item]:
         """Return the newest items with a compaction of the conversation, oldest first."""
         found = connection.execute(self._compactions, {"conversation": conversation}).all()
-        return rows.to_items([tuple(row) for row in reversed(found)])
+        # The state of a provider or an external agent can have a member of this name.
+        stored = rows.to_items([tuple(row) for row in reversed(found)])
+        return [item for item in stored if item.compaction is not None]
 
     def places(
         self, connection: Connection, fingerprints: Sequence[bytes], conversation: int | None
