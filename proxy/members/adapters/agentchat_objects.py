@@ -248,12 +248,19 @@ class Pool:
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[Taken]:
-        """Yield an object. If its run was stopped, it is not used again; the only one is renewed."""
+        """Yield an object. If its run was stopped or failed, it is closed; the only one is renewed."""
         if self._single is None:
             taken = await self._next()
-            yield taken
-            if taken.is_usable:
-                self._idle.append(taken)
+            try:
+                yield taken
+            except BaseException:
+                taken.is_usable = False
+                raise
+            finally:
+                if taken.is_usable:
+                    self._idle.append(taken)
+                else:
+                    await _close(taken.found)
             return
         async with self._single:
             taken = await self._next()
@@ -279,10 +286,16 @@ class Pool:
     async def close(self) -> None:
         """Close the objects that are not in use."""
         for taken in self._idle:
-            close = getattr(taken.found, "close", None)
-            if close is not None:
-                with suppress(Exception):
-                    await close()
+            await _close(taken.found)
+
+
+async def _close(found: Any) -> None:
+    """Close an agent; teams have no ``close``."""
+    close = getattr(found, "close", None)
+    if close is not None:
+        # It is the code of the agent's author, and nobody is left who could handle the error.
+        with suppress(Exception):
+            await close()
 
 
 async def _renew(found: Any) -> None:
