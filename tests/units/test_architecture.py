@@ -1,9 +1,14 @@
-"""``docs/architecture.md`` names every package and module at the top level, and nothing that does not exist."""
+"""``docs/architecture.md`` names every package and module at the top level, and nothing that does not exist.
+
+Names of public classes are unique, so that a name leads to one definition.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -61,3 +66,14 @@ def test_documented_modules_of_services_exist() -> None:
     missing = [name for name in re.findall(r"`(\w+)`", duty) if not _exists(f"service.{name}")]
 
     assert missing == []
+
+
+def test_names_of_public_classes_are_unique() -> None:
+    names = Counter(
+        node.name
+        for path in (ROOT / "proxy").rglob("*.py")
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+
+    assert [name for name, count in names.items() if count > 1] == []

@@ -22,7 +22,7 @@ from proxy.providers.http.body_start import first_bytes, is_json
 from proxy.providers.http.connection import Response
 from proxy.providers.http.pool import TRANSPORT_ERRORS
 from proxy.providers.model import Finished, ModelDelta, ModelRequest, Take, ToolCallPiece
-from proxy.providers.openai.forwarding import Forwarding
+from proxy.providers.openai.batch_delivery import BatchDelivery
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import Alarm, ModelLimits
@@ -187,7 +187,7 @@ class ProviderAnswer:
         is_changed = self._ignored or self._defers_form or self._usage_before is not None
         if response is None or not is_running or is_changed or self._is_whole or self._start or self._ahead:
             return True
-        forwarding = Forwarding(response, reader, take, self._alarm, self._limits.idle)
+        forwarding = BatchDelivery(response, reader, take, self._alarm, self._limits.idle)
         try:
             return await forwarding.run()
         except UpstreamFailed as failure:

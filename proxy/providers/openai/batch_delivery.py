@@ -18,7 +18,7 @@ from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import Alarm
 
 
-class Forwarding:
+class BatchDelivery:
     """Reads a response until its end, a failure, a finish reason, or until ``take`` returns False."""
 
     def __init__(
