@@ -23,5 +23,7 @@ def swarm() -> Swarm:
         handoffs=["Desk"],
         model_client_stream=True,
     )
-    ends = HandoffTermination("Desk") | HandoffTermination("user") | TextMessageTermination("writer")
+    # A swarm that is not ended runs the agent that answered again.
+    answered = TextMessageTermination("planner") | TextMessageTermination("writer")
+    ends = HandoffTermination("Desk") | HandoffTermination("user") | answered
     return Swarm([planner, writer], termination_condition=ends)

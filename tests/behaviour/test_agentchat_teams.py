@@ -58,6 +58,20 @@ async def test_a_swarm_hands_over_to_the_user_and_to_the_team(tmp_path: Path, up
     assert "user: To Anna" in of_writer
 
 
+async def test_an_answer_without_a_handoff_ends_the_turn_of_the_swarm(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.reply(
+        calls(("transfer_to_letters", {})),
+        text("To whom?"),
+        calls(("transfer_to_writer", {})),
+        text("Dear Anna"),
+    )
+    answers = await conversation(tmp_path, EXAMPLES / "agentchat-swarm", "office", ["A letter", "To Anna"])
+
+    assert answers == ["To whom?", "Dear Anna"]
+
+
 async def test_a_component_of_autogen_studio_asks_the_user(tmp_path: Path, upstream: FakeUpstream) -> None:
     upstream.reply(
         text("author"),
