@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy.settings import Settings
 from proxy.tools.acme import execute_order, execute_refund, look_up_item
+from proxy.tools.arguments import Arguments
 from proxy.tools.calculator import calculate
 from proxy.tools.clock import Clock
 from proxy.tools.egress import Egress
@@ -50,6 +51,10 @@ def builtin_names() -> frozenset[str]:
         threads.close()
 
 
+# By function name. The signatures of built-in tools do not depend on the settings, which each set of teams reads again.
+_arguments: dict[str, Arguments] = {}
+
+
 class _Tools(Mapping[str, Tool]):
     """Create tools on first access: deriving the schemas of all takes 10 ms, and most are not used."""
 
@@ -63,7 +68,11 @@ class _Tools(Mapping[str, Tool]):
     def __getitem__(self, name: str) -> Tool:
         tool = self._created.get(name)
         if tool is None:
-            tool = self._created[name] = function_tool(self._functions[name], self._threads)
+            function = self._functions[name]
+            if name not in _arguments:
+                _arguments[name] = Arguments(function, name)
+            tool = function_tool(function, self._threads, arguments=_arguments[name])
+            self._created[name] = tool
         return tool
 
     def __iter__(self) -> Iterator[str]:

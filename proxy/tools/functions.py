@@ -95,11 +95,12 @@ class PythonTool:
         name: str,
         description: str | None,
         has_effects: bool,
+        arguments: Arguments | None = None,
     ) -> None:
         self._function = function
         self._threads = threads
         self._has_effects = has_effects
-        self._arguments = Arguments(function, name)
+        self._arguments = arguments or Arguments(function, name)
         self._spec = FunctionTool(name, description, self._arguments.schema)
         self._is_async = _is_async(function)
 
@@ -134,12 +135,13 @@ def function_tool(
     *,
     name: str | None = None,
     has_effects: bool | None = None,
+    arguments: Arguments | None = None,
 ) -> PythonTool:
     """Create a tool from a function, sync or async, with annotated parameters.
 
     The docstring is the description of the tool, and ``Annotated[..., "text"]`` describes a parameter. A parameter
     annotated with ``ToolContext`` receives the context and is not in the schema. ``tool`` declares other names,
-    descriptions, and functions without effects.
+    descriptions, and functions without effects. Without ``arguments``, they are derived from the signature.
 
     Raises:
         ConfigurationError: The name is invalid or the signature has no JSON Schema; the message gives the reason.
@@ -153,7 +155,9 @@ def function_tool(
     if has_effects is None:
         has_effects = options.has_effects
     description = options.description or inspect.cleandoc(unwrapped(function).__doc__ or "") or None
-    return PythonTool(function, threads, name=name, description=description, has_effects=has_effects)
+    return PythonTool(
+        function, threads, name=name, description=description, has_effects=has_effects, arguments=arguments
+    )
 
 
 def load_function(path: str, search: Path | None = None) -> Callable[..., Any]:

@@ -70,6 +70,18 @@ def answering(body: object, status: int = 200) -> Handler:
     return answer
 
 
+async def test_tools_with_other_settings_share_schemas_and_call_their_service(threads: ToolThreads) -> None:
+    async with FakeServices() as one, FakeServices() as other:
+        found = []
+        for services in (one, other):
+            tool = builtin_tools(threads, ServiceUrls(searxng=services.url), Egress())["search_web"]
+            await run(tool, {"query": "tea"})
+            found.append(tool.spec.parameters)
+
+        assert found[0] is found[1]
+        assert [len(services.asked) for services in (one, other)] == [1, 1]
+
+
 # --- get_weather ---
 
 
