@@ -279,8 +279,9 @@ class MemberLoop:
             given = dict(hand_over.input or {})
             try:
                 await target.input.check(given)
-            except ToolError as mismatch:
-                facts = {"agent": self.agent.name, "error": mismatch.message}
+            except ToolError:
+                # The message of the error has values of the data.
+                facts = {"agent": self.agent.name, "target": target.agent}
                 logger.warning("member handed over with invalid data", extra=facts)
                 raise MemberFailed(self.agent.name) from None
         arguments = msgspec.json.encode(given).decode()

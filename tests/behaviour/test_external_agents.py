@@ -365,6 +365,24 @@ teams:
 TICKET = "{type: object, properties: {ticket: {type: integer}}, required: [ticket]}"
 
 
+async def test_invalid_data_of_a_handover_is_not_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with FakeUpstream() as upstream:
+        teams = tmp_path / "teams.yaml"
+        teams.write_text(OPTIONS.format(upstream=upstream.base_url, ticket=TICKET))
+        async with serve(tmp_path, teams=teams) as served:
+            upstream.reply(calls(("transfer_to_clerk", {"ticket": 3})))
+            with pytest.raises(openai.APIStatusError) as failed:
+                await Caller(served).ask([user("The wrong ticket of Anna")], model="desk")
+
+    assert failed.value.code == "agent_failed"
+    (logged,) = (one for one in caplog.records if one.msg == "member handed over with invalid data")
+    facts = {name: value for name, value in vars(logged).items() if name in ("agent", "target")}
+    assert facts == {"agent": "clerk", "target": "triage"}
+    assert "Anna" not in str(vars(logged))
+
+
 async def test_options_of_handoffs_and_delegates_apply_to_functions(tmp_path: Path) -> None:
     async with FakeUpstream() as upstream:
         teams = tmp_path / "teams.yaml"

@@ -173,6 +173,9 @@ number = 7
 async def clerk(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
     """Say what it sees, or hand over with data."""
     seen.append(context)
+    if "wrong" in context.text:
+        yield HandOver("triage", input={"ticket": context.text})
+        return
     if "back" in context.text:
         yield HandOver("triage", input={"ticket": 7})
         return
