@@ -9,7 +9,7 @@ from proxy.store.engine.database import Database
 from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
 from proxy.store.sql import rows
-from proxy.store.sql.checkpoints import Checkpointing
+from proxy.store.sql.checkpoints import CheckpointStatements
 from proxy.store.sql.dialects import statements
 from proxy.turns.checkpoints import Checkpoint, TakenOver
 
@@ -19,7 +19,7 @@ class SqlCheckpoints:
 
     def __init__(self, database: Database, writer: Writer) -> None:
         self._writer = writer
-        self._statements = statements(Checkpointing, database.dialect)
+        self._statements = statements(CheckpointStatements, database.dialect)
 
     async def save(self, *checkpoints: Checkpoint) -> bool:
         stored = [(one, rows.items_json(one.items), rows.pack(one.journal)) for one in checkpoints]

@@ -22,7 +22,7 @@ from proxy.store.engine.database import Database
 from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
 from proxy.store.sql.conversation_list import Outlines
-from proxy.store.sql.conversations import Addition, Done, Keeping
+from proxy.store.sql.conversations import Addition, ConversationStatements, Done
 from proxy.store.sql.dialects import statements
 from proxy.store.sql.retention import Old, Retention, batches
 from proxy.store.sql.stored_completions import Completions
@@ -47,7 +47,7 @@ class SqlLibrary:
         self._writer = writer
         self._reading = statements(TurnQueries, database.dialect)
         self._completions = statements(Completions, database.dialect)
-        self._keeping = statements(Keeping, database.dialect)
+        self._conversations = statements(ConversationStatements, database.dialect)
         self._polling = statements(TurnPolling, database.dialect)
         self._outlines = statements(Outlines, database.dialect)
         self._retention = statements(Retention, database.dialect)
@@ -88,11 +88,11 @@ class SqlLibrary:
     ) -> Conversation:
         first = _addition(None, [], items)
         return await self._write(
-            lambda on: self._keeping.create(on, caller, end_user, conversation_id, metadata, first, now)
+            lambda on: self._conversations.create(on, caller, end_user, conversation_id, metadata, first, now)
         )
 
     async def list_conversations(self, caller: str, query: ConversationQuery) -> Page[Conversation] | None:
-        return await self._database.read(lambda on: self._keeping.page(on, caller, query))
+        return await self._database.read(lambda on: self._conversations.page(on, caller, query))
 
     async def outlines(self, keys: Sequence[int]) -> Mapping[int, ConversationSummary]:
         return await self._database.read(lambda on: self._outlines.outlines(on, keys))
@@ -106,16 +106,16 @@ class SqlLibrary:
     async def update_conversation(
         self, caller: str, conversation_id: str, metadata: Mapping[str, str]
     ) -> Conversation | None:
-        return await self._write(lambda on: self._keeping.update(on, caller, conversation_id, metadata))
+        return await self._write(lambda on: self._conversations.update(on, caller, conversation_id, metadata))
 
     async def delete_conversation(self, caller: str, conversation_id: str, *, now: float) -> bool:
-        return await self._is_done(lambda on: self._keeping.delete(on, caller, conversation_id, now))
+        return await self._is_done(lambda on: self._conversations.delete(on, caller, conversation_id, now))
 
     async def items(self, caller: str, conversation_id: str) -> Sequence[StoredItem] | None:
-        return await self._database.read(lambda on: self._keeping.items(on, caller, conversation_id))
+        return await self._database.read(lambda on: self._conversations.items(on, caller, conversation_id))
 
     async def turn_ids(self, caller: str, conversation_id: str) -> Sequence[str]:
-        return await self._database.read(lambda on: self._keeping.turn_ids(on, caller, conversation_id))
+        return await self._database.read(lambda on: self._conversations.turn_ids(on, caller, conversation_id))
 
     async def turns_behind(
         self, caller: str, conversation_id: str, after: int, *, limit: int
@@ -167,7 +167,7 @@ class SqlLibrary:
         if turn_id not in await self.turn_ids(caller, conversation_id):
             return False
         return await self._is_done(
-            lambda on: self._keeping.delete_item(on, caller, turn_id, position, rest, now)
+            lambda on: self._conversations.delete_item(on, caller, turn_id, position, rest, now)
         )
 
     # --- retention ---
@@ -182,7 +182,7 @@ class SqlLibrary:
         return removed
 
     async def _append(self, caller: str, conversation_id: str, new: Addition, now: float) -> Done:
-        return await self._change(lambda on: self._keeping.add(on, caller, conversation_id, new, now))
+        return await self._change(lambda on: self._conversations.add(on, caller, conversation_id, new, now))
 
     async def _next_old(self, before: float, after: int) -> tuple[Sequence[Old], int | None]:
         return await self._database.read(lambda on: self._retention.find(on, before, after))

@@ -28,23 +28,23 @@ class SqlCustomAgents:
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
         self._writer = writer
-        self._making = statements(Making, database.dialect)
+        self._agents = statements(CustomAgentStatements, database.dialect)
 
     async def revision(self, caller: str) -> Revision:
-        return await self._database.read(lambda on: self._making.revision(on, caller))
+        return await self._database.read(lambda on: self._agents.revision(on, caller))
 
     async def newest(self, caller: str) -> Sequence[CustomAgentVersion]:
-        return await self._database.read(lambda on: self._making.newest(on, caller))
+        return await self._database.read(lambda on: self._agents.newest(on, caller))
 
     async def find(
         self, caller: str, kind: Kind, name: str, version: int | None = None
     ) -> CustomAgentVersion | None:
-        return await self._database.read(lambda on: self._making.find(on, caller, kind, name, version))
+        return await self._database.read(lambda on: self._agents.find(on, caller, kind, name, version))
 
     async def put(
         self, caller: str, kind: Kind, name: str, body: bytes, *, now: float, max_count: int
     ) -> CustomAgentVersion:
-        done = await self._write(lambda on: self._making.put(on, caller, kind, name, body, now, max_count))
+        done = await self._write(lambda on: self._agents.put(on, caller, kind, name, body, now, max_count))
         match done:
             case "taken":
                 raise AgentNameTaken(name)
@@ -54,25 +54,25 @@ class SqlCustomAgents:
                 return done
 
     async def delete(self, caller: str, kind: Kind, name: str) -> bool:
-        return await self._write(lambda on: self._making.delete(on, caller, kind, name))
+        return await self._write(lambda on: self._agents.delete(on, caller, kind, name))
 
     async def store_snapshot(self, caller: str, name: str, digest: str, body: bytes) -> None:
-        await self._write(lambda on: self._making.keep(on, caller, name, digest, body))
+        await self._write(lambda on: self._agents.keep(on, caller, name, digest, body))
 
     async def snapshot(self, caller: str, digest: str) -> bytes | None:
-        return await self._database.read(lambda on: self._making.snapshot(on, caller, digest))
+        return await self._database.read(lambda on: self._agents.snapshot(on, caller, digest))
 
     async def count_snapshots(self, caller: str, name: str) -> int:
-        return await self._database.read(lambda on: self._making.count_snapshots(on, caller, name))
+        return await self._database.read(lambda on: self._agents.count_snapshots(on, caller, name))
 
     async def pinned(self, caller: str, conversation_id: str, team: str) -> str | None:
-        return await self._database.read(lambda on: self._making.pinned(on, caller, conversation_id, team))
+        return await self._database.read(lambda on: self._agents.pinned(on, caller, conversation_id, team))
 
     async def _write(self, function: Callable[[Connection], R]) -> R:
         return cast(R, await self._writer.write(OtherWrite(function)))
 
 
-class Making:
+class CustomAgentStatements:
     """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:

@@ -16,12 +16,12 @@ from proxy.store.checkpoints import SqlCheckpoints
 from proxy.store.conversations import SqlLibrary
 from proxy.store.custom_agents import SqlCustomAgents
 from proxy.store.engine.database import Database, database_url, is_pooled, open_database
-from proxy.store.engine.group_commit import OtherWrite, Writing
+from proxy.store.engine.group_commit import OtherWrite, WriteStatements
 from proxy.store.engine.writer import Writer
 from proxy.store.messages.channel import MessageChannel
 from proxy.store.messages.table import POLL_SECONDS, TableMessages
 from proxy.store.sql import rows
-from proxy.store.sql.attendance import Attending
+from proxy.store.sql.attendance import AttendanceStatements
 from proxy.store.sql.begin_turn import begin_behind, begin_of
 from proxy.store.sql.dialects import statements
 from proxy.store.sql.finish_turn import Finish
@@ -59,11 +59,11 @@ class SqlHistory:
     def __init__(self, database: Database, url: URL | None = None, *, time_limit: float = TIME_LIMIT) -> None:
         self._database = database
         self._url = url
-        self._writer = Writer(database, statements(Writing, database.dialect), time_limit=time_limit)
+        self._writer = Writer(database, statements(WriteStatements, database.dialect), time_limit=time_limit)
         self._reading = statements(TurnQueries, database.dialect)
         self._leases = statements(LeaseStatements, database.dialect)
         self._polling = statements(TurnPolling, database.dialect)
-        self._attending = statements(Attending, database.dialect)
+        self._attendance = statements(AttendanceStatements, database.dialect)
         self.library = SqlLibrary(database, self._writer)
         self.approvals = SqlApprovals(database, self._writer)
         self.creations = SqlCustomAgents(database, self._writer)
@@ -164,19 +164,21 @@ class SqlHistory:
         return await self._database.read(lambda on: self._reading.running(on, caller, conversation_id))
 
     async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:
-        await self._writer.write(OtherWrite(lambda on: self._attending.leave(on, turn, left_at, cancel_at)))
+        await self._writer.write(OtherWrite(lambda on: self._attendance.leave(on, turn, left_at, cancel_at)))
 
     async def attendance(self, turns: Sequence[int]) -> Mapping[int, Attendance]:
-        return await self._database.read(lambda on: self._attending.attendance(on, turns))
+        return await self._database.read(lambda on: self._attendance.attendance(on, turns))
 
     async def announce_reader(self, turn: int, *, until: float) -> None:
-        await self._writer.write(OtherWrite(lambda on: self._attending.announce(on, turn, until)))
+        await self._writer.write(OtherWrite(lambda on: self._attendance.announce(on, turn, until)))
 
     async def end_unattended(self, turn: int, *, now: float) -> bool:
-        return cast(bool, await self._writer.write(OtherWrite(lambda on: self._attending.end(on, turn, now))))
+        return cast(
+            bool, await self._writer.write(OtherWrite(lambda on: self._attendance.end(on, turn, now)))
+        )
 
     async def store_progress(self, turn: int, progress: Progress) -> None:
-        await self._writer.write(OtherWrite(lambda on: self._attending.progress(on, turn, progress)))
+        await self._writer.write(OtherWrite(lambda on: self._attendance.progress(on, turn, progress)))
 
     async def poll(self, *, turns: Sequence[int], conversations: Sequence[int]) -> PollResult:
         return await self._database.read(lambda on: self._polling.poll(on, turns, conversations))

@@ -86,13 +86,13 @@ class PassthroughClient:
         self.host = self._endpoint.host
         self.secrets = secrets_of(definition)
 
-    def ask(self, body: bytes, *, is_stream: bool) -> AbstractAsyncContextManager[Forwarded]:
+    def ask(self, body: bytes, *, is_stream: bool) -> AbstractAsyncContextManager[PassthroughAnswer]:
         """Forward a body, a JSON object; inside the block its response can be read.
 
         Raises:
             UpstreamFailed: On entering the block or while reading.
         """
-        return Forwarded(self, body, is_stream=is_stream)
+        return PassthroughAnswer(self, body, is_stream=is_stream)
 
     def body_of(self, body: bytes) -> bytes:
         """Return the body with the provider's name for the model; of keys that came twice, the last one stays."""
@@ -101,7 +101,7 @@ class PassthroughClient:
         return msgspec.json.encode(keys)
 
 
-class Forwarded:
+class PassthroughAnswer:
     """An answer on its way. A stream is read in pieces that end where an event ends, any other answer whole."""
 
     def __init__(self, model: PassthroughClient, body: bytes, *, is_stream: bool) -> None:

@@ -31,7 +31,7 @@ class Lost(Exception):
         self.members = members
 
 
-class Writing:
+class WriteStatements:
     """Executes writes. Results: ``Begun`` for Begin (or None, see ``ApprovalUpdate``), whether the turn was finished
     for Finish, None for Close.
     """

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxy.approvals.repository import ApprovalsMoved
 from proxy.errors import ProxyError, StoreUnavailable
 from proxy.store.engine.errors import Unavailable, cause_of
-from proxy.store.engine.group_commit import Lost, OtherWrite, Work, Writing
+from proxy.store.engine.group_commit import Lost, OtherWrite, Work, WriteStatements
 from proxy.store.sql.begin_turn import Begin
 from proxy.store.sql.finish_turn import Close, Finish
 from proxy.turns.repository import IdempotencyKeyTaken
@@ -89,7 +89,7 @@ class _Waiting:
 class Writer:
     """Accepts writes from any task of the event loop in which it was created."""
 
-    def __init__(self, database: Writable, writing: Writing, *, time_limit: float) -> None:
+    def __init__(self, database: Writable, writing: WriteStatements, *, time_limit: float) -> None:
         self._database = database
         self._writing = writing
         self._time_limit = time_limit

@@ -50,7 +50,7 @@ _STATUS = case(
 )
 
 
-class Approving:
+class ApprovalStatements:
     """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:

@@ -12,7 +12,7 @@ from proxy.store.sql.tables import turns
 from proxy.turns.records import Attendance, Progress
 
 
-class Attending:
+class AttendanceStatements:
     """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, and_, bindparam, or_, select, update
 from proxy.approvals.repository import ApprovalUpdate
 from proxy.errors import ConversationBusy
 from proxy.store.sql import rows
-from proxy.store.sql.approvals import Approving
-from proxy.store.sql.checkpoints import Checkpointing
+from proxy.store.sql.approvals import ApprovalStatements
+from proxy.store.sql.checkpoints import CheckpointStatements
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
 from proxy.store.sql.finish_turn import Endings, Finish
 from proxy.store.sql.interruption import Interruption
@@ -66,8 +66,8 @@ class Beginnings:
     """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
-        self._approving = statements(Approving, dialect)
-        self._checkpointing = statements(Checkpointing, dialect)
+        self._approvals = statements(ApprovalStatements, dialect)
+        self._checkpoints = statements(CheckpointStatements, dialect)
         self._endings = statements(Endings, dialect)
         # An existing conversation is not touched: its row would stay locked for a turn that has to wait for the end
         # of another, and that end moves the conversation's head.
@@ -144,7 +144,7 @@ class Beginnings:
         self._add_items.run(connection, said)
         for begin, place in begun.items():
             if begin.checkpoint is not None:
-                self._checkpointing.add(connection, place.turn, 0, begin.checkpoint)
+                self._checkpoints.add(connection, place.turn, 0, begin.checkpoint)
         return begun
 
     def alone(self, connection: Connection, begin: Begin) -> Begun | None:
@@ -164,7 +164,7 @@ class Beginnings:
         self._interruption.run(connection, given | {"now": turn["created_at"]}, turn["created_at"])
         if begin.resume is not None:
             of_conversation = {"of_caller": of_caller, "of_conversation": turn["of_conversation"]}
-            if not self._approving.decide(connection, of_conversation, turn["id"], begin.resume):
+            if not self._approvals.decide(connection, of_conversation, turn["id"], begin.resume):
                 return None
             # Before a turn is added: that would wait for the end of a running one, which waits for the conversation.
             others = connection.scalars(self._running, of_conversation | {"of_slot": turn["slot"]})

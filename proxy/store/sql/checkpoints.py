@@ -26,7 +26,7 @@ AT_ONCE = 20
 """Turns that a worker takes over in one transaction."""
 
 
-class Checkpointing:
+class CheckpointStatements:
     """Statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:

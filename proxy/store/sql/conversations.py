@@ -79,7 +79,7 @@ _UPDATED_AT: ColumnElement[float] = func.coalesce(
 """When the last turn of a conversation began."""
 
 
-class Keeping:
+class ConversationStatements:
     """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:

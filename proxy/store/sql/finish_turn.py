@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Boolean, Connection, bindparam, case, cast, d
 
 from proxy.errors import TurnLeaseLost
 from proxy.store.sql import rows
-from proxy.store.sql.approvals import Approving
+from proxy.store.sql.approvals import ApprovalStatements
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
 from proxy.store.sql.item_insertion import ItemInsertion
 from proxy.store.sql.prepared_statement import PreparedStatement
@@ -59,7 +59,7 @@ class Endings:
     """SQL statements for one dialect."""
 
     def __init__(self, dialect: str) -> None:
-        self._approving = statements(Approving, dialect)
+        self._approvals = statements(ApprovalStatements, dialect)
         of, keys = turns.c, listed(dialect, "keys")
         self._ending = PreparedStatement(
             select(of.key, of.conversation, of.caller, of.status, of.finished_at, of.is_stored, of.inputs)
@@ -165,10 +165,10 @@ class Endings:
         ]
         self._move_head.run(connection, heads)
         # After the conversations: recording decisions locks conversations first, so this order avoids a deadlock.
-        self._approving.ask(connection, [(finish.end, row) for finish, row in ends if row.is_stored])
+        self._approvals.ask(connection, [(finish.end, row) for finish, row in ends if row.is_stored])
         for finish, row in ends:
             if finish.end.took_up is not None:
-                self._approving.ended(connection, row.key, finish.end.took_up)
+                self._approvals.ended(connection, row.key, finish.end.took_up)
 
 
 def _is_same(end: TurnEnd, status: str, finished_at: float | None) -> bool:
