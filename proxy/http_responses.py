@@ -7,8 +7,11 @@ Closing a connection with unread input sends a TCP reset, which can discard the 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
@@ -41,7 +44,7 @@ class LingeringHttp(HttpToolsProtocol):
     """Seconds in which a client has to read a part of what is written."""
 
     # An instance with more than 30 attributes in its dictionary takes a kilobyte more (CPython, dictobject.c).
-    __slots__ = ("_linger", "_linger_until", "_stall", "is_lingering")
+    __slots__ = ("_linger", "_linger_until", "_running", "_stall", "is_lingering")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start a connection."""
@@ -52,18 +55,24 @@ class LingeringHttp(HttpToolsProtocol):
         self._linger: asyncio.TimerHandle | None = None
         self._linger_until = 0.0
         self._stall: asyncio.TimerHandle | None = None
+        self._running: ref[RequestResponseCycle] | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection."""
         if self._linger is not None:
             self._linger.cancel()
         self._stop_stall_timer()
+        cycle = self._running() if self._running is not None else None
+        if cycle is not None and not cycle.response_complete:
+            # ``self.cycle``, to which uvicorn reports it, is the newest pipelined request, which has not started.
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
         self.report_disconnect()
 
     def report_disconnect(self) -> None:
         """Report to the running request that its client has gone."""
-        cycle: RequestResponseCycle | None = self.cycle
+        cycle = self._running() if self._running is not None else None
         if cycle is not None and cycle.disconnected:
             extensions: Any = cycle.scope.get("extensions", {})
             if (disconnect := extensions.get(DISCONNECT)) is not None:
@@ -81,16 +90,28 @@ class LingeringHttp(HttpToolsProtocol):
 
     def _start_stall_timer(self) -> None:
         self._stop_stall_timer()
-        unread = self.transport.get_write_buffer_size()
-        self._stall = self.loop.call_later(self.stall_timeout, self._check_progress, unread)
+        self._stall = self.loop.call_later(self.stall_timeout, self._check_progress, self._unread())
 
     def _stop_stall_timer(self) -> None:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
 
+    def _unread(self) -> int:
+        """Return the number of bytes that the client has not received.
+
+        The kernel accepts data again only when a third of its send buffer is free, which can be more than a megabyte.
+        """
+        connection = self.transport.get_extra_info("socket")
+        try:
+            # tcp(7), SIOCOUTQ: bytes in the send buffer that are not acknowledged.
+            queued = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            queued = b""
+        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
+
     def _check_progress(self, unread: int) -> None:
-        if self.transport.get_write_buffer_size() < unread:
+        if self._unread() < unread:
             self._start_stall_timer()
             return
         # A reset frees the send buffer of the kernel too, which has up to 4 MB: it would wait for the client.
@@ -101,7 +122,7 @@ class LingeringHttp(HttpToolsProtocol):
         """Run the application for one request."""
         cycle.message_event = cast("Any", ConnectionEvent(is_set=cycle.message_event.is_set()))
         # Weak references: as a part of a cycle, each request would wait for the garbage collector.
-        weak = ref(cycle)
+        weak = self._running = ref(cycle)
         cast("Any", cycle.scope)["extensions"] = {
             DISCONNECT: Disconnect(),
             BODY_WRITER: ChunkedBodyWriter(weak),

@@ -7,6 +7,7 @@ no output within the keep-alive interval, it sends the headers with a comment, w
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -53,7 +54,8 @@ _BURST_PAUSE = 0.002
 """Seconds between frames after ``_BURST_BYTES``, for clients that take each read for whole frames."""
 IGNORED_HEADER = b"x-ignored-parameters"
 DISCONNECT = "handoff_proxy.disconnect"
-"""ASGI extension of this server: the ``Disconnect`` of the request. Otherwise a task waits for the message."""
+"""ASGI extension of this server: the ``Disconnect`` of the request, which is also reported if the client reads nothing
+for a time. Otherwise a task waits for the message."""
 BODY_WRITER = "handoff_proxy.body_writer"
 """ASGI extension of this server: the ``BodyWriter`` of the response. Middleware that changes bodies removes it."""
 
@@ -136,7 +138,6 @@ class ClientMonitor:
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._interval = timeouts.keep_alive
-        self._stall = timeouts.stall
         self._task = asyncio.current_task()
         self.quiet_since = self._loop.time()
         """When the keep-alive interval began: at the last output."""
@@ -145,6 +146,8 @@ class ClientMonitor:
         self.is_stalled = False
         self._task_of_disconnect: asyncio.Task[None] | None = None
         provided: Disconnect | None = connection.scope.get("extensions", {}).get(DISCONNECT)
+        # This server aborts a connection whose client reads nothing. For a task, one that reads slowly looks the same.
+        self._stall = timeouts.stall if provided is None else math.inf
         self._disconnect = provided or Disconnect()
         if provided is None:
             waiting = _report_disconnect(connection.receive, self._disconnect)

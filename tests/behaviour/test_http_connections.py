@@ -29,6 +29,7 @@ WEBSOCKET = (
     b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
+STREAM = json.dumps({"model": "shop", "messages": HELLO, "stream": True}).encode()
 MEGABYTE = 1024 * 1024
 
 
@@ -307,6 +308,23 @@ def _status(upstream: socket.socket) -> int:
     return int(head.split()[1]) if body.endswith(b"}") else 502
 
 
+# --- clients that leave ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pipelined", [0, 1, 3])
+async def test_the_turn_is_left_if_the_connection_closes_with_pipelined_requests(
+    tmp_path: Path, upstream: FakeUpstream, pipelined: int
+) -> None:
+    upstream.reply(text("Hello", chunks=["Hel", "lo"]).hang(after=2))
+    # Behind a pipelined request nothing is read, so only a write shows that the connection is closed.
+    async with serve(tmp_path, upstream.base_url, keep_alive_interval=0.05) as served:
+        async with Socket(served) as connection:
+            await connection.post(STREAM)
+            await connection.reader.readuntil(b"Hel")
+            await connection.send((GET + HOST + b"\r\n") * pipelined)
+        await until(lambda: served.services.turns.unattended == 1)
+
+
 # --- clients that do not read ----------------------------------------------------------------------------------
 
 LARGE = b"GET /openapi.json HTTP/1.1\r\n" + HOST + b"Authorization: Bearer k\r\n\r\n"
@@ -366,3 +384,23 @@ async def test_the_turn_is_left_if_its_client_does_not_read_the_json_response(
             await until(lambda: not is_established(client), within=20)
             # The log stays in memory, the response does not.
             await until(lambda: served.services.turns.log_bytes < 7 * MEGABYTE)
+
+
+async def test_a_client_that_reads_slowly_gets_the_whole_stream(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("word " * 1_200_000, chunks=200))
+    async with serve(tmp_path, upstream.base_url, stalled_client_timeout=0.3) as served:
+        head = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(STREAM)
+        with closing(unread_connection(served, head + STREAM)) as client:
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            began, received = loop.time(), 0
+            while part := await loop.sock_recv(client, 8192):
+                received, end = received + len(part), part
+                if loop.time() - began < 1.5:
+                    # What the server writes at once takes longer than the timeout.
+                    await asyncio.sleep(0.04)
+
+    assert received > 6_000_000
+    assert end.endswith(b"0\r\n\r\n")
