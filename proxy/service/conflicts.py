@@ -45,6 +45,9 @@ class Conflicts:
         """Attach to the turn that the request repeats; end a running one that it follows.
 
         None if the request has to be resolved again: the turn has ended, or its client has not left.
+
+        Raises:
+            ConversationHeld: The client of the turn has left, and the turn finishes without one.
         """
         for _ in range(LEAVING_ATTEMPTS):
             record = await self._history.turn(request.caller, found.turn_id)
@@ -57,6 +60,9 @@ class Conflicts:
             replaced = await self._replace_left(request, record)
             if replaced:
                 return replaced if isinstance(replaced, TurnHandle) else None
+            if request.conversation_id is None and self._disconnected.finishes_without_client(record):
+                # A new conversation would not know what this turn does.
+                raise ConversationHeld(record.conversation_id)
             # A client can send its next message before the server has noticed that it left.
             await asyncio.sleep(LEAVING_INTERVAL)
         return None
@@ -86,7 +92,8 @@ class Conflicts:
             if replaced:
                 return replaced if isinstance(replaced, TurnHandle) else 0
             slot = parallel_slot(request, team, resolved, record) if resolved is not None else 0
-            if slot:
+            # The disconnect before a repetition can be noticed a moment later; a second turn would repeat effects.
+            if slot and not (pause is not None and self._repeats_effects(request, record)):
                 return slot
             if pause is not None:
                 await asyncio.sleep(pause)
@@ -112,7 +119,14 @@ class Conflicts:
 
         False if the turn has a client, or finishes without one.
         """
-        is_same = request.body_digest is not None and record.body_digest == request.body_digest
-        if is_same and self._disconnected.is_unattended(record) and self._disconnected.ran_effects(record):
+        has_left = self._disconnected.is_unattended(record) or self._disconnected.finishes_without_client(
+            record
+        )
+        if has_left and self._repeats_effects(request, record):
             return self._existing.attach(record)
         return await self._disconnected.end(record)
+
+    def _repeats_effects(self, request: TurnRequest, record: TurnRecord) -> bool:
+        """Whether the request is the same as that of a running turn that has started a tool with effects."""
+        is_same = request.body_digest is not None and record.body_digest == request.body_digest
+        return is_same and self._disconnected.ran_effects(record)

@@ -138,6 +138,14 @@ class DisconnectedTurns:
         watch = live.watcher if live is not None else None
         return record.ran_effects or (isinstance(watch, _Watch) and watch.turn.ran_effects)
 
+    def finishes_without_client(self, record: TurnRecord) -> bool:
+        """Whether the client of a running turn has left, none reads it, and the turn finishes nevertheless."""
+        if record.left_at is None or record.cancel_at is not None:
+            return False
+        live = self.lives.get(record.id)
+        has_remote_reader = record.reader_until is not None and record.reader_until >= self.clock()
+        return not has_remote_reader and (live is None or not live.has_readers)
+
     async def end(self, record: TurnRecord) -> bool:
         """End a running turn if it is unattended, and wait for its end; return whether it has ended."""
         if not self.is_unattended(record):

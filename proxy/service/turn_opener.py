@@ -139,6 +139,8 @@ class TurnOpener:
                     skips_running = opened is None and isinstance(resolved, RunningMatch)
             except ApprovalsMoved:
                 continue
+            except ConversationHeld:
+                raise
             except ConversationBusy:
                 place = resolved if isinstance(resolved, ResolvedTurn) else None
                 taken = await self._conflicts.after_conflict(request, team, place, is_patient=is_patient)

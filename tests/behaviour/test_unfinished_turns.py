@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import pytest_asyncio
 
@@ -14,6 +15,7 @@ from tests.behaviour.chat_client import Caller, assistant, shape_of, user
 from tests.behaviour.counted import http, read_and_cut, shop
 from tests.fakes.counted_tools import call_keys, runs
 from tests.fakes.upstream import FakeUpstream, Reply, calls, error, text
+from tests.polling import until
 from tests.server import Served
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -70,6 +72,10 @@ class Case:
         """Let the model continue, and wait for the end of the stopped turn."""
         self.hold.set()
         await self.left(self.turn_id, has_ended=True)
+
+    async def queued(self, count: int) -> None:
+        """Wait until this number of requests is in the queues."""
+        await until(lambda: self.served.services.turns.queued == count)
 
     async def left(self, turn_id: str, *, has_ended: bool) -> None:
         """Wait until the server has stored that the client left."""
@@ -137,6 +143,47 @@ async def test_stop_after_a_tool_with_effects_and_the_next_message_knows_the_cal
     assert await case.caller.ask(messages, headers=headers) == "Bye."
     assert shape_of(case.upstream)[:4] == ["system", f"user:Refund {case.order}", *CALLED]
     assert shape_of(case.upstream)[-2:] == ["assistant:Done.", "user:Thanks"]
+
+
+@pytest.mark.parametrize("worker", ["served", "other"])
+@pytest.mark.parametrize("place", [{}, FRONTEND, NAMED], ids=["no id", "frontend", "named"])
+async def test_a_repeated_request_gets_the_turn_that_runs_without_its_client(
+    case: Case, place: dict[str, str], worker: str
+) -> None:
+    headers = case.headers(place) | {"X-On-Disconnect": "detach"}
+    await case.stop(headers)
+
+    body = {"model": "shop", "messages": [case.ask], "stream": True}
+    async with (
+        http(getattr(case, worker)) as client,
+        client.stream("POST", "/chat/completions", json=body, headers=headers) as response,
+    ):
+        await case.completed()
+        answer = (await response.aread()).decode()
+
+    assert response.headers["x-conversation-match"] == "same-turn"
+    assert " refunded" in answer
+    assert answer.endswith("data: [DONE]\n\n")
+    assert case.runs == 1
+
+
+@pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN)
+async def test_the_next_message_of_a_conversation_without_id_waits_for_a_detached_turn(
+    case: Case, shown: str | None
+) -> None:
+    await case.stop({"X-On-Disconnect": "detach"})
+    messages = [case.ask, *([assistant(shown)] if shown is not None else []), user("In short, please")]
+
+    with pytest.raises(openai.ConflictError) as busy:
+        await case.caller.ask(messages)
+    queued = asyncio.create_task(case.caller.ask(messages, headers={"X-Busy": "queue"}))
+    await case.queued(1)
+    case.upstream.reply(text("Done."))
+    await case.completed()
+
+    assert busy.value.code == "conversation_busy"
+    assert busy.value.response.headers["retry-after"]
+    assert (await queued, case.runs) == ("Done.", 1)
 
 
 @pytest.mark.parametrize("policy", ["", "cancel"])
