@@ -88,6 +88,8 @@ def _load() -> AsgiApplication:
         if start.problems:
             raise ConfigurationError("\n".join(start.problems))
         configure_logging(start.settings.log_level, stream_events=start.settings.stream_events)
+        for sentence in start.warnings:
+            logger.warning(sentence)
         return AsgiApplication(create_app(start.settings, environment=start.variables), start)
     except ConfigurationError as error:
         # The importing server has the port, and knows which one it is.

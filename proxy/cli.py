@@ -25,7 +25,7 @@ from proxy.listen_sockets import bound_sockets
 from proxy.log_config import configure_logging
 from proxy.messages import EventsMode
 from proxy.server_file import reload_servers, server_file
-from proxy.settings import Settings, environment, find_misspelled, load_settings
+from proxy.settings import Settings, environment, load_settings
 from proxy.supervisor import Facts, Supervisor
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def serve(**flags: Any) -> None:
             raise with_all_problems(start, address="port")
         settings = start.settings
         configure_logging(settings.log_level, stream_events=settings.stream_events)
-        for sentence in find_misspelled(start.variables):
+        for sentence in start.warnings:
             logger.warning(sentence)
         try:
             sockets = stack.enter_context(bound_sockets(settings.host, settings.port))

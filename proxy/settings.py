@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -564,6 +565,20 @@ def environment(env_file: Path | str | None = ENV_FILE) -> Mapping[str, str]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UnreadableEnvFile(f"{env_file}: cannot be read ({reason})") from None
     return {**{name: value for name, value in found.items() if value is not None}, **os.environ}
+
+
+def unread_lines(env_file: Path | str = ENV_FILE) -> list[str]:
+    """Return a warning for each line of ``env_file`` that is not read, because it is not an assignment."""
+    try:
+        with open(env_file, encoding="utf-8") as file:
+            bindings = list(parse_stream(file))
+    except (OSError, UnicodeDecodeError):
+        # There is none, or ``environment`` reports it.
+        return []
+    failed = [one.original for one in bindings if one.error]
+    # The text of a binding begins with the empty lines before it.
+    lines = [one.line + one.string[: -len(one.string.lstrip())].count("\n") for one in failed]
+    return [f"{env_file}:{line}: not a line like NAME=value; it is ignored" for line in lines]
 
 
 def variables_of(field: FieldInfo) -> tuple[str, ...]:

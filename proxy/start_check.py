@@ -7,6 +7,7 @@ with an invalid value, or one that is not set while ``.env`` cannot be read.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -14,7 +15,16 @@ from typing import Any, Literal
 
 from proxy.errors import ConfigurationError, DatabaseNotReady
 from proxy.listen_sockets import bound_sockets
-from proxy.settings import ENV_FILE, InvalidSettings, Settings, UnreadableEnvFile, environment, load_settings
+from proxy.settings import (
+    ENV_FILE,
+    InvalidSettings,
+    Settings,
+    UnreadableEnvFile,
+    environment,
+    find_misspelled,
+    load_settings,
+    unread_lines,
+)
 from proxy.settings_check import (
     certificate_problems,
     data_dir_problems,
@@ -59,18 +69,21 @@ class Start:
     """The settings of a start, and what is known of them.
 
     ``unknown`` settings have no valid value, and their defaults in ``settings``. ``problems`` are those of the settings
-    themselves.
+    themselves, ``warnings`` what is probably a typing error but prevents no start.
     """
 
     settings: Settings
     variables: Mapping[str, str]
     unknown: Set[str] = frozenset()
     problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     has_environment: bool = True
 
     @classmethod
     def read(cls, **overrides: Any) -> Start:
         """Read the settings with ``load_settings``; invalid ones are among the problems."""
+        # Its warnings have no file name, and there is one for each reading; ``unread_lines`` has both.
+        logging.getLogger("dotenv.main").setLevel(logging.ERROR)
         env_file: str | None = ENV_FILE
         variables: Mapping[str, str] = {}
         problems: list[str] = []
@@ -87,7 +100,10 @@ class Start:
             problems += error.message.splitlines()
         if env_file is None:
             unknown |= Settings.model_fields.keys() - settings.model_fields_set
-        return cls(settings, variables, unknown, tuple(problems), has_environment=env_file is not None)
+        warnings = (*unread_lines(), *find_misspelled(variables))
+        return cls(
+            settings, variables, unknown, tuple(problems), warnings, has_environment=env_file is not None
+        )
 
     def knows(self, names: Set[str]) -> bool:
         """Return whether all of these settings have valid values."""
@@ -117,7 +133,7 @@ def check_start(start: Start, *, address: Address, waits: bool = True) -> Report
     otherwise. The check of the database takes up to ``DATABASE_TIME_LIMIT`` seconds.
     """
     teams = _team_report(start)
-    problems, notices = [*teams.problems, *_setting_problems(start)], list(teams.notices)
+    problems, notices = [*teams.problems, *_setting_problems(start)], [*start.warnings, *teams.notices]
     fault = database_problem(start.settings) if start.knows_database else None
     if fault is not None:
         (notices if waits and isinstance(fault, DatabaseNotReady) else problems).append(fault.message)

@@ -440,6 +440,28 @@ async def test_start_up_prints_name_and_host_of_a_model_and_no_demo(
     assert "demonstration" not in serving.out.text + serving.err.text
 
 
+async def test_lines_of_the_environment_file_that_are_not_read_are_reported_once(
+    run: Any, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("LOG_LEVEL=INFO\n\nhunter2 is my key\nPROXY_DATADIR=x\n")
+    expected = [
+        ".env:3: not a line like NAME=value; it is ignored",
+        "PROXY_DATADIR is not a setting, did you mean PROXY_DATA_DIR?",
+    ]
+
+    checked = run("check")
+    async with command("serve", "--port=0", folder=tmp_path) as serving:
+        await serving.url()
+
+    warnings = [line["message"] for line in serving.log if line["level"] == "WARNING"]
+    assert [message for message in warnings if message in expected] == expected
+    assert checked.exit_code == 0
+    assert checked.output.splitlines()[:2] == expected
+    shown = checked.output + serving.err.text
+    assert "hunter2" not in shown
+    assert "dotenv" not in shown
+
+
 async def test_a_misspelt_variable_is_logged(tmp_path: Path) -> None:
     environment = {"PROXY_TURN_TIMELIMIT": "hunter2"}
     async with command("serve", "--port=0", folder=tmp_path, environment=environment) as serving:
