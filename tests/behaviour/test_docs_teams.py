@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +36,7 @@ from proxy.teamfiles.definitions import (
 from proxy.teamfiles.source_map import MAX_BYTES
 from proxy.teamfiles.yaml_nodes import MAX_DEPTH, MAX_NODES
 from tests.fakes.team_files import load, write
+from tests.fork_server import fork
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "teams.md").read_text(encoding="utf-8")
@@ -109,24 +109,22 @@ def test_the_page_has_the_tools_of_the_example() -> None:
 
 
 @pytest.mark.parametrize("text", CONSOLE, ids=lambda text: text.partition("\n")[0])
-def test_the_commands_print_the_documented_output(text: str, tmp_path: Path) -> None:
+async def test_the_commands_print_the_documented_output(text: str, tmp_path: Path) -> None:
     command, _, shown = text.removeprefix("$ ").partition("\n")
     content = shlex.split(command)
     variables = dict(word.split("=", 1) for word in content if "=" in word)
     arguments = content[content.index("handoff-proxy") + 1 :]
     # A .env in the repository could change the output.
     (tmp_path / "docs").symlink_to(ROOT / "docs")
-    ran = subprocess.run(
-        [sys.executable, "-m", "proxy.cli", *arguments],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **variables},
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **variables}
+    process = await fork("proxy.cli", *arguments, folder=tmp_path, environment=environment)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(50):
+        printed = [(await stream.read()).decode() for stream in (process.stdout, process.stderr)]
 
-    assert (ran.stdout, ran.stderr) == (shown, "")
-    assert ran.returncode == (1 if "invalid" in command else 0)
+        assert printed == [shown, ""]
+        assert await process.wait() == (1 if "invalid" in command else 0)
 
 
 @pytest.mark.parametrize(("heading", "schema"), TABLES.items(), ids=TABLES)
