@@ -9,6 +9,7 @@ by default http://127.0.0.1:8000; ``HANDOFF_PROXY_KEY`` is its API key, if it ne
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -50,7 +51,11 @@ def shown(event: dict[str, Any]) -> str:
 
 def main() -> int:
     """Print the events and the answer; return 1 if there is none."""
-    question = " ".join(sys.argv[1:]) or QUESTION
+    parser = argparse.ArgumentParser(description="Follow a team while it works on a question.")
+    parser.add_argument(
+        "question", nargs="*", help="the question, or test for a scripted turn without a model"
+    )
+    question = " ".join(parser.parse_args().question) or QUESTION
     try:
         for event in events(request_for(question)):
             if event["event_type"] == "completed":

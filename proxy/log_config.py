@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import logging.config
+import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -48,6 +49,10 @@ class TerminalFormatter(logging.Formatter):
     default_time_format = "%H:%M:%S"
     default_msec_format = "%s.%03d"
 
+    def __init__(self, *, is_coloured: bool = True) -> None:
+        super().__init__()
+        self._is_coloured = is_coloured
+
     def format(self, record: logging.LogRecord) -> str:
         """Return one line; tracebacks follow it."""
         fields = {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
@@ -59,6 +64,8 @@ class TerminalFormatter(logging.Formatter):
             *(f"{click.style(f'{name}=', dim=True)}{_shown(value)}" for name, value in fields.items()),
         )
         line = " ".join(parts)
+        if not self._is_coloured:
+            line = click.unstyle(line)
         if record.exc_info:
             line = f"{line}\n{self.formatException(record.exc_info)}"
         return line
@@ -133,7 +140,8 @@ def configure_logging(level: str, *, stream_events: bool = False) -> None:
                     # uvicorn adds its messages once more, coloured.
                     "reserved_attrs": [*RESERVED_ATTRS, "color_message"],
                 },
-                "terminal": {"()": TerminalFormatter},
+                # https://no-color.org: set and not empty.
+                "terminal": {"()": TerminalFormatter, "is_coloured": not os.environ.get("NO_COLOR")},
                 "stream": {"format": "%(asctime)s - STREAM - %(levelname)s - %(message)s"},
             },
             "filters": {"request id": {"()": RequestIdFilter}},

@@ -75,9 +75,22 @@ class Terminal(io.StringIO):
         return True
 
 
+def test_no_color_switches_colours_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("NO_COLOR", "1")
+    configure_logging("INFO")
+
+    logging.getLogger("proxy.x").warning("cut", extra={"turn_id": "t1"})
+
+    assert terminal.getvalue().endswith(" WARNING  proxy.x cut turn_id=t1\n")
+    assert "\033" not in terminal.getvalue()
+
+
 def test_lines_for_a_terminal_are_readable_and_cannot_control_it(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.delenv("NO_COLOR", raising=False)
     configure_logging("INFO")
     logging.getLogger("proxy.x").warning(
         "turn finished", extra={"turn_id": "t1", "seconds": 0.5, "path": "/a b\033[2J", "color_message": "x"}
