@@ -23,7 +23,7 @@ from proxy.store.sql.dialects import statements
 from proxy.store.sql.tables import worker_messages
 
 POLL_SECONDS = 0.05
-RARELY = 10
+RARELY = 3
 """Factor of the interval between polls without messages to or from another worker ..."""
 FAMILIAR_SECONDS = 60.0
 """... for this long."""
