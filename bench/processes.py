@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import resource
 import socket
@@ -199,6 +200,16 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
+
+
+def give_each_a_core(servers: Sequence[Served]) -> None:
+    """Give each process a separate core, as far as there are cores; the first on that of the servers."""
+    if (cores := _cores()) is None:
+        return
+    own = [*cores[0], *sorted(cores[1])]
+    for server, core in zip(servers, itertools.cycle(own), strict=False):
+        for thread in Path(f"/proc/{server.pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {core})
 
 
 @cache

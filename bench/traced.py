@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import statistics
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from bench.figures import Variant
 from bench.measures import COSTS
@@ -35,7 +38,36 @@ async def traced_turns(field: Field) -> list[Variant]:
                     ]
                     own, other = (statistics.median(values) for values in zip(*rounds, strict=True))
                     found.append(Variant(f"tracing: {label}", unit, own, other, None))
+                    if cost == "plain":
+                        found.append(
+                            Variant(
+                                "tracing off: its calls of a plain turn",
+                                "µs CPU",
+                                _cost_off(),
+                                other,
+                                0.01,
+                            )
+                        )
                 return found
+
+
+def _cost_off(turns: int = 200_000) -> float:
+    """Return the µs of CPU of the three spans of a plain turn, with their attributes, while tracing is off."""
+    from proxy.agents.spans import agent_span, model_span, record_request
+    from proxy.tracing import Attribute, turn_span
+
+    state: Any = SimpleNamespace(turn=SimpleNamespace(conversation_id="conversation"))
+    agent: Any = SimpleNamespace(name="triage", model=SimpleNamespace(name="model"))
+    request: Any = None
+    start = time.process_time()
+    for _ in range(turns):
+        with (
+            turn_span(None, "invoke_workflow team", {Attribute.OPERATION: "invoke_workflow"}),
+            agent_span("triage", state),
+            model_span(agent, state) as traced,
+        ):
+            record_request(traced, request)
+    return (time.process_time() - start) / turns * 1e6
 
 
 @asynccontextmanager

@@ -2,8 +2,10 @@
 
 Each worker gets the load of the same number of clients. What the workers carry is the number of requests per CPU
 second of a worker, times the number of workers, so that the figure does not depend on the cores that are left for the
-load generator and the database. With the same clients for both together, each worker has half of the requests at a
-time, and its transactions have half as many turns: that is another row, and so is how evenly connections are spread.
+load generator and the database. Each of the two has a core: on one core, the figure would contain the switches
+between them, and ``--workers`` is for several cores. With the same clients for both together, each worker has half of
+the requests at a time, and its transactions have half as many turns: that is another row, and so is how evenly
+connections are spread.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from pathlib import Path
 from bench.client import Connection, connections, request
 from bench.figures import Variant
 from bench.measures import greeting
-from bench.processes import Field, Served, free_ports, migrate, proxy_process
+from bench.processes import Field, Served, free_ports, give_each_a_core, migrate, proxy_process
 from bench.scripts import SCRIPTS
 
 CLIENTS, REQUESTS = 32, 1280
@@ -44,6 +46,7 @@ async def workers(field: Field, postgres: str | None) -> list[Variant]:
             proxy_process(several, models, upstream, two, {**given, "PROXY_WORKERS": "2"}) as supervisor,
         ):
             pair = await _workers_of(supervisor)
+            give_each_a_core(pair)
             carried = [
                 (
                     await _carried(supervisor, pair, CLIENTS * 2),
