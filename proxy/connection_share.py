@@ -2,7 +2,7 @@
 
 Every worker is woken for a new connection, and the system lets the same one win nearly every time. A worker with more
 open connections than another one therefore waits some milliseconds before it accepts. If the other one is busy, it
-accepts then: a connection never depends on one worker, as it would with a socket of its own (``SO_REUSEPORT``), whose
+accepts then: a connection never depends on one worker, as it would with a separate socket (``SO_REUSEPORT``), whose
 queue is lost, or waits, when its worker ends.
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 
 
 class ConnectionEvent:
-    """``asyncio.Event`` without a queue of waiters while nobody waits."""
+    """``asyncio.Event`` without a queue of waiters while no task waits."""
 
     __slots__ = ("_is_set", "_waiters")
 

@@ -161,7 +161,7 @@ def create_data_dir(settings: Settings) -> None:
 
 
 def _problem_of_directory(directory: Path) -> str | None:
-    """Return why a directory cannot be created or written to, in the words of the operating system."""
+    """Return why a directory cannot be created or written to, with the message of the operating system."""
     existing = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
     if not existing.is_dir():
         return os.strerror(errno.EEXIST if existing == directory else errno.ENOTDIR)
@@ -256,6 +256,6 @@ async def _read_keys(database: str) -> bool:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in a thread of its own: an ASGI server imports the application inside its event loop."""
+    """Run a coroutine in a separate thread: an ASGI server imports the application inside its event loop."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()

@@ -130,7 +130,7 @@ def check_start(start: Start, *, address: Address, waits: bool = True) -> Report
     """Validate what a server would start with, without a change.
 
     A database that does not answer or has to be migrated is a notice if the server ``waits`` for it, and a problem
-    otherwise. The check of the database takes up to ``DATABASE_TIME_LIMIT`` seconds.
+    otherwise. The check of the database lasts up to ``DATABASE_TIME_LIMIT`` seconds.
     """
     teams = _team_report(start)
     problems, notices = [*teams.problems, *_setting_problems(start)], [*start.warnings, *teams.notices]

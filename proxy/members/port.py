@@ -1,7 +1,7 @@
 """The interface of members: agents of a team that answer with their own code.
 
-A member is run once for each turn in which it is the active agent. It streams text and events, and its context tells it
-who asks, and what it can do. Nothing waits in memory for a client or a person: ``MemberContext.call_tool`` and
+A member is run once for each turn in which it is the active agent. It streams text and events, and its context has
+the caller and what the member can do. Nothing waits in memory for a client or a person: ``MemberContext.call_tool`` and
 ``run_approved`` end the turn, and the next turn runs the member again with their results.
 """
 
@@ -227,10 +227,10 @@ class MemberContext:
 
         Raises:
             NotApproved: A person refused, or it is not known whether the function has run.
-            ToolError: Nobody can be asked: the conversation is not stored.
+            ToolError: Approval cannot be requested: the conversation is not stored.
         """
         if self.channel is None:
-            raise ToolError("nobody can be asked for approval here")
+            raise ToolError("approval cannot be requested here")
         return await self.channel.run_approved(name, arguments, function)
 
 

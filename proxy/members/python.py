@@ -99,7 +99,7 @@ def python_member(found: Any, threads: ToolThreads) -> Member:
     if callable(found) or callable(run):
         raise ConfigurationError("it must be a function with the parameters 'messages' and 'context'")
     raise ConfigurationError(
-        f"an object of type {type(found).__name__!r} is no agent; see the documentation of members"
+        f"an object of type {type(found).__name__!r} is not an agent; see the documentation of members"
     )
 
 

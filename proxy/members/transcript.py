@@ -1,4 +1,4 @@
-"""What members outside of the proxy are told about the conversation apart from its messages."""
+"""What external members receive about the conversation in addition to its messages."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,10 +123,8 @@ class Socket:
 
     async def __aexit__(self, *_: object) -> None:
         self.writer.close()
-        try:
+        with suppress(OSError):
             await self.writer.wait_closed()
-        except OSError:
-            pass
 
     async def send(self, *pieces: bytes) -> None:
         for piece in pieces:

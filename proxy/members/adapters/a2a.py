@@ -120,7 +120,7 @@ async def _responses(client: Any, message: Any, answer: AnswerOfAgent) -> AsyncG
     except A2AError:
         if answer.has_begun or not message.task_id:
             raise
-        # The agent does not have the open task any more; the context tells it the conversation.
+        # The agent no longer has the open task; the context id identifies the conversation.
         message.task_id = ""
         answer.forget_task()
         async with aclosing(client.send_message(SendMessageRequest(message=message))) as stream:

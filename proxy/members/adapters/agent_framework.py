@@ -282,7 +282,7 @@ class _Calls:
         self.open += [[call_id, *call] for call_id, call in external.items()]
         own = {call_id: call for call_id, call in calls.items() if call_id not in external}
         if external or any(self._asks(name) for name, _ in own.values()):
-            # None of the reply is executed before the others are answered. Calls that ask have events of their own.
+            # Nothing of the reply is executed before the others are answered. Calls with approval have separate events.
             self.deferred |= {i: call for i, call in own.items() if not self._asks(call[0])}
             return []
         return [ToolBegan(call_id, name, arguments) for call_id, (name, arguments) in own.items()]

@@ -78,7 +78,7 @@ def component_member(file: Path) -> Member:
 
     try:
         member = adapted(make(), make)
-    # A component runs code of its own, which can raise anything.
+    # The code of a component can raise anything.
     except Exception as error:
         raise ConfigurationError(
             f"the component in {file.name} cannot be loaded ({type(error).__name__})"
@@ -256,7 +256,7 @@ class _Stream:
             return []
         if event.target in self._agents:
             return [Reasoning(f"{event.source} hands over to {event.target}\n")]
-        # To the user, whatever the name: what the agent said before is the answer.
+        # To the user, whatever the name: the earlier text of the agent is the answer.
         return [] if self._has_text else [event.content]
 
     def _is_handoff(self, name: str) -> bool:

@@ -176,7 +176,7 @@ class Run:
     """The events of one run. A run that is left early is stopped.
 
     The stream of a team does not end before its agents have, and they end by the cancellation token only. So each step
-    is a task of its own: the token is cancelled first.
+    is a separate task: the token is cancelled first.
     """
 
     def __init__(self, found: Any, task: Any, calls: ClientCalls) -> None:
@@ -293,7 +293,7 @@ async def _close(found: Any) -> None:
     """Close an agent; teams have no ``close``."""
     close = getattr(found, "close", None)
     if close is not None:
-        # It is the code of the agent's author, and nobody is left who could handle the error.
+        # It is the code of the agent's author, and no caller is left that could handle the error.
         with suppress(Exception):
             await close()
 

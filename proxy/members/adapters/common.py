@@ -155,7 +155,7 @@ def items_since(context: MemberContext) -> Sequence[Item]:
 def spoken(
     items: Iterable[Item], user: Callable[[UserMessage], T], agent: Callable[[Item, str], T]
 ) -> list[T]:
-    """Return what users and agents said, converted: ``user`` gets messages, ``agent`` items and their text."""
+    """Return the texts of users and agents, converted: ``user`` gets messages, ``agent`` items and their text."""
     return [one for item in items if (one := said(item, user, agent)) is not None]
 
 

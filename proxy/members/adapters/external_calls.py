@@ -47,7 +47,7 @@ class ExternalCalls:
     async def answers(
         self, own: Iterable[FrameworkCall], of_client: Iterable[FrameworkCall]
     ) -> dict[str, str | None]:
-        """Return the results by call id; None for an own call that the framework is to execute now.
+        """Return the results by call id; None for a call of the framework's tools that it executes now.
 
         The turn ends here if a call is not answered yet, so the state has to be set before.
         """
