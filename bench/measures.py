@@ -96,11 +96,11 @@ async def _cost_of_plain(server: Served, *, count: int = 480, concurrency: int =
     return await _cost_of_each(server, ask, count=count, concurrency=concurrency) * 1e6
 
 
-async def _cost_of_short_streams(server: Served) -> float:
+async def _cost_of_short_streams(server: Served, *, count: int = 480, concurrency: int = 8) -> float:
     async def ask(client: Connection) -> None:
         await client.ask(request("first", greeting(), stream=True), SCRIPTS["first"].chunks)
 
-    return await _cost_of_each(server, ask, count=480, concurrency=8) * 1e6
+    return await _cost_of_each(server, ask, count=count, concurrency=concurrency) * 1e6
 
 
 async def handoff_turns(field: Field) -> list[Figure]:
@@ -122,11 +122,11 @@ async def handoff_turns(field: Field) -> list[Figure]:
     return [Figure.of_rounds("handoff turn, 40 chunks", "ms CPU", rounds, goal=0.22)]
 
 
-async def _cost_of_handoff(server: Served) -> float:
+async def _cost_of_handoff(server: Served, *, count: int = 48, concurrency: int = 8) -> float:
     async def run_turn(client: Connection) -> None:
         await client.ask(request("handoff", greeting(), stream=True), SCRIPTS["talking"].chunks)
 
-    return await _cost_of_each(server, run_turn, count=48, concurrency=8) * 1e6
+    return await _cost_of_each(server, run_turn, count=count, concurrency=concurrency) * 1e6
 
 
 async def long_histories(field: Field) -> list[Figure]:
@@ -309,6 +309,18 @@ COSTS: dict[str, Cost] = {
     "single": partial(_cost_of_chunks, model="single", streams=10),
     "bursts": partial(_cost_of_chunks, model="bursts", streams=4),
     "handoff": _cost_of_handoff,
+    "new": _cost_of_new,
+    "known": _cost_of_known,
+}
+
+# The same with fewer operations, for servers under valgrind.
+INSTRUCTIONS: dict[str, Cost] = {
+    "plain": partial(_cost_of_plain, count=64, concurrency=1),
+    "plain32": partial(_cost_of_plain, count=128, concurrency=32),
+    "short": partial(_cost_of_short_streams, count=64, concurrency=1),
+    "bursts": partial(_cost_of_chunks, model="bursts", streams=1),
+    "single": partial(_cost_of_chunks, model="single", streams=1),
+    "handoff": partial(_cost_of_handoff, count=8, concurrency=1),
     "new": _cost_of_new,
     "known": _cost_of_known,
 }

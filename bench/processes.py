@@ -107,13 +107,16 @@ async def proxy_process(
     *,
     tree: Path = ROOT,
     more_teams: int = 0,
+    under: Sequence[str] = (),
 ) -> AsyncIterator[Served]:
-    """Start handoff-proxy of the checkout ``tree``, with its data in ``folder``."""
+    """Start handoff-proxy of the checkout ``tree``, with its data in ``folder``; ``under`` is a command that runs it."""
     (folder / "teams.yaml").write_text(team_file(models, upstream_port, more_teams=more_teams))
     paths = {"PROXY_DATA_DIR": str(folder / "data"), "PROXY_TEAMS": str(folder / "teams.yaml")}
     command = ["proxy.cli", "serve", "--port", str(port)]
     variables = {**paths, **(environment or {})}
-    async with started_process("handoff-proxy", command, port, variables, folder, tree=tree) as served:
+    async with started_process(
+        "handoff-proxy", command, port, variables, folder, tree=tree, under=under
+    ) as served:
         yield served
 
 
@@ -151,10 +154,12 @@ async def started_process(
     folder: Path,
     *,
     tree: Path = ROOT,
+    under: Sequence[str] = (),
 ) -> AsyncIterator[Served]:
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
+            *under,
             sys.executable,
             "-m",
             *command,
@@ -166,14 +171,16 @@ async def started_process(
     if (cores := _cores()) is not None:
         os.sched_setaffinity(process.pid, cores[1] if name == "upstream" else cores[0])
     try:
-        await _until_ready(process, port, log)
+        await _until_ready(process, port, log, is_slow=bool(under))
         yield Served(name, port, process.pid)
     finally:
         await _end(process)
 
 
-async def _until_ready(process: asyncio.subprocess.Process, port: int, log: Path) -> None:
-    async with asyncio.timeout(30):
+async def _until_ready(
+    process: asyncio.subprocess.Process, port: int, log: Path, *, is_slow: bool = False
+) -> None:
+    async with asyncio.timeout(30 if not is_slow else 300):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
