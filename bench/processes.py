@@ -109,7 +109,7 @@ async def proxy_process(
     more_teams: int = 0,
     under: Sequence[str] = (),
 ) -> AsyncIterator[Served]:
-    """Start handoff-proxy of the checkout ``tree``, with its data in ``folder``; ``under`` is a command that runs it."""
+    """Start handoff-proxy of the checkout ``tree`` with its data in ``folder``; ``under`` is a command that runs it."""
     (folder / "teams.yaml").write_text(team_file(models, upstream_port, more_teams=more_teams))
     paths = {"PROXY_DATA_DIR": str(folder / "data"), "PROXY_TEAMS": str(folder / "teams.yaml")}
     command = ["proxy.cli", "serve", "--port", str(port)]
