@@ -18,29 +18,39 @@ import msgspec
 import pytest
 from autogen_core import SingleThreadedAgentRuntime
 from autogen_core.models import ChatCompletionClient
+from packaging.requirements import Requirement
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+LOCK = PROJECT.parent / "requirements-dev.lock"
 TESTED = {
     "autogen-agentchat": "0.7",  # members/adapters/agentchat_objects.py
     "autogen-core": "0.7",  # providers/autogen/client.py
     "autogen-ext": "0.7",  # providers/autogen/client.py
     "httptools": "0.9",  # http_protocol.py, http_responses.py
     "msgspec": "0.22",  # wire/explaining.py
+    "openai-agents": "0.24",  # members/adapters/openai_agents.py
     "uvicorn": "0.54",  # http_protocol.py, http_responses.py, connection_state.py, websocket_protocol.py, server.py
 }
 
 
-OPTIONAL = frozenset(("autogen-agentchat",))
-"""Packages of extras."""
+OPTIONAL = {"autogen-agentchat": "autogen_agentchat", "openai-agents": "agents"}
+"""Packages of extras, with a module of each."""
 needs_agentchat = pytest.mark.skipif(find_spec("autogen_agentchat") is None, reason="not installed")
+FRAMEWORKS = ("a2a", "agent-framework", "agentchat", "langgraph", "openai-agents", "pydantic-ai")
+"""Extras with the packages of adapters."""
+SHARED = frozenset(("protobuf",))
+"""Their packages that the lock file limits by others that need them."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=needs_agentchat if name in OPTIONAL else ()) for name in TESTED]
-)
+def _installed(name: str) -> Any:
+    missing = name in OPTIONAL and find_spec(OPTIONAL[name]) is None
+    return pytest.param(name, marks=pytest.mark.skipif(missing, reason="not installed"))
+
+
+@pytest.mark.parametrize("name", [_installed(name) for name in TESTED])
 def test_the_installed_minor_version_is_the_tested_one(name: str) -> None:
     installed = version(name)
 
@@ -57,6 +67,17 @@ def test_the_package_accepts_no_later_minor_version(name: str) -> None:
     (found,) = (one for one in declared if one.split(">=")[0].split("[")[0] == name)
 
     assert found.endswith(f",<{major}.{minor + 1}")
+
+
+@pytest.mark.parametrize("extra", FRAMEWORKS)
+def test_the_packages_of_frameworks_have_a_limit_that_the_locked_version_meets(extra: str) -> None:
+    declared = tomllib.loads(PROJECT.read_text())["project"]["optional-dependencies"][extra]
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", LOCK.read_text(), re.MULTILINE))
+
+    for requirement in map(Requirement, declared):
+        assert requirement.specifier.contains(locked[requirement.name]), str(requirement)
+        limits = [one for one in requirement.specifier if one.operator == "<"]
+        assert limits or requirement.name in SHARED, f"{requirement} has no limit"
 
 
 class Inner(msgspec.Struct):

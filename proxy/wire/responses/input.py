@@ -35,7 +35,7 @@ from proxy.wire.conversations.item_input import (
     output_of,
 )
 from proxy.wire.provider_state import state_of_reasoning
-from proxy.wire.responses.compaction import decode_summary
+from proxy.wire.responses.compaction import SummaryDecoder
 from proxy.wire.responses.schema import (
     IGNORED_ITEMS,
     SUPPORTED_ITEMS,
@@ -82,11 +82,12 @@ def parse_input(items: str | Sequence[dict[str, Any]], *, max_items: int) -> lis
     if len(items) > max_items:
         raise too_long("array", "input", max_items, len(items))
     check_parts("input", (part for item in items for part in (item.get("content"), item.get("output"))))
-    pieces = (_parse_item(item, f"input[{index}]") for index, item in enumerate(items))
+    summaries = SummaryDecoder()
+    pieces = (_parse_item(item, f"input[{index}]", summaries) for index, item in enumerate(items))
     return [piece for piece in pieces if piece is not None]
 
 
-def _parse_item(item: dict[str, Any], at: str) -> InputPiece | None:
+def _parse_item(item: dict[str, Any], at: str, summaries: SummaryDecoder) -> InputPiece | None:
     match _item_type(item, at):
         case "message":
             return _message(item, at)
@@ -108,7 +109,7 @@ def _parse_item(item: dict[str, Any], at: str) -> InputPiece | None:
             return ApprovalDecision(given.approval_request_id, given.approve, given.reason)
         case "compaction":
             content = convert(item, CompactionInput, at).encrypted_content
-            return SummaryPiece(decode_summary(content, param=f"{at}.encrypted_content"))
+            return SummaryPiece(summaries.decode(content, param=f"{at}.encrypted_content"))
         case _:
             return None
 
