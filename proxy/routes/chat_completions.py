@@ -153,7 +153,7 @@ async def chat_turn_request(
         is_listed=request.store is True,
         metadata=request.metadata,
         options=with_request_messages(options, request.messages) if request.store else options,
-        body_digest=body_digest(body, named or "", end_user, parent or ""),
+        body_digest=await body_digest(body, headers, named or "", end_user, parent or ""),
         idempotency_key=idempotency_key(headers),
         is_retry=is_retry(headers),
         is_repeatable=is_repeatable(headers),

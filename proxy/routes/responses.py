@@ -250,7 +250,7 @@ async def turn_request(
         is_stored=request.store,
         metadata=request.metadata,
         options=options if request.store else _without_content(options),
-        body_digest=body_digest(body, "responses", named or "", end_user),
+        body_digest=await body_digest(body, headers, "responses", named or "", end_user),
         idempotency_key=idempotency_key(headers),
         is_retry=is_retry(headers),
         is_repeatable=is_repeatable(headers),

@@ -413,6 +413,25 @@ async def test_a_chat_continues_until_it_is_reset(served: Served, upstream: Fake
     assert shape_of(upstream) == ["system", "user:6"]
 
 
+@pytest.mark.parametrize("has_chat", [False, True], ids=["first message", "later message"])
+@pytest.mark.parametrize("path", ["/chat", "/chat/stream"])
+async def test_a_repeated_reset_with_a_key_gets_the_same_answer_and_resets_once(
+    path: str, has_chat: bool, served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(*[text(f"Answer {number}") for number in range(3)])
+    if has_chat:
+        await post(served, "/chat", {"message": "1"})
+    keyed = {"Idempotency-Key": "reset-1"}
+
+    first = await post(served, path, {"message": "2", "reset_history": True}, **keyed)
+    again = await post(served, path, {"message": "2", "reset_history": True}, **keyed)
+    await post(served, "/chat", {"message": "3"})
+
+    assert (first.status_code, again.text) == (200, first.text)
+    answered = f"assistant:Answer {int(has_chat)}"
+    assert shape_of(upstream) == ["system", "user:2", answered, "user:3"]
+
+
 @pytest.mark.parametrize("requested", [True, False])
 async def test_tools_run_in_parallel_if_requested(
     requested: bool, served: Served, upstream: FakeUpstream

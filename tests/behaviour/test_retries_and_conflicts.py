@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ class Wire:
     async def ask(self, body: dict[str, Any] | None = None, **headers: str) -> httpx2.Response:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.http.post("/chat/completions", json={**ASK, **(body or {})}, headers=given)
+
+    async def raw(self, body: str, **headers: str) -> httpx2.Response:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        given["Content-Type"] = "application/json"
+        return await self.http.post("/chat/completions", content=body, headers=given)
 
     async def resume(self, turn_id: str, seen: str = "") -> httpx2.Response:
         headers = {"Last-Event-ID": seen} if seen else {}
@@ -167,6 +173,49 @@ async def test_the_same_key_with_another_body_is_a_conflict(served: Served, upst
 
     assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
     assert other.headers["x-should-retry"] == "false"
+
+
+SAME_JSON = [
+    pytest.param(json.dumps({**ASK, "temperature": 0.5, "user": "a"}), id="same bytes"),
+    pytest.param(json.dumps({"user": "a", "temperature": 0.5, **ASK}), id="other order"),
+    pytest.param(json.dumps({**ASK, "temperature": 0.5, "user": "a"}, indent=2), id="white space"),
+    pytest.param(
+        json.dumps({**ASK, "temperature": 0.5, "user": "a"})
+        .replace("0.5", "5e-1")
+        .replace("Hello", "\\u0048ello"),
+        id="escapes and numbers",
+    ),
+]
+
+
+@pytest.mark.parametrize("size", [1, 100_000], ids=["short", "long"])
+@pytest.mark.parametrize("again", SAME_JSON)
+async def test_the_same_key_with_the_same_json_in_other_bytes_is_the_same_request(
+    served: Served, upstream: FakeUpstream, again: str, size: int
+) -> None:
+    upstream.reply(text("Once"))
+    long_name = "a" * size
+    bodies = [body.replace('"a"', f'"{long_name}"') for body in (str(SAME_JSON[0].values[0]), again)]
+    async with Wire(served) as wire:
+        answers = [await wire.raw(body, idempotency_key="k1") for body in bodies]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[1].json()["id"] == answers[0].json()["id"]
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "changed", [{"temperature": 0.6}, {"stream": True}, {"messages": [*HELLO, user("Other")]}, {"seed": 1}]
+)
+async def test_the_same_key_with_another_value_is_a_conflict(
+    served: Served, upstream: FakeUpstream, changed: Any
+) -> None:
+    upstream.reply(text("Once"))
+    async with Wire(served) as wire:
+        await wire.ask({"temperature": 0.5}, idempotency_key="k1")
+        other = await wire.ask({"temperature": 0.5, **changed}, idempotency_key="k1")
+
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
 
 
 async def test_keys_of_two_callers_have_nothing_to_do_with_each_other(

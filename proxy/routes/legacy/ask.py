@@ -80,7 +80,7 @@ async def ask_stream(scope: Scope, receive: Receive, send: Send) -> None:
         return
     question = read_object(QUESTION, body).question
     team = team_of(services, services.settings.older_ask_team, default=ASK_TEAM)
-    request = turn_request(scope, caller, services, team, single_user_message(question), body=body)
+    request = await turn_request(scope, caller, services, team, single_user_message(question), body=body)
     facts = services.catalog.find(team)
     agents = tuple(facts.team.agents) if facts is not None and facts.team is not None else ()
     options = QuestionOptions(id="", created=0, model=team, question=question, agents=agents)

@@ -49,7 +49,7 @@ async def chat_request(
     conversation = await current_chat(
         services, caller, headers_of(scope), browser=browser, resets_history=bool(given.reset_history)
     )
-    return turn_request(
+    return await turn_request(
         scope,
         caller,
         services,

@@ -68,7 +68,7 @@ async def _new_message(scope: Scope, receive: Receive, send: Send) -> None:
     given = read_object(NEW_MESSAGE, body)
     named = conversation_id(given.conversation_id) if given.conversation_id is not None else None
     team = team_of(services, services.settings.older_team, named=given.agent)
-    request = turn_request(
+    request = await turn_request(
         scope, caller, services, team, single_user_message(given.message), body=body, conversation=named
     )
     opened = await services.turns.open(request, left=client_left(receive))
@@ -83,7 +83,7 @@ async def _sources(scope: Scope, receive: Receive, send: Send) -> None:
     messages = messages_of(given, max_messages=services.settings.max_messages)
     team = team_of(services, services.settings.older_team)
     opened = await services.turns.open(
-        turn_request(scope, caller, services, team, messages, body=body, is_addition=False),
+        await turn_request(scope, caller, services, team, messages, body=body, is_addition=False),
         left=client_left(receive),
     )
     connection = ClientConnection(scope, receive, send)

@@ -77,7 +77,7 @@ def _model_named(services: Services, named: str) -> str:
     return next((model for model in ids if model.endswith(f"/{named}")), named)
 
 
-def turn_request(
+async def turn_request(
     scope: Scope,
     caller: str,
     services: Services,
@@ -106,7 +106,7 @@ def turn_request(
         conversation_id=named,
         parallel_tool_calls=parallel_tools,
         options=AnswerOptions(id="", created=0, model=team),
-        body_digest=body_digest(body, scope["path"], named or "", end_user),
+        body_digest=await body_digest(body, headers, scope["path"], named or "", end_user),
         idempotency_key=idempotency_key(headers),
         on_disconnect=on_disconnect(headers),
         # Clients of these endpoints show nothing for 409, and several users can share one chat.
@@ -132,8 +132,14 @@ async def current_chat(
 
     It is the conversation that the request names; else the conversation ``chat``, or the one that the metadata of
     ``chat`` names. A reset (``reset_history``) writes a new id into that metadata, so that all workers use it. The
-    earlier messages remain stored.
+    earlier messages remain stored. A request that repeats an idempotency key has the conversation of its first
+    attempt and resets nothing.
     """
+    key = idempotency_key(headers)
+    if key is not None:
+        begun = await services.history.turn_by_idempotency_key(caller, key)
+        if begun is not None:
+            return begun.conversation_id
     named = _named(headers)
     if named is not None and not resets_history:
         return named
