@@ -90,8 +90,9 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
     Raises:
         UpstreamFailed: The model call failed.
     """
-    await state.sink.attended()
+    # Counted before other delegates of the turn check the limit.
     state.add_model_call()
+    await state.sink.attended()
     client_tools = _client_tools(agent, state)
     compactor = state.compactor
     if compactor is None:

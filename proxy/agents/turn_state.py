@@ -40,7 +40,8 @@ class DelegatePause:
 class TurnState:
     """The state of one turn, shared by all agents that work on it: its limits, and what was used of them.
 
-    A delegate has a separate state, whose use also counts for its ``parent``.
+    A delegate has a separate state, whose use also counts for its ``parent``. It leaves one model call to each agent that
+    waits for it, so that excess delegates are error results and not the end of the turn.
     """
 
     team: str
@@ -78,7 +79,14 @@ class TurnState:
         """Count a model call."""
         self.model_calls += 1
         if self.parent is not None:
-            self.parent.add_model_call()
+            self.parent._add_delegated_model_call()
+
+    def _add_delegated_model_call(self) -> None:
+        # Members report calls that they have made already, possibly more than were left.
+        if self.model_calls < self.limits.max_model_calls - 1:
+            self.model_calls += 1
+        if self.parent is not None:
+            self.parent._add_delegated_model_call()
 
     def add_tool_call(self) -> None:
         """Count a call of a server tool."""
@@ -128,27 +136,36 @@ class TurnState:
         )
 
     @property
-    def has_all_messages(self) -> bool:
-        """Whether the turn has as many messages as ``max_messages`` allows."""
-        limit = self.limits.max_messages
-        return limit is not None and 1 + self.model_calls + self.tool_calls >= limit
-
-    @property
     def is_at_limit(self) -> bool:
         """Whether no further model call may start."""
-        limit = self.limits.max_output_tokens
-        return (
-            self.model_calls >= self.limits.max_model_calls
-            or self.has_all_messages
-            or (limit is not None and self.completion_tokens >= limit)
-            or (self.parent is not None and self.parent.is_at_limit)
-        )
+        return self._is_at_limit(reserved=0)
 
     @property
     def can_run_tool(self) -> bool:
         """Whether another server tool may run."""
-        is_within = self.tool_calls < self.limits.max_tool_calls and not self.has_all_messages
-        return is_within and (self.parent is None or self.parent.can_run_tool)
+        return self._can_run_tool(reserved=0)
+
+    def _is_at_limit(self, *, reserved: int) -> bool:
+        """Whether a limit leaves no more than ``reserved`` model calls, or no tokens."""
+        limit = self.limits.max_output_tokens
+        return (
+            self.model_calls + reserved >= self.limits.max_model_calls
+            or self._has_all_messages(reserved=reserved)
+            or (limit is not None and self.completion_tokens >= limit)
+            or (self.parent is not None and self.parent._is_at_limit(reserved=reserved + 1))
+        )
+
+    def _can_run_tool(self, *, reserved: int) -> bool:
+        is_within = self.tool_calls < self.limits.max_tool_calls
+        return (
+            is_within
+            and not self._has_all_messages(reserved=reserved)
+            and (self.parent is None or self.parent._can_run_tool(reserved=reserved + 1))
+        )
+
+    def _has_all_messages(self, *, reserved: int) -> bool:
+        limit = self.limits.max_messages
+        return limit is not None and 1 + self.model_calls + self.tool_calls + reserved >= limit
 
 
 @dataclass(frozen=True, slots=True)

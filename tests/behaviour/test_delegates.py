@@ -301,6 +301,53 @@ async def test_the_limits_of_the_turn_include_delegates(open_desk: Desk) -> None
     assert len(upstream.requests) <= 100
 
 
+async def test_excess_delegates_are_error_results_and_the_caller_answers(tmp_path: Path) -> None:
+    """25 model calls is the default limit of a turn: the caller needs two of them."""
+    tasks = [("ask_worker" if number % 2 else "ask_function", {"task": f"{number}"}) for number in range(40)]
+
+    def answer(received: Received) -> Reply:
+        messages = received.body["messages"]
+        if agent_of(messages) == "worker":
+            return text("done")
+        return text(json.dumps(results_in(messages))) if results_in(messages) else calls(*tasks)
+
+    (tmp_path / "counted_delegate.py").write_text(
+        "from proxy.members import ModelUsed, Usage\n\n\n"
+        "async def run(messages, context):\n"
+        "    yield 'done'\n"
+        "    for _ in range(5):\n"
+        "        yield ModelUsed('m', Usage())\n"
+    )
+    team = """\
+models:
+  default: {{model: test-model, base_url: "{upstream}", api_key: k}}
+teams:
+  desk:
+    entry: lead
+    agents:
+      lead: {{instructions: You are lead., delegates: [{{to: worker}}, {{to: function}}]}}
+      worker: {{instructions: You are worker.}}
+      function: {{python: "counted_delegate:run"}}
+"""
+    async with FakeUpstream(answer=answer) as upstream:
+        (tmp_path / "team.yaml").write_text(team.format(upstream=upstream.base_url))
+        async with serve(tmp_path, teams=tmp_path / "team.yaml") as served:
+            answered = await Caller(served).completion([user("Hi")], model="desk")
+        agents = [agent_of(request.body["messages"]) for request in upstream.requests]
+
+    (choice,) = answered.choices
+    assert choice.finish_reason == "stop"
+    results = json.loads(choice.message.content or "")
+    assert len(results) == 40
+    excess = {
+        "error: worker gave no answer before a limit was reached",
+        "error: function gave no answer before a limit was reached",
+    }
+    assert set(results) == {"done", *excess}
+    assert agents.count("lead") == 2
+    assert len(agents) < 25
+
+
 async def test_a_run_has_its_own_limits(tmp_path: Path) -> None:
     """A delegate that reaches them, or whose code fails, is an error result, and the caller continues."""
     team = """\
