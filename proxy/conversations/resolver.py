@@ -127,6 +127,9 @@ class ConversationResolver:
         conversation = await self._named_conversation(request)
         query = ResolverQuery(request, team, self._turns, conversation, self._clock(), skips_running)
         resolved = await self._first_match(query)
+        if _has_no_parent(resolved) and (earlier := query.of_no_end_user()) is not None:
+            found = await self._first_match(earlier)
+            resolved = resolved if _has_no_parent(found) else found
         if isinstance(resolved, RunningMatch | Repetition):
             return resolved
         if isinstance(resolved, ResolvedTurn) and resolved.is_paused and resolved.parent is not None:
@@ -171,6 +174,13 @@ class ConversationResolver:
         step = repeated.step
         parent = step.record.parent
         return _resolved_behind(resolved, step, await self._turns.chain(parent) if parent is not None else ())
+
+
+def _has_no_parent(resolution: Resolution) -> bool:
+    """Whether no turn of the conversation was found that the request continues."""
+    return isinstance(resolution, UnrelatedMessages) or (
+        isinstance(resolution, ResolvedTurn) and resolution.parent is None
+    )
 
 
 def _resolved_behind(resolved: ResolvedTurn, step: Step, chain: Sequence[ChainTurn]) -> ResolvedTurn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from proxy.approvals.yes_no import plain_decision
@@ -37,6 +37,8 @@ class ResolverQuery:
     now: float = 0.0
     skips_running: bool = False
     """Whether the request neither follows nor repeats a running turn."""
+    owner: str | None = None
+    """The end user of the fingerprints that are searched; None for that of the conversation, or of the request."""
 
     # Several rules read each of these, so they are computed once.
     messages: Sequence[Message] = field(init=False)
@@ -56,9 +58,21 @@ class ResolverQuery:
         object.__setattr__(self, "messages", messages)
         # A request without an end user may continue the conversation of one, and one of an end user that of none.
         end_user = self.request.end_user if self.conversation is None else self.conversation.end_user
+        if self.owner is not None:
+            end_user = self.owner
         object.__setattr__(self, "scope", scope_of(self.request.caller, self.team.name, end_user))
         object.__setattr__(self, "last_assistant", last)
         object.__setattr__(self, "new_messages", messages[last + 1 :])
+
+    def of_no_end_user(self) -> ResolverQuery | None:
+        """Return the same query for turns with the fingerprints of no end user; None if it would find nothing else.
+
+        A conversation without an end user belongs to the first one that continues it. The fingerprints of the branches
+        that it has then do not change.
+        """
+        if self.conversation is None or not self.conversation.end_user or self.last_assistant < 0:
+            return None
+        return replace(self, owner="")
 
     @property
     def transcript(self) -> Transcript:

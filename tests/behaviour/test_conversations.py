@@ -295,6 +295,49 @@ async def test_a_list_without_the_end_user_continues_the_conversation_that_it_na
     assert "tool" in [message["role"] for message in upstream.requests[-1].body["messages"]]
 
 
+@pytest.mark.parametrize("source", ["X-Conversation-Id", "X-OpenWebUI-Chat-Id"])
+@pytest.mark.parametrize(
+    "end_users",
+    [
+        ("", "bob", "bob", "", "bob"),
+        ("", "", "bob", "bob", ""),
+        ("bob", "", "bob", "", "bob"),
+        ("bob", "bob", "", "", "bob"),
+    ],
+)
+async def test_a_conversation_continues_with_and_without_its_end_user(
+    served: Served, upstream: FakeUpstream, end_users: tuple[str, ...], source: str
+) -> None:
+    def who(end_user: str) -> dict[str, Any]:
+        return {"user": end_user} if end_user else {}
+
+    caller = Caller(served)
+    headers = {source: f"mixed-{source}-{'-'.join(end_users)}"}
+    first, *others = end_users
+    messages = await sold(caller, upstream, headers=headers, **who(first))
+
+    for number, end_user in enumerate(others):
+        upstream.reply(text(f"Answer {number}"))
+        messages.append(user(f"Question {number}"))
+        answer = await caller.ask(messages, headers=headers, **who(end_user))
+        messages.append(assistant(answer))
+
+        sent = shape_of(upstream)
+        # With the handoff, which the list does not show.
+        assert "result" in sent, f"message {number} began a branch"
+        assert [shape for shape in sent if shape.startswith("user:Question")] == [
+            f"user:Question {at}" for at in range(number + 1)
+        ]
+
+    # An edit begins a branch behind the handoff, and not at the root.
+    upstream.reply(text("Edited"))
+    edited = [*messages[:-2], user("Another question")]
+    await caller.ask(edited, headers=headers, **who("bob"))
+    assert "result" in shape_of(upstream)
+    with pytest.raises(openai.NotFoundError):
+        await caller.ask(messages, headers=headers, **who("anna"))
+
+
 async def test_an_empty_conversation_header_counts_as_absent(served: Served, upstream: FakeUpstream) -> None:
     caller = Caller(served)
     upstream.reply(text("Hi"))
