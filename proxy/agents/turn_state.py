@@ -40,8 +40,8 @@ class DelegatePause:
 class TurnState:
     """The state of one turn, shared by all agents that work on it: its limits, and what was used of them.
 
-    A delegate has a separate state, whose use also counts for its ``parent``. It leaves one model call to each agent that
-    waits for it, so that excess delegates are error results and not the end of the turn.
+    A delegate has a separate state, whose use also counts for its ``parent``. It leaves one model call to each agent
+    that waits for it, so that excess delegates are error results and not the end of the turn.
     """
 
     team: str
