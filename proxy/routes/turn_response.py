@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeGuard, TypeVar, cast
 
 import msgspec
+from starlette.types import Send
 
 from proxy.events import Failed
 from proxy.routes.dependencies import Services
@@ -22,6 +23,7 @@ from proxy.routes.streaming import (
     stream,
 )
 from proxy.service.turns import TurnHandle
+from proxy.turns.live import LiveTurn
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.errors import ErrorResponse, error_response
 from proxy.wire.responses.options import ResponseOptions
@@ -83,6 +85,26 @@ async def write_turn(
         if not is_complete:
             facts.update(outcome="client_disconnect")
             opened.live.on_client_disconnect()
+
+
+async def write_nothing_more(send: Send, headers: Headers) -> None:
+    """Respond that a stream has no further events.
+
+    ``EventSource`` reconnects after the end of a response, except after 204 (HTML Standard, 9.2.3).
+    """
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def has_frames(live: LiveTurn, encoder: Encoder) -> bool:
+    """Whether the stream of an ended turn has a frame; True for a turn that is running."""
+    if not live.is_over:
+        return True
+    with live.reader(is_observer=True) as reader:
+        while reader.position < live.length:
+            if any(map(encoder.encode, await reader.next())):
+                return True
+    return False
 
 
 def _is_encoder(encoder: Encoder | Builder) -> TypeGuard[Encoder]:

@@ -15,11 +15,12 @@ from proxy.routes.dependencies import CallerDep, EndUserDep, ServicesDep, reques
 from proxy.routes.feed_stream import feed_stream
 from proxy.routes.request_body import first_of
 from proxy.routes.streaming import ClientConnection
+from proxy.routes.turn_response import has_frames, write_nothing_more
 from proxy.turns.records import ModelUse, TurnRecord
 from proxy.turns.repository import accessible_turn
 from proxy.wire.chat.response_models import encode, usage_body
 from proxy.wire.events import sse
-from proxy.wire.events.feed import feed_types
+from proxy.wire.events.feed import Feed, FeedEncoder, feed_types
 from proxy.wire.turn_summary import ModelUsage, TurnSummary, rounded_cost
 
 router = APIRouter(tags=["turns"])
@@ -77,10 +78,9 @@ class TurnEvents:
         )
         scope["state"]["facts"].update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
         named = [(b"x-conversation-id", opened.conversation_id.encode())]
-        if opened.live.is_finished and after >= (opened.live.entries[-1].position, 0):
-            # EventSource reconnects after the end of a response, except after 204 (HTML Standard, 9.2.3).
-            await send({"type": "http.response.start", "status": 204, "headers": named})
-            await send({"type": "http.response.body", "body": b""})
+        feed = Feed(opened.turn_id, hides_details=not services.settings.handoff_details)
+        if not await has_frames(opened.live, FeedEncoder(feed, types=types, after=after)):
+            await write_nothing_more(send, named)
             return
         async with feed_stream(services, ClientConnection(scope, receive, send), named, types) as stream:
             await stream.write_turn(opened, after=after)

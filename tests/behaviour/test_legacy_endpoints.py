@@ -591,6 +591,50 @@ async def test_only_turns_of_questions_can_be_resumed(served: Served, upstream: 
         error_message(await get(served, f"/ask-stream/{turn_id}"), status=404)
 
 
+async def events_of_source(served: Served, path: str) -> list[list[str]]:
+    """Return the event ids of each response that an ``EventSource`` would get until a status other than 200."""
+    headers = {"Accept": "text/event-stream", "Authorization": "Bearer k"}
+    responses: list[list[str]] = []
+    async with httpx2.AsyncClient(base_url=served.url) as client:
+        while len(responses) < 5:
+            response = await client.get(path, headers=headers)
+            if response.status_code != 200:
+                assert (response.status_code, response.content) == (204, b"")
+                return responses
+            responses.append(re.findall(r"^id: (.*)$", response.text, re.MULTILINE))
+            headers["Last-Event-ID"] = responses[-1][-1]
+    raise AssertionError(responses)
+
+
+async def test_an_event_source_stops_after_the_end_of_a_question(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello"), error(400))
+    for last_type in ("completed", "error"):
+        frames = events_of(await post(served, "/ask-stream", {"question": "Hi?"}))
+        ids = [frame["id"] for frame in frames]
+
+        assert frames[-1]["event"]["event_type"] == last_type
+        assert await events_of_source(served, f"/ask-stream/{ids[0].partition(':')[0]}") == [ids]
+
+
+async def test_an_event_source_stops_after_the_scripted_turn(served: Served) -> None:
+    frames = events_of(await get(served, "/test-stream"))
+
+    assert await events_of_source(served, "/test-stream") == [[frame["id"] for frame in frames]]
+
+
+async def test_a_program_that_resumes_after_the_last_event_gets_an_empty_stream(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(text("Hello"))
+    last = events_of(await post(served, "/ask-stream", {"question": "Hi?"}))[-1]["id"]
+
+    again = await post(served, "/ask-stream", {"question": "Hi?"}, Last_Event_ID=last)
+
+    assert (again.status_code, again.text) == (200, "")
+
+
 async def test_long_text_is_written_in_short_events(served: Served, upstream: FakeUpstream) -> None:
     long = "12345678é " * 20_000
     upstream.reply(*(text("", chunks=[long]) for _ in range(2)))

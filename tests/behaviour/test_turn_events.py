@@ -240,6 +240,21 @@ async def test_event_feed_returns_204_after_the_closing_event(served: Served, up
     assert (again.status_code, again.content) == (204, b"")
 
 
+async def test_event_feed_of_some_types_returns_204_after_their_last_frame(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    upstream.reply(calls(("transfer_to_sales", {})), text("Hi"))
+    turn_id = (await Caller(served).completion([user("Hi")])).id
+    path = f"/turns/{turn_id}/events?types=handoff"
+    first = await get(served, path)
+    [handoff] = frames_of(first.text)
+
+    again = await get(served, path, Last_Event_ID=f"{handoff['position']}.{handoff['part']}")
+    none = await get(served, f"/turns/{turn_id}/events?types=approval.requested")
+
+    assert [answer.status_code for answer in (first, again, none)] == [200, 204, 204]
+
+
 async def test_a_reader_of_an_interrupted_turn_gets_its_closing_event(served: Served) -> None:
     caller = served.services.keys.caller("Bearer test-key")
     options = encode_options(AnswerOptions(id="", created=0, model="shop"))

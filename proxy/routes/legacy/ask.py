@@ -37,6 +37,7 @@ from proxy.routes.legacy.requests import (
 from proxy.routes.request_body import headers_of
 from proxy.routes.request_headers import wants_event_ids
 from proxy.routes.streaming import ClientConnection, StreamTimeouts, stream
+from proxy.routes.turn_response import has_frames, turn_headers, write_nothing_more
 from proxy.service.turns import TurnHandle
 from proxy.turns.live import LiveTurn
 from proxy.wire.legacy.ask import (
@@ -76,7 +77,9 @@ async def ask_stream(scope: Scope, receive: Receive, send: Send) -> None:
     seen = headers_of(scope).get("last-event-id", "").strip()
     if seen:
         turn_id, number = last_event(seen)
-        await _resume(services, caller, turn_id, number, connection)
+        # Never 204, as for GET: ``fetch`` has no body to read then, and these clients do not reconnect on their own.
+        opened, stored = await _attach(services, caller, turn_id, headers_of(scope))
+        await _write(services, opened, stored, number, connection, is_resumed=True)
         return
     question = read_object(QUESTION, body).question
     team = team_of(services, services.settings.older_ask_team, default=ASK_TEAM)
@@ -99,16 +102,19 @@ async def resumed_stream(scope: Scope, receive: Receive, send: Send) -> None:
         last_event_id=headers.get("last-event-id", "").strip(),
         starting_after=QueryParams(scope["query_string"]).get("starting_after", "").strip(),
     )
-    await _resume(services, caller, turn_id, number, ClientConnection(scope, receive, send))
+    opened, options = await _attach(services, caller, turn_id, headers)
+    connection = ClientConnection(scope, receive, send)
+    if await has_frames(opened.live, _encoder(opened, options, number, scope)):
+        await _write(services, opened, options, number, connection, is_resumed=True)
+    else:
+        await write_nothing_more(send, turn_headers(opened, (), scope["state"]["facts"]))
 
 
-async def _resume(
-    services: Services, caller: str, turn_id: str, after: int, connection: ClientConnection
-) -> None:
-    end_user = end_user_of(services, headers_of(connection.scope))
-    opened = await services.turns.attach(caller, turn_id, end_user=end_user)
-    options = decode_question_options(turn_id, opened.stored_options or b"{}")
-    await _write(services, opened, options, after, connection, is_resumed=True)
+async def _attach(
+    services: Services, caller: str, turn_id: str, headers: dict[str, str]
+) -> tuple[TurnHandle, QuestionOptions]:
+    opened = await services.turns.attach(caller, turn_id, end_user=end_user_of(services, headers))
+    return opened, decode_question_options(turn_id, opened.stored_options or b"{}")
 
 
 async def _write(
@@ -120,14 +126,18 @@ async def _write(
     *,
     is_resumed: bool = False,
 ) -> None:
-    encoder = QuestionEncoder(
+    encoder = _encoder(opened, options, after, connection.scope)
+    await write_legacy_turn(services, opened, connection, encoder, is_resumed=is_resumed, framing=EVENTS)
+
+
+def _encoder(opened: TurnHandle, options: QuestionOptions, after: int, scope: Scope) -> QuestionEncoder:
+    return QuestionEncoder(
         opened.turn_id,
         options.question,
         agents=options.agents or [opened.agent],
         after=after,
-        has_id_lines=_has_id_lines(connection.scope),
+        has_id_lines=_has_id_lines(scope),
     )
-    await write_legacy_turn(services, opened, connection, encoder, is_resumed=is_resumed, framing=EVENTS)
 
 
 def _has_id_lines(scope: Scope) -> bool:
@@ -142,9 +152,12 @@ def _has_id_lines(scope: Scope) -> bool:
 
 async def scripted_stream(scope: Scope, receive: Receive, send: Send) -> None:
     """Stream a scripted turn of three agents, for testing clients."""
-    request_context(scope)
-    live = LiveTurn("test")
-    encoder = QuestionEncoder("test", SCRIPTED_QUESTION, agents=SCRIPTED_STEPS)
+    _, headers, _ = request_context(scope)
+    after = last_number("test", last_event_id=headers.get("last-event-id", "").strip(), starting_after="")
+    if not await has_frames(_played(), _scripted_encoder(after, scope)):
+        await write_nothing_more(send, [])
+        return
+    live, encoder = LiveTurn("test"), _scripted_encoder(after, scope)
     playing = asyncio.create_task(_play(live), name="scripted turn")
     try:
         connection = ClientConnection(scope, receive, send)
@@ -152,6 +165,20 @@ async def scripted_stream(scope: Scope, receive: Receive, send: Send) -> None:
     finally:
         playing.cancel()
         await asyncio.gather(playing, return_exceptions=True)
+
+
+def _scripted_encoder(after: int, scope: Scope) -> QuestionEncoder:
+    has_id_lines = _has_id_lines(scope)
+    return QuestionEncoder(
+        "test", SCRIPTED_QUESTION, agents=SCRIPTED_STEPS, after=after, has_id_lines=has_id_lines
+    )
+
+
+def _played() -> LiveTurn:
+    live = LiveTurn("test")
+    for event in SCRIPTED:
+        live.emit(event)
+    return live
 
 
 async def _play(live: LiveTurn, pause: float = 0.05) -> None:
