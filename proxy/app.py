@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from proxy.agents.dispatch import AutoGenDispatcher, Dispatcher, QueuedRuntime
 from proxy.errors import ConfigurationError
+from proxy.lazy_imports import without_pydantic_v1
 from proxy.lifespan import metrics_of, open_services
 from proxy.routes import (
     agents,
@@ -128,6 +129,13 @@ def create_app(
             app.state.reload = reload
             yield
 
+    with without_pydantic_v1():
+        return _application(parts, lifespan)
+
+
+def _application(
+    parts: Parts, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]
+) -> Application:
     app = Application(
         around=_middleware(parts, lambda: app.state.services),
         title="handoff-proxy",
@@ -142,8 +150,8 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         redirect_slashes=False,
     )
-    app.state.teams = list(loaded.definitions.teams)
-    app.state.models = models_in_use(loaded.definitions)
+    app.state.teams = list(parts.loaded.definitions.teams)
+    app.state.models = models_in_use(parts.loaded.definitions)
     error_handlers.install(app)
     app.add_middleware(Compression)
     _add_routes(app, has_metrics=parts.metrics is not None)

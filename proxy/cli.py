@@ -21,15 +21,15 @@ import click
 from proxy.auth import Terms
 from proxy.cli_options import SECRET, GroupedCommand, setting_flags
 from proxy.errors import ConfigurationError
-from proxy.listen_sockets import bound_sockets
+from proxy.listen_sockets import bound_sockets, url_of
 from proxy.log_config import configure_logging
 from proxy.messages import EventsMode
 from proxy.server_file import reload_servers, server_file
 from proxy.settings import Settings, environment, load_settings
-from proxy.supervisor import Facts, Supervisor
 
 if TYPE_CHECKING:
     from proxy.start_check import Start
+    from proxy.supervisor import Facts
 
 VERSION = version("handoff-proxy")
 logger = logging.getLogger(__name__)
@@ -77,7 +77,6 @@ def serve(**flags: Any) -> None:
 
 def _serve(start: Start, flags: Mapping[str, Any], sockets: Sequence[socket], stack: ExitStack) -> None:
     """Serve in this process, or as the supervisor of several; return or exit when a signal has ended it."""
-    from proxy.server import FORCED_CLOSE_SECONDS, url_of
     from proxy.settings_check import create_data_dir
     from proxy.start_check import with_all_problems
     from proxy.worker import serve_process, serve_worker, shared_counters
@@ -87,6 +86,8 @@ def _serve(start: Start, flags: Mapping[str, Any], sockets: Sequence[socket], st
     if settings.workers == 1:
         serve_process(start, sockets, announce, reloads=True)
         return
+    from proxy.supervisor import Supervisor
+
     try:
         create_data_dir(settings)
     except ConfigurationError as error:
@@ -96,7 +97,7 @@ def _serve(start: Start, flags: Mapping[str, Any], sockets: Sequence[socket], st
         partial(serve_worker, flags),
         sockets,
         settings.workers,
-        stop_time_limit=settings.shutdown_grace + FORCED_CLOSE_SECONDS + 5,
+        stop_time_limit=settings.forced_close_after + 5,
         on_ready=announce,
         on_exit=stack.enter_context(shared_counters()),
         on_restarted=own_file.report,

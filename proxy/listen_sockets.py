@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from proxy.errors import ConfigurationError
+from proxy.settings import Settings
 
 
 @contextmanager
@@ -25,6 +26,13 @@ def bound_sockets(host: str, port: int) -> Iterator[list[socket.socket]]:
     finally:
         for bound in sockets:
             bound.close()
+
+
+def url_of(settings: Settings, sockets: Sequence[socket.socket]) -> str:
+    """Return the URL of the server for clients."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    scheme = "https" if settings.tls_certificate is not None else "http"
+    return f"{scheme}://{host}:{sockets[0].getsockname()[1]}"
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:

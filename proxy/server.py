@@ -27,12 +27,8 @@ from proxy.routes.passthrough import PassthroughHandler
 from proxy.service.turns import TurnService
 from proxy.settings import Settings
 from proxy.team_set import TeamReload
-from proxy.websocket_protocol import EnvelopeWebSocket
 
 logger = logging.getLogger(__name__)
-
-FORCED_CLOSE_SECONDS = 10.0
-"""Seconds after the grace time at which open connections are closed."""
 
 
 class ProxyServer(uvicorn.Server):
@@ -194,13 +190,6 @@ def serve_forever(
     server.run(own)
 
 
-def url_of(settings: Settings, sockets: Sequence[socket.socket]) -> str:
-    """Return the URL of the server for clients."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    scheme = "https" if settings.tls_certificate is not None else "http"
-    return f"{scheme}://{host}:{sockets[0].getsockname()[1]}"
-
-
 def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.Config:
     """Return the configuration of uvicorn for the application."""
     given: dict[str, Any] = {
@@ -209,7 +198,7 @@ def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.C
         "log_config": None,
         "access_log": False,
         "server_header": False,
-        "ws": EnvelopeWebSocket,
+        "ws": _websocket,
         # A larger message closes the WebSocket with the status 1009 (RFC 6455, 7.4.1).
         "ws_max_size": settings.max_body_bytes,
         # Each delta is a message: compression costs more than it saves, and memory per connection.
@@ -219,8 +208,15 @@ def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.C
             head_timeout=settings.body_timeout, stall_timeout=settings.stalled_client_timeout
         ),
         "timeout_keep_alive": 75,
-        "timeout_graceful_shutdown": int(settings.shutdown_grace + FORCED_CLOSE_SECONDS),
+        "timeout_graceful_shutdown": int(settings.forced_close_after),
         "ssl_certfile": settings.tls_certificate,
         "ssl_keyfile": settings.tls_key,
     }
     return uvicorn.Config(app, **{**given, **changes})
+
+
+def _websocket(**arguments: Any) -> asyncio.Protocol:
+    """Return the protocol of a connection that becomes a WebSocket; imported for the first one, with websockets."""
+    from proxy.websocket_protocol import EnvelopeWebSocket
+
+    return EnvelopeWebSocket(**arguments)

@@ -496,6 +496,11 @@ class Settings(BaseSettings):
     ] = None
 
     @property
+    def forced_close_after(self) -> float:
+        """Seconds after the begin of a shutdown at which open connections are closed."""
+        return self.shutdown_grace + 10
+
+    @property
     def database(self) -> str:
         """The database URL for SQLAlchemy; by default SQLite in the data directory."""
         if self.database_url is not None:

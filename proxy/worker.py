@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxy.connection_share import SharedSockets
 from proxy.errors import ConfigurationError
+from proxy.lazy_imports import imports_of_server
 from proxy.log_config import configure_logging
 from proxy.server_file import server_file
 from proxy.start_check import Start, with_all_problems
-from proxy.supervisor import CONFIGURATION_EXIT_CODE, Facts
+
+if TYPE_CHECKING:
+    from proxy.supervisor import Facts
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -36,12 +38,10 @@ def serve_process(
     Raises:
         ConfigurationError: The application cannot start with these settings.
     """
-    # Imports create no garbage; collections during them take a tenth of the time.
-    gc.disable()
-    from proxy.app import create_app, prepare
-    from proxy.server import serve_forever
+    with imports_of_server():
+        from proxy.app import create_app, prepare
+        from proxy.server import serve_forever
 
-    gc.enable()
     settings = start.settings
     try:
         # The database is changed only if the team files have no errors.
@@ -73,6 +73,8 @@ def serve_worker(
         configure_logging(settings.log_level, stream_events=settings.stream_events)
         serve_process(start, sockets, on_started)
     except ConfigurationError as error:
+        from proxy.supervisor import CONFIGURATION_EXIT_CODE
+
         sys.stderr.write(f"{error.message}\n")
         sys.exit(CONFIGURATION_EXIT_CODE)
 

@@ -5,8 +5,7 @@ import socket
 import pytest
 
 from proxy.errors import ConfigurationError
-from proxy.listen_sockets import bound_sockets
-from proxy.server import url_of
+from proxy.listen_sockets import bound_sockets, url_of
 from proxy.settings import load_settings
 
 
