@@ -36,6 +36,7 @@ from proxy.events import (
 from proxy.members.port import (
     Answer,
     HandOver,
+    Incomplete,
     MemberEvent,
     ModelUsed,
     NotApproved,
@@ -93,7 +94,10 @@ class MemberChannel:
         self._answer_bytes = 0
         self.pending: list[PendingCall] = []
         self.paused = asyncio.Event()
-        self.finish_reason: FinishReason = "stop"
+        self.is_stopped = False
+        """Whether a limit of the team has ended the answer."""
+        self._incomplete: FinishReason | None = None
+        """Why the answer is incomplete, as the member said."""
         self.has_emitted = False
         """Whether text or events have been emitted, so that the run cannot be repeated."""
         self._is_at_limit = False
@@ -157,6 +161,11 @@ class MemberChannel:
 
     # --- the run ---
 
+    @property
+    def finish_reason(self) -> FinishReason:
+        """The finish reason of the answer."""
+        return "length" if self.is_stopped else self._incomplete or "stop"
+
     async def apply_decisions(self) -> None:
         """Take over the decisions with which the turn begins.
 
@@ -199,7 +208,7 @@ class MemberChannel:
         """
         if self._is_at_limit and isinstance(event, str | Text | ToolBegan | TeamEvent):
             # The answer continues behind the last model call that the limits allow.
-            self.finish_reason = "length"
+            self.is_stopped = True
             return
         match event:
             case str() | Text():
@@ -221,6 +230,8 @@ class MemberChannel:
                 self._model_used(event)
             case Unused():
                 self._unused(event.names)
+            case Incomplete(reason="length" | "content_filter"):
+                self._incomplete = event.reason
             case HandOver():
                 raise AssertionError("a handover ends the run")
             case _:
@@ -346,7 +357,7 @@ class MemberChannel:
         state.add_tool_call()
         if state.tool_calls > state.limits.max_tool_calls:
             # The call has begun already, so that it cannot be answered with an error.
-            self.finish_reason = "length"
+            self.is_stopped = True
 
     def _team_event(self, event: MemberTeamEvent) -> None:
         match innermost(event):

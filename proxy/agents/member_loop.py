@@ -152,7 +152,7 @@ class MemberLoop:
                 if isinstance(event, HandOver):
                     return event
                 channel.handle(event)
-                if channel.finish_reason == "length":
+                if channel.is_stopped:
                     break
                 await channel.ready(event)
         finally:

@@ -27,6 +27,7 @@ from proxy.errors import MemberFailed, ToolError
 from proxy.events import ApprovalRequested, ParametersIgnored, ReasoningDelta, RefusalDelta, TextDelta
 from proxy.members.adapters.common import hand_over_to
 from proxy.members.port import (
+    Incomplete,
     MemberContext,
     MemberEvent,
     ModelUsed,
@@ -111,6 +112,8 @@ class RemoteMember:
             usage = reply.used()
         if usage is not None:
             yield usage
+        if reply.incomplete is not None:
+            yield reply.incomplete
         client_calls = [call for call in reply.calls if call[0] not in targets]
         if client_calls:
             names = {tool.name for tool in context.tools}
@@ -193,7 +196,14 @@ class _Reply:
         self._is_readable = True
         self.question = ""
         self.approvals: list[RemoteApproval] = []
-        self.calls: list[tuple[str, list[str]]] = []
+        self._calls: list[tuple[str, list[str]]] = []
+        self.incomplete: Incomplete | None = None
+
+    @property
+    def calls(self) -> list[tuple[str, list[str]]]:
+        """The names and the arguments of the calls; none if the arguments can be truncated."""
+        is_cut = self.incomplete is not None and self.incomplete.reason == "length"
+        return [] if is_cut else self._calls
 
     def read(self, delta: ModelDelta) -> list[MemberEvent | str]:
         """Return the events of a delta."""
@@ -212,15 +222,17 @@ class _Reply:
             case ReasoningDelta():
                 return [] if has_line else [Reasoning(delta.text)]
             case ToolCallPiece():
-                if delta.index == len(self.calls):
-                    self.calls.append((delta.name or "", []))
-                self.calls[delta.index][1].append(delta.arguments)
+                if delta.index == len(self._calls):
+                    self._calls.append((delta.name or "", []))
+                self._calls[delta.index][1].append(delta.arguments)
             case ParametersIgnored():
                 return [Unused(delta.names)]
             case UsagePiece():
                 self._usage = delta.usage
             case Finished():
                 self._usage, self._cost = delta.usage, delta.cost
+                if delta.reason in ("length", "content_filter"):
+                    self.incomplete = Incomplete(delta.reason)
             case RemoteEvent():
                 pass
         return []

@@ -8,6 +8,7 @@ their signatures change only with a new major version. The modules of this packa
 from proxy.events import MemberTeamEvent
 from proxy.members.port import (
     HandOver,
+    Incomplete,
     MemberContext,
     MemberEvent,
     ModelUsed,
@@ -23,6 +24,7 @@ from proxy.messages import Message, Usage, text_of
 
 __all__ = [
     "HandOver",
+    "Incomplete",
     "MemberContext",
     "MemberEvent",
     "MemberTeamEvent",

@@ -78,13 +78,25 @@ class Unused:
 
 
 @dataclass(frozen=True, slots=True)
+class Incomplete:
+    """The answer is incomplete: the model stopped at a token limit (``length``), or a filter did.
+
+    It becomes the finish reason of the turn, if the member does not hand over afterwards.
+    """
+
+    reason: Literal["length", "content_filter"] = "length"
+
+
+@dataclass(frozen=True, slots=True)
 class TeamEvent:
     """An event of a team inside of the member, whose text is that of the member."""
 
     event: MemberTeamEvent
 
 
-MemberEvent = Text | Reasoning | HandOver | ToolBegan | ToolEnded | ModelUsed | Unused | TeamEvent
+MemberEvent = (
+    Text | Reasoning | HandOver | ToolBegan | ToolEnded | ModelUsed | Unused | Incomplete | TeamEvent
+)
 
 
 class NotApproved(ToolError):

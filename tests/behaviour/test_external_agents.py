@@ -41,6 +41,7 @@ teams:
   hanger: {{python: "tests.fakes.member_functions:hanger"}}
   busy: {{python: "tests.fakes.member_functions:busy"}}
   endless: {{python: "tests.fakes.member_functions:endless"}}
+  shortened: {{python: "tests.fakes.member_functions:shortened"}}
   broken: {{python: "tests.fakes.member_functions:broken"}}
   reading: {{python: "tests.fakes.member_functions:reading"}}
 """
@@ -293,6 +294,19 @@ async def test_an_answer_without_end_is_a_typed_error(caller: Caller) -> None:
 
     assert failed.value.code == "agent_error"
     assert failed.value.body["message"] == "The answer of the agent 'endless' exceeds the size limit."  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("message", "finish_reason"), [("A tale", "length"), ("A tale for the filter", "content_filter")]
+)
+async def test_an_incomplete_answer_has_its_finish_reason(
+    message: str, finish_reason: str, caller: Caller
+) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "tale", "schema": {"type": "object"}}}
+    for form in ({}, {"response_format": schema}):
+        answer = await caller.completion([user(message)], model="shortened", **form)
+        (choice,) = answer.choices
+        assert (choice.message.content, choice.finish_reason) == ("Once upon", finish_reason)
 
 
 async def read_all(caller: Caller, message: Any) -> None:

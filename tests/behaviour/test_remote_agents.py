@@ -88,6 +88,31 @@ async def test_a_remote_agent_hands_over(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+async def test_an_incomplete_answer_of_a_remote_agent_is_reported(
+    finish: str, served: Served, upstream: FakeUpstream, remote: FakeUpstream
+) -> None:
+    upstream.reply(calls(("transfer_to_expert", {})))
+    remote.reply(text("Once upon", finish=finish))
+
+    answer = await Caller(served).completion([user("A tale")], model="desk")
+
+    (choice,) = answer.choices
+    assert (choice.finish_reason, choice.message.content) == (finish, "Once upon")
+
+
+async def test_truncated_calls_of_a_remote_agent_are_dropped(
+    served: Served, upstream: FakeUpstream, remote: FakeUpstream
+) -> None:
+    upstream.reply(calls(("transfer_to_expert", {})))
+    remote.reply(calls(("transfer_to_triage", {"reason": "ea"}), finish="length"))
+
+    answer = await Caller(served).completion([user("1 + 1?")], model="desk")
+
+    (choice,) = answer.choices
+    assert (choice.finish_reason, choice.message.content or "") == ("length", "")
+
+
 async def test_a_remote_agent_calls_tools_of_the_client(
     served: Served, upstream: FakeUpstream, remote: FakeUpstream
 ) -> None:

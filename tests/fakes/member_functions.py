@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy.members.port import (
     HandOver,
+    Incomplete,
     MemberContext,
     MemberEvent,
     ModelUsed,
@@ -127,6 +128,12 @@ async def endless(messages: Sequence[Message], context: MemberContext) -> AsyncI
     """Answer without an end."""
     while True:
         yield "lorem ipsum " * 1000
+
+
+async def shortened(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:
+    """Answer with the beginning of a text that a filter or a limit ended, or hand over."""
+    yield Incomplete("content_filter" if "filter" in context.text else "length")
+    yield "Once upon"
 
 
 async def broken(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[str | MemberEvent]:

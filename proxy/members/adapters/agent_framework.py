@@ -19,6 +19,7 @@ from agent_framework import (
 )
 from agent_framework import Message as TheirMessage
 
+from proxy.members.adapters.answer_events import incomplete
 from proxy.members.adapters.common import (
     NOT_EXECUTED,
     SAMPLING,
@@ -82,11 +83,12 @@ class AgentFrameworkMember(FrameworkMember):
                 options=self._settings(context) or None,
                 **({"middleware": [_Results(results)]} if results else {}),
             )
-            async for update in stream:
-                for found in calls.read(update):
-                    if not await outside.take(found):
-                        yield found
-            response = await stream.get_final_response()
+            async with stream:
+                async for update in stream:
+                    for found in calls.read(update):
+                        if not await outside.take(found):
+                            yield found
+                response = await stream.get_final_response()
         if response.usage_details:
             yield _used(response)
         requests = [one for one in response.user_input_requests if one.type == _REQUEST]
@@ -106,6 +108,15 @@ class AgentFrameworkMember(FrameworkMember):
         elif calls.open:
             _, name, text = calls.open[0]
             yield hand_over_to(targets[name], text)
+        elif calls.ends_with_text:
+            for event in incomplete(calls.finish_reason, is_reported=self._reports_reasons):
+                yield event
+
+    @property
+    def _reports_reasons(self) -> bool:
+        """Whether replies of the agent's model always have a finish reason; those of other clients can have none."""
+        client = getattr(self._found, "client", None)
+        return type(client).__module__.partition(".")[0] == "agent_framework_openai"
 
     def _asks(self, name: str) -> bool:
         """Whether a person has to approve the calls of this tool."""
@@ -241,6 +252,9 @@ class _Calls:
         self._pieces: dict[str, tuple[str, list[str]]] = {}
         self.open: list[list[str]] = []
         self.deferred = deferred
+        self.ends_with_text = False
+        """Whether the last reply has text; then ``finish_reason`` is its finish reason."""
+        self.finish_reason = ""
 
     def read(self, update: Any) -> list[str | MemberEvent]:
         """Return the events of an update."""
@@ -248,12 +262,14 @@ class _Calls:
         for content in update.contents:
             match content.type:
                 case "text" if content.text:
+                    self.ends_with_text, self.finish_reason = True, ""
                     found.append(content.text)
                 case "text_reasoning" if content.text:
                     found.append(Reasoning(content.text))
                 case "function_call":
                     self._add(content)
                 case "function_result":
+                    self.ends_with_text = False
                     found += self._began()
                     if (call := self.deferred.pop(content.call_id, None)) is not None:
                         found.append(ToolBegan(content.call_id, *call))
@@ -262,6 +278,7 @@ class _Calls:
                 case _:
                     pass
         if update.finish_reason:
+            self.finish_reason = update.finish_reason
             found += self._began()
         return found
 

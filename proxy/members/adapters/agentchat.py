@@ -32,6 +32,7 @@ from autogen_core import ComponentLoader, ComponentModel, Image
 
 from proxy.errors import ConfigurationError
 from proxy.members.adapters.agentchat_objects import ClientCalls, Pool, Run, participants, waiting_users
+from proxy.members.adapters.answer_events import InnerAgents
 from proxy.members.adapters.common import (
     Attachment,
     FrameworkMember,
@@ -187,6 +188,7 @@ class _Stream:
         self._calls = calls
         self._agents = agents
         self._users = users
+        self._inner_agents = InnerAgents()
         self._is_streamed = False
         """Whether the next message was streamed in pieces."""
         self._has_text = False
@@ -212,6 +214,8 @@ class _Stream:
         if isinstance(event, TaskResult):
             return []
         found = self._read(event)
+        if event.source in self._agents and any(isinstance(one, str) for one in found):
+            found = [*self._inner_agents.write(event.source), *found]
         self._has_text = self._has_text or any(isinstance(one, str) for one in found)
         if event.models_usage is not None:
             usage = Usage(
@@ -255,7 +259,7 @@ class _Stream:
             self.hand_over = HandOver(event.target, event.content)
             return []
         if event.target in self._agents:
-            return [Reasoning(f"{event.source} hands over to {event.target}\n")]
+            return [*self._inner_agents.hand_over(event.source, event.target, event.content)]
         # To the user, whatever the name: the earlier text of the agent is the answer.
         return [] if self._has_text else [event.content]
 

@@ -10,7 +10,7 @@ A run that calls a tool of the client, or that a person has to approve, ends wit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -25,40 +25,27 @@ from proxy.members.adapters.common import (
     Attachment,
     FrameworkMember,
     attachments_of,
-    hand_over_to,
-    handoff_targets,
     items_since,
-    json_text,
-    plain,
     spoken,
     system_text,
 )
 from proxy.members.adapters.external_calls import ExternalCalls
 from proxy.members.adapters.langgraph_state import (
     Checkpoints,
-    Interrupt,
     Request,
     Restored,
     identified,
-    interrupt_of,
 )
+from proxy.members.adapters.langgraph_stream import GraphStream
 from proxy.members.port import (
-    HandOver,
     Member,
     MemberContext,
     MemberEvent,
-    ModelUsed,
-    Reasoning,
     Sees,
-    ToolBegan,
-    ToolEnded,
 )
-from proxy.messages import Item, Usage, UserMessage, text_of
+from proxy.messages import Item, UserMessage, text_of
 
 _MODES = ["messages", "updates", "custom", "tasks"]
-_INTERRUPT = "__interrupt__"
-_HOOKS = (".before_agent", ".before_model", ".after_model", ".after_agent")
-"""Ends of the names of nodes that middleware of LangChain adds; they execute no tools."""
 
 
 def adapted(found: Any, make: Callable[[], Any] | None) -> Member | None:
@@ -79,7 +66,7 @@ class LangGraphMember(FrameworkMember):
         async with ExternalCalls(context) as outside:
             if resumes:
                 context.resume()
-            stream = _Stream(context, state)
+            stream = GraphStream(context, state)
             given = await _resumed(context, state, outside) if resumes else _input(context, state)
             async with aclosing(self._stream(context, checkpoints, stream, given)) as events:
                 async for found in events:
@@ -95,21 +82,23 @@ class LangGraphMember(FrameworkMember):
                 await outside.answers(identified(requests, await checkpoints.open_calls()), ())
         for one in stream.interrupts:
             yield one.question
+        for event in stream.incomplete:
+            yield event
 
     async def _stream(
-        self, context: MemberContext, checkpoints: Checkpoints, stream: _Stream, given: Any
+        self, context: MemberContext, checkpoints: Checkpoints, stream: GraphStream, given: Any
     ) -> AsyncGenerator[str | MemberEvent]:
         config = {
             **checkpoints.config,
             # For tools and nodes: config["configurable"]["member_context"].
             "configurable": {**checkpoints.config["configurable"], "member_context": context},
         }
+        parts = checkpoints.graph.astream(given, config, stream_mode=_MODES, subgraphs=True)
         try:
-            async for _, mode, data in checkpoints.graph.astream(
-                given, config, stream_mode=_MODES, subgraphs=True
-            ):
-                for found in stream.read(mode, data):
-                    yield found
+            async with aclosing(parts):
+                async for namespace, mode, data in parts:
+                    for found in stream.read(namespace, mode, data):
+                        yield found
         except ParentCommand as ended:
             stream.end(ended.args[0])
         except (asyncio.CancelledError, GeneratorExit):
@@ -193,117 +182,3 @@ def _decision(request: Request, result: str | None) -> dict[str, Any]:
     if result is None:
         return {"type": "approve"}
     return {"type": "respond" if "respond" in request.decisions else "reject", "message": result}
-
-
-# --- output ----------------------------------------------------------------------------------------------------
-
-
-class _Stream:
-    """Converts what a graph streams. Updates of a subgraph come again with those of its graph."""
-
-    def __init__(self, context: MemberContext, state: Restored) -> None:
-        self._context = context
-        self._handoffs = handoff_targets(context)
-        # Middleware returns the last message again when the run resumes.
-        self._seen = {getattr(state.last_message, "id", "") or ""} - {""}
-        self._waiting = {call["id"]: ToolBegan(call["id"], call["name"], json_text(call["args"]))
-                         for call in state.open_calls if state.interrupts}  # fmt: skip
-        """Calls by id that are not known to be executed: a person may have to approve them first."""
-        self._arguments: dict[str, str] = {}
-        """The arguments of handoff calls, by target."""
-        self.interrupts: list[Interrupt] = []
-        self.hand_over: HandOver | None = None
-        self.update: Any = None
-        """The update of the handoff."""
-
-    def end(self, command: Any) -> None:
-        """Take over the command with which the graph hands over."""
-        target = _target(command)
-        self.hand_over = hand_over_to(target, self._arguments.get(target, ""))
-        self.update = command.update
-
-    def read(self, mode: str, data: Any) -> Iterator[str | MemberEvent]:
-        """Yield the events of one part."""
-        match mode:
-            case "messages":
-                message, _ = data
-                # AIMessageChunk is an AIMessage.
-                if isinstance(message, AIMessage):
-                    yield from _text(message)
-            case "custom":
-                self._context.report(json_text(data))
-            case "tasks":
-                if "input" in data and not data["name"].endswith(_HOOKS):
-                    yield from self._begun()
-            case "updates":
-                for node, update in data.items():
-                    if node == _INTERRUPT:
-                        new = [
-                            interrupt_of(one.id, plain(one.value)) for one in update if self._is_new(one.id)
-                        ]
-                        self.interrupts += new
-                    else:
-                        yield from self._updates(update)
-            case _:
-                pass
-
-    def _begun(self) -> Iterator[MemberEvent]:
-        waiting, self._waiting = self._waiting, {}
-        yield from waiting.values()
-
-    def _updates(self, update: Any) -> Iterator[MemberEvent]:
-        for part in update if isinstance(update, list) else [update]:
-            messages = part.get("messages") if isinstance(part, dict) else None
-            for message in messages if isinstance(messages, list) else [messages]:
-                if isinstance(message, AIMessage) and self._is_new(message.id or ""):
-                    yield from self._ended(message)
-                elif isinstance(message, ToolMessage) and self._is_new(f"result {message.tool_call_id}"):
-                    if (waiting := self._waiting.pop(message.tool_call_id, None)) is not None:
-                        yield waiting
-                    yield ToolEnded(
-                        message.tool_call_id, json_text(message.content), message.status == "error"
-                    )
-
-    def _ended(self, message: Any) -> Iterator[MemberEvent]:
-        usage = message.usage_metadata
-        if usage:
-            cached = (usage.get("input_token_details") or {}).get("cache_read") or 0
-            model = message.response_metadata.get("model_name") or "langgraph"
-            yield ModelUsed(
-                model,
-                Usage(prompt=usage["input_tokens"], completion=usage["output_tokens"], cached=cached),
-            )
-        for call in message.tool_calls:
-            target = self._handoffs.get(call["name"])
-            if target is not None:
-                self._arguments[target] = json_text(call["args"])
-            else:
-                call_id = call["id"] or ""
-                self._waiting[call_id] = ToolBegan(call_id, call["name"], json_text(call["args"]))
-
-    def _is_new(self, name: str) -> bool:
-        if not name:
-            return True
-        is_new = name not in self._seen
-        self._seen.add(name)
-        return is_new
-
-
-def _text(message: Any) -> Iterator[str | MemberEvent]:
-    if isinstance(message.content, str):
-        if message.content:
-            yield message.content
-        return
-    for block in message.content:
-        if isinstance(block, str):
-            yield block
-        elif block.get("type") == "text" and block.get("text"):
-            yield block["text"]
-        elif block.get("type") in ("reasoning", "thinking"):
-            yield Reasoning(block.get("reasoning") or block.get("thinking") or "")
-
-
-def _target(command: Any) -> str:
-    goto = command.goto if isinstance(command.goto, list | tuple) else [command.goto]
-    first = goto[0] if goto else ""
-    return first if isinstance(first, str) else str(getattr(first, "node", ""))

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from agents import Agent, FunctionTool, ModelSettings, RunConfig, RunContextWrapper, Runner, RunState
 
+from proxy.members.adapters.answer_events import InnerAgents
 from proxy.members.adapters.common import (
     NOT_EXECUTED,
     SAMPLING,
@@ -49,7 +50,9 @@ class OpenAIAgentsMember(FrameworkMember):
         """Run the agent that was active last with the conversation as input, or resume its interrupted run."""
         external = _External(context, _stored_run(context))
         given = input_of(context)
-        agent = external.extended(self._active(context), form_of(context))
+        active = self._active(context)
+        agent = external.extended(active, form_of(context))
+        events = _Events(external.names, self._found.name, active.name)
         async with ExternalCalls(context) as outside:
             interrupted = await _restored(context, agent, given, external, outside)
             run = Runner.run_streamed(
@@ -65,7 +68,7 @@ class OpenAIAgentsMember(FrameworkMember):
             )
             try:
                 async for event in run.stream_events():
-                    for found in _events(event, external.names, self._found.name):
+                    for found in events.read(event):
                         if not await outside.take(found):
                             yield found
             finally:
@@ -206,25 +209,38 @@ def _id_of(interruption: Any) -> str:
 # --- the run ---------------------------------------------------------------------------------------------------
 
 
-def _events(event: Any, external: Collection[str], root: str) -> list[str | MemberEvent]:
-    if event.type == "raw_response_event":
-        return _deltas(event.data)
-    if event.type != "run_item_stream_event":
-        return []
-    item, raw = event.item, event.item.raw_item
-    match event.name:
-        case "tool_called" if _member_of(raw, "name") not in external:
-            agent = item.agent.name if item.agent.name != root else ""
-            arguments = _member_of(raw, "arguments") or "{}"
-            return [
-                ToolBegan(_member_of(raw, "call_id"), _member_of(raw, "name") or "tool", arguments, agent)
-            ]
-        case "tool_output":
-            return [ToolEnded(_member_of(raw, "call_id"), str(item.output))]
-        case "handoff_occured":
-            return [Reasoning(f"{item.source_agent.name} hands over to {item.target_agent.name}\n")]
-        case _:
+class _Events:
+    """Converts the events of a run that begins with ``active``; ``root`` is the agent of the team file."""
+
+    def __init__(self, external: Collection[str], root: str, active: str) -> None:
+        self._external = external
+        self._root = root
+        self._agents = InnerAgents(root)
+        self._active = active
+
+    def read(self, event: Any) -> list[str | MemberEvent]:
+        """Return the events of an event."""
+        if event.type == "raw_response_event":
+            found = _deltas(event.data)
+            has_text = any(isinstance(one, str) for one in found)
+            return [*(self._agents.write(self._active) if has_text else ()), *found]
+        if event.type != "run_item_stream_event":
             return []
+        item, raw = event.item, event.item.raw_item
+        match event.name:
+            case "tool_called" if _member_of(raw, "name") not in self._external:
+                agent = item.agent.name if item.agent.name != self._root else ""
+                arguments = _member_of(raw, "arguments") or "{}"
+                return [
+                    ToolBegan(_member_of(raw, "call_id"), _member_of(raw, "name") or "tool", arguments, agent)
+                ]
+            case "tool_output":
+                return [ToolEnded(_member_of(raw, "call_id"), str(item.output))]
+            case "handoff_occured":
+                self._active = item.target_agent.name
+                return [*self._agents.hand_over(item.source_agent.name, self._active)]
+            case _:
+                return []
 
 
 def _member_of(raw: Any, name: str) -> Any:

@@ -37,6 +37,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.run import AgentRunResultEvent
 from pydantic_core import to_json
 
+from proxy.members.adapters.answer_events import incomplete
 from proxy.members.adapters.common import (
     NOT_EXECUTED,
     SAMPLING,
@@ -91,8 +92,11 @@ class PydanticAIMember(FrameworkMember):
             call = await _handoff(run.result.output, context)
             context.state = _dump(_closed(new, {call.tool_call_id: TRANSFERRED}), continues=continues)
             yield hand_over_to(handoff_targets(context)[call.tool_name], call.args_as_json_str())
-        elif not run.has_text and not isinstance(run.result.output, str):
+            return
+        if not run.has_text and not isinstance(run.result.output, str):
             yield to_json(run.result.output).decode()
+        for event in _incomplete(new):
+            yield event
 
     def _agent_run(self, context: MemberContext, history: list[ModelMessage], deferred: Any) -> Any:
         return self._found.run_stream_events(
@@ -286,6 +290,20 @@ def _events(event: Any, external: set[str]) -> list[str | MemberEvent]:
             return [ToolEnded(part.tool_call_id, text, is_error)]
         case _:
             return []
+
+
+def _incomplete(messages: Sequence[ModelMessage]) -> list[MemberEvent]:
+    """Return the event for an answer that the model did not complete."""
+    last = next((one for one in reversed(messages) if isinstance(one, ModelResponse)), None)
+    if last is None or last.tool_calls:
+        return []
+    # Other models, such as those for tests, can have no finish reason.
+    is_reported = last.provider_name in ("openai", "azure")
+    reason = last.finish_reason
+    if is_reported and reason == "stop" and "finish_reason" not in (last.provider_details or {}):
+        # Pydantic AI adds it to a stream that ended without one.
+        reason = None
+    return incomplete(reason, is_reported=is_reported)
 
 
 def _used(messages: Sequence[ModelMessage]) -> list[ModelUsed]:
