@@ -303,7 +303,8 @@ async def test_an_incomplete_answer_has_its_finish_reason(
     message: str, finish_reason: str, caller: Caller
 ) -> None:
     schema = {"type": "json_schema", "json_schema": {"name": "tale", "schema": {"type": "object"}}}
-    for form in ({}, {"response_format": schema}):
+    forms: list[dict[str, Any]] = [{}, {"response_format": schema}]
+    for form in forms:
         answer = await caller.completion([user(message)], model="shortened", **form)
         (choice,) = answer.choices
         assert (choice.message.content, choice.finish_reason) == ("Once upon", finish_reason)
