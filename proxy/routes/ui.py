@@ -80,11 +80,16 @@ def page_routes() -> list[BaseRoute]:
     files = {"/": "index.html", "/client": "index.html", **VIEWERS}
     return [
         *(
-            Route(path, _Guarded(FileResponse(WEB / name)), methods=["GET"], include_in_schema=False)
+            Route(path, _Guarded(_html_page(WEB / name)), methods=["GET"], include_in_schema=False)
             for path, name in files.items()
         ),
         Mount("/page", _Guarded(StaticFiles(directory=WEB))),
     ]
+
+
+def _html_page(file: Path) -> FileResponse:
+    # Without the type, it is looked up in those of the system, which are 350 KB.
+    return FileResponse(file, media_type="text/html")
 
 
 class _Guarded:

@@ -44,7 +44,7 @@ class DemoClient:
 
     def __init__(self, *, word_delay: float = 0.015, scripts: Mapping[str, Script] | None = None) -> None:
         self._word_delay = word_delay
-        self._scripts = {**bundled_scripts(), **(scripts or {})}
+        self._own_scripts = scripts or {}
         logger.warning(
             "a scripted demonstration answers in place of a language model; "
             "set OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL for a real one"
@@ -89,9 +89,11 @@ class DemoClient:
     def _reply(self, request: ModelRequest) -> Reply:
         situation = situation_of(request)
         is_side = request.agent in SIDE_AGENTS
-        script = self._scripts.get(request.team)
+        # Read on first use: the model is also there for custom agents, of which there may be none.
+        scripts = {**bundled_scripts(), **self._own_scripts}
+        script = scripts.get(request.team)
         agent = script.agents.get(request.agent) if script and not is_side else None
-        player = agent or self._scripts[ANY].agents[SIDE if is_side else ANY]
+        player = agent or scripts[ANY].agents[SIDE if is_side else ANY]
         reply = (
             _in_turn(player, situation) if request.parallel_tool_calls is False else player.reply(situation)
         )

@@ -34,7 +34,7 @@ from proxy.approvals.repository import (
     DecisionRecord,
 )
 from proxy.store.sql.stored_completions import visible_to
-from proxy.store.sql.tables import approvals, conversations, turns
+from proxy.store.sql.tables import approvals, conversations, other_turns, turns
 from proxy.turns.records import Page, TurnEnd
 
 _of = approvals.c
@@ -106,8 +106,8 @@ class ApprovalStatements:
             .where(of_id, _of.run_in == in_turn)
             .values(result=bindparam("gave", type_=_of.result.type))
         )
-        taking_up = turns.alias("taking_up")
-        is_running = exists().where(taking_up.c.id == _of.resumed_by, taking_up.c.status == "running")
+        resuming = other_turns.c
+        is_running = exists().where(resuming.id == _of.resumed_by, resuming.status == "running")
         self._lost = (
             select(_of.turn, _of.caller, _of.id)
             .join(conversations, conversations.c.key == _of.conversation)

@@ -41,6 +41,7 @@ from proxy.store.sql.tables import (
     foreign_items,
     indexable,
     items,
+    newest_turns,
     pending_calls,
     turns,
 )
@@ -61,12 +62,11 @@ class Addition:
     pending: tuple[str, ...]
 
 
-_NEWEST = turns.alias("newest")
 _UPDATED_AT: ColumnElement[float] = func.coalesce(
-    select(_NEWEST.c.created_at)
+    select(newest_turns.c.created_at)
     .where(
         # The newest key is in an index on the conversation; the newest time is not.
-        _NEWEST.c.key
+        newest_turns.c.key
         == select(func.max(turns.c.key))
         .where(turns.c.conversation == conversations.c.key)
         .correlate(conversations)

@@ -60,20 +60,25 @@ class PreparedStatement:
 
     def _compile(self, connection: Connection, values: Values) -> None:
         dialect = connection.dialect
-        compiled = self._statement.compile(dialect=dialect, column_keys=list(values))
+        if (statement := self._statement) is None:
+            # Another thread has just compiled it.
+            return
+        compiled = statement.compile(dialect=dialect, column_keys=list(values))
         parameters = []
         for name in compiled.positiontup:
             bind = compiled.binds[name]
             convert = bind.type.dialect_impl(dialect).bind_processor(dialect)
             parameters.append((bind.key, bind.effective_value, convert))
         results = []
-        for at, column in enumerate(getattr(self._statement, "selected_columns", ())):
+        for at, column in enumerate(getattr(statement, "selected_columns", ())):
             convert = column.type.dialect_impl(dialect).result_processor(dialect, None)
             if convert is not None:
                 results.append((at, convert))
         self._parameters, self._results = parameters, results
         # Last: another thread may be here at the same time.
         self._text = str(compiled)
+        # All of them take 250 KB, and are not used again.
+        self._statement = None
 
 
 class Insertion:

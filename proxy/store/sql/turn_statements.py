@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 from proxy.store.sql.dialects import list_of, listed
-from proxy.store.sql.tables import conversations, items, pending_calls, turns
+from proxy.store.sql.tables import conversations, items, newest_turns, other_turns, pending_calls, turns
 
 BY_INPUT = 32
 """Maximum number of turns returned by input fingerprint."""
@@ -34,7 +34,7 @@ MAX_EQUAL = 100
 
 def by_body(record: Select[Any]) -> Select[Any]:
     """Select the newest turn with a body from ``record``, if it can be repeated and no turn follows it."""
-    newest, later = turns.alias("newest"), turns.alias("later")
+    newest, later = newest_turns, other_turns
     newest_key = (
         select(newest.c.key)
         .where(equals("caller", newest), equals("body_digest", newest))
@@ -130,7 +130,7 @@ def _place(is_unique: ColumnElement[bool]) -> Select[Any]:
 def places(dialect: str, *, is_within: bool) -> Select[Any]:
     """Select the newest ``TurnMatch`` of each fingerprint."""
     # A subselect that stops at its first row: its cost does not depend on how many turns have the fingerprint.
-    wanted, newest = listed(dialect, "wanted"), turns.alias("newest")
+    wanted, newest = listed(dialect, "wanted"), newest_turns
     newest_key = (
         select(newest.c.key)
         .where(*_conditions(newest.c, newest.c.fingerprint == wanted.c.value, is_within=is_within))
@@ -175,7 +175,7 @@ def _is_unique(column: Column[Any], *, is_within: bool) -> ColumnElement[bool]:
     """
     if is_within:
         return true()
-    other = turns.alias("other")
+    other = other_turns
     older = (
         select(other.c.conversation)
         .where(other.c[column.name] == column, other.c.key < turns.c.key)
