@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from proxy.wire.errors import ErrorResponse
 
@@ -22,12 +21,8 @@ _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A request target in origin-form. ``authority`` is the one of an absolute-form target, else None."""
-
-    path: bytes
-    authority: bytes | None = None
+Target = tuple[bytes, bytes | None]
+"""A request target in origin-form, and the authority of an absolute-form target, else None."""
 
 
 def read_target(target: bytes, method: bytes) -> Target | None:
@@ -37,24 +32,29 @@ def read_target(target: bytes, method: bytes) -> Target | None:
     (3.2.4) is about the whole server; it is read as the root.
     """
     if target.startswith(b"/"):
-        return Target(target)
+        return target, None
     if target == b"*" and method == b"OPTIONS":
-        return Target(b"/")
+        return b"/", None
     found = _ABSOLUTE.fullmatch(target)
     # An authority with user information or without a host is invalid (RFC 9110, 4.2.1 and 4.2.4).
     if found is None or found[1].startswith(b":") or not found[1] or _HOST.fullmatch(found[1]) is None:
         return None
-    return Target(found[2] if found[2].startswith(b"/") else b"/" + found[2], found[1])
+    return (found[2] if found[2].startswith(b"/") else b"/" + found[2]), found[1]
 
 
-def head_problem(version: str, method: bytes, headers: RawHeaders, target: bytes) -> ErrorResponse | None:
-    """Return the reason to reject a head, or None. Names of headers are in lower case."""
+def head_problem(
+    version: str, method: bytes, headers: RawHeaders, url: bytes, target: Target | None
+) -> ErrorResponse | None:
+    """Return the reason to reject a head, or None. Names of headers are in lower case.
+
+    ``target`` is the result of ``read_target`` for ``url``.
+    """
     if version == "0.9":
         return _problem(400, "The request line has no HTTP version.")
     if version not in ("1.0", "1.1"):
         return _problem(505, f"HTTP/{version} is not supported. Use HTTP/1.1.")
     # One pass, because this runs for every request.
-    size, hosts, codings, offers_websocket = len(target), [], [], False
+    size, hosts, codings, offers_websocket = len(url), [], [], False
     for name, value in headers:
         size += len(name) + len(value) + 4
         if name == b"host":
@@ -67,7 +67,7 @@ def head_problem(version: str, method: bytes, headers: RawHeaders, target: bytes
         return head_too_large()
     if method == b"CONNECT":
         return _problem(501, "The method CONNECT is not supported.")
-    if read_target(target, method) is None:
+    if target is None:
         return _problem(400, "The request target is invalid.")
     if offers_websocket and body_headers(headers):
         return _problem(400, "A WebSocket handshake cannot have a body.")

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from proxy.http_exchange import HttpExchange
 from proxy.http_head import MAX_HEAD_BYTES, body_headers, head_problem, head_too_large, read_target
 from proxy.http_responses import LingeringHttp
 from proxy.wire.errors import ErrorResponse, envelope
@@ -35,16 +38,20 @@ class BoundedHttp(LingeringHttp):
     """Seconds in which a head has to be complete, and the rest of a body after an early response."""
 
     __slots__ = (
+        "_announced_bytes",
         "_body_deadline",
         "_deadline",
         "_framing_bytes",
         "_has_body_data",
         "_head_bytes",
         "_heads_in_data",
+        "_idle_since",
         "_is_between_requests",
         "_is_in_head",
         "_is_refused",
         "_is_repeating_head",
+        "_is_upgrade",
+        "_newest",
         "_problem",
     )
 
@@ -60,11 +67,16 @@ class BoundedHttp(LingeringHttp):
         self._problem: ErrorResponse | None = None
         self._is_refused = False
         self._is_repeating_head = False
+        self._is_upgrade = False
+        self._announced_bytes: int | None = None
+        self._newest: HttpExchange | None = None
+        self._idle_since = 0.0
         self._deadline: asyncio.TimerHandle | None = self.loop.call_later(self.head_timeout, self._time_out)
         self._body_deadline: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel all timers."""
+        self._unset_keepalive_if_required()
         self._stop_deadline()
         self._stop_body_deadline()
         super().connection_lost(exc)
@@ -96,7 +108,6 @@ class BoundedHttp(LingeringHttp):
             self._refuse(head_too_large())
 
     def _feed(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         rest = memoryview(data)
         while rest and not self._is_refused:
             try:
@@ -113,10 +124,11 @@ class BoundedHttp(LingeringHttp):
                 return
 
     def _upgrade(self) -> None:
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and not cycle.response_complete:
+        exchange = self._newest
+        if exchange is not None and not exchange.response_complete:
             self._refuse(_bad_request("A WebSocket handshake cannot be pipelined."))
             return
+        self._unset_keepalive_if_required()
         self.handle_websocket_upgrade()
 
     def _continue_without_upgrade(self) -> None:
@@ -149,15 +161,25 @@ class BoundedHttp(LingeringHttp):
         self._is_between_requests = False
         self._heads_in_data += 1
         self._head_bytes = self._framing_bytes = 0
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._announced_bytes = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header; ignore trailers, which nothing here reads (RFC 9110, 6.5.1).
 
         Otherwise a client could add headers after a reverse proxy has checked and removed them.
         """
-        if self._is_in_head:
-            super().on_header(name, value)
+        if not self._is_in_head:
+            return
+        name = name.lower()
+        if name == b"content-length":
+            # Parsed by llhttp already.
+            self._announced_bytes = int(value)
+        elif name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Check a head, and serve its request.
@@ -167,46 +189,99 @@ class BoundedHttp(LingeringHttp):
         """
         if self._is_repeating_head:
             return
-        method, version = self.parser.get_method(), self.parser.get_http_version()
-        self._problem = head_problem(version, method, self.headers, self.url)
-        if self._problem is not None:
+        parser = self.parser
+        method, version = parser.get_method(), parser.get_http_version()
+        target = read_target(self.url, method)
+        self._problem = head_problem(version, method, self.headers, self.url, target)
+        if self._problem is not None or target is None:
             raise HeadRejected
         self._is_in_head = False
-        target = read_target(self.url, method)
-        assert target is not None
-        self.url = target.path
-        if target.authority is not None:
-            # Its authority replaces Host (RFC 9112, 3.2.2). The scope has this list.
-            self.headers[:] = [header for header in self.headers if header[0] != b"host"]
-            self.headers.append((b"host", target.authority))
-        super().on_headers_complete()
+        self.url, authority = target
+        if authority is not None:
+            # It replaces Host (RFC 9112, 3.2.2).
+            self.headers = [header for header in self.headers if header[0] != b"host"]
+            self.headers.append((b"host", authority))
+        self.scope = cast("Any", self._scope_of(method.decode("ascii"), version))
+        self._is_upgrade = parser.should_upgrade() and self._should_upgrade()
+        if not self._is_upgrade:
+            self._begin(version)
+
+    def _scope_of(self, method: str, version: str) -> dict[str, Any]:
+        # ASGI specification, "HTTP connection scope".
+        target = httptools.parse_url(self.url)
+        raw_path = target.path
+        path = raw_path.decode("ascii")
+        if "%" in path:
+            path = unquote(path)
+        root = self.root_path
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": method,
+            "root_path": root,
+            "path": root + path,
+            "raw_path": root.encode("ascii") + raw_path if root else raw_path,
+            "query_string": target.query or b"",
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+        }
+
+    def _begin(self, version: str) -> None:
+        scope: Any = self.scope
+        before = self._newest
+        exchange = self._newest = HttpExchange(
+            self,
+            scope,
+            default_headers=self.server_state.default_headers,
+            announced_bytes=self._announced_bytes,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            expects_continue=self.expect_100_continue,
+        )
+        self.cycle = cast("Any", exchange)
+        if before is None or before.response_complete:
+            self.start(exchange, scope)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft(cast("Any", (exchange, scope)))
 
     def on_body(self, body: bytes) -> None:
         """Add a part of the body."""
         self._has_body_data = True
-        super().on_body(body)
+        exchange = self._newest
+        if exchange is not None and not (self._is_upgrade or exchange.response_complete):
+            exchange.add_body(body)
 
     def on_message_complete(self) -> None:
         """End a request."""
-        if self.parser.should_upgrade() and not self._should_upgrade() and body_headers(self.headers):
+        if not self._is_upgrade and self.parser.should_upgrade() and body_headers(self.headers):
             # The parser stops before the body.
             return
         self._is_between_requests = True
         self._stop_body_deadline()
-        super().on_message_complete()
+        exchange = self._newest
+        if exchange is not None and not (self._is_upgrade or exchange.response_complete):
+            exchange.end_body()
 
     # --- responses ---
 
     def on_response_complete(self) -> None:
         """Start the next pipelined request, or wait for one."""
-        is_last, cycle = not self.pipeline, self.cycle
+        is_last, exchange = not self.pipeline, self._newest
         super().on_response_complete()
         if not is_last or self.is_lingering or self.transport.is_closing():
             return
         if self._problem is not None:
             self._send_problem(self._problem)
-        elif cycle.more_body:
+            return
+        if exchange is not None and exchange.more_body:
             self._body_deadline = self.loop.call_later(self.head_timeout, self.close_slowly)
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._check_idle)
 
     def send_400_response(self, msg: str) -> None:
         """Reject what the parser rejects."""
@@ -227,23 +302,21 @@ class BoundedHttp(LingeringHttp):
             return
         self._is_refused = True
         self._problem = None
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is None or cycle.response_complete:
+        exchange = self._newest
+        if exchange is None or exchange.response_complete:
             # After an early response the error is in the body of a request that has its response.
-            is_answered = cycle is not None and cycle.more_body and self._is_in_body
+            is_answered = exchange is not None and exchange.more_body and self._is_in_body
             self.close_slowly() if is_answered else self._send_problem(problem)
-        elif not (cycle.more_body and self._is_in_body):
+        elif not (exchange.more_body and self._is_in_body):
             self._problem = problem
         elif self.pipeline:
             # The invalid body belongs to the newest request, which has not started.
             self.pipeline.popleft()
             self._problem = problem
-        elif cycle.response_started:
-            cycle.keep_alive = False
+        elif exchange.response_started:
+            exchange.keep_alive = False
         else:
-            cycle.disconnected = True
-            cycle.message_event.set()
-            self.report_disconnect()
+            exchange.report_disconnect()
             self._send_problem(problem)
 
     @property
@@ -262,6 +335,22 @@ class BoundedHttp(LingeringHttp):
         self.close_slowly()
 
     # --- timers ---
+
+    def _check_idle(self) -> None:
+        """Close a connection that waits for a request for too long.
+
+        One timer checks the connection again and again: a timer for each request costs more than a comparison.
+        """
+        exchange = self._newest
+        is_idle = self._is_between_requests and exchange is not None and exchange.response_complete
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time() if is_idle else math.inf
+        # A timer may fire a little early.
+        if left < 0.01:
+            self.timeout_keep_alive_task = None
+            self.transport.close()
+            return
+        delay = min(left, self.timeout_keep_alive)
+        self.timeout_keep_alive_task = self.loop.call_later(delay, self._check_idle)
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:

@@ -198,6 +198,9 @@ def server_config(app: FastAPI, settings: Settings, **changes: Any) -> uvicorn.C
         "log_config": None,
         "access_log": False,
         "server_header": False,
+        "interface": "asgi3",
+        # Nothing uses the address of a client or the scheme.
+        "proxy_headers": False,
         "ws": _websocket,
         # A larger message closes the WebSocket with the status 1009 (RFC 6455, 7.4.1).
         "ws_max_size": settings.max_body_bytes,

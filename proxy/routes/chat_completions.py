@@ -50,7 +50,7 @@ class ChatCompletions:
         services, headers, caller = request_context(scope)
         connection = ClientConnection(scope, receive, send)
         settings = services.settings
-        body = await read_body(receive, headers, settings)
+        body = await read_body(scope, receive, settings)
         if services.passing is not None and await services.passing.serve(
             body, connection, caller, services.keys.terms_of(caller)
         ):

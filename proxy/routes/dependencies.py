@@ -283,7 +283,7 @@ def _caller(request: Request) -> str:
 async def _body(request: Request) -> bytes:
     settings = services_of(request.scope).settings
     try:
-        return await read_body(request.receive, headers_of(request.scope), settings)
+        return await read_body(request.scope, request.receive, settings)
     except ClientDisconnected:
         # The client has disconnected, so this error is only logged.
         raise InvalidRequest("The request ended before it was whole.") from None

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from starlette.types import Receive, Scope
 
 from proxy.errors import BodyTooLarge, InvalidRequest, RequestBodyTimeout, UnsupportedContentEncoding
+from proxy.routes.server_extensions import REQUEST_BODY, RequestBody
 from proxy.settings import Settings
 
 T = TypeVar("T")
@@ -90,7 +91,7 @@ def is_placeholder(value: str) -> bool:
     return value.startswith("{{") and value.endswith("}}")
 
 
-async def read_body(receive: Receive, headers: dict[str, str], settings: Settings) -> bytes:
+async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
     """Return the whole body, decoded if it is compressed with gzip.
 
     ``max_body_bytes`` limits the body both as it is sent and decoded.
@@ -102,18 +103,26 @@ async def read_body(receive: Receive, headers: dict[str, str], settings: Setting
         InvalidRequest: The body is not valid gzip.
         ClientDisconnected: The client disconnected.
     """
-    limit_bytes, time_limit = settings.max_body_bytes, settings.body_timeout
-    encoding = headers.get("content-encoding", "").strip().lower()
-    if encoding not in ("", "identity", *GZIP):
-        raise UnsupportedContentEncoding(encoding)
-    announced = headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit_bytes:
+    limit_bytes = settings.max_body_bytes
+    headers = headers_of(scope)
+    encoding = headers.get("content-encoding")
+    if encoding is not None:
+        encoding = encoding.strip().lower()
+        if encoding not in ("", "identity", *GZIP):
+            raise UnsupportedContentEncoding(encoding)
+    announced = headers.get("content-length")
+    if announced is not None and announced.isdecimal() and int(announced) > limit_bytes:
         raise BodyTooLarge(limit_bytes)
-    try:
-        async with asyncio.timeout(time_limit):
-            body = await _read(receive, limit_bytes)
-    except TimeoutError:
-        raise RequestBodyTimeout(time_limit) from None
+    available: RequestBody | None = scope.get("extensions", {}).get(REQUEST_BODY)
+    body = available.take_complete() if available is not None else None
+    if body is None:
+        try:
+            async with asyncio.timeout(settings.body_timeout):
+                body = await _read(receive, limit_bytes)
+        except TimeoutError:
+            raise RequestBodyTimeout(settings.body_timeout) from None
+    elif len(body) > limit_bytes:
+        raise BodyTooLarge(limit_bytes)
     if encoding not in GZIP or not body:
         return body
     # In a thread: a few kilobytes can expand to the limit, which takes milliseconds.

@@ -70,7 +70,7 @@ class Responses:
         services, headers, caller = request_context(scope)
         connection = ClientConnection(scope, receive, send)
         settings = services.settings
-        body = await read_body(receive, headers, settings)
+        body = await read_body(scope, receive, settings)
         decode = partial(
             decode_response_request, max_items=settings.max_messages, strict=settings.strict_parameters
         )

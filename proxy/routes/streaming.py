@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from proxy.events import ContextCompacted, Entry, Failed, ModelCalled, ParametersIgnored, Started, is_closing
 from proxy.routes.error_response import answer_of
 from proxy.routes.request_body import ClientDisconnected
+from proxy.routes.server_extensions import BODY_WRITER, DISCONNECT, BodyWriter, Disconnect
 from proxy.turns.live import LiveTurn
 from proxy.turns.log_reader import EventLogReader, Take
 from proxy.wire.chat.response_models import encode
@@ -53,11 +54,6 @@ _BURST_BYTES = 4000
 _BURST_PAUSE = 0.002
 """Seconds between frames after ``_BURST_BYTES``, for clients that take each read for whole frames."""
 IGNORED_HEADER = b"x-ignored-parameters"
-DISCONNECT = "handoff_proxy.disconnect"
-"""ASGI extension of this server: the ``Disconnect`` of the request, which is also reported if the client reads nothing
-for a time. Otherwise a task waits for the message."""
-BODY_WRITER = "handoff_proxy.body_writer"
-"""ASGI extension of this server: the ``BodyWriter`` of the response. Middleware that changes bodies removes it."""
 
 SSE = Framing(STREAM_HEADERS, sse.PING)
 SSE_WITH_IDS = Framing(STREAM_HEADERS, sse.PING_BETWEEN_IDS)
@@ -94,36 +90,6 @@ class Builder(Protocol):
     def clear(self) -> None:
         """Drop the content of the entries: the client may take minutes to read the encoded response."""
         ...
-
-
-class BodyWriter(Protocol):
-    """Writes parts of a response that has started, without an ASGI message and its coroutines."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether a part can be written now: the client is connected and reads fast enough."""
-        ...
-
-    def write(self, body: bytes) -> None:
-        """Write a part, which is not empty; only if ``is_ready``."""
-        ...
-
-
-class Disconnect:
-    """Whether the client of one request has disconnected. Other servers than this one do not provide it."""
-
-    __slots__ = ("has_happened", "listener")
-
-    def __init__(self) -> None:
-        self.has_happened = False
-        self.listener: Callable[[], None] | None = None
-        """Called when it happens."""
-
-    def happen(self) -> None:
-        """Report the disconnect."""
-        self.has_happened = True
-        if self.listener is not None:
-            self.listener()
 
 
 class ClientMonitor:

@@ -116,7 +116,10 @@ def split(text: str) -> Callable[[], object]:
 
 
 def head(headers: list[tuple[bytes, bytes]]) -> Callable[[], object]:
-    return lambda: (head_problem("1.1", b"POST", headers, b"/"), headers_of({"headers": headers}))
+    return lambda: (
+        head_problem("1.1", b"POST", headers, b"/", (b"/", None)),
+        headers_of({"headers": headers}),
+    )
 
 
 def mcp_result(content: list[ContentBlock]) -> Callable[[], object]:
@@ -291,7 +294,9 @@ ROWS: dict[str, Row] = {
     "variables of a team file": lambda n: lambda: substitute("${A:-" * n, {}),
     "variables that are set": lambda n: lambda: substitute("${A}" * n, {"A": "x"}),
     "request targets": lambda n: lambda: read_target(b"http://" + b"a." * n + b"/", b"GET"),
-    "hosts of a head": lambda n: lambda: head_problem("1.1", b"GET", [(b"host", b"[" * n)], b"/"),
+    "hosts of a head": lambda n: (
+        lambda: head_problem("1.1", b"GET", [(b"host", b"[" * n)], b"/", (b"/", None))
+    ),
     "headers of a head": lambda n: head([(b"x-%d" % i, b"1") for i in range(n)]),
     "transfer codings": lambda n: head([(b"transfer-encoding", b"gzip, " * n)]),
     "texts of an MCP result": lambda n: mcp_result([TextContent(type="text", text="\n\n")] * n),

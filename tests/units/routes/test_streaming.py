@@ -8,7 +8,8 @@ from typing import Any
 
 from proxy.events import Completed, Started, TextDelta
 from proxy.messages import Usage
-from proxy.routes.streaming import BODY_WRITER, ClientConnection, StreamTimeouts, stream
+from proxy.routes.server_extensions import BODY_WRITER
+from proxy.routes.streaming import ClientConnection, StreamTimeouts, stream
 from proxy.turns.live import LiveTurn
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.chat.stream import ChunkEncoder

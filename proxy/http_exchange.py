@@ -1,0 +1,308 @@
+"""One HTTP request and its response, as an ASGI application receives and sends them (ASGI specification, "HTTP").
+
+It replaces uvicorn's ``RequestResponseCycle``, and has its names where uvicorn's protocol uses them. The application
+also gets extensions (``routes.server_extensions``): the body of a request that is complete, and a writer for parts of a
+response. They need no coroutine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from starlette.types import ASGIApp, Message, Scope
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from proxy.connection_state import ConnectionEvent
+from proxy.http_head import RawHeaders
+from proxy.routes.server_extensions import BODY_WRITER, DISCONNECT, REQUEST_BODY, Disconnect
+
+logger = logging.getLogger("uvicorn.error")
+
+MAX_DISCARDED_BYTES = 64 * 1024
+"""After an early response, the rest of a body of at most this size is read and discarded, and the connection stays
+usable. Clients would have to reconnect otherwise."""
+_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9a-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
+"""Header lines with names in lower case (RFC 9110, 5.5 and 5.6.2)."""
+_UNTIL_CLOSED = -1
+"""As the length of a response, that its end is the end of the connection."""
+_FAILURE = b"Internal Server Error"
+
+
+class ExchangeConnection(Protocol):
+    """The connection of an exchange."""
+
+    transport: asyncio.Transport
+    flow: FlowControl
+
+    def on_response_complete(self) -> None:
+        """Continue after the end of a response."""
+        ...
+
+    def close_after(self, exchange: HttpExchange) -> None:
+        """Close the connection after a response."""
+        ...
+
+
+class HttpExchange:
+    """One request and its response. It refers to its connection only while the application runs."""
+
+    __slots__ = (
+        "_announced_bytes",
+        "_body",
+        "_connection",
+        "_default_headers",
+        "_flow",
+        "_is_body_taken",
+        "_is_chunked",
+        "_is_head",
+        "_is_http_1_0",
+        "_left",
+        "_received_bytes",
+        "_transport",
+        "disconnect",
+        "disconnected",
+        "keep_alive",
+        "message_event",
+        "more_body",
+        "response_complete",
+        "response_started",
+        "waiting_for_100_continue",
+    )
+
+    def __init__(
+        self,
+        connection: ExchangeConnection,
+        scope: Scope,
+        *,
+        default_headers: RawHeaders,
+        announced_bytes: int | None,
+        keep_alive: bool,
+        expects_continue: bool,
+    ) -> None:
+        """The application gets the extensions through ``scope``. ``default_headers`` precede those of the response.
+
+        ``announced_bytes`` is the length of the request's body, None if it is not known.
+        """
+        self._connection: ExchangeConnection | None = connection
+        self._transport = connection.transport
+        self._flow = connection.flow
+        self._default_headers = default_headers
+        self._is_head = scope["method"] == "HEAD"
+        self._is_http_1_0 = scope["http_version"] == "1.0"
+        self._announced_bytes = announced_bytes
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = expects_continue
+        self.disconnected = False
+        self.disconnect = Disconnect()
+        self.message_event = ConnectionEvent()
+        self._body: list[bytes] = []
+        self._received_bytes = 0
+        self.more_body = True
+        self._is_body_taken = False
+        self.response_started = False
+        self.response_complete = False
+        self._is_chunked = False
+        self._left = 0
+        """The rest of the announced length of the response."""
+        scope["extensions"] = {DISCONNECT: self.disconnect, BODY_WRITER: self, REQUEST_BODY: self}
+
+    # --- of the protocol ---
+
+    def add_body(self, data: bytes) -> None:
+        """Add a part of the request's body.
+
+        The application is woken at the end of the body, and before it only if it can have to act: a body without an
+        announced length can be too large, and the connection reads no more than ``HIGH_WATER_LIMIT`` ahead.
+        """
+        self._body.append(data)
+        self._received_bytes += len(data)
+        if self._received_bytes > HIGH_WATER_LIMIT:
+            self._flow.pause_reading()
+            self.message_event.set()
+        elif self._announced_bytes is None:
+            self.message_event.set()
+
+    def end_body(self) -> None:
+        """Mark the end of the request's body."""
+        self.more_body = False
+        self.message_event.set()
+
+    def report_disconnect(self) -> None:
+        """Report to the application that the client has gone."""
+        self.disconnected = True
+        self.message_event.set()
+        self.disconnect.happen()
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Run the application. A failure closes the connection, or is answered if the response has not started."""
+        try:
+            await app(scope, self.receive, self.send)
+            if self.response_complete or self.disconnected:
+                return
+            started = "completing" if self.response_started else "starting"
+            logger.error("ASGI callable returned without %s response.", started)
+        except BaseException as error:
+            logger.error("Exception in ASGI application\n", exc_info=error)
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        if not self.response_started and not self.disconnected:
+            headers = [
+                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"content-length", b"%d" % len(_FAILURE)),
+                (b"connection", b"close"),
+            ]
+            await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+            await self.send({"type": "http.response.body", "body": _FAILURE})
+        elif not (self.response_complete or self.disconnected) and self._connection is not None:
+            self._connection.close_after(self)
+        self._connection = None
+
+    # --- of the application ---
+
+    def take_complete(self) -> bytes | None:
+        """Implement ``RequestBody``."""
+        if self.more_body or self._is_body_taken or self.disconnected or self.response_complete:
+            return None
+        self.message_event.clear()
+        return self._take_body()
+
+    async def receive(self) -> Message:
+        """Return the next part of the request's body, or the disconnect of the client."""
+        if self.waiting_for_100_continue and not self._transport.is_closing():
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if not self.disconnected and not self.response_complete:
+            self._flow.resume_reading()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": self._take_body(), "more_body": self.more_body}
+
+    def _take_body(self) -> bytes:
+        pieces, self._body, self._received_bytes = self._body, [], 0
+        self._is_body_taken = not self.more_body
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def send(self, message: Message) -> None:
+        """Write the head or a part of the body, when the client reads.
+
+        Raises:
+            RuntimeError: The message is not allowed now, or not valid.
+        """
+        if self._flow.write_paused and not self.disconnected:
+            await self._flow.drain()
+        if self.disconnected:
+            return
+        expected = "http.response.body" if self.response_started else "http.response.start"
+        if message["type"] != expected or self.response_complete:
+            found = f"'{message['type']}' after the end" if self.response_complete else f"'{message['type']}'"
+            raise RuntimeError(f"Expected ASGI message '{expected}', but got {found}.")
+        if self.response_started:
+            self._write_body(message)
+        else:
+            self._write_head(message)
+
+    def _write_head(self, message: Message) -> None:
+        status: int = message["status"]
+        headers = [*self._default_headers, *message.get("headers", ())]
+        lines = header_lines(headers)
+        if self.more_body and self._may_not_read_body():
+            self.keep_alive = False
+        length: int | None = None
+        is_chunked = says_close = False
+        for name, value in headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"transfer-encoding":
+                is_chunked = value.lower() == b"chunked"
+            elif name == b"connection":
+                says_close = says_close or b"close" in value.lower()
+        if says_close:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            lines += b"connection: close\r\n"
+        if length is None and not (is_chunked or self._is_head or status in (204, 304)):
+            if self._is_http_1_0:
+                # Its client does not know chunked encoding (RFC 9112, 6.1). The response ends with the connection
+                # (6.3), which closes after a request of this version.
+                length = _UNTIL_CLOSED
+            else:
+                is_chunked = True
+                lines += b"transfer-encoding: chunked\r\n"
+        self._left = 0 if length is None or is_chunked else length
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self._is_chunked = is_chunked
+        self._transport.write(b"%b%b\r\n" % (STATUS_LINE[status], lines))
+
+    def _may_not_read_body(self) -> bool:
+        """Whether a response that starts before the body is read has to close the connection.
+
+        The rest of the body may be too large to be discarded, or may never come: after a final status a client can omit
+        a body that waits for ``100 Continue`` (RFC 9110, 10.1.1), and the next request would be read as that body.
+        """
+        announced = self._announced_bytes
+        return self.waiting_for_100_continue or announced is None or announced > MAX_DISCARDED_BYTES
+
+    def _write_body(self, message: Message) -> None:
+        body: bytes = message.get("body", b"")
+        is_last = not message.get("more_body", False)
+        if self._is_head:
+            self._left = 0
+        elif self._is_chunked:
+            data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if is_last:
+                data += b"0\r\n\r\n"
+            if data:
+                self._transport.write(data)
+        else:
+            if self._left != _UNTIL_CLOSED:
+                self._left -= len(body)
+                if self._left < 0:
+                    raise RuntimeError("Response content longer than Content-Length")
+            self._transport.write(body)
+        if is_last:
+            self._complete()
+
+    def _complete(self) -> None:
+        if self._left > 0:
+            raise RuntimeError("Response content shorter than Content-Length")
+        self.response_complete = True
+        self.message_event.set()
+        connection = self._connection
+        if connection is None:
+            return
+        if not self.keep_alive:
+            connection.close_after(self)
+        connection.on_response_complete()
+
+    @property
+    def is_ready(self) -> bool:
+        """Implement ``BodyWriter``."""
+        return self._is_chunked and not (
+            self._flow.write_paused or self.disconnected or self.response_complete
+        )
+
+    def write(self, body: bytes) -> None:
+        """Implement ``BodyWriter``."""
+        self._transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+
+
+def header_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return the lines of the headers of a response, whose names are in lower case.
+
+    Raises:
+        RuntimeError: A name or a value is not valid.
+    """
+    lines = b"".join([b"%b: %b\r\n" % (name, value) for name, value in headers])
+    if lines.count(b"\r\n") != len(headers) or _LINES.fullmatch(lines) is None:
+        raise RuntimeError("Invalid HTTP header.")
+    return lines

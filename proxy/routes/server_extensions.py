@@ -1,0 +1,54 @@
+"""ASGI extensions of this server, in ``scope["extensions"]``. Other servers do not have them.
+
+They replace messages whose coroutines and tasks cost more than what they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+DISCONNECT = "handoff_proxy.disconnect"
+"""The ``Disconnect`` of the request, which is also reported if the client reads nothing for a time."""
+BODY_WRITER = "handoff_proxy.body_writer"
+"""The ``BodyWriter`` of the response. Middleware that changes bodies removes it."""
+REQUEST_BODY = "handoff_proxy.request_body"
+"""The ``RequestBody`` of the request. Middleware that changes bodies removes it."""
+
+
+class Disconnect:
+    """Whether the client of one request has disconnected."""
+
+    __slots__ = ("has_happened", "listener")
+
+    def __init__(self) -> None:
+        self.has_happened = False
+        self.listener: Callable[[], None] | None = None
+        """Called when it happens."""
+
+    def happen(self) -> None:
+        """Report the disconnect."""
+        self.has_happened = True
+        if self.listener is not None:
+            self.listener()
+
+
+class BodyWriter(Protocol):
+    """Writes parts of a response that has started, without an ASGI message and its coroutines."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a part can be written now: the client is connected and reads fast enough."""
+        ...
+
+    def write(self, body: bytes) -> None:
+        """Write a part, which is not empty; only if ``is_ready``."""
+        ...
+
+
+class RequestBody(Protocol):
+    """The body of a request."""
+
+    def take_complete(self) -> bytes | None:
+        """Return the body if it has arrived completely, once; otherwise None, and it has to be received."""
+        ...
