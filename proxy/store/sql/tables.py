@@ -195,8 +195,8 @@ def add_postgresql_conditions() -> None:
 
 
 _of = turns.c
+# It also finds the running turns of a worker: it has only those that run, in all workers.
 _index("ix_turns_running", _of.conversation, _of.slot, where="status = 'running'", unique=True)
-_index("ix_turns_worker", _of.worker, where="status = 'running'")
 _index("ix_turns_fingerprint", _of.fingerprint, _of.key, where="fingerprint IS NOT NULL")
 _index("ix_turns_last_answer", _of.last_answer, _of.key, where="last_answer IS NOT NULL")
 _index("ix_turns_input", _of.input_fingerprint, _of.key, where="input_fingerprint IS NOT NULL")

@@ -219,7 +219,6 @@ async def test_partial_indexes_have_their_conditions(database: str) -> None:
     assert "running" in found["ix_turns_running"]
     assert set(found) == {
         "ix_turns_running",
-        "ix_turns_worker",
         "ix_turns_fingerprint",
         "ix_turns_input",
         "ix_turns_last_answer",

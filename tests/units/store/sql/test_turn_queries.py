@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, event, text
 
 from proxy.store.engine.database import open_database
+from proxy.store.sql.leases import LeaseStatements
 from proxy.store.sql.turn_queries import TurnQueries
 from proxy.store.sql.turn_statements import MAX_EQUAL, PENDING_PER_ID
 from proxy.store.turns import open_history
@@ -125,6 +126,28 @@ async def test_finding_among_five_thousand_that_look_alike_reads_a_handful(datab
     costs = {way: await cost(database, find, conversation) for way, find in WAYS.items()}
 
     assert {way: cost for way, cost in costs.items() if cost > most} == {}
+
+
+async def test_the_leases_of_a_worker_are_renewed_without_reading_ended_turns(database: str) -> None:
+    await fill(database)
+    history = open_history(database)
+    await history.begin(new_turn("conv_b", id="chatcmpl-running"))
+    opened = open_database(database, time_limit=30.0)
+    leases = LeaseStatements(opened.dialect)
+    measure = work_on_sqlite if opened.dialect == "sqlite" else work_on_postgres
+
+    def renew(on: Connection) -> int:
+        leases.renew(on, "w1", 2e9)
+        return measure(on, lambda: leases.renew(on, "w1", 3e9))
+
+    read = await opened.write(renew)
+    await opened.close()
+    renewed = await history.turn("alice", "chatcmpl-running")
+    await history.close()
+
+    assert read < (200 if database.startswith("sqlite") else 10)
+    assert renewed is not None
+    assert renewed.lease_until == 3e9
 
 
 async def test_the_newest_turns_of_a_reused_call_id_are_returned(database: str) -> None:
