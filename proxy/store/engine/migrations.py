@@ -26,7 +26,8 @@ import proxy
 from proxy.errors import ConfigurationError, DatabaseNotReady, SchemaTooNew
 from proxy.store.engine.database import database_url
 from proxy.store.engine.errors import unavailability
-from proxy.store.engine.sqlite import check_free_space, make_file, sqlite_engine
+from proxy.store.engine.sqlite import sqlite_engine
+from proxy.store.engine.sqlite_file import check_free_space, make_file
 from proxy.store.sql.tables import metadata
 
 R = TypeVar("R")

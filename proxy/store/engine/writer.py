@@ -77,9 +77,6 @@ class _Waiting:
         if not self.done.done():
             self.done.set_exception(error)
 
-    def expire(self) -> None:
-        self.time_out(StoreUnavailable())
-
     @property
     def is_abandoned(self) -> bool:
         """Whether the waiter got an error, or that of a Begin is gone; other writes do not need their waiters."""
@@ -95,7 +92,11 @@ class Writer:
         self._time_limit = time_limit
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Waiting] = deque()
-        self._wake = asyncio.Event()
+        self._group: Sequence[_Waiting] = ()
+        """The writes of the present commit."""
+        self._wake: asyncio.Future[None] | None = None
+        """Ends the wait for a write; None while there are some."""
+        self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
         self.task = asyncio.create_task(self._run(), name="store writer")
         """Ends only when the writer is closed."""
@@ -111,34 +112,54 @@ class Writer:
         """
         if self._is_closing:
             raise StoreUnavailable
-        waiting = self._enqueue(work, self._loop.time() + self._time_limit)
-        timer = self._loop.call_later(self._time_limit, waiting.expire)
-        try:
-            return await waiting.done
-        finally:
-            timer.cancel()
+        deadline = self._loop.time() + self._time_limit
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._expire)
+        return await self._enqueue(work, deadline).done
 
     async def close(self) -> None:
         """Write what is queued, and stop."""
         self._is_closing = True
-        self._wake.set()
+        self._end_wait()
         await self.task
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _enqueue(self, work: Work, deadline: float) -> _Waiting:
         waiting = _Waiting(work, self._loop.create_future(), deadline)
         self._queue.append(waiting)
-        self._wake.set()
+        self._end_wait()
         return waiting
+
+    def _end_wait(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    def _expire(self) -> None:
+        """Let all writes time out whose deadline has passed.
+
+        One timer for all, because nearly every write is done long before its deadline.
+        """
+        self._timer = None
+        now, next_deadline = self._loop.time(), math.inf
+        for waiting in (*self._group, *self._queue):
+            if waiting.deadline <= now:
+                waiting.time_out(StoreUnavailable())
+            elif not waiting.done.done():
+                next_deadline = min(next_deadline, waiting.deadline)
+        if next_deadline < math.inf:
+            self._timer = self._loop.call_at(next_deadline, self._expire)
 
     async def _run(self) -> None:
         pause = 0.0
         while True:
-            group = self._next_group()
+            group = self._group = self._next_group()
             if not group:
                 if self._is_closing:
                     return
-                self._wake.clear()
-                await self._wake.wait()
+                self._wake = self._loop.create_future()
+                await self._wake
                 continue
             try:
                 await self._commit(group)

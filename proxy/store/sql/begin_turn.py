@@ -1,4 +1,4 @@
-"""Begin a group of turns with four statements, whatever its size.
+"""Begin a group of turns with four statements, whatever its size, or a single turn with three.
 
 Conflicts do not raise an error in a group: ``ON CONFLICT DO NOTHING`` skips the turn, and it is missing in the
 result. The writer then retries it alone, which determines the reason.
@@ -20,7 +20,7 @@ from proxy.store.sql.checkpoints import CheckpointStatements
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
 from proxy.store.sql.finish_turn import Endings, Finish
 from proxy.store.sql.interruption import Interruption
-from proxy.store.sql.item_insertion import Added, ItemInsertion
+from proxy.store.sql.item_insertion import ItemInsertion
 from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.rows import ItemRow
 from proxy.store.sql.tables import conversations, turns
@@ -91,9 +91,9 @@ class Beginnings:
             )
             .scalar_subquery()
         )
-        self._add_turn = PreparedStatement(
-            insert_into(dialect, turns).values(conversation=conversation).on_conflict_do_nothing()
-        )
+        add_turn = insert_into(dialect, turns).values(conversation=conversation).on_conflict_do_nothing()
+        self._add_turns = PreparedStatement(add_turn)
+        self._add_turn = PreparedStatement(add_turn.returning(turns.c.key, turns.c.conversation))
         ids = listed(dialect, "ids")
         self._begun = PreparedStatement(
             select(turns.c.id, turns.c.key, turns.c.conversation, turns.c.worker).where(
@@ -129,23 +129,27 @@ class Beginnings:
         self._name_end_user.run(
             connection, [_named(begin.turn) for begin in begins if begin.turn["end_user"]]
         )
-        self._add_turn.run(connection, [begin.turn for begin in begins])
+        begun = self._add(connection, begins)
+        self._add_items.run(connection, [(place.turn, 0, begin.input) for begin, place in begun.items()])
+        for begin, place in begun.items():
+            if begin.checkpoint is not None:
+                self._checkpoints.add(connection, place.turn, 0, begin.checkpoint)
+        return begun
+
+    def _add(self, connection: Connection, begins: Sequence[Begin]) -> dict[Begin, Begun]:
+        """Add the turns, and return those that are running under their ids for their workers."""
+        if len(begins) == 1:
+            if added := self._add_turn.run(connection, [begins[0].turn]):
+                return {begins[0]: Begun(*added[0])}
+        else:
+            self._add_turns.run(connection, [begin.turn for begin in begins])
         ids = [begin.turn["id"] for begin in begins]
         found = {
             (turn_id, worker): Begun(key, conversation)
             for turn_id, key, conversation, worker in self._begun.run(connection, [{"ids": ids}])
         }
-        begun: dict[Begin, Begun] = {}
-        said: list[Added] = []
-        for begin in begins:
-            if (place := found.get((begin.turn["id"], begin.turn["worker"]))) is not None:
-                begun[begin] = place
-                said.append((place.turn, 0, begin.input))
-        self._add_items.run(connection, said)
-        for begin, place in begun.items():
-            if begin.checkpoint is not None:
-                self._checkpoints.add(connection, place.turn, 0, begin.checkpoint)
-        return begun
+        places = [(begin, found.get((begin.turn["id"], begin.turn["worker"]))) for begin in begins]
+        return {begin: place for begin, place in places if place is not None}
 
     def alone(self, connection: Connection, begin: Begin) -> Begun | None:
         """Begin a turn. A turn with an expired lease that holds the conversation or the key is interrupted first.

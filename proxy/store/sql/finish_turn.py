@@ -1,12 +1,27 @@
-"""Finish a group of turns with five statements, whatever its size, and a few more for approvals."""
+"""Finish a group of turns with four statements, whatever its size, or a single turn with three.
+
+Turns that wait for calls, have checkpoints or ask for approval need a few more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Boolean, Connection, bindparam, case, cast, delete, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    LargeBinary,
+    bindparam,
+    case,
+    cast,
+    delete,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from proxy.errors import TurnLeaseLost
 from proxy.store.sql import rows
@@ -43,16 +58,16 @@ class Close:
 
 
 class _Ending(NamedTuple):
-    """The row of a turn before its end; the columns of ``Endings._ending``."""
+    """The row of a turn before its end; the columns of ``Endings._ending``, of which ``Endings._end`` has the first."""
 
     key: int
     conversation: int
     caller: str
-    status: str
-    finished_at: float | None
     is_stored: bool
     inputs: int
-    fence: int
+    status: str = "running"
+    finished_at: float | None = None
+    fence: int = 0
 
 
 class Endings:
@@ -62,23 +77,25 @@ class Endings:
         self._approvals = statements(ApprovalStatements, dialect)
         of, keys = turns.c, listed(dialect, "keys")
         self._ending = PreparedStatement(
-            select(of.key, of.conversation, of.caller, of.status, of.finished_at, of.is_stored, of.inputs)
-            .add_columns(of.fence)
+            select(of.key, of.conversation, of.caller, of.is_stored, of.inputs)
+            .add_columns(of.status, of.finished_at, of.fence)
             .where(turns.c.key.in_(select(cast(keys.c.value, BigInteger))))
             # Lock in key order, so that two workers cannot deadlock.
             .order_by(turns.c.key)
             .with_for_update()
         )
-        keeps_key = bindparam("keeps_key", type_=Boolean)
-        keeps_input = bindparam("keeps_input", type_=Boolean)
-        self._end = PreparedStatement(
-            update(turns)
-            .where(turns.c.key == bindparam("turn"))
-            .values(
-                idempotency_key=case((keeps_key, turns.c.idempotency_key)),
-                input_fingerprint=case((keeps_input, turns.c.input_fingerprint)),
+        ends = {
+            (keeps_key, keeps_input): _end(keeps_key=keeps_key, keeps_input=keeps_input)
+            for keeps_key in (False, True)
+            for keeps_input in (False, True)
+        }
+        self._ends = {keeps: PreparedStatement(end) for keeps, end in ends.items()}
+        self._end = {
+            keeps: PreparedStatement(
+                end.returning(of.key, of.conversation, of.caller, of.is_stored, of.inputs)
             )
-        )
+            for keeps, end in ends.items()
+        }
         self._delete_checkpoints = PreparedStatement(
             delete(checkpoints).where(checkpoints.c.turn == bindparam("of_turn"))
         )
@@ -114,6 +131,9 @@ class Endings:
         A turn that already has this result counts as finished: the write is a retry. For an interrupted turn, only
         the error code is written.
         """
+        if len(finishes) == 1 and (ended := self._end_running(connection, finishes[0])) is not None:
+            self._add_results(connection, [(finishes[0], ended)])
+            return {finishes[0]: True}
         keys = [str(finish.end.turn) for finish in finishes]
         found = {row[0]: _Ending(*row) for row in self._ending.run(connection, [{"keys": keys}])}
         ends: dict[int, Finish] = {}
@@ -131,21 +151,29 @@ class Endings:
         if lost:
             connection.execute(self._mark_lost, lost)
         if ends:
-            self._write(connection, [(finish, found[key]) for key, finish in ends.items()])
+            self._end_all(connection, ends.values())
+            self._add_results(connection, [(finish, found[key]) for key, finish in ends.items()])
         return results
 
     def close(self, connection: Connection, close: Close) -> None:
         """Mark a turn as failed, if it is running."""
         connection.execute(self._close, asdict(close))
 
-    def _write(self, connection: Connection, ends: Sequence[tuple[Finish, _Ending]]) -> None:
-        self._end.run(
-            connection,
-            [
-                rows.end_row(finish.end) | {"journal": finish.journal if row.is_stored else None}
-                for finish, row in ends
-            ],
-        )
+    def _end_running(self, connection: Connection, finish: Finish) -> _Ending | None:
+        """End the row of a turn; None if it is not running, or another worker has taken it over."""
+        found = self._end[_keeps(finish.end)].run(connection, [_end_values(finish)])
+        return _Ending(*found[0]) if found else None
+
+    def _end_all(self, connection: Connection, finishes: Iterable[Finish]) -> None:
+        """End the rows of turns, which are running and locked."""
+        alike: dict[tuple[bool, bool], list[dict[str, Any]]] = {}
+        for finish in finishes:
+            alike.setdefault(_keeps(finish.end), []).append(_end_values(finish))
+        for keeps, values in alike.items():
+            self._ends[keeps].run(connection, values)
+
+    def _add_results(self, connection: Connection, ends: Sequence[tuple[Finish, _Ending]]) -> None:
+        """Write what is stored in other tables than that of turns."""
         self._add_items.run(
             connection, [(row.key, row.inputs, finish.items) for finish, row in ends if row.is_stored]
         )
@@ -169,6 +197,31 @@ class Endings:
         for finish, row in ends:
             if finish.end.took_up is not None:
                 self._approvals.ended(connection, row.key, finish.end.took_up)
+
+
+def _end(*, keeps_key: bool, keeps_input: bool) -> Any:
+    """Return the update of a running turn; SQLite writes the indexes of all columns in it, even of unchanged ones."""
+    removed: dict[str, Any] = {}
+    if not keeps_key:
+        removed["idempotency_key"] = null()
+    if not keeps_input:
+        removed["input_fingerprint"] = null()
+    journal = case((turns.c.is_stored, bindparam("packed", type_=LargeBinary)))
+    return (
+        update(turns)
+        .where(turns.c.key == bindparam("turn"), turns.c.fence == bindparam("of_fence"), IS_RUNNING)
+        .values(journal=journal, **removed)
+    )
+
+
+def _keeps(end: TurnEnd) -> tuple[bool, bool]:
+    """Return whether a turn keeps its idempotency key and its input fingerprint."""
+    return end.is_history if end.keeps_key is None else end.keeps_key, end.is_found_by_input
+
+
+def _end_values(finish: Finish) -> dict[str, Any]:
+    end = finish.end
+    return rows.end_row(end) | {"turn": end.turn, "of_fence": end.fence, "packed": finish.journal}
 
 
 def _is_same(end: TurnEnd, status: str, finished_at: float | None) -> bool:

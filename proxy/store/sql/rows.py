@@ -100,14 +100,8 @@ def turn_row(turn: NewTurn) -> dict[str, Any]:
 
 
 def end_row(end: TurnEnd) -> dict[str, Any]:
-    """Return what the end of a turn changes in its row, but the journal; ``turn`` is the key.
-
-    ``keeps_key`` and ``keeps_input`` are parameters: whether its idempotency key and input fingerprint remain.
-    """
+    """Return what the end of a turn changes in its row, without its journal, idempotency key and input fingerprint."""
     return {
-        "turn": end.turn,
-        "keeps_key": end.is_history if end.keeps_key is None else end.keeps_key,
-        "keeps_input": end.is_found_by_input,
         "status": end.status,
         "is_history": end.is_history,
         "agent": end.agent,
