@@ -7,6 +7,7 @@ writer's thread, which holds the interpreter lock meanwhile. PostgreSQL runs the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Table
@@ -24,8 +25,12 @@ class PreparedStatement:
     def __init__(self, statement: Any) -> None:
         self._statement = statement
         self._text = ""
-        self._parameters: list[tuple[str, Any, _Processor | None]] = []
-        """In the order of the text: name, constant value, and the function that converts the value for the driver."""
+        self._in_order: Callable[[Values], Sequence[Any]] = tuple
+        """Returns the values in the order of the parameters of the text."""
+        self._constants: dict[str, Any] = {}
+        """The parameters whose values are part of the statement."""
+        self._converters: list[tuple[int, _Processor]] = []
+        """The positions of parameters whose values are converted for the driver, and how."""
         self._results: list[tuple[int, _Processor]] = []
         """The columns of the result whose values are converted, and how."""
 
@@ -38,16 +43,13 @@ class PreparedStatement:
             return result.all() if result.returns_rows else []
         if not self._text:
             self._compile(connection, values[0])
-        rows = [
-            tuple(
-                [
-                    value.get(name, constant) if convert is None else convert(value.get(name, constant))
-                    for name, constant, convert in self._parameters
-                ]
-            )
-            for value in values
-        ]
-        return self._converted(run_on_driver(connection, self._text, rows))
+        return self._converted(run_on_driver(connection, self._text, list(map(self._row, values))))
+
+    def _row(self, values: Values) -> Sequence[Any]:
+        row = list(self._in_order({**self._constants, **values} if self._constants else values))
+        for at, convert in self._converters:
+            row[at] = convert(row[at])
+        return row
 
     def _converted(self, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
         if not (rows and self._results):
@@ -64,17 +66,24 @@ class PreparedStatement:
             # Another thread has just compiled it.
             return
         compiled = statement.compile(dialect=dialect, column_keys=list(values))
-        parameters = []
-        for name in compiled.positiontup:
-            bind = compiled.binds[name]
+        parameters = [compiled.binds[name] for name in compiled.positiontup]
+        names = [bind.key for bind in parameters]
+        converters = []
+        for at, bind in enumerate(parameters):
             convert = bind.type.dialect_impl(dialect).bind_processor(dialect)
-            parameters.append((bind.key, bind.effective_value, convert))
+            if convert is not None:
+                converters.append((at, convert))
         results = []
         for at, column in enumerate(getattr(statement, "selected_columns", ())):
             convert = column.type.dialect_impl(dialect).result_processor(dialect, None)
             if convert is not None:
                 results.append((at, convert))
-        self._parameters, self._results = parameters, results
+        self._constants = {bind.key: bind.effective_value for bind in parameters if bind.key not in values}
+        # Of one name, itemgetter returns the value itself.
+        self._in_order = (
+            itemgetter(*names) if len(names) > 1 else lambda values: [values[name] for name in names]
+        )
+        self._converters, self._results = converters, results
         # Last: another thread may be here at the same time.
         self._text = str(compiled)
         # All of them take 250 KB, and are not used again.
@@ -106,7 +115,7 @@ class Insertion:
 
 
 def run_on_driver(
-    connection: Connection, text: str, rows: Sequence[tuple[Any, ...]]
+    connection: Connection, text: str, rows: Sequence[Sequence[Any]]
 ) -> Sequence[Sequence[Any]]:
     """Run a statement of SQLite in the transaction of the connection; errors are those of ``sqlite3``."""
     driver: Any = connection.connection.driver_connection
