@@ -9,9 +9,7 @@ and results of server tools.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-
-from msgspec import Struct
-from msgspec.structs import replace
+from dataclasses import dataclass, replace
 
 from proxy.approvals.decisions import ApprovalBatch, Resumption, resumption
 from proxy.approvals.repository import Approvals
@@ -40,7 +38,6 @@ from proxy.messages import (
     Item,
     Message,
     SystemMessage,
-    has_instructions,
     is_instruction,
     text_of,
 )
@@ -70,7 +67,8 @@ RULES: Sequence[Rule] = (
 """The rules in order; each returns None if it does not apply."""
 
 
-class ResolvedTurn(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ResolvedTurn:
     """Resolved starting point of a turn: conversation, parent turn, agent, context and new input.
 
     ``conversation_id`` is None for a new conversation. ``context`` has no instructions; ``input`` has those that become
@@ -208,16 +206,15 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     shown = query.messages[: match.shown]
     new = query.messages[match.shown :] if match.new is None else match.new
     is_stored_whole = all(turn.is_stored for turn in chain)
-    items = [item for turn in chain for item in turn.items]
-    stored: list[SystemMessage | DeveloperMessage] = []
-    if has_instructions([item.message for item in items]):
-        stored = [message for item in items if is_instruction(message := item.message)]
+    stored = [m for turn in chain for item in turn.items if is_instruction(m := item.message)]
     if match.context is not None:
         context = list(match.context)
     elif shown and not is_stored_whole:
         context = request.items_of(shown)
     else:
-        context = items if not stored else [item for item in items if not is_instruction(item.message)]
+        context = [item for turn in chain for item in turn.items]
+        if stored:
+            context = [item for item in context if not is_instruction(item.message)]
     new_items = request.items_of(new)
     parent = chain[-1].turn if chain else None
     agent = match.agent or (chain[-1].agent if chain else None)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from msgspec import Struct
+from dataclasses import dataclass
 
 from proxy.turns.live import LiveTurn
 from proxy.turns.request import Match
 
 
-class TurnHandle(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class TurnHandle:
     """A turn to read."""
 
     live: LiveTurn

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-
-from msgspec.structs import replace
+from dataclasses import dataclass, replace
 
 from proxy.approvals.repository import ApprovalsMoved
 from proxy.conversations.resolver import ConversationResolver, Resolution, ResolvedTurn

@@ -39,7 +39,8 @@ class Conversation:
     """Whether a turn of the conversation is running at any worker; set by ``find_conversation`` only."""
 
 
-class NewTurn(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class NewTurn:
     """A turn that is about to run.
 
     The conversation ``(caller, conversation_id)`` is created if it does not exist. ``parent`` is the key of the turn
@@ -87,7 +88,8 @@ class Begun:
     conversation: int
 
 
-class ModelUse(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ModelUse:
     """Usage of one model by one agent during a turn."""
 
     agent: str
@@ -117,7 +119,8 @@ class Pause:
     circumstances: bytes
 
 
-class TurnEnd(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
     """The end of a turn.
 
     If ``is_history`` is set, the turn becomes the head of its conversation and is found by ``fingerprint`` and

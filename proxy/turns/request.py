@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
-
-from msgspec import Struct, field
-from msgspec.structs import force_setattr
 
 from proxy.messages import (
     Compaction,
@@ -19,7 +17,6 @@ from proxy.messages import (
     ProviderState,
     SystemMessage,
     ToolChoice,
-    has_instructions,
     is_instruction,
 )
 from proxy.turns.structured_output import ResponseFormat
@@ -50,7 +47,8 @@ BusyPolicy = Literal["reject", "queue", "interrupt"]
 """What a request does while a turn of its conversation is running."""
 
 
-class TurnRequest(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
     """One request to a team.
 
     ``conversation_id`` is the id that the client sends, ``id_source`` the parameter. Frontends that send a
@@ -116,31 +114,28 @@ class TurnRequest(Struct, frozen=True):
     """Indexes of the messages that are summaries of everything before them."""
     provider_states: Mapping[int, ProviderState] = field(default_factory=dict)
     """Provider state that the client sent, by the index of the message."""
-    # The next four follow from the others, see ``__post_init__``.
-    system_messages: Sequence[SystemMessage | DeveloperMessage] = ()
+    system_messages: Sequence[SystemMessage | DeveloperMessage] = field(init=False)
     """The system and developer messages of ``messages``."""
-    turn_messages: Sequence[Message] = ()
+    turn_messages: Sequence[Message] = field(init=False)
     """The other messages."""
-    _states: Mapping[int, ProviderState] = field(default_factory=dict)
+    _states: Mapping[int, ProviderState] = field(init=False, repr=False)
     """``provider_states`` by ``id()`` of the message."""
-    _summaries: Collection[int] = ()
+    _summaries: Collection[int] = field(init=False, repr=False)
     """The ``id()`` of each summary."""
 
     def __post_init__(self) -> None:
-        system: Sequence[SystemMessage | DeveloperMessage] = ()
-        others = self.messages
-        if has_instructions(others):
-            system = [message for message in self.messages if is_instruction(message)]
-            others = [message for message in self.messages if not is_instruction(message)]
-        force_setattr(self, "system_messages", system)
-        force_setattr(self, "turn_messages", others)
-        states: dict[int, ProviderState] = {}
-        if self.provider_states:
-            states = {id(self.messages[at]): state for at, state in self.provider_states.items()}
-        force_setattr(self, "_states", states)
-        force_setattr(
-            self, "_summaries", {id(self.messages[at]) for at in self.summaries} if self.summaries else ()
-        )
+        system: list[SystemMessage | DeveloperMessage] = []
+        others: list[Message] = []
+        for message in self.messages:
+            if is_instruction(message):
+                system.append(message)
+            else:
+                others.append(message)
+        object.__setattr__(self, "system_messages", system)
+        object.__setattr__(self, "turn_messages", others)
+        states = {id(self.messages[at]): state for at, state in self.provider_states.items()}
+        object.__setattr__(self, "_states", states)
+        object.__setattr__(self, "_summaries", {id(self.messages[at]) for at in self.summaries})
 
     def item_of(self, message: Message) -> Item:
         """Return one of the messages as an item, with the provider state that the client sent with it."""

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from msgspec.structs import replace as replace_struct
 from sqlalchemy import Connection, and_, bindparam, or_, select, update
 
 from proxy.approvals.repository import ApprovalUpdate
@@ -198,7 +197,7 @@ class Beginnings:
         if parent is None:
             return None
         end = begin.parent_end
-        self._endings.finish(connection, [replace(end, end=replace_struct(end.end, turn=parent.turn))])
+        self._endings.finish(connection, [replace(end, end=replace(end.end, turn=parent.turn))])
         return self._begin(connection, replace(begin, turn=begin.turn | {"parent": parent.turn}))
 
 

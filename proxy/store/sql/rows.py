@@ -31,12 +31,11 @@ ItemRow = tuple[bool, str | None, bool, str]
 """The columns of an item behind turn and position, in the order of the table."""
 
 COMPACTION_MEMBER = '"compaction":'
-_MEMBERS = ('"provider_state":', COMPACTION_MEMBER, '"context_tokens":', '"delegate":', '"handoff":')
-"""In the JSON of a message, quotes inside a text are escaped, so that only the members themselves contain these."""
+"""In the JSON of a message, quotes inside a text are escaped, so that only the member itself contains this."""
 
 
 class _Members(msgspec.Struct, omit_defaults=True):
-    """Members of the stored message that are not part of the message."""
+    """Members of the stored message that are not part of the message, behind those that are."""
 
     provider_state: ProviderState | None = None
     compaction: Compaction | None = None
@@ -44,6 +43,9 @@ class _Members(msgspec.Struct, omit_defaults=True):
     delegate: DelegateRecord | None = None
     handoff: HandoffRecord | None = None
 
+
+_ENDS_OF_MEMBERS = frozenset("}0123456789")
+"""The last characters of the values of ``_Members``: objects and numbers. Most messages end with a text or a list."""
 
 _encode = msgspec.json.Encoder().encode
 _decode_members = msgspec.json.Decoder(_Members).decode
@@ -147,29 +149,24 @@ def to_item(message: str, agent: str | None, visible: bool) -> Item:
 
 
 def to_items(columns: Sequence[Sequence[Any]]) -> list[Item]:
-    """Return the items of rows of message, agent and visible."""
+    """Return the items of rows that begin with message, agent and visible (true or 1)."""
     # As one JSON list: a call for every message of a long conversation takes eight times as long.
     joined = f"[{','.join([row[0] for row in columns])}]"
     decoded = _decode_messages(joined)
-    if not any(member in joined for member in _MEMBERS):
-        return [
-            Item(message, agent, visible)
-            for message, (_, agent, visible) in zip(decoded, columns, strict=True)
-        ]
+    if _ENDS_OF_MEMBERS.isdisjoint([row[0][-2] for row in columns]):
+        return [Item(message, row[1], row[2] == 1) for message, row in zip(decoded, columns, strict=True)]
     return [
         Item(
             message,
-            agent,
-            visible,
+            row[1],
+            row[2] == 1,
             more.provider_state,
             more.compaction,
             more.context_tokens,
             more.delegate,
             more.handoff,
         )
-        for message, more, (_, agent, visible) in zip(
-            decoded, _decode_all_members(joined), columns, strict=True
-        )
+        for message, more, row in zip(decoded, _decode_all_members(joined), columns, strict=True)
     ]
 
 

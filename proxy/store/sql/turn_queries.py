@@ -87,8 +87,8 @@ class TurnQueries:
         turn_rows = self._chain.run(connection, [{"turn": turn}])
         item_rows = self._chain_items.run(connection, [{"turns": [row[0] for row in turn_rows]}])
         said: dict[int, list[Item]] = {row[0]: [] for row in turn_rows}
-        for row, item in zip(item_rows, rows.to_items([row[1:] for row in item_rows]), strict=True):
-            said[row[0]].append(item)
+        for row, item in zip(item_rows, rows.to_items(item_rows), strict=True):
+            said[row[3]].append(item)
         return [rows.to_chain_turn(row[0], said[row[0]], *row[1:]) for row in turn_rows]
 
     def last_items(self, connection: Connection, turn: int, limit: int) -> list[Item]:

@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ColumnElement,
+    Integer,
     Select,
     and_,
     bindparam,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    type_coerce,
 )
 
 from proxy.store.sql.dialects import list_of, listed
@@ -89,26 +91,26 @@ def _conversation_id() -> ColumnElement[str]:
 
 def chain() -> Select[Any]:
     """Select a turn and its ancestors, the root first."""
-    of = turns.c
-    chain = _keys_of_chain()
-    head = select(conversations.c.head).where(conversations.c.key == of.conversation).scalar_subquery()
+    of, head = turns.c, func.coalesce(conversations.c.head, 0)
     is_complete = or_(of.status == "running", of.status == "completed")
     return (
-        select(of.key, of.agent, of.is_stored, of.pending, _conversation_id(), of.end_user, of.fingerprint)
-        .add_columns(of.circumstances.is_not(None), of.id, is_complete)
-        .add_columns(func.coalesce(head, 0) == of.key)
-        .join(chain, of.key == chain.c.key)
+        select(of.key, of.agent, of.is_stored, of.pending, conversations.c.id, of.end_user, of.fingerprint)
+        .add_columns(of.circumstances.is_not(None), of.id, is_complete, head == of.key)
+        # An outer join, although each turn has a conversation: SQLite then always begins with the turns.
+        .outerjoin(conversations, conversations.c.key == of.conversation)
+        # Not a join: SQLite reads the turns of a list in the order of their keys, and would sort those of a join.
+        .where(of.key.in_(select(_keys_of_chain().c.key)))
         .order_by(of.key)
     )
 
 
 def items_of_turns(dialect: str) -> Select[Any]:
-    """Select the messages of several turns."""
+    """Select the messages of several turns: message, agent, visible (0 or 1 on SQLite) and turn."""
     # Apart from their turns: a join would repeat the turn columns for every item. By a list of keys, SQLite reads them
     # in order; by a recursive query, it sorts them.
     of, wanted = items.c, listed(dialect, "turns", BigInteger)
     return (
-        select(of.turn, of.message, of.agent, of.visible)
+        select(of.message, of.agent, type_coerce(of.visible, Integer), of.turn)
         .where(of.turn.in_(select(wanted.c.value)))
         .order_by(of.turn, of.position)
     )
