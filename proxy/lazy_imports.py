@@ -38,6 +38,7 @@ def imports_of_server() -> Iterator[None]:
     - There are no garbage collections: imports create little garbage, and collections take a tenth of the time.
     - Pydantic models of dependencies are completed when they are first used, as their option ``defer_build`` does:
       FastAPI has 40 for OpenAPI documents.
+    - At the end, garbage is freed, and the rest is excluded from later collections.
     """
     from pydantic import BaseModel
 
@@ -46,6 +47,8 @@ def imports_of_server() -> Iterator[None]:
     try:
         with without_pydantic_v1():
             yield
+        gc.collect()
+        gc.freeze()
     finally:
         del BaseModel.model_config["defer_build"]
         gc.enable()
