@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 from proxy.auth import check_exposure, is_this_machine
@@ -23,7 +24,7 @@ from proxy.teamfiles.definitions import OpenAIModel
 from proxy.teamfiles.loader import LoadedTeams
 from proxy.tools.builtin import builtin_names
 from proxy.tools.mcp.pins import reference
-from proxy.trace_export import is_installed
+from proxy.trace_export import export_problems, is_installed
 
 # The parts of the server are imported on first use: they take a second, and a check of files alone needs none.
 
@@ -80,9 +81,13 @@ def _unusable_models(loaded: LoadedTeams) -> Iterator[str]:
 # --- other settings ------------------------------------------------------------------------------------------
 
 
-def missing_packages(settings: Settings, is_installed: Callable[[], bool] = is_installed) -> Iterator[str]:
-    """Check that the packages of an extra are installed that a setting needs."""
-    if settings.tracing and not is_installed():
+def tracing_problems(settings: Settings, is_installed: Callable[[], bool] = is_installed) -> Iterator[str]:
+    """Check that the packages for tracing are installed, and OpenTelemetry's variables for the export."""
+    if not settings.tracing:
+        return
+    if is_installed():
+        yield from export_problems()
+    else:
         yield "PROXY_TRACING: the packages for it are not installed; install handoff-proxy[otel]"
 
 
@@ -165,7 +170,13 @@ def _problem_of_directory(directory: Path) -> str | None:
     existing = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
     if not existing.is_dir():
         return os.strerror(errno.EEXIST if existing == directory else errno.ENOTDIR)
-    return None if os.access(existing, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+    try:
+        # Permissions alone are not enough: root may write to /proc, which has no files of others. The file has
+        # no name (``O_TMPFILE``) where the file system supports that.
+        with TemporaryFile(dir=existing):
+            return None
+    except OSError as error:
+        return error.strerror
 
 
 def _unusable_data_dir(settings: Settings, use: str, reason: str | None) -> str:

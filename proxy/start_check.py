@@ -31,10 +31,10 @@ from proxy.settings_check import (
     database_problem,
     database_url_problems,
     exposure_problems,
-    missing_packages,
     provider_connection_problems,
     redis_problems,
     tls_key_problems,
+    tracing_problems,
 )
 from proxy.team_check import check_configured_teams
 from proxy.teamfiles.loader import Report
@@ -44,7 +44,7 @@ Address = Literal["port", "host", "none"]
 
 _Check = tuple[Callable[[Settings], Iterator[str]], Set[str]]
 _CHECKS: tuple[_Check, ...] = (
-    (missing_packages, {"tracing"}),
+    (tracing_problems, {"tracing"}),
     (database_url_problems, {"database_url"}),
     (redis_problems, {"redis_url"}),
     (certificate_problems, {"tls_certificate"}),

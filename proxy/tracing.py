@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -29,6 +30,12 @@ MAX_CONTENT = 128 * 1024
 """Maximum number of characters of one attribute with contents."""
 _MAX_TRACE_STATE = 512
 """Maximum length of ``tracestate``; that many characters have to be propagated (W3C Trace Context, section 3.3.1.5)."""
+
+_MAX_TRACE_STATES = 32
+_TRACE_STATE = re.compile(
+    r"(?:[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})"
+    r"=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+)
 
 
 class Attribute(StrEnum):
@@ -218,12 +225,26 @@ def _block(
 
 def accept_trace_context(headers: Sequence[tuple[bytes, bytes]]) -> None:
     """Make the span that the headers of a request name the parent of the turns that the request starts."""
-    context = {
-        name.decode("latin-1"): value.decode("latin-1")
-        for name, value in headers
-        if name == b"traceparent" or (name == b"tracestate" and len(value) <= _MAX_TRACE_STATE)
-    }
-    _request_headers.set(context if "traceparent" in context else None)
+    parent = next((value for name, value in headers if name == b"traceparent"), None)
+    if parent is None:
+        _request_headers.set(None)
+        return
+    context = {"traceparent": parent.decode("latin-1")}
+    if states := [value.decode("latin-1") for name, value in headers if name == b"tracestate"]:
+        # Several fields are one list (Trace Context, 3.3.1).
+        state = ",".join(states)
+        if _is_trace_state(state):
+            context["tracestate"] = state
+    _request_headers.set(context)
+
+
+def _is_trace_state(state: str) -> bool:
+    """Return whether ``tracestate`` is valid (Trace Context, 3.3.1). OpenTelemetry logs what is invalid in it."""
+    if len(state) > _MAX_TRACE_STATE:
+        return False
+    members = [member for one in state.split(",") if (member := one.strip(" \t"))]
+    keys = {member.partition("=")[0] for member in members}
+    return len(keys) == len(members) <= _MAX_TRACE_STATES and all(map(_TRACE_STATE.fullmatch, members))
 
 
 def trace_headers() -> Mapping[str, str]:

@@ -36,7 +36,7 @@ from proxy.teamfiles.schema_checks import (
 )
 from proxy.teamfiles.source_map import Source, read_source
 from proxy.teamfiles.summary import describe_definitions, summarize_counts
-from proxy.teamfiles.team_sources import BUNDLED, OPENAI_URL, CheckComponent, TeamSources
+from proxy.teamfiles.team_sources import BUNDLED, CheckComponent, TeamSources, is_openai
 from proxy.tools.mcp.lock import FILE_NAME, Pins, read_lock
 from proxy.tools.mcp.setup import ServerSetup
 from proxy.tools.port import Tool
@@ -283,17 +283,17 @@ def _with_defaults(model: ModelDefinition, default: ModelDefinition) -> ModelDef
 
 def _notices(source: Source, definitions: TeamsFile) -> Iterator[str]:
     for name, model in definitions.models.items():
-        if (
-            isinstance(model, OpenAIModel)
-            and model.api_key is None
-            and model.base_url.rstrip("/") == OPENAI_URL
-        ):
+        if isinstance(model, OpenAIModel) and _lacks_key(model):
             place = source.location(("models", name), at_key=True)
             yield f"{place}: models.{name}: no API key is set, and OpenAI requires one"
     for name, team in definitions.teams.items():
         for agent in team.agents.keys() - _reachable(team):
             place = source.location(("teams", name, "agents", agent), at_key=True)
             yield f"{place}: teams.{name}.agents.{agent}: not reachable by handoffs from the entry '{team.entry}'"
+
+
+def _lacks_key(model: OpenAIModel) -> bool:
+    return model.api_key is None and model.auth == "key" and is_openai(model.base_url)
 
 
 def _reachable(team: TeamDefinition) -> set[str]:

@@ -74,10 +74,12 @@ class TeamSources:
 def default_model(settings: Settings) -> OpenAIModel | DemoModel:
     """Return the model ``default``: an OpenAI-compatible API, or the demo model if there is no key for OpenAI.
 
-    Another base URL needs no key, because local servers accept requests without one.
+    Another base URL needs no key, because local servers accept requests without one. Sign-in at Entra ID is not for
+    OpenAI: such a model is an error when it is used, and not the demo model.
     """
     base_url = settings.openai_base_url
-    if settings.openai_api_key is None and base_url.rstrip("/") == OPENAI_URL:
+    has_key = settings.openai_api_key is not None or settings.openai_auth == "entra"
+    if not has_key and is_openai(base_url):
         return DemoModel(demo=True)
     return OpenAIModel(
         model=settings.openai_model,
@@ -85,6 +87,11 @@ def default_model(settings: Settings) -> OpenAIModel | DemoModel:
         api_key=settings.openai_api_key,
         auth=settings.openai_auth,
     )
+
+
+def is_openai(base_url: str) -> bool:
+    """Return whether a base URL is that of OpenAI."""
+    return base_url.rstrip("/") == OPENAI_URL
 
 
 def python_tools(threads: ToolThreads) -> ImportTool:

@@ -48,6 +48,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     for field in Settings.model_fields.values():
         for name in variables_of(field):
             monkeypatch.delenv(name, raising=False)
+    # The default port can be in use by a server of this machine.
+    monkeypatch.setenv("PROXY_PORT", "0")
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments: str, **environment: str) -> Result:

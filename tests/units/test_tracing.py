@@ -11,7 +11,8 @@ import pytest
 
 from proxy import trace_export
 from proxy.providers.span import provider_name
-from proxy.settings_check import missing_packages
+from proxy.settings_check import tracing_problems
+from proxy.trace_export import export_problems
 from proxy.tracing import (
     MAX_CONTENT,
     Attribute,
@@ -100,11 +101,99 @@ def test_contents_that_are_too_long_lose_their_oldest_messages() -> None:
     assert attributes["gen_ai.tool.call.result"] == "y" * MAX_CONTENT
 
 
+PARENT = b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"
+LONGEST = b"k=" + b"v" * 256
+
+
+@pytest.mark.parametrize(
+    ("states", "accepted"),
+    [
+        ([b"vendor=1"], "vendor=1"),
+        ([b"one=1", b"two@v=2"], "one=1,two@v=2"),
+        ([b" one=1 ,, two=a b "], "one=1,two=a b"),
+        ([LONGEST], LONGEST.decode()),
+        ([b"secret words"], None),
+        ([b"one=1,secret words"], None),
+        ([b"one=1,One=secret"], None),
+        ([b"one=1,one=secret"], None),
+        ([b"one=secret\xff"], None),
+        ([LONGEST + b"v"], None),
+        ([b",".join(b"k%d=secret" % number for number in range(33))], None),
+        ([b"one=" + b"1" * 250, b"two=" + b"2" * 250, b"three=secret"], None),
+        ([], None),
+    ],
+)
+def test_an_invalid_trace_state_is_dropped_and_not_logged(
+    states: list[bytes], accepted: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    def propagated() -> dict[str, str]:
+        accept_trace_context([(b"traceparent", PARENT), *((b"tracestate", state) for state in states)])
+        return dict(trace_headers())
+
+    headers = copy_context().run(propagated)
+
+    assert headers == {"traceparent": PARENT.decode()} | ({"tracestate": accepted} if accepted else {})
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "problems"),
+    [
+        ({}, []),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://[::1]:4318/v1"}, []),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"},
+            ["OTEL_EXPORTER_OTLP_ENDPOINT: should be an address that begins with http:// or https://"],
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://[::1"},
+            ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: should be an address that begins with http:// or https://"],
+        ),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "x", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://h:1"}, []),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20key, x-scope = a=b,"}, []),
+        (
+            {"OTEL_EXPORTER_OTLP_HEADERS": "Bearer secret"},
+            ["OTEL_EXPORTER_OTLP_HEADERS: should be name=value pairs, separated by commas"],
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_HEADERS": 'key="secret"'},
+            ["OTEL_EXPORTER_OTLP_HEADERS: should be name=value pairs, separated by commas"],
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_CERTIFICATE": "no.pem", "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY": "no.key"},
+            [
+                "OTEL_EXPORTER_OTLP_CERTIFICATE: no.pem cannot be read",
+                "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY: no.key cannot be read",
+            ],
+        ),
+        (
+            {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "-4"},
+            [
+                "PROXY_TRACING: OpenTelemetry rejects one of its variables: "
+                "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be a non-negative integer but got -4"
+            ],
+        ),
+    ],
+)
+def test_variables_of_the_export_are_checked(
+    variables: dict[str, str],
+    problems: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # The SDK reads the environment.
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert list(export_problems()) == problems
+    assert "secret" not in caplog.text
+
+
 def test_tracing_without_its_packages_is_a_configuration_error(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, None, tracing=True)
 
-    assert list(missing_packages(settings)) == []
-    assert list(missing_packages(settings, is_installed=lambda: False)) == [
+    assert list(tracing_problems(settings)) == []
+    assert list(tracing_problems(settings, is_installed=lambda: False)) == [
         "PROXY_TRACING: the packages for it are not installed; install handoff-proxy[otel]"
     ]
     assert trace_export.is_installed()

@@ -31,6 +31,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.providers.autogen.arguments import offered_tools, readable_calls
+from proxy.providers.autogen.component_problem import component_problem
 from proxy.providers.autogen.failures import failure_of, secrets_of
 from proxy.providers.autogen.http_client import (
     close_connections,
@@ -109,16 +110,11 @@ class ComponentChatModel:
             config.setdefault("max_retries", 0)
         try:
             client = _client(definition.provider, config)
-        except ImportError as error:
-            missing = f" ({error.name} is not installed)" if error.name else ""
-            raise ConfigurationError(
-                f"model {name!r}: the component {definition.provider} cannot be imported{missing}"
-            ) from None
         except Exception as error:  # noqa: BLE001 - the component's constructor may raise anything
-            logger.debug("component refused its config", extra={"model": name, "error": type(error).__name__})
+            logger.debug("component not loaded", extra={"model": name, "error": type(error).__name__})
+            problem = component_problem(definition.provider, error)
             raise ConfigurationError(
-                f"model {name!r}: the component {definition.provider} cannot be made from its config "
-                f"({type(error).__name__})"
+                f"model {name!r}: the component {definition.provider} {problem}"
             ) from None
         model = config.get("model")
         return cls(

@@ -12,6 +12,7 @@ from proxy.providers.openai.errors import error_code, error_message
 from proxy.providers.openai.request import headers_of
 from proxy.teamfiles.definitions import OpenAIModel
 from proxy.teamfiles.model_requests import NO_SIGN_IN, can_sign_in
+from proxy.teamfiles.team_sources import is_openai
 
 Wire = Literal["chat", "responses"]
 _RESPONSES = "/v1/responses"
@@ -48,8 +49,13 @@ def endpoint_of(definition: OpenAIModel, *path: str, method: str = "POST") -> En
     Raises:
         ConfigurationError: The URL, the key or a header cannot be used.
     """
-    if definition.auth == "entra" and not can_sign_in():
-        raise ConfigurationError(f"model {definition.model!r}: auth: entra {NO_SIGN_IN}")
+    if definition.auth == "entra":
+        if not can_sign_in():
+            raise ConfigurationError(f"model {definition.model!r}: auth: entra {NO_SIGN_IN}")
+        if is_openai(definition.base_url):
+            raise ConfigurationError(
+                f"model {definition.model!r}: auth: entra needs the base URL of a resource on Azure"
+            )
     try:
         base = URL(definition.base_url)
         url = base.joinpath(*path).with_query(base.query)

@@ -377,7 +377,7 @@ def test_a_real_component_is_loaded_to_check_it(write: Write) -> None:
 
     assert problems(path, check_component=ComponentChatModel.load) == [
         f"team.yaml:2:17: models.bad.provider: model 'bad': the component {client} cannot be made from its config "
-        "(ValidationError)",
+        "(invalid or missing: model, api_key)",
         "team.yaml:3:19: models.worse.provider: model 'worse': the component no.such.Client cannot be imported "
         "(no is not installed)",
     ]

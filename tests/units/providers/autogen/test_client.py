@@ -7,6 +7,8 @@ import base64
 import json
 import socket
 import ssl
+import subprocess
+import sys
 from io import BytesIO
 from typing import Any
 
@@ -100,10 +102,27 @@ async def answer_of(*steps: Step, limits: ModelLimits | None = None) -> Answer:
             "no_such_package.Client",
             r"no_such_package\.Client cannot be imported \(no_such_package is not installed\)",
         ),
-        ("autogen_ext.models.openai.NoSuchClient", "cannot be made from its config"),
-        ("autogen_ext.models.openai.OpenAIChatCompletionClient", "cannot be made from its config"),
-        ("collections.Counter", "cannot be made from its config"),
-        ("nonsense", "cannot be made from its config"),
+        (
+            "autogen_ext.models.nothing.Client",
+            r"cannot be imported \(there is no module autogen_ext\.models\.nothing\)",
+        ),
+        (
+            "autogen_ext.models.openai.OpenAIChatClient",
+            r"does not exist: autogen_ext\.models\.openai has no OpenAIChatClient, did you mean "
+            r"OpenAIChatCompletionClient\?",
+        ),
+        ("autogen_ext.models.openai.Zzz", r"does not exist: autogen_ext\.models\.openai has no Zzz$"),
+        (
+            "autogen_ext.models.openai.OpenAIChatCompletionClient",
+            r"cannot be made from its config \(invalid or missing: model\)",
+        ),
+        ("OpenAIChatCompletionClient", r"cannot be made from its config \(invalid or missing: model\)"),
+        ("collections.Counter", "is not a component of AutoGen with the type ChatCompletionClient"),
+        (
+            "autogen_agentchat.agents.AssistantAgent",
+            "is not a component of AutoGen with the type ChatCompletionClient",
+        ),
+        ("nonsense", "is not the name of a class, as in package.module.Class"),
     ],
 )
 def test_a_component_that_cannot_be_created_stops_the_start_without_its_config(
@@ -117,6 +136,53 @@ def test_a_component_that_cannot_be_created_stops_the_start_without_its_config(
     assert "'clever'" in str(raised.value)
     assert SECRET not in str(raised.value)
     assert raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("package", "blocked", "provider"),
+    [
+        pytest.param(
+            "azure",
+            "azure.identity",
+            "autogen_ext.models.openai.AzureOpenAIChatCompletionClient",
+            id="azure",
+        ),
+        pytest.param(
+            "anthropic",
+            "anthropic",
+            "autogen_ext.models.anthropic.AnthropicChatCompletionClient",
+            id="anthropic",
+        ),
+    ],
+)
+def test_a_missing_package_is_reported_with_the_extra_that_installs_it(
+    package: str, blocked: str, provider: str
+) -> None:
+    config = {
+        "model": "m",
+        "azure_endpoint": "https://h",
+        "api_version": "1",
+        "azure_ad_token_provider": {
+            "provider": "autogen_ext.auth.azure.AzureTokenProvider",
+            "config": {"provider_kind": "DefaultAzureCredential", "scopes": ["s"]},
+        },
+    }
+    # In another process, in which the import fails as if the package was not installed.
+    program = (
+        f"import sys; sys.modules[{blocked!r}] = None\n"
+        "from proxy.errors import ConfigurationError\n"
+        "from proxy.providers.autogen.client import ComponentChatModel\n"
+        "from proxy.teamfiles.definitions import ComponentModel\n"
+        f"definition = ComponentModel(provider={provider!r}, config={config!r})\n"
+        "try: ComponentChatModel.load('clever', definition)\n"
+        "except ConfigurationError as error: print(error.message)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert result.stdout == (
+        f"model 'clever': the component {provider} cannot be imported "
+        f"({blocked} is not installed; install handoff-proxy[{package}])\n"
+    )
 
 
 def test_a_component_is_named_by_its_model() -> None:
