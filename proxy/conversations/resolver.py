@@ -88,6 +88,8 @@ class ResolvedTurn:
     scope: bytes
     is_running: bool = False
     """Whether the named conversation had a running turn when it was read."""
+    is_at_head: bool = False
+    """Whether the parent was the head of the named conversation, or that had no turns."""
     is_paused: bool = False
     """Whether the parent turn ended with a batch for approval."""
     is_stored_whole: bool = True
@@ -241,6 +243,7 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
         transcript=transcript,
         scope=query.scope,
         is_running=query.conversation is not None and query.conversation.is_running,
+        is_at_head=match.conversation_id is not None and match.step is None and parent == query.head,
         is_paused=bool(chain) and chain[-1].is_paused,
         is_stored_whole=is_stored_whole,
         continued=continued,

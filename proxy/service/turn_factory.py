@@ -54,6 +54,8 @@ def new_turn(
         body_digest=request.body_digest,
         snapshot=team.snapshot,
         slot=slot,
+        # Parallel turns of a frontend's chat are branches.
+        is_at_head=resolved.is_at_head and not slot,
         # Without tools, no turn is looked for by its input.
         input_fingerprint=resolved.transcript.input_fingerprint() if team.has_tools else None,
         first_attempt=resolved.first_attempt,

@@ -76,6 +76,8 @@ class NewTurn:
     """Public id of an earlier attempt at the same request, whose call keys this turn uses."""
     slot: int = 0
     """Turns of a conversation with different slots can run at the same time."""
+    is_at_head: bool = False
+    """The turn begins only while its parent is the head of the conversation (None: while that has no head)."""
     checkpoint: bytes | None = None
     """The first checkpoint (``turns.checkpoints``), if another worker continues the turn when this one dies."""
 

@@ -445,6 +445,35 @@ async def test_a_repeated_body_is_found_next_to_another_branch(history: TurnRepo
     assert found.id == "old"
 
 
+async def test_a_turn_begins_only_behind_the_present_head(history: TurnRepository) -> None:
+    late = {"id": "late", "is_at_head": True, "input": [WHO]}
+    first = await history.begin(new_turn("conv_a", is_at_head=True))
+    await history.finish(the_end(first.turn))
+
+    with pytest.raises(ConversationBusy):
+        await history.begin(new_turn("conv_a", **late))
+
+    assert await history.running_turn("alice", "conv_a") is None
+    begun = await history.begin(new_turn("conv_a", parent=first.turn, **late))
+    await history.finish(the_end(begun.turn))
+    branch = await history.begin(new_turn("conv_a", parent=first.turn))
+    assert branch.conversation == begun.conversation
+
+
+async def test_turns_of_one_group_begin_if_another_one_is_behind_an_old_head(history: TurnRepository) -> None:
+    first = await history.begin(new_turn("conv_a"))
+    await history.finish(the_end(first.turn))
+
+    late, other = await asyncio.gather(
+        history.begin(new_turn("conv_a", is_at_head=True)),
+        history.begin(new_turn("conv_b", is_at_head=True)),
+        return_exceptions=True,
+    )
+
+    assert isinstance(late, ConversationBusy)
+    assert isinstance(other, Begun)
+
+
 # --- ending --------------------------------------------------------------------------------------------------
 
 

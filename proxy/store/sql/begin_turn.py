@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, or_, select, update
+from sqlalchemy import BigInteger, Connection, and_, bindparam, delete, or_, select, update
 
 from proxy.approvals.repository import ApprovalUpdate
 from proxy.errors import ConversationBusy
@@ -43,6 +43,7 @@ class Begin:
     parent: Begin | None = None
     parent_end: Finish | None = None
     checkpoint: bytes | None = None
+    is_at_head: bool = False
 
     @property
     def is_written_alone(self) -> bool:
@@ -53,7 +54,14 @@ class Begin:
 def begin_of(turn: NewTurn, resume: ApprovalUpdate | None = None) -> Begin:
     """Return the turn as rows."""
     said = rows.item_rows(turn.input, is_input=True) if turn.is_stored else []
-    return Begin(rows.conversation_row(turn), rows.turn_row(turn), said, resume, checkpoint=turn.checkpoint)
+    return Begin(
+        rows.conversation_row(turn),
+        rows.turn_row(turn),
+        said,
+        resume,
+        checkpoint=turn.checkpoint,
+        is_at_head=turn.is_at_head,
+    )
 
 
 def begin_behind(begin: Begin, parent: CompletedTurn, journal: bytes | None) -> Begin:
@@ -100,6 +108,13 @@ class Beginnings:
                 turns.c.id.in_(select(ids.c.value)), IS_RUNNING
             )
         )
+        keys = listed(dialect, "keys", BigInteger)
+        self._heads = PreparedStatement(
+            select(conversations.c.key, conversations.c.head).where(
+                conversations.c.key.in_(select(keys.c.value))
+            )
+        )
+        self._remove_turn = PreparedStatement(delete(turns).where(turns.c.key == bindparam("of_turn")))
         self._add_items = ItemInsertion(dialect, skips_existing=True)
         is_in_the_way = or_(
             turns.c.conversation == conversation,
@@ -129,7 +144,7 @@ class Beginnings:
         self._name_end_user.run(
             connection, [_named(begin.turn) for begin in begins if begin.turn["end_user"]]
         )
-        begun = self._add(connection, begins)
+        begun = self._without_old_heads(connection, self._add(connection, begins))
         self._add_items.run(connection, [(place.turn, 0, begin.input) for begin, place in begun.items()])
         for begin, place in begun.items():
             if begin.checkpoint is not None:
@@ -151,6 +166,23 @@ class Beginnings:
         places = [(begin, found.get((begin.turn["id"], begin.turn["worker"]))) for begin in begins]
         return {begin: place for begin, place in places if place is not None}
 
+    def _without_old_heads(self, connection: Connection, begun: dict[Begin, Begun]) -> dict[Begin, Begun]:
+        """Remove the turns that should follow the head of their conversation and do not any more.
+
+        Another worker's turn has ended since the head was read, possibly while the insertion waited for that end. A
+        statement that waits reads what was committed before it, so the head is read by another one.
+        """
+        at_head = {begin: place for begin, place in begun.items() if begin.is_at_head}
+        if not at_head:
+            return begun
+        keys = [place.conversation for place in at_head.values()]
+        heads = {key: head for key, head in self._heads.run(connection, [{"keys": keys}])}
+        late = [
+            begin for begin, place in at_head.items() if begin.turn["parent"] != heads[place.conversation]
+        ]
+        self._remove_turn.run(connection, [{"of_turn": begun[begin].turn} for begin in late])
+        return {begin: place for begin, place in begun.items() if begin not in late}
+
     def alone(self, connection: Connection, begin: Begin) -> Begun | None:
         """Begin a turn. A turn with an expired lease that holds the conversation or the key is interrupted first.
 
@@ -158,7 +190,8 @@ class Beginnings:
 
         Raises:
             ApprovalsMoved: The approvals changed after they were read; roll back.
-            ConversationBusy: Another turn of the conversation is running in this slot; roll back.
+            ConversationBusy: Another turn of the conversation is running in this slot, or the conversation has another
+                head; roll back.
             IdempotencyKeyTaken: Another turn of the caller has the key; roll back.
         """
         turn = begin.turn

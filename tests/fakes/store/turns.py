@@ -120,6 +120,8 @@ class MemoryHistory:
         known = self.conversations.get(place)
         if known is not None and self.is_busy(known.key, turn.created_at, slot=turn.slot):
             raise ConversationBusy
+        if turn.is_at_head and turn.parent != (known.head if known is not None else None):
+            raise ConversationBusy
         if known is None:
             known = Conversation(
                 self.next_key(),

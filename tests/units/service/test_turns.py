@@ -11,7 +11,7 @@ import pytest
 from proxy.agents.team import AgentTeam
 from proxy.errors import ModelNotFound, StoreUnavailable
 from proxy.events import Cancelled, ClosingEvent, Completed, Failed, Started, TextDelta
-from proxy.messages import Usage, UserMessage
+from proxy.messages import Item, Usage, UserMessage
 from proxy.service.turns import Policy, TurnHandle, TurnService
 from proxy.turns.contract import Sink, TeamOutcome
 from proxy.turns.live import StopReason
@@ -194,6 +194,42 @@ async def test_turn_fails_if_its_lease_expired_before_finish() -> None:
         stored = (await other.attach("c", lost.turn_id, is_observer=is_observer)).live.entries[-1].event
         assert isinstance(stored, Failed)
         assert stored.code == "turn_lease_lost"
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["new conversation", "known conversation"])
+async def test_a_turn_follows_one_that_another_worker_ran_while_it_was_about_to_begin(is_first: bool) -> None:
+    resolved, proceed = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryHistory):
+        holds = False
+
+        async def begin(self, turn: NewTurn, *, parent: CompletedTurn | None = None) -> Begun:
+            if self.holds and turn.input == [Item(UserMessage("Late"))]:
+                self.holds = False
+                resolved.set()
+                await proceed.wait()
+            return await super().begin(turn, parent=parent)
+
+    history = Slow()
+    request = replace(ASK, conversation_id="chat")
+    service = await service_of(*[says("Hello")] * 4, history=history)
+    other = await service_of(*[says("Hello")] * 4, history=history)
+    if not is_first:
+        await end_of(await other.open(request))
+    history.holds = True
+
+    late = asyncio.create_task(service.open(replace(request, messages=[UserMessage("Late")])))
+    await resolved.wait()
+    meanwhile = await other.open(request)
+    await end_of(meanwhile)
+    proceed.set()
+
+    assert isinstance(await end_of(await late), Completed)
+    record = await history.turn("c", (await late).turn_id)
+    before = await history.turn("c", meanwhile.turn_id)
+    assert record is not None
+    assert before is not None
+    assert record.parent == before.turn
 
 
 async def test_turn_that_is_cancelled_before_its_first_step_is_stored_as_cancelled() -> None:
