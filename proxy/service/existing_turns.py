@@ -19,8 +19,9 @@ from proxy.turns.records import TurnRecord
 from proxy.turns.repository import TurnRepository, accessible_turn
 from proxy.turns.request import Clock, TurnRequest
 
-CANCEL_PAUSES = (0.02, 0.03, 0.05, 0.1, 0.3)
-"""Seconds between the checks whether another worker has cancelled a turn."""
+CANCEL_PAUSES = (0.02, 0.03, *(0.05,) * 9)
+"""Seconds between the checks whether another worker has cancelled a turn: half a second, in steps that the client does
+not notice after the turn has ended."""
 
 
 class ExistingTurns:

@@ -176,7 +176,8 @@ class Beginnings:
         if not at_head:
             return begun
         keys = [place.conversation for place in at_head.values()]
-        heads = {key: head for key, head in self._heads.run(connection, [{"keys": keys}])}
+        found = self._heads.run(connection, [{"keys": keys}])
+        heads = {row[0]: row[1] for row in found}
         late = [
             begin for begin, place in at_head.items() if begin.turn["parent"] != heads[place.conversation]
         ]

@@ -199,7 +199,12 @@ from tests.fakes.turn_records import new_turn, the_end
 
 async def main():
     history = open_history(sys.argv[1], time_limit=0.5)
-    first = await history.begin(new_turn("conv_a"))
+    first = None
+    while first is None:
+        try:
+            first = await history.begin(new_turn("conv_a"))
+        except StoreUnavailable:
+            pass  # The machine is busy.
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, most))
     for write in (history.begin(new_turn("conv_b")), history.finish(the_end(first.turn, fingerprint=b"f"))):
