@@ -8,6 +8,7 @@ from sqlalchemy import BigInteger, Connection, bindparam, or_, select, update
 
 from proxy.store.sql import rows
 from proxy.store.sql.dialects import IS_RUNNING, listed
+from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.tables import turns
 from proxy.turns.records import Attendance, Progress
 
@@ -25,8 +26,8 @@ class AttendanceStatements:
             .where(or_(of.reader_until.is_(None), of.reader_until < bindparam("now")))
             .values(cancel_at=bindparam("now"))
         )
-        self._progress = running.values(
-            progress=bindparam("stored"), ran_effects=or_(of.ran_effects, bindparam("ran"))
+        self._progress = PreparedStatement(
+            running.values(progress=bindparam("stored"), ran_effects=or_(of.ran_effects, bindparam("ran")))
         )
         self._attendance = select(of.key, of.cancel_at, of.reader_until, of.cancel_requested).where(
             of.key.in_(select(wanted.c.value)), IS_RUNNING
@@ -49,7 +50,8 @@ class AttendanceStatements:
     def progress(self, connection: Connection, turn: int, progress: Progress) -> None:
         """Store the items so far."""
         stored = rows.progress_json(progress)
-        connection.execute(self._progress, {"turn": turn, "stored": stored, "ran": progress.ran_effects})
+        given = {"turn": turn, "stored": stored, "ran": progress.ran_effects}
+        self._progress.run(connection, [given])
 
     def attendance(self, connection: Connection, turn_keys: Sequence[int]) -> dict[int, Attendance]:
         """Return the attendance of the running ones of these turns."""

@@ -18,6 +18,7 @@ from sqlalchemy import (
 from proxy.store.sql import rows
 from proxy.store.sql.dialects import IS_RUNNING, insert_into, listed, statements
 from proxy.store.sql.interruption import Interruption, can_be_taken_over
+from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.tables import checkpoints, turns
 from proxy.store.sql.turn_queries import TurnQueries
 from proxy.turns.checkpoints import Checkpoint, TakenOver
@@ -32,7 +33,7 @@ class CheckpointStatements:
     def __init__(self, dialect: str) -> None:
         self._queries = statements(TurnQueries, dialect)
         of, dead, keys = turns.c, listed(dialect, "dead"), listed(dialect, "keys")
-        self._owned = (
+        self._owned = PreparedStatement(
             select(of.key)
             .where(of.key == bindparam("turn"), of.fence == bindparam("fence"), IS_RUNNING)
             .with_for_update()
@@ -40,7 +41,9 @@ class CheckpointStatements:
         add = insert_into(dialect, checkpoints)
         # The outcome of the write before can be unknown, and the items since may be more.
         changed = {name: add.excluded[name] for name in ("state", "items", "journal")}
-        self._add = add.on_conflict_do_update(index_elements=["turn", "number"], set_=changed)
+        self._add = PreparedStatement(
+            add.on_conflict_do_update(index_elements=["turn", "number"], set_=changed)
+        )
         self._interruption = Interruption(dialect, of.key == bindparam("turn"))
         self._lost = (
             select(of.key, of.caller, of.id, of.fence, of.conversation)
@@ -64,8 +67,7 @@ class CheckpointStatements:
 
     def save(self, connection: Connection, checkpoint: Checkpoint, said: str, journal: bytes | None) -> bool:
         """Add a checkpoint, whose items and journal are in the stored format, if its worker owns the turn."""
-        given = {"turn": checkpoint.turn, "fence": checkpoint.fence}
-        if connection.execute(self._owned, given).first() is None:
+        if not self._is_owned(connection, checkpoint.turn, checkpoint.fence):
             return False
         self.add(connection, checkpoint.turn, checkpoint.number, checkpoint.state, said, journal)
         return True
@@ -81,7 +83,7 @@ class CheckpointStatements:
     ) -> None:
         """Add a checkpoint."""
         row = {"turn": turn, "number": number, "state": state, "items": said, "journal": journal}
-        connection.execute(self._add, row)
+        self._add.run(connection, [row])
 
     def take_over(
         self, connection: Connection, worker: str, now: float, lease_until: float, dead: Sequence[str]
@@ -105,10 +107,13 @@ class CheckpointStatements:
     def interrupt(self, connection: Connection, turn: int, fence: int, now: float) -> None:
         """Interrupt a turn if its worker owns it."""
         self.discard(connection, turn, fence)
-        if connection.execute(self._owned, {"turn": turn, "fence": fence}).first() is not None:
+        if self._is_owned(connection, turn, fence):
             self._interruption.run(connection, {"turn": turn}, now)
 
     def discard(self, connection: Connection, turn: int, fence: int) -> None:
         """Delete the checkpoints of a turn if its worker owns it."""
-        if connection.execute(self._owned, {"turn": turn, "fence": fence}).first() is not None:
+        if self._is_owned(connection, turn, fence):
             connection.execute(self._delete, {"of_turn": turn})
+
+    def _is_owned(self, connection: Connection, turn: int, fence: int) -> bool:
+        return bool(self._owned.run(connection, [{"turn": turn, "fence": fence}]))

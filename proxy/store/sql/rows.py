@@ -16,7 +16,6 @@ from proxy.turns.checkpoints import Checkpoint
 from proxy.turns.records import (
     ChainTurn,
     Conversation,
-    InputMatch,
     ModelUse,
     NewTurn,
     Progress,
@@ -175,7 +174,7 @@ def to_names(column: str | None) -> Sequence[str]:
     return _decode_names(column) if column else ()
 
 
-def to_conversation(row: Row[Any], *, is_running: bool = False) -> Conversation:
+def to_conversation(row: Row[Any]) -> Conversation:
     """Return the conversation of a whole row."""
     return Conversation(
         row.key,
@@ -186,7 +185,6 @@ def to_conversation(row: Row[Any], *, is_running: bool = False) -> Conversation:
         row.head,
         row.created_at,
         row.metadata,
-        is_running,
     )
 
 
@@ -219,11 +217,6 @@ def to_chain_turn(
         is_complete,
         is_head,
     )
-
-
-def to_input_match(row: Row[Any]) -> InputMatch:
-    """Return the match of a row with its columns by name."""
-    return InputMatch(**row._mapping)
 
 
 def progress_json(progress: Progress) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, exists, literal_column, select
+from sqlalchemy import Connection, Select, bindparam, literal_column, select
 
 from proxy.messages import Item
 from proxy.store.sql import rows, turn_statements
@@ -20,10 +20,7 @@ class TurnQueries:
     """Statements for one dialect, built once so that each is compiled once."""
 
     def __init__(self, dialect: str) -> None:
-        is_running = exists().where(turns.c.conversation == conversations.c.key, IS_RUNNING)
-        self._conversation = select(conversations, is_running.label("is_running")).where(
-            turn_statements.equals("caller", conversations), turn_statements.equals("id", conversations)
-        )
+        self._conversation = PreparedStatement(turn_statements.conversation())
         self._chain = PreparedStatement(turn_statements.chain())
         self._chain_items = PreparedStatement(turn_statements.items_of_turns(dialect))
         self._last_items = PreparedStatement(
@@ -52,7 +49,8 @@ class TurnQueries:
             for is_within in (False, True)
         }
         self._pending = {
-            is_within: turn_statements.pending(dialect, is_within=is_within) for is_within in (False, True)
+            is_within: PreparedStatement(turn_statements.pending(dialect, is_within=is_within))
+            for is_within in (False, True)
         }
         record = select(*turns.c, conversations.c.id.label("conversation_id")).join(
             conversations, conversations.c.key == turns.c.conversation
@@ -70,7 +68,8 @@ class TurnQueries:
             .limit(1)
         )
         self._by_input = {
-            is_within: turn_statements.by_input(dialect, is_within=is_within) for is_within in (False, True)
+            is_within: PreparedStatement(turn_statements.by_input(dialect, is_within=is_within))
+            for is_within in (False, True)
         }
         self._by_body = turn_statements.by_body(record)
         self._items = select(items).where(items.c.turn == bindparam("turn")).order_by(items.c.position)
@@ -79,8 +78,8 @@ class TurnQueries:
 
     def conversation(self, connection: Connection, caller: str, conversation_id: str) -> Conversation | None:
         """Return the conversation, or None."""
-        row = connection.execute(self._conversation, {"caller": caller, "id": conversation_id}).first()
-        return None if row is None else rows.to_conversation(row, is_running=row.is_running)
+        found = self._conversation.run(connection, [{"caller": caller, "id": conversation_id}])
+        return Conversation(*found[0]) if found else None
 
     def chain(self, connection: Connection, turn: int) -> list[ChainTurn]:
         """Return the turn and its ancestors, the root first; a parent's key is always the smaller."""
@@ -125,9 +124,8 @@ class TurnQueries:
     ) -> list[tuple[str, int]]:
         """Return (call id, turn) for the ids that are known, the newest first."""
         wanted = {indexable(call_id): call_id for call_id in call_ids}
-        found = connection.execute(
-            self._pending[conversation is not None],
-            {"caller": caller, "wanted": list(wanted)} | _within(conversation),
+        found = self._pending[conversation is not None].run(
+            connection, [{"caller": caller, "wanted": list(wanted)} | _within(conversation)]
         )
         pairs = [(wanted[call_id], turn) for call_id, waiting in found for turn in waiting or ()]
         return sorted(pairs, key=lambda pair: -pair[1])
@@ -149,10 +147,9 @@ class TurnQueries:
     ) -> list[InputMatch]:
         """Return the newest turns that have these input fingerprints, newest first."""
         wanted = [fingerprint.hex() for fingerprint in fingerprints]
-        found = connection.execute(
-            self._by_input[conversation is not None], {"wanted": wanted} | _within(conversation)
-        )
-        return [rows.to_input_match(row) for row in found]
+        statement = self._by_input[conversation is not None]
+        found = statement.run(connection, [{"wanted": wanted} | _within(conversation)])
+        return [InputMatch(*row) for row in found]
 
     def by_body(self, connection: Connection, caller: str, digest: bytes, since: float) -> TurnRecord | None:
         """Return the newest turn with the body, or None; also None if it failed or has a later turn."""

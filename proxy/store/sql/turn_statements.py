@@ -23,7 +23,7 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from proxy.store.sql.dialects import list_of, listed
+from proxy.store.sql.dialects import IS_RUNNING, list_of, listed
 from proxy.store.sql.tables import conversations, items, newest_turns, other_turns, pending_calls, turns
 
 BY_INPUT = 32
@@ -89,6 +89,17 @@ def _conversation_id() -> ColumnElement[str]:
     )
 
 
+def conversation() -> Select[Any]:
+    """Select the fields of a ``Conversation`` in its order."""
+    of = conversations.c
+    is_running = exists().where(turns.c.conversation == of.key, IS_RUNNING)
+    return (
+        select(of.key, of.id, of.caller, of.end_user, of.team, of.head, of.created_at, of.metadata)
+        .add_columns(is_running.label("is_running"))
+        .where(equals("caller", conversations), equals("id", conversations))
+    )
+
+
 def chain() -> Select[Any]:
     """Select a turn and its ancestors, the root first."""
     of, head = turns.c, func.coalesce(conversations.c.head, 0)
@@ -145,7 +156,7 @@ def places(dialect: str, *, is_within: bool) -> Select[Any]:
 
 
 def by_input(dialect: str, *, is_within: bool) -> Select[Any]:
-    """Select the newest ``InputMatch`` values of input fingerprints."""
+    """Select the fields of the newest ``InputMatch`` values of input fingerprints, in its order."""
     of, wanted = turns.c, listed(dialect, "wanted")
     return (
         select(of.key.label("turn"), of.id, of.conversation, _conversation_id(), of.parent, of.agent)
