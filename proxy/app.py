@@ -47,7 +47,6 @@ from proxy.routes.middleware.cors import CorsMiddleware, OriginPolicy
 from proxy.routes.middleware.path_normalization import PathNormalizationMiddleware
 from proxy.routes.middleware.rate_limit import RateLimitMiddleware
 from proxy.routes.middleware.request_log import RequestContext
-from proxy.routes.middleware.unserved_paths import UnservedPaths
 from proxy.routes.responses import Responses, StoredResponse
 from proxy.routes.ui import has_libraries, page_routes
 from proxy.routes.websocket import turn_socket
@@ -182,7 +181,6 @@ def _middleware(parts: Parts, services: Callable[[], Services]) -> Sequence[Call
         ),
         partial(CorsMiddleware, policy=parts.origin_policy),
         PathNormalizationMiddleware,
-        UnservedPaths,
         partial(RateLimitMiddleware, services=services),
     ]
 

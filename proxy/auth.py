@@ -32,7 +32,8 @@ KEY_CACHE_SECONDS = 1.0
 """For how long the record of a stored key is cached. A revoked key can be accepted for this time."""
 MAX_MISSING = 4096
 """Number of cached ids that belong to no key."""
-_STORED_KEY = re.compile(r"hp_([a-z0-9]{16})_([A-Za-z0-9_-]{43})")
+_STORED_PREFIX = "hp_"
+_STORED_KEY = re.compile(_STORED_PREFIX + r"([a-z0-9]{16})_([A-Za-z0-9_-]{43})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def new_key(
     Return the key, which cannot be retrieved later, and the record to store, which has only its digest.
     """
     key_id = secrets.token_hex(8)
-    key = f"hp_{key_id}_{secrets.token_urlsafe(32)}"
+    key = f"{_STORED_PREFIX}{key_id}_{secrets.token_urlsafe(32)}"
     return key, ApiKeyRecord(key_id, name, _digest(key), terms, now, expires_at)
 
 
@@ -152,6 +153,13 @@ class Keys:
         """Whether requests need no key."""
         return not self._digests and not self._has_stored
 
+    def is_prepared(self, authorization: str | None) -> bool:
+        """Whether ``prepare`` has nothing to load."""
+        if self._store is None:
+            return True
+        now = self._monotonic()
+        return not self._must_check_store(now) and self._key_to_load(authorization, now) is None
+
     async def prepare(self, authorization: str | None) -> None:
         """Load the record of the key, unless it is cached.
 
@@ -161,18 +169,13 @@ class Keys:
         if self._store is None:
             return
         now = self._monotonic()
-        if self.is_open and now - self._checked_at >= KEY_CACHE_SECONDS:
+        if self._must_check_store(now):
             self._checked_at = now
             # If the store does not answer, the server stays open: without keys it works without its database.
             with suppress(StoreUnavailable):
                 self._has_stored = await self._store.has_any()
-        found = _STORED_KEY.fullmatch(_bearer(authorization))
-        if found is None:
-            return
-        key_id = found[1]
-        known = self._known.get(key_id)
-        at = self._missing.get(key_id, -KEY_CACHE_SECONDS) if known is None else known[0]
-        if now - at < KEY_CACHE_SECONDS:
+        key_id = self._key_to_load(authorization, now)
+        if key_id is None:
             return
         record = await self._store.find(key_id)
         if record is not None:
@@ -183,6 +186,21 @@ class Keys:
         self._missing.move_to_end(key_id)
         if len(self._missing) > MAX_MISSING:
             self._missing.popitem(last=False)
+
+    def _must_check_store(self, now: float) -> bool:
+        return now - self._checked_at >= KEY_CACHE_SECONDS and self.is_open
+
+    def _key_to_load(self, authorization: str | None, now: float) -> str | None:
+        """Return the id of a stored key whose record has to be loaded."""
+        if authorization is None or _STORED_PREFIX not in authorization:
+            return None
+        found = _STORED_KEY.fullmatch(_bearer(authorization))
+        if found is None:
+            return None
+        key_id = found[1]
+        known = self._known.get(key_id)
+        at = self._missing.get(key_id, -KEY_CACHE_SECONDS) if known is None else known[0]
+        return key_id if now - at >= KEY_CACHE_SECONDS else None
 
     def caller(self, authorization: str | None) -> str:
         """Return the caller that this ``Authorization`` header identifies. The key cannot be derived from it.
@@ -204,12 +222,12 @@ class Keys:
 
     def terms_of(self, caller: str) -> Terms:
         """Return the restrictions of a caller. Its record is cached, see ``prepare``."""
-        record = self._record_of(caller)
+        record = self._record_of(caller) if self._known else None
         return NO_TERMS if record is None else record.terms
 
     def name_of(self, caller: str) -> str | None:
         """Return the name of the caller's stored key, for logs."""
-        record = self._record_of(caller)
+        record = self._record_of(caller) if self._known else None
         return None if record is None else record.name
 
     def _valid_record(self, key: str, digest: bytes) -> ApiKeyRecord | None:
@@ -264,7 +282,9 @@ def is_this_machine(host: str) -> bool:
 
 
 def _bearer(authorization: str | None) -> str:
-    scheme, _, key = (authorization or "").strip().partition(" ")
+    if not authorization:
+        return ""
+    scheme, _, key = authorization.strip().partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 

@@ -28,6 +28,7 @@ MAX_DISCARDED_BYTES = 64 * 1024
 usable. Clients would have to reconnect otherwise."""
 _LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9a-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
 """Header lines with names in lower case (RFC 9110, 5.5 and 5.6.2)."""
+_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _UNTIL_CLOSED = -1
 """As the length of a response, that its end is the end of the connection."""
 _FAILURE = b"Internal Server Error"
@@ -219,11 +220,13 @@ class HttpExchange:
         length: int | None = None
         is_chunked = says_close = False
         for name, value in headers:
+            if name not in _FRAMING:
+                continue
             if name == b"content-length":
                 length = int(value)
             elif name == b"transfer-encoding":
                 is_chunked = value.lower() == b"chunked"
-            elif name == b"connection":
+            else:
                 says_close = says_close or b"close" in value.lower()
         if says_close:
             self.keep_alive = False

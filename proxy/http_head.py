@@ -14,6 +14,9 @@ from proxy.wire.errors import ErrorResponse
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together, as in the official API."""
 
+CHECKED_HEADERS = frozenset((b"host", b"content-length", b"transfer-encoding", b"upgrade", b"expect"))
+"""Headers that have a meaning for the connection."""
+
 RawHeaders = list[tuple[bytes, bytes]]
 
 # RFC 9110, 7.2 and RFC 3986, 3.2.2. Names of containers can have underscores, which both allow.
@@ -42,29 +45,30 @@ def read_target(target: bytes, method: bytes) -> Target | None:
     return (found[2] if found[2].startswith(b"/") else b"/" + found[2]), found[1]
 
 
-def head_problem(
-    version: str, method: bytes, headers: RawHeaders, url: bytes, target: Target | None
-) -> ErrorResponse | None:
-    """Return the reason to reject a head, or None. Names of headers are in lower case.
+def head_bytes(url: bytes, headers: RawHeaders) -> int:
+    """Return the size of a head without white space and the rest of the request line."""
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
 
-    ``target`` is the result of ``read_target`` for ``url``.
+
+def head_problem(
+    version: str, method: bytes, headers: RawHeaders, target: Target | None
+) -> ErrorResponse | None:
+    """Return the reason to reject a head, or None.
+
+    ``headers`` are the ``CHECKED_HEADERS`` in lower case, ``target`` is the result of ``read_target``.
     """
     if version == "0.9":
         return _problem(400, "The request line has no HTTP version.")
     if version not in ("1.0", "1.1"):
         return _problem(505, f"HTTP/{version} is not supported. Use HTTP/1.1.")
-    # One pass, because this runs for every request.
-    size, hosts, codings, offers_websocket = len(url), [], [], False
+    hosts, codings, offers_websocket = [], [], False
     for name, value in headers:
-        size += len(name) + len(value) + 4
         if name == b"host":
             hosts.append(value)
         elif name == b"transfer-encoding":
             codings.append(value.strip().lower())
         elif name == b"upgrade" and value.strip().lower() == b"websocket":
             offers_websocket = True
-    if size > MAX_HEAD_BYTES:
-        return head_too_large()
     if method == b"CONNECT":
         return _problem(501, "The method CONNECT is not supported.")
     if target is None:

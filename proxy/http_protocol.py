@@ -14,13 +14,22 @@ import logging
 import math
 import secrets
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote
 
 import httptools
 
 from proxy.http_exchange import HttpExchange
-from proxy.http_head import MAX_HEAD_BYTES, body_headers, head_problem, head_too_large, read_target
+from proxy.http_head import (
+    CHECKED_HEADERS,
+    MAX_HEAD_BYTES,
+    RawHeaders,
+    body_headers,
+    head_bytes,
+    head_problem,
+    head_too_large,
+    read_target,
+)
 from proxy.http_responses import LingeringHttp
 from proxy.wire.errors import ErrorResponse, envelope
 
@@ -40,6 +49,8 @@ class BoundedHttp(LingeringHttp):
     __slots__ = (
         "_announced_bytes",
         "_body_deadline",
+        "_checked_headers",
+        "_data_bytes",
         "_deadline",
         "_framing_bytes",
         "_has_body_data",
@@ -51,6 +62,7 @@ class BoundedHttp(LingeringHttp):
         "_is_refused",
         "_is_repeating_head",
         "_is_upgrade",
+        "_most_head_bytes",
         "_newest",
         "_problem",
     )
@@ -63,6 +75,10 @@ class BoundedHttp(LingeringHttp):
         self._heads_in_data = 0
         self._has_body_data = False
         self._head_bytes = 0
+        self._data_bytes = 0
+        self._most_head_bytes = 0
+        """An upper bound of the bytes of the head so far."""
+        self._checked_headers: RawHeaders = []
         self._framing_bytes = 0
         self._problem: ErrorResponse | None = None
         self._is_refused = False
@@ -94,6 +110,8 @@ class BoundedHttp(LingeringHttp):
         if self._is_between_requests:
             self._is_between_requests, self._is_in_head, self._head_bytes = False, True, 0
         self._heads_in_data, self._has_body_data = 0, False
+        self._data_bytes = len(data)
+        self._most_head_bytes += self._data_bytes
         self._feed(data)
         if self._is_in_head:
             # A head that began behind another request has an unknown part of the data; the next data count.
@@ -161,8 +179,10 @@ class BoundedHttp(LingeringHttp):
         self._is_between_requests = False
         self._heads_in_data += 1
         self._head_bytes = self._framing_bytes = 0
+        self._most_head_bytes = self._data_bytes
         self.url = b""
         self.headers = []
+        self._checked_headers = []
         self.expect_100_continue = False
         self._announced_bytes = None
 
@@ -173,13 +193,10 @@ class BoundedHttp(LingeringHttp):
         """
         if not self._is_in_head:
             return
-        name = name.lower()
-        if name == b"content-length":
-            # Parsed by llhttp already.
-            self._announced_bytes = int(value)
-        elif name == b"expect":
-            self.expect_100_continue = value.lower() == b"100-continue"
-        self.headers.append((name, value))
+        header = name.lower(), value
+        self.headers.append(header)
+        if header[0] in CHECKED_HEADERS:
+            self._checked_headers.append(header)
 
     def on_headers_complete(self) -> None:
         """Check a head, and serve its request.
@@ -192,16 +209,25 @@ class BoundedHttp(LingeringHttp):
         parser = self.parser
         method, version = parser.get_method(), parser.get_http_version()
         target = read_target(self.url, method)
-        self._problem = head_problem(version, method, self.headers, self.url, target)
+        self._problem = head_problem(version, method, self._checked_headers, target)
+        if self._most_head_bytes > MAX_HEAD_BYTES and head_bytes(self.url, self.headers) > MAX_HEAD_BYTES:
+            self._problem = head_too_large()
         if self._problem is not None or target is None:
             raise HeadRejected
         self._is_in_head = False
+        for name, value in self._checked_headers:
+            if name == b"content-length":
+                # llhttp has parsed it.
+                self._announced_bytes = int(value)
+            elif name == b"expect":
+                self.expect_100_continue = value.lower() == b"100-continue"
         self.url, authority = target
         if authority is not None:
             # It replaces Host (RFC 9112, 3.2.2).
             self.headers = [header for header in self.headers if header[0] != b"host"]
             self.headers.append((b"host", authority))
-        self.scope = cast("Any", self._scope_of(method.decode("ascii"), version))
+        scope: Any = self._scope_of(method.decode("ascii"), version)
+        self.scope = scope
         self._is_upgrade = parser.should_upgrade() and self._should_upgrade()
         if not self._is_upgrade:
             self._begin(version)
@@ -241,12 +267,13 @@ class BoundedHttp(LingeringHttp):
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             expects_continue=self.expect_100_continue,
         )
-        self.cycle = cast("Any", exchange)
+        # For uvicorn, which uses four attributes.
+        self.cycle = exchange  # type: ignore[assignment]
         if before is None or before.response_complete:
             self.start(exchange, scope)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft(cast("Any", (exchange, scope)))
+            self.pipeline.appendleft((exchange, scope))
 
     def on_body(self, body: bytes) -> None:
         """Add a part of the body."""

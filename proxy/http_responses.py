@@ -43,7 +43,7 @@ class LingeringHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start a connection."""
         super().connection_made(transport)
-        self.pipeline = cast("Any", Pipeline())
+        self.pipeline: Any = Pipeline()
         self.flow._is_writable_event = cast("Any", ConnectionEvent(is_set=True))
         self.is_lingering = False
         self._linger: asyncio.TimerHandle | None = None
@@ -104,11 +104,11 @@ class LingeringHttp(HttpToolsProtocol):
     def start(self, exchange: HttpExchange, scope: dict[str, Any]) -> None:
         """Run the application for one request."""
         self._running = exchange
-        app = self.app
+        app: Any = self.app
         if (limit := self.limit_concurrency) is not None:
             is_busy = len(self.connections) >= limit or len(self.tasks) >= limit
             app = service_unavailable if is_busy else app
-        task = self.loop.create_task(exchange.run(cast("Any", app), scope))
+        task = self.loop.create_task(exchange.run(app, scope))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
@@ -122,8 +122,7 @@ class LingeringHttp(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            exchange, scope = cast("Any", self.pipeline.pop())
-            self.start(exchange, scope)
+            self.start(*self.pipeline.pop())
 
     def close_after(self, exchange: HttpExchange) -> None:
         """Implement ``ExchangeConnection``: close slowly if the client may still send."""

@@ -12,6 +12,8 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import islice
+from typing import TextIO
 
 import click
 import msgspec
@@ -40,6 +42,7 @@ _COLOURS: Mapping[str, str] = {
     "ERROR": "red",
     "CRITICAL": "bright_red",
 }
+_CONSTRUCTED = len(logging.LogRecord("", 0, "", 0, "", (), None).__dict__)
 _STANDARD = frozenset((*RESERVED_ATTRS, "color_message"))
 
 
@@ -84,10 +87,11 @@ class JsonLineFormatter(JsonFormatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        # Fields of ``extra`` follow those of the constructor.
         line |= {
             name: value
-            for name, value in record.__dict__.items()
-            if name not in _STANDARD and not name.startswith("_")
+            for name, value in islice(record.__dict__.items(), _CONSTRUCTED, None)
+            if name not in _STANDARD and name[:1] != "_"
         }
         try:
             return msgspec.json.encode(line).decode()
@@ -96,12 +100,26 @@ class JsonLineFormatter(JsonFormatter):
             return super().format(record)
 
 
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes each line at once, with one lock: the base class takes it again to flush."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        try:
+            self.stream.write(f"{self.format(record)}\n")
+            self.stream.flush()
+        except RecursionError:
+            raise
+        except Exception:  # noqa: BLE001 - as in the base class
+            self.handleError(record)
+
+
 class RequestIdFilter(logging.Filter):
     """Adds the id of the request to each line that a request or its turn causes, and the trace id if it is traced."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Pass every record."""
-        if not hasattr(record, "request_id") and (request_id := REQUEST_ID.get()):
+        if "request_id" not in record.__dict__ and (request_id := REQUEST_ID.get()):
             record.request_id = request_id
         if trace_id := current_trace_id():
             record.trace_id = trace_id
@@ -147,7 +165,7 @@ def configure_logging(level: str, *, stream_events: bool = False) -> None:
             "filters": {"request id": {"()": RequestIdFilter}},
             "handlers": {
                 "stderr": {
-                    "class": "logging.StreamHandler",
+                    "()": LineHandler,
                     "filters": ["request id"],
                     "formatter": "terminal" if is_terminal else "json",
                 },

@@ -202,8 +202,7 @@ async def body_digest(body: bytes, headers: dict[str, str], *places: str) -> byt
         is_short = len(body) <= _MAX_BYTES_IN_LOOP
         body = canonical_json(body) if is_short else await asyncio.to_thread(canonical_json, body)
     digest = blake2b(body, digest_size=16)
-    for place in places:
-        digest.update(b"|" + place.encode("utf-8", "surrogateescape"))
+    digest.update("|".join(("", *places)).encode("utf-8", "surrogateescape"))
     return digest.digest()
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from starlette.types import Receive, Scope, Send
 
@@ -95,30 +95,36 @@ class Builder(Protocol):
 class ClientMonitor:
     """Detects client disconnects, keep-alive intervals without output, and clients that do not read, for a block.
 
-    ``wake`` ends the wait of the log reader, so that it can check ``is_disconnected`` and ``is_quiet``.
+    ``wake`` ends the wait of the log reader, so that it can check ``is_disconnected`` and ``is_quiet``. Without
+    ``timeouts``, only disconnects are detected.
     """
 
     def __init__(
-        self, wake: Callable[[], None], connection: ClientConnection, timeouts: StreamTimeouts
+        self, wake: Callable[[], None], connection: ClientConnection, timeouts: StreamTimeouts | None
     ) -> None:
         self._wake = wake
         self._loop = asyncio.get_running_loop()
-        self._interval = timeouts.keep_alive
-        self._task = asyncio.current_task()
-        self.quiet_since = self._loop.time()
-        """When the keep-alive interval began: at the last output."""
         self._sending_since: float | None = None
-        self._timer = self._loop.call_later(self._interval, self._tick)
         self.is_stalled = False
+        self._task: asyncio.Task[Any] | None = None
         self._task_of_disconnect: asyncio.Task[None] | None = None
         provided: Disconnect | None = connection.scope.get("extensions", {}).get(DISCONNECT)
-        # This server aborts a connection whose client reads nothing. For a task, one that reads slowly looks the same.
-        self._stall = timeouts.stall if provided is None else math.inf
         self._disconnect = provided or Disconnect()
         if provided is None:
+            self._task = asyncio.current_task()
             waiting = _report_disconnect(connection.receive, self._disconnect)
             self._task_of_disconnect = self._loop.create_task(waiting, name="client")
         self._disconnect.listener = wake
+        self._timer: asyncio.TimerHandle | None = None
+        self.quiet_since = 0.0
+        """When the keep-alive interval began: at the last output."""
+        if timeouts is not None:
+            self._interval = timeouts.keep_alive
+            # This server aborts a connection whose client reads nothing. For a task, one that reads slowly looks the
+            # same.
+            self._stall = timeouts.stall if provided is None else math.inf
+            self.quiet_since = self._loop.time()
+            self._timer = self._loop.call_later(self._interval, self._tick)
 
     def is_disconnected(self) -> bool:
         """Whether the client has disconnected."""
@@ -161,7 +167,8 @@ class ClientMonitor:
         Raises:
             ClientDisconnected: The client read nothing for the stall timeout.
         """
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._disconnect.listener = None
         if self._task_of_disconnect is not None:
             self._task_of_disconnect.cancel()
@@ -299,7 +306,7 @@ async def answer(
     Returns False if the client disconnected before the end.
     """
     with live.reader() as reader:
-        async with ClientMonitor(reader.wake, connection, timeouts) as monitor:
+        async with ClientMonitor(reader.wake, connection, None) as monitor:
             while not live.is_finished or reader.position < live.length:
                 for entry in await reader.next():
                     builder.add(entry)
@@ -313,7 +320,8 @@ async def answer(
         return True
     body = encode(result)
     del result
-    builder.clear()
+    if len(body) > _PART_BYTES:
+        builder.clear()
     length = (b"content-length", b"%d" % len(body))
     await connection.send(
         {"type": "http.response.start", "status": 200, "headers": [*headers, *JSON_HEADERS, length]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.auth import MAX_MISSING, NO_TERMS, ApiKeyRecord, Keys, Terms, new_key
+from proxy.auth import KEY_CACHE_SECONDS, MAX_MISSING, NO_TERMS, ApiKeyRecord, Keys, Terms, new_key
 from proxy.errors import ApiKeyMissing, StoreUnavailable, Unauthorized
 from tests.fakes.store.api_keys import MemoryKeys
 
@@ -42,6 +42,32 @@ async def test_a_stored_key_has_caller_and_terms(monotonic: Time) -> None:
     assert (keys.terms_of(caller), keys.name_of(caller)) == (Terms("none"), "desk")
     assert store.asked == 1
     assert not keys.is_open
+
+
+async def test_a_key_is_prepared_while_its_record_is_cached(monotonic: Time) -> None:
+    store = CountingStore()
+    keys = Keys((), store, clock=lambda: 1.0, monotonic=monotonic)
+    key, stored = new_key("desk", NO_TERMS, now=1.0)
+    await store.add(stored)
+    prepared = [keys.is_prepared(None), keys.is_prepared(f"Bearer {key}")]
+
+    await keys.prepare(f"Bearer {key}")
+    prepared += [keys.is_prepared(None), keys.is_prepared(f"Bearer {key}")]
+    monotonic.now += KEY_CACHE_SECONDS
+    prepared += [keys.is_prepared(None), keys.is_prepared(f"Bearer {key}")]
+
+    # Without a key, only whether the server is open has to be known, which it is not once there is a key.
+    assert prepared == [False, False, True, True, True, False]
+
+
+async def test_an_open_server_looks_for_keys_again_after_a_time(monotonic: Time) -> None:
+    keys = Keys((), CountingStore(), clock=lambda: 1.0, monotonic=monotonic)
+
+    await keys.prepare("Bearer any")
+    assert keys.is_prepared("Bearer any")
+    monotonic.now += KEY_CACHE_SECONDS
+
+    assert not keys.is_prepared("Bearer any")
 
 
 @pytest.mark.parametrize("change", ["last character", "other secret", "no secret", "unknown id"])

@@ -117,7 +117,7 @@ def split(text: str) -> Callable[[], object]:
 
 def head(headers: list[tuple[bytes, bytes]]) -> Callable[[], object]:
     return lambda: (
-        head_problem("1.1", b"POST", headers, b"/", (b"/", None)),
+        head_problem("1.1", b"POST", headers, (b"/", None)),
         headers_of({"headers": headers}),
     )
 
@@ -294,9 +294,7 @@ ROWS: dict[str, Row] = {
     "variables of a team file": lambda n: lambda: substitute("${A:-" * n, {}),
     "variables that are set": lambda n: lambda: substitute("${A}" * n, {"A": "x"}),
     "request targets": lambda n: lambda: read_target(b"http://" + b"a." * n + b"/", b"GET"),
-    "hosts of a head": lambda n: (
-        lambda: head_problem("1.1", b"GET", [(b"host", b"[" * n)], b"/", (b"/", None))
-    ),
+    "hosts of a head": lambda n: lambda: head_problem("1.1", b"GET", [(b"host", b"[" * n)], (b"/", None)),
     "headers of a head": lambda n: head([(b"x-%d" % i, b"1") for i in range(n)]),
     "transfer codings": lambda n: head([(b"transfer-encoding", b"gzip, " * n)]),
     "texts of an MCP result": lambda n: mcp_result([TextContent(type="text", text="\n\n")] * n),

@@ -119,3 +119,17 @@ def test_traceback_follows_the_line_of_a_terminal(monkeypatch: pytest.MonkeyPatc
     assert "turn failed" in lines[0]
     assert lines[1] == "Traceback (most recent call last):"
     assert lines[-1] == "ValueError: out of rockets"
+
+
+def test_a_line_that_cannot_be_written_does_not_stop_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError
+
+    monkeypatch.setattr("sys.stderr", Full())
+    configure_logging("INFO")
+    monkeypatch.setattr("sys.stderr", output := io.StringIO())
+
+    logging.getLogger("proxy.x").warning("cut")
+
+    assert "OSError" in output.getvalue()

@@ -99,6 +99,7 @@ class OriginPolicy:
         self._hosts = frozenset(map(str.lower, hosts))
         self._needs_keys = needs_keys
         self._checks_hosts = is_local and not needs_keys and "*" not in self._hosts
+        self._accepted_host: str | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> OriginPolicy:
@@ -131,10 +132,14 @@ class OriginPolicy:
 
     def is_allowed_host(self, host: str) -> bool:
         """Whether the server accepts this ``Host``."""
-        if not self._checks_hosts:
+        # Nearly all requests have the same one.
+        if not self._checks_hosts or host == self._accepted_host:
             return True
         name = _name_of(host)
-        return name in ("", "localhost", *self._hosts) or name.endswith(_PRIVATE) or _is_address(name)
+        if name in ("", "localhost", *self._hosts) or name.endswith(_PRIVATE) or _is_address(name):
+            self._accepted_host = host
+            return True
+        return False
 
 
 class CorsMiddleware:
@@ -149,7 +154,8 @@ class CorsMiddleware:
         """Serve one connection."""
         if scope["type"] not in ("http", "websocket"):
             return self._app(scope, receive, send)
-        origin, host = _origin_and_host(scope)
+        headers = headers_of(scope)
+        origin, host = headers.get("origin", ""), headers.get("host", "")
         if not self._policy.is_allowed_host(host):
             return answer_of(forbidden_host(_name_of(host)))(scope, receive, send)
         if not origin or scope["path"].startswith(STATIC_FILES):
@@ -199,16 +205,6 @@ def _is_preflight(scope: Scope) -> bool:
         and scope["method"] == "OPTIONS"
         and any(name == b"access-control-request-method" for name, _ in scope["headers"])
     )
-
-
-def _origin_and_host(scope: Scope) -> tuple[str, str]:
-    origin = host = ""
-    for name, value in scope["headers"]:
-        if name == b"origin":
-            origin = value.decode("latin-1")
-        elif name == b"host":
-            host = value.decode("latin-1")
-    return origin, host
 
 
 def _name_of(host: str) -> str:

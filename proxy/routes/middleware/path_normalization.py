@@ -1,4 +1,4 @@
-"""Normalise paths, answer ``HEAD``, and list the methods of a path.
+"""Normalise paths, answer ``HEAD``, list the methods of a path, and hide paths that are not served.
 
 There are no redirects: clients repeat a redirected POST as a GET, or not at all.
 """
@@ -10,17 +10,27 @@ from collections.abc import Awaitable, Iterable
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxy.routes.error_response import answer_of
+from proxy.wire.errors import invalid_url
+
 ALSO_WITHOUT_VERSION = ("/chat/completions", "/models")
 """Paths that are served without ``/v1`` too, including the paths below them. A path that has a separate route without
 ``/v1`` must be excluded, see ``OWN_ROUTE``."""
 OWN_ROUTE = ("POST", "/chat/completions")
 """The legacy endpoint, which accepts other bodies too."""
 
+AGENTS = "/v1/agents"
+AGENTS_BETA = "agents=v1"
+"""With this value of ``OpenAI-Beta``, the path and those below it are OpenAI's Agents API. It is not served, although
+the routes of the custom agents of this server match."""
+
+_MOST_FREQUENT = frozenset(("/v1/chat/completions", "/v1/responses"))
+"""Paths that need no change."""
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class PathNormalizationMiddleware:
-    """Removes extra slashes of a path, adds a missing ``/v1``, and answers HEAD like GET."""
+    """Removes extra slashes of a path, adds a missing ``/v1``, answers HEAD like GET, and hides unserved paths."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -28,13 +38,15 @@ class PathNormalizationMiddleware:
     # Plain function: a coroutine would add a frame to every streamed chunk.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or (scope["method"] == "POST" and scope["path"] in _MOST_FREQUENT):
             return self._app(scope, receive, send)
         path = served_path(scope["path"], scope["method"])
         if scope["method"] == "HEAD":
-            return self._app({**scope, "method": "GET", "path": path}, receive, _without_body(send))
-        if path != scope["path"]:
-            return self._app({**scope, "path": path}, receive, send)
+            scope, send = {**scope, "method": "GET", "path": path}, _without_body(send)
+        elif path != scope["path"]:
+            scope = {**scope, "path": path}
+        if _is_unserved(scope):
+            return answer_of(invalid_url(scope["method"], path))(scope, receive, send)
         return self._app(scope, receive, send)
 
 
@@ -63,6 +75,14 @@ def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
     if "GET" in allowed:
         allowed.insert(1, "HEAD")
     return ", ".join([*allowed, "OPTIONS"] if allowed else [])
+
+
+def _is_unserved(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return (path == AGENTS or path.startswith(f"{AGENTS}/")) and any(
+        name == b"openai-beta" and AGENTS_BETA in value.decode("latin-1").lower().replace(" ", "").split(",")
+        for name, value in scope["headers"]
+    )
 
 
 def _without_body(send: Send) -> Send:

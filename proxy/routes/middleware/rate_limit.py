@@ -46,27 +46,25 @@ class RateLimitMiddleware:
         self._app = app
         self._services = services
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Plain function: a coroutine would add a frame to every streamed chunk.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection."""
         if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         services = self._services()
+        if services.keys.is_prepared(authorization_of(scope)):
+            caller = _counted_caller(services, scope)
+            # Most requests have no limits, and nothing is awaited for them.
+            if caller is None or not _is_limited(services, caller):
+                return self._app(scope, receive, send)
+        return self._serve_checked(services, scope, receive, send)
+
+    async def _serve_checked(self, services: Services, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await _load_key(services, scope)
-            if scope["type"] == "websocket" or not _is_counted(scope):
-                await self._app(scope, receive, send)
-                return
-            caller = _caller(services, scope)
-            if caller is None:
-                await self._app(scope, receive, send)
-                return
-            _log_caller(services, scope, caller)
-            statuses = await admit(services, caller)
+            caller = _counted_caller(services, scope)
+            statuses = await admit(services, caller) if caller is not None else []
         except ProxyError as error:
-            if "status" in scope.get("state", {}).get("facts", {}):
-                # The response has started.
-                raise
             headers = rate_limit_headers(list(error.stands)) if isinstance(error, RateLimitExceeded) else []
             await answer_of(_problem_of(error, scope), headers)(scope, receive, send)
             return
@@ -81,11 +79,19 @@ async def admit(services: Services, caller: str) -> list[RateLimitStatus]:
         RateLimitExceeded: The caller exceeds a limit.
         StoreUnavailable: The counts cannot be read.
     """
-    max_turns = services.settings.max_running_turns
-    if max_turns is not None and services.turns.running >= max_turns:
+    if _is_overloaded(services):
         raise Overloaded
     limits = limits_of(services.keys, services.settings, caller)
     return await services.limiter.admit(caller, limits) if limits.are_set else []
+
+
+def _is_overloaded(services: Services) -> bool:
+    max_turns = services.settings.max_running_turns
+    return max_turns is not None and services.turns.running >= max_turns
+
+
+def _is_limited(services: Services, caller: str) -> bool:
+    return _is_overloaded(services) or limits_of(services.keys, services.settings, caller).are_set
 
 
 def limits_of(keys: Keys, settings: Settings, caller: str) -> RateLimits:
@@ -116,19 +122,22 @@ def _problem_of(error: ProxyError, scope: Scope) -> ErrorResponse:
     return error_response(error) if scope["path"].startswith("/v1/") else error_response_with_detail(error)
 
 
-def _caller(services: Services, scope: Scope) -> str | None:
-    try:
-        return authenticate(scope, services)
-    except Unauthorized:
-        # The endpoint reports it, in the format of its API.
+def _counted_caller(services: Services, scope: Scope) -> str | None:
+    """Return the caller of a request that is counted; None for others and without a valid key.
+
+    The endpoint reports an invalid key, in the format of its API.
+    """
+    if scope["type"] == "websocket" or not _is_counted(scope):
         return None
-
-
-def _log_caller(services: Services, scope: Scope, caller: str) -> None:
+    try:
+        caller = authenticate(scope, services)
+    except Unauthorized:
+        return None
     facts = scope["state"]["facts"]
     facts["caller"] = caller
     if (name := services.keys.name_of(caller)) is not None:
         facts["key_name"] = name
+    return caller
 
 
 def _with_headers(send: Send, statuses: list[RateLimitStatus]) -> Send:

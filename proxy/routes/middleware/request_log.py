@@ -83,15 +83,32 @@ class RequestContext:
             self._ended(scope["path"], status, str(outcome))
         level = logging.INFO if status < 500 else logging.WARNING
         if logger.isEnabledFor(level):
-            extra = {
+            fields = {
                 **facts,
                 # A WebSocket handshake is a GET, and its scope has no method.
                 "method": scope.get("method", "GET"),
                 "path": scope["path"][:200],
                 "ms": round(seconds * 1000, 1),
             }
-            # Not ``log``, which looks for the place of its call.
-            logger.handle(logger.makeRecord(logger.name, level, "", 0, "request", (), None, extra=extra))
+            logger.handle(_record(level, fields))
+
+
+_COMMON = logging.LogRecord(logger.name, logging.INFO, "", 0, "request", (), None).__dict__
+
+
+def _record(level: int, fields: dict[str, object]) -> logging.LogRecord:
+    """Return a log record. Its constructor would look for the place of the call, the thread and the process."""
+    now = time.time()
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    record.__dict__ = {
+        **_COMMON,
+        "levelno": level,
+        "levelname": logging.getLevelName(level),
+        "created": now,
+        "msecs": now % 1 * 1000,
+        **fields,
+    }
+    return record
 
 
 def _client_request_id(scope: Scope) -> str | None:

@@ -115,11 +115,18 @@ class CompletionBuilder:
         note = self._extension.encode(event) if self._extension is not None else None
         if note is not None and note.reasoning:
             self._reasoning.append(note.reasoning)
+        # The most frequent events first.
         match event:
             case TextDelta():
                 self._text.append(self._joints.join(event.text))
                 if event.logprobs is not None:
                     self._logprobs.extend(event.logprobs)
+            case ModelCalled() | Handoff():
+                self._joints.pause()
+            case Started() | ReasoningDelta() | AgentSpeaking():
+                pass
+            case Completed():
+                self._answer = self._completion(finish_reason_for(event.finish_reason, self._options), event)
             case RefusalDelta():
                 self._refusal.append(event.text)
                 if event.logprobs is not None:
@@ -128,24 +135,17 @@ class CompletionBuilder:
                 self._calls[event.index] = (event.call_id, event.name, [])
             case ClientToolArguments():
                 self._calls[event.index][2].append(event.arguments)
-            case ModelCalled() | Handoff():
-                self._joints.pause()
             case ToolStarted() | DelegateEvent() | MemberTeamEvent():
                 self._ran_tools += started_tools(event)
             case (
-                Started()
-                | ParametersIgnored()
+                ParametersIgnored()
                 | ContextCompacted()
-                | ReasoningDelta()
                 | ToolCompleted()
                 | ToolFailed()
                 | ApprovalRequested()
                 | ApprovalDecided()
-                | AgentSpeaking()
             ):
                 pass
-            case Completed():
-                self._answer = self._completion(finish_reason_for(event.finish_reason, self._options), event)
             case Failed():
                 self._answer = event
             case Cancelled():
@@ -175,11 +175,6 @@ class CompletionBuilder:
     def _completion(self, reason: FinishReason, closing: Completed | Cancelled) -> Completion:
         options = self._options
         summary = self._extension.summary(closing) if self._extension is not None else None
-        optional = {
-            name: value
-            for name in ("service_tier", "system_fingerprint")
-            if (value := getattr(options, name)) is not None
-        }
         return Completion(
             id=options.id,
             created=options.created,
@@ -189,7 +184,8 @@ class CompletionBuilder:
             ],
             usage=usage_body(closing.usage),
             handoff=summary or UNSET,
-            **optional,
+            service_tier=options.service_tier or UNSET,
+            system_fingerprint=options.system_fingerprint or UNSET,
         )
 
     def _logprobs_body(self) -> Logprobs | None:
@@ -198,11 +194,14 @@ class CompletionBuilder:
             return None
         return Logprobs(self._logprobs or None, self._refusal_logprobs or None)
 
-    def _message(self) -> AnswerMessage:
-        calls = [
+    def _tool_calls(self) -> list[ToolCall]:
+        return [
             ToolCall(id=call_id, function=FunctionCall(name, "".join(arguments) or "{}"))
             for _, (call_id, name, arguments) in sorted(self._calls.items())
         ]
+
+    def _message(self) -> AnswerMessage:
+        calls = self._tool_calls() if self._calls else []
         refusal = "".join(self._refusal) or None
         content = "".join(self._text) or (None if calls or refusal else "")
         function_call: FunctionCall | UnsetType = UNSET

@@ -90,6 +90,7 @@ class HandoffExtensionEncoder:
 
     def encode(self, event: Event) -> ExtensionUpdate | None:
         """Return the update for an event, which precedes the delta of the event; None if there is none."""
+        # The most frequent events first.
         match event:
             case TextDelta() | RefusalDelta() | ClientToolCall():
                 return self._with_active_agent(self._agent_speaking())
@@ -97,7 +98,13 @@ class HandoffExtensionEncoder:
                 return self._reasoning_delta(event.text)
             case Started():
                 self._set_agent(event.agent)
-                self._progress = StepProgress(event.steps)
+                if event.steps:
+                    self._progress = StepProgress(event.steps)
+            case ModelCalled():
+                self._joints.pause()
+                self._add_uses(event)
+            case ParametersIgnored() | ClientToolArguments() | Completed() | Failed() | Cancelled():
+                pass
             case Handoff():
                 return self._handoff(event)
             case ToolStarted():
@@ -109,9 +116,6 @@ class HandoffExtensionEncoder:
                 return self._approval_requested(event)
             case ApprovalDecided():
                 return self._approval_decided(event)
-            case ModelCalled():
-                self._joints.pause()
-                self._add_uses(event)
             case DelegateEvent():
                 self._add_uses(event)
                 return self._delegate_event(event)
@@ -123,8 +127,6 @@ class HandoffExtensionEncoder:
             case ContextCompacted():
                 self._add_uses(event)
                 return self._compacted(event)
-            case ParametersIgnored() | ClientToolArguments() | Completed() | Failed() | Cancelled():
-                pass
         return None
 
     def summary(self, closing: Completed | Cancelled) -> Summary | None:
