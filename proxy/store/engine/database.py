@@ -63,6 +63,10 @@ class Database(Protocol):
         """
         ...
 
+    def state(self) -> object:
+        """Return a value that every later commit of any process changes; None if there is no such value."""
+        ...
+
     async def close(self) -> None:
         """Close all connections."""
         ...

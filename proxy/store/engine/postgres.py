@@ -117,6 +117,10 @@ class PostgresDatabase:
             fault.outcome_unknown |= isinstance(error, TimeoutError)
             raise fault from error
 
+    def state(self) -> object:
+        """Return None: only a query would show what has changed."""
+        return None
+
     async def close(self) -> None:
         """Close the write connection and the pool."""
         if self._write_connection is not None:

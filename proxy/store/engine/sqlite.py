@@ -68,7 +68,7 @@ class SqliteDatabase:
 
     def __init__(self, url: URL, *, time_limit: float) -> None:
         make_file(url)
-        file = DatabaseFile(Path(url.database or "").absolute())
+        self._file = file = DatabaseFile(Path(url.database or "").absolute())
         self._time_limit = time_limit
         pragmas: dict[str, object] = {"foreign_keys": "ON", "synchronous": "FULL"}
         written = pragmas | {"journal_mode": "WAL", "journal_size_limit": 64 * 1024 * 1024}
@@ -102,6 +102,10 @@ class SqliteDatabase:
         # (sqlite.org/pragma.html#pragma_synchronous).
         synchronous = "FULL" if is_durable else "NORMAL"
         return await self._writer.run(work, f"PRAGMA synchronous = {synchronous}")
+
+    def state(self) -> object:
+        """Return the state of the write-ahead log, which every commit changes."""
+        return self._file.log_state()
 
     async def close(self) -> None:
         """Finish the queued work and close all connections."""

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 START_BYTES = 1024 * 1024
 """Free space that a start needs: an empty database, its write-ahead log and the index of that."""
+_SETTLED_SECONDS = 0.1
 
 
 def make_file(url: URL) -> None:
@@ -90,6 +92,19 @@ class DatabaseFile:
     def log_identity(self) -> tuple[int, int] | None:
         """Return device and inode of the write-ahead log; None if there is none."""
         return _identity(self._log)
+
+    def log_state(self) -> tuple[int, int] | None:
+        """Return time and size of the write-ahead log, which a commit changes; None if a commit might not.
+
+        The clock of file times is coarse: soon after a commit, the next one can have the same time.
+        """
+        try:
+            found = os.stat(self._log)
+        except OSError:
+            return None
+        # Some file systems store whole seconds.
+        is_settled = time.time() - found.st_mtime > _SETTLED_SECONDS and found.st_mtime_ns % 10**9
+        return (found.st_mtime_ns, found.st_size) if is_settled else None
 
     def fail(self, part: str) -> None:
         """Record that a part of the database was replaced, and log it once.

@@ -1,8 +1,8 @@
 """Messages between workers through a table that is polled: for SQLite, and for PostgreSQL behind a pooler.
 
 A worker polls only while it expects messages. A worker that is alone as far as it knows polls rarely until another one
-uses the database: most SQLite databases have one worker, and each poll is a query in another thread. Rows are deleted
-after a minute.
+uses the database: most SQLite databases have one worker, and each poll is a query in another thread. There is no query
+while the log of the database is unchanged. Rows are deleted after a minute.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select
 
 from proxy.store.engine.database import Database
 from proxy.store.engine.group_commit import OtherWrite
 from proxy.store.engine.writer import Writer
 from proxy.store.messages.channel import TO_ALL, MessageChannel, Outgoing, run_both
 from proxy.store.sql.dialects import statements
+from proxy.store.sql.prepared_statement import PreparedStatement
 from proxy.store.sql.tables import worker_messages
 
 POLL_SECONDS = 0.05
@@ -38,9 +40,11 @@ class MessageQueries:
         of = worker_messages.c
         self._newest = select(func.max(of.key))
         self._add = insert(worker_messages)
-        self._after = (
+        self._after = PreparedStatement(
             select(of.key, of.sender, of.message)
-            .where(of.recipient.in_([bindparam("worker"), TO_ALL]), of.key > bindparam("after"))
+            .where(
+                or_(of.recipient == bindparam("worker"), of.recipient == TO_ALL), of.key > bindparam("after")
+            )
             .order_by(of.key)
             .limit(_PER_READ)
         )
@@ -57,10 +61,8 @@ class MessageQueries:
 
     def after(self, connection: Connection, worker: str, key: int) -> list[tuple[int, str, bytes]]:
         """Return key, sender and text of the messages for a worker after a key."""
-        return [
-            (row[0], row[1], row[2])
-            for row in connection.execute(self._after, {"worker": worker, "after": key})
-        ]
+        rows = self._after.run(connection, [{"worker": worker, "after": key}])
+        return [(row[0], row[1], row[2]) for row in rows]
 
     def delete_old(self, connection: Connection, before: float) -> None:
         """Delete messages that were sent before a time."""
@@ -89,6 +91,7 @@ class TableMessages(MessageChannel):
         self._next_deletion = 0.0
         self._familiar_until = 0.0
         """Until when another worker is assumed to answer soon; by the clock of the event loop."""
+        self._became_familiar = asyncio.Event()
 
     async def serve(self) -> None:
         """Poll, and write what is queued, until the database does not answer."""
@@ -97,16 +100,27 @@ class TableMessages(MessageChannel):
         await run_both(self._poll(after), self._write())
 
     async def _poll(self, after: int) -> None:
-        loop = asyncio.get_running_loop()
-        polled_at = 0.0
+        seen: object = None
         while True:
-            await asyncio.sleep(self._interval)
+            await self._pause()
             if not self.is_expecting():
                 continue
-            now = loop.time()
-            if not self._is_alone or now < self._familiar_until or now - polled_at >= self._interval * RARELY:
-                polled_at = now
-                after = await self._read(after)
+            # Before the query: a commit in between is found by the next one.
+            state = self._database.state()
+            if state is None or state != seen:
+                before, after = after, await self._read(after)
+                # There may be more messages than one query returns.
+                seen = state if after == before else None
+
+    async def _pause(self) -> None:
+        """Wait until the next poll: longer while this worker is alone, but not after it has sent a message."""
+        if not self._is_alone or asyncio.get_running_loop().time() < self._familiar_until:
+            await asyncio.sleep(self._interval)
+            return
+        self._became_familiar.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._interval * RARELY):
+                await self._became_familiar.wait()
 
     async def _read(self, after: int) -> int:
         """Pass on the messages after a key; return the key of the last one."""
@@ -135,6 +149,7 @@ class TableMessages(MessageChannel):
 
     def _expect_more(self) -> None:
         self._familiar_until = asyncio.get_running_loop().time() + FAMILIAR_SECONDS
+        self._became_familiar.set()
 
     def _row(self, outgoing: Outgoing, now: float) -> dict[str, Any]:
         recipient, message = outgoing

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import StoreUnavailable
+from proxy.store.engine.database import open_database
 from proxy.store.turns import open_history
 from tests.fakes.turn_records import new_turn, the_end
 
@@ -23,6 +24,32 @@ ROOT = Path(__file__).parents[4]
 
 def file_of(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
+
+
+async def test_the_state_of_a_database_changes_with_each_commit(sqlite_database: str) -> None:
+    history, database = open_history(sqlite_database), open_database(sqlite_database, time_limit=5)
+    log = file_of(sqlite_database).with_name(f"{file_of(sqlite_database).name}-wal")
+    states: set[object] = set()
+    for number in range(3):
+        await history.begin(new_turn(f"conv_{number}"))
+        # Soon after a commit another one could have the same time.
+        assert database.state() is None
+        age(log, 10.5 + number)
+        assert database.state() == database.state() is not None
+        states.add(database.state())
+    assert len(states) == 3
+    # A file system that stores whole seconds.
+    os.utime(log, (1_000_000, 1_000_000))
+    assert database.state() is None
+    await history.close()
+    await database.close()
+    assert database.state() is None
+
+
+def age(file: Path, seconds: float) -> None:
+    """Set the time of the file back."""
+    nanoseconds = (file.stat().st_mtime_ns // 10**9) * 10**9 + 1 - int(seconds * 1e9)
+    os.utime(file, ns=(nanoseconds, nanoseconds))
 
 
 def delete(file: Path) -> None:

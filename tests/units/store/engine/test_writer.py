@@ -48,6 +48,9 @@ class Faulty:
             raise self.after.pop(0)
         return given
 
+    def state(self) -> object:
+        return self.behind.state()
+
     async def close(self) -> None:
         await self.behind.close()
 
