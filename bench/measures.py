@@ -52,21 +52,26 @@ async def chunks_of_responses(field: Field) -> list[Figure]:
 async def _cost_of_chunks(server: Served, model: str, *, streams: int) -> float:
     """Measure while all streams are running, which excludes the cost of the requests."""
     script = SCRIPTS[model]
-    writes = script.chunks // script.per_write
-    lasting = writes * script.pause
     async with connections(server.port, streams) as clients:
         answers = []
         for client in clients:
             answers.append(client.send(request(model, greeting(), stream=True)))
             # Offset the streams, so that their chunks rarely arrive at the same time.
             await asyncio.sleep(script.pause * 1.1)
-        await asyncio.sleep(lasting * 0.1)
+        # Not after a time: a server under valgrind takes seconds for the beginning of a turn.
+        await _until_words(clients, script.chunks * 0.1)
         words, cpu = _words(clients), server.cpu_seconds()
-        await asyncio.sleep(lasting * 0.7)
+        await _until_words(clients, script.chunks * 0.8)
         cost = (server.cpu_seconds() - cpu) / (_words(clients) - words)
         for answer in answers:
             assert (await answer).words == script.chunks, "words were lost"
     return cost * 1e6
+
+
+async def _until_words(clients: Sequence[Connection], count: float) -> None:
+    """Return when each client has received this number of words."""
+    while min(client.answer.words for client in clients) < count:  # noqa: ASYNC110 - an event per word would cost more
+        await asyncio.sleep(0.01)
 
 
 def _words(clients: Sequence[Connection]) -> int:
@@ -319,7 +324,7 @@ INSTRUCTIONS: dict[str, Cost] = {
     "plain32": partial(_cost_of_plain, count=128, concurrency=32),
     "short": partial(_cost_of_short_streams, count=64, concurrency=1),
     "bursts": partial(_cost_of_chunks, model="bursts", streams=1),
-    "single": partial(_cost_of_chunks, model="single", streams=1),
+    "single": partial(_cost_of_chunks, model="single", streams=4),
     "handoff": partial(_cost_of_handoff, count=8, concurrency=1),
     "new": _cost_of_new,
     "known": _cost_of_known,

@@ -42,6 +42,18 @@ class TextDelta(Struct, frozen=True, gc=False, omit_defaults=True, tag="text"):
     """The ``logprobs.content`` list of this delta; None if not requested or not sent."""
 
 
+class TextBatch(list[TextDelta]):
+    """Deltas of the message text that arrived together, without log probabilities.
+
+    Nearly all batches of a turn are of this class. What processes batches need not look at each delta then.
+    """
+
+    __slots__ = ("texts",)
+
+    texts: list[str]
+    """The texts of the deltas."""
+
+
 class ReasoningDelta(Struct, frozen=True, gc=False, tag="reasoning"):
     """A delta of the reasoning, which is not part of the message; never empty."""
 

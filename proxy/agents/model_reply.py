@@ -26,6 +26,7 @@ from proxy.events import (
     ParametersIgnored,
     ReasoningDelta,
     RefusalDelta,
+    TextBatch,
     TextDelta,
 )
 from proxy.messages import (
@@ -203,14 +204,20 @@ class _ReplyReceiver:
         self._held = held
         self._call = call
         self._traced = traced
+        self._is_streamed = state.turn.is_streamed
+        self._emit_batch = state.sink.emit_batch
         self._client_names = {tool.name for tool in _client_tools(agent, state)}
 
     def take(self, batch: Sequence[ModelDelta]) -> bool:
         """Process one batch; return False if ``drain`` of the sink would wait."""
         self._call.has_begun = True
         reply, draft = self._reply, self._state.turn.draft
+        if type(batch) is TextBatch and self._held is None and self._is_streamed:
+            reply.text += batch.texts
+            draft += batch.texts
+            return self._emit_batch(batch)
         events: list[Event] = []
-        for delta in batch if self._state.turn.is_streamed else with_joined_text(batch):
+        for delta in batch if self._is_streamed else with_joined_text(batch):
             if type(delta) is TextDelta:
                 reply.text.append(delta.text)
                 if self._held is None:
@@ -220,7 +227,7 @@ class _ReplyReceiver:
                     self._held.append(delta)
             else:
                 self._take_other(delta, events)
-        return self._state.sink.emit_batch(events)
+        return self._emit_batch(events)
 
     def _take_other(self, delta: ModelDelta, events: list[Event]) -> None:
         reply, call = self._reply, self._call

@@ -39,14 +39,15 @@ class Alarm:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._wake = wake
-        self._deadline: float | None = None
+        self.deadline: float | None = None
+        """By the clock of the loop; None while nothing is waited for. A later one can be stored here without a call."""
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         """When the timer fires."""
 
     def set(self, deadline: float) -> None:
         """Wake at ``deadline`` (the loop's clock) unless set again, paused or stopped before."""
-        self._deadline = deadline
+        self.deadline = deadline
         if self._timer is None:
             self._start(deadline)
         elif deadline < self._due:
@@ -59,11 +60,11 @@ class Alarm:
 
     def pause(self) -> None:
         """Stop the countdown until ``set`` is called."""
-        self._deadline = None
+        self.deadline = None
 
     def stop(self) -> None:
         """Free the timer; the alarm is not used again."""
-        self._deadline = None
+        self.deadline = None
         # The function refers to the owner of this alarm: as a cycle, both would wait for the garbage collector.
         self._wake = _do_nothing
         if self._timer is not None:
@@ -72,9 +73,9 @@ class Alarm:
 
     def _ring(self) -> None:
         self._timer = None
-        if self._deadline is None:
+        if self.deadline is None:
             return
-        if self._loop.time() >= self._deadline:
+        if self._loop.time() >= self.deadline:
             self._wake()
         else:
-            self._start(self._deadline)
+            self._start(self.deadline)

@@ -262,17 +262,23 @@ def _direct_writer(encoder: Encoder, connection: ClientConnection, monitor: Clie
     writer: BodyWriter | None = connection.scope.get("extensions", {}).get(BODY_WRITER)
     if writer is None:
         return None
-    encode_entry, now = encoder.encode, asyncio.get_running_loop().time
+    encode, now = _batch_encoder(encoder), asyncio.get_running_loop().time
 
     def take(entries: Sequence[Entry]) -> bool:
         if not writer.is_ready:
             return False
-        if body := b"".join(map(encode_entry, entries)):
+        if body := encode(entries):
             writer.write(body)
             monitor.quiet_since = now()
         return True
 
     return take
+
+
+def _batch_encoder(encoder: Encoder) -> Callable[[Sequence[Entry]], bytes]:
+    """Return the function that encodes entries which were logged together."""
+    of_encoder: Callable[[Sequence[Entry]], bytes] | None = getattr(encoder, "encode_batch", None)
+    return of_encoder or (lambda entries: b"".join(map(encoder.encode, entries)))
 
 
 async def _send_apart(frames: Iterable[bytes], monitor: ClientMonitor, send: Send) -> None:

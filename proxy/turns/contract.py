@@ -19,6 +19,7 @@ from proxy.events import (
     Event,
     ModelCalled,
     Started,
+    TextBatch,
     TextDelta,
     ToolCompleted,
     ToolFailed,
@@ -221,9 +222,10 @@ class Recorder:
 
     def emit_batch(self, events: Sequence[Event]) -> bool:
         """Record events and forward them."""
-        for event in events:
-            if type(event) is not TextDelta:
-                self._record(event)
+        if type(events) is not TextBatch:
+            for event in events:
+                if type(event) is not TextDelta:
+                    self._record(event)
         return self._sink.emit_batch(events)
 
     def _record(self, event: Event) -> None:

@@ -19,6 +19,7 @@ from proxy.events import (
     Event,
     ReasoningDelta,
     RefusalDelta,
+    TextBatch,
     TextDelta,
     is_closing,
 )
@@ -158,11 +159,17 @@ class LiveTurn:
             return not self._is_crowded()
         before = self._size
         now = time.time() if self.length or self._began is None else self._began
-        entries = [self._append(event, now, None) for event in events]
+        if type(events) is TextBatch and self.listener is None:
+            entries = self._append_texts(events, now)
+        else:
+            entries = [self._append(event, now, None) for event in events]
         for reader in self._readers:
             if reader.waiter is not None:
                 reader.receive(entries)
-        self._add_weight(self._size - before + ENTRY_WEIGHT * len(entries))
+        change = self._size - before + ENTRY_WEIGHT * len(entries)
+        self._weight += change
+        if self._holds:
+            self._memory.add(change)
         return self._size <= self._high_water or not self._is_crowded()
 
     def _append(self, event: Event, at: float, position: int | None) -> Entry:
@@ -182,6 +189,20 @@ class LiveTurn:
         if self.listener is not None:
             self.listener(entry)
         return entry
+
+    def _append_texts(self, batch: TextBatch, at: float) -> list[Entry]:
+        """Do what ``_append`` does for each delta."""
+        size, position = self._size, self.length + self._next
+        sizes, entries = self._sizes, []
+        for event in batch:
+            entries.append(Entry(position, event, at))
+            position += 1
+            size += len(event.text)
+            sizes.append(size)
+        self._log += entries
+        self._size = size
+        self.length += len(entries)
+        return entries
 
     def _add_weight(self, change: int) -> None:
         """Count new entries: the change that ``_set_weight`` would find, without looking at the whole log."""

@@ -128,21 +128,19 @@ class EventLogReader:
 
     def receive(self, entries: Sequence[Entry]) -> None:
         """Process entries that the writer has logged, in its task, or let the waiting call of ``next`` return."""
-        waiter, take = self.waiter, self._take
+        waiter, take, live = self.waiter, self._take, self._live
+        # The task of a reader that was cancelled has not run yet.
+        if take is None or waiter is None or waiter.done() or live.is_over:
+            self.wake()
+            return
         try:
-            is_taken = (
-                take is not None
-                # The task of a reader that was cancelled has not run yet.
-                and not (waiter is None or waiter.done() or self._live.is_over)
-                and take(entries)
-            )
+            is_taken = take(entries)
         except Exception as error:  # noqa: BLE001 - raised in the task of the reader
             self.waiter = None
-            if waiter is not None:
-                waiter.set_exception(error)
+            waiter.set_exception(error)
             return
         if is_taken:
-            self.position = self._given = self._live.length
+            self.position = self._given = live.length
         else:
             self.wake()
 

@@ -30,19 +30,24 @@ class Response:
         self.headers: dict[str, str] = {}
         """By lower-case name; of a name that comes twice, the first counts."""
         self.is_complete = False
+        self.is_over = False
+        """Whether nothing more will come: the response is complete, or has failed."""
         self._connection = connection
-        self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._loop = asyncio.get_running_loop()
         self._head_bytes = 0
         self._has_head = False
         self._body: list[bytes] = []
         self._unread = 0
+        """Bytes of the network since the last read."""
         self._is_held_back = False
         self._can_be_followed = False
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.on_news: Callable[[], None] | None = None
         """Called when a part of the body, the end or a failure came, instead of completing a wait."""
+        self.on_body = self._body.append
+        """Called by the parser with each piece of the body."""
+        self._parser: HttpResponseParser | None = HttpResponseParser(self)
 
     # --- for who asked ---
 
@@ -68,11 +73,6 @@ class Response:
                 return b""
             await self._news()
         return self.read_now()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more will come: the response is complete, or has failed."""
-        return self.is_complete or self._failure is not None
 
     def read_now(self) -> bytes:
         """Return everything that came since the last read, without waiting; b"" if nothing did."""
@@ -105,6 +105,7 @@ class Response:
         """Let the reader have this, behind what came before; an answer that is complete stays so."""
         if not self.is_complete and self._failure is None:
             self._failure = failure
+            self.is_over = True
             self._wake()
 
     def release(self) -> None:
@@ -140,18 +141,20 @@ class Response:
         except (HttpParserError, HttpParserUpgrade):
             self.fail(ConnectionBroken())
             self._connection.abort()
-        if self._unread > HIGH_WATER and not self._is_held_back:
-            self._is_held_back = True
-            self._connection.hold_back()
-        if self.on_news is not None:
-            self.on_news()
+        if self._body:
+            self._unread += len(data)
+            if self._unread > HIGH_WATER and not self._is_held_back:
+                self._is_held_back = True
+                self._connection.hold_back()
+        if (on_news := self.on_news) is not None:
+            on_news()
         else:
             self._wake()
 
     def lose(self) -> None:
         """Handle a lost connection: the end of a response without a length, a failure of any other."""
         if self._has_head and not self._is_framed():
-            self.is_complete = True
+            self.is_complete = self.is_over = True
             self._wake()
         else:
             self.fail(ConnectionBroken())
@@ -164,7 +167,7 @@ class Response:
     def on_message_begin(self) -> None:
         """Handle the first byte of a response; after the end it belongs to no request."""
         if self.is_complete:
-            self._can_be_followed = False
+            raise ConnectionBroken
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, or one of the trailer."""
@@ -184,16 +187,10 @@ class Response:
             self.status = status
             self._has_head = True
 
-    def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
-        if not self.is_complete:
-            self._body.append(body)
-            self._unread += len(body)
-
     def on_message_complete(self) -> None:
         """Take the end of a response."""
         if self._has_head and not self.is_complete:
-            self.is_complete = True
+            self.is_complete = self.is_over = True
             assert self._parser is not None
             self._can_be_followed = self._parser.should_keep_alive()
 

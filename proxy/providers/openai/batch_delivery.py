@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextvars import copy_context
 from functools import partial
 
+from proxy.events import TextBatch
 from proxy.providers.http.connection import HIGH_WATER, Response
 from proxy.providers.model import ModelDelta, Take
 from proxy.providers.openai.responses_stream import ResponsesReader
@@ -51,6 +52,7 @@ class BatchDelivery:
             UpstreamFailed: The provider reported an error, or the data is invalid.
         """
         self._response.on_news = partial(self._context.run, self._read)
+        self._alarm.set(self._loop.time() + self._idle)
         try:
             self._read()
             return await self._end
@@ -62,27 +64,28 @@ class BatchDelivery:
                 self._end.exception()
 
     def _read(self) -> None:
-        if self._end.done():
+        end, response, reader = self._end, self._response, self._reader
+        if end.done():
             # The task has not run yet; it finds the data in the response.
             return
-        if self._response.is_over:
-            self._end.set_result(True)
+        if response.is_over:
+            end.set_result(True)
             return
         try:
-            self._process(self._response.read_now())
+            received = response.read_now()
+            deltas = reader.feed(received) if received else ()
+            # A batch of texts only changes nothing else.
+            if type(deltas) is not TextBatch and (
+                reader.has_reason or reader.is_finished or reader.failure is not None
+            ):
+                self.untaken = deltas
+                end.set_result(True)
+            elif deltas and not self._take(deltas):
+                end.set_result(False)
+            elif self._bytes_left <= len(received):
+                end.set_result(True)
+            else:
+                self._bytes_left -= len(received)
+                self._alarm.deadline = self._loop.time() + self._idle
         except Exception as error:  # noqa: BLE001 - raised in the task that reads the answer
-            self._end.set_exception(error)
-
-    def _process(self, received: bytes) -> None:
-        reader = self._reader
-        deltas = reader.feed(received) if received else ()
-        if reader.has_reason or reader.is_finished or reader.failure is not None:
-            self.untaken = deltas
-            self._end.set_result(True)
-        elif deltas and not self._take(deltas):
-            self._end.set_result(False)
-        elif self._bytes_left <= len(received):
-            self._end.set_result(True)
-        else:
-            self._bytes_left -= len(received)
-            self._alarm.set(self._loop.time() + self._idle)
+            end.set_exception(error)

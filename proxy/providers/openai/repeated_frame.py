@@ -55,12 +55,14 @@ class RepeatedFrame:
             middle = received[len(head) : -len(tail)].decode()
         except UnicodeDecodeError:
             return None
-        texts = middle.split(self._between)
-        if len(texts) > 1:
+        # One text is the usual case: what is between two has quotation marks.
+        texts = [middle]
+        if '"' in middle:
+            texts = middle.split(self._between)
             middle = "".join(texts)
-        if '"' in middle or "\\" in middle or not middle.isprintable() or not all(texts):
-            return None
-        return texts
+            if '"' in middle or "" in texts:
+                return None
+        return texts if "\\" not in middle and middle.isprintable() else None
 
 
 def has_only_text(chunk: Chunk) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from proxy.errors import UpstreamFailed, UpstreamIncomplete, UpstreamProtocolError, UpstreamResponseTooLarge
-from proxy.events import ReasoningDelta, RefusalDelta, TextDelta
+from proxy.events import ReasoningDelta, RefusalDelta, TextBatch, TextDelta
 from proxy.providers.http.sse import EventReader
 from proxy.providers.model import Finished, ModelDelta, RemoteEvent, UsagePiece
 from proxy.providers.openai.answer_text import AnswerText, TextMember
@@ -106,7 +106,7 @@ class AnswerReader:
         """Whether the reason came with the first text: it ends a short answer, or this provider sends one always."""
         return self._has_first_reason
 
-    def feed(self, received: bytes) -> list[ModelDelta]:
+    def feed(self, received: bytes) -> Sequence[ModelDelta]:
         """Return the deltas of the events that these bytes complete; what follows ``[DONE]`` is dropped.
 
         Raises:
@@ -114,13 +114,18 @@ class AnswerReader:
                 stored as ``failure`` instead.
         """
         # Not mutated: without this shortcut ``_parse`` reads the events, with the same result.
-        if self._repeated is not None and (texts := self._repeated.texts(received)):  # pragma: no mutate
-            size = self._size + sum(map(len, texts))
-            if size <= self._max_answer_bytes:
-                self._size = size
-                self._content.pieces += texts
-                self._searches_left = _SEARCHES
-                return [TextDelta(text) for text in texts]
+        if (
+            (repeated := self._repeated) is not None
+            # Bytes, of which a text has at least as many as characters.
+            and self._size + len(received) <= self._max_answer_bytes
+            and (texts := repeated.texts(received)) is not None
+        ):  # pragma: no mutate
+            self._size += sum(map(len, texts))
+            self._content.pieces += texts
+            self._searches_left = _SEARCHES
+            batch = TextBatch(map(TextDelta, texts))
+            batch.texts = texts
+            return batch
         deltas = self._parse(received)
         self._repeated = self._frame_of_next(deltas)
         return deltas

@@ -7,7 +7,7 @@ transcript and fingerprints use this module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from proxy.events import Event, Handoff, ModelCalled, TextDelta
 
@@ -38,6 +38,13 @@ class TextJoiner:
                 text = "\n\n"[min(len(self._tail) - len(self._tail.rstrip("\n")), 2) :] + text
         self._tail = text[-2:] if len(text) > 1 else (self._tail + text)[-2:]
         return text
+
+    def join_all(self, texts: Sequence[str]) -> list[str]:
+        """Return what ``join`` returns for each of the texts, of which there is at least one."""
+        first, *others = texts
+        joined = [self.join(first), *others]
+        self._tail = (self._tail + "".join(others[-2:]))[-2:]
+        return joined
 
 
 def visible_text(events: Iterable[Event]) -> str:

@@ -8,6 +8,7 @@ tool; the handoff extension reports them in separate chunks and on the last chun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from proxy.events import (
@@ -114,6 +115,25 @@ class ChunkEncoder:
         if isinstance(event, Completed | Failed | Cancelled):
             written.append(sse.DONE)
         return b"".join(written)
+
+    def encode_batch(self, entries: Sequence[Entry]) -> bytes:
+        """Return the frames of successive entries, faster than one by one if all of them are text."""
+        if len(entries) == 1:
+            return self.encode(entries[0])
+        texts = []
+        if self._is_flowing and not self._has_ids and entries[0].position > self._after[0]:
+            for entry in entries:
+                event = entry.event
+                if type(event) is TextDelta and event.logprobs is None:
+                    texts.append(event.text)
+        if len(texts) < len(entries):
+            return b"".join(map(self.encode, entries))
+        data = sse.one_line(encode(texts := self._joints.join_all(texts)))
+        head, tail = b"data: " + self._text_head, self._text_tail
+        if b'\\"' in data:
+            # What separates two texts can be a part of a text.
+            return b"".join(head + sse.one_line(encode(text)) + tail for text in texts)
+        return head + data[1:-1].replace(b'","', b'"' + tail + head + b'"') + tail
 
     def _frames(self, event: Event) -> list[bytes]:
         note = self._extension.encode(event) if self._extension is not None else None

@@ -37,6 +37,8 @@ _SEPARATORS = (
 
 def one_line(data: bytes) -> bytes:
     """Return JSON text with the Unicode line separators escaped."""
+    if data.isascii():
+        return data
     for separator, escaped in _SEPARATORS:
         if separator in data:
             data = data.replace(separator, escaped)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy.events import Completed, Entry, Started, TextDelta
+from proxy.events import Completed, Entry, Started, TextBatch, TextDelta
 from proxy.messages import Usage
 from proxy.turns.live import LiveTurn
 from proxy.turns.log_memory import ENTRY_WEIGHT, LogMemory
@@ -57,6 +57,31 @@ async def test_a_reader_takes_a_batch_before_emit_returns() -> None:
             assert reader.position == 2
             await asyncio.sleep(0)
             assert not task.done()
+
+
+async def test_a_batch_of_texts_is_logged_as_its_deltas() -> None:
+    live, other = LiveTurn("a", began=5.0, memory=(memory := LogMemory())), LiveTurn("b", began=5.0)
+    live.hold()
+    batch = TextBatch([TextDelta("one"), TextDelta("ü")])
+    batch.texts = ["one", "ü"]
+
+    assert live.emit_batch(batch)
+    assert other.emit_batch(list(batch))
+
+    assert list(live.entries) == list(other.entries)
+    assert live.length == live.batch_end(0) == 2
+    assert memory.used == live.weight == other.weight == 4 + 2 * ENTRY_WEIGHT
+
+
+async def test_a_batch_of_texts_is_passed_to_the_listener() -> None:
+    live, logged = LiveTurn("a"), list[Entry]()
+    live.listener = logged.append
+    batch = TextBatch([TextDelta("one"), TextDelta("two")])
+    batch.texts = ["one", "two"]
+
+    live.emit_batch(batch)
+
+    assert texts(logged) == ["one", "two"]
 
 
 async def test_a_batch_that_is_not_taken_is_returned_by_next() -> None:
