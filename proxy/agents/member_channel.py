@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from proxy.agents.agent import Agent
 from proxy.agents.approval_question import without_question
 from proxy.agents.call import Call, clean_name, new_call_id, wire_call
 from proxy.agents.member_exchange import NOT_RUN, REFUSED, Exchange, arguments_of
+from proxy.agents.member_values import InvalidMemberValue, checked_event, checked_text
 from proxy.agents.prompt import assistant_message
 from proxy.agents.tool_calls import append_tool_result
 from proxy.agents.turn_state import EVENT_TEXT_LIMIT, TurnState
@@ -49,6 +51,8 @@ from proxy.members.port import (
 )
 from proxy.messages import AssistantMessage, FinishReason, FunctionTool, Item, ToolCall, UserMessage
 from proxy.turns.turn import RUN_UNKNOWN, ApprovedCallLog, ContinuationCall
+
+logger = logging.getLogger(__name__)
 
 _NOT_ENDED = "the turn ended before the tool did"
 _SLICE = 0.01
@@ -110,11 +114,15 @@ class MemberChannel:
         line = " ".join(text.split())
         if not line or self.is_cancelled:
             return
-        event = ReasoningDelta(f"{line}\n")
+        event = ReasoningDelta(f"{checked_text(line)}\n")
         if threading.get_ident() == self._thread:
             self._emit(event)
         else:
-            self._loop.call_soon_threadsafe(self._emit, event)
+            self._loop.call_soon_threadsafe(self._emit_report, event)
+
+    def _emit_report(self, event: ReasoningDelta) -> None:
+        if not self.is_cancelled:
+            self._emit(event)
 
     def answers(self) -> Sequence[Answer]:
         """Return the results that have not been read."""
@@ -199,23 +207,35 @@ class MemberChannel:
                 )
                 self._answer(call, REFUSED)
 
-    def handle(self, event: str | MemberEvent) -> None:
-        """Emit what the member yielded.
+    def checked(self, event: object) -> MemberEvent:
+        """Return what the member yielded, a string as ``Text``.
 
         Raises:
-            AgentFailed: It yielded a value that is not an event, or too much.
+            AgentFailed: It is not an event.
+        """
+        try:
+            return checked_event(event)
+        except InvalidMemberValue as invalid:
+            facts = {"agent": self._agent.name, "value": str(invalid)}
+            logger.warning("member yielded a value that is not an event", extra=facts)
+        raise AgentFailed(f"The agent '{self._agent.name}' yielded a value that is not an event.")
+
+    def handle(self, event: MemberEvent) -> None:
+        """Emit an event of the member.
+
+        Raises:
+            AgentFailed: It yielded too much.
             UpstreamBadRequest: It cannot answer in the form that the request requires.
         """
-        if self._is_at_limit and isinstance(event, str | Text | ToolBegan | TeamEvent):
+        if self._is_at_limit and isinstance(event, Text | ToolBegan | TeamEvent):
             # The answer continues behind the last model call that the limits allow.
             self.is_stopped = True
             return
         match event:
-            case str() | Text():
-                text = event if isinstance(event, str) else event.text
-                if text:
-                    self._count_answer(text)
-                    self._emit(TextDelta(text))
+            case Text():
+                if event.text:
+                    self._count_answer(event.text)
+                    self._emit(TextDelta(event.text))
             case Reasoning():
                 if event.text:
                     self._count_answer(event.text)
@@ -230,14 +250,12 @@ class MemberChannel:
                 self._model_used(event)
             case Unused():
                 self._unused(event.names)
-            case Incomplete(reason="length" | "content_filter"):
+            case Incomplete():
                 self._incomplete = event.reason
             case HandOver():
                 raise AssertionError("a handover ends the run")
-            case _:
-                raise AgentFailed(f"The agent '{self._agent.name}' yielded a value that is not an event.")
 
-    async def ready(self, event: str | MemberEvent | None = None) -> None:
+    async def ready(self, event: MemberEvent | None = None) -> None:
         """Wait while the clients are slow, and between two steps of the member while no client is there."""
         is_step = isinstance(event, ToolEnded | ModelUsed) or (
             isinstance(event, TeamEvent) and isinstance(innermost(event.event), ToolCompleted | ToolFailed)
@@ -254,9 +272,13 @@ class MemberChannel:
         for _ in range(_ROUNDS):
             await asyncio.sleep(0)
 
-    def stop(self) -> None:
-        """End the run: nothing waits any more. Later reports are dropped."""
+    def cancel(self) -> None:
+        """Drop what the member yields and reports from now on."""
         self.is_cancelled = True
+
+    def stop(self) -> None:
+        """End the run: nothing waits any more."""
+        self.cancel()
         for waiting in self._waiting:
             waiting.cancel()
 
@@ -299,6 +321,9 @@ class MemberChannel:
         return None
 
     async def _pause(self, call: PendingCall) -> str:
+        if self.is_cancelled:
+            # Code that has caught its cancellation, or that runs behind its end.
+            raise asyncio.CancelledError
         self.pending.append(call)
         self.paused.set()
         waiting: asyncio.Future[str] = self._loop.create_future()
@@ -317,7 +342,7 @@ class MemberChannel:
         try:
             found = function()
             result = _text(await found if inspect.isawaitable(found) else found)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failed = error.message if isinstance(error, ToolError) else "error: the tool failed"
             state.sink.emit(ToolFailed(call.id, call.name, failed, time.monotonic() - began))
             self._record(call, failed)
@@ -415,4 +440,4 @@ def _same(one: str, other: str) -> bool:
 
 
 def _text(result: object) -> str:
-    return result if isinstance(result, str) else _json(result)
+    return checked_text(result) if isinstance(result, str) else _json(result)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -148,13 +147,21 @@ class MemberLoop:
         messages = messages_for("", (), context.items, ())
         events = self._member.run(messages, context)
         try:
-            async for event in events:
+            async for yielded in events:
+                if channel.is_cancelled:
+                    # It has caught its cancellation.
+                    break
+                event = channel.checked(yielded)
                 if isinstance(event, HandOver):
                     return event
                 channel.handle(event)
                 if channel.is_stopped:
                     break
                 await channel.ready(event)
+        except SystemExit:
+            # It would end the event loop, and with it the server.
+            logger.exception("member failed", extra={"agent": self.agent.name})
+            raise MemberFailed(self.agent.name) from None
         finally:
             # Not every iterator is a generator with ``aclose``.
             close = getattr(events, "aclose", None)
@@ -174,14 +181,15 @@ class MemberLoop:
                 await channel.settle()
         finally:
             paused.cancel()
+            channel.cancel()
             if not task.done():
                 await self._stop(task)
             channel.stop()
         channel.release()
         if channel.pending:
             if task.done() and not task.cancelled():
-                with suppress(Exception):
-                    task.result()
+                # The turn ends with the calls, whatever the code does then.
+                task.exception()
             return None
         return self._result(task)
 
@@ -193,7 +201,7 @@ class MemberLoop:
         except asyncio.CancelledError:
             # A CancelledError that a library raised by itself must not look like a cancelled turn.
             logger.warning("member cancelled itself", extra={"agent": self.agent.name})
-        except Exception:
+        except BaseException:
             logger.exception("member failed", extra={"agent": self.agent.name})
         raise MemberFailed(self.agent.name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from proxy.errors import ConfigurationError
@@ -43,16 +44,37 @@ class FunctionMember:
         if inspect.isawaitable(found):
             found = await found
         if isinstance(found, AsyncIterator):
-            async for event in found:
-                yield event
+            async with _closing(found):
+                async for event in found:
+                    yield event
         elif isinstance(found, Iterator):
-            while (event := await self._threads.run(functools.partial(next, found, _END))) is not _END:
-                yield event
+            try:
+                while (event := await self._threads.run(functools.partial(next, found, _END))) is not _END:
+                    yield event
+            finally:
+                await self._close(found)
         elif found is not None:
             yield found
 
+    async def _close(self, found: Iterator[Any]) -> None:
+        """Close a generator in a thread, where its code runs. If it is still running, it ends by itself."""
+        close = getattr(found, "close", None)
+        if close is not None and not getattr(found, "gi_running", False):
+            await self._threads.run(close)
+
     async def close(self) -> None:
         """Nothing is held."""
+
+
+@asynccontextmanager
+async def _closing(found: AsyncIterator[Any]) -> AsyncIterator[None]:
+    """Close an iterator at the end, if it is a generator."""
+    try:
+        yield
+    finally:
+        close = getattr(found, "aclose", None)
+        if close is not None:
+            await close()
 
 
 class ObjectMember:

@@ -231,11 +231,11 @@ class _Events:
             case "tool_called" if _member_of(raw, "name") not in self._external:
                 agent = item.agent.name if item.agent.name != self._root else ""
                 arguments = _member_of(raw, "arguments") or "{}"
-                return [
-                    ToolBegan(_member_of(raw, "call_id"), _member_of(raw, "name") or "tool", arguments, agent)
-                ]
+                # Tools of the provider, such as a web search, have a type instead of a name.
+                name = _member_of(raw, "name") or _member_of(raw, "type") or "tool"
+                return [ToolBegan(_call_id_of(raw), name, json_text(arguments), agent)]
             case "tool_output":
-                return [ToolEnded(_member_of(raw, "call_id"), str(item.output))]
+                return [ToolEnded(_call_id_of(raw), str(item.output))]
             case "handoff_occured":
                 self._active = item.target_agent.name
                 return [*self._agents.hand_over(item.source_agent.name, self._active)]
@@ -245,6 +245,10 @@ class _Events:
 
 def _member_of(raw: Any, name: str) -> Any:
     return raw.get(name) if isinstance(raw, dict) else getattr(raw, name, None)
+
+
+def _call_id_of(raw: Any) -> str:
+    return _member_of(raw, "call_id") or _member_of(raw, "id") or ""
 
 
 def _deltas(data: Any) -> list[str | MemberEvent]:
