@@ -55,6 +55,8 @@ from proxy.turns.turn import RUN_UNKNOWN, ApprovedCallLog, ContinuationCall
 logger = logging.getLogger(__name__)
 
 _NOT_ENDED = "the turn ended before the tool did"
+_EVENT_BYTES = 256
+"""What an event without text counts for the maximum size of an answer."""
 _SLICE = 0.01
 """Seconds that a member may run before other tasks do. Code that never waits would block the event loop."""
 _ROUNDS = 20
@@ -110,10 +112,15 @@ class MemberChannel:
     # --- members.port.Channel ---
 
     def report(self, text: str) -> None:
-        """Report progress, from any thread."""
+        """Report progress, from any thread.
+
+        Raises:
+            AgentFailed: The member has reported too much.
+        """
         line = " ".join(text.split())
         if not line or self.is_cancelled:
             return
+        self._count(len(line.encode(errors="replace")) + _EVENT_BYTES)
         event = ReasoningDelta(f"{checked_text(line)}\n")
         if threading.get_ident() == self._thread:
             self._emit(event)
@@ -234,19 +241,21 @@ class MemberChannel:
         match event:
             case Text():
                 if event.text:
-                    self._count_answer(event.text)
+                    self._count(len(event.text.encode()))
                     self._emit(TextDelta(event.text))
             case Reasoning():
                 if event.text:
-                    self._count_answer(event.text)
+                    self._count(len(event.text.encode()))
                     self._emit(ReasoningDelta(event.text))
             case ToolBegan():
                 self._tool_began(event)
             case ToolEnded():
                 self._tool_ended(event)
             case TeamEvent():
+                self._count()
                 self._team_event(event.event)
             case ModelUsed():
+                self._count()
                 self._model_used(event)
             case Unused():
                 self._unused(event.names)
@@ -372,8 +381,8 @@ class MemberChannel:
                         return call
         return None
 
-    def _count_answer(self, text: str) -> None:
-        self._answer_bytes += len(text.encode(errors="replace"))
+    def _count(self, size: int = _EVENT_BYTES) -> None:
+        self._answer_bytes += size
         if self._answer_bytes > self._state.max_answer_bytes:
             raise AgentFailed(f"The answer of the agent '{self._agent.name}' exceeds the size limit.")
 

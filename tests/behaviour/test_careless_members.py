@@ -1,4 +1,4 @@
-"""Members with mistakes: each is a typed error of its turn, and nothing of it reaches another one."""
+"""Members with errors in their code: each is a typed error of its turn, and nothing of it reaches another one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MEMBERS = (
     "yields", "reports", "raises", "raises_in_thread", "exits_approved", "fails_at_the_end", "continues", "calls_later",
-    "closes", "invalid_data",
+    "closes", "invalid_data", "never_ends",
 )  # fmt: skip
 TEAM = """\
   {name}:
@@ -125,6 +125,14 @@ async def test_a_handover_that_fails_is_a_typed_error(
 
     assert error.code == code
     assert not [record for record in caplog.records if "never retrieved" in record.message]
+
+
+@pytest.mark.parametrize("kind", ["reports", "uses", "inner agents"])
+async def test_events_without_end_are_a_typed_error(kind: str, caller: Caller) -> None:
+    error = await failed(caller, "never_ends", kind)
+
+    assert error.code == "agent_error"
+    assert error.body["message"] == "The answer of the agent 'never_ends' exceeds the size limit."  # type: ignore[index]
 
 
 async def test_what_a_member_does_after_its_call_does_not_count(caller: Caller) -> None:

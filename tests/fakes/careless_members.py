@@ -1,4 +1,4 @@
-"""Members with the mistakes that operators make. The text of the message names the case."""
+"""Members with errors that operators make. The text of the message names the case."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ later: list[str] = []
 
 
 async def yields(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[Any]:
-    """Yield a value that is no event, or text that is not clean."""
+    """Yield a value that is not an event, or text that is not clean."""
     yield "ok "
     yield ODD[context.text][0] if context.text in ODD else INVALID[context.text]
 
@@ -126,7 +126,7 @@ async def fails_at_the_end(messages: Sequence[Message], context: MemberContext) 
 
 
 async def continues(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[Any]:
-    """Catch the cancellation of a call, and go on."""
+    """Catch the cancellation of a call, and continue."""
     for number in range(2):
         try:
             yield await context.call_tool("weather", {"city": "Bonn"})
@@ -167,3 +167,17 @@ def closes(messages: Sequence[Message], context: MemberContext) -> Iterator[str]
 async def invalid_data(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[Any]:
     """Hand over with data that is not JSON."""
     yield HandOver("desk", input={"order": object()})
+
+
+async def never_ends(messages: Sequence[Message], context: MemberContext) -> AsyncIterator[Any]:
+    """Report, or yield events without text, for ever."""
+    event: Any = {
+        "uses": ModelUsed("m", Usage()),
+        "inner agents": TeamEvent(MemberTeamEvent("a", AgentSpeaking("a"))),
+    }.get(context.text)
+    while True:
+        if event is None:
+            context.report("looking " * 100)
+            await asyncio.sleep(0)
+        else:
+            yield event

@@ -30,6 +30,7 @@ from a2a.utils.errors import A2AError
 
 from proxy.errors import MemberFailed
 from proxy.members.adapters.a2a_answer import AnswerOfAgent
+from proxy.members.adapters.bounded_transport import BoundedTransport
 from proxy.members.adapters.common import Attachment, FrameworkMember, attachments_of, items_since, spoken
 from proxy.members.port import MemberContext, MemberEvent, Sees
 from proxy.messages import UserMessage, text_of
@@ -38,6 +39,7 @@ from proxy.tracing import add_trace_headers
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0
+CARD_TIMEOUT = 10.0
 CANCEL_TIMEOUT = 0.8
 """Seconds to cancel a task whose turn was cancelled."""
 POLL_DELAYS = 0.1, 2.0
@@ -70,6 +72,9 @@ class A2AMember(FrameworkMember):
         finally:
             if answer.is_running:
                 await _cancel(client, answer.task_id)
+        if not answer.has_ended:
+            logger.warning("the answer of the agent has no end", extra={"agent": context.agent})
+            raise MemberFailed(context.agent)
         context.state = answer.state
         if answer.hand_over is not None:
             yield answer.hand_over
@@ -87,10 +92,13 @@ class A2AMember(FrameworkMember):
                     self._http = httpx.AsyncClient(
                         headers=self._headers,
                         timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
+                        transport=BoundedTransport(trust_env=False),
                         trust_env=False,
                         event_hooks={"request": [add_trace_headers]},
                     )
-                card = await A2ACardResolver(self._http, self._url).get_agent_card()
+                # Other turns wait for the card too.
+                async with asyncio.timeout(CARD_TIMEOUT):
+                    card = await A2ACardResolver(self._http, self._url).get_agent_card()
                 served = [one for one in card.supported_interfaces if _origin(one.url) == _origin(self._url)]
                 if not served:
                     logger.warning("the card has no address at its own server", extra={"agent": agent})

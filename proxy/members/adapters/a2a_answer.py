@@ -39,6 +39,8 @@ class AnswerOfAgent:
         self._artifacts: dict[str, str] = {}
         """Text of artifacts by id, as far as it was read."""
         self._messages: set[str] = set()
+        self._has_message = False
+        """Whether the agent answered with a message instead of a task."""
         self.has_begun = False
         self.hand_over: HandOver | None = None
 
@@ -49,8 +51,15 @@ class AnswerOfAgent:
 
     @property
     def is_running(self) -> bool:
-        """Whether the task still works."""
-        return bool(self.task_id) and self._status in _RUNS
+        """Whether the task still works, as far as is known."""
+        is_unknown = self._status == TaskState.TASK_STATE_UNSPECIFIED and not self._has_message
+        return bool(self.task_id) and (self._status in _RUNS or is_unknown)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the answer is complete: a message, or a task that has ended or waits."""
+        is_over = self._status in _WAITS or self._status == TaskState.TASK_STATE_COMPLETED
+        return self._has_message or is_over or self.hand_over is not None
 
     @property
     def state(self) -> dict[str, Any]:
@@ -77,6 +86,7 @@ class AnswerOfAgent:
         self.has_begun = True
         match response.WhichOneof("payload"):
             case "message":
+                self._has_message = True
                 return self._message(response.message)
             case "artifact_update":
                 update = response.artifact_update
@@ -145,10 +155,14 @@ class AnswerOfAgent:
         return []
 
     def _set(self, state: int) -> None:
+        if self._status == TaskState.TASK_STATE_COMPLETED:
+            # Final: https://a2a-protocol.org/latest/specification, section 4.1.3.
+            return
         self._status = state
-        if state in _FAILED:
-            # Its message can have internals of the agent.
-            logger.warning("task failed", extra={"agent": self.agent, "state": TaskState.Name(state)})
+        if state not in _RUNS | _WAITS and state != TaskState.TASK_STATE_COMPLETED:
+            # Its message can have internals of the agent. States of later versions have no name here.
+            name = TaskState.Name(state) if state in _FAILED else str(state)
+            logger.warning("task failed", extra={"agent": self.agent, "state": name})
             raise MemberFailed(self.agent)
 
     def _text(self, parts: Any, metadata: Any) -> list[str | MemberEvent]:
@@ -159,7 +173,9 @@ class AnswerOfAgent:
 
     def _take_handoff(self, metadata: Any) -> None:
         wanted = MessageToDict(metadata).get(HANDOFF) if HANDOFF in metadata else None
-        if isinstance(wanted, dict) and wanted.get("to") in self._context.handoffs:
+        if not isinstance(wanted, dict) or not isinstance(wanted.get("to"), str):
+            return
+        if wanted["to"] in self._context.handoffs:
             data = wanted.get("input")
             self.hand_over = HandOver(
                 wanted["to"], str(wanted.get("reason") or ""), data if isinstance(data, dict) else None
