@@ -13,7 +13,7 @@ import pytest
 
 from tests.behaviour.chat_client import WEATHER, Caller, assistant, result, user
 from tests.fakes.providers.windowed import WindowedProvider, calls_of, prompt_text, says
-from tests.fakes.upstream import FakeUpstream
+from tests.fakes.upstream import FakeUpstream, Reply, error, hang, text
 from tests.server import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -288,6 +288,24 @@ async def test_a_summary_that_cannot_be_written_does_not_end_the_conversation(tm
     assert "fact-1-blue" in last[1]["content"]
     assert last[2]["content"].endswith("Earlier messages of this conversation are not available.")
     assert len(messages) == 26
+
+
+@pytest.mark.parametrize("reply", [error(401), hang(), text("  ")], ids=["401", "hang", "blank"])
+async def test_a_side_model_that_fails_or_hangs_does_not_end_the_conversation(
+    reply: Reply, tmp_path: Path
+) -> None:
+    class Failing(WindowedProvider):
+        def _summary(self, body: Any) -> Reply:
+            return reply
+
+    provider = Failing(4000)
+    settings = "limits: {turn_seconds: 8}"
+    async with shop(tmp_path, provider, window=4000, settings=settings) as (served, _):
+        messages = await converse(Caller(served), 12, first="fact-1-blue")
+
+    assert provider.summaries
+    assert "fact-1-blue" in provider.accepted[-1]["messages"][1]["content"]
+    assert len(messages) == 24
 
 
 async def test_a_side_model_with_a_small_window_summarises_in_pieces(tmp_path: Path) -> None:

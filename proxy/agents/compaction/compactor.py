@@ -174,7 +174,9 @@ class Compactor:
             return ""
         began = time.monotonic()
         maximum = summary_tokens(agent.window.tokens or _DEFAULT_WINDOW)
-        summary = await self._writer.write(before, "", max_tokens=maximum, agent=agent.name)
+        summary = await self._writer.write(
+            before, "", max_tokens=maximum, agent=agent.name, turn_seconds=state.limits.turn_seconds
+        )
         state.add_tokens(sum(call.usage.completion for call in summary.calls if call.usage))
         if summary.text:
             tokens = items_tokens(before)
@@ -229,7 +231,13 @@ class Compactor:
         method: CompactionMethod = "summarised" if plan.covered or plan.summary else "shortened"
         if plan.covered:
             maximum = summary_tokens(limit)
-            summary = await self._writer.write(plan.covered, old, max_tokens=maximum, agent=agent.name)
+            summary = await self._writer.write(
+                plan.covered,
+                old,
+                max_tokens=maximum,
+                agent=agent.name,
+                turn_seconds=state.limits.turn_seconds,
+            )
             state.add_tokens(sum(call.usage.completion for call in summary.calls if call.usage))
             if not summary.text:
                 if not may_drop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import OrderedDict
@@ -50,6 +51,10 @@ _LEAST_PIECE = 1_000
 _MAX_PIECES = 40
 _MAX_ENTRIES = 256
 _CHARACTERS_PER_WORD = 6
+_MAX_SECONDS = 300.0
+"""Of all calls for a summary."""
+_TURN_SHARE = 0.25
+"""Part of the time of a turn: there can be two summaries, and the answer needs time too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +104,31 @@ class SummaryWriter:
         return self._model.name
 
     async def write(
-        self, items: Sequence[Item], existing: str, *, max_tokens: int, agent: str
+        self,
+        items: Sequence[Item],
+        existing: str,
+        *,
+        max_tokens: int,
+        agent: str,
+        turn_seconds: float | None = None,
     ) -> ContextSummary:
         """Return a summary of the items and the existing summary; its text is empty if the model failed.
 
-        Long texts are summarised piece by piece. ``agent`` is the agent to which the model calls are attributed.
+        Long texts are summarised piece by piece. ``agent`` is the agent to which the model calls are attributed, and
+        ``turn_seconds`` the time limit of the turn, of which a part is left for the answer.
         """
         calls: list[ModelCalled] = []
+        limit = _MAX_SECONDS if turn_seconds is None else min(turn_seconds * _TURN_SHARE, _MAX_SECONDS)
+        try:
+            async with asyncio.timeout(limit):
+                return await self._write(items, existing, max_tokens, agent, calls)
+        except TimeoutError:
+            logger.warning("summary failed", extra={"team": self._team, "outcome": "timeout"})
+            return ContextSummary("", tuple(calls))
+
+    async def _write(
+        self, items: Sequence[Item], existing: str, max_tokens: int, agent: str, calls: list[ModelCalled]
+    ) -> ContextSummary:
         limit = max_tokens * BYTES_PER_TOKEN
         piece_bytes = self._piece_bytes()
         for _ in range(4):
@@ -113,6 +136,9 @@ class SummaryWriter:
                 text = existing
                 for piece in pieces(items, piece_bytes):
                     text = await self._call(text, piece, limit, agent, calls)
+                    if not text:
+                        # A summary of the other pieces alone would be without the earlier ones.
+                        break
             except ContextLengthExceeded as failure:
                 self._window.learn(failure, estimate=piece_bytes // BYTES_PER_TOKEN)
                 piece_bytes = min(piece_bytes // 2, self._piece_bytes())
