@@ -5,11 +5,36 @@ from __future__ import annotations
 import gc
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.abc import Loader
+from types import ModuleType
+from typing import Any
 
-RARELY_USED = ("PIL.Image", "google.protobuf.any_pb2")
-"""autogen-core imports both: for images in messages, and for messages between processes. 5 MB of memory."""
+RARELY_USED = ("PIL.Image", "google.protobuf.any_pb2", "html", "idna")
+"""autogen-core imports the first two, for images in messages and for messages between processes: 5 MB of memory.
+Starlette imports ``html`` for pages with tracebacks, and yarl ``idna`` for host names that are not ASCII: 0.7 MB."""
+
+
+class _PostponedModule(ModuleType):
+    """A module that is loaded when an attribute is read.
+
+    ``importlib.util.LazyLoader`` loads it at the next ``import`` (up to Python 3.11), which reads ``__spec__``.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        with _loading:
+            loader: Loader | None = self.__dict__.pop(_LOADER, None)
+            if loader is not None:
+                loader.exec_module(self)
+        if name in self.__dict__:
+            return self.__dict__[name]
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+_LOADER = "__postponed_loader__"
+_loading = threading.RLock()
 
 
 def postpone(names: tuple[str, ...] = RARELY_USED) -> None:
@@ -23,12 +48,13 @@ def postpone(names: tuple[str, ...] = RARELY_USED) -> None:
             continue
         if spec is None or spec.loader is None:
             continue
-        parent, _, child = name.rpartition(".")
-        spec.loader = loader = importlib.util.LazyLoader(spec.loader)
-        module = importlib.util.module_from_spec(spec)
+        module = _PostponedModule(name)
+        module.__dict__.update(vars(importlib.util.module_from_spec(spec)))
+        module.__dict__[_LOADER] = spec.loader
         sys.modules[name] = module
-        loader.exec_module(module)
-        setattr(sys.modules[parent], child, module)
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, module)
 
 
 @contextmanager
@@ -42,6 +68,7 @@ def imports_of_server() -> Iterator[None]:
     """
     from pydantic import BaseModel
 
+    postpone()
     gc.disable()
     BaseModel.model_config["defer_build"] = True
     try:
@@ -49,6 +76,8 @@ def imports_of_server() -> Iterator[None]:
             yield
         gc.collect()
         gc.freeze()
+        # The names of all files in the folders of the packages, 330 KB. They are read again if they are needed.
+        sys.path_importer_cache.clear()
     finally:
         del BaseModel.model_config["defer_build"]
         gc.enable()

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 RARELY_NEEDED = (
-    "PIL._imaging", "aiohttp", "alembic", "google.protobuf.descriptor", "jsonschema_rs", "limits", "mako", "mcp",
-    "prometheus_client", "pydantic.v1", "redis", "sqlalchemy.dialects.postgresql", "sqlalchemy.orm",
-    "websockets",
+    "PIL._imaging", "aiohttp", "alembic", "google.protobuf.descriptor", "html.entities", "idna.core", "jsonschema_rs",
+    "limits", "mako", "mcp", "prometheus_client", "pydantic.v1", "redis", "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.orm", "websockets",
 )  # fmt: skip
 
 START = """
@@ -26,9 +26,12 @@ def test_a_server_without_their_features_imports_no_large_libraries(tmp_path: Pa
 
 
 def test_a_postponed_module_is_loaded_when_it_is_used(tmp_path: Path) -> None:
-    program = "import proxy.agents.dispatch, PIL.Image; print(PIL.Image.new('L', (1, 2)).size)"
+    program = """
+import html, yarl, PIL.Image
+print(PIL.Image.new("L", (1, 2)).size, yarl.URL("http://bücher.example").raw_host, html.escape("<"))
+"""
 
-    assert _printed(program, tmp_path) == "(1, 2)"
+    assert _printed(START + program, tmp_path) == "(1, 2) xn--bcher-kva.example &lt;"
 
 
 def test_models_of_dependencies_are_completed_when_they_are_used(tmp_path: Path) -> None:

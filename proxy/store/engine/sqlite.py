@@ -127,7 +127,7 @@ class _Session:
 
 
 class _Threads:
-    """Threads with one connection each that run jobs from a shared FIFO queue."""
+    """Up to ``count`` threads with one connection each that run jobs from a shared FIFO queue."""
 
     def __init__(
         self,
@@ -143,19 +143,27 @@ class _Threads:
         self._begin = begin
         self._file = file
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name} {number}", daemon=True)
-            for number in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._name = name
+        self._count = count
+        self._threads: list[threading.Thread] = []
+        self._unfinished = 0
+        """Jobs that wait or run; used in the event loop only."""
 
     async def run(self, work: Callable[[Connection], R], pragma: str | None = None) -> R:
         """Run the work in a thread, after setting the pragma; cancellation does not stop a job that has started."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         self._jobs.put((work, pragma, future, loop))
+        self._unfinished += 1
+        if self._unfinished > len(self._threads) < self._count:
+            self._start_thread()
         return await future
+
+    def _start_thread(self) -> None:
+        name = f"{self._name} {len(self._threads)}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     async def close(self) -> None:
         """Finish the queued jobs and close the connections."""
@@ -196,7 +204,7 @@ class _Threads:
                 session = None
         # The loop is closed when the program did not wait for its work.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(_settle, future, result, error)
+            loop.call_soon_threadsafe(self._settle, future, result, error)
         return session
 
     def _connect(self) -> _Session:
@@ -219,6 +227,16 @@ class _Threads:
             raise
         return result
 
+    def _settle(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+        # Here and not where the job is waited for: one whose waiter was cancelled still occupies its thread.
+        self._unfinished -= 1
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
     def _check_committed(self, session: _Session) -> None:
         """Raise ``Unavailable`` if what was just committed is in a file that the path does not lead to."""
         self._file.check()
@@ -234,12 +252,3 @@ class _Threads:
 def _is_stuck(session: _Session) -> bool:
     """Whether the transaction could not even be rolled back."""
     return session.connection.closed or bool(session.driver.in_transaction)
-
-
-def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
