@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from proxy.connection_state import ConnectionEvent
 from proxy.http_head import RawHeaders
-from proxy.routes.server_extensions import BODY_WRITER, DISCONNECT, REQUEST_BODY, Disconnect
+from proxy.routes.server_extensions import BODY_FOLLOWS, BODY_WRITER, DISCONNECT, REQUEST_BODY, Disconnect
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -58,6 +58,7 @@ class HttpExchange:
         "_connection",
         "_default_headers",
         "_flow",
+        "_held_head",
         "_is_body_taken",
         "_is_chunked",
         "_is_head",
@@ -110,6 +111,8 @@ class HttpExchange:
         self._is_chunked = False
         self._left = 0
         """The rest of the announced length of the response."""
+        self._held_head = b""
+        """The head of a response whose body follows."""
         scope["extensions"] = {DISCONNECT: self.disconnect, BODY_WRITER: self, REQUEST_BODY: self}
 
     # --- of the protocol ---
@@ -244,7 +247,12 @@ class HttpExchange:
         self.response_started = True
         self.waiting_for_100_continue = False
         self._is_chunked = is_chunked
-        self._transport.write(b"%b%b\r\n" % (STATUS_LINE[status], lines))
+        head = b"%b%b\r\n" % (STATUS_LINE[status], lines)
+        if not self._is_head and (self._left > 0 or message.get(BODY_FOLLOWS)):
+            # One write less: a system call, and for the client a second read.
+            self._held_head = head
+        else:
+            self._transport.write(head)
 
     def _may_not_read_body(self) -> bool:
         """Whether a response that starts before the body is read has to close the connection.
@@ -256,22 +264,22 @@ class HttpExchange:
         return self.waiting_for_100_continue or announced is None or announced > MAX_DISCARDED_BYTES
 
     def _write_body(self, message: Message) -> None:
-        body: bytes = message.get("body", b"")
+        data: bytes = message.get("body", b"")
         is_last = not message.get("more_body", False)
         if self._is_head:
-            self._left = 0
+            self._left, data = 0, b""
         elif self._is_chunked:
-            data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
             if is_last:
                 data += b"0\r\n\r\n"
-            if data:
-                self._transport.write(data)
-        else:
-            if self._left != _UNTIL_CLOSED:
-                self._left -= len(body)
-                if self._left < 0:
-                    raise RuntimeError("Response content longer than Content-Length")
-            self._transport.write(body)
+        elif self._left != _UNTIL_CLOSED:
+            self._left -= len(data)
+            if self._left < 0:
+                raise RuntimeError("Response content longer than Content-Length")
+        if self._held_head:
+            data, self._held_head = self._held_head + data, b""
+        if data:
+            self._transport.write(data)
         if is_last:
             self._complete()
 
@@ -291,7 +299,7 @@ class HttpExchange:
     def is_ready(self) -> bool:
         """Implement ``BodyWriter``."""
         return self._is_chunked and not (
-            self._flow.write_paused or self.disconnected or self.response_complete
+            self._flow.write_paused or self.disconnected or self.response_complete or self._held_head
         )
 
     def write(self, body: bytes) -> None:

@@ -65,6 +65,8 @@ def authorization_of(scope: Scope) -> str | None:
     """
     headers = headers_of(scope)
     header = headers.get("authorization")
+    if header is not None and header[:7] == "Bearer ":
+        return header
     if header is None or header[:7].lower() != "bearer ":
         # ``Authorization`` with another scheme is for a reverse proxy.
         api_key = first_of(headers, KEY_HEADERS)

@@ -15,6 +15,10 @@ BODY_WRITER = "handoff_proxy.body_writer"
 REQUEST_BODY = "handoff_proxy.request_body"
 """The ``RequestBody`` of the request. Middleware that changes bodies removes it."""
 
+BODY_FOLLOWS = "handoff_proxy.body_follows"
+"""True in the message that starts a response if the next message, with a part of the body, is sent at once. The head is
+then written with it, as that of a response with a length. Other servers ignore it."""
+
 
 class Disconnect:
     """Whether the client of one request has disconnected."""

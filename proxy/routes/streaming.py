@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from proxy.events import ContextCompacted, Entry, Failed, ModelCalled, ParametersIgnored, Started, is_closing
 from proxy.routes.error_response import answer_of
 from proxy.routes.request_body import ClientDisconnected
-from proxy.routes.server_extensions import BODY_WRITER, DISCONNECT, BodyWriter, Disconnect
+from proxy.routes.server_extensions import BODY_FOLLOWS, BODY_WRITER, DISCONNECT, BodyWriter, Disconnect
 from proxy.turns.live import LiveTurn
 from proxy.turns.log_reader import EventLogReader, Take
 from proxy.wire.chat.response_models import encode
@@ -237,11 +237,12 @@ async def stream(
                 await answer_of(to_problem(failure), headers)(connection.scope, connection.receive, send)
                 return True
             headers = with_ignored(headers, entries, parameters or {})
-            await send({"type": "http.response.start", "status": 200, "headers": headers + framing.headers})
+            body = b"".join(map(encoder.encode, entries))
+            start = {"type": "http.response.start", "status": 200, "headers": headers + framing.headers}
+            await send({**start, BODY_FOLLOWS: bool(body) and not framing.separator})
             take = _direct_writer(encoder, connection, monitor) if not framing.separator else None
             while True:
                 is_last = bool(entries) and is_closing(entries[-1].event)
-                body = b"".join(map(encoder.encode, entries))
                 if framing.separator:
                     *before, body = _frames(body, framing.separator)
                     await _send_apart(before, monitor, send)
@@ -255,6 +256,7 @@ async def stream(
                 entries = () if monitor.is_disconnected() else await reader.next(take)
                 if monitor.is_disconnected():
                     return False
+                body = b"".join(map(encoder.encode, entries))
 
 
 def _direct_writer(encoder: Encoder, connection: ClientConnection, monitor: ClientMonitor) -> Take | None:

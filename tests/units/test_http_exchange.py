@@ -9,18 +9,22 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from proxy.http_exchange import HttpExchange, header_lines
-from proxy.routes.server_extensions import BODY_WRITER, DISCONNECT, REQUEST_BODY
+from proxy.routes.server_extensions import BODY_FOLLOWS, BODY_WRITER, DISCONNECT, REQUEST_BODY
 
 
 class FakeTransport:
     """Records what is written."""
 
     def __init__(self) -> None:
-        self.written = b""
+        self.writes: list[bytes] = []
         self.is_reading = True
 
+    @property
+    def written(self) -> bytes:
+        return b"".join(self.writes)
+
     def write(self, data: bytes) -> None:
-        self.written += data
+        self.writes.append(data)
 
     def is_closing(self) -> bool:
         return False
@@ -164,6 +168,57 @@ async def test_a_response_with_a_length_is_written_as_it_is() -> None:
         b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 5\r\nx-a: b\r\n\r\nhello"
     )
     assert (connection.completed, connection.closed) == (1, 0)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ndate: today\r\n"
+
+
+async def test_the_head_of_a_response_with_a_length_is_written_with_the_body() -> None:
+    connection = FakeConnection()
+    exchange, _ = exchange_of(connection)
+    exchange.end_body()
+
+    await exchange.send(head((b"content-length", b"5")))
+    assert connection.fake.writes == []
+    await exchange.send(body(b"hello"))
+
+    assert connection.fake.writes == [HEAD + b"content-length: 5\r\n\r\nhello"]
+
+
+async def test_the_head_of_a_stream_is_written_with_the_first_part_if_that_follows_at_once() -> None:
+    connection = FakeConnection()
+    exchange, scope = exchange_of(connection)
+    exchange.end_body()
+    chunked = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+
+    await exchange.send({**head(), BODY_FOLLOWS: True})
+    assert not scope["extensions"][BODY_WRITER].is_ready
+    await exchange.send(body(b"one", more=True))
+    await exchange.send(body())
+
+    assert connection.fake.writes == [chunked + b"3\r\none\r\n", b"0\r\n\r\n"]
+
+
+@pytest.mark.parametrize("follows", [{BODY_FOLLOWS: False}, {}], ids=["no", "unknown"])
+async def test_the_head_of_a_stream_is_written_at_once(follows: dict[str, bool]) -> None:
+    connection = FakeConnection()
+    exchange, _ = exchange_of(connection)
+
+    await exchange.send({**head(), **follows})
+
+    assert connection.fake.written.startswith(HEAD)
+
+
+async def test_the_head_of_a_response_to_head_is_written_at_once() -> None:
+    connection = FakeConnection()
+    exchange, _ = exchange_of(connection, method="HEAD")
+    exchange.end_body()
+
+    await exchange.send(head((b"content-length", b"5")))
+    await exchange.send(body(b"hello"))
+
+    assert connection.fake.writes == [HEAD + b"content-length: 5\r\n\r\n"]
+    assert connection.completed == 1
 
 
 async def test_a_response_without_a_length_is_chunked_and_can_be_written_directly() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.request_id import REQUEST_ID
+from proxy.routes.request_body import headers_of
 from proxy.tracing import accept_trace_context
 
 logger = logging.getLogger("proxy.requests")
@@ -46,7 +47,9 @@ class RequestContext:
             return
         request_id = f"req_{os.urandom(16).hex()}"
         facts: dict[str, object] = {"request_id": request_id}
-        if client_id := _client_request_id(scope):
+        client_id = headers_of(scope).get("x-client-request-id")
+        # The form that the official API accepts.
+        if client_id and len(client_id) <= 512 and client_id.isascii() and client_id.isprintable():
             facts["client_request_id"] = client_id
         scope.setdefault("state", {})["facts"] = facts
         scope["state"]["request_id"] = request_id
@@ -109,12 +112,3 @@ def _record(level: int, fields: dict[str, object]) -> logging.LogRecord:
         **fields,
     }
     return record
-
-
-def _client_request_id(scope: Scope) -> str | None:
-    """Return ``X-Client-Request-Id`` if it has the form that the official API accepts."""
-    for name, value in scope["headers"]:
-        if name == b"x-client-request-id" and len(value) <= 512 and value.isascii():
-            client_id: str = value.decode("ascii")
-            return client_id if client_id.isprintable() else None
-    return None

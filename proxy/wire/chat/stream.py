@@ -107,11 +107,14 @@ class ChunkEncoder:
                 return b"data: %b%b%b" % (self._text_head, text, self._text_tail)
             return b"id: %d\ndata: %b%b%b" % (entry.position, self._text_head, text, self._text_tail)
         frames = self._frames(event)
+        if not frames:
+            return b""
         written = [
             sse.frame(data, entry.position, part) if self._has_ids else sse.data_frame(data)
             for part, data in enumerate(frames)
             if (entry.position, part) > self._after
         ]
+        # All of them have frames.
         if isinstance(event, Completed | Failed | Cancelled):
             written.append(sse.DONE)
         return b"".join(written)
@@ -138,8 +141,8 @@ class ChunkEncoder:
     def _frames(self, event: Event) -> list[bytes]:
         note = self._extension.encode(event) if self._extension is not None else None
         # After another status the next text delta is preceded by one that names the active agent.
-        is_interrupted = isinstance(event, Handoff) or (note is not None and note.status is not None)
-        self._is_flowing = isinstance(event, TextDelta) or (self._is_flowing and not is_interrupted)
+        is_interrupted = type(event) is Handoff or (note is not None and note.status is not None)
+        self._is_flowing = type(event) is TextDelta or (self._is_flowing and not is_interrupted)
         if note is None:
             return self._answer(event)
         role = self._role(content="" if isinstance(event, TextDelta) else None)
@@ -147,9 +150,17 @@ class ChunkEncoder:
 
     def _answer(self, event: Event) -> list[bytes]:
         """Return the frames of an event that are part of the OpenAI API."""
+        # The most frequent events first.
         match event:
             case TextDelta():
                 return [*self._role(content=""), self._text(event)]
+            case ModelCalled() | Handoff():
+                self._joints.pause()
+            case Started() | ReasoningDelta() | AgentSpeaking():
+                pass
+            case Completed():
+                reason = finish_reason_for(event.finish_reason, self._options)
+                return [*self._role(content=""), *self._close_call(), *self._end(reason, event)]
             case RefusalDelta():
                 self._refused = True
                 return [*self._role(content=None, refusal=""), self._refusal(event)]
@@ -157,25 +168,17 @@ class ChunkEncoder:
                 return [*self._role(content=None), *self._close_call(), *self._call(event)]
             case ClientToolArguments():
                 return self._arguments(event)
-            case ModelCalled() | Handoff():
-                self._joints.pause()
             case ToolStarted() | DelegateEvent() | MemberTeamEvent():
                 self._ran_tools += started_tools(event)
             case (
-                Started()
-                | ParametersIgnored()
+                ParametersIgnored()
                 | ContextCompacted()
-                | ReasoningDelta()
                 | ToolCompleted()
                 | ToolFailed()
                 | ApprovalRequested()
                 | ApprovalDecided()
-                | AgentSpeaking()
             ):
                 pass
-            case Completed():
-                reason = finish_reason_for(event.finish_reason, self._options)
-                return [*self._role(content=""), *self._close_call(), *self._end(reason, event)]
             case Failed():
                 return [envelope(stream_error(event))]
             case Cancelled():
