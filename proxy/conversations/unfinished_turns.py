@@ -74,9 +74,12 @@ async def find_repetition(
     team = query.team
     if not query.new_messages or not (team.has_effects if conversation_id is None else team.has_tools):
         return None
-    if chain and not chain[-1].is_complete and _repeats(chain[-1], query):
+    if chain and _repeats(chain[-1], query):
         record = await query.turns.turn(query.request.caller, chain[-1].id)
-        return _continuation(record)
+        if not chain[-1].is_complete:
+            return _continuation(record)
+        if record is not None and _is_unread(record) and _has_same_body(query, record):
+            return Repetition(record.id)
     if chain and chain[-1].is_head and query.request.is_stored:
         # An unfinished turn behind the head would be the head itself. This saves most conversations a query.
         return None
@@ -95,8 +98,10 @@ async def find_repetition(
         is_left = is_unattended(match.cancel_at, match.reader_until, query.now)
         return RunningMatch(match.id) if is_left or conversation_id is None else None
     if match.status == "completed":
-        is_unread = match.left_at is not None and _has_same_body(query, match)
-        return Repetition(match.id) if is_unread and match.ran_effects else None
+        if not _is_unread(match):
+            return None
+        if _has_same_body(query, match):
+            return Repetition(match.id)
     return _continuation(await query.turns.turn(query.request.caller, match.id))
 
 
@@ -162,7 +167,12 @@ def _repeats(turn: ChainTurn, query: ResolverQuery) -> bool:
     return bool(wanted) and wanted == [(type(m), user_text(text_of(m))) for m in query.messages]
 
 
-def _has_same_body(query: ResolverQuery, match: InputMatch) -> bool:
+def _is_unread(turn: InputMatch | TurnRecord) -> bool:
+    """Whether no client got the answer of a completed turn that ran a tool with effects."""
+    return turn.left_at is not None and turn.ran_effects
+
+
+def _has_same_body(query: ResolverQuery, match: InputMatch | TurnRecord) -> bool:
     digest = query.request.body_digest
     return digest is not None and match.body_digest == digest
 
@@ -170,10 +180,17 @@ def _has_same_body(query: ResolverQuery, match: InputMatch) -> bool:
 def _is_same_request(query: ResolverQuery, match: InputMatch) -> bool:
     """Whether a request that begins a conversation repeats the beginning of another one.
 
-    Different people can begin with the same words, so only a turn that ran a tool with effects is repeated.
+    Different people can begin with the same words, so only a turn that ran a tool with effects is repeated, or one
+    that continues without a client and can run one.
     """
+    is_detached = (
+        match.status == "running"
+        and match.left_at is not None
+        and match.cancel_at is None
+        and (match.reader_until is None or match.reader_until < query.now)
+    )
     return (
-        match.ran_effects
+        (match.ran_effects or is_detached)
         and match.parent is None
         and _has_same_body(query, match)
         and query.now - match.created_at <= REPEAT_SECONDS

@@ -178,6 +178,12 @@ class ClientMonitor:
             raise ClientDisconnected from None
 
 
+def has_left(connection: ClientConnection) -> bool:
+    """Whether it is known that the client has disconnected; False for other servers, which do not report it here."""
+    disconnect: Disconnect | None = connection.scope.get("extensions", {}).get(DISCONNECT)
+    return disconnect is not None and disconnect.has_happened
+
+
 async def _report_disconnect(receive: Receive, disconnect: Disconnect) -> None:
     await wait_for_disconnect(receive)
     disconnect.happen()
@@ -251,7 +257,7 @@ async def stream(
                 elif monitor.is_quiet() and framing.ping:
                     await monitor.send(send, framing.ping)
                 if is_last:
-                    return True
+                    return not monitor.is_disconnected()
                 # A disconnect during a send does not wake the reader, so check before waiting.
                 entries = () if monitor.is_disconnected() else await reader.next(take)
                 if monitor.is_disconnected():
@@ -338,7 +344,7 @@ async def answer(
         with live.count(len(body)):
             return await _send_parts(body, connection, timeouts)
     await connection.send({"type": "http.response.body", "body": body})
-    return True
+    return not has_left(connection)
 
 
 async def _send_parts(body: bytes, connection: ClientConnection, timeouts: StreamTimeouts) -> bool:

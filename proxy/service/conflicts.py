@@ -119,14 +119,21 @@ class Conflicts:
 
         False if the turn has a client, or finishes without one.
         """
-        has_left = self._disconnected.is_unattended(record) or self._disconnected.finishes_without_client(
-            record
-        )
-        if has_left and self._repeats_effects(request, record):
+        is_detached = self._disconnected.finishes_without_client(record)
+        has_left = is_detached or self._disconnected.is_unattended(record)
+        # A turn that continues without a client can still start a tool with effects.
+        if (
+            has_left
+            and self._is_same(request, record)
+            and (is_detached or self._disconnected.ran_effects(record))
+        ):
             return self._existing.attach(record)
         return await self._disconnected.end(record)
 
     def _repeats_effects(self, request: TurnRequest, record: TurnRecord) -> bool:
         """Whether the request is the same as that of a running turn that has started a tool with effects."""
-        is_same = request.body_digest is not None and record.body_digest == request.body_digest
-        return is_same and self._disconnected.ran_effects(record)
+        return self._is_same(request, record) and self._disconnected.ran_effects(record)
+
+    @staticmethod
+    def _is_same(request: TurnRequest, record: TurnRecord) -> bool:
+        return request.body_digest is not None and record.body_digest == request.body_digest

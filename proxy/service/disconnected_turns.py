@@ -54,6 +54,11 @@ class _Watch:
         """Handle that a client returned."""
         self.owner.on_returned(self)
 
+    def missed_end(self) -> None:
+        """Store that the answer was not read, if a repetition of the request would repeat effects."""
+        if self.turn.ran_effects:
+            self.owner.withdraw_end(self.key)
+
 
 @dataclass(eq=False, slots=True)
 class _RemoteWatch:
@@ -77,6 +82,10 @@ class _RemoteWatch:
             self.has_left = False
             self.remote.resume(self.record.id)
             self.owner.announce_reader(self.record, self.live)
+
+    def missed_end(self) -> None:
+        """Store that the answer was not read."""
+        self.owner.withdraw_end(self.record.turn)
 
 
 @dataclass(slots=True)
@@ -118,6 +127,10 @@ class DisconnectedTurns:
     def withdraw_reader(self, record: TurnRecord) -> None:
         """Store that the clients here have left."""
         self._start(self._write_reader(record.turn, self.clock()), f"no reader of {record.id}")
+
+    def withdraw_end(self, turn: int) -> None:
+        """Store that no client has read the answer of a turn to its end."""
+        self._start(self._write_missed_end(turn), "answer that was not read")
 
     def _start(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -281,6 +294,12 @@ class DisconnectedTurns:
             await self.history.announce_reader(turn, until=until)
         except StoreUnavailable:
             logger.warning("failed to store the reader of a turn")
+
+    async def _write_missed_end(self, turn: int) -> None:
+        try:
+            await self.history.leave(turn, left_at=self.clock(), cancel_at=None)
+        except StoreUnavailable:
+            logger.warning("failed to store that an answer was not read")
 
     async def _has_ended(self, turn: int) -> bool:
         for _ in range(round(END_TIMEOUT / END_INTERVAL)):

@@ -45,6 +45,10 @@ class Watcher(Protocol):
         """Handle that the turn has a reader again."""
         ...
 
+    def missed_end(self) -> None:
+        """Handle that the last client left a finished turn before it had the end."""
+        ...
+
 
 class LiveTurn:
     """The log of one turn, its writer's task and its readers."""
@@ -417,9 +421,12 @@ class LiveTurn:
 
         A client whose API key is not valid any more cannot return.
         """
-        if self.has_readers or self.is_finished:
+        if self.has_readers:
             return
-        if self.watcher is not None:
+        if self.is_finished:
+            if self.watcher is not None:
+                self.watcher.missed_end()
+        elif self.watcher is not None:
             self.watcher.left(can_return=can_return)
         elif self.cancel_on_disconnect:
             self.stop("client_left")

@@ -166,7 +166,10 @@ class TurnRepository(Protocol):
         ...
 
     async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:
-        """Store that the clients of a running turn left, or with None that one returned."""
+        """Store that the clients of a running turn left, or with None that one returned.
+
+        A completed turn has been left by a client that did not get its end.
+        """
         ...
 
     async def attendance(self, turns: Sequence[int]) -> Mapping[int, Attendance]:

@@ -167,6 +167,72 @@ async def test_a_repeated_request_gets_the_turn_that_runs_without_its_client(
     assert case.runs == 1
 
 
+@pytest.mark.parametrize("worker", ["served", "other"])
+@pytest.mark.parametrize("place", [{}, FRONTEND, NAMED], ids=["no id", "frontend", "named"])
+async def test_a_repeated_request_gets_a_detached_turn_that_has_not_run_its_tool_yet(
+    case: Case, place: dict[str, str], worker: str
+) -> None:
+    headers = case.headers(place) | {"X-On-Disconnect": "detach"}
+    body = {"model": "shop", "messages": [case.ask], "stream": True}
+    refund = calls(("refund", {"order": case.order}), text="Wait.").held(case.hold, after=3)
+    case.upstream.reply(refund, text("Done.", chunks=1))
+    await read_and_cut(case.served, body, headers, shown="Wa")
+    (case.turn_id,) = case.served.services.turns.running_turns()
+    await case.left(case.turn_id, has_ended=False)
+
+    async with (
+        http(getattr(case, worker)) as client,
+        client.stream("POST", "/chat/completions", json=body, headers=headers) as response,
+    ):
+        await case.completed()
+        answer = (await response.aread()).decode()
+
+    assert response.headers["x-conversation-match"] == "same-turn"
+    assert "Done." in answer
+    assert case.runs == 1
+
+
+@pytest.mark.parametrize("is_later", [False, True], ids=["first message", "later message"])
+@pytest.mark.parametrize("place", [FRONTEND, NAMED], ids=["frontend", "named"])
+async def test_an_answer_that_was_not_read_is_given_to_the_same_request(
+    case: Case, place: dict[str, str], is_later: bool
+) -> None:
+    headers = case.headers(place)
+    messages = [case.ask]
+    if is_later:
+        case.upstream.reply(text("Hello."))
+        hello = user(f"Hi {case.order}")
+        first = await case.caller.ask([hello], headers=headers)
+        messages = [case.ask] if place is NAMED else [hello, assistant(first), case.ask]
+        case.upstream.forget()
+    await case.stop({**headers, "X-On-Disconnect": "detach"}, messages=messages)
+    await case.completed()
+
+    body = {"model": "shop", "messages": messages, "stream": True}
+    async with http(case.served) as client:
+        again = await client.post(
+            "/chat/completions", json=body, headers={**headers, "X-On-Disconnect": "detach"}
+        )
+
+    assert again.headers["x-conversation-match"] == "same-turn"
+    assert (" refunded" in again.text, case.runs) == (True, 1)
+
+
+@pytest.mark.parametrize("place", [FRONTEND, NAMED], ids=["frontend", "named"])
+async def test_another_answer_instead_of_one_that_was_not_read_knows_its_calls(
+    case: Case, place: dict[str, str]
+) -> None:
+    headers = case.headers(place)
+    await case.stop({**headers, "X-On-Disconnect": "detach"})
+    await case.completed()
+    case.upstream.reply(text("Refunded."))
+
+    assert await case.caller.ask([case.ask], headers=headers, temperature=0.5) == "Refunded."
+
+    assert case.runs == 1
+    assert shape_of(case.upstream) == ["system", f"user:Refund {case.order}", *CALLED]
+
+
 @pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN)
 async def test_the_next_message_of_a_conversation_without_id_waits_for_a_detached_turn(
     case: Case, shown: str | None

@@ -58,7 +58,11 @@ async def test_a_left_turn_is_cancelled_unless_a_client_returns(history: TurnRep
     assert await history.attendance([turn]) == {}
     record = await history.turn("alice", running.id)
     assert record is not None
-    assert record.left_at is None
+    assert record.left_at == 111.0
+    await history.leave(turn, left_at=None, cancel_at=None)
+    record = await history.turn("alice", running.id)
+    assert record is not None
+    assert record.left_at == 111.0
 
 
 @pytest.mark.parametrize("ran_effects", [True, False])

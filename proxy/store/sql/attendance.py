@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import BigInteger, Connection, bindparam, or_, select, update
 
@@ -19,7 +20,14 @@ class AttendanceStatements:
     def __init__(self, dialect: str) -> None:
         of, wanted = turns.c, listed(dialect, "wanted", BigInteger)
         running = update(turns).where(of.key == bindparam("turn"), IS_RUNNING)
-        self._leave = running.values(left_at=bindparam("left"), cancel_at=bindparam("cancel"))
+        times: dict[str, Any] = {"left_at": bindparam("left"), "cancel_at": bindparam("cancel")}
+        self._leave = running.values(times)
+        # A turn can end before it is stored that its client left: its answer has not been read.
+        self._miss = (
+            update(turns)
+            .where(of.key == bindparam("turn"), or_(IS_RUNNING, of.status == "completed"))
+            .values(times)
+        )
         self._announce = running.values(reader_until=bindparam("until"))
         self._end = (
             running.where(of.cancel_at.is_not(None))
@@ -37,7 +45,8 @@ class AttendanceStatements:
         self, connection: Connection, turn: int, left_at: float | None, cancel_at: float | None
     ) -> None:
         """Store that clients left, or returned."""
-        connection.execute(self._leave, {"turn": turn, "left": left_at, "cancel": cancel_at})
+        statement = self._leave if left_at is None else self._miss
+        connection.execute(statement, {"turn": turn, "left": left_at, "cancel": cancel_at})
 
     def announce(self, connection: Connection, turn: int, until: float) -> None:
         """Store a reader of another worker."""

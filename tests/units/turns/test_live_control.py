@@ -204,6 +204,9 @@ class Calls:
     def returned(self) -> None:
         self.calls.append("returned")
 
+    def missed_end(self) -> None:
+        self.calls.append("missed end")
+
 
 async def test_watcher_gets_the_departure_of_the_last_client_and_each_return() -> None:
     live, watcher = LiveTurn("a"), Calls()
@@ -214,9 +217,11 @@ async def test_watcher_gets_the_departure_of_the_last_client_and_each_return() -
         assert watcher.calls == ["returned"]
     live.on_client_disconnect()
     live.emit(Completed("triage", "stop", Usage()))
+    with live.reader():
+        live.on_client_disconnect()
     live.on_client_disconnect()
 
-    assert watcher.calls == ["returned", "left"]
+    assert watcher.calls == ["returned", "left", "returned", "missed end"]
 
 
 async def test_paused_turn_waits_until_it_is_resumed() -> None:
