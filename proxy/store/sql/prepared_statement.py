@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Boolean, Connection, Double, LargeBinary, Table
 
 Values = Mapping[str, Any]
 _Processor = Callable[[Any], Any]
+
+
+_NATIVE = (Boolean, Double, LargeBinary)
+"""Types whose Python values SQLite's driver accepts as they are."""
 
 
 class PreparedStatement:
@@ -71,7 +75,7 @@ class PreparedStatement:
         converters = []
         for at, bind in enumerate(parameters):
             convert = bind.type.dialect_impl(dialect).bind_processor(dialect)
-            if convert is not None:
+            if convert is not None and not isinstance(bind.type, _NATIVE):
                 converters.append((at, convert))
         results = []
         for at, column in enumerate(getattr(statement, "selected_columns", ())):

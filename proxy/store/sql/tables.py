@@ -49,10 +49,25 @@ def storable(words: str) -> str:
     return words.encode("utf-8", "replace").decode()
 
 
+MAX_NAME = 256
+"""Characters of a text that is stored as it is in an index."""
+
+
 def indexable(name: str) -> str:
     """Return the text, or a digest when it is too long for an index of PostgreSQL (2,704 bytes for the whole row)."""
     name = storable(name)
-    return name if len(name) <= 256 else f"blake2b:{blake2b(name.encode(), digest_size=32).hexdigest()}"
+    return name if len(name) <= MAX_NAME else f"blake2b:{blake2b(name.encode(), digest_size=32).hexdigest()}"
+
+
+def _storable(words: str | None) -> str | None:
+    # Without another call for nearly all values.
+    return words if words is None or (words.isascii() and "\0" not in words) else storable(words)
+
+
+def _indexable(name: str | None) -> str | None:
+    if name is None or (len(name) <= MAX_NAME and name.isascii() and "\0" not in name):
+        return name
+    return indexable(name)
 
 
 class Words(TypeDecorator[str]):
@@ -64,7 +79,7 @@ class Words(TypeDecorator[str]):
     def bind_processor(self, dialect: Dialect) -> Any:
         """Return the function that every value goes through."""
         # Not process_bind_param: this is called for some twenty values of every turn.
-        return lambda value: value if value is None else storable(value)
+        return _storable
 
 
 class Name(Words):
@@ -74,7 +89,7 @@ class Name(Words):
 
     def bind_processor(self, dialect: Dialect) -> Any:
         """Return the function that every value goes through."""
-        return lambda value: value if value is None else indexable(value)
+        return _indexable
 
 
 class Digest(TypeDecorator[bytes]):
