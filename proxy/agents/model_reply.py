@@ -52,6 +52,8 @@ from proxy.tracing import TraceSpan
 from proxy.turns.turn import Turn
 
 _NO_PARAMETERS = Parameters()
+_ALWAYS_REQUESTED = frozenset(("messages.name",))
+"""Names of participants are always the caller's."""
 
 
 @dataclass(slots=True)
@@ -206,7 +208,7 @@ class _ReplyReceiver:
         self._traced = traced
         self._is_streamed = state.turn.is_streamed
         self._emit_batch = state.sink.emit_batch
-        self._client_names = {tool.name for tool in _client_tools(agent, state)}
+        self._client_names = {tool.name for tool in _client_tools(agent, state)} or ()
 
     def take(self, batch: Sequence[ModelDelta]) -> bool:
         """Process one batch; return False if ``drain`` of the sink would wait."""
@@ -364,8 +366,7 @@ def _requested(turn: Turn) -> frozenset[str]:
     names = [] if turn.parameters == _NO_PARAMETERS else list(msgspec.to_builtins(turn.parameters))
     if turn.tool_choice not in (None, "auto", "none"):
         names.append("tool_choice")
-    # Names of participants are always the caller's.
-    return frozenset((*names, "messages.name"))
+    return _ALWAYS_REQUESTED.union(names) if names else _ALWAYS_REQUESTED
 
 
 def _merged(own: Parameters, requested: Parameters, *, has_tools: bool) -> Parameters:

@@ -76,6 +76,7 @@ class ChatCompletions:
         if streamed is not None:
             encoder = ChunkEncoder(encoder_options(streamed, options, decode_options), has_ids=has_ids)
             connection, framing = queued.connection, queued.framing
+            del queued, options
             await write_turn(services, streamed, connection, encoder, ignored=ignored, framing=framing)
 
 

@@ -246,6 +246,8 @@ async def stream(
             body = b"".join(map(encoder.encode, entries))
             start = {"type": "http.response.start", "status": 200, "headers": headers + framing.headers}
             await send({**start, BODY_FOLLOWS: bool(body) and not framing.separator})
+            # The stream may take minutes.
+            del headers, start
             take = _direct_writer(encoder, connection, monitor) if not framing.separator else None
             while True:
                 is_last = bool(entries) and is_closing(entries[-1].event)

@@ -55,7 +55,6 @@ async def write_turn(
     """
     facts = connection.scope["state"]["facts"]
     facts.update(turn_id=opened.turn_id, conversation_id=opened.conversation_id)
-    headers = turn_headers(opened, ignored, facts, parameters)
     timeouts = StreamTimeouts(services.settings.keep_alive_interval, services.settings.stalled_client_timeout)
     is_complete = False
     try:
@@ -63,7 +62,7 @@ async def write_turn(
             is_complete = await stream(
                 opened.live,
                 encoder,
-                headers,
+                turn_headers(opened, ignored, facts, parameters),
                 connection,
                 timeouts,
                 is_resumed=is_resumed,
@@ -75,7 +74,7 @@ async def write_turn(
             is_complete = await answer(
                 opened.live,
                 cast(Builder, encoder),
-                headers,
+                turn_headers(opened, ignored, facts, parameters),
                 connection,
                 timeouts,
                 to_problem=to_problem,

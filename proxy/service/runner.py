@@ -101,6 +101,7 @@ class TurnRunner:
                 listener(entry)
         live.listener = listener
         turn.begin.set_result(None)
+        turn.begin = None
 
     async def withdraw(self, live: LiveTurn, turn: Turn) -> None:
         """Cancel a turn that could not begin, and wait until its model call has ended. Nothing of it remains."""

@@ -131,7 +131,7 @@ class LiveTurn:
         self._log: list[Entry] = []
         self._sizes: list[int] = []
         self._size = 0
-        self._readers: set[EventLogReader] = set()
+        self._readers: tuple[EventLogReader, ...] = ()
         self._room: asyncio.Future[None] | None = None
         self._continued: asyncio.Future[None] | None = None
         self._high_water = high_water
@@ -349,14 +349,14 @@ class LiveTurn:
 
     def enter(self, reader: EventLogReader) -> None:
         """Register a reader."""
-        self._readers.add(reader)
+        self._readers += (reader,)
         self.hold()
         if self.watcher is not None and not reader.is_observer:
             self.watcher.returned()
 
     def leave(self, reader: EventLogReader) -> None:
         """Remove a reader."""
-        self._readers.discard(reader)
+        self._readers = tuple(one for one in self._readers if one is not reader)
         self.release()
         self.wake_writer()
 

@@ -135,7 +135,7 @@ class TurnRequest:
         object.__setattr__(self, "turn_messages", others)
         states = {id(self.messages[at]): state for at, state in self.provider_states.items()}
         object.__setattr__(self, "_states", states)
-        object.__setattr__(self, "_summaries", {id(self.messages[at]) for at in self.summaries})
+        object.__setattr__(self, "_summaries", {id(self.messages[at]) for at in self.summaries} or ())
 
     def item_of(self, message: Message) -> Item:
         """Return one of the messages as an item, with the provider state that the client sent with it."""

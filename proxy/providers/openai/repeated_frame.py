@@ -18,13 +18,12 @@ _KEY = b'"content"'
 class RepeatedFrame:
     """The bytes around the text of an event."""
 
-    __slots__ = ("_between", "_fixed", "_head", "_max_bytes", "_tail")
+    __slots__ = ("_fixed", "_head", "_max_bytes", "_tail")
 
     def __init__(self, head: bytes, tail: bytes, max_bytes: int) -> None:
         """``max_bytes`` is the size up to which a network read is examined."""
         self._head = head
         self._tail = tail
-        self._between = (tail + head).decode()
         self._fixed = len(head) + len(tail)
         self._max_bytes = max_bytes
 
@@ -39,10 +38,12 @@ class RepeatedFrame:
         encoded = text.encode("utf-8", "replace")
         if not data.startswith(b'"%b"' % encoded, start - 1):
             return None
+        head, tail = b"data: " + data[:start], data[start + len(encoded) :] + b"\n\n"
         try:
-            return cls(b"data: " + data[:start], data[start + len(encoded) :] + b"\n\n", max_bytes)
+            (tail + head).decode()
         except UnicodeDecodeError:
             return None
+        return cls(head, tail, max_bytes)
 
     def texts(self, received: bytes) -> list[str] | None:
         """Return the texts of the events in ``received``; None if it has anything else, or an incomplete event."""
@@ -58,7 +59,7 @@ class RepeatedFrame:
         # One text is the usual case: what is between two has quotation marks.
         texts = [middle]
         if '"' in middle:
-            texts = middle.split(self._between)
+            texts = middle.split((tail + head).decode())
             middle = "".join(texts)
             if '"' in middle or "" in texts:
                 return None

@@ -56,8 +56,10 @@ class AnswerReader:
         ``starts_in_reasoning``: the text of this model begins with reasoning, up to ``</think>``.
         """
         self._events = EventReader(max_line_bytes=max_line_bytes)
-        self._calls = CallAssembler()
-        self._state = StateCollector(provider)
+        self._provider = provider
+        # Created when they are needed: most answers have neither calls nor state.
+        self._calls: CallAssembler | None = None
+        self._state: StateCollector | None = None
         self._max_answer_bytes = max_answer_bytes
         self._size = 0
         self._reason: str | None = None
@@ -128,6 +130,7 @@ class AnswerReader:
             return batch
         deltas = self._parse(received)
         self._repeated = self._frame_of_next(deltas)
+        self._data = b""
         return deltas
 
     def _frame_of_next(self, deltas: Sequence[ModelDelta]) -> RepeatedFrame | None:
@@ -277,7 +280,7 @@ class AnswerReader:
         # A provider that sends a reason with every frame has ended only when a frame holds nothing else. The first
         # frame, which announces the role, is not an end either.
         self.has_reason = not (has_content and self._has_early_reason) and (self.has_said or not is_first)
-        self._has_first_reason = has_content and size == 0 and not self._calls.has_calls
+        self._has_first_reason = has_content and size == 0 and not self._has_calls
 
     def _delta(
         self, delta: ChunkDelta, logprobs: Any, deltas: list[ModelDelta], unknown: CallMembers = ()
@@ -302,7 +305,7 @@ class AnswerReader:
         elif (
             delta.function_call
             # Behind tool calls it repeats one of them.
-            and (self._has_legacy_call or not self._calls.has_calls)
+            and (self._has_legacy_call or not self._has_calls)
             and (calls := legacy_call(delta.function_call))
         ):
             self._has_legacy_call = True
@@ -338,7 +341,7 @@ class AnswerReader:
                 text = self._reasoning.take(reasoning)
         if delta.reasoning_content:
             self._has_state = True
-            self._state.add_reasoning(text)
+            self._collector().add_reasoning(text)
         if (
             delta.reasoning_details
             or delta.extra_content
@@ -346,7 +349,7 @@ class AnswerReader:
             or delta.provider_specific_fields
         ):
             self._has_state = True
-            self._state.add(
+            self._collector().add(
                 delta.reasoning_details,
                 delta.thinking_blocks,
                 extra_content=delta.extra_content,
@@ -371,18 +374,19 @@ class AnswerReader:
                 setattr(rest, name, getattr(message, name))
         self._delta(rest, logprobs, deltas)
         calls = message.tool_calls or legacy_call(message.function_call)
-        if calls and not self._calls.has_calls:
+        if calls and not self._has_calls:
             self.has_said = True
             self._size += 1
             self._message_calls = calls
 
     def _calls_of(self, calls: list[CallDelta], deltas: list[ModelDelta], unknown: CallMembers = ()) -> None:
         self._content.drop_space()
+        assembler = self._calls = self._calls or CallAssembler()
         for position, call in enumerate(calls):
             arguments = call.function.arguments if call.function is not None else None
             # A piece counts for more than its text: calls of many empty pieces would cost memory too.
             self._count(1 + (len(arguments) if isinstance(arguments, str) else 0))
-            deltas.extend(self._calls.add(call, unknown[position]) if unknown else self._calls.add(call))
+            deltas.extend(assembler.add(call, unknown[position]) if unknown else assembler.add(call))
 
     def _parts(self, parts: list[Any], deltas: list[ModelDelta]) -> None:
         """Read content that came as a list: text parts, and thinking parts that hold text parts (Mistral)."""
@@ -398,6 +402,15 @@ class AnswerReader:
                     if whole := self._reasoning.take(text):
                         deltas.append(ReasoningDelta(whole))
 
+    @property
+    def _has_calls(self) -> bool:
+        return self._calls is not None and self._calls.has_calls
+
+    def _collector(self) -> StateCollector:
+        if self._state is None:
+            self._state = StateCollector(self._provider)
+        return self._state
+
     def _count(self, size: int) -> None:
         """Count a piece of the answer against the limit."""
         self.has_said = True
@@ -410,12 +423,15 @@ class AnswerReader:
             raise UpstreamProtocolError("protocol")
         self._release_held(deltas)
         ending = ending_of(self._reason)
-        deltas.extend(self._calls.finish(ending))
-        has_calls = self._calls.has_calls
+        if self._calls is not None:
+            deltas.extend(self._calls.finish(ending))
+        has_calls = self._has_calls
         reason = finish_reason(self._reason, ending, has_calls=has_calls)
         self.is_finished = True
-        state = self._state.state(
-            self._calls.states() if has_calls else [], has_calls=has_calls, unknown=self._unknown.joined()
+        state = self._collector().state(
+            self._calls.states() if self._calls is not None else [],
+            has_calls=has_calls,
+            unknown=self._unknown.joined(),
         )
         deltas.append(Finished(reason, clean_usage(self._usage), state=state))
 
@@ -423,11 +439,11 @@ class AnswerReader:
         """Add what waited for more: half a character, a possible tag, and the calls of a whole message."""
         if half := self._reasoning.end():
             deltas.append(ReasoningDelta(half))
-        has_calls = self._calls.has_calls or bool(self._message_calls)
+        has_calls = self._has_calls or bool(self._message_calls)
         self._content.finish(deltas, has_calls=has_calls)
         if half := self._refusal.end():
             deltas.append(RefusalDelta(half))
-        if self._message_calls is not None and not self._calls.has_calls:
+        if self._message_calls is not None and not self._has_calls:
             for position, call in enumerate(self._message_calls):
                 call.index = position
             self._calls_of(self._message_calls, deltas, self._unknown_of_calls)
