@@ -54,6 +54,11 @@ class _Watch:
         """Handle that a client returned."""
         self.owner.on_returned(self)
 
+    async def store_departure(self) -> None:
+        """Write that the client left, if a repetition of the request would repeat effects."""
+        if self.turn.ran_effects:
+            await self.owner.write_departure(self)
+
     def missed_end(self) -> None:
         """Store that the answer was not read, if a repetition of the request would repeat effects."""
         if self.turn.ran_effects:
@@ -82,6 +87,9 @@ class _RemoteWatch:
             self.has_left = False
             self.remote.resume(self.record.id)
             self.owner.announce_reader(self.record, self.live)
+
+    async def store_departure(self) -> None:
+        """Do nothing: the turn ends at another worker."""
 
     def missed_end(self) -> None:
         """Store that the answer was not read."""
@@ -127,6 +135,16 @@ class DisconnectedTurns:
     def withdraw_reader(self, record: TurnRecord) -> None:
         """Store that the clients here have left."""
         self._start(self._write_reader(record.turn, self.clock()), f"no reader of {record.id}")
+
+    async def write_departure(self, watch: _Watch) -> None:
+        """Write that the client of a turn left, if that is waiting to be written."""
+        if watch not in self._unwritten or watch.left_at is None:
+            return
+        self._unwritten.discard(watch)
+        try:
+            await self.history.leave(watch.key, left_at=watch.left_at, cancel_at=watch.cancel_at)
+        except StoreUnavailable:
+            logger.warning("failed to store that clients left turns")
 
     def withdraw_end(self, turn: int) -> None:
         """Store that no client has read the answer of a turn to its end."""

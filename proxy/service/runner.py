@@ -201,6 +201,9 @@ class TurnRunner:
         """Store the result. Return the closing event to log: a ``Failed`` if the result was not stored."""
         failure: ProxyError
         try:
+            if live.watcher is not None and not live.has_readers:
+                # A repetition of the request reads it together with the end.
+                await live.watcher.store_departure()
             if await self._history.finish(end_of(context, live, turn, closing, outcome, recorder, now=now)):
                 if context.request.is_stored:
                     live.load = stored_log(self._history, turn.caller, turn.id)

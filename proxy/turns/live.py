@@ -45,6 +45,10 @@ class Watcher(Protocol):
         """Handle that the turn has a reader again."""
         ...
 
+    async def store_departure(self) -> None:
+        """Write that the last client left, if that is not written, before the end of the turn is."""
+        ...
+
     def missed_end(self) -> None:
         """Handle that the last client left a finished turn before it had the end."""
         ...

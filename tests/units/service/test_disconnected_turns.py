@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from proxy.events import Started
+from proxy.events import Completed, Started
+from proxy.messages import Usage
 from proxy.service.disconnect_rules import SDK_RETRY_GRACE, DisconnectRules
 from proxy.service.disconnected_turns import DisconnectedTurns
 from proxy.turns.live import LiveTurn
 from proxy.turns.live_turns import LiveTurns
 from proxy.turns.turn import Turn
 from tests.fakes.store.turns import MemoryHistory
-from tests.fakes.turn_records import new_turn
+from tests.fakes.turn_records import new_turn, the_end
 from tests.polling import until
 
 
@@ -167,3 +168,34 @@ async def test_a_client_that_cannot_return_ends_its_turn_at_once(start: Callable
     live.on_client_disconnect(can_return=False)
 
     assert is_stopped(live)
+
+
+@pytest.mark.parametrize("ran_effects", [True, False])
+async def test_a_departure_is_stored_before_the_end_of_a_turn_that_ran_effects(
+    start: Callable[..., Any], history: MemoryHistory, ran_effects: bool
+) -> None:
+    live, turn, key = await start(grace=30.0)
+    turn.ran_effects = ran_effects
+
+    live.on_client_disconnect()
+    # No other task has run since the client left.
+    await live.watcher.store_departure()
+
+    assert (history.turns[key].record.left_at is not None) is ran_effects
+
+
+@pytest.mark.parametrize("ran_effects", [True, False])
+async def test_a_client_that_left_while_the_end_was_sent_has_not_read_the_answer(
+    start: Callable[..., Any], history: MemoryHistory, ran_effects: bool
+) -> None:
+    live, turn, key = await start(grace=30.0)
+    turn.ran_effects = ran_effects
+    await history.finish(the_end(key))
+    live.emit(Completed("triage", "stop", Usage()))
+
+    live.on_client_disconnect()
+
+    if ran_effects:
+        await until(lambda: history.turns[key].record.left_at is not None)
+    assert (history.turns[key].record.left_at is not None) is ran_effects
+    assert live.stop_reason is None

@@ -204,6 +204,9 @@ class Calls:
     def returned(self) -> None:
         self.calls.append("returned")
 
+    async def store_departure(self) -> None:
+        self.calls.append("store departure")
+
     def missed_end(self) -> None:
         self.calls.append("missed end")
 
