@@ -5,7 +5,6 @@ A test module imports the fixtures, and has ``pytestmark = FRAMEWORK_MARKS``.
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.conftest import freeze
 from tests.fakes.upstream import FakeUpstream
 
 # LangChain shares connections between clients, so the tests of all modules run in one event loop. The HTTP clients of
@@ -63,7 +63,8 @@ def upstream_of_frameworks(provider: FakeUpstream, monkeypatch: pytest.MonkeyPat
 @pytest.fixture(autouse=True)
 def unclosed_clients() -> Iterator[None]:
     yield
-    gc.collect()
+    # A framework has a hundred thousand objects.
+    freeze()
 
 
 def texts(upstream: FakeUpstream, number: int = -1) -> list[str]:
