@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
-from tests.fakes.upstream import FakeUpstream
-from tests.server import Served, serve
+from tests.server import serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -22,8 +25,17 @@ REDOC_LOGO = "img-src https://cdn.redoc.ly/redoc/logo-mini.svg "
 """ReDoc's link to its makers, which is not loaded from their host."""
 
 
-async def open_page(browser: Browser, url: str) -> tuple[Page, list[str]]:
-    """Return the page and the list of URLs of other hosts that it received something from."""
+@dataclass
+class Opened:
+    """A documentation page, the URLs of other hosts that it received something from, and its policy."""
+
+    page: Page
+    foreign: list[str]
+    policy: str
+
+
+@asynccontextmanager
+async def open_page(browser: Browser, url: str) -> AsyncIterator[Opened]:
     page = await browser.new_page()
     await page.add_init_script(RECORD_VIOLATIONS)
     foreign: list[str] = []
@@ -32,46 +44,59 @@ async def open_page(browser: Browser, url: str) -> tuple[Page, list[str]]:
         "response",
         lambda response: foreign.append(response.url) if response.url.split("/")[2] != host else None,
     )
-    await page.goto(url)
-    return page, foreign
+    response = await page.goto(url)
+    assert response is not None
+    yield Opened(page, foreign, response.headers["content-security-policy"])
+    await page.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def documentation(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[dict[str, Opened]]:
+    """Both viewers, each loaded once for all tests that only look at them, because that takes two seconds."""
+    async with (
+        serve(tmp_path_factory.mktemp("documentation")) as served,
+        open_page(browser, f"{served.url}/docs") as docs,
+        open_page(browser, f"{served.url}/redoc") as redoc,
+    ):
+        yield {"docs": docs, "redoc": redoc}
 
 
 @pytest.mark.parametrize("path", ["docs", "redoc"])
 async def test_api_documentation_lists_current_and_legacy_endpoints(
-    browser: Browser, served: Served, path: str
+    documentation: dict[str, Opened], path: str
 ) -> None:
-    page, foreign = await open_page(browser, f"{served.url}/{path}")
+    opened = documentation[path]
 
     for endpoint in ("/v1/chat/completions", "/chat/stream"):
-        await expect(page.locator("body")).to_contain_text(endpoint)
-    assert foreign == []
-    await page.close()
+        await expect(opened.page.locator("body")).to_contain_text(endpoint)
+    assert opened.foreign == []
 
 
 @pytest.mark.parametrize(
     ("path", "detail"), [("docs", ".opblock-summary-control"), ("redoc", "[role=menuitem]")]
 )
 async def test_api_documentation_works_without_inline_styles_and_with_trusted_types(
-    browser: Browser, served: Served, path: str, detail: str
+    documentation: dict[str, Opened], path: str, detail: str
 ) -> None:
-    page, _ = await open_page(browser, f"{served.url}/{path}")
-    response = await page.reload()
-    assert response is not None
-    policy = response.headers["content-security-policy"]
+    page = documentation[path].page
+    await expect(page.locator("body")).to_contain_text("/v1/chat/completions")
+    details = (await page.locator(detail).all())[:3]
+    assert details
 
-    for one in (await page.locator(detail).all())[:3]:
+    for one in details:
         await one.click()
     await expect(page.locator("body")).to_contain_text("/v1/chat/completions")
 
-    assert "unsafe" not in policy
-    assert "require-trusted-types-for 'script'" in policy
+    assert "unsafe" not in documentation[path].policy
+    assert "require-trusted-types-for 'script'" in documentation[path].policy
     violations = await page.evaluate("window.violations")
     assert [one for one in violations if one != REDOC_LOGO] == []
-    await page.close()
 
 
-async def test_markup_of_a_viewer_passes_the_sanitiser(browser: Browser, served: Served) -> None:
-    page, _ = await open_page(browser, f"{served.url}/docs")
+async def test_markup_of_a_viewer_passes_the_sanitiser(documentation: dict[str, Opened]) -> None:
+    page = documentation["docs"].page
     await expect(page.locator("body")).to_contain_text("/v1/chat/completions")
 
     written = await page.evaluate(
@@ -83,14 +108,14 @@ async def test_markup_of_a_viewer_passes_the_sanitiser(browser: Browser, served:
     )
 
     assert written == '<b>text</b><img src="x">'
-    await page.close()
 
 
-async def test_api_documentation_asks_for_the_key_and_sends_it(
-    browser: Browser, tmp_path: Path, upstream: FakeUpstream
-) -> None:
-    async with serve(tmp_path, upstream.base_url, api_keys=("secret",)) as served:
-        page, _ = await open_page(browser, f"{served.url}/docs")
+async def test_api_documentation_asks_for_the_key_and_sends_it(browser: Browser, tmp_path: Path) -> None:
+    async with (
+        serve(tmp_path, api_keys=("secret",)) as served,
+        open_page(browser, f"{served.url}/docs") as opened,
+    ):
+        page = opened.page
         await page.get_by_label("API key").fill("wrong")
         await page.get_by_role("button", name="Show").click()
         await expect(page.get_by_role("status")).to_contain_text("The API key is not valid.")
@@ -105,4 +130,3 @@ async def test_api_documentation_asks_for_the_key_and_sends_it(
         await expect(
             operation.locator(".live-responses-table td.response-col_status:not(.col_header)")
         ).to_contain_text("200")
-        await page.close()

@@ -107,6 +107,8 @@ async def test_diagrams_are_drawn_one_after_another_and_only_if_visible(
 ) -> None:
     diagram = "```mermaid\nflowchart LR\n  A --> B\n```\n\n"
     upstream.reply(text(diagram * 20, chunks=4))
+    # Fewer visible diagrams, because each takes a third of a second.
+    await visitor.page.set_viewport_size({"width": 1100, "height": 420})
     await visitor.page.evaluate(
         """() => new MutationObserver(() => {
             window.frames_at_once = Math.max(window.frames_at_once ?? 0, document.querySelectorAll("iframe").length);
