@@ -6,6 +6,7 @@ import pytest
 from playwright.async_api import expect
 
 from tests.fakes.upstream import FakeUpstream, text
+from tests.page.one_tab import tab_of_module, upstream_of_tab, visitor_of_tab  # noqa: F401
 from tests.page.visitor import Visitor
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -86,6 +87,7 @@ HOSTILE_DIAGRAMS = [
 @pytest.mark.parametrize("source", HOSTILE_DIAGRAMS)
 async def test_hostile_diagram_does_nothing(source: str, visitor: Visitor, upstream: FakeUpstream) -> None:
     upstream.reply(text(f"```mermaid\n{source}\n```"))
+    await visitor.page.evaluate("document.body.classList.remove('drawn')")
     await visitor.page.evaluate(
         """() => new MutationObserver((changes) => {
             const removed = changes.map((change) => change.removedNodes[0]?.localName);

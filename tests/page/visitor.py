@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Request, expect
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Request, ViewportSize, expect
 
 expect.set_options(timeout=10_000)
+
+VIEWPORT: ViewportSize = {"width": 1100, "height": 800}
 
 
 class Visitor:
@@ -94,7 +96,7 @@ async def _expect_exact(locator: Locator, texts: list[str]) -> None:
 @asynccontextmanager
 async def visit(browser: Browser, url: str, **options: Any) -> AsyncIterator[Visitor]:
     """Open a tab in a new browser context."""
-    context = await browser.new_context(viewport={"width": 1100, "height": 800}, **options)
+    context = await browser.new_context(viewport=VIEWPORT, **options)
     try:
         visitor = Visitor(await context.new_page(), url)
         yield visitor
