@@ -213,7 +213,7 @@ def test_a_check_that_needs_an_invalid_setting_is_left_out(run: Any) -> None:
 
 
 def test_other_machines_are_not_served_without_keys(run: Any, tmp_path: Path) -> None:
-    lines = refusal(run("serve", "--host", "0.0.0.0"))
+    lines = refusal(run("serve", "--port", "0", "--host", "0.0.0.0"))
 
     assert lines == [
         "PROXY_HOST: 0.0.0.0 can be reached from other machines, and no keys are set. "
@@ -235,13 +235,14 @@ def test_bad_team_files_stop_the_start_with_their_lines(run: Any, tmp_path: Path
 def test_a_data_folder_that_cannot_be_created_stops_the_start(run: Any, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
 
-    assert refusal(run("serve", "--data-dir", "taken/data")) == [
+    assert refusal(run("serve", "--port", "0", "--data-dir", "taken/data")) == [
         "PROXY_DATA_DIR: taken/data cannot be created (Not a directory)"
     ]
 
 
 def test_a_database_url_that_cannot_be_used_stops_the_start_and_is_not_repeated(run: Any) -> None:
-    lines = refusal(run("serve", PROXY_DATABASE_URL="postgresql://me:hunter2@host:port/name"))
+    url = "postgresql://me:hunter2@host:port/name"
+    lines = refusal(run("serve", "--port", "0", PROXY_DATABASE_URL=url))
 
     assert len(lines) == 1
     assert "hunter2" not in lines[0]

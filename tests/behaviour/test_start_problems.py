@@ -218,7 +218,7 @@ async def test_another_asgi_server_reports_all_problems(folder: Path) -> None:
 
 @pytest.mark.parametrize("variable", ["PROXY_TEAMS", "PROXY_DATA_DIR"])
 def test_a_home_folder_that_does_not_exist_is_reported_without_a_traceback(run: Any, variable: str) -> None:
-    result = run("serve", **{variable: "~nobody-of-that-name/folder"})
+    result = run("serve", "--port", "0", **{variable: "~nobody-of-that-name/folder"})
 
     assert result.exit_code == 2
     assert result.stderr == f"{variable}: should be a path\n"
