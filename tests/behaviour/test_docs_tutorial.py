@@ -51,6 +51,7 @@ class Shell:
 
 
 @pytest.mark.timeout(180)  # it starts ten processes
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the page's program does not close its client
 async def test_the_tutorial_works_as_written(tmp_path: Path, upstream: FakeUpstream) -> None:
     shell = Shell(tmp_path)
     steps = iter(BLOCKS)
