@@ -269,7 +269,7 @@ class AgentTeam:
         agent = self._agents[turn.agent]
         summary = await self._compactor.summarise(turn.context, agent=agent)
         if not summary.text:
-            raise UpstreamFailed
+            raise summary.failure or UpstreamFailed
         return summary.text, summary.calls
 
     def _state(self, turn: Turn, sink: Sink) -> TurnState:

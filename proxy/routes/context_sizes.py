@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from proxy.messages import Item, Usage, UserMessage
+from proxy.messages import Item, Usage, UserMessage, is_instruction
 from proxy.request_errors import RejectedRequest
 from proxy.routes.dependencies import BodyDep, CallerDep, Services, ServicesDep, json_response
 from proxy.routes.request_body import headers_of
@@ -22,6 +22,7 @@ from proxy.wire.responses.compaction import compaction_body
 from proxy.wire.responses.errors import responses_error
 from proxy.wire.responses.options import usage_body
 from proxy.wire.responses.parse import ResponsesRequest, decode_compact_request, decode_count_request
+from proxy.wire.validation.errors import invalid_value
 
 router = APIRouter(tags=["responses"])
 
@@ -44,6 +45,8 @@ async def compact(request: Request, services: ServicesDep, caller: CallerDep, bo
         body, max_items=services.settings.max_messages, strict=services.settings.strict_parameters
     )
     previewed = await _preview(services, caller, request, body, parsed)
+    if all(is_instruction(item.message) for item in previewed.turn.context):
+        raise invalid_value("input", "Invalid 'input': it has no messages to summarise.")
     summary, calls = await previewed.team.summarise(previewed.turn)
     usage = Usage()
     for call in calls:

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.fakes.providers.windowed import WindowedProvider, prompt_text
-from tests.fakes.upstream import FakeUpstream
+from tests.fakes.upstream import FakeUpstream, error
 from tests.server import Served, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -82,6 +82,28 @@ async def test_compact_returns_the_user_messages_and_an_item_that_replaces_the_r
     context = context_of(provider)
     assert [message["role"] for message in context] == ["system", "user", "assistant", "user"]
     assert all(f"fact-{number}-blue" in context[2]["content"] for number in range(1, 5))
+
+
+async def test_a_failure_of_the_model_that_writes_the_summary_is_reported(tmp_path: Path) -> None:
+    async with FakeUpstream(answer=lambda received: error(401)) as upstream:
+        (tmp_path / "team.yaml").write_text(TEAM.format(upstream=upstream.base_url, compaction="true"))
+        async with serve(tmp_path, teams=tmp_path / "team.yaml") as served:
+            with pytest.raises(openai.InternalServerError) as caught:
+                await served.client().responses.compact(model="shop", input="Hello")
+
+    assert caught.value.code == "upstream_auth_failed"
+
+
+async def test_compact_needs_messages(shops: Shops) -> None:
+    served, provider = shops["true"]
+    before = len(provider.summaries)
+    with pytest.raises(openai.BadRequestError) as caught:
+        await served.client().responses.compact(
+            model="shop", input=[{"role": "system", "content": "Be brief."}]
+        )
+
+    assert (caught.value.param, caught.value.code) == ("input", "invalid_value")
+    assert len(provider.summaries) == before
 
 
 async def test_context_management_returns_a_compaction_item(shops: Shops) -> None:

@@ -63,6 +63,8 @@ class ContextSummary:
 
     text: str
     calls: tuple[ModelCalled, ...] = ()
+    failure: UpstreamFailed | None = None
+    """Why the model wrote none, if it failed."""
 
 
 class CutCache:
@@ -145,7 +147,7 @@ class SummaryWriter:
                 continue
             except UpstreamFailed as failure:
                 logger.warning("summary failed", extra={"team": self._team, "outcome": failure.label})
-                return ContextSummary("", tuple(calls))
+                return ContextSummary("", tuple(calls), failure)
             if not text:
                 break
             return ContextSummary(text, tuple(calls))
