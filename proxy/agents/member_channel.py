@@ -1,10 +1,9 @@
-"""What a running member does in its turn: events, calls that the client or a person answers, and their results."""
+"""What a running member does in its turn: calls that the client or a person answers, their results, and its events."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,46 +16,32 @@ from proxy.agents.agent import Agent
 from proxy.agents.approval_question import without_question
 from proxy.agents.call import Call, clean_name, new_call_id, wire_call
 from proxy.agents.member_exchange import NOT_RUN, REFUSED, Exchange, arguments_of
-from proxy.agents.member_values import InvalidMemberValue, checked_event, checked_text
+from proxy.agents.member_output import MemberOutput
+from proxy.agents.member_values import checked_text
 from proxy.agents.prompt import assistant_message
 from proxy.agents.tool_calls import append_tool_result
 from proxy.agents.turn_state import EVENT_TEXT_LIMIT, TurnState
-from proxy.errors import AgentFailed, ToolError, UpstreamBadRequest
+from proxy.errors import ToolError
 from proxy.events import (
     Event,
-    MemberTeamEvent,
-    ModelCalled,
-    ParametersIgnored,
     ReasoningDelta,
     TextDelta,
     ToolCompleted,
     ToolFailed,
     ToolStarted,
     innermost,
-    with_innermost,
 )
 from proxy.members.port import (
     Answer,
-    HandOver,
-    Incomplete,
     MemberEvent,
     ModelUsed,
     NotApproved,
-    Reasoning,
     TeamEvent,
-    Text,
-    ToolBegan,
     ToolEnded,
-    Unused,
 )
-from proxy.messages import AssistantMessage, FinishReason, FunctionTool, Item, ToolCall, UserMessage
+from proxy.messages import AssistantMessage, FunctionTool, Item, ToolCall, UserMessage
 from proxy.turns.turn import RUN_UNKNOWN, ApprovedCallLog, ContinuationCall
 
-logger = logging.getLogger(__name__)
-
-_NOT_ENDED = "the turn ended before the tool did"
-_EVENT_BYTES = 256
-"""What an event without text counts for the maximum size of an answer."""
 _SLICE = 0.01
 """Seconds that a member may run before other tasks do. Code that never waits would block the event loop."""
 _ROUNDS = 20
@@ -82,12 +67,9 @@ class MemberChannel:
         self._state = state
         self.exchange = exchange
         self._client_tools = {tool.name for tool in client_tools}
+        self.output = MemberOutput(agent, state, self._emit)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._began: dict[str, tuple[str, str, float]] = {}
-        """Id, name and time of running tools of the member, by the member's id of the call."""
-        self._began_inside: dict[str, tuple[MemberTeamEvent, float]] = {}
-        """The starts of running tools of a team inside of the member, by the id of the call, and their times."""
         self._unread = list(exchange.answers)
         self._approved: list[tuple[ContinuationCall, Call]] = []
         """Calls that a person has approved and that have not run."""
@@ -95,18 +77,11 @@ class MemberChannel:
         """Events of a part that an earlier turn has emitted already."""
         self._runs: ApprovedCallLog | None = None
         self._waiting: list[asyncio.Future[str]] = []
-        self._model_began = time.monotonic()
         self._has_waited_at = time.monotonic()
-        self._answer_bytes = 0
         self.pending: list[PendingCall] = []
         self.paused = asyncio.Event()
-        self.is_stopped = False
-        """Whether a limit of the team has ended the answer."""
-        self._incomplete: FinishReason | None = None
-        """Why the answer is incomplete, as the member said."""
         self.has_emitted = False
         """Whether text or events have been emitted, so that the run cannot be repeated."""
-        self._is_at_limit = False
         self.is_cancelled = False
 
     # --- members.port.Channel ---
@@ -120,7 +95,7 @@ class MemberChannel:
         line = " ".join(text.split())
         if not line or self.is_cancelled:
             return
-        self._count(len(line.encode(errors="replace")) + _EVENT_BYTES)
+        self.output.count(line)
         event = ReasoningDelta(f"{checked_text(line)}\n")
         if threading.get_ident() == self._thread:
             self._emit(event)
@@ -176,11 +151,6 @@ class MemberChannel:
 
     # --- the run ---
 
-    @property
-    def finish_reason(self) -> FinishReason:
-        """The finish reason of the answer."""
-        return "length" if self.is_stopped else self._incomplete or "stop"
-
     async def apply_decisions(self) -> None:
         """Take over the decisions with which the turn begins.
 
@@ -214,56 +184,6 @@ class MemberChannel:
                 )
                 self._answer(call, REFUSED)
 
-    def checked(self, event: object) -> MemberEvent:
-        """Return what the member yielded, a string as ``Text``.
-
-        Raises:
-            AgentFailed: It is not an event.
-        """
-        try:
-            return checked_event(event)
-        except InvalidMemberValue as invalid:
-            facts = {"agent": self._agent.name, "value": str(invalid)}
-            logger.warning("member yielded a value that is not an event", extra=facts)
-        raise AgentFailed(f"The agent '{self._agent.name}' yielded a value that is not an event.")
-
-    def handle(self, event: MemberEvent) -> None:
-        """Emit an event of the member.
-
-        Raises:
-            AgentFailed: It yielded too much.
-            UpstreamBadRequest: It cannot answer in the form that the request requires.
-        """
-        if self._is_at_limit and isinstance(event, Text | ToolBegan | TeamEvent):
-            # The answer continues behind the last model call that the limits allow.
-            self.is_stopped = True
-            return
-        match event:
-            case Text():
-                if event.text:
-                    self._count(len(event.text.encode()))
-                    self._emit(TextDelta(event.text))
-            case Reasoning():
-                if event.text:
-                    self._count(len(event.text.encode()))
-                    self._emit(ReasoningDelta(event.text))
-            case ToolBegan():
-                self._tool_began(event)
-            case ToolEnded():
-                self._tool_ended(event)
-            case TeamEvent():
-                self._count()
-                self._team_event(event.event)
-            case ModelUsed():
-                self._count()
-                self._model_used(event)
-            case Unused():
-                self._unused(event.names)
-            case Incomplete():
-                self._incomplete = event.reason
-            case HandOver():
-                raise AssertionError("a handover ends the run")
-
     async def ready(self, event: MemberEvent | None = None) -> None:
         """Wait while the clients are slow, and between two steps of the member while no client is there."""
         is_step = isinstance(event, ToolEnded | ModelUsed) or (
@@ -293,12 +213,7 @@ class MemberChannel:
 
     def release(self) -> None:
         """Emit what was held back: the run did not read all results, so it was not the same as before."""
-        for began, since in self._began_inside.values():
-            tool = innermost(began)
-            assert isinstance(tool, ToolStarted)
-            ended = ToolFailed(tool.call_id, tool.name, _NOT_ENDED, time.monotonic() - since)
-            self._emit(with_innermost(began, ended))
-        self._began_inside.clear()
+        self.output.close_inner_tools()
         self._unread.clear()
         self._approved.clear()
         held, self._held = self._held, []
@@ -380,64 +295,6 @@ class MemberChannel:
                     if call.id == call_id and isinstance(call, ToolCall):
                         return call
         return None
-
-    def _count(self, size: int = _EVENT_BYTES) -> None:
-        self._answer_bytes += size
-        if self._answer_bytes > self._state.max_answer_bytes:
-            raise AgentFailed(f"The answer of the agent '{self._agent.name}' exceeds the size limit.")
-
-    def _count_tool_call(self) -> None:
-        state = self._state
-        state.add_tool_call()
-        if state.tool_calls > state.limits.max_tool_calls:
-            # The call has begun already, so that it cannot be answered with an error.
-            self.is_stopped = True
-
-    def _team_event(self, event: MemberTeamEvent) -> None:
-        match innermost(event):
-            case ToolStarted() as tool:
-                self._count_tool_call()
-                self._began_inside[tool.call_id] = event, time.monotonic()
-            case ToolCompleted() | ToolFailed() as tool if self._began_inside.pop(tool.call_id, None) is None:
-                return
-            case _:
-                pass
-        self._emit(event)
-
-    def _tool_began(self, event: ToolBegan) -> None:
-        self._count_tool_call()
-        call_id, name = new_call_id(), clean_name(event.name)
-        self._began[event.call_id] = call_id, name, time.monotonic()
-        agent = f"{self._agent.name}/{event.agent}" if event.agent else self._agent.name
-        self._emit(ToolStarted(call_id, name, event.arguments[:EVENT_TEXT_LIMIT], agent))
-
-    def _tool_ended(self, event: ToolEnded) -> None:
-        began = self._began.pop(event.call_id, None)
-        if began is not None:
-            call_id, name, since = began
-            ended = ToolFailed if event.is_error else ToolCompleted
-            self._emit(ended(call_id, name, event.result[:EVENT_TEXT_LIMIT], time.monotonic() - since))
-
-    def _model_used(self, event: ModelUsed) -> None:
-        state, now = self._state, time.monotonic()
-        state.add_model_call()
-        state.add_tokens(event.usage.completion)
-        # Never held: an earlier turn has reported its own calls only.
-        state.sink.emit(
-            ModelCalled(self._agent.name, event.model, event.usage, now - self._model_began, event.cost)
-        )
-        self._model_began = now
-        self._is_at_limit = state.is_at_limit
-
-    def _unused(self, names: Sequence[str]) -> None:
-        turn = self._state.turn
-        requested = set(msgspec.to_builtins(turn.parameters))
-        unused = sorted(requested.intersection(names))
-        for name in ("response_format", "logprobs", *(unused if turn.is_strict else ())):
-            if name in unused:
-                raise UpstreamBadRequest(param=name)
-        if unused:
-            self._state.sink.emit(ParametersIgnored(tuple(unused)))
 
 
 def _json(value: object) -> str:

@@ -116,10 +116,14 @@ class MemberLoop:
             return await self._hand_off(state, context, hand_over)
         text = "".join(state.turn.draft)
         required = state.turn.response_format
-        if required is not None and channel.finish_reason == "stop" and not await required.is_met_by(text):
+        if (
+            required is not None
+            and channel.output.finish_reason == "stop"
+            and not await required.is_met_by(text)
+        ):
             raise ResponseFormatNotMet
         self._append(state, context, ())
-        return AgentAnswered(channel.finish_reason)
+        return AgentAnswered(channel.output.finish_reason)
 
     def input_tokens(self, state: TurnState) -> int:
         """Return the estimated size of what the member gets next."""
@@ -151,11 +155,11 @@ class MemberLoop:
                 if channel.is_cancelled:
                     # It has caught its cancellation.
                     break
-                event = channel.checked(yielded)
+                event = channel.output.checked(yielded)
                 if isinstance(event, HandOver):
                     return event
-                channel.handle(event)
-                if channel.is_stopped:
+                channel.output.handle(event)
+                if channel.output.is_stopped:
                     break
                 await channel.ready(event)
         except SystemExit:
