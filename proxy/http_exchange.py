@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from proxy.connection_state import ConnectionEvent
 from proxy.http_head import RawHeaders
 from proxy.routes.server_extensions import BODY_FOLLOWS, BODY_WRITER, DISCONNECT, REQUEST_BODY, Disconnect
+from proxy.wire.chunk_sizes import size_line, size_lines
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -305,6 +306,21 @@ class HttpExchange:
     def write(self, body: bytes) -> None:
         """Implement ``BodyWriter``."""
         self._transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+
+    def text_writer(self, start: bytes, end: bytes) -> Callable[[bytes], bool]:
+        """Implement ``BodyWriter``."""
+        flow, write = self._flow, self._transport.write
+        size, last = len(start) + len(end), end + b"\r\n"
+
+        def write_text(text: bytes) -> bool:
+            # ``is_ready`` without the call, see ``turns.text_relay``.
+            if flow.write_paused or self.disconnected or self.response_complete:
+                return False
+            line = size_lines.get(size + len(text)) or size_line(size + len(text))
+            write(line + start + text + last)
+            return True
+
+        return write_text
 
 
 def header_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -172,6 +172,10 @@ class _DelegateSink:
         self._report_effects()
         return self._state.sink.emit_batch([self._wrapped(event) for event in events])
 
+    def open_relay(self) -> None:
+        """Return None: the text of a delegate is not that of the answer."""
+        return
+
     def _report_effects(self) -> None:
         parent = self._state.turn
         parent.ran_effects = parent.ran_effects or self._turn.ran_effects

@@ -49,6 +49,7 @@ from proxy.providers.model import (
     with_joined_text,
 )
 from proxy.tracing import TraceSpan
+from proxy.turns.text_relay import TextRelay
 from proxy.turns.turn import Turn
 
 _NO_PARAMETERS = Parameters()
@@ -151,7 +152,7 @@ async def _stream_reply(
             async for batch in batches:
                 if not receiver.take(batch):
                     await state.sink.drain()
-                while forward is not None and not await forward(receiver.take):
+                while forward is not None and not await forward(receiver.take, receiver.open_relay):
                     await state.sink.drain()
     except ContextLengthExceeded as failure:
         call.is_repeated = may_repeat and not call.has_begun
@@ -230,6 +231,19 @@ class _ReplyReceiver:
             else:
                 self._take_other(delta, events)
         return self._emit_batch(events)
+
+    def open_relay(self) -> TextRelay | None:
+        """Return a relay of the sink for text that is emitted as it arrives."""
+        if self._held is not None or not self._is_streamed:
+            return None
+        relay = self._state.sink.open_relay()
+        if relay is not None:
+            relay.add_record(self._record)
+        return relay
+
+    def _record(self, texts: Sequence[str], times: Sequence[float]) -> None:
+        self._reply.text += texts
+        self._state.turn.draft += texts
 
     def _take_other(self, delta: ModelDelta, events: list[Event]) -> None:
         reply, call = self._reply, self._call

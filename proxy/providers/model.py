@@ -36,6 +36,7 @@ from proxy.messages import (
     Usage,
 )
 from proxy.providers.capabilities import Abilities
+from proxy.turns.text_relay import OpenRelay
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,14 @@ ModelDelta = (
 
 Take = Callable[[Sequence[ModelDelta]], bool]
 """Processes a batch; returns False if no other batch should be read for now."""
-Forward = Callable[[Take], Awaitable[bool]]
+
+
+class Forward(Protocol):
+    """The method ``forward`` of the batches of an answer."""
+
+    def __call__(self, take: Take, open_relay: OpenRelay | None = None) -> Awaitable[bool]:
+        """Pass batches to ``take``, see ``forward_of``."""
+        ...
 
 
 def forward_of(batches: AsyncIterator[Sequence[ModelDelta]]) -> Forward | None:
@@ -178,7 +186,8 @@ def forward_of(batches: AsyncIterator[Sequence[ModelDelta]]) -> Forward | None:
 
     ``await forward(take)`` passes batches to ``take`` in the call of the event loop that receives them: a switch to the
     task that reads them costs more than the rest of what is done with a single chunk. It returns False after ``take``
-    returned False, and True if the next batch has to be read as usual: always the last one and failures.
+    returned False, and True if the next batch has to be read as usual: always the last one and failures. With
+    ``open_relay``, text may be passed to relays instead of ``take`` (``turns.text_relay``).
     """
     return getattr(batches, "forward", None)
 

@@ -29,6 +29,7 @@ from proxy.providers.circuit_breaker import Circuit
 from proxy.providers.model import Finished, Model, ModelDelta, ModelRequest, Take, forward_of
 from proxy.providers.span import record_attempt, record_first_chunk
 from proxy.teamfiles.definitions import Price
+from proxy.turns.text_relay import OpenRelay
 
 logger = logging.getLogger(__name__)
 
@@ -150,10 +151,10 @@ class _Attempts:
             return anext(self._batches)
         return self._noted_batch()
 
-    async def forward(self, take: Take) -> bool:
+    async def forward(self, take: Take, open_relay: OpenRelay | None = None) -> bool:
         """Forward the batches of the model behind the first one, see ``forward_of``."""
         forward = forward_of(self._batches) if self._first is None else None
-        return await forward(take) if forward is not None else True
+        return await forward(take, open_relay) if forward is not None else True
 
     async def _noted_batch(self) -> Sequence[ModelDelta]:
         batch, self._first = self._first, None

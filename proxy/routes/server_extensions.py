@@ -49,6 +49,13 @@ class BodyWriter(Protocol):
         """Write a part, which is not empty; only if ``is_ready``."""
         ...
 
+    def text_writer(self, start: bytes, end: bytes) -> Callable[[bytes], bool]:
+        """Return a function that writes a text between ``start`` and ``end`` as a part.
+
+        It returns False without an effect if the response is not ready.
+        """
+        ...
+
 
 class RequestBody(Protocol):
     """The body of a request."""

@@ -20,8 +20,10 @@ from proxy.routes.error_response import answer_of
 from proxy.routes.request_body import ClientDisconnected
 from proxy.routes.server_extensions import BODY_FOLLOWS, BODY_WRITER, DISCONNECT, BodyWriter, Disconnect
 from proxy.turns.live import LiveTurn
-from proxy.turns.log_reader import EventLogReader, Take
+from proxy.turns.log_reader import EventLogReader, OpenTextRelay, Take
+from proxy.turns.text_relay import TextRelay
 from proxy.wire.chat.response_models import encode
+from proxy.wire.chat.stream import ChunkEncoder
 from proxy.wire.errors import ErrorResponse, error_response
 from proxy.wire.events import sse
 
@@ -118,6 +120,8 @@ class ClientMonitor:
         self._timer: asyncio.TimerHandle | None = None
         self.quiet_since = 0.0
         """When the keep-alive interval began: at the last output."""
+        self.relay: TextRelay | None = None
+        """Has output that is later than ``quiet_since``."""
         if timeouts is not None:
             self._interval = timeouts.keep_alive
             # This server aborts a connection whose client reads nothing. For a task, one that reads slowly looks the
@@ -148,6 +152,8 @@ class ClientMonitor:
             if self._task is not None:
                 self._task.cancel()
             return
+        if self.relay is not None and self.relay.times:
+            self.quiet_since = self.relay.times[-1]
         due = self.quiet_since + self._interval
         if now >= due:
             self._wake()
@@ -249,6 +255,7 @@ async def stream(
             # The stream may take minutes.
             del headers, start
             take = _direct_writer(encoder, connection, monitor) if not framing.separator else None
+            open_relay = _relay_opener(encoder, connection, monitor) if take is not None else None
             while True:
                 is_last = bool(entries) and is_closing(entries[-1].event)
                 if framing.separator:
@@ -261,7 +268,7 @@ async def stream(
                 if is_last:
                     return not monitor.is_disconnected()
                 # A disconnect during a send does not wake the reader, so check before waiting.
-                entries = () if monitor.is_disconnected() else await reader.next(take)
+                entries = () if monitor.is_disconnected() else await reader.next(take, open_relay)
                 if monitor.is_disconnected():
                     return False
                 body = b"".join(map(encoder.encode, entries))
@@ -283,6 +290,30 @@ def _direct_writer(encoder: Encoder, connection: ClientConnection, monitor: Clie
         return True
 
     return take
+
+
+def _relay_opener(
+    encoder: Encoder, connection: ClientConnection, monitor: ClientMonitor
+) -> OpenTextRelay | None:
+    """Return a function that opens relays for text; None if the format or the server does not support them."""
+    writer: BodyWriter = connection.scope["extensions"][BODY_WRITER]
+    if not isinstance(encoder, ChunkEncoder):
+        return None
+
+    def record(texts: Sequence[str], times: Sequence[float]) -> None:
+        encoder.skip(texts)
+        monitor.quiet_since, monitor.relay = times[-1], None
+
+    def open_relay(is_reader_gone: Callable[[], bool]) -> TextRelay | None:
+        frame = encoder.text_frame
+        if frame is None or not writer.is_ready:
+            return None
+        start, end = frame
+        relay = monitor.relay = TextRelay(writer.text_writer(start, end), end + start, is_reader_gone)
+        relay.add_record(record)
+        return relay
+
+    return open_relay
 
 
 def _batch_encoder(encoder: Encoder) -> Callable[[Sequence[Entry]], bytes]:

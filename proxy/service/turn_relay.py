@@ -173,7 +173,9 @@ class TurnRelay:
 
 def _index_after(live: LiveTurn, position: int) -> int:
     """Return the number of entries up to a position."""
-    return live.length - sum(entry.position > position for entry in live.entries)
+    # First: reading the entries can add some.
+    entries = live.entries
+    return live.length - sum(entry.position > position for entry in entries)
 
 
 def _now() -> float:

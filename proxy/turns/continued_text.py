@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Sequence
 
 from proxy.events import Event, TextDelta
 from proxy.turns.contract import Sink
+from proxy.turns.text_relay import TextRelay
 
 _SENTENCE_ENDS = frozenset(".!?:;…)]}\"'”’»`*。！？：；）」』")
 _JOINED_BY_SPACE = frozenset(",;-–—")
@@ -39,6 +40,10 @@ class ContinuedText:
     def emit_batch(self, events: Sequence[Event]) -> bool:
         """Forward events."""
         return self._sink.emit_batch([self._separated(event) for event in events] if self._before else events)
+
+    def open_relay(self) -> TextRelay | None:
+        """Return a relay of the sink, behind the first text."""
+        return self._sink.open_relay() if not self._before else None
 
     def _separated(self, event: Event) -> Event:
         if self._before and isinstance(event, TextDelta) and event.text:

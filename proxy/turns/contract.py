@@ -28,6 +28,7 @@ from proxy.events import (
 )
 from proxy.messages import FinishReason, FunctionTool, Usage
 from proxy.turns.request import BusyPolicy, DisconnectPolicy, TurnRequest
+from proxy.turns.text_relay import TextRelay
 from proxy.turns.turn import ApprovalRequest, Turn
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,10 @@ class Sink(Protocol):
 
     def emit_batch(self, events: Sequence[Event]) -> bool:
         """Append events that arrived together; return False if ``drain`` would wait. Does not block."""
+        ...
+
+    def open_relay(self) -> TextRelay | None:
+        """Return a relay for text that needs no event now; None if it has to be emitted."""
         ...
 
     def drain(self) -> Awaitable[None]:
@@ -178,6 +183,10 @@ class NoSink:
         """Discard the events."""
         return True
 
+    def open_relay(self) -> None:
+        """Return None."""
+        return
+
     async def drain(self) -> None:
         """Return at once."""
 
@@ -227,6 +236,10 @@ class Recorder:
                 if type(event) is not TextDelta:
                     self._record(event)
         return self._sink.emit_batch(events)
+
+    def open_relay(self) -> TextRelay | None:
+        """Return a relay of the sink: text has nothing to record."""
+        return self._sink.open_relay()
 
     def _record(self, event: Event) -> None:
         match event:

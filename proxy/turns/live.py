@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, Protocol
 
@@ -25,6 +25,7 @@ from proxy.events import (
 )
 from proxy.turns.log_memory import ENTRY_WEIGHT, LogMemory
 from proxy.turns.log_reader import EventLogReader
+from proxy.turns.text_relay import TextRelay
 
 StopReason = Literal["client_left", "requested", "shutting_down"]
 HIGH_WATER = 1024 * 1024
@@ -70,6 +71,7 @@ class LiveTurn:
         "_memory",
         "_next",
         "_readers",
+        "_relay",
         "_room",
         "_size",
         "_sizes",
@@ -146,11 +148,15 @@ class LiveTurn:
         self._weight = 0
         self._is_stoppable = True
         self._ignores_readers = False
+        self._relay: TextRelay | None = None
+        """Has text that is not logged yet. It is closed before anything else is logged, or the log is read."""
 
     # --- writer ---
 
     def emit(self, event: Event, *, at: float | None = None, position: int | None = None) -> None:
         """Append to the log and wake the readers; ``at`` is the time of the event, by default now."""
+        if self._relay is not None:
+            self.close_relay()
         before = self._size
         if at is None:
             at = time.time() if self.length or self._began is None else self._began
@@ -163,12 +169,14 @@ class LiveTurn:
 
     def emit_batch(self, events: Sequence[Event]) -> bool:
         """Append events that arrived together, and pass them to the readers at once; see ``Sink``."""
+        if self._relay is not None:
+            self.close_relay()
         if not events:
             return not self._is_crowded()
         before = self._size
         now = time.time() if self.length or self._began is None else self._began
         if type(events) is TextBatch and self.listener is None:
-            entries = self._append_texts(events, now)
+            entries = self._append_texts(events, [now] * len(events))
         else:
             entries = [self._append(event, now, None) for event in events]
         for reader in self._readers:
@@ -198,11 +206,11 @@ class LiveTurn:
             self.listener(entry)
         return entry
 
-    def _append_texts(self, batch: TextBatch, at: float) -> list[Entry]:
-        """Do what ``_append`` does for each delta."""
+    def _append_texts(self, deltas: Iterable[TextDelta], times: Sequence[float]) -> list[Entry]:
+        """Do what ``_append`` does for each delta, without a listener."""
         size, position = self._size, self.length + self._next
         sizes, entries = self._sizes, []
-        for event in batch:
+        for event, at in zip(deltas, times, strict=True):
             entries.append(Entry(position, event, at))
             position += 1
             size += len(event.text)
@@ -211,6 +219,36 @@ class LiveTurn:
         self._size = size
         self.length += len(entries)
         return entries
+
+    def open_relay(self) -> TextRelay | None:
+        """Implement ``Sink``: there is a relay if the only reader has all entries and offers one."""
+        self.close_relay()
+        if self.listener is not None or len(self._readers) != 1:
+            return None
+        relay = self._relay = self._readers[0].open_relay()
+        if relay is not None:
+            relay.add_record(self._log_texts)
+        return relay
+
+    def close_relay(self) -> None:
+        """Log the text of an open relay."""
+        relay, self._relay = self._relay, None
+        if relay is not None:
+            relay.close()
+
+    def _log_texts(self, texts: Sequence[str], times: Sequence[float]) -> None:
+        """Log what the relay has passed on to the reader."""
+        self._relay = None
+        offset = time.time() - asyncio.get_running_loop().time()
+        before = self._size
+        entries = self._append_texts(map(TextDelta, texts), [at + offset for at in times])
+        if self.listener is not None:
+            # It came after the relay was opened.
+            for entry in entries:
+                self.listener(entry)
+        for reader in self._readers:
+            reader.skip()
+        self._add_weight(self._size - before + ENTRY_WEIGHT * len(texts))
 
     def _add_weight(self, change: int) -> None:
         """Count new entries: the change that ``_set_weight`` would find, without looking at the whole log."""
@@ -292,6 +330,7 @@ class LiveTurn:
 
     def abandon(self) -> None:
         """End the log without a closing event. The turn continues in another worker."""
+        self.close_relay()
         self.is_over = True
         for reader in self._readers:
             reader.wake()
@@ -301,6 +340,7 @@ class LiveTurn:
     @property
     def entries(self) -> Sequence[Entry]:
         """The entries in memory; the sequence grows while the turn runs."""
+        self.close_relay()
         return self._log
 
     def position_before(self, index: int) -> int | None:
@@ -312,6 +352,7 @@ class LiveTurn:
 
     def entries_after(self, position: int) -> Sequence[Entry] | None:
         """Return the entries after ``position``; None if some of them were trimmed."""
+        self.close_relay()
         return self._log[position - self._dropped :] if position >= self._dropped else None
 
     async def stored_after(self, position: int) -> Sequence[Entry] | None:
@@ -349,10 +390,12 @@ class LiveTurn:
 
     def reader(self, after: int = 0, *, is_observer: bool = False) -> EventLogReader:
         """Return a reader of the entries after position ``after``."""
+        self.close_relay()
         return EventLogReader(self, min(after, self.length), is_observer=is_observer)
 
     def enter(self, reader: EventLogReader) -> None:
         """Register a reader."""
+        self.close_relay()
         self._readers += (reader,)
         self.hold()
         if self.watcher is not None and not reader.is_observer:
@@ -360,6 +403,7 @@ class LiveTurn:
 
     def leave(self, reader: EventLogReader) -> None:
         """Remove a reader."""
+        self.close_relay()
         self._readers = tuple(one for one in self._readers if one is not reader)
         self.release()
         self.wake_writer()

@@ -13,11 +13,14 @@ from proxy.events import (
     Failed,
 )
 from proxy.messages import Usage
+from proxy.turns.text_relay import TextRelay
 
 TERMINAL_POSITION = 1_000_000_000
 """Position of a closing event that is sent without the events before it."""
 Take = Callable[[Sequence[Entry]], bool]
 """Processes entries, or returns False without an effect."""
+OpenTextRelay = Callable[[Callable[[], bool]], TextRelay | None]
+"""Returns a relay whose argument ``is_reader_gone`` is given; None if the next text cannot be passed on by one."""
 
 
 class ReadableLog(Protocol):
@@ -52,6 +55,10 @@ class ReadableLog(Protocol):
         """
         ...
 
+    def close_relay(self) -> None:
+        """Log the text of an open relay."""
+        ...
+
     def wake_writer(self) -> None:
         """Let a waiting writer continue if the slowest reader is close enough."""
         ...
@@ -67,7 +74,7 @@ class EventLogReader:
     The writer does not wait for an observer, and an observer does not prevent the cancellation after a disconnect.
     """
 
-    __slots__ = ("_given", "_live", "_loop", "_take", "is_observer", "position", "waiter")
+    __slots__ = ("_given", "_live", "_loop", "_open_relay", "_take", "is_observer", "position", "waiter")
 
     def __init__(self, live: ReadableLog, after: int, *, is_observer: bool) -> None:
         self.is_observer = is_observer
@@ -77,6 +84,7 @@ class EventLogReader:
         self._live = live
         self._loop = asyncio.get_running_loop()
         self._take: Take | None = None
+        self._open_relay: OpenTextRelay | None = None
         self.waiter: asyncio.Future[None] | None = None
         """Completed by ``wake``; None while the reader does not wait. While it waits, it has all entries."""
 
@@ -87,9 +95,11 @@ class EventLogReader:
     def __exit__(self, *_: object) -> None:
         self._live.leave(self)
         # It refers to this reader: as a cycle, both would wait for the garbage collector.
-        self._take = None
+        self._take = self._open_relay = None
 
-    async def next(self, take: Take | None = None) -> Sequence[Entry]:
+    async def next(
+        self, take: Take | None = None, open_relay: OpenTextRelay | None = None
+    ) -> Sequence[Entry]:
         """Return the next batch of entries, waiting while there are none.
 
         Empty only after ``wake``, or when nothing more will be logged and all of it was read. Entries that are not in
@@ -97,7 +107,8 @@ class EventLogReader:
         error.
 
         Meanwhile, batches of the writer (``LiveTurn.emit_batch``) are passed to ``take``, which processes them at once
-        and returns True, or returns False to get them from this method. An exception of ``take`` is raised here.
+        and returns True, or returns False to get them from this method. An exception of ``take`` is raised here. While
+        no other reader is there, text may also be passed to a relay that ``open_relay`` returns.
 
         Raises:
             LogMemoryExhausted: An observer's entries are gone. It gets no closing event: the turn did not fail.
@@ -110,8 +121,9 @@ class EventLogReader:
             live.trim()
         if self._given >= live.length and not live.is_over:
             self.waiter = self._loop.create_future()
-            self._take = take
+            self._take, self._open_relay = take, open_relay
             await self.waiter
+            live.close_relay()
         start, self._given = self._given, live.batch_end(self._given)
         if self._given < live.length:
             # Encoding a batch takes time, and more entries are ready: let other tasks run first.
@@ -143,6 +155,16 @@ class EventLogReader:
             self.position = self._given = live.length
         else:
             self.wake()
+
+    def open_relay(self) -> TextRelay | None:
+        """Return a relay for text, if the reader waits for entries and offers one."""
+        if self._open_relay is None or self.waiter is None or self.waiter.done() or self._live.is_over:
+            return None
+        return self._open_relay(self.waiter.done)
+
+    def skip(self) -> None:
+        """Skip the entries up to the end of the log, which the reader has got from a relay."""
+        self.position = self._given = self._live.length
 
     def wake(self) -> None:
         """Let a waiting call of ``next`` return."""

@@ -31,6 +31,9 @@ class RememberingSink:
         self.events.extend(events)
         return True
 
+    def open_relay(self) -> None:
+        return None
+
     async def attended(self) -> None:
         pass
 

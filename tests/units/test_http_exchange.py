@@ -240,6 +240,29 @@ async def test_a_response_without_a_length_is_chunked_and_can_be_written_directl
     assert not writer.is_ready
 
 
+async def test_texts_are_written_between_a_start_and_an_end_while_the_client_reads() -> None:
+    connection = FakeConnection()
+    exchange, scope = exchange_of(connection)
+    exchange.end_body()
+    await exchange.send(head())
+    connection.fake.writes.clear()
+    write = scope["extensions"][BODY_WRITER].text_writer(b"<", b">")
+
+    assert write(b"one")
+    assert write(b"x" * 3000)
+    assert connection.fake.written == b"5\r\n<one>\r\nbba\r\n<" + b"x" * 3000 + b">\r\n"
+
+    connection.flow.write_paused = True
+    assert not write(b"two")
+    connection.flow.write_paused = False
+    exchange.disconnected = True
+    assert not write(b"two")
+    exchange.disconnected = False
+    await exchange.send(body())
+    assert not write(b"two")
+    assert connection.fake.written.endswith(b">\r\n0\r\n\r\n")
+
+
 @pytest.mark.parametrize(
     ("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)], ids=["HEAD", "204", "304"]
 )

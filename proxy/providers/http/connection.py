@@ -13,6 +13,8 @@ from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from proxy.wire.chunk_sizes import size_line
+
 _HEAD_BYTES = 64 * 1024
 HIGH_WATER = 256 * 1024
 """Unread bytes, above which the proxy stops reading from the connection."""
@@ -45,6 +47,8 @@ class Response:
         self._waiter: asyncio.Future[None] | None = None
         self.on_news: Callable[[], None] | None = None
         """Called when a part of the body, the end or a failure came, instead of completing a wait."""
+        self.is_between_chunks = False
+        """Whether the last read that was parsed was whole chunks (RFC 9112, 7.1); known only with ``on_news``."""
         self.on_body = self._body.append
         """Called by the parser with each piece of the body."""
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
@@ -108,6 +112,10 @@ class Response:
             self.is_over = True
             self._wake()
 
+    def process_directly(self, direct: Callable[[bytes], bool] | None) -> None:
+        """Let a function process the next reads if it returns True; only when ``is_between_chunks``. None to end it."""
+        self._connection.direct = direct
+
     def release(self) -> None:
         """Release the connection: for reuse if the response is complete, otherwise it is closed."""
         self._connection.release(can_be_used=self.is_complete and self._can_be_followed)
@@ -136,6 +144,7 @@ class Response:
         parser = self._parser
         if parser is None:
             return
+        before = len(self._body)
         try:
             parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
@@ -147,8 +156,13 @@ class Response:
                 self._is_held_back = True
                 self._connection.hold_back()
         if (on_news := self.on_news) is not None:
+            pieces = self._body[before:]
+            self.is_between_chunks = data == b"".join(
+                [b"%b%b\r\n" % (size_line(len(piece)), piece) for piece in pieces]
+            )
             on_news()
         else:
+            self.is_between_chunks = False
             self._wake()
 
     def lose(self) -> None:
@@ -202,6 +216,8 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._response: Response | None = None
         self._transport: asyncio.Transport
+        self.direct: Callable[[bytes], bool] | None = None
+        """Processes a read in place of the response, or returns False; only for reads that begin between two chunks."""
         self.idle_since = 0.0
         self.is_open = False
 
@@ -215,7 +231,7 @@ class Connection(asyncio.Protocol):
         """End the exchange."""
         if self._response is None:
             return
-        self._response = None
+        self._response = self.direct = None
         if can_be_used and self.is_open and not self._transport.get_write_buffer_size():
             self._owner.idle(self)
         else:
@@ -246,6 +262,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
+        if (direct := self.direct) is not None and direct(data):
+            return
         if self._response is not None:
             self._response.receive(data)
         else:

@@ -26,6 +26,7 @@ from proxy.providers.openai.batch_delivery import BatchDelivery
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import Alarm, ModelLimits
+from proxy.turns.text_relay import OpenRelay
 
 _FOR_REUSE = 0.05
 """Seconds that a read answer waits for the end of its body, so that the connection can be used again."""
@@ -180,14 +181,14 @@ class ProviderAnswer:
         reasoning = [delta for delta in deltas if isinstance(delta, ReasoningDelta)]
         return reasoning or await self._batch()
 
-    async def forward(self, take: Take) -> bool:
+    async def forward(self, take: Take, open_relay: OpenRelay | None = None) -> bool:
         """Forward the batches of a streamed answer that has begun, up to its end; see ``forward_of``."""
         response, reader = self._response, self._reader
         is_running = reader.has_said and not (reader.has_reason or reader.is_finished or reader.failure)
         is_changed = self._ignored or self._defers_form or self._usage_before is not None
         if response is None or not is_running or is_changed or self._is_whole or self._start or self._ahead:
             return True
-        forwarding = BatchDelivery(response, reader, take, self._alarm, self._limits.idle)
+        forwarding = BatchDelivery(response, reader, take, self._alarm, self._limits.idle, open_relay)
         try:
             return await forwarding.run()
         except UpstreamFailed as failure:

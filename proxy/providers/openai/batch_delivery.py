@@ -14,9 +14,16 @@ from functools import partial
 from proxy.events import TextBatch
 from proxy.providers.http.connection import HIGH_WATER, Response
 from proxy.providers.model import ModelDelta, Take
+from proxy.providers.openai.chunk_relay import chunk_relay
 from proxy.providers.openai.responses_stream import ResponsesReader
 from proxy.providers.openai.stream_parser import AnswerReader
 from proxy.providers.timeouts import Alarm
+from proxy.turns.text_relay import OpenRelay, TextRelay
+
+_RELAYED_BYTES = 64 * 1024
+"""Bytes that a relay passes on until the log gets their text."""
+_ATTEMPTS = 8
+"""To open a relay, without success: turns that are logged for other workers, for example, never have one."""
 
 
 class BatchDelivery:
@@ -29,6 +36,7 @@ class BatchDelivery:
         take: Take,
         alarm: Alarm,
         idle: float,
+        open_relay: OpenRelay | None = None,
     ) -> None:
         """``alarm`` rings after ``idle`` seconds without data."""
         self._response = response
@@ -42,6 +50,9 @@ class BatchDelivery:
         """Then the task reads once: a fast provider must not occupy the event loop."""
         # The context of the loop's calls is that of the task which opened the connection, maybe for another request.
         self._context = copy_context()
+        self._open_relay = open_relay
+        self._relay: TextRelay | None = None
+        self._attempts_left = _ATTEMPTS
         self.untaken: Sequence[ModelDelta] = ()
         """The batch that was read and not passed to ``take``, because something other than text follows it."""
 
@@ -57,6 +68,8 @@ class BatchDelivery:
             self._read()
             return await self._end
         finally:
+            self._close_relay()
+            self._open_relay = None
             self._response.on_news = None
             self._alarm.pause()
             if self._end.done() and not self._end.cancelled():
@@ -65,6 +78,7 @@ class BatchDelivery:
 
     def _read(self) -> None:
         end, response, reader = self._end, self._response, self._reader
+        self._close_relay()
         if end.done():
             # The task has not run yet; it finds the data in the response.
             return
@@ -87,5 +101,37 @@ class BatchDelivery:
             else:
                 self._bytes_left -= len(received)
                 self._alarm.deadline = self._loop.time() + self._idle
+                if received and self._attempts_left and self._response.is_between_chunks:
+                    self._relay_next()
         except Exception as error:  # noqa: BLE001 - raised in the task that reads the answer
             end.set_exception(error)
+
+    def _relay_next(self) -> None:
+        """Let the next reads be passed on directly, if they can only have text and the turn has one reader."""
+        frame, reader = self._reader.repeated_frame, self._reader
+        if frame is None or self._open_relay is None or not isinstance(reader, AnswerReader):
+            return
+        self._attempts_left -= 1
+        relay = self._relay = self._open_relay()
+        if relay is None:
+            return
+        self._attempts_left = _ATTEMPTS
+        size = len(frame.head) + len(frame.tail)
+
+        def record(texts: Sequence[str], times: Sequence[float]) -> None:
+            self._bytes_left -= sum(map(len, texts)) + size * len(texts)
+            reader.add_texts(texts)
+
+        relay.add_record(record)
+        relay.detach = self._detach
+        most = min(_RELAYED_BYTES, self._bytes_left, reader.bytes_left)
+        direct = chunk_relay(frame, relay, self._alarm, self._idle, most, self._end.done)
+        self._response.process_directly(direct)
+
+    def _detach(self) -> None:
+        self._relay = None
+        self._response.process_directly(None)
+
+    def _close_relay(self) -> None:
+        if self._relay is not None:
+            self._relay.close()

@@ -18,12 +18,14 @@ _KEY = b'"content"'
 class RepeatedFrame:
     """The bytes around the text of an event."""
 
-    __slots__ = ("_fixed", "_head", "_max_bytes", "_tail")
+    __slots__ = ("_fixed", "_max_bytes", "head", "tail")
 
     def __init__(self, head: bytes, tail: bytes, max_bytes: int) -> None:
         """``max_bytes`` is the size up to which a network read is examined."""
-        self._head = head
-        self._tail = tail
+        self.head = head
+        """The bytes before the text."""
+        self.tail = tail
+        """The bytes behind it, with the end of the event."""
         self._fixed = len(head) + len(tail)
         self._max_bytes = max_bytes
 
@@ -47,7 +49,7 @@ class RepeatedFrame:
 
     def texts(self, received: bytes) -> list[str] | None:
         """Return the texts of the events in ``received``; None if it has anything else, or an incomplete event."""
-        head, tail = self._head, self._tail
+        head, tail = self.head, self.tail
         if not (received.startswith(head) and received.endswith(tail)):
             return None
         if not self._fixed < len(received) <= self._max_bytes:

@@ -19,6 +19,7 @@ from proxy.providers.http.sse import EventReader
 from proxy.providers.model import Finished, ModelDelta
 from proxy.providers.openai.errors import error_event
 from proxy.providers.openai.provider_state import bounded_state
+from proxy.providers.openai.repeated_frame import RepeatedFrame
 from proxy.providers.openai.stream_chunk import CallDelta, FunctionDelta
 from proxy.providers.openai.tool_call_assembler import CallAssembler, Ending
 from proxy.providers.sanitize import clean, without_nul
@@ -68,6 +69,8 @@ class ResponsesReader:
         self.may_continue = False
         """Never: the terminal event carries reason and usage at once."""
         self.is_finished = False
+        self.repeated_frame: RepeatedFrame | None = None
+        """Never: each event has another sequence number."""
 
     def feed(self, received: bytes) -> list[ModelDelta]:
         """Return the deltas of the events that these bytes complete; what follows the terminal event is dropped.

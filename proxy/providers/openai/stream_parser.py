@@ -104,6 +104,22 @@ class AnswerReader:
         return self._content.has_unopened_reasoning()
 
     @property
+    def repeated_frame(self) -> RepeatedFrame | None:
+        """The frame of a text, if nothing else of the answer is needed to read the next ones."""
+        return self._repeated
+
+    @property
+    def bytes_left(self) -> int:
+        """How many bytes of text the answer can still have."""
+        return self._max_answer_bytes - self._size
+
+    def add_texts(self, texts: Sequence[str]) -> None:
+        """Add texts of repeated frames that a relay has passed on."""
+        self._size += sum(map(len, texts))
+        self._content.pieces += texts
+        self._searches_left = _SEARCHES
+
+    @property
     def may_continue(self) -> bool:
         """Whether the reason came with the first text: it ends a short answer, or this provider sends one always."""
         return self._has_first_reason
@@ -119,12 +135,10 @@ class AnswerReader:
         if (
             (repeated := self._repeated) is not None
             # Bytes, of which a text has at least as many as characters.
-            and self._size + len(received) <= self._max_answer_bytes
+            and len(received) <= self.bytes_left
             and (texts := repeated.texts(received)) is not None
         ):  # pragma: no mutate
-            self._size += sum(map(len, texts))
-            self._content.pieces += texts
-            self._searches_left = _SEARCHES
+            self.add_texts(texts)
             batch = TextBatch(map(TextDelta, texts))
             batch.texts = texts
             return batch

@@ -26,6 +26,11 @@ class TextJoiner:
         """Whether there was any text."""
         return bool(self._tail)
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether a separator may precede the next text."""
+        return self._is_joint
+
     def pause(self) -> None:
         """Mark the end of a text: the end of a model call, or a handoff."""
         self._is_joint = True

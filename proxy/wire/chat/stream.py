@@ -138,6 +138,17 @@ class ChunkEncoder:
             return b"".join(head + sse.one_line(encode(text)) + tail for text in texts)
         return head + data[1:-1].replace(b'","', b'"' + tail + head + b'"') + tail
 
+    @property
+    def text_frame(self) -> tuple[bytes, bytes] | None:
+        """What is before and behind the JSON string of the next text delta; None if it needs ``encode``."""
+        if not self._is_flowing or self._has_ids or self._after != sse.START or self._joints.is_paused:
+            return None
+        return b'data: %b"' % self._text_head, b'"' + self._text_tail
+
+    def skip(self, texts: Sequence[str]) -> None:
+        """Record text deltas that were written in the ``text_frame``."""
+        self._joints.join_all(texts)
+
     def _frames(self, event: Event) -> list[bytes]:
         note = self._extension.encode(event) if self._extension is not None else None
         # After another status the next text delta is preceded by one that names the active agent.

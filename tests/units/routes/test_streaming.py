@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 from proxy.events import Completed, Started, TextDelta
 from proxy.messages import Usage
 from proxy.routes.server_extensions import BODY_WRITER
-from proxy.routes.streaming import ClientConnection, StreamTimeouts, stream
+from proxy.routes.streaming import SSE, ClientConnection, StreamTimeouts, stream
 from proxy.turns.live import LiveTurn
 from proxy.wire.chat.completion import AnswerOptions
 from proxy.wire.chat.stream import ChunkEncoder
@@ -51,6 +52,13 @@ class FakeBodyWriter:
     def write(self, body: bytes) -> None:
         self.written.append(body)
 
+    def text_writer(self, start: bytes, end: bytes) -> Callable[[bytes], bool]:
+        def write_text(text: bytes) -> bool:
+            self.written.append(start + text + end)
+            return True
+
+        return write_text
+
 
 async def test_batches_are_written_directly_while_the_client_reads_fast_enough() -> None:
     live = LiveTurn("chatcmpl-1")
@@ -82,6 +90,46 @@ async def test_batches_are_written_directly_while_the_client_reads_fast_enough()
         live.emit(Completed("triage", "stop", Usage()))
         assert b"[DONE]" in await sent.get()
         assert await streaming
+
+
+async def test_no_keep_alive_frame_is_sent_while_text_is_passed_on() -> None:
+    live, interval = LiveTurn("chatcmpl-1"), 0.05
+    live.emit(Started("chatcmpl-1", "triage"))
+    live.emit(TextDelta("Hello"))
+    writer, sent = FakeBodyWriter(), asyncio.Queue[bytes]()
+
+    async def receive() -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            sent.put_nowait(message["body"])
+
+    encoder = ChunkEncoder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
+    connection = ClientConnection({"type": "http", "extensions": {BODY_WRITER: writer}}, receive, send)
+    streaming = asyncio.create_task(
+        stream(live, encoder, [], connection, StreamTimeouts(keep_alive=interval))
+    )
+    async with asyncio.timeout(5):
+        assert b"Hello" in await sent.get()
+        await asyncio.sleep(0)
+        relay, now = live.open_relay(), asyncio.get_running_loop().time
+        assert relay is not None
+        until = now() + 4 * interval
+        while now() < until:
+            assert relay.write(b"!")
+            relay.texts.append("!")
+            relay.times.append(now())
+            await asyncio.sleep(interval / 10)
+        assert sent.empty()
+        # Afterwards it is, behind the text.
+        assert await sent.get() == SSE.ping
+        assert live.length == 2 + len(writer.written)
+
+        live.emit(Completed("triage", "stop", Usage()))
+        assert b"[DONE]" in await sent.get()
+        assert await streaming
+    assert {texts_of(body) for body in writer.written} == {"!"}
 
 
 def texts_of(body: bytes) -> str:

@@ -42,6 +42,9 @@ class Events:
         self.events.extend(events)
         return True
 
+    def open_relay(self) -> None:
+        return None
+
     async def drain(self) -> None:
         pass
 

@@ -1,0 +1,89 @@
+"""Find the texts in reads that hold nothing but repeated frames, each in an HTTP chunk, and pass them to a relay.
+
+Neither the HTTP parser nor the parser of events runs. A read is passed on only if it is exactly what these would read
+as texts (``repeated_frame`` has the conditions on an event), and the HTTP parser is between two chunks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from proxy.providers.openai.repeated_frame import RepeatedFrame
+from proxy.providers.timeouts import Alarm
+from proxy.turns.text_relay import TextRelay
+from proxy.wire.chunk_sizes import known_lines, line_of_chunk
+
+Direct = Callable[[bytes], bool]
+"""Processes a read, or returns False without an effect."""
+
+
+def chunk_relay(
+    frame: RepeatedFrame,
+    relay: TextRelay,
+    alarm: Alarm,
+    idle: float,
+    max_bytes: int,
+    is_over: Callable[[], bool],
+) -> Direct:
+    """Return a function for the reads of a connection that begin between two chunks.
+
+    ``alarm`` rings after ``idle`` seconds without data. The function returns False after ``max_bytes``, and when
+    ``is_over`` returns True.
+    """
+    head, tail = frame.head, frame.tail + b"\r\n"
+    head_size, tail_size = len(head), len(tail)
+    texts, times, write, is_reader_gone = relay.texts, relay.times, relay.write, relay.is_reader_gone
+    now = asyncio.get_running_loop().time
+    left = max_bytes
+
+    def pass_on(received: bytes) -> bool:
+        """Pass on the text of the only chunk. The usual case is in one function, see ``text_relay``."""
+        nonlocal left
+        if not (line := known_lines.get(len(received)) or line_of_chunk(len(received))):
+            return False
+        start = len(line) + head_size
+        left -= len(received)
+        if left < 0 or is_over() or is_reader_gone():
+            return False
+        if not (
+            received.startswith(line) and received.startswith(head, len(line)) and received.endswith(tail)
+        ):
+            return pass_on_several(received)
+        encoded = received[start:-tail_size]
+        try:
+            text = encoded.decode()
+        except UnicodeDecodeError:
+            return False
+        if not text or '"' in text or "\\" in text or not text.isprintable() or not write(encoded):
+            return False
+        texts.append(text)
+        times.append(at := now())
+        alarm.deadline = at + idle
+        return True
+
+    def pass_on_several(received: bytes) -> bool:
+        *chunks, rest = received.split(tail)
+        encoded = []
+        for chunk in chunks:
+            length = len(chunk) + tail_size
+            line = known_lines.get(length) or line_of_chunk(length)
+            if not (line and chunk.startswith(line) and chunk.startswith(head, len(line))):
+                return False
+            encoded.append(chunk[len(line) + head_size :])
+        try:
+            # No text has quotation marks, so that they separate texts.
+            joined = b'"'.join(encoded).decode()
+        except UnicodeDecodeError:
+            return False
+        several = joined.split('"')
+        if rest or len(several) != len(encoded) or "" in several:
+            return False
+        if "\\" in joined or not joined.isprintable() or not write(relay.between.join(encoded)):
+            return False
+        texts.extend(several)
+        times.extend([at := now()] * len(several))
+        alarm.deadline = at + idle
+        return True
+
+    return pass_on

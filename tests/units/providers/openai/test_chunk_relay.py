@@ -1,0 +1,300 @@
+"""A turn whose text is passed on by a relay has the same response and the same log as one without."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from uvicorn.protocols.http.flow_control import FlowControl
+
+from proxy.events import Event, Failed, Started, TextDelta
+from proxy.http_exchange import HttpExchange
+from proxy.messages import Usage
+from proxy.providers.http.connection import Connection, Owner
+from proxy.providers.model import ModelDelta, ModelRequest, forward_of
+from proxy.providers.openai.answer import Accepted, ProviderAnswer
+from proxy.providers.openai.stream_parser import AnswerReader
+from proxy.providers.timeouts import ModelLimits
+from proxy.routes.streaming import ClientConnection, StreamTimeouts, stream
+from proxy.turns.live import LiveTurn
+from proxy.turns.text_relay import TextRelay
+from proxy.wire.chat.completion import AnswerOptions
+from proxy.wire.chat.stream import ChunkEncoder
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+TEXTS = [
+    " word",
+    "x",
+    " a longer text, with more words",
+    "ü",
+    "日本語",
+    "🙂",
+    " a",
+    " of",
+    ".",
+    "|",
+    "<",
+    " {",
+    "]}",
+]
+OTHERS = ["\n", '"', '","', "\\", "\u2028", "\x85", "\x7f", "\u3000", "</think>", '"},"content":"']
+
+
+class FakeTransport:
+    """Records what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+class FakeConnection:
+    """The connection of the client."""
+
+    def __init__(self) -> None:
+        self.fake = FakeTransport()
+        self.transport = cast("asyncio.Transport", self.fake)
+        self.flow = FlowControl(self.transport)
+
+    def on_response_complete(self) -> None: ...
+
+    def close_after(self, exchange: HttpExchange) -> None: ...
+
+
+@dataclass
+class Result:
+    """What became of an answer."""
+
+    body: bytes = b""
+    events: list[tuple[int, Event]] = field(default_factory=list)
+    deltas: list[str] = field(default_factory=list)
+    relayed: int = 0
+    """How many texts were passed on by relays."""
+
+
+class Receiver:
+    """Emits the text of an answer, and records it."""
+
+    def __init__(self, live: LiveTurn, result: Result) -> None:
+        self._live, self._result = live, result
+
+    def take(self, batch: Sequence[ModelDelta]) -> bool:
+        texts = [delta for delta in batch if isinstance(delta, TextDelta)]
+        self._result.deltas += [delta.text for delta in texts]
+        return self._live.emit_batch(texts)
+
+    def open_relay(self) -> TextRelay | None:
+        relay = self._live.open_relay()
+        if relay is not None:
+            relay.add_record(self._record)
+        return relay
+
+    def _record(self, texts: Sequence[str], times: Sequence[float]) -> None:
+        assert len(texts) == len(times)
+        self._result.deltas += texts
+        self._result.relayed += len(texts)
+
+
+async def answer_of(reads: Sequence[bytes], *, has_relay: bool, limits: ModelLimits | None = None) -> Result:
+    """Let a provider send an answer in these reads; return what the client and the log got."""
+    result, live, client = Result(), LiveTurn("t", began=1.0), FakeConnection()
+    provider = Connection(Owner())
+    provider.connection_made(cast("asyncio.Transport", FakeTransport()))
+    response = provider.ask(b"request")
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "http_version": "1.1"}
+    exchange = HttpExchange(
+        client, scope, default_headers=[], announced_bytes=None, keep_alive=True, expects_continue=False
+    )
+    exchange.end_body()
+    live.emit(Started("t", "triage"))
+    receiver = Receiver(live, result)
+
+    async def send(request: ModelRequest) -> Accepted:
+        return Accepted(response, AnswerReader)
+
+    async def ask() -> None:
+        call = ProviderAnswer(
+            send,
+            ModelRequest(messages=[]),
+            limits or ModelLimits(),
+            provider="",
+            describe=lambda failure, request: None,
+            finished=lambda reader: None,
+        )
+        try:
+            async with call as batches:
+                forward = forward_of(batches)
+                assert forward is not None
+                async for batch in batches:
+                    receiver.take(batch)
+                    while not await forward(receiver.take, receiver.open_relay if has_relay else None):
+                        pass
+        finally:
+            # Not ``Completed``: some answers end with a failure.
+            live.emit(Failed("internal_error", "end", Usage()))
+
+    connection = ClientConnection(scope, exchange.receive, exchange.send)
+    encoder = ChunkEncoder(AnswerOptions(id="chatcmpl-1", created=0, model="shop"))
+    writing = asyncio.create_task(stream(live, encoder, [], connection, StreamTimeouts()))
+    asking = asyncio.create_task(ask())
+    provider.data_received(HEAD)
+    for read in reads:
+        provider.data_received(read)
+        # The tasks run as far as they can.
+        for _ in range(8):
+            await asyncio.sleep(0)
+    provider.connection_lost(None)
+    async with asyncio.timeout(20):
+        await asyncio.gather(asking, return_exceptions=True)
+        await writing
+    result.body = b"".join(chunks_of(client.fake.written.partition(b"\r\n\r\n")[2]))
+    result.events = [(entry.position, entry.event) for entry in live.entries]
+    return result
+
+
+def chunks_of(body: bytes) -> Iterator[bytes]:
+    """Decode a chunked body."""
+    while body != b"0\r\n\r\n":
+        line, _, rest = body.partition(b"\r\n")
+        size = int(line, 16)
+        assert rest[size : size + 2] == b"\r\n"
+        yield rest[:size]
+        body = rest[size + 2 :]
+
+
+def event(delta: dict[str, Any] | str, reason: str | None = None, **members: Any) -> bytes:
+    if isinstance(delta, str):
+        delta = {"content": delta}
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    chunk = {"id": "chatcmpl-x", "choices": [choice], **members}
+    return b"data: %b\n\n" % json.dumps(chunk, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def chunk(*events: bytes, form: str = "%x") -> bytes:
+    data = b"".join(events)
+    return (form % len(data)).encode() + b"\r\n" + data + b"\r\n"
+
+
+START = chunk(event({"role": "assistant", "content": ""})) + chunk(event("Hello"))
+END = chunk(event({}, "stop"), b"data: [DONE]\n\n") + b"0\r\n\r\n"
+
+
+def some_reads(draw: random.Random) -> list[bytes]:
+    """Return an answer of many texts and some other events, cut in some way."""
+    reads = [START]
+    for _ in range(draw.randint(5, 60)):
+        read = b""
+        for _ in range(draw.choice([1, 1, 1, 2, 7])):
+            pieces = [event(draw.choice(TEXTS)) for _ in range(draw.choice([1, 1, 1, 1, 3]))]
+            match draw.randint(0, 30):
+                case 0:
+                    pieces.append(b": ping\n\n")
+                case 1:
+                    pieces = [event({"reasoning_content": "hm"})]
+                case 2 | 3:
+                    pieces = [event(draw.choice(OTHERS))]
+                case 4:
+                    pieces = [
+                        event("y", usage={"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2})
+                    ]
+                case _:
+                    pass
+            read += chunk(*pieces, form="%X" if draw.random() < 0.03 else "%x")
+        reads.append(read)
+    reads.append(END)
+    if draw.random() < 0.3:
+        whole = b"".join(reads)
+        cuts = sorted(draw.sample(range(1, len(whole)), 12))
+        reads = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    elif draw.random() < 0.5:
+        at = draw.randrange(1, len(reads) - 1)
+        cut = draw.randrange(1, len(reads[at]))
+        reads[at : at + 1] = [reads[at][:cut], reads[at][cut:]]
+    return reads
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_response_and_log_are_the_same(seed: int) -> None:
+    reads = some_reads(random.Random(seed))
+
+    usual = await answer_of(reads, has_relay=False)
+    relayed = await answer_of(reads, has_relay=True)
+
+    assert relayed.body == usual.body
+    assert relayed.events == usual.events
+    assert "".join(relayed.deltas) == "".join(usual.deltas)
+    assert usual.relayed == 0
+
+
+async def test_text_that_arrives_alone_is_passed_on() -> None:
+    reads = [START, *(chunk(event(f" word {number}")) for number in range(600)), END]
+
+    result = await answer_of(reads, has_relay=True)
+
+    # The first one is parsed, and one in 64 KB, after which the log gets the text.
+    assert 590 <= result.relayed < 600
+    assert result.body == (await answer_of(reads, has_relay=False)).body
+
+
+async def test_text_that_arrives_in_bursts_is_passed_on() -> None:
+    burst = b"".join(chunk(event(text)) for text in TEXTS)
+
+    result = await answer_of([START, *[burst] * 20, END], has_relay=True)
+
+    assert result.relayed >= 18 * len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(chunk(event("a\\b")), id="escape"),
+        pytest.param(chunk(event("")), id="empty text"),
+        pytest.param(chunk(event("a"))[:-1], id="part of a chunk"),
+        pytest.param(chunk(event("a")) + b"5\r\n", id="beginning of another chunk"),
+        pytest.param(chunk(event("a")).replace(b'"a"', b'"\xff"'), id="not UTF-8"),
+        pytest.param(
+            (chunk(event("a")) + chunk(event("b"))).replace(b'"b"', b'"\xff"'), id="second is not UTF-8"
+        ),
+        pytest.param(b"0" + chunk(event("a")), id="other size line"),
+        pytest.param(chunk(event("a")).replace(b"\r\n", b";x=1\r\n", 1), id="chunk extension"),
+        pytest.param(chunk(event("a", note=1)), id="another member"),
+        pytest.param(chunk(event("a", "stop")), id="finish reason"),
+        pytest.param(chunk(event("a")) + chunk(event("b", note=1)), id="another event behind"),
+        pytest.param(chunk(event("a")) + END, id="end"),
+    ],
+)
+async def test_anything_else_is_parsed(read: bytes) -> None:
+    before = [START, *[chunk(event(" word"))] * 4]
+
+    result = await answer_of([*before, read], has_relay=True)
+
+    assert result.relayed == 3
+    usual = await answer_of([*before, read], has_relay=False)
+    assert (result.body, result.events) == (usual.body, usual.events)
+
+
+async def test_an_answer_that_is_too_long_fails_as_without_a_relay() -> None:
+    reads = [START, *[chunk(event(" word"))] * 100, END]
+    limits = ModelLimits(answer_bytes=300)
+
+    usual = await answer_of(reads, has_relay=False, limits=limits)
+    relayed = await answer_of(reads, has_relay=True, limits=limits)
+
+    assert relayed.body == usual.body
+    assert len("".join(relayed.deltas)) <= 300
