@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.errors import StoreUnavailable
@@ -255,8 +255,10 @@ class DisconnectedTurns:
         attendance: Mapping[int, Attendance] | None = None
         try:
             while self._unwritten:
-                watch = self._unwritten.pop()
-                await self.history.leave(watch.key, left_at=watch.left_at, cancel_at=watch.cancel_at)
+                changed = [*self._unwritten]
+                self._unwritten.clear()
+                # Together: one after the other would take a commit each.
+                await self._write_all(changed)
             keys = [watch.key for watch in self._left]
             attendance = await self.history.attendance(keys) if keys else {}
         except StoreUnavailable:
@@ -265,6 +267,15 @@ class DisconnectedTurns:
             found = attendance.get(watch.key) if attendance is not None else None
             if watch.live.is_finished or not self._waits(watch, found):
                 self._left.discard(watch)
+
+    async def _write_all(self, watches: Sequence[_Watch]) -> None:
+        writes = [
+            self.history.leave(watch.key, left_at=watch.left_at, cancel_at=watch.cancel_at)
+            for watch in watches
+        ]
+        for result in await asyncio.gather(*writes, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     def _waits(self, watch: _Watch, attendance: Attendance | None) -> bool:
         """Apply the rules to a turn without local readers; return whether it still waits."""

@@ -19,9 +19,25 @@ from tests.fakes.turn_records import new_turn, the_end
 from tests.polling import until
 
 
+class SlowHistory(MemoryHistory):
+    """Departures are stored when there are as many as ``expected`` at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expected = 0
+        self.all_left = asyncio.Event()
+
+    async def leave(self, turn: int, *, left_at: float | None, cancel_at: float | None) -> None:
+        self.expected -= 1
+        if self.expected <= 0:
+            self.all_left.set()
+        await self.all_left.wait()
+        await super().leave(turn, left_at=left_at, cancel_at=cancel_at)
+
+
 @pytest.fixture
-async def history() -> MemoryHistory:
-    return MemoryHistory()
+async def history() -> SlowHistory:
+    return SlowHistory()
 
 
 @pytest.fixture
@@ -168,6 +184,19 @@ async def test_a_client_that_cannot_return_ends_its_turn_at_once(start: Callable
     live.on_client_disconnect(can_return=False)
 
     assert is_stopped(live)
+
+
+async def test_departures_from_several_turns_are_stored_together(
+    start: Callable[..., Any], history: SlowHistory
+) -> None:
+    history.expected = 3
+    lives = [(await start(grace=30.0))[0] for _ in range(3)]
+
+    for live in lives:
+        live.on_client_disconnect()
+
+    async with asyncio.timeout(5):
+        await history.all_left.wait()
 
 
 @pytest.mark.parametrize("ran_effects", [True, False])
