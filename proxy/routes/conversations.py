@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +23,7 @@ from proxy.routes.dependencies import (
     conversation_of,
     json_response,
 )
+from proxy.turns.ids import new_id
 from proxy.turns.records import Conversation, TurnRecord
 from proxy.wire.conversations.item_input import decode_items
 from proxy.wire.conversations.objects import (
@@ -58,7 +58,7 @@ async def create(services: ServicesDep, caller: CallerDep, end_user: EndUserDep,
     given = read_object(NEW_CONVERSATION, body)
     created = await services.library.create_conversation(
         caller,
-        f"conv_{secrets.token_hex(16)}",
+        new_id("conv_"),
         metadata=given.metadata or {},
         items=decode_items(given.items or [], OpenCalls()),
         now=services.clock(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ from proxy.approvals.repository import Approvals
 from proxy.conversations.resolver import ResolvedTurn
 from proxy.messages import DeveloperMessage, Item, SystemMessage
 from proxy.turns.contract import ServedTeam
+from proxy.turns.ids import new_id
 from proxy.turns.records import NewTurn
 from proxy.turns.request import TurnRequest
 from proxy.turns.turn import Turn
@@ -19,7 +19,7 @@ from proxy.wire.chat.response_models import encode
 
 def new_turn_id() -> str:
     """Return a new turn id, which is also the id of its chat completion."""
-    return f"chatcmpl-{os.urandom(16).hex()}"
+    return new_id("chatcmpl-")
 
 
 def new_turn(
@@ -37,7 +37,7 @@ def new_turn(
         id=new_turn_id(),
         caller=request.caller,
         end_user=request.end_user,
-        conversation_id=resolved.conversation_id or f"conv_{os.urandom(16).hex()}",
+        conversation_id=resolved.conversation_id or new_id("conv_"),
         team=team.name,
         model=request.model,
         parent=resolved.parent,
