@@ -21,12 +21,13 @@ from proxy.messages import (
     SystemMessage,
     ToolCall,
     ToolMessage,
-    UserMessage,
+    has_instructions,
     is_instruction,
     text_of,
 )
 
 NOT_EXECUTED = "not executed: no result was given for this call"
+_RESULTS: frozenset[type[Message]] = frozenset((ToolMessage, FunctionMessage))
 
 
 def messages_for(
@@ -41,13 +42,14 @@ def messages_for(
     instructions, those stored in the conversation, and those of the client for this turn, in this order.
     """
     messages = [item.message for item in context]
-    stored = [message for message in messages if is_instruction(message)]
-    if stored:
+    stored: list[Message] = []
+    if has_instructions(messages):
+        stored = [message for message in messages if is_instruction(message)]
         messages = [message for message in messages if not is_instruction(message)]
     text = "\n\n".join(part for part in (instructions, *map(text_of, stored), *map(text_of, overlay)) if part)
     chain: list[Message] = [SystemMessage(content=text)] if text else []
     chain.extend(messages)
-    chain.extend(item.message for item in items)
+    chain.extend([item.message for item in items])
     return closed(chain)
 
 
@@ -90,18 +92,20 @@ def state_of_repeated(message: AssistantMessage, context: Sequence[Item]) -> Pro
     return None
 
 
-def _has_calls_or_results(message: Message) -> bool:
-    kind = type(message)
-    if kind is UserMessage or kind is SystemMessage:
-        return False
-    if isinstance(message, AssistantMessage):
-        return bool(message.tool_calls or message.function_call)
-    return kind is ToolMessage or kind is FunctionMessage
+def _has_calls_or_results(messages: Sequence[Message]) -> bool:
+    """Whether there are calls or results; without a call for each of thousands of messages."""
+    if not _RESULTS.isdisjoint(map(type, messages)):
+        return True
+    return any(
+        True
+        for message in messages
+        if type(message) is AssistantMessage and (message.tool_calls or message.function_call)
+    )
 
 
 def closed(chain: list[Message]) -> list[Message]:
     """Return the messages with exactly one result after every call, and without results of unknown calls."""
-    if not any(map(_has_calls_or_results, chain)):
+    if not _has_calls_or_results(chain):
         return chain
     complete: list[Message] = []
     at = 0

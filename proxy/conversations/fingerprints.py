@@ -38,7 +38,7 @@ def scope_of(caller: str, team: str, end_user: str) -> bytes:
 
 def last_answer_of(scope: bytes, text: str) -> bytes | None:
     """Return the digest of an assistant's text without the messages before it; None for an empty text."""
-    data = _hashed_text(text, is_assistant=True)
+    data = hashed_answer(text)
     return _digest(b"answer", scope, data) if data else None
 
 
@@ -71,33 +71,36 @@ class Transcript:
 
     def add(self, message: Message) -> bytes | None:
         """Add a message; return the fingerprint if it is an assistant message that has one."""
+        # A list has thousands of messages. Nearly all have a string, which saves a call for each.
+        content = message.content
+        text = content if type(content) is str else text_of(message)
         if type(message) is UserMessage:
-            data = user_text(text_of(message))
+            data = user_text(text)
             if data:
                 self._pieces.append(b"u%d:%b" % (len(data), data))
         elif type(message) is AssistantMessage:
-            return self.answer(text_of(message), is_call=bool(message.tool_calls or message.function_call))
+            return self.answer(text, is_call=bool(message.tool_calls or message.function_call))
         elif type(message) is ToolMessage:
             self._results += 1
         return None
 
     def answer(self, text: str, *, is_call: bool = False) -> bytes | None:
         """Add an assistant's text and return the fingerprint; None for a tool call without text, which is not added."""
-        data = _hashed_text(text, is_assistant=True)
+        data = hashed_answer(text)
         if not data and is_call:
             return None
         self._pieces.append(b"a%d:%b" % (len(data), data))
-        self.fingerprint = self._hash()
-        self._pieces = [self.fingerprint]
+        self.fingerprint = fingerprint = self._hash()
+        self._pieces = [fingerprint]
         self._results = 0
-        return self.fingerprint
+        return fingerprint
 
     def call(self, call: FunctionCall) -> bytes:
         """Return the digest of a tool call at this position, to find calls without ids. The transcript is unchanged.
 
         The digest includes the number of results, because a model can repeat a call after its first result.
         """
-        arguments = _hashed_text(call.arguments, is_assistant=False)
+        arguments = call.arguments.encode("utf-8", "surrogatepass").translate(None, _WHITE)
         return _digest(b"call", self._hash(), b"%d" % self._results, call.name.encode(), arguments)
 
     def input_fingerprint(self) -> bytes:
@@ -185,12 +188,16 @@ def _type_and_text(message: Message) -> tuple[type[Message], bytes]:
 
 def user_text(text: str) -> bytes:
     """Return the part of a user's text that is compared and hashed, without a template that wraps it."""
-    return _hashed_text(unwrapped_text(text), is_assistant=False)
+    if "<" in text:
+        text = unwrapped_text(text)
+    return text.encode("utf-8", "surrogatepass").translate(None, _WHITE)
 
 
 def hashed_answer(text: str) -> bytes:
     """Return the part of an assistant's text that is compared and hashed."""
-    return _hashed_text(text, is_assistant=True)
+    if "<" in text:
+        text = without_thinking(text)
+    return text.encode("utf-8", "surrogatepass").translate(None, _WHITE)
 
 
 def without_thinking(text: str) -> str:
@@ -218,12 +225,6 @@ def without_thinking(text: str) -> str:
                 if openings[other] < 0:
                     del openings[other]
     return "".join((*pieces, text[done:])) if pieces else text
-
-
-def _hashed_text(text: str, *, is_assistant: bool) -> bytes:
-    if is_assistant and "<" in text:
-        text = without_thinking(text)
-    return text.encode("utf-8", "surrogatepass").translate(None, _WHITE)
 
 
 def _digest(kind: bytes, *parts: bytes) -> bytes:

@@ -38,6 +38,7 @@ from proxy.messages import (
     Item,
     Message,
     SystemMessage,
+    has_instructions,
     is_instruction,
     text_of,
 )
@@ -208,15 +209,16 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     shown = query.messages[: match.shown]
     new = query.messages[match.shown :] if match.new is None else match.new
     is_stored_whole = all(turn.is_stored for turn in chain)
-    stored = [m for turn in chain for item in turn.items if is_instruction(m := item.message)]
+    items = [item for turn in chain for item in turn.items]
+    stored: list[SystemMessage | DeveloperMessage] = []
+    if has_instructions([item.message for item in items]):
+        stored = [message for item in items if is_instruction(message := item.message)]
     if match.context is not None:
         context = list(match.context)
     elif shown and not is_stored_whole:
         context = request.items_of(shown)
     else:
-        context = [item for turn in chain for item in turn.items]
-        if stored:
-            context = [item for item in context if not is_instruction(item.message)]
+        context = items if not stored else [item for item in items if not is_instruction(item.message)]
     new_items = request.items_of(new)
     parent = chain[-1].turn if chain else None
     agent = match.agent or (chain[-1].agent if chain else None)

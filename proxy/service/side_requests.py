@@ -14,7 +14,15 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from proxy.messages import AssistantMessage, Message, SystemMessage, UserMessage, is_instruction, text_of
+from proxy.messages import (
+    AssistantMessage,
+    Message,
+    SystemMessage,
+    UserMessage,
+    has_instructions,
+    is_instruction,
+    text_of,
+)
 from proxy.request_errors import BackgroundSideRequest
 from proxy.service.turn_factory import requested_turn
 from proxy.turns.contract import AnsweringTeam
@@ -109,6 +117,8 @@ def is_side_request(messages: Sequence[Message]) -> bool:
     only_user = _only_user(messages)
     if only_user is not None and _matches("only-user", only_user):
         return True
+    if not has_instructions(messages):
+        return False
     return any(_matches("system", message) for message in messages if is_instruction(message))
 
 

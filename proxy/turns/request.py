@@ -17,6 +17,7 @@ from proxy.messages import (
     ProviderState,
     SystemMessage,
     ToolChoice,
+    has_instructions,
     is_instruction,
 )
 from proxy.turns.structured_output import ResponseFormat
@@ -124,13 +125,11 @@ class TurnRequest:
     """The ``id()`` of each summary."""
 
     def __post_init__(self) -> None:
-        system: list[SystemMessage | DeveloperMessage] = []
-        others: list[Message] = []
-        for message in self.messages:
-            if is_instruction(message):
-                system.append(message)
-            else:
-                others.append(message)
+        system: Sequence[SystemMessage | DeveloperMessage] = ()
+        others = self.messages
+        if has_instructions(others):
+            system = [message for message in self.messages if is_instruction(message)]
+            others = [message for message in self.messages if not is_instruction(message)]
         object.__setattr__(self, "system_messages", system)
         object.__setattr__(self, "turn_messages", others)
         states = {id(self.messages[at]): state for at, state in self.provider_states.items()}

@@ -37,7 +37,8 @@ def history_of(agent: str, context: Sequence[Item], own: Sequence[Item], *, view
     items = [*context, *own]
     records = [at for at, item in enumerate(items) if item.handoff is not None]
     if not records:
-        if not view and not any(item.compaction is not None and item.compaction.scope for item in items):
+        compactions = [item.compaction for item in items if item.compaction is not None]
+        if not view and not any(compaction.scope for compaction in compactions):
             return History(context, own)
         return History(_of_scope(context, view), _of_scope(own, view), view, is_mixed=True)
     is_mixed = any(item.handoff is not None and item.handoff.history != "all" for item in items)

@@ -69,7 +69,7 @@ def validate_messages(messages: list[Message], *, max_messages: int) -> list[Mes
     """
     if len(messages) > max_messages:
         raise too_long("array", "messages", max_messages, len(messages))
-    check_parts("messages", (message.content for message in messages))
+    check_parts("messages", [message.content for message in messages])
     changed: dict[int, Message] = {}
     calls: _OpenCalls | None = None  # None before any assistant message
     for index, message in enumerate(messages):
@@ -77,9 +77,9 @@ def validate_messages(messages: list[Message], *, max_messages: int) -> list[Mes
         proper = message if message.content.__class__ is str else _normalize_content(message, index)
         kind = message.__class__
         if kind is UserMessage:
-            if calls:
+            if calls is not None:
                 calls = _NO_CALLS
-        elif isinstance(proper, AssistantMessage):
+        elif type(proper) is AssistantMessage:
             if (
                 proper.tool_calls is not None
                 or proper.function_call is not None
@@ -89,7 +89,7 @@ def validate_messages(messages: list[Message], *, max_messages: int) -> list[Mes
             calls = _OpenCalls(call.id for call in proper.tool_calls) if proper.tool_calls else _NO_CALLS
         elif kind is ToolMessage or kind is FunctionMessage:
             proper = _match_result(proper, calls, index)
-        elif calls:
+        elif calls is not None:
             calls = _NO_CALLS
         if proper is not message:
             changed[index] = proper
@@ -102,7 +102,7 @@ def check_parts(param: str, contents: Iterable[object]) -> None:
     Raises:
         InvalidRequest: All contents together exceed the limit.
     """
-    parts = sum(len(content) for content in contents if isinstance(content, list))
+    parts = sum([len(content) for content in contents if isinstance(content, list)])
     if parts > MAX_PARTS:
         raise InvalidRequest(
             f"Invalid '{param}': too many content parts. Expected at most {MAX_PARTS} in all {_NOUNS[param]} together,"
