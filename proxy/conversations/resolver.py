@@ -9,7 +9,9 @@ and results of server tools.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.approvals.decisions import ApprovalBatch, Resumption, resumption
 from proxy.approvals.repository import Approvals
@@ -68,8 +70,7 @@ RULES: Sequence[Rule] = (
 """The rules in order; each returns None if it does not apply."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedTurn:
+class ResolvedTurn(Struct, frozen=True):
     """Resolved starting point of a turn: conversation, parent turn, agent, context and new input.
 
     ``conversation_id`` is None for a new conversation. ``context`` has no instructions; ``input`` has those that become

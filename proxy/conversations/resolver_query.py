@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.approvals.yes_no import plain_decision
 from proxy.auth import may_access
@@ -23,46 +24,59 @@ FIRST_LOOKUP, NEXT_LOOKUPS = 8, 512
 """Number of fingerprints per query: in the first one, from the end of the list, and in each further one."""
 
 
-@dataclass(frozen=True)
 class ResolverQuery:
-    """A request, with the parts that several rules need.
+    """A request, with the parts that several rules need. Nothing changes it."""
 
-    ``conversation`` is the conversation that the request names; None if it names none, or if it does not exist yet.
-    """
+    __slots__ = (
+        "_fingerprints",
+        "conversation",
+        "last_assistant",
+        "messages",
+        "new_messages",
+        "now",
+        "request",
+        "scope",
+        "skips_running",
+        "team",
+        "turns",
+    )
 
-    request: TurnRequest
-    team: Team
-    turns: TurnRepository
-    conversation: Conversation | None
-    now: float = 0.0
-    skips_running: bool = False
-    """Whether the request neither follows nor repeats a running turn."""
-    owner: str | None = None
-    """The end user of the fingerprints that are searched; None for that of the conversation, or of the request."""
+    def __init__(
+        self,
+        request: TurnRequest,
+        team: Team,
+        turns: TurnRepository,
+        conversation: Conversation | None,
+        now: float = 0.0,
+        skips_running: bool = False,
+        owner: str | None = None,
+    ) -> None:
+        """``conversation`` is the one that the request names; None if it names none, or if it does not exist yet.
 
-    # Several rules read each of these, so they are computed once.
-    messages: Sequence[Message] = field(init=False)
-    """The messages of the request without instructions."""
-    scope: bytes = field(init=False)
-    """The start of all fingerprints of this caller, team and end user; of a named conversation, its end user."""
-    last_assistant: int = field(init=False)
-    """The index of the last assistant message in ``messages``; -1 if there is none."""
-    new_messages: Sequence[Message] = field(init=False)
-    """The messages after the last assistant message."""
-
-    def __post_init__(self) -> None:
-        messages = self.request.turn_messages
+        With ``skips_running``, the request neither follows nor repeats a running turn. ``owner`` is the end user of the
+        fingerprints that are searched; None for that of the conversation, or of the request.
+        """
+        self.request = request
+        self.team = team
+        self.turns = turns
+        self.conversation = conversation
+        self.now = now
+        self.skips_running = skips_running
+        messages = request.turn_messages
         last = len(messages) - 1
-        while last >= 0 and not isinstance(messages[last], AssistantMessage):
+        while last >= 0 and type(messages[last]) is not AssistantMessage:
             last -= 1
-        object.__setattr__(self, "messages", messages)
+        self.messages: Sequence[Message] = messages
+        """The messages of the request without instructions."""
+        self.last_assistant = last
+        """The index of the last assistant message in ``messages``; -1 if there is none."""
+        self.new_messages: Sequence[Message] = messages[last + 1 :]
+        """The messages after the last assistant message."""
         # A request without an end user may continue the conversation of one, and one of an end user that of none.
-        end_user = self.request.end_user if self.conversation is None else self.conversation.end_user
-        if self.owner is not None:
-            end_user = self.owner
-        object.__setattr__(self, "scope", scope_of(self.request.caller, self.team.name, end_user))
-        object.__setattr__(self, "last_assistant", last)
-        object.__setattr__(self, "new_messages", messages[last + 1 :])
+        end_user = request.end_user if conversation is None else conversation.end_user
+        self.scope = scope_of(request.caller, team.name, end_user if owner is None else owner)
+        """The start of all fingerprints of this caller, team and end user; of a named conversation, its end user."""
+        self._fingerprints: _Fingerprints | None = None
 
     def of_no_end_user(self) -> ResolverQuery | None:
         """Return the same query for turns with the fingerprints of no end user; None if it would find nothing else.
@@ -72,17 +86,19 @@ class ResolverQuery:
         """
         if self.conversation is None or not self.conversation.end_user or self.last_assistant < 0:
             return None
-        return replace(self, owner="")
+        return ResolverQuery(
+            self.request, self.team, self.turns, self.conversation, self.now, self.skips_running, owner=""
+        )
 
     @property
     def transcript(self) -> Transcript:
         """The transcript of all ``messages``."""
-        return self._fingerprints[0]
+        return self._all_fingerprints()[0]
 
     @property
     def boundaries(self) -> Sequence[tuple[int, bytes]]:
         """The index and the fingerprint of each assistant message that has one."""
-        return self._fingerprints[1]
+        return self._all_fingerprints()[1]
 
     @property
     def inputs(self) -> Sequence[tuple[int, bytes]]:
@@ -90,11 +106,12 @@ class ResolverQuery:
 
         The last message is not one of them.
         """
-        return self._fingerprints[2]
+        return self._all_fingerprints()[2]
 
-    @cached_property
-    def _fingerprints(self) -> tuple[Transcript, Sequence[tuple[int, bytes]], Sequence[tuple[int, bytes]]]:
+    def _all_fingerprints(self) -> _Fingerprints:
         # One pass over the messages: hashing a long list is a large part of a request.
+        if self._fingerprints is not None:
+            return self._fingerprints
         transcript = Transcript(self.scope)
         boundaries: list[tuple[int, bytes]] = []
         inputs: list[tuple[int, bytes]] = []
@@ -105,7 +122,8 @@ class ResolverQuery:
                 boundaries.append((index, fingerprint))
             elif index in ends:
                 inputs.append((index, transcript.input_fingerprint()))
-        return transcript, boundaries, inputs
+        self._fingerprints = transcript, boundaries, inputs
+        return self._fingerprints
 
     @property
     def head(self) -> int | None:
@@ -129,6 +147,9 @@ class ResolverQuery:
         return may_access(self.request.end_user, turn.end_user)
 
 
+_Fingerprints = tuple[Transcript, Sequence[tuple[int, bytes]], Sequence[tuple[int, bytes]]]
+
+
 def _input_ends(messages: Sequence[Message]) -> Collection[int]:
     """Return the last indexes of messages at which the input of a turn can end, except that of the last message."""
     ends: set[int] = set()
@@ -142,8 +163,7 @@ def _input_ends(messages: Sequence[Message]) -> Collection[int]:
     return ends
 
 
-@dataclass(frozen=True, slots=True)
-class RuleMatch:
+class RuleMatch(Struct, frozen=True):
     """The starting point that a rule found.
 
     ``chain`` ends with the parent turn; an empty chain starts the conversation. The first ``shown`` messages of the

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from msgspec.structs import replace as replace_struct
+from msgspec.structs import replace
 
 from proxy.conversations.fingerprints import last_answer_of
 from proxy.conversations.resolver import ResolvedTurn
@@ -251,7 +251,7 @@ def _failure_without_log(record: TurnRecord, usage: Usage) -> Failed:
     ran = _ran_tools(record)
     if not ran:
         return failed
-    return replace_struct(failed, message=f"{failed.message} {tools_that_ran(ran)}")
+    return replace(failed, message=f"{failed.message} {tools_that_ran(ran)}")
 
 
 def _ran_tools(record: TurnRecord) -> list[str]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.approvals.decisions import ApprovalBatch, check_open
 from proxy.approvals.repository import Approval, Approvals, ApprovalsMoved, DecisionRecord

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from proxy.turns.live import LiveTurn
 from proxy.turns.request import Match
 
 
-@dataclass(frozen=True, slots=True)
-class TurnHandle:
+class TurnHandle(Struct, frozen=True):
     """A turn to read."""
 
     live: LiveTurn

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from proxy.approvals.repository import ApprovalsMoved
 from proxy.conversations.resolver import ConversationResolver, Resolution, ResolvedTurn

@@ -39,8 +39,7 @@ class Conversation:
     """Whether a turn of the conversation is running at any worker; set by ``find_conversation`` only."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewTurn:
+class NewTurn(Struct, frozen=True):
     """A turn that is about to run.
 
     The conversation ``(caller, conversation_id)`` is created if it does not exist. ``parent`` is the key of the turn
@@ -90,8 +89,7 @@ class Begun:
     conversation: int
 
 
-@dataclass(frozen=True, slots=True)
-class ModelUse:
+class ModelUse(Struct, frozen=True):
     """Usage of one model by one agent during a turn."""
 
     agent: str
@@ -121,8 +119,7 @@ class Pause:
     circumstances: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class TurnEnd:
+class TurnEnd(Struct, frozen=True):
     """The end of a turn.
 
     If ``is_history`` is set, the turn becomes the head of its conversation and is found by ``fingerprint`` and

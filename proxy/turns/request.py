@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
+from msgspec.structs import force_setattr
 
 from proxy.messages import (
     Compaction,
@@ -48,8 +50,7 @@ BusyPolicy = Literal["reject", "queue", "interrupt"]
 """What a request does while a turn of its conversation is running."""
 
 
-@dataclass(frozen=True, slots=True)
-class TurnRequest:
+class TurnRequest(Struct, frozen=True):
     """One request to a team.
 
     ``conversation_id`` is the id that the client sends, ``id_source`` the parameter. Frontends that send a
@@ -115,13 +116,14 @@ class TurnRequest:
     """Indexes of the messages that are summaries of everything before them."""
     provider_states: Mapping[int, ProviderState] = field(default_factory=dict)
     """Provider state that the client sent, by the index of the message."""
-    system_messages: Sequence[SystemMessage | DeveloperMessage] = field(init=False)
+    # The next four follow from the others, see ``__post_init__``.
+    system_messages: Sequence[SystemMessage | DeveloperMessage] = ()
     """The system and developer messages of ``messages``."""
-    turn_messages: Sequence[Message] = field(init=False)
+    turn_messages: Sequence[Message] = ()
     """The other messages."""
-    _states: Mapping[int, ProviderState] = field(init=False, repr=False)
+    _states: Mapping[int, ProviderState] = field(default_factory=dict)
     """``provider_states`` by ``id()`` of the message."""
-    _summaries: Collection[int] = field(init=False, repr=False)
+    _summaries: Collection[int] = ()
     """The ``id()`` of each summary."""
 
     def __post_init__(self) -> None:
@@ -130,11 +132,15 @@ class TurnRequest:
         if has_instructions(others):
             system = [message for message in self.messages if is_instruction(message)]
             others = [message for message in self.messages if not is_instruction(message)]
-        object.__setattr__(self, "system_messages", system)
-        object.__setattr__(self, "turn_messages", others)
-        states = {id(self.messages[at]): state for at, state in self.provider_states.items()}
-        object.__setattr__(self, "_states", states)
-        object.__setattr__(self, "_summaries", {id(self.messages[at]) for at in self.summaries} or ())
+        force_setattr(self, "system_messages", system)
+        force_setattr(self, "turn_messages", others)
+        states: dict[int, ProviderState] = {}
+        if self.provider_states:
+            states = {id(self.messages[at]): state for at, state in self.provider_states.items()}
+        force_setattr(self, "_states", states)
+        force_setattr(
+            self, "_summaries", {id(self.messages[at]) for at in self.summaries} if self.summaries else ()
+        )
 
     def item_of(self, message: Message) -> Item:
         """Return one of the messages as an item, with the provider state that the client sent with it."""

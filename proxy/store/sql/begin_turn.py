@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec.structs import replace as replace_struct
 from sqlalchemy import BigInteger, Connection, and_, bindparam, delete, or_, select, update
 
 from proxy.approvals.repository import ApprovalUpdate
@@ -231,7 +232,7 @@ class Beginnings:
         if parent is None:
             return None
         end = begin.parent_end
-        self._endings.finish(connection, [replace(end, end=replace(end.end, turn=parent.turn))])
+        self._endings.finish(connection, [replace(end, end=replace_struct(end.end, turn=parent.turn))])
         return self._begin(connection, replace(begin, turn=begin.turn | {"parent": parent.turn}))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from msgspec.structs import replace as replace_struct
+
 from proxy.errors import ConversationBusy, TurnLeaseLost
 from proxy.events import DecidedBy, Decision
 from proxy.messages import ForeignItem, Item
@@ -112,9 +114,9 @@ class MemoryHistory:
             self._check_key(turn)
             begun = await self.begin(parent.turn)
             head = self.conversations[turn.caller, turn.conversation_id].head
-            await self.finish(replace(parent.end, turn=begun.turn))
+            await self.finish(replace_struct(parent.end, turn=begun.turn))
             self._set_head((turn.caller, turn.conversation_id), head)
-            turn = replace(turn, parent=begun.turn)
+            turn = replace_struct(turn, parent=begun.turn)
         self._check_key(turn)
         place = (turn.caller, turn.conversation_id)
         known = self.conversations.get(place)
