@@ -75,13 +75,13 @@ class AgentLoop:
         self.agent = agent
         self._server_calls = ServerCalls(agent)
         self._handoff_specs = tuple(target.spec for target in agent.handoff_targets.values())
+        self._has_no_tools = not (agent.tools or agent.handoff_targets or agent.delegations)
 
     @property
     def abilities(self) -> Abilities:
         """What the agent's model supports now; OpenAI rejects a prediction together with tools."""
         abilities = self.agent.model.abilities
-        has_tools = bool(self.agent.tools or self.agent.handoff_targets or self.agent.delegations)
-        return abilities.without("prediction") if has_tools else abilities
+        return abilities if self._has_no_tools else abilities.without("prediction")
 
     def client_tools(
         self, client_tools: Sequence[FunctionTool], max_client_tools: int
@@ -152,7 +152,9 @@ class AgentLoop:
         view = view_of(history.context, history.own, cut)
         return state.compactor.estimate(self.agent, history, cut, view, size)
 
-    def _own_tools(self, state: TurnState) -> list[FunctionTool]:
+    def _own_tools(self, state: TurnState) -> Sequence[FunctionTool]:
+        if self._has_no_tools:
+            return ()
         specs = self._server_calls.specs
         tools = [specs[name] for name, tool in self.agent.tools.items() if is_offered(tool)]
         delegates = self._server_calls.delegation_specs if state.can_delegate else ()

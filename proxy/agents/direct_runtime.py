@@ -49,6 +49,8 @@ Factory = Callable[[], Awaitable[Agent]]
 _MAX_NESTED_CALLS = 25
 """Handlers that wait for each other in one task. Each takes about ten frames of the interpreter's stack."""
 _nested_calls: ContextVar[int] = ContextVar("nested_calls", default=0)
+# What ``MessageHandlerContext.populate_context`` sets, without the generator of its block.
+_handler: ContextVar[AgentId] = MessageHandlerContext._MESSAGE_HANDLER_CONTEXT
 
 
 class _TaskLink:
@@ -164,10 +166,11 @@ class DirectRuntime(AgentRuntime):
             # A separate task has a separate stack.
             return await self._call_in_task(agent, message, context)
         nested = _nested_calls.set(depth + 1)
+        handler = _handler.set(agent.id)
         try:
-            with MessageHandlerContext.populate_context(agent.id):
-                return await agent.on_message(message, context)
+            return await agent.on_message(message, context)
         finally:
+            _handler.reset(handler)
             _nested_calls.reset(nested)
 
     async def _call_in_task(self, agent: Agent, message: Any, context: MessageContext) -> Any:

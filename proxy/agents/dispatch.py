@@ -82,19 +82,43 @@ class RunEnded:
     """Response to ``RunAgent``. The outcome or error is in the ``_Run``, because the runtime logs messages."""
 
 
+_RUN_ENDED = RunEnded()
+
+
 class _Run:
     """The arguments of one dispatch, and its result."""
 
-    __slots__ = ("agent", "context", "ended", "error", "outcome", "sender", "state")
+    __slots__ = ("agent", "error", "outcome", "queued", "state")
 
-    def __init__(self, agent: RunnableAgent, state: TurnState) -> None:
+    def __init__(self, agent: RunnableAgent, state: TurnState, queued: _QueuedRun | None) -> None:
         self.agent = agent
         self.state = state
-        self.sender = asyncio.current_task()
-        self.context = copy_context()
+        self.queued = queued
         self.outcome: AgentOutcome | None = None
         self.error: Exception | None = None
+
+
+class _QueuedRun:
+    """What a runtime needs that runs the agent in a task of its own."""
+
+    __slots__ = ("context", "ended")
+
+    def __init__(self) -> None:
+        self.context = copy_context()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def link(self, token: CancellationToken) -> None:
+        """Make the current task part of the turn.
+
+        AutoGen's runtime does not cancel its task when the sender is cancelled: the token does, once the task is
+        linked. And that task has the context of the runtime's start; the agent needs that of the turn (the request id
+        in the log).
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        token.link_future(task)
+        for variable, value in self.context.items():
+            variable.set(value)
 
 
 class _AgentRunner(BaseAgent):
@@ -107,19 +131,14 @@ class _AgentRunner(BaseAgent):
     # Not a ``RoutedAgent``, which would look up the handler by the type of the message, and serialisers.
     async def on_message_impl(self, message: RunAgent, ctx: MessageContext) -> RunEnded:
         """Run the agent; store its exception instead of raising it into the runtime."""
-        task = asyncio.current_task()
-        assert task is not None
         run = self._runs[message.turn_id]
-        if task is not run.sender:
-            # AutoGen's runtime does not cancel its task when the sender is cancelled: the token does, once the task
-            # is linked. And that task has the context of the runtime's start; the agent needs that of the turn (the
-            # request id in the log).
-            ctx.cancellation_token.link_future(task)
-            for variable, value in run.context.items():
-                variable.set(value)
+        if run.queued is not None:
+            run.queued.link(ctx.cancellation_token)
         try:
             run.outcome = await run.agent.run(run.state)
         except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
             if task.cancelling() or ctx.cancellation_token.is_cancelled():
                 raise
             # A CancelledError that a library raised by itself must not look like a cancelled turn.
@@ -127,9 +146,9 @@ class _AgentRunner(BaseAgent):
         except Exception as error:  # noqa: BLE001 - raised by AutoGenDispatcher.run
             run.error = error
         finally:
-            if not run.ended.done():
-                run.ended.set_result(None)
-        return RunEnded()
+            if run.queued is not None and not run.queued.ended.done():
+                run.queued.ended.set_result(None)
+        return _RUN_ENDED
 
 
 class _NoSpans:
@@ -168,6 +187,7 @@ class AutoGenDispatcher:
 
     def __init__(self, runtime: DirectRuntime | QueuedRuntime | None = None) -> None:
         self._runtime = runtime or DirectRuntime()
+        self._is_queued = isinstance(self._runtime, QueuedRuntime)
         self._runs: dict[str, _Run] = {}
 
     async def start(self) -> None:
@@ -181,17 +201,19 @@ class AutoGenDispatcher:
     async def run(self, agent: RunnableAgent, state: TurnState) -> AgentOutcome:
         """Send ``RunAgent`` and wait until the agent has ended."""
         turn_id = state.turn.id
-        run = self._runs[turn_id] = _Run(agent, state)
-        token = CancellationToken()
+        queued = _QueuedRun() if self._is_queued else None
+        run = self._runs[turn_id] = _Run(agent, state, queued)
+        # The direct runtime cancels the agent with this task.
+        token = CancellationToken() if queued is not None else None
         try:
             await self._runtime.send_message(
                 RunAgent(turn_id), self.ADDRESS, cancellation_token=token, message_id=turn_id
             )
         except asyncio.CancelledError:
-            token.cancel()
-            if isinstance(self._runtime, QueuedRuntime):
+            if token is not None and queued is not None:
+                token.cancel()
                 # Wait for the agent, which closes its connections. The runtime delivers the message in any case.
-                await asyncio.shield(run.ended)
+                await asyncio.shield(queued.ended)
             raise
         finally:
             del self._runs[turn_id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from proxy.agents.agent import Agent
 from proxy.agents.compaction.compactor import CallSize, exceeded
@@ -32,13 +33,13 @@ async def fitted_exchange(
         if failure is not None:
             raise exceeded(failure)
         return exchange
-    size = _size(agent, state, client_tools)
+    measure = partial(_size, agent, state, client_tools)
     if failure is not None:
-        view = await state.compactor.after_overflow(agent, state, size, failure)
+        view = await state.compactor.after_overflow(agent, state, measure(), failure)
     elif exchange.later:
         view = state.compactor.view(agent, state)
     else:
-        view = await state.compactor.fit(agent, state, size)
+        view = await state.compactor.fit(agent, state, measure)
     split = len(view.items) - len(exchange.later)
     items, later = view.items[:split], view.items[split:]
     if later and later[0].message is not exchange.later[0].message:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -53,7 +54,7 @@ from proxy.turns.text_relay import TextRelay
 from proxy.turns.turn import Turn
 
 _NO_PARAMETERS = Parameters()
-_ALWAYS_REQUESTED = frozenset(("messages.name",))
+_OF_EACH_REQUEST = frozenset(("messages.name",))
 """Names of participants are always the caller's."""
 
 
@@ -103,12 +104,13 @@ async def call_model(agent: Agent, state: TurnState, own_tools: Sequence[Functio
         history = history_of(agent.name, state.turn.context, state.turn.items)
         view = ContextView(history.context, history.own)
         return await _traced(agent, state, _request(agent, state, view, own_tools, client_tools))
-    size = call_size(agent, state.turn, own_tools, client_tools)
-    view = await compactor.fit(agent, state, size)
+    measure = partial(call_size, agent, state.turn, own_tools, client_tools)
+    view = await compactor.fit(agent, state, measure)
     try:
         request = _request(agent, state, view, own_tools, client_tools)
         return await _traced(agent, state, request, may_repeat=True)
     except ContextTooLong as rejected:
+        size = measure()
         view = await compactor.after_overflow(agent, state, size, rejected.failure)
     try:
         return await _traced(agent, state, _request(agent, state, view, own_tools, client_tools))
@@ -209,7 +211,7 @@ class _ReplyReceiver:
         self._traced = traced
         self._is_streamed = state.turn.is_streamed
         self._emit_batch = state.sink.emit_batch
-        self._client_names = {tool.name for tool in _client_tools(agent, state)} or ()
+        self._client_names: Collection[str] | None = None
 
     def take(self, batch: Sequence[ModelDelta]) -> bool:
         """Process one batch; return False if ``drain`` of the sink would wait."""
@@ -249,6 +251,8 @@ class _ReplyReceiver:
         reply, call = self._reply, self._call
         match delta:
             case ToolCallPiece():
+                if self._client_names is None:
+                    self._client_names = {tool.name for tool in _client_tools(self._agent, self._state)}
                 _add_call_piece(self._agent, self._state, reply, delta, self._client_names, events)
             case RefusalDelta():
                 reply.refusal.append(delta.text)
@@ -332,6 +336,7 @@ def _request(
 ) -> ModelRequest:
     turn = state.turn
     tools = (*own_tools, *client_tools)
+    with_state = [item for item in view.items if item.state is not None]
     cacheable = None
     if state.cacheable_prompt is not None:
         seen = () if turn.tool_choice == "none" else _seen_by_any(state)
@@ -344,8 +349,8 @@ def _request(
         parameters=_merged(agent.parameters, turn.parameters, has_tools=bool(tools)),
         team=state.team,
         agent=agent.name,
-        states=provider_states(view.items),
-        text_states=text_states(view.items),
+        states=provider_states(with_state) if with_state else {},
+        text_states=text_states(with_state) if with_state else {},
         requested=_requested(turn),
         is_strict=turn.is_strict,
         cacheable=cacheable,
@@ -368,6 +373,8 @@ def _seen_by_any(state: TurnState) -> Sequence[FunctionTool]:
 
 def _tool_choice(requested: ToolChoice | None, client_tools: Sequence[FunctionTool]) -> ToolChoice | None:
     """Return the caller's ``tool_choice``, which applies to client tools only; None if the agent does not see them."""
+    if requested is None:
+        return None
     if requested == "required" and client_tools:
         return requested
     if isinstance(requested, NamedToolChoice) and any(tool.name == requested.name for tool in client_tools):
@@ -377,10 +384,13 @@ def _tool_choice(requested: ToolChoice | None, client_tools: Sequence[FunctionTo
 
 def _requested(turn: Turn) -> frozenset[str]:
     """Return the names of the parameters that the caller set."""
-    names = [] if turn.parameters == _NO_PARAMETERS else list(msgspec.to_builtins(turn.parameters))
-    if turn.tool_choice not in (None, "auto", "none"):
+    chooses = turn.tool_choice not in (None, "auto", "none")
+    if turn.parameters == _NO_PARAMETERS and not chooses:
+        return _OF_EACH_REQUEST
+    names = list(msgspec.to_builtins(turn.parameters))
+    if chooses:
         names.append("tool_choice")
-    return _ALWAYS_REQUESTED.union(names) if names else _ALWAYS_REQUESTED
+    return _OF_EACH_REQUEST.union(names)
 
 
 def _merged(own: Parameters, requested: Parameters, *, has_tools: bool) -> Parameters:

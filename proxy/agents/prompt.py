@@ -46,7 +46,11 @@ def messages_for(
     if has_instructions(messages):
         stored = [message for message in messages if is_instruction(message)]
         messages = [message for message in messages if not is_instruction(message)]
-    text = "\n\n".join(part for part in (instructions, *map(text_of, stored), *map(text_of, overlay)) if part)
+    text = instructions
+    if stored or overlay:
+        text = "\n\n".join(
+            part for part in (instructions, *map(text_of, stored), *map(text_of, overlay)) if part
+        )
     chain: list[Message] = [SystemMessage(content=text)] if text else []
     chain.extend(messages)
     chain.extend([item.message for item in items])

@@ -27,7 +27,7 @@ from proxy.agents.turn_state import DelegateJob, TurnState
 from proxy.errors import ModelNotFound, TurnTimeout, UpstreamFailed
 from proxy.events import Handoff, ModelCalled, Started
 from proxy.messages import FunctionTool
-from proxy.providers.capabilities import Abilities
+from proxy.providers.capabilities import Abilities, is_plain
 from proxy.providers.model import Model
 from proxy.request_errors import ToolNameTaken
 from proxy.teamfiles.definitions import Limits
@@ -180,6 +180,8 @@ class AgentTeam:
         Raises:
             ParameterNotSupported, ContentNotSupported: The request requires something that is not supported.
         """
+        if not request.tools and is_plain(request.parameters, request.messages):
+            return ()
         shows_tools = self.offers(request.tools)
         abilities = self._abilities.without("prediction") if shows_tools else self._abilities
         ignored = abilities.check_parameters(

@@ -228,8 +228,5 @@ def without_thinking(text: str) -> str:
 
 
 def _digest(kind: bytes, *parts: bytes) -> bytes:
-    digest = blake2b(digest_size=_SIZE, person=kind)
-    for part in parts:
-        digest.update(b"%d:" % len(part))
-        digest.update(part)
-    return digest.digest()
+    data = b"".join([b"%d:%b" % (len(part), part) for part in parts])
+    return blake2b(data, digest_size=_SIZE, person=kind).digest()

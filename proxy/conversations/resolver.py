@@ -134,13 +134,14 @@ class ConversationResolver:
         if _has_no_parent(resolved) and (earlier := query.of_no_end_user()) is not None:
             found = await self._first_match(earlier)
             resolved = resolved if _has_no_parent(found) else found
-        if isinstance(resolved, RunningMatch | Repetition):
+        if isinstance(resolved, ResolvedTurn):
+            if resolved.is_paused and resolved.parent is not None:
+                approvals = await self._approvals.of_turn(resolved.parent)
+                messages = [item.message for item in resolved.new_messages]
+                batch = ApprovalBatch(approvals, round(self._clock(), 3))
+                return replace(resolved, resumption=resumption(batch, messages, request.approval_decisions))
+        elif not isinstance(resolved, UnrelatedMessages):
             return resolved
-        if isinstance(resolved, ResolvedTurn) and resolved.is_paused and resolved.parent is not None:
-            approvals = await self._approvals.of_turn(resolved.parent)
-            messages = [item.message for item in resolved.new_messages]
-            batch = ApprovalBatch(approvals, round(self._clock(), 3))
-            return replace(resolved, resumption=resumption(batch, messages, request.approval_decisions))
         if request.approval_decisions:
             raise ApprovalNotRequested(request.approval_decisions[0].approval_id)
         return resolved
@@ -223,7 +224,9 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
     new_items = request.items_of(new)
     parent = chain[-1].turn if chain else None
     agent = match.agent or (chain[-1].agent if chain else None)
-    added = [message for message in request.system_messages if message not in stored]
+    added = request.system_messages
+    if stored:
+        added = [message for message in added if message not in stored]
     # A list that contains the earlier messages contains the instructions too.
     shows_all = query.last_assistant >= 0 and not request.is_addition and request.parent is None
     own = [SystemMessage(content=request.instructions)] if request.instructions else []
@@ -257,7 +260,7 @@ def _resolved(query: ResolverQuery, match: RuleMatch) -> ResolvedTurn:
 def _continued(query: ResolverQuery) -> str:
     """Return the text of the assistant message at the end of a complete list; ``""`` if another message is last."""
     request, last = query.request, query.messages[-1] if query.messages else None
-    if not isinstance(last, AssistantMessage) or last.tool_calls or last.function_call:
+    if type(last) is not AssistantMessage or last.tool_calls or last.function_call:
         return ""
     return "" if request.is_addition or request.parent is not None else text_of(last)
 

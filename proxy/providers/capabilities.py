@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ from proxy.messages import Message, Parameters, ToolChoice
 from proxy.request_errors import ContentNotSupported, ParameterNotSupported
 
 _NO_PARAMETERS = Parameters()
+_TEXT = frozenset((str,))
+_content = attrgetter("content")
 _NOT_TEXT = frozenset(("image_url", "input_audio", "file"))
 _FOR_THE_PROVIDER = frozenset(("safety_identifier", "prompt_cache_key"))
 """For the provider's own purposes; without effect for the caller."""
@@ -64,6 +67,11 @@ class Abilities:
             for place, kind in _parts_of(message):
                 if kind in _NOT_TEXT and kind not in self.parts:
                     raise ContentNotSupported(index, place, kind)
+
+
+def is_plain(parameters: Parameters, messages: Sequence[Message]) -> bool:
+    """Whether every model can do what a request without tools needs: no parameters, and only text."""
+    return parameters == _NO_PARAMETERS and _TEXT.issuperset(map(type, map(_content, messages)))
 
 
 def _requested(parameters: Parameters, tool_choice: ToolChoice | None) -> list[str]:

@@ -129,13 +129,13 @@ class TurnOpener:
             resolved: Resolution | None = None
             try:
                 team, ignored, resolved = await self._resolve(request, team, skips_running=skips_running)
-                if isinstance(resolved, UnrelatedMessages):
-                    return self._turn_start.start_side(request, team)
-                if isinstance(resolved, ResolvedTurn) and resolved.is_running and not slot:
-                    # Its end changes where the next turn begins, so that is looked for again.
-                    raise ConversationBusy
                 if isinstance(resolved, ResolvedTurn):
+                    if resolved.is_running and not slot:
+                        # Its end changes where the next turn begins, so that is looked for again.
+                        raise ConversationBusy
                     opened = await self._start(request, team, resolved, ignored, slot=slot)
+                elif isinstance(resolved, UnrelatedMessages):
+                    return self._turn_start.start_side(request, team)
                 else:
                     opened = await self._conflicts.open_earlier(request, resolved)
                     skips_running = opened is None and isinstance(resolved, RunningMatch)

@@ -205,10 +205,8 @@ class Recorder:
     @property
     def usage(self) -> Usage:
         """Usage of all model calls so far, including failed ones."""
-        total = Usage()
-        for _, usage in self._uses.values():
-            total = total + usage
-        return total
+        usages = [usage for _, usage in self._uses.values()]
+        return usages[0] if len(usages) == 1 else sum(usages, Usage())
 
     @property
     def uses(self) -> list[tuple[str, str, int, Usage]]:
@@ -243,19 +241,26 @@ class Recorder:
 
     def _record(self, event: Event) -> None:
         match event:
+            case ModelCalled():
+                self._add_use(event)
             case ToolStarted():
                 self._open[event.call_id] = event
             case ToolCompleted() | ToolFailed():
                 self._open.pop(event.call_id, None)
-            case ModelCalled() | ContextCompacted() | DelegateEvent():
+            case ContextCompacted() | DelegateEvent():
                 for call in model_calls(event):
                     self._add_use(call)
             case _:
                 pass
 
     def _add_use(self, call: ModelCalled) -> None:
-        calls, usage = self._uses.get((call.agent, call.model), (0, Usage()))
-        self._uses[call.agent, call.model] = (calls + 1, usage + (call.usage or Usage()))
+        use = call.agent, call.model
+        usage = call.usage or Usage()
+        if use in self._uses:
+            calls, before = self._uses[use]
+            self._uses[use] = calls + 1, before + usage
+        else:
+            self._uses[use] = 1, usage
 
     def drain(self) -> Awaitable[None]:
         """Wait as the sink does."""

@@ -14,11 +14,15 @@ from typing import Literal, Protocol
 
 from proxy.events import (
     TAKEOVER_POSITIONS,
+    Cancelled,
     ClientToolArguments,
+    Completed,
     Entry,
     Event,
+    ModelCalled,
     ReasoningDelta,
     RefusalDelta,
+    Started,
     TextBatch,
     TextDelta,
     is_closing,
@@ -33,6 +37,7 @@ HIGH_WATER = 1024 * 1024
 _BATCH = 256 * 1024
 """Characters after which a batch for a reader ends. A slow reader holds one batch in memory."""
 _BATCH_ENTRIES = 4096
+_WITHOUT_TEXT: frozenset[type[Event]] = frozenset((Started, ModelCalled, Completed, Cancelled))
 
 
 class Watcher(Protocol):
@@ -493,6 +498,9 @@ class LiveTurn:
 
 
 def _text_size(event: Event) -> int:
+    """Return the characters of an event; 0 if they are only names."""
+    if type(event) in _WITHOUT_TEXT:
+        return 0
     size = 0
     for name in event.__struct_fields__:
         value = getattr(event, name)

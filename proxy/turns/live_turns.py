@@ -63,7 +63,8 @@ class LiveTurns:
 
     def has_memory(self) -> bool:
         """Free memory if all logs together have reached their limit; return whether they are below it afterwards."""
-        if self._is_relieved():
+        # Each request calls this twice.
+        if not self.memory.is_exhausted:
             return True
         self._relieve()
         return self._is_relieved()

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 import pytest
-from autogen_core import SingleThreadedAgentRuntime
+from autogen_core import AgentId, MessageHandlerContext, SingleThreadedAgentRuntime
 from autogen_core.models import ChatCompletionClient
 from packaging.requirements import Requirement
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -162,6 +162,13 @@ def test_uvicorn_rejects_handshakes_with_the_protocol_object_that_is_replaced() 
     assert "self.conn = ServerProtocol(" in source
     assert source.count("self.conn.reject(") == 2
     assert "if not self.handshake_complete:" in inspect.getsource(WebSocketsSansIOProtocol.run_asgi)
+
+
+def test_autogen_keeps_the_agent_of_a_handler_in_the_context_variable_that_is_set() -> None:
+    agent = AgentId("team_agent", "shared")
+
+    with MessageHandlerContext.populate_context(agent):
+        assert MessageHandlerContext._MESSAGE_HANDLER_CONTEXT.get() == agent
 
 
 def test_autogen_loads_components_from_a_provider_and_a_config() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -89,14 +89,18 @@ class Compactor:
         writer = SummaryWriter(model, ContextWindow(), team=team)
         return cls(CompactionPolicy(is_enabled=False), writer, CutCache())
 
-    async def fit(self, agent: Agent, state: TurnState, size: CallSize) -> ContextView:
-        """Return what the agent's model sees in its next call, after a compaction if the context is too large."""
+    async def fit(self, agent: Agent, state: TurnState, measure: Callable[[], CallSize]) -> ContextView:
+        """Return what the agent's model sees in its next call, after a compaction if the context is too large.
+
+        ``measure`` is only called if there is a limit.
+        """
         memory = state.context_memory
         history = _history(agent, state)
         view = _view_of(history, state)
-        limit = self._limit(agent, state, size)
-        if limit is None:
+        if not self._has_limit(agent, state):
             return view
+        size = measure()
+        limit = self._limit(agent, state, size)
         before = self.estimate(agent, history, memory.cut, view, size)
         if before <= limit:
             return view
@@ -191,15 +195,17 @@ class Compactor:
         mode = state.turn.context_mode
         return mode == "auto" or (mode is None and self._policy.is_enabled)
 
-    def _limit(self, agent: Agent, state: TurnState, size: CallSize) -> int | None:
-        """Return the tokens from which on the context is shortened; None for no limit."""
-        if not self._is_enabled(state):
-            return None
+    def _has_limit(self, agent: Agent, state: TurnState) -> bool:
+        is_limited = agent.window.tokens is not None or state.turn.compact_threshold is not None
+        return is_limited and self._is_enabled(state)
+
+    def _limit(self, agent: Agent, state: TurnState, size: CallSize) -> int:
+        """Return the tokens from which on the context is shortened, if there is a limit."""
         limits = [] if state.turn.compact_threshold is None else [state.turn.compact_threshold]
         if (window := agent.window.tokens) is not None:
             reserve = min(size.reserve, int(window * _MAX_RESERVE))
             limits.append(min(int(window * self._policy.threshold), window - reserve))
-        return min(limits, default=None)
+        return min(limits)
 
     async def _compact(
         self,

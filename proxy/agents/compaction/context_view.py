@@ -62,7 +62,7 @@ class ContextView:
     @property
     def items(self) -> Sequence[Item]:
         """All items in order."""
-        return [*self.earlier, *self.own]
+        return [*self.earlier, *self.own] if self.own else self.earlier
 
 
 def is_group_start(items: Sequence[Item], at: int) -> bool:
@@ -79,9 +79,10 @@ def is_group_start(items: Sequence[Item], at: int) -> bool:
 
 def cut_of(items: Sequence[Item]) -> Cut | None:
     """Return the cut that the newest compaction in the items makes; None if there is none."""
-    place = next((at for at in range(len(items) - 1, -1, -1) if items[at].compaction is not None), None)
-    if place is None:
+    places = [at for at, item in enumerate(items) if item.compaction is not None]
+    if not places:
         return None
+    place = places[-1]
     marker = items[place]
     compaction = marker.compaction
     assert compaction is not None

@@ -35,9 +35,12 @@ class History:
 def history_of(agent: str, context: Sequence[Item], own: Sequence[Item], *, view: str = "") -> History:
     """Return what the agent sees; ``view`` is the scope of its form of the items, "" for that of models."""
     items = [*context, *own]
-    records = [at for at, item in enumerate(items) if item.handoff is not None]
+    marked = [at for at, item in enumerate(items) if item.handoff is not None or item.compaction is not None]
+    if not marked and not view:
+        return History(context, own)
+    records = [at for at in marked if items[at].handoff is not None]
     if not records:
-        compactions = [item.compaction for item in items if item.compaction is not None]
+        compactions = [compaction for at in marked if (compaction := items[at].compaction) is not None]
         if not view and not any(compaction.scope for compaction in compactions):
             return History(context, own)
         return History(_of_scope(context, view), _of_scope(own, view), view, is_mixed=True)

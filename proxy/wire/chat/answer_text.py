@@ -57,8 +57,8 @@ def visible_text(events: Iterable[Event]) -> str:
     joints = TextJoiner()
     pieces = []
     for event in events:
-        if isinstance(event, TextDelta):
+        if type(event) is TextDelta:
             pieces.append(joints.join(event.text))
-        elif isinstance(event, ModelCalled | Handoff):
+        elif type(event) is ModelCalled or type(event) is Handoff:
             joints.pause()
     return "".join(pieces)
